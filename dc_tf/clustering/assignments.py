@@ -1,0 +1,195 @@
+"""Which cluster and sub-cluster each row of the data set is in, for all workers to read.
+
+A folder with one block a worker and `assignments.json`, which names the blocks and is written
+last: with it the assignments are complete, without it they are absent.
+
+    write(folder, comm, first_row, cluster, sub, clusters=4, sub_clusters=1000)
+    assignments = Assignments.open(folder)
+    assignments.cluster, assignments.sub          # (N,) each
+"""
+
+import dataclasses
+import io
+import json
+import os
+import zipfile
+
+import numpy as np
+import tensorflow as tf
+
+from dc_tf.errors import DataError
+
+_LIST = "assignments.json"
+_UNREADABLE = (tf.errors.OpError, OSError, ValueError, KeyError, zipfile.BadZipFile)
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignments:
+    """Labels of all N rows, by row id.
+
+    Attributes:
+        cluster: (N,) int32 in [0, clusters).
+        sub: (N,) int32 in [0, sub_clusters).
+        clusters: m.
+        sub_clusters: in each cluster; at least 1.
+    """
+
+    cluster: np.ndarray
+    sub: np.ndarray
+    clusters: int
+    sub_clusters: int
+
+    @classmethod
+    def open(cls, folder) -> "Assignments":
+        """Reads all blocks.
+
+        Raises:
+            DataError: if there are no complete assignments in the folder.
+        """
+        try:
+            about = json.loads(_read(os.path.join(folder, _LIST)))
+            blocks = [_read_block(os.path.join(folder, name)) for name in about["blocks"]]
+        except _UNREADABLE as error:
+            raise DataError(f"{folder} has no complete assignments: {error}") from error
+        _check_contiguous(blocks, folder)
+        return cls(
+            cluster=np.concatenate([block["cluster"] for block in blocks]),
+            sub=np.concatenate([block["sub"] for block in blocks]),
+            clusters=about["clusters"],
+            sub_clusters=about["sub_clusters"],
+        )
+
+    def flat(self) -> np.ndarray:
+        """(N,) int64 in [0, clusters * sub_clusters): both levels in one label."""
+        return self.cluster.astype(np.int64) * self.sub_clusters + self.sub
+
+    def statistics(self) -> dict:
+        """Figures of both levels, `{"clusters": {...}, "sub_clusters": {...}}`.
+
+        See `count_statistics`; the second level is that of all sub-clusters of all clusters.
+        """
+        return {
+            "clusters": count_statistics(np.bincount(self.cluster, minlength=self.clusters)),
+            "sub_clusters": count_statistics(
+                np.bincount(self.flat(), minlength=self.clusters * self.sub_clusters)
+            ),
+        }
+
+
+def is_complete(folder) -> bool:
+    """Whether `Assignments.open` would find assignments in the folder."""
+    return tf.io.gfile.exists(os.path.join(folder, _LIST))
+
+
+def count_statistics(counts) -> dict:
+    """How evenly rows are spread.
+
+    Args:
+        counts: (k,) rows of each cluster.
+
+    Returns:
+        `rows`; `largest_share` of them in one cluster; `empty` clusters; `entropy` of a row's
+        cluster in nats, log(k) when all are equal; `imbalance_factor`, k * sum(share ** 2): 1 when
+        all are equal, k when one has all.
+    """
+    rows = int(np.sum(counts))
+    shares = np.asarray(counts, np.float64) / max(1, rows)
+    filled = shares[shares > 0]
+    return {
+        "rows": rows,
+        "largest_share": float(shares.max()),
+        "empty": int(np.count_nonzero(shares == 0)),
+        "entropy": max(0.0, float(-np.sum(filled * np.log(filled)))),
+        "imbalance_factor": float(len(shares) * np.sum(shares**2)),
+    }
+
+
+def nmi(a, b) -> float:
+    """Normalised mutual information of two labellings (N,), in [0, 1], 1 for the same partition.
+
+    Normalised by the mean of the two entropies.
+    """
+    from sklearn import metrics  # takes seconds to import; most commands never come here
+
+    return float(metrics.normalized_mutual_info_score(a, b))
+
+
+def write(folder, comm, first_row, cluster, sub, clusters, sub_clusters):
+    """Writes the assignments of all workers; when it returns, any of them can open them."""
+    tf.io.gfile.makedirs(folder)
+    if comm.rank == 0 and tf.io.gfile.exists(os.path.join(folder, _LIST)):
+        tf.io.gfile.remove(os.path.join(folder, _LIST))
+    comm.barrier()
+    write_block(folder, comm.rank, comm.size, first_row, cluster, sub)
+    comm.barrier()
+    if comm.rank == 0:
+        commit(folder, comm.size, clusters, sub_clusters)
+    comm.barrier()
+
+
+def write_block(folder, rank, world, first_row, cluster, sub):
+    """Writes the labels of one worker's rows, complete or not at all.
+
+    Args:
+        folder: of the assignments, shared by all workers.
+        rank, world: this worker and how many there are.
+        first_row: row id of its first row.
+        cluster, sub: (n,) int32.
+    """
+    data = io.BytesIO()
+    np.savez(
+        data,
+        first_row=np.int64(first_row),
+        cluster=np.asarray(cluster, np.int32),
+        sub=np.asarray(sub, np.int32),
+    )
+    tf.io.gfile.makedirs(folder)
+    _write_whole(os.path.join(folder, _block_name(rank, world)), data.getvalue())
+
+
+def commit(folder, world, clusters, sub_clusters):
+    """Declares the blocks of `world` workers complete; for one worker, after all have written.
+
+    Raises:
+        DataError: if a block is missing or they do not join.
+    """
+    names = [_block_name(rank, world) for rank in range(world)]
+    try:
+        blocks = [_read_block(os.path.join(folder, name)) for name in names]
+    except _UNREADABLE as error:
+        raise DataError(f"{folder} lacks a block of assignments: {error}") from error
+    _check_contiguous(blocks, folder)
+    about = {"blocks": names, "clusters": clusters, "sub_clusters": max(1, sub_clusters)}
+    _write_whole(os.path.join(folder, _LIST), json.dumps(about).encode())
+
+
+def _block_name(rank, world):
+    return f"block-{rank:05d}-of-{world:05d}.npz"
+
+
+def _check_contiguous(blocks, folder):
+    row = 0
+    for index, block in enumerate(blocks):
+        if block["first_row"] != row or len(block["cluster"]) != len(block["sub"]):
+            raise DataError(
+                f"{folder}: block {index} starts at row {block['first_row']}, not at {row}; "
+                "it is of another run."
+            )
+        row += len(block["cluster"])
+
+
+def _read_block(path):
+    with np.load(io.BytesIO(_read(path)), allow_pickle=False) as block:
+        return dict(block)
+
+
+def _read(path):
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return file.read()
+
+
+def _write_whole(path, data):
+    aside = path + ".tmp"
+    with tf.io.gfile.GFile(aside, "wb") as file:
+        file.write(data)
+    tf.io.gfile.rename(aside, path, overwrite=True)

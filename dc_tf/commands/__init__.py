@@ -1,0 +1,1 @@
+"""One thin file a command; `main` finds, parses and runs them."""

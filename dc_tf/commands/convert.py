@@ -1,0 +1,70 @@
+"""Converts a folder of images to a data set: shards, index and manifest.
+
+    dc_tf convert --input=photos --output=/data/photos --labels_from_folders --short_side=256
+
+Every file becomes a row or a line of `rejected.jsonl` in the output, with the reason.
+"""
+
+from absl import flags
+
+from dc_tf.data import convert
+
+FLAGS = flags.FlagValues()
+INPUT = flags.DEFINE_string(
+    "input", None, "Folder of images, with sub-folders.", flag_values=FLAGS, required=True
+)
+OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder of the data set.", flag_values=FLAGS, required=True
+)
+LABELS = flags.DEFINE_bool(
+    "labels_from_folders", False, "First-level sub-folders are the classes.", flag_values=FLAGS
+)
+SHORT_SIDE = flags.DEFINE_integer(
+    "short_side",
+    None,
+    "Longest short side in pixels; larger images are made smaller. None: no bound.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+FORMAT = flags.DEFINE_enum(
+    "format",
+    "keep",
+    convert.FORMATS,
+    "What is written; keep: PNG stays PNG, everything else becomes JPEG.",
+    flag_values=FLAGS,
+)
+QUALITY = flags.DEFINE_integer(
+    "quality", 92, "Of the JPEGs that are written.", 1, 95, flag_values=FLAGS
+)
+MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels",
+    100_000_000,
+    "Images whose header announces more pixels are rejected, not decoded.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+ROWS_PER_SHARD = flags.DEFINE_integer(
+    "rows_per_shard", None, "None: shards of 256 MiB.", lower_bound=1, flag_values=FLAGS
+)
+WORKERS = flags.DEFINE_integer(
+    "workers", None, "Processes; None: one for each core.", lower_bound=1, flag_values=FLAGS
+)
+OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Replace the data set in the output.", flag_values=FLAGS
+)
+
+
+def run():
+    """Runs the command; returns what was written and how many files were rejected."""
+    return convert.convert(
+        INPUT.value,
+        OUTPUT.value,
+        labels_from_folders=LABELS.value,
+        max_short_side=SHORT_SIDE.value,
+        format=FORMAT.value,
+        quality=QUALITY.value,
+        max_pixels=MAX_PIXELS.value,
+        rows_per_shard=ROWS_PER_SHARD.value,
+        workers=WORKERS.value,
+        overwrite=OVERWRITE.value,
+    )

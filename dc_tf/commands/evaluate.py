@@ -1,0 +1,121 @@
+"""Measures what frozen features know: k-NN and linear classifiers, layer by layer.
+
+An untrained network of the same shape is measured beside the model, since on small images random
+features go a long way. `--protocol=paper` is the paper's; `--protocol=small` caches standardised
+features of centre crops and takes minutes on a CPU. Needs labels in both data sets.
+"""
+
+import dataclasses
+import json
+
+from absl import flags
+
+from dc_tf.errors import ConfigError
+
+TASKS = {"knn": "dc_tf.evaluation.knn", "linear_probe": "dc_tf.evaluation.linear_probe"}
+PROTOCOLS = ("paper", "small")
+
+FLAGS = flags.FlagValues()
+
+
+def _define(kind, name, default, text, **options):
+    return getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=FLAGS, **options)
+
+
+TASK = _define("string", "task", None, f"One of {', '.join(TASKS)}.", required=True)
+MODEL = _define("string", "model", None, "SavedModel or run folder.", required=True)
+TRAIN = _define("string", "train", None, "Labelled data set to learn from.", required=True)
+TEST = _define("string", "test", None, "Labelled data set to measure on.", required=True)
+LAYER = _define("list", "layer", ["all"], "conv1..conv13, fc6, fc7, comma-separated, or 'all'.")
+OUTPUT = _define("string", "output", None, "JSON file for the result.")
+RANDOM_INIT = _define("bool", "random_init", True, "Measure an untrained network beside it.")
+COMPUTE_DTYPE = _define(
+    "string", "compute_dtype", "float32", "Or bfloat16: products of the frozen network."
+)
+RESIZE = _define("integer", "resize", None, "Pixels of the short side before the centre crop.")
+SEED = _define("integer", "seed", 0, "Of the untrained network, classifiers and augmentation.")
+SCRATCH = _define(
+    "string", "scratch", None, "Folder for features that memory cannot hold (the system's own)."
+)
+BATCH_SIZE = _define("integer", "batch_size", 256, "Images at a time.")
+TEMPERATURE = _define("float", "temperature", 0.07, "knn: of the votes.")
+PROTOCOL = _define("string", "protocol", "paper", "linear_probe: paper or small.")
+EPOCHS = _define("integer", "epochs", None, "linear_probe: instead of the protocol's.")
+LEARNING_RATE = _define("float", "learning_rate", None, "linear_probe: the same for all layers.")
+AUGMENT = _define("bool", "augment", None, "linear_probe: new random crops in each epoch.")
+STANDARDIZE = _define("bool", "standardize", None, "linear_probe: mean 0, deviation 1.")
+MAX_FEATURES = _define("integer", "max_features", None, "linear_probe: bound on dimensions.")
+
+
+def run() -> dict:
+    if TASK.value not in TASKS:
+        raise ConfigError(f"--task is {TASK.value!r}; use one of {', '.join(TASKS)}.")
+    # After the flags are known to be right, since TensorFlow takes seconds to import.
+    import tensorflow as tf
+
+    from dc_tf.evaluation.features import parse_layers
+    from dc_tf.evaluation.models import open_model
+    from dc_tf.evaluation.splits import open_splits
+    from dc_tf.evaluation.tasks import measure, table
+
+    layers = parse_layers(LAYER.value)
+    task, protocol = _protocol()
+    train, test = open_splits(TRAIN.value, TEST.value)
+    subject = _with_resize(open_model(MODEL.value, _compute_dtype()))
+    result = measure(task, subject, train, test, layers, protocol, RANDOM_INIT.value, SEED.value)
+    result = {
+        "task": TASK.value,
+        "model": MODEL.value,
+        "train": TRAIN.value,
+        "test": TEST.value,
+        **result,
+    }
+    print(table(TASK.value, result), flush=True)
+    if OUTPUT.value:
+        with tf.io.gfile.GFile(OUTPUT.value, "w") as f:
+            f.write(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def _protocol():
+    """The task's module and its settings from the flags."""
+    from dc_tf.evaluation import knn, linear_probe
+
+    if TASK.value == "knn":
+        return knn, knn.Protocol(
+            temperature=TEMPERATURE.value, batch_size=BATCH_SIZE.value, scratch=SCRATCH.value
+        )
+    if PROTOCOL.value not in PROTOCOLS:
+        raise ConfigError(f"--protocol is {PROTOCOL.value!r}; use one of {', '.join(PROTOCOLS)}.")
+    base = linear_probe.SMALL if PROTOCOL.value == "small" else linear_probe.Protocol()
+    given = {
+        "epochs": EPOCHS.value,
+        "batch_size": BATCH_SIZE.value,
+        "learning_rate": LEARNING_RATE.value,
+        "augment": AUGMENT.value,
+        "standardize": STANDARDIZE.value,
+        "max_features": MAX_FEATURES.value,
+        "seed": SEED.value,
+        "scratch": SCRATCH.value,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    return linear_probe, dataclasses.replace(base, **changes)
+
+
+def _compute_dtype():
+    known = ("float32", "bfloat16")
+    if COMPUTE_DTYPE.value not in known:
+        raise ConfigError(
+            f"--compute_dtype is {COMPUTE_DTYPE.value!r}; use one of {', '.join(known)}."
+        )
+    return COMPUTE_DTYPE.value
+
+
+def _with_resize(subject):
+    if RESIZE.value is None:
+        return subject
+    if RESIZE.value < subject.resolution:
+        raise ConfigError(
+            f"--resize is {RESIZE.value}; the network's crop needs at least {subject.resolution}."
+        )
+    return dataclasses.replace(subject, short_side=RESIZE.value)

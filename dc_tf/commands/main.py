@@ -1,0 +1,157 @@
+"""The command line: `dc_tf COMMAND --flags`.
+
+A command is a module with a docstring, whose first line is its help, its own
+`FLAGS = flags.FlagValues()` and `run() -> dict`; the dictionary is printed as the last
+line on stdout, one JSON object. Only the command that was asked for is imported.
+
+Exit codes: 0 done; 1 failed; 2 wrong usage or configuration, nothing was started;
+42 preempted, state saved, start again to go on.
+"""
+
+import ast
+import importlib
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import sys
+import traceback
+
+from absl import flags, logging
+
+from dc_tf.errors import ConfigError, DataError, Preempted
+
+COMMANDS = {
+    "generate": "dc_tf.commands.generate",
+    "convert": "dc_tf.commands.convert",
+    "train": "dc_tf.commands.train",
+    "export": "dc_tf.commands.export",
+    "evaluate": "dc_tf.commands.evaluate",
+}
+
+DONE, FAILED, WRONG_USAGE, PREEMPTED = 0, 1, 2, 42
+_HELP = ("--help", "-help", "-h", "help")
+
+
+def main(argv=None):
+    """Runs one command line.
+
+    Args:
+        argv: list of str without the program's name; None takes the process's own.
+
+    Returns:
+        int, the exit code.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in _HELP:
+        print(_overview(), file=sys.stdout if argv else sys.stderr)
+        return DONE if argv else WRONG_USAGE
+    try:
+        return _dispatch(argv[0], argv[1:])
+    except (ConfigError, flags.Error) as error:
+        return _complain(error, WRONG_USAGE)
+    except DataError as error:
+        return _complain(error, FAILED)
+    except Preempted as error:
+        return _complain(error, PREEMPTED)
+    except KeyboardInterrupt:
+        return _complain("interrupted", FAILED)
+    except Exception:  # Whatever it was, the caller gets an exit code and the user a trace.
+        traceback.print_exc()
+        return FAILED
+
+
+def _dispatch(name, args):
+    if name not in COMMANDS:
+        raise ConfigError(f"There is no command {name!r}; there are: {', '.join(COMMANDS)}.")
+    # TensorFlow's start-up notes would bury a command's own lines; set it to 0 to see them.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    command = importlib.import_module(COMMANDS[name])
+    if _asks_for_help(args):
+        print(_help(name, command))
+        return DONE
+    _parse(name, command.FLAGS, args)
+    result = command.run()
+    if result is not None:
+        print(json.dumps(_plain(result)), flush=True)
+    return DONE
+
+
+def _asks_for_help(args):
+    before_positionals = args[: args.index("--")] if "--" in args else args
+    return any(arg in _HELP[:3] for arg in before_positionals)
+
+
+def _parse(name, values, args):
+    """Parses `args` into the command's flag values, free of what an earlier call left there."""
+    _add_verbosity(values)
+    for flag in values:
+        values[flag].unparse()
+    values.set_gnu_getopt(True)  # Flags may follow a stray word, which is then the one to report.
+    _, *stray = values([f"dc_tf {name}", *args])
+    if stray:
+        raise ConfigError(
+            f"dc_tf {name} takes only flags, as --name=value; it got {' '.join(stray)!r}."
+        )
+    flags.FLAGS.mark_as_parsed()  # Libraries that read absl's global flags get the defaults.
+    logging.use_absl_handler()
+    logging.set_verbosity(values.verbosity)
+
+
+def _add_verbosity(values):
+    if "verbosity" not in values:
+        flags.DEFINE_integer(
+            "verbosity",
+            -1,
+            "How much to log: -1 warnings, 0 what happens, 1 debugging.",
+            short_name="v",
+            flag_values=values,
+        )
+
+
+def _overview():
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {_first_line(module)}" for name, module in COMMANDS.items()]
+    return "\n".join(
+        ["Usage: dc_tf COMMAND --flags", "", *lines, "", "Flags: dc_tf COMMAND --help"]
+    )
+
+
+def _first_line(module_name):
+    """The help line of a command, read without importing it (and TensorFlow with it)."""
+    origin = importlib.util.find_spec(module_name).origin
+    return ast.get_docstring(ast.parse(pathlib.Path(origin).read_text())).partition("\n")[0]
+
+
+def _help(name, command):
+    _add_verbosity(command.FLAGS)
+    own = [_flag_help(command.FLAGS[flag]) for flag in command.FLAGS if flag != "v"]
+    head = f"Usage: dc_tf {name} --flags\n\n{command.__doc__.strip()}\n"
+    return "\n".join([head, "Flags:", *own])
+
+
+def _flag_help(flag):
+    names = f"-{flag.short_name}, --{flag.name}" if flag.short_name else f"--{flag.name}"
+    if flag.boolean:
+        names = f"--[no]{flag.name}"
+    default = flag.default_as_str and f" (default: {flag.default_as_str})".replace("'", "")
+    return f"  {names}\n      {flag.help}{default or ''}"
+
+
+def _plain(value):
+    """JSON's own types: NumPy scalars become numbers, and NaN, which JSON lacks, null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, os.PathLike) else value
+
+
+def _complain(error, code):
+    print(f"dc_tf: {error}", file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,151 @@
+"""From encoded bytes to a square image, as stateless ops: the same seed gives the same pixels.
+
+    image = random_resized_crop(encoded, 224, seed=(7, 3))
+    image = rotate(image, quarter_turns=1)
+
+The order matters, because the rotation is a label: crop, flip, then rotate. All run on the CPU, on
+one image, inside `tf.data.Dataset.map`. Resizing is bilinear and antialiased: a large photograph
+made small keeps its edges instead of turning them into noise.
+"""
+
+import math
+
+import tensorflow as tf
+
+_TRIES = 10
+
+
+def random_resized_crop(encoded, size, seed, min_area=0.08, max_ratio=4 / 3, flip=True):
+    """Cuts a random part of random shape, resizes it to a square and mirrors it half of the time.
+
+    The part's area is uniform in [min_area, 1] of the image's, its width / height log-uniform in
+    [1 / max_ratio, max_ratio], its place uniform. Of ten tries the first that fits is taken; if
+    none fits, the largest centred part of an allowed shape. Of a JPEG only the part is decoded.
+
+    Args:
+        encoded: () string, a JPEG or PNG.
+        size: int, side of the result in pixels.
+        seed: (2,) int32 or int64.
+        min_area: smallest share of the image's area, in (0, 1].
+        max_ratio: largest width / height, at least 1.
+        flip: whether to mirror.
+
+    Returns:
+        (size, size, 3) float32 in [0, 1].
+
+    Reference: Szegedy et al. 2015, section 6, with the fallback that is in common use.
+    """
+    uniform = tf.random.stateless_uniform([2 * _TRIES + 3], seed, alg="philox")
+
+    def choose(height, width):
+        return random_window(height, width, uniform, min_area, max_ratio)
+
+    image = _resize(_decode_window(encoded, choose), size)
+    if flip:
+        image = tf.raw_ops.Reverse(tensor=image, dims=[False, uniform[-1] < 0.5, False])
+    return image
+
+
+def random_window(height, width, uniform, min_area, max_ratio):
+    """Chooses the part of an image that `random_resized_crop` keeps.
+
+    Args:
+        height: () int32, pixels.
+        width: () int32, pixels.
+        uniform: (2 * tries + 2 or more,) float32 in [0, 1): areas, shapes, top, left.
+        min_area: as for `random_resized_crop`.
+        max_ratio: as for `random_resized_crop`.
+
+    Returns:
+        (4,) int32: top, left, height, width.
+    """
+    height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    area = height * width * (min_area + (1 - min_area) * uniform[:_TRIES])
+    ratio = tf.exp((2 * uniform[_TRIES : 2 * _TRIES] - 1) * math.log(max_ratio))
+    heights, widths = tf.round(tf.sqrt(area / ratio)), tf.round(tf.sqrt(area * ratio))
+    fits = (heights >= 1) & (widths >= 1) & (heights <= height) & (widths <= width)
+    # The fallback stands behind the tries, so that the first that fits is always there.
+    fallback_height = tf.minimum(height, tf.round(width * max_ratio))
+    fallback_width = tf.minimum(width, tf.round(height * max_ratio))
+    first = tf.argmax(tf.concat([fits, [True]], 0), output_type=tf.int32)
+    part_height = tf.concat([heights, [fallback_height]], 0)[first]
+    part_width = tf.concat([widths, [fallback_width]], 0)[first]
+    free = tf.stack([height - part_height, width - part_width])
+    place = uniform[2 * _TRIES : 2 * _TRIES + 2]
+    corner = tf.where(first < _TRIES, tf.floor(place * (free + 1)), tf.floor(free / 2))
+    return tf.cast(tf.concat([corner, [part_height, part_width]], 0), tf.int32)
+
+
+def center_crop(encoded, size, short_side):
+    """Resizes the short side and cuts the centre.
+
+    Args:
+        encoded: () string, a JPEG or PNG.
+        size: int, side of the result in pixels, at most `short_side`.
+        short_side: int, length in pixels that the short side is brought to.
+
+    Returns:
+        (size, size, 3) float32 in [0, 1].
+    """
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    shape = tf.cast(tf.shape(image)[:2], tf.float32)
+    resized = tf.round(shape * (short_side / tf.reduce_min(shape)))
+    offset = tf.floor((resized - size) / 2)
+    # One op scales all and computes only what is kept.
+    return _scale(image, size, scale=resized / shape, offset=offset)
+
+
+def rotate(image, quarter_turns):
+    """Turns a square image counter-clockwise.
+
+    Args:
+        image: (size, size, channels), any type.
+        quarter_turns: () int32, any integer; 1 is 90 degrees.
+
+    Returns:
+        The same shape and type.
+    """
+    turns = tf.math.floormod(quarter_turns, 4)
+    swap = tf.equal(turns % 2, 1)
+    turned = tf.transpose(image, tf.where(swap, [1, 0, 2], [0, 1, 2]))
+    upside_down, mirrored = (turns == 1) | (turns == 2), turns >= 2
+    turned = tf.raw_ops.Reverse(tensor=turned, dims=tf.stack([upside_down, mirrored, False]))
+    return tf.ensure_shape(turned, image.shape)
+
+
+def _decode_window(encoded, choose):
+    """Decodes the part that `choose(height, width)` -> (top, left, height, width) names."""
+
+    def from_jpeg():
+        shape = tf.io.extract_jpeg_shape(encoded)
+        return tf.io.decode_and_crop_jpeg(
+            encoded, choose(shape[0], shape[1]), channels=3, dct_method="INTEGER_ACCURATE"
+        )
+
+    def from_others():
+        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        shape = tf.shape(image)
+        window = choose(shape[0], shape[1])
+        begin, extent = tf.concat([window[:2], [0]], 0), tf.concat([window[2:], [3]], 0)
+        return tf.slice(image, begin, extent)
+
+    return tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_others)
+
+
+def _resize(image, size):
+    shape = tf.cast(tf.shape(image)[:2], tf.float32)
+    return _scale(image, size, scale=size / shape, offset=[0.0, 0.0])
+
+
+def _scale(image, size, scale, offset):
+    """Scales an image and cuts (size, size) at `offset` (top, left), in pixels of the result."""
+    scaled = tf.raw_ops.ScaleAndTranslate(
+        images=image[tf.newaxis],
+        size=[size, size],
+        scale=scale,
+        translation=-tf.cast(offset, tf.float32),
+        kernel_type="triangle",
+        antialias=True,
+    )
+    # The weights of a pixel's neighbours may add up to a rounding error more than 1.
+    return tf.ensure_shape(tf.minimum(scaled[0] / 255.0, 1.0), [size, size, 3])

@@ -1,0 +1,66 @@
+"""Splits a labelled data set in two, so that features can be measured on images never seen.
+
+hold_out("/data/all", train="/data/train", test="/data/test", every=5)
+"""
+
+import numpy as np
+
+from dc_tf.data.manifest import Dataset, DatasetWriter
+from dc_tf.data.reader import RowReader
+from dc_tf.data.schema import decode_example
+from dc_tf.progress import Progress
+
+_ROWS_AT_ONCE = 256
+_ROWS_PER_SHARD = 1000
+
+
+def hold_out(source, train, test, every=5):
+    """Copies the rows of a data set into two new ones.
+
+    Args:
+        source: folder of a data set.
+        train, test: folders to write; a data set that is there is replaced.
+        every: int >= 2; of each class, rows 1, 1 + every, ... in row order go to `test`, so that
+            every class of two or more images is in both. Rows without a label go to `train`.
+
+    Returns:
+        dict of the row counts of `train` and `test`.
+
+    Raises:
+        DataError: `source` is incomplete, or leaves one of the two without a row.
+    """
+    dataset = Dataset.open(source)
+    reader = RowReader(dataset)
+    held = held_out_rows(dataset.labels(), every)
+    counts = {}
+    for name, output, rows in (
+        ("train", train, np.flatnonzero(~held)),
+        ("test", test, np.flatnonzero(held)),
+    ):
+        with (
+            DatasetWriter(output, dataset.class_names, _ROWS_PER_SHARD, overwrite=True) as writer,
+            Progress(len(rows), f"hold out, {name}", "images") as progress,
+        ):
+            for start in range(0, len(rows), _ROWS_AT_ONCE):
+                records = reader.read(rows[start : start + _ROWS_AT_ONCE])
+                for record in map(decode_example, records):
+                    writer.write(**record)
+                progress.update(len(records))
+        counts[name] = len(rows)
+    return counts
+
+
+def held_out_rows(labels, every):
+    """Which rows are for testing.
+
+    Args:
+        labels: (n,) int32, -1 for none.
+        every: int, see `hold_out`.
+
+    Returns:
+        (n,) bool.
+    """
+    held = np.zeros(len(labels), bool)
+    for label in np.unique(labels[labels >= 0]):
+        held[np.flatnonzero(labels == label)[1::every]] = True
+    return held

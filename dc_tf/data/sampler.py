@@ -1,0 +1,179 @@
+"""Which images each super-class sees in an epoch: a pure function of the assignments and seeds.
+
+All workers compute the same epoch and take their own part of it, so the global batch of step t is the
+same set of (image, rotation, augmentation seed) on any number of workers.
+
+    sampler = Sampler(rows=dataset.rows, plan=plan, assignments=assignments, seed=0, stage=1)
+    draws = sampler.epoch(7, rank=3)     # this worker's images of epoch 7, in order of its steps
+"""
+
+import dataclasses
+
+import numpy as np
+
+from dc_tf.data.pipeline import Draws
+from dc_tf.distributed.topology import Topology
+from dc_tf.errors import DataError
+from dc_tf.seeds import derive, mix
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchPlan:
+    """How a global batch is made up and who holds which part of it.
+
+    Super-class s = cluster * rotations + rotation; every super-class has the same number of images
+    in every batch.
+
+    Attributes:
+        clusters, rotations: m and R; S = m * R super-classes.
+        batch_size: images of one step over all workers.
+        together: the R rotations of an image are in the same batch (one cluster only).
+        topology: which worker serves which super-classes.
+
+    Raises:
+        ConfigError: the batch does not split evenly.
+    """
+
+    clusters: int
+    rotations: int
+    batch_size: int
+    topology: Topology
+    together: bool = False
+
+    def __post_init__(self):
+        self.topology.images_per_super_class(self.batch_size)
+
+    @property
+    def per_super_class(self) -> int:
+        """Images of one super-class in a global batch."""
+        return self.batch_size // self.topology.super_classes
+
+    @property
+    def per_served(self) -> int:
+        """Images of one super-class in the batch of a worker that serves it."""
+        return self.per_super_class // self.topology.workers_per_super_class
+
+    @property
+    def per_worker(self) -> int:
+        """Images of one worker in one step: one equal part for each super-class it serves."""
+        return self.batch_size // self.topology.workers
+
+    def steps(self, rows: int) -> int:
+        """Steps of an epoch, which sees about `rows` images in total; at least 1."""
+        return max(1, rows // self.batch_size)
+
+
+class Sampler:
+    """Draws images uniformly over the non-empty sub-clusters of each cluster.
+
+    Args:
+        rows: N.
+        plan: BatchPlan.
+        cluster: (N,) integer cluster of each row, or None where there is only one.
+        sub: (N,) integer sub-cluster of each row inside its cluster, or None without them.
+        seed: of the experiment.
+        stage: index of the stage, so that stages differ.
+    """
+
+    def __init__(self, rows, plan, cluster=None, sub=None, seed=0, stage=0):
+        self._rows = rows
+        self._plan = plan
+        self._cluster = cluster
+        self._sub = sub
+        self._seed = (seed, stage)
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch."""
+        return self._plan.steps(self._rows)
+
+    def epoch(self, epoch: int, rank: int) -> Draws:
+        """What worker `rank` sees in epoch `epoch` of the stage, step after step.
+
+        Inside a step come the super-classes that it serves, each with `plan.per_served` images.
+
+        Raises:
+            DataError: a cluster has no images.
+        """
+        served = self._plan.topology.served(rank)
+        parts = [self._super_class(epoch, s, rank) for s in served]
+        # Each part is (steps, per_served, ...); a step holds its rows of all parts.
+        return Draws(*(self._interleave(columns) for columns in zip(*parts)))
+
+    def _super_class(self, epoch, super_class, rank) -> Draws:
+        """The part of worker `rank` in the epoch of one super-class."""
+        plan = self._plan
+        cluster, rotation = divmod(super_class, plan.rotations)
+        rows, sub = self._rows_of(epoch, cluster, 0 if plan.together else rotation)
+        positions = np.arange(len(rows)).reshape(self.steps, plan.per_super_class)
+        start = plan.topology.position(rank) * plan.per_served
+        mine = positions[:, start : start + plan.per_served].ravel()
+        return Draws(
+            row=rows[mine],
+            rotation=np.full(len(mine), rotation * (4 // plan.rotations), np.int32),
+            super_id=np.full(len(mine), super_class, np.int32),
+            sub_id=sub[mine].astype(np.int32),
+            seed=augmentation_seeds(derive("augment", *self._seed, epoch), rows[mine], mine),
+        )
+
+    def _rows_of(self, epoch, cluster, stream):
+        """(n,) int64 rows and (n,) their sub-clusters: one epoch of one super-class, in order."""
+        if self._cluster is None:
+            members = np.arange(self._rows, dtype=np.int64)
+        else:
+            members = np.flatnonzero(np.asarray(self._cluster) == cluster)
+        if not len(members):
+            raise DataError(
+                f"cluster {cluster} has no images; use fewer clusters than {self._plan.clusters}."
+            )
+        zeros = np.zeros(len(members), np.int32)
+        sub = zeros if self._sub is None else np.asarray(self._sub)[members]
+        random = np.random.default_rng(derive("draws", *self._seed, epoch, cluster, stream))
+        picks = draw_uniformly(sub, self.steps * self._plan.per_super_class, random)
+        return members[picks], sub[picks]
+
+    def _interleave(self, columns) -> np.ndarray:
+        shape = (self.steps, self._plan.per_served)
+        steps = [c.reshape(*shape, *c.shape[1:]) for c in columns]
+        joined = np.concatenate(steps, axis=1)
+        return joined.reshape(-1, *joined.shape[2:])
+
+
+def draw_uniformly(sub_ids, size, random) -> np.ndarray:
+    """Positions in `sub_ids`, uniform over the clusters that occur in it.
+
+    Each of the c non-empty clusters gives size // c + 1 draws, without replacement if it is large
+    enough, else with; these are shuffled and cut to `size`.
+
+    Args:
+        sub_ids: (n,) integer cluster of each row, n >= 1.
+        size: number of draws.
+        random: np.random.Generator.
+
+    Returns:
+        (size,) int64.
+
+    Reference: Caron et al. 2019, section 3.3; uniform sampling is Caron et al. 2018, section 3.3.
+    """
+    shuffled = random.permutation(len(sub_ids))
+    grouped = shuffled[np.argsort(sub_ids[shuffled], kind="stable")]
+    counts = np.bincount(sub_ids)
+    starts = (np.cumsum(counts) - counts)[counts > 0]
+    counts = counts[counts > 0]
+    draws = size // len(counts) + 1
+    offsets = np.tile(np.arange(draws), (len(counts), 1))
+    small = counts < draws
+    offsets[small] = random.integers(0, counts[small, None], (small.sum(), draws))
+    picks = grouped[(starts[:, None] + offsets).ravel()]
+    random.shuffle(picks)
+    return picks[:size]
+
+
+def augmentation_seeds(seed, rows, positions) -> np.ndarray:
+    """(n, 2) int32 seeds, a hash of `seed`, the row and its place in the epoch.
+
+    The place is in it because an image of a small cluster comes several times in one epoch, and
+    should look different each time.
+    """
+    hashed = mix(mix(np.uint64(seed) + rows.astype(np.uint64)) + positions.astype(np.uint64))
+    return hashed.view(np.int32).reshape(-1, 2)

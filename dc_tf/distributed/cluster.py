@@ -1,0 +1,141 @@
+"""From TF_CONFIG to a strategy and communicators; one process is one worker is one replica.
+
+cluster = connect()
+with cluster.strategy.scope(): ...
+cluster.world.all_sum(tensor)
+cluster.group((0, 1)).all_sum(tensor)
+"""
+
+import dataclasses
+import json
+import os
+
+import tensorflow as tf
+from absl import logging
+
+from dc_tf.distributed.collectives import Collective, Communicator, Solo
+from dc_tf.errors import ConfigError
+
+# Above the keys that tf.distribute counts up from 1 for itself.
+_FIRST_GROUP_KEY = 1_000_000
+
+_TF_CONFIG_FORM = (
+    '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSpec:
+    """What TF_CONFIG says about this process.
+
+    Attributes:
+        addresses: "host:port" of every worker by rank; empty for a process on its own.
+        rank: place of this process in `addresses`.
+        job: TensorFlow's job name for each rank ("chief" or "worker") and task index.
+    """
+
+    addresses: tuple[str, ...] = ()
+    rank: int = 0
+    job: tuple[tuple[str, int], ...] = (("worker", 0),)
+
+    @property
+    def size(self) -> int:
+        return max(1, len(self.addresses))
+
+    @property
+    def local_index(self) -> int:
+        """Place of this worker among those on the same host; picks its GPU."""
+        hosts = [address.rsplit(":", 1)[0] for address in self.addresses[: self.rank + 1]]
+        return hosts.count(hosts[-1]) - 1 if hosts else 0
+
+
+def parse_tf_config(text: str | None) -> TaskSpec:
+    """Reads TF_CONFIG; none or an empty one means a process on its own.
+
+    Raises:
+        ConfigError: not JSON, unknown roles, or a task that is not in the cluster.
+    """
+    if not text or not text.strip() or text.strip() == "{}":
+        return TaskSpec()
+    try:
+        config = json.loads(text)
+        jobs, task = config["cluster"], config["task"]
+        task_type, index = task["type"], int(task["index"])
+        named = [(job, i, address) for job in jobs for i, address in enumerate(jobs[job])]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"TF_CONFIG is {text!r}; expected the form {_TF_CONFIG_FORM}.") from error
+    unknown = sorted(set(jobs) - {"chief", "worker"})
+    if unknown:
+        raise ConfigError(f"TF_CONFIG names the jobs {unknown}; use only 'chief' and 'worker'.")
+    named.sort(key=lambda entry: (entry[0] != "chief", entry[1]))
+    job = tuple((name, i) for name, i, _ in named)
+    if (task_type, index) not in job:
+        raise ConfigError(
+            f"TF_CONFIG's task is {task_type} {index}, which is not one of its cluster's "
+            f"{len(job)} tasks; 'index' counts from 0 within 'type'."
+        )
+    return TaskSpec(tuple(address for _, _, address in named), job.index((task_type, index)), job)
+
+
+class Cluster:
+    """This worker's view of the world.
+
+    Attributes:
+        rank, size: this worker's place among all W workers.
+        strategy: tf.distribute.MultiWorkerMirroredStrategy with one replica here.
+        world: the communicator of all workers.
+    """
+
+    def __init__(self, task: TaskSpec, strategy: tf.distribute.Strategy, device: str):
+        self.rank = task.rank
+        self.size = task.size
+        self.strategy = strategy
+        self._device = device
+        self._groups: dict[tuple[int, ...], Communicator] = {}
+        self.world = self.group(tuple(range(self.size)))
+
+    @property
+    def is_chief(self) -> bool:
+        return self.rank == 0
+
+    def group(self, ranks: tuple[int, ...]) -> Communicator:
+        """The communicator of neighbouring ranks, this one among them; made once."""
+        if ranks not in self._groups:
+            self._groups[ranks] = self._new_group(ranks)
+        return self._groups[ranks]
+
+    def _new_group(self, ranks: tuple[int, ...]) -> Communicator:
+        if list(ranks) != list(range(ranks[0], ranks[-1] + 1)) or self.rank not in ranks:
+            raise ValueError(f"worker {self.rank} needs neighbouring ranks, not {ranks}.")
+        if len(ranks) == 1:
+            return Solo()
+        # First rank and length identify a run of neighbours.
+        key = _FIRST_GROUP_KEY + ranks[0] * (self.size + 1) + len(ranks)
+        return Collective(self.rank - ranks[0], len(ranks), key, self._device)
+
+
+def task_from_environment() -> TaskSpec:
+    """What the environment variable TF_CONFIG says; see `parse_tf_config`."""
+    return parse_tf_config(os.environ.get("TF_CONFIG"))
+
+
+def connect() -> Cluster:
+    """Joins the cluster that TF_CONFIG describes; returns when all its workers have.
+
+    Must come before anything else is done with TensorFlow in this process.
+
+    Raises:
+        ConfigError: TF_CONFIG cannot be understood.
+    """
+    task = task_from_environment()
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        gpu = gpus[task.local_index % len(gpus)]
+        tf.config.set_visible_devices(gpu, "GPU")
+        tf.config.experimental.set_memory_growth(gpu, True)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    job, index = task.job[task.rank]
+    kind = "GPU" if gpus else "CPU"
+    prefix = f"/job:{job}/replica:0/task:{index}" if task.size > 1 else ""
+    logging.info("worker %d of %d on %s", task.rank, task.size, kind)
+    return Cluster(task, strategy, f"{prefix}/device:{kind}:0")

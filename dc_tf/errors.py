@@ -1,0 +1,13 @@
+"""Errors that a user can act on: each message says what was given and what would work."""
+
+
+class ConfigError(ValueError):
+    """A setting, flag or TF_CONFIG that cannot work; raised before anything is started."""
+
+
+class DataError(RuntimeError):
+    """Data that cannot be used: missing, incomplete, corrupt or not finite."""
+
+
+class Preempted(RuntimeError):
+    """The run was told to stop and has saved its state; start it again to go on."""

@@ -1,0 +1,241 @@
+"""Linear classifiers on frozen layers: the paper's measure of what each layer knows.
+
+Features after ReLU, average-pooled without padding to under 10,000 dimensions, all layers in one
+pass over the images: one frozen forward, one classifier a layer.
+
+    results = evaluate(subject, train, test, ["conv13"], Protocol())            # the paper's
+    results = evaluate(subject, train, test, LAYERS, SMALL)                     # minutes on a CPU
+
+With `augment` every epoch sees new crops, through the network. Without, features are computed
+once, from centre crops, and kept. Test images are centre crops.
+
+Reference: Caron et al. 2019, Figure 2 and Table 4; REFERENCE section 5.
+"""
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import tensorflow as tf
+
+from dc_tf.data.pipeline import Draws, training_batches
+from dc_tf.data.reader import data_errors
+from dc_tf.errors import ConfigError, DataError
+from dc_tf.evaluation.features import Extractor, Store, extract
+from dc_tf.evaluation.metrics import accuracy, mean_class_accuracy, top_k_accuracy
+from dc_tf.evaluation.pooling import MAX_FEATURES, grid_average
+from dc_tf.evaluation.probes import Probes
+from dc_tf.nn.vgg16 import CONV_LAYERS
+from dc_tf.progress import Progress
+
+# Initial learning rates of the paper's classifiers on ImageNet, conv1..conv13.
+IMAGENET_RATES = dict(
+    zip(
+        CONV_LAYERS,
+        (0.005, 0.01, 0.03, 0.03, 0.03, 0.03, 0.02, 0.03, 0.03, 0.03, 0.02, 0.02, 0.02),
+    )
+)
+FC_RATE = 0.02  # the paper has no classifiers on fc6 and fc7; this is conv13's
+# For features of length about 1 (see `Probes.standardize`), whose largest curvature allows up to 7.
+STANDARDIZED_RATE = 2.0
+_FIRST_SEED = 1 << 20  # of augmentation, apart from that of the order
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Settings; the defaults are the paper's.
+
+    Attributes:
+        learning_rate: initial one for all layers; None means the paper's by layer, or
+            STANDARDIZED_RATE with `standardize`.
+        augment: new random crop and flip each epoch; otherwise features are cached.
+        standardize: bring each dimension to mean 0, and the whole to length about 1, by the
+            statistics of an epoch of training images. Not the paper's; one learning rate then
+            suits all layers, and few epochs suffice.
+        max_features: bound on a classifier's input dimensions.
+        scratch: folder for features that do not fit memory; None for the system's own.
+    """
+
+    epochs: int = 100
+    batch_size: int = 256
+    learning_rate: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 1e-5
+    augment: bool = True
+    standardize: bool = False
+    max_features: int = MAX_FEATURES
+    seed: int = 0
+    scratch: str | None = None
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "max_features"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; use at least 1.")
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate is {self.learning_rate}; use a positive number.")
+
+    def rate(self, layer: str) -> float:
+        """Initial learning rate of a layer's classifier."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return STANDARDIZED_RATE if self.standardize else IMAGENET_RATES.get(layer, FC_RATE)
+
+
+SMALL = Protocol(epochs=10, augment=False, standardize=True, max_features=2500)
+
+
+def evaluate(subject, train, test, layers, protocol: Protocol) -> dict:
+    """Trains classifiers on a training split and measures them on a test split.
+
+    Args:
+        subject: models.Subject.
+        train, test: splits.Split.
+        layers: names of layers.
+
+    Returns:
+        {layer: {"top1", "top5", "mean_class": shares in [0, 1], "train_loss": nats, over the last
+        epoch, "dimensions": int}}.
+
+    Raises:
+        ConfigError: a setting that cannot work.
+        DataError: a loss that is not finite.
+    """
+    extractor = Extractor(subject.trunk, _pools(subject.trunk, layers, protocol.max_features))
+    rates = {layer: protocol.rate(layer) for layer in layers}
+    probes = Probes(
+        extractor.dims,
+        train.classes,
+        rates,
+        protocol.momentum,
+        protocol.weight_decay,
+        protocol.seed,
+    )
+    with Store(protocol.scratch) as store:
+        if protocol.augment:
+            epoch_batches = _streamed(subject, extractor, train, protocol)
+        else:
+            what = f"{subject.name}: features of {train.path}"
+            cache = extract(extractor, subject, train, store, protocol.batch_size, "float16", what)
+            epoch_batches = _cached(cache, train.labels, protocol)
+        if protocol.standardize:
+            _standardize(probes, (features for features, _ in epoch_batches(0)))
+        losses = _train(probes, epoch_batches, len(train.rows), protocol, subject.name)
+    results = _test(probes, extractor, subject, test, protocol)
+    for layer, figures in results.items():
+        figures.update(train_loss=losses[layer], dimensions=extractor.dims[layer])
+    return results
+
+
+def _pools(trunk, layers, max_features):
+    resolution = trunk.settings["resolution"]
+    shapes = trunk(tf.zeros([1, resolution, resolution, 3]))
+    return {
+        layer: grid_average(layer, shapes[layer].shape[1:], resolution, max_features)
+        for layer in layers
+    }
+
+
+def _streamed(subject, extractor, split, protocol):
+    """A function of the epoch to its batches, augmented, (features, labels)."""
+    rows = len(split.rows)
+    batch_size = min(protocol.batch_size, rows)
+
+    def batches(epoch):
+        order = np.random.default_rng((protocol.seed, epoch)).permutation(rows)
+        zeros = np.zeros(rows, np.int32)
+        seeds = np.stack([np.full(rows, _FIRST_SEED + protocol.seed + epoch), order], 1)
+        draws = Draws(split.rows[order], zeros, split.labels[order], zeros, seeds.astype(np.int32))
+        for batch in training_batches(split.reader, draws, batch_size, subject.resolution):
+            yield extractor(batch["image"]), batch["super_id"]
+
+    return batches
+
+
+def _cached(arrays, labels, protocol):
+    """A function of the epoch to its batches, (features, labels); the next is gathered ahead."""
+    batch_size = min(protocol.batch_size, len(labels))
+
+    def gather(chosen):
+        chosen = np.sort(chosen)  # in the order of memory and disk
+        return {layer: array[chosen] for layer, array in arrays.items()}, labels[chosen]
+
+    def batches(epoch):
+        order = np.random.default_rng((protocol.seed, epoch)).permutation(len(labels))
+        steps = len(labels) // batch_size
+        parts = [order[i * batch_size : (i + 1) * batch_size] for i in range(steps)]
+        with ThreadPoolExecutor(1) as ahead:
+            waiting = ahead.submit(gather, parts[0])
+            for following in [*parts[1:], None]:
+                ready = waiting.result()
+                if following is not None:
+                    waiting = ahead.submit(gather, following)
+                yield ready
+
+    return batches
+
+
+def _standardize(probes, batches):
+    """Sets each classifier's input statistics; float64 sums, per dimension."""
+    count, sums, squares = 0, {}, {}
+    for batch in batches:
+        for layer, x in batch.items():
+            total, square = _moments(x)
+            sums[layer] = sums.get(layer, 0) + total.numpy().astype(np.float64)
+            squares[layer] = squares.get(layer, 0) + square.numpy().astype(np.float64)
+        count += len(x)
+    for layer in sums:
+        mean = sums[layer] / count
+        variance = np.maximum(squares[layer] / count - mean**2, 0)
+        # What is only rounding of a constant must not be blown up to unit variance.
+        variance[variance <= 1e-6 * mean**2] = 0
+        probes.standardize(layer, mean.astype(np.float32), np.sqrt(variance).astype(np.float32))
+
+
+@tf.function(reduce_retracing=True)
+def _moments(x):
+    x = tf.cast(x, tf.float32)
+    return tf.reduce_sum(x, 0), tf.reduce_sum(x * x, 0)
+
+
+def _train(probes, epoch_batches, rows, protocol, name):
+    """Runs all epochs; mean loss by layer over the last."""
+    with data_errors(), Progress(protocol.epochs * rows, f"{name}: probes", "images") as progress:
+        for epoch in range(protocol.epochs):
+            total, steps = {}, 0
+            for features, labels in epoch_batches(epoch):
+                for layer, loss in probes.step(features, labels).items():
+                    total[layer] = total.get(layer, 0.0) + loss
+                steps += 1
+                progress.update(len(labels))
+            losses = {layer: float(loss) / steps for layer, loss in total.items()}
+            _check_finite(losses, protocol)
+            last = list(losses)[-1]
+            progress.update(0, epoch=epoch + 1, **{f"loss_{last}": losses[last]})
+    return losses
+
+
+def _check_finite(losses, protocol):
+    for layer, loss in losses.items():
+        if not np.isfinite(loss):
+            raise DataError(
+                f"the loss of the classifier on {layer} is {loss} at a learning rate of "
+                f"{protocol.rate(layer)}; use a smaller --learning_rate, or --standardize."
+            )
+
+
+def _test(probes, extractor, subject, split, protocol):
+    logits = {layer: [] for layer in extractor.layers}
+    what = f"{subject.name}: features of {split.path}"
+    for _, features in extractor.over(subject, split, protocol.batch_size, what):
+        for layer, scores in probes.logits(features).items():
+            logits[layer].append(scores.numpy())
+    return {layer: _figures(np.concatenate(parts), split.labels) for layer, parts in logits.items()}
+
+
+def _figures(logits, labels):
+    predicted = logits.argmax(1)
+    return {
+        "top1": accuracy(predicted, labels),
+        "top5": top_k_accuracy(logits, labels, 5),
+        "mean_class": mean_class_accuracy(predicted, labels),
+    }

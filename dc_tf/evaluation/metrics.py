@@ -1,0 +1,21 @@
+"""Figures of classification."""
+
+import numpy as np
+
+
+def accuracy(predicted, labels) -> float:
+    """Share of (n,) predictions that equal the labels."""
+    return float(np.mean(np.asarray(predicted) == np.asarray(labels)))
+
+
+def mean_class_accuracy(predicted, labels) -> float:
+    """Accuracy within each class of `labels`, averaged: what an unbalanced set hides."""
+    hit = np.asarray(predicted) == np.asarray(labels)
+    return float(np.mean([hit[labels == label].mean() for label in np.unique(labels)]))
+
+
+def top_k_accuracy(scores, labels, k: int) -> float:
+    """Share of rows of (n, classes) scores with fewer than k classes strictly above the label."""
+    scores, labels = np.asarray(scores), np.asarray(labels)
+    own = scores[np.arange(len(labels)), labels]
+    return float(np.mean((scores > own[:, None]).sum(1) < k))

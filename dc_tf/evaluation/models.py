@@ -1,0 +1,72 @@
+"""Opens what is to be measured: an exported model or a run, and an untrained network beside it.
+
+subject = open_model("/models/mine", compute_dtype="bfloat16")
+baseline = random_init(subject)
+"""
+
+import dataclasses
+import os
+
+from dc_tf.errors import ConfigError
+from dc_tf.export.metadata import default_short_side, read_metadata
+from dc_tf.export.saved_model import is_saved_model, restore_trunk
+from dc_tf.export.weights import copy_weights
+from dc_tf.nn.vgg16 import VGG16
+from dc_tf.run_dir import RunDir
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A frozen network and how images are shown to it.
+
+    Attributes:
+        name: for tables and results.
+        trunk: built VGG16, or FoldedVGG16.
+        short_side: pixels, of images before the centre crop at the trunk's resolution.
+        compute_dtype: "float32" or "bfloat16", of the trunk.
+    """
+
+    name: str
+    trunk: VGG16
+    short_side: int
+    compute_dtype: str = "float32"
+
+    @property
+    def resolution(self) -> int:
+        return self.trunk.settings["resolution"]
+
+
+def open_model(path: str, compute_dtype="float32") -> Subject:
+    """Loads an exported model, or the newest state of a run.
+
+    Raises:
+        ConfigError: the path holds neither.
+        DataError: what it holds is damaged.
+    """
+    path = os.path.expanduser(path)
+    if is_saved_model(path):
+        trunk = restore_trunk(path, compute_dtype)
+        return Subject(path, trunk, read_metadata(path).short_side, compute_dtype)
+    if os.path.isfile(RunDir(path).config):
+        return _open_run(path, compute_dtype)
+    raise ConfigError(
+        f"the model {path!r} is neither a SavedModel of 'dc_tf export' nor the folder of a run "
+        "of 'dc_tf train'."
+    )
+
+
+def random_init(subject: Subject, seed=0) -> Subject:
+    """An untrained network of the same shape, shown the same images."""
+    trunk = VGG16(**subject.trunk.settings, compute_dtype=subject.compute_dtype, seed=seed)
+    return dataclasses.replace(subject, name="random init", trunk=trunk.built_at_resolution())
+
+
+def _open_run(path, compute_dtype):
+    # Training is a large import that an exported model does without.
+    from dc_tf.training.checkpoint import load_trunk
+
+    trained, experiment = load_trunk(path)
+    trunk = VGG16(**trained.settings, compute_dtype=compute_dtype).built_at_resolution()
+    copy_weights(trained, into=trunk)
+    short_side = experiment.data.resize or default_short_side(trained.settings["resolution"])
+    return Subject(path, trunk, short_side, compute_dtype)

@@ -1,0 +1,63 @@
+"""From a layer's features to one vector an image.
+
+pool = grid_average("conv3", shape=(113, 113, 128), resolution=224)
+vectors = pool(maps)           # (b, 113, 113, 128) -> (b, 8192)
+"""
+
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from dc_tf.errors import ConfigError
+
+MAX_FEATURES = 10_000
+# Kernel and stride of the paper's linear classifiers at 224 pixels, conv1..conv13.
+PAPER_KERNELS = (18, 18, 14, 14, 9, 9, 9, 6, 6, 6, 3, 3, 3)
+PAPER_RESOLUTION = 224
+
+
+def global_average(layer: str) -> Callable:
+    """Maps averaged over space; fc6 and fc7 as they are (fc7 before ReLU, as it is clustered)."""
+    if layer.startswith("fc"):
+        return tf.identity
+    return lambda maps: tf.reduce_mean(maps, [1, 2])
+
+
+def grid_average(layer: str, shape, resolution: int, max_features=MAX_FEATURES) -> Callable:
+    """Average pooling without padding to under `max_features` dimensions, then flattened.
+
+    The kernel (also the stride) is the paper's at its resolution, elsewhere the smallest that
+    brings the dimensions under the bound. fc6 and fc7 are taken after ReLU.
+
+    Args:
+        shape: of one image's features, (h, w, c) or (d,).
+        resolution: of the network's input, in pixels.
+
+    Raises:
+        ConfigError: `max_features` cannot be met.
+    """
+    if layer.startswith("fc"):
+        return tf.nn.relu
+    kernel = grid_kernel(layer, shape, resolution, max_features)
+
+    def pool(maps):
+        pooled = tf.nn.avg_pool2d(maps, kernel, kernel, "VALID")
+        return tf.reshape(pooled, [-1, math.prod(pooled.shape[1:])])
+
+    return pool
+
+
+def grid_kernel(layer: str, shape, resolution: int, max_features=MAX_FEATURES) -> int:
+    """Kernel and stride of `grid_average` for a (side, side, channels) map."""
+    side, _, channels = shape
+    if resolution == PAPER_RESOLUTION:
+        kernel = PAPER_KERNELS[int(layer.removeprefix("conv")) - 1]
+        if (side // kernel) ** 2 * channels < max_features:
+            return kernel
+    for kernel in range(1, side + 1):
+        if (side // kernel) ** 2 * channels < max_features:
+            return kernel
+    raise ConfigError(
+        f"max_features is {max_features}; {layer} has {channels} channels, so use more than that."
+    )

@@ -1,0 +1,101 @@
+"""Linear classifiers on many layers, trained side by side on the same batches.
+
+Each has its own weights, learning rate and seed; none sees another, so that many at once equal
+each alone.
+
+    probes = Probes(dims={"conv7": 8192}, classes=1000, rates={"conv7": 0.02})
+    losses = probes.step({"conv7": vectors}, labels)
+"""
+
+import zlib
+
+import tensorflow as tf
+
+
+class Probes(tf.Module):
+    """Softmax regression per layer by SGD with momentum and coupled weight decay.
+
+    The learning rate of step t is rate / sqrt(1 + rate * weight_decay * t) (REFERENCE section 5).
+    """
+
+    def __init__(self, dims, classes, rates, momentum=0.9, weight_decay=1e-5, seed=0):
+        """Draws initial weights from N(0, 0.01); biases are zero.
+
+        Args:
+            dims: {layer: d}.
+            classes: number of classes.
+            rates: {layer: initial learning rate}.
+            seed: of the weights; together with a layer's name it decides them.
+        """
+        super().__init__(name="probes")
+        self._rates = dict(rates)
+        self._momentum = momentum
+        self._weight_decay = weight_decay
+        self._time = tf.Variable(0.0, trainable=False)
+        self._kernels, self._biases, self._velocities = {}, {}, {}
+        self._shifts, self._scales = {}, {}
+        for layer, dim in dims.items():
+            own_seed = [seed, zlib.crc32(layer.encode()) & 0x7FFFFFFF]
+            kernel = tf.random.stateless_normal([dim, classes], own_seed, stddev=0.01)
+            self._kernels[layer] = tf.Variable(kernel)
+            self._biases[layer] = tf.Variable(tf.zeros([classes]))
+            self._velocities[layer] = [
+                tf.Variable(tf.zeros_like(v), trainable=False)
+                for v in (self._kernels[layer], self._biases[layer])
+            ]
+            self._shifts[layer] = tf.Variable(tf.zeros([dim]), trainable=False)
+            self._scales[layer] = tf.Variable(tf.ones([dim]), trainable=False)
+
+    def standardize(self, layer, mean, deviation):
+        """From now on the layer's features are (x - mean) / (deviation * sqrt(d)), length about 1.
+
+        Args:
+            mean, deviation: (d,) float32; dimensions that never vary are left out (zero).
+        """
+        dim = tf.cast(tf.size(mean), tf.float32)
+        self._shifts[layer].assign(mean)
+        self._scales[layer].assign(
+            tf.math.divide_no_nan(1.0, tf.convert_to_tensor(deviation, tf.float32)) / tf.sqrt(dim)
+        )
+
+    @tf.function(reduce_retracing=True)
+    def step(self, features, labels):
+        """One update of all classifiers.
+
+        Args:
+            features: {layer: (b, d) float32 or float16}.
+            labels: (b,) int32.
+
+        Returns:
+            {layer: scalar loss before the update, mean over the batch, nats}.
+        """
+        losses = {layer: self._update(layer, x, labels) for layer, x in features.items()}
+        self._time.assign_add(1.0)
+        return losses
+
+    @tf.function(reduce_retracing=True)
+    def logits(self, features):
+        """{layer: (b, classes) float32}."""
+        return {layer: self._forward(layer, self._input(layer, x)) for layer, x in features.items()}
+
+    def _input(self, layer, x):
+        return (tf.cast(x, tf.float32) - self._shifts[layer]) * self._scales[layer]
+
+    def _forward(self, layer, x):
+        return tf.matmul(x, self._kernels[layer]) + self._biases[layer]
+
+    def _update(self, layer, x, labels):
+        """The gradient of softmax regression is short enough to be written out."""
+        x = self._input(layer, x)
+        logits = self._forward(layer, x)
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+        target = tf.one_hot(labels, tf.shape(logits)[-1])
+        error = (tf.nn.softmax(logits) - target) / tf.cast(tf.shape(x)[0], tf.float32)
+        gradients = tf.matmul(x, error, transpose_a=True), tf.reduce_sum(error, 0)
+        rate = self._rates[layer]
+        rate *= tf.math.rsqrt(1 + rate * self._weight_decay * self._time)
+        weights = self._kernels[layer], self._biases[layer]
+        for weight, gradient, velocity in zip(weights, gradients, self._velocities[layer]):
+            velocity.assign(self._momentum * velocity + gradient + self._weight_decay * weight)
+            weight.assign_sub(rate * velocity)
+        return tf.reduce_mean(loss)

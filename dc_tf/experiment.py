@@ -1,0 +1,276 @@
+"""The configuration of an experiment: what is trained, on what, in which stages.
+
+Defaults are the paper's and live here; a YAML file says only what differs, and
+`--params_override` what differs from the file.
+
+    experiment = load(["configs/quickstart.yaml"], "data.path=/data/mine,stages[0].epochs=2")
+"""
+
+import dataclasses
+import math
+
+from official.modeling import hyperparams
+
+from dc_tf import settings as settings_lib
+from dc_tf.errors import ConfigError
+
+
+@dataclasses.dataclass
+class Data(hyperparams.Config):
+    """Where images come from and how they are shown to the network.
+
+    Attributes:
+        path: data set folder, as `dc_tf convert` or `generate` writes it.
+        min_crop_area: smallest share of the image that a random crop covers.
+        resize: short side, in pixels, before the centre crop from which features are extracted;
+            0 means 256/224 of the resolution.
+        flip: mirror half of the training images.
+    """
+
+    path: str = ""
+    min_crop_area: float = 0.08
+    resize: int = 0
+    flip: bool = True
+
+
+@dataclasses.dataclass
+class Model(hyperparams.Config):
+    """The trunk; see `dc_tf.nn.vgg16.VGG16`.
+
+    Attributes:
+        compute_dtype: "float32" or "bfloat16" (products; weights stay float32).
+        dropout: drop half of fc6 in training.
+    """
+
+    width: float = 1.0
+    resolution: int = 224
+    fc: int = 4096
+    sobel: bool = True
+    compute_dtype: str = "float32"
+    dropout: bool = True
+
+
+@dataclasses.dataclass
+class Clustering(hyperparams.Config):
+    """From features to cluster assignments.
+
+    Attributes:
+        whitening_dim: directions kept by the PCA; 0 keeps all.
+        iterations: of Lloyd's algorithm, at both levels.
+        batch_size: images per worker and step while features are extracted.
+    """
+
+    whitening_dim: int = 0
+    iterations: int = 10
+    batch_size: int = 256
+
+
+@dataclasses.dataclass
+class Optimizer(hyperparams.Config):
+    """Stochastic gradient descent with coupled weight decay.
+
+    Attributes:
+        learning_rate: of the first epoch.
+        drops: epochs of the stage after which the learning rate is multiplied by `drop_factor`.
+        weight_decay: added to the gradient of every trainable weight, times the weight.
+        literal_head_scale: scale gradients of sub-class heads as Eq. 5 is written, i.e. 1/S of
+            the default, which averages over the images of the head's own super-class.
+    """
+
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-5
+    drops: tuple[int, ...] = ()
+    drop_factor: float = 0.1
+    literal_head_scale: bool = False
+
+
+@dataclasses.dataclass
+class Stage(hyperparams.Config):
+    """A method with its settings, run for some epochs.
+
+    RotNet is clusters = 1, sub_clusters = 0, rotations = 4; DeepCluster is clusters = 1,
+    rotations = 1; DeeperCluster has several of each.
+
+    Attributes:
+        rotations: R; 1 (upright only), 2 (and upside down) or 4.
+        clusters: m, clusters of the first level.
+        sub_clusters: k, clusters inside each of the m; 0 trains without them.
+        reassign_every: epochs from one clustering to the next.
+        rotations_together: the R rotations of an image in the same batch; needs clusters = 1.
+        head_initializer: "uniform" or "normal"; see `dc_tf.nn.heads.LinearHead`.
+        batch_size: images of one step over all workers.
+    """
+
+    name: str = "deepercluster"
+    epochs: int = 100
+    rotations: int = 4
+    clusters: int = 4
+    sub_clusters: int = 80_000
+    reassign_every: int = 3
+    rotations_together: bool = False
+    head_initializer: str = "uniform"
+    batch_size: int = 3072
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    clustering: Clustering = dataclasses.field(default_factory=Clustering)
+
+    @property
+    def super_classes(self) -> int:
+        """S."""
+        return self.clusters * self.rotations
+
+    @property
+    def clustered(self) -> bool:
+        """Whether training needs cluster assignments at all."""
+        return self.clusters > 1 or self.sub_clusters > 0
+
+    @property
+    def rounds(self) -> int:
+        """Number of clusterings, or 1 for a stage that does without."""
+        return math.ceil(self.epochs / self.reassign_every) if self.clustered else 1
+
+    def round_of(self, epoch: int) -> tuple[int, int, int]:
+        """(index, first epoch, epoch after the last) of the round that `epoch` belongs to."""
+        if not self.clustered:
+            return 0, 0, self.epochs
+        index = epoch // self.reassign_every
+        first = index * self.reassign_every
+        return index, first, min(self.epochs, first + self.reassign_every)
+
+
+@dataclasses.dataclass
+class Experiment(hyperparams.Config):
+    """Everything that a run is made of.
+
+    Attributes:
+        seed: of initial weights, sampling, augmentation and clustering.
+        stages: run one after the other on the same trunk.
+        checkpoint_every: steps between checkpoints; one is also written after each round.
+        keep_checkpoints: newest ones that are kept.
+        log_every: steps between lines of metrics.
+        init_from: run folder whose trunk this run starts from.
+        threads: parallel calls of the input pipeline; 0 lets TensorFlow choose.
+    """
+
+    seed: int = 0
+    data: Data = dataclasses.field(default_factory=Data)
+    model: Model = dataclasses.field(default_factory=Model)
+    stages: tuple[Stage, ...] = ()
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 3
+    log_every: int = 50
+    init_from: str = ""
+    threads: int = 0
+
+
+def load(config_files=(), params_override=()) -> Experiment:
+    """The defaults, then each YAML file, then each override, checked.
+
+    Args:
+        config_files: paths; a later file overrides an earlier one.
+        params_override: YAML/JSON mappings, "a.b=c,d=e" strings (stages[0].epochs=3 reaches into
+            a list), or paths of YAML files, as in tf-models.
+
+    Raises:
+        ConfigError: unreadable, an unknown setting, or a value that cannot work.
+    """
+    settings = settings_lib.read(config_files, params_override)
+    stages = [
+        settings_lib.fill(Stage(), stage, f"stages[{i}]")
+        for i, stage in enumerate(_stages(settings))
+    ]
+    settings.pop("stages", None)
+    experiment = settings_lib.fill(Experiment(), settings)
+    experiment = experiment.replace(stages=tuple(stages))
+    check(experiment)
+    return experiment
+
+
+def differences(a: Experiment, b: Experiment) -> list[str]:
+    """Settings in which two experiments give different results, as "name: this, that".
+
+    Where the data lie, how often to save and how many threads to use may differ.
+    """
+    first, second = (_flat(_result_settings(e.as_dict())) for e in (a, b))
+    names = sorted(first.keys() | second.keys())
+    return [
+        f"{name}: {first.get(name)}, {second.get(name)}"
+        for name in names
+        if first.get(name) != second.get(name)
+    ]
+
+
+def _result_settings(settings: dict) -> dict:
+    for name in ("checkpoint_every", "keep_checkpoints", "log_every", "threads"):
+        del settings[name]
+    del settings["data"]["path"]
+    return settings
+
+
+def _flat(value, name="") -> dict:
+    """{"a": [{"b": 1}]} to {"a[0].b": 1}."""
+    if isinstance(value, dict):
+        parts = [_flat(v, f"{name}.{k}" if name else k) for k, v in value.items()]
+    elif isinstance(value, (list, tuple)) and any(isinstance(v, dict) for v in value):
+        parts = [_flat(v, f"{name}[{i}]") for i, v in enumerate(value)]
+    else:
+        return {name: list(value) if isinstance(value, tuple) else value}
+    return {k: v for part in parts for k, v in part.items()}
+
+
+def check(experiment: Experiment):
+    """Refuses what cannot work on any number of workers.
+
+    Raises:
+        ConfigError: naming the setting, what it is and what would work.
+    """
+
+    def need(condition, setting, given, works):
+        if not condition:
+            raise ConfigError(f"{setting} is {given!r}; {works}.")
+
+    model, data = experiment.model, experiment.data
+    need(data.path, "data.path", data.path, "set it to a folder written by 'dc_tf convert'")
+    need(model.resolution >= 30, "model.resolution", model.resolution, "use at least 30 pixels")
+    need(model.width > 0, "model.width", model.width, "use a positive number")
+    need(model.fc >= 1, "model.fc", model.fc, "use at least 1")
+    dtypes = ("float32", "bfloat16")
+    need(model.compute_dtype in dtypes, "model.compute_dtype", model.compute_dtype, f"use {dtypes}")
+    need(0 < data.min_crop_area <= 1, "data.min_crop_area", data.min_crop_area, "use (0, 1]")
+    short_side = data.resize or model.resolution
+    need(short_side >= model.resolution, "data.resize", short_side, "use 0 or >= model.resolution")
+    need(experiment.stages, "stages", experiment.stages, "list at least one stage")
+    for setting in ("checkpoint_every", "keep_checkpoints", "log_every"):
+        value = getattr(experiment, setting)
+        need(value >= 1, setting, value, "use at least 1")
+    for i, stage in enumerate(experiment.stages):
+        _check_stage(stage, lambda name: f"stages[{i}].{name}", model, need)  # noqa: B023
+
+
+def _check_stage(stage, name, model, need):
+    for setting in ("epochs", "clusters", "reassign_every", "batch_size"):
+        need(getattr(stage, setting) >= 1, name(setting), getattr(stage, setting), "use at least 1")
+    need(stage.rotations in (1, 2, 4), name("rotations"), stage.rotations, "use 1, 2 or 4")
+    need(stage.sub_clusters != 1, name("sub_clusters"), 1, "use 0, or at least 2")
+    need(stage.sub_clusters >= 0, name("sub_clusters"), stage.sub_clusters, "use 0, or at least 2")
+    together = stage.rotations_together and stage.clusters > 1
+    need(not together, name("rotations_together"), True, "use it with clusters = 1 only")
+    pointless = stage.super_classes == 1 and stage.sub_clusters == 0
+    need(not pointless, name("rotations"), 1, "use more rotations, clusters or sub_clusters")
+    heads = ("uniform", "normal")
+    need(stage.head_initializer in heads, name("head_initializer"), stage.head_initializer, heads)
+    dim = stage.clustering.whitening_dim
+    need(0 <= dim <= model.fc, name("clustering.whitening_dim"), dim, f"use 0 to fc = {model.fc}")
+    for setting in ("iterations", "batch_size"):
+        value = getattr(stage.clustering, setting)
+        need(value >= 1, name(f"clustering.{setting}"), value, "use at least 1")
+    rate = stage.optimizer.learning_rate
+    need(rate > 0, name("optimizer.learning_rate"), rate, "use a positive number")
+
+
+def _stages(settings) -> list[dict]:
+    stages = settings.get("stages") or []
+    if not isinstance(stages, list) or not all(isinstance(s, dict) for s in stages):
+        raise ConfigError(f"stages is {stages!r}; expected a list of mappings.")
+    return stages

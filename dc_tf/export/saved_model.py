@@ -1,0 +1,244 @@
+"""The trained network as a reusable SavedModel, and back.
+
+    export_saved_model(trunk, "/models/mine", sobel="folded")
+
+    model = tf.saved_model.load("/models/mine")                     # needs only TensorFlow
+    features = model(images)["conv13"]                              # uint8, or float in [0, 1]
+    layer = hub.KerasLayer("/models/mine", trainable=True, output_key="fc7")
+
+The loaded object has `__call__(images, training=False)` to a dict of conv1..conv13 (maps after
+ReLU), fc6 (after ReLU) and fc7 (before ReLU), `variables`, `trainable_variables`,
+`regularization_losses` (one callable a trainable variable, in the same order) and `weights` by
+layer and name. Images are (b, h, w, 3); any size but the network's own is resized to it
+(bilinear, antialiased, no crop). In training mode batch statistics are those of the caller's own
+batch, and fc6's dropout is on. Signatures: `serving_default` (uint8) and `serving_float`.
+Beside the model, `dc_tf.json` holds the settings, the shapes of the outputs and the versions.
+"""
+
+import os
+import uuid
+
+import tensorflow as tf
+
+import dc_tf
+from dc_tf.errors import ConfigError, DataError
+from dc_tf.export.fold_sobel import FoldedVGG16, fold
+from dc_tf.export.metadata import Metadata, default_short_side, read_metadata, write_metadata
+from dc_tf.export.weights import (
+    assign_weights,
+    copy_weights,
+    flat_weights,
+    named_weights,
+    trainable_weights,
+)
+from dc_tf.nn.vgg16 import LAYERS, VGG16
+
+SOBEL_FORMS = ("layer", "folded")
+
+
+def export_saved_model(
+    trunk: VGG16,
+    output: str,
+    sobel="layer",
+    weight_decay=1e-5,
+    short_side=None,
+    source=None,
+    overwrite=False,
+) -> Metadata:
+    """Writes a built trunk as a SavedModel that is complete or absent.
+
+    Args:
+        trunk: built; its weights are copied, so it may belong to a strategy or compute in bfloat16.
+        output: folder.
+        sobel: "layer" keeps the network as it is, "folded" makes Sobel and conv1 one convolution.
+        weight_decay: L2 coefficient, as a gradient of `weight_decay * w`.
+        short_side: pixels, of images before the centre crop; None means 256/224 of the resolution.
+        source: JSON-able dict on where the model comes from.
+        overwrite: replace a model that is there.
+
+    Raises:
+        ConfigError: `output` exists, or `sobel` is unknown or does not fit the trunk.
+    """
+    check_output(output, overwrite)
+    model = _plain_copy(trunk, sobel)
+    metadata = Metadata(
+        settings=dict(model.settings),
+        folded=isinstance(model, FoldedVGG16),
+        short_side=short_side or default_short_side(model.settings["resolution"]),
+        weight_decay=weight_decay,
+        outputs=_output_shapes(model),
+        versions={"dc_tf": dc_tf.__version__, "tensorflow": tf.__version__},
+        source=source or {},
+    )
+    aside = f"{output.rstrip('/')}.{uuid.uuid4().hex}.writing"
+    try:
+        _write(model, metadata, aside)
+        _move(aside, output)
+    finally:
+        if tf.io.gfile.exists(aside):
+            tf.io.gfile.rmtree(aside)
+    return metadata
+
+
+def check_output(output: str, overwrite: bool):
+    """Refuses to replace something by accident, or anything that is not a SavedModel at all.
+
+    Raises:
+        ConfigError: says what is there.
+    """
+    if not output:
+        raise ConfigError("the output is empty; name a folder for the SavedModel.")
+    if not tf.io.gfile.exists(output) or _is_empty_folder(output):
+        return
+    if not overwrite:
+        raise ConfigError(f"the output {output!r} exists; choose another or give --overwrite.")
+    if not is_saved_model(output):
+        raise ConfigError(
+            f"the output {output!r} exists and is no SavedModel, so it is not overwritten; "
+            "choose another."
+        )
+
+
+def is_saved_model(path: str) -> bool:
+    return tf.io.gfile.exists(os.path.join(path, "saved_model.pb"))
+
+
+def restore_trunk(path: str, compute_dtype="float32") -> VGG16:
+    """The network of an exported model, built and with its weights; a FoldedVGG16 if folded.
+
+    Raises:
+        DataError: not an exported model, or damaged.
+    """
+    metadata = read_metadata(path)
+    settings = dict(metadata.settings)
+    if metadata.folded:
+        settings.pop("sobel")
+    network = FoldedVGG16 if metadata.folded else VGG16
+    trunk = network(**settings, compute_dtype=compute_dtype).built_at_resolution()
+    prefix = os.path.join(path, "variables", "variables")
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        assign_weights(_read_weights(reader, named_weights(trunk)), trunk)
+    except (tf.errors.OpError, ValueError) as error:
+        raise DataError(f"the weights in {path!r} cannot be used: {error}") from error
+    return trunk
+
+
+def _plain_copy(trunk, sobel):
+    """A float32 network of this process alone: batch norm must not wait for other workers."""
+    if sobel not in SOBEL_FORMS:
+        raise ConfigError(f"sobel is {sobel!r}; use one of {', '.join(SOBEL_FORMS)}.")
+    if sobel == "folded":
+        return fold(trunk)
+    settings = dict(trunk.settings)
+    if isinstance(trunk, FoldedVGG16):
+        settings.pop("sobel")
+    copy = type(trunk)(**settings).built_at_resolution()
+    copy_weights(trunk, into=copy)
+    return copy
+
+
+def _output_shapes(model):
+    resolution = model.settings["resolution"]
+    endpoints = model(tf.zeros([1, resolution, resolution, 3]))
+    return {name: list(endpoints[name].shape[1:]) for name in LAYERS}
+
+
+def _write(model, metadata, path):
+    exported = _Exported(model, metadata.weight_decay)
+    tf.saved_model.save(exported, path, signatures=exported.signatures_to_save())
+    write_metadata(path, metadata)
+
+
+class _Exported(tf.train.Checkpoint):
+    """The object that is saved. It holds variables and functions only, no Keras layer, so that
+    loading needs neither Keras nor this package.
+    """
+
+    def __init__(self, model, weight_decay):
+        super().__init__()
+        weights = named_weights(model)
+        self.weights = weights
+        self.variables = flat_weights(weights)
+        self.trainable_variables = trainable_weights(weights)
+        self.regularization_losses = [
+            _decay(variable, weight_decay) for variable in self.trainable_variables
+        ]
+        resolution = model.settings["resolution"]
+
+        @tf.function(input_signature=_image_spec(tf.float32, ()))
+        def infer(images):
+            return model(_fit(images, resolution), training=False)
+
+        @tf.function(input_signature=_image_spec(tf.float32, ()))
+        def train(images):
+            return model(_fit(images, resolution), training=True)
+
+        @tf.function
+        def call(images, training=False):
+            if images.dtype == tf.uint8:
+                images = tf.cast(images, tf.float32) / 255
+            return train(images) if training else infer(images)
+
+        for dtype in (tf.uint8, tf.float32):
+            for training in (False, True):
+                call.get_concrete_function(*_image_spec(dtype, ()), training=training)
+        self.__call__ = call
+
+    def signatures_to_save(self):
+        call = self.__call__
+
+        def signature(dtype):
+            serve = tf.function(lambda images: call(images, training=False))
+            return serve.get_concrete_function(*_image_spec(dtype, "images"))
+
+        return {"serving_default": signature(tf.uint8), "serving_float": signature(tf.float32)}
+
+
+def _image_spec(dtype, name):
+    return [tf.TensorSpec([None, None, None, 3], dtype, name=name or "images")]
+
+
+def _fit(images, resolution):
+    """(b, h, w, 3) resized to the network's resolution; at that size, untouched."""
+    size = [resolution, resolution]
+    images = tf.cond(
+        tf.reduce_all(tf.shape(images)[1:3] == size),
+        lambda: images,
+        lambda: tf.image.resize(images, size, antialias=True),
+    )
+    return tf.ensure_shape(images, [None, resolution, resolution, 3])
+
+
+def _decay(variable, weight_decay):
+    """The loss whose gradient is `weight_decay * variable`."""
+
+    @tf.function(input_signature=[])
+    def loss():
+        return weight_decay * tf.nn.l2_loss(variable)
+
+    return loss
+
+
+def _read_weights(reader, weights):
+    """{layer: {name: array}}: `variables` was saved in the order of `flat_weights`."""
+    places = iter(range(len(flat_weights(weights))))
+    key = "variables/{}/.ATTRIBUTES/VARIABLE_VALUE"
+    return {
+        layer: {name: reader.get_tensor(key.format(next(places))) for name in names}
+        for layer, names in weights.items()
+    }
+
+
+def _is_empty_folder(path):
+    return tf.io.gfile.isdir(path) and not tf.io.gfile.listdir(path)
+
+
+def _move(aside, output):
+    """Puts the finished folder in place; what was there goes only after that has worked."""
+    old = f"{aside}.old"
+    if tf.io.gfile.exists(output):
+        tf.io.gfile.rename(output, old)
+    tf.io.gfile.rename(aside, output)
+    if tf.io.gfile.exists(old):
+        tf.io.gfile.rmtree(old)

@@ -1,0 +1,25 @@
+"""The one place where the Keras 2 API is imported.
+
+Keras 3 does not support MultiWorkerMirroredStrategy, and tf-models-official is built on
+`tf_keras`. On TensorFlow 2.15 the same API is TensorFlow's own `tf.keras`.
+
+    from dc_tf import keras
+    keras.layers.Dense(10)
+"""
+
+import importlib.util
+import os
+
+# tf-models-official and tensorflow-hub follow this variable; it must be set before TensorFlow loads.
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+
+if importlib.util.find_spec("tf_keras"):
+    import tf_keras as _keras
+else:
+    from tensorflow import keras as _keras
+
+Model = _keras.Model
+initializers = _keras.initializers
+layers = _keras.layers
+mixed_precision = _keras.mixed_precision
+optimizers = _keras.optimizers

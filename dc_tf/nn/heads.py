@@ -1,0 +1,48 @@
+"""Linear classifiers on the trunk's features, as plain local variables.
+
+A head belongs to the workers that serve it and is not mirrored by the strategy: every worker
+that holds one starts it from the same numbers and applies the same summed gradient.
+
+    head = LinearHead(features=4096, classes=80_000)
+    head.reset(np.random.default_rng((seed, super_class)))
+    logits = head(tf.nn.relu(fc7))
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+INITIALIZERS = ("uniform", "normal")
+
+
+class LinearHead(tf.Module):
+    """(b, features) to (b, classes) logits.
+
+    Args:
+        features: input dimension.
+        classes: number of logits.
+        initializer: "uniform" in +-1/sqrt(features) (DeeperCluster), or "normal" with deviation
+            0.01 and no bias (DeepCluster).
+    """
+
+    def __init__(self, features: int, classes: int, initializer="uniform", name=None):
+        super().__init__(name=name)
+        if initializer not in INITIALIZERS:
+            raise ValueError(f"initializer is {initializer!r}; use one of {INITIALIZERS}.")
+        self._initializer = initializer
+        self.kernel = tf.Variable(tf.zeros([features, classes]), name="kernel")
+        self.bias = tf.Variable(tf.zeros([classes]), name="bias")
+
+    def __call__(self, features):
+        return tf.matmul(features, self.kernel) + self.bias
+
+    def reset(self, random: np.random.Generator):
+        """Draws new weights from `random`."""
+        if self._initializer == "normal":
+            self.kernel.assign(0.01 * random.standard_normal(self.kernel.shape, np.float32))
+            self.bias.assign(tf.zeros_like(self.bias))
+            return
+        bound = 1 / math.sqrt(self.kernel.shape[0])
+        for variable in (self.kernel, self.bias):
+            variable.assign(bound * (2 * random.random(variable.shape, np.float32) - 1))

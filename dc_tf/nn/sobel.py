@@ -1,0 +1,51 @@
+"""The fixed input stage: normalised RGB to image gradients.
+
+maps = Sobel()(images)   # (b, r, r, 3) in [0, 1] -> (b, r + 2, r + 2, 2)
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from dc_tf import keras
+
+# Channel statistics of ImageNet, the ones of the paper's program.
+RGB_MEAN = (0.485, 0.456, 0.406)
+RGB_STD = (0.229, 0.224, 0.225)
+
+# d/dx and d/dy, as cross-correlation kernels.
+SOBEL_X = np.float32([[1, 0, -1], [2, 0, -2], [1, 0, -1]])
+SOBEL_Y = np.float32([[1, 2, 1], [0, 0, 0], [-1, -2, -1]])
+
+
+def sobel_kernel() -> np.ndarray:
+    """(3, 3, 1, 2) float32: the kernels of d/dx and d/dy on one grey channel."""
+    return np.stack([SOBEL_X, SOBEL_Y], -1)[:, :, None, :]
+
+
+class Normalize(keras.layers.Layer):
+    """RGB in [0, 1] minus the channel mean, over the channel deviation."""
+
+    def call(self, images):
+        mean = tf.constant(RGB_MEAN, images.dtype)
+        return (images - mean) / tf.constant(RGB_STD, images.dtype)
+
+
+class Sobel(keras.layers.Layer):
+    """Grey (mean of the channels), zero-padded by 2, then the two Sobel kernels, unpadded.
+
+    (b, h, w, 3) -> (b, h + 2, w + 2, 2), not scaled. With this padding it folds exactly,
+    borders included, into the convolution after it (see `dc_tf.export.fold_sobel`).
+    """
+
+    def call(self, images):
+        grey = tf.reduce_mean(images, -1, keepdims=True)
+        padded = tf.pad(grey, [[0, 0], [2, 2], [2, 2], [0, 0]])
+        kernel = tf.constant(sobel_kernel(), padded.dtype)
+        return tf.nn.conv2d(padded, kernel, strides=1, padding="VALID")
+
+
+class RgbPadding(keras.layers.Layer):
+    """Zero-pads raw RGB by 1, so that maps have the size that they have behind Sobel."""
+
+    def call(self, images):
+        return tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]])

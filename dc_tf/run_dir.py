@@ -1,0 +1,95 @@
+"""The folder of a run: every path in it, and writing that is complete or absent.
+
+run = RunDir("/runs/mine")
+run.checkpoints / run.assignments(stage, round) / run.metrics ...
+"""
+
+import json
+import os
+import shutil
+import uuid
+
+from dc_tf.errors import ConfigError
+
+
+class RunDir:
+    """Paths inside a run folder; all workers of a run see the same one.
+
+    Attributes:
+        path: absolute path of the folder.
+    """
+
+    def __init__(self, path: str):
+        if not path:
+            raise ConfigError("--workdir is empty; name a folder that all workers can write.")
+        self.path = os.path.abspath(os.path.expanduser(path))
+
+    @property
+    def config(self) -> str:
+        """The experiment as it runs, all settings, YAML."""
+        return os.path.join(self.path, "experiment.yaml")
+
+    @property
+    def metrics(self) -> str:
+        """One JSON object a line: step, losses, accuracies, speed; also one per clustering."""
+        return os.path.join(self.path, "metrics.jsonl")
+
+    @property
+    def summaries(self) -> str:
+        """TensorBoard event files."""
+        return os.path.join(self.path, "tensorboard")
+
+    @property
+    def result(self) -> str:
+        """The JSON result of the finished run."""
+        return os.path.join(self.path, "result.json")
+
+    @property
+    def checkpoints(self) -> str:
+        return os.path.join(self.path, "checkpoints")
+
+    @property
+    def clusterings(self) -> str:
+        return os.path.join(self.path, "clusterings")
+
+    def clustering(self, stage: int, round_index: int) -> str:
+        """Assignments of one round, written by all workers and read by all."""
+        return os.path.join(self.clusterings, f"stage-{stage:02d}-round-{round_index:04d}")
+
+    def features(self, rank: int) -> str:
+        """Feature store of one worker; scratch, on its own disk where DC_TF_SCRATCH names one."""
+        root = os.environ.get("DC_TF_SCRATCH") or self.path
+        return os.path.join(root, "features", f"worker-{rank:05d}")
+
+    def create(self):
+        os.makedirs(self.path, exist_ok=True)
+
+
+def write_text(path: str, text: str):
+    """Writes a file that is complete or absent: aside, to disk, then renamed."""
+    aside = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(aside, "w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        if os.path.exists(aside):
+            os.remove(aside)
+        raise
+
+
+def write_json(path: str, value):
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: str):
+    with open(path, encoding="utf-8") as f:
+        return json.load(f)
+
+
+def remove_tree(path: str):
+    """Removes a folder if it is there."""
+    if os.path.isdir(path):
+        shutil.rmtree(path)

@@ -1,0 +1,135 @@
+"""Reads settings from YAML files and command-line overrides into configuration objects.
+
+settings = read(["a.yaml"], ["stages[0].epochs=3"])   # one nested dict
+config = fill(Experiment(), settings)                 # names and types checked
+"""
+
+import re
+
+import tensorflow as tf
+import yaml
+from official.modeling import hyperparams
+
+from dc_tf.errors import ConfigError
+
+
+def read(config_files=(), params_override=()) -> dict:
+    """The files laid over one another in order, then the overrides.
+
+    Args:
+        config_files: paths of YAML files.
+        params_override: "a.b=c,d=e" strings, YAML/JSON mappings, or paths of YAML files.
+
+    Raises:
+        ConfigError: unreadable or not a mapping.
+    """
+    settings: dict = {}
+    for path in config_files:
+        _merge(settings, _read_yaml(path))
+    for override in params_override:
+        _merge(settings, _read_override(override))
+    return settings
+
+
+def fill(config, settings: dict, where: str = ""):
+    """`config` with `settings` laid over it; unknown names and wrong types are refused."""
+    known = config.as_dict()
+    for name, value in settings.items():
+        place = f"{where}.{name}" if where else name
+        if name not in known:
+            raise ConfigError(f"unknown setting {place!r}; known here: {', '.join(sorted(known))}.")
+        current = getattr(config, name)
+        if isinstance(current, hyperparams.Config):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{place} is {value!r}; expected a mapping.")
+            fill(current, value, place)
+        else:
+            setattr(config, name, _coerce(value, current, place))
+    return config
+
+
+def _coerce(value, like, place):
+    """`value` in the type of the default `like`; 1e-5 in YAML arrives as text."""
+    try:
+        if isinstance(like, bool):
+            if not isinstance(value, bool):
+                raise TypeError
+            return value
+        if isinstance(like, int):
+            if isinstance(value, bool) or float(value) != int(float(value)):
+                raise TypeError
+            return int(float(value))
+        if isinstance(like, tuple):
+            return tuple(int(v) for v in value)
+        return type(like)(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{place} is {value!r}; expected {type(like).__name__} such as {like!r}."
+        ) from error
+
+
+def _read_yaml(path: str) -> dict:
+    try:
+        with tf.io.gfile.GFile(path) as f:
+            return _mapping(yaml.safe_load(f.read()), path)
+    except tf.errors.OpError as error:
+        raise ConfigError(f"cannot read the configuration {path!r}: {error.message}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path!r} is not YAML: {error}") from error
+
+
+def _read_override(text: str) -> dict:
+    if text.endswith((".yaml", ".yml", ".json")) and "=" not in text:
+        return _read_yaml(text)
+    try:
+        if "=" not in text or text.lstrip().startswith("{"):
+            return _mapping(yaml.safe_load(text), text)
+        # A comma separates settings only where a name and '=' follow it.
+        parts = re.split(r",\s*(?=[A-Za-z_][\w.\[\]]*\s*=)", text)
+        return _nested(part.split("=", 1) for part in parts)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(
+            f"--params_override {text!r} is not understood ({error}); write "
+            "data.path=DIR,stages[0].epochs=3 or a YAML mapping."
+        ) from error
+
+
+def _nested(assignments) -> dict:
+    """[("a.b", "1"), ("a.c", "x")] to {"a": {"b": 1, "c": "x"}}."""
+    settings: dict = {}
+    for name, value in assignments:
+        *parents, leaf = name.strip().split(".")
+        place = settings
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[leaf] = yaml.safe_load(value)
+    return settings
+
+
+def _mapping(value, source) -> dict:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{source!r} holds {type(value).__name__}; expected a mapping.")
+    return value
+
+
+def _merge(target: dict, source: dict):
+    """Lays `source` over `target`; a mapping over a list reaches into its elements by index."""
+    for name, value in source.items():
+        base, _, index = str(name).partition("[")
+        if index:
+            element = _element(target.get(base), index, name)
+            _merge(element, value)
+        elif isinstance(value, dict) and isinstance(target.get(name), dict):
+            _merge(target[name], value)
+        else:
+            target[name] = value
+
+
+def _element(elements, index: str, name: str) -> dict:
+    position = index.rstrip("]")
+    if not position.isdigit() or not isinstance(elements, list) or int(position) >= len(elements):
+        count = len(elements) if isinstance(elements, list) else 0
+        raise ConfigError(f"{name!r} does not exist; the configuration has {count} of them.")
+    return elements[int(position)]

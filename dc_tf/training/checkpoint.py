@@ -1,0 +1,172 @@
+"""Checkpoints of a run: a folder that is complete or absent, written by all workers together.
+
+    checkpoints = Checkpoints(run, cluster, keep=3)
+    checkpoints.save(position, learner)
+    found = checkpoints.latest()           # the same on every worker
+    checkpoints.restore(found, learner)    # on the same or another number of workers
+
+Folder `step-0000001234`:
+    shared.*         trunk, its optimizer and the super-class head, from the chief
+    head-0003.*      the sub-class head of super-class 3, from the first worker that serves it
+    position.json    where training stands; written last
+
+It is written under another name and renamed when every worker has finished its part.
+"""
+
+import dataclasses
+import os
+import re
+
+import numpy as np
+import tensorflow as tf
+
+from dc_tf import experiment as experiment_lib
+from dc_tf import run_dir
+from dc_tf.errors import DataError
+from dc_tf.nn.vgg16 import VGG16
+
+_NAME = re.compile(r"step-(\d{10})$")
+_POSITION = "position.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where training stands: the next thing to do.
+
+    Attributes:
+        stage: index of the stage; the number of stages when all is done.
+        epoch: of the stage.
+        step: of the epoch.
+        global_step: steps taken since the run began.
+    """
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+    global_step: int = 0
+
+    @property
+    def stage_begins(self) -> bool:
+        """Nothing of the stage has been trained: only the trunk carries over."""
+        return self.epoch == 0 and self.step == 0
+
+
+class Checkpoints:
+    """Saves and finds the checkpoints of one run.
+
+    Args:
+        run: RunDir.
+        cluster: Cluster; all its workers make the same calls.
+        keep: how many of the newest are kept.
+    """
+
+    def __init__(self, run, cluster, keep=3):
+        self._folder = run.checkpoints
+        self._cluster = cluster
+        self._keep = keep
+
+    def save(self, position: Position, learner):
+        """Writes a checkpoint; returns when it is complete. All workers call it at the same step."""
+        final = os.path.join(self._folder, f"step-{position.global_step:010d}")
+        aside = final + ".partial"
+        if self._cluster.is_chief:
+            run_dir.remove_tree(aside)
+            os.makedirs(aside)
+        self._cluster.world.barrier()
+        if self._cluster.is_chief:
+            _shared(learner).write(os.path.join(aside, "shared"))
+        if learner.saves_heads:
+            for super_class, head in learner.sub_heads.items():
+                tf.train.Checkpoint(head=head).write(_head_path(aside, super_class))
+        self._cluster.world.barrier()
+        if self._cluster.is_chief:
+            run_dir.write_json(os.path.join(aside, _POSITION), dataclasses.asdict(position))
+            run_dir.remove_tree(final)
+            os.replace(aside, final)
+            self._prune()
+        self._cluster.world.barrier()
+
+    def latest(self) -> str | None:
+        """Path of the newest complete checkpoint, as the chief sees it; None without."""
+        found = complete_checkpoints(self._folder) if self._cluster.is_chief else []
+        newest = int(_NAME.search(found[-1]).group(1)) if found else -1
+        newest = int(self._cluster.world.broadcast(np.int64(newest)))
+        return os.path.join(self._folder, f"step-{newest:010d}") if newest >= 0 else None
+
+    def restore(self, path: str, learner):
+        """Reads the weights and optimizers that this worker holds."""
+        with self._cluster.strategy.scope():
+            _shared(learner).read(os.path.join(path, "shared")).assert_existing_objects_matched()
+        for super_class, head in learner.sub_heads.items():
+            reading = tf.train.Checkpoint(head=head).read(_head_path(path, super_class))
+            reading.assert_existing_objects_matched()
+
+    def restore_trunk(self, path: str, trunk: VGG16):
+        """Reads the trunk only, e.g. at the start of a stage."""
+        with self._cluster.strategy.scope():
+            read_trunk(path, trunk)
+
+    def _prune(self):
+        for path in complete_checkpoints(self._folder)[: -self._keep]:
+            run_dir.remove_tree(path)
+
+
+def read_position(path: str) -> Position:
+    return Position(**run_dir.read_json(os.path.join(path, _POSITION)))
+
+
+def complete_checkpoints(folder: str) -> list[str]:
+    """Paths of the complete checkpoints in a folder, oldest first."""
+    if not os.path.isdir(folder):
+        return []
+    names = sorted(name for name in os.listdir(folder) if _NAME.match(name))
+    paths = [os.path.join(folder, name) for name in names]
+    return [path for path in paths if os.path.exists(os.path.join(path, _POSITION))]
+
+
+def read_trunk(path: str, trunk: VGG16):
+    """Fills `trunk` from the checkpoint at `path`."""
+    reading = tf.train.Checkpoint(trunk=trunk).read(os.path.join(path, "shared"))
+    reading.assert_existing_objects_matched().expect_partial()
+
+
+def load_trunk(workdir: str):
+    """The trained trunk of a run, for use on its own: (VGG16, experiment.Experiment).
+
+    Raises:
+        DataError: the folder is not of a run, or has no checkpoint yet.
+    """
+    run = run_dir.RunDir(workdir)
+    if not os.path.exists(run.config):
+        raise DataError(f"{workdir} is not a run folder: it has no {os.path.basename(run.config)}.")
+    experiment = experiment_lib.load([run.config])
+    found = complete_checkpoints(run.checkpoints)
+    if not found:
+        raise DataError(f"{workdir} has no complete checkpoint yet; let `dc_tf train` save one.")
+    trunk = new_trunk(experiment).built_at_resolution()
+    read_trunk(found[-1], trunk)
+    return trunk, experiment
+
+
+def new_trunk(experiment, all_sum=None) -> VGG16:
+    """The experiment's network with its initial weights."""
+    model = experiment.model
+    return VGG16(
+        width=model.width,
+        resolution=model.resolution,
+        fc=model.fc,
+        sobel=model.sobel,
+        compute_dtype=model.compute_dtype,
+        all_sum=all_sum,
+        seed=experiment.seed,
+    )
+
+
+def _shared(learner) -> tf.train.Checkpoint:
+    return tf.train.Checkpoint(
+        trunk=learner.trunk, optimizer=learner.trunk_optimizer, super_head=learner.super_head
+    )
+
+
+def _head_path(folder: str, super_class: int) -> str:
+    return os.path.join(folder, f"head-{super_class:04d}")

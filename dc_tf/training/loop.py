@@ -1,0 +1,241 @@
+"""DeeperCluster: alternate clustering the whole collection with learning to predict the clusters.
+
+    result = pretrain(experiment, run, cluster)
+
+Every worker runs this same program; on a run folder that has a checkpoint it goes on from there, at
+the exact step.
+"""
+
+import dataclasses
+import os
+
+import tensorflow as tf
+
+from dc_tf import run_dir
+from dc_tf.clustering.assignments import Assignments, is_complete
+from dc_tf.data.manifest import Dataset
+from dc_tf.data.pipeline import training_batches
+from dc_tf.data.reader import RowReader
+from dc_tf.data.sampler import BatchPlan, Sampler
+from dc_tf.distributed.topology import Topology
+from dc_tf.errors import ConfigError
+from dc_tf.seeds import derive
+from dc_tf.training import reassign
+from dc_tf.training.checkpoint import (
+    Checkpoints,
+    Position,
+    load_trunk,
+    new_trunk,
+    read_position,
+)
+from dc_tf.training.metrics import MetricsLog
+from dc_tf.training.step import Learner
+from dc_tf.training.trainer import StageTrainer
+
+
+def pretrain(experiment, run, cluster) -> dict:
+    """Runs an experiment, or what is left of it, on this worker's share.
+
+    Args:
+        experiment: experiment.Experiment, the same on all workers.
+        run: RunDir, shared by all workers.
+        cluster: Cluster.
+
+    Returns:
+        dict of plain numbers: rows, workers, rounds, steps, and the last epoch's losses and accuracies.
+
+    Raises:
+        ConfigError: the worker count or data set does not fit the experiment.
+        DataError: an image cannot be read, or the loss is not finite.
+    """
+    training = Pretraining(experiment, run, cluster)
+    for index in range(training.position.stage, len(experiment.stages)):
+        training.run_stage(index)
+    return training.result()
+
+
+class Pretraining:
+    """A run in progress on one worker.
+
+    Attributes:
+        position: Position, the next thing to do.
+    """
+
+    def __init__(self, experiment, run, cluster):
+        self._experiment = experiment
+        self._run = run
+        self._cluster = cluster
+        self._dataset = Dataset.open(experiment.data.path)
+        self._reader = RowReader(self._dataset)
+        self._plans = plan_stages(experiment, self._dataset.rows, cluster.size)
+        self._checkpoints = Checkpoints(run, cluster, experiment.keep_checkpoints)
+        self._restored = self._checkpoints.latest()
+        self.position = read_position(self._restored) if self._restored else Position()
+        self._metrics = MetricsLog(run, cluster.is_chief, self.position.global_step)
+        self._trunk = self._make_trunk()
+        self._last_epoch: dict[str, float] = {}
+
+    def run_stage(self, index: int):
+        """A method for its epochs: each round clusters, then trains on the clusters."""
+        stage = self._experiment.stages[index]
+        learner = self._learner(index, stage)
+        trainer = StageTrainer(
+            self._experiment,
+            self._run,
+            self._cluster,
+            learner,
+            self._checkpoints,
+            self._metrics,
+            self.position,
+        )
+        while trainer.position.epoch < stage.epochs:
+            round_index, first, last = stage.round_of(trainer.position.epoch)
+            assignments = self._assignments(index, stage, round_index)
+            if (trainer.position.epoch, trainer.position.step) == (first, 0):
+                learner.start_round(round_index)
+            self._train_round(index, stage, trainer, assignments, last)
+            self.position = trainer.position
+            if last == stage.epochs:
+                self.position = dataclasses.replace(self.position, stage=index + 1, epoch=0)
+            self._checkpoints.save(self.position, learner)
+
+    def result(self) -> dict:
+        """Plain numbers about the finished run; also in the run folder."""
+        if not self._last_epoch and os.path.exists(self._run.result):
+            return run_dir.read_json(self._run.result)  # nothing was left to do
+        result = {
+            "workdir": self._run.path,
+            "rows": self._dataset.rows,
+            "workers": self._cluster.size,
+            "rounds": sum(stage.rounds for stage in self._experiment.stages if stage.clustered),
+            "steps": self.position.global_step,
+            **self._last_epoch,
+        }
+        if self._cluster.is_chief:
+            run_dir.write_json(self._run.result, result)
+        return result
+
+    def _make_trunk(self):
+        """The network, mirrored: initial weights, another run's, or the checkpoint's."""
+        world = self._cluster.world
+        with self._cluster.strategy.scope():
+            trunk = new_trunk(self._experiment, world.all_sum if world.size > 1 else None)
+            trunk.built_at_resolution()
+            if self._experiment.init_from and not self._restored:
+                trunk.set_weights(load_trunk(self._experiment.init_from)[0].get_weights())
+        if self._restored:
+            self._checkpoints.restore_trunk(self._restored, trunk)
+        return trunk
+
+    def _learner(self, index, stage) -> Learner:
+        learner = Learner(
+            self._cluster,
+            self._plans[index],
+            self._trunk,
+            stage,
+            seed=self._experiment.seed,
+            stage_index=index,
+            dropout=self._experiment.model.dropout,
+        )
+        if self._restored and not self.position.stage_begins:
+            self._checkpoints.restore(self._restored, learner)
+        self._restored = None  # later stages go on from the trunk in memory
+        return learner
+
+    def _assignments(self, index, stage, round_index) -> Assignments | None:
+        """This round's clusters: made now, or by an earlier life of the run."""
+        if not stage.clustered:
+            return None
+        folder = self._run.clustering(index, round_index)
+        # What is there was made from the checkpoint that was saved at the end of the last round.
+        if not self._all_agree(is_complete(folder)):
+            self._reassign(index, stage, round_index, folder)
+        return Assignments.open(folder)
+
+    def _reassign(self, index, stage, round_index, folder):
+        report = reassign.reassign(
+            self._trunk,
+            self._reader,
+            self._experiment,
+            stage,
+            folder=folder,
+            scratch=self._run.features(self._cluster.rank),
+            cluster=self._cluster,
+            seed=derive("kmeans", self._experiment.seed, index, round_index),
+        )
+        if self._cluster.is_chief:
+            before = self._run.clustering(index, round_index - 1)
+            figures = reassign.describe(
+                Assignments.open(folder),
+                Assignments.open(before) if round_index else None,
+                self._dataset.labels(),
+            )
+            self._metrics.write_clustering(
+                self.position.global_step, index, round_index, figures, report
+            )
+
+    def _train_round(self, index, stage, trainer, assignments, last):
+        """The epochs from where training stands to `last`, the next clustering."""
+        sampler = Sampler(
+            self._dataset.rows,
+            self._plans[index],
+            cluster=assignments.cluster if assignments and stage.clusters > 1 else None,
+            sub=assignments.sub if assignments and stage.sub_clusters else None,
+            seed=self._experiment.seed,
+            stage=index,
+        )
+        for epoch in range(trainer.position.epoch, last):
+            batches = training_batches(
+                self._reader,
+                sampler.epoch(epoch, self._cluster.rank),
+                self._plans[index].per_worker,
+                self._experiment.model.resolution,
+                min_area=self._experiment.data.min_crop_area,
+                flip=self._experiment.data.flip,
+                start_step=trainer.position.step,
+                threads=self._experiment.threads or None,
+            )
+            self._last_epoch = trainer.train_epoch(
+                batches,
+                steps=sampler.steps - trainer.position.step,
+                title=f"{stage.name} epoch {epoch + 1}/{stage.epochs}",
+                learning_rate=learning_rate(stage.optimizer, epoch),
+            )
+
+    def _all_agree(self, condition: bool) -> bool:
+        return int(self._cluster.world.all_sum(tf.constant(int(condition)))) == self._cluster.size
+
+
+def plan_stages(experiment, rows: int, workers: int) -> list[BatchPlan]:
+    """How each stage spreads over the workers.
+
+    Raises:
+        ConfigError: a stage that does not fit the worker count or the data set.
+    """
+    plans = []
+    for i, stage in enumerate(experiment.stages):
+        try:
+            topology = Topology(workers, stage.super_classes)
+            plan = BatchPlan(
+                stage.clusters,
+                stage.rotations,
+                stage.batch_size,
+                topology,
+                stage.rotations_together,
+            )
+        except ConfigError as error:
+            raise ConfigError(f"stages[{i}] ({stage.name}): {error}") from error
+        least = max(workers, stage.clusters * max(1, stage.sub_clusters))
+        if rows < least:
+            raise ConfigError(
+                f"stages[{i}] ({stage.name}) needs at least {least} images for its clusters, "
+                f"the data set has {rows}; lower clusters or sub_clusters."
+            )
+        plans.append(plan)
+    return plans
+
+
+def learning_rate(optimizer, epoch: int) -> float:
+    """The rate of an epoch of a stage: constant, but for the drops."""
+    drops = sum(epoch >= drop for drop in optimizer.drops)
+    return optimizer.learning_rate * optimizer.drop_factor**drops

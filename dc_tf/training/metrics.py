@@ -1,0 +1,57 @@
+"""What a run says about itself: `metrics.jsonl`, one JSON object a line, written by the chief.
+
+    log = MetricsLog(run, enabled=cluster.is_chief, from_step=1200)
+    log.write("train", step=1250, loss=3.2)
+
+Training figures go to TensorBoard through orbit, those of a clustering from here.
+"""
+
+import json
+import os
+
+import tensorflow as tf
+
+from dc_tf import run_dir
+
+
+class MetricsLog:
+    """Appends lines of figures; a resumed run continues where its checkpoint stands.
+
+    Args:
+        run: RunDir.
+        enabled: False writes nothing (workers other than the chief).
+        from_step: lines of this global step and later are from a life that was lost; they go.
+    """
+
+    def __init__(self, run, enabled: bool, from_step: int):
+        self._path = path = run.metrics
+        self._summaries = run.summaries
+        self._enabled = enabled
+        if enabled and os.path.exists(path):
+            kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= from_step]
+            run_dir.write_text(path, "".join(kept))
+
+    def write(self, event: str, step: int, **figures):
+        """Adds one line: the kind of event, the global step, and figures by name."""
+        if self._enabled:
+            with open(self._path, "a", encoding="utf-8") as f:
+                f.write(json.dumps({"event": event, "step": step, **figures}) + "\n")
+
+    def write_clustering(self, step: int, stage: int, round_index: int, figures, report):
+        """Adds a line about a clustering: `figures` are numbers, `report` is nested detail."""
+        self.write("clustering", step, stage=stage, round=round_index, **figures, **report)
+        if not self._enabled:
+            return
+        with tf.summary.create_file_writer(self._summaries).as_default(step):
+            for name, value in figures.items():
+                tf.summary.scalar(f"clustering/{name}", value)
+
+
+def read(path: str) -> list[dict]:
+    """All lines of a metrics file."""
+    return [json.loads(line) for line in _complete_lines(path)]
+
+
+def _complete_lines(path):
+    with open(path, encoding="utf-8") as f:
+        return [line for line in f if line.endswith("\n")]

@@ -1,0 +1,182 @@
+"""Training for an epoch: orbit's outer loop around some steps at a time of ours.
+
+trainer = StageTrainer(experiment, run, cluster, learner, checkpoints, metrics, position)
+trainer.train_epoch(batches, steps=100, title="rotnet epoch 1/9", learning_rate=0.1)
+trainer.position
+"""
+
+import contextlib
+import dataclasses
+import io
+import math
+import time
+
+import orbit
+import tensorflow as tf
+
+from dc_tf.data.reader import data_errors
+from dc_tf.errors import DataError
+from dc_tf.progress import Progress
+from dc_tf.training.step import SUMS
+
+# Figures beside the progress bar.
+_SHOWN = ("loss", "rotation_accuracy", "images_per_second", "input_wait")
+
+
+class StageTrainer:
+    """The epochs of one stage: steps, metrics, checkpoints on the way, and a finite loss.
+
+    Args:
+        experiment: experiment.Experiment.
+        run: RunDir.
+        cluster: Cluster.
+        learner: Learner of the stage.
+        checkpoints: Checkpoints.
+        metrics: MetricsLog.
+        position: Position where training stands.
+
+    Attributes:
+        position: Position, kept up to date.
+    """
+
+    def __init__(self, experiment, run, cluster, learner, checkpoints, metrics, position):
+        self.position = position
+        self._experiment = experiment
+        self._cluster = cluster
+        self._learner = learner
+        self._checkpoints = checkpoints
+        self._metrics = metrics
+        self._progress = None
+        self._figures = {}
+        self._global_step = tf.Variable(position.global_step, dtype=tf.int64, trainable=False)
+        self._inner = EpochTrainer(learner, cluster, self._global_step)
+        due = lambda _: self.position.global_step % experiment.checkpoint_every == 0  # noqa: E731
+        save = orbit.actions.ConditionalAction(due, self._save)
+        self._controller = orbit.Controller(
+            global_step=self._global_step,
+            trainer=self._inner,
+            strategy=cluster.strategy,
+            train_actions=[self._advance, self._require_finite, self._log, save],
+            steps_per_loop=self._steps_to_next_stop,
+            summary_dir=run.summaries if cluster.is_chief else None,
+        )
+
+    def train_epoch(self, batches, steps: int, title: str, learning_rate: float) -> dict:
+        """Runs the rest of an epoch; returns its means, see `mean_figures`.
+
+        Args:
+            batches: iterable of this worker's batches, at least `steps`.
+            steps: how many are left of the epoch.
+            title: shown with the progress.
+            learning_rate: of this epoch.
+
+        Raises:
+            DataError: the loss is not finite, or an image cannot be read.
+        """
+        self._learner.set_learning_rate(learning_rate)
+        self._figures = {"stage": self.position.stage, "epoch": self.position.epoch}
+        self._figures["learning_rate"] = learning_rate
+        self._inner.start_epoch(batches)
+        with Progress(steps, title, "steps", enabled=self._cluster.is_chief) as self._progress:
+            # Orbit prints each inner loop; the progress says the same, and metrics.jsonl more.
+            with contextlib.redirect_stdout(io.StringIO()):
+                end = self.position.global_step + steps
+                self._controller.train(end, checkpoint_at_completion=False)
+        self.position = dataclasses.replace(self.position, epoch=self.position.epoch + 1, step=0)
+        return self._inner.epoch_means()
+
+    def _steps_to_next_stop(self, global_step) -> int:
+        """Steps until metrics or a checkpoint are due."""
+        log, save = self._experiment.log_every, self._experiment.checkpoint_every
+        return min(log - global_step % log, save - global_step % save)
+
+    def _advance(self, output):
+        steps = int(self._global_step) - self.position.global_step
+        self.position = dataclasses.replace(
+            self.position,
+            step=self.position.step + steps,
+            global_step=self.position.global_step + steps,
+        )
+        self._progress.update(steps, **{name: output[name] for name in _SHOWN})
+
+    def _require_finite(self, output):
+        if not math.isfinite(output["loss"]):
+            raise DataError(
+                f"the loss is {output['loss']} at step {self.position.global_step}; the last "
+                "checkpoint is finite and stays. Lower the learning rate, or look for broken "
+                "images."
+            )
+
+    def _log(self, output):
+        self._metrics.write("train", self.position.global_step, **self._figures, **output)
+
+    def _save(self, _):
+        self._checkpoints.save(self.position, self._learner)
+
+
+class EpochTrainer(orbit.AbstractTrainer):
+    """Feeds the learner from one epoch's batches, for `orbit.Controller`.
+
+    Args:
+        learner: Learner.
+        cluster: Cluster; its workers all run the same number of steps.
+        global_step: int64 variable; counts the steps of the run.
+    """
+
+    def __init__(self, learner, cluster, global_step):
+        self._learner = learner
+        self._cluster = cluster
+        self._global_step = global_step
+        self._batches = iter(())
+        self._epoch_sums = tf.zeros([len(SUMS)])
+
+    def start_epoch(self, batches):
+        """Takes the (rest of the) epoch's batches of this worker."""
+        self._batches = iter(batches)
+        self._epoch_sums = tf.zeros([len(SUMS)])
+
+    def train(self, num_steps) -> dict[str, float]:
+        """Runs `num_steps` steps.
+
+        Returns:
+            means over the global batches of these steps, images_per_second over all workers, and
+            input_wait, the share of this worker's time spent waiting for images.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        started, waited = time.monotonic(), 0.0
+        sums = tf.zeros([len(SUMS)])
+        for _ in range(int(num_steps)):
+            asked = time.monotonic()
+            with data_errors():
+                batch = next(self._batches)
+            waited += time.monotonic() - asked
+            sums += self._learner.step(batch, tf.cast(self._global_step, tf.int32))
+            self._global_step.assign_add(1)
+        sums = self._cluster.world.all_sum(sums)
+        self._epoch_sums += sums
+        means = mean_figures(sums)
+        seconds = time.monotonic() - started
+        return means | {
+            "images_per_second": float(sums[0]) / seconds,
+            "input_wait": waited / seconds,
+        }
+
+    def epoch_means(self) -> dict[str, float]:
+        """Means over the epoch so far, in this life of the process."""
+        return mean_figures(self._epoch_sums)
+
+
+def mean_figures(sums) -> dict[str, float]:
+    """Named means from a vector of SUMS; accuracies in [0, 1], losses in nats per image."""
+    total = dict(zip(SUMS, (float(value) for value in sums)))
+    images = max(total["images"], 1.0)
+    return {
+        "loss": total["loss"] / images,
+        "super_loss": total["super_loss"] / images,
+        "sub_loss": total["sub_loss"] / images,
+        "super_accuracy": total["super_hits"] / images,
+        "rotation_accuracy": total["rotation_hits"] / images,
+        "sub_accuracy": total["sub_hits"] / images,
+    }

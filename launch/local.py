@@ -1,0 +1,348 @@
+#!/usr/bin/env python3
+"""Starts N workers of one job on this machine and looks after them.
+
+    launch/local.py --workers=4 -- train --config_file=configs/quickstart.yaml --workdir=/tmp/run
+
+What follows `--` is a dc_tf command line; every worker gets it, with a TF_CONFIG of its own.
+One worker per GPU where there are GPUs, otherwise the cores are shared out. Output lines get the
+worker's name in front. When one worker fails the others are ended; with --max_restarts=K the
+whole set is started again up to K times, on new ports, and resumes from its last checkpoint.
+
+The last line on stdout is the chief's JSON line. Exit codes are the workers' own: 0 done; 1
+failed; 2 wrong usage or configuration, never restarted; 42 preempted, restarted; 128 + n killed by
+signal n. Needs nothing but Python.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+WRONG_USAGE, PREEMPTED = 2, 42
+POLL_S = 0.05
+
+
+class UsageError(Exception):
+    """Settings that cannot work; nothing was started."""
+
+
+def main(argv=None):
+    """Returns the exit code of the job; see the module's text."""
+    options, command = parse(list(sys.argv[1:] if argv is None else argv))
+    try:
+        devices = share_devices(options.workers, visible_gpus())
+    except UsageError as error:
+        print(f"local.py: {error}", file=sys.stderr)
+        return WRONG_USAGE
+    stop = StopSignals()
+    for attempt in range(options.max_restarts + 1):
+        if attempt:
+            note(f"restart {attempt} of {options.max_restarts}")
+        code = WorkerSet(options, command, devices).run(stop)
+        if code in (0, WRONG_USAGE) or stop.received:
+            break
+    return code
+
+
+def parse(argv):
+    """Returns (options, command): the launcher's own flags and what stands behind `--`."""
+    split = argv.index("--") if "--" in argv else len(argv)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="local.py --workers=N [--max_restarts=K] [--threads=T] -- COMMAND --flags",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--workers", type=int, required=True, help="processes to start")
+    parser.add_argument("--max_restarts", type=int, default=0, help="fresh starts after a failure")
+    parser.add_argument(
+        "--threads", type=int, help="threads a worker computes with (default: cores / workers)"
+    )
+    parser.add_argument(
+        "--grace_s",
+        type=float,
+        default=15.0,
+        help="seconds a worker has to end after SIGTERM, before SIGKILL (default: 15)",
+    )
+    parser.add_argument(
+        "--program", help="what a worker runs before COMMAND (default: python -m dc_tf)"
+    )
+    options = parser.parse_args(argv[:split])
+    for name, least in [("workers", 1), ("max_restarts", 0), ("threads", 1), ("grace_s", 0)]:
+        value = getattr(options, name)
+        if value is not None and value < least:
+            parser.error(f"--{name}={value} is too small; the least is {least}")
+    if not argv[split + 1 :]:
+        parser.error("no command; write it behind --, as in: local.py --workers=2 -- train ...")
+    program = shlex.split(options.program) if options.program else [python(), "-m", "dc_tf"]
+    return options, program + argv[split + 1 :]
+
+
+def python():
+    """This interpreter if it has TensorFlow, else that of the environment of the launch scripts."""
+    venv = pathlib.Path(os.environ.get("DC_TF_VENV") or ROOT / ".venv") / "bin" / "python"
+    has_tensorflow = importlib.util.find_spec("tensorflow") is not None
+    return sys.executable if has_tensorflow or not venv.exists() else str(venv)
+
+
+def visible_gpus():
+    """Names of the GPUs that workers may use, as CUDA_VISIBLE_DEVICES wants them."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        names = [name.strip() for name in allowed.split(",")]
+        return [name for name in names if name not in ("", "-1")]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    gpus = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+    return [str(index) for index in range(len(gpus))]
+
+
+def share_devices(workers, gpus):
+    """Returns one GPU name per worker, or None where all of them work on the CPU."""
+    if not gpus:
+        return None
+    if workers > len(gpus):
+        raise UsageError(
+            f"--workers={workers} needs a GPU each and {len(gpus)} can be seen; use at most "
+            f"{len(gpus)} workers, or CUDA_VISIBLE_DEVICES=-1 to work on the CPU."
+        )
+    return gpus[:workers]
+
+
+def environments(workers, devices, threads):
+    """Returns each worker's environment: its place in the cluster, its GPU or its threads."""
+    hosts = [f"localhost:{port}" for port in free_ports(workers)]
+    threads = threads or (None if devices else max(1, cores() // workers))
+    result = []
+    for index in range(workers):
+        task = {"type": "worker", "index": index}
+        added = {"TF_CONFIG": json.dumps({"cluster": {"worker": hosts}, "task": task})}
+        added["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))
+        added["PYTHONUNBUFFERED"] = "1"
+        if devices:
+            added["CUDA_VISIBLE_DEVICES"] = devices[index]
+        if threads:
+            added["TF_NUM_INTRAOP_THREADS"] = added["OMP_NUM_THREADS"] = str(threads)
+            # One more than none: an op that waits for other workers must not hold the only thread.
+            added["TF_NUM_INTEROP_THREADS"] = str(max(2, threads))
+        result.append({**os.environ, **added})
+    return result
+
+
+def cores():
+    """Cores that this process may use, where the system tells, else all."""
+    can_tell = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 1
+
+
+def free_ports(count):
+    """Returns `count` different ports that nothing listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for held in sockets:  # All held at once, so that no port is given out twice.
+            held.bind(("localhost", 0))
+        return [held.getsockname()[1] for held in sockets]
+
+
+class StopSignals:
+    """Remembers SIGINT, SIGTERM and SIGHUP instead of dying of them.
+
+    Attributes:
+        received: list of signal numbers, oldest first.
+    """
+
+    def __init__(self):
+        self.received = []
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda number, frame: self.received.append(number))
+
+
+class WorkerSet:
+    """One start of all workers; `run` leaves none of them behind, whatever happens."""
+
+    def __init__(self, options, command, devices):
+        self._grace_s = options.grace_s
+        self._command = command
+        self._environments = environments(options.workers, devices, options.threads)
+        self._workers = []
+
+    def run(self, stop):
+        """Starts the workers, waits for them and returns the exit code of the set."""
+        try:
+            for index, environment in enumerate(self._environments):
+                if not stop.received:
+                    self._workers.append(Worker(index, self._command, environment))
+            code = self._wait(stop)
+        finally:
+            for worker in self._workers:
+                worker.kill()
+        for worker in self._workers:
+            worker.finish_output(is_result=code == 0)
+        return code
+
+    def _wait(self, stop):
+        """Waits until all have ended by themselves, or ends them when one fails or we are told."""
+        while not stop.received:
+            codes = [worker.exit_code() for worker in self._workers]
+            failed = {i: code for i, code in enumerate(codes) if code}
+            if failed:
+                return self._end_after_failure(failed, stop)
+            if None not in codes:
+                return 0
+            time.sleep(POLL_S)
+        return self._end_after_signal(stop)
+
+    def _end_after_failure(self, failed, stop):
+        code = WRONG_USAGE if WRONG_USAGE in failed.values() else next(iter(failed.values()))
+        who = ", ".join(f"w{i} ended with exit code {failed[i]}" for i in failed)
+        note(f"{who}; ending the other workers")
+        if code == PREEMPTED:  # The others are saving too; let them.
+            self._wait_for_all(self._grace_s, stop)
+        self._end(stop)
+        return code
+
+    def _end_after_signal(self, stop):
+        name = signal.Signals(stop.received[0]).name
+        note(f"{name}: ending the workers")
+        self._end(stop)
+        codes = {worker.exit_code() for worker in self._workers}
+        saved = bool(codes) and codes <= {0, PREEMPTED}
+        return PREEMPTED if saved else 128 + stop.received[0]
+
+    def _end(self, stop):
+        for worker in self._workers:
+            worker.terminate()
+        self._wait_for_all(self._grace_s, stop)
+        for worker in self._workers:
+            worker.kill()
+
+    def _wait_for_all(self, seconds, stop):
+        """Waits at most `seconds`, shorter when the user asks a second time."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and len(stop.received) < 2:
+            if all(worker.exit_code() is not None for worker in self._workers):
+                return
+            time.sleep(POLL_S)
+
+
+class Worker:
+    """One process in a process group of its own, its output passed on line by line."""
+
+    def __init__(self, index, command, environment):
+        self._name = f"w{index}"
+        self._is_chief = index == 0
+        self._result = None
+        self._group_gone = False  # Then its number may belong to somebody else.
+        self._process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            preexec_fn=functools.partial(die_with, os.getpid()),
+        )
+        streams = [(self._process.stdout, sys.stdout), (self._process.stderr, sys.stderr)]
+        self._readers = [
+            threading.Thread(target=self._pass_on, args=stream, daemon=True) for stream in streams
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def exit_code(self):
+        """The exit code as a shell gives it, None while running."""
+        code = self._process.poll()
+        if code is not None:
+            self._signal_group(signal.SIGKILL)  # What it started must not outlive it.
+            self._group_gone = True
+        return 128 - code if code is not None and code < 0 else code
+
+    def terminate(self):
+        if self.exit_code() is None:
+            self._signal_group(signal.SIGTERM)
+
+    def kill(self):
+        """Ends the process and all that it started."""
+        self._signal_group(signal.SIGKILL)
+        self._process.wait()
+        self._group_gone = True
+
+    def finish_output(self, is_result):
+        """Passes on what is still in the pipes, then the chief's JSON line, bare if a result."""
+        for reader in self._readers:
+            reader.join(timeout=5)
+        if self._result is not None:
+            write(sys.stdout, self._result if is_result else f"[{self._name}] {self._result}")
+
+    def _signal_group(self, number):
+        if self._group_gone:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    def _pass_on(self, pipe, out):
+        for line in pipe:
+            line = line.rstrip("\n")
+            if self._is_chief and out is sys.stdout:
+                line = self._hold_back(line)
+            if line is not None:
+                write(out, f"[{self._name}] {line}")
+
+    def _hold_back(self, line):
+        """Keeps a JSON line until it turns out not to be the last; returns what to write now."""
+        if self._result is not None:
+            write(sys.stdout, f"[{self._name}] {self._result}")
+        self._result, line = (line, None) if is_json_object(line) else (None, line)
+        return line
+
+
+def is_json_object(line):
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+_WRITING = threading.Lock()
+
+
+def write(out, line):
+    # A reader that went away (local.py | head) must not block the workers' pipes.
+    with _WRITING, contextlib.suppress(BrokenPipeError):
+        print(line, file=out, flush=True)
+
+
+def note(text):
+    write(sys.stderr, f"local.py: {text}")
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with(launcher):
+    """Runs in the worker: lets the kernel end it if the launcher is killed and cannot."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != launcher:  # It was gone before we could ask.
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Installation of dc_tf. `launch/environment.sh` installs it with the tested constraints.txt."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.*)"', (HERE / "dc_tf/__init__.py").read_text())[1]
+
+setuptools.setup(
+    name="dc_tf",
+    version=VERSION,
+    description="DeeperCluster in TensorFlow: visual features from images that nobody labelled",
+    license="Apache-2.0",
+    packages=setuptools.find_packages(include=["dc_tf", "dc_tf.*"]),
+    python_requires=">=3.10,<3.13",
+    # Ranges are what the code needs; constraints.txt has the one tested version of everything.
+    install_requires=[
+        "absl-py",
+        "numpy",
+        "pillow",
+        "pyyaml",
+        "scikit-learn",
+        "tensorboard",
+        "tensorflow~=2.20.0",
+        "tensorflow-hub",
+        "tf-keras~=2.20.0",
+        "tf-models-official~=2.20.0",
+        "tqdm",
+    ],
+    extras_require={
+        "cpu": ["faiss-cpu"],
+        "gpu": ["tensorflow[and-cuda]~=2.20.0", "faiss-gpu"],
+        "test": ["pytest", "ruff"],
+        "benchmark": ["faiss-cpu"],
+    },
+    entry_points={"console_scripts": ["dc_tf=dc_tf.commands.main:main"]},
+)

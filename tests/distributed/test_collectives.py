@@ -1,0 +1,64 @@
+"""Groups of real workers sum what they should, and groups do not disturb one another."""
+
+import numpy as np
+import tensorflow as tf
+import workers
+
+from dc_tf.distributed.collectives import Solo, all_gather_counts
+
+
+def _sums(cluster):
+    rank = cluster.rank
+    pair = cluster.group((0, 1) if rank < 2 else (2, 3))
+    everyone = cluster.world.all_sum(np.float64([rank, 1])).numpy()
+    in_pair = [pair.all_sum(np.int64(10**12 + rank + i)).numpy() for i in range(3)]
+    counts = all_gather_counts(rank * 5, cluster.world)
+    sent = cluster.world.broadcast(np.float32([rank]), root=2).numpy()
+    cluster.world.barrier()
+    return everyone, in_pair, counts, sent
+
+
+def _traced(cluster):
+    """Both groups inside one traced function, called several times."""
+    pair = cluster.group((0, 1) if cluster.rank < 2 else (2, 3))
+
+    @tf.function
+    def both(x):
+        return cluster.world.all_sum(x), pair.all_sum(2 * x)
+
+    return [[t.numpy() for t in both(tf.constant(float(cluster.rank + i)))] for i in range(3)]
+
+
+def _gradient(cluster):
+    """d/dx of (sum over workers of x)^2 / W: each worker's loss depends on every x."""
+    x = tf.constant(float(cluster.rank + 1))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = cluster.world.all_sum(x) ** 2 / cluster.size
+    return tape.gradient(loss, x).numpy()
+
+
+class CollectivesTest(tf.test.TestCase):
+    def test_world_and_groups_sum_side_by_side(self):
+        for rank, (everyone, in_pair, counts, sent) in enumerate(workers.on_cluster(4, _sums)):
+            low = 0 if rank < 2 else 2
+            self.assertAllEqual(everyone, [6, 4])
+            self.assertAllEqual(in_pair, [2 * 10**12 + 2 * low + 1 + 2 * i for i in range(3)])
+            self.assertAllEqual(counts, [0, 5, 10, 15])
+            self.assertAllEqual(sent, [2])
+
+    def test_a_traced_function_keeps_groups_apart_on_every_call(self):
+        for rank, calls in enumerate(workers.on_cluster(4, _traced)):
+            low = 0 if rank < 2 else 2
+            self.assertAllEqual(calls, [[6 + 4 * i, 2 * (2 * low + 1 + 2 * i)] for i in range(3)])
+
+    def test_the_gradient_of_a_sum_is_the_sum_of_gradients(self):
+        self.assertAllClose(workers.on_cluster(4, _gradient), [20.0] * 4)
+
+    def test_solo_is_the_identity(self):
+        self.assertAllEqual(Solo().all_sum([1, 2]), [1, 2])
+        self.assertAllEqual(Solo().broadcast([3.0]), [3.0])
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,201 @@
+import contextlib
+import io
+import json
+import os
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+
+from dc_tf.commands.main import main
+from dc_tf.data.manifest import DatasetWriter
+from dc_tf.errors import ConfigError, DataError
+from dc_tf.evaluation import knn, linear_probe
+from dc_tf.evaluation.features import Extractor, Store, extract, parse_layers
+from dc_tf.evaluation.models import open_model, random_init
+from dc_tf.evaluation.pooling import global_average
+from dc_tf.evaluation.splits import open_splits
+from dc_tf.export.saved_model import export_saved_model
+from dc_tf.nn.vgg16 import LAYERS, VGG16
+
+RESOLUTION = 32
+NAMES = ("across", "down")
+
+
+def stripes(label, random):
+    """PNG of noise with stripes that run across (0) or down (1)."""
+    image = random.integers(0, 60, (RESOLUTION, RESOLUTION, 3), np.uint8)
+    image[random.integers(0, 4) :: 4] += 150
+    return tf.io.encode_png(image if label == 0 else image.transpose(1, 0, 2)).numpy()
+
+
+def write_stripes(path, rows, seed, names=NAMES, label_of=lambda name: NAMES.index(name)):
+    random = np.random.default_rng(seed)
+    with DatasetWriter(path, class_names=names, rows_per_shard=17) as writer:
+        for i in range(rows):
+            number = i % len(names)
+            label = label_of(names[number])
+            writer.write(stripes(label, random), label=number, source=f"{i}.png")
+    return path
+
+
+class TasksTest(tf.test.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        cls.root = folder.name
+        cls.train = write_stripes(os.path.join(cls.root, "train"), 60, seed=0)
+        cls.test = write_stripes(os.path.join(cls.root, "test"), 40, seed=1)
+        cls.model = os.path.join(cls.root, "model")
+        trunk = VGG16(width=1 / 16, resolution=RESOLUTION, fc=12, seed=7).built_at_resolution()
+        export_saved_model(trunk, cls.model, short_side=RESOLUTION)
+        cls.subject = open_model(cls.model)
+
+    def splits(self):
+        return open_splits(self.train, self.test)
+
+    def call(self, *flags):
+        out, err = io.StringIO(), io.StringIO()
+        paths = [f"--model={self.model}", f"--train={self.train}", f"--test={self.test}"]
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(["evaluate", *paths, *flags])
+        return code, out.getvalue(), err.getvalue()
+
+    def test_features_are_those_of_the_network_in_the_order_of_the_rows(self):
+        train, _ = self.splits()
+        extractor = Extractor(self.subject.trunk, {n: global_average(n) for n in ("conv4", "fc7")})
+        images = np.concatenate(list(train.images(64, RESOLUTION, RESOLUTION)))
+        with Store() as store:
+            found = extract(extractor, self.subject, train, store, batch_size=7)
+        expected = self.subject.trunk(images)
+        self.assertAllClose(found["fc7"], expected["fc7"], atol=1e-5)
+        self.assertAllClose(found["conv4"], np.mean(expected["conv4"], (1, 2)), atol=1e-5)
+
+    def test_features_beyond_the_memory_bound_go_to_files_that_are_removed(self):
+        train, _ = self.splits()
+        extractor = Extractor(self.subject.trunk, {"conv4": global_average("conv4")})
+        scratch = os.path.join(self.get_temp_dir(), "scratch")
+        with Store(scratch, memory_bytes=0) as store, Store() as memory:
+            found = extract(extractor, self.subject, train, store)["conv4"]
+            self.assertIsInstance(found, np.memmap)
+            self.assertAllEqual(found, extract(extractor, self.subject, train, memory)["conv4"])
+            self.assertLen(os.listdir(scratch), 1)
+        self.assertEmpty(os.listdir(scratch))
+
+    def test_neighbours_find_the_stripes(self):
+        results = knn.evaluate(self.subject, *self.splits(), ["conv2", "conv4"], knn.Protocol())
+        self.assertGreater(results["conv4"]["top1"], 0.9)
+        self.assertEqual(results["conv4"]["top1"], results["conv4"]["top1_k20"])
+
+    def test_linear_classifiers_find_the_stripes_cached_and_augmented(self):
+        small = linear_probe.Protocol(
+            epochs=8, batch_size=16, augment=False, standardize=True, max_features=300
+        )
+        augmented = linear_probe.Protocol(epochs=4, batch_size=16, standardize=True)
+        for protocol in (small, augmented):
+            results = linear_probe.evaluate(self.subject, *self.splits(), ["conv3"], protocol)
+            self.assertGreater(results["conv3"]["top1"], 0.9)
+            self.assertLess(results["conv3"]["train_loss"], 0.6)
+        self.assertLess(results["conv3"]["dimensions"], 10_000)
+
+    def test_layers_in_one_pass_equal_each_on_its_own(self):
+        for augment in (False, True):
+            protocol = linear_probe.Protocol(
+                epochs=2, batch_size=16, augment=augment, learning_rate=0.01, max_features=200
+            )
+            both = linear_probe.evaluate(self.subject, *self.splits(), ["conv3", "fc6"], protocol)
+            alone = linear_probe.evaluate(self.subject, *self.splits(), ["conv3"], protocol)
+            self.assertAllClose(both["conv3"], alone["conv3"], rtol=1e-4)
+
+    def test_a_loss_that_explodes_is_reported(self):
+        protocol = linear_probe.Protocol(epochs=2, augment=False, learning_rate=1e38)
+        with self.assertRaisesRegex(DataError, "smaller --learning_rate"):
+            linear_probe.evaluate(self.subject, *self.splits(), ["conv3"], protocol)
+
+    def test_test_labels_follow_the_names_of_the_training_classes(self):
+        turned = write_stripes(os.path.join(self.root, "turned"), 40, seed=1, names=NAMES[::-1])
+        train, test = open_splits(self.train, turned)
+        self.assertAllEqual(test.labels[:4], [1, 0, 1, 0])
+        results = knn.evaluate(self.subject, train, test, ["conv4"], knn.Protocol())
+        self.assertGreater(results["conv4"]["top1"], 0.9)
+
+    def test_data_sets_that_cannot_be_measured_on_are_refused(self):
+        unlabelled = os.path.join(self.root, "unlabelled")
+        with DatasetWriter(unlabelled) as writer:
+            writer.write(stripes(0, np.random.default_rng(0)))
+        stranger = write_stripes(
+            os.path.join(self.root, "stranger"), 4, 0, ("across", "up"), lambda name: 0
+        )
+        with self.assertRaisesRegex(ConfigError, "labels_from_folders"):
+            open_splits(self.train, unlabelled)
+        with self.assertRaisesRegex(ConfigError, "'up'"):
+            open_splits(self.train, stranger)
+        with self.assertRaisesRegex(ConfigError, "neither a SavedModel"):
+            open_model(self.train)
+
+    def test_rows_without_label_are_left_out(self):
+        path = os.path.join(self.root, "partly")
+        random = np.random.default_rng(0)
+        with DatasetWriter(path, class_names=NAMES) as writer:
+            for label in (None, 1, None, 0):
+                writer.write(stripes(label or 0, random), label=label)
+        train, _ = open_splits(path, self.test)
+        self.assertAllEqual(train.rows, [1, 3])
+        self.assertAllEqual(train.labels, [1, 0])
+
+    def test_random_init_has_the_shape_and_other_weights(self):
+        untrained = random_init(self.subject, seed=1)
+        self.assertEqual(untrained.trunk.settings, self.subject.trunk.settings)
+        self.assertNotAllClose(untrained.trunk.fc7.kernel, self.subject.trunk.fc7.kernel)
+
+    def test_bfloat16_products_give_nearly_the_same_features(self):
+        rough = open_model(self.model, compute_dtype="bfloat16")
+        images = np.random.default_rng(0).random((4, RESOLUTION, RESOLUTION, 3), np.float32)
+        expected, found = self.subject.trunk(images)["conv7"], rough.trunk(images)["conv7"]
+        self.assertAllClose(found, expected, atol=0.05 * np.abs(expected).max())
+
+    def test_the_command_prints_a_table_and_writes_and_returns_json(self):
+        output = os.path.join(self.get_temp_dir(), "knn.json")
+        code, out, err = self.call("--task=knn", "--layer=conv2,fc7", f"--output={output}")
+        self.assertEqual(code, 0, err)
+        result = json.loads(out.splitlines()[-1])
+        with open(output) as f:
+            self.assertEqual(json.load(f), result)
+        self.assertEqual(list(result["layers"]), ["conv2", "fc7"])
+        self.assertEqual(list(result["random_init"]), ["conv2", "fc7"])
+        self.assertEqual(result["top1"], result["layers"][result["best_layer"]]["top1"])
+        self.assertRegex(out, r"\nconv2 +\d+\.\d\d")
+        self.assertIn("random init", out)
+
+    def test_the_command_shows_the_papers_figures_beside_linear_classifiers(self):
+        flags = ["--protocol=small", "--epochs=1", "--batch_size=16", "--layer=conv13"]
+        code, out, err = self.call("--task=linear_probe", "--norandom_init", *flags)
+        self.assertEqual(code, 0, err)
+        self.assertRegex(out, r"paper:DeeperCluster\nconv13 .* 45\.60\n")
+        result = json.loads(out.splitlines()[-1])
+        self.assertIsNone(result["random_init_top1"])
+        self.assertEqual(result["protocol"]["batch_size"], 16)
+
+    def test_the_command_refuses_wrong_flags_before_any_work(self):
+        for wrong, named in {
+            "--task=nmi": "linear_probe",
+            "--layer=conv14": "conv13",
+            "--resize=8": "32",
+            "--compute_dtype=half": "bfloat16",
+            "--temperature=0": "temperature",
+        }.items():
+            code, out, err = self.call("--task=knn", wrong)
+            self.assertEqual((code, out), (2, ""), wrong)
+            self.assertIn(named, err)
+
+    def test_layers_come_in_the_networks_order(self):
+        self.assertEqual(parse_layers(["fc7", "conv2"]), ("conv2", "fc7"))
+        self.assertEqual(parse_layers(["all"]), LAYERS)
+        with self.assertRaisesRegex(ConfigError, "missing"):
+            parse_layers([""])
+
+
+if __name__ == "__main__":
+    tf.test.main()

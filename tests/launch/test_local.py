@@ -1,0 +1,217 @@
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import tensorflow as tf
+
+LOCAL = pathlib.Path(__file__).parents[2] / "launch" / "local.py"
+
+# A worker without TensorFlow: says who it is, then does what its arguments say.
+WORKER = """
+import json, os, pathlib, signal, subprocess, sys, time
+task = json.loads(os.environ["TF_CONFIG"])
+index, folder = task["task"]["index"], pathlib.Path(sys.argv[1])
+starts = len(list(folder.glob(f"start-{index}-*")))
+(folder / f"start-{index}-{starts}").write_text(json.dumps(dict(os.environ, pid=os.getpid())))
+print(f"worker {index} here", flush=True)
+print(f"worker {index} warns", file=sys.stderr, flush=True)
+def wait_for(count):
+    while len(list(folder.glob("start-*"))) < count:
+        time.sleep(0.01)
+"""
+
+
+class LocalTest(tf.test.TestCase):
+    """Each test's workers are Python of a few lines in place of a training run."""
+
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(tempfile.mkdtemp(dir=self.get_temp_dir()))
+
+    def launch(self, body, *flags, workers=2, **settings):
+        """Starts the launcher on workers that run WORKER + body; returns its process."""
+        script = self.folder / "worker.py"
+        script.write_text(WORKER + body)
+        program = f"--program={sys.executable} {script}"
+        command = [sys.executable, str(LOCAL), f"--workers={workers}", program, *flags]
+        return subprocess.Popen(
+            [*command, "--", str(self.folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", **settings},
+        )
+
+    def finish(self, launcher, timeout=30):
+        """Returns (exit code, stdout, stderr)."""
+        out, err = launcher.communicate(timeout=timeout)
+        return launcher.returncode, out, err
+
+    def environments(self, start=0):
+        """What each worker of the given start found in its environment."""
+        files = sorted(self.folder.glob(f"start-*-{start}"))
+        return [json.loads(file.read_text()) for file in files]
+
+    def wait_until_started(self, workers):
+        until = time.monotonic() + 20
+        while len(list(self.folder.glob("start-*"))) < workers:
+            self.assertLess(time.monotonic(), until, "the workers did not start")
+            time.sleep(0.01)
+        time.sleep(0.1)  # Written, not only created.
+
+    def assert_all_gone(self):
+        """No process of any start is left, nor a child whose pid it wrote to `grandchild-*`."""
+        pids = [json.loads(file.read_text())["pid"] for file in self.folder.glob("start-*")]
+        pids += [int(file.read_text()) for file in self.folder.glob("grandchild-*")]
+        until = time.monotonic() + 5
+        while any(map(_alive, pids)) and time.monotonic() < until:
+            time.sleep(0.05)
+        self.assertEqual([pid for pid in pids if _alive(pid)], [])
+
+    def test_lines_carry_the_name_of_their_worker(self):
+        code, out, err = self.finish(self.launch("", workers=3))
+        self.assertEqual(code, 0)
+        expected = [f"[w{i}] worker {i} here" for i in range(3)]
+        self.assertCountEqual(out.splitlines(), expected)
+        self.assertCountEqual(err.splitlines(), [f"[w{i}] worker {i} warns" for i in range(3)])
+
+    def test_the_last_line_is_the_chiefs_result_also_when_the_chief_ends_first(self):
+        body = "time.sleep(0.5 * index); print(json.dumps({'rank': index}))"
+        code, out, _ = self.finish(self.launch(body))
+        self.assertEqual(code, 0)
+        self.assertEqual(out.splitlines()[-1], '{"rank": 0}')
+        self.assertIn('[w1] {"rank": 1}', out)
+
+    def test_a_json_line_in_the_middle_keeps_its_place_and_name(self):
+        body = "print('{\"step\": 1}'); print('after'); print('{\"done\": 1}')"
+        _, out, _ = self.finish(self.launch(body, workers=1))
+        lines = ["[w0] worker 0 here", '[w0] {"step": 1}', "[w0] after", '{"done": 1}']
+        self.assertEqual(out.splitlines(), lines)
+
+    def test_workers_form_one_cluster_and_share_the_cores(self):
+        code, _, _ = self.finish(self.launch("", "--threads=3", workers=3))
+        self.assertEqual(code, 0)
+        configs = [json.loads(found["TF_CONFIG"]) for found in self.environments()]
+        tasks = [config["task"] for config in configs]
+        self.assertEqual(tasks, [{"type": "worker", "index": i} for i in range(3)])
+        self.assertLen(set(configs[0]["cluster"]["worker"]), 3)
+        for config, found in zip(configs, self.environments()):
+            self.assertEqual(config["cluster"], configs[0]["cluster"])
+            self.assertEqual(found["TF_NUM_INTRAOP_THREADS"], "3")
+
+    def test_each_worker_gets_one_gpu(self):
+        launcher = self.launch("", CUDA_VISIBLE_DEVICES="3,5")
+        self.assertEqual(self.finish(launcher)[0], 0)
+        devices = [found["CUDA_VISIBLE_DEVICES"] for found in self.environments()]
+        self.assertEqual(devices, ["3", "5"])
+
+    def test_more_workers_than_gpus_are_refused_before_anything_starts(self):
+        code, _, err = self.finish(self.launch("", workers=3, CUDA_VISIBLE_DEVICES="0,1"))
+        self.assertEqual(code, 2)
+        self.assertIn("at most 2 workers", err)
+        self.assertEmpty(self.environments())
+
+    def test_a_failure_ends_the_others_within_seconds(self):
+        body = "wait_for(3)\nif index == 1: sys.exit(7)\ntime.sleep(600)"
+        start = time.monotonic()
+        code, _, err = self.finish(self.launch(body, workers=3))
+        self.assertEqual(code, 7)
+        self.assertLess(time.monotonic() - start, 10)
+        self.assertIn("w1 ended with exit code 7", err)
+        self.assert_all_gone()
+
+    def test_a_worker_that_ignores_sigterm_is_killed(self):
+        body = (
+            "signal.signal(signal.SIGTERM, signal.SIG_IGN); (folder / f'ready-{index}').touch()\n"
+        )
+        body += "while not (folder / 'ready-0').exists(): time.sleep(0.01)\n"
+        body += "if index == 1: sys.exit(1)\ntime.sleep(600)"
+        code, _, _ = self.finish(self.launch(body, "--grace_s=0.5"))
+        self.assertEqual(code, 1)
+        self.assert_all_gone()
+
+    def test_a_failed_set_is_started_again_on_new_ports(self):
+        body = "wait_for(2)\nif index == 0 and starts == 0: os.kill(os.getpid(), signal.SIGKILL)\n"
+        body += "if starts == 0: time.sleep(600)\nprint('{\"starts\": %d}' % (starts + 1))"
+        code, out, err = self.finish(self.launch(body, "--max_restarts=2"))
+        self.assertEqual(code, 0, err)
+        self.assertEqual(out.splitlines()[-1], '{"starts": 2}')
+        self.assertIn("w0 ended with exit code 137", err)
+        first, second = (
+            json.loads(self.environments(start)[0]["TF_CONFIG"])["cluster"] for start in (0, 1)
+        )
+        self.assertNotEqual(first, second)
+
+    def test_restarts_end_at_the_given_number(self):
+        code, _, _ = self.finish(self.launch("sys.exit(9)", "--max_restarts=2", workers=1))
+        self.assertEqual(code, 9)
+        self.assertLen(list(self.folder.glob("start-0-*")), 3)
+
+    def test_a_wrong_configuration_is_not_restarted(self):
+        code, _, _ = self.finish(self.launch("sys.exit(2)", "--max_restarts=3"))
+        self.assertEqual(code, 2)
+        self.assertEmpty(self.environments(start=1))
+
+    def test_a_preempted_set_is_restarted(self):
+        body = "sys.exit(42 if starts == 0 else 0)"
+        code, _, _ = self.finish(self.launch(body, "--max_restarts=1"))
+        self.assertEqual(code, 0)
+        self.assertLen(self.environments(start=1), 2)
+
+    def test_sigterm_leaves_no_process_behind_and_starts_none_again(self):
+        body = "child = subprocess.Popen(['sleep', '600'])\n"
+        body += "(folder / f'grandchild-{index}').write_text(str(child.pid))\ntime.sleep(600)"
+        launcher = self.launch(body, "--max_restarts=3")
+        self.wait_until_started(2)
+        launcher.send_signal(signal.SIGTERM)
+        code, _, _ = self.finish(launcher)
+        self.assertEqual(code, 128 + signal.SIGTERM)
+        self.assertEmpty(self.environments(start=1))
+        self.assert_all_gone()
+
+    def test_workers_that_save_on_sigterm_make_the_launcher_say_preempted(self):
+        body = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))\n"
+        body += "(folder / f'ready-{index}').touch()\ntime.sleep(600)"
+        launcher = self.launch(body)
+        while len(list(self.folder.glob("ready-*"))) < 2:
+            time.sleep(0.01)
+        launcher.send_signal(signal.SIGTERM)
+        self.assertEqual(self.finish(launcher)[0], 42)
+
+    def test_a_killed_launcher_takes_its_workers_with_it(self):
+        launcher = self.launch("time.sleep(600)")
+        self.wait_until_started(2)
+        launcher.kill()
+        self.finish(launcher)
+        self.assert_all_gone()
+
+    def test_a_missing_command_is_wrong_usage(self):
+        done = subprocess.run(
+            [sys.executable, LOCAL, "--workers=2"], capture_output=True, text=True
+        )
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--workers=2 -- train", done.stderr)
+
+    def test_a_worker_count_of_zero_is_wrong_usage(self):
+        command = [sys.executable, LOCAL, "--workers=0", "--", "train"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--workers=0 is too small", done.stderr)
+
+
+def _alive(pid):
+    """Whether a process runs; one that has ended and was not yet collected does not."""
+    try:
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,132 @@
+import ast
+import pathlib
+
+import tensorflow as tf
+
+import dc_tf
+
+PACKAGE = pathlib.Path(dc_tf.__file__).parent
+
+# Top to bottom, as in BUILD.md. A module imports its own part and those of lower lines; parts of
+# one line do not know each other.
+LAYERS = [
+    {"__main__"},
+    {"commands"},
+    {"report", "evaluation"},
+    {"export"},
+    {"training"},
+    {"clustering", "data"},
+    {"nn"},
+    {"distributed"},
+    {"run_dir"},
+    {"experiment"},
+    {"settings"},
+    {"errors", "progress", "keras", "seeds"},
+]
+
+# Narrower than their layer: the algorithms, which must be usable without the rest.
+ONLY = {
+    "clustering": {"clustering", "distributed", "errors", "progress"},
+    "data": {"data", "distributed", "errors", "progress", "seeds"},
+    "nn": {"nn", "keras", "errors"},
+}
+
+
+class LayersTest(tf.test.TestCase):
+    def test_imports_point_downward(self):
+        rank = {part: number for number, parts in enumerate(LAYERS) for part in parts}
+        for module, part in modules():
+            self.assertIn(part, rank, f"{module} belongs to no layer; give it a place in LAYERS")
+            for imported in imports(module):
+                if imported != part:
+                    self.assertGreater(rank[imported], rank[part], f"{module} imports {imported}")
+
+    def test_algorithms_stand_alone(self):
+        for module, part in modules():
+            if part in ONLY:
+                self.assertContainsSubset(imports(module), ONLY[part], module)
+
+    def test_only_distributed_knows_tf_config(self):
+        for module, part in modules():
+            if part != "distributed":
+                # As code, that is a string of its own: texts may explain where it comes from.
+                self.assertNotIn("TF_CONFIG", strings(module), module)
+
+    def test_keras_has_one_import_point(self):
+        for module, part in modules():
+            if part != "keras":
+                self.assertEmpty(keras_uses(module), module)
+
+    def test_the_package_itself_imports_nothing(self):
+        tree = ast.parse((PACKAGE / "__init__.py").read_text())
+        self.assertEmpty([node for node in ast.walk(tree) if isinstance(node, IMPORTS)])
+
+
+class WalkTest(tf.test.TestCase):
+    """The walk itself sees what it should."""
+
+    def test_every_way_of_importing_is_seen(self):
+        source = "import dc_tf.nn.heads\nfrom dc_tf import errors, keras\n"
+        source += "def f():\n    from dc_tf.data.reader import RowReader\nimport numpy"
+        path = self.module(source)
+        self.assertEqual(imports(path), {"nn", "errors", "keras", "data"})
+
+    def test_every_way_to_keras_is_seen(self):
+        lines = ["import keras", "import tf_keras as k", "from tensorflow import keras"]
+        lines += ["from tensorflow.keras import layers", "import tensorflow as tf; tf.keras.Model"]
+        for line in lines:
+            self.assertLen(keras_uses(self.module(line)), 1, line)
+        self.assertEmpty(keras_uses(self.module("from dc_tf import keras")))
+
+    def module(self, source):
+        path = pathlib.Path(self.get_temp_dir()) / "module.py"
+        path.write_text(source)
+        return path
+
+
+IMPORTS = (ast.Import, ast.ImportFrom)
+
+
+def modules():
+    """Yields (path, part): part is the name under dc_tf, 'data' for dc_tf/data/reader.py."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path != PACKAGE / "__init__.py":
+            yield path, path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported_names(path):
+    """Full dotted names of all that a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative imports hide where they lead"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imports(path):
+    """The parts of dc_tf that a module imports: set of str."""
+    names = [name.split(".") for name in imported_names(path)]
+    return {name[1] for name in names if name[0] == "dc_tf" and len(name) > 1} - {"__version__"}
+
+
+def strings(path):
+    """All string constants of a module."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return {node.value for node in nodes if isinstance(node, ast.Constant)}
+
+
+def keras_uses(path):
+    """Ways to Keras past dc_tf/keras.py: imports of it, and `tf.keras`."""
+    names = {".".join(name.split(".")[:2]) for name in imported_names(path)}
+    roots = {"keras", "tf_keras"}
+    found = {name for name in names if name.split(".")[0] in roots or name == "tensorflow.keras"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and node.attr == "keras":
+            if isinstance(node.value, ast.Name) and node.value.id in ("tf", "tensorflow"):
+                found.add("tf.keras")
+    return found
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,53 @@
+import contextlib
+import io
+from unittest import mock
+
+import tensorflow as tf
+
+from dc_tf import progress as progress_lib
+from dc_tf.progress import Progress
+
+
+class ProgressTest(tf.test.TestCase):
+    """What a log file gets; a terminal's bar is tqdm's own."""
+
+    def lines(self, steps, seconds, **settings):
+        """The lines of `steps` updates of one unit, each taking `seconds`."""
+        clock, err = [0.0], io.StringIO()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mock.patch.object(progress_lib.time, "monotonic", lambda: clock[0]))
+            stack.enter_context(contextlib.redirect_stderr(err))
+            with Progress(what="count", unit="sheep", **settings) as progress:
+                for step in range(steps):
+                    clock[0] += seconds
+                    progress.update(1, loss=step / 3)
+        return err.getvalue().splitlines()
+
+    def test_a_long_job_writes_a_line_every_so_often_with_rate_and_time_left(self):
+        lines = self.lines(steps=100, seconds=1.0, total=100, every_s=40)
+        self.assertLen(lines, 4)  # start, 40 s, 80 s, end
+        self.assertEqual(lines[0], "count: 0/100 sheep (0%)")
+        self.assertEqual(lines[1], "count: 40/100 sheep (40%), 1 sheep/s, 1:00 left, loss 13")
+        self.assertEqual(lines[3], "count: 100/100 sheep (100%), done in 1:40, 1 sheep/s, loss 33")
+
+    def test_a_short_job_writes_its_start_and_its_end(self):
+        self.assertLen(self.lines(steps=50, seconds=0.001, total=50), 2)
+
+    def test_an_unknown_or_empty_total_is_no_reason_to_fail(self):
+        self.assertEqual(self.lines(steps=0, seconds=1, total=0)[0], "count: 0/0 sheep")
+        self.assertStartsWith(self.lines(steps=20, seconds=1, total=None)[1], "count: 10 sheep, 1")
+
+    def test_workers_other_than_the_chief_are_silent(self):
+        self.assertEmpty(self.lines(steps=20, seconds=60, total=20, enabled=False))
+
+    def test_a_job_that_fails_says_how_far_it_came(self):
+        err = io.StringIO()
+        with contextlib.redirect_stderr(err), self.assertRaises(OSError):
+            with Progress(9, "count", "sheep") as progress:
+                progress.update(4)
+                raise OSError
+        self.assertIn("count: 4/9 sheep (44%), stopped by OSError in", err.getvalue())
+
+
+if __name__ == "__main__":
+    tf.test.main()
