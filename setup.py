@@ -32,8 +32,8 @@ setuptools.setup(
     extras_require={
         "cpu": ["faiss-cpu"],
         "gpu": ["tensorflow[and-cuda]~=2.20.0", "faiss-gpu"],
-        "test": ["pytest", "ruff"],
+        "test": ["cloudpickle", "pytest", "ruff"],
         "benchmark": ["faiss-cpu"],
     },
-    entry_points={"console_scripts": ["dc_tf=dc_tf.commands.main:main"]},
+    entry_points={"console_scripts": ["dc_tf=dc_tf.commands.main:run_and_exit"]},
 )

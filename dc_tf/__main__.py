@@ -1,8 +1,6 @@
 """`python -m dc_tf COMMAND` is `dc_tf COMMAND`, for where the console script is not on the path."""
 
-import sys
-
-from dc_tf.commands.main import main
+from dc_tf.commands.main import run_and_exit
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit()

@@ -18,6 +18,8 @@ import subprocess
 import sys
 import time
 
+import local
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAYERS = "conv2,conv4,conv7,conv10,conv13,fc7"
 WRONG_USAGE = 2
@@ -62,7 +64,12 @@ def parse():
     )
     stamp = time.strftime("%Y%m%d-%H%M%S")
     parser.add_argument("--images", help="folder of images (default: generated ones)")
-    parser.add_argument("--workers", type=int, default=4, help="processes (default: 4)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=default_workers(),
+        help="processes (default: 4, or fewer where there are fewer GPUs)",
+    )
     parser.add_argument(
         "--workdir",
         default=ROOT / "runs" / f"quickstart-{stamp}",
@@ -82,6 +89,11 @@ def parse():
     if options.workers < 1:
         parser.error(f"--workers={options.workers} is too small; the least is 1")
     return options
+
+
+def default_workers():
+    gpus = len(local.visible_gpus())
+    return max(count for count in (1, 2, 4) if count <= (gpus or 4))
 
 
 def remember(workdir, options):

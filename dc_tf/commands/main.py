@@ -62,6 +62,19 @@ def main(argv=None):
         return FAILED
 
 
+def run_and_exit():
+    """Runs the process's own command line and ends the process with its exit code.
+
+    Without the interpreter's own shutdown: it can wait for ever for a thread of an input pipeline
+    that itself waits for the interpreter, when something, such as a trace, kept an iterator alive.
+    """
+    code = main()
+    logging.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _dispatch(name, args):
     if name not in COMMANDS:
         raise ConfigError(f"There is no command {name!r}; there are: {', '.join(COMMANDS)}.")

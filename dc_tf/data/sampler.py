@@ -1,7 +1,7 @@
 """Which images each super-class sees in an epoch: a pure function of the assignments and seeds.
 
-All workers compute the same epoch and take their own part of it, so the global batch of step t is the
-same set of (image, rotation, augmentation seed) on any number of workers.
+All workers compute the same epoch and take their own part of it, so the global batch of step t is
+the same set of (image, rotation, augmentation seed) on any number of workers.
 
     sampler = Sampler(rows=dataset.rows, plan=plan, assignments=assignments, seed=0, stage=1)
     draws = sampler.epoch(7, rank=3)     # this worker's images of epoch 7, in order of its steps
@@ -104,7 +104,9 @@ class Sampler:
         """The part of worker `rank` in the epoch of one super-class."""
         plan = self._plan
         cluster, rotation = divmod(super_class, plan.rotations)
-        rows, sub = self._rows_of(epoch, cluster, 0 if plan.together else rotation)
+        # The rotations of an image come together by drawing, and cropping, the same.
+        stream = (epoch, cluster, 0 if plan.together else rotation)
+        rows, sub = self._rows_of(cluster, stream)
         positions = np.arange(len(rows)).reshape(self.steps, plan.per_super_class)
         start = plan.topology.position(rank) * plan.per_served
         mine = positions[:, start : start + plan.per_served].ravel()
@@ -113,10 +115,10 @@ class Sampler:
             rotation=np.full(len(mine), rotation * (4 // plan.rotations), np.int32),
             super_id=np.full(len(mine), super_class, np.int32),
             sub_id=sub[mine].astype(np.int32),
-            seed=augmentation_seeds(derive("augment", *self._seed, epoch), rows[mine], mine),
+            seed=augmentation_seeds(derive("augment", *self._seed, *stream), rows[mine], mine),
         )
 
-    def _rows_of(self, epoch, cluster, stream):
+    def _rows_of(self, cluster, stream):
         """(n,) int64 rows and (n,) their sub-clusters: one epoch of one super-class, in order."""
         if self._cluster is None:
             members = np.arange(self._rows, dtype=np.int64)
@@ -128,7 +130,7 @@ class Sampler:
             )
         zeros = np.zeros(len(members), np.int32)
         sub = zeros if self._sub is None else np.asarray(self._sub)[members]
-        random = np.random.default_rng(derive("draws", *self._seed, epoch, cluster, stream))
+        random = np.random.default_rng(derive("draws", *self._seed, *stream))
         picks = draw_uniformly(sub, self.steps * self._plan.per_super_class, random)
         return members[picks], sub[picks]
 
@@ -142,7 +144,7 @@ class Sampler:
 def draw_uniformly(sub_ids, size, random) -> np.ndarray:
     """Positions in `sub_ids`, uniform over the clusters that occur in it.
 
-    Each of the c non-empty clusters gives size // c + 1 draws, without replacement if it is large
+    Each of the c non-empty clusters gives ceil(size / c) draws, without replacement if it is large
     enough, else with; these are shuffled and cut to `size`.
 
     Args:
@@ -160,7 +162,7 @@ def draw_uniformly(sub_ids, size, random) -> np.ndarray:
     counts = np.bincount(sub_ids)
     starts = (np.cumsum(counts) - counts)[counts > 0]
     counts = counts[counts > 0]
-    draws = size // len(counts) + 1
+    draws = -(-size // len(counts))
     offsets = np.tile(np.arange(draws), (len(counts), 1))
     small = counts < draws
     offsets[small] = random.integers(0, counts[small, None], (small.sum(), draws))

@@ -51,6 +51,7 @@ class BatchNorm(keras.layers.Layer):
         self.beta = weight("beta", "zeros")
         self.moving_mean = weight("moving_mean", "zeros", **running)
         self.moving_variance = weight("moving_variance", "ones", **running)
+        super().build(input_shape)
 
     def call(self, x, training=False):
         if not training:

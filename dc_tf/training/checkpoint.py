@@ -66,7 +66,7 @@ class Checkpoints:
         self._keep = keep
 
     def save(self, position: Position, learner):
-        """Writes a checkpoint; returns when it is complete. All workers call it at the same step."""
+        """Writes a checkpoint, all workers at the same step; returns when it is complete."""
         final = os.path.join(self._folder, f"step-{position.global_step:010d}")
         aside = final + ".partial"
         if self._cluster.is_chief:

@@ -2,8 +2,8 @@
 
     result = pretrain(experiment, run, cluster)
 
-Every worker runs this same program; on a run folder that has a checkpoint it goes on from there, at
-the exact step.
+Every worker runs this same program; on a run folder that has a checkpoint it goes on from there,
+at the exact step.
 """
 
 import dataclasses
@@ -42,7 +42,8 @@ def pretrain(experiment, run, cluster) -> dict:
         cluster: Cluster.
 
     Returns:
-        dict of plain numbers: rows, workers, rounds, steps, and the last epoch's losses and accuracies.
+        dict of plain numbers: rows, workers, rounds, steps, and the last epoch's losses and
+        accuracies.
 
     Raises:
         ConfigError: the worker count or data set does not fit the experiment.

@@ -82,8 +82,10 @@ class StageTrainer:
             with contextlib.redirect_stdout(io.StringIO()):
                 end = self.position.global_step + steps
                 self._controller.train(end, checkpoint_at_completion=False)
+        means = self._inner.epoch_means()
+        self._inner.start_epoch(())  # a live pipeline can keep the interpreter from ending
         self.position = dataclasses.replace(self.position, epoch=self.position.epoch + 1, step=0)
-        return self._inner.epoch_means()
+        return means
 
     def _steps_to_next_stop(self, global_step) -> int:
         """Steps until metrics or a checkpoint are due."""

@@ -89,7 +89,7 @@ class MainTest(tf.test.TestCase):
 
     def test_verbosity_is_a_flag_of_every_command(self):
         self.addCleanup(logging.set_verbosity, logging.get_verbosity())
-        for argv, expected in [(["-v=1"], 1), (["--verbosity=-1"], -1), ([], 0)]:
+        for argv, expected in [(["-v=1"], 1), (["--verbosity=0"], 0), ([], -1)]:
             _, out, _ = self.call(lambda module: {"is": logging.get_verbosity()}, "--to=1", *argv)
             self.assertEqual(json.loads(out), {"is": expected})
 

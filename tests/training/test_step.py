@@ -118,7 +118,7 @@ class StepTest(tf.test.TestCase):
         spread = {1: workers.on_cluster(1, train, dataclasses.replace(case, noise=1e-6))}
         for size in (2, 4):
             spread[size] = workers.on_cluster(size, train, case)
-        for size, results in spread.items():
+        for results in spread.values():
             self.assert_same(results, alone, step=1, share=1e-3)
             self.assert_same(results, alone, step=case.steps, share=2e-2)
             served = {s for one in results for s in one[0]["sub"]}

@@ -1,0 +1,62 @@
+"""Every configuration that is shipped runs, made smaller."""
+
+import os
+import pathlib
+import shutil
+import tempfile
+
+import runs
+import tensorflow as tf
+import workers
+
+from dc_tf.experiment import load
+from dc_tf.run_dir import RunDir
+from dc_tf.training.metrics import read
+
+CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
+
+
+def shrunk(path, data):
+    """The settings of a configuration, with few epochs, small images and few clusters."""
+    experiment = load([str(path)], ["{data: {path: unused}}"])
+    settings = experiment.as_dict()
+    settings["data"] |= {"path": data, "resize": 0}
+    settings["model"] |= {"width": 1 / 16, "resolution": 32, "fc": 16}
+    settings |= {"log_every": 2, "checkpoint_every": 4, "stages": list(settings["stages"])}
+    for stage in settings["stages"]:
+        stage |= {"epochs": 2, "batch_size": 32, "reassign_every": 1}
+        stage["sub_clusters"] = min(stage["sub_clusters"], 5)
+        stage["clustering"] |= {"whitening_dim": 8, "iterations": 2}
+        stage["optimizer"] |= {"learning_rate": 0.01, "drops": list(stage["optimizer"]["drops"])}
+    return settings
+
+
+class ConfigsTest(tf.test.TestCase):
+    def test_every_shipped_configuration_trains_when_shrunk(self):
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        data = runs.make_data(folder, images=64)
+        paths = sorted(CONFIGS.glob("*.yaml"))
+        self.assertNotEmpty(paths)
+        for path in paths:
+            workdir = os.path.join(folder, path.stem)
+            settings = shrunk(path, data)
+            (result,) = workers.on_cluster(1, runs.train, settings, workdir)
+            self.assertEqual(result["steps"], 4 * len(settings["stages"]), path.name)
+            clusterings = [m for m in read(RunDir(workdir).metrics) if m["event"] == "clustering"]
+            self.assertLen(clusterings, result["rounds"])
+
+    def test_the_paper_is_in_the_configurations(self):
+        stage = load([str(CONFIGS / "deepercluster_yfcc100m.yaml")], ["{data: {path: x}}"]).stages[
+            0
+        ]
+        self.assertEqual((stage.super_classes, stage.clusters * stage.sub_clusters), (16, 320_000))
+        self.assertEqual((stage.batch_size, stage.optimizer.learning_rate), (3072, 0.1))
+        rotnet = load([str(CONFIGS / "rotnet_yfcc100m.yaml")], ["{data: {path: x}}"]).stages[0]
+        self.assertEqual(tuple(rotnet.optimizer.drops), (15, 30, 45))
+        deepcluster = load([str(CONFIGS / "deepcluster_imagenet.yaml")], ["{data: {path: x}}"])
+        self.assertEqual(deepcluster.stages[0].super_classes, 1)
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,88 @@
+"""Settings: defaults are the paper's, files and overrides are laid over them, mistakes are named."""
+
+import os
+
+import tensorflow as tf
+
+from dc_tf.errors import ConfigError
+from dc_tf.experiment import Stage, differences, load
+
+FILE = """
+data: {path: /data}
+model: {width: 0.5}
+stages:
+  - {name: rotnet, clusters: 1, sub_clusters: 0, epochs: 3, optimizer: {weight_decay: 1e-4}}
+  - {}
+"""
+
+
+class ExperimentTest(tf.test.TestCase):
+    def file(self, text=FILE):
+        path = os.path.join(self.get_temp_dir(), "experiment.yaml")
+        with open(path, "w") as f:
+            f.write(text)
+        return path
+
+    def test_what_a_file_does_not_say_is_the_papers(self):
+        experiment = load([self.file()])
+        self.assertEqual(experiment.model.width, 0.5)
+        self.assertEqual(experiment.model.fc, 4096)
+        rotnet, deeper = experiment.stages
+        self.assertEqual((rotnet.rotations, rotnet.clustered, rotnet.rounds), (4, False, 1))
+        self.assertEqual(rotnet.optimizer.weight_decay, 1e-4)  # YAML reads 1e-4 as text
+        self.assertEqual((deeper.super_classes, deeper.sub_clusters), (16, 80_000))
+        self.assertEqual((deeper.batch_size, deeper.optimizer.learning_rate), (3072, 0.1))
+
+    def test_overrides_reach_into_stages_and_keep_lists_and_paths_whole(self):
+        override = "stages[0].epochs=7,stages[0].optimizer.drops=[3, 5],data.path=/a b/c"
+        experiment = load([self.file()], [override, "{seed: 4}"])
+        self.assertEqual(experiment.stages[0].epochs, 7)
+        self.assertEqual(tuple(experiment.stages[0].optimizer.drops), (3, 5))
+        self.assertEqual(experiment.stages[1].epochs, 100)
+        self.assertEqual((experiment.data.path, experiment.seed), ("/a b/c", 4))
+
+    def test_mistakes_are_refused_with_what_was_given_and_what_works(self):
+        for override, message in [
+            ("wdith=1", "unknown setting 'wdith'; known here: .*model"),
+            ("model.widht=1", "unknown setting 'model.widht'"),
+            ("model.width=big", "model.width is 'big'; expected float"),
+            ("model.width=0", "model.width is 0.0; use a positive"),
+            ("model=3", "model is 3; expected a mapping"),
+            ("stages[5].epochs=1", r"'stages\[5\]' does not exist; .* 2"),
+            ("stages[1].rotations=3", r"stages\[1\].rotations is 3; use 1, 2 or 4"),
+            ("stages[0].rotations=1", "more rotations, clusters or sub_clusters"),
+            ("stages[1].rotations_together=true", "clusters = 1"),
+            ("stages[1].clustering.whitening_dim=5000", "fc = 4096"),
+            ("data.path=''", "dc_tf convert"),
+            ("model.compute_dtype=float64", "bfloat16"),
+            ("checkpoint_every=0", "at least 1"),
+            ("nonsense", "expected a mapping"),
+        ]:
+            with self.assertRaisesRegex(ConfigError, message, msg=override):
+                load([self.file()], [override])
+
+    def test_files_that_are_not_settings_are_refused(self):
+        for text, message in [("[1]", "expected a mapping"), ("a: [", "not YAML")]:
+            with self.assertRaisesRegex(ConfigError, message):
+                load([self.file(text)])
+        with self.assertRaisesRegex(ConfigError, "cannot read"):
+            load(["/nowhere.yaml"])
+        with self.assertRaisesRegex(ConfigError, "not YAML"):
+            load([self.file("a: !!python/object/apply:os.getcwd []")])
+
+    def test_differences_name_what_changes_the_result_only(self):
+        path = self.file()
+        one = load([path])
+        self.assertEmpty(differences(one, load([path], ["data.path=/other,log_every=1,threads=2"])))
+        changed = differences(one, load([path], ["stages[1].sub_clusters=7"]))
+        self.assertEqual(changed, ["stages[1].sub_clusters: 80000, 7"])
+
+    def test_rounds_end_at_the_next_clustering_or_with_the_stage(self):
+        stage = Stage(epochs=7, reassign_every=3)
+        self.assertEqual(stage.rounds, 3)
+        self.assertEqual(stage.round_of(4), (1, 3, 6))
+        self.assertEqual(stage.round_of(6), (2, 6, 7))
+
+
+if __name__ == "__main__":
+    tf.test.main()

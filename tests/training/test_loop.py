@@ -1,0 +1,168 @@
+"""Whole runs: a resumed one ends like an undisturbed one, more workers change only the speed."""
+
+import os
+import shutil
+import tempfile
+
+import numpy as np
+import runs
+import tensorflow as tf
+import workers
+
+from dc_tf import experiment as experiment_lib
+from dc_tf.clustering.assignments import Assignments
+from dc_tf.errors import ConfigError, DataError
+from dc_tf.run_dir import RunDir
+from dc_tf.training.loop import learning_rate, plan_stages
+from dc_tf.training.metrics import read
+
+# On 128 images the stages of runs.SETTINGS take 2 * 4 and 3 * 4 steps; clusterings are at 8, 16.
+STEPS = 20
+
+
+class LoopTest(tf.test.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.folder = tempfile.mkdtemp()
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        cls.data = runs.make_data(cls.folder)
+        cls.settings = runs.settings(cls.data)
+        cls.undisturbed = os.path.join(cls.folder, "undisturbed")
+        (cls.result,) = workers.on_cluster(1, runs.train, cls.settings, cls.undisturbed)
+
+    def assert_same_end(self, workdir, other):
+        ours, expected = runs.end_state(workdir), runs.end_state(other)
+        self.assertEqual(ours.keys(), expected.keys())
+        for name, value in expected.items():
+            self.assertAllEqual(ours[name], value, name)
+
+    def test_a_run_stopped_anywhere_and_resumed_equals_the_one_that_was_not_stopped(self):
+        workdir = os.path.join(self.folder, "resumed")
+        stops = [
+            ("train", 2),  # before the first checkpoint
+            ("train", 5),  # inside RotNet's second epoch, after the checkpoint at 3
+            ("clustering", 8),  # the clusters are written but not reported
+            ("train", 10),  # inside the first round
+            ("train", 16),  # the last step of that round
+            ("clustering", 16),  # the second clustering
+            ("train", STEPS),  # the very last step
+        ]
+        for stop in stops:
+            (result,) = workers.on_cluster(1, runs.train, self.settings, workdir, stop)
+            self.assertIsNone(result)
+        (result,) = workers.on_cluster(1, runs.train, self.settings, workdir)
+        self.assert_same_end(workdir, self.undisturbed)
+        self.assertEqual(result["steps"], STEPS)
+        lines = [line["step"] for line in read(RunDir(workdir).metrics) if line["event"] == "train"]
+        self.assertEqual(lines, list(range(1, STEPS + 1)))
+
+    def test_two_workers_resume_as_well(self):
+        whole, parts = (os.path.join(self.folder, name) for name in ("whole-2", "parts-2"))
+        workers.on_cluster(2, runs.train, self.settings, whole)
+        # All stop where only the chief would speak, so stop on a step that every worker logs.
+        workers.on_cluster(2, _stop_all, self.settings, parts, 11)
+        workers.on_cluster(2, runs.train, self.settings, parts)
+        self.assert_same_end(parts, whole)
+
+    def test_clusters_and_losses_of_a_round_are_the_same_on_1_2_and_4_workers(self):
+        stages = [{**runs.SETTINGS["stages"][1], "epochs": 1}]
+        settings = {**self.settings, "stages": stages}
+        metrics, clusters = {}, {}
+        for size in (1, 2, 4):
+            workdir = os.path.join(self.folder, f"round-on-{size}")
+            results = workers.on_cluster(size, runs.train, settings, workdir)
+            self.assertEqual([r["steps"] for r in results], [4] * size)
+            metrics[size] = read(RunDir(workdir).metrics)
+            clusters[size] = Assignments.open(RunDir(workdir).clustering(0, 0)).flat()
+        for size in (2, 4):
+            # Features differ by rounding, so a row on a border may change sides.
+            self.assertGreater(np.mean(clusters[size] == clusters[1]), 0.98)
+            losses = [[m["loss"] for m in metrics[n] if m["event"] == "train"] for n in (1, size)]
+            self.assertAllClose(*losses, rtol=1e-2)
+            self.assertAllClose(losses[0][0], losses[1][0], rtol=1e-4)
+
+    def test_a_run_continues_on_another_number_of_workers(self):
+        workdir = os.path.join(self.folder, "elastic")
+        workers.on_cluster(4, _stop_all, self.settings, workdir, 11)
+        (result,) = workers.on_cluster(1, runs.train, self.settings, workdir)
+        self.assertEqual(result["steps"], STEPS)
+        lines = [m["step"] for m in read(RunDir(workdir).metrics) if m["event"] == "train"]
+        self.assertEqual(lines, list(range(1, STEPS + 1)))
+
+    def test_metrics_say_what_happened(self):
+        lines = read(RunDir(self.undisturbed).metrics)
+        train = [line for line in lines if line["event"] == "train"]
+        clusterings = [line for line in lines if line["event"] == "clustering"]
+        self.assertEqual([line["step"] for line in clusterings], [8, 16])
+        for name in ("loss", "super_loss", "sub_loss", "learning_rate", "images_per_second"):
+            self.assertIn(name, train[0])
+        for line in train:
+            self.assertAllInRange([line["input_wait"], line["rotation_accuracy"]], 0.0, 1.0)
+        self.assertAllInRange([clusterings[1]["nmi_previous"], clusterings[1]["nmi_labels"]], 0, 1)
+        for name in ("largest_share", "empty", "entropy"):
+            self.assertIn(f"sub_clusters/{name}", clusterings[0])
+        self.assertEqual(self.result["rounds"], 2)
+        self.assertNotEmpty(tf.io.gfile.glob(RunDir(self.undisturbed).summaries + "/events*"))
+
+    def test_features_do_not_stay_on_disk_and_a_finished_run_has_nothing_to_do(self):
+        (again,) = workers.on_cluster(1, runs.train, self.settings, self.undisturbed)
+        self.assertEqual(again, self.result)
+        left = [files for _, _, files in os.walk(os.path.join(self.undisturbed, "features"))]
+        self.assertEqual(sum(left, []), [])
+
+    def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(self):
+        workdir = os.path.join(self.folder, "nan")
+        stages = [{**runs.SETTINGS["stages"][0], "optimizer": {"learning_rate": 1e30}}]
+        settings = {**self.settings, "stages": stages, "checkpoint_every": 1}
+        ((kind, message),) = workers.on_cluster(1, _failure, settings, workdir)
+        self.assertEqual(kind, DataError.__name__)
+        self.assertRegex(message, r"loss is (nan|inf) at step \d+")
+        for value in runs.end_state(workdir).values():
+            if np.issubdtype(value.dtype, np.floating):
+                self.assertAllInRange(np.isfinite(value).astype(int), 1, 1)
+
+
+class PlanTest(tf.test.TestCase):
+    def load(self, **changes):
+        return experiment_lib.load(params_override=[repr(runs.settings("/data", **changes))])
+
+    def test_a_worker_count_or_data_set_that_cannot_work_is_refused_by_stage(self):
+        with self.assertRaisesRegex(ConfigError, r"stages\[0\] \(rotnet\): 3 workers"):
+            plan_stages(self.load(), rows=1000, workers=3)
+        with self.assertRaisesRegex(ConfigError, r"stages\[1\] .* at least 8 images .* has 5"):
+            plan_stages(self.load(), rows=5, workers=1)
+
+    def test_the_learning_rate_drops_at_its_epochs(self):
+        optimizer = experiment_lib.Optimizer(learning_rate=1.0, drops=(2, 4), drop_factor=0.1)
+        rates = [learning_rate(optimizer, epoch) for epoch in range(5)]
+        self.assertAllClose(rates, [1, 1, 0.1, 0.1, 0.01])
+
+
+def _stop_all(cluster, settings, workdir, step):
+    """Every worker gives up after `step`, before it is saved."""
+    from dc_tf.training import trainer
+
+    log = trainer.StageTrainer._log
+
+    def give_up(self, output):
+        if self.position.global_step == step:
+            raise runs.Stopped
+        log(self, output)
+
+    trainer.StageTrainer._log = give_up
+    try:
+        return runs.train(cluster, settings, workdir)
+    finally:
+        trainer.StageTrainer._log = log
+
+
+def _failure(cluster, settings, workdir):
+    try:
+        runs.train(cluster, settings, workdir)
+    except Exception as error:
+        return type(error).__name__, str(error)
+
+
+if __name__ == "__main__":
+    tf.test.main()
