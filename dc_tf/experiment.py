@@ -94,6 +94,7 @@ class Stage(hyperparams.Config):
     rotations = 1; DeeperCluster has several of each.
 
     Attributes:
+        name: of the stage in progress, results and `--stage`.
         rotations: R; 1 (upright only), 2 (and upside down) or 4.
         clusters: m, clusters of the first level.
         sub_clusters: k, clusters inside each of the m; 0 trains without them.
@@ -241,6 +242,8 @@ def check(experiment: Experiment):
     short_side = data.resize or model.resolution
     need(short_side >= model.resolution, "data.resize", short_side, "use 0 or >= model.resolution")
     need(experiment.stages, "stages", experiment.stages, "list at least one stage")
+    names = [stage.name for stage in experiment.stages]
+    need(len(set(names)) == len(names), "stages[...].name", names, "give each stage its own name")
     for setting in ("checkpoint_every", "keep_checkpoints", "log_every"):
         value = getattr(experiment, setting)
         need(value >= 1, setting, value, "use at least 1")

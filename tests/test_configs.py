@@ -47,14 +47,13 @@ class ConfigsTest(tf.test.TestCase):
             self.assertLen(clusterings, result["rounds"])
 
     def test_the_paper_is_in_the_configurations(self):
-        stage = load([str(CONFIGS / "deepercluster_yfcc100m.yaml")], ["{data: {path: x}}"]).stages[
-            0
-        ]
+        data = ["{data: {path: unused}}"]
+        stage = load([str(CONFIGS / "deepercluster_yfcc100m.yaml")], data).stages[0]
         self.assertEqual((stage.super_classes, stage.clusters * stage.sub_clusters), (16, 320_000))
         self.assertEqual((stage.batch_size, stage.optimizer.learning_rate), (3072, 0.1))
-        rotnet = load([str(CONFIGS / "rotnet_yfcc100m.yaml")], ["{data: {path: x}}"]).stages[0]
+        rotnet = load([str(CONFIGS / "rotnet_yfcc100m.yaml")], data).stages[0]
         self.assertEqual(tuple(rotnet.optimizer.drops), (15, 30, 45))
-        deepcluster = load([str(CONFIGS / "deepcluster_imagenet.yaml")], ["{data: {path: x}}"])
+        deepcluster = load([str(CONFIGS / "deepcluster_imagenet.yaml")], data)
         self.assertEqual(deepcluster.stages[0].super_classes, 1)
 
 

@@ -1,4 +1,4 @@
-"""Settings: defaults are the paper's, files and overrides are laid over them, mistakes are named."""
+"""Settings: defaults of the paper, files and overrides over them, mistakes named."""
 
 import os
 

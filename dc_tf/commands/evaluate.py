@@ -24,6 +24,7 @@ def _define(kind, name, default, text, **options):
 
 TASK = _define("string", "task", None, f"One of {', '.join(TASKS)}.", required=True)
 MODEL = _define("string", "model", None, "SavedModel or run folder.", required=True)
+STAGE = _define("string", "stage", "", "Of a run: take it as it was when this stage ended.")
 TRAIN = _define("string", "train", None, "Labelled data set to learn from.", required=True)
 TEST = _define("string", "test", None, "Labelled data set to measure on.", required=True)
 LAYER = _define("list", "layer", ["all"], "conv1..conv13, fc6, fc7, comma-separated, or 'all'.")
@@ -61,7 +62,7 @@ def run() -> dict:
     layers = parse_layers(LAYER.value)
     task, protocol = _protocol()
     train, test = open_splits(TRAIN.value, TEST.value)
-    subject = _with_resize(open_model(MODEL.value, _compute_dtype()))
+    subject = _with_resize(open_model(MODEL.value, _compute_dtype(), STAGE.value))
     result = measure(task, subject, train, test, layers, protocol, RANDOM_INIT.value, SEED.value)
     result = {
         "task": TASK.value,

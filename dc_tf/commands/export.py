@@ -12,6 +12,9 @@ FLAGS = flags.FlagValues()
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run folder of `dc_tf train`.", flag_values=FLAGS, required=True
 )
+STAGE = flags.DEFINE_string(
+    "stage", "", "Take the network as it was when this stage ended.", flag_values=FLAGS
+)
 OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for the SavedModel.", flag_values=FLAGS, required=True
 )
@@ -35,14 +38,14 @@ def run() -> dict:
     if SOBEL.value not in SOBEL_FORMS:
         raise ConfigError(f"--sobel is {SOBEL.value!r}; use one of {', '.join(SOBEL_FORMS)}.")
     check_output(OUTPUT.value, OVERWRITE.value)
-    trunk, experiment = load_trunk(WORKDIR.value)
+    trunk, experiment = load_trunk(WORKDIR.value, STAGE.value)
     metadata = export_saved_model(
         trunk,
         OUTPUT.value,
         SOBEL.value,
         weight_decay=experiment.stages[-1].optimizer.weight_decay,
         short_side=experiment.data.resize or None,
-        source={"workdir": WORKDIR.value, "experiment": experiment.as_dict()},
+        source={"workdir": WORKDIR.value, "stage": STAGE.value, "experiment": experiment.as_dict()},
         overwrite=OVERWRITE.value,
     )
     return {

@@ -36,8 +36,8 @@ class Subject:
         return self.trunk.settings["resolution"]
 
 
-def open_model(path: str, compute_dtype="float32") -> Subject:
-    """Loads an exported model, or the newest state of a run.
+def open_model(path: str, compute_dtype="float32", stage="") -> Subject:
+    """Loads an exported model, or a run: its newest state, or as it was when `stage` ended.
 
     Raises:
         ConfigError: the path holds neither.
@@ -48,7 +48,7 @@ def open_model(path: str, compute_dtype="float32") -> Subject:
         trunk = restore_trunk(path, compute_dtype)
         return Subject(path, trunk, read_metadata(path).short_side, compute_dtype)
     if os.path.isfile(RunDir(path).config):
-        return _open_run(path, compute_dtype)
+        return _open_run(path, compute_dtype, stage)
     raise ConfigError(
         f"the model {path!r} is neither a SavedModel of 'dc_tf export' nor the folder of a run "
         "of 'dc_tf train'."
@@ -61,11 +61,11 @@ def random_init(subject: Subject, seed=0) -> Subject:
     return dataclasses.replace(subject, name="random init", trunk=trunk.built_at_resolution())
 
 
-def _open_run(path, compute_dtype):
+def _open_run(path, compute_dtype, stage):
     # Training is a large import that an exported model does without.
     from dc_tf.training.checkpoint import load_trunk
 
-    trained, experiment = load_trunk(path)
+    trained, experiment = load_trunk(path, stage)
     trunk = VGG16(**trained.settings, compute_dtype=compute_dtype).built_at_resolution()
     copy_weights(trained, into=trunk)
     short_side = experiment.data.resize or default_short_side(trained.settings["resolution"])

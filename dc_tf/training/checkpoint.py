@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from dc_tf import experiment as experiment_lib
 from dc_tf import run_dir
-from dc_tf.errors import DataError
+from dc_tf.errors import ConfigError, DataError
 from dc_tf.nn.vgg16 import VGG16
 
 _NAME = re.compile(r"step-(\d{10})$")
@@ -107,8 +107,10 @@ class Checkpoints:
             read_trunk(path, trunk)
 
     def _prune(self):
+        """Removes all but the newest and those at the end of a stage, which people compare."""
         for path in complete_checkpoints(self._folder)[: -self._keep]:
-            run_dir.remove_tree(path)
+            if not read_position(path).stage_begins:
+                run_dir.remove_tree(path)
 
 
 def read_position(path: str) -> Position:
@@ -130,22 +132,39 @@ def read_trunk(path: str, trunk: VGG16):
     reading.assert_existing_objects_matched().expect_partial()
 
 
-def load_trunk(workdir: str):
+def load_trunk(workdir: str, after_stage: str = ""):
     """The trained trunk of a run, for use on its own: (VGG16, experiment.Experiment).
 
+    Args:
+        workdir: run folder.
+        after_stage: name of a finished stage; by default the newest checkpoint is read.
+
     Raises:
-        DataError: the folder is not of a run, or has no checkpoint yet.
+        ConfigError: the run has no stage of that name.
+        DataError: the folder is not of a run, or has no such checkpoint yet.
     """
     run = run_dir.RunDir(workdir)
     if not os.path.exists(run.config):
         raise DataError(f"{workdir} is not a run folder: it has no {os.path.basename(run.config)}.")
     experiment = experiment_lib.load([run.config])
-    found = complete_checkpoints(run.checkpoints)
-    if not found:
-        raise DataError(f"{workdir} has no complete checkpoint yet; let `dc_tf train` save one.")
     trunk = new_trunk(experiment).built_at_resolution()
-    read_trunk(found[-1], trunk)
+    read_trunk(_find_checkpoint(run, experiment, after_stage), trunk)
     return trunk, experiment
+
+
+def _find_checkpoint(run, experiment, after_stage) -> str:
+    found = complete_checkpoints(run.checkpoints)
+    if after_stage:
+        names = [stage.name for stage in experiment.stages]
+        if after_stage not in names:
+            raise ConfigError(f"the run has no stage {after_stage!r}; its stages are {names}.")
+        end = names.index(after_stage) + 1
+        positions = {path: read_position(path) for path in found}
+        found = [path for path, p in positions.items() if p.stage_begins and p.stage == end]
+    if not found:
+        what = f"finished {after_stage}" if after_stage else "a complete checkpoint"
+        raise DataError(f"{run.path} has not {what} yet; let `dc_tf train` go on.")
+    return found[-1]
 
 
 def new_trunk(experiment, all_sum=None) -> VGG16:
