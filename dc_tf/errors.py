@@ -7,7 +7,3 @@ class ConfigError(ValueError):
 
 class DataError(RuntimeError):
     """Data that cannot be used: missing, incomplete, corrupt or not finite."""
-
-
-class Preempted(RuntimeError):
-    """The run was told to stop and has saved its state; start it again to go on."""

@@ -99,7 +99,8 @@ class Stage(hyperparams.Config):
         clusters: m, clusters of the first level.
         sub_clusters: k, clusters inside each of the m; 0 trains without them.
         reassign_every: epochs from one clustering to the next.
-        rotations_together: the R rotations of an image in the same batch; needs clusters = 1.
+        rotations_together: the R rotations of an image in the same batch; needs clusters = 1. An
+            epoch still has about N images, so N / R different ones.
         head_initializer: "uniform" or "normal"; see `dc_tf.nn.heads.LinearHead`.
         batch_size: images of one step over all workers.
     """
@@ -242,6 +243,8 @@ def check(experiment: Experiment):
     short_side = data.resize or model.resolution
     need(short_side >= model.resolution, "data.resize", short_side, "use 0 or >= model.resolution")
     need(experiment.stages, "stages", experiment.stages, "list at least one stage")
+    need(experiment.seed >= 0, "seed", experiment.seed, "use a number from 0 on")
+    need(experiment.threads >= 0, "threads", experiment.threads, "use 0, or at least 1")
     names = [stage.name for stage in experiment.stages]
     need(len(set(names)) == len(names), "stages[...].name", names, "give each stage its own name")
     for setting in ("checkpoint_every", "keep_checkpoints", "log_every"):
@@ -268,8 +271,15 @@ def _check_stage(stage, name, model, need):
     for setting in ("iterations", "batch_size"):
         value = getattr(stage.clustering, setting)
         need(value >= 1, name(f"clustering.{setting}"), value, "use at least 1")
-    rate = stage.optimizer.learning_rate
-    need(rate > 0, name("optimizer.learning_rate"), rate, "use a positive number")
+    for setting, least, works in (
+        ("learning_rate", 1e-30, "use a positive number"),
+        ("drop_factor", 1e-30, "use a positive number"),
+        ("weight_decay", 0, "use 0 or a positive number"),
+    ):
+        value = getattr(stage.optimizer, setting)
+        need(value >= least, name(f"optimizer.{setting}"), value, works)
+    momentum = stage.optimizer.momentum
+    need(0 <= momentum < 1, name("optimizer.momentum"), momentum, "use [0, 1)")
 
 
 def _stages(settings) -> list[dict]:

@@ -1,9 +1,10 @@
 """The folder of a run: every path in it, and writing that is complete or absent.
 
 run = RunDir("/runs/mine")
-run.checkpoints / run.assignments(stage, round) / run.metrics ...
+run.checkpoints, run.clustering(stage=1, round_index=0), run.metrics ...
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -28,6 +29,11 @@ class RunDir:
     def config(self) -> str:
         """The experiment as it runs, all settings, YAML."""
         return os.path.join(self.path, "experiment.yaml")
+
+    @property
+    def data(self) -> str:
+        """What the data set was when the run began."""
+        return os.path.join(self.path, "data.json")
 
     @property
     def metrics(self) -> str:
@@ -58,8 +64,11 @@ class RunDir:
 
     def features(self, rank: int) -> str:
         """Feature store of one worker; scratch, on its own disk where DC_TF_SCRATCH names one."""
-        root = os.environ.get("DC_TF_SCRATCH") or self.path
-        return os.path.join(root, "features", f"worker-{rank:05d}")
+        root = os.environ.get("DC_TF_SCRATCH")
+        if not root:
+            return os.path.join(self.path, "features", f"worker-{rank:05d}")
+        run = hashlib.sha256(self.path.encode()).hexdigest()[:12]  # runs may share a disk
+        return os.path.join(root, f"dc_tf-{run}", f"worker-{rank:05d}")
 
     def create(self):
         os.makedirs(self.path, exist_ok=True)
@@ -87,6 +96,23 @@ def write_json(path: str, value):
 def read_json(path: str):
     with open(path, encoding="utf-8") as f:
         return json.load(f)
+
+
+def sync_tree(path: str):
+    """Brings all files of a folder to disk, so that what is written next cannot come before."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            sync_folder(os.path.join(folder, name))
+        sync_folder(folder)
+
+
+def sync_folder(path: str):
+    """Brings a folder's entries, or a file, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_tree(path: str):

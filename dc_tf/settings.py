@@ -4,6 +4,7 @@ settings = read(["a.yaml"], ["stages[0].epochs=3"])   # one nested dict
 config = fill(Experiment(), settings)                 # names and types checked
 """
 
+import math
 import re
 
 import tensorflow as tf
@@ -60,9 +61,17 @@ def _coerce(value, like, place):
                 raise TypeError
             return int(float(value))
         if isinstance(like, tuple):
+            if not isinstance(value, (list, tuple)):
+                raise TypeError
             return tuple(int(v) for v in value)
-        return type(like)(value)
-    except (TypeError, ValueError) as error:
+        if isinstance(like, str):
+            if not isinstance(value, (str, int, float, type(None))):
+                raise TypeError
+            return "" if value is None else str(value)
+        if not math.isfinite(float(value)):
+            raise ValueError
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(
             f"{place} is {value!r}; expected {type(like).__name__} such as {like!r}."
         ) from error
@@ -102,6 +111,8 @@ def _nested(assignments) -> dict:
         place = settings
         for parent in parents:
             place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"{parent} is both a value and a mapping")
         place[leaf] = yaml.safe_load(value)
     return settings
 
@@ -120,7 +131,7 @@ def _merge(target: dict, source: dict):
         base, _, index = str(name).partition("[")
         if index:
             element = _element(target.get(base), index, name)
-            _merge(element, value)
+            _merge(element, _mapping(value, name))
         elif isinstance(value, dict) and isinstance(target.get(name), dict):
             _merge(target[name], value)
         else:

@@ -52,7 +52,7 @@ class ConfigsTest(tf.test.TestCase):
         self.assertEqual((stage.super_classes, stage.clusters * stage.sub_clusters), (16, 320_000))
         self.assertEqual((stage.batch_size, stage.optimizer.learning_rate), (3072, 0.1))
         rotnet = load([str(CONFIGS / "rotnet_yfcc100m.yaml")], data).stages[0]
-        self.assertEqual(tuple(rotnet.optimizer.drops), (15, 30, 45))
+        self.assertEqual(tuple(rotnet.optimizer.drops), (60, 120, 180))
         deepcluster = load([str(CONFIGS / "deepcluster_imagenet.yaml")], data)
         self.assertEqual(deepcluster.stages[0].super_classes, 1)
 

@@ -57,6 +57,16 @@ class ExperimentTest(tf.test.TestCase):
             ("model.compute_dtype=float64", "bfloat16"),
             ("checkpoint_every=0", "at least 1"),
             ("nonsense", "expected a mapping"),
+            ("seed=-1", "seed is -1"),
+            ("data.path=[1]", "data.path is .1.; expected str"),
+            ("data=3,data.path=x", "not understood"),
+            ("stages[0]=5", "expected a mapping"),
+            ("checkpoint_every=.inf", "checkpoint_every is inf"),
+            ("stages[0].optimizer.momentum=7", r"momentum is 7.0; use \[0, 1\)"),
+            ("stages[0].optimizer.weight_decay=.nan", "weight_decay is nan"),
+            ("stages[0].optimizer.drops='35'", "drops is '35'; expected tuple"),
+            ("stages[0].name=deepercluster", "its own name"),
+            ("data.path=", "data.path is ''"),
         ]:
             with self.assertRaisesRegex(ConfigError, message, msg=override):
                 load([self.file()], [override])

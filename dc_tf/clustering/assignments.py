@@ -192,4 +192,8 @@ def _write_whole(path, data):
     aside = path + ".tmp"
     with tf.io.gfile.GFile(aside, "wb") as file:
         file.write(data)
+    if "://" not in path:
+        descriptor = os.open(aside, os.O_RDONLY)
+        os.fsync(descriptor)  # the list of blocks must not reach the disk before they do
+        os.close(descriptor)
     tf.io.gfile.rename(aside, path, overwrite=True)

@@ -4,8 +4,7 @@ A command is a module with a docstring, whose first line is its help, its own
 `FLAGS = flags.FlagValues()` and `run() -> dict`; the dictionary is printed as the last
 line on stdout, one JSON object. Only the command that was asked for is imported.
 
-Exit codes: 0 done; 1 failed; 2 wrong usage or configuration, nothing was started;
-42 preempted, state saved, start again to go on.
+Exit codes: 0 done; 1 failed; 2 wrong usage or configuration, nothing was started.
 """
 
 import ast
@@ -20,7 +19,7 @@ import traceback
 
 from absl import flags, logging
 
-from dc_tf.errors import ConfigError, DataError, Preempted
+from dc_tf.errors import ConfigError, DataError
 
 COMMANDS = {
     "generate": "dc_tf.commands.generate",
@@ -30,7 +29,7 @@ COMMANDS = {
     "evaluate": "dc_tf.commands.evaluate",
 }
 
-DONE, FAILED, WRONG_USAGE, PREEMPTED = 0, 1, 2, 42
+DONE, FAILED, WRONG_USAGE = 0, 1, 2
 _HELP = ("--help", "-help", "-h", "help")
 
 
@@ -53,8 +52,6 @@ def main(argv=None):
         return _complain(error, WRONG_USAGE)
     except DataError as error:
         return _complain(error, FAILED)
-    except Preempted as error:
-        return _complain(error, PREEMPTED)
     except KeyboardInterrupt:
         return _complain("interrupted", FAILED)
     except Exception:  # Whatever it was, the caller gets an exit code and the user a trace.

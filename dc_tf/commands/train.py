@@ -10,6 +10,8 @@ import os
 import yaml
 from absl import flags
 
+from dc_tf.errors import ConfigError, DataError
+
 FLAGS = flags.FlagValues()
 CONFIG_FILE = flags.DEFINE_multi_string(
     "config_file",
@@ -32,48 +34,90 @@ WORKDIR = flags.DEFINE_string(
 )
 
 
-def run() -> dict:
-    """Trains; returns the result of the run."""
+def run() -> dict | None:
+    """Trains; returns the result of the run on the chief."""
+    # After the flags are known to be right, since TensorFlow takes seconds to import.
     from dc_tf import experiment as experiment_lib
-    from dc_tf.data.manifest import Dataset
     from dc_tf.distributed.cluster import connect, task_from_environment
     from dc_tf.run_dir import RunDir
-    from dc_tf.training.loop import plan_stages, pretrain
+    from dc_tf.training.loop import pretrain
 
-    # Everything that can be refused is refused before workers wait for one another.
     experiment = experiment_lib.load(CONFIG_FILE.value, PARAMS_OVERRIDE.value)
-    rows = Dataset.open(experiment.data.path).rows
-    plan_stages(experiment, rows, task_from_environment().size)
     run_dir = RunDir(WORKDIR.value)
-    _check_same_experiment(experiment, run_dir)
+    refusal = _refusal(experiment, run_dir, task_from_environment().size)
+    if refusal and task_from_environment().size == 1:
+        raise refusal
     cluster = connect()
+    _refuse_together(refusal, cluster)
     if cluster.is_chief:
         _write_experiment(experiment, run_dir)
     cluster.world.barrier()
+    shared = os.path.exists(run_dir.config)
+    _refuse_together(
+        None
+        if shared
+        else ConfigError(
+            f"--workdir={run_dir.path} is not the chief's folder on worker {cluster.rank}; use one "
+            "that all workers share."
+        ),
+        cluster,
+    )
     result = pretrain(experiment, run_dir, cluster)
-    cluster.world.barrier()  # an early leaver would break the others' last exchange
+    cluster.leave()
     return result
 
 
-def _check_same_experiment(experiment, run_dir):
+def _refusal(experiment, run_dir, workers) -> ConfigError | None:
+    """What keeps this worker from training, found before anything is started."""
+    from dc_tf.data.manifest import Dataset
+    from dc_tf.training.loop import check_start
+
+    try:
+        dataset = Dataset.open(experiment.data.path)
+        check_start(experiment, dataset.rows, workers)
+        _check_same_run(experiment, dataset, run_dir)
+    except (ConfigError, DataError) as error:
+        return ConfigError(str(error))
+    return None
+
+
+def _refuse_together(refusal, cluster):
+    """Ends all workers when one of them cannot start, instead of letting the others wait."""
+    from dc_tf.distributed.collectives import all_agree
+
+    if all_agree(refusal is None, cluster.world):
+        return
+    cluster.leave()
+    raise refusal or ConfigError("another worker cannot start; see what it says.")
+
+
+def _check_same_run(experiment, dataset, run_dir):
     from dc_tf import experiment as experiment_lib
-    from dc_tf.errors import ConfigError
+    from dc_tf.run_dir import read_json
 
     if not os.path.exists(run_dir.config):
         return
-    before = experiment_lib.load([run_dir.config])
-    changed = experiment_lib.differences(before, experiment)
+    changed = experiment_lib.differences(experiment_lib.load([run_dir.config]), experiment)
     if changed:
         raise ConfigError(
             f"{run_dir.path} holds a run with other settings ({'; '.join(changed)}); use another "
             "--workdir, or the settings of that run."
         )
+    before = read_json(run_dir.data)["fingerprint"] if os.path.exists(run_dir.data) else None
+    if before not in (None, dataset.fingerprint()):
+        raise ConfigError(
+            f"{run_dir.path} holds a run on another data set ({before}) than {dataset.path} "
+            f"({dataset.fingerprint()}); use another --workdir, or that data set."
+        )
 
 
 def _write_experiment(experiment, run_dir):
-    from dc_tf.run_dir import write_text
+    from dc_tf.data.manifest import Dataset
+    from dc_tf.run_dir import write_json, write_text
 
     run_dir.create()
+    dataset = Dataset.open(experiment.data.path)
+    write_json(run_dir.data, {"path": dataset.path, "fingerprint": dataset.fingerprint()})
     settings = experiment.as_dict()
     settings["stages"] = list(settings["stages"])
     write_text(run_dir.config, yaml.safe_dump(settings, sort_keys=False))

@@ -3,7 +3,7 @@
 All workers compute the same epoch and take their own part of it, so the global batch of step t is
 the same set of (image, rotation, augmentation seed) on any number of workers.
 
-    sampler = Sampler(rows=dataset.rows, plan=plan, assignments=assignments, seed=0, stage=1)
+    sampler = Sampler(dataset.rows, plan, assignments.cluster, assignments.sub, seed=0, stage=1)
     draws = sampler.epoch(7, rank=3)     # this worker's images of epoch 7, in order of its steps
 """
 

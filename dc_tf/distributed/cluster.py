@@ -13,7 +13,7 @@ import os
 import tensorflow as tf
 from absl import logging
 
-from dc_tf.distributed.collectives import Collective, Communicator, Solo
+from dc_tf.distributed.collectives import Collective, Communicator, Link, Solo
 from dc_tf.errors import ConfigError
 
 # Above the keys that tf.distribute counts up from 1 for itself.
@@ -61,6 +61,8 @@ def parse_tf_config(text: str | None) -> TaskSpec:
         config = json.loads(text)
         jobs, task = config["cluster"], config["task"]
         task_type, index = task["type"], int(task["index"])
+        if not all(isinstance(addresses, list) for addresses in jobs.values()):
+            raise TypeError("addresses are a list")
         named = [(job, i, address) for job in jobs for i, address in enumerate(jobs[job])]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"TF_CONFIG is {text!r}; expected the form {_TF_CONFIG_FORM}.") from error
@@ -86,11 +88,11 @@ class Cluster:
         world: the communicator of all workers.
     """
 
-    def __init__(self, task: TaskSpec, strategy: tf.distribute.Strategy, device: str):
+    def __init__(self, task: TaskSpec, strategy: tf.distribute.Strategy, link: Link):
         self.rank = task.rank
         self.size = task.size
         self.strategy = strategy
-        self._device = device
+        self._link = link
         self._groups: dict[tuple[int, ...], Communicator] = {}
         self.world = self.group(tuple(range(self.size)))
 
@@ -104,6 +106,18 @@ class Cluster:
             self._groups[ranks] = self._new_group(ranks)
         return self._groups[ranks]
 
+    def leave(self):
+        """Call at the end, before the process exits: no early leaver breaks the others' work.
+
+        Whoever is gone has passed the second barrier, so all had entered it, and so all had passed
+        the first. A second barrier that fails says just that.
+        """
+        self.world.barrier()
+        try:
+            self.world.barrier()
+        except tf.errors.OpError as gone:
+            logging.debug("a worker has left already: %s", gone.message)
+
     def _new_group(self, ranks: tuple[int, ...]) -> Communicator:
         if list(ranks) != list(range(ranks[0], ranks[-1] + 1)) or self.rank not in ranks:
             raise ValueError(f"worker {self.rank} needs neighbouring ranks, not {ranks}.")
@@ -111,7 +125,7 @@ class Cluster:
             return Solo()
         # First rank and length identify a run of neighbours.
         key = _FIRST_GROUP_KEY + ranks[0] * (self.size + 1) + len(ranks)
-        return Collective(self.rank - ranks[0], len(ranks), key, self._device)
+        return Collective(self.rank - ranks[0], len(ranks), key, self._link)
 
 
 def task_from_environment() -> TaskSpec:
@@ -125,17 +139,39 @@ def connect() -> Cluster:
     Must come before anything else is done with TensorFlow in this process.
 
     Raises:
-        ConfigError: TF_CONFIG cannot be understood.
+        ConfigError: TF_CONFIG cannot be understood, or this host has fewer GPUs than workers.
     """
     task = task_from_environment()
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        gpu = gpus[task.local_index % len(gpus)]
-        tf.config.set_visible_devices(gpu, "GPU")
-        tf.config.experimental.set_memory_growth(gpu, True)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    gpu = _claim_gpu(task)
+    # float32 means float32: clustering and comparisons between machines rely on it.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    hint = "nccl" if gpu else "ring"
+    options = tf.distribute.experimental.CommunicationOptions(
+        implementation=tf.distribute.experimental.CommunicationImplementation(hint.upper())
+    )
+    logging.info("worker %d of %d waits for %s", task.rank, task.size, ", ".join(task.addresses))
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     job, index = task.job[task.rank]
-    kind = "GPU" if gpus else "CPU"
     prefix = f"/job:{job}/replica:0/task:{index}" if task.size > 1 else ""
-    logging.info("worker %d of %d on %s", task.rank, task.size, kind)
-    return Cluster(task, strategy, f"{prefix}/device:{kind}:0")
+    device = f"{prefix}/device:{'GPU' if gpu else 'CPU'}:0"
+    with tf.device(device):
+        order = tf.Variable(0.0, trainable=False, name="order_of_exchanges")
+    return Cluster(task, strategy, Link(device, hint, order))
+
+
+def _claim_gpu(task: TaskSpec):
+    """Makes this worker's GPU the only visible one; None on a host without GPUs."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return None
+    # A launcher that lends each worker its own GPU shows it that one only.
+    lent = len(gpus) == 1 and "CUDA_VISIBLE_DEVICES" in os.environ
+    index = 0 if lent else task.local_index
+    if index >= len(gpus):
+        raise ConfigError(
+            f"TF_CONFIG puts at least {index + 1} workers on this host, which shows "
+            f"{len(gpus)} GPUs; give each worker one, or set CUDA_VISIBLE_DEVICES=-1 to use CPUs."
+        )
+    tf.config.set_visible_devices(gpus[index], "GPU")
+    tf.config.experimental.set_memory_growth(gpus[index], True)
+    return gpus[index]

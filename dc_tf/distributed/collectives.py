@@ -3,9 +3,11 @@
 An algorithm takes a communicator and never asks what is behind it. All members of a group
 must make the same calls in the same order, eagerly or while tracing a `tf.function`.
 
-    total = comm.all_sum(count)     # the same tensor on every member
+    total = comm.all_sum(count)                   # the same tensor on every member
+    gradients = all_sum_packed(gradients, comm)   # many tensors in few messages
 """
 
+import dataclasses
 import itertools
 from typing import Protocol
 
@@ -51,8 +53,24 @@ class Solo:
         return
 
 
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """How this worker takes part in collective ops, the same for all its groups.
+
+    Attributes:
+        device: full name, e.g. "/job:worker/replica:0/task:0/device:CPU:0".
+        hint: "nccl" between GPUs, "ring" between CPUs.
+        order: variable on the device that every exchange names, so that inside a `tf.function` all
+            run in the order of the program. NCCL needs the same order on all devices.
+    """
+
+    device: str
+    hint: str
+    order: tf.Variable
+
+
 class Collective:
-    """A group on TensorFlow's collective ops: NCCL between GPUs, ring between CPUs.
+    """A group on TensorFlow's collective ops.
 
     It uses group and instance keys of its own, so it works beside the collectives of
     `tf.distribute` inside one cluster, and groups do not disturb one another.
@@ -61,14 +79,14 @@ class Collective:
         rank: place of this worker in the group.
         size: members of the group, at least 2.
         group_key: the same on all members, of no other group.
-        device: full name of this worker's device, e.g. "/job:worker/task:0/device:CPU:0".
+        link: of this worker.
     """
 
-    def __init__(self, rank: int, size: int, group_key: int, device: str):
+    def __init__(self, rank: int, size: int, group_key: int, link: Link):
         self.rank = rank
         self.size = size
         self._group_key = group_key
-        self._device = device
+        self._link = link
         self._instance_keys = itertools.count(1)
 
     def all_sum(self, tensor) -> tf.Tensor:
@@ -88,23 +106,60 @@ class Collective:
         return self._reduce(tensor if self.rank == root else tf.zeros_like(tensor))
 
     def barrier(self) -> None:
-        arrived = int(self._reduce(tf.constant(1, tf.int32)))
+        arrived = int(self._reduce(tf.constant(1, tf.int64)))
         if arrived != self.size:
             raise RuntimeError(f"barrier met {arrived} workers, expected {self.size}.")
 
     def _reduce(self, tensor: tf.Tensor) -> tf.Tensor:
+        if tensor.dtype == tf.int32:  # TensorFlow keeps these in host memory even on a GPU.
+            return tf.cast(self._reduce(tf.cast(tensor, tf.int64)), tf.int32)
         # A fresh instance key per call (per trace in a graph) keeps consecutive calls apart.
-        with tf.device(self._device):
+        with tf.device(self._link.device):
             return tf.raw_ops.CollectiveReduceV2(
                 input=tensor,
                 group_size=self.size,
                 group_key=self._group_key,
                 instance_key=next(self._instance_keys),
-                ordering_token=[],
+                ordering_token=[self._link.order.handle],
                 merge_op="Add",
                 final_op="Id",
-                communication_hint="auto",
+                communication_hint=self._link.hint,
             )
+
+
+def all_sum_packed(tensors, comm: Communicator, pack_bytes=64 << 20) -> list[tf.Tensor]:
+    """Sums of many tensors over the group, in messages of about `pack_bytes`.
+
+    Args:
+        tensors: list of tensors of one dtype and static shapes, the same list on every member.
+        comm: the group.
+        pack_bytes: tensors are joined until a message has as many bytes; a larger one goes alone.
+    """
+    if comm.size == 1 or not tensors:
+        return list(tensors)
+    sums = []
+    for pack in _packs(tensors, pack_bytes):
+        joined = comm.all_sum(tf.concat([tf.reshape(t, [-1]) for t in pack], 0))
+        parts = tf.split(joined, [t.shape.num_elements() for t in pack])
+        sums += [tf.reshape(part, t.shape) for part, t in zip(parts, pack)]
+    return sums
+
+
+def _packs(tensors, pack_bytes):
+    pack, size = [], 0
+    for tensor in tensors:
+        pack.append(tensor)
+        size += tensor.shape.num_elements() * tensor.dtype.size
+        if size >= pack_bytes:
+            yield pack
+            pack, size = [], 0
+    if pack:
+        yield pack
+
+
+def all_agree(condition: bool, comm: Communicator) -> bool:
+    """Whether `condition` is true on every member."""
+    return int(comm.all_sum(np.int64(bool(condition)))) == comm.size
 
 
 def all_gather_counts(count: int, comm: Communicator) -> np.ndarray:

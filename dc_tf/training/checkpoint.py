@@ -69,8 +69,14 @@ class Checkpoints:
         """Writes a checkpoint, all workers at the same step; returns when it is complete."""
         final = os.path.join(self._folder, f"step-{position.global_step:010d}")
         aside = final + ".partial"
+        if self._has(final):
+            # No step was taken since: only what comes next is said differently.
+            if self._cluster.is_chief:
+                run_dir.write_json(os.path.join(final, _POSITION), dataclasses.asdict(position))
+            self._cluster.world.barrier()
+            return
         if self._cluster.is_chief:
-            run_dir.remove_tree(aside)
+            self._remove_partial()
             os.makedirs(aside)
         self._cluster.world.barrier()
         if self._cluster.is_chief:
@@ -80,9 +86,10 @@ class Checkpoints:
                 tf.train.Checkpoint(head=head).write(_head_path(aside, super_class))
         self._cluster.world.barrier()
         if self._cluster.is_chief:
+            run_dir.sync_tree(aside)
             run_dir.write_json(os.path.join(aside, _POSITION), dataclasses.asdict(position))
-            run_dir.remove_tree(final)
             os.replace(aside, final)
+            run_dir.sync_folder(self._folder)
             self._prune()
         self._cluster.world.barrier()
 
@@ -110,7 +117,19 @@ class Checkpoints:
         """Removes all but the newest and those at the end of a stage, which people compare."""
         for path in complete_checkpoints(self._folder)[: -self._keep]:
             if not read_position(path).stage_begins:
-                run_dir.remove_tree(path)
+                os.replace(path, path + ".partial")  # never half of it under a complete name
+        self._remove_partial()
+
+    def _remove_partial(self):
+        if os.path.isdir(self._folder):
+            for name in os.listdir(self._folder):
+                if name.endswith(".partial"):
+                    run_dir.remove_tree(os.path.join(self._folder, name))
+
+    def _has(self, path: str) -> bool:
+        """Whether the chief sees a complete checkpoint at `path`; the same on every worker."""
+        seen = self._cluster.is_chief and path in complete_checkpoints(self._folder)
+        return bool(int(self._cluster.world.broadcast(np.int64(seen))))
 
 
 def read_position(path: str) -> Position:

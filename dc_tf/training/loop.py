@@ -9,16 +9,16 @@ at the exact step.
 import dataclasses
 import os
 
-import tensorflow as tf
-
+from dc_tf import experiment as experiment_lib
 from dc_tf import run_dir
 from dc_tf.clustering.assignments import Assignments, is_complete
 from dc_tf.data.manifest import Dataset
 from dc_tf.data.pipeline import training_batches
 from dc_tf.data.reader import RowReader
 from dc_tf.data.sampler import BatchPlan, Sampler
+from dc_tf.distributed.collectives import all_agree
 from dc_tf.distributed.topology import Topology
-from dc_tf.errors import ConfigError
+from dc_tf.errors import ConfigError, DataError
 from dc_tf.seeds import derive
 from dc_tf.training import reassign
 from dc_tf.training.checkpoint import (
@@ -28,12 +28,12 @@ from dc_tf.training.checkpoint import (
     new_trunk,
     read_position,
 )
-from dc_tf.training.metrics import MetricsLog
+from dc_tf.training.metrics import MetricsLog, last_epoch_means
 from dc_tf.training.step import Learner
 from dc_tf.training.trainer import StageTrainer
 
 
-def pretrain(experiment, run, cluster) -> dict:
+def pretrain(experiment, run, cluster) -> dict | None:
     """Runs an experiment, or what is left of it, on this worker's share.
 
     Args:
@@ -42,8 +42,8 @@ def pretrain(experiment, run, cluster) -> dict:
         cluster: Cluster.
 
     Returns:
-        dict of plain numbers: rows, workers, rounds, steps, and the last epoch's losses and
-        accuracies.
+        dict of plain numbers on the chief: rows, workers, rounds, steps, and the last epoch's
+        losses and accuracies. None on the others.
 
     Raises:
         ConfigError: the worker count or data set does not fit the experiment.
@@ -74,7 +74,6 @@ class Pretraining:
         self.position = read_position(self._restored) if self._restored else Position()
         self._metrics = MetricsLog(run, cluster.is_chief, self.position.global_step)
         self._trunk = self._make_trunk()
-        self._last_epoch: dict[str, float] = {}
 
     def run_stage(self, index: int):
         """A method for its epochs: each round clusters, then trains on the clusters."""
@@ -100,20 +99,19 @@ class Pretraining:
                 self.position = dataclasses.replace(self.position, stage=index + 1, epoch=0)
             self._checkpoints.save(self.position, learner)
 
-    def result(self) -> dict:
-        """Plain numbers about the finished run; also in the run folder."""
-        if not self._last_epoch and os.path.exists(self._run.result):
-            return run_dir.read_json(self._run.result)  # nothing was left to do
+    def result(self) -> dict | None:
+        """Plain numbers about the finished run, on the chief; also in the run folder."""
+        if not self._cluster.is_chief:
+            return None
         result = {
             "workdir": self._run.path,
             "rows": self._dataset.rows,
             "workers": self._cluster.size,
             "rounds": sum(stage.rounds for stage in self._experiment.stages if stage.clustered),
             "steps": self.position.global_step,
-            **self._last_epoch,
+            **last_epoch_means(self._run.metrics),
         }
-        if self._cluster.is_chief:
-            run_dir.write_json(self._run.result, result)
+        run_dir.write_json(self._run.result, result)
         return result
 
     def _make_trunk(self):
@@ -149,12 +147,21 @@ class Pretraining:
             return None
         folder = self._run.clustering(index, round_index)
         # What is there was made from the checkpoint that was saved at the end of the last round.
-        if not self._all_agree(is_complete(folder)):
+        if not all_agree(is_complete(folder), self._cluster.world):
             self._reassign(index, stage, round_index, folder)
-        return Assignments.open(folder)
+        assignments = Assignments.open(folder)
+        if self._cluster.is_chief:
+            self._report(index, round_index, assignments)
+        return assignments
 
     def _reassign(self, index, stage, round_index, folder):
-        report = reassign.reassign(
+        if self.position.epoch != stage.round_of(self.position.epoch)[1] or self.position.step:
+            raise DataError(
+                f"{folder} has no complete assignments, but training stands in the middle of the "
+                "round that uses them; bring the folder back, or remove the checkpoints since the "
+                "round began."
+            )
+        reassign.reassign(
             self._trunk,
             self._reader,
             self._experiment,
@@ -164,16 +171,24 @@ class Pretraining:
             cluster=self._cluster,
             seed=derive("kmeans", self._experiment.seed, index, round_index),
         )
-        if self._cluster.is_chief:
-            before = self._run.clustering(index, round_index - 1)
-            figures = reassign.describe(
-                Assignments.open(folder),
-                Assignments.open(before) if round_index else None,
-                self._dataset.labels(),
-            )
-            self._metrics.write_clustering(
-                self.position.global_step, index, round_index, figures, report
-            )
+
+    def _report(self, index, round_index, assignments):
+        """Writes how the clusters are, unless an earlier life of the run did."""
+        if self._metrics.has(event="clustering", stage=index, round=round_index):
+            return
+        before = self._run.clustering(index, round_index - 1)
+        figures = reassign.describe(
+            assignments,
+            Assignments.open(before) if round_index else None,
+            self._dataset.labels(),
+        )
+        self._metrics.write_clustering(
+            self.position.global_step,
+            index,
+            round_index,
+            figures,
+            reassign.read_report(self._run.clustering(index, round_index)),
+        )
 
     def _train_round(self, index, stage, trainer, assignments, last):
         """The epochs from where training stands to `last`, the next clustering."""
@@ -196,15 +211,37 @@ class Pretraining:
                 start_step=trainer.position.step,
                 threads=self._experiment.threads or None,
             )
-            self._last_epoch = trainer.train_epoch(
+            trainer.train_epoch(
                 batches,
                 steps=sampler.steps - trainer.position.step,
                 title=f"{stage.name} epoch {epoch + 1}/{stage.epochs}",
                 learning_rate=learning_rate(stage.optimizer, epoch),
             )
 
-    def _all_agree(self, condition: bool) -> bool:
-        return int(self._cluster.world.all_sum(tf.constant(int(condition)))) == self._cluster.size
+
+def check_start(experiment, rows: int, workers: int):
+    """Refuses what `pretrain` could not do, before anything is started.
+
+    Raises:
+        ConfigError: a stage does not fit the worker count or the data set, or `init_from` is not a
+            finished run of the same network.
+        DataError: `init_from` has no network to start from.
+    """
+    plan_stages(experiment, rows, workers)
+    if experiment.init_from:
+        source = run_dir.RunDir(experiment.init_from)
+        if not os.path.exists(source.result):
+            raise ConfigError(
+                f"init_from is {experiment.init_from!r}, which is not a finished run."
+            )
+        model = experiment_lib.load([source.config]).model
+        for name in ("width", "resolution", "fc", "sobel"):
+            theirs, ours = getattr(model, name), getattr(experiment.model, name)
+            if theirs != ours:
+                raise ConfigError(
+                    f"init_from is a run with model.{name} = {theirs}, here it is {ours}; they "
+                    "have to be equal."
+                )
 
 
 def plan_stages(experiment, rows: int, workers: int) -> list[BatchPlan]:

@@ -9,6 +9,7 @@ Training figures go to TensorBoard through orbit, those of a clustering from her
 import json
 import os
 
+import numpy as np
 import tensorflow as tf
 
 from dc_tf import run_dir
@@ -31,6 +32,12 @@ class MetricsLog:
             kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= from_step]
             run_dir.write_text(path, "".join(kept))
 
+    def has(self, **figures) -> bool:
+        """Whether some line has all these figures; on the chief."""
+        if not self._enabled or not os.path.exists(self._path):
+            return False
+        return any(figures.items() <= _scalars(line).items() for line in read(self._path))
+
     def write(self, event: str, step: int, **figures):
         """Adds one line: the kind of event, the global step, and figures by name."""
         if self._enabled:
@@ -50,6 +57,21 @@ class MetricsLog:
 def read(path: str) -> list[dict]:
     """All lines of a metrics file."""
     return [json.loads(line) for line in _complete_lines(path)]
+
+
+def last_epoch_means(path: str) -> dict[str, float]:
+    """Losses and accuracies of the last epoch that was trained, over all of its steps."""
+    lines = [line for line in read(path) if line["event"] == "train"]
+    last = lines[-1]
+    epoch = [m for m in lines if (m["stage"], m["epoch"]) == (last["stage"], last["epoch"])]
+    before = [m["step"] for m in lines if m["step"] < epoch[0]["step"]]
+    steps = np.diff([*(before[-1:] or [0]), *(m["step"] for m in epoch)])
+    names = [name for name in last if name.endswith(("loss", "accuracy"))]
+    return {name: float(np.average([m[name] for m in epoch], weights=steps)) for name in names}
+
+
+def _scalars(line: dict) -> dict:
+    return {name: value for name, value in line.items() if not isinstance(value, (list, dict))}
 
 
 def _complete_lines(path):

@@ -1,6 +1,7 @@
 """From the trunk's features of the whole collection to new cluster assignments.
 
-    assignments = reassign(trunk, reader, stage, folder=..., scratch=..., cluster=cluster)
+    reassign(trunk, reader, experiment, stage, folder, scratch, cluster, seed=0)
+    assignments = Assignments.open(folder)
 
 Each worker extracts its own block of rows to its own disk; features never leave it. Only moments,
 counts and sums are exchanged. The assignments are written by all and read by all.
@@ -14,11 +15,14 @@ import tensorflow as tf
 from dc_tf import run_dir
 from dc_tf.clustering.assignments import Assignments, nmi, write
 from dc_tf.clustering.feature_store import FeatureStore
-from dc_tf.clustering.hierarchy import hierarchical_kmeans
+from dc_tf.clustering.hierarchy import hierarchical_kmeans, passes
 from dc_tf.clustering.whitening import Moments, Whitening, whiten_store
 from dc_tf.data.pipeline import evaluation_batches
 from dc_tf.data.reader import data_errors
+from dc_tf.errors import DataError
 from dc_tf.progress import Progress
+
+_REPORT = "report.json"
 
 
 def block_of(rows: int, rank: int, size: int) -> range:
@@ -26,8 +30,8 @@ def block_of(rows: int, rank: int, size: int) -> range:
     return range(rows * rank // size, rows * (rank + 1) // size)
 
 
-def reassign(trunk, reader, experiment, stage, folder, scratch, cluster, seed) -> dict:
-    """Extracts, whitens, clusters and writes; the result is in `folder` when it returns.
+def reassign(trunk, reader, experiment, stage, folder, scratch, cluster, seed):
+    """Extracts, whitens, clusters and writes; assignments and report are then in `folder`.
 
     Args:
         trunk: VGG16.
@@ -39,8 +43,8 @@ def reassign(trunk, reader, experiment, stage, folder, scratch, cluster, seed) -
         cluster: Cluster.
         seed: int, of the initial centroids.
 
-    Returns:
-        dict of plain numbers about the clustering, the same on all workers.
+    Raises:
+        DataError: on all workers, when the features cannot be told apart into that many clusters.
     """
     started = time.monotonic()
     store, moments = _extract(trunk, reader, experiment, stage, scratch, cluster)
@@ -50,18 +54,45 @@ def reassign(trunk, reader, experiment, stage, folder, scratch, cluster, seed) -
     in_place = dim == store.dim
     path = None if in_place else os.path.join(scratch, "whitened")
     store = whiten_store(store, whitening, path)
-    ids, sub_ids, report = hierarchical_kmeans(
-        store,
-        stage.clusters,
-        stage.sub_clusters,
-        cluster.world,
-        iterations=stage.clustering.iterations,
-        seed=seed,
-    )
+    ids, sub_ids, report = _cluster(store, stage, cluster, seed)
+    seconds = {
+        "extract_seconds": extracted - started,
+        "cluster_seconds": time.monotonic() - extracted,
+    }
+    if cluster.is_chief:
+        os.makedirs(folder, exist_ok=True)
+        run_dir.write_json(os.path.join(folder, _REPORT), report | seconds)
     write(folder, cluster.world, store.first_row, ids, sub_ids, stage.clusters, stage.sub_clusters)
     run_dir.remove_tree(scratch)
-    seconds = {"extract": extracted - started, "cluster": time.monotonic() - extracted}
-    return {**report, **{f"{phase}_seconds": value for phase, value in seconds.items()}}
+
+
+def read_report(folder: str) -> dict:
+    """What k-means said about the assignments in `folder`: objectives, empties, seconds."""
+    return run_dir.read_json(os.path.join(folder, _REPORT))
+
+
+def _cluster(store, stage, cluster, seed):
+    """Both levels of k-means, with progress on the chief; see `hierarchical_kmeans`."""
+    iterations = stage.clustering.iterations
+    total = passes(stage.clusters, stage.sub_clusters, iterations) * store.rows
+    with Progress(total, "cluster", "rows", enabled=cluster.is_chief) as progress:
+        result = hierarchical_kmeans(
+            store,
+            stage.clusters,
+            stage.sub_clusters,
+            cluster.world,
+            iterations=iterations,
+            seed=seed,
+            on_progress=progress.update,
+        )
+    level1 = result.report["level1"]
+    if level1 and level1["empty"]:
+        raise DataError(
+            f"{level1['empty']} of {stage.clusters} clusters are empty, since the features have "
+            "fewer distinct values; the network has collapsed (lower the learning rate) or the "
+            "images are all alike (lower clusters)."
+        )
+    return result
 
 
 def describe(assignments: Assignments, previous: Assignments | None, labels) -> dict:

@@ -1,17 +1,19 @@
 """One optimisation step of a stage, written for one replica.
 
-    learner = Learner(cluster, topology, trunk, stage, seed=0, stage_index=1)
+    learner = Learner(cluster, plan, trunk, stage, seed=0, stage_index=1)
+    learner.start_round(0)
     sums = learner.step(batch, step_seed)
 
-The trunk is mirrored by the strategy and its gradient summed over the world by it. The super-class
-head V is held by every worker, a sub-class head W_s by the workers that serve super-class s; their
-gradients go through communicators. A run on one worker and on sixteen gives the same weights.
+The trunk is mirrored by the strategy. The super-class head V is held by every worker, a sub-class
+head W_s by the workers that serve super-class s. Gradients are summed over those who hold the
+weights. A run on one worker and on sixteen gives the same weights.
 """
 
 import numpy as np
 import tensorflow as tf
 
 from dc_tf import keras
+from dc_tf.distributed.collectives import all_sum_packed
 from dc_tf.nn.heads import LinearHead
 from dc_tf.nn.losses import cross_entropy, hierarchical_loss
 from dc_tf.nn.vgg16 import dropout_mask
@@ -147,8 +149,8 @@ class Learner:
 
     def _apply_to_trunk(self, gradients):
         variables = self.trunk.trainable_variables
-        replica = tf.distribute.get_replica_context()
-        gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        # By our own exchange, so that it takes its turn among those of batch norm and heads.
+        gradients = all_sum_packed(gradients, self._cluster.world)
         self.trunk_optimizer.apply_gradients(
             zip(_decayed(gradients, variables, self._settings.weight_decay), variables),
             skip_gradients_aggregation=True,
@@ -214,7 +216,7 @@ class Classifier(tf.Module):
 
     def sum_gradients(self, gradients, scale: float) -> list[tf.Tensor]:
         """The gradients summed over the workers that hold this head, times `scale`."""
-        return [scale * self._comm.all_sum(tf.convert_to_tensor(g)) for g in gradients]
+        return [scale * g for g in all_sum_packed(gradients, self._comm)]
 
     def apply(self, gradients, weight_decay: float):
         decayed = _decayed(gradients, self.weights, weight_decay)

@@ -61,8 +61,8 @@ class StageTrainer:
             summary_dir=run.summaries if cluster.is_chief else None,
         )
 
-    def train_epoch(self, batches, steps: int, title: str, learning_rate: float) -> dict:
-        """Runs the rest of an epoch; returns its means, see `mean_figures`.
+    def train_epoch(self, batches, steps: int, title: str, learning_rate: float):
+        """Runs the rest of an epoch.
 
         Args:
             batches: iterable of this worker's batches, at least `steps`.
@@ -82,10 +82,8 @@ class StageTrainer:
             with contextlib.redirect_stdout(io.StringIO()):
                 end = self.position.global_step + steps
                 self._controller.train(end, checkpoint_at_completion=False)
-        means = self._inner.epoch_means()
         self._inner.start_epoch(())  # a live pipeline can keep the interpreter from ending
         self.position = dataclasses.replace(self.position, epoch=self.position.epoch + 1, step=0)
-        return means
 
     def _steps_to_next_stop(self, global_step) -> int:
         """Steps until metrics or a checkpoint are due."""
@@ -130,12 +128,10 @@ class EpochTrainer(orbit.AbstractTrainer):
         self._cluster = cluster
         self._global_step = global_step
         self._batches = iter(())
-        self._epoch_sums = tf.zeros([len(SUMS)])
 
     def start_epoch(self, batches):
         """Takes the (rest of the) epoch's batches of this worker."""
         self._batches = iter(batches)
-        self._epoch_sums = tf.zeros([len(SUMS)])
 
     def train(self, num_steps) -> dict[str, float]:
         """Runs `num_steps` steps.
@@ -157,17 +153,11 @@ class EpochTrainer(orbit.AbstractTrainer):
             sums += self._learner.step(batch, tf.cast(self._global_step, tf.int32))
             self._global_step.assign_add(1)
         sums = self._cluster.world.all_sum(sums)
-        self._epoch_sums += sums
-        means = mean_figures(sums)
         seconds = time.monotonic() - started
-        return means | {
+        return mean_figures(sums) | {
             "images_per_second": float(sums[0]) / seconds,
             "input_wait": waited / seconds,
         }
-
-    def epoch_means(self) -> dict[str, float]:
-        """Means over the epoch so far, in this life of the process."""
-        return mean_figures(self._epoch_sums)
 
 
 def mean_figures(sums) -> dict[str, float]:

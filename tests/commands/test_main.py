@@ -13,7 +13,7 @@ from absl import flags, logging
 
 from dc_tf.commands import main as main_module
 from dc_tf.commands.main import COMMANDS, main
-from dc_tf.errors import ConfigError, DataError, Preempted
+from dc_tf.errors import ConfigError, DataError
 
 
 def command(run):
@@ -68,7 +68,7 @@ class MainTest(tf.test.TestCase):
         self.assertIn("stray", err)
 
     def test_errors_of_the_user_are_one_line_with_their_exit_code(self):
-        errors = {2: ConfigError("use 4"), 1: DataError("run convert"), 42: Preempted("saved")}
+        errors = {2: ConfigError("use 4"), 1: DataError("run convert")}
         for expected, error in errors.items():
             code, out, err = self.raising(error)
             self.assertEqual((code, out, err), (expected, "", f"dc_tf: {error}\n"))

@@ -24,6 +24,7 @@ class TfConfigTest(tf.test.TestCase):
         worker = {"worker": ["a:1", "a:2"]}
         for text, message in [
             ("nonsense", "expected the form"),
+            (json.dumps({"cluster": {"worker": "a:1"}, "task": {}}), "expected the form"),
             (json.dumps({"cluster": worker}), "expected the form"),
             (json.dumps({"cluster": worker, "task": {"type": "worker", "index": 2}}), "not one of"),
             (

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 import workers
 
-from dc_tf.distributed.collectives import Solo, all_gather_counts
+from dc_tf.distributed.collectives import Solo, all_agree, all_gather_counts, all_sum_packed
 
 
 def _sums(cluster):
@@ -38,6 +38,19 @@ def _gradient(cluster):
     return tape.gradient(loss, x).numpy()
 
 
+def _packed(cluster):
+    """Six tensors of 4 to 400 bytes in messages of about 100."""
+    tensors = [tf.fill(shape, float(cluster.rank + 1)) for shape in SHAPES]
+    return [t.numpy() for t in all_sum_packed(tensors, cluster.world, pack_bytes=100)]
+
+
+def _agree(cluster):
+    return all_agree(True, cluster.world), all_agree(cluster.rank != 2, cluster.world)
+
+
+SHAPES = ([], [3], [2, 5], [100], [1, 1], [7])
+
+
 class CollectivesTest(tf.test.TestCase):
     def test_world_and_groups_sum_side_by_side(self):
         for rank, (everyone, in_pair, counts, sent) in enumerate(workers.on_cluster(4, _sums)):
@@ -54,6 +67,14 @@ class CollectivesTest(tf.test.TestCase):
 
     def test_the_gradient_of_a_sum_is_the_sum_of_gradients(self):
         self.assertAllClose(workers.on_cluster(4, _gradient), [20.0] * 4)
+
+    def test_packed_sums_keep_their_shapes_and_places(self):
+        for sums in workers.on_cluster(4, _packed):
+            for got, shape in zip(sums, SHAPES, strict=True):
+                self.assertAllEqual(got, np.full(shape, 10.0))
+
+    def test_all_agree_only_if_all_do(self):
+        self.assertEqual(workers.on_cluster(4, _agree), [(True, False)] * 4)
 
     def test_solo_is_the_identity(self):
         self.assertAllEqual(Solo().all_sum([1, 2]), [1, 2])

@@ -54,8 +54,13 @@ class LoopTest(tf.test.TestCase):
         (result,) = workers.on_cluster(1, runs.train, self.settings, workdir)
         self.assert_same_end(workdir, self.undisturbed)
         self.assertEqual(result["steps"], STEPS)
-        lines = [line["step"] for line in read(RunDir(workdir).metrics) if line["event"] == "train"]
-        self.assertEqual(lines, list(range(1, STEPS + 1)))
+        lines = read(RunDir(workdir).metrics)
+        train = [line["step"] for line in lines if line["event"] == "train"]
+        self.assertEqual(train, list(range(1, STEPS + 1)))
+        clusterings = [line["round"] for line in lines if line["event"] == "clustering"]
+        self.assertEqual(clusterings, [0, 1])
+        for name in ("loss", "rotation_accuracy"):
+            self.assertAllClose(result[name], self.result[name])
 
     def test_two_workers_resume_as_well(self):
         whole, parts = (os.path.join(self.folder, name) for name in ("whole-2", "parts-2"))
@@ -72,7 +77,8 @@ class LoopTest(tf.test.TestCase):
         for size in (1, 2, 4):
             workdir = os.path.join(self.folder, f"round-on-{size}")
             results = workers.on_cluster(size, runs.train, settings, workdir)
-            self.assertEqual([r["steps"] for r in results], [4] * size)
+            self.assertEqual(results[0]["steps"], 4)
+            self.assertEqual(results[1:], [None] * (size - 1))  # only the chief speaks
             metrics[size] = read(RunDir(workdir).metrics)
             clusters[size] = Assignments.open(RunDir(workdir).clustering(0, 0)).flat()
         for size in (2, 4):

@@ -1,0 +1,84 @@
+"""The real thing: workers started by the launcher, one killed, all restarted, nothing lost."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import runs
+import tensorflow as tf
+import workers
+
+from dc_tf.run_dir import RunDir
+from dc_tf.training.metrics import read
+
+LAUNCHER = pathlib.Path(__file__).resolve().parents[2] / "launch" / "local.py"
+LIMIT_S = 240
+
+
+class ResumeTest(tf.test.TestCase):
+    def test_a_killed_worker_costs_a_restart_and_nothing_else(self):
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        settings = runs.settings(runs.make_data(folder))
+        whole, killed = os.path.join(folder, "whole"), os.path.join(folder, "killed")
+        workers.on_cluster(2, runs.train, settings, whole)
+
+        launcher = start(settings, killed)
+        try:
+            wait_for_step(killed, 11, launcher)
+            os.kill(worker_of(launcher, index=1), signal.SIGKILL)
+            out, log = launcher.communicate(timeout=LIMIT_S)
+        finally:
+            launcher.kill()
+        self.assertEqual(launcher.returncode, 0, log)
+        self.assertIn("w1 ended with exit code 137", log)
+        self.assertIn("restart 1 of 1", log)
+        self.assertEqual(json.loads(out.splitlines()[-1])["steps"], 20)
+
+        state, expected = runs.end_state(killed), runs.end_state(whole)
+        self.assertEqual(state.keys(), expected.keys())
+        for name, value in expected.items():
+            self.assertAllEqual(state[name], value, name)
+
+
+def start(settings, workdir):
+    flags = ["train", f"--params_override={settings!r}", f"--workdir={workdir}"]
+    command = [sys.executable, str(LAUNCHER), "--workers=2", "--threads=1", "--max_restarts=1"]
+    return subprocess.Popen(
+        [*command, "--", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_step(workdir, step, launcher):
+    until = time.monotonic() + LIMIT_S
+    while time.monotonic() < until and launcher.poll() is None:
+        path = RunDir(workdir).metrics
+        if os.path.exists(path) and any(line["step"] >= step for line in read(path)):
+            return
+        time.sleep(0.05)
+    launcher.kill()
+    raise AssertionError(f"step {step} was not reached:\n{launcher.communicate()[1][-3000:]}")
+
+
+def worker_of(launcher, index):
+    """Process id of a worker, told by its TF_CONFIG."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            stat = pathlib.Path("/proc", pid, "stat").read_text()
+            environment = pathlib.Path("/proc", pid, "environ").read_text()
+        except (OSError, UnicodeDecodeError):
+            continue
+        child = int(stat.rpartition(")")[2].split()[1]) == launcher.pid
+        if child and f'"index": {index}' in environment:
+            return int(pid)
+    raise AssertionError("the worker is not running")
+
+
+if __name__ == "__main__":
+    tf.test.main()
