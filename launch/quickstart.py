@@ -4,7 +4,7 @@
     launch/quickstart.sh --images=DIR --workdir=DIR       on a folder of yours
 
 With --images, sub-folders are taken for classes: a fifth of each is held out to measure with. A
-folder without sub-folders has no labels, so nothing is measured on it. Started again with the same
+folder without them has no labels, so nothing is measured on it. Started again with the same
 --workdir, it goes on where it stopped. The last line on stdout is one JSON object.
 """
 
@@ -118,19 +118,20 @@ def make_data(images, folder):
                 flags = f"--split={split}", f"--images={count}", "--overwrite"
                 dc_tf(f"Images to {split}", "generate", f"--output={output}", *flags)
         return train, test
-    labelled = any(entry.is_dir() and entry.name[0] != "." for entry in os.scandir(images))
+    folders = any(entry.is_dir() and entry.name[0] != "." for entry in os.scandir(images))
     if not complete(whole):
-        flags = ["--labels_from_folders"] if labelled else []
+        flags = ["--labels_from_folders"] if folders else []
         flags += ["--short_side=128", "--overwrite"]  # More than quickstart.yaml looks at.
         dc_tf("Images", "convert", f"--input={images}", f"--output={whole}", *flags)
-    if not labelled:
+    sys.path.insert(0, str(ROOT))  # As the steps have it, installed or not.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from dc_tf.data.hold_out import hold_out, measurable
+
+    if not measurable(whole):
+        say("No two sub-folders with two images each, so there is nothing to measure with.")
         return whole, None
     if not (complete(train) and complete(test)):
         say("== Holding out a fifth")
-        sys.path.insert(0, str(ROOT))  # As the steps have it, installed or not.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        from dc_tf.data.hold_out import hold_out
-
         hold_out(whole, train, test)
     return train, test
 

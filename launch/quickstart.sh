@@ -9,5 +9,5 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 for argument in "$@"; do
   case "$argument" in -h | --help) exec python3 "$here/quickstart.py" --help ;; esac
 done
-. "$here/environment.sh"
+. "$here/environment.sh" || exit 1
 exec python "$here/quickstart.py" "$@"

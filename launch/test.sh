@@ -6,6 +6,6 @@
 #
 # Tests work on the CPU; CUDA_VISIBLE_DEVICES=0 launch/test.sh lends them a GPU.
 set -euo pipefail
-. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh" || exit 1
 cd "$DC_TF_ROOT"
 exec python -m pytest "$@"

@@ -50,6 +50,12 @@ def hold_out(source, train, test, every=5):
     return counts
 
 
+def measurable(source):
+    """Whether a data set has two classes that `hold_out` can put into both sets. bool."""
+    labels = Dataset.open(source).labels()
+    return int((np.bincount(labels[labels >= 0], minlength=1) >= 2).sum()) >= 2
+
+
 def held_out_rows(labels, every):
     """Which rows are for testing.
 

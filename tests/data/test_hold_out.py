@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.data import schema
-from dc_tf.data.hold_out import held_out_rows, hold_out
+from dc_tf.data.hold_out import held_out_rows, hold_out, measurable
 from dc_tf.data.manifest import Dataset, DatasetWriter
 from dc_tf.data.reader import RowReader
 
@@ -28,6 +28,16 @@ class HoldOutTest(tf.test.TestCase):
         labels = np.array([0] * 23 + [1, 2, 2, -1, -1] + [3] * 7, np.int32)
         held = held_out_rows(labels, every=5)
         self.assertEqual([held[labels == c].sum() for c in (0, 1, 2, 3, -1)], [5, 0, 1, 2, 0])
+
+    def test_two_classes_with_two_images_are_needed_to_measure(self):
+        for number, (labels, expected) in enumerate(
+            [([0, 0, 1, 1], True), ([0, 0, 0, 1], False), ([None, None], False), ([3, 3, 3], False)]
+        ):
+            path = pathlib.Path(tempfile.mkdtemp(dir=self.get_temp_dir())) / str(number)
+            with DatasetWriter(path) as writer:
+                for label in labels:
+                    writer.write(b"bytes", label=label)
+            self.assertEqual(measurable(path), expected, labels)
 
     def rows(self, path):
         dataset = Dataset.open(path)
