@@ -9,6 +9,7 @@ Defaults are the paper's and live here; a YAML file says only what differs, and
 import dataclasses
 import math
 
+import yaml
 from official.modeling import hyperparams
 
 from dc_tf import settings as settings_lib
@@ -187,6 +188,13 @@ def load(config_files=(), params_override=()) -> Experiment:
     experiment = experiment.replace(stages=tuple(stages))
     check(experiment)
     return experiment
+
+
+def to_yaml(experiment: Experiment) -> str:
+    """All settings, as `load` reads them."""
+    settings = experiment.as_dict()
+    settings["stages"] = list(settings["stages"])
+    return yaml.safe_dump(settings, sort_keys=False)
 
 
 def differences(a: Experiment, b: Experiment) -> list[str]:

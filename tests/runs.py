@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.data.generate import generate
-from dc_tf.experiment import load
-from dc_tf.run_dir import RunDir
+from dc_tf.experiment import load, to_yaml
+from dc_tf.run_dir import RunDir, write_text
 from dc_tf.training.checkpoint import complete_checkpoints
 from dc_tf.training.loop import pretrain
 
@@ -77,6 +77,8 @@ def train(cluster, settings, workdir, stop_at=None):
         experiment = load(params_override=[repr(settings)])
         run = RunDir(workdir)
         run.create()
+        if cluster.is_chief:
+            write_text(run.config, to_yaml(experiment))
         return pretrain(experiment, run, cluster)
     except Stopped:
         return None

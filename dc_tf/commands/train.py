@@ -7,7 +7,6 @@ On a run folder that has a checkpoint, it goes on from there at the exact step.
 
 import os
 
-import yaml
 from absl import flags
 
 from dc_tf.errors import ConfigError, DataError
@@ -113,11 +112,10 @@ def _check_same_run(experiment, dataset, run_dir):
 
 def _write_experiment(experiment, run_dir):
     from dc_tf.data.manifest import Dataset
+    from dc_tf.experiment import to_yaml
     from dc_tf.run_dir import write_json, write_text
 
     run_dir.create()
     dataset = Dataset.open(experiment.data.path)
     write_json(run_dir.data, {"path": dataset.path, "fingerprint": dataset.fingerprint()})
-    settings = experiment.as_dict()
-    settings["stages"] = list(settings["stages"])
-    write_text(run_dir.config, yaml.safe_dump(settings, sort_keys=False))
+    write_text(run_dir.config, to_yaml(experiment))

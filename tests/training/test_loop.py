@@ -13,6 +13,7 @@ from dc_tf import experiment as experiment_lib
 from dc_tf.clustering.assignments import Assignments
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.run_dir import RunDir
+from dc_tf.training.checkpoint import load_trunk
 from dc_tf.training.loop import learning_rate, plan_stages
 from dc_tf.training.metrics import read
 
@@ -116,6 +117,23 @@ class LoopTest(tf.test.TestCase):
         self.assertEqual(again, self.result)
         left = [files for _, _, files in os.walk(os.path.join(self.undisturbed, "features"))]
         self.assertEqual(sum(left, []), [])
+
+    def test_a_run_starts_from_the_trunk_of_another_and_stages_keep_theirs(self):
+        workdir = os.path.join(self.folder, "from-another")
+        stages = [{**runs.SETTINGS["stages"][1], "epochs": 1, "name": "next"}]
+        stages[0]["optimizer"] = {"learning_rate": 1e-6}
+        settings = {**self.settings, "stages": stages, "init_from": self.undisturbed}
+        workers.on_cluster(1, runs.train, settings, workdir)
+        weights = [
+            load_trunk(folder)[0].trainable_weights for folder in (workdir, self.undisturbed)
+        ]
+        for ours, theirs in zip(*weights):
+            self.assertAllClose(ours, theirs, atol=1e-4)
+        after_rotnet, experiment = load_trunk(self.undisturbed, "rotnet")
+        self.assertEqual(experiment.stages[0].name, "rotnet")
+        self.assertNotAllClose(after_rotnet.trainable_weights[0], weights[1][0])
+        with self.assertRaisesRegex(ConfigError, "no stage 'x'; its stages are .*rotnet"):
+            load_trunk(self.undisturbed, "x")
 
     def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(self):
         workdir = os.path.join(self.folder, "nan")

@@ -1,0 +1,87 @@
+"""What cannot work is refused before anything is started, with exit code 2 and what would work."""
+
+import contextlib
+import io
+import json
+import os
+import tempfile
+
+import runs
+import tensorflow as tf
+
+from dc_tf.commands.main import main
+from dc_tf.data.manifest import Dataset
+from dc_tf.experiment import load, to_yaml
+
+
+class TrainTest(tf.test.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.folder = tempfile.mkdtemp()
+        cls.data = runs.make_data(cls.folder, images=40)
+
+    def refused(self, settings, workdir=None):
+        """The one line on stderr of a `train` that is refused."""
+        workdir = workdir or os.path.join(tempfile.mkdtemp(dir=self.folder), "run")
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(["train", f"--params_override={settings!r}", f"--workdir={workdir}"])
+        self.assertEqual(code, 2, err.getvalue())
+        self.assertEqual(out.getvalue(), "")
+        self.assertNotIn("Traceback", err.getvalue())
+        return err.getvalue()
+
+    def run_folder(self, settings, data):
+        """A run folder as `train` leaves it, with a finished run's result."""
+        workdir = tempfile.mkdtemp(dir=self.folder)
+        experiment = load(params_override=[repr(settings)])
+        found = {"fingerprint": Dataset.open(data).fingerprint(), "path": data}
+        files = {"experiment.yaml": to_yaml(experiment), "data.json": json.dumps(found)}
+        for name, text in {**files, "result.json": "{}"}.items():
+            with open(os.path.join(workdir, name), "w") as f:
+                f.write(text)
+        return workdir
+
+    def test_a_missing_data_set_says_how_to_make_one(self):
+        self.assertRegex(self.refused(runs.settings("/nowhere")), "dc_tf convert")
+
+    def test_too_few_images_for_the_clusters_names_the_stage(self):
+        stages = [{**runs.SETTINGS["stages"][1], "sub_clusters": 50}]
+        message = self.refused(runs.settings(self.data, stages=stages))
+        self.assertRegex(message, r"stages\[0\] \(deepercluster\) needs at least 100 images")
+
+    def test_a_batch_that_does_not_split_names_one_that_does(self):
+        stages = [{**runs.SETTINGS["stages"][1], "batch_size": 33}]
+        self.assertRegex(self.refused(runs.settings(self.data, stages=stages)), "multiple of 8.*40")
+
+    def test_a_run_folder_keeps_its_settings_and_its_data(self):
+        settings = runs.settings(self.data)
+        workdir = self.run_folder(settings, self.data)
+        message = self.refused({**settings, "seed": 5}, workdir)
+        self.assertRegex(message, r"other settings \(seed: 0, 5\); use another --workdir")
+        other = runs.make_data(tempfile.mkdtemp(dir=self.folder), images=41)
+        message = self.refused(runs.settings(other), workdir)
+        self.assertRegex(message, r"another data set \(40 rows, sha256.*41 rows")
+
+    def test_a_start_from_another_run_needs_a_finished_one_of_the_same_network(self):
+        settings = runs.settings(self.data)
+        message = self.refused({**settings, "init_from": "/nowhere"})
+        self.assertRegex(message, "init_from is '/nowhere', which is not a finished run")
+        other = {**settings, "model": {**settings["model"], "fc": 8}}
+        other["stages"] = [settings["stages"][0]]
+        message = self.refused({**settings, "init_from": self.run_folder(other, self.data)})
+        self.assertRegex(message, "model.fc = 8, here it is 16")
+
+    def test_stages_are_read_from_files_that_exist(self):
+        workdir = os.path.join(self.folder, "none")
+        err = io.StringIO()
+        with contextlib.redirect_stderr(err):
+            code = main(["train", "--config_file=/nowhere.yaml", f"--workdir={workdir}"])
+        self.assertEqual(code, 2)
+        self.assertIn("/nowhere.yaml", err.getvalue())
+        self.assertFalse(os.path.exists(workdir))
+
+
+if __name__ == "__main__":
+    tf.test.main()
