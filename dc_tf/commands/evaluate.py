@@ -40,6 +40,7 @@ SCRATCH = _define(
 )
 BATCH_SIZE = _define("integer", "batch_size", 256, "Images at a time.")
 TEMPERATURE = _define("float", "temperature", 0.07, "knn: of the votes.")
+CELLS = _define("integer", "cells", 2, "knn: maps are averaged over so many parts, each way.")
 PROTOCOL = _define("string", "protocol", "paper", "linear_probe: paper or small.")
 EPOCHS = _define("integer", "epochs", None, "linear_probe: instead of the protocol's.")
 LEARNING_RATE = _define("float", "learning_rate", None, "linear_probe: the same for all layers.")
@@ -84,7 +85,10 @@ def _protocol():
 
     if TASK.value == "knn":
         return knn, knn.Protocol(
-            temperature=TEMPERATURE.value, batch_size=BATCH_SIZE.value, scratch=SCRATCH.value
+            temperature=TEMPERATURE.value,
+            cells=CELLS.value,
+            batch_size=BATCH_SIZE.value,
+            scratch=SCRATCH.value,
         )
     if PROTOCOL.value not in PROTOCOLS:
         raise ConfigError(f"--protocol is {PROTOCOL.value!r}; use one of {', '.join(PROTOCOLS)}.")

@@ -1,6 +1,6 @@
 """Frozen features of a labelled data set, all asked-for layers in one pass over the images.
 
-    extractor = Extractor(subject.trunk, {"conv13": global_average("conv13")})
+    extractor = Extractor(subject.trunk, {"conv13": cell_average("conv13")})
     features = extract(extractor, subject, split, batch_size=256)
     features["conv13"]             # (n, d), rows in the order of split.rows
 

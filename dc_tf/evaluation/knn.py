@@ -1,7 +1,7 @@
 """Nearest neighbours among the training set's frozen features vote on the class.
 
-Maps are averaged over space, fc vectors taken as they are; centred by the training set's mean,
-compared by cosine, exactly (faiss). A neighbour votes with exp(cosine / temperature). Nothing is
+Maps are averaged over a few cells, fc vectors taken as they are; centred by the training set's
+mean, compared by cosine, exactly (faiss). A neighbour votes with exp(cosine / temperature). Nothing is
 learned, so the figure is of the features alone.
 
     results = evaluate(subject, train, test, ["conv7", "conv13"], Protocol())
@@ -18,7 +18,7 @@ import numpy as np
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.features import Extractor, Store, extract
 from dc_tf.evaluation.metrics import accuracy, mean_class_accuracy
-from dc_tf.evaluation.pooling import global_average
+from dc_tf.evaluation.pooling import cell_average
 from dc_tf.progress import Progress
 
 # It reports each instruction set that its wheel was not built for.
@@ -34,18 +34,23 @@ class Protocol:
     Attributes:
         neighbours: numbers of neighbours to report; `top1` is that of the largest.
         temperature: of the votes.
+        cells: maps are averaged over cells x cells parts; 1 forgets where things are, which on
+            small images costs the early layers much.
         batch_size: images at a time through the network.
         scratch: folder for features that do not fit memory; None for the system's own.
     """
 
     neighbours: tuple[int, ...] = (1, 5, 20)
     temperature: float = 0.07
+    cells: int = 2
     batch_size: int = 256
     scratch: str | None = None
 
     def __post_init__(self):
         if not self.neighbours or min(self.neighbours) < 1:
             raise ConfigError(f"neighbours is {self.neighbours}; use numbers of at least 1.")
+        if self.cells < 1:
+            raise ConfigError(f"cells is {self.cells}; use at least 1.")
         if self.temperature <= 0:
             raise ConfigError(f"temperature is {self.temperature}; use a positive number.")
 
@@ -62,7 +67,9 @@ def evaluate(subject, train, test, layers, protocol: Protocol) -> dict:
         {layer: {"top1": largest number of neighbours, "mean_class": the same averaged over
         classes, "top1_k1": ..., "top1_k5": ..., ...}}, shares in [0, 1].
     """
-    extractor = Extractor(subject.trunk, {layer: global_average(layer) for layer in layers})
+    extractor = Extractor(
+        subject.trunk, {layer: cell_average(layer, protocol.cells) for layer in layers}
+    )
     with Store(protocol.scratch) as store:
         features = [
             extract(

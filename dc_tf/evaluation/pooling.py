@@ -17,11 +17,20 @@ PAPER_KERNELS = (18, 18, 14, 14, 9, 9, 9, 6, 6, 6, 3, 3, 3)
 PAPER_RESOLUTION = 224
 
 
-def global_average(layer: str) -> Callable:
-    """Maps averaged over space; fc6 and fc7 as they are (fc7 before ReLU, as it is clustered)."""
+def cell_average(layer: str, cells: int = 1) -> Callable:
+    """Maps averaged over `cells` x `cells` equal parts, or as many as they have pixels.
+
+    fc6 and fc7 are taken as they are (fc7 before ReLU, as it is clustered).
+    """
     if layer.startswith("fc"):
         return tf.identity
-    return lambda maps: tf.reduce_mean(maps, [1, 2])
+
+    def pool(maps):
+        kernel = max(1, maps.shape[1] // cells)
+        pooled = tf.nn.avg_pool2d(maps, kernel, kernel, "VALID")[:, :cells, :cells]
+        return tf.reshape(pooled, [-1, math.prod(pooled.shape[1:])])
+
+    return pool
 
 
 def grid_average(layer: str, shape, resolution: int, max_features=MAX_FEATURES) -> Callable:

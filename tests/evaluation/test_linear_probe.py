@@ -6,7 +6,7 @@ import tensorflow as tf
 from dc_tf import keras
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation import linear_probe
-from dc_tf.evaluation.pooling import global_average, grid_average, grid_kernel
+from dc_tf.evaluation.pooling import cell_average, grid_average, grid_kernel
 from dc_tf.evaluation.probes import Probes
 from dc_tf.nn.vgg16 import CONV_LAYERS
 
@@ -115,12 +115,14 @@ class PoolingTest(tf.test.TestCase):
         maps = np.arange(25, dtype=np.float32).reshape(1, 5, 5, 1)
         pooled = grid_average("conv1", (5, 5, 1), 32, max_features=5)(maps)
         self.assertAllClose(pooled, [[3, 5, 13, 15]])
-        self.assertAllClose(global_average("conv1")(maps), [[12]])
+        self.assertAllClose(cell_average("conv1")(maps), [[12]])
+        self.assertAllClose(cell_average("conv1", cells=2)(maps), [[3, 5, 13, 15]])
+        self.assertEqual(cell_average("conv1", cells=9)(maps).shape, (1, 25))
 
     def test_linear_classifiers_see_fc7_after_relu_and_neighbours_before(self):
         vectors = np.float32([[-1, 2]])
         self.assertAllEqual(grid_average("fc7", (2,), 32)(vectors), [[0, 2]])
-        self.assertAllEqual(global_average("fc7")(vectors), [[-1, 2]])
+        self.assertAllEqual(cell_average("fc7")(vectors), [[-1, 2]])
 
 
 class ProtocolTest(tf.test.TestCase):

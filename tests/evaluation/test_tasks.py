@@ -13,7 +13,7 @@ from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import knn, linear_probe
 from dc_tf.evaluation.features import Extractor, Store, extract, parse_layers
 from dc_tf.evaluation.models import open_model, random_init
-from dc_tf.evaluation.pooling import global_average
+from dc_tf.evaluation.pooling import cell_average
 from dc_tf.evaluation.splits import open_splits
 from dc_tf.export.saved_model import export_saved_model
 from dc_tf.nn.vgg16 import LAYERS, VGG16
@@ -65,7 +65,7 @@ class TasksTest(tf.test.TestCase):
 
     def test_features_are_those_of_the_network_in_the_order_of_the_rows(self):
         train, _ = self.splits()
-        extractor = Extractor(self.subject.trunk, {n: global_average(n) for n in ("conv4", "fc7")})
+        extractor = Extractor(self.subject.trunk, {n: cell_average(n) for n in ("conv4", "fc7")})
         images = np.concatenate(list(train.images(64, RESOLUTION, RESOLUTION)))
         with Store() as store:
             found = extract(extractor, self.subject, train, store, batch_size=7)
@@ -75,7 +75,7 @@ class TasksTest(tf.test.TestCase):
 
     def test_features_beyond_the_memory_bound_go_to_files_that_are_removed(self):
         train, _ = self.splits()
-        extractor = Extractor(self.subject.trunk, {"conv4": global_average("conv4")})
+        extractor = Extractor(self.subject.trunk, {"conv4": cell_average("conv4")})
         scratch = os.path.join(self.get_temp_dir(), "scratch")
         with Store(scratch, memory_bytes=0) as store, Store() as memory:
             found = extract(extractor, self.subject, train, store)["conv4"]
