@@ -1,8 +1,8 @@
 """Nearest neighbours among the training set's frozen features vote on the class.
 
 Maps are averaged over a few cells, fc vectors taken as they are; centred by the training set's
-mean, compared by cosine, exactly (faiss). A neighbour votes with exp(cosine / temperature). Nothing is
-learned, so the figure is of the features alone.
+mean, compared by cosine, exactly (faiss). A neighbour votes with exp(cosine / temperature).
+Nothing is learned, so the figure is of the features alone.
 
     results = evaluate(subject, train, test, ["conv7", "conv13"], Protocol())
     results["conv13"]["top1"]
