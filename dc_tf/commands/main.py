@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import json
 import math
+import multiprocessing
 import os
 import pathlib
 import sys
@@ -66,6 +67,9 @@ def run_and_exit():
     that itself waits for the interpreter, when something, such as a trace, kept an iterator alive.
     """
     code = main()
+    for child in multiprocessing.active_children():  # they would outlive us and hold our pipes
+        child.terminate()
+        child.join()
     logging.flush()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -174,7 +174,7 @@ def _in_pool(jobs, rules, workers):
                     return
                 yield waiting.popleft().result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 def _pool(workers):

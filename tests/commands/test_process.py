@@ -1,0 +1,46 @@
+"""Commands as processes of their own: they end, with nothing of theirs left running."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LIMIT_S = 120
+
+
+class ProcessTest(tf.test.TestCase):
+    def call(self, *arguments):
+        """The finished process; a child that kept its pipes open would exceed the time limit."""
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "dc_tf", *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=LIMIT_S
+        )
+
+    def test_convert_ends_with_its_pool_and_prints_its_result_last(self):
+        folder = pathlib.Path(self.get_temp_dir())
+        (folder / "images").mkdir()
+        random = np.random.default_rng(0)
+        for i in range(300):  # enough for more than one process
+            pixels = random.integers(0, 255, (16, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
+        done = self.call(
+            "convert", f"--input={folder}/images", f"--output={folder}/data", "--workers=2"
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(json.loads(done.stdout.splitlines()[-1])["rows"], 300)
+
+    def test_exit_codes_reach_the_caller(self):
+        done = self.call("train", "--workdir=/nowhere", "--params_override=nonsense=1")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("unknown setting 'nonsense'", done.stderr)
+
+
+if __name__ == "__main__":
+    tf.test.main()
