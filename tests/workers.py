@@ -28,12 +28,12 @@ import cloudpickle
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def on_workers(n, function, *args, timeout_s=150):
+def on_workers(n, function, *args, timeout_s=300):
     """`[function(world communicator, *args) for each of n workers]`, run in parallel."""
     return on_cluster(n, _with_world, function, args, timeout_s=timeout_s)
 
 
-def on_cluster(n, function, *args, timeout_s=150):
+def on_cluster(n, function, *args, timeout_s=300):
     """`[function(cluster, *args) for each of n workers]`, run in parallel."""
     pool = _pool(n)
     try:
