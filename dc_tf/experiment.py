@@ -15,6 +15,13 @@ from official.modeling import hyperparams
 from dc_tf import settings as settings_lib
 from dc_tf.errors import ConfigError
 
+_CLUSTERING_CHOICES = {
+    "init": ("random", "k-means++", "k-means||", "previous"),
+    "precision": ("float32", "bfloat16"),
+    "backend": ("auto", "tensorflow", "faiss"),
+    "store_dtype": ("float16", "bfloat16", "float32"),
+}
+
 
 @dataclasses.dataclass
 class Data(hyperparams.Config):
@@ -53,17 +60,32 @@ class Model(hyperparams.Config):
 
 @dataclasses.dataclass
 class Clustering(hyperparams.Config):
-    """From features to cluster assignments.
+    """From features to cluster assignments; see `dc_tf.clustering.kmeans`.
 
     Attributes:
         whitening_dim: directions kept by the PCA; 0 keeps all.
-        iterations: of Lloyd's algorithm, at both levels.
+        iterations: of Lloyd's algorithm, at both levels; the most, where `tolerance` ends it.
         batch_size: images per worker and step while features are extracted.
+        init: "random" rows, as in the paper; "k-means++", good for few clusters; "k-means||", for
+            many; "previous", the last round's clusters in this round's features.
+        precision: of the products of rows and centroids, "float32" or "bfloat16".
+        spherical: centroids of length 1, so that rows are compared by their angle only.
+        tolerance: relative gain of an iteration below which it is the last; 0 goes on.
+        backend: of the search for the nearest centroid, "auto", "tensorflow" or "faiss".
+        store_dtype: of the features on disk, "float16", "bfloat16" or "float32".
+        save_every_s: seconds between saves of a clustering in progress; 0 saves at every chance.
     """
 
     whitening_dim: int = 0
     iterations: int = 10
     batch_size: int = 256
+    init: str = "random"
+    precision: str = "float32"
+    spherical: bool = False
+    tolerance: float = 0.0
+    backend: str = "auto"
+    store_dtype: str = "float16"
+    save_every_s: float = 60.0
 
 
 @dataclasses.dataclass
@@ -215,6 +237,8 @@ def _result_settings(settings: dict) -> dict:
     for name in ("checkpoint_every", "keep_checkpoints", "log_every", "threads"):
         del settings[name]
     del settings["data"]["path"]
+    for stage in settings["stages"]:
+        del stage["clustering"]["save_every_s"]
     return settings
 
 
@@ -274,11 +298,7 @@ def _check_stage(stage, name, model, need):
     need(not pointless, name("rotations"), 1, "use more rotations, clusters or sub_clusters")
     heads = ("uniform", "normal")
     need(stage.head_initializer in heads, name("head_initializer"), stage.head_initializer, heads)
-    dim = stage.clustering.whitening_dim
-    need(0 <= dim <= model.fc, name("clustering.whitening_dim"), dim, f"use 0 to fc = {model.fc}")
-    for setting in ("iterations", "batch_size"):
-        value = getattr(stage.clustering, setting)
-        need(value >= 1, name(f"clustering.{setting}"), value, "use at least 1")
+    _check_clustering(stage.clustering, lambda setting: name(f"clustering.{setting}"), model, need)
     for setting, least, works in (
         ("learning_rate", 1e-30, "use a positive number"),
         ("drop_factor", 1e-30, "use a positive number"),
@@ -288,6 +308,23 @@ def _check_stage(stage, name, model, need):
         need(value >= least, name(f"optimizer.{setting}"), value, works)
     momentum = stage.optimizer.momentum
     need(0 <= momentum < 1, name("optimizer.momentum"), momentum, "use [0, 1)")
+
+
+def _check_clustering(clustering, name, model, need):
+    dim = clustering.whitening_dim
+    need(0 <= dim <= model.fc, name("whitening_dim"), dim, f"use 0 to fc = {model.fc}")
+    for setting in ("iterations", "batch_size"):
+        value = getattr(clustering, setting)
+        need(value >= 1, name(setting), value, "use at least 1")
+    for setting, choices in _CLUSTERING_CHOICES.items():
+        value = getattr(clustering, setting)
+        need(value in choices, name(setting), value, f"use {', '.join(choices)}")
+    if clustering.backend == "faiss":
+        precision = clustering.precision
+        need(precision == "float32", name("precision"), precision, "use float32 with faiss")
+    need(0 <= clustering.tolerance < 1, name("tolerance"), clustering.tolerance, "use [0, 1)")
+    seconds = clustering.save_every_s
+    need(seconds >= 0, name("save_every_s"), seconds, "use 0, or a number of seconds")
 
 
 def _stages(settings) -> list[dict]:

@@ -18,7 +18,7 @@ class Progress:
     `every_s` seconds between, so that a day's run stays readable.
 
     Attributes:
-        done: int, units finished so far.
+        done: int, units finished so far, or skipped.
     """
 
     def __init__(self, total, what, unit="rows", enabled=True, every_s=10.0):
@@ -32,6 +32,7 @@ class Progress:
             every_s: seconds, least time between two plain lines.
         """
         self.done = 0
+        self._skipped = 0
         self._total = total
         self._what = what
         self._unit = unit
@@ -61,15 +62,24 @@ class Progress:
             self._write(", ".join([self._count(), f"{how} {took}", self._rate(), *self._named()]))
 
     def update(self, n=1, **figures):
-        """Adds `n` finished units; `figures` (name=number) stand beside the count."""
+        """Adds `n` finished units; `figures` (name=number or None) stand beside the count."""
         self.done += n
-        self._figures.update(figures)
+        self._figures.update({k: v for k, v in figures.items() if v is not None})
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join(self._named()), refresh=False)
             self._bar.update(n)
         elif self._enabled and time.monotonic() - self._last_line >= self._every_s:
             self._last_line = time.monotonic()
             self._write(", ".join([self._count(), self._rate(), *self._left(), *self._named()]))
+
+    def skip(self, n):
+        """Adds `n` units that need no work, e.g. done before a restart; they are no speed."""
+        self.done += n
+        self._skipped += n
+        if self._bar is not None:
+            self._bar.initial += n
+            self._bar.n += n
+            self._bar.refresh()
 
     def _elapsed(self):
         return time.monotonic() - self._started
@@ -81,12 +91,14 @@ class Progress:
         return f"{self.done}/{self._total} {self._unit}{percent}"
 
     def _rate(self):
-        return f"{self.done / max(self._elapsed(), 1e-9):.4g} {self._unit}/s"
+        worked = self.done - self._skipped
+        return f"{worked / max(self._elapsed(), 1e-9):.4g} {self._unit}/s"
 
     def _left(self):
-        if not self._total or not self.done:
+        worked = self.done - self._skipped
+        if not self._total or not worked:
             return []
-        seconds = self._elapsed() * (self._total - self.done) / self.done
+        seconds = self._elapsed() * (self._total - self.done) / worked
         return [f"{_duration(max(seconds, 0))} left"]
 
     def _named(self):

@@ -63,12 +63,24 @@ class RunDir:
         return os.path.join(self.clusterings, f"stage-{stage:02d}-round-{round_index:04d}")
 
     def features(self, rank: int) -> str:
-        """Feature store of one worker; scratch, on its own disk where DC_TF_SCRATCH names one."""
+        """Features and clustering in progress of one worker; scratch.
+
+        It is on the worker's own disk where DC_TF_SCRATCH names one.
+        """
         root = os.environ.get("DC_TF_SCRATCH")
         if not root:
             return os.path.join(self.path, "features", f"worker-{rank:05d}")
         run = hashlib.sha256(self.path.encode()).hexdigest()[:12]  # runs may share a disk
         return os.path.join(root, f"dc_tf-{run}", f"worker-{rank:05d}")
+
+    def remove_features_of_others(self, size: int):
+        """Removes what is on this disk of workers that a world of `size` no longer has."""
+        folder = os.path.dirname(self.features(0))
+        for name in os.listdir(folder) if os.path.isdir(folder) else []:
+            rank = name.removeprefix("worker-")
+            if rank.isdigit() and int(rank) >= size:
+                # Workers that share the disk do the same at the same time.
+                shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
 
     def create(self):
         os.makedirs(self.path, exist_ok=True)

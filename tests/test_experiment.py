@@ -53,6 +53,18 @@ class ExperimentTest(tf.test.TestCase):
             ("stages[0].rotations=1", "more rotations, clusters or sub_clusters"),
             ("stages[1].rotations_together=true", "clusters = 1"),
             ("stages[1].clustering.whitening_dim=5000", "fc = 4096"),
+            ("stages[1].clustering.iterations=0", "clustering.iterations is 0; use at least 1"),
+            ("stages[1].clustering.init=kmeans", "'kmeans'; use random, .*, k-means.., previous"),
+            ("stages[1].clustering.precision=float16", "use float32, bfloat16"),
+            ("stages[1].clustering.backend=torch", "use auto, tensorflow, faiss"),
+            (
+                "stages[1].clustering.backend=faiss,stages[1].clustering.precision=bfloat16",
+                "precision is 'bfloat16'; use float32 with faiss",
+            ),
+            ("stages[1].clustering.store_dtype=int8", "use float16, bfloat16, float32"),
+            ("stages[1].clustering.spherical=2", "spherical is 2; expected bool"),
+            ("stages[1].clustering.tolerance=1", r"tolerance is 1.0; use \[0, 1\)"),
+            ("stages[1].clustering.save_every_s=-1", "save_every_s is -1.0; use 0"),
             ("data.path=''", "dc_tf convert"),
             ("model.compute_dtype=float64", "bfloat16"),
             ("checkpoint_every=0", "at least 1"),
@@ -84,6 +96,8 @@ class ExperimentTest(tf.test.TestCase):
         path = self.file()
         one = load([path])
         self.assertEmpty(differences(one, load([path], ["data.path=/other,log_every=1,threads=2"])))
+        seldom = load([path], ["stages[1].clustering.save_every_s=600"])
+        self.assertEmpty(differences(one, seldom))
         changed = differences(one, load([path], ["stages[1].sub_clusters=7"]))
         self.assertEqual(changed, ["stages[1].sub_clusters: 80000, 7"])
 

@@ -40,6 +40,26 @@ class ProgressTest(tf.test.TestCase):
     def test_workers_other_than_the_chief_are_silent(self):
         self.assertEmpty(self.lines(steps=20, seconds=60, total=20, enabled=False))
 
+    def test_what_was_done_before_counts_but_is_no_speed(self):
+        with mock.patch.object(Progress, "__enter__", _enter_with_half_done):
+            lines = self.lines(steps=50, seconds=1.0, total=100, every_s=20)
+        self.assertEqual(lines[1], "count: 70/100 sheep (70%), 1 sheep/s, 30.0 s left, loss 6.333")
+        self.assertIn("100/100 sheep (100%), done in 50.0 s, 1 sheep/s", lines[-1])
+
+    def test_a_figure_that_is_not_known_is_not_shown(self):
+        err = io.StringIO()
+        with contextlib.redirect_stderr(err), Progress(2, "count") as progress:
+            progress.update(2, loss=None, level=1)
+        self.assertEndsWith(err.getvalue(), "rows/s, level 1\n")
+
+    def test_a_bar_starts_where_it_was(self):
+        err = mock.Mock(wraps=io.StringIO(), isatty=lambda: True)
+        with contextlib.redirect_stderr(err), Progress(100, "count") as progress:
+            progress.skip(90)
+            progress.update(10)
+            bar = progress._bar
+        self.assertEqual((bar.n, bar.initial), (100, 90))
+
     def test_a_job_that_fails_says_how_far_it_came(self):
         err = io.StringIO()
         with contextlib.redirect_stderr(err), self.assertRaises(OSError):
@@ -47,6 +67,11 @@ class ProgressTest(tf.test.TestCase):
                 progress.update(4)
                 raise OSError
         self.assertIn("count: 4/9 sheep (44%), stopped by OSError in", err.getvalue())
+
+
+def _enter_with_half_done(self, enter=Progress.__enter__):
+    enter(self).skip(50)
+    return self
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Sums of large arrays over a group of workers, in messages of bounded size.
 
 A message of the whole of 80,000 x 4096 centroids would be 1.3 GB, twice that while it is sent.
+While one block is on its way, the next is prepared and the last is used.
 
     for block, total in summed_blocks(rows, dim, block_of, comm): ...
 """
 
+import concurrent.futures
 import dataclasses
 
 import numpy as np
@@ -49,10 +51,26 @@ def summed_blocks(rows, row_bytes, block_of, comm):
     Yields:
         (slice, NumPy array with the sum of that block over the group).
     """
-    step = max(1, MESSAGE_BYTES // max(1, row_bytes))
-    for start in range(0, rows, step):
-        block = slice(start, min(start + step, rows))
-        yield block, comm.all_sum(block_of(block)).numpy()
+
+    def exchanged(part):
+        return comm.all_sum(part).numpy()  # a copy, which the caller may change
+
+    # One thread, so that all workers exchange the blocks in the same order.
+    with concurrent.futures.ThreadPoolExecutor(1, "exchange") as wire:
+        on_its_way = None
+        for block in blocks(rows, row_bytes):
+            part = block_of(block)
+            before, on_its_way = on_its_way, (block, wire.submit(exchanged, part))
+            if before:
+                yield before[0], before[1].result()
+        if on_its_way:
+            yield on_its_way[0], on_its_way[1].result()
+
+
+def blocks(rows, row_bytes, block_bytes=MESSAGE_BYTES) -> list[slice]:
+    """Parts of an array of about `block_bytes`."""
+    step = max(1, block_bytes // max(1, row_bytes))
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def all_sum_array(array, comm) -> np.ndarray:

@@ -1,80 +1,95 @@
 """Feature rows of one worker on its own disk, larger than memory.
 
-A folder with `rows.npy`, readable by anyone with NumPy, and `store.json`. Rows are written in
-order while they are extracted and read in chunks; `flush` makes what is written last through a
-crash, and says how far that is, so an extraction goes on where it stopped.
+A folder with `rows.npy`, readable by anyone with NumPy, and `store.json`, which says what it holds.
+Rows are written in order while they are extracted and read in blocks or by position; `flush` makes
+what is written last through a crash, and says how far that is, so an extraction goes on where it
+stopped. Memory does not grow with the number of rows.
 
     store = FeatureStore.create(path, rows=1000, dim=64)
     store.write(0, features)
     store.flush()
-    for start, block in FeatureStore.open(path).chunks(4096): ...
+    for start, block in chunks(FeatureStore.open(path), 4096): ...
+
+NumPy itself has no bfloat16: it reads such a file as two bytes a number, `V2`, as it writes one;
+`np.load(path).view(ml_dtypes.bfloat16)` has the numbers.
 """
 
-import concurrent.futures
-import errno
 import json
-import mmap
 import os
 import shutil
 
 import numpy as np
 from absl import logging
 
+from dc_tf.clustering.durable import write_whole
+from dc_tf.clustering.embeddings import NpyFile
+from dc_tf.clustering.points import BFLOAT16, DTYPES
+from dc_tf.clustering.row_file import RowFile
 from dc_tf.errors import ConfigError, DataError
 
 _ROWS = "rows.npy"
-_ABOUT = "store.json"
-_DTYPES = ("float16", "float32")
-# Pages of the file count as memory of the process until they are given back.
-_MAPPED_BYTES = 64 << 20
+_NOTE = "store.json"
+_STORED = {dtype.name: dtype for dtype in (np.dtype("f2"), BFLOAT16, np.dtype("f4"))}
+# Where `rewrite` keeps the next rows, inside the folder.
+ASIDE = "rewriting"
+# Attributes that the note keeps.
+_NOTED = ("first_row", "written", "clipped", "made_by", "rewritten")
 
 
 class FeatureStore:
-    """`(rows, dim)` features, in float16 or float32.
+    """`(rows, dim)` features, in float16, bfloat16 or float32; a `points.Points`.
 
-    Use `create` or `open`.
+    Use `create` or `open`. Any number of threads may read.
 
     Attributes:
         path: the folder.
+        file: the `RowFile` with the rows, whatever state they are in.
         rows: how many there are to be.
         dim: components of a row.
-        first_row: row id of the first one, in the whole data set.
         dtype: of the file.
+        first_row: row id of the first one, in the whole data set.
         written: rows [0, written) hold features; the extraction is complete at `rows`.
-        clipped: values beyond float16's range that were written as its largest.
+        clipped: values beyond the range of `dtype` that were written as its largest.
+        made_by: name of the map that the rows went through, "" for what was extracted.
+        rewritten: None, or while the map is being applied in place, how many rows went through it.
     """
 
-    def __init__(self, path, array, first_row, written, clipped):
+    def __init__(self, path, file, first_row, written=0, clipped=0, made_by="", rewritten=None):
         self.path = path
-        self.rows, self.dim = array.shape
+        self.file = file
+        self.rows, self.dim, self.dtype = file.rows, file.dim, file.dtype
         self.first_row = first_row
-        self.dtype = array.dtype.name
         self.written = written
         self.clipped = clipped
-        self._map = array._mmap
-        self._array = np.asarray(array)
-        self._touched = 0
+        self.made_by = made_by
+        self.rewritten = rewritten
 
     @classmethod
-    def create(cls, path, rows, dim, first_row=0, dtype="float16") -> "FeatureStore":
+    def create(cls, path, rows, dim, first_row=0, dtype="float16", made_by="") -> "FeatureStore":
         """Makes an empty store in the place of any at `path`, with all its disk space reserved.
 
         Raises:
-            ConfigError: for a dtype that is not float16 or float32, or an impossible size.
-            DataError: if the disk has too little space.
+            ConfigError: for a dtype that is not stored, an impossible size, or a folder that holds
+                something else.
+            DataError: if the disk has too little space; no store is left then.
         """
-        if dtype not in _DTYPES:
-            raise ConfigError(f"dtype={dtype!r}; a feature store holds {' or '.join(_DTYPES)}.")
+        name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+        if name not in _STORED:
+            names = ", ".join(_STORED)
+            raise ConfigError(f"dtype={name!r}; a feature store holds one of {names}.")
         if rows < 0 or dim < 1:
             raise ConfigError(f"rows={rows}, dim={dim}: rows must be at least 0 and dim 1.")
-        shutil.rmtree(path, ignore_errors=True)
-        os.makedirs(path)
-        file = os.path.join(path, _ROWS)
-        _check_space(path, rows * dim * np.dtype(dtype).itemsize)
-        array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=(rows, dim))
-        _reserve(file)
-        store = cls(path, array, first_row, written=0, clipped=0)
-        store.flush()
+        _remove(path)
+        try:
+            os.makedirs(path, exist_ok=True)
+            file = RowFile.create(os.path.join(path, _ROWS), rows, dim, _STORED[name])
+            store = cls(path, file, first_row, made_by=made_by)
+            store.flush()
+        except BaseException as error:
+            shutil.rmtree(path, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise DataError(f"no feature store at {path}: {error.strerror}.") from error
+            raise
         return store
 
     @classmethod
@@ -82,126 +97,163 @@ class FeatureStore:
         """The store at `path`, complete or not; see `written`.
 
         Raises:
-            DataError: if there is none.
+            DataError: if there is none, or it is damaged.
         """
-        try:
-            with open(os.path.join(path, _ABOUT), encoding="utf-8") as file:
-                about = json.load(file)
-            array = np.load(os.path.join(path, _ROWS), mmap_mode="r+", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} has no feature store that can be read: {error}") from error
-        return cls(path, array, **about)
+        note = _read_note(path)
+        header = NpyFile.open(os.path.join(path, _ROWS))
+        found, expected = (header.rows, header.dim, header.dtype.name), tuple(note.pop("matrix"))
+        if found != expected:
+            raise DataError(
+                f"{path}: {_NOTE} tells of {expected} and {_ROWS} holds {found} (rows, dim, "
+                "dtype); they do not belong together, extract the features again."
+            )
+        file = RowFile(header.path, header.offset, *found[:2], header.dtype, writable=True)
+        return cls(path, file, **note)
 
-    def write(self, start, array):
+    def write(self, start, rows) -> np.ndarray:
         """Writes rows [start, start + n); they follow what is written, or replace some of it.
 
-        Values beyond the range of float16 are clipped to it and counted.
+        Values beyond the range of the dtype are clipped to it and counted.
 
         Args:
             start: at most `written`.
-            array: (n, dim) floating.
+            rows: (n, dim) floating.
+
+        Returns:
+            (n, dim) the rows as they are stored, of the store's dtype.
 
         Raises:
-            DataError: for a row that is not finite, or does not fit in here.
+            DataError: for a row that is not finite, or does not fit in here; a full disk.
         """
-        array = np.asarray(array)
-        stop = start + len(array)
-        if array.shape[1:] != (self.dim,) or not 0 <= start <= self.written or stop > self.rows:
+        rows = np.asarray(rows)
+        if rows.shape[1:] != (self.dim,) or not 0 <= start <= min(
+            self.written, self.rows - len(rows)
+        ):
             raise DataError(
-                f"{array.shape} at row {start} does not fit in {self.path}: it has {self.rows} "
+                f"{rows.shape} at row {start} does not fit in {self.path}: it has {self.rows} "
                 f"rows of {self.dim}, of which {self.written} are written."
             )
-        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-        if bad.size:
-            raise DataError(f"features of row {self.first_row + start + bad[0]} are not finite.")
-        self._array[start:stop] = self._clip(array)
-        self.written = max(self.written, stop)
-        self._touch(stop - start)
+        self._check_not_half_mapped()
+        stored = self._converted(start, rows)
+        self.file.write(start, stored)
+        self.written = max(self.written, start + len(stored))
+        return stored
 
     def flush(self):
-        """Makes rows [0, written) durable, then the note that says so."""
-        self._map.flush()
-        about = {"first_row": self.first_row, "written": self.written, "clipped": self.clipped}
-        aside = os.path.join(self.path, _ABOUT + ".tmp")
-        with open(aside, "w", encoding="utf-8") as file:
-            json.dump(about, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, os.path.join(self.path, _ABOUT))
+        """Makes rows [0, written) durable, then the note that says so.
+
+        Raises:
+            DataError: the disk fails.
+        """
+        self.file.sync()
+        note = {name: getattr(self, name) for name in _NOTED}
+        note["matrix"] = [self.rows, self.dim, self.dtype.name]
+        path = os.path.join(self.path, _NOTE)
+        try:
+            write_whole(path, lambda file: file.write(json.dumps(note).encode()))
+        except OSError as error:
+            raise DataError(f"{path} cannot be written: {error.strerror}.") from error
 
     def forget(self):
         """Marks all rows as not written, before they are written anew."""
-        self.written = 0
+        self.written, self.clipped, self.made_by, self.rewritten = 0, 0, "", None
         self.flush()
 
     def read(self, start, stop) -> np.ndarray:
-        """(stop - start, dim) float32."""
-        return self._block(start, stop).astype(np.float32)
+        """(stop - start, dim) of the store's dtype; not all rows need to be written yet.
+
+        Raises:
+            DataError: for rows that are not written, or are being mapped; a file cut short.
+        """
+        self._check_written(start, stop)
+        return self.file.read(start, stop)
 
     def take(self, positions) -> np.ndarray:
-        """(n, dim) float32: the rows at `positions` (n,), counted from this store's first."""
-        self.check_complete()
-        self._touch(len(positions))
-        return self._array[positions].astype(np.float32)
+        """(n, dim) of the store's dtype: the rows at `positions` (n,), counted from its first.
 
-    def chunks(self, chunk_rows):
-        """(start, (n, dim) array of the file's dtype) in order; the next is read meanwhile."""
-        self.check_complete()
-        with concurrent.futures.ThreadPoolExecutor(1) as reader:
-            ahead = None
-            for start in range(0, self.rows, chunk_rows):
-                stop = start + chunk_rows
-                block = ahead.result() if ahead else self._block(start, stop)
-                ahead = reader.submit(self._block, stop, stop + chunk_rows)
-                yield start, block
+        Raises:
+            DataError: as `read`.
+        """
+        positions = np.asarray(positions, np.int64)
+        if positions.size:
+            self._check_written(int(positions.min()), int(positions.max()) + 1)
+        return self.file.take(positions)
 
     def check_complete(self):
-        """DataError if rows are missing."""
+        """DataError if rows are missing, or are not all of one kind."""
+        self._check_not_half_mapped()
         if self.written < self.rows:
             raise DataError(
                 f"{self.path} has {self.written} of {self.rows} rows; finish the extraction first."
             )
 
-    def _block(self, start, stop):
-        block = np.array(self._array[start:stop])
-        self._touch(len(block))
-        return block
+    def _check_written(self, start, stop):
+        self._check_not_half_mapped()
+        if not 0 <= start <= stop <= self.rows:
+            raise IndexError(f"rows {start} to {stop} of {self.path}, which has {self.rows}.")
+        if stop > self.written:
+            self.check_complete()
 
-    def _clip(self, array):
-        if self.dtype != "float16":
-            return array
-        limit = np.finfo(np.float16).max
-        beyond = int(np.count_nonzero(np.abs(array) > limit))
-        if not beyond:
-            return array
+    def _check_not_half_mapped(self):
+        if self.rewritten is not None:
+            raise DataError(
+                f"{self.path}: {self.rewritten} of {self.rows} rows went through {self.made_by}; "
+                "go on with that (`whiten_store`), or extract the features again."
+            )
+
+    def _converted(self, start, rows):
+        """The rows in the store's dtype, clipped to its range."""
+        if rows.dtype not in DTYPES:
+            raise DataError(f"features have dtype {rows.dtype}; they need to be floating.")
+        with np.errstate(over="ignore"):
+            stored = rows.astype(self.dtype, copy=False)
+        beyond = ~np.isfinite(stored)
+        if not beyond.any():
+            return stored
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if bad.size:
+            raise DataError(f"features of row {self.first_row + start + bad[0]} are not finite.")
         if not self.clipped:
-            logging.warning("%s: features beyond %s are clipped to it.", self.path, limit)
-        self.clipped += beyond
-        return np.clip(array, -limit, limit)
-
-    def _touch(self, rows):
-        self._touched += rows * self._array.strides[0]
-        if self._touched > _MAPPED_BYTES:
-            # The file keeps what was written; only this process lets go of the pages.
-            self._map.madvise(mmap.MADV_DONTNEED)
-            self._touched = 0
+            logging.warning("%s: features beyond %s are clipped to it.", self.path, self.dtype)
+        self.clipped += int(np.count_nonzero(beyond))
+        stored[beyond] = np.copysign(_largest(self.dtype), rows[beyond]).astype(self.dtype)
+        return stored
 
 
-def _check_space(path, needed):
-    free = shutil.disk_usage(path).free
-    if needed > free:
+def _read_note(path):
+    """The content of `store.json`, checked."""
+    try:
+        with open(os.path.join(path, _NOTE), encoding="utf-8") as file:
+            note = json.load(file)
+        rows, _, dtype = note["matrix"]
+        counts = [note["first_row"], note["written"], note["clipped"], note["rewritten"] or 0]
+        valid = set(note) == {"matrix", *_NOTED} and isinstance(note["made_by"], str)
+        if not (valid and dtype in _STORED and all(type(n) is int and n >= 0 for n in counts)):
+            raise ValueError(f"it holds {note}")
+        if max(note["written"], note["rewritten"] or 0) > rows:
+            raise ValueError(f"it tells of more than {rows} rows")
+        return note
+    except OSError as error:
+        raise DataError(f"{path} has no feature store: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} needs {needed / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free; "
-            "use another folder, more workers, or fewer components."
-        )
+            f"{path}: {_NOTE} is damaged, extract the features again ({error})."
+        ) from error
 
 
-def _reserve(file):
-    """Takes the blocks of a sparse file now: a full disk later would kill the process."""
-    with open(file, "r+b") as handle:
-        try:
-            os.posix_fallocate(handle.fileno(), 0, os.fstat(handle.fileno()).st_size)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise DataError(f"no space for {file}: {error.strerror}.") from error
-            logging.warning("%s: space is not reserved: %s", file, error.strerror)
+def _remove(path):
+    """Removes the store at `path`, if there is one, and nothing else."""
+    if os.path.isdir(path):
+        others = set(os.listdir(path)) - {_ROWS, _NOTE, f"{_NOTE}.tmp", ASIDE}
+        if others:
+            raise ConfigError(
+                f"{path} holds {min(others)}, which is not of a feature store; name another folder."
+            )
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        raise ConfigError(f"{path} is no folder; name one for the feature store.")
+
+
+def _largest(dtype):
+    """The largest finite number of a dtype, float64; NumPy does not know bfloat16's."""
+    return (2.0 - 2.0**-7) * 2.0**127 if dtype == BFLOAT16 else float(np.finfo(dtype).max)

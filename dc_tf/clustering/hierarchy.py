@@ -4,18 +4,24 @@ The second level runs in place. Every worker keeps its own rows and takes part i
 so no row moves and an unbalanced first level leaves no worker idle; the result is that of m
 separate problems on the gathered rows.
 
-    cluster, sub, report = hierarchical_kmeans(store, clusters=4, sub_clusters=1000, comm=world)
+    cluster, sub, counts, report = hierarchical_kmeans(store, 4, 1000, comm=world)
+
+With `snapshots`, a killed call that is made again goes on between two iterations.
 
 Reference: Caron et al. 2019, section 3.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
+from dc_tf.clustering import exchange
+from dc_tf.clustering.initial import mean_centroids
 from dc_tf.clustering.kmeans import kmeans
-from dc_tf.clustering.nearest import MEMORY_BYTES
+from dc_tf.clustering.layout import Layout, rows_at
 from dc_tf.clustering.points import Subset, as_points
+from dc_tf.clustering.resume import Snapshot, pack_state, unpack_state
 from dc_tf.errors import ConfigError
 
 
@@ -25,13 +31,16 @@ class Hierarchy(NamedTuple):
     Attributes:
         cluster: (rows,) int32 in [0, clusters).
         sub: (rows,) int32 in [0, max(1, sub_clusters)).
+        counts: (clusters, max(1, sub_clusters)) int64 rows of each sub-cluster, over all workers.
         report: JSON-ready and the same on every worker: `level1` (None if there is one cluster)
             and `level2` (a list with an entry for each cluster, empty if there are no
-            sub-clusters), each with `rows`, `objective`, `reseeded`, `empty`, `exchanged_bytes`.
+            sub-clusters), each with `rows`, `objective`, `iterations`, `reseeded`, `empty`,
+            `exchanged_bytes`, `backend`.
     """
 
     cluster: np.ndarray
     sub: np.ndarray
+    counts: np.ndarray
     report: dict
 
 
@@ -42,8 +51,11 @@ def hierarchical_kmeans(
     comm,
     iterations=10,
     seed=0,
-    memory_bytes=MEMORY_BYTES,
+    init="random",
+    previous=None,
+    snapshots=None,
     on_progress=None,
+    **settings,
 ) -> Hierarchy:
     """Clusters the rows of all workers at two levels.
 
@@ -55,9 +67,17 @@ def hierarchical_kmeans(
         comm: `Communicator` of all workers.
         iterations: of Lloyd, at each level.
         seed: for the initial rows of each problem.
-        memory_bytes: as in `kmeans`.
-        on_progress: called with `(rows, level=, cluster=, iteration=, objective=)` after each
-            chunk of own rows; there are `passes(...)` times the own rows to come.
+        init: as in `kmeans`, or "previous": the means of the rows by their `previous` labels; at
+            the second level, of those that stayed in their cluster.
+        previous: (cluster, sub) labels of this worker's rows, (rows,) int32 each; None on all
+            workers makes "previous" be "random".
+        snapshots: `resume.Snapshots` of this very problem. What they hold is not done again, and
+            the result is the same.
+        on_progress: called with `(rows, level=, skipped=, cluster=, iteration=, objective=)` after
+            each chunk of own rows, or with `(rows, level=, skipped=True)` for what need not be
+            done. Each level adds up to `iterations + 1` times the own rows, and more where
+            `init` looks at rows.
+        **settings: further ones of `kmeans`: precision, spherical, tolerance, backend, memory.
 
     Raises:
         ConfigError: for impossible settings.
@@ -67,43 +87,198 @@ def hierarchical_kmeans(
         raise ConfigError(
             f"clusters={clusters}, sub_clusters={sub_clusters}: at least 1 and 0 are needed."
         )
-    points = as_points(store)
-    cluster = np.zeros(points.rows, np.int32)
-    sub = np.zeros(points.rows, np.int32)
-    report = {"level1": None, "level2": []}
+    work = _Work(as_points(store), clusters, sub_clusters, snapshots)
+    solver = _Solver(work, comm, iterations, seed, init, previous, on_progress, settings)
+    state = work.restore()
+    for problem in work.problems[: work.done]:
+        solver.skip(problem, iterations + 1)
+    for problem in work.problems[work.done :]:
+        work.record(problem, solver.solve(problem, state))
+        state = None
+    return work.result(comm)
 
-    def solve(rows, k, level, index):
-        def progress(count, **figures):
-            if on_progress:
-                on_progress(count, level=level, cluster=index, **figures)
 
-        seeds = np.random.SeedSequence((seed, level, index)).generate_state(1)
-        return kmeans(
-            rows, k, comm, iterations, int(seeds[0]), None, memory_bytes, on_progress=progress
+@dataclasses.dataclass(frozen=True)
+class _Problem:
+    """One call of `kmeans`: k clusters among the rows of cluster `index` of the level above."""
+
+    level: int
+    index: int
+    k: int
+
+
+class _Work:
+    """What is done and what is left; all of it can be saved.
+
+    Attributes:
+        points: this worker's rows.
+        problems: list of `_Problem`, in order; the first `done` are solved.
+        cluster, sub: (rows,) int32 labels, of the solved problems.
+    """
+
+    def __init__(self, points, clusters, sub_clusters, snapshots):
+        self.points = points
+        self.problems = [_Problem(1, 0, clusters)] if clusters > 1 else []
+        if sub_clusters:
+            self.problems += [_Problem(2, index, sub_clusters) for index in range(clusters)]
+        self.done = 0
+        self.cluster = np.zeros(points.rows, np.int32)
+        self.sub = np.zeros(points.rows, np.int32)
+        self._report = {"level1": None, "level2": []}
+        self._shape = (clusters, max(1, sub_clusters))
+        self._snapshots = snapshots
+        self._generation = 0
+
+    def members(self, problem):
+        """(n,) int64 positions of this worker's rows in a problem."""
+        if problem.level == 1:
+            return np.arange(self.points.rows)
+        return np.flatnonzero(self.cluster == problem.index)
+
+    def record(self, problem, result):
+        """Takes a solution."""
+        if problem.level == 1:
+            self.cluster[:] = result.assignments
+            self._report["level1"] = _summary(result)
+        else:
+            self.sub[self.members(problem)] = result.assignments
+            self._report["level2"].append(_summary(result))
+        self.done += 1
+        self.save()
+
+    def save(self, state=None):
+        """Saves what is done, if it is time; `state` is that of the problem in progress."""
+        if not self._snapshots:
+            return
+        self._generation += 1
+        if self.done == len(self.problems):
+            # The last one whatever the time: what follows is not clustering, and can fail as well.
+            self._snapshots.save(self._generation, self._snapshot(None))
+        else:
+            self._snapshots.save_if_due(self._generation, lambda: self._snapshot(state))
+
+    def restore(self):
+        """Takes what is saved; returns the `KMeansState` of the problem in progress, or None."""
+        snapshot = self._snapshots.newest() if self._snapshots else None
+        if snapshot is None:
+            return None
+        arrays = dict(snapshot.arrays)
+        self.cluster, self.sub = arrays.pop("cluster"), arrays.pop("sub")
+        self.done = snapshot.about["done"]
+        self._report = snapshot.about["report"]
+        self._generation = snapshot.about["generation"]
+        state = snapshot.about["state"]
+        return unpack_state(Snapshot(state, arrays)) if state else None
+
+    def result(self, comm) -> Hierarchy:
+        clusters, sub_clusters = self._shape
+        flat = self.cluster.astype(np.int64) * sub_clusters + self.sub
+        counts = np.bincount(flat, minlength=clusters * sub_clusters)
+        counts = exchange.all_sum_array(counts, comm).reshape(self._shape)
+        return Hierarchy(self.cluster, self.sub, counts, self._report)
+
+    def _snapshot(self, state):
+        in_progress = pack_state(state) if state else Snapshot(None, {})
+        about = {
+            "done": self.done,
+            "report": self._report,
+            "generation": self._generation,
+            "state": in_progress.about,
+        }
+        labels = {"cluster": self.cluster, "sub": self.sub}
+        return Snapshot(about, labels | in_progress.arrays)
+
+
+class _Solver:
+    """Solves one problem after the other, all in the same way."""
+
+    def __init__(self, work, comm, iterations, seed, init, previous, on_progress, settings):
+        self._work = work
+        self._comm = comm
+        self._iterations = iterations
+        self._seed = seed
+        self._init = init
+        self._previous = previous
+        self._on_progress = on_progress
+        self._settings = settings
+
+    def solve(self, problem, state=None):
+        """`KMeansResult` of a problem, from its beginning or from a `KMeansState`."""
+        rows = self._rows(problem)
+        if state:
+            self.skip(problem, state.iteration)
+        seeds = np.random.SeedSequence((self._seed, problem.level, problem.index))
+        seed = int(seeds.generate_state(1)[0])
+        result = kmeans(
+            rows,
+            problem.k,
+            self._comm,
+            self._iterations,
+            seed=seed,
+            init="random" if state else self._start(problem, rows, seed),
+            state=state,
+            on_iteration=self._work.save,
+            on_progress=lambda count, **figures: self._progress(count, problem, figures),
+            **self._settings,
         )
+        self.skip(problem, self._iterations - result.iterations)
+        return result
 
-    if clusters > 1:
-        result = solve(points, clusters, 1, 0)
-        cluster[:] = result.assignments
-        report["level1"] = _summary(result)
-    for index in range(clusters if sub_clusters else 0):
-        members = np.flatnonzero(cluster == index)
-        result = solve(Subset(points, members), sub_clusters, 2, index)
-        sub[members] = result.assignments
-        report["level2"].append(_summary(result))
-    return Hierarchy(cluster, sub, report)
+    def skip(self, problem, passes):
+        """Counts passes over a problem's rows that need not be made."""
+        count = passes * len(self._work.members(problem))
+        if self._on_progress and count:
+            self._on_progress(count, level=problem.level, skipped=True)
+
+    def _rows(self, problem):
+        points, members = self._work.points, self._work.members(problem)
+        # All of them are read faster in order than by position.
+        return points if len(members) == points.rows else Subset(points, members)
+
+    def _start(self, problem, rows, seed):
+        """The `init` of a problem's `kmeans`."""
+        if self._init != "previous":
+            return self._init
+        labels = self._previous_labels(problem)
+        if labels is None:
+            return "random"
+        # A cluster that no row stayed in starts anywhere.
+        default = _random_rows(rows, problem.k, self._comm, seed)
+        return mean_centroids(rows, labels, problem.k, self._comm, default)
+
+    def _previous_labels(self, problem):
+        """(n,) int32 label of each row of a problem in the last round, -1 where it had none."""
+        if self._previous is None:
+            return None
+        cluster, sub = self._previous
+        if problem.level == 1:
+            return cluster
+        members = self._work.members(problem)
+        return np.where(cluster[members] == problem.index, sub[members], -1).astype(np.int32)
+
+    def _progress(self, count, problem, figures):
+        if self._on_progress:
+            figures |= {"level": problem.level, "cluster": problem.index}
+            self._on_progress(count, skipped=False, **figures)
 
 
-def passes(clusters, sub_clusters, iterations) -> int:
-    """How many times `hierarchical_kmeans` reads each row."""
-    return ((clusters > 1) + (sub_clusters > 0)) * (iterations + 1)
+def _random_rows(points, k, comm, seed):
+    """(k, dim) float32 rows of any worker; they repeat where there are fewer than k."""
+    layout = Layout.agree(points, comm)
+    if not layout.total:
+        return np.zeros((k, points.dim), np.float32)
+    count = min(k, layout.total)
+    drawn = np.random.default_rng(seed).choice(layout.total, count, replace=False)
+    return np.resize(rows_at(drawn, points, comm, layout), (k, points.dim))
 
 
 def _summary(result):
     return {
         "rows": int(result.counts.sum()),
-        "objective": result.objective,
+        "objective": list(result.objective),
+        "iterations": result.iterations,
         "reseeded": result.reseeded,
         "empty": int(np.count_nonzero(result.counts == 0)),
         "exchanged_bytes": result.exchanged_bytes,
+        "backend": result.backend,
     }

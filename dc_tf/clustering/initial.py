@@ -1,63 +1,214 @@
-"""Where k-means starts: rows drawn by their place in the world, alike on all workers.
+"""Where k-means starts, alike on any number of workers.
 
-layout = Layout.agree(points, comm)
-centroids = drawn_rows(points, k, comm, layout, seed)
+    centroids = initial_centroids("k-means++", points, k, comm, survey, seed)
+
+"random" draws distinct rows, as in the paper. "k-means++" draws one row after the other with
+probability proportional to its squared distance D^2 from those already drawn (Arthur and
+Vassilvitskii 2007): k passes over the rows, for small k. "k-means||" draws k / 2 rows in each of
+five passes and then k of these in the same manner, each weighted with the rows that it stands
+for (Bahmani et al. 2012): for large k.
+
+Draws are races: every row draws an exponential time from a hash of its position and divides it by
+its weight, and the earliest win. So which rows are drawn depends on no order of summation, and
+every worker needs to tell only its own earliest.
 """
 
-import dataclasses
 import hashlib
 
 import numpy as np
 
 from dc_tf.clustering import exchange
-from dc_tf.errors import DataError
+from dc_tf.clustering.lanes import in_lanes
+from dc_tf.clustering.layout import rows_at
+from dc_tf.clustering.nearest import NearestCentroid
+from dc_tf.clustering.points import as_points, chunks
+from dc_tf.clustering.survey import Survey
+from dc_tf.distributed.collectives import Solo
+from dc_tf.errors import ConfigError
+
+METHODS = ("random", "k-means++", "k-means||")
+_ROUNDS = 5
+_OVERSAMPLING = 0.5
+# Draws, at most, by which the candidates of k-means|| are reduced to k.
+_STEPS = 1000
+# Squared distance, as a share of the squared length, that float32 cannot tell from 0.
+_EQUAL = 1e-6
+_CHUNK_BYTES = 16 << 20
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Which rows are whose: positions run over the workers in rank order.
+def initial_centroids(method, points, k, comm, survey, seed) -> np.ndarray:
+    """(n, dim) float32 rows to start from, n = min(k, rows of all workers) or fewer.
 
-    Attributes:
-        first: position of this worker's first row.
-        total: rows of all workers.
-    """
+    They are fewer when fewer rows are distinct and the method looks at distances.
 
-    first: int
-    total: int
-
-    @classmethod
-    def agree(cls, points, comm) -> "Layout":
-        """Tells the others what this worker has; DataError on all if the lengths differ."""
-        shapes = np.zeros((2, comm.size), np.int64)
-        shapes[:, comm.rank] = points.rows, points.dim
-        rows, dims = comm.all_sum(shapes).numpy()
-        if len(set(dims)) > 1:
-            raise DataError(f"rows have {dims.tolist()} components on workers 0, 1, ...")
-        return cls(first=int(rows[: comm.rank].sum()), total=int(rows.sum()))
-
-
-def drawn_rows(points, count, comm, layout, seed) -> np.ndarray:
-    """(count, dim) float32: rows at distinct positions, the same on any number of workers.
+    Args:
+        method: one of `METHODS`.
+        points: this worker's rows.
+        k: number of clusters.
+        comm: `Communicator` of the workers.
+        survey: `Survey` of the rows.
+        seed: of the draws.
 
     Raises:
-        DataError: on every worker, for a row that is not finite.
+        ConfigError: for another method.
     """
-    drawn = np.random.default_rng(seed).choice(layout.total, count, replace=False)
-    local = drawn - layout.first
-    mine = (0 <= local) & (local < points.rows)
+    if method not in METHODS:
+        raise ConfigError(f"init is {method!r}; use {', '.join(METHODS)}, or a (k, dim) array.")
+    count = min(k, survey.layout.total)
+    if method == "random":
+        drawn = np.random.default_rng(seed).choice(survey.layout.total, count, replace=False)
+        return rows_at(drawn, points, comm, survey.layout)
+    draws = _Draws(points, comm, survey, seed)
+    if method == "k-means++":
+        draws.add_until(count, at_once=1)
+        return draws.drawn
+    draws.add(1)
+    for _ in range(_ROUNDS):
+        draws.add(max(1, round(_OVERSAMPLING * count)))
+    return _reduced(draws.drawn, draws.followers(), count, seed)
 
-    def my_part(block):
-        part = np.zeros((block.stop - block.start, points.dim), np.float32)
-        part[mine[block]] = points.take(local[block][mine[block]])
-        return part
 
-    rows = np.empty((count, points.dim), np.float32)
-    for block, part in exchange.summed_blocks(count, 4 * points.dim, my_part, comm):
-        rows[block] = part
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if bad.size:
-        raise DataError(f"row {drawn[bad[0]]} is not finite.")
-    return rows
+def _reduced(candidates, weights, count, seed):
+    """(n, dim) rows of the candidates, n <= count; every worker does the same."""
+    if len(candidates) <= count:
+        return candidates
+    points = as_points(candidates)
+    survey = Survey.make(points, Solo(), seed)
+    draws = _Draws(points, Solo(), survey, seed, weights)
+    draws.add_until(count, at_once=-(-count // _STEPS))
+    return draws.drawn
+
+
+class _Draws:
+    """Rows drawn so far, with every row's squared distance from the nearest of them.
+
+    Args:
+        points, comm, survey, seed: as in `initial_centroids`.
+        weights: (rows,) of this worker's rows; None is 1.
+
+    Attributes:
+        drawn: (n, dim) float32, the same on every worker.
+    """
+
+    def __init__(self, points, comm, survey, seed, weights=None):
+        self._points = points
+        self._comm = comm
+        self._survey = survey
+        self._weights = np.ones(points.rows) if weights is None else weights.astype(np.float64)
+        self._random = _Exponential(seed, survey.layout.first, points.rows)
+        self._distance = np.ones(points.rows)  # the first draw is by weight alone
+        self._nearest = np.zeros(points.rows, np.int64)
+        self.drawn = np.empty((0, points.dim), np.float32)
+
+    def add_until(self, count, at_once):
+        """Draws until there are `count`, or all rows equal one that is drawn."""
+        while len(self.drawn) < count and self.add(min(at_once, count - len(self.drawn))):
+            pass
+
+    def add(self, count) -> int:
+        """Draws up to `count` rows more; returns how many there were to draw."""
+        positions = self._earliest(count)
+        if positions.size:
+            new = rows_at(positions, self._points, self._comm, self._survey.layout)
+            self._approach(new, positions)
+            self.drawn = np.concatenate([self.drawn, new])
+        return len(positions)
+
+    def followers(self) -> np.ndarray:
+        """(n,) int64: rows of all workers for which each drawn row is the nearest."""
+        return self._comm.all_sum(np.bincount(self._nearest, minlength=len(self.drawn))).numpy()
+
+    def _earliest(self, count):
+        """(n,) int64 positions of the up to `count` winners among the rows of all workers."""
+        weight = self._weights * self._distance
+        with np.errstate(divide="ignore"):
+            times = self._random.draw() / weight
+        mine = np.argpartition(times, count - 1)[:count] if count < len(times) else slice(None)
+        told = np.full((2, count), np.inf)
+        found = times[mine]
+        told[0, : len(found)] = found
+        told[1, : len(found)] = self._survey.layout.first + np.arange(len(times))[mine]
+        times, positions = _gathered(told, self._comm)
+        order = np.lexsort((positions, times))[:count]
+        return positions[order][np.isfinite(times[order])].astype(np.int64)
+
+    def _approach(self, new, positions):
+        """Takes the distances from `new` (n, dim) rows into account."""
+        if not len(self.drawn):
+            self._distance[:] = np.inf
+        nearest = NearestCentroid(len(new), self._points.dim)
+        nearest.load(new, shift=self._survey.shift)
+
+        def approach(start):
+            part = slice(start, min(start + nearest.chunk_rows, self._points.rows))
+            x = nearest.prepared(self._points.read(part.start, part.stop))
+            label, score = nearest(x)
+            norms = self._survey.norms[part]
+            distance = norms - 2.0 * score
+            distance[distance < _EQUAL * norms] = 0.0
+            nearer = distance < self._distance[part]
+            self._distance[part][nearer] = distance[nearer]
+            self._nearest[part][nearer] = len(self.drawn) + label[nearer]
+
+        for _ in in_lanes(approach, range(0, self._points.rows, nearest.chunk_rows)):
+            pass
+        local = positions - self._survey.layout.first
+        self._distance[local[(0 <= local) & (local < self._points.rows)]] = 0.0
+
+
+class _Exponential:
+    """Exponential times for rows by their position, new ones at each draw."""
+
+    def __init__(self, seed, first, rows):
+        self._words = np.arange(first, first + rows, dtype=np.uint64)
+        self._seeds = np.random.SeedSequence(seed)
+
+    def draw(self) -> np.ndarray:
+        """(rows,) float64, positive."""
+        salt = self._seeds.spawn(1)[0].generate_state(1, np.uint64)[0]
+        bits = _mixed(_mixed(self._words + salt) ^ salt)
+        return -np.log(((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
+
+
+def _mixed(words):
+    """The finaliser of splitmix64 (Steele et al. 2014) on uint64."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+def _gathered(told, comm):
+    """(rows, size * n): every worker's (rows, n) float64, which may be infinite."""
+    if comm.size == 1:
+        return told
+    everyone = np.zeros((len(told), comm.size, told.shape[1]))
+    everyone[:, comm.rank] = told
+    return comm.all_sum(everyone).numpy().reshape(len(told), -1)
+
+
+def mean_centroids(points, labels, k, comm, default) -> np.ndarray:
+    """(k, dim) float32 means of the rows of each label, over all workers.
+
+    A warm start where the rows have changed since they were clustered: the last round's
+    clusters, seen in this round's features.
+
+    Args:
+        points: this worker's rows.
+        labels: (rows,) int32, negative for a row that takes no part.
+        k: number of clusters.
+        comm: `Communicator` of the workers.
+        default: (k, dim) float32, the same on all workers, for clusters that have no row.
+    """
+    points = as_points(points)
+    sums = np.zeros((k, points.dim))
+    for start, rows in chunks(points, max(16, _CHUNK_BYTES // (4 * points.dim))):
+        label = labels[start : start + len(rows)]
+        known = label >= 0
+        np.add.at(sums, label[known], rows[known].astype(np.float32))
+    sums = exchange.all_sum_array(sums, comm)
+    counts = comm.all_sum(np.bincount(labels[labels >= 0], minlength=k)).numpy()
+    means = sums / np.maximum(counts, 1)[:, None]
+    return np.where(counts[:, None] > 0, means, default).astype(np.float32)
 
 
 def first_of_equals(centroids) -> np.ndarray:

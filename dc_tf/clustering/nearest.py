@@ -1,98 +1,210 @@
 """The nearest centroid of every row, at the speed of a matrix product.
 
 `argmin |x - c|^2` is `argmax x.c - |c|^2 / 2`: one product of a chunk of rows with a tile of
-centroids, then an arg-max that stays in the tile. Rows and centroids are first shifted by the
-mean centroid: a large common offset would otherwise cancel away the digits that matter.
-Equal scores go to the lowest index, in a tile and between tiles, so the tiling shows in nothing
-but speed.
+centroids, then an arg-max that stays in the tile. Rows and centroids are first moved by `shift`:
+a large common offset would otherwise cancel away the digits that matter. Equal scores go to the
+lowest index, in a tile and between tiles, so the tiling shows in nothing but speed.
 
-    nearest = NearestCentroid(k, dim)
+    nearest = NearestCentroid(k, dim, "bfloat16")
     nearest.load(centroids)
-    labels, distances = nearest(rows)
+    labels, scores = nearest(nearest.prepared(rows))
+
+With bfloat16 the products are summed in float32 and rounded to the 8 digits of a bfloat16 at the
+end. So that the digits are those that matter, what is summed is `(level - |x - c|^2) / 2`: with a
+level near the squared distance of a row from its centroid, the best scores are close to 0, where
+bfloat16 is fine. Of centroids still too close to call, `nearer` says which is nearer in float32.
 """
 
 import numpy as np
 import tensorflow as tf
 
+from dc_tf.clustering.tensors import as_tensor
+from dc_tf.errors import ConfigError
+
 MEMORY_BYTES = 256 << 20
-# Larger ones are no faster on 2 cores (2048 x 2048 products run at the rate of larger ones).
-_MAX_TILE = 2048
-_MAX_CHUNK = 16384
+PRECISIONS = ("float32", "bfloat16")
+# Larger tiles are no faster.
+_TILE = 2048
+# Scores of a call for each component of a row: few enough to stay in a CPU's cache until they are
+# compared, and so many that the product pays for laying out its factors.
+_SCORES = 4096
+_MAX_SCORES = 8 << 20
+_MAX_CHUNK = 32768
+# A float32 is the sum of three bfloat16.
+_PARTS = 3
 
 
 class NearestCentroid:
-    """Assigns rows to the nearest of k centroids.
+    """Assigns rows to the nearest of k centroids; may be called by several threads at once.
+
+    Args:
+        k: number of centroids.
+        dim: components of a row.
+        precision: "float32", or "bfloat16" for the products.
+        memory_bytes: bound for the temporaries of one call.
 
     Attributes:
+        name: "tensorflow", for reports.
+        exact: whether labels are right to float32 rounding without `nearer`.
         chunk_rows: rows to pass in one call so that temporaries stay within the memory bound.
-        shift: (dim,) float32 mean of the centroids in use; distances are exact to float32
-            rounding of distances from it.
+        row_bytes: of a prepared row.
     """
 
-    def __init__(self, k: int, dim: int, memory_bytes: int = MEMORY_BYTES):
-        self._k = k
-        self.chunk_rows, self._tile = tile_shape(k, dim, memory_bytes)
-        self.shift = None
+    name = "tensorflow"
 
-    def load(self, centroids, used=None):
+    def __init__(self, k, dim, precision="float32", memory_bytes=MEMORY_BYTES):
+        if precision not in PRECISIONS:
+            raise ConfigError(f"precision is {precision!r}; use {' or '.join(PRECISIONS)}.")
+        self._dtype = tf.as_dtype(precision)
+        self.exact = self._dtype == tf.float32
+        self.chunk_rows, self._tile = tile_shape(k, dim, memory_bytes)
+        # The term |c|^2 / 2 is either part of the product, which makes rows a little longer, or
+        # added to the scores: whichever there are fewer of. Other than float32 rows are made anew
+        # in any case.
+        self._longer = dim <= k or not self.exact
+        self.row_bytes = (dim + self._longer * _PARTS * (1 if self.exact else 2)) * self._dtype.size
+
+    def load(self, centroids, used=None, shift=None, level=0.0):
         """Takes the centroids of the next calls.
 
         Args:
             centroids: (k, dim) float32 array.
             used: (k,) bool array; rows are never assigned to a centroid that is not used.
                 At least one is.
+            shift: (dim,) float32 that is subtracted from rows and centroids; None is 0.
+            level: squared distance where bfloat16 scores are the finest; no matter for float32.
         """
-        used = np.ones(self._k, bool) if used is None else used
-        self.shift = np.mean(centroids[used], axis=0, dtype=np.float64).astype(np.float32)
-        padding = -self._k % self._tile
-        shifted = tf.pad(tf.constant(centroids) - self.shift, [[0, padding], [0, 0]])
-        offsets = tf.reduce_sum(tf.square(shifted), 1) / -2.0
-        self._offsets = tf.where(np.pad(used, (0, padding)), offsets, -np.inf)
-        self._centroids = shifted
+        self._shift = shift
+        self._centroids = tf.constant(centroids, tf.float32)
+        self._tiles = []
+        for start in range(0, len(centroids), self._tile):
+            part = slice(start, start + self._tile)
+            tile = self._centroids[part] if shift is None else self._centroids[part] - shift
+            offsets = tf.reduce_sum(tf.square(tile), 1) / -2.0
+            if not self.exact:
+                offsets += level / 2.0
+            if used is not None:
+                offsets = tf.where(used[part], offsets, -np.inf)
+            tile = tf.cast(tile, self._dtype)
+            if self._longer:
+                tile = tf.concat([tile, self._offset_columns(offsets)], 1)
+            # Transposed once here, not in each product.
+            self._tiles.append((start, tf.transpose(tile), offsets))
 
-    def __call__(self, rows):
-        """The nearest centroid of each row.
+    def prepared(self, rows, norms=None):
+        """What a call takes: a tensor of shifted rows, as good for the next `load`.
 
         Args:
-            rows: (n, dim) floating array or tensor, n > 0.
+            rows: (n, dim) floating array or tensor.
+            norms: (n,) float32 squared lengths of the shifted rows, if they are known.
+        """
+        rows = as_tensor(rows)
+        x = tf.cast(rows, self._dtype) if self._shift is None else self._shifted(rows)
+        if not self._longer:
+            return x
+        ones = tf.ones((len(x), _PARTS), self._dtype)
+        if self.exact:
+            return tf.concat([x, ones], 1)
+        norms = tf.reduce_sum(tf.square(tf.cast(x, tf.float32)), 1) if norms is None else norms
+        return tf.concat([x, ones, _parts(norms / -2.0, self._dtype)], 1)
+
+    def __call__(self, x):
+        """The nearest centroid of each prepared row.
+
+        Args:
+            x: tensor of n > 0 rows from `prepared`.
 
         Returns:
-            (n,) int32 labels and (n,) float32 squared distances, not finite for a row that is
-            not finite.
+            (n,) int32 labels and their (n,) float32 scores: `x.c - |c|^2 / 2` of shifted x and c,
+            or with bfloat16 about `(level - |x - c|^2) / 2`.
         """
-        return _nearest(rows, self.shift, self._centroids, self._offsets, tf.constant(self._tile))
+        label, best = None, None
+        for start, tile, offsets in self._tiles:
+            scores = tf.matmul(x, tile)
+            if not self._longer:
+                scores = tf.cast(scores, tf.float32) + offsets
+            winner, score = _winners(scores)
+            if label is None:
+                label, best = winner, score
+            else:
+                label = np.where(score > best, start + winner, label)
+                best = np.maximum(best, score)
+        return label.astype(np.int32), best
+
+    def nearer(self, rows, labels, than) -> np.ndarray:
+        """(n,) bool: in float32, rows are nearer to the centroids `labels` than to `than`.
+
+        Args:
+            rows: (n, dim) floating array.
+            labels, than: (n,) int32.
+        """
+        return _nearer(rows, self._centroids, labels, than).numpy()
+
+    def _offset_columns(self, offsets):
+        """(k, ...) what the columns that `prepared` adds are multiplied with."""
+        parts = _parts(offsets, self._dtype)
+        return parts if self.exact else tf.concat([parts, tf.ones_like(parts)], 1)
+
+    def _shifted(self, rows):
+        return tf.cast(tf.cast(rows, tf.float32) - self._shift, self._dtype)
 
 
 def tile_shape(k: int, dim: int, memory_bytes: int) -> tuple[int, int]:
     """Rows of a chunk and centroids of a tile whose temporaries fit in `memory_bytes`.
 
-    A row of a chunk exists as it was read, shifted, and in float64 for the sums (16 bytes a
-    component), and has one float32 score for each centroid of a tile, held twice at most.
+    A row of a chunk exists as it was read, in float32 and as a factor of the product (12 bytes a
+    component), and has one float32 score for each centroid of a tile.
     """
-    tiles = -(-k // _MAX_TILE)
+    tiles = -(-k // _TILE)
     tile = -(-k // tiles)
-    chunk = memory_bytes // (16 * dim + 8 * tile)
+    scores = min(_SCORES * max(dim, 256), _MAX_SCORES)
+    chunk = min(memory_bytes // (12 * dim + 4 * tile), scores // tile)
     return int(np.clip(chunk, 16, _MAX_CHUNK)), tile
 
 
+def _winners(scores):
+    """(n,) int64 arg-max and (n,) float32 maximum of each row of an (n, k) tensor."""
+    if "GPU" in scores.device:
+        winner, best = _arg_max(scores)
+        return winner.numpy(), best.numpy()
+    # On a CPU NumPy reads the tensor in place, at memory speed; TensorFlow takes three times as
+    # long for this.
+    scores = np.asarray(scores)
+    rows = np.arange(len(scores))
+    if scores.dtype == np.float32:
+        winner = np.argmax(scores, 1)
+        return winner, scores[rows, winner]
+    # The bits of a bfloat16, as an integer, are ordered like its value if that is positive, and the
+    # other way round if all are negative.
+    bits = scores.view(np.int16)
+    winner = np.argmax(bits, 1)
+    negative = np.flatnonzero(bits[rows, winner] < 0)
+    if negative.size:
+        winner[negative] = np.argmin(bits[negative], 1)
+    return winner, scores[rows, winner].astype(np.float32)
+
+
 @tf.function(reduce_retracing=True)
-def _nearest(rows, shift, centroids, offsets, tile):
-    x = tf.cast(rows, tf.float32) - shift
+def _arg_max(scores):
+    winner = tf.argmax(scores, 1)
+    return winner, tf.cast(tf.gather(scores, winner, batch_dims=1), tf.float32)
 
-    def best_of_tile(start):
-        part = slice(start, start + tile)
-        # Written so that TensorFlow fuses the addition into the product.
-        products = tf.matmul(x, centroids[part], transpose_b=True)
-        scores = tf.nn.bias_add(products, offsets[part])
-        winner = tf.argmax(scores, 1, output_type=tf.int32)
-        return start + winner, tf.gather(scores, winner, batch_dims=1)
 
-    label, best = best_of_tile(0)
-    for start in tf.range(tile, tf.shape(centroids)[0], tile):
-        tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-        tile_label, tile_best = best_of_tile(start)
-        label = tf.where(tile_best > best, tile_label, label)
-        best = tf.maximum(best, tile_best)
-    distance = tf.reduce_sum(tf.square(x), 1) - 2.0 * best
-    # Rounding can make a distance slightly negative; relu would hide that a row is not finite.
-    return label, tf.where(distance < 0.0, 0.0, distance)
+def _parts(numbers, dtype):
+    """(n, _PARTS) whose rows sum to `numbers` (n,) float32, although `dtype` may be shorter."""
+    parts = []
+    for _ in range(_PARTS):
+        parts.append(tf.cast(numbers, dtype))
+        rest = numbers - tf.cast(parts[-1], tf.float32)
+        numbers = tf.where(tf.math.is_finite(numbers), rest, 0.0)
+    return tf.stack(parts, 1)
+
+
+@tf.function(reduce_retracing=True)
+def _nearer(rows, centroids, labels, than):
+    x = tf.cast(rows, tf.float32)
+
+    def distance(of):
+        return tf.reduce_sum(tf.math.squared_difference(x, tf.gather(centroids, of)), 1)
+
+    return distance(labels) < distance(than)

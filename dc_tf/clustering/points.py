@@ -1,18 +1,24 @@
-"""What k-means reads: this worker's rows, in chunks or by position.
+"""What k-means reads: this worker's rows, in blocks or by position.
 
-A source of points has `rows`, `dim`, `chunks(chunk_rows)` and `take(positions)`. A
-`FeatureStore` is one; an array becomes one; a `Subset` is some rows of another, so a problem
-inside a problem needs no copy of its rows.
+A source of points has `rows`, `dim`, `dtype`, `read(start, stop)` and `take(positions)`, and any
+number of threads may read from it at once. A `FeatureStore` is one; an array becomes one; a
+`Subset` is some rows of another, so a problem inside a problem needs no copy of its rows.
 
-    for start, block in as_points(x).chunks(4096): ...
+    points = as_points(x)
+    for start, block in chunks(points, 4096): ...
 """
 
+import concurrent.futures
 from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
+import tensorflow as tf
 
 from dc_tf.errors import DataError
+
+BFLOAT16 = np.dtype(tf.bfloat16.as_numpy_dtype)
+DTYPES = (np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
 
 
 class Points(Protocol):
@@ -21,39 +27,50 @@ class Points(Protocol):
     Attributes:
         rows: how many; may be 0.
         dim: components of a row.
+        dtype: one of `DTYPES`, that of what is read: as stored, since TensorFlow casts faster.
     """
 
     rows: int
     dim: int
+    dtype: np.dtype
 
-    def chunks(self, chunk_rows: int) -> Iterator[tuple[int, np.ndarray]]:
-        """(first position, (n, dim) floating block), in order, n <= chunk_rows."""
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """(stop - start, dim) of `dtype`: rows in order, a copy or a view that stays valid."""
 
     def take(self, positions) -> np.ndarray:
-        """(n, dim) float32: the rows at `positions` (n,) int64, in that order."""
+        """(n, dim) of `dtype`: the rows at `positions` (n,) int64, in that order."""
 
 
 class ArrayPoints:
-    """The rows of a `(rows, dim)` floating array, in memory or memory-mapped."""
+    """The rows of a `(rows, dim)` floating array, in memory or memory-mapped.
+
+    Raises:
+        DataError: for an array that is not a matrix of one of `DTYPES`.
+    """
 
     def __init__(self, array):
         if array.ndim != 2 or array.shape[1] == 0:
             raise DataError(
                 f"points have shape {array.shape}; they need to be a matrix, one row a point."
             )
-        if not np.issubdtype(array.dtype, np.floating):
+        if array.dtype not in DTYPES:
+            names = ", ".join(dtype.name for dtype in DTYPES)
             raise DataError(
-                f"points have dtype {array.dtype}; convert them to float16, float32 or float64."
+                f"points have dtype {array.dtype.str}; convert them to one of {names}, in this "
+                "machine's byte order."
             )
-        self._array = array
         self.rows, self.dim = array.shape
+        self.dtype = array.dtype
+        # Mapped rows are read from the disk when they are touched: by the thread that reads.
+        self._copies = isinstance(array, np.memmap)
+        self._array = np.asarray(array)
 
-    def chunks(self, chunk_rows):
-        for start in range(0, self.rows, chunk_rows):
-            yield start, self._array[start : start + chunk_rows]
+    def read(self, start, stop):
+        block = self._array[start:stop]
+        return np.array(block) if self._copies else block
 
     def take(self, positions):
-        return np.asarray(self._array[positions], np.float32)
+        return np.take(self._array, positions, axis=0)
 
 
 class Subset:
@@ -65,19 +82,37 @@ class Subset:
     """
 
     def __init__(self, points: Points, positions):
-        self._points = points
-        self._positions = positions
         self.rows = len(positions)
         self.dim = points.dim
+        self.dtype = points.dtype
+        self._points = points
+        self._positions = positions
 
-    def chunks(self, chunk_rows):
-        for start in range(0, self.rows, chunk_rows):
-            yield start, self._points.take(self._positions[start : start + chunk_rows])
+    def read(self, start, stop):
+        return self._points.take(self._positions[start:stop])
 
     def take(self, positions):
         return self._points.take(self._positions[positions])
 
 
 def as_points(source) -> Points:
-    """The source itself if it is one, or a view of an array."""
+    """The source itself if it is one, or the rows of an array."""
     return ArrayPoints(source) if isinstance(source, np.ndarray) else source
+
+
+def chunks(points: Points, chunk_rows, start=0, stop=None) -> Iterator[tuple[int, np.ndarray]]:
+    """Rows [start, stop), all by default, in order; the next block is read meanwhile.
+
+    Yields:
+        (first position, (n, dim) block of the points' dtype), n <= chunk_rows.
+    """
+    stop = points.rows if stop is None else stop
+    with concurrent.futures.ThreadPoolExecutor(1, "chunks") as reader:
+        ahead = None
+        for first in range(start, stop, chunk_rows):
+            now = ahead
+            ahead = reader.submit(points.read, first, min(first + chunk_rows, stop))
+            if now:
+                yield first - chunk_rows, now.result()
+        if ahead:
+            yield first, ahead.result()

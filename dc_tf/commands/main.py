@@ -26,7 +26,9 @@ COMMANDS = {
     "generate": "dc_tf.commands.generate",
     "convert": "dc_tf.commands.convert",
     "train": "dc_tf.commands.train",
+    "kmeans": "dc_tf.commands.kmeans",
     "export": "dc_tf.commands.export",
+    "import_torch": "dc_tf.commands.import_torch",
     "evaluate": "dc_tf.commands.evaluate",
 }
 

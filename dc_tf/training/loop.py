@@ -12,6 +12,8 @@ import os
 from dc_tf import experiment as experiment_lib
 from dc_tf import run_dir
 from dc_tf.clustering.assignments import Assignments, is_complete
+from dc_tf.clustering.backends import make_backend
+from dc_tf.clustering.nearest import MEMORY_BYTES
 from dc_tf.data.manifest import Dataset
 from dc_tf.data.pipeline import training_batches
 from dc_tf.data.reader import RowReader
@@ -149,6 +151,8 @@ class Pretraining:
         # What is there was made from the checkpoint that was saved at the end of the last round.
         if not all_agree(is_complete(folder), self._cluster.world):
             self._reassign(index, stage, round_index, folder)
+        # A kill after the last worker had written leaves its features.
+        run_dir.remove_tree(self._run.features(self._cluster.rank))
         assignments = Assignments.open(folder)
         if self._cluster.is_chief:
             self._report(index, round_index, assignments)
@@ -161,6 +165,8 @@ class Pretraining:
                 "round that uses them; bring the folder back, or remove the checkpoints since the "
                 "round began."
             )
+        self._run.remove_features_of_others(self._cluster.size)
+        warm = stage.clustering.init == "previous"
         reassign.reassign(
             self._trunk,
             self._reader,
@@ -170,17 +176,21 @@ class Pretraining:
             scratch=self._run.features(self._cluster.rank),
             cluster=self._cluster,
             seed=derive("kmeans", self._experiment.seed, index, round_index),
+            previous=self._previous(index, round_index) if warm else None,
         )
+
+    def _previous(self, index, round_index) -> Assignments | None:
+        """The clusters of the round before, if that was of the same stage."""
+        if not round_index:
+            return None
+        return Assignments.open(self._run.clustering(index, round_index - 1))
 
     def _report(self, index, round_index, assignments):
         """Writes how the clusters are, unless an earlier life of the run did."""
         if self._metrics.has(event="clustering", stage=index, round=round_index):
             return
-        before = self._run.clustering(index, round_index - 1)
         figures = reassign.describe(
-            assignments,
-            Assignments.open(before) if round_index else None,
-            self._dataset.labels(),
+            assignments, self._previous(index, round_index), self._dataset.labels()
         )
         self._metrics.write_clustering(
             self.position.global_step,
@@ -223,11 +233,13 @@ def check_start(experiment, rows: int, workers: int):
     """Refuses what `pretrain` could not do, before anything is started.
 
     Raises:
-        ConfigError: a stage does not fit the worker count or the data set, or `init_from` is not a
-            finished run of the same network.
+        ConfigError: a stage does not fit the worker count or the data set or needs what is not
+            installed, or `init_from` is not a finished run of the same network.
         DataError: `init_from` has no network to start from.
     """
     plan_stages(experiment, rows, workers)
+    for clustering in (stage.clustering for stage in experiment.stages):
+        make_backend(clustering.backend, 1, 1, clustering.precision, MEMORY_BYTES)
     if experiment.init_from:
         source = run_dir.RunDir(experiment.init_from)
         if not os.path.exists(source.result):

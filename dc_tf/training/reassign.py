@@ -5,94 +5,91 @@
 
 Each worker extracts its own block of rows to its own disk; features never leave it. Only moments,
 counts and sums are exchanged. The assignments are written by all and read by all.
+
+A killed call that is made again goes on where it stopped: after the last batch that is on disk, or
+after the last iteration that all workers have saved. It ends with the same assignments, to the
+bit where the trunk gives the same features again, as it does on a CPU. All of that lies in
+`scratch`, which also says what it belongs to: another trunk, round, number of workers or setting
+begins from nothing.
 """
 
+import contextlib
+import hashlib
 import os
 import time
 
-import tensorflow as tf
+import numpy as np
+from absl import logging
 
 from dc_tf import run_dir
-from dc_tf.clustering.assignments import Assignments, nmi, write
-from dc_tf.clustering.feature_store import FeatureStore
-from dc_tf.clustering.hierarchy import hierarchical_kmeans, passes
-from dc_tf.clustering.whitening import Moments, Whitening, whiten_store
-from dc_tf.data.pipeline import evaluation_batches
-from dc_tf.data.reader import data_errors
+from dc_tf.clustering.assignments import (
+    Assignments,
+    collapse_warnings,
+    nmi,
+    size_histogram,
+    write,
+)
+from dc_tf.clustering.hierarchy import hierarchical_kmeans
+from dc_tf.clustering.resume import Snapshots, claim
 from dc_tf.errors import DataError
 from dc_tf.progress import Progress
+from dc_tf.training.extract import extract, whiten
 
 _REPORT = "report.json"
 
 
-def block_of(rows: int, rank: int, size: int) -> range:
-    """The row ids that a worker owns: the rank-th of `size` nearly equal runs."""
-    return range(rows * rank // size, rows * (rank + 1) // size)
-
-
-def reassign(trunk, reader, experiment, stage, folder, scratch, cluster, seed):
+def reassign(trunk, reader, experiment, stage, folder, scratch, cluster, seed, previous=None):
     """Extracts, whitens, clusters and writes; assignments and report are then in `folder`.
 
     Args:
-        trunk: VGG16.
+        trunk: VGG16, the same weights on all workers, and again after a restart.
         reader: RowReader of the whole collection.
         experiment: experiment.Experiment.
         stage: experiment.Stage.
         folder: of the assignments, shared by all workers.
-        scratch: of this worker's features; removed at the end.
+        scratch: of this worker's features and of the clustering in progress, on its own disk;
+            removed at the end.
         cluster: Cluster.
         seed: int, of the initial centroids.
+        previous: Assignments of the last round, for `init: previous`; None in the first.
 
     Raises:
         DataError: on all workers, when the features cannot be told apart into that many clusters.
     """
+    claim(scratch, _job(trunk, reader, experiment, stage, cluster, seed))
     started = time.monotonic()
-    store, moments = _extract(trunk, reader, experiment, stage, scratch, cluster)
+    store = extract(trunk, reader, experiment, stage, scratch, cluster)
     extracted = time.monotonic()
-    dim = stage.clustering.whitening_dim or trunk.settings["fc"]
-    whitening = Whitening.fit(moments, cluster.world, dim)
-    in_place = dim == store.dim
-    path = None if in_place else os.path.join(scratch, "whitened")
-    store = whiten_store(store, whitening, path)
-    ids, sub_ids, report = _cluster(store, stage, cluster, seed)
+    store = whiten(store, stage, scratch, cluster.world)
+    result = _cluster(store, stage, scratch, cluster, seed, previous)
     seconds = {
         "extract_seconds": extracted - started,
         "cluster_seconds": time.monotonic() - extracted,
     }
     if cluster.is_chief:
         os.makedirs(folder, exist_ok=True)
-        run_dir.write_json(os.path.join(folder, _REPORT), report | seconds)
-    write(folder, cluster.world, store.first_row, ids, sub_ids, stage.clusters, stage.sub_clusters)
+        run_dir.write_json(os.path.join(folder, _REPORT), _report(result) | seconds)
+    write(
+        folder,
+        cluster.world,
+        store.first_row,
+        result.cluster,
+        result.sub,
+        stage.clusters,
+        stage.sub_clusters,
+    )
     run_dir.remove_tree(scratch)
 
 
 def read_report(folder: str) -> dict:
-    """What k-means said about the assignments in `folder`: objectives, empties, seconds."""
+    """What is known about the making of the assignments in `folder`.
+
+    Returns:
+        dict: `level1` and `level2` as in `hierarchy.Hierarchy`; `sizes` of both levels as in
+        `assignments.size_histogram`; `warnings`, sentences; `extract_seconds` and
+        `cluster_seconds` since the last restart.
+    """
     return run_dir.read_json(os.path.join(folder, _REPORT))
-
-
-def _cluster(store, stage, cluster, seed):
-    """Both levels of k-means, with progress on the chief; see `hierarchical_kmeans`."""
-    iterations = stage.clustering.iterations
-    total = passes(stage.clusters, stage.sub_clusters, iterations) * store.rows
-    with Progress(total, "cluster", "rows", enabled=cluster.is_chief) as progress:
-        result = hierarchical_kmeans(
-            store,
-            stage.clusters,
-            stage.sub_clusters,
-            cluster.world,
-            iterations=iterations,
-            seed=seed,
-            on_progress=progress.update,
-        )
-    level1 = result.report["level1"]
-    if level1 and level1["empty"]:
-        raise DataError(
-            f"{level1['empty']} of {stage.clusters} clusters are empty, since the features have "
-            "fewer distinct values; the network has collapsed (lower the learning rate) or the "
-            "images are all alike (lower clusters)."
-        )
-    return result
 
 
 def describe(assignments: Assignments, previous: Assignments | None, labels) -> dict:
@@ -110,6 +107,7 @@ def describe(assignments: Assignments, previous: Assignments | None, labels) -> 
         f"{level}/{name}": value
         for level, statistics in assignments.statistics().items()
         for name, value in statistics.items()
+        if np.isscalar(value)
     }
     if previous is not None:
         figures["nmi_previous"] = nmi(assignments.flat(), previous.flat())
@@ -119,31 +117,102 @@ def describe(assignments: Assignments, previous: Assignments | None, labels) -> 
     return figures
 
 
-def _extract(trunk, reader, experiment, stage, scratch, cluster):
-    """This worker's features on its disk, and their moments."""
-    rows = block_of(reader.dataset.rows, cluster.rank, cluster.size)
-    resolution = experiment.model.resolution
-    batches = evaluation_batches(
-        reader,
-        range(rows.start, rows.stop),
-        stage.clustering.batch_size,
-        resolution,
-        experiment.data.resize or round(resolution * 256 / 224),
-        threads=experiment.threads or None,
-    )
-    run_dir.remove_tree(scratch)
-    dim = trunk.settings["fc"]
-    store = FeatureStore.create(os.path.join(scratch, "raw"), len(rows), dim, first_row=rows.start)
-    moments = Moments(dim)
-    forward = tf.function(lambda images: trunk(images, training=False)["fc7"])
-    done = 0
-    chief = cluster.is_chief
-    with Progress(len(rows), "extract", "images", enabled=chief) as progress, data_errors():
-        for batch in batches:
-            features = forward(batch["image"]).numpy()
-            store.write(done, features)
-            moments.update(features)
-            done += len(features)
-            progress.update(len(features))
-    store.flush()
-    return store, moments
+def _job(trunk, reader, experiment, stage, cluster, seed):
+    """Everything that this worker's part of the result depends on."""
+    clustering = stage.clustering.as_dict()
+    del clustering["save_every_s"]
+    return {
+        "trunk": _fingerprint(trunk),
+        "data": reader.dataset.fingerprint(),
+        "model": experiment.model.as_dict(),
+        "resize": experiment.data.resize,
+        "clusters": stage.clusters,
+        "sub_clusters": stage.sub_clusters,
+        "clustering": clustering,
+        "seed": seed,  # of the stage and the round
+        "worker": [cluster.rank, cluster.size],
+    }
+
+
+def _fingerprint(trunk):
+    digest = hashlib.blake2b(digest_size=16)
+    for variable in trunk.weights:
+        digest.update(np.ascontiguousarray(variable.numpy()))
+    return digest.hexdigest()
+
+
+def _cluster(store, stage, scratch, cluster, seed, previous):
+    """Both levels of k-means, with progress on the chief; see `hierarchical_kmeans`."""
+    settings = stage.clustering
+    rows = slice(store.first_row, store.first_row + store.rows)
+    with _LevelProgress((settings.iterations + 1) * store.rows, cluster.is_chief) as progress:
+        result = hierarchical_kmeans(
+            store,
+            stage.clusters,
+            stage.sub_clusters,
+            cluster.world,
+            iterations=settings.iterations,
+            seed=seed,
+            init=settings.init,
+            previous=(previous.cluster[rows], previous.sub[rows]) if previous else None,
+            snapshots=Snapshots(
+                os.path.join(scratch, "kmeans"), cluster.world, settings.save_every_s
+            ),
+            on_progress=progress.update,
+            precision=settings.precision,
+            spherical=settings.spherical,
+            tolerance=settings.tolerance,
+            backend=settings.backend,
+        )
+    level1 = result.report["level1"]
+    if level1 and level1["empty"]:
+        raise DataError(
+            f"{level1['empty']} of {stage.clusters} clusters are empty, since the features have "
+            "fewer distinct values; the network has collapsed (lower the learning rate) or the "
+            "images are all alike (lower clusters)."
+        )
+    return result
+
+
+class _LevelProgress:
+    """A progress line for each level: a row of the second costs many times one of the first.
+
+    Args:
+        total: rows to go through at each level.
+        enabled: as in `Progress`.
+    """
+
+    def __init__(self, total, enabled):
+        self._total = total
+        self._enabled = enabled
+        self._level = None
+        self._line = None
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return self._stack.__exit__(*error)
+
+    def update(self, rows, level, skipped, **figures):
+        if level != self._level:
+            self._stack.close()
+            line = Progress(self._total, f"cluster, level {level}", "rows", self._enabled)
+            self._level, self._line = level, self._stack.enter_context(line)
+        if skipped:
+            self._line.skip(rows)
+        else:
+            self._line.update(rows, **figures)
+
+
+def _report(result):
+    """What is to be told about a clustering; what should worry people also goes to the log."""
+    warnings = collapse_warnings(result.counts)
+    for warning in warnings:
+        logging.warning("clustering: %s", warning)
+    sizes = {
+        "clusters": size_histogram(result.counts.sum(axis=1)),
+        "sub_clusters": size_histogram(result.counts.ravel()),
+    }
+    return result.report | {"sizes": sizes, "warnings": warnings}

@@ -9,8 +9,10 @@ import numpy as np
 import tensorflow as tf
 import workers
 
+from dc_tf.clustering import hierarchy
 from dc_tf.clustering.feature_store import FeatureStore
-from dc_tf.clustering.hierarchy import hierarchical_kmeans, passes
+from dc_tf.clustering.hierarchy import hierarchical_kmeans
+from dc_tf.clustering.resume import Snapshots
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
 
@@ -111,17 +113,30 @@ class HierarchyTest(tf.test.TestCase):
         self.assertAllEqual(on_disk.cluster, in_memory.cluster)
         self.assertAllEqual(on_disk.sub, in_memory.sub)
 
-    def test_progress_adds_up_to_the_announced_passes(self):
-        x, _ = separated([60, 30])
-        for m, k in ((2, 3), (1, 3), (2, 0)):
-            progress = unittest.mock.Mock()
-            hierarchical_kmeans(x, m, k, Solo(), iterations=2, on_progress=progress)
-            rows = sum(call.args[0] for call in progress.call_args_list)
-            self.assertEqual(rows, 90 * passes(m, k, 2))
+    def test_progress_adds_up_to_one_pass_more_than_iterations_at_each_level(self):
+        x = np.random.default_rng(1).normal(size=(90, 6)).astype(np.float32)
+        for m, k, levels in ((2, 3, {1, 2}), (1, 3, {2}), (2, 0, {1})):
+            for tolerance in (0, 0.5):  # with it, passes are left out
+                work = Passes()
+                hierarchical_kmeans(
+                    x, m, k, Solo(), iterations=4, tolerance=tolerance, on_progress=work
+                )
+                self.assertEqual(work.rows, dict.fromkeys(levels, 90 * 5))
+                self.assertEqual(work.skipped > 0, tolerance > 0)
 
     def test_the_report_is_json(self):
         x, _ = separated([60, 30])
         json.dumps(hierarchical_kmeans(x, 2, 3, Solo()).report)
+
+    def test_counts_are_those_of_the_labels_of_all_workers(self):
+        x = np.random.default_rng(1).normal(size=(200, 4)).astype(np.float32)
+        for m, k in ((3, 4), (1, 4), (3, 0)):
+            results = workers.on_workers(2, cluster_share, x, m, k)
+            cluster, sub = (np.concatenate([r[i] for r in results]) for i in range(2))
+            expected = np.zeros((m, max(1, k)))
+            np.add.at(expected, (cluster, sub), 1)
+            for result in results:
+                self.assertAllEqual(result.counts, expected)
 
     def test_a_bad_row_is_named_on_all_workers(self):
         x, _ = separated([60, 30])
@@ -133,3 +148,157 @@ class HierarchyTest(tf.test.TestCase):
         for m, k in ((0, 3), (2, -1)):
             with self.assertRaises(ConfigError):
                 hierarchical_kmeans(np.ones((4, 2), np.float32), m, k, Solo())
+
+
+class PreviousTest(tf.test.TestCase):
+    """Warm starts from the last round's labels."""
+
+    def test_both_levels_start_from_the_means_of_the_rows_by_their_last_labels(self):
+        x, cluster, sub = last_round()
+        expected_cluster = nearest(x, means(x, cluster, 3))
+        expected_sub = np.zeros_like(sub)
+        for c in range(3):
+            members = np.flatnonzero(expected_cluster == c)
+            stayed = members[cluster[members] == c]
+            centroids = means(x[stayed], sub[stayed], 4)
+            expected_sub[members] = nearest(x[members], centroids)
+        self.assertGreater(np.count_nonzero(expected_cluster != cluster), 0)
+        for results in ([start_again(Solo(), x, cluster, sub)], self.on_two(x, cluster, sub)):
+            self.assertAllEqual(np.concatenate([r.cluster for r in results]), expected_cluster)
+            self.assertAllEqual(np.concatenate([r.sub for r in results]), expected_sub)
+
+    def on_two(self, x, cluster, sub):
+        return workers.on_workers(2, start_again, x, cluster, sub)
+
+    def test_a_cluster_that_no_row_stayed_in_starts_from_some_row(self):
+        x, cluster, sub = last_round()
+        sub[sub == 3] = 0
+        result = hierarchical_kmeans(x, 3, 4, Solo(), init="previous", previous=(cluster, sub))
+        self.assertEqual([level["empty"] for level in result.report["level2"]], [0, 0, 0])
+
+    def test_without_a_last_round_the_start_is_random(self):
+        x, _, _ = last_round()
+        first = hierarchical_kmeans(x, 3, 4, Solo(), init="previous")
+        self.assertAllEqual(first.sub, hierarchical_kmeans(x, 3, 4, Solo()).sub)
+
+
+class ResumeTest(tf.test.TestCase):
+    """A call that was killed and is made again; iterations = 3, so 4 passes a problem."""
+
+    def setUp(self):
+        super().setUp()
+        rows = np.random.default_rng(3).normal(size=(300, 6))
+        self.x = rows.astype(np.float16)
+
+    def run_until(self, folder, passes=None, **settings):
+        """The result and the passes that were begun, by (level, cluster)."""
+        work = Passes(stop_after=passes)
+        snapshots = Snapshots(folder, Solo(), every_s=0)
+        try:
+            result = hierarchical_kmeans(
+                self.x, 2, 3, Solo(), 3, snapshots=snapshots, on_progress=work, **settings
+            )
+        except Stopped:
+            result = None
+        return result, work
+
+    def assert_same(self, result, expected):
+        self.assertEqual(result.cluster.tobytes(), expected.cluster.tobytes())
+        self.assertEqual(result.sub.tobytes(), expected.sub.tobytes())
+        self.assertAllEqual(result.counts, expected.counts)
+        self.assertEqual(result.report, expected.report)
+
+    def test_stopped_in_any_pass_it_goes_on_there_and_ends_the_same(self):
+        expected, whole = self.run_until(self.folder())
+        self.assertLen(whole.passes, 12)
+        for passes in range(1, 13):
+            folder = self.folder()
+            _, before = self.run_until(folder, passes)
+            result, after = self.run_until(folder)
+            self.assert_same(result, expected)
+            # The pass that was stopped is made again, no other.
+            self.assertEqual(before.passes[:-1] + after.passes, whole.passes)
+            self.assertEqual(after.rows, whole.rows)
+
+    def test_stopped_again_and_again_it_ends_the_same_with_any_settings(self):
+        for settings in ({}, {"precision": "bfloat16", "init": "k-means||", "spherical": True}):
+            expected, whole = self.run_until(self.folder(), **settings)
+            folder, lives, result = self.folder(), 0, None
+            while result is None:
+                result, _ = self.run_until(folder, 2, **settings)  # one pass is kept, one is lost
+                lives += 1
+            self.assert_same(result, expected)
+            self.assertLen(whole.passes, lives)
+
+    def test_a_damaged_snapshot_costs_one_pass(self):
+        expected, whole = self.run_until(self.folder())
+        folder = self.folder()
+        self.run_until(folder, 7)
+        newest = os.path.join(folder, max(os.listdir(folder)))
+        os.truncate(newest, os.path.getsize(newest) // 2)
+        result, after = self.run_until(folder)
+        self.assert_same(result, expected)
+        self.assertEqual(after.passes, whole.passes[5:])
+
+    def test_what_is_finished_is_not_done_again(self):
+        folder = self.folder()
+        expected, _ = self.run_until(folder)
+        with unittest.mock.patch.object(hierarchy, "kmeans", side_effect=AssertionError):
+            again, work = self.run_until(folder)
+        self.assert_same(again, expected)
+        self.assertEqual(work.rows, {1: 1200, 2: 1200})
+
+    def folder(self):
+        return tempfile.mkdtemp(dir=self.get_temp_dir())
+
+
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+class Passes:
+    """`on_progress` that counts, for problems of one chunk, and stops after some passes.
+
+    Attributes:
+        passes: list of (level, cluster, iteration), in order.
+        rows: {level: rows counted}.
+        skipped: rows that were not worked on.
+    """
+
+    def __init__(self, stop_after=None):
+        self.passes = []
+        self.rows = {}
+        self.skipped = 0
+        self._stop_after = stop_after
+
+    def __call__(self, rows, level, skipped, **figures):
+        self.rows[level] = self.rows.get(level, 0) + rows
+        if skipped:
+            self.skipped += rows
+            return
+        self.passes.append((level, figures["cluster"], figures["iteration"]))
+        if len(self.passes) == self._stop_after:
+            raise Stopped
+
+
+def last_round():
+    """Rows in three clusters of four, near their last labels but not always nearest to them."""
+    rng = np.random.default_rng(5)
+    cluster = rng.integers(0, 3, 400).astype(np.int32)
+    sub = rng.integers(0, 4, 400).astype(np.int32)
+    centre = 4 * np.eye(3, 7)[cluster] + 2 * np.eye(4, 7, 3)[sub]
+    return (centre + rng.normal(size=(400, 7))).astype(np.float32), cluster, sub
+
+
+def start_again(comm, x, cluster, sub):
+    """Clusters from the last round's labels, without an iteration."""
+    x, *previous = (np.array_split(part, comm.size)[comm.rank] for part in (x, cluster, sub))
+    return hierarchical_kmeans(x, 3, 4, comm, 0, init="previous", previous=tuple(previous))
+
+
+def means(x, labels, k):
+    return np.stack([x[labels == label].mean(axis=0) for label in range(k)])
+
+
+def nearest(x, centroids):
+    return np.argmin(np.sum((x[:, None] - centroids) ** 2, axis=2), axis=1)

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import sys
 import tempfile
+from unittest import mock
 
 import numpy as np
 import runs
@@ -14,7 +16,7 @@ from dc_tf.clustering.assignments import Assignments
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import load_trunk
-from dc_tf.training.loop import learning_rate, plan_stages
+from dc_tf.training.loop import check_start, learning_rate, plan_stages
 from dc_tf.training.metrics import read
 
 # On 128 images the stages of runs.SETTINGS take 2 * 4 and 3 * 4 steps; clusterings are at 8, 16.
@@ -28,7 +30,9 @@ class LoopTest(tf.test.TestCase):
         cls.folder = tempfile.mkdtemp()
         cls.addClassCleanup(shutil.rmtree, cls.folder)
         cls.data = runs.make_data(cls.folder)
-        cls.settings = runs.settings(cls.data)
+        rotnet, deeper = runs.SETTINGS["stages"]
+        warm = {**deeper, "clustering": {**deeper["clustering"], "init": "previous"}}
+        cls.settings = runs.settings(cls.data, stages=[rotnet, warm])
         cls.undisturbed = os.path.join(cls.folder, "undisturbed")
         (cls.result,) = workers.on_cluster(1, runs.train, cls.settings, cls.undisturbed)
 
@@ -43,16 +47,22 @@ class LoopTest(tf.test.TestCase):
         stops = [
             ("train", 2),  # before the first checkpoint
             ("train", 5),  # inside RotNet's second epoch, after the checkpoint at 3
+            ("level", 1),  # inside the first clustering, after an iteration that was saved
+            ("level", 2),
             ("clustering", 8),  # the clusters are written but not reported
             ("train", 10),  # inside the first round
             ("train", 16),  # the last step of that round
             ("clustering", 16),  # the second clustering
             ("train", STEPS),  # the very last step
         ]
+        rotnet, deeper = self.settings["stages"]
+        deeper = {**deeper, "clustering": {**deeper["clustering"], "save_every_s": 0}}
+        settings = {**self.settings, "stages": [rotnet, deeper]}
         for stop in stops:
-            (result,) = workers.on_cluster(1, runs.train, self.settings, workdir, stop)
+            life = _stop_in_clustering if stop[0] == "level" else runs.train
+            (result,) = workers.on_cluster(1, life, settings, workdir, stop)
             self.assertIsNone(result)
-        (result,) = workers.on_cluster(1, runs.train, self.settings, workdir)
+        (result,) = workers.on_cluster(1, runs.train, settings, workdir)
         self.assert_same_end(workdir, self.undisturbed)
         self.assertEqual(result["steps"], STEPS)
         lines = read(RunDir(workdir).metrics)
@@ -157,6 +167,12 @@ class PlanTest(tf.test.TestCase):
         with self.assertRaisesRegex(ConfigError, r"stages\[1\] .* at least 8 images .* has 5"):
             plan_stages(self.load(), rows=5, workers=1)
 
+    def test_a_backend_that_is_not_installed_is_refused_before_the_start(self):
+        stages = [{**runs.SETTINGS["stages"][1], "clustering": {"backend": "faiss"}}]
+        with mock.patch.dict(sys.modules, {"faiss": None}):
+            with self.assertRaisesRegex(ConfigError, "faiss.*not installed"):
+                check_start(self.load(stages=stages), rows=1000, workers=1)
+
     def test_the_learning_rate_drops_at_its_epochs(self):
         optimizer = experiment_lib.Optimizer(learning_rate=1.0, drops=(2, 4), drop_factor=0.1)
         rates = [learning_rate(optimizer, epoch) for epoch in range(5)]
@@ -179,6 +195,24 @@ def _stop_all(cluster, settings, workdir, step):
         return runs.train(cluster, settings, workdir)
     finally:
         trainer.StageTrainer._log = log
+
+
+def _stop_in_clustering(cluster, settings, workdir, stop):
+    """Gives up in the second iteration at a level of k-means, ("level", number)."""
+    from dc_tf.training import reassign
+
+    update = reassign._LevelProgress.update
+
+    def give_up(self, rows, level, **figures):
+        if level == stop[1] and figures.get("iteration") == 1:
+            raise runs.Stopped
+        update(self, rows, level, **figures)
+
+    reassign._LevelProgress.update = give_up
+    try:
+        return runs.train(cluster, settings, workdir)
+    finally:
+        reassign._LevelProgress.update = update
 
 
 def _failure(cluster, settings, workdir):

@@ -1,0 +1,125 @@
+"""How fast features come from the disk, and what whitening of wide rows takes.
+
+    python benchmarks/feature_store.py --folder=/scratch/here                   # both parts
+    python benchmarks/feature_store.py --folder=/scratch/here --parts=whitening --dim=4096
+
+reading    GB/s of rows in order and of ascending scattered rows, of 8 KB and of 512 B, that the
+           page cache holds: as the store reads them and through a mapping of the same file.
+whitening  seconds of moments, decomposition and change in place, and by how many MB each of them
+           raised the peak of the process.
+"""
+
+import json
+import mmap
+import os
+import statistics
+import time
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from dc_tf.clustering.feature_store import FeatureStore
+from dc_tf.clustering.whitening import Moments, Whitening, whiten_store
+from dc_tf.distributed.collectives import Solo
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("folder", None, "For the stores, on the disk to measure.", required=True)
+flags.DEFINE_list("parts", ["reading", "whitening"], "What to measure.")
+flags.DEFINE_integer("dim", 4096, "Components of the rows of the whitening part.")
+flags.DEFINE_integer("rows", 8192, "Rows of the whitening part.")
+flags.DEFINE_float("gb", 1.0, "Size of the store of the reading part.")
+flags.DEFINE_integer("rounds", 5, "How often both ways of reading take turns.")
+
+# Bytes that are asked for at once.
+_BLOCK = 16 << 20
+
+
+def main(_):
+    figures = {part: globals()[f"measure_{part}"]() for part in FLAGS.parts}
+    print(json.dumps(figures))
+
+
+def measure_reading():
+    figures = []
+    for row_bytes in (8192, 512):
+        rows = int(FLAGS.gb * 1e9) // row_bytes
+        store = filled(rows, row_bytes // 2)
+        with open(store.file.path, "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        array = np.frombuffer(mapped, np.float16, offset=128).reshape(rows, -1)
+
+        def from_map(positions, array=array, mapped=mapped):
+            taken = array[positions]
+            mapped.madvise(mmap.MADV_DONTNEED)  # else the pages count as memory of the process
+            return taken
+
+        for every in (1, 4, 16, 64):
+            positions = np.flatnonzero(np.random.default_rng(0).random(rows) < 1 / every)
+            rates = {"store": [], "map": []}
+            for _ in range(FLAGS.rounds):
+                for name, take in (("store", store.take), ("map", from_map)):
+                    rates[name].append(rate(take, positions, row_bytes))
+            medians = {name: round(statistics.median(values), 2) for name, values in rates.items()}
+            figures.append({"row_bytes": row_bytes, "one_row_in": every} | medians)
+            print(figures[-1], flush=True)
+    return figures
+
+
+def filled(rows, dim):
+    store = FeatureStore.create(os.path.join(FLAGS.folder, "reading"), rows, dim)
+    block = np.random.default_rng(0).standard_normal((4096, dim), np.float32)
+    for start in range(0, rows, len(block)):
+        store.write(start, block[: rows - start])
+    store.flush()
+    return store
+
+
+def rate(take, positions, row_bytes):
+    """GB/s of rows, in blocks."""
+    step = _BLOCK // row_bytes
+    started = time.perf_counter()
+    for start in range(0, len(positions), step):
+        take(positions[start : start + step])
+    return len(positions) * row_bytes / 1e9 / (time.perf_counter() - started)
+
+
+def measure_whitening():
+    tf.matmul(tf.ones((8, 8)), tf.ones((8, 8)))  # the libraries are loaded
+    store = FeatureStore.create(os.path.join(FLAGS.folder, "white"), FLAGS.rows, FLAGS.dim)
+    rng = np.random.default_rng(0)
+    for start in range(0, FLAGS.rows, 256):
+        count = min(256, FLAGS.rows - start)
+        store.write(start, rng.standard_normal((count, FLAGS.dim), np.float32))
+    phases = _Phases()
+    moments = phases.measure("moments", lambda: Moments.of(store))
+    whitening = phases.measure("fit", lambda: Whitening.fit(moments, Solo(), FLAGS.dim))
+    phases.measure("in_place", lambda: whiten_store(store, whitening))
+    return phases.figures | {"rows": FLAGS.rows, "dim": FLAGS.dim, "peak_mb": phases.total()}
+
+
+class _Phases:
+    def __init__(self):
+        self.figures = {}
+        self._before = peak_mb()
+
+    def measure(self, name, work):
+        before, started = peak_mb(), time.perf_counter()
+        result = work()
+        seconds = time.perf_counter() - started
+        more = round(peak_mb() - before)
+        self.figures[name] = {"seconds": round(seconds, 1), "raised_peak_mb": more}
+        print(name, self.figures[name], flush=True)
+        return result
+
+    def total(self):
+        return round(peak_mb() - self._before)
+
+
+def peak_mb():
+    with open("/proc/self/status", encoding="utf-8") as file:
+        return int(file.read().split("VmHWM:")[1].split()[0]) / 1024
+
+
+if __name__ == "__main__":
+    app.run(main)

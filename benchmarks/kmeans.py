@@ -1,0 +1,444 @@
+"""How fast, how exact and how large k-means is, beside others on the same rows in the same run.
+
+    python benchmarks/kmeans.py --output=benchmarks/results/kmeans.json              # all parts
+    python benchmarks/kmeans.py --parts=speed --shapes=20000x1024x4000
+
+speed    seconds per iteration of ours (both precisions), `faiss.Kmeans` and scikit-learn from the
+         same initial rows, in turns, and the plain matrix product of the same shape; the objective
+         beside that of a float64 Lloyd in NumPy.
+workers  one worker of two threads against two workers of one thread each, and bytes exchanged.
+memory   peak resident size while 0.2, 0.5 and 1 million rows are clustered from the disk.
+labels   1, 2 and 4 workers on the same rows: how many labels are equal, how far objectives differ;
+         on `--features` if given, such as the features of real photographs.
+
+Times of others include all that they do in an iteration; ours as well. Every part runs in processes
+of its own.
+"""
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+PARTS = ("speed", "workers", "memory", "labels")
+flags.DEFINE_list("parts", list(PARTS), "What to measure.")
+flags.DEFINE_list(
+    "shapes",
+    ["100000x256x1000", "20000x1024x4000", "50000x4096x4", "50000x4096x500"],
+    "rows x components x clusters, for speed.",
+)
+flags.DEFINE_integer("iterations", 6, "Of each method; the first is not counted.")
+flags.DEFINE_integer("rounds", 3, "How often all methods take turns.")
+flags.DEFINE_integer("memory_clusters", 20_000, "k of the memory part.")
+flags.DEFINE_list("memory_rows", ["200000", "500000", "1000000"], "Rows of the memory part.")
+flags.DEFINE_string("features", None, "A .npy of rows for the labels part.")
+flags.DEFINE_integer("cache_mb", 512, "Rows kept in memory as the products take them, for speed.")
+flags.DEFINE_string("output", None, "JSON of all figures.")
+flags.DEFINE_string("role", None, "Internal: what a child process does.")
+flags.DEFINE_string("task", None, "Internal: its arguments, JSON.")
+
+
+def main(_):
+    if FLAGS.role:
+        print(json.dumps(ROLES[FLAGS.role](**json.loads(FLAGS.task))))
+        return
+    unknown = set(FLAGS.parts) - set(PARTS)
+    if unknown:
+        sys.exit(f"--parts has {', '.join(unknown)}; there are {', '.join(PARTS)}.")
+    figures = {}
+    for part in FLAGS.parts:
+        figures[part] = globals()[f"measure_{part}"]()
+    if FLAGS.output:
+        with open(FLAGS.output, "w", encoding="utf-8") as file:
+            json.dump(figures, file, indent=1)
+    print(json.dumps(figures))
+
+
+# Rows.
+
+
+def mixture(rows, dim, parts, seed=0):
+    """(rows, dim) float32 of `parts` overlapping clouds, as features are."""
+    rng = np.random.default_rng(seed)
+    centers = 0.3 * rng.standard_normal((parts, dim), dtype=np.float32)
+    x = rng.standard_normal((rows, dim), dtype=np.float32)
+    for start in range(0, rows, 10_000):
+        block = x[start : start + 10_000]
+        block += centers[rng.integers(0, parts, len(block))]
+    return x
+
+
+def save(folder, x):
+    """The path of a .npy whose rows are mapped, as a user's are."""
+    path = os.path.join(folder, "x.npy")
+    np.save(path, x)
+    return path
+
+
+def initial(x, k, seed=1):
+    return np.array(x[np.sort(np.random.default_rng(seed).choice(len(x), k, replace=False))])
+
+
+# Speed.
+
+
+def measure_speed():
+    table = []
+    for shape in FLAGS.shapes:
+        rows, dim, k = map(int, shape.split("x"))
+        with tempfile.TemporaryDirectory() as folder:
+            path = save(folder, mixture(rows, dim, 2 * k))
+            methods = ["product_float32", "product_bfloat16", "float32", "bfloat16", "faiss"]
+            methods += ["sklearn"] if rows * dim * k <= 50_000 * 4096 * 500 else []
+            runs = {method: [] for method in methods}
+            for _ in range(FLAGS.rounds):
+                for method in methods:
+                    runs[method].append(
+                        child("speed", path=path, k=k, method=method, cache=FLAGS.cache_mb << 20)
+                    )
+            truth = child("float64", path=path, k=k)["objective"]
+        line = speed_line(shape, runs, truth)
+        table.append(line)
+        show(line)
+    return table
+
+
+def speed_line(shape, runs, truth):
+    seconds = {
+        method: statistics.median(run["seconds"] for run in results)
+        for method, results in runs.items()
+    }
+    ours = {p: runs[p][0]["objective"] for p in ("float32", "bfloat16")}
+    return {
+        "shape": shape,
+        "seconds_per_iteration": seconds,
+        "times_faiss": {p: seconds["faiss"] / seconds[p] for p in ours},
+        "times_sklearn": {p: seconds["sklearn"] / seconds[p] for p in ours if "sklearn" in seconds},
+        "share_of_product": {p: seconds[f"product_{p}"] / seconds[p] for p in ours},
+        "objective_over_float64": {p: ours[p] / truth - 1 for p in ours},
+    }
+
+
+def speed_of(path, k, method, cache):
+    x = np.load(path, mmap_mode="c")
+    start = initial(x, k)
+    if method.startswith("product_"):
+        return product(x, start, method.removeprefix("product_"))
+    if method == "faiss":
+        return faiss_lloyd(x, start)
+    if method == "sklearn":
+        return sklearn_lloyd(x, start)
+    return our_lloyd(x, start, method, cache)
+
+
+def our_lloyd(x, start, precision, cache):
+    from dc_tf.clustering.kmeans import kmeans
+
+    ends = []
+    result = kmeans(
+        x,
+        len(start),
+        iterations=FLAGS.iterations,
+        init=start,
+        precision=precision,
+        cache_bytes=cache,
+        on_iteration=lambda _: ends.append(time.perf_counter()),
+    )
+    return {
+        "seconds": statistics.median(np.diff(ends)),
+        "objective": result.objective[FLAGS.iterations - 1],
+        "backend": result.backend,
+    }
+
+
+def faiss_lloyd(x, start):
+    import faiss
+
+    x = np.ascontiguousarray(x)
+
+    def train(iterations):
+        kmeans = faiss.Kmeans(
+            x.shape[1],
+            len(start),
+            niter=iterations,
+            max_points_per_centroid=len(x),
+            min_points_per_centroid=1,
+        )
+        begin = time.perf_counter()
+        kmeans.train(x, init_centroids=start)
+        return time.perf_counter() - begin, kmeans.obj[-1]
+
+    train(1)
+    first, _ = train(1)
+    all_of_them, objective = train(FLAGS.iterations)
+    seconds = (all_of_them - first) / (FLAGS.iterations - 1)
+    return {"seconds": seconds, "objective": float(objective)}
+
+
+def sklearn_lloyd(x, start):
+    import warnings
+
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    x = np.ascontiguousarray(x)
+
+    def fit(iterations):
+        estimator = KMeans(
+            len(start), init=start, n_init=1, max_iter=iterations, tol=0, algorithm="lloyd"
+        )
+        begin = time.perf_counter()
+        estimator.fit(x)
+        return time.perf_counter() - begin, estimator.inertia_
+
+    first, _ = fit(1)
+    some, objective = fit(3)
+    return {"seconds": (some - first) / 2, "objective": float(objective)}
+
+
+def product(x, start, dtype):
+    """Seconds of one matrix product of all rows, already in memory as it takes them."""
+    import tensorflow as tf
+
+    rows = [tf.cast(x[i : i + 4096], dtype) for i in range(0, len(x), 4096)]
+    other = tf.transpose(tf.cast(start, dtype))
+    tiles = [other[:, i : i + 2048] for i in range(0, len(start), 2048)]
+    times = []
+    for _ in range(FLAGS.iterations):
+        begin = time.perf_counter()
+        for block in rows:
+            for tile in tiles:
+                tf.matmul(block, tile)
+        times.append(time.perf_counter() - begin)
+    return {"seconds": statistics.median(times[1:])}
+
+
+def float64_lloyd(path, k):
+    """The objective at the start of the last iteration, by NumPy in float64."""
+    x = np.load(path, mmap_mode="r")
+    centroids = initial(x, k).astype(np.float64)
+    for iteration in range(FLAGS.iterations):
+        half_squares = np.einsum("kd,kd->k", centroids, centroids) / 2
+        sums, counts, objective = np.zeros_like(centroids), np.zeros(k), 0.0
+        for begin in range(0, len(x), 4096):
+            rows = x[begin : begin + 4096].astype(np.float64)
+            scores = rows @ centroids.T - half_squares
+            label = scores.argmax(axis=1)
+            best = scores[np.arange(len(rows)), label]
+            objective += np.sum(np.einsum("nd,nd->n", rows, rows) - 2 * best)
+            order = np.argsort(label, kind="stable")
+            ends = np.cumsum(np.bincount(label, minlength=k))
+            for j in np.unique(label):
+                sums[j] += rows[order[ends[j - 1] if j else 0 : ends[j]]].sum(axis=0)
+            counts += np.bincount(label, minlength=k)
+        filled = counts > 0
+        centroids[filled] = sums[filled] / counts[filled, None]
+        if not filled.all() and iteration < FLAGS.iterations - 1:
+            sys.exit("an empty cluster, which each method treats in its own way; use another seed.")
+    return {"objective": float(objective)}
+
+
+# Workers.
+
+
+def measure_workers():
+    table = []
+    for shape in FLAGS.shapes[:2]:
+        rows, dim, k = map(int, shape.split("x"))
+        with tempfile.TemporaryDirectory() as folder:
+            path = save(folder, mixture(rows, dim, 2 * k))
+            alone, together = [], []
+            for _ in range(FLAGS.rounds):
+                alone += on_workers(1, 2, "share", path=path, k=k)[:1]
+                together += on_workers(2, 1, "share", path=path, k=k)[:1]
+        one, two = (statistics.median(run["seconds"] for run in runs) for runs in (alone, together))
+        line = {
+            "shape": shape,
+            "seconds_one_worker_two_threads": one,
+            "seconds_two_workers_one_thread": two,
+            "two_workers_are": one / two,
+            "exchanged_bytes": together[0]["exchanged_bytes"],
+            "formula_bytes": k * (dim + 1) * 4,
+        }
+        table.append(line)
+        show(line)
+    return table
+
+
+def share_of(path, k, labels=None):
+    """Clusters this worker's block of the rows; for one process of several."""
+    from dc_tf.clustering.kmeans import kmeans
+    from dc_tf.distributed.cluster import connect
+
+    cluster = connect()
+    world = cluster.world
+    x = np.load(path, mmap_mode="c")
+    start = initial(x, k)
+    cut = [len(x) * rank // world.size for rank in (world.rank, world.rank + 1)]
+    ends = []
+    result = kmeans(
+        x[cut[0] : cut[1]],
+        k,
+        world,
+        iterations=FLAGS.iterations,
+        init=start,
+        on_iteration=lambda _: ends.append(time.perf_counter()),
+    )
+    if labels:
+        np.save(os.path.join(labels, f"{world.rank}.npy"), result.assignments)
+    figures = {
+        "seconds": statistics.median(np.diff(ends)),
+        "exchanged_bytes": result.exchanged_bytes,
+        "objective": result.objective[-1],
+    }
+    cluster.leave()
+    return figures
+
+
+# Memory.
+
+
+def measure_memory():
+    table = []
+    for rows in map(int, FLAGS.memory_rows):
+        with tempfile.TemporaryDirectory() as folder:
+            child("store", folder=folder, rows=rows, dim=1024)
+            line = child("peak", folder=folder, k=FLAGS.memory_clusters)
+        table.append({"rows": rows, "dim": 1024, "k": FLAGS.memory_clusters} | line)
+        show(table[-1])
+    sizes = [line["peak_mb"] for line in table]
+    return {"lines": table, "largest_over_smallest": max(sizes) / min(sizes)}
+
+
+def store_of(folder, rows, dim):
+    from dc_tf.clustering.feature_store import FeatureStore
+
+    store = FeatureStore.create(os.path.join(folder, "store"), rows, dim)
+    rng = np.random.default_rng(0)
+    for start in range(0, rows, 10_000):
+        store.write(start, rng.standard_normal((min(10_000, rows - start), dim), dtype=np.float32))
+    store.flush()
+    return {}
+
+
+def peak_of(folder, k):
+    from dc_tf.clustering.feature_store import FeatureStore
+    from dc_tf.clustering.kmeans import kmeans
+
+    before = peak_bytes()
+    begin = time.perf_counter()
+    result = kmeans(
+        FeatureStore.open(os.path.join(folder, "store")), k, iterations=1, precision="bfloat16"
+    )
+    return {
+        "peak_mb": peak_bytes() / 1e6,
+        "peak_before_mb": before / 1e6,
+        "seconds": time.perf_counter() - begin,
+        "empty": int(np.count_nonzero(result.counts == 0)),
+    }
+
+
+def peak_bytes():
+    with open("/proc/self/status", encoding="ascii") as file:
+        line = next(line for line in file if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+# Labels.
+
+
+def measure_labels():
+    with tempfile.TemporaryDirectory() as folder:
+        path = FLAGS.features or save(folder, mixture(50_000, 256, 400))
+        results = {}
+        for n in (1, 2, 4):
+            labels = os.path.join(folder, str(n))
+            os.mkdir(labels)
+            first = on_workers(n, 1, "share", path=path, k=200, labels=labels)[0]
+            parts = [np.load(os.path.join(labels, f"{rank}.npy")) for rank in range(n)]
+            results[n] = (np.concatenate(parts), first["objective"])
+    label, objective = results[1]
+    line = {
+        "rows": len(label),
+        "features": os.path.basename(FLAGS.features or "mixture"),
+        "equal_labels": {n: float(np.mean(results[n][0] == label)) for n in (2, 4)},
+        "objective_difference": {n: abs(results[n][1] / objective - 1) for n in (2, 4)},
+    }
+    show(line)
+    return line
+
+
+# Processes.
+
+
+def child(role, **task):
+    """What a child process of a role prints last."""
+    done = subprocess.run(command(role, task), stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def on_workers(n, threads, role, **task):
+    """What each of n joined processes of `threads` threads prints last."""
+    hosts = [f"localhost:{port}" for port in free_ports(n)]
+    children = []
+    for rank in range(n):
+        tf_config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": rank}}
+        environment = os.environ | {
+            "TF_CONFIG": json.dumps(tf_config),
+            "TF_NUM_INTRAOP_THREADS": str(threads),
+            "OMP_NUM_THREADS": str(threads),
+        }
+        children.append(
+            subprocess.Popen(command(role, task), stdout=subprocess.PIPE, env=environment)
+        )
+    try:
+        outputs = [c.communicate(timeout=3600)[0] for c in children]
+    finally:
+        for c in children:
+            c.kill()
+    return [json.loads(output.splitlines()[-1]) for output in outputs]
+
+
+def free_ports(n):
+    sockets = [socket.socket() for _ in range(n)]
+    for s in sockets:
+        s.bind(("localhost", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def command(role, task):
+    return [
+        sys.executable,
+        os.path.abspath(__file__),
+        f"--role={role}",
+        f"--task={json.dumps(task)}",
+        f"--iterations={FLAGS.iterations}",
+    ]
+
+
+def show(line):
+    print(json.dumps(line), file=sys.stderr, flush=True)
+
+
+ROLES = {
+    "speed": speed_of,
+    "float64": float64_lloyd,
+    "share": share_of,
+    "store": store_of,
+    "peak": peak_of,
+}
+
+if __name__ == "__main__":
+    app.run(main)

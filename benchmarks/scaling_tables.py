@@ -1,0 +1,232 @@
+"""The tables of docs/scaling.md, from what `scaling.py` measured and what `cost.py` computes."""
+
+import dataclasses
+import operator
+
+from dc_tf.clustering import cost, machines
+
+
+def write(path, figures):
+    """Replaces the tables of a document; each stands between two comments.
+
+    Args:
+        path: of the document.
+        figures: what `scaling.py` has measured.
+    """
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    for name, table in TABLES.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        before, rest = text.split(begin)
+        text = before + begin + table(figures) + end + rest.split(end)[1]
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def constants_table(figures):
+    here, core, p4d = machine_of(figures), machines.CORE, machines.P4D
+    lines = ["| constant | measured here | `CORE` | `P4D` |", "|---|---|---|---|"]
+    for name, unit, scale in CONSTANTS:
+        values = (operator.attrgetter(name)(machine) / scale for machine in (here, core, p4d))
+        lines.append(f"| `{name}` ({unit}) | " + " | ".join(map(short, values)) + " |")
+    return join(lines)
+
+
+CONSTANTS = [
+    ("float32.flops", "GFLOP/s", 1e9),
+    ("float32.score_s", "ns", 1e-9),
+    ("bfloat16.flops", "GFLOP/s", 1e9),
+    ("bfloat16.score_s", "ns", 1e-9),
+    ("double_flops", "GFLOP/s", 1e9),
+    ("component_s", "ns", 1e-9),
+    ("entered_s", "ns", 1e-9),
+    ("moved_s", "ns", 1e-9),
+    ("centroid_s", "ns", 1e-9),
+    ("row_s", "ns", 1e-9),
+    ("eigen_s", "ns", 1e-9),
+    ("disk_bytes_per_s", "GB/s", 1e9),
+    ("wire_bytes_per_s", "GB/s", 1e9),
+    ("wire_latency_s", "us", 1e-6),
+    ("runtime_bytes", "GB", 1e9),
+]
+
+
+def points_table(figures):
+    lines = ["| W | rows | dim | clusters | | s measured | predicted | ratio |", "|---" * 8 + "|"]
+    for line in figures["one_worker"] + figures["two_workers"]:
+        point, what = line["point"], "iteration_s"
+        if line["measured"][what] is None:
+            what = "seconds"
+        measured, guess = line["measured"][what], line["predicted"][what]
+        k, sub = point["clusters"], point.get("sub_clusters")
+        notes = [point.get("precision"), "from the disk" if point.get("cold") else None]
+        notes += ["all of it" if sub else "an iteration"]
+        lines.append(
+            f"| {point['workers']} | {point['rows']:,} | {point['dim']} "
+            f"| {f'{k} x {sub}' if sub else f'{k:,}'} | {', '.join(filter(None, notes))} "
+            f"| {short(measured)} | {short(guess)} | {measured / guess:.2f} |"
+        )
+    return join(lines)
+
+
+def memory_table(figures):
+    lines = ["| rows | dim | clusters | MB measured | predicted | ratio |", "|---" * 6 + "|"]
+    for line in figures["memory"]:
+        point, measured, guess = line["point"], line["measured_bytes"], line["predicted_bytes"]
+        lines.append(
+            f"| {point['rows']:,} | {point['dim']} | {point['clusters']:,} "
+            f"| {measured / 1e6:.0f} | {guess / 1e6:.0f} | {measured / guess:.2f} |"
+        )
+    return join(lines)
+
+
+def scale_table(problem_of, machine):
+    """Rows by workers: time of both levels, and what there is too little of."""
+
+    def table(_):
+        workers = (1, 4, 16, 64, 256, 1024)
+        lines = ["| rows | " + " | ".join(f"W = {n:,}" for n in workers) + " |"]
+        lines.append("|---" * (len(workers) + 1) + "|")
+        for rows in (10**6, 10**7, 10**8, 10**9):
+            cells = [cell(problem_of(rows, n), machine) for n in workers]
+            lines.append(f"| {rows:,} | " + " | ".join(cells) + " |")
+        return join(lines)
+
+    return table
+
+
+def cell(problem, machine):
+    estimate = cost.estimate(problem, machine)
+    if estimate.lacking:
+        return "lacks " + ", ".join(estimate.lacking)
+    share = cost.efficiency(problem, machine)
+    return f"{duration(estimate.seconds)} ({share:.0%})"
+
+
+def fixed_clusters(rows, workers):
+    """The paper's 4 x 80,000, for as many rows as there are."""
+    return cost.Problem(
+        rows, 4096, 4, min(80_000, rows // 40), workers, raw_dim=4096, cache_bytes=0
+    )
+
+
+def growing_clusters(rows, workers):
+    """300 rows a cluster, as the paper has; 256 components, bfloat16."""
+    return cost.Problem(
+        rows, 256, 4, rows // 1200, workers, precision="bfloat16", raw_dim=4096, cache_bytes=0
+    )
+
+
+def worker_table(_):
+    """What one worker holds, and what it sends, at the paper's size."""
+    lines = [
+        "| W | memory | of it rows | GPU memory | features on disk | read an iteration "
+        "| sent an iteration | product | wire and centroids |",
+        "|---" * 9 + "|",
+    ]
+    for workers in (16, 64, 256, 1024):
+        problem = fixed_clusters(96_000_000, workers)
+        found = cost.estimate(problem, machines.P4D)
+        level, memory = found.level2, found.memory
+        passes = problem.iterations + 1
+        lines.append(
+            f"| {workers:,} | {size(memory.host)} | {size(memory.rows)} | {size(memory.device)} "
+            f"| {size(found.store_bytes)} | {size(level.read_bytes / (passes + 1))} "
+            f"| {size(level.sent_bytes)} | {duration(level.assign_s / passes)} "
+            f"| {duration((level.centroids_s + level.exchange_s) / passes)} |"
+        )
+    return join(lines)
+
+
+PAPER = [
+    ("96 M into 4 on 64", 60.0, dict(rows=96_000_000, dim=4096, clusters=4, workers=64)),
+    ("23 M into 80,000 on 16", 240.0, dict(rows=23_000_000, dim=4096, clusters=80_000, workers=16)),
+]
+
+
+def paper_table(_):
+    lines = [
+        "| | paper, an iteration | TFLOP a worker | GB a worker in float32 / float16 "
+        "| what that comes to | `P4D`, computed | `PAPER_GPU`, computed |",
+        "|---" * 7 + "|",
+    ]
+    for name, took, settings in PAPER:
+        problem = cost.Problem(**settings, cache_bytes=0)
+        flops = 2.0 * problem.own_rows * problem.clusters * problem.dim
+        size32 = problem.own_rows * problem.dim * 4
+        seconds_of = [
+            cost.estimate(problem, machine).level1.iteration_s
+            for machine in (machines.P4D, machines.PAPER_GPU)
+        ]
+        lines.append(
+            f"| {name} | {duration(took)} | {flops / 1e12:.3g} | {size32 / 1e9:.1f} / "
+            f"{size32 / 2e9:.1f} | {flops / took / 1e12:.2g} TFLOP/s, "
+            f"{size32 / took / 1e9:.2g} GB/s (float32) | "
+            + " | ".join(map(duration, seconds_of))
+            + " |"
+        )
+    return join(lines)
+
+
+def limits_table(_):
+    """Rows of a worker, and workers at the paper's size, where half of the time is lost."""
+    cases = [
+        ("`P4D`, float32", machines.P4D, "float32"),
+        ("`P4D`, bfloat16", machines.P4D, "bfloat16"),
+        ("`PAPER_GPU`", machines.PAPER_GPU, "float32"),
+        ("`CORE`, float32", machines.CORE, "float32"),
+    ]
+    lines = ["| | rows a worker | workers for 96 M rows |", "|---|---|---|"]
+    for name, machine, precision in cases:
+        rows = 96_000_000
+        problem = dataclasses.replace(fixed_clusters(rows, 1), precision=precision)
+        workers = next(
+            n
+            for n in range(1, rows)
+            if cost.efficiency(dataclasses.replace(problem, workers=n), machine) <= 0.5
+        )
+        lines.append(f"| {name} | {rows // workers:,} | {workers:,} |")
+    return join(lines)
+
+
+def machine_of(figures):
+    """The `machines.Machine` that was measured."""
+    constants = dict(figures["constants"]["machine"])
+    for precision in ("float32", "bfloat16"):
+        constants[precision] = machines.Product(**constants[precision])
+    return machines.Machine(**constants)
+
+
+TABLES = {
+    "constants": constants_table,
+    "points": points_table,
+    "memory": memory_table,
+    "fixed clusters": scale_table(fixed_clusters, machines.P4D),
+    "slow products": scale_table(fixed_clusters, machines.PAPER_GPU),
+    "growing clusters": scale_table(growing_clusters, machines.P4D),
+    "a worker": worker_table,
+    "paper": paper_table,
+    "limits": limits_table,
+}
+
+
+def join(lines):
+    return "\n".join(lines) + "\n"
+
+
+def short(value):
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def size(count):
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"
+
+
+def duration(took):
+    for unit, scale in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        if took >= 1.5 * scale:
+            return f"{took / scale:.3g} {unit}"
+    return f"{took * 1e3:.3g} ms"

@@ -1,0 +1,153 @@
+"""One pass of k-means over a worker's rows: labels, and the sums that follow from them.
+
+Chunks are worked on in lanes (`lanes.py`). Labels of the last pass are kept, and only rows that
+change their cluster are taken out of one sum and put into another: after the first iterations few
+do, so a pass costs little more than its matrix product.
+
+    assigner.begin(survey)
+    for rows in assigner.assign(centroids, used, level): ...
+    assigner.labels, assigner.counts, assigner.sums, assigner.squares
+"""
+
+import threading
+
+import numpy as np
+
+from dc_tf.clustering.backends import make_backend
+from dc_tf.clustering.lanes import in_lanes, lane_count
+from dc_tf.clustering.sums import ClusterSums, quantum_of
+
+_PROPOSED_BYTES = 16 << 20
+
+
+class Assigner:
+    """This worker's rows and the clusters they are in.
+
+    Args:
+        points, k, precision, backend, memory_bytes, cache_bytes: as in `kmeans`.
+
+    Attributes:
+        backend: name of what finds the nearest centroids.
+        labels: (rows,) int32, a new array in each pass; negative before the first.
+        counts: (k,) int64 rows of each cluster.
+        sums: (k, dim) float64 `ClusterSums`.
+        squares: (k,) float64 sums of the squared lengths of the shifted rows.
+    """
+
+    def __init__(self, points, k, precision, backend, memory_bytes, cache_bytes):
+        self._points = points
+        self._k = k
+        self._nearest = make_backend(
+            backend, k, points.dim, precision, memory_bytes // lane_count()
+        )
+        fits = points.rows * self._nearest.row_bytes <= cache_bytes
+        self._cache = {} if fits else None
+        self._proposals = _Proposals(4 * points.dim)
+        self.backend = self._nearest.name
+
+    def begin(self, survey):
+        """Starts with no row in any cluster."""
+        self._survey = survey
+        quantum = quantum_of(survey.max_abs, survey.layout.total)
+        self.sums = ClusterSums(self._k, self._points.dim, quantum)
+        self.labels = np.full(self._points.rows, -1, np.int32)
+        self._count()
+
+    def adopt(self, labels):
+        """Puts all rows into the clusters that an earlier pass found for them."""
+
+        def add(part):
+            rows = self._points.read(part.start, part.stop)
+            self.sums.move(rows, self.labels[part], labels[part])
+
+        for _ in in_lanes(add, self._chunks()):
+            pass
+        self.labels = np.array(labels, np.int32)
+        self._count()
+
+    def assign(self, centroids, used, level):
+        """Yields the rows of each chunk once it is assigned; read the attributes after the last.
+
+        Args:
+            centroids, used: (k, dim) float32 and (k,) bool.
+            level: about the squared distance of a row from its centroid.
+        """
+        self._nearest.load(centroids, used, self._survey.shift, level)
+        self.labels = self.labels.copy()
+
+        def assign(part):
+            self._propose(part)
+            return part.stop - part.start
+
+        yield from in_lanes(assign, self._chunks())
+        self._settle(self._proposals.take_all())
+        self._count()
+
+    def _propose(self, part):
+        """Finds the rows of a chunk whose nearest centroid is another than before."""
+        rows = None
+        x = self._cache.get(part.start) if self._cache is not None else None
+        if x is None:
+            rows = self._points.read(part.start, part.stop)
+            x = self._nearest.prepared(rows, self._survey.norms[part])
+            if self._cache is not None:
+                self._cache[part.start] = x
+        found, _ = self._nearest(x)
+        moved = np.flatnonzero(found != self.labels[part])
+        if moved.size:
+            if rows is None:
+                rows = self._points.take(part.start + moved)
+            elif moved.size < len(rows):
+                rows = rows[moved]
+            self._settle(self._proposals.add(part.start + moved, rows, found[moved]))
+
+    def _settle(self, proposals):
+        """Moves rows to other clusters: (n,) positions, (n, dim) rows and (n,) new labels."""
+        if proposals is None:
+            return
+        positions, rows, new = proposals
+        old = self.labels[positions]
+        if not self._nearest.exact and old[0] >= 0:  # in the first pass all rows were nowhere
+            nearer = self._nearest.nearer(rows, new, old)
+            positions, rows, old, new = (a[nearer] for a in (positions, rows, old, new))
+        self.labels[positions] = new
+        self.sums.move(rows, old, new)
+
+    def _chunks(self):
+        step = self._nearest.chunk_rows
+        rows = self._points.rows
+        return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+    def _count(self):
+        known = self.labels[self.labels >= 0]
+        norms = self._survey.norms[self.labels >= 0]
+        self.counts = np.bincount(known, minlength=self._k)
+        self.squares = np.bincount(known, norms, minlength=self._k).astype(np.float64)
+
+
+class _Proposals:
+    """Rows that would move, gathered from many chunks: a few at a time would cost more in calls."""
+
+    def __init__(self, row_bytes):
+        self._row_bytes = row_bytes
+        self._lock = threading.Lock()
+        self._parts = []
+
+    def add(self, *arrays):
+        """Keeps arrays of equal length; returns all that are kept once they are many."""
+        with self._lock:
+            self._parts.append(arrays)
+            if sum(len(part[0]) for part in self._parts) * self._row_bytes < _PROPOSED_BYTES:
+                return None
+            return self._joined()
+
+    def take_all(self):
+        """What is kept, or None if nothing is."""
+        with self._lock:
+            return self._joined() if self._parts else None
+
+    def _joined(self):
+        parts, self._parts = self._parts, []
+        if len(parts) == 1:
+            return parts[0]
+        return tuple(np.concatenate(arrays) for arrays in zip(*parts))

@@ -1,0 +1,81 @@
+"""What finds the nearest centroid of every row: TensorFlow, or faiss where that is faster.
+
+nearest = make_backend("auto", k, dim, precision, memory_bytes)
+nearest.name
+"""
+
+import importlib.util
+
+import numpy as np
+import tensorflow as tf
+
+from dc_tf.clustering.nearest import NearestCentroid, tile_shape
+from dc_tf.errors import ConfigError
+
+BACKENDS = ("auto", "tensorflow", "faiss")
+
+
+def make_backend(backend, k, dim, precision, memory_bytes):
+    """A `NearestCentroid`, or what behaves like it.
+
+    Raises:
+        ConfigError: for a backend that does not exist, is not installed, or lacks the precision.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(f"backend is {backend!r}; use {', '.join(BACKENDS)}.")
+    if backend == "auto":
+        backend = _faster(k, dim, precision)
+    if backend == "faiss":
+        if precision != "float32":
+            raise ConfigError(f"backend 'faiss' has float32 only; precision is {precision!r}.")
+        return FaissNearest(k, dim, memory_bytes)
+    return NearestCentroid(k, dim, precision, memory_bytes)
+
+
+def _faster(k, dim, precision):
+    """The faster on CPUs by benchmarks/kmeans.py; on a GPU rows would have to come back."""
+    installed = importlib.util.find_spec("faiss") is not None
+    on_cpu = not tf.config.list_logical_devices("GPU")
+    small = dim <= 64 and 20 <= k <= 128
+    if installed and on_cpu and small and precision == "float32":
+        return "faiss"
+    return "tensorflow"
+
+
+class FaissNearest:
+    """Like `NearestCentroid`, by an exact search of faiss."""
+
+    name = "faiss"
+    exact = True
+
+    def __init__(self, k, dim, memory_bytes):
+        try:
+            import faiss
+        except ImportError as error:
+            raise ConfigError(
+                "backend is 'faiss', which is not installed; pip install faiss-cpu or faiss-gpu, "
+                "or use 'tensorflow'."
+            ) from error
+        self._faiss = faiss
+        self._dim = dim
+        self.chunk_rows, _ = tile_shape(k, dim, memory_bytes)
+        self.row_bytes = 4 * dim
+
+    def load(self, centroids, used=None, shift=None, level=0.0):
+        """As in `NearestCentroid`."""
+        del level
+        self._shift = shift
+        self._ids = np.arange(len(centroids)) if used is None else np.flatnonzero(used)
+        self._index = self._faiss.IndexFlatL2(self._dim)
+        self._index.add(self.prepared(centroids[self._ids]))
+
+    def prepared(self, rows, norms=None):
+        """(n, dim) float32 array of shifted rows."""
+        del norms
+        rows = np.asarray(rows, np.float32)
+        return np.ascontiguousarray(rows if self._shift is None else rows - self._shift)
+
+    def __call__(self, x):
+        """As in `NearestCentroid`, but no scores; ties go to any of the nearest."""
+        _, found = self._index.search(x, 1)
+        return self._ids[found[:, 0]].astype(np.int32), None

@@ -1,0 +1,282 @@
+"""One iteration of Lloyd over many workers: assign, exchange, divide, refill.
+
+lloyd = Lloyd(points, k, comm, survey, assigner, seed, spherical=False, on_progress=None)
+state = lloyd.first_state("random")
+while state.iteration < 10:
+    state = lloyd.iterate(state)
+result = lloyd.finish(state)
+"""
+
+import dataclasses
+
+import numpy as np
+
+from dc_tf.clustering import exchange
+from dc_tf.clustering.initial import first_of_equals, initial_centroids
+from dc_tf.clustering.lanes import in_lanes
+from dc_tf.errors import ConfigError, DataError
+
+_LANE_BYTES = 2 << 20
+# bfloat16 scores are finest at this share of the mean squared distance: a little above it, since
+# positive scores are compared faster than negative ones.
+_LEVEL = 17 / 16
+# Halves of a split cluster are moved apart by this share of its radius. For small moves the two
+# halves together always fit their rows better than the whole did.
+_SPLIT = 1 / 256
+# Squared radius of a cluster, as a share of its rows' squared distance from the origin, below
+# which its rows are equal as far as float32 distances can tell.
+_POINT_LIKE = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class KMeansResult:
+    """What k-means found; all but `assignments` are the same on every worker.
+
+    Attributes:
+        centroids: (k, dim) float32. One that no row has ever used repeats another one.
+        assignments: (rows,) int32, nearest centroid of each of this worker's rows.
+        counts: (k,) int64 rows of each cluster, over all workers; 0 for an empty one.
+        objective: sum of squared distances over all workers, before each iteration and, last, for
+            `centroids` and `assignments`: `iterations + 1` values.
+        iterations: done; fewer than asked for if `tolerance` ended them.
+        reseeded: how many times an empty cluster was given half of a large one.
+        exchanged_bytes: bytes that a worker put into the sums of the last iteration.
+        backend: what found the nearest centroids.
+    """
+
+    centroids: np.ndarray
+    assignments: np.ndarray
+    counts: np.ndarray
+    objective: list[float]
+    iterations: int
+    reseeded: int
+    exchanged_bytes: int
+    backend: str
+
+
+@dataclasses.dataclass(frozen=True)
+class KMeansState:
+    """Everything that an iteration leaves to the next; the same on every worker, but for `labels`.
+
+    Attributes:
+        iteration: iterations done.
+        centroids: (k, dim) float32.
+        used: (k,) bool. A centroid that is not used waits for a cluster that can be split.
+        objective: one value for each iteration done.
+        reseeded: as in `KMeansResult`.
+        exchanged_bytes: as in `KMeansResult`.
+        labels: (rows,) int32 of this worker's rows, from the last iteration; None before the
+            first.
+    """
+
+    iteration: int
+    centroids: np.ndarray
+    used: np.ndarray
+    objective: tuple[float, ...] = ()
+    reseeded: int = 0
+    exchanged_bytes: int = 0
+    labels: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pass:
+    """What one pass over the rows found.
+
+    Attributes:
+        counts: (k,) int64 rows of each cluster, over all workers.
+        spread: (k,) float64 sum of squared distances of this worker's rows to their centroid.
+        objective: the sum of all workers' spread.
+    """
+
+    counts: np.ndarray
+    spread: np.ndarray
+    objective: float
+
+
+class Lloyd:
+    """The iteration, on one worker.
+
+    Args:
+        points, k, comm, seed, spherical, on_progress: as in `kmeans`.
+        survey: `Survey` of the points.
+        assigner: `Assigner` of the points.
+    """
+
+    def __init__(self, points, k, comm, survey, assigner, seed, spherical, on_progress):
+        self._points = points
+        self._k = k
+        self._comm = exchange.Meter(comm)
+        self._survey = survey
+        self._assigner = assigner
+        self._seed = seed
+        self._spherical = spherical
+        self._on_progress = on_progress
+        assigner.begin(survey)
+
+    def first_state(self, init) -> KMeansState:
+        if isinstance(init, str):
+            init = initial_centroids(
+                init, self._points, self._k, self._comm.comm, self._survey, self._seed
+            )
+        elif np.shape(init) != (self._k, self._points.dim):
+            raise ConfigError(
+                f"init has shape {np.shape(init)}; it needs to be {(self._k, self._points.dim)}."
+            )
+        centroids = np.zeros((self._k, self._points.dim), np.float32)
+        centroids[: len(init)] = init
+        if not np.isfinite(centroids).all():
+            raise DataError("initial centroids are not finite.")
+        used = np.zeros(self._k, bool)
+        used[: len(init)] = first_of_equals(centroids[: len(init)])
+        return KMeansState(0, self._on_sphere(centroids), used)
+
+    def resumed(self, state) -> KMeansState:
+        if state.centroids.shape != (self._k, self._points.dim):
+            raise ConfigError(
+                f"state has {state.centroids.shape} centroids, not {(self._k, self._points.dim)}."
+            )
+        if state.labels is not None:
+            self._assigner.adopt(state.labels)
+        return state
+
+    def iterate(self, state: KMeansState) -> KMeansState:
+        before = self._comm.bytes
+        done, centroids = self._assign(state)
+        used, reseeded = self._refill(state, done, centroids)
+        return KMeansState(
+            iteration=state.iteration + 1,
+            centroids=self._on_sphere(centroids),
+            used=used,
+            objective=(*state.objective, done.objective),
+            reseeded=state.reseeded + reseeded,
+            exchanged_bytes=self._comm.bytes - before,
+            labels=self._assigner.labels,
+        )
+
+    def finish(self, state: KMeansState) -> KMeansResult:
+        done, _ = self._assign(state, means=False)
+        centroids = state.centroids.copy()
+        # Whoever assigns rows to these centroids must find nothing nearer than we did.
+        centroids[~state.used] = centroids[np.argmax(state.used)]
+        return KMeansResult(
+            centroids=centroids,
+            assignments=self._assigner.labels,
+            counts=done.counts,
+            objective=[*state.objective, done.objective],
+            iterations=state.iteration,
+            reseeded=state.reseeded,
+            exchanged_bytes=state.exchanged_bytes,
+            backend=self._assigner.backend,
+        )
+
+    def _assign(self, state, means=True):
+        """Assigns all rows; returns a `_Pass` and the (k, dim) means, if asked for."""
+        for rows in self._assigner.assign(state.centroids, state.used, self._level(state)):
+            if self._on_progress:
+                objective = state.objective[-1] if state.objective else None
+                self._on_progress(rows, iteration=state.iteration, objective=objective)
+        counts = self._all_counts()
+        spread, centroids = self._spread_and_means(state, counts, means)
+        objective = float(self._comm.all_sum(np.float64(spread.sum())))
+        return _Pass(counts, spread, objective), centroids
+
+    def _level(self, state):
+        """About the squared distance of a row from its centroid."""
+        total = self._survey.layout.total
+        mean = state.objective[-1] / total if state.objective else self._survey.mean_norm
+        return _LEVEL * mean
+
+    def _all_counts(self):
+        exact = np.int32 if self._survey.layout.total < 2**31 else np.int64
+        counts = self._assigner.counts
+        return self._comm.all_sum(counts.astype(exact)).numpy().astype(np.int64)
+
+    def _spread_and_means(self, state, counts, means):
+        """(k,) spread of own rows around `state.centroids`; means of the world's rows.
+
+        The spread follows from sums and lengths: sum |x|^2 - 2 c . sum x + n |c|^2. An empty
+        cluster keeps its centroid.
+        """
+        spread = self._assigner.squares.copy()
+        own = self._assigner.counts
+        centroids = state.centroids.copy()
+        shift = self._survey.shift
+        row_bytes = 4 * self._points.dim
+
+        def own_part(block):
+            part = np.empty((block.stop - block.start, self._points.dim), np.float32)
+
+            def look_at(rows):
+                these = slice(block.start + rows.start, block.start + rows.stop)
+                sums = np.asarray(self._assigner.sums[these])
+                spread[these] += _spread_of(sums, state.centroids[these], own[these], shift)
+                # Summed in float64 here and exchanged in float32: half the bytes, and the
+                # centroids are float32 as well.
+                part[rows] = sums
+
+            for _ in in_lanes(look_at, exchange.blocks(len(part), row_bytes, _LANE_BYTES)):
+                pass
+            return part
+
+        if not means:
+            for block in exchange.blocks(self._k, row_bytes):
+                own_part(block)
+            return np.maximum(spread, 0.0), None
+        for block, total in exchange.summed_blocks(self._k, row_bytes, own_part, self._comm):
+            filled = counts[block, None] > 0
+            total /= np.maximum(counts[block, None], 1).astype(np.float32)
+            np.copyto(centroids[block], total, where=filled)
+        return np.maximum(spread, 0.0), self._on_sphere(centroids)
+
+    def _on_sphere(self, centroids):
+        if not self._spherical:
+            return centroids
+        length = np.sqrt(np.einsum("kd,kd->k", centroids, centroids, dtype=np.float64))
+        return (centroids / np.where(length > 0, length, 1)[:, None]).astype(np.float32)
+
+    def _refill(self, state, done, centroids):
+        """Gives empty clusters halves of large ones, changing `centroids` in place.
+
+        Returns:
+            (k,) bool array of the centroids in use, and how many were refilled.
+        """
+        used = done.counts > 0
+        empty = np.flatnonzero(~used)
+        if not empty.size:
+            return used, 0
+        radius = self._radius(state, done, centroids)
+        largest_first = np.argsort(-done.counts, kind="stable")
+        donors = largest_first[radius[largest_first] > 0]
+        for receiver, donor in zip(empty, donors):
+            direction = np.random.default_rng((self._seed, state.iteration, donor))
+            signs = direction.integers(0, 2, self._points.dim) * 2.0 - 1.0
+            move = _SPLIT * radius[donor] / np.sqrt(self._points.dim) * signs
+            centroids[receiver] = centroids[donor] - move
+            centroids[donor] += move
+            used[receiver] = True
+        return used, min(len(empty), len(donors))
+
+    def _radius(self, state, done, centroids):
+        """(k,) root mean squared distance of rows to their mean; 0 where there is no spread."""
+        count = np.maximum(done.counts, 1)
+        spread = self._comm.all_sum(done.spread).numpy() / count
+        squared = spread - _squared_distance(centroids, state.centroids)
+        origin = 0.0 if self._survey.shift is None else self._survey.shift
+        scale = spread + _squared_distance(centroids, origin)
+        splittable = (done.counts > 1) & (squared > _POINT_LIKE * scale)
+        return np.sqrt(np.where(splittable, squared, 0.0))
+
+
+def _squared_distance(a, b):
+    """(k,) float64 squared distances of the rows of `a` (k, dim) to `b` or its rows."""
+    difference = a - b
+    return np.einsum("kd,kd->k", difference, difference, dtype=np.float64)
+
+
+def _spread_of(sums, centroids, counts, shift):
+    """(n,) float64 `n |c|^2 - 2 c . sum x`, of shifted centroids c and rows x."""
+    c = centroids.astype(np.float64)
+    if shift is not None:
+        c -= shift
+        sums = sums - counts[:, None] * shift.astype(np.float64)
+    return counts * np.einsum("kd,kd->k", c, c) - 2.0 * np.einsum("kd,kd->k", c, sums)

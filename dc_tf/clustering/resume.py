@@ -1,0 +1,184 @@
+"""A clustering in progress, kept on each worker's own disk so that a killed one goes on.
+
+Every worker writes its own file, complete or not at all. The two newest stay: a kill can come when
+some workers have written the newest and others have not. At the restart all take the newest that
+every one of them has, or none.
+
+    claim(folder, job)                        # empties the scratch of another job
+    snapshots = Snapshots(folder + "/kmeans", comm, every_s=60)
+    snapshot = snapshots.newest()             # the same generation on all workers, or None
+    snapshots.save_if_due(7, lambda: Snapshot({"done": 2}, {"labels": labels}))
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import struct
+import time
+import zipfile
+
+import numpy as np
+from absl import logging
+
+from dc_tf.clustering import exchange
+from dc_tf.clustering.durable import write_whole
+from dc_tf.clustering.kmeans import KMeansState
+
+_JOB = "job.json"
+_ABOUT = "about"
+_KEPT = 2
+# Share of the time that saving may take where the disk is slow and the state large.
+_MOST_TIME = 1 / 20
+# What reading a file raises that was cut short or has changed.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """What one worker needs to go on.
+
+    Attributes:
+        about: JSON-ready dict.
+        arrays: dict of name to array.
+    """
+
+    about: dict
+    arrays: dict[str, np.ndarray]
+
+
+class Snapshots:
+    """The newest snapshots of one worker; all workers of `comm` make the same calls.
+
+    Args:
+        folder: of this worker alone, on its own disk; made when something is saved.
+        comm: `Communicator` of the workers that go on together.
+        every_s: seconds from one save to the next, or more where saving would take more than a
+            twentieth of the time; 0 saves whenever it can.
+    """
+
+    def __init__(self, folder, comm, every_s=60.0):
+        self._folder = folder
+        self._comm = comm
+        self._every_s = every_s
+        self._due = time.monotonic() + every_s
+
+    def newest(self) -> Snapshot | None:
+        """The newest snapshot that all workers have; None on all of them if there is none.
+
+        Later ones of this worker are removed: the work since is done again by all.
+        """
+        own = [generation for generation in self._generations() if self._read(generation)]
+        common = set.intersection(*map(set, _all_gather(own, self._comm)))
+        newest = max(common, default=None)
+        for generation in self._generations():
+            if newest is None or generation > newest:
+                os.remove(self._path(generation))
+        return None if newest is None else self._read(newest)
+
+    def save_if_due(self, generation, snapshot):
+        """Saves if it is time, which the first worker tells the others.
+
+        No two clocks agree, and a snapshot is worth nothing unless all workers have it.
+
+        Args:
+            generation: int, larger than before.
+            snapshot: function that gives the `Snapshot`; it is called only if it is time.
+        """
+        due = time.monotonic() >= self._due
+        if int(self._comm.broadcast(np.int64(due))):
+            self.save(generation, snapshot())
+
+    def save(self, generation, snapshot: Snapshot):
+        """Writes a snapshot and removes all but the newest two.
+
+        A full or broken disk is reported and costs the snapshot, not the work.
+        """
+        started = time.monotonic()
+        try:
+            os.makedirs(self._folder, exist_ok=True)
+            write_whole(self._path(generation), lambda file: _write_snapshot(file, snapshot))
+            for old in self._generations()[:-_KEPT]:
+                os.remove(self._path(old))
+        except OSError as error:
+            logging.warning("the clustering goes on without this save of it: %s", error)
+        now = time.monotonic()
+        self._due = now + max(self._every_s, (now - started) / _MOST_TIME if self._every_s else 0)
+
+    def _read(self, generation) -> Snapshot | None:
+        path = self._path(generation)
+        try:
+            with np.load(path, allow_pickle=False) as file:  # zip files hold checksums
+                arrays = dict(file)
+            return Snapshot(json.loads(arrays.pop(_ABOUT).tobytes()), arrays)
+        except _UNREADABLE as error:
+            logging.warning("%s is damaged and is not used: %r", path, error)
+            return None
+
+    def _generations(self) -> list[int]:
+        """Of the files in the folder, ascending."""
+        if not os.path.isdir(self._folder):
+            return []
+        names = [name for name in os.listdir(self._folder) if name.endswith(".npz")]
+        return sorted(int(name.removesuffix(".npz")) for name in names)
+
+    def _path(self, generation):
+        return os.path.join(self._folder, f"{generation:010d}.npz")
+
+
+def pack_state(state: KMeansState) -> Snapshot:
+    """A k-means in progress as something that can be saved."""
+    values = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    return Snapshot({name: values[name] for name in values.keys() - arrays.keys()}, arrays)
+
+
+def unpack_state(snapshot: Snapshot) -> KMeansState:
+    """The inverse of `pack_state`."""
+    about = snapshot.about | {"objective": tuple(snapshot.about["objective"])}
+    return KMeansState(**about, **snapshot.arrays)
+
+
+def claim(folder, job: dict):
+    """Makes `folder` the scratch of `job`; what another job left in it is removed.
+
+    Args:
+        folder: of one worker.
+        job: JSON-ready dict with everything that the results depend on.
+    """
+    path = os.path.join(folder, _JOB)
+    job = json.loads(json.dumps(job))  # tuples as they will be read
+    if _read_job(path) == job:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    write_whole(path, lambda file: file.write(json.dumps(job, indent=1).encode()))
+
+
+def _read_job(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
+
+
+def _all_gather(generations, comm) -> list[list[int]]:
+    """Every worker's generations, by rank; each has at most `_KEPT`."""
+    mine = np.zeros((comm.size, _KEPT), np.int64)
+    mine[comm.rank, : len(generations)] = np.add(generations, 1)
+    return [[int(g) - 1 for g in row if g] for row in exchange.all_sum_array(mine, comm)]
+
+
+def _write_snapshot(file, snapshot):
+    about = np.frombuffer(json.dumps(snapshot.about).encode(), np.uint8)
+    np.savez(file, **{_ABOUT: about}, **snapshot.arrays)

@@ -1,0 +1,105 @@
+"""The sums of the rows of each cluster, without any rounding error.
+
+Rows are added as multiples of a power of two, the quantum, that is so fine that a row loses less
+than float32 would and so coarse that no sum of rows needs more bits than float64 has. Additions
+are then exact, so it does not matter in which order, by how many threads or in how many steps
+rows were added and taken away again: only rows that change their cluster need to be touched.
+
+    sums = ClusterSums(k, dim, quantum_of(max_abs, rows))
+    sums.move(rows, old_labels, new_labels)
+"""
+
+import math
+import threading
+
+import numpy as np
+import tensorflow as tf
+
+from dc_tf.clustering.tensors import as_tensor
+
+_FLOAT64_BITS = 53
+# Every float16 is a multiple of this.
+_FLOAT16_QUANTUM = 2.0**-24
+_CHUNK_BYTES = 8 << 20
+# Up to so many clusters a matrix product is faster than adding row by row.
+_FEW = 16
+
+
+class ClusterSums:
+    """(k, dim) float64 sums of rows; may be changed by several threads at once.
+
+    Args:
+        k: number of clusters.
+        dim: components of a row.
+        quantum: of `quantum_of`.
+    """
+
+    def __init__(self, k, dim, quantum):
+        self._sums = tf.Variable(tf.zeros((k, dim), tf.float64), trainable=False)
+        self._k = k
+        # Adding and subtracting this rounds to the quantum. It is an argument, not a constant, of
+        # the function that does so, since the two would cancel in a constant.
+        self._magnet = tf.constant(1.5 * 2.0 ** (_FLOAT64_BITS - 1) * quantum, tf.float64)
+        self._exact_float16 = quantum <= _FLOAT16_QUANTUM
+        self._step = max(1, _CHUNK_BYTES // (8 * dim))
+        self._lock = threading.Lock()
+
+    def move(self, rows, old, new):
+        """Takes rows out of the clusters `old` and puts them into `new`.
+
+        Args:
+            rows: (n, dim) floating array or tensor.
+            old: (n,) int32; negative for a row that was nowhere.
+            new: (n,) int32.
+        """
+        for start in range(0, len(new), self._step):
+            part = slice(start, start + self._step)
+            self._move(rows[part], old[part], new[part])
+
+    def _move(self, rows, old, new):
+        exact = self._exact_float16 and rows.dtype == np.float16
+        values = tf.cast(rows, tf.float64) if exact else _rounded(as_tensor(rows), self._magnet)
+        with self._lock:
+            if self._k <= _FEW:
+                self._sums.assign_add(_sums_of_few(values, old, new, self._k))
+                return
+            self._sums.scatter_add(tf.IndexedSlices(values, new))
+            somewhere = np.flatnonzero(old >= 0)
+            if somewhere.size == len(old):
+                self._sums.scatter_sub(tf.IndexedSlices(values, old))
+            elif somewhere.size:
+                gone = tf.IndexedSlices(tf.gather(values, somewhere), old[somewhere])
+                self._sums.scatter_sub(gone)
+
+    def __getitem__(self, block: slice) -> tf.Tensor:
+        """(n, dim) float64 sums of a block of clusters."""
+        return self._sums[block]
+
+
+def quantum_of(max_abs: float, rows: int) -> float:
+    """The power of two as whose multiples up to `rows` rows add up exactly in float64.
+
+    Rounding to it changes a component by at most 2**-51 * rows * max_abs: for 100 million rows,
+    by no more than rounding the largest one to float32 does.
+
+    Args:
+        max_abs: largest absolute component of all rows.
+        rows: how many there are.
+    """
+    if max_abs == 0:
+        return _FLOAT16_QUANTUM
+    bits = math.frexp(max_abs)[1] + max(1, rows).bit_length()
+    return math.ldexp(1.0, max(bits - _FLOAT64_BITS + 1, -1022))
+
+
+@tf.function(reduce_retracing=True)
+def _rounded(rows, magnet):
+    """float64 rows, rounded to the unit in the last place of `magnet`."""
+    return (tf.cast(rows, tf.float64) + magnet) - magnet
+
+
+@tf.function(reduce_retracing=True)
+def _sums_of_few(values, old, new, k):
+    """(k, dim) float64: what the sums of few clusters gain and lose, as a matrix product."""
+    change = tf.one_hot(new, k, dtype=tf.float64) - tf.one_hot(old, k, dtype=tf.float64)
+    return tf.matmul(change, values, transpose_a=True)

@@ -1,0 +1,72 @@
+"""Turns the paper's released PyTorch weights into a SavedModel like that of `dc_tf export`.
+
+Reads checkpoints of DeeperCluster, DeepCluster and RotNet: VGG-16 with batch norm, on Sobel or on
+RGB, which the weights tell. Heads are left out. Only tensors are read, nothing in the file is run.
+Needs PyTorch: pip install torch --index-url https://download.pytorch.org/whl/cpu
+"""
+
+import os
+
+from absl import flags
+
+from dc_tf.errors import ConfigError
+
+FLAGS = flags.FlagValues()
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "File of PyTorch, such as ours.pth.", flag_values=FLAGS, required=True
+)
+OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder for the SavedModel.", flag_values=FLAGS, required=True
+)
+SOBEL = flags.DEFINE_string(
+    "sobel",
+    "layer",
+    "'layer' keeps the fixed Sobel stage; 'folded' makes it and conv1 one 5x5 convolution on RGB "
+    "that can be trained.",
+    flag_values=FLAGS,
+)
+RESOLUTION = flags.DEFINE_integer(
+    "resolution",
+    224,
+    "Pixels, side of the images that the network was trained on.",
+    lower_bound=30,
+    flag_values=FLAGS,
+)
+OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Replace a SavedModel that is there.", flag_values=FLAGS
+)
+
+
+def run() -> dict:
+    # After the flags are known to be right, since TensorFlow takes seconds to import.
+    from dc_tf.export.saved_model import SOBEL_FORMS, check_output, export_saved_model
+    from dc_tf.export.torch_checkpoint import check_checkpoint, digest, read_checkpoint
+    from dc_tf.export.torch_weights import from_torch
+    from dc_tf.export.weights import assign_weights
+    from dc_tf.nn.vgg16 import VGG16
+    from dc_tf.progress import Progress
+
+    if SOBEL.value not in SOBEL_FORMS:
+        raise ConfigError(f"--sobel is {SOBEL.value!r}; use one of {', '.join(SOBEL_FORMS)}.")
+    check_output(OUTPUT.value, OVERWRITE.value)
+    path = os.path.expanduser(CHECKPOINT.value)
+    check_checkpoint(path)
+    with Progress(3, "import_torch", "steps") as progress:
+        network = from_torch(read_checkpoint(path), RESOLUTION.value)
+        source = {"checkpoint": CHECKPOINT.value, "sha256": digest(path)}
+        progress.update(1)
+        trunk = VGG16(**network.settings).built_at_resolution()
+        assign_weights(network.weights, trunk)
+        progress.update(1)
+        metadata = export_saved_model(
+            trunk, OUTPUT.value, SOBEL.value, source=source, overwrite=OVERWRITE.value
+        )
+        progress.update(1)
+    return {
+        "import": OUTPUT.value,
+        **source,
+        "sobel": SOBEL.value,
+        "settings": metadata.settings,
+        "ignored": network.ignored,
+        "outputs": metadata.outputs,
+    }

@@ -1,0 +1,154 @@
+"""The trunk's features of a worker's own rows, whitened, on its own disk.
+
+    store = extract(trunk, reader, experiment, stage, scratch, cluster)
+    store = whiten(store, stage, scratch, cluster.world)
+
+Both go on where a killed process stopped, from what they find in `scratch`: the last batch that
+is on disk, and the last block of rows that was whitened.
+"""
+
+import os
+import time
+import zipfile
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from dc_tf import run_dir
+from dc_tf.clustering.feature_store import FeatureStore
+from dc_tf.clustering.whitening import Moments, Whitening, whiten_store
+from dc_tf.data.pipeline import evaluation_batches
+from dc_tf.data.reader import data_errors
+from dc_tf.distributed.collectives import all_agree, all_gather_counts
+from dc_tf.errors import DataError
+from dc_tf.progress import Progress
+
+
+def block_of(rows: int, rank: int, size: int) -> range:
+    """The row ids that a worker owns: the rank-th of `size` nearly equal runs."""
+    return range(rows * rank // size, rows * (rank + 1) // size)
+
+
+def extract(trunk, reader, experiment, stage, scratch, cluster) -> FeatureStore:
+    """Writes the features of this worker's rows, or what is left of them to write.
+
+    Args:
+        trunk, reader, experiment, stage, scratch, cluster: as of `reassign.reassign`.
+
+    Returns:
+        the complete store; after a restart its rows may have been whitened already.
+
+    Raises:
+        DataError: an image cannot be read, features are not finite, or the disk is too small for
+            all that is to come.
+    """
+    store = _raw_store(trunk, reader, stage, scratch, cluster)
+    done = store.written
+    if done < store.rows:
+        # In whole batches from the first row: a row's last digits can depend on its neighbours.
+        done -= done % stage.clustering.batch_size
+    forward = tf.function(lambda images: trunk(images, training=False)["fc7"])
+    flushed = time.monotonic()
+    chief = cluster.is_chief
+    with Progress(store.rows, "extract", "images", enabled=chief) as progress, data_errors():
+        progress.skip(done)
+        for batch in _batches(reader, experiment, stage, store, done):
+            features = forward(batch["image"]).numpy()
+            store.write(done, features)
+            done += len(features)
+            progress.update(len(features))
+            if time.monotonic() - flushed >= stage.clustering.save_every_s:
+                store.flush()
+                flushed = time.monotonic()
+    store.flush()
+    return store
+
+
+def whiten(store, stage, scratch, world) -> FeatureStore:
+    """The store of whitened rows, or what is left of them to map.
+
+    Args:
+        store: what `extract` has returned.
+        stage: experiment.Stage.
+        scratch: folder of this worker.
+        world: the communicator of all workers.
+
+    Raises:
+        DataError: on all workers, when the rows are all equal.
+    """
+    dim = stage.clustering.whitening_dim or store.dim
+    path = os.path.join(scratch, "whitening.npz")
+    kept = _kept_whitening(path)
+    whitening = _told_whitening(kept, (store.dim, dim), world)
+    if whitening is None:
+        _check_not_mapped(store, world)
+        whitening = Whitening.fit(Moments.of(store), world, dim)
+    if kept is None:
+        whitening.save(path)  # before rows go through it in place
+    return whiten_store(store, whitening, None if dim == store.dim else _white_path(scratch))
+
+
+def _batches(reader, experiment, stage, store, done):
+    """The images of the rows from `done` on."""
+    if done == store.rows:
+        return ()
+    resolution = experiment.model.resolution
+    return evaluation_batches(
+        reader,
+        range(store.first_row + done, store.first_row + store.rows),
+        stage.clustering.batch_size,
+        resolution,
+        experiment.data.resize or round(resolution * 256 / 224),
+        threads=experiment.threads or None,
+    )
+
+
+def _raw_store(trunk, reader, stage, scratch, cluster):
+    """The store that the features go to, as an earlier life left it."""
+    path = os.path.join(scratch, "raw")
+    try:
+        return FeatureStore.open(path)
+    except DataError:
+        run_dir.remove_tree(path)
+    rows = block_of(reader.dataset.rows, cluster.rank, cluster.size)
+    dtype = stage.clustering.store_dtype
+    raw, white = trunk.settings["fc"], stage.clustering.whitening_dim or trunk.settings["fc"]
+    if white != raw:
+        # Takes its space now: a full disk shows before the hours of extraction, not after.
+        FeatureStore.create(_white_path(scratch), len(rows), white, rows.start, dtype)
+    return FeatureStore.create(path, len(rows), raw, rows.start, dtype)
+
+
+def _white_path(scratch):
+    return os.path.join(scratch, "white")
+
+
+def _kept_whitening(path):
+    """What this worker has kept, or None."""
+    try:
+        return Whitening.load(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        logging.warning("%s is damaged and is not used: %r", path, error)
+        return None
+
+
+def _told_whitening(kept, shape, world):
+    """What any worker has kept, on all of them; None if none has."""
+    holders = np.flatnonzero(all_gather_counts(kept is not None, world))
+    if not holders.size:
+        return None
+    kept = kept or Whitening(np.zeros(shape[0], np.float32), np.zeros(shape, np.float32))
+    root = int(holders[0])
+    parts = (world.broadcast(part, root).numpy() for part in (kept.mean, kept.basis))
+    return Whitening(*parts)
+
+
+def _check_not_mapped(store, world):
+    if not all_agree(not store.made_by, world):
+        raise DataError(
+            f"features have been whitened in place and the map is lost; remove {store.path} on "
+            "every worker, so that they are extracted again."
+        )

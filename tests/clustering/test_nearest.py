@@ -1,0 +1,98 @@
+"""The nearest centroid: ties, tiles, unused centroids, short floats."""
+
+import numpy as np
+import tensorflow as tf
+from absl.testing import parameterized
+
+from dc_tf.clustering.backends import make_backend
+from dc_tf.clustering.nearest import NearestCentroid, tile_shape
+
+
+def labels_of(nearest, rows):
+    return nearest(nearest.prepared(np.asarray(rows, np.float32)))[0]
+
+
+class NearestTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.product(
+        k=(3, 40, 5000), dim=(2, 64), dtype=(np.float16, np.float32, np.float64), shifted=(0, 1)
+    )
+    def test_labels_and_scores_are_those_of_plain_distances(self, k, dim, dtype, shifted):
+        rng = np.random.default_rng(k + dim)
+        rows = (rng.normal(size=(50, dim)) + 3 * shifted).astype(dtype)
+        centroids = (rng.normal(size=(k, dim)) + 3 * shifted).astype(np.float32)
+        shift = np.full(dim, 3, np.float32) if shifted else None
+        nearest = NearestCentroid(k, dim)
+        nearest.load(centroids, shift=shift)
+        labels, scores = nearest(nearest.prepared(rows))
+        distances = ((rows[:, None].astype(np.float64) - centroids[None]) ** 2).sum(axis=2)
+        self.assertAllEqual(labels, distances.argmin(axis=1))
+        norms = ((rows.astype(np.float64) - 3 * shifted) ** 2).sum(axis=1)
+        self.assertAllClose(norms - 2 * scores, distances.min(axis=1), atol=1e-4)
+
+    @parameterized.product(precision=("float32", "bfloat16"), dim=(2, 8192))
+    def test_ties_go_to_the_lowest_index_within_and_between_tiles(self, precision, dim):
+        k = 5000
+        self.assertLess(tile_shape(k, dim, 1 << 20)[1], k)
+        centroids = np.zeros((k, dim), np.float32)
+        centroids[:7] = 9.0
+        nearest = NearestCentroid(k, dim, precision)
+        nearest.load(centroids)
+        self.assertAllEqual(labels_of(nearest, np.zeros((3, dim))), [7, 7, 7])
+
+    @parameterized.parameters("float32", "bfloat16")
+    def test_unused_centroids_get_no_row(self, precision):
+        for dim in (2, 8):  # the offsets are part of the product, or added
+            nearest = NearestCentroid(3, dim, precision)
+            nearest.load(np.eye(3, dim, dtype=np.float32), np.array([False, True, False]))
+            self.assertAllEqual(labels_of(nearest, np.eye(3, dim)), [1, 1, 1])
+
+    def test_bfloat16_is_right_where_all_scores_are_negative(self):
+        # Rows near the origin: every centroid scores -|c|^2 / 2, and the bits of negative numbers
+        # are ordered backwards.
+        centroids = np.diag([4.0, 1.0, 2.0, 3.0]).astype(np.float32)
+        nearest = NearestCentroid(4, 4, "bfloat16")
+        for level in (0.0, 1.0, 100.0):
+            nearest.load(centroids, level=level)
+            self.assertAllEqual(labels_of(nearest, np.zeros((5, 4))), [1] * 5)
+
+    def test_bfloat16_tells_centroids_apart_whose_distance_is_near_the_level(self):
+        # Distances 100 and 100.25: a bfloat16 near 100 is a multiple of 0.5.
+        centroids = np.array([[0, 100.25], [0, 100]], np.float32) ** 0.5
+        nearest = NearestCentroid(2, 2, "bfloat16")
+        rows = np.zeros((1, 2))
+        nearest.load(centroids)
+        self.assertAllEqual(labels_of(nearest, rows), [0])
+        nearest.load(centroids, level=101.0)
+        self.assertAllEqual(labels_of(nearest, rows), [1])
+
+    def test_bfloat16_is_nearly_right_and_nearer_says_where(self):
+        rng = np.random.default_rng(0)
+        rows = rng.normal(size=(2000, 64)).astype(np.float32)
+        centroids = rng.normal(size=(500, 64)).astype(np.float32)
+        exact, short = NearestCentroid(500, 64), NearestCentroid(500, 64, "bfloat16")
+        exact.load(centroids)
+        short.load(centroids)
+        best, found = labels_of(exact, rows), labels_of(short, rows)
+        self.assertBetween(np.mean(best == found), 0.9, 0.9999)
+        nearer = short.nearer(rows, best, found)
+        self.assertAllEqual(nearer, best != found)
+        self.assertFalse(short.nearer(rows, found, best).any())
+
+    def test_memory_bounds_a_call_whatever_k_and_dim(self):
+        self.assertEqual(tile_shape(4, 64, 1 << 28)[1], 4)
+        self.assertEqual(tile_shape(4096 + 2, 64, 1 << 28)[1], 1366)
+        for k, dim in ((4, 4096), (80_000, 4096), (1000, 64)):
+            rows, tile = tile_shape(k, dim, 1 << 28)
+            self.assertGreaterEqual(rows, 16)
+            self.assertLessEqual(rows * (12 * dim + 4 * tile), 1 << 28)
+
+    def test_faiss_behaves_alike(self):
+        rng = np.random.default_rng(0)
+        rows, centroids = (rng.normal(size=(n, 8)).astype(np.float32) for n in (50, 20))
+        used = np.arange(20) % 2 == 0
+        results = []
+        for name in ("tensorflow", "faiss"):
+            nearest = make_backend(name, 20, 8, "float32", 1 << 20)
+            nearest.load(centroids, used, centroids[0])
+            results.append(labels_of(nearest, rows))
+        self.assertAllEqual(results[0], results[1])

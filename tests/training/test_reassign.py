@@ -1,0 +1,290 @@
+"""Reassignment: killed in any phase and started again, it ends with the same clusters."""
+
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import pathlib
+import shutil
+import signal
+import tempfile
+from unittest import mock
+
+import numpy as np
+import runs
+import tensorflow as tf
+import workers
+
+from dc_tf.clustering import assignments
+from dc_tf.clustering.assignments import Assignments
+from dc_tf.clustering.resume import Snapshots
+from dc_tf.clustering.whitening import Moments, Whitening
+from dc_tf.data.manifest import Dataset
+from dc_tf.data.pipeline import evaluation_batches
+from dc_tf.data.reader import RowReader
+from dc_tf.distributed.cluster import connect
+from dc_tf.experiment import load
+from dc_tf.training import extract, reassign
+from dc_tf.training.checkpoint import new_trunk
+
+IMAGES, BATCH = 96, 32
+CLUSTERING = {"iterations": 3, "whitening_dim": 8, "batch_size": BATCH, "save_every_s": 0}
+LIMIT_S = 240
+
+
+class ReassignTest(tf.test.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.folder = tempfile.mkdtemp()
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        cls.data = runs.make_data(cls.folder, IMAGES)
+        cls.run_to_end("undisturbed")
+
+    @classmethod
+    def run_to_end(cls, name, **changes):
+        """What is left of a reassignment, in a process of its own."""
+        code = in_process(live_alone, cls.data, os.path.join(cls.folder, name), **changes)
+        assert code == 0, f"a process that was to end by itself ended with {code}"
+
+    def kill(self, name, event, **changes):
+        """The same, killed at an event; see `Events`."""
+        folder = os.path.join(self.folder, name)
+        code = in_process(live_alone, self.data, folder, event, **changes)
+        self.assertEqual(code, -signal.SIGKILL, f"{event} was not met")
+
+    def events(self, name, rank=0):
+        """What all lives of a reassignment did."""
+        lines = pathlib.Path(self.folder, name, f"events-{rank}").read_text().splitlines()
+        return [tuple(json.loads(line)) for line in lines]
+
+    def assert_same_clusters(self, name, other):
+        folders = [os.path.join(self.folder, n, "clusters") for n in (name, other)]
+        ours, expected = map(Assignments.open, folders)
+        self.assertAllEqual(ours.cluster, expected.cluster)
+        self.assertAllEqual(ours.sub, expected.sub)
+        # Sums of squared distances that agree to the last bit are those of the same centroids.
+        ours, expected = map(reassign.read_report, folders)
+        for level in ("level1", "level2"):
+            self.assertEqual(ours[level], expected[level])
+
+    def test_killed_in_each_phase_it_goes_on_there_and_ends_with_the_same_clusters(self):
+        for event in KILLS:
+            self.kill("killed", event)
+        self.run_to_end("killed")
+        self.assert_same_clusters("killed", "undisturbed")
+        # What was interrupted is done again, and nothing else is.
+        events, whole = self.events("killed"), self.events("undisturbed")
+        self.assertEqual(list(dict.fromkeys(events)), whole)
+        self.assertCountEqual(events, whole + KILLS)
+        self.assertFalse(os.path.exists(os.path.join(self.folder, "killed", "scratch-0")))
+
+    def test_killed_while_rows_are_whitened_in_place_it_ends_with_the_same_clusters(self):
+        self.kill("in-place", ("whiten", 0), whitening_dim=16)
+        self.run_to_end("in-place", whitening_dim=16)
+        self.run_to_end("in-place-whole", whitening_dim=16)
+        self.assert_same_clusters("in-place", "in-place-whole")
+
+    def test_scratch_of_another_round_or_of_other_weights_is_not_used(self):
+        self.kill("stale", ("level 2", 1, 1), seed=5)
+        self.kill("stale", ("level 2", 1, 1), weights=1)
+        before = len(self.events("stale"))
+        self.run_to_end("stale")
+        self.assertEqual(self.events("stale")[before:], self.events("undisturbed"))
+        self.assert_same_clusters("stale", "undisturbed")
+
+    def test_a_round_can_start_from_the_clusters_of_the_last(self):
+        before = os.path.join(self.folder, "undisturbed", "clusters")
+        self.run_to_end("warm", init="previous", previous=before)
+        reports = [
+            reassign.read_report(os.path.join(self.folder, name, "clusters"))["level1"]
+            for name in ("warm", "undisturbed")
+        ]
+        warm, cold = (report["objective"] for report in reports)
+        self.assertLess(warm[0], cold[-1])  # of the same features: the old means, moved once more
+
+    def test_a_worker_killed_while_saving_costs_both_that_iteration(self):
+        folder, whole = (os.path.join(self.folder, name) for name in ("two", "two-whole"))
+        with self.assertRaisesRegex(AssertionError, "the process ended with code -9"):
+            workers.on_cluster(2, live_until_one_is_ahead, self.data, folder)
+        held = [os.listdir(os.path.join(folder, f"scratch-{rank}", "kmeans")) for rank in (0, 1)]
+        self.assertNotEqual(max(held[0]), max(held[1]))
+        before = [len(self.events("two", rank)) for rank in (0, 1)]
+        workers.on_cluster(2, live, self.data, folder)
+        for rank in (0, 1):
+            self.assertEqual(self.events("two", rank)[before[rank]], ("level 2", 0, 1))
+        workers.on_cluster(2, live, self.data, whole)
+        self.assert_same_clusters("two", "two-whole")
+
+
+class PhasesTest(tf.test.TestCase):
+    """Parts of a reassignment, in this process."""
+
+    def test_a_worker_that_lost_the_whitening_gets_that_of_another(self):
+        path = os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), "whitening-")
+        kept = Whitening(np.arange(4, dtype=np.float32), np.ones((4, 2), np.float32))
+        self.assertEqual(workers.on_workers(2, told_whitening, path), [None, None])
+        pathlib.Path(f"{path}0").write_bytes(b"PK damaged")
+        kept.save(f"{path}1")
+        for mean, basis in workers.on_workers(2, told_whitening, path):
+            self.assertAllEqual(mean, kept.mean)
+            self.assertAllEqual(basis, kept.basis)
+
+    def test_blocks_cover_all_rows_in_order(self):
+        for rows, size in ((10, 3), (2, 4), (7, 1)):
+            blocks = [extract.block_of(rows, rank, size) for rank in range(size)]
+            self.assertEqual([row for block in blocks for row in block], list(range(rows)))
+
+    def test_progress_has_a_line_for_each_level_and_knows_what_was_done_before(self):
+        err = io.StringIO()
+        with contextlib.redirect_stderr(err), reassign._LevelProgress(40, True) as progress:
+            progress.update(30, level=1, skipped=True)
+            progress.update(10, level=1, skipped=False, cluster=0, iteration=3, objective=2.5)
+            progress.update(40, level=2, skipped=False, cluster=1, iteration=0, objective=None)
+        for level, figures in ((1, "objective 2.5"), (2, "iteration 0")):
+            self.assertRegex(
+                err.getvalue(),
+                rf"cluster, level {level}: 40/40 rows \(100%\), done .* rows/s, .*{figures}",
+            )
+
+
+def in_process(function, *args, **settings):
+    """The exit code of a process that runs a function; a fork of one that has loaded TensorFlow."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dc_tf.training.loop"])
+    process = context.Process(target=function, args=args, kwargs=settings)
+    process.start()
+    process.join(LIMIT_S)
+    process.kill()
+    process.join()
+    return process.exitcode
+
+
+# One of each kind of event; batches begin at rows 0, 32 and 64.
+KILLS = [
+    ("extract", 32),
+    ("moments", 0),
+    ("whiten", 0),
+    ("level 1", 0, 2),
+    ("level 1", 0, 3),  # the last pass: what comes next is the other level
+    ("level 2", 0, 0),
+    ("level 2", 1, 1),
+    ("write", 0),
+]
+
+
+def live(cluster, data, folder, kill_at=None, seed=0, weights=0, previous=None, **changes):
+    """Runs a reassignment, or what is left of it; events, clusters and scratch are in `folder`.
+
+    Args:
+        kill_at: event at which the process kills itself; see `Events`.
+        seed: of the clustering.
+        weights: seed of the trunk.
+        previous: folder of the last round's clusters.
+        changes: settings of the clustering.
+    """
+    stage = {**runs.SETTINGS["stages"][1], "clustering": {**CLUSTERING, **changes}}
+    settings = runs.settings(data, stages=[stage], seed=weights)
+    experiment = load(params_override=[repr(settings)])
+    with cluster.strategy.scope():
+        all_sum = cluster.world.all_sum if cluster.size > 1 else None
+        trunk = new_trunk(experiment, all_sum).built_at_resolution()
+    os.makedirs(folder, exist_ok=True)
+    events = Events(os.path.join(folder, f"events-{cluster.rank}"), kill_at)
+    with events.recorded():
+        reassign.reassign(
+            trunk,
+            RowReader(Dataset.open(data)),
+            experiment,
+            experiment.stages[0],
+            folder=os.path.join(folder, "clusters"),
+            scratch=os.path.join(folder, f"scratch-{cluster.rank}"),
+            cluster=cluster,
+            seed=seed,
+            previous=previous and Assignments.open(previous),
+        )
+
+
+def live_until_one_is_ahead(cluster, data, folder):
+    """Worker 1 is killed when it is to save an iteration that worker 0 has saved already."""
+    ahead = os.path.join(folder, "scratch-0", "kmeans")
+    save = Snapshots.save
+
+    def save_or_die(self, generation, snapshot):
+        if cluster.rank == 1 and snapshot.about["done"] == 1 and snapshot.about["state"]:
+            if snapshot.about["state"]["iteration"] == 2:
+                while f"{generation:010d}.npz" not in os.listdir(ahead):
+                    pass
+                os.kill(os.getpid(), signal.SIGKILL)
+        save(self, generation, snapshot)
+
+    with mock.patch.object(Snapshots, "save", save_or_die):
+        live(cluster, data, folder)
+
+
+def live_alone(*args, **settings):
+    """`live` on the one worker of this process."""
+    live(connect(), *args, **settings)
+
+
+class Events:
+    """Writes down what a reassignment does, one event a line, and kills it at one of them.
+
+    Args:
+        path: of the file, which earlier lives may have begun.
+        kill_at: event at which the process kills itself, before what the event is about is kept.
+    """
+
+    def __init__(self, path, kill_at):
+        self._path = path
+        self._kill_at = kill_at and list(kill_at)
+
+    def add(self, *event):
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+        if list(event) == self._kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def recorded(self):
+        """A context in which the phases of a reassignment write down their events."""
+        stack = contextlib.ExitStack()
+        for owner, name, event in (
+            (Moments, "of", lambda *_: self.add("moments", 0)),
+            (Whitening, "apply", lambda *_: self.add("whiten", 0)),
+            (assignments, "commit", lambda *_: self.add("write", 0)),
+            (reassign._LevelProgress, "update", self._pass),
+        ):
+            stack.enter_context(mock.patch.object(owner, name, _after(event, owner, name)))
+        stack.enter_context(mock.patch.object(extract, "evaluation_batches", self._batches))
+        return stack
+
+    def _batches(self, reader, rows, size, *args, **settings):
+        for index, batch in enumerate(evaluation_batches(reader, rows, size, *args, **settings)):
+            self.add("extract", rows.start + index * size)
+            yield batch
+
+    def _pass(self, _, rows, level, skipped, **figures):
+        if not skipped:
+            self.add(f"level {level}", figures["cluster"], figures["iteration"])
+
+
+def _after(event, owner, name):
+    """The function of that name, which tells `event` first."""
+    function = getattr(owner, name)
+
+    def told(*args, **settings):
+        event(*args, **settings)
+        return function(*args, **settings)
+
+    return told
+
+
+def told_whitening(comm, path):
+    kept = extract._kept_whitening(f"{path}{comm.rank}")
+    found = extract._told_whitening(kept, (4, 2), comm)
+    return found and (found.mean, found.basis)
+
+
+if __name__ == "__main__":
+    tf.test.main()
