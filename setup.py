@@ -35,8 +35,7 @@ setuptools.setup(
         "gpu": ["tensorflow[and-cuda]~=2.20.0", "faiss-gpu"],
         "test": ["cloudpickle", "pytest", "ruff"],
         "benchmark": ["faiss-cpu"],
-        # Before 2.6 a file could run code in spite of weights_only. The CPU build is enough:
-        # --extra-index-url https://download.pytorch.org/whl/cpu
+        # Before 2.6 a file could run code in spite of weights_only. The CPU build is enough.
         "torch": ["torch>=2.6"],
     },
     entry_points={"console_scripts": ["dc_tf=dc_tf.commands.main:run_and_exit"]},
