@@ -49,11 +49,11 @@ POINTS = [
     {"workers": 1, "rows": 20_000, "dim": 1024, "clusters": 4000, "precision": "bfloat16"},
     {"workers": 1, "rows": 400_000, "dim": 256, "clusters": 4},
     {"workers": 1, "rows": 200_000, "dim": 1024, "clusters": 4, "cold": True},
-    {"workers": 1, "rows": 100_000, "dim": 256, "clusters": 4, "sub_clusters": 250},
+    {"workers": 1, "rows": 400_000, "dim": 256, "clusters": 4, "sub_clusters": 500},
     {"workers": 2, "rows": 100_000, "dim": 256, "clusters": 1000},
     {"workers": 2, "rows": 20_000, "dim": 1024, "clusters": 4000},
     {"workers": 2, "rows": 30_000, "dim": 128, "clusters": 10_000},
-    {"workers": 2, "rows": 100_000, "dim": 256, "clusters": 4, "sub_clusters": 250},
+    {"workers": 2, "rows": 400_000, "dim": 256, "clusters": 4, "sub_clusters": 500},
 ]
 MEMORY = [
     {"rows": 4_000_000, "dim": 8, "clusters": 20},
@@ -132,6 +132,8 @@ def constants_of_one(folder):
         "bfloat16": dataclasses.asdict(fitted(bfloat16)),
         "double_flops": double_flops,
         "component_s": component_seconds(store, fitted(float32)),
+        "scattered_s": scattered_seconds(store),
+        "survey_s": survey_seconds(store),
         "centroid_s": centroid_seconds(),
         "row_s": row_seconds(),
         "eigen_s": eigen_s,
@@ -193,6 +195,29 @@ def component_seconds(store, product):
     return max(
         0.0, took / (rows * store.dim) - k * (2 / product.flops + product.score_s / store.dim)
     )
+
+
+def scattered_seconds(store):
+    """Of a component, by which every fourth row takes longer to read than rows in order."""
+    from dc_tf.clustering.lanes import in_lanes
+    from dc_tf.clustering.points import Subset
+
+    rows = store.rows // 4
+    starts = range(0, rows, 4096)
+
+    def read(points):
+        list(in_lanes(lambda start: len(points.read(start, min(start + 4096, rows))), starts))
+
+    subset = Subset(store, np.arange(0, 4 * rows, 4))
+    scattered_s, in_order_s = (seconds(lambda p=p: read(p)) for p in (subset, store))
+    return max(0.0, scattered_s - in_order_s) / (rows * store.dim)
+
+
+def survey_seconds(store):
+    from dc_tf.clustering.survey import Survey
+    from dc_tf.distributed.collectives import Solo
+
+    return seconds(lambda: Survey.make(store, Solo(), 0)) / (store.rows * store.dim)
 
 
 def moved_seconds():

@@ -39,6 +39,8 @@ CONSTANTS = [
     ("bfloat16.score_s", "ns", 1e-9),
     ("double_flops", "GFLOP/s", 1e9),
     ("component_s", "ns", 1e-9),
+    ("scattered_s", "ns", 1e-9),
+    ("survey_s", "ns", 1e-9),
     ("entered_s", "ns", 1e-9),
     ("moved_s", "ns", 1e-9),
     ("centroid_s", "ns", 1e-9),

@@ -307,8 +307,10 @@ def _level(problem, machine, problems, k, rows, kept) -> Level:
     all_rows = problem.rows // problems
     cached = rows * _factor_bytes(problem, k) <= problem.cache_bytes
     read = rows * subset_read_bytes(problem.row_bytes, problems)
-    handled_s, disk_s = rows * dim * machine.component_s, read / machine.disk_bytes_per_s
-    again_s = handled_s + (0.0 if kept else disk_s)
+    disk_s = 0.0 if kept else read / machine.disk_bytes_per_s
+    scattered_s = machine.scattered_s if problems > 1 else 0.0
+    survey_s = rows * dim * (machine.survey_s + scattered_s) + disk_s
+    again_s = rows * dim * (machine.component_s + scattered_s) + disk_s
     products_s = rows * (k * _score_s(problem, machine, k) + machine.row_s)
     first_s = products_s + again_s
     assign_s = [first_s] + [products_s if cached else first_s] * (passes - 1)
@@ -326,7 +328,7 @@ def _level(problem, machine, problems, k, rows, kept) -> Level:
         read_bytes=float(problems * read * (2 if cached else passes + 1)),
         exchanged_bytes=exchanged,
         sent_bytes=exchanged * 2 * (problem.workers - 1) / problem.workers,
-        survey_s=problems * again_s,
+        survey_s=problems * survey_s,
         start_s=problems * (start_s + 3 * all_sum_s(256 * 4 * dim, problem.workers, machine)),
         assign_s=problems * sum(assign_s),
         move_s=problems * sum(moves_s),

@@ -30,6 +30,8 @@ class Machine:
         float32, bfloat16: `Product` with such factors.
         double_flops: FLOP/s of float64 products, for the moments of whitening.
         component_s: to read one component of a row from memory and hand it to the product.
+        scattered_s: more, for a component of a row of one cluster that lies among the others'.
+        survey_s: to read one component, square and compare it.
         entered_s: to add one component of a row to the sum of its first cluster.
         moved_s: to take one component of a row out of one sum and put it into another.
         centroid_s: for one component of a centroid and iteration, whatever the rows: new sums,
@@ -50,6 +52,8 @@ class Machine:
     bfloat16: Product
     double_flops: float
     component_s: float
+    scattered_s: float
+    survey_s: float
     entered_s: float
     moved_s: float
     centroid_s: float
@@ -73,8 +77,10 @@ CORE = Machine(
     bfloat16=Product(flops=455e9, score_s=0.42e-9),
     double_flops=55e9,
     component_s=1.07e-9,
-    entered_s=1.5e-9,
-    moved_s=2.2e-9,
+    scattered_s=0.4e-9,
+    survey_s=1.5e-9,
+    entered_s=2.0e-9,
+    moved_s=2.9e-9,
     centroid_s=5.8e-9,
     row_s=35e-9,
     eigen_s=1.7e-10,

@@ -2,7 +2,7 @@
 
 Reads checkpoints of DeeperCluster, DeepCluster and RotNet: VGG-16 with batch norm, on Sobel or on
 RGB, which the weights tell. Heads are left out. Only tensors are read, nothing in the file is run.
-Needs PyTorch: pip install torch --index-url https://download.pytorch.org/whl/cpu
+Needs PyTorch: pip install torch
 """
 
 import os

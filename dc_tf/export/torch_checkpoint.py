@@ -16,7 +16,7 @@ from dc_tf.errors import ConfigError, DataError
 
 # Where programs put the weights inside of what they save.
 _PLACES = ("state_dict", "model")
-_INSTALL = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
+_INSTALL = "pip install torch"
 # Before it, a file could run code in spite of `weights_only` (CVE-2025-32434).
 _SAFE_VERSION = (2, 6)
 

@@ -22,6 +22,8 @@ UNIT = dataclasses.replace(
     CORE,
     float32=Product(1.0, 0.0),
     component_s=0.0,
+    scattered_s=0.0,
+    survey_s=0.0,
     entered_s=0.0,
     moved_s=0.0,
     centroid_s=0.0,
@@ -100,11 +102,11 @@ class TimeTest(tf.test.TestCase):
     def test_a_small_case_by_hand(self):
         problem = Problem(rows=10, dim=6, clusters=2, iterations=3, cache_bytes=0)
         machine = dataclasses.replace(
-            UNIT, component_s=10.0, entered_s=100.0, moved_s=50.0, centroid_s=1000.0
+            UNIT, survey_s=1.0, component_s=10.0, entered_s=100.0, moved_s=50.0, centroid_s=1000.0
         )
         level = estimate(problem, machine).level1
         self.assertAllClose(level.flops, 4 * 2 * 10 * 2 * 6)
-        self.assertAllClose(level.survey_s, 10 * 6 * 10)
+        self.assertAllClose(level.survey_s, 10 * 6 * 1)
         self.assertAllClose(level.assign_s, level.flops + 4 * 10 * 6 * 10)
         # All rows enter in the first pass, and some move in each of the others.
         self.assertAllClose(level.move_s, 10 * 6 * (100 + 3 * problem.moved * 50))
@@ -133,6 +135,9 @@ class TimeTest(tf.test.TestCase):
         first = dataclasses.replace(PAPER, sub_clusters=0)
         alone = estimate(dataclasses.replace(first, clusters=80_000, rows=24_000_000), P4D).level1
         self.assertEqual(found.level1, estimate(first, P4D).level1)
+        # Alone, the rows of a cluster lie together.
+        scattered_s = 12 * 24_000_000 / 64 * 4096 * P4D.scattered_s
+        self.assertAllClose(found.level2.shared_s, 4 * (alone.shared_s + scattered_s))
         self.assertAllClose(found.level2.flops, 4 * alone.flops)
         self.assertAllClose(found.level2.centroids_s, 4 * alone.centroids_s)
 
