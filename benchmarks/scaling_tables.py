@@ -54,21 +54,27 @@ CONSTANTS = [
 
 
 def points_table(figures):
-    lines = ["| W | rows | dim | clusters | | s measured | predicted | ratio |", "|---" * 8 + "|"]
+    lines = [
+        "| W | rows | dim | clusters | | an iteration, s | predicted | ratio "
+        "| whole run, s | predicted | ratio |",
+        "|---" * 11 + "|",
+    ]
     for line in figures["one_worker"] + figures["two_workers"]:
-        point, what = line["point"], "iteration_s"
-        if line["measured"][what] is None:
-            what = "seconds"
-        measured, guess = line["measured"][what], line["predicted"][what]
+        point = line["point"]
         k, sub = point["clusters"], point.get("sub_clusters")
-        notes = [point.get("precision"), "from the disk" if point.get("cold") else None]
-        notes += ["all of it" if sub else "an iteration"]
-        lines.append(
-            f"| {point['workers']} | {point['rows']:,} | {point['dim']} "
-            f"| {f'{k} x {sub}' if sub else f'{k:,}'} | {', '.join(filter(None, notes))} "
-            f"| {short(measured)} | {short(guess)} | {measured / guess:.2f} |"
-        )
+        note = "from the disk" if point.get("cold") else point.get("precision", "")
+        cells = [point["workers"], f"{point['rows']:,}", point["dim"]]
+        cells += [f"{k} x {sub}" if sub else f"{k:,}", note]
+        for what in ("iteration_s", "seconds"):
+            cells += compared(line["measured"][what], line["predicted"][what])
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     return join(lines)
+
+
+def compared(measured, predicted):
+    if measured is None:
+        return ["", "", ""]
+    return [short(measured), short(predicted), f"{measured / predicted:.2f}"]
 
 
 def memory_table(figures):

@@ -26,7 +26,6 @@ _PROPOSED_BYTES = 16 << 20
 # Two snapshots are kept while the next is written (`resume.py`).
 _SNAPSHOTS = 3
 _ITEM = {"float16": 2, "bfloat16": 2, "float32": 4}
-_MiB = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +56,8 @@ class Problem:
     store_dtype: str = "float16"
     raw_dim: int = 0
     moved: float = 0.1
-    memory_bytes: int = 256 * _MiB
-    cache_bytes: int = 256 * _MiB
+    memory_bytes: int = 256 << 20
+    cache_bytes: int = 256 << 20
 
     def __post_init__(self):
         counts = (self.rows, self.dim, self.clusters, self.workers)
@@ -143,7 +142,7 @@ class Memory:
         factors: the same as the products take them, and in float32 as they came.
         sums: (k, dim) float64.
         temporaries: of the assignment; its bound.
-        cache: rows kept as the products take them.
+        cache: rows kept as the products take them; its bound.
         moving: rows on their way to other clusters.
         messages: blocks of sums that are exchanged.
         rows: labels, norms and positions, and copies of them while clusters are counted.
@@ -253,31 +252,28 @@ def estimate(problem: Problem, machine: Machine) -> Estimate:
     own = problem.own_rows
     level1 = _level(problem, machine, 1, m, own, kept) if m > 1 else None
     level2 = _level(problem, machine, m, k, -(-own // m), kept) if k else None
-    rows_in_both = problem.raw_dim not in (0, problem.dim)
-    raw_bytes = own * problem.raw_dim * _ITEM[problem.store_dtype] if rows_in_both else 0
+    raw_bytes = own * problem.raw_dim * _ITEM[problem.store_dtype]
+    in_place = problem.raw_dim == problem.dim
     labels = 12 * own + 4 * max(m, k) * problem.dim
     return Estimate(
         problem,
         machine,
         level1,
         level2,
-        whiten_s=_whiten_s(problem, machine, kept),
+        whiten_s=_whiten_s(problem, machine, raw_bytes, raw_bytes <= spare),
         extract_s=own / machine.images_per_s if machine.images_per_s else 0.0,
         memory=memory,
-        store_bytes=problem.store_bytes + raw_bytes,
+        store_bytes=problem.store_bytes + (0 if in_place else raw_bytes),
         snapshot_bytes=_SNAPSHOTS * labels,
         kept_in_memory=kept,
     )
 
 
 def efficiency(problem: Problem, machine: Machine) -> float:
-    """Share of the workers' time that one worker alone would need as well.
-
-    Its features are taken to come from the same kind of memory as those of many.
-    """
+    """Share of the seconds of k-means that more workers would make fewer; 1 if it takes none."""
     levels = estimate(problem, machine).levels
-    shared = sum(level.shared_s for level in levels)
-    return shared / (shared + sum(level.fixed_s for level in levels))
+    seconds = sum(level.seconds for level in levels)
+    return sum(level.shared_s for level in levels) / seconds if seconds else 1.0
 
 
 def exchanged_bytes(k: int, dim: int, rows: int) -> int:
@@ -372,13 +368,13 @@ def _blocks_s(size, workers, machine):
     return blocks * all_sum_s(size / blocks, workers, machine)
 
 
-def _whiten_s(problem, machine, kept):
+def _whiten_s(problem, machine, raw_bytes, kept):
     """Moments of all rows, one decomposition, and the map of all rows."""
     raw, dim, rows = problem.raw_dim, problem.dim, problem.own_rows
     if not raw:
         return 0.0
     disk = machine.disk_bytes_per_s
-    read_s = 0.0 if kept else rows * raw * _ITEM[problem.store_dtype] / disk
+    read_s = 0.0 if kept else raw_bytes / disk
     handled_s = rows * raw * machine.component_s
     moments_s = 2.0 * rows * raw * raw / machine.double_flops
     map_s = 2.0 * rows * raw * dim / machine.float32.flops
@@ -399,13 +395,12 @@ def _memory(problem, machine) -> Memory:
     if two_levels:
         # Both labels; at the second level, positions of the rows of a problem.
         of_rows = max(of_rows, (36 + 8) * own / problem.clusters) + 8 * own
-    cached = own * _factor_bytes(problem, k)
     return Memory(
         centroids=8 * size,
         factors=(4 + _ITEM[problem.precision]) * size,
         sums=8 * size,
         temporaries=problem.memory_bytes,
-        cache=cached if cached <= problem.cache_bytes else 0,
+        cache=min(problem.cache_bytes, own * _factor_bytes(problem, k)),
         moving=2 * _PROPOSED_BYTES,
         messages=4 * min(4 * size, MESSAGE_BYTES),
         rows=of_rows,

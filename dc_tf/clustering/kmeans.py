@@ -53,7 +53,7 @@ def kmeans(
     cluster is empty and the centroids are 0.
 
     Besides rows in transit (`memory_bytes`), a worker holds about 24 * k * dim bytes for clusters
-    and 8 bytes a row.
+    and about 36 bytes a row.
 
     Args:
         points: this worker's rows: (n, dim) floating array, `FeatureStore` or other

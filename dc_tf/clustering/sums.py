@@ -73,7 +73,9 @@ class ClusterSums:
 
     def __getitem__(self, block: slice) -> tf.Tensor:
         """(n, dim) float64 sums of a block of clusters."""
-        return self._sums[block]
+        # Not `self._sums[block]`: once rows were scattered into it, TensorFlow copies the whole
+        # variable to read a slice.
+        return self._sums.sparse_read(tf.range(*block.indices(self._k)))
 
 
 def quantum_of(max_abs: float, rows: int) -> float:

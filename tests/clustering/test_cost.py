@@ -1,6 +1,9 @@
 """The cost model against what k-means itself reports, against small sums by hand, and in itself."""
 
 import dataclasses
+import importlib.util
+import json
+import pathlib
 import subprocess
 import sys
 
@@ -15,6 +18,7 @@ from dc_tf.clustering.machines import CORE, P4D, PAPER_GPU, Product
 from dc_tf.clustering.points import ArrayPoints
 from dc_tf.errors import ConfigError
 
+BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 PAPER = Problem(rows=96_000_000, dim=4096, clusters=4, sub_clusters=80_000, workers=64)
 
 # Every rate is 1, so that times are counts.
@@ -242,6 +246,19 @@ class SettingsTest(tf.test.TestCase):
         self.assertEqual(defaults.cache_bytes, kmeans.CACHE_BYTES)
         self.assertEqual(cost._BYTES_PER_CALL, row_file._BYTES_PER_CALL)
         self.assertEqual(cost._PROPOSED_BYTES, assign._PROPOSED_BYTES)
+
+    def test_the_document_has_the_tables_that_the_model_gives(self):
+        spec = importlib.util.spec_from_file_location("tables", BENCHMARKS / "scaling_tables.py")
+        tables = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(tables)
+        figures = json.loads((BENCHMARKS / "results" / "scaling.json").read_text())
+        document = BENCHMARKS.parent / "docs" / "scaling.md"
+        copy = pathlib.Path(self.get_temp_dir()) / "scaling.md"
+        copy.write_text(document.read_text())
+        tables.write(copy, figures)
+        self.assertEqual(
+            copy.read_text(), document.read_text(), "run benchmarks/scaling.py --parts=tables"
+        )
 
     def test_impossible_problems_are_refused(self):
         for wrong in (
