@@ -25,9 +25,9 @@ MEMORY_BYTES = 256 << 20
 PRECISIONS = ("float32", "bfloat16")
 # Larger tiles are no faster.
 _TILE = 2048
-# Scores of a call for each component of a row: few enough to stay in a CPU's cache until they are
-# compared, and so many that the product pays for laying out its factors.
-_SCORES = 4096
+# Scores of a call: few enough to stay in a CPU's cache until they are compared, but for long rows,
+# whose product pays for laying out its factors only if it has many.
+_SCORES = 1 << 20
 _MAX_SCORES = 8 << 20
 _MAX_CHUNK = 32768
 # A float32 is the sum of three bfloat16.
@@ -157,7 +157,7 @@ def tile_shape(k: int, dim: int, memory_bytes: int) -> tuple[int, int]:
     """
     tiles = -(-k // _TILE)
     tile = -(-k // tiles)
-    scores = min(_SCORES * max(dim, 256), _MAX_SCORES)
+    scores = min(int(_SCORES * max(1.0, dim / 256) ** 1.5), _MAX_SCORES)
     chunk = min(memory_bytes // (12 * dim + 4 * tile), scores // tile)
     return int(np.clip(chunk, 16, _MAX_CHUNK)), tile
 
