@@ -61,13 +61,10 @@ class ArrayPoints:
             )
         self.rows, self.dim = array.shape
         self.dtype = array.dtype
-        # Mapped rows are read from the disk when they are touched: by the thread that reads.
-        self._copies = isinstance(array, np.memmap)
         self._array = np.asarray(array)
 
     def read(self, start, stop):
-        block = self._array[start:stop]
-        return np.array(block) if self._copies else block
+        return self._array[start:stop]
 
     def take(self, positions):
         return np.take(self._array, positions, axis=0)

@@ -61,14 +61,6 @@ class PointsTest(tf.test.TestCase):
             self.assertAllEqual(as_points(view).read(1, 5), x[1:5])
             self.assertAllEqual(as_points(view).take(np.array([3, 2])), x[[3, 2]])
 
-    def test_blocks_of_a_mapped_file_are_in_memory(self):
-        path = os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), "x.npy")
-        np.save(path, numbers(6, 4))
-        mapped = np.load(path, mmap_mode="r")
-        block = as_points(mapped).read(0, 6)
-        self.assertFalse(np.shares_memory(block, mapped))
-        self.assertAllEqual(block, numbers(6, 4))
-
     def test_a_subset_of_a_subset_has_rows_of_the_source(self):
         x = numbers(20, 3, np.float16)
         positions = np.array([1, 4, 4, 9, 17])
