@@ -1,7 +1,5 @@
 """Points: arrays, parts of them, and reading one block ahead."""
 
-import os
-import tempfile
 import threading
 
 import numpy as np
