@@ -18,6 +18,8 @@ setuptools.setup(
     # Ranges are what the code needs; constraints.txt has the one tested version of everything.
     install_requires=[
         "absl-py",
+        "google-crc32c",
+        "importlib-resources",  # tensorflow-datasets uses it and does not ask for it
         "numpy",
         "pillow",
         "pyyaml",
@@ -25,6 +27,7 @@ setuptools.setup(
         "scipy",
         "tensorboard",
         "tensorflow~=2.20.0",
+        "tensorflow-datasets",
         "tensorflow-hub",
         "tf-keras~=2.20.0",
         "tf-models-official~=2.20.0",

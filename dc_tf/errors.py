@@ -6,4 +6,12 @@ class ConfigError(ValueError):
 
 
 class DataError(RuntimeError):
-    """Data that cannot be used: missing, incomplete, corrupt or not finite."""
+    """Data that cannot be used: missing, incomplete, corrupt or not finite.
+
+    Attributes:
+        result: dict that a command prints all the same, or None.
+    """
+
+    def __init__(self, message, result=None):
+        super().__init__(message)
+        self.result = result

@@ -33,12 +33,16 @@ class Data(hyperparams.Config):
         resize: short side, in pixels, before the centre crop from which features are extracted;
             0 means 256/224 of the resolution.
         flip: mirror half of the training images.
+        max_bad_share: share of the rows that may be damaged; in training, each is replaced by the
+            next good one, logged with its shard and offset, and counted. With 0, the first is an
+            error.
     """
 
     path: str = ""
     min_crop_area: float = 0.08
     resize: int = 0
     flip: bool = True
+    max_bad_share: float = 0.001
 
 
 @dataclasses.dataclass
@@ -236,7 +240,7 @@ def differences(a: Experiment, b: Experiment) -> list[str]:
 def _result_settings(settings: dict) -> dict:
     for name in ("checkpoint_every", "keep_checkpoints", "log_every", "threads"):
         del settings[name]
-    del settings["data"]["path"]
+    del settings["data"]["path"], settings["data"]["max_bad_share"]
     for stage in settings["stages"]:
         del stage["clustering"]["save_every_s"]
     return settings
@@ -272,6 +276,7 @@ def check(experiment: Experiment):
     dtypes = ("float32", "bfloat16")
     need(model.compute_dtype in dtypes, "model.compute_dtype", model.compute_dtype, f"use {dtypes}")
     need(0 < data.min_crop_area <= 1, "data.min_crop_area", data.min_crop_area, "use (0, 1]")
+    need(0 <= data.max_bad_share < 1, "data.max_bad_share", data.max_bad_share, "use [0, 1)")
     short_side = data.resize or model.resolution
     need(short_side >= model.resolution, "data.resize", short_side, "use 0 or >= model.resolution")
     need(experiment.stages, "stages", experiment.stages, "list at least one stage")

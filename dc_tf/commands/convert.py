@@ -1,8 +1,12 @@
-"""Converts a folder of images to a data set: shards, index and manifest.
+"""Converts images to a data set: from a folder, a list, tar files or a TensorFlow data set.
 
     dc_tf convert --input=photos --output=/data/photos --labels_from_folders --short_side=256
+    dc_tf convert --input=list.csv --output=/data/photos        # columns path, label, and any other
+    dc_tf convert --input='web/train-{0000..0099}.tar' --output=/data/web --drop_duplicates
+    dc_tf convert --input=tfds:cifar10:train --output=/data/cifar10
 
-Every file becomes a row or a line of `rejected.jsonl` in the output, with the reason.
+Every file becomes a row, or a line of `rejected.jsonl` in the output with the reason. Stopped or
+killed, it goes on where it was when it is started again in the same way.
 """
 
 from absl import flags
@@ -11,7 +15,12 @@ from dc_tf.data import convert
 
 FLAGS = flags.FlagValues()
 INPUT = flags.DEFINE_string(
-    "input", None, "Folder of images, with sub-folders.", flag_values=FLAGS, required=True
+    "input",
+    None,
+    "Folder of images with its sub-folders; CSV, TSV or JSONL list with a `path` for each; tar "
+    "files, as a path or pattern; or tfds:NAME or tfds:NAME:SPLIT.",
+    flag_values=FLAGS,
+    required=True,
 )
 OUTPUT = flags.DEFINE_string(
     "output", None, "Folder of the data set.", flag_values=FLAGS, required=True
@@ -43,6 +52,15 @@ MAX_PIXELS = flags.DEFINE_integer(
     lower_bound=1,
     flag_values=FLAGS,
 )
+DROP_DUPLICATES = flags.DEFINE_bool(
+    "drop_duplicates",
+    False,
+    "Reject images that have the same size and pixels, as they are written, as an earlier one.",
+    flag_values=FLAGS,
+)
+DROP_BLANK = flags.DEFINE_bool(
+    "drop_blank", False, "Reject images of a single colour.", flag_values=FLAGS
+)
 ROWS_PER_SHARD = flags.DEFINE_integer(
     "rows_per_shard", None, "None: shards of 256 MiB.", lower_bound=1, flag_values=FLAGS
 )
@@ -50,7 +68,13 @@ WORKERS = flags.DEFINE_integer(
     "workers", None, "Processes; None: one for each core.", lower_bound=1, flag_values=FLAGS
 )
 OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Replace the data set in the output.", flag_values=FLAGS
+    "overwrite",
+    False,
+    "Replace the data set in the output; drop an unfinished one that was begun otherwise.",
+    flag_values=FLAGS,
+)
+TFDS_DATA_DIR = flags.DEFINE_string(
+    "tfds_data_dir", None, "Where tfds: data sets are kept; None: as usual.", flag_values=FLAGS
 )
 
 
@@ -64,7 +88,10 @@ def run():
         format=FORMAT.value,
         quality=QUALITY.value,
         max_pixels=MAX_PIXELS.value,
+        drop_duplicates=DROP_DUPLICATES.value,
+        drop_blank=DROP_BLANK.value,
         rows_per_shard=ROWS_PER_SHARD.value,
         workers=WORKERS.value,
         overwrite=OVERWRITE.value,
+        tfds_data_dir=TFDS_DATA_DIR.value,
     )

@@ -2,7 +2,8 @@
 
 A command is a module with a docstring, whose first line is its help, its own
 `FLAGS = flags.FlagValues()` and `run() -> dict`; the dictionary is printed as the last
-line on stdout, one JSON object. Only the command that was asked for is imported.
+line on stdout, one JSON object. A flag named `ARGUMENT` may be given without its name. Only the
+command that was asked for is imported.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration, nothing was started.
 """
@@ -25,6 +26,8 @@ from dc_tf.errors import ConfigError, DataError
 COMMANDS = {
     "generate": "dc_tf.commands.generate",
     "convert": "dc_tf.commands.convert",
+    "index": "dc_tf.commands.index",
+    "inspect": "dc_tf.commands.inspect",
     "train": "dc_tf.commands.train",
     "kmeans": "dc_tf.commands.kmeans",
     "export": "dc_tf.commands.export",
@@ -54,6 +57,7 @@ def main(argv=None):
     except (ConfigError, flags.Error) as error:
         return _complain(error, WRONG_USAGE)
     except DataError as error:
+        _print_result(error.result)
         return _complain(error, FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted", FAILED)
@@ -87,11 +91,14 @@ def _dispatch(name, args):
     if _asks_for_help(args):
         print(_help(name, command))
         return DONE
-    _parse(name, command.FLAGS, args)
-    result = command.run()
+    _parse(name, command.FLAGS, args, getattr(command, "ARGUMENT", None))
+    _print_result(command.run())
+    return DONE
+
+
+def _print_result(result):
     if result is not None:
         print(json.dumps(_plain(result)), flush=True)
-    return DONE
 
 
 def _asks_for_help(args):
@@ -99,13 +106,18 @@ def _asks_for_help(args):
     return any(arg in _HELP[:3] for arg in before_positionals)
 
 
-def _parse(name, values, args):
-    """Parses `args` into the command's flag values, free of what an earlier call left there."""
+def _parse(name, values, args, argument=None):
+    """Parses `args` into the command's flag values, free of what an earlier call left there.
+
+    The first word that is no flag is the value of the flag `argument`, where the command has one.
+    """
     _add_verbosity(values)
     for flag in values:
         values[flag].unparse()
     values.set_gnu_getopt(True)  # Flags may follow a stray word, which is then the one to report.
     _, *stray = values([f"dc_tf {name}", *args])
+    if stray and argument is not None and argument.value is None:
+        values[argument.name].value = stray.pop(0)
     if stray:
         raise ConfigError(
             f"dc_tf {name} takes only flags, as --name=value; it got {' '.join(stray)!r}."

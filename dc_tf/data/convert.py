@@ -1,28 +1,38 @@
-"""A folder of images to a data set: in parallel, in a fixed order, and whatever the files are.
+"""Images from anywhere to a data set: in parallel, in a fixed order, and whatever the files are.
 
     convert("photos", "/data/photos", labels_from_folders=True)
+    convert("list.csv", "/data/photos", drop_duplicates=True)
 
-Every file of the folder becomes a row or a line of `rejected.jsonl` ({"path", "reason"}). Rows are
-in the order of their relative paths, whatever the number of processes.
+Every item of the source (see `sources`) becomes a row or a line of `rejected.jsonl` ({"path",
+"reason"}), in the order of the source, whatever the number of processes. A conversion that was
+stopped, even killed, goes on where its last finished shard ends when it is called again, and ends
+with the same bytes as an undisturbed one.
 """
 
-import collections
-import concurrent.futures
+import base64
+import functools
+import itertools
 import json
-import multiprocessing
 import os
 
 import tensorflow as tf
+from absl import logging
 
 from dc_tf.data import image_files
-from dc_tf.data.manifest import DatasetWriter, check_output, is_local
+from dc_tf.data.digests import Digests
+from dc_tf.data.draft import Draft, check_output, is_begun
+from dc_tf.data.files import same_place
+from dc_tf.data.manifest import Dataset
+from dc_tf.data.processes import map_lists
+from dc_tf.data.sources import open_source
+from dc_tf.data.writer import DatasetWriter, is_finished
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.progress import Progress
 
 REJECTED = "rejected.jsonl"
 FORMATS = ("keep", "jpeg", "png")
-_CHUNK = 16  # files sent to a process at a time
-_CHUNKS_AHEAD = 4  # for each process; bounds what waits in memory to be written
+_CHUNK = 16  # items sent to a process at a time
+_CHUNK_BYTES = 8 << 20
 
 
 def convert(
@@ -33,15 +43,18 @@ def convert(
     format="keep",
     quality=92,
     max_pixels=100_000_000,
+    drop_duplicates=False,
+    drop_blank=False,
     rows_per_shard=None,
     workers=None,
     overwrite=False,
+    tfds_data_dir=None,
     progress=True,
 ):
-    """Converts all images below a folder.
+    """Converts all images of a source; or goes on with what an earlier call began.
 
     Args:
-        input: folder, searched with all its sub-folders.
+        input: folder, list, tar files or TensorFlow data set; see `sources.open_source`.
         output: folder of the data set.
         labels_from_folders: whether the first-level sub-folder is the class. Files beside the
             sub-folders have no label.
@@ -49,187 +62,187 @@ def convert(
         format: "jpeg", "png", or "keep": PNG stays PNG and everything else becomes JPEG.
         quality: of the JPEGs that are written. Clean RGB JPEGs are passed through unchanged.
         max_pixels: images whose header announces more are rejected without decoding.
+        drop_duplicates: whether an image is rejected that has the same size and pixels, after all
+            that is done to them, as one before it.
+        drop_blank: whether an image of a single colour is rejected.
         rows_per_shard: see DatasetWriter.
         workers: processes; None: one for each core.
-        overwrite: whether to replace a data set in `output`.
+        overwrite: whether to replace a data set in `output`, and to drop the unfinished one of
+            another source or other settings.
+        tfds_data_dir: where TensorFlow data sets are kept; None: their own default.
         progress: whether to show progress.
 
     Returns:
         dict: output, rows, rejected, classes (None without), rejected_list (path).
 
     Raises:
-        ConfigError: a setting that cannot work, a missing input, or an output that is in use.
-        DataError: not one usable image.
+        ConfigError: a setting that cannot work, a missing input, an output that is in use, or one
+            that was begun from another source or with other settings.
+        DataError: not one usable image, or a list that cannot be read.
     """
-    rules = _rules(format, max_short_side, max_pixels, quality)
+    rules = _rules(format, max_short_side, max_pixels, quality, drop_duplicates, drop_blank)
     input, output = os.fspath(input), os.fspath(output)
-    _check_folders(input, output, overwrite)
-    paths, rejected = list_files(input, skip=output)
-    class_names = _class_names(input, paths) if labels_from_folders else None
-    labels = {name: number for number, name in enumerate(class_names or ())}
-    writer = DatasetWriter(output, class_names, rows_per_shard, overwrite)
-    with Progress(len(paths), "convert", "images", enabled=progress) as bar, writer:
-        for path, (encoded, reason) in zip(
-            paths, _clean_all(input, paths, rules, workers), strict=True
-        ):
-            if reason is None:
-                writer.write(encoded, labels.get(_folder(path)), source=path)
-            else:
-                rejected.append((path, reason))
-            bar.update(1, rejected=len(rejected))
-        _write_rejected(output, rejected)
-        if not writer.rows:
-            raise DataError(_nothing_usable(input, rejected))
+    if same_place(input, output):
+        raise ConfigError(f"Input and output are both {input}; give another output.")
+    if not is_begun(output):  # else what is there decides, when the source is known
+        check_output(output, overwrite)
+    source = open_source(input, labels_from_folders, output, tfds_data_dir, progress)
+    job = {
+        "made_by": "dc_tf convert",
+        "source": source.identity,
+        "labels_from_folders": labels_from_folders,
+        "short_side": max_short_side,
+        "format": format,
+        "quality": quality,
+        "max_pixels": max_pixels,
+        "drop_duplicates": drop_duplicates,
+        "drop_blank": drop_blank,
+        "rows_per_shard": rows_per_shard,
+    }
+    if is_finished(output, job) and not overwrite:
+        logging.warning("%s is complete already; --overwrite makes it anew.", output)
+        Draft(output, job, overwrite=True).discard()  # a kill may have left this undone
+    else:
+        with DatasetWriter(output, source.class_names, rows_per_shard, overwrite, job) as writer:
+            _Conversion(source, writer, rules).run(input, workers, progress)
+    return _result(output)
+
+
+class _Conversion:
+    """One conversion in progress.
+
+    Attributes:
+        rejected: int, items without a row so far, those of earlier calls among them.
+    """
+
+    def __init__(self, source, writer, rules):
+        self._source = source
+        self._writer = writer
+        self._rules = rules
+        self._seen = Digests() if rules.digest else None
+        self._place, self._items, self.rejected = None, 0, 0
+        # Of the shard that is being written:
+        self._new_rejected, self._new_digests, self._new_items = [], [], 0
+
+    def run(self, input, workers, progress):
+        self._take_up()
+        with Progress(self._source.total, "convert", "images", enabled=progress) as bar:
+            bar.skip(self._items)
+            for item, cleaned in self._cleaned(workers):
+                self._take(item, cleaned)
+                bar.update(1, rejected=self.rejected)
+        self._close_shard()
+        if not self._writer.rows:
+            reason = self._nothing_usable(input)
+            self._writer.discard()
+            raise DataError(reason)
+        self._write_rejected()
+
+    def _take_up(self):
+        """Goes to where an earlier call came to."""
+        digests = []
+        for note in self._writer.notes():
+            self._place = note["place"]
+            self._items += note["items"]
+            self.rejected += len(note["rejected"])
+            digests.append(base64.b64decode(note["digests"]))
+        if self._seen is not None:
+            self._seen.extend(b"".join(digests), first_row=0)
+
+    def _cleaned(self, workers):
+        """Yields (item, Cleaned) in order; only items with content go through a process."""
+        items, sent = itertools.tee(self._source.items(self._place))
+        chunks = _chunks(item.content for item in sent if item.reason is None)
+        outcomes = map_lists(
+            functools.partial(image_files.clean_all, rules=self._rules),
+            chunks,
+            workers,
+            initializer=image_files.silence,
+            crashed=lambda _: image_files.Cleaned(None, "its decoder crashed or ran out of memory"),
+            weight=_bytes_of,
+        )
+        for item in items:
+            yield item, next(outcomes) if item.reason is None else None
+
+    def _take(self, item, cleaned):
+        reason = item.reason or cleaned.reason
+        if reason is None and self._seen is not None:
+            first = self._seen.add(cleaned.digest, self._writer.rows)
+            reason = None if first is None else f"duplicate of row {first}"
+        if reason is None:
+            self._writer.write(cleaned.encoded, item.label, item.name, item.meta)
+            self._new_digests.append(cleaned.digest)
+        else:
+            self._new_rejected.append([item.name, reason])
+            self.rejected += 1
+        self._place = item.place
+        self._new_items += 1
+        if self._writer.is_full:
+            self._close_shard()
+
+    def _close_shard(self):
+        if not self._new_items:
+            return
+        self._writer.close_shard(
+            {
+                "place": self._place,
+                "items": self._new_items,
+                "rejected": self._new_rejected,
+                "digests": base64.b64encode(b"".join(self._new_digests)).decode(),
+            }
+        )
+        self._new_rejected, self._new_digests, self._new_items = [], [], 0
+
+    def _write_rejected(self):
+        lines = (
+            json.dumps({"path": path, "reason": reason}) + "\n"
+            for note in self._writer.notes()
+            for path, reason in note["rejected"]
+        )
+        self._writer.write_file(REJECTED, lines)
+
+    def _nothing_usable(self, input):
+        rejected = [line for note in self._writer.notes() for line in note["rejected"]]
+        if not rejected:
+            return f"{input} holds no files; give a folder of images, or a list of them."
+        path, reason = rejected[0]
+        return (
+            f"None of the {len(rejected)} files in {input} is a usable image; the first, {path}: "
+            f"{reason}."
+        )
+
+
+def _chunks(contents):
+    """Lists of at most `_CHUNK` contents and, but for the last of them, `_CHUNK_BYTES`."""
+    chunk = []
+    for content in contents:
+        chunk.append(content)
+        if len(chunk) == _CHUNK or _bytes_of(chunk) >= _CHUNK_BYTES:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _bytes_of(contents):
+    return sum(len(content) for content in contents)
+
+
+def _result(output):
+    dataset = Dataset.open(output)
+    path = os.path.join(output, REJECTED)
+    with tf.io.gfile.GFile(path, "r") as file:
+        rejected = sum(1 for _ in file)
     return {
         "output": output,
-        "rows": writer.rows,
-        "rejected": len(rejected),
-        "classes": len(class_names) if class_names else None,
-        "rejected_list": os.path.join(output, REJECTED),
+        "rows": dataset.rows,
+        "rejected": rejected,
+        "classes": len(dataset.class_names) if dataset.class_names else None,
+        "rejected_list": path,
     }
 
 
-def list_files(folder, skip=None):
-    """Lists the files below a folder.
-
-    Args:
-        folder: str.
-        skip: str, a folder that is left out: the output, when it lies inside the input.
-
-    Returns:
-        sorted list of relative paths to try, and a list of (relative path, reason) not to try.
-    """
-    paths, rejected, seen = [], [], set()
-    walk = _walk_local(folder, rejected, seen) if is_local(folder) else tf.io.gfile.walk(folder)
-    for parent, folders, names in walk:
-        if skip is not None and _same(parent, skip):
-            folders[:] = []
-            continue
-        for name in names:
-            path = os.path.relpath(os.path.join(parent, name), folder)
-            reason = _reason_to_skip(path)
-            if reason:
-                rejected.append((path, reason))
-            else:
-                paths.append(path)
-    return sorted(paths), sorted(rejected)
-
-
-def _walk_local(folder, rejected, seen):
-    """`os.walk` that follows links once and lists what it cannot enter."""
-
-    def cannot_enter(error):
-        path = os.path.relpath(error.filename, folder)
-        rejected.append((path, f"folder cannot be read: {error.strerror}"))
-
-    for parent, folders, names in os.walk(folder, onerror=cannot_enter, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:  # a link to a folder that was visited, or to one above itself
-            folders[:] = []
-            continue
-        seen.add(real)
-        folders.sort()
-        yield parent, folders, names
-
-
-def _reason_to_skip(path):
-    parts = path.split(os.sep)
-    if "__MACOSX" in parts:
-        return "macOS archive leftovers"
-    if any(part.startswith(".") for part in parts):
-        return "hidden file"
-    return None
-
-
-def _clean_all(folder, paths, rules, workers):
-    """Yields (encoded, reason) for each path, in order."""
-    chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
-    jobs = [[os.path.join(folder, path) for path in chunk] for chunk in chunks]
-    workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(jobs)))
-    while jobs:
-        done = 0
-        try:
-            for results in _in_pool(jobs, rules, workers):
-                yield from results
-                done += 1
-            return
-        except concurrent.futures.process.BrokenProcessPool:
-            # A decoder crashed or was killed. The chunk whose turn it is goes file by file through
-            # one process, to find out which file does it; if none does, it is in a later chunk.
-            yield from _one_by_one(jobs[done], rules)
-            jobs = jobs[done + 1 :]
-
-
-def _in_pool(jobs, rules, workers):
-    waiting, todo = collections.deque(), iter(jobs)
-    with _pool(workers) as pool:
-        try:
-            while True:
-                while len(waiting) < workers * _CHUNKS_AHEAD:
-                    job = next(todo, None)
-                    if job is None:
-                        break
-                    waiting.append(pool.submit(image_files.clean_all, job, rules))
-                if not waiting:
-                    return
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _pool(workers):
-    # Not forked: a fork of a process that runs TensorFlow's threads may never wake up.
-    context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=image_files.silence
-    )
-
-
-def _one_by_one(paths, rules):
-    """Yields (encoded, reason) for each path; a file that ends its process gets a reason too."""
-    todo = collections.deque(paths)
-    while todo:
-        with _pool(1) as pool:
-            try:
-                while todo:
-                    job = pool.submit(image_files.clean_all, [todo.popleft()], rules)
-                    yield from job.result()
-            except concurrent.futures.process.BrokenProcessPool:
-                yield None, "its decoder crashed or ran out of memory"
-
-
-def _class_names(input, paths):
-    names = sorted({_folder(path) for path in paths} - {None})
-    if not names:
-        raise ConfigError(
-            f"labels_from_folders is set, but {input} has no sub-folders with files; leave it out, "
-            f"or put the images of each class into a folder of its own."
-        )
-    return names
-
-
-def _folder(path):
-    first, separator, _ = path.partition(os.sep)
-    return first if separator else None
-
-
-def _write_rejected(output, rejected):
-    lines = [json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in rejected]
-    with tf.io.gfile.GFile(os.path.join(output, REJECTED), "w") as file:
-        file.write("".join(sorted(lines)))  # one write: without any there would be no file
-
-
-def _nothing_usable(input, rejected):
-    if not rejected:
-        return f"The folder {input} holds no files; give a folder of images."
-    path, reason = rejected[0]
-    return (
-        f"None of the {len(rejected)} files in {input} is a usable image; the first, {path}: "
-        f"{reason}."
-    )
-
-
-def _rules(format, max_short_side, max_pixels, quality):
+def _rules(format, max_short_side, max_pixels, quality, drop_duplicates, drop_blank):
     if format not in FORMATS:
         raise ConfigError(f"format is {format!r}; use one of {', '.join(FORMATS)}.")
     if max_short_side is not None and max_short_side < 1:
@@ -238,18 +251,6 @@ def _rules(format, max_short_side, max_pixels, quality):
         raise ConfigError(f"max_pixels is {max_pixels}; it must be at least 1.")
     if not 1 <= quality <= 95:
         raise ConfigError(f"quality is {quality}; JPEG quality is 1 to 95.")
-    return image_files.Rules(format, max_short_side, max_pixels, quality)
-
-
-def _check_folders(input, output, overwrite):
-    if not tf.io.gfile.isdir(input):
-        raise ConfigError(f"The input {input} is not a folder; give a folder of images.")
-    if _same(input, output):
-        raise ConfigError(f"Input and output are both {input}; give another output.")
-    check_output(output, overwrite)
-
-
-def _same(a, b):
-    if is_local(a) and is_local(b):
-        return os.path.realpath(a) == os.path.realpath(b)
-    return a.rstrip("/") == b.rstrip("/")
+    return image_files.Rules(
+        format, max_short_side, max_pixels, quality, drop_duplicates, drop_blank
+    )

@@ -8,11 +8,9 @@ alone: it is the same however many are made and however many processes make them
 of one split is in the other.
 """
 
-import concurrent.futures
 import functools
 import io
 import itertools
-import multiprocessing
 import os
 import typing
 
@@ -20,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from dc_tf.data.photographers import PhotoSite
+from dc_tf.data.processes import cores, map_lists
 from dc_tf.data.scenes import scene
 from dc_tf.data.subjects import SUBJECTS
 from dc_tf.errors import ConfigError
@@ -75,7 +74,8 @@ def generate(
         ConfigError: a setting out of its range, or an output that is not empty.
     """
     # Drawing processes import this module; they need no TensorFlow, which takes seconds to load.
-    from dc_tf.data.manifest import Dataset, DatasetWriter
+    from dc_tf.data.manifest import Dataset
+    from dc_tf.data.writer import DatasetWriter
 
     classes = len(CLASS_NAMES) if classes is None else classes
     _check(images, size, seed, split, classes)
@@ -86,7 +86,7 @@ def generate(
     chunks = [range(start, min(start + _CHUNK, images)) for start in starts]
     counts = np.zeros(classes, np.int64)
     with writer, Progress(images, "generate", "images") as progress:
-        for picture in itertools.chain.from_iterable(_in_parallel(draw, chunks, processes)):
+        for picture in _drawn(draw, chunks, processes):
             source = f"generated/{split}/{names[picture.label]}-{writer.rows:07d}.jpg"
             writer.write(picture.encoded, picture.label, source, picture.meta)
             counts[picture.label] += 1
@@ -123,21 +123,12 @@ def _site(seed):
     return PhotoSite(seed)
 
 
-def _in_parallel(function, chunks, processes):
-    """Yields function(chunk) for each chunk, in their order."""
-    processes = min(processes or _cores(), len(chunks))
+def _drawn(draw, chunks, processes):
+    """Yields the pictures of all chunks, in their order."""
+    processes = min(processes or cores(), len(chunks))
     if processes == 1:
-        yield from map(function, chunks)
-        return
-    # Spawned, not forked: this process may already run TensorFlow's threads.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
-        yield from pool.map(function, chunks)
-
-
-def _cores():
-    can_tell = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 1
+        return itertools.chain.from_iterable(map(draw, chunks))
+    return map_lists(draw, chunks, processes)
 
 
 def _check(images, size, seed, split, classes):

@@ -5,9 +5,9 @@ hold_out("/data/all", train="/data/train", test="/data/test", every=5)
 
 import numpy as np
 
-from dc_tf.data.manifest import Dataset, DatasetWriter
+from dc_tf.data.manifest import Dataset
 from dc_tf.data.reader import RowReader
-from dc_tf.data.schema import decode_example
+from dc_tf.data.writer import DatasetWriter
 from dc_tf.progress import Progress
 
 _ROWS_AT_ONCE = 256
@@ -42,10 +42,10 @@ def hold_out(source, train, test, every=5):
             Progress(len(rows), f"hold out, {name}", "images") as progress,
         ):
             for start in range(0, len(rows), _ROWS_AT_ONCE):
-                records = reader.read(rows[start : start + _ROWS_AT_ONCE])
-                for record in map(decode_example, records):
-                    writer.write(**record)
-                progress.update(len(records))
+                examples = reader.examples(rows[start : start + _ROWS_AT_ONCE])
+                for example in examples:
+                    writer.write(**example)
+                progress.update(len(examples))
         counts[name] = len(rows)
     return counts
 

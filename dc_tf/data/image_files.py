@@ -1,6 +1,6 @@
 """One image file made clean, or the reason why it cannot be: no TensorFlow, so a pool starts fast.
 
-    image, reason = clean("/photos/dog.tif", Rules(max_short_side=256))
+    encoded, reason, digest = clean("/photos/dog.tif", Rules(max_short_side=256))
 
 The result is an upright RGB JPEG or PNG. What an EXIF tag says about turning is done to the
 pixels, since the rotation of an image is what the network is to learn. A file that is that already
@@ -8,15 +8,20 @@ is passed through unchanged.
 """
 
 import dataclasses
+import hashlib
 import io
 import os
 import stat
+import typing
 import warnings
 
 from PIL import Image, ImageFile, ImageOps
 
+from dc_tf.data import digests
+from dc_tf.data.files import is_local, open_binary, size_of
+
+MAX_FILE_BYTES = 512 << 20
 _ORIENTATION = 0x0112  # EXIF tag; 1 or absent: upright
-_MAX_FILE_BYTES = 512 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +33,31 @@ class Rules:
         max_short_side: pixels; longer short sides are made this long. None: no bound.
         max_pixels: most pixels that a header may announce; checked before anything is decoded.
         quality: of the JPEGs that are written, 1-95.
+        digest: whether to digest the pixels, to find duplicates by.
+        drop_blank: whether an image of a single colour is refused.
     """
 
     format: str = "keep"
     max_short_side: int | None = None
     max_pixels: int = 100_000_000
     quality: int = 92
+    digest: bool = False
+    drop_blank: bool = False
+
+
+class Cleaned(typing.NamedTuple):
+    """What came of an image file.
+
+    Attributes:
+        encoded: bytes of a JPEG or PNG; None where there is a reason.
+        reason: str, why there is none, or None.
+        digest: 16 bytes, the same for images of the same size and pixels after all that was done
+            to them; empty where it was not asked for.
+    """
+
+    encoded: bytes | None
+    reason: str | None
+    digest: bytes = b""
 
 
 def silence():
@@ -41,28 +65,28 @@ def silence():
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-def clean(path, rules):
+def clean(source, rules):
     """Reads an image file whatever its name says it is.
 
     Args:
-        path: str; with "://" it is read through `tf.io.gfile`.
+        source: str, its path; with "://" it is read through `tf.io.gfile`. Or its bytes.
         rules: Rules.
 
     Returns:
-        (bytes, None) of a JPEG or PNG, or (None, str) with the reason why there is none.
+        Cleaned.
     """
     try:
-        data = _read(path)
+        data = source if isinstance(source, bytes) else _read(source)
         if not data:
-            return None, "empty file"
-        return _clean_bytes(data, rules), None
+            return Cleaned(None, "empty file")
+        return _clean_bytes(data, rules)
     except Exception as error:  # Decoders raise anything on a corrupt file; it is only ever listed.
-        return None, _reason(error)
+        return Cleaned(None, _reason(error))
 
 
-def clean_all(paths, rules):
-    """`clean` for each of some paths, as a list: the work of one process of a pool."""
-    return [clean(path, rules) for path in paths]
+def clean_all(sources, rules):
+    """`clean` for each of some files, as a list: the work of one process of a pool."""
+    return [clean(source, rules) for source in sources]
 
 
 def _clean_bytes(data, rules):
@@ -76,22 +100,34 @@ def _clean_bytes(data, rules):
             if _is_clean(image, name, rules):
                 image.load()  # A file that is cut short fails here.
                 if name == "JPEG" or _is_strict_png(data):
-                    return data
-            return _encode(_upright_rgb(image, rules), name, rules)
+                    return _cleaned(data, image, rules)
+            image = _upright_rgb(image, rules)
+            return _cleaned(_encode(image, name, rules), image, rules)
+
+
+def _cleaned(encoded, image, rules):
+    """Cleaned, from the bytes and the RGB image that they were made from or show."""
+    if rules.drop_blank:
+        lows, highs = zip(*image.getextrema(), strict=True)
+        if lows == highs:
+            return Cleaned(None, f"blank: all its pixels have the colour {lows}")
+    return Cleaned(encoded, None, _digest(image) if rules.digest else b"")
+
+
+def _digest(image):
+    digest = hashlib.blake2b(digest_size=digests.BYTES)
+    digest.update(f"{image.width}x{image.height}".encode())
+    digest.update(image.tobytes())
+    return digest.digest()
 
 
 def _read(path):
-    if "://" in path:
-        import tensorflow as tf  # Only here: it costs each process of the pool seconds.
-
-        with tf.io.gfile.GFile(path, "rb") as file:
-            return file.read()
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
+    if is_local(path) and not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError("not a regular file")
-    if status.st_size > _MAX_FILE_BYTES:
-        raise ValueError(f"file of {status.st_size} bytes, more than {_MAX_FILE_BYTES}")
-    with open(path, "rb") as file:
+    size = size_of(path)
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"file of {size} bytes, more than {MAX_FILE_BYTES}")
+    with open_binary(path) as file:
         return file.read()
 
 

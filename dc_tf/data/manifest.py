@@ -1,13 +1,12 @@
 """A data set folder: TFRecord shards, an index beside each, and the manifest that names them.
 
-    with DatasetWriter("/data/mine", class_names=["cat", "dog"]) as writer:
-        writer.write(jpeg_bytes, label=1, source="dog/rex.jpg")
     dataset = Dataset.open("/data/mine")
-    dataset.rows, dataset.labels()
+    dataset.rows, dataset.labels(), dataset.locate([7, 0])
 
 `manifest.json` is written last: a folder that has one is complete. A row id is a position in
 manifest order, 0..N-1, and names an image for as long as the data set exists. Paths may be anything
-that `tf.io.gfile` reads. The writer numbers rows in the order in which they were written.
+that `tf.io.gfile` reads. `writer.DatasetWriter` makes such a folder, `adopt` one whose shards are
+TFRecords of others, wherever they lie.
 
 Folder:
     shard-00000-of-00002.tfrecord             records
@@ -25,16 +24,13 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.data import schema
-from dc_tf.errors import ConfigError, DataError
+from dc_tf.data.files import is_local
+from dc_tf.data.schema import OURS, Features
+from dc_tf.errors import DataError
 
 MANIFEST = "manifest.json"
 INDEX_SUFFIX = ".index.npy"
 SCHEMA_VERSION = 1
-HEADER_BYTES = 12  # of a TFRecord: payload length (8) and its checksum (4), before the payload
-FOOTER_BYTES = 4  # the payload's checksum, after it
-_ASIDE = ".writing"
-_SHARD_BYTES = 256 << 20  # 10 TB make 40,000 shards: as many indexes as can be mapped at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +38,7 @@ class Shard:
     """One TFRecord file of a data set, as the manifest lists it.
 
     Attributes:
-        name: file name inside the folder.
+        name: file name inside the folder; path or URL of an adopted shard that lies elsewhere.
         rows: number of records.
         bytes: file size.
         checksum: "sha256:..." over the records' payloads in order.
@@ -62,13 +58,18 @@ class Dataset:
         rows: int, N.
         shards: tuple of Shard.
         class_names: tuple of str, or None without classes.
+        features: Features, the names inside the records.
+        origin: dict, what it was made from and how; {} where its maker did not say.
         offsets: (shards + 1,) int64, the first row id of each shard, then N.
     """
 
-    def __init__(self, path, shards, class_names):
+    def __init__(self, path, manifest):
+        class_names = manifest["class_names"]
         self.path = path
-        self.shards = tuple(shards)
+        self.shards = tuple(Shard(**shard) for shard in manifest["shards"])
         self.class_names = tuple(class_names) if class_names is not None else None
+        self.features = Features(**manifest["features"]) if "features" in manifest else OURS
+        self.origin = manifest.get("origin") or {}
         self.offsets = np.cumsum([0] + [shard.rows for shard in self.shards], dtype=np.int64)
         self.rows = int(self.offsets[-1])
         self._indexes = {}
@@ -81,29 +82,22 @@ class Dataset:
             DataError: the folder is missing, incomplete, or of an unknown schema version.
         """
         path = os.fspath(path)
-        manifest = _read_manifest(path)
-        version = manifest.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise DataError(
-                f"The data set {path} has schema version {version}; this program reads version "
-                f"{SCHEMA_VERSION}. Make it again with `dc_tf convert` or `dc_tf generate`."
-            )
+        manifest = read_manifest(path)
         try:
-            shards = [Shard(**shard) for shard in manifest["shards"]]
-            dataset = cls(path, shards, manifest["class_names"])
-        except (KeyError, TypeError) as error:
+            dataset = cls(path, manifest)
+        except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{os.path.join(path, MANIFEST)} is damaged: {error!r}.") from error
-        if dataset.rows != manifest["rows"]:
+        if dataset.rows != manifest.get("rows"):
             raise DataError(
-                f"{os.path.join(path, MANIFEST)} is damaged: it counts {manifest['rows']} rows, "
-                f"but its shards have {dataset.rows}."
+                f"{os.path.join(path, MANIFEST)} is damaged: it counts {manifest.get('rows')} "
+                f"rows, but its shards have {dataset.rows}."
             )
         return dataset
 
     def fingerprint(self):
         """Names the contents: the same for a copy elsewhere, another after any change. str."""
         checksums = [shard.checksum for shard in self.shards]
-        return f"{self.rows} rows, {_checksum(hashlib.sha256(json.dumps(checksums).encode()))}"
+        return f"{self.rows} rows, {checksum(hashlib.sha256(json.dumps(checksums).encode()))}"
 
     def labels(self):
         """Labels of all rows, (N,) int32, -1 where a row has none."""
@@ -142,7 +136,12 @@ class Dataset:
 
     def shard_path(self, number):
         """Path of a shard's TFRecord file."""
-        return os.path.join(self.path, self.shards[number].name)
+        name = self.shards[number].name
+        return os.path.join(self.path, name) if is_local(name) else name
+
+    def index_path(self, number):
+        """Path of a shard's index, which lies in the data set's folder wherever the shard does."""
+        return os.path.join(self.path, os.path.basename(self.shards[number].name) + INDEX_SUFFIX)
 
     def index(self, number):
         """Index of a shard, (rows, 3) int64: offset, length, label. Mapped, not read, if local."""
@@ -150,194 +149,30 @@ class Dataset:
             self._indexes[number] = self._load_index(number)
         return self._indexes[number]
 
-    def verify(self):
-        """Reads everything and compares it with the checksums.
-
-        Raises:
-            DataError: names the first shard that is not what was written.
-        """
-        for number, shard in enumerate(self.shards):
-            digest = hashlib.sha256()
-            with tf.io.gfile.GFile(self.shard_path(number), "rb") as file:
-                for offset, length, _ in self.index(number).tolist():
-                    file.seek(offset)
-                    digest.update(file.read(length))
-            if _checksum(digest) != shard.checksum:
-                raise DataError(f"{self.shard_path(number)} is not what was written: checksum.")
-
     def _load_index(self, number):
-        path = self.shard_path(number) + INDEX_SUFFIX
+        path, rows = self.index_path(number), self.shards[number].rows
+        remedy = f"`dc_tf index --input={self.path}` makes what is missing anew."
         try:
             index = _load_array(path)
         except (OSError, ValueError, tf.errors.OpError) as error:
-            raise DataError(f"The index {path} cannot be read: {error}") from error
-        if index.shape != (self.shards[number].rows, 3) or index.dtype != np.int64:
+            raise DataError(f"The index {path} cannot be read: {error}. {remedy}") from error
+        if index.shape != (rows, 3) or index.dtype != np.int64:
             raise DataError(
                 f"The index {path} is {index.dtype} of shape {index.shape}; the manifest says "
-                f"int64 of shape {(self.shards[number].rows, 3)}."
+                f"int64 of shape {(rows, 3)}. {remedy}"
             )
         return index
 
 
-class DatasetWriter:
-    """Writes a data set: shards aside, then into place, the manifest last.
-
-    A context manager. When the body raises, the folder is left as it was. A data set that is to be
-    replaced stays usable until the new one is whole.
-
-    Attributes:
-        rows: int, rows written so far.
-    """
-
-    def __init__(self, path, class_names=None, rows_per_shard=None, overwrite=False):
-        """Prepares to write.
-
-        Args:
-            path: folder, created if missing.
-            class_names: list of str, one for each label, or None.
-            rows_per_shard: rows in each shard but the last; None closes a shard at 256 MiB.
-            overwrite: whether to replace a data set that is there. Other files are left alone.
-
-        Raises:
-            ConfigError: the folder is not empty and `overwrite` is not set, or a bad setting.
-        """
-        if rows_per_shard is not None and rows_per_shard < 1:
-            raise ConfigError(f"rows_per_shard is {rows_per_shard}; it must be at least 1.")
-        self.rows = 0
-        self._path = os.fspath(path)
-        self._class_names = list(class_names) if class_names is not None else None
-        self._rows_per_shard = rows_per_shard
-        self._shards = []
-        self._current = None
-        check_output(self._path, overwrite)
-
-    def __enter__(self):
-        self._remove_aside()
-        tf.io.gfile.makedirs(os.path.join(self._path, _ASIDE))
-        return self
-
-    def __exit__(self, kind, error, trace):
-        try:
-            self._close_shard()
-            if kind is None:
-                self._commit()
-        finally:
-            self._remove_aside()
-
-    def write(self, encoded, label=None, source="", meta=None):
-        """Appends one row; arguments as for `schema.encode_example`.
-
-        Returns:
-            int, the row's id.
-
-        Raises:
-            DataError: a label outside the class names.
-        """
-        classes = len(self._class_names) if self._class_names is not None else np.inf
-        if label is not None and not 0 <= label < classes:
-            raise DataError(
-                f"{source or 'An image'} has label {label}; the class names allow 0..{classes - 1}."
-            )
-        if self._current is None:
-            aside = os.path.join(self._path, _ASIDE, f"{len(self._shards)}.tfrecord")
-            self._current = _OpenShard(aside)
-        self._current.write(schema.encode_example(encoded, label, source, meta), label)
-        self.rows += 1
-        if self._current.is_full(self._rows_per_shard):
-            self._close_shard()
-        return self.rows - 1
-
-    def _close_shard(self):
-        if self._current is not None:
-            self._shards.append(self._current.close())
-            self._current = None
-
-    def _commit(self):
-        if not self.rows:
-            raise DataError(f"No image was written to {self._path}; a data set needs at least one.")
-        _remove_data_set(self._path)
-        shards = []
-        for number, shard in enumerate(self._shards):
-            name = f"shard-{number:05d}-of-{len(self._shards):05d}.tfrecord"
-            for suffix in ("", INDEX_SUFFIX):
-                aside = os.path.join(self._path, _ASIDE, shard.name + suffix)
-                tf.io.gfile.rename(aside, os.path.join(self._path, name + suffix), overwrite=True)
-            shards.append(dataclasses.asdict(dataclasses.replace(shard, name=name)))
-        manifest = {
-            "schema_version": SCHEMA_VERSION,
-            "rows": self.rows,
-            "class_names": self._class_names,
-            "shards": shards,
-        }
-        aside = os.path.join(self._path, _ASIDE, MANIFEST)
-        with tf.io.gfile.GFile(aside, "w") as file:
-            file.write(json.dumps(manifest, indent=1))
-        tf.io.gfile.rename(aside, os.path.join(self._path, MANIFEST), overwrite=True)
-
-    def _remove_aside(self):
-        if tf.io.gfile.exists(os.path.join(self._path, _ASIDE)):
-            tf.io.gfile.rmtree(os.path.join(self._path, _ASIDE))
-
-
-class _OpenShard:
-    """A shard that is being written, with its index in memory."""
-
-    def __init__(self, path):
-        self._path = path
-        self._writer = tf.io.TFRecordWriter(path)
-        self._digest = hashlib.sha256()
-        self._index = []
-        self._bytes = 0
-
-    def write(self, record, label):
-        self._writer.write(record)
-        self._digest.update(record)
-        label = schema.NO_LABEL if label is None else label
-        self._index.append((self._bytes + HEADER_BYTES, len(record), label))
-        self._bytes += HEADER_BYTES + len(record) + FOOTER_BYTES
-
-    def is_full(self, rows_per_shard):
-        if rows_per_shard is None:
-            return self._bytes >= _SHARD_BYTES
-        return len(self._index) >= rows_per_shard
-
-    def close(self):
-        self._writer.close()
-        index = io.BytesIO()
-        np.save(index, np.asarray(self._index, np.int64))
-        with tf.io.gfile.GFile(self._path + INDEX_SUFFIX, "wb") as file:
-            file.write(index.getvalue())
-        name = os.path.basename(self._path)
-        return Shard(name, len(self._index), self._bytes, _checksum(self._digest))
-
-
-def is_local(path):
-    """Whether a path is on this machine's file systems, rather than behind `tf.io.gfile`."""
-    return "://" not in path
-
-
-def check_output(path, overwrite):
-    """Refuses a folder that must not be written to.
+def read_manifest(path):
+    """The manifest of a complete data set, as a dict.
 
     Raises:
-        ConfigError: it is a file, or holds something and `overwrite` is not set.
+        DataError: there is none, it is damaged, or of an unknown schema version.
     """
-    if not tf.io.gfile.exists(path):
-        return
-    if not tf.io.gfile.isdir(path):
-        raise ConfigError(f"The output {path} is a file; give a folder.")
-    left = [name for name in tf.io.gfile.listdir(path) if name.rstrip("/") != _ASIDE]
-    if left and not overwrite:
-        raise ConfigError(
-            f"The output {path} is not empty (it has {left[0]}); give a new folder, or --overwrite "
-            f"to replace the data set in it."
-        )
-
-
-def _read_manifest(path):
     try:
         with tf.io.gfile.GFile(os.path.join(path, MANIFEST), "r") as file:
-            return json.loads(file.read())
+            manifest = json.loads(file.read())
     except tf.errors.OpError as error:
         state = "is incomplete" if tf.io.gfile.isdir(path) else "does not exist"
         raise DataError(
@@ -346,6 +181,29 @@ def _read_manifest(path):
         ) from error
     except ValueError as error:
         raise DataError(f"{os.path.join(path, MANIFEST)} is damaged: {error}.") from error
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"The data set {path} has schema version {version}; this program reads version "
+            f"{SCHEMA_VERSION}. Make it again with `dc_tf convert` or `dc_tf generate`."
+        )
+    return manifest
+
+
+def encode_index(entries):
+    """Bytes of an index file.
+
+    Args:
+        entries: list of (offset, length, label).
+    """
+    file = io.BytesIO()
+    np.save(file, np.asarray(entries, np.int64).reshape(-1, 3))
+    return file.getvalue()
+
+
+def checksum(digest):
+    """A finished SHA-256 as it stands in a manifest."""
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _load_array(path):
@@ -353,19 +211,3 @@ def _load_array(path):
         return np.load(path, mmap_mode="r", allow_pickle=False)
     with tf.io.gfile.GFile(path, "rb") as file:
         return np.load(io.BytesIO(file.read()), allow_pickle=False)
-
-
-def _remove_data_set(path):
-    # The manifest first: from here on the folder counts as incomplete.
-    names = [name for name in tf.io.gfile.listdir(path) if _is_shard_file(name)]
-    for name in [MANIFEST, *names]:
-        if tf.io.gfile.exists(os.path.join(path, name)):
-            tf.io.gfile.remove(os.path.join(path, name))
-
-
-def _is_shard_file(name):
-    return name.startswith("shard-") and name.endswith((".tfrecord", INDEX_SUFFIX))
-
-
-def _checksum(digest):
-    return f"sha256:{digest.hexdigest()}"

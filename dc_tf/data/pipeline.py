@@ -5,17 +5,17 @@
         ...
 
 Records are read a batch at a time, decoded in parallel and delivered in order: step t gives the
-same images to the bit whatever the number of threads and wherever the run was resumed.
+same images to the bit whatever the number of threads and wherever the run was resumed. Damaged
+rows make no difference to that: see `stand_ins`.
 """
 
-import re
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from dc_tf.data import augment, schema
-from dc_tf.data.reader import read_rows
+from dc_tf.data.stand_ins import DamagedRow
 from dc_tf.errors import ConfigError, DataError
 
 _READS_AHEAD = 2
@@ -68,7 +68,8 @@ def training_batches(
     Returns:
         tf.data.Dataset of dict: image (batch, size, size, 3) float32 in [0, 1], super_id (batch,)
         int32, sub_id (batch,) int32. Iterating raises a TensorFlow error that names row, shard and
-        offset where an image cannot be read; `reader.data_errors` makes it a DataError.
+        offset where an image cannot be read, or too many are damaged (`RowReader`'s
+        `max_bad_share`); `reader.data_errors` makes it a DataError.
 
     Raises:
         ConfigError: no full batch, or draws of unequal lengths.
@@ -82,12 +83,12 @@ def training_batches(
         )
         return {"image": augment.rotate(image, item.pop("rotation")), **item}
 
-    def drop_row(batch):
-        batch.pop("row")
+    def fix_shapes(batch):
+        del batch["row"]
         return {name: _fix_batch(tensor, batch_size) for name, tensor in batch.items()}
 
     batches = _batches(reader, draws._asdict(), batch_size, prepare, (start_step, steps), threads)
-    return _with_options(batches.map(drop_row).prefetch(prefetch), threads)
+    return _with_options(batches.map(fix_shapes).prefetch(prefetch), threads)
 
 
 def evaluation_batches(reader, row_ids, batch_size, size, short_side, threads=None, prefetch=2):
@@ -124,14 +125,14 @@ def evaluation_batches(reader, row_ids, batch_size, size, short_side, threads=No
 
 
 def _batches(reader, columns, batch_size, prepare, span, threads):
-    """Reads, prepares image by image, batches, and checks that no image went missing.
+    """Reads, prepares image by image, and batches; what fails is filled in by a stand-in.
 
     Args:
         reader: RowReader.
         columns: dict of name to (n, ...) array, among them `row`. They stay in NumPy, so an epoch
             of any length costs the graph nothing.
         batch_size: int.
-        prepare: function of one item (dict of columns and `encoded`) to a dict that keeps `row`.
+        prepare: function of one item (dict of columns and `encoded`) to a dict without `encoded`.
         span: (first step, step to stop before).
         threads: int or None.
 
@@ -140,50 +141,90 @@ def _batches(reader, columns, batch_size, prepare, span, threads):
     """
     first, stop = span
     calls = threads or tf.data.AUTOTUNE
-    batches = tf.data.Dataset.range(first, stop)
-    batches = batches.map(_slicer(columns, batch_size))
+    rows = columns["row"]
+    columns = {**columns, "place": np.arange(len(rows), dtype=np.int64)}
+    batches = tf.data.Dataset.range(first, stop).map(_slicer(columns, batch_size))
     batches = batches.map(_reading(reader), num_parallel_calls=_READS_AHEAD, deterministic=True)
     items = batches.unbatch().map(prepare, num_parallel_calls=calls, deterministic=True)
     # A failure inside TensorFlow cannot say which image it was. So failures are dropped here, and
-    # the check below sees by its row id which image is missing and finds out why.
+    # the gaps that they leave in `place` are filled below.
     whole = items.ignore_errors().batch(batch_size)
-    # One batch more, an empty one: it makes a last batch that failed as a whole show.
-    empty = tf.nest.map_structure(_empty_like, whole.element_spec)
-    whole = whole.concatenate(tf.data.Dataset.from_tensors(empty)).enumerate(first)
-    return whole.map(_checking(reader, columns["row"], batch_size)).take(stop - first)
+    span = first * batch_size, min(stop * batch_size, len(rows))
+    prepare_place = _preparing(reader, columns, prepare)
+    return _fill_gaps(whole, span, batch_size, prepare_place).rebatch(batch_size)
 
 
-def _checking(reader, row_ids, batch_size):
-    """A function of (step, batch) to the batch; it raises where an image of the step is missing."""
+def _fill_gaps(batches, span, batch_size, prepare_place):
+    """Completes batches from which items are missing.
 
-    def explain(step, arrived):
-        expected = row_ids[int(step) * batch_size : (int(step) + 1) * batch_size]
-        if np.array_equal(arrived, expected):
-            return np.int64(len(arrived))
-        reader.read(expected)  # A record that cannot be read loses its whole step, and raises here.
-        missing = next(
-            row for place, row in enumerate(expected) if list(arrived[place : place + 1]) != [row]
-        )
-        raise DataError(_why_unreadable(reader, int(missing)))
+    Args:
+        batches: tf.data.Dataset of dict of (b, ...) tensors, among them `place`, ascending.
+        span: (first, stop), the places that there should be.
+        batch_size: int, most items in a batch.
+        prepare_place: function of a place to the item that belongs there.
 
-    def check(step, batch):
-        # Stateful, or the graph optimiser takes it out: nothing uses its result.
-        count = tf.numpy_function(explain, [step, batch["row"]], tf.int64, stateful=True)
-        with tf.control_dependencies([count]):
-            return {name: tf.identity(tensor) for name, tensor in batch.items()}
+    Returns:
+        tf.data.Dataset of dict without `place`, in order. A batch from which nothing was missing
+        passes as it is.
+    """
+    first, stop = (np.int64(place) for place in span)
+    spec = batches.element_spec
 
-    return check
+    def begin_and_end(begin, batch):
+        end = tf.cond(tf.size(batch["place"]) > 0, lambda: batch["place"][-1] + 1, lambda: stop)
+        return end, (begin, end, batch)
+
+    def pieces(begin, end, batch):
+        complete = tf.equal(tf.size(batch["place"], tf.int64), end - begin)
+
+        def piece(start):
+            places = tf.range(start, tf.minimum(start + batch_size, end))
+            return tf.cond(complete, lambda: dict(batch), lambda: filled(places, batch))
+
+        return tf.data.Dataset.range(begin, end, batch_size).map(piece)
+
+    def filled(places, batch):
+        types = [spec[name].dtype for name in spec]
+        # In NumPy, since this is rare and in a graph would have to be traced for each epoch.
+        parts = tf.numpy_function(fill, [places, *(batch[name] for name in spec)], types)
+        for part, name in zip(parts, spec, strict=True):
+            part.set_shape(spec[name].shape)
+        return dict(zip(spec, parts, strict=True))
+
+    def fill(places, *parts):
+        batch = dict(zip(spec, parts, strict=True))
+        indexes = {place: index for index, place in enumerate(batch["place"].tolist())}
+        items = [
+            {name: part[indexes[place]] for name, part in batch.items()}
+            if place in indexes
+            else prepare_place(place)
+            for place in places.tolist()
+        ]
+        return [np.stack([item[name] for item in items]) for name in spec]
+
+    # One batch more, an empty one, shows what is missing at the end.
+    empty = tf.nest.map_structure(_empty_like, spec)
+    batches = batches.concatenate(tf.data.Dataset.from_tensors(empty))
+    batches = batches.scan(first, begin_and_end).flat_map(pieces)
+    return batches.map(lambda batch: {k: v for k, v in batch.items() if k != "place"})
 
 
-def _why_unreadable(reader, row_id):
-    place = reader.dataset.describe(row_id)
-    encoded = schema.decode_example(reader.read([row_id])[0])["encoded"]
-    try:
-        tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    except tf.errors.OpError as error:
-        cause = re.sub(r"\{\{.*?\}\} ?|\[Op:.*", "", error.message.splitlines()[0]).strip()
-        return f"The image of {place} cannot be decoded: {cause}"
-    return f"The image of {place} cannot be prepared, although it can be decoded."
+def _preparing(reader, columns, prepare):
+    """A function of a place to the prepared item there, from its row's image or the stand-in's."""
+
+    def prepare_place(place):
+        item = {name: tf.constant(column[place]) for name, column in columns.items()}
+        row = int(item["row"])
+        image = reader.stand_ins.image(row)
+        try:
+            return prepare({"encoded": image, **item})
+        except tf.errors.OpError as error:
+            raise DataError(
+                f"The image of {reader.dataset.describe(row)}, or what stands in for it, cannot "
+                f"be prepared, although it can be decoded: {error.message.splitlines()[0]}"
+            ) from error
+
+    return prepare_place
 
 
 def _slicer(columns, batch_size):
@@ -205,12 +246,28 @@ def _slicer(columns, batch_size):
 
 
 def _reading(reader):
-    read = read_rows(reader)
+    """A function that adds `encoded` to a batch of columns; empty where the record is damaged."""
+
+    def read_undamaged(row_ids):
+        try:
+            records = reader.read(row_ids)
+        except DamagedRow:
+            records = [_read_or_empty(reader, row) for row in row_ids]
+        return np.array(records, object)  # TensorFlow takes a list for many results
 
     def add_encoded(columns):
-        return {"encoded": schema.parse_example(read(columns["row"]))["encoded"], **columns}
+        records = tf.numpy_function(read_undamaged, [columns["row"]], tf.string, stateful=False)
+        records = tf.ensure_shape(records, columns["row"].shape)
+        return {"encoded": schema.parse_images(records, reader.dataset.features), **columns}
 
     return add_encoded
+
+
+def _read_or_empty(reader, row):
+    try:
+        return reader.read([row])[0]
+    except DamagedRow:
+        return b""
 
 
 def _empty_like(spec):

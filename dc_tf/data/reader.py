@@ -2,21 +2,23 @@
 
     reader = RowReader(Dataset.open("/data/mine"))
     reader.read([7, 0, 7])                                  # three records, bytes
-    tf.data.Dataset.range(8).batch(4).map(read_rows(reader))     # the same in a pipeline
+    reader.examples([7])[0]["meta"]                         # decoded, with metadata
 
 A worker reads just the rows that it is to see, in the sampler's order; nothing is ever re-sharded.
+Every record is checked against its checksum.
 """
 
 import contextlib
 import os
 import re
-import struct
 import threading
 
-import numpy as np
 import tensorflow as tf
 
-from dc_tf.data import manifest
+from dc_tf.data import schema
+from dc_tf.data.files import is_local
+from dc_tf.data.stand_ins import DamagedRow, StandIns
+from dc_tf.data.tfrecord import FOOTER_BYTES, HEADER_BYTES, unframe
 from dc_tf.errors import DataError
 
 _MAX_OPEN = 256  # files kept open; the shards beyond are opened for each read
@@ -28,11 +30,20 @@ class RowReader:
 
     Attributes:
         dataset: the Dataset.
+        stand_ins: StandIns, the damaged rows that pipelines met and what they gave instead.
     """
 
-    def __init__(self, dataset):
+    def __init__(self, dataset, max_bad_share=0.0):
+        """Prepares; files are opened when they are needed.
+
+        Args:
+            dataset: Dataset.
+            max_bad_share: share of the rows, in [0, 1], that may be damaged; pipelines replace
+                them by the next good row. Beyond it, and always in `read`, they are an error.
+        """
         self.dataset = dataset
-        local = manifest.is_local(dataset.path)
+        self.stand_ins = StandIns(self, max_bad_share)
+        local = all(is_local(dataset.shard_path(number)) for number in range(len(dataset.shards)))
         self._files = _LocalFiles(dataset) if local else _RemoteFiles(dataset)
 
     def read(self, row_ids):
@@ -45,49 +56,56 @@ class RowReader:
             list of n bytes, serialised examples.
 
         Raises:
-            DataError: a row id out of range; a shard that is missing, cut short or not the one that
-                was indexed. Names the shard and the offset.
+            DamagedRow: a record that is cut short, has a wrong checksum, or is not the one that was
+                indexed. Names the shard and the offset.
+            DataError: a row id out of range; a shard that is missing or cannot be read.
         """
         shards, entries = self.dataset.locate(row_ids)
         places = zip(shards.tolist(), entries[:, 0].tolist(), entries[:, 1].tolist(), strict=True)
         return [self._read_one(*place) for place in places]
 
+    def examples(self, row_ids):
+        """Reads and decodes records, whatever their features are called.
+
+        Returns:
+            list of n dict, see `schema.decode_example`.
+
+        Raises:
+            DamagedRow, DataError: as in `read`, and for a record that does not hold an image.
+        """
+        return [
+            self._decode(row, record)
+            for row, record in zip(row_ids, self.read(row_ids), strict=True)
+        ]
+
     def close(self):
         """Closes the files; a later read opens them again."""
         self._files.close()
 
-    def _read_one(self, shard, offset, length):
-        start = offset - manifest.HEADER_BYTES
+    def _decode(self, row_id, record):
         try:
-            data = self._files.read(shard, start, length + manifest.HEADER_BYTES)
+            return schema.decode_example(record, self.dataset.features)
+        except ValueError as error:
+            raise DamagedRow(f"The record of {self.dataset.describe(row_id)} {error}.") from error
+
+    def _read_one(self, shard, offset, length):
+        start, frame_bytes = offset - HEADER_BYTES, HEADER_BYTES + length + FOOTER_BYTES
+        if not 0 <= start <= self.dataset.shards[shard].bytes - frame_bytes or length < 0:
+            raise DamagedRow(
+                f"{self._place(shard, offset)} with {length} bytes cannot be: the shard has "
+                f"{self.dataset.shards[shard].bytes}, so its index is damaged."
+            )
+        try:
+            frame = self._files.read(shard, start, frame_bytes)
         except (OSError, tf.errors.OpError) as error:
             raise DataError(f"{self._place(shard, offset)} cannot be read: {error}") from error
-        # The header repeats the length: an index of another or a rewritten shard shows here.
-        if len(data) < length + manifest.HEADER_BYTES:
-            raise DataError(f"{self._place(shard, offset)} ends early: the shard was cut short.")
-        (stored,) = struct.unpack_from("<Q", data)
-        if stored != length:
-            raise DataError(
-                f"{self._place(shard, offset)} has {stored} bytes, but the index says {length}: "
-                f"the shard is not the one that was indexed, or is damaged."
-            )
-        return data[manifest.HEADER_BYTES :]
+        record, fault = unframe(frame, length)
+        if fault:
+            raise DamagedRow(f"{self._place(shard, offset)} {fault}.")
+        return record
 
     def _place(self, shard, offset):
         return f"The record in {self.dataset.shard_path(shard)} at offset {offset}"
-
-
-def read_rows(reader):
-    """A function for `tf.data.Dataset.map`: (n,) int64 row ids to (n,) string records."""
-
-    def read_array(row_ids):
-        return np.array(reader.read(row_ids), object)  # TensorFlow takes a list for many results
-
-    def read(row_ids):
-        records = tf.numpy_function(read_array, [row_ids], tf.string, stateful=False)
-        return tf.ensure_shape(records, row_ids.shape)
-
-    return read
 
 
 @contextlib.contextmanager
@@ -100,7 +118,7 @@ def data_errors():
     try:
         yield
     except tf.errors.OpError as error:
-        found = re.search(r"DataError: (.*)", error.message)
+        found = re.search(r"(?:DataError|DamagedRow): (.*)", error.message)
         if not found:
             raise
         raise DataError(found.group(1)) from error

@@ -1,19 +1,44 @@
 """One image as a `tf.train.Example`: the names, the writer and the two readers.
 
     record = encode_example(jpeg_bytes, label=3, source="dogs/rex.jpg", meta={"camera": "K1000"})
-    parse_example(tf.constant([record]))["encoded"]     # in a graph, a batch at a time
+    parse_images(tf.constant([record]))                 # in a graph, a batch at a time
     decode_example(record)["meta"]                      # in Python, one record with its metadata
 
-The names are those of the usual ImageNet TFRecords, so that records made by others can be read.
+Our names are those of the usual ImageNet TFRecords. Records made by others may have any: a data
+set that adopted them says in its manifest which (`Features`).
 """
 
-import tensorflow as tf
+import dataclasses
 
-ENCODED = "image/encoded"
-LABEL = "image/class/label"
-SOURCE = "image/source"
-META = "meta/"
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+
+from dc_tf.data.metadata import bounded
+
 NO_LABEL = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Where the records of a data set keep what.
+
+    Attributes:
+        image: feature with the encoded image.
+        label: integer feature; "" for none.
+        source: text feature that tells a person where the image came from; "" for none.
+        meta: what names of metadata start with; "" takes all other features for metadata.
+        label_offset: added to what is stored; -1 where classes are counted from 1. A result of -1
+            means no label.
+    """
+
+    image: str = "image/encoded"
+    label: str = "image/class/label"
+    source: str = "image/source"
+    meta: str = "meta/"
+    label_offset: int = 0
+
+
+OURS = Features()
 
 
 def encode_example(encoded, label=None, source="", meta=None):
@@ -28,54 +53,100 @@ def encode_example(encoded, label=None, source="", meta=None):
     Returns:
         bytes, a serialised `tf.train.Example`.
     """
-    features = {ENCODED: _feature(encoded), SOURCE: _feature(source)}
+    features = {OURS.image: _feature(encoded), OURS.source: _feature(source)}
     if label is not None:
-        features[LABEL] = _feature(int(label))
+        features[OURS.label] = _feature(int(label))
     for name, value in (meta or {}).items():
-        features[META + name] = _feature(value)
+        features[OURS.meta + name] = _feature(value)
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(
         deterministic=True
     )
 
 
-def parse_example(serialized):
-    """Parses a batch of records inside a graph, without their metadata.
+def parse_images(serialized, features=OURS):
+    """The encoded images of a batch of records, inside a graph.
 
     Args:
         serialized: (n,) string.
+        features: Features.
 
     Returns:
-        dict of `encoded` (n,) string, `label` (n,) int64 with -1 for none, `source` (n,) string.
+        (n,) string; empty where a record has no image.
     """
-    parsed = tf.io.parse_example(
-        serialized,
-        {
-            ENCODED: tf.io.FixedLenFeature([], tf.string),
-            LABEL: tf.io.FixedLenFeature([], tf.int64, default_value=NO_LABEL),
-            SOURCE: tf.io.FixedLenFeature([], tf.string, default_value=""),
-        },
-    )
-    return {"encoded": parsed[ENCODED], "label": parsed[LABEL], "source": parsed[SOURCE]}
+    image = tf.io.FixedLenFeature([], tf.string, default_value="")
+    return tf.io.parse_example(serialized, {features.image: image})[features.image]
 
 
-def decode_example(serialized):
+def decode_example(serialized, features=OURS):
     """Decodes one record in Python, with its metadata.
 
     Args:
         serialized: bytes.
+        features: Features.
 
     Returns:
         dict of `encoded` bytes, `label` int or None, `source` str, `meta` dict of name to value; a
         value stored as a list of one comes back as that one.
+
+    Raises:
+        ValueError: not an Example, no image in it, or a label that is not one integer.
     """
-    features = tf.train.Example.FromString(serialized).features.feature
-    values = {name: _value(feature) for name, feature in features.items()}
-    return {
-        "encoded": features[ENCODED].bytes_list.value[0],
-        "label": values.get(LABEL),
-        "source": values.get(SOURCE) or "",
-        "meta": {k[len(META) :]: v for k, v in values.items() if k.startswith(META)},
+    values = _parse(serialized)
+    known = {features.image, features.label, features.source}
+    meta = {
+        name[len(features.meta) :]: _value(values[name])
+        for name in sorted(values)
+        if name.startswith(features.meta) and name not in known
     }
+    source = values[features.source] if features.source in values else None
+    return {
+        "encoded": _image(values, features),
+        "label": _label(values, features),
+        "source": (_value(source) or "") if source is not None else "",
+        "meta": meta if features.meta else bounded(meta),
+    }
+
+
+def image_and_label(serialized, features=OURS):
+    """The encoded image and the label of one record; arguments and errors as `decode_example`."""
+    values = _parse(serialized)
+    return _image(values, features), _label(values, features)
+
+
+def feature_names(serialized):
+    """Sorted names of all features of one record; errors as `decode_example`."""
+    return sorted(_parse(serialized))
+
+
+def _parse(serialized):
+    try:
+        return tf.train.Example.FromString(serialized).features.feature
+    except DecodeError as error:
+        raise ValueError("is not a tf.train.Example") from error
+
+
+def _image(values, features):
+    if features.image not in values or not values[features.image].bytes_list.value:
+        raise ValueError(
+            f"has no {features.image}; it has {', '.join(sorted(values)) or 'nothing'}"
+        )
+    return values[features.image].bytes_list.value[0]
+
+
+def _label(values, features):
+    if not features.label or features.label not in values:
+        return None
+    feature = values[features.label]
+    stored = list(feature.int64_list.value)
+    if not stored and not feature.bytes_list.value and not feature.float_list.value:
+        return None
+    if len(stored) != 1:
+        what = f"{len(stored)} labels" if stored else "a label that is not an integer"
+        raise ValueError(f"has {what} in {features.label}; an image has one integer")
+    label = stored[0] + features.label_offset
+    if not NO_LABEL <= label < 2**31:
+        raise ValueError(f"has label {stored[0]}, with label_offset {label}; it must be from 0 on")
+    return None if label == NO_LABEL else label
 
 
 def _feature(value):

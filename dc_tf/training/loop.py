@@ -30,6 +30,7 @@ from dc_tf.training.checkpoint import (
     new_trunk,
     read_position,
 )
+from dc_tf.training.damage import damaged_rows
 from dc_tf.training.metrics import MetricsLog, last_epoch_means
 from dc_tf.training.step import Learner
 from dc_tf.training.trainer import StageTrainer
@@ -69,7 +70,8 @@ class Pretraining:
         self._run = run
         self._cluster = cluster
         self._dataset = Dataset.open(experiment.data.path)
-        self._reader = RowReader(self._dataset)
+        self._reader = RowReader(self._dataset, experiment.data.max_bad_share)
+        self._damaged = 0
         self._plans = plan_stages(experiment, self._dataset.rows, cluster.size)
         self._checkpoints = Checkpoints(run, cluster, experiment.keep_checkpoints)
         self._restored = self._checkpoints.latest()
@@ -97,6 +99,7 @@ class Pretraining:
                 learner.start_round(round_index)
             self._train_round(index, stage, trainer, assignments, last)
             self.position = trainer.position
+            self._report_damage()
             if last == stage.epochs:
                 self.position = dataclasses.replace(self.position, stage=index + 1, epoch=0)
             self._checkpoints.save(self.position, learner)
@@ -111,6 +114,7 @@ class Pretraining:
             "workers": self._cluster.size,
             "rounds": sum(stage.rounds for stage in self._experiment.stages if stage.clustered),
             "steps": self.position.global_step,
+            "damaged_rows": self._damaged,
             **last_epoch_means(self._run.metrics),
         }
         run_dir.write_json(self._run.result, result)
@@ -199,6 +203,16 @@ class Pretraining:
             figures,
             reassign.read_report(self._run.clustering(index, round_index)),
         )
+
+    def _report_damage(self):
+        """Writes how many rows were found damaged, whenever there are more."""
+        damaged = len(damaged_rows(self._reader.stand_ins, self._cluster.world))
+        if damaged > self._damaged:
+            share = damaged / self._dataset.rows
+            self._metrics.write(
+                "data", self.position.global_step, damaged_rows=damaged, damaged_share=share
+            )
+        self._damaged = damaged
 
     def _train_round(self, index, stage, trainer, assignments, last):
         """The epochs from where training stands to `last`, the next clustering."""

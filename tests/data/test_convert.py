@@ -1,30 +1,33 @@
-"""From a folder of files to a data set: what is converted, what is listed, and in which order."""
+"""From a source to a data set: what is converted, what is listed, and in which order."""
 
 import importlib
-import io
-import json
 import os
+import shutil
+import signal
+import subprocess
 import sys
+import time
 import zipfile
 from unittest import mock
 
 import numpy as np
+import pictures
 import tensorflow as tf
 from PIL import Image
 
-from dc_tf.data import image_files, schema
+from dc_tf.data import convert as convert_lib
+from dc_tf.data import draft, image_files, writer
 from dc_tf.data.convert import convert
-from dc_tf.data.image_files import Rules, clean
 from dc_tf.data.manifest import Dataset
 from dc_tf.data.pipeline import evaluation_batches
 from dc_tf.data.reader import RowReader
+from dc_tf.data.verify import verify
 from dc_tf.errors import ConfigError, DataError
 
 SHARED = os.environ.get(
     "DC_TF_SHARED_DATA",
     os.path.join(os.path.dirname(__file__), "..", "..", "..", "shared", "data"),
 )
-
 
 CRASHING = """
 import os, signal
@@ -36,17 +39,19 @@ def clean_all(paths, rules):
     return [image_files.clean(path, rules) for path in paths]
 """
 
+SLOW = """
+import sys, time
+from dc_tf.data import image_files
+from dc_tf.data.convert import convert
 
-def scene(height=20, width=30):
-    """Red above, blue below: it shows which way up it is."""
-    pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[: height // 2, :, 0] = 255
-    pixels[height // 2 :, :, 2] = 255
-    return Image.fromarray(pixels)
+def clean_all(paths, rules):
+    time.sleep(0.2)
+    return [image_files.clean(path, rules) for path in paths]
 
-
-def decoded(data):
-    return np.asarray(Image.open(io.BytesIO(data)))
+if __name__ == "__main__":
+    image_files.clean_all = clean_all
+    convert(sys.argv[1], sys.argv[2], rows_per_shard=8, workers=2, progress=False)
+"""
 
 
 class Folder(tf.test.TestCase):
@@ -56,123 +61,42 @@ class Folder(tf.test.TestCase):
         self.output = os.path.join(self.get_temp_dir(), "out")
         os.makedirs(self.input)
 
-    def save(self, name, image, **settings):
-        path = os.path.join(self.input, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        image.save(path, **settings)
-        return path
+    def write(self, name, data=None):
+        seed = sum(map(ord, name))
+        return pictures.write(self.input, name, pictures.encoded(seed) if data is None else data)
 
-    def write(self, name, data):
-        path = os.path.join(self.input, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(data)
-        return path
+    def convert(self, **settings):
+        return convert(self.input, self.output, **{"workers": 1, "progress": False, **settings})
 
 
-class CleanTest(Folder):
-    def test_a_clean_file_is_passed_through_unchanged(self):
-        for name in ("a.jpg", "a.png"):
-            path = self.save(name, scene())
-            with open(path, "rb") as file:
-                self.assertEqual(clean(path, Rules())[0], file.read())
-
-    def test_every_exif_orientation_ends_upright(self):
-        turned = {  # what a camera held that way stores, so that the viewer sees the scene
-            1: lambda image: image,
-            2: lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-            3: lambda image: image.transpose(Image.Transpose.ROTATE_180),
-            4: lambda image: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
-            5: lambda image: image.transpose(Image.Transpose.TRANSPOSE),
-            6: lambda image: image.transpose(Image.Transpose.ROTATE_90),
-            7: lambda image: image.transpose(Image.Transpose.TRANSVERSE),
-            8: lambda image: image.transpose(Image.Transpose.ROTATE_270),
-        }
-        for orientation, turn in turned.items():
-            exif = Image.Exif()
-            exif[0x0112] = orientation
-            path = self.save("turned.png", turn(scene()), exif=exif)
-            data, reason = clean(path, Rules())
-            self.assertIsNone(reason)
-            self.assertAllEqual(decoded(data), np.asarray(scene()))
-            self.assertEqual(Image.open(io.BytesIO(data)).getexif().get(0x0112, 1), 1)
-
-    def test_transparency_shows_white(self):
-        image = scene().convert("RGBA")
-        image.putalpha(0)
-        for name in ("clear.png", "clear.webp"):
-            data, _ = clean(self.save(name, image), Rules(format="png"))
-            self.assertAllEqual(decoded(data), np.full((20, 30, 3), 255))
-
-    def test_sixteen_bits_are_scaled_and_not_clipped(self):
-        pixels = np.tile(np.linspace(0, 65535, 30).astype(np.uint16), (20, 1))
-        data, _ = clean(self.save("deep.png", Image.fromarray(pixels)), Rules())
-        self.assertAllClose(decoded(data)[:, :, 0], pixels / 257, atol=1)
-
-    def test_every_mode_becomes_rgb(self):
-        for mode, form in [("1", "PNG"), ("L", "JPEG"), ("P", "GIF"), ("CMYK", "JPEG")]:
-            data, reason = clean(
-                self.save(f"{mode}.x", scene().convert(mode), format=form), Rules()
-            )
-            self.assertIsNone(reason)
-            self.assertEqual(Image.open(io.BytesIO(data)).mode, "RGB")
-
-    def test_the_short_side_is_bounded_and_never_enlarged(self):
-        for name in ("big.jpg", "big.png"):
-            path = self.save(name, scene(200, 300))
-            self.assertEqual(decoded(clean(path, Rules(max_short_side=64))[0]).shape, (64, 96, 3))
-            self.assertEqual(
-                decoded(clean(path, Rules(max_short_side=999))[0]).shape, (200, 300, 3)
-            )
-
-    def test_the_format_can_be_chosen(self):
-        path = self.save("a.png", scene())
-        for form, wanted in [("keep", "PNG"), ("jpeg", "JPEG"), ("png", "PNG")]:
-            data, _ = clean(path, Rules(format=form))
-            self.assertEqual(Image.open(io.BytesIO(data)).format, wanted)
-
-    def test_a_large_image_is_refused_by_its_header(self):
-        path = self.save("large.png", Image.new("RGB", (300, 200)))
-        for limit in (59_999, 100):
-            data, reason = clean(path, Rules(max_pixels=limit))
-            self.assertIsNone(data)
-            self.assertIn("max_pixels", reason)
-        self.assertIsNone(clean(path, Rules(max_pixels=60_000))[1])
+def without_processes(function, lists, *_, **__):
+    """`map_lists` in this process, which is quicker."""
+    for items in lists:
+        yield from function(items)
 
 
 class ConvertTest(Folder):
-    def rejected(self):
-        with open(os.path.join(self.output, "rejected.jsonl")) as file:
-            return {line["path"]: line["reason"] for line in map(json.loads, file)}
-
-    def sources(self):
-        dataset = Dataset.open(self.output)
-        records = RowReader(dataset).read(range(dataset.rows))
-        return [schema.decode_example(record)["source"] for record in records]
-
     def test_rows_are_in_the_order_of_their_paths_with_labels_from_folders(self):
         for number in range(40):
-            self.save(f"{'dog' if number % 3 else 'cat'}/{number:02d}.png", scene())
-        self.save("loose.jpg", scene())
+            self.write(f"{'dog' if number % 3 else 'cat'}/{number:02d}.png")
+        self.write("cat.jpg")
         outcomes = []
         for workers in (1, 3):
-            result = convert(
-                self.input, self.output, labels_from_folders=True, rows_per_shard=16,
-                workers=workers, overwrite=True, progress=False,
-            )  # fmt: skip
-            dataset = Dataset.open(self.output)
-            outcomes.append((self.sources(), dataset.labels().tolist(), dataset.shards))
+            result = self.convert(
+                labels_from_folders=True, rows_per_shard=16, workers=workers, overwrite=True
+            )
+            outcomes.append(pictures.files(self.output))
         self.assertEqual((result["rows"], result["rejected"], result["classes"]), (41, 0, 2))
         self.assertEqual(outcomes[0], outcomes[1])
-        self.assertEqual(self.rejected(), {})
-        sources, labels, _ = outcomes[0]
+        self.assertEqual(pictures.rejected(self.output), {})
+        sources = pictures.sources(self.output)
         self.assertEqual(sources, sorted(sources))
         expected = [{"cat": 0, "dog": 1}.get(source.split("/")[0], -1) for source in sources]
-        self.assertEqual(labels, expected)
-        self.assertEqual(dataset.class_names, ("cat", "dog"))
+        self.assertEqual(Dataset.open(self.output).labels().tolist(), expected)
+        self.assertEqual(Dataset.open(self.output).class_names, ("cat", "dog"))
 
     def test_every_file_is_a_row_or_listed_with_a_reason(self):
-        self.save("good.png", scene())
+        self.write("good.png")
         self.write("text.jpg", b"<html>")
         self.write("empty.jpg", b"")
         self.write(".hidden.png", b"")
@@ -181,21 +105,42 @@ class ConvertTest(Folder):
         os.mkfifo(os.path.join(self.input, "pipe.png"))
         os.symlink("..", os.path.join(self.input, "loop"))
         self.addCleanup(os.remove, os.path.join(self.input, "loop"))
-        result = convert(self.input, self.output, workers=1, progress=False)
-        self.assertEqual(self.sources(), ["good.png"])
-        self.assertEqual(result["rejected"], 6)
-        reasons = self.rejected()
+        os.symlink("itself", os.path.join(self.input, "itself"))
+        result = self.convert()
+        self.assertEqual(pictures.sources(self.output), ["good.png"])
+        self.assertEqual(result["rejected"], 7)
+        reasons = pictures.rejected(self.output)
         self.assertEqual(reasons["empty.jpg"], "empty file")
         self.assertEqual(reasons[".hidden.png"], "hidden file")
         self.assertIn("not an image", reasons["text.jpg"])
         self.assertIn("regular", reasons["pipe.png"])
         self.assertIn("FileNotFound", reasons["link.png"])
+        self.assertIn("OSError", reasons["itself"])
         self.assertIn("__MACOSX/._good.png", reasons)
+
+    def test_the_first_of_duplicates_stays_whatever_the_number_of_processes(self):
+        for number in range(60):
+            self.write(f"{number:02d}.png", pictures.encoded(number % 23))
+        outcomes = []
+        for workers in (1, 2):
+            self.convert(drop_duplicates=True, workers=workers, rows_per_shard=10, overwrite=True)
+            outcomes.append(pictures.files(self.output))
+        self.assertEqual(outcomes[0], outcomes[1])
+        self.assertEqual(pictures.sources(self.output), [f"{n:02d}.png" for n in range(23)])
+        expected = {f"{n:02d}.png": f"duplicate of row {n % 23}" for n in range(23, 60)}
+        self.assertEqual(pictures.rejected(self.output), expected)
+
+    def test_blank_images_are_dropped_when_told_to(self):
+        self.write("a.png")
+        Image.new("RGB", (5, 5), "blue").save(os.path.join(self.input, "blue.png"))
+        self.assertEqual(self.convert()["rows"], 2)
+        self.assertEqual(self.convert(drop_blank=True, overwrite=True)["rows"], 1)
+        self.assertIn("blank", pictures.rejected(self.output)["blue.png"])
 
     def replace_decoder(self, code):
         """Lets the pool's processes run `code`, from a module that they can import quickly."""
         folder = os.path.join(self.get_temp_dir(), "modules")
-        self.write("../modules/crashing.py", code.encode())
+        pictures.write(folder, "crashing.py", code)
         sys.path.insert(0, folder)
         self.addCleanup(sys.path.remove, folder)
         replacement = importlib.import_module("crashing").clean_all
@@ -204,23 +149,26 @@ class ConvertTest(Folder):
         self.addCleanup(patch.stop)
 
     def test_a_file_that_kills_the_decoder_is_listed_and_the_rest_goes_on(self):
-        for number in range(40):
-            self.save(f"{number:02d}.png", scene())
+        for number in range(80):
+            self.write(f"{number:02d}.png")
         self.replace_decoder(CRASHING)
-        convert(self.input, self.output, workers=2, progress=False)
-        self.assertEqual(list(self.rejected()), ["17.png"])
-        self.assertIn("crashed", self.rejected()["17.png"])
-        self.assertEqual(self.sources(), [f"{n:02d}.png" for n in range(40) if n != 17])
+        self.convert(workers=2)
+        self.assertEqual(list(pictures.rejected(self.output)), ["17.png"])
+        self.assertIn("crashed", pictures.rejected(self.output)["17.png"])
+        expected = [f"{n:02d}.png" for n in range(80) if n != 17]
+        self.assertEqual(pictures.sources(self.output), expected)
 
-    def test_nothing_usable_is_an_error_with_a_reason(self):
+    def test_nothing_usable_is_an_error_with_a_reason_and_leaves_nothing(self):
         with self.assertRaisesRegex(DataError, "holds no files"):
-            convert(self.input, self.output, progress=False)
+            self.convert()
         self.write("text.jpg", b"hello")
         with self.assertRaisesRegex(DataError, "text.jpg: not an image"):
-            convert(self.input, self.output, workers=1, progress=False, overwrite=True)
+            self.convert()
+        self.write("good.png")
+        self.assertEqual(self.convert()["rows"], 1)
 
     def test_what_cannot_work_is_refused_before_anything_is_written(self):
-        self.save("a.png", scene())
+        self.write("a.png")
         for settings, message in [
             (dict(format="gif"), "format is 'gif'"),
             (dict(max_short_side=0), "short_side is 0"),
@@ -228,15 +176,33 @@ class ConvertTest(Folder):
             (dict(quality=0), "quality is 0"),
         ]:
             with self.assertRaisesRegex(ConfigError, message):
-                convert(self.input, self.output, progress=False, **settings)
-        with self.assertRaisesRegex(ConfigError, "not a folder"):
+                self.convert(**settings)
+        with self.assertRaisesRegex(ConfigError, "not there"):
             convert(self.input + "x", self.output, progress=False)
+        with self.assertRaisesRegex(ConfigError, "neither a folder"):
+            convert(os.path.join(self.input, "a.png"), self.output, progress=False)
         with self.assertRaisesRegex(ConfigError, "both"):
             convert(self.input, self.input, overwrite=True, progress=False)
         self.assertFalse(os.path.exists(self.output))
-        self.write("../out/note.txt", b"mine")
+        pictures.write(self.output, "note.txt", b"mine")
         with self.assertRaisesRegex(ConfigError, "not empty"):
-            convert(self.input, self.output, progress=False)
+            self.convert()
+
+    def test_a_data_set_behind_gfile_is_read_and_written(self):
+        for number in range(3):
+            folder = f"ram://convert_test/in/{'ab'[number % 2]}"
+            tf.io.gfile.makedirs(folder)
+            with tf.io.gfile.GFile(f"{folder}/{number}.png", "wb") as file:
+                file.write(pictures.encoded(number))
+        with mock.patch.object(convert_lib, "map_lists", without_processes):
+            result = convert(
+                "ram://convert_test/in", "ram://convert_test/out", labels_from_folders=True,
+                progress=False,
+            )  # fmt: skip
+        self.assertEqual(result["rows"], 3)
+        self.assertEqual(
+            pictures.sources("ram://convert_test/out"), ["a/0.png", "a/2.png", "b/1.png"]
+        )
 
     def test_the_nasty_collection_goes_through(self):
         archive = os.path.join(SHARED, "nasty.zip")
@@ -245,14 +211,180 @@ class ConvertTest(Folder):
         with zipfile.ZipFile(archive) as file:
             file.extractall(self.input)
         files = [os.path.join(p, n) for p, _, names in os.walk(self.input) for n in names]
-        result = convert(self.input, self.output, progress=False, max_short_side=128)
+        result = self.convert(workers=None, max_short_side=128)
         self.assertEqual(result["rows"] + result["rejected"], len(files))
         listed = {os.path.relpath(path, self.input) for path in files}
-        self.assertEqual(set(self.sources()) | set(self.rejected()), listed)
+        both = set(pictures.sources(self.output)) | set(pictures.rejected(self.output))
+        self.assertEqual(both, listed)
         self.assertGreaterEqual(result["rows"], 60)
         reader = RowReader(Dataset.open(self.output))
         for batch in evaluation_batches(reader, np.arange(result["rows"]), 16, 32, 32):
             self.assertAllInRange(batch["image"], 0.0, 1.0)
+
+
+class Killed(BaseException):
+    """Ends a process at a place of the test's choice, without any cleaning up."""
+
+
+class ResumeTest(Folder):
+    SETTINGS = dict(rows_per_shard=4, drop_duplicates=True, labels_from_folders=True)
+
+    def setUp(self):
+        super().setUp()
+        for number in range(14):
+            name = f"{'ab'[number % 2]}/{number:02d}.png"
+            self.write(name, b"no" if number in (5, 13) else pictures.encoded(number % 11))
+        patch = mock.patch.object(convert_lib, "map_lists", without_processes)
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def convert(self, **settings):
+        return super().convert(**{**self.SETTINGS, **settings})
+
+    def killed_at(self, number, **settings):
+        """Converts until the number-th change on disk, which is not made. False if it came through.
+
+        The lock goes, as it does when a process ends, and nothing else is tidied up.
+        """
+        changes = iter(range(number))
+
+        def guard(function):
+            def guarded(*args, **kwargs):
+                if next(changes, None) is None:
+                    raise Killed
+                return function(*args, **kwargs)
+
+            return guarded
+
+        with mock.patch.object(draft.Draft, "__exit__", lambda self, *_: self._release_lock()):
+            with (
+                mock.patch.multiple(
+                    tf.io.gfile,
+                    rename=guard(tf.io.gfile.rename),
+                    remove=guard(tf.io.gfile.remove),
+                    rmtree=guard(tf.io.gfile.rmtree),
+                    makedirs=guard(tf.io.gfile.makedirs),
+                ),
+                mock.patch.object(writer._OpenShard, "write", guard(writer._OpenShard.write)),
+            ):
+                try:
+                    self.convert(**settings)
+                except Killed:
+                    return True
+        return False
+
+    def test_killed_anywhere_it_ends_with_the_bytes_of_an_undisturbed_run(self):
+        self.convert()
+        undisturbed = pictures.files(self.output)
+        self.assertNotIn(".writing", os.listdir(self.output))
+        kept, number = [], 0
+        tf.io.gfile.rmtree(self.output)
+        while self.killed_at(number):
+            shards = len([n for n in pictures.files(self.output) if n.endswith("index.npy")])
+            with mock.patch.object(
+                writer._OpenShard, "write", autospec=True, side_effect=writer._OpenShard.write
+            ) as write:
+                result = self.convert()
+            kept.append((shards, write.call_count))
+            self.assertEqual(result["rows"], 10, number)
+            self.assertEqual(result["rejected"], 4, number)
+            self.assertEqual(pictures.files(self.output), undisturbed, number)
+            tf.io.gfile.rmtree(self.output)
+            number += 1
+        self.assertGreater(number, 25)
+        # Only what was missing was converted: 10 rows in shards of 4, 4 and 2.
+        self.assertContainsSubset({(0, 10), (1, 6), (2, 2), (3, 0)}, set(kept))
+
+    def test_killed_while_replacing_it_never_leaves_a_mixture(self):
+        self.write("old.png")
+        self.convert(labels_from_folders=False, rows_per_shard=2)
+        old = os.path.join(self.get_temp_dir(), "old")
+        shutil.copytree(self.output, old)
+        os.remove(os.path.join(self.input, "old.png"))
+        number, whole = 0, 0
+        while self.killed_at(number, overwrite=True):
+            try:
+                before = Dataset.open(self.output)
+            except DataError:
+                before = None  # in the middle of the exchange: incomplete, and it says so
+            if before is not None:
+                self.assertEmpty(list(verify(before, progress=False)))
+                whole += 1
+            self.convert(overwrite=True)
+            self.assertEmpty(list(verify(Dataset.open(self.output), progress=False)))
+            self.assertEqual(Dataset.open(self.output).rows, 10)
+            tf.io.gfile.rmtree(self.output)
+            shutil.copytree(old, self.output)
+            number += 1
+        self.assertGreater(whole, number // 2)
+
+    def test_a_second_call_of_a_finished_job_does_nothing(self):
+        first = self.convert()
+        before = os.stat(os.path.join(self.output, "manifest.json")).st_mtime_ns
+        self.assertEqual(self.convert(), first)
+        self.assertEqual(os.stat(os.path.join(self.output, "manifest.json")).st_mtime_ns, before)
+
+    def test_another_list_or_other_settings_are_refused_until_told_to_drop(self):
+        self.assertTrue(self.killed_at(12))
+        with self.assertRaisesRegex(ConfigError, "short_side: None, now 64"):
+            self.convert(max_short_side=64)
+        self.write("a/99.png")
+        with self.assertRaisesRegex(ConfigError, "another input.*source.*--overwrite"):
+            self.convert()
+        self.assertEqual(self.convert(overwrite=True)["rows"], 11)
+
+    def test_a_shard_that_a_power_cut_took_is_written_again(self):
+        self.convert()
+        undisturbed = pictures.files(self.output)
+        tf.io.gfile.rmtree(self.output)
+        number, second = 0, os.path.join(self.output, ".writing", "1.tfrecord")
+        while not os.path.exists(second):
+            self.assertTrue(self.killed_at(number))
+            number += 1
+        os.truncate(os.path.join(self.output, ".writing", "0.tfrecord"), 10)
+        self.convert()
+        self.assertEqual(pictures.files(self.output), undisturbed)
+
+    def test_two_at_the_same_time_are_refused(self):
+        with draft.Draft(self.output, {"job": 1}):
+            with self.assertRaisesRegex(ConfigError, "Another process"):
+                draft.Draft(self.output, {"job": 1}).__enter__()
+
+
+class SigkillTest(Folder):
+    def test_a_real_kill_leaves_no_process_and_the_next_call_finishes(self):
+        for number in range(100):
+            self.write(f"{number:02d}.png")
+        script = pictures.write(self.get_temp_dir(), "slow.py", SLOW)
+        root = os.path.dirname(os.path.dirname(os.path.dirname(image_files.__file__)))
+        process = subprocess.Popen(
+            [sys.executable, script, self.input, self.output],
+            env={**os.environ, "PYTHONPATH": root},
+            start_new_session=True,
+        )
+        first = os.path.join(self.output, ".writing", "0.json")
+        deadline = time.monotonic() + 90
+        while not os.path.exists(first) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self.assertTrue(os.path.exists(first))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        while session_is_alive(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        self.assertFalse(session_is_alive(process.pid))
+        self.assertFalse(os.path.exists(os.path.join(self.output, "manifest.json")))
+        self.convert(rows_per_shard=8, workers=2)
+        resumed = pictures.files(self.output)
+        self.convert(rows_per_shard=8, workers=1, overwrite=True)
+        self.assertEqual(pictures.files(self.output), resumed)
+
+
+def session_is_alive(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import tensorflow as tf
 
 from dc_tf.data import schema
 from dc_tf.data.hold_out import held_out_rows, hold_out, measurable
-from dc_tf.data.manifest import Dataset, DatasetWriter
+from dc_tf.data.manifest import Dataset
 from dc_tf.data.reader import RowReader
+from dc_tf.data.writer import DatasetWriter
 
 
 class HoldOutTest(tf.test.TestCase):

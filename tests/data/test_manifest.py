@@ -1,12 +1,16 @@
 """Data set folders: what is written is read back, and incomplete ones are refused."""
 
+import dataclasses
+import json
 import os
 
 import numpy as np
 import tensorflow as tf
 
 from dc_tf.data import schema
-from dc_tf.data.manifest import MANIFEST, Dataset, DatasetWriter
+from dc_tf.data.manifest import MANIFEST, Dataset
+from dc_tf.data.verify import verify
+from dc_tf.data.writer import DatasetWriter
 from dc_tf.errors import ConfigError, DataError
 
 
@@ -25,17 +29,46 @@ class SchemaTest(tf.test.TestCase):
             decoded, {"encoded": b"\xff\xd8", "label": 4, "source": "a/b.jpg", "meta": meta}
         )
 
-    def test_a_batch_parses_with_minus_one_for_no_label(self):
+    def test_a_batch_parses_and_a_record_without_an_image_gives_an_empty_one(self):
         records = [schema.encode_example(b"a", label=2), schema.encode_example(b"b", source="s")]
-        parsed = schema.parse_example(tf.constant(records))
-        self.assertAllEqual(parsed["label"], [2, -1])
-        self.assertAllEqual(parsed["encoded"], [b"a", b"b"])
-        self.assertAllEqual(parsed["source"], [b"", b"s"])
+        other = schema.Features(image="nothing")
+        self.assertAllEqual(schema.parse_images(tf.constant(records)), [b"a", b"b"])
+        self.assertAllEqual(schema.parse_images(tf.constant(records), other), [b"", b""])
 
     def test_a_file_name_that_is_not_utf8_is_kept(self):
         name = os.fsdecode(b"\xff.jpg")
         record = schema.encode_example(b"a", source=name)
-        self.assertEqual(schema.parse_example(tf.constant([record]))["source"][0], b"\xff.jpg")
+        self.assertIn(b"\xff.jpg", record)
+
+    def test_features_of_others_may_have_any_name_and_count_from_one(self):
+        example = tf.train.Example()
+        feature = example.features.feature
+        feature["img"].bytes_list.value.append(b"jpeg")
+        feature["class"].int64_list.value.append(1)
+        feature["file"].bytes_list.value.append(b"a/b.jpg")
+        feature["text"].bytes_list.value.append(b"long " * 1000 + b"\0")
+        feature["box"].float_list.value.extend([0.5, 1.5])
+        record = example.SerializeToString()
+        features = schema.Features("img", "class", "file", meta="", label_offset=-1)
+        decoded = schema.decode_example(record, features)
+        self.assertLen(decoded["meta"].pop("text"), 999)
+        self.assertEqual(decoded["meta"], {"box": [0.5, 1.5]})
+        self.assertEqual(decoded["encoded"], b"jpeg")
+        self.assertEqual((decoded["label"], decoded["source"]), (0, "a/b.jpg"))
+        self.assertEqual(schema.image_and_label(record, features), (b"jpeg", 0))
+        for changes, message in [
+            (dict(image="image"), "has no image; it has box, class, file, img, text"),
+            (dict(label="box"), "not an integer"),
+            (dict(label="text"), "not an integer"),
+            (dict(label_offset=-3), "has label 1, with label_offset -2"),
+        ]:
+            with self.assertRaisesRegex(ValueError, message):
+                schema.decode_example(record, dataclasses.replace(features, **changes))
+        self.assertIsNone(
+            schema.decode_example(record, dataclasses.replace(features, label_offset=-2))["label"]
+        )
+        with self.assertRaisesRegex(ValueError, "not a tf.train.Example"):
+            schema.decode_example(b"\xff\xff", features)
 
 
 class ManifestTest(tf.test.TestCase):
@@ -82,7 +115,7 @@ class ManifestTest(tf.test.TestCase):
         write("ram://manifest_test/data", rows_per_shard=2)
         dataset = Dataset.open("ram://manifest_test/data")
         self.assertAllEqual(dataset.labels(), [0, 1, 0, -1, 0])
-        dataset.verify()
+        self.assertEmpty(list(verify(dataset, progress=False)))
 
     def test_a_missing_folder_says_what_to_run(self):
         with self.assertRaisesRegex(DataError, "does not exist.*dc_tf convert.*dc_tf generate"):
@@ -120,22 +153,51 @@ class ManifestTest(tf.test.TestCase):
             with DatasetWriter(self.path, overwrite=True) as writer:
                 writer.write(b"a")
                 raise ZeroDivisionError
-        Dataset.open(self.path).verify()
+        self.assertEmpty(list(verify(Dataset.open(self.path), progress=False)))
 
     def test_a_label_without_a_name_is_refused(self):
         with self.assertRaisesRegex(DataError, "label 2.*0..1"):
             with DatasetWriter(self.path, class_names=["cat", "dog"]) as writer:
                 writer.write(b"a", label=2)
 
-    def test_verify_finds_a_changed_byte(self):
-        write(self.path)
+    def test_an_index_that_is_missing_or_another_is_named_with_the_remedy(self):
+        write(self.path, rows_per_shard=2)
+        os.replace(Dataset.open(self.path).index_path(2), Dataset.open(self.path).index_path(0))
         dataset = Dataset.open(self.path)
-        dataset.verify()
-        with open(dataset.shard_path(0), "r+b") as file:
-            file.seek(dataset.index(0)[2, 0] + 3)
-            file.write(b"\0\1")
-        with self.assertRaisesRegex(DataError, "shard-00000"):
-            dataset.verify()
+        with self.assertRaisesRegex(DataError, r"shard-00000.*shape \(1, 3\).*dc_tf index"):
+            dataset.labels()
+        with self.assertRaisesRegex(DataError, "shard-00002.*cannot be read.*dc_tf index"):
+            dataset.locate([4])
+
+    def test_a_manifest_that_was_changed_is_refused(self):
+        write(self.path)
+        path = os.path.join(self.path, MANIFEST)
+        with open(path) as file:
+            manifest = json.load(file)
+        for change, message in [
+            ({"rows": 6}, "counts 6 rows, but its shards have 5"),
+            ({"shards": [{"name": "a"}]}, "is damaged"),
+            ({"features": {"picture": "x"}}, "is damaged"),
+            ({"schema_version": 99}, "version 99"),
+        ]:
+            with open(path, "w") as file:
+                json.dump({**manifest, **change}, file)
+            with self.assertRaisesRegex(DataError, message):
+                Dataset.open(self.path)
+        for text in ("[]", "{", ""):
+            with open(path, "w") as file:
+                file.write(text)
+            with self.assertRaisesRegex(DataError, "damaged|version None"):
+                Dataset.open(self.path)
+
+    def test_the_writer_closes_a_shard_with_what_is_known_by_then(self):
+        with DatasetWriter(self.path, rows_per_shard=2, job={"a": (1, 2)}) as writer:
+            for row in range(3):
+                writer.write(b"x")
+                if writer.is_full:
+                    writer.close_shard({"row": row})
+            self.assertEqual(list(writer.notes()), [{"row": 1}])
+        self.assertEqual(Dataset.open(self.path).origin, {"a": [1, 2]})
 
 
 if __name__ == "__main__":

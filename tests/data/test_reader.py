@@ -8,8 +8,10 @@ import tensorflow as tf
 
 from dc_tf.data import reader as reader_lib
 from dc_tf.data import schema
-from dc_tf.data.manifest import Dataset, DatasetWriter
-from dc_tf.data.reader import RowReader, data_errors, read_rows
+from dc_tf.data.manifest import Dataset
+from dc_tf.data.reader import RowReader, data_errors
+from dc_tf.data.stand_ins import DamagedRow
+from dc_tf.data.writer import DatasetWriter
 from dc_tf.errors import DataError
 
 
@@ -80,14 +82,45 @@ class ReaderTest(tf.test.TestCase):
         with self.assertRaisesRegex(DataError, "shard-00002.*cannot be read"):
             RowReader(dataset).read([13])
 
-    def test_a_pipeline_reads_batches_and_raises_the_readers_error(self):
-        dataset = write(self.path)
-        batches = tf.data.Dataset.from_tensor_slices(np.arange(20)).batch(8)
-        batches = batches.map(read_rows(RowReader(dataset)))
-        read = [record for batch in batches for record in batch.numpy()]
-        self.assertEqual(read, RowReader(dataset).read(range(20)))
-        os.truncate(dataset.shard_path(2), 5)
-        with self.assertRaisesRegex(DataError, "^The record in .*shard-00002"), data_errors():
+    def test_a_changed_byte_anywhere_in_a_record_is_told_by_its_checksum(self):
+        for path in (self.path, "ram://reader_damage/data"):
+            dataset = write(path)
+            with tf.io.gfile.GFile(dataset.shard_path(0), "rb") as file:
+                content = bytearray(file.read())
+            offset, length, _ = dataset.index(0)[3].tolist()
+            for place in (offset, offset + length - 1, offset + length, offset + length + 3):
+                changed = bytes(content[:place]) + bytes([content[place] ^ 1])
+                tf.io.gfile.remove(dataset.shard_path(0))  # ram:// would append
+                with tf.io.gfile.GFile(dataset.shard_path(0), "wb") as file:
+                    file.write(changed + bytes(content[place + 1 :]))
+                reader = RowReader(dataset)
+                with self.assertRaisesRegex(DamagedRow, f"offset {offset} is damaged"):
+                    reader.read([3])
+                self.assertLen(reader.read([2, 4]), 2)
+
+    def test_an_index_that_points_outside_is_told_and_nothing_huge_is_read(self):
+        for change in ([0, 0, 1 << 60], [0, 1 << 60, 5], [3, -(1 << 40), 0], [0, 12, -20]):
+            dataset = write(self.path)
+            index = np.array(dataset.index(0))
+            row, index[change[0], 0], index[change[0], 1] = change
+            np.save(dataset.index_path(0), index)
+            with self.assertRaisesRegex(DamagedRow, "shard-00000.*index is damaged"):
+                RowReader(Dataset.open(self.path)).read([row])
+            tf.io.gfile.rmtree(self.path)
+
+    def test_examples_are_decoded_with_the_names_of_the_data_set(self):
+        reader = RowReader(write(self.path))
+        self.assertEqual(reader.examples([3])[0]["encoded"], b"3333")
+        reader.dataset.features = schema.Features(image="img")
+        with self.assertRaisesRegex(DamagedRow, "row 3.*shard-00000.*has no img"):
+            reader.examples([3])
+
+    def test_the_errors_of_a_pipeline_are_data_errors_again(self):
+        reader = RowReader(write(self.path))
+        batches = tf.data.Dataset.range(40).map(
+            lambda row: tf.numpy_function(lambda row: reader.read([row])[0], [row], tf.string)
+        )
+        with self.assertRaisesRegex(DataError, "^Row 20 is not in"), data_errors():
             list(batches)
 
 

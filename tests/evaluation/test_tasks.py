@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.commands.main import main
-from dc_tf.data.manifest import DatasetWriter
+from dc_tf.data.writer import DatasetWriter
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import knn, linear_probe
 from dc_tf.evaluation.features import Extractor, Store, extract, parse_layers

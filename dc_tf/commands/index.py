@@ -1,0 +1,101 @@
+"""Makes a data set of TFRecords that are there already, whatever their features are called.
+
+    dc_tf index --input='/data/imagenet/train-*' --label_offset=-1
+    dc_tf index --input='/data/coco/*.tfrecord' --image_feature=img --label_feature= --output=DATA
+
+No record is rewritten: an index of each file and a manifest are written beside the files, or to
+--output. Bad records are listed in `rejected.jsonl`. Started again, it goes on where it stopped; on
+a data set that is complete, it makes anew the indexes that are missing or damaged.
+"""
+
+import os
+
+from absl import flags
+
+from dc_tf.errors import ConfigError
+
+FLAGS = flags.FlagValues()
+INPUT = flags.DEFINE_string(
+    "input", None, "TFRecord files: a pattern, or a folder.", flag_values=FLAGS, required=True
+)
+OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder of the data set; None: that of the files.", flag_values=FLAGS
+)
+IMAGE_FEATURE = flags.DEFINE_string(
+    "image_feature", "image/encoded", "Encoded JPEG, PNG, GIF or BMP.", flag_values=FLAGS
+)
+LABEL_FEATURE = flags.DEFINE_string(
+    "label_feature", "image/class/label", "An integer; empty: no labels.", flag_values=FLAGS
+)
+LABEL_OFFSET = flags.DEFINE_integer(
+    "label_offset",
+    0,
+    "Added to the labels; -1 where classes are counted from 1, as in the usual ImageNet TFRecords. "
+    "A result of -1 means no label.",
+    flag_values=FLAGS,
+)
+SOURCE_FEATURE = flags.DEFINE_string(
+    "source_feature",
+    "image/filename",
+    "Text that tells a person where an image came from; empty: none.",
+    flag_values=FLAGS,
+)
+CLASS_NAMES = flags.DEFINE_string(
+    "class_names",
+    None,
+    "Text file with the name of class 0, 1, ..., one a line.",
+    flag_values=FLAGS,
+)
+MAX_BAD_SHARE = flags.DEFINE_float(
+    "max_bad_share",
+    0.0,
+    "Share of the records that may be bad; they are left out. Beyond it, nothing is written.",
+    0.0,
+    1.0,
+    flag_values=FLAGS,
+)
+WORKERS = flags.DEFINE_integer(
+    "workers", None, "Processes; None: one for each core.", lower_bound=1, flag_values=FLAGS
+)
+OVERWRITE = flags.DEFINE_bool(
+    "overwrite",
+    False,
+    "Replace the data set in the output; the TFRecords of others are never removed.",
+    flag_values=FLAGS,
+)
+
+
+def run():
+    """Runs the command; returns what was found."""
+    from dc_tf.data import adopt, scan
+    from dc_tf.data.manifest import MANIFEST
+    from dc_tf.data.schema import Features
+
+    if os.path.exists(os.path.join(INPUT.value, MANIFEST)) and not OVERWRITE.value:
+        return scan.repair(INPUT.value, WORKERS.value)
+    features = Features(
+        image=IMAGE_FEATURE.value,
+        label=LABEL_FEATURE.value,
+        source=SOURCE_FEATURE.value,
+        meta="",
+        label_offset=LABEL_OFFSET.value,
+    )
+    return adopt.adopt(
+        INPUT.value,
+        OUTPUT.value,
+        features,
+        _class_names(),
+        MAX_BAD_SHARE.value,
+        WORKERS.value,
+        OVERWRITE.value,
+    )
+
+
+def _class_names():
+    if CLASS_NAMES.value is None:
+        return None
+    try:
+        with open(CLASS_NAMES.value, encoding="utf-8") as file:
+            return [line.strip() for line in file if line.strip()]
+    except OSError as error:
+        raise ConfigError(f"--class_names={CLASS_NAMES.value}: {error.strerror}.") from error

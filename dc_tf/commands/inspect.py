@@ -1,0 +1,68 @@
+"""Shows what a data set holds: counts, sizes, labels, metadata, and whether it is undamaged.
+
+    dc_tf inspect /data/photos
+    dc_tf inspect /data/photos --output=sheet.png --verify
+
+With --verify everything is read and compared with the checksums; each damaged shard is named, and
+the exit code is 1 if there is one.
+"""
+
+import sys
+
+from absl import flags
+
+from dc_tf.errors import ConfigError, DataError
+
+FLAGS = flags.FlagValues()
+DATA = flags.DEFINE_string("data", None, "Folder of the data set.", flag_values=FLAGS)
+SAMPLE = flags.DEFINE_integer(
+    "sample",
+    1000,
+    "Rows that are read, evenly spread, for formats, sizes and metadata.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+OUTPUT = flags.DEFINE_string(
+    "output", None, "PNG to write, with 64 of the images.", flag_values=FLAGS
+)
+VERIFY = flags.DEFINE_bool("verify", False, "Read everything, check it.", flag_values=FLAGS)
+WORKERS = flags.DEFINE_integer(
+    "workers", None, "Processes; None: one for each core.", lower_bound=1, flag_values=FLAGS
+)
+ARGUMENT = DATA  # may stand without its name
+
+_SHEET = 64
+
+
+def run():
+    """Runs the command; returns the report."""
+    from dc_tf.data import inspection, verify
+    from dc_tf.data.manifest import Dataset
+
+    if not DATA.value:
+        raise ConfigError("Name the data set: dc_tf inspect DATASET.")
+    report = inspection.inspect(DATA.value, SAMPLE.value)
+    print(inspection.as_text(report))
+    dataset = Dataset.open(DATA.value)
+    if OUTPUT.value:
+        sample = inspection.examples(dataset, _SHEET)
+        inspection.contact_sheet(sample, dataset.class_names, OUTPUT.value)
+        report["sheet"] = OUTPUT.value
+    if VERIFY.value:
+        report["damage"] = []
+        for damage in verify.verify(dataset, WORKERS.value):
+            report["damage"].append(vars(damage))
+            print(verify.describe(damage, dataset.path), file=sys.stderr, flush=True)
+        _check(report)
+    return report
+
+
+def _check(report):
+    damage = report["damage"]
+    if damage:
+        rows = sum(shard["rows"] for shard in damage)
+        raise DataError(
+            f"{len(damage)} of {report['shards']} shards are damaged, {rows} of {report['rows']} "
+            f"rows; the first is {damage[0]['shard']}: {damage[0]['reason']}.",
+            result=report,
+        )

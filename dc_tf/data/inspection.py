@@ -1,0 +1,224 @@
+"""What a data set holds, in numbers and in a picture.
+
+report = inspect("/data/mine", sample=1000)
+print(as_text(report))
+contact_sheet(examples(Dataset.open("/data/mine"), 64), "sheet.png")
+"""
+
+import collections
+import io
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from dc_tf.data.manifest import Dataset
+from dc_tf.data.metadata import text
+from dc_tf.data.reader import RowReader
+from dc_tf.data.stand_ins import DamagedRow
+
+_TOP = 10  # classes and names of metadata that are shown
+_QUANTILES = (0, 0.05, 0.5, 0.95, 1)
+_COLUMNS, _TILE, _CAPTION = 8, 128, 14  # pixels
+_MAX_PIXELS = 100_000_000
+
+
+def inspect(path, sample=1000):
+    """Counts from the manifest and the indexes, and what a sample of the rows shows.
+
+    Args:
+        path: folder of the data set.
+        sample: how many rows to read, evenly spread.
+
+    Returns:
+        dict for JSON.
+
+    Raises:
+        DataError: the data set is incomplete, or an index cannot be read.
+    """
+    dataset = Dataset.open(path)
+    return {
+        "data": dataset.path,
+        "rows": dataset.rows,
+        "shards": len(dataset.shards),
+        "bytes": sum(shard.bytes for shard in dataset.shards),
+        "fingerprint": dataset.fingerprint(),
+        "made_by": dataset.origin.get("made_by"),
+        "record_bytes": _record_bytes(dataset),
+        "labels": _labels(dataset),
+        "sample": _sample(dataset, sample),
+    }
+
+
+def examples(dataset, count):
+    """Yields (row, decoded example or None where it is damaged) of rows spread over all."""
+    reader = RowReader(dataset)
+    for row in np.linspace(0, dataset.rows - 1, min(count, dataset.rows)).astype(np.int64).tolist():
+        try:
+            yield row, reader.examples([row])[0]
+        except DamagedRow:
+            yield row, None
+
+
+def as_text(report):
+    """The report for people, a few lines."""
+    labels, sample, record = report["labels"], report["sample"], report["record_bytes"]
+    lines = [
+        ("data set", f"{report['data']} (made by {report['made_by'] or 'dc_tf'})"),
+        ("rows", f"{report['rows']:,} in {report['shards']:,} shards, {_size(report['bytes'])}"),
+        (
+            "record",
+            f"{_size(record['least'])} to {_size(record['most'])}, mean {_size(record['mean'])}",
+        ),
+        ("labels", _label_text(labels, report["rows"])),
+        ("sample", f"{sample['rows']} rows, {sample['damaged']} of them damaged"),
+        ("formats", _counts(sample["formats"])),
+        ("width", _range(sample["width"])),
+        ("height", _range(sample["height"])),
+    ]
+    lines += [
+        (f"meta/{name}", f"{100 * meta['coverage']:.0f}%, such as {meta['example']!r}")
+        for name, meta in sample["meta"].items()
+    ]
+    return "\n".join(f"{name:<20} {value}" for name, value in lines)
+
+
+def contact_sheet(examples, names, path):
+    """Writes a PNG with a sample's images in rows of eight, each with its row id and class.
+
+    Args:
+        examples: iterable of (row, example or None).
+        names: class names, or None.
+        path: str.
+    """
+    tiles = [_tile(row, example, names) for row, example in examples]
+    rows = -(-len(tiles) // _COLUMNS)
+    size = (_COLUMNS * _TILE, rows * (_TILE + _CAPTION))
+    sheet = Image.new("RGB", size, "white")
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, _COLUMNS)
+        sheet.paste(tile, (column * _TILE, row * (_TILE + _CAPTION)))
+    sheet.save(path, "PNG")
+
+
+def _record_bytes(dataset):
+    """Sizes of all records, from the indexes; one shard is in memory at a time."""
+    least, most, powers = np.inf, 0, np.zeros(64, np.int64)
+    for number in range(len(dataset.shards)):
+        lengths = np.asarray(dataset.index(number)[:, 1])
+        if lengths.size:
+            least, most = min(least, int(lengths.min())), max(most, int(lengths.max()))
+            exponents = np.ceil(np.log2(np.maximum(lengths, 1))).astype(np.int64)
+            powers += np.bincount(exponents, minlength=64)
+    total = sum(shard.bytes for shard in dataset.shards)
+    up_to = {2**power: int(count) for power, count in enumerate(powers) if count}
+    return {"least": least, "mean": total / dataset.rows, "most": most, "up_to": up_to}
+
+
+def _labels(dataset):
+    counts, rows = collections.Counter(), 0
+    for number in range(len(dataset.shards)):
+        values, times = np.unique(dataset.index(number)[:, 2], return_counts=True)
+        counts.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
+    rows = sum(count for label, count in counts.items() if label >= 0)
+    counts.pop(-1, None)
+    return {
+        "labelled": rows,
+        "classes": len(dataset.class_names) if dataset.class_names else len(counts),
+        "empty_classes": max(0, len(dataset.class_names or ()) - len(counts)),
+        "least": min(counts.values(), default=0),
+        "most": max(counts.values(), default=0),
+        "top": {
+            _name(dataset.class_names, label): count for label, count in counts.most_common(_TOP)
+        },
+    }
+
+
+def _sample(dataset, count):
+    seen, damaged, formats, sizes = 0, 0, collections.Counter(), []
+    names, shown = collections.Counter(), {}
+    for _, example in examples(dataset, count):
+        seen += 1
+        header = example and _header(example["encoded"])
+        if header is None:
+            damaged += 1
+            continue
+        formats[header[0]] += 1
+        sizes.append(header[1])
+        for name, value in example["meta"].items():
+            names[name] += 1
+            shown.setdefault(name, _short(value))
+    width, height = np.array(sizes or [(0, 0)]).T
+    good = max(1, seen - damaged)
+    return {
+        "rows": seen,
+        "damaged": damaged,
+        "formats": dict(formats.most_common()),
+        "width": np.quantile(width, _QUANTILES).astype(int).tolist(),
+        "height": np.quantile(height, _QUANTILES).astype(int).tolist(),
+        "meta": {
+            name: {"coverage": times / good, "example": shown[name]}
+            for name, times in names.most_common()
+        },
+    }
+
+
+def _header(encoded):
+    """(format, (width, height)) of an image, or None when it is not one."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return image.format, image.size
+    except Exception:  # Pillow raises anything on a corrupt header.
+        return None
+
+
+def _tile(row, example, names):
+    tile = Image.new("RGB", (_TILE, _TILE + _CAPTION), "white")
+    caption = str(row)
+    try:
+        with Image.open(io.BytesIO(example["encoded"])) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                raise ValueError("too large")
+            image = image.convert("RGB")
+        image.thumbnail((_TILE - 4, _TILE - 4))
+        tile.paste(image, ((_TILE - image.width) // 2, (_TILE - image.height) // 2))
+        if example["label"] is not None:
+            caption += f" {_name(names, example['label'])}"
+    except Exception:  # A sheet is for looking: what cannot be shown says so.
+        caption += " damaged"
+    caption = text(caption, 20).encode("ascii", "replace").decode()
+    ImageDraw.Draw(tile).text((3, _TILE), caption, fill="black")
+    return tile
+
+
+def _name(names, label):
+    return names[label] if names is not None and label < len(names) else str(label)
+
+
+def _short(value):
+    return value if isinstance(value, int | float) else text(str(value), 40)
+
+
+def _label_text(labels, rows):
+    if not labels["labelled"]:
+        return "none"
+    return (
+        f"{labels['labelled']:,} of {rows:,} rows, {labels['classes']} classes of "
+        f"{labels['least']} to {labels['most']}; most: {_counts(labels['top'])}"
+    )
+
+
+def _counts(counts):
+    return ", ".join(f"{text(str(name), 30)} {count:,}" for name, count in counts.items()) or "-"
+
+
+def _range(quantiles):
+    least, low, median, high, most = quantiles
+    return f"{least} to {most}, median {median}, 90% in {low} to {high}"
+
+
+def _size(count):
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.4g} TB"

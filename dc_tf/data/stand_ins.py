@@ -1,0 +1,104 @@
+"""What pipelines give instead of a damaged row: the next row, in row-id order, that is good.
+
+    stand_ins = StandIns(reader, max_bad_share=0.001)
+    stand_ins.image(13)          # the encoded image of row 13 or, if that is damaged, of row 14
+
+That depends on nothing but the data, so every worker gives the same image, whatever their number
+and whenever the run was resumed; and since clustering sees the stand-in too, a damaged row simply
+is a second copy of the next one. Only damage is replaced: a file that cannot be read at all is an
+error of the machine, which may be gone tomorrow, and would make workers differ.
+"""
+
+import re
+import threading
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from dc_tf.errors import DataError
+
+
+class DamagedRow(DataError):
+    """A row whose bytes are not what was written, or not an image. Reading it again is no use."""
+
+
+class StandIns:
+    """Finds good rows, counts damaged ones, and stops when there are too many. Thread-safe.
+
+    Attributes:
+        max_share: share of the rows that may be damaged.
+    """
+
+    def __init__(self, reader, max_share):
+        self.max_share = max_share
+        self._reader = reader
+        self._next_good = {}  # of each row known to be damaged
+        self._lock = threading.RLock()
+
+    def __len__(self):
+        return len(self._next_good)
+
+    @property
+    def allowed(self):
+        """How many rows may be damaged, a number that need not be whole."""
+        rows = self._reader.dataset.rows
+        return min(self.max_share * rows, rows - 1)
+
+    def rows(self):
+        """The rows that are known to be damaged, (n,) int64, ascending."""
+        with self._lock:
+            return np.array(sorted(self._next_good), np.int64)
+
+    def image(self, row):
+        """The encoded image of a row or its stand-in.
+
+        Args:
+            row: int.
+
+        Returns:
+            bytes that TensorFlow can decode.
+
+        Raises:
+            DataError: more rows than `max_share` are damaged, or a shard cannot be read.
+        """
+        with self._lock:
+            damaged = []
+            while True:
+                row = self._next_good.get(row, row)
+                image, fault = self._look(row)
+                if fault is None:
+                    break
+                self._check_share(len(self._next_good) + len(damaged) + 1, fault)
+                damaged.append((row, fault))
+                row = (row + 1) % self._reader.dataset.rows
+            for bad, fault in damaged:
+                self._next_good[bad] = row
+                logging.warning("%s Row %d stands in for it.", fault, row)
+            return image
+
+    def _look(self, row):
+        """(image, None), or (None, why it cannot be used)."""
+        try:
+            image = self._reader.examples([row])[0]["encoded"]
+        except DamagedRow as error:
+            return None, str(error)
+        try:
+            tf.io.decode_image(image, channels=3, expand_animations=False)
+        except tf.errors.OpError as error:
+            cause = re.sub(r"\{\{.*?\}\} ?|\[Op:.*", "", error.message.splitlines()[0]).strip(" .")
+            place = self._reader.dataset.describe(row)
+            return None, f"The image of {place} cannot be decoded: {cause}."
+        return image, None
+
+    def _check_share(self, damaged, fault):
+        rows, path = self._reader.dataset.rows, self._reader.dataset.path
+        if damaged <= self.allowed:
+            return
+        what_to_do = f"`dc_tf inspect {path} --verify` lists what is damaged; bring it back"
+        if not self.max_share:
+            raise DataError(f"{fault} {what_to_do}.")
+        raise DataError(
+            f"{fault} With it, {damaged} of {rows} rows are damaged, more than data.max_bad_share "
+            f"= {self.max_share:g} allows. {what_to_do}, or raise data.max_bad_share."
+        )

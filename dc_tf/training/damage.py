@@ -1,0 +1,38 @@
+"""Damaged rows that the workers met, put together.
+
+damaged_rows(reader.stand_ins, cluster.world)      # the same on every worker
+"""
+
+import numpy as np
+
+from dc_tf.distributed.collectives import all_gather_counts
+from dc_tf.errors import DataError
+
+
+def damaged_rows(stand_ins, comm) -> np.ndarray:
+    """Rows that some worker found damaged since it was started.
+
+    Args:
+        stand_ins: StandIns of this worker's reader.
+        comm: Communicator.
+
+    Returns:
+        (n,) int64, ascending.
+
+    Raises:
+        DataError: on all workers, when they are more than the share that is allowed.
+    """
+    mine = stand_ins.rows()
+    counts = all_gather_counts(len(mine), comm)
+    if not counts.any():
+        return np.zeros(0, np.int64)
+    gathered = np.zeros(counts.sum(), np.int64)
+    first = counts[: comm.rank].sum()
+    gathered[first : first + len(mine)] = mine
+    rows = np.unique(comm.all_sum(gathered).numpy())
+    if len(rows) > stand_ins.allowed:
+        raise DataError(
+            f"{len(rows)} rows are damaged, together on all workers; data.max_bad_share allows "
+            f"{stand_ins.allowed:g}. See the log for each, bring the data back, or raise it."
+        )
+    return rows
