@@ -35,7 +35,8 @@ def make_backend(backend, k, dim, precision, memory_bytes):
 def _faster(k, dim, precision):
     """The faster on CPUs by benchmarks/kmeans.py; on a GPU rows would have to come back."""
     installed = importlib.util.find_spec("faiss") is not None
-    on_cpu = not tf.config.list_logical_devices("GPU")
+    # Not logical devices: to ask for them starts TensorFlow, and workers are yet to be connected.
+    on_cpu = not tf.config.list_physical_devices("GPU")
     small = dim <= 64 and 20 <= k <= 128
     if installed and on_cpu and small and precision == "float32":
         return "faiss"

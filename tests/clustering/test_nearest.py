@@ -1,5 +1,8 @@
 """The nearest centroid: ties, tiles, unused centroids, short floats."""
 
+import subprocess
+import sys
+
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
@@ -96,3 +99,13 @@ class NearestTest(tf.test.TestCase, parameterized.TestCase):
             nearest.load(centroids, used, centroids[0])
             results.append(labels_of(nearest, rows))
         self.assertAllEqual(results[0], results[1])
+
+    def test_to_choose_a_backend_does_not_start_tensorflow(self):
+        # Workers can only be connected before it has started, and settings are checked earlier.
+        code = (
+            "import tensorflow as tf; from dc_tf.clustering.backends import make_backend; "
+            "make_backend('auto', 50, 64, 'float32', 1 << 20); "
+            "make_backend('auto', 5000, 64, 'bfloat16', 1 << 20); "
+            "tf.config.threading.set_intra_op_parallelism_threads(1)"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
