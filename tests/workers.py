@@ -15,6 +15,7 @@ import ctypes
 import functools
 import json
 import os
+import pathlib
 import pickle
 import signal
 import socket
@@ -53,6 +54,20 @@ def free_ports(n):
     for s in sockets:
         s.close()
     return ports
+
+
+def worker_of(launcher, index):
+    """Process id of a worker that `launch/local.py` started, told by its TF_CONFIG."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            stat = pathlib.Path("/proc", pid, "stat").read_text()
+            environment = pathlib.Path("/proc", pid, "environ").read_text()
+        except (OSError, UnicodeDecodeError):
+            continue
+        child = int(stat.rpartition(")")[2].split()[1]) == launcher.pid
+        if child and f'"index": {index}' in environment:
+            return int(pid)
+    raise AssertionError("the worker is not running")
 
 
 def _with_world(cluster, function, args):

@@ -37,6 +37,7 @@ def run() -> dict | None:
     """Trains; returns the result of the run on the chief."""
     # After the flags are known to be right, since TensorFlow takes seconds to import.
     from dc_tf import experiment as experiment_lib
+    from dc_tf.commands.together import refuse_together
     from dc_tf.distributed.cluster import connect, task_from_environment
     from dc_tf.run_dir import RunDir
     from dc_tf.training.loop import pretrain
@@ -47,12 +48,12 @@ def run() -> dict | None:
     if refusal and task_from_environment().size == 1:
         raise refusal
     cluster = connect()
-    _refuse_together(refusal, cluster)
+    refuse_together(refusal, cluster)
     if cluster.is_chief:
         _write_experiment(experiment, run_dir)
     cluster.world.barrier()
     shared = os.path.exists(run_dir.config)
-    _refuse_together(
+    refuse_together(
         None
         if shared
         else ConfigError(
@@ -78,16 +79,6 @@ def _refusal(experiment, run_dir, workers) -> ConfigError | None:
     except (ConfigError, DataError) as error:
         return ConfigError(str(error))
     return None
-
-
-def _refuse_together(refusal, cluster):
-    """Ends all workers when one of them cannot start, instead of letting the others wait."""
-    from dc_tf.distributed.collectives import all_agree
-
-    if all_agree(refusal is None, cluster.world):
-        return
-    cluster.leave()
-    raise refusal or ConfigError("another worker cannot start; see what it says.")
 
 
 def _check_same_run(experiment, dataset, run_dir):

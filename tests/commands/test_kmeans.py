@@ -381,7 +381,7 @@ class WorkersTest(CommandTest):
         launcher = self.launch(**flags)
         try:
             self.wait_for_iteration(5, launcher)
-            os.kill(_worker_of(launcher, index=0), signal.SIGKILL)
+            os.kill(workers.worker_of(launcher, index=0), signal.SIGKILL)
             out, log = launcher.communicate(timeout=LIMIT_S)
         finally:
             launcher.kill()
@@ -412,20 +412,6 @@ class WorkersTest(CommandTest):
             time.sleep(0.01)
         launcher.kill()
         self.fail(f"iteration {iteration} was not reached:\n{launcher.communicate()[1][-3000:]}")
-
-
-def _worker_of(launcher, index):
-    """Process id of a worker, told by its TF_CONFIG."""
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            stat = pathlib.Path("/proc", pid, "stat").read_text()
-            environment = pathlib.Path("/proc", pid, "environ").read_text()
-        except (OSError, UnicodeDecodeError):
-            continue
-        child = int(stat.rpartition(")")[2].split()[1]) == launcher.pid
-        if child and f'"index": {index}' in environment:
-            return int(pid)
-    raise AssertionError("the worker is not running")
 
 
 if __name__ == "__main__":

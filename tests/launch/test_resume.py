@@ -32,7 +32,7 @@ class ResumeTest(tf.test.TestCase):
         launcher = start(settings, killed)
         try:
             wait_for_step(killed, 11, launcher)
-            os.kill(worker_of(launcher, index=1), signal.SIGKILL)
+            os.kill(workers.worker_of(launcher, index=1), signal.SIGKILL)
             out, log = launcher.communicate(timeout=LIMIT_S)
         finally:
             launcher.kill()
@@ -64,20 +64,6 @@ def wait_for_step(workdir, step, launcher):
         time.sleep(0.05)
     launcher.kill()
     raise AssertionError(f"step {step} was not reached:\n{launcher.communicate()[1][-3000:]}")
-
-
-def worker_of(launcher, index):
-    """Process id of a worker, told by its TF_CONFIG."""
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            stat = pathlib.Path("/proc", pid, "stat").read_text()
-            environment = pathlib.Path("/proc", pid, "environ").read_text()
-        except (OSError, UnicodeDecodeError):
-            continue
-        child = int(stat.rpartition(")")[2].split()[1]) == launcher.pid
-        if child and f'"index": {index}' in environment:
-            return int(pid)
-    raise AssertionError("the worker is not running")
 
 
 if __name__ == "__main__":
