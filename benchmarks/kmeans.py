@@ -17,15 +17,14 @@ of its own.
 
 import json
 import os
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
 import numpy as np
 from absl import app, flags
+from processes import joined, last_lines, show, with_threads
 
 FLAGS = flags.FLAGS
 PARTS = ("speed", "workers", "memory", "labels")
@@ -384,40 +383,13 @@ def measure_labels():
 
 def child(role, **task):
     """What a child process of a role prints last."""
-    done = subprocess.run(command(role, task), stdout=subprocess.PIPE, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return last_lines([command(role, task)])[0]
 
 
 def on_workers(n, threads, role, **task):
     """What each of n joined processes of `threads` threads prints last."""
-    hosts = [f"localhost:{port}" for port in free_ports(n)]
-    children = []
-    for rank in range(n):
-        tf_config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": rank}}
-        environment = os.environ | {
-            "TF_CONFIG": json.dumps(tf_config),
-            "TF_NUM_INTRAOP_THREADS": str(threads),
-            "OMP_NUM_THREADS": str(threads),
-        }
-        children.append(
-            subprocess.Popen(command(role, task), stdout=subprocess.PIPE, env=environment)
-        )
-    try:
-        outputs = [c.communicate(timeout=3600)[0] for c in children]
-    finally:
-        for c in children:
-            c.kill()
-    return [json.loads(output.splitlines()[-1]) for output in outputs]
-
-
-def free_ports(n):
-    sockets = [socket.socket() for _ in range(n)]
-    for s in sockets:
-        s.bind(("localhost", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+    environments = [worker | with_threads(threads) for worker in joined(n)]
+    return last_lines([command(role, task)] * n, environments)
 
 
 def command(role, task):
@@ -428,10 +400,6 @@ def command(role, task):
         f"--task={json.dumps(task)}",
         f"--iterations={FLAGS.iterations}",
     ]
-
-
-def show(line):
-    print(json.dumps(line), file=sys.stderr, flush=True)
 
 
 ROLES = {

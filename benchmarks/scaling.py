@@ -17,9 +17,7 @@ import json
 import os
 import platform
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +25,7 @@ import time
 import numpy as np
 import scaling_tables
 from absl import app, flags
+from processes import joined, last_lines, show, with_threads
 
 from dc_tf.clustering import cost, machines
 
@@ -554,41 +553,13 @@ def on_workers(n, role, **task):
     """What each of n processes prints last; each is bound to cores of its own."""
     per_worker = cores_of_worker()
     cores = sorted(os.sched_getaffinity(0))
-    hosts = [f"localhost:{port}" for port in free_ports(n)]
-    children = []
+    commands = []
     for rank in range(n):
-        environment = os.environ | {
-            "TF_NUM_INTRAOP_THREADS": str(per_worker),
-            "OMP_NUM_THREADS": str(per_worker),
-            "CUDA_VISIBLE_DEVICES": "-1",
-        }
-        if n > 1:
-            tf_config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": rank}}
-            environment["TF_CONFIG"] = json.dumps(tf_config)
         bound = ",".join(map(str, cores[rank * per_worker : (rank + 1) * per_worker]))
         command = ["taskset", "-c", bound, sys.executable, os.path.abspath(__file__)]
-        command += [f"--role={role}", f"--task={json.dumps(task)}"]
-        children.append(subprocess.Popen(command, stdout=subprocess.PIPE, env=environment))
-    try:
-        outputs = [child.communicate(timeout=1800)[0] for child in children]
-    finally:
-        for child in children:
-            child.kill()
-    return [json.loads(output.splitlines()[-1]) for output in outputs]
-
-
-def free_ports(n):
-    sockets = [socket.socket() for _ in range(n)]
-    for s in sockets:
-        s.bind(("localhost", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
-def show(line):
-    print(json.dumps(line), file=sys.stderr, flush=True)
+        commands.append([*command, f"--role={role}", f"--task={json.dumps(task)}"])
+    added = with_threads(per_worker) | {"CUDA_VISIBLE_DEVICES": "-1"}
+    return last_lines(commands, [worker | added for worker in (joined(n) if n > 1 else [{}])])
 
 
 ROLES = {

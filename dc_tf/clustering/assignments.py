@@ -153,6 +153,29 @@ def collapse_warnings(counts) -> list[str]:
     return warnings
 
 
+def size_warnings(counts) -> list[str]:
+    """What a person should know about any clusters that say little, a sentence each.
+
+    Args:
+        counts: (k,) rows of each cluster.
+    """
+    counts = np.asarray(counts)
+    rows, empty = int(counts.sum()), int(np.count_nonzero(counts == 0))
+    warnings = []
+    if rows and _holds_most(counts):
+        warnings.append(
+            f"cluster {counts.argmax()} holds {_percent(counts.max(), rows)} of all rows, so the "
+            "clusters say little. Look for rows that are equal or nearly so, or bring rows of very "
+            "different lengths to the same one."
+        )
+    if rows and 2 * empty > len(counts):
+        warnings.append(
+            f"{empty} of {len(counts)} clusters are empty: there are fewer different rows than "
+            "clusters. Ask for fewer."
+        )
+    return warnings
+
+
 def _holds_most(counts) -> bool:
     """Whether the largest is more than half of the way from an even share to everything."""
     return len(counts) > 1 and 2 * counts.max() > (1 + 1 / len(counts)) * counts.sum()

@@ -36,7 +36,7 @@ _EQUAL = 1e-6
 _CHUNK_BYTES = 16 << 20
 
 
-def initial_centroids(method, points, k, comm, survey, seed) -> np.ndarray:
+def initial_centroids(method, points, k, comm, survey, seed, on_drawn=None) -> np.ndarray:
     """(n, dim) float32 rows to start from, n = min(k, rows of all workers) or fewer.
 
     They are fewer when fewer rows are distinct and the method looks at distances.
@@ -48,6 +48,8 @@ def initial_centroids(method, points, k, comm, survey, seed) -> np.ndarray:
         comm: `Communicator` of the workers.
         survey: `Survey` of the rows.
         seed: of the draws.
+        on_drawn: called with the number of rows drawn so far, where they are drawn one after the
+            other.
 
     Raises:
         ConfigError: for another method.
@@ -58,7 +60,7 @@ def initial_centroids(method, points, k, comm, survey, seed) -> np.ndarray:
     if method == "random":
         drawn = np.random.default_rng(seed).choice(survey.layout.total, count, replace=False)
         return rows_at(drawn, points, comm, survey.layout)
-    draws = _Draws(points, comm, survey, seed)
+    draws = _Draws(points, comm, survey, seed, on_drawn=on_drawn)
     if method == "k-means++":
         draws.add_until(count, at_once=1)
         return draws.drawn
@@ -83,14 +85,15 @@ class _Draws:
     """Rows drawn so far, with every row's squared distance from the nearest of them.
 
     Args:
-        points, comm, survey, seed: as in `initial_centroids`.
+        points, comm, survey, seed, on_drawn: as in `initial_centroids`.
         weights: (rows,) of this worker's rows; None is 1.
 
     Attributes:
         drawn: (n, dim) float32, the same on every worker.
     """
 
-    def __init__(self, points, comm, survey, seed, weights=None):
+    def __init__(self, points, comm, survey, seed, weights=None, on_drawn=None):
+        self._on_drawn = on_drawn
         self._points = points
         self._comm = comm
         self._survey = survey
@@ -112,6 +115,8 @@ class _Draws:
             new = rows_at(positions, self._points, self._comm, self._survey.layout)
             self._approach(new, positions)
             self.drawn = np.concatenate([self.drawn, new])
+            if self._on_drawn:
+                self._on_drawn(len(self.drawn))
         return len(positions)
 
     def followers(self) -> np.ndarray:

@@ -74,7 +74,8 @@ def kmeans(
         cache_bytes: keep the rows, as the products take them, in device memory if they need no more
             than this.
         on_iteration: called with the `KMeansState` after each iteration, on every worker.
-        on_progress: called with `(rows, iteration=, objective=)` after each chunk of own rows.
+        on_progress: called with `(rows, iteration=, objective=)` after each chunk of own rows, and
+            with `(0, iteration=0, objective=None, drawn=)` as "k-means++" and "k-means||" draw.
         state: a `KMeansState` to go on from, in place of `init`.
 
     Raises:

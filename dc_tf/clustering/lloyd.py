@@ -116,7 +116,13 @@ class Lloyd:
     def first_state(self, init) -> KMeansState:
         if isinstance(init, str):
             init = initial_centroids(
-                init, self._points, self._k, self._comm.comm, self._survey, self._seed
+                init,
+                self._points,
+                self._k,
+                self._comm.comm,
+                self._survey,
+                self._seed,
+                lambda drawn: self._report(0, iteration=0, objective=None, drawn=drawn),
             )
         elif np.shape(init) != (self._k, self._points.dim):
             raise ConfigError(
@@ -172,13 +178,16 @@ class Lloyd:
     def _assign(self, state, means=True):
         """Assigns all rows; returns a `_Pass` and the (k, dim) means, if asked for."""
         for rows in self._assigner.assign(state.centroids, state.used, self._level(state)):
-            if self._on_progress:
-                objective = state.objective[-1] if state.objective else None
-                self._on_progress(rows, iteration=state.iteration, objective=objective)
+            objective = state.objective[-1] if state.objective else None
+            self._report(rows, iteration=state.iteration, objective=objective)
         counts = self._all_counts()
         spread, centroids = self._spread_and_means(state, counts, means)
         objective = float(self._comm.all_sum(np.float64(spread.sum())))
         return _Pass(counts, spread, objective), centroids
+
+    def _report(self, rows, **figures):
+        if self._on_progress:
+            self._on_progress(rows, **figures)
 
     def _level(self, state):
         """About the squared distance of a row from its centroid."""

@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 
 import dc_tf
-from dc_tf.clustering.assignments import count_statistics
+from dc_tf.clustering.assignments import count_statistics, size_warnings
 from dc_tf.clustering.backends import make_backend
 from dc_tf.clustering.embeddings import Embeddings, UnitRows
 from dc_tf.clustering.inspection import inspect
@@ -83,6 +83,8 @@ def run_job(job, cluster) -> dict:
     clock = _Clock()
     result = _cluster_rows(own, job, cluster, clock)
     about = _about(job, settings, result, cluster.size, clock)
+    for warning in about["warnings"] if cluster.is_chief else ():
+        _note(warning)
     with all_or_none(cluster):
         job.output.write_part(cluster.rank, cluster.size, result.assignments)
     with all_or_none(cluster):
@@ -96,7 +98,7 @@ def _check_start(job, cluster):
     with all_or_none(cluster):
         _check_alike(job, cluster)
     with all_or_none(cluster):
-        # Not earlier: it asks for devices, which a worker must not before it is connected.
+        # On all workers, since faiss may be installed on some of them only.
         settings = job.settings
         make_backend(
             settings["backend"], settings["k"], settings["dim"], settings["precision"], 1 << 20
@@ -231,6 +233,7 @@ def _about(job, settings, result, workers, clock) -> dict:
         "input": [{"path": file.path, "rows": file.rows} for file in job.embeddings.files],
         "objective": list(result.objective),
         "clusters": clusters,
+        "warnings": size_warnings(result.counts),
         "reseeded": result.reseeded,
         "exchanged_bytes_per_iteration": result.exchanged_bytes,
         "seconds": clock.seconds(),

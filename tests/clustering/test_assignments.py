@@ -124,6 +124,14 @@ class AssignmentsTest(tf.test.TestCase):
             self.assertRegex(warning, message)
         self.assertLen(assignments.collapse_warnings(np.array([[97, 0, 0], [1, 0, 0]])), 3)
 
+    def test_clusters_of_any_rows_that_say_little_are_told_in_plain_words(self):
+        self.assertEqual(assignments.size_warnings(np.full(10, 5)), [])
+        self.assertEqual(assignments.size_warnings(np.zeros(10)), [])
+        (crowded,) = assignments.size_warnings(np.array([1, 1, 97, 1]))
+        self.assertIn("cluster 2 holds 97% of all rows", crowded)
+        (empty,) = assignments.size_warnings(np.array([5, 5, 5, 0, 0, 0, 0]))
+        self.assertIn("4 of 7 clusters are empty", empty)
+
     def test_nmi_knows_the_same_partition_and_an_independent_one(self):
         self.assertNear(assignments.nmi(CLUSTER, 10 - CLUSTER), 1.0, 1e-9)
         a, b = np.divmod(np.arange(16), 4)

@@ -203,6 +203,17 @@ class LloydTest(tf.test.TestCase):
         self.assertEqual([i for _, i in seen], sorted(i for _, i in seen))
         self.assertEqual(seen[-1][1], 2)
 
+    def test_progress_shows_rows_that_are_drawn_one_after_the_other(self):
+        drawn = []
+        kmeans(
+            blobs(300, 4, 3),
+            7,
+            iterations=0,
+            init="k-means++",
+            on_progress=lambda rows, **figures: drawn.append(figures.get("drawn")),
+        )
+        self.assertEqual(drawn[:7], [1, 2, 3, 4, 5, 6, 7])
+
 
 class WorkersTest(tf.test.TestCase):
     def check(self, x, k, **arguments):

@@ -158,6 +158,14 @@ class ResultTest(CommandTest):
         self.assertEqual(about["versions"]["tensorflow"], tf.__version__)
         self.assertGreater(about["exchanged_bytes_per_iteration"], 0)
 
+    def test_a_collapse_is_told_in_plain_words(self):
+        self.result(input=self.save("equal.npy", np.ones((100, 4), np.float32)))
+        crowded, empty = self.found().about["warnings"]
+        self.assertIn("holds 100% of all rows", crowded)
+        self.assertIn(f"{K - 1} of {K} clusters are empty", empty)
+        self.result(output=self.path("even"))
+        self.assertEqual(self.found(self.path("even")).about["warnings"], [])
+
     def test_shards_of_any_precision_are_one_matrix(self):
         exact = self.x.astype(np.float16)
         self.save("part-0.npy", exact[:100])

@@ -1,0 +1,65 @@
+"""Child processes of the benchmarks: each prints its figures as JSON on its last line.
+
+alone, = last_lines([command])
+figures = last_lines([command] * 2, joined(2))      # two workers, joined by TF_CONFIG on localhost
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+LIMIT_S = 3600
+
+
+def last_lines(commands, environments=None):
+    """What the last lines on stdout say, of processes that run at the same time.
+
+    Args:
+        commands: list of argument lists.
+        environments: for each, dict of variables to add; None adds nothing.
+    """
+    environments = environments or [{}] * len(commands)
+    children = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | added)
+        for command, added in zip(commands, environments)
+    ]
+    try:
+        outputs = [child.communicate(timeout=LIMIT_S)[0] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    failed = [child.args for child in children if child.returncode]
+    if failed:
+        sys.exit(f"{' '.join(failed[0])} failed; see above.")
+    return [json.loads(output.splitlines()[-1]) for output in outputs]
+
+
+def joined(n):
+    """Environments of n workers of one cluster on this machine."""
+    hosts = [f"localhost:{port}" for port in _free_ports(n)]
+    tasks = [{"type": "worker", "index": rank} for rank in range(n)]
+    return [
+        {"TF_CONFIG": json.dumps({"cluster": {"worker": hosts}, "task": task})} for task in tasks
+    ]
+
+
+def with_threads(n):
+    """Environment of a process whose computations take n threads."""
+    return {"TF_NUM_INTRAOP_THREADS": str(n), "OMP_NUM_THREADS": str(n)}
+
+
+def show(line):
+    """Tells a figure at once, beside the result on stdout."""
+    print(json.dumps(line), file=sys.stderr, flush=True)
+
+
+def _free_ports(n):
+    sockets = [socket.socket() for _ in range(n)]
+    for s in sockets:
+        s.bind(("localhost", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
