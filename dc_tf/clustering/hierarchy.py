@@ -74,9 +74,9 @@ def hierarchical_kmeans(
         snapshots: `resume.Snapshots` of this very problem. What they hold is not done again, and
             the result is the same.
         on_progress: called with `(rows, level=, skipped=, cluster=, iteration=, objective=)` after
-            each chunk of own rows, or with `(rows, level=, skipped=True)` for what need not be
-            done. Each level adds up to `iterations + 1` times the own rows, and more where
-            `init` looks at rows.
+            each chunk of own rows (0 rows, and `drawn=`, while `init` draws), or with `(rows,
+            level=, skipped=True)` for what need not be done. Each level adds up to
+            `iterations + 1` times the own rows.
         **settings: further ones of `kmeans`: precision, spherical, tolerance, backend, memory.
 
     Raises:

@@ -30,6 +30,8 @@ _TILE = 2048
 _SCORES = 1 << 20
 _MAX_SCORES = 8 << 20
 _MAX_CHUNK = 32768
+# Rows that are compared at once by `nearer`: they and two differences stay in a cache.
+_PIECE_BYTES = 1 << 20
 # A float32 is the sum of three bfloat16.
 _PARTS = 3
 
@@ -75,11 +77,13 @@ class NearestCentroid:
             level: squared distance where bfloat16 scores are the finest; no matter for float32.
         """
         self._shift = shift
-        self._centroids = tf.constant(centroids, tf.float32)
+        self._centroids = np.asarray(centroids, np.float32)
         self._tiles = []
         for start in range(0, len(centroids), self._tile):
             part = slice(start, start + self._tile)
-            tile = self._centroids[part] if shift is None else self._centroids[part] - shift
+            tile = tf.constant(self._centroids[part])
+            if shift is not None:
+                tile -= shift
             offsets = tf.reduce_sum(tf.square(tile), 1) / -2.0
             if not self.exact:
                 offsets += level / 2.0
@@ -138,7 +142,19 @@ class NearestCentroid:
             rows: (n, dim) floating array.
             labels, than: (n,) int32.
         """
-        return _nearer(rows, self._centroids, labels, than).numpy()
+        nearer = np.empty(len(labels), bool)
+        step = max(1, _PIECE_BYTES // (4 * rows.shape[1]))
+        for start in range(0, len(labels), step):
+            part = slice(start, start + step)
+            x = np.asarray(tf.cast(as_tensor(rows[part]), tf.float32))
+            near, far = (self._squared_distances(x, of[part]) for of in (labels, than))
+            nearer[part] = near < far
+        return nearer
+
+    def _squared_distances(self, x, labels):
+        difference = self._centroids[labels]
+        difference -= x
+        return np.einsum("nd,nd->n", difference, difference)
 
     def _offset_columns(self, offsets):
         """(k, ...) what the columns that `prepared` adds are multiplied with."""
@@ -198,13 +214,3 @@ def _parts(numbers, dtype):
         rest = numbers - tf.cast(parts[-1], tf.float32)
         numbers = tf.where(tf.math.is_finite(numbers), rest, 0.0)
     return tf.stack(parts, 1)
-
-
-@tf.function(reduce_retracing=True)
-def _nearer(rows, centroids, labels, than):
-    x = tf.cast(rows, tf.float32)
-
-    def distance(of):
-        return tf.reduce_sum(tf.math.squared_difference(x, tf.gather(centroids, of)), 1)
-
-    return distance(labels) < distance(than)

@@ -15,7 +15,7 @@ import threading
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.clustering.tensors import as_tensor
+from dc_tf.clustering.tensors import aligned_empty, as_tensor
 
 _FLOAT64_BITS = 53
 # Every float16 is a multiple of this.
@@ -37,39 +37,51 @@ class ClusterSums:
     def __init__(self, k, dim, quantum):
         self._sums = tf.Variable(tf.zeros((k, dim), tf.float64), trainable=False)
         self._k = k
-        # Adding and subtracting this rounds to the quantum. It is an argument, not a constant, of
-        # the function that does so, since the two would cancel in a constant.
-        self._magnet = tf.constant(1.5 * 2.0 ** (_FLOAT64_BITS - 1) * quantum, tf.float64)
+        # To add and subtract this rounds to its unit in the last place, the quantum.
+        self._magnet = np.float64(1.5 * 2.0 ** (_FLOAT64_BITS - 1) * quantum)
         self._exact_float16 = quantum <= _FLOAT16_QUANTUM
         self._step = max(1, _CHUNK_BYTES // (8 * dim))
+        self._multiples = aligned_empty((self._step, dim), np.float64)
         self._lock = threading.Lock()
 
     def move(self, rows, old, new):
         """Takes rows out of the clusters `old` and puts them into `new`.
 
         Args:
-            rows: (n, dim) floating array or tensor.
+            rows: (n, dim) floating array.
             old: (n,) int32; negative for a row that was nowhere.
             new: (n,) int32.
         """
-        for start in range(0, len(new), self._step):
-            part = slice(start, start + self._step)
-            self._move(rows[part], old[part], new[part])
-
-    def _move(self, rows, old, new):
-        exact = self._exact_float16 and rows.dtype == np.float16
-        values = tf.cast(rows, tf.float64) if exact else _rounded(as_tensor(rows), self._magnet)
         with self._lock:
-            if self._k <= _FEW:
-                self._sums.assign_add(_sums_of_few(values, old, new, self._k))
-                return
-            self._sums.scatter_add(tf.IndexedSlices(values, new))
-            somewhere = np.flatnonzero(old >= 0)
-            if somewhere.size == len(old):
-                self._sums.scatter_sub(tf.IndexedSlices(values, old))
-            elif somewhere.size:
-                gone = tf.IndexedSlices(tf.gather(values, somewhere), old[somewhere])
-                self._sums.scatter_sub(gone)
+            for start in range(0, len(new), self._step):
+                part = slice(start, start + self._step)
+                self._move(self._rounded(rows[part]), old[part], new[part])
+
+    def _move(self, values, old, new):
+        if self._k <= _FEW:
+            self._sums.assign_add(_sums_of_few(values, old, new, self._k))
+            return
+        self._sums.scatter_add(tf.IndexedSlices(values, new))
+        somewhere = np.flatnonzero(old >= 0)
+        if somewhere.size == len(old):
+            self._sums.scatter_sub(tf.IndexedSlices(values, old))
+        elif somewhere.size:
+            gone = tf.IndexedSlices(tf.gather(values, somewhere), old[somewhere])
+            self._sums.scatter_sub(gone)
+
+    def _rounded(self, rows):
+        """(n, dim) float64 tensor of multiples of the quantum; valid until the next call."""
+        if rows.dtype.itemsize == 2:  # TensorFlow reads short floats faster than NumPy.
+            values = tf.cast(as_tensor(rows), tf.float64)
+            if self._exact_float16 and rows.dtype == np.float16:
+                return values
+            rows = np.asarray(values)
+        # In place, in memory that is there: new memory would cost more than the arithmetic.
+        multiples = self._multiples[: len(rows)]
+        np.add(rows, self._magnet, out=multiples)
+        multiples -= self._magnet
+        # A GPU might still read from here when the next rows come.
+        return tf.constant(multiples) if "GPU" in self._sums.device else as_tensor(multiples)
 
     def __getitem__(self, block: slice) -> tf.Tensor:
         """(n, dim) float64 sums of a block of clusters."""
@@ -92,12 +104,6 @@ def quantum_of(max_abs: float, rows: int) -> float:
         return _FLOAT16_QUANTUM
     bits = math.frexp(max_abs)[1] + max(1, rows).bit_length()
     return math.ldexp(1.0, max(bits - _FLOAT64_BITS + 1, -1022))
-
-
-@tf.function(reduce_retracing=True)
-def _rounded(rows, magnet):
-    """float64 rows, rounded to the unit in the last place of `magnet`."""
-    return (tf.cast(rows, tf.float64) + magnet) - magnet
 
 
 @tf.function(reduce_retracing=True)
