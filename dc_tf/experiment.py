@@ -15,6 +15,11 @@ from official.modeling import hyperparams
 from dc_tf import settings as settings_lib
 from dc_tf.errors import ConfigError
 
+LOSSES = ("hierarchical", "product")
+_MODEL_CHOICES = {
+    "compute_dtype": ("float32", "bfloat16", "float16"),
+    "sync_batch_norm": ("world", "group", "off"),
+}
 _CLUSTERING_CHOICES = {
     "init": ("random", "k-means++", "k-means||", "previous"),
     "precision": ("float32", "bfloat16"),
@@ -47,11 +52,16 @@ class Data(hyperparams.Config):
 
 @dataclasses.dataclass
 class Model(hyperparams.Config):
-    """The trunk; see `dc_tf.nn.vgg16.VGG16`.
+    """The trunk and how it is trained; see `dc_tf.nn.vgg16.VGG16`.
 
     Attributes:
-        compute_dtype: "float32" or "bfloat16" (products; weights stay float32).
+        compute_dtype: "float32", or products in "bfloat16" or "float16"; weights stay float32. In
+            float16 the loss is scaled, and a step whose gradients overflow is left out.
         dropout: drop half of fc6 in training.
+        sync_batch_norm: whose images are normalised together, those of the "world", of the "group"
+            of workers that serve the same super-classes, or of each worker alone ("off"). Only with
+            "world" does the result not depend on the number of workers.
+        xla: compile forward and backward pass; not where batch norm is over several workers.
     """
 
     width: float = 1.0
@@ -60,6 +70,8 @@ class Model(hyperparams.Config):
     sobel: bool = True
     compute_dtype: str = "float32"
     dropout: bool = True
+    sync_batch_norm: str = "world"
+    xla: bool = False
 
 
 @dataclasses.dataclass
@@ -94,16 +106,22 @@ class Clustering(hyperparams.Config):
 
 @dataclasses.dataclass
 class Optimizer(hyperparams.Config):
-    """Stochastic gradient descent with coupled weight decay.
+    """An optimizer of Keras, with coupled weight decay.
 
     Attributes:
+        name: of its class in Keras, such as "SGD", "Adam", "AdamW" or "Adagrad".
+        options: its further arguments by name, such as beta_1 or global_clipnorm. One of these is
+            Keras' own weight_decay, which is not coupled: it shrinks weights beside the gradient.
         learning_rate: of the first epoch.
+        momentum, nesterov: of SGD.
         drops: epochs of the stage after which the learning rate is multiplied by `drop_factor`.
         weight_decay: added to the gradient of every trainable weight, times the weight.
         literal_head_scale: scale gradients of sub-class heads as Eq. 5 is written, i.e. 1/S of
             the default, which averages over the images of the head's own super-class.
     """
 
+    name: str = "SGD"
+    options: hyperparams.Config = dataclasses.field(default_factory=hyperparams.Config)
     learning_rate: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
@@ -130,6 +148,10 @@ class Stage(hyperparams.Config):
             epoch still has about N images, so N / R different ones.
         head_initializer: "uniform" or "normal"; see `dc_tf.nn.heads.LinearHead`.
         batch_size: images of one step over all workers.
+        accumulate: equal parts of a worker's batch that pass through the network one after the
+            other, to save memory. Batch norm's statistics are those of a part (of all workers).
+        loss: "hierarchical" (Eq. 5), or "product" (Eq. 4): one softmax over all pairs of
+            super-class and sub-class, held by every worker.
     """
 
     name: str = "deepercluster"
@@ -141,6 +163,8 @@ class Stage(hyperparams.Config):
     rotations_together: bool = False
     head_initializer: str = "uniform"
     batch_size: int = 3072
+    accumulate: int = 1
+    loss: str = "hierarchical"
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     clustering: Clustering = dataclasses.field(default_factory=Clustering)
 
@@ -273,8 +297,9 @@ def check(experiment: Experiment):
     need(model.resolution >= 30, "model.resolution", model.resolution, "use at least 30 pixels")
     need(model.width > 0, "model.width", model.width, "use a positive number")
     need(model.fc >= 1, "model.fc", model.fc, "use at least 1")
-    dtypes = ("float32", "bfloat16")
-    need(model.compute_dtype in dtypes, "model.compute_dtype", model.compute_dtype, f"use {dtypes}")
+    for setting, choices in _MODEL_CHOICES.items():
+        value = getattr(model, setting)
+        need(value in choices, f"model.{setting}", value, f"use {', '.join(choices)}")
     need(0 < data.min_crop_area <= 1, "data.min_crop_area", data.min_crop_area, "use (0, 1]")
     need(0 <= data.max_bad_share < 1, "data.max_bad_share", data.max_bad_share, "use [0, 1)")
     short_side = data.resize or model.resolution
@@ -292,7 +317,7 @@ def check(experiment: Experiment):
 
 
 def _check_stage(stage, name, model, need):
-    for setting in ("epochs", "clusters", "reassign_every", "batch_size"):
+    for setting in ("epochs", "clusters", "reassign_every", "batch_size", "accumulate"):
         need(getattr(stage, setting) >= 1, name(setting), getattr(stage, setting), "use at least 1")
     need(stage.rotations in (1, 2, 4), name("rotations"), stage.rotations, "use 1, 2 or 4")
     need(stage.sub_clusters != 1, name("sub_clusters"), 1, "use 0, or at least 2")
@@ -303,6 +328,9 @@ def _check_stage(stage, name, model, need):
     need(not pointless, name("rotations"), 1, "use more rotations, clusters or sub_clusters")
     heads = ("uniform", "normal")
     need(stage.head_initializer in heads, name("head_initializer"), stage.head_initializer, heads)
+    need(stage.loss in LOSSES, name("loss"), stage.loss, f"use {' or '.join(LOSSES)}")
+    flat = stage.loss == "product" and not stage.sub_clusters
+    need(not flat, name("loss"), "product", "use it with sub_clusters")
     _check_clustering(stage.clustering, lambda setting: name(f"clustering.{setting}"), model, need)
     for setting, least, works in (
         ("learning_rate", 1e-30, "use a positive number"),

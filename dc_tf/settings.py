@@ -40,7 +40,9 @@ def fill(config, settings: dict, where: str = ""):
         if name not in known:
             raise ConfigError(f"unknown setting {place!r}; known here: {', '.join(sorted(known))}.")
         current = getattr(config, name)
-        if isinstance(current, hyperparams.Config):
+        if type(current) is hyperparams.Config:  # what it holds is checked by who takes it
+            current.override(_mapping(value, place), is_strict=False)
+        elif isinstance(current, hyperparams.Config):
             if not isinstance(value, dict):
                 raise ConfigError(f"{place} is {value!r}; expected a mapping.")
             fill(current, value, place)

@@ -21,14 +21,14 @@ class BatchNorm(keras.layers.Layer):
     would depend on the number of workers. This layer keeps the unbiased one (n - 1, as PyTorch)
     at any number, exchanges one vector per pass, and has an explicit gradient.
 
-    Args:
+    Attributes:
         all_sum: sums a tensor over the workers whose images are normalised together;
             None where that is this worker alone.
     """
 
     def __init__(self, all_sum=None, **kwargs):
         super().__init__(**kwargs)
-        self._all_sum = all_sum
+        self.all_sum = all_sum
 
     def build(self, input_shape):
         def weight(name, initializer, **kwargs):
@@ -56,10 +56,10 @@ class BatchNorm(keras.layers.Layer):
     def call(self, x, training=False):
         if not training:
             return self._normalize_by_running(x)
-        if self._all_sum is None:
+        if self.all_sum is None:
             y, mean, variance = _fused(x, self.gamma, self.beta)
         else:
-            y, mean, variance = _synchronized(x, self.gamma, self.beta, self._all_sum)
+            y, mean, variance = _synchronized(x, self.gamma, self.beta, self.all_sum)
         self._track(self.moving_mean, mean)
         self._track(self.moving_variance, variance)
         return y

@@ -1,6 +1,22 @@
 """The pretext losses, per image and in nats."""
 
+from typing import NamedTuple
+
 import tensorflow as tf
+
+
+class Objective(NamedTuple):
+    """What a batch is to be judged by.
+
+    Attributes:
+        loss: (batch,) float32; the step averages it over the batch.
+        super_logits: (batch, num_super) float32.
+        sub_logits: (batch, num_sub) float32 inside the image's own super-class; None without.
+    """
+
+    loss: tf.Tensor
+    super_logits: tf.Tensor
+    sub_logits: tf.Tensor | None
 
 
 def cross_entropy(logits, ids):
@@ -8,7 +24,7 @@ def cross_entropy(logits, ids):
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=ids, logits=logits)
 
 
-def hierarchical_loss(super_logits, sub_logits, super_ids, sub_ids):
+def hierarchical(super_logits, sub_logits, super_ids, sub_ids) -> Objective:
     """Cross-entropy of the super-class plus that of the sub-class inside it.
 
     RotNet (Eq. 1) is the case without sub-classes, DeepCluster (Eq. 2) the case of a single
@@ -21,12 +37,32 @@ def hierarchical_loss(super_logits, sub_logits, super_ids, sub_ids):
         super_ids: (batch,) int32 in [0, num_super).
         sub_ids: (batch,) int32 in [0, num_sub).
 
-    Returns:
-        (batch,) float32, nats per image; the step averages over the batch.
-
     Reference: Caron et al. 2019, Eq. 5.
     """
     loss = cross_entropy(super_logits, super_ids)
-    if sub_logits is None:
-        return loss
-    return loss + cross_entropy(sub_logits, sub_ids)
+    if sub_logits is not None:
+        loss += cross_entropy(sub_logits, sub_ids)
+    return Objective(loss, super_logits, sub_logits)
+
+
+def product(logits, num_super, super_ids, sub_ids) -> Objective:
+    """Cross-entropy of one softmax over all pairs of a super-class and a sub-class.
+
+    The softmax of a pair is that of its super-class, whose logit is the log-sum-exp over its
+    sub-classes, times that of the sub-class inside it; so both can be judged apart.
+
+    Args:
+        logits: (batch, num_super * num_sub) float32, super-class by super-class.
+        num_super: int.
+        super_ids: (batch,) int32 in [0, num_super).
+        sub_ids: (batch,) int32 in [0, num_sub).
+
+    Reference: Caron et al. 2019, Eq. 4.
+    """
+    num_sub = logits.shape[1] // num_super
+    pairs = tf.reshape(tf.stop_gradient(logits), [-1, num_super, num_sub])
+    return Objective(
+        cross_entropy(logits, super_ids * num_sub + sub_ids),
+        tf.reduce_logsumexp(pairs, 2),
+        tf.gather(pairs, super_ids, batch_dims=1),
+    )

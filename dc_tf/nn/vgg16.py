@@ -4,6 +4,7 @@ trunk = VGG16(width=1.0, resolution=224, fc=4096)
 endpoints = trunk(images)      # {"conv1": ..., "conv13": ..., "fc6": ..., "fc7": ...}
 """
 
+import itertools
 import math
 
 import tensorflow as tf
@@ -41,8 +42,7 @@ class VGG16(keras.Model):
         resolution: side r of the square input, in pixels.
         fc: units of fc6 and fc7.
         sobel: image gradients as input; otherwise normalised RGB.
-        all_sum: sums over the workers that share batch-norm statistics, or None.
-        compute_dtype: "float32", or "bfloat16" products with float32 weights.
+        compute_dtype: "float32", or "bfloat16" or "float16" products with float32 weights.
         seed: of the initial weights.
 
     Reference: Caron et al. 2019, section 4; facts of REFERENCE section 2.
@@ -54,18 +54,17 @@ class VGG16(keras.Model):
         resolution=224,
         fc=4096,
         sobel=True,
-        all_sum=None,
         compute_dtype="float32",
         seed=0,
     ):
         super().__init__(name="vgg16")
         self.settings = dict(width=width, resolution=resolution, fc=fc, sobel=sobel)
-        policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[compute_dtype]
+        policy = "float32" if compute_dtype == "float32" else f"mixed_{compute_dtype}"
         seeds = iter(range(seed * 1000, seed * 1000 + 1000))
         self.normalize = Normalize(dtype="float32")
         self.stem = (Sobel if sobel else RgbPadding)(dtype="float32")
         self.blocks = [
-            [ConvBlock(c, all_sum, policy, next(seeds)) for c in block] for block in channels(width)
+            [ConvBlock(c, policy, next(seeds)) for c in block] for block in channels(width)
         ]
         side = final_map_size(resolution)
         fan_in = side * side * channels(width)[-1][-1]
@@ -95,6 +94,14 @@ class VGG16(keras.Model):
         endpoints["fc7"] = self.fc7(x)
         return {name: tf.cast(t, tf.float32) for name, t in endpoints.items()}
 
+    def share_statistics(self, comm):
+        """From now on, batch norm in training is over the images of all workers of `comm`.
+
+        Until then it is over the images of this worker. What was traced before does not change.
+        """
+        for conv in itertools.chain(*self.blocks):
+            conv.norm.all_sum = comm.all_sum if comm.size > 1 else None
+
     def built_at_resolution(self):
         """Itself, with all weights created."""
         resolution = self.settings["resolution"]
@@ -105,7 +112,7 @@ class VGG16(keras.Model):
 class ConvBlock(keras.layers.Layer):
     """3x3 convolution with bias, batch norm, ReLU."""
 
-    def __init__(self, filters, all_sum, policy, seed):
+    def __init__(self, filters, policy, seed):
         super().__init__(dtype=policy)
         self.conv = keras.layers.Conv2D(
             filters,
@@ -117,7 +124,7 @@ class ConvBlock(keras.layers.Layer):
                 stddev=math.sqrt(2 / (3 * 3 * filters)), seed=seed
             ),
         )
-        self.norm = BatchNorm(all_sum, dtype=policy)
+        self.norm = BatchNorm(dtype=policy)
 
     def call(self, x, training=False):
         return tf.nn.relu(self.norm(self.conv(x), training=training))

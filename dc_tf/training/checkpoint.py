@@ -6,7 +6,7 @@
     checkpoints.restore(found, learner)    # on the same or another number of workers
 
 Folder `step-0000001234`:
-    shared.*         trunk, its optimizer and the super-class head, from the chief
+    shared.*         trunk, its optimizer, the super-class head and the loss scale, from the chief
     head-0003.*      the sub-class head of super-class 3, from the first worker that serves it
     position.json    where training stands; written last
 
@@ -66,7 +66,12 @@ class Checkpoints:
         self._keep = keep
 
     def save(self, position: Position, learner):
-        """Writes a checkpoint, all workers at the same step; returns when it is complete."""
+        """Writes a checkpoint, all workers at the same step; returns when it is complete.
+
+        Running statistics that differ between workers become their mean, on all of them, so that a
+        run that goes on equals one that starts again from here.
+        """
+        learner.average_statistics()
         final = os.path.join(self._folder, f"step-{position.global_step:010d}")
         aside = final + ".partial"
         if self._has(final):
@@ -186,7 +191,7 @@ def _find_checkpoint(run, experiment, after_stage) -> str:
     return found[-1]
 
 
-def new_trunk(experiment, all_sum=None) -> VGG16:
+def new_trunk(experiment) -> VGG16:
     """The experiment's network with its initial weights."""
     model = experiment.model
     return VGG16(
@@ -195,15 +200,19 @@ def new_trunk(experiment, all_sum=None) -> VGG16:
         fc=model.fc,
         sobel=model.sobel,
         compute_dtype=model.compute_dtype,
-        all_sum=all_sum,
         seed=experiment.seed,
     )
 
 
 def _shared(learner) -> tf.train.Checkpoint:
-    return tf.train.Checkpoint(
-        trunk=learner.trunk, optimizer=learner.trunk_optimizer, super_head=learner.super_head
-    )
+    parts = {
+        "trunk": learner.trunk,
+        "optimizer": learner.trunk_optimizer,
+        "super_head": learner.super_head,
+    }
+    if learner.loss_scale is not None:
+        parts["loss_scale"] = learner.loss_scale
+    return tf.train.Checkpoint(**parts)
 
 
 def _head_path(folder: str, super_class: int) -> str:

@@ -32,6 +32,7 @@ from dc_tf.training.checkpoint import (
 )
 from dc_tf.training.damage import damaged_rows
 from dc_tf.training.metrics import MetricsLog, last_epoch_means
+from dc_tf.training.optimizers import check_optimizer
 from dc_tf.training.step import Learner
 from dc_tf.training.trainer import StageTrainer
 
@@ -122,10 +123,8 @@ class Pretraining:
 
     def _make_trunk(self):
         """The network, mirrored: initial weights, another run's, or the checkpoint's."""
-        world = self._cluster.world
         with self._cluster.strategy.scope():
-            trunk = new_trunk(self._experiment, world.all_sum if world.size > 1 else None)
-            trunk.built_at_resolution()
+            trunk = new_trunk(self._experiment).built_at_resolution()
             if self._experiment.init_from and not self._restored:
                 trunk.set_weights(load_trunk(self._experiment.init_from)[0].get_weights())
         if self._restored:
@@ -138,9 +137,9 @@ class Pretraining:
             self._plans[index],
             self._trunk,
             stage,
+            self._experiment.model,
             seed=self._experiment.seed,
             stage_index=index,
-            dropout=self._experiment.model.dropout,
         )
         if self._restored and not self.position.stage_begins:
             self._checkpoints.restore(self._restored, learner)
@@ -252,8 +251,13 @@ def check_start(experiment, rows: int, workers: int):
         DataError: `init_from` has no network to start from.
     """
     plan_stages(experiment, rows, workers)
-    for clustering in (stage.clustering for stage in experiment.stages):
+    for i, stage in enumerate(experiment.stages):
+        clustering = stage.clustering
         make_backend(clustering.backend, 1, 1, clustering.precision, MEMORY_BYTES)
+        try:
+            check_optimizer(stage.optimizer)
+        except ConfigError as error:
+            raise ConfigError(f"stages[{i}].{error}") from error
     if experiment.init_from:
         source = run_dir.RunDir(experiment.init_from)
         if not os.path.exists(source.result):
@@ -295,8 +299,28 @@ def plan_stages(experiment, rows: int, workers: int) -> list[BatchPlan]:
                 f"stages[{i}] ({stage.name}) needs at least {least} images for its clusters, "
                 f"the data set has {rows}; lower clusters or sub_clusters."
             )
+        _check_parts(stage, plan, f"stages[{i}]")
+        _check_xla(experiment.model, topology)
         plans.append(plan)
     return plans
+
+
+def _check_parts(stage, plan, name):
+    if plan.per_served % stage.accumulate:
+        raise ConfigError(
+            f"{name}.accumulate is {stage.accumulate}, but a worker has {plan.per_served} images "
+            "of a super-class in a batch; use a divisor of that."
+        )
+
+
+def _check_xla(model, topology):
+    together = {"world": topology.workers, "group": topology.workers_per_super_class, "off": 1}
+    workers = together[model.sync_batch_norm]
+    if model.xla and workers > 1:
+        raise ConfigError(
+            f"model.xla is true, but batch norm is over {workers} workers, which XLA cannot "
+            "compile; set model.sync_batch_norm to off, or model.xla to false."
+        )
 
 
 def learning_rate(optimizer, epoch: int) -> float:

@@ -1,6 +1,6 @@
 """One optimisation step of a stage, written for one replica.
 
-    learner = Learner(cluster, plan, trunk, stage, seed=0, stage_index=1)
+    learner = Learner(cluster, plan, trunk, stage, model, seed=0, stage_index=1)
     learner.start_round(0)
     sums = learner.step(batch, step_seed)
 
@@ -9,18 +9,20 @@ head W_s by the workers that serve super-class s. Gradients are summed over thos
 weights. A run on one worker and on sixteen gives the same weights.
 """
 
-import numpy as np
 import tensorflow as tf
 
-from dc_tf import keras
-from dc_tf.distributed.collectives import all_sum_packed
-from dc_tf.nn.heads import LinearHead
-from dc_tf.nn.losses import cross_entropy, hierarchical_loss
+from dc_tf.distributed.collectives import Solo, all_sum_packed
+from dc_tf.nn import losses
 from dc_tf.nn.vgg16 import dropout_mask
 from dc_tf.seeds import derive
+from dc_tf.training.classifier import Classifier
+from dc_tf.training.loss_scale import LossScale, all_finite
+from dc_tf.training.optimizers import decayed, make_optimizer
 
-# What `step` returns, per worker and summed over its images.
-SUMS = ("images", "loss", "super_loss", "sub_loss", "super_hits", "rotation_hits", "sub_hits")
+# What `step` returns, per worker: over its images, and its share of what all workers know. Added up
+# over the workers these are sums over the global batch, steps taken, and squared gradient norms.
+IMAGE_SUMS = ("images", "loss", "super_loss", "sub_loss", "super_hits", "rotation_hits", "sub_hits")
+SUMS = (*IMAGE_SUMS, "steps", "trunk_gradient", "head_gradient")
 
 
 class Learner:
@@ -30,11 +32,12 @@ class Learner:
         plan: BatchPlan, how the batch is made up.
         trunk: VGG16, mirrored.
         trunk_optimizer: of the trunk; its momentum lasts as long as the stage.
-        super_head: Classifier, V.
+        super_head: Classifier, V; of all pairs of super-class and sub-class in the product loss.
         sub_heads: {super-class: Classifier}, the W_s that this worker serves; empty without.
+        loss_scale: LossScale where the network computes in float16, else None.
     """
 
-    def __init__(self, cluster, plan, trunk, stage, seed=0, stage_index=0, dropout=True):
+    def __init__(self, cluster, plan, trunk, stage, model, seed=0, stage_index=0):
         """Creates heads and optimizers; call `start_round` before the first step.
 
         Args:
@@ -42,26 +45,44 @@ class Learner:
             plan: BatchPlan of the stage.
             trunk: VGG16 with its weights, made in the strategy's scope.
             stage: experiment.Stage.
+            model: experiment.Model; how to train the trunk.
             seed: of the experiment.
             stage_index: place of the stage in the experiment.
-            dropout: whether to drop half of fc6.
         """
         self._cluster = cluster
-        self.plan = plan
-        self._settings = stage.optimizer
+        self._stage = stage
         self._seed = (seed, stage_index)
-        self._dropout = dropout
-        self.trunk = trunk
+        self._dropout = model.dropout
         self._fc = trunk.settings["fc"]
+        self.plan = plan
+        self.trunk = trunk
         with cluster.strategy.scope():
-            self.trunk_optimizer = _optimizer(stage.optimizer)
+            self.trunk_optimizer = make_optimizer(stage.optimizer)
             self.trunk_optimizer.build(trunk.trainable_variables)
-        topology = plan.topology
+        self._make_heads()
+        self.loss_scale = LossScale() if model.compute_dtype == "float16" else None
+        self._normalized_with = statistics_comm(model, cluster, plan.topology)
+        trunk.share_statistics(self._normalized_with)
+        self._compute = self._gradients
+        if model.xla:
+            self._compute = tf.function(self._gradients, jit_compile=True)
+
+    def _make_heads(self):
+        cluster, stage, topology = self._cluster, self._stage, self.plan.topology
+        classes = topology.super_classes
+        if stage.loss == "product":
+            self.super_head = Classifier(
+                stage, self._fc, classes * stage.sub_clusters, cluster.world
+            )
+            self.sub_heads = {}
+            return
         sharers = cluster.group(topology.sharers(cluster.rank))
         served = topology.served(cluster.rank) if stage.sub_clusters else ()
-        self.super_head = Classifier(stage, self._fc, topology.super_classes, cluster.world)
+        # W_s is averaged over the images of its own super-class, 1/S of the batch.
+        scale = 1.0 if stage.optimizer.literal_head_scale else float(classes)
+        self.super_head = Classifier(stage, self._fc, classes, cluster.world)
         self.sub_heads = {
-            s: Classifier(stage, self._fc, stage.sub_clusters, sharers) for s in served
+            s: Classifier(stage, self._fc, stage.sub_clusters, sharers, scale) for s in served
         }
 
     def start_round(self, round_index: int):
@@ -69,7 +90,7 @@ class Learner:
 
         V keeps its meaning, and so its weights, where its classes are rotations only.
         """
-        if round_index == 0 or self.plan.clusters > 1:
+        if round_index == 0 or self.plan.clusters > 1 or self._stage.loss == "product":
             self.super_head.reset(derive("super head", *self._seed, round_index))
         for super_class, head in self.sub_heads.items():
             head.reset(derive("sub head", *self._seed, round_index, super_class))
@@ -84,8 +105,22 @@ class Learner:
             optimizer.learning_rate.assign(rate)
 
     def optimizers(self) -> list:
-        heads = [self.super_head, *self.sub_heads.values()]
-        return [self.trunk_optimizer, *(head.optimizer for head in heads)]
+        return [self.trunk_optimizer, *(head.optimizer for head in self._heads())]
+
+    def average_statistics(self):
+        """Makes the running statistics of batch norm the mean over all workers.
+
+        They differ only where not all workers are normalised together. Since they are linear in
+        what was seen, it does not matter how often they are averaged.
+        """
+        world = self._cluster.world
+        if self._normalized_with.size == world.size:
+            return
+        running = self.trunk.non_trainable_variables
+        sums = all_sum_packed([tf.convert_to_tensor(variable) for variable in running], world)
+        with self._cluster.strategy.scope():
+            for variable, total in zip(running, sums):
+                variable.assign(total / world.size)
 
     @tf.function
     def step(self, batch, step_seed):
@@ -97,42 +132,80 @@ class Learner:
             step_seed: int32 scalar of the dropout, equal on all workers.
 
         Returns:
-            (len(SUMS),) float32: sums over this worker's images, in the order of SUMS.
+            (len(SUMS),) float32, in the order of SUMS.
         """
-        heads = [self.super_head, *self.sub_heads.values()]
-        sums, head_gradients = self._cluster.strategy.run(
+        sums, gradients, finite = self._cluster.strategy.run(
             self._replica_step, args=(batch, step_seed)
         )
-        for head, gradients in zip(heads, head_gradients):
-            head.apply(gradients, self._settings.weight_decay)
+        if self.loss_scale is None:
+            self._apply(gradients)
+        else:
+            self.loss_scale.update(finite)
+            tf.cond(finite, lambda: self._apply(gradients), lambda: None)
         return sums
 
     def _replica_step(self, batch, step_seed):
-        """Forward and backward of one replica; applies the trunk's gradient."""
-        heads = [self.super_head, *self.sub_heads.values()]
-        weights = [self.trunk.trainable_variables, *(head.weights for head in heads)]
-        with tf.GradientTape() as tape:
-            per_image, sums = self._forward(batch, step_seed)
-            # The mean over the global batch: workers add up their shares.
-            loss = tf.reduce_sum(per_image) / self.plan.batch_size
-        trunk_gradients, *head_gradients = tape.gradient(loss, weights)
-        self._apply_to_trunk(trunk_gradients)
-        scales = [1.0] + [self._sub_head_scale()] * len(self.sub_heads)
-        summed = [
-            head.sum_gradients(gradients, scale)
-            for head, gradients, scale in zip(heads, head_gradients, scales)
-        ]
-        return sums, summed
+        """(sums, summed gradients of trunk and heads, whether they are finite) of one replica."""
+        batch = {**batch, "dropout_mask": self._dropout_mask(step_seed)}
+        scale = 1.0 if self.loss_scale is None else self.loss_scale.value
+        sums, gradients = self._accumulated(batch, scale)
+        trunk, *heads = [[g / scale for g in part] for part in gradients]
+        heads = [head.sum_gradients(part) for head, part in zip(self._heads(), heads)]
+        # By our own exchange, so that it takes its turn among those of batch norm and heads.
+        finite = tf.constant(True)
+        if self.loss_scale is None:
+            trunk = all_sum_packed(trunk, self._cluster.world)
+        else:
+            # Heads are known to their holders alone, so these tell the others.
+            bad = 1.0 - tf.cast(all_finite(sum(heads, [])), tf.float32)
+            *trunk, bad = all_sum_packed([*trunk, bad], self._cluster.world)
+            finite = tf.logical_and(all_finite(trunk), tf.equal(bad, 0.0))
+        norms = self._squared_norms(trunk, heads)
+        taken = tf.stack([1.0 / self._cluster.size, *norms])
+        taken = tf.where(finite, taken, tf.zeros_like(taken))
+        return tf.concat([sums, taken], 0), [trunk, *heads], finite
 
-    def _forward(self, batch, step_seed):
-        features = self.trunk(
-            batch["image"], training=True, dropout_mask=self._dropout_mask(step_seed)
-        )["fc7"]
-        features = tf.nn.relu(features)
-        super_logits = self.super_head.head(features)
-        sub_logits = self._sub_logits(features)
-        loss = hierarchical_loss(super_logits, sub_logits, batch["super_id"], batch["sub_id"])
-        return loss, self._sums(batch, loss, super_logits, sub_logits)
+    def _accumulated(self, batch, scale):
+        """(image sums, gradients of trunk and heads) of this worker's batch, in equal parts."""
+        count = self._stage.accumulate
+        if count == 1:
+            return self._compute(batch, scale)
+        parts = {name: self._split(tensor, count) for name, tensor in batch.items()}
+
+        def add(i, total):
+            part = {name: tensor[i] for name, tensor in parts.items()}
+            return i + 1, tf.nest.map_structure(tf.add, total, self._compute(part, scale))
+
+        zeros = [[tf.zeros(w.shape) for w in weights] for weights in self._weights()]
+        begin = tf.constant(0), (tf.zeros([len(IMAGE_SUMS)]), zeros)
+        # One after the other: this is how memory is saved.
+        return tf.while_loop(lambda i, _: i < count, add, begin, parallel_iterations=1)[1]
+
+    def _split(self, tensor, count):
+        """(count, b / count, ...): parts with equally many images of each super-class.
+
+        Part i has the images i, i + count, ... of a super-class, whoever holds them.
+        """
+        rest = tensor.shape[1:]
+        parts = tf.reshape(tensor, [-1, count, *rest])
+        return tf.experimental.numpy.moveaxis(parts, 1, 0)
+
+    def _gradients(self, batch, scale):
+        """(image sums, gradients of trunk and heads) of a batch, scaled; no weight changes."""
+        with tf.GradientTape() as tape:
+            objective = self._forward(batch)
+            # The mean over the global batch: workers, and parts of a batch, add up their shares.
+            loss = scale * tf.reduce_sum(objective.loss) / self.plan.batch_size
+        return self._image_sums(batch, objective), tape.gradient(loss, self._weights())
+
+    def _forward(self, batch) -> losses.Objective:
+        features = self.trunk(batch["image"], training=True, dropout_mask=batch["dropout_mask"])
+        features = tf.nn.relu(features["fc7"])
+        logits = self.super_head.head(features)
+        ids = batch["super_id"], batch["sub_id"]
+        if self._stage.loss == "product":
+            return losses.product(logits, self.plan.topology.super_classes, *ids)
+        return losses.hierarchical(logits, self._sub_logits(features), *ids)
 
     def _sub_logits(self, features):
         """(b, k): each image through the head of its own super-class, or None without heads."""
@@ -141,20 +214,21 @@ class Learner:
         parts = tf.split(features, len(self.sub_heads))
         return tf.concat([h.head(x) for h, x in zip(self.sub_heads.values(), parts)], 0)
 
-    def _sub_head_scale(self) -> float:
-        """W_s is averaged over the images of its own super-class, 1/S of the batch."""
-        if self._settings.literal_head_scale:
-            return 1.0
-        return float(self.plan.topology.super_classes)
-
-    def _apply_to_trunk(self, gradients):
+    def _apply(self, gradients):
+        trunk, *heads = gradients
         variables = self.trunk.trainable_variables
-        # By our own exchange, so that it takes its turn among those of batch norm and heads.
-        gradients = all_sum_packed(gradients, self._cluster.world)
         self.trunk_optimizer.apply_gradients(
-            zip(_decayed(gradients, variables, self._settings.weight_decay), variables),
+            zip(decayed(trunk, variables, self._stage.optimizer.weight_decay), variables),
             skip_gradients_aggregation=True,
         )
+        for head, part in zip(self._heads(), heads):
+            head.apply(part)
+
+    def _heads(self) -> list[Classifier]:
+        return [self.super_head, *self.sub_heads.values()]
+
+    def _weights(self) -> list[list[tf.Variable]]:
+        return [self.trunk.trainable_variables, *(head.weights for head in self._heads())]
 
     def _dropout_mask(self, step_seed):
         """This worker's rows of a mask that depends on step and super-class, not on W."""
@@ -169,10 +243,12 @@ class Learner:
             masks.append(dropout_mask(shape, seed)[start : start + plan.per_served])
         return tf.concat(masks, 0)
 
-    def _sums(self, batch, loss, super_logits, sub_logits):
+    def _image_sums(self, batch, objective):
+        """(len(IMAGE_SUMS),) float32."""
+        loss, super_logits, sub_logits = objective
         super_ids, rotations = batch["super_id"], self.plan.rotations
         guess = tf.argmax(super_logits, -1, tf.int32)
-        super_loss = cross_entropy(super_logits, super_ids)
+        super_loss = losses.cross_entropy(super_logits, super_ids)
         hits = tf.zeros_like(loss)
         if sub_logits is not None:
             hits = _equal(tf.argmax(sub_logits, -1, tf.int32), batch["sub_id"])
@@ -187,51 +263,23 @@ class Learner:
         ]
         return tf.reduce_sum(tf.stack(columns), 1)
 
-
-class Classifier(tf.Module):
-    """A linear head with its optimizer and the workers that hold it.
-
-    Attributes:
-        head: LinearHead.
-        optimizer: keras optimizer of its weights.
-    """
-
-    def __init__(self, stage, features, classes, comm):
-        super().__init__()
-        self.head = LinearHead(features, classes, stage.head_initializer)
-        self.optimizer = _optimizer(stage.optimizer)
-        self.optimizer.build(self.weights)
-        self._comm = comm
-
-    @property
-    def weights(self) -> list[tf.Variable]:
-        return [self.head.kernel, self.head.bias]
-
-    def reset(self, seed: int):
-        """New weights from `seed`, no momentum."""
-        self.head.reset(np.random.default_rng(seed))
-        for variable in self.optimizer.variables:
-            if variable.shape.rank:  # slots, not the step count or learning rate
-                variable.assign(tf.zeros_like(variable))
-
-    def sum_gradients(self, gradients, scale: float) -> list[tf.Tensor]:
-        """The gradients summed over the workers that hold this head, times `scale`."""
-        return [scale * g for g in all_sum_packed(gradients, self._comm)]
-
-    def apply(self, gradients, weight_decay: float):
-        decayed = _decayed(gradients, self.weights, weight_decay)
-        self.optimizer.apply_gradients(zip(decayed, self.weights))
+    def _squared_norms(self, trunk, heads):
+        """This worker's shares of the squared gradient norms of the trunk and of all heads."""
+        of_heads = [_squared_norm(part) / head.holders for head, part in zip(self._heads(), heads)]
+        return _squared_norm(trunk) / self._cluster.size, tf.add_n(of_heads)
 
 
-def _optimizer(settings):
-    return keras.optimizers.SGD(
-        settings.learning_rate, momentum=settings.momentum, nesterov=settings.nesterov
-    )
+def statistics_comm(model, cluster, topology):
+    """The workers whose images are normalised together, by `experiment.Model.sync_batch_norm`."""
+    if model.sync_batch_norm == "off":
+        return Solo()
+    if model.sync_batch_norm == "group":
+        return cluster.group(topology.sharers(cluster.rank))
+    return cluster.world
 
 
-def _decayed(gradients, variables, weight_decay):
-    """Coupled weight decay: the gradient of an L2 penalty joins before momentum does."""
-    return [g + weight_decay * v for g, v in zip(gradients, variables)]
+def _squared_norm(tensors):
+    return tf.add_n([tf.reduce_sum(tf.square(t)) for t in tensors])
 
 
 def _equal(a, b):

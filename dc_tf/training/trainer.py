@@ -13,12 +13,16 @@ import time
 
 import orbit
 import tensorflow as tf
+from absl import logging
 
 from dc_tf.data.reader import data_errors
 from dc_tf.errors import DataError
 from dc_tf.progress import Progress
 from dc_tf.training.step import SUMS
 
+# Share of the time from which on waiting for images is worth a warning, and how long to look first.
+_INPUT_BOUND = 0.2
+_INPUT_BOUND_AFTER_S = 30.0
 # Figures beside the progress bar.
 _SHOWN = ("loss", "rotation_accuracy", "images_per_second", "input_wait")
 
@@ -71,7 +75,7 @@ class StageTrainer:
             learning_rate: of this epoch.
 
         Raises:
-            DataError: the loss is not finite, or an image cannot be read.
+            DataError: the loss or the gradient is not finite, or an image cannot be read.
         """
         self._learner.set_learning_rate(learning_rate)
         self._figures = {"stage": self.position.stage, "epoch": self.position.epoch}
@@ -100,12 +104,13 @@ class StageTrainer:
         self._progress.update(steps, **{name: output[name] for name in _SHOWN})
 
     def _require_finite(self, output):
-        if not math.isfinite(output["loss"]):
-            raise DataError(
-                f"the loss is {output['loss']} at step {self.position.global_step}; the last "
-                "checkpoint is finite and stays. Lower the learning rate, or look for broken "
-                "images."
-            )
+        for name in ("loss", "gradient_norm", "head_gradient_norm"):
+            if not math.isfinite(output[name]):
+                raise DataError(
+                    f"the {name.replace('_', ' ')} is {output[name]} at step "
+                    f"{self.position.global_step}; the last checkpoint is finite and stays. Lower "
+                    "the learning rate, or look for broken images."
+                )
 
     def _log(self, output):
         self._metrics.write("train", self.position.global_step, **self._figures, **output)
@@ -128,6 +133,8 @@ class EpochTrainer(orbit.AbstractTrainer):
         self._cluster = cluster
         self._global_step = global_step
         self._batches = iter(())
+        self._waited = self._seconds = 0.0
+        self._warned = False
 
     def start_epoch(self, batches):
         """Takes the (rest of the) epoch's batches of this worker."""
@@ -138,32 +145,58 @@ class EpochTrainer(orbit.AbstractTrainer):
 
         Returns:
             means over the global batches of these steps, images_per_second over all workers, and
-            input_wait, the share of this worker's time spent waiting for images.
+            input_wait, the share of the workers' time spent waiting for images.
 
         Raises:
             DataError: an image cannot be read.
         """
         started, waited = time.monotonic(), 0.0
+        num_steps = int(num_steps)
         sums = tf.zeros([len(SUMS)])
-        for _ in range(int(num_steps)):
+        for _ in range(num_steps):
             asked = time.monotonic()
             with data_errors():
                 batch = next(self._batches)
             waited += time.monotonic() - asked
             sums += self._learner.step(batch, tf.cast(self._global_step, tf.int32))
             self._global_step.assign_add(1)
-        sums = self._cluster.world.all_sum(sums)
+        *sums, all_waited = self._cluster.world.all_sum(tf.concat([sums, [waited]], 0)).numpy()
         seconds = time.monotonic() - started
-        return mean_figures(sums) | {
+        self._watch_input(waited, seconds)
+        figures = mean_figures(sums)
+        if self._learner.loss_scale is not None:
+            figures["loss_scale"] = float(self._learner.loss_scale.value)
+            figures["skipped_steps"] = num_steps - round(float(sums[SUMS.index("steps")]))
+        return figures | {
             "images_per_second": float(sums[0]) / seconds,
-            "input_wait": waited / seconds,
+            "input_wait": float(all_waited) / self._cluster.size / seconds,
         }
+
+    def _watch_input(self, waited, seconds):
+        """Warns once if this worker trains slower than it could because of its input."""
+        self._waited += waited
+        self._seconds += seconds
+        share = self._waited / self._seconds
+        if self._warned or self._seconds < _INPUT_BOUND_AFTER_S or share < _INPUT_BOUND:
+            return
+        self._warned = True
+        logging.warning(
+            "training is input-bound: worker %d waits for images %.0f %% of its time. Give it more "
+            "CPU cores, raise `threads`, convert the images with a smaller --short_side, or put "
+            "the data set on a faster disk.",
+            self._cluster.rank,
+            100 * share,
+        )
 
 
 def mean_figures(sums) -> dict[str, float]:
-    """Named means from a vector of SUMS; accuracies in [0, 1], losses in nats per image."""
+    """Named means from a vector of SUMS, added up over the workers.
+
+    Accuracies are in [0, 1], losses in nats per image. Gradient norms are Euclidean, of the mean
+    over the global batch, and their squares are averaged over the steps that were taken.
+    """
     total = dict(zip(SUMS, (float(value) for value in sums)))
-    images = max(total["images"], 1.0)
+    images, steps = max(total["images"], 1.0), max(total["steps"], 1.0)
     return {
         "loss": total["loss"] / images,
         "super_loss": total["super_loss"] / images,
@@ -171,4 +204,6 @@ def mean_figures(sums) -> dict[str, float]:
         "super_accuracy": total["super_hits"] / images,
         "rotation_accuracy": total["rotation_hits"] / images,
         "sub_accuracy": total["sub_hits"] / images,
+        "gradient_norm": math.sqrt(total["trunk_gradient"] / steps),
+        "head_gradient_norm": math.sqrt(total["head_gradient"] / steps),
     }

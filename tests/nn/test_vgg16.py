@@ -3,8 +3,6 @@
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.nn.heads import LinearHead
-from dc_tf.nn.losses import cross_entropy, hierarchical_loss
 from dc_tf.nn.vgg16 import CONV_LAYERS, LAYERS, VGG16, dropout_mask, final_map_size
 
 
@@ -70,37 +68,6 @@ class VGG16Test(tf.test.TestCase):
 
     def test_raw_rgb_has_three_input_channels(self):
         self.assertEqual(small(sobel=False).blocks[0][0].conv.kernel.shape[2], 3)
-
-
-class HeadAndLossTest(tf.test.TestCase):
-    def test_heads_start_as_their_initializer_says(self):
-        head = LinearHead(400, 300)
-        head.reset(np.random.default_rng(0))
-        self.assertAllInRange(head.kernel, -0.05, 0.05)
-        self.assertAllClose(np.std(head.kernel), 0.05 / np.sqrt(3), rtol=0.02)
-        normal = LinearHead(400, 300, "normal")
-        normal.reset(np.random.default_rng(0))
-        self.assertAllClose(np.std(normal.kernel), 0.01, rtol=0.02)
-        self.assertAllEqual(normal.bias, np.zeros(300))
-        with self.assertRaisesRegex(ValueError, "'zeros'"):
-            LinearHead(2, 2, "zeros")
-
-    def test_the_hierarchical_loss_is_the_sum_of_both_cross_entropies(self):
-        random = np.random.default_rng(0)
-        v, w = random.normal(size=(6, 8)).astype("f"), random.normal(size=(6, 5)).astype("f")
-        y, z = np.int32([0, 1, 7, 3, 2, 2]), np.int32([4, 0, 1, 2, 3, 4])
-
-        def by_hand(logits, ids):
-            p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-            return -np.log(p[np.arange(6), ids])
-
-        self.assertAllClose(hierarchical_loss(v, w, y, z), by_hand(v, y) + by_hand(w, z), rtol=1e-5)
-        self.assertAllClose(hierarchical_loss(v, None, y, z), cross_entropy(v, y))
-
-    def test_one_super_class_costs_nothing(self):
-        w, z = tf.zeros([3, 5]), np.int32([1, 2, 3])
-        loss = hierarchical_loss(tf.ones([3, 1]), w, np.int32([0, 0, 0]), z)
-        self.assertAllClose(loss, [np.log(5)] * 3)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,31 @@ class LoopTest(tf.test.TestCase):
         workers.on_cluster(2, runs.train, self.settings, parts)
         self.assert_same_end(parts, whole)
 
+    def test_two_workers_that_differ_in_statistics_resume_as_well(self):
+        """With each worker's own batch norm and optimizers and losses other than the paper's."""
+        rotnet, deeper = self.settings["stages"]
+        adam = {"name": "Adam", "learning_rate": 1e-3, "options": {"epsilon": 1e-3}}
+        settings = {
+            **self.settings,
+            "model": {
+                **self.settings["model"],
+                "compute_dtype": "float16",
+                "sync_batch_norm": "off",
+            },
+            "stages": [
+                {**rotnet, "accumulate": 2, "epochs": 1},
+                {**deeper, "loss": "product", "optimizer": adam},
+            ],
+        }
+        whole, parts = (os.path.join(self.folder, name) for name in ("whole-off", "parts-off"))
+        workers.on_cluster(2, runs.train, settings, whole)
+        workers.on_cluster(2, _stop_all, settings, parts, 8)  # two steps after a checkpoint
+        workers.on_cluster(2, runs.train, settings, parts)
+        self.assert_same_end(parts, whole)
+        last = read(RunDir(whole).metrics)[-1]
+        self.assertEqual((last["skipped_steps"], last["loss_scale"]), (0, 2.0**15))
+        self.assertAllInRange([last["gradient_norm"], last["head_gradient_norm"]], 1e-6, 1e3)
+
     def test_clusters_and_losses_of_a_round_are_the_same_on_1_2_and_4_workers(self):
         stages = [{**runs.SETTINGS["stages"][1], "epochs": 1}]
         settings = {**self.settings, "stages": stages}
@@ -151,7 +176,7 @@ class LoopTest(tf.test.TestCase):
         settings = {**self.settings, "stages": stages, "checkpoint_every": 1}
         ((kind, message),) = workers.on_cluster(1, _failure, settings, workdir)
         self.assertEqual(kind, DataError.__name__)
-        self.assertRegex(message, r"loss is (nan|inf) at step \d+")
+        self.assertRegex(message, r"(loss|norm) is (nan|inf) at step \d+")
         for value in runs.end_state(workdir).values():
             if np.issubdtype(value.dtype, np.floating):
                 self.assertAllInRange(np.isfinite(value).astype(int), 1, 1)
@@ -172,6 +197,28 @@ class PlanTest(tf.test.TestCase):
         with mock.patch.dict(sys.modules, {"faiss": None}):
             with self.assertRaisesRegex(ConfigError, "faiss.*not installed"):
                 check_start(self.load(stages=stages), rows=1000, workers=1)
+
+    def test_an_optimizer_that_keras_does_not_know_is_refused_before_the_start(self):
+        stages = [{**runs.SETTINGS["stages"][1], "optimizer": {"name": "Sdg"}}]
+        with self.assertRaisesRegex(ConfigError, r"stages\[0\]\.optimizer\.name is 'Sdg'.*SGD"):
+            check_start(self.load(stages=stages), rows=1000, workers=1)
+
+    def test_a_batch_that_does_not_split_into_parts_is_refused(self):
+        stages = [{**runs.SETTINGS["stages"][0], "accumulate": 3}]
+        with self.assertRaisesRegex(ConfigError, r"stages\[0\]\.accumulate is 3, .* 8 images"):
+            plan_stages(self.load(stages=stages), rows=1000, workers=1)
+
+    def test_xla_is_refused_where_batch_norm_is_over_several_workers(self):
+        def plan(workers, sync):
+            model = {**runs.SETTINGS["model"], "xla": True, "sync_batch_norm": sync}
+            plan_stages(self.load(model=model), rows=1000, workers=workers)
+
+        plan(1, "world")
+        plan(4, "off")
+        plan(2, "group")
+        for workers_, sync in ((2, "world"), (8, "group")):
+            with self.assertRaisesRegex(ConfigError, "over 2 workers, .*sync_batch_norm to off"):
+                plan(workers_, sync)
 
     def test_the_learning_rate_drops_at_its_epochs(self):
         optimizer = experiment_lib.Optimizer(learning_rate=1.0, drops=(2, 4), drop_factor=0.1)

@@ -188,8 +188,7 @@ def live(cluster, data, folder, kill_at=None, seed=0, weights=0, previous=None, 
     settings = runs.settings(data, stages=[stage], seed=weights)
     experiment = load(params_override=[repr(settings)])
     with cluster.strategy.scope():
-        all_sum = cluster.world.all_sum if cluster.size > 1 else None
-        trunk = new_trunk(experiment, all_sum).built_at_resolution()
+        trunk = new_trunk(experiment).built_at_resolution()
     os.makedirs(folder, exist_ok=True)
     events = Events(os.path.join(folder, f"events-{cluster.rank}"), kill_at)
     with events.recorded():

@@ -1,6 +1,7 @@
 """One step on several workers is the step of one worker, whoever serves which super-class."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import tensorflow as tf
@@ -8,7 +9,7 @@ import workers
 
 from dc_tf.data.sampler import BatchPlan
 from dc_tf.distributed.topology import Topology
-from dc_tf.experiment import Optimizer, Stage
+from dc_tf.experiment import Model, Optimizer, Stage
 from dc_tf.nn.vgg16 import VGG16
 from dc_tf.training.step import SUMS, Learner
 
@@ -20,11 +21,17 @@ RATE, DECAY = 0.002, 1e-3
 class Case:
     """A small stage and how many steps to take."""
 
-    clusters: int
+    clusters: int = 1
     rotations: int = 4
     steps: int = 1
-    dropout: bool = False
+    accumulate: int = 1
+    loss: str = "hierarchical"
+    model: Model = dataclasses.field(default_factory=lambda: Model(dropout=False))
+    optimizer: Optimizer = dataclasses.field(
+        default_factory=lambda: Optimizer(learning_rate=RATE, weight_decay=DECAY)
+    )
     noise: float = 0.0  # relative, on the images
+    overflow: bool = False  # of float16 gradients, on the last worker alone
 
     @property
     def stage(self):
@@ -33,7 +40,9 @@ class Case:
             rotations=self.rotations,
             sub_clusters=SUBS,
             batch_size=BATCH,
-            optimizer=Optimizer(learning_rate=RATE, momentum=0.9, weight_decay=DECAY),
+            accumulate=self.accumulate,
+            loss=self.loss,
+            optimizer=self.optimizer,
         )
 
 
@@ -47,22 +56,27 @@ def train(cluster, case):
     plan = BatchPlan(case.clusters, case.rotations, BATCH, topology)
     world = cluster.world
     with cluster.strategy.scope():
-        trunk = new_trunk(all_sum=world.all_sum if world.size > 1 else None)
-    learner = Learner(cluster, plan, trunk, case.stage, seed=7, dropout=case.dropout)
+        trunk = new_trunk(case.model.compute_dtype)
+    learner = Learner(cluster, plan, trunk, case.stage, case.model, seed=7)
     learner.start_round(0)
+    if case.overflow and cluster.rank == cluster.size - 1:
+        learner.loss_scale.value.assign(2.0**100)
     found = {0: _weights(learner), "sums": []}
     for step in range(case.steps):
-        batch = {k: v[_mine(plan, cluster.rank)] for k, v in global_batch(plan, step).items()}
+        batch = {k: v[mine(plan, cluster.rank)] for k, v in global_batch(plan, step).items()}
         batch["image"] *= np.float32(1 + case.noise)
         sums = learner.step({k: tf.constant(v) for k, v in batch.items()}, tf.constant(step))
         found["sums"].append(world.all_sum(sums).numpy())
         if step + 1 in (1, case.steps):
+            learner.average_statistics()
             found[step + 1] = _weights(learner)
+    if learner.loss_scale is not None:
+        found["scale"] = float(learner.loss_scale.value)
     return found
 
 
-def new_trunk(all_sum=None):
-    trunk = VGG16(width=1 / 16, resolution=RESOLUTION, fc=FC, all_sum=all_sum, seed=3)
+def new_trunk(compute_dtype="float32"):
+    trunk = VGG16(width=1 / 16, resolution=RESOLUTION, fc=FC, compute_dtype=compute_dtype, seed=3)
     return trunk.built_at_resolution()
 
 
@@ -85,7 +99,7 @@ def global_batch(plan, step):
     }
 
 
-def _mine(plan, rank):
+def mine(plan, rank):
     """Places in the global batch of what worker `rank` sees."""
     start = plan.topology.position(rank) * plan.per_served
     return np.concatenate(
@@ -96,7 +110,7 @@ def _mine(plan, rank):
     )
 
 
-class StepTest(tf.test.TestCase):
+class Compared(tf.test.TestCase):
     def assert_same(self, spread, alone, step, share):
         """All weights of all workers, as near as `share` of the way that they went."""
         names = lambda weights: [*weights["trunk"], *weights["super"]]  # noqa: E731
@@ -108,6 +122,8 @@ class StepTest(tf.test.TestCase):
                 apart = _distance(head, end["sub"][s])
                 self.assertLess(apart / _distance(start["sub"][s], end["sub"][s]), share)
 
+
+class StepTest(Compared):
     def check(self, case):
         """ReLU and max-pooling amplify rounding from step to step, even on one worker.
 
@@ -127,18 +143,18 @@ class StepTest(tf.test.TestCase):
                 self.assertAllClose(one["sums"][0], alone["sums"][0], rtol=1e-4)
 
     def test_one_and_ten_steps_with_4_super_classes_are_the_same_on_1_2_and_4_workers(self):
-        self.check(Case(clusters=1, steps=10))
+        self.check(Case(steps=10))
 
     def test_one_and_ten_steps_with_8_super_classes_are_the_same_on_1_2_and_4_workers(self):
         self.check(Case(clusters=2, steps=10))
 
     def test_dropout_does_not_depend_on_the_number_of_workers(self):
-        case = Case(clusters=1, dropout=True)
+        case = Case(model=Model())
         (alone,) = workers.on_cluster(1, train, case)
         self.assert_same(workers.on_cluster(2, train, case), alone, step=1, share=1e-3)
 
     def test_with_four_workers_in_two_groups_heads_agree_inside_groups_only(self):
-        spread = workers.on_cluster(4, train, Case(clusters=1, rotations=2, steps=2))
+        spread = workers.on_cluster(4, train, Case(rotations=2, steps=2))
         heads = [one[2]["sub"][rank // 2] for rank, one in enumerate(spread)]
         self.assertAllEqual(heads[0][0], heads[1][0])
         self.assertAllEqual(heads[2][0], heads[3][0])
@@ -147,17 +163,96 @@ class StepTest(tf.test.TestCase):
             for got, expected in zip(one[2]["trunk"], spread[0][2]["trunk"]):
                 self.assertAllEqual(got, expected)
 
+    def test_the_product_loss_does_not_depend_on_the_number_of_workers(self):
+        case = Case(loss="product", steps=2)
+        (alone,) = workers.on_cluster(1, train, case)
+        self.assertEqual(alone[0]["super"][0].shape, (FC, 4 * SUBS))
+        self.assertEqual(alone[0]["sub"], {})
+        self.assert_same(workers.on_cluster(2, train, case), alone, step=2, share=1e-2)
+
+    def test_any_optimizer_of_keras_does_not_depend_on_the_number_of_workers(self):
+        optimizer = Optimizer(name="Adam", learning_rate=RATE)
+        optimizer.options.override({"global_clipnorm": 0.1, "epsilon": 1e-3}, is_strict=False)
+        (alone,) = workers.on_cluster(1, train, Case(optimizer=optimizer))
+        spread = workers.on_cluster(2, train, Case(optimizer=optimizer))
+        self.assert_same(spread, alone, step=1, share=1e-2)
+
+    def test_xla_changes_rounding_only(self):
+        (plain,) = workers.on_cluster(1, train, Case())
+        (xla,) = workers.on_cluster(1, train, Case(model=Model(dropout=False, xla=True)))
+        self.assert_same([xla], plain, step=1, share=1e-3)
+        self.assertAllClose(xla["sums"], plain["sums"], rtol=1e-3)
+
+
+class ByHandTest(Compared):
+    """Against the loss written anew, its gradient, and one step of SGD by hand."""
+
+    def check(self, case, size=1, parts=None):
+        """`parts` are the places in the batch of the images that are normalised together."""
+        found = workers.on_cluster(size, train, case)
+        parts = parts or [np.arange(BATCH)]
+        (by_hand,) = workers.on_cluster(1, _by_hand, case, [list(part) for part in parts])
+        for one in found:
+            expected = dict(by_hand["weights"])
+            expected["sub"] = {s: expected["sub"][s] for s in one[0]["sub"]}
+            self.assert_same([{1: expected}], one, step=1, share=1e-3)
+            sums = dict(zip(SUMS, one["sums"][0]))
+            self.assertEqual(sums["images"], BATCH)
+            self.assertAllClose(sums["loss"] / BATCH, by_hand["loss"], rtol=1e-5)
+            self.assertAllClose(sums["loss"], sums["super_loss"] + sums["sub_loss"], rtol=1e-5)
+            self.assertAllInRange([sums["super_hits"], sums["sub_hits"]], 0, BATCH)
+            norms = [sums["trunk_gradient"], sums["head_gradient"]]
+            self.assertAllClose(norms, by_hand["squared_norms"], rtol=1e-3)
+            self.assertAllClose(sums["steps"], 1.0)
+
     def test_the_step_is_gradient_descent_on_equation_5(self):
-        """Against the loss written anew, its gradient, and one step of SGD by hand."""
-        case = Case(clusters=1)
-        (got,) = workers.on_cluster(1, train, case)
-        ((expected, loss),) = workers.on_cluster(1, _by_hand, case)
-        self.assert_same([{1: expected}], got, step=1, share=1e-3)
-        sums = dict(zip(SUMS, got["sums"][0]))
-        self.assertEqual(sums["images"], BATCH)
-        self.assertAllClose(sums["loss"] / BATCH, loss, rtol=1e-5)
-        self.assertAllClose(sums["loss"], sums["super_loss"] + sums["sub_loss"], rtol=1e-5)
-        self.assertAllInRange([sums["super_hits"], sums["sub_hits"]], 0, BATCH)
+        self.check(Case())
+
+    def test_with_the_literal_scale_too(self):
+        optimizer = Optimizer(learning_rate=RATE, weight_decay=DECAY, literal_head_scale=True)
+        self.check(Case(optimizer=optimizer))
+
+    def test_the_product_loss_is_gradient_descent_on_equation_4(self):
+        self.check(Case(clusters=2, loss="product"))
+
+    def test_parts_of_a_batch_add_up_and_are_normalised_apart(self):
+        for size in (1, 2):
+            self.check(Case(accumulate=2), size, [np.arange(i, BATCH, 2) for i in (0, 1)])
+
+    def test_each_worker_normalises_its_own_images(self):
+        case = Case(model=Model(dropout=False, sync_batch_norm="off"))
+        self.check(case, 2, [mine(_plan(case, 2), rank) for rank in (0, 1)])
+
+    def test_each_group_normalises_its_own_images(self):
+        case = Case(rotations=2, model=Model(dropout=False, sync_batch_norm="group"))
+        plan = _plan(case, 4)
+        parts = [np.concatenate([mine(plan, 2 * g), mine(plan, 2 * g + 1)]) for g in (0, 1)]
+        self.check(case, 4, parts)
+
+
+class HalfTest(Compared):
+    MODEL = Model(dropout=False, compute_dtype="float16")
+
+    def test_a_step_in_float16_is_nearly_that_in_float32(self):
+        (exact,) = workers.on_cluster(1, train, Case())
+        (half,) = workers.on_cluster(1, train, Case(model=self.MODEL))
+        self.assert_same([half], exact, step=1, share=0.1)
+        self.assertEqual(half["scale"], 2.0**15)
+
+    def test_a_step_that_overflows_anywhere_is_left_out_everywhere(self):
+        case = Case(rotations=2, model=dataclasses.replace(self.MODEL, sync_batch_norm="off"))
+        results = workers.on_cluster(2, train, dataclasses.replace(case, overflow=True))
+        self.assertEqual([one["scale"] for one in results], [2.0**14, 2.0**99])
+        for one in results:
+            trained = [variable.trainable for variable in new_trunk().variables]
+            before, after = ([*w["super"], *sum(w["sub"].values(), [])] for w in (one[0], one[1]))
+            before += itertools.compress(one[0]["trunk"], trained)
+            after += itertools.compress(one[1]["trunk"], trained)
+            for a, b in zip(after, before, strict=True):
+                self.assertAllEqual(a, b)
+            sums = dict(zip(SUMS, one["sums"][0]))
+            taken = ("steps", "trunk_gradient", "head_gradient")
+            self.assertAllEqual([sums[name] for name in taken], [0, 0, 0])
 
 
 def _distance(a, b):
@@ -165,37 +260,75 @@ def _distance(a, b):
     return np.sqrt(sum(np.sum((x - y) ** 2) for x, y in zip(a, b, strict=True)))
 
 
-def _by_hand(cluster, case):
-    """(weights after one step, loss) of one worker with four super-classes."""
+def _plan(case, size):
+    return BatchPlan(case.clusters, case.rotations, BATCH, Topology(size, case.stage.super_classes))
+
+
+def _by_hand(cluster, case, parts):
+    """One worker's weights after one step, the loss, and the squared norms of the gradients.
+
+    Running statistics are a mean over the parts where workers have one each, else they follow one
+    part after the other.
+    """
     with cluster.strategy.scope():
         mirrored = new_trunk()
-    plan = BatchPlan(case.clusters, case.rotations, BATCH, Topology(1, 4))
-    start = Learner(cluster, plan, mirrored, case.stage, seed=7)
+    plan = _plan(case, 1)
+    start = Learner(cluster, plan, mirrored, case.stage, case.model, seed=7)
     start.start_round(0)
     trunk = new_trunk()
     v, subs = start.super_head.weights, [h.weights for h in start.sub_heads.values()]
     batch = global_batch(plan, 0)
-    with tf.GradientTape() as tape:
-        f = trunk(tf.constant(batch["image"]), training=True, dropout_mask=tf.ones([BATCH, FC]))
-        f = tf.nn.relu(f["fc7"])
-        p = tf.nn.log_softmax(f @ v[0] + v[1])
-        loss = -tf.reduce_mean(tf.gather(p, batch["super_id"], batch_dims=1))
-        for s, (kernel, bias) in enumerate(subs):
-            mine = batch["super_id"] == s
-            q = tf.nn.log_softmax(f[mine] @ kernel + bias)
-            loss -= tf.reduce_sum(tf.gather(q, batch["sub_id"][mine], batch_dims=1)) / BATCH
-    # The default scale: a sub-head's gradient is that of its own super-class' mean, 4 times Eq. 5.
     heads = [w for head in subs for w in head]
     weights = [*trunk.trainable_variables, *v, *heads]
-    scales = [1.0] * (len(weights) - len(heads)) + [4.0] * len(heads)
-    for w, g, scale in zip(weights, tape.gradient(loss, weights), scales):
-        w.assign_sub(RATE * (scale * g + DECAY * w))
-    weights = {
-        "trunk": [w.numpy() for w in trunk.variables],
-        "super": [w.numpy() for w in v],
-        "sub": {s: [w.numpy() for w in head] for s, head in enumerate(subs)},
+    gradients, loss = [tf.zeros_like(w) for w in weights], 0.0
+    running = [w.numpy() for w in trunk.non_trainable_variables]
+    after = []
+    for part in parts:
+        if case.accumulate == 1:
+            for w, value in zip(trunk.non_trainable_variables, running):
+                w.assign(value)
+        with tf.GradientTape() as tape:
+            of_part = _loss_by_hand(trunk, v, subs, {k: x[part] for k, x in batch.items()}, case)
+        gradients = [a + b for a, b in zip(gradients, tape.gradient(of_part, weights))]
+        loss += of_part.numpy()
+        after.append([w.numpy() for w in trunk.non_trainable_variables])
+    if case.accumulate == 1:
+        for w, *values in zip(trunk.non_trainable_variables, *after):
+            w.assign(np.mean(values, 0))
+    # The default scale: a sub-head's gradient is that of its own super-class' mean, S times Eq. 5.
+    scale = 1.0 if case.optimizer.literal_head_scale else float(case.stage.super_classes)
+    scales = [1.0] * (len(weights) - len(heads)) + [scale] * len(heads)
+    gradients = [scale * g for g, scale in zip(gradients, scales)]
+    for w, g in zip(weights, gradients):
+        w.assign_sub(RATE * (g + DECAY * w))
+    norms = [float(tf.reduce_sum(tf.square(g))) for g in gradients]
+    trained = len(trunk.trainable_variables)
+    return {
+        "weights": {
+            "trunk": [w.numpy() for w in trunk.variables],
+            "super": [w.numpy() for w in v],
+            "sub": {s: [w.numpy() for w in head] for s, head in enumerate(subs)},
+        },
+        "loss": loss,
+        "squared_norms": [sum(norms[:trained]), sum(norms[trained:])],
     }
-    return weights, loss.numpy()
+
+
+def _loss_by_hand(trunk, v, subs, batch, case):
+    """A part's share of the mean over the batch: Eq. 5, or Eq. 4 with all pairs in one softmax."""
+    images = tf.constant(batch["image"])
+    f = trunk(images, training=True, dropout_mask=tf.ones([len(images), FC]))
+    f = tf.nn.relu(f["fc7"])
+    p = tf.nn.log_softmax(f @ v[0] + v[1])
+    if case.loss == "product":
+        pairs = batch["super_id"] * SUBS + batch["sub_id"]
+        return -tf.reduce_sum(tf.gather(p, pairs, batch_dims=1)) / BATCH
+    loss = -tf.reduce_sum(tf.gather(p, batch["super_id"], batch_dims=1)) / BATCH
+    for s, (kernel, bias) in enumerate(subs):
+        own = batch["super_id"] == s
+        q = tf.nn.log_softmax(f[own] @ kernel + bias)
+        loss -= tf.reduce_sum(tf.gather(q, batch["sub_id"][own], batch_dims=1)) / BATCH
+    return loss
 
 
 if __name__ == "__main__":

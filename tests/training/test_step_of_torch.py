@@ -14,7 +14,7 @@ import workers
 
 from dc_tf.data.sampler import BatchPlan
 from dc_tf.distributed.topology import Topology
-from dc_tf.experiment import Optimizer, Stage
+from dc_tf.experiment import Model, Optimizer, Stage
 from dc_tf.export.torch_weights import from_torch
 from dc_tf.export.weights import assign_weights, named_weights
 from dc_tf.nn.vgg16 import VGG16
@@ -101,7 +101,7 @@ def in_tensorflow(cluster, case, network, heads, batches):
         trunk = VGG16(**network.settings).built_at_resolution()
     assign_weights(network.weights, trunk)
     plan = BatchPlan(case.clusters, 4, BATCH, Topology(1, case.super_classes))
-    learner = Learner(cluster, plan, trunk, case.stage, dropout=False)
+    learner = Learner(cluster, plan, trunk, case.stage, Model(dropout=False))
     held = [learner.super_head, *learner.sub_heads.values()]
     for head, values in zip(held, heads, strict=True):
         for variable, value in zip(head.weights, values, strict=True):

@@ -1,0 +1,66 @@
+"""Keras' optimizers by name, with the paper's weight decay.
+
+optimizer = make_optimizer(Optimizer(name="Adam", learning_rate=1e-3, options={"beta_2": 0.98}))
+"""
+
+import inspect
+
+from dc_tf import keras
+from dc_tf.errors import ConfigError
+
+
+def make_optimizer(settings):
+    """The optimizer that `experiment.Optimizer` describes, a new one.
+
+    Raises:
+        ConfigError: as in `check_optimizer`.
+    """
+    check_optimizer(settings)
+    return _known()[settings.name](settings.learning_rate, **_options(settings))
+
+
+def check_optimizer(settings):
+    """Refuses a name or options that Keras does not know; starts nothing of TensorFlow.
+
+    Raises:
+        ConfigError: naming what is known.
+    """
+    known = _known()
+    if settings.name not in known:
+        raise ConfigError(f"optimizer.name is {settings.name!r}; use one of {', '.join(known)}.")
+    parameters = inspect.signature(known[settings.name]).parameters
+    accepted = [
+        name
+        for name, parameter in parameters.items()
+        if name not in ("learning_rate", "kwargs") and parameter.kind != parameter.VAR_KEYWORD
+    ]
+    unknown = sorted(_options(settings).keys() - set(accepted))
+    if unknown:
+        raise ConfigError(
+            f"optimizer.options has {', '.join(unknown)}; {settings.name} takes "
+            f"{', '.join(accepted)}."
+        )
+
+
+def decayed(gradients, variables, weight_decay) -> list:
+    """Coupled weight decay: the gradient of an L2 penalty joins before the optimizer sees it."""
+    return [g + weight_decay * v for g, v in zip(gradients, variables)]
+
+
+def _options(settings) -> dict:
+    options = settings.options.as_dict()
+    if settings.name == "SGD":
+        return {"momentum": settings.momentum, "nesterov": settings.nesterov, **options}
+    return options
+
+
+def _known() -> dict:
+    """{name: class} of all that optimize by themselves."""
+    base = keras.optimizers.Optimizer
+    return {
+        name: value
+        for name, value in sorted(vars(keras.optimizers).items())
+        if inspect.isclass(value)
+        and issubclass(value, base)
+        and "learning_rate" in inspect.signature(value).parameters
+    }

@@ -1,0 +1,71 @@
+"""What the inner loop tells about its steps."""
+
+import time
+from unittest import mock
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from dc_tf.distributed.collectives import Solo
+from dc_tf.training import trainer
+from dc_tf.training.step import SUMS
+from dc_tf.training.trainer import EpochTrainer, mean_figures
+
+
+class Steps:
+    """A learner and cluster of one worker whose steps take some seconds."""
+
+    rank, size, world = 0, 1, Solo()
+    loss_scale = None
+
+    def __init__(self, seconds):
+        self._seconds = seconds
+
+    def step(self, batch, step_seed):
+        time.sleep(self._seconds)
+        return tf.ones([len(SUMS)])
+
+
+def images_every(seconds):
+    while True:
+        time.sleep(seconds)
+        yield {}
+
+
+def train(step_s, image_s, calls=2):
+    steps = Steps(step_s)
+    inner = EpochTrainer(steps, steps, tf.Variable(0, dtype=tf.int64))
+    inner.start_epoch(images_every(image_s))
+    return [inner.train(tf.constant(4)) for _ in range(calls)]
+
+
+class TrainerTest(tf.test.TestCase):
+    def warnings(self, *args, after_s=0.0):
+        with mock.patch.object(trainer, "_INPUT_BOUND_AFTER_S", after_s):
+            with mock.patch.object(logging, "warning") as warning:
+                figures = train(*args)
+        return [call.args[0] % call.args[1:] for call in warning.call_args_list], figures
+
+    def test_training_that_waits_for_images_says_so_once(self):
+        (warning,), figures = self.warnings(0.0, 0.02)
+        self.assertRegex(warning, r"input-bound: worker 0 waits for images \d\d %.*`threads`")
+        self.assertAllInRange([f["input_wait"] for f in figures], 0.5, 1.0)
+
+    def test_other_training_does_not_nor_one_that_has_just_begun(self):
+        self.assertEqual(self.warnings(0.02, 0.0)[0], [])
+        self.assertEqual(self.warnings(0.0, 0.02, after_s=60.0)[0], [])
+
+    def test_means_are_over_images_and_norms_over_the_steps_taken(self):
+        sums = dict.fromkeys(SUMS, 0.0)
+        sums |= {"images": 8, "loss": 24, "super_loss": 16, "sub_loss": 8, "super_hits": 2}
+        sums |= {"steps": 2, "trunk_gradient": 50, "head_gradient": 18}
+        figures = mean_figures(np.float32(list(sums.values())))
+        expected = {"loss": 3, "super_loss": 2, "sub_loss": 1, "super_accuracy": 0.25}
+        expected |= {"gradient_norm": 5, "head_gradient_norm": 3, "sub_accuracy": 0}
+        for name, value in expected.items():
+            self.assertAllClose(figures[name], value, msg=name)
+
+
+if __name__ == "__main__":
+    tf.test.main()
