@@ -19,6 +19,7 @@ else:
     from tensorflow import keras as _keras
 
 Model = _keras.Model
+Sequential = _keras.Sequential
 initializers = _keras.initializers
 layers = _keras.layers
 mixed_precision = _keras.mixed_precision

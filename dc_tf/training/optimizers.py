@@ -5,6 +5,8 @@ optimizer = make_optimizer(Optimizer(name="Adam", learning_rate=1e-3, options={"
 
 import inspect
 
+import tensorflow as tf
+
 from dc_tf import keras
 from dc_tf.errors import ConfigError
 
@@ -16,7 +18,8 @@ def make_optimizer(settings):
         ConfigError: as in `check_optimizer`.
     """
     check_optimizer(settings)
-    return _known()[settings.name](settings.learning_rate, **_options(settings))
+    kind = _FusedSGD if settings.name == "SGD" else _known()[settings.name]
+    return kind(settings.learning_rate, **_options(settings))
 
 
 def check_optimizer(settings):
@@ -45,6 +48,24 @@ def check_optimizer(settings):
 def decayed(gradients, variables, weight_decay) -> list:
     """Coupled weight decay: the gradient of an L2 penalty joins before the optimizer sees it."""
     return [g + weight_decay * v for g, v in zip(gradients, variables)]
+
+
+class _FusedSGD(keras.optimizers.SGD):
+    """Keras' SGD; with momentum, a weight and its momentum change in one pass over memory."""
+
+    def update_step(self, gradient, variable):
+        if not self.momentum or isinstance(gradient, tf.IndexedSlices):
+            super().update_step(gradient, variable)
+            return
+        momentum = self.momentums[self._index_dict[self._var_key(variable)]]
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=variable.handle,
+            accum=momentum.handle,
+            lr=tf.cast(self.learning_rate, variable.dtype),
+            grad=gradient,
+            momentum=tf.cast(self.momentum, variable.dtype),
+            use_nesterov=self.nesterov,
+        )
 
 
 def _options(settings) -> dict:

@@ -279,7 +279,7 @@ def statistics_comm(model, cluster, topology):
 
 
 def _squared_norm(tensors):
-    return tf.add_n([tf.reduce_sum(tf.square(t)) for t in tensors])
+    return 2.0 * tf.add_n([tf.nn.l2_loss(t) for t in tensors])
 
 
 def _equal(a, b):

@@ -26,6 +26,23 @@ class OptimizersTest(tf.test.TestCase, parameterized.TestCase):
         found = float(sgd.learning_rate), sgd.momentum, sgd.nesterov
         self.assertAllClose(found, (0.1, 0.9, False))
 
+    @parameterized.parameters((0.9, False), (0.9, True), (0.0, False))
+    def test_sgd_in_one_pass_is_keras_own(self, momentum, nesterov):
+        random = np.random.default_rng(1)
+        start = random.normal(size=(5, 7)).astype(np.float32)
+        own = keras.optimizers.SGD(0.1, momentum=momentum, nesterov=nesterov)
+        fused = make_optimizer(settings(learning_rate=0.1, momentum=momentum, nesterov=nesterov))
+        weights = [tf.Variable(start), tf.Variable(start)]
+        for optimizer, weight in zip((own, fused), weights):
+            optimizer.build([weight])
+        for rate in (0.1, 0.1, 0.01):
+            gradient = tf.constant(random.normal(size=(5, 7)).astype(np.float32))
+            for optimizer, weight in zip((own, fused), weights):
+                optimizer.learning_rate.assign(rate)
+                optimizer.apply_gradients([(gradient, weight)])
+        self.assertAllClose(*weights, rtol=1e-5, atol=1e-6)
+        self.assertNotAllClose(weights[1], start)
+
     def test_options_reach_the_optimizer(self):
         adam = make_optimizer(settings("Adam", {"beta_1": 0.5, "global_clipnorm": 2.0}))
         self.assertEqual((adam.beta_1, adam.global_clipnorm), (0.5, 2.0))

@@ -1,0 +1,355 @@
+"""How fast an optimisation step is, beside others of the same shape in the same run.
+
+    python benchmarks/step.py --output=benchmarks/results/step.json                # all parts
+    python benchmarks/step.py --parts=alone --resolution=96 --batch=16
+
+alone    seconds per step on one worker: ours in float32 and bfloat16 (with --xla also compiled),
+         plain Keras layers and optimizer, and PyTorch with channels last or first, in turns.
+workers  1, 2 and 4 workers of one thread with equally many images each: batch norm over all, over
+         groups and over each alone, and each exchange by itself.
+heads    one super-class of 1,000 and of 80,000 sub-classes.
+losses   memory and time of the product loss (Eq. 4) beside the hierarchy (Eq. 5) on 4 workers, for
+         growing k.
+
+`alone`, `workers` and `heads` take the full network; `losses` is about the last layer and takes a
+small one. Figures are medians over the steps after the first; ratios are within one run.
+"""
+
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+
+import numpy as np
+from absl import app, flags
+from processes import joined, last_lines, show, with_threads
+
+FLAGS = flags.FLAGS
+PARTS = ("alone", "workers", "heads", "losses")
+flags.DEFINE_list("parts", list(PARTS), "What to measure.")
+flags.DEFINE_integer("resolution", 224, "Side of the images.")
+flags.DEFINE_integer("batch", 8, "Images of a worker in one step.")
+flags.DEFINE_integer("steps", 4, "Measured steps of each.")
+flags.DEFINE_integer("threads", os.cpu_count(), "Of the part `alone` and `heads`.")
+flags.DEFINE_bool("xla", False, "Measure the compiled step as well (it compiles for minutes).")
+flags.DEFINE_list("sub_classes", ["1000", "80000"], "k of the heads part.")
+flags.DEFINE_list("product_sub_classes", ["1000", "4000", "16000"], "k of the losses part.")
+flags.DEFINE_string("output", None, "JSON of all figures.")
+flags.DEFINE_string("role", None, "Internal: what a child process does.")
+flags.DEFINE_string("task", None, "Internal: its arguments, JSON.")
+
+
+def main(_):
+    if FLAGS.role:
+        print(json.dumps(ROLES[FLAGS.role](**json.loads(FLAGS.task))))
+        return
+    unknown = set(FLAGS.parts) - set(PARTS)
+    if unknown:
+        sys.exit(f"--parts has {', '.join(unknown)}; there are {', '.join(PARTS)}.")
+    figures = {}
+    for part in FLAGS.parts:
+        figures[part] = globals()[f"measure_{part}"]()
+    if FLAGS.output:
+        with open(FLAGS.output, "w", encoding="utf-8") as file:
+            json.dump(figures, file, indent=1)
+    print(json.dumps(figures))
+
+
+# One worker.
+
+
+def measure_alone():
+    shape = dict(resolution=FLAGS.resolution, batch=FLAGS.batch)
+    task = dict(**shape, steps=FLAGS.steps, xla=FLAGS.xla)
+    (times,) = children("alone", task, environments=[with_threads(FLAGS.threads)])
+    seconds = {name: statistics.median(of) for name, of in times.items()}
+    ours = seconds["dc_tf float32"]
+    result = {**shape, "seconds_per_step": seconds}
+    result["times_keras"] = seconds["keras float32"] / ours
+    result["bfloat16_times_float32"] = ours / seconds["dc_tf bfloat16"]
+    torch = [of for name, of in seconds.items() if name.startswith("pytorch")]
+    if torch:
+        result["times_pytorch"] = min(torch) / ours
+    show(result)
+    return result
+
+
+def alone(resolution, batch, steps, xla):
+    """{name: seconds of each step}, all in turns."""
+    from dc_tf.distributed.cluster import connect
+
+    # One super-class, so one classifier of 1,000 as the others have.
+    shape = dict(resolution=resolution, batch=batch, rotations=1, cluster=connect())
+    kinds = {
+        "dc_tf float32": our_step(**shape),
+        "keras float32": keras_step(resolution, batch, "float32"),
+        "dc_tf bfloat16": our_step(**shape, compute_dtype="bfloat16"),
+        "keras bfloat16": keras_step(resolution, batch, "mixed_bfloat16"),
+    }
+    if xla:
+        kinds["dc_tf float32 xla"] = our_step(**shape, xla=True)
+    kinds |= torch_steps(resolution, batch)
+    times = {name: [] for name in kinds}
+    for turn in range(steps + 1):
+        for name, step in kinds.items():
+            seconds = timed(step)
+            if turn:  # the first traces
+                times[name].append(seconds)
+    return times
+
+
+def our_step(cluster, resolution, batch, sub_classes=1000, rotations=4, fc=4096, **changes):
+    """A function that takes one step of a new `Learner`; `changes` are of model or stage."""
+    import tensorflow as tf
+
+    from dc_tf.data.sampler import BatchPlan
+    from dc_tf.distributed.topology import Topology
+    from dc_tf.experiment import Model, Stage
+    from dc_tf.nn.vgg16 import VGG16
+    from dc_tf.training.step import Learner
+
+    width, loss = changes.pop("width", 1.0), changes.pop("loss", "hierarchical")
+    model = Model(width=width, resolution=resolution, fc=fc, **changes)
+    stage = Stage(clusters=1, rotations=rotations, sub_clusters=sub_classes, loss=loss)
+    plan = BatchPlan(1, rotations, batch * cluster.size, Topology(cluster.size, rotations))
+    with cluster.strategy.scope():
+        trunk = VGG16(
+            width=width, resolution=resolution, fc=fc, compute_dtype=model.compute_dtype
+        ).built_at_resolution()
+    learner = Learner(cluster, plan, trunk, stage, model)
+    learner.start_round(0)
+    images, super_id, sub_id = batch_of(resolution, batch, rotations, sub_classes)
+    super_id = np.repeat(plan.topology.served(cluster.rank), plan.per_served).astype(np.int32)
+    inputs = {"image": images, "super_id": super_id, "sub_id": sub_id}
+    inputs = {name: tf.constant(value) for name, value in inputs.items()}
+    step_seed = tf.constant(0)
+    return lambda: learner.step(inputs, step_seed).numpy()
+
+
+def batch_of(resolution, batch, supers, subs):
+    random = np.random.default_rng(0)
+    images = random.random((batch, resolution, resolution, 3), np.float32)
+    super_id = np.repeat(np.arange(supers, dtype=np.int32), batch // supers)
+    return images, super_id, random.integers(0, subs, batch, np.int32)
+
+
+def keras_step(resolution, batch, policy, classes=1000, fc=4096):
+    """A step of Keras' own layers on Sobel-like input, with one softmax of `classes`."""
+    import tensorflow as tf
+
+    from dc_tf import keras
+    from dc_tf.nn.vgg16 import BLOCKS, DROPOUT
+
+    layers = keras.layers
+    net = keras.Sequential([layers.InputLayer((resolution + 2, resolution + 2, 2))])
+    for block in BLOCKS:
+        for channels in block:
+            net.add(layers.Conv2D(channels, 3, padding="same", dtype=policy))
+            net.add(layers.BatchNormalization(momentum=0.9, epsilon=1e-5, dtype=policy))
+            net.add(layers.ReLU(dtype=policy))
+        net.add(layers.MaxPool2D(dtype=policy))
+    net.add(layers.Flatten(dtype=policy))
+    net.add(layers.Dense(fc, activation="relu", dtype=policy))
+    net.add(layers.Dropout(DROPOUT, dtype=policy))
+    net.add(layers.Dense(fc, activation="relu", dtype=policy))
+    net.add(layers.Dense(classes, dtype="float32"))
+    optimizer = keras.optimizers.SGD(1e-3, momentum=0.9, weight_decay=1e-5)
+    optimizer.build(net.trainable_variables)
+    random = np.random.default_rng(0)
+    side = resolution + 2
+    images = tf.constant(random.standard_normal((batch, side, side, 2), np.float32))
+    labels = tf.constant(random.integers(0, classes, batch))
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            logits = net(images, training=True)
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            loss = tf.reduce_mean(loss)
+        gradients = tape.gradient(loss, net.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, net.trainable_variables))
+        return loss
+
+    return lambda: step().numpy()
+
+
+def torch_steps(resolution, batch):
+    """{name: step} in both memory formats; none where PyTorch is not installed."""
+    try:
+        import torch
+    except ImportError:
+        show({"pytorch": "not installed, left out"})
+        return {}
+    torch.set_num_threads(int(os.environ["TF_NUM_INTRAOP_THREADS"]))
+    formats = {"first": torch.contiguous_format, "last": torch.channels_last}
+    return {
+        f"pytorch channels {name}": torch_step(torch, resolution, batch, memory_format)
+        for name, memory_format in formats.items()
+    }
+
+
+def torch_step(torch, resolution, batch, memory_format, classes=1000, fc=4096):
+    """The same as `keras_step`."""
+    from dc_tf.nn.vgg16 import BLOCKS, DROPOUT, final_map_size
+
+    nn = torch.nn
+    layers, before = [], 2
+    for block in BLOCKS:
+        for channels in block:
+            layers += [nn.Conv2d(before, channels, 3, padding=1), nn.BatchNorm2d(channels)]
+            layers.append(nn.ReLU(inplace=True))
+            before = channels
+        layers.append(nn.MaxPool2d(2))
+    features = before * final_map_size(resolution) ** 2
+    layers += [nn.Flatten(), nn.Linear(features, fc), nn.ReLU(inplace=True), nn.Dropout(DROPOUT)]
+    layers += [nn.Linear(fc, fc), nn.ReLU(inplace=True), nn.Linear(fc, classes)]
+    net = nn.Sequential(*layers).to(memory_format=memory_format)
+    sgd = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-5)
+    images = torch.randn(batch, 2, resolution + 2, resolution + 2)
+    images = images.to(memory_format=memory_format)
+    labels = torch.randint(0, classes, (batch,))
+
+    def step():
+        sgd.zero_grad(set_to_none=True)
+        loss = nn.functional.cross_entropy(net(images), labels)
+        loss.backward()
+        sgd.step()
+        return loss.item()
+
+    return step
+
+
+# Several workers.
+
+
+def measure_workers():
+    shape = dict(resolution=FLAGS.resolution, batch=FLAGS.batch)
+    result = []
+    for size in (1, 2, 4):
+        found = on_workers("together", size, dict(**shape, steps=FLAGS.steps))
+        slowest = {name: max(one[name] for one in found) for name in found[0]}
+        result.append({"workers": size, "seconds": slowest})
+        show(result[-1])
+    return result
+
+
+def together(resolution, batch, steps):
+    """{what: median seconds} of steps and of single exchanges on this worker."""
+    import tensorflow as tf
+
+    from dc_tf.distributed.cluster import connect
+    from dc_tf.distributed.collectives import all_sum_packed
+    from dc_tf.nn.vgg16 import VGG16, channels
+
+    cluster = connect()
+    kinds = {
+        f"step, batch norm {sync}": our_step(cluster, resolution, batch, sync_batch_norm=sync)
+        for sync in (("world", "group", "off") if cluster.size > 1 else ("world",))
+    }
+    if cluster.size > 1:
+        trunk = VGG16(resolution=resolution).built_at_resolution()
+        gradients = [tf.zeros(v.shape) for v in trunk.trainable_variables]
+        head = [tf.zeros([4096, 4]), tf.zeros([4])]
+        norms = [tf.zeros([1 + 2 * c]) for block in channels(1.0) for c in block]
+        world = cluster.world
+
+        @tf.function
+        def of_trunk():
+            return all_sum_packed(gradients, world)[0]
+
+        @tf.function
+        def of_head():
+            return all_sum_packed(head, world)[0]
+
+        @tf.function
+        def of_norms():  # forward and backward
+            return [world.all_sum(norm) for norm in (*norms, *norms)]
+
+        kinds |= {"gradients of the trunk": of_trunk, "of the super-class head": of_head}
+        kinds["26 exchanges of batch norm"] = of_norms
+    times = {name: [] for name in kinds}
+    for turn in range(steps + 1):
+        for name, work in kinds.items():
+            cluster.world.barrier()
+            seconds = timed(work)
+            if turn:
+                times[name].append(seconds)
+    cluster.leave()
+    return {name: statistics.median(of) for name, of in times.items()}
+
+
+# Large heads.
+
+
+def measure_heads():
+    result = []
+    for k in map(int, FLAGS.sub_classes):
+        task = dict(
+            resolution=FLAGS.resolution,
+            batch=FLAGS.batch,
+            steps=FLAGS.steps,
+            sub_classes=k,
+            rotations=1,
+        )
+        (found,) = children("one", task, environments=[with_threads(FLAGS.threads)])
+        result.append({"sub_classes": k, **found})
+        show(result[-1])
+    return result
+
+
+def measure_losses():
+    result = []
+    for k in map(int, FLAGS.product_sub_classes):
+        for loss in ("hierarchical", "product"):
+            task = dict(resolution=32, batch=32, steps=FLAGS.steps, sub_classes=k, loss=loss)
+            found = on_workers("one", 4, dict(**task, fc=512, width=1 / 16))
+            line = {name: max(one[name] for one in found) for name in found[0]}
+            result.append({"sub_classes": k, "loss": loss, **line})
+            show(result[-1])
+    return result
+
+
+def one(steps, **task):
+    """Median seconds of a step, and the memory that it added at its peak, in MB."""
+    from dc_tf.distributed.cluster import connect
+
+    cluster = connect()
+    before = peak_mb()
+    step = our_step(cluster, **task)
+    times = []
+    for _ in range(steps + 1):
+        cluster.world.barrier()
+        times.append(timed(step))
+    cluster.leave()
+    seconds = statistics.median(times[1:])
+    return {"seconds_per_step": seconds, "added_mb": peak_mb() - before}
+
+
+ROLES = {"alone": alone, "together": together, "one": one}
+
+
+def children(role, task, environments):
+    command = [sys.executable, os.path.abspath(__file__), f"--role={role}"]
+    command.append(f"--task={json.dumps(task)}")
+    return last_lines([command] * len(environments), environments)
+
+
+def on_workers(role, size, task):
+    environments = joined(size) if size > 1 else [{}]
+    return children(role, task, [one | with_threads(1) for one in environments])
+
+
+def timed(work):
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    app.run(main)
