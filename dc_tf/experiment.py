@@ -202,7 +202,8 @@ class Experiment(hyperparams.Config):
         checkpoint_every: steps between checkpoints; one is also written after each round.
         keep_checkpoints: newest ones that are kept.
         log_every: steps between lines of metrics.
-        init_from: run folder whose trunk this run starts from.
+        init_from: run folder, or exported or imported model, whose trunk this run starts from.
+        init_stage: name of a stage of that run, to start from where it ended; else the run's end.
         threads: parallel calls of the input pipeline; 0 lets TensorFlow choose.
     """
 
@@ -214,6 +215,7 @@ class Experiment(hyperparams.Config):
     keep_checkpoints: int = 3
     log_every: int = 50
     init_from: str = ""
+    init_stage: str = ""
     threads: int = 0
 
 

@@ -172,11 +172,16 @@ def load_trunk(workdir: str, after_stage: str = ""):
         raise DataError(f"{workdir} is not a run folder: it has no {os.path.basename(run.config)}.")
     experiment = experiment_lib.load([run.config])
     trunk = new_trunk(experiment).built_at_resolution()
-    read_trunk(_find_checkpoint(run, experiment, after_stage), trunk)
+    read_trunk(find_checkpoint(run, experiment, after_stage), trunk)
     return trunk, experiment
 
 
-def _find_checkpoint(run, experiment, after_stage) -> str:
+def find_checkpoint(run, experiment, after_stage="") -> str:
+    """Path of a run's newest complete checkpoint, or of the one at the end of a stage.
+
+    Raises:
+        ConfigError, DataError: as in `load_trunk`.
+    """
     found = complete_checkpoints(run.checkpoints)
     if after_stage:
         names = [stage.name for stage in experiment.stages]

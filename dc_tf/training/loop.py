@@ -7,9 +7,7 @@ at the exact step.
 """
 
 import dataclasses
-import os
 
-from dc_tf import experiment as experiment_lib
 from dc_tf import run_dir
 from dc_tf.clustering.assignments import Assignments, is_complete
 from dc_tf.clustering.backends import make_backend
@@ -26,13 +24,13 @@ from dc_tf.training import reassign
 from dc_tf.training.checkpoint import (
     Checkpoints,
     Position,
-    load_trunk,
     new_trunk,
     read_position,
 )
 from dc_tf.training.damage import damaged_rows
 from dc_tf.training.metrics import MetricsLog, last_epoch_means
 from dc_tf.training.optimizers import check_optimizer
+from dc_tf.training.start import check_initial, initial_weights
 from dc_tf.training.step import Learner
 from dc_tf.training.trainer import StageTrainer
 
@@ -126,7 +124,7 @@ class Pretraining:
         with self._cluster.strategy.scope():
             trunk = new_trunk(self._experiment).built_at_resolution()
             if self._experiment.init_from and not self._restored:
-                trunk.set_weights(load_trunk(self._experiment.init_from)[0].get_weights())
+                trunk.set_weights(initial_weights(self._experiment))
         if self._restored:
             self._checkpoints.restore_trunk(self._restored, trunk)
         return trunk
@@ -247,8 +245,8 @@ def check_start(experiment, rows: int, workers: int):
 
     Raises:
         ConfigError: a stage does not fit the worker count or the data set or needs what is not
-            installed, or `init_from` is not a finished run of the same network.
-        DataError: `init_from` has no network to start from.
+            installed, or `init_from` cannot be its start.
+        DataError: what `init_from` holds is damaged.
     """
     plan_stages(experiment, rows, workers)
     for i, stage in enumerate(experiment.stages):
@@ -258,20 +256,7 @@ def check_start(experiment, rows: int, workers: int):
             check_optimizer(stage.optimizer)
         except ConfigError as error:
             raise ConfigError(f"stages[{i}].{error}") from error
-    if experiment.init_from:
-        source = run_dir.RunDir(experiment.init_from)
-        if not os.path.exists(source.result):
-            raise ConfigError(
-                f"init_from is {experiment.init_from!r}, which is not a finished run."
-            )
-        model = experiment_lib.load([source.config]).model
-        for name in ("width", "resolution", "fc", "sobel"):
-            theirs, ours = getattr(model, name), getattr(experiment.model, name)
-            if theirs != ours:
-                raise ConfigError(
-                    f"init_from is a run with model.{name} = {theirs}, here it is {ours}; they "
-                    "have to be equal."
-                )
+    check_initial(experiment)
 
 
 def plan_stages(experiment, rows: int, workers: int) -> list[BatchPlan]:

@@ -14,10 +14,12 @@ import workers
 from dc_tf import experiment as experiment_lib
 from dc_tf.clustering.assignments import Assignments
 from dc_tf.errors import ConfigError, DataError
+from dc_tf.export.saved_model import export_saved_model
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import load_trunk
 from dc_tf.training.loop import check_start, learning_rate, plan_stages
 from dc_tf.training.metrics import read
+from dc_tf.training.start import check_initial, initial_weights
 
 # On 128 images the stages of runs.SETTINGS take 2 * 4 and 3 * 4 steps; clusterings are at 8, 16.
 STEPS = 20
@@ -165,10 +167,41 @@ class LoopTest(tf.test.TestCase):
         for ours, theirs in zip(*weights):
             self.assertAllClose(ours, theirs, atol=1e-4)
         after_rotnet, experiment = load_trunk(self.undisturbed, "rotnet")
+        for source in self.undisturbed, self.exported(after_rotnet):
+            stage = "rotnet" if source == self.undisturbed else ""
+            settings |= {"init_from": source, "init_stage": stage}
+            start = self.load(settings)
+            check_initial(start)
+            for ours, theirs in zip(
+                initial_weights(start), after_rotnet.get_weights(), strict=True
+            ):
+                self.assertAllEqual(ours, theirs)
         self.assertEqual(experiment.stages[0].name, "rotnet")
         self.assertNotAllClose(after_rotnet.trainable_weights[0], weights[1][0])
         with self.assertRaisesRegex(ConfigError, "no stage 'x'; its stages are .*rotnet"):
             load_trunk(self.undisturbed, "x")
+
+    def exported(self, trunk, sobel="layer"):
+        path = os.path.join(self.folder, f"exported-{sobel}")
+        export_saved_model(trunk, path, sobel=sobel)
+        return path
+
+    def load(self, settings):
+        return experiment_lib.load(params_override=[repr(settings)])
+
+    def test_a_start_that_cannot_be_is_refused(self):
+        trunk, _ = load_trunk(self.undisturbed)
+        folded = self.exported(trunk, "folded")
+        model = {**self.settings["model"], "fc": 8}
+        for changes, message in (
+            ({"init_stage": "rotnet"}, "set init_from"),
+            ({"init_from": folded}, "folded into .*--sobel=layer"),
+            ({"init_from": folded, "init_stage": "rotnet"}, "an export, without stages"),
+            ({"init_from": self.undisturbed, "init_stage": "x"}, "its stages are .*rotnet"),
+            ({"init_from": self.undisturbed, "model": model}, "model.fc = 16, here it is 8"),
+        ):
+            with self.assertRaisesRegex(ConfigError, message):
+                check_initial(self.load({**self.settings, **changes}))
 
     def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(self):
         workdir = os.path.join(self.folder, "nan")

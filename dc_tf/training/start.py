@@ -1,0 +1,79 @@
+"""What a run's trunk starts from, if not from random weights: a run, a stage of it, or an export.
+
+check_initial(experiment)                        # before anything is started
+trunk.set_weights(initial_weights(experiment))
+"""
+
+import os
+
+from dc_tf import experiment as experiment_lib
+from dc_tf.errors import ConfigError, DataError
+from dc_tf.export.metadata import read_metadata
+from dc_tf.export.saved_model import is_saved_model, restore_trunk
+from dc_tf.run_dir import RunDir
+from dc_tf.training.checkpoint import find_checkpoint, load_trunk
+
+_SHAPE = ("width", "resolution", "fc", "sobel")
+
+
+def check_initial(experiment):
+    """Refuses an `init_from` that cannot be the start of this experiment; starts no TensorFlow.
+
+    Raises:
+        ConfigError: it is neither a run that has got so far nor an export, or of another network.
+        DataError: what is there is damaged.
+    """
+    path, stage = experiment.init_from, experiment.init_stage
+    if not path:
+        if stage:
+            raise ConfigError(f"init_stage is {stage!r}; set init_from to the run that it is of.")
+    elif is_saved_model(path):
+        _check_export(path, stage, experiment.model)
+    else:
+        _check_run(path, stage, experiment.model)
+
+
+def initial_weights(experiment) -> list:
+    """Arrays in the order of `VGG16.get_weights`."""
+    path = experiment.init_from
+    if is_saved_model(path):
+        return restore_trunk(path).get_weights()
+    return load_trunk(path, experiment.init_stage)[0].get_weights()
+
+
+def _check_run(path, stage, model):
+    run = RunDir(path)
+    if not os.path.exists(run.config) or not (stage or os.path.exists(run.result)):
+        raise ConfigError(
+            f"init_from is {path!r}, which is not a finished run, nor a model of 'dc_tf export' or "
+            "'dc_tf import_torch'; for a run in progress, set init_stage to a stage that is done."
+        )
+    experiment = experiment_lib.load([run.config])
+    theirs = {name: getattr(experiment.model, name) for name in _SHAPE}
+    _check_same_network(theirs, model)
+    try:
+        find_checkpoint(run, experiment, stage)
+    except (ConfigError, DataError) as error:
+        raise ConfigError(f"init_from cannot be used: {error}") from error
+
+
+def _check_export(path, stage, model):
+    if stage:
+        raise ConfigError(f"init_stage is {stage!r}, but init_from is an export, without stages.")
+    metadata = read_metadata(path)
+    if metadata.folded:
+        raise ConfigError(
+            f"init_from is {path!r}, whose Sobel stage is folded into its first convolution; "
+            "export or import it with --sobel=layer."
+        )
+    _check_same_network(metadata.settings, model)
+
+
+def _check_same_network(theirs, model):
+    for name in _SHAPE:
+        ours = getattr(model, name)
+        if theirs[name] != ours:
+            raise ConfigError(
+                f"init_from is a network with model.{name} = {theirs[name]}, here it is {ours}; "
+                "they have to be equal."
+            )
