@@ -1,0 +1,118 @@
+"""Random weights, RotNet, DeepCluster and DeeperCluster at equal compute, over seeds.
+
+    python benchmarks/methods.py --train=DATA/cifar10_train --test=DATA/cifar10_test \\
+        --workdir=RUNS --output=benchmarks/results/methods.md
+
+For each seed the stages of `--config` (RotNet, then DeeperCluster) are run; then DeepCluster from
+the same RotNet network, for as many epochs and with as many clusters in all, but one super-class.
+Each is measured with k-NN and linear classifiers on every layer. What is in `--workdir` already is
+not done again, so that a stopped call goes on. Prints and writes mean and deviation over the seeds.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+
+import yaml
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("train", None, "Data set that is learned from, with labels.", required=True)
+flags.DEFINE_string("test", None, "Data set that is measured on.", required=True)
+flags.DEFINE_string("config", "configs/cifar10_small.yaml", "RotNet, then DeeperCluster.")
+flags.DEFINE_string("workdir", None, "Folder for the runs and their figures.", required=True)
+flags.DEFINE_string("output", None, "Markdown file for the tables.")
+flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the experiments.")
+
+METHODS = ("random", "rotnet", "deepcluster", "deepercluster")
+TASKS = {"knn": ["--task=knn"], "linear": ["--task=linear_probe", "--protocol=small"]}
+
+
+def main(_):
+    with open(FLAGS.config, encoding="utf-8") as file:
+        config = yaml.safe_load(file)
+    rotnet, deeper = config["stages"]
+    found = {}
+    for seed in map(int, FLAGS.seeds):
+        both = train(f"deepercluster-{seed}", {**config, "seed": seed})
+        flat = {
+            **deeper,
+            "name": "deepcluster",
+            "clusters": 1,
+            "rotations": 1,
+            "sub_clusters": deeper["clusters"] * deeper["sub_clusters"],
+        }
+        start = {"init_from": both, "init_stage": rotnet["name"]}
+        one = train(f"deepcluster-{seed}", {**config, **start, "seed": seed, "stages": [flat]})
+        for task in TASKS:
+            after_rotnet = measure(task, both, rotnet["name"], seed, ["--norandom_init"])
+            after_flat = measure(task, one, "deepcluster", seed, ["--norandom_init"])
+            after_deeper = measure(task, both, deeper["name"], seed, [])
+            layers = [r["layers"] for r in (after_rotnet, after_flat, after_deeper)]
+            parts = dict(zip(METHODS, [after_deeper["random_init"], *layers]))
+            for method, part in parts.items():
+                for layer, figures in part.items():
+                    found.setdefault((task, layer, method), []).append(100 * figures["top1"])
+    text = "\n".join(table(task, found) for task in TASKS)
+    print(text)
+    if FLAGS.output:
+        with open(FLAGS.output, "w", encoding="utf-8") as file:
+            file.write(text)
+    means = {" ".join(key): statistics.mean(values) for key, values in found.items()}
+    print(json.dumps({"seeds": FLAGS.seeds, "top1": means}))
+
+
+def train(name, settings):
+    """The folder of a run that is finished."""
+    folder = os.path.join(FLAGS.workdir, name)
+    settings["data"] = {**settings.get("data", {}), "path": os.path.abspath(FLAGS.train)}
+    dc_tf("train", f"--params_override={json.dumps(settings)}", f"--workdir={folder}")
+    return folder
+
+
+def measure(task, folder, stage, seed, flags_):
+    """What `dc_tf evaluate` says about a stage of a run."""
+    output = os.path.join(folder, f"{task}-{stage}.json")
+    if not os.path.exists(output):
+        dc_tf(
+            "evaluate",
+            *TASKS[task],
+            f"--model={folder}",
+            f"--stage={stage}",
+            "--layer=all",
+            "--compute_dtype=bfloat16",
+            f"--train={FLAGS.train}",
+            f"--test={FLAGS.test}",
+            f"--seed={seed}",
+            f"--output={output}",
+            *flags_,
+        )
+    with open(output, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def table(task, found) -> str:
+    layers = list(dict.fromkeys(layer for kind, layer, _ in found if kind == task))
+    lines = [f"| {task} | {' | '.join(METHODS)} |", f"|---{'|---' * len(METHODS)}|"]
+    for layer in layers:
+        cells = [spread(found[task, layer, method]) for method in METHODS]
+        lines.append(f"| {layer} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def spread(values) -> str:
+    """Mean and, of several, the sample standard deviation."""
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} +- {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def dc_tf(*arguments):
+    done = subprocess.run([sys.executable, "-m", "dc_tf", *arguments], stdout=subprocess.DEVNULL)
+    if done.returncode:
+        sys.exit(f"dc_tf {arguments[0]} ended with code {done.returncode}; see above.")
+
+
+if __name__ == "__main__":
+    app.run(main)
