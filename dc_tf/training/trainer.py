@@ -18,6 +18,7 @@ from absl import logging
 from dc_tf.data.reader import data_errors
 from dc_tf.errors import DataError
 from dc_tf.progress import Progress
+from dc_tf.training.loss_scale import LEAST
 from dc_tf.training.step import SUMS
 
 # Share of the time from which on waiting for images is worth a warning, and how long to look first.
@@ -111,6 +112,11 @@ class StageTrainer:
                     f"{self.position.global_step}; the last checkpoint is finite and stays. Lower "
                     "the learning rate, or look for broken images."
                 )
+        if output.get("skipped_steps") and output["loss_scale"] <= LEAST:
+            raise DataError(
+                f"gradients at step {self.position.global_step} overflow float16 even where the "
+                "loss is not scaled; use model.compute_dtype=bfloat16, or a lower learning rate."
+            )
 
     def _log(self, output):
         self._metrics.write("train", self.position.global_step, **self._figures, **output)

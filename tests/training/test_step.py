@@ -178,10 +178,15 @@ class StepTest(Compared):
         self.assert_same(spread, alone, step=1, share=1e-2)
 
     def test_xla_changes_rounding_only(self):
-        (plain,) = workers.on_cluster(1, train, Case())
-        (xla,) = workers.on_cluster(1, train, Case(model=Model(dropout=False, xla=True)))
-        self.assert_same([xla], plain, step=1, share=1e-3)
-        self.assertAllClose(xla["sums"], plain["sums"], rtol=1e-3)
+        for size in (1, 2):
+            model = Model(dropout=False, sync_batch_norm="off")
+            compiled = dataclasses.replace(model, xla=True)
+            plain, xla = (
+                workers.on_cluster(size, train, Case(model=each)) for each in (model, compiled)
+            )
+            for one, other in zip(xla, plain, strict=True):
+                self.assert_same([one], other, step=1, share=1e-3)
+                self.assertAllClose(one["sums"], other["sums"], rtol=1e-3)
 
 
 class ByHandTest(Compared):

@@ -8,9 +8,11 @@ import tensorflow as tf
 from absl import logging
 
 from dc_tf.distributed.collectives import Solo
+from dc_tf.errors import DataError
 from dc_tf.training import trainer
+from dc_tf.training.checkpoint import Position
 from dc_tf.training.step import SUMS
-from dc_tf.training.trainer import EpochTrainer, mean_figures
+from dc_tf.training.trainer import EpochTrainer, StageTrainer, mean_figures
 
 
 class Steps:
@@ -55,6 +57,20 @@ class TrainerTest(tf.test.TestCase):
     def test_other_training_does_not_nor_one_that_has_just_begun(self):
         self.assertEqual(self.warnings(0.02, 0.0)[0], [])
         self.assertEqual(self.warnings(0.0, 0.02, after_s=60.0)[0], [])
+
+    def test_what_training_cannot_go_on_from_is_an_error(self):
+        stage = StageTrainer.__new__(StageTrainer)
+        stage.position = Position(global_step=7)
+        fine = {"loss": 1.0, "gradient_norm": 2.0, "head_gradient_norm": 3.0}
+        stage._require_finite(fine)
+        stage._require_finite(fine | {"skipped_steps": 2, "loss_scale": 8.0})
+        for output, message in (
+            ({"loss": float("nan")}, "the loss is nan at step 7; .*learning rate"),
+            ({"gradient_norm": float("inf")}, "the gradient norm is inf at step 7"),
+            ({"skipped_steps": 1, "loss_scale": 1.0}, "at step 7 overflow float16 .*bfloat16"),
+        ):
+            with self.assertRaisesRegex(DataError, message):
+                stage._require_finite(fine | output)
 
     def test_means_are_over_images_and_norms_over_the_steps_taken(self):
         sums = dict.fromkeys(SUMS, 0.0)
