@@ -139,13 +139,23 @@ def _resize(image, size):
 
 def _scale(image, size, scale, offset):
     """Scales an image and cuts (size, size) at `offset` (top, left), in pixels of the result."""
-    scaled = tf.raw_ops.ScaleAndTranslate(
-        images=image[tf.newaxis],
-        size=[size, size],
-        scale=scale,
-        translation=-tf.cast(offset, tf.float32),
+    tall = tf.reshape(_scale_rows(image, size, scale[0], offset[0]), [size, -1, 3])
+    turned = tf.transpose(tall, [1, 0, 2])
+    scaled = _scale_rows(turned, size, scale[1], offset[1])
+    scaled = tf.transpose(tf.reshape(scaled, [size, size, 3]), [1, 0, 2])
+    # The weights of a pixel's neighbours may add up to a rounding error more than 1.
+    return tf.minimum(scaled / 255.0, 1.0)
+
+
+def _scale_rows(image, size, scale, offset):
+    """Scales and cuts the height alone; (1, size, 1, width * channels) float32."""
+    # A row goes in as the channels of one pixel. Those the op adds as vectors, so that both
+    # directions, one after the other, take less than half the time of one call for both.
+    return tf.raw_ops.ScaleAndTranslate(
+        images=tf.reshape(image, [1, tf.shape(image)[0], 1, -1]),
+        size=[size, 1],
+        scale=tf.stack([scale, 1.0]),
+        translation=tf.stack([-offset, 0.0]),
         kernel_type="triangle",
         antialias=True,
     )
-    # The weights of a pixel's neighbours may add up to a rounding error more than 1.
-    return tf.ensure_shape(tf.minimum(scaled[0] / 255.0, 1.0), [size, size, 3])

@@ -148,7 +148,7 @@ def draw_uniformly(sub_ids, size, random) -> np.ndarray:
     enough, else with; these are shuffled and cut to `size`.
 
     Args:
-        sub_ids: (n,) integer cluster of each row, n >= 1.
+        sub_ids: (n,) integer cluster of each row, from 0 on; 1 <= n < 2**32.
         size: number of draws.
         random: np.random.Generator.
 
@@ -157,18 +157,36 @@ def draw_uniformly(sub_ids, size, random) -> np.ndarray:
 
     Reference: Caron et al. 2019, section 3.3; uniform sampling is Caron et al. 2018, section 3.3.
     """
-    shuffled = random.permutation(len(sub_ids))
-    grouped = shuffled[np.argsort(sub_ids[shuffled], kind="stable")]
     counts = np.bincount(sub_ids)
     starts = (np.cumsum(counts) - counts)[counts > 0]
     counts = counts[counts > 0]
-    draws = -(-size // len(counts))
+    shuffled = random.permutation(np.arange(len(sub_ids), dtype=np.uint32))
+    grouped = _grouped(sub_ids, shuffled) if len(counts) > 1 else shuffled
+    draws = draws_per_cluster(size, len(counts))
     offsets = np.tile(np.arange(draws), (len(counts), 1))
     small = counts < draws
     offsets[small] = random.integers(0, counts[small, None], (small.sum(), draws))
-    picks = grouped[(starts[:, None] + offsets).ravel()]
+    picks = grouped[(starts[:, None] + offsets).ravel()].astype(np.int64)
     random.shuffle(picks)
     return picks[:size]
+
+
+def draws_per_cluster(size, clusters) -> int:
+    """How often each of the non-empty clusters is drawn from, to make `size` draws in total."""
+    return -(-size // clusters)
+
+
+def _grouped(sub_ids, shuffled) -> np.ndarray:
+    """`shuffled` (n,) uint32 positions in `sub_ids`, cluster after cluster, else in their order."""
+    # Cluster and place as one number, sorted in place: at tens of millions of rows a stable argsort
+    # takes nearly twice the time and more memory.
+    keys = sub_ids[shuffled].astype(np.uint64)
+    keys <<= 32
+    keys |= np.arange(len(keys), dtype=np.uint32)
+    keys.sort()
+    places = keys.astype(np.uint32)  # the lower half
+    del keys
+    return shuffled[places]
 
 
 def augmentation_seeds(seed, rows, positions) -> np.ndarray:

@@ -107,6 +107,15 @@ class RandomResizedCropTest(tf.test.TestCase):
         )
         self.assertAllClose(image, ramp(20, 20) / 255.0, atol=1e-6)
 
+    def test_resizing_equals_tensorflows(self):
+        pixels = np.random.default_rng(0).integers(0, 256, (45, 45, 3), np.uint8)
+        for size in (7, 24, 44, 45, 80):
+            image = random_resized_crop(
+                encode(pixels, "PNG"), size, [0, 0], min_area=1.0, max_ratio=1.0, flip=False
+            )
+            expected = tf.image.resize(pixels, [size, size], antialias=True) / 255.0
+            self.assertAllClose(image, expected, atol=1e-6)
+
     def test_half_of_the_images_are_mirrored(self):
         image = encode(ramp(16, 16), "PNG")
         crop = tf.function(

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.data.sampler import BatchPlan, Sampler, draw_uniformly
+from dc_tf.data.sampler import BatchPlan, Sampler, draw_uniformly, draws_per_cluster
 from dc_tf.distributed.topology import Topology
 from dc_tf.errors import DataError
 
@@ -86,9 +86,40 @@ class SamplerTest(tf.test.TestCase):
         plan = BatchPlan(4, 4, 3072, Topology(64, 16))
         self.assertEqual(plan.steps(95_896_000), 31_216)
         self.assertEqual((plan.per_super_class, plan.per_served, plan.per_worker), (192, 48, 48))
+        for workers, worker_draws in ((64, 48), (16, 192), (4, 4 * 192), (1, 16 * 192)):
+            plan = BatchPlan(4, 4, 3072, Topology(workers, 16))
+            self.assertEqual((plan.steps(95_896_000), plan.per_worker), (31_216, worker_draws))
+
+    def test_at_paper_scale_each_of_80000_sub_clusters_is_drawn_75_times(self):
+        plan = BatchPlan(4, 4, 3072, Topology(64, 16))
+        size = plan.steps(95_896_000) * plan.per_super_class
+        self.assertEqual(size, 5_993_472)
+        self.assertEqual(draws_per_cluster(size, 80_000), 75)
+
+
+def reference_draws(sub, size, random):
+    """The draws as a loop over clusters."""
+    shuffled = random.permutation(len(sub))
+    groups = [[row for row in shuffled if sub[row] == c] for c in np.unique(sub)]
+    draws = -(-size // len(groups))
+    again = np.array([len(group) for group in groups if len(group) < draws])
+    repeats = iter(random.integers(0, again[:, None], (len(again), draws)))
+    picks = [
+        row
+        for group in groups
+        for row in (group[:draws] if len(group) >= draws else [group[i] for i in next(repeats)])
+    ]
+    random.shuffle(picks)
+    return picks[:size]
 
 
 class DrawTest(tf.test.TestCase):
+    def test_draws_are_those_of_a_loop_over_clusters(self):
+        for clusters, size in ((1, 40), (1, 90), (6, 40), (6, 200), (30, 70)):
+            sub = np.random.default_rng(clusters).integers(0, clusters, 60) ** 2
+            draws = draw_uniformly(sub.astype(np.int32), size, np.random.default_rng(7))
+            self.assertAllEqual(draws, reference_draws(sub, size, np.random.default_rng(7)))
+
     def test_draws_are_uniform_over_clusters_whatever_their_size(self):
         sub = np.repeat([0, 2, 5], [9000, 900, 100])
         picks = draw_uniformly(sub, 3000, np.random.default_rng(0))
