@@ -20,7 +20,8 @@ from dc_tf.clustering.tensors import aligned_empty, as_tensor
 _FLOAT64_BITS = 53
 # Every float16 is a multiple of this.
 _FLOAT16_QUANTUM = 2.0**-24
-_CHUNK_BYTES = 8 << 20
+# Larger pieces leave the caches, smaller ones cost more in calls.
+_CHUNK_BYTES = 4 << 20
 # Up to so many clusters a matrix product is faster than adding row by row.
 _FEW = 16
 
