@@ -1,18 +1,22 @@
-"""Measures what frozen features know: k-NN and linear classifiers, layer by layer.
+"""Measures what was learned: k-NN and linear classifiers on frozen features, and clusters.
 
-An untrained network of the same shape is measured beside the model, since on small images random
-features go a long way. `--protocol=paper` is the paper's; `--protocol=small` caches standardised
-features of centre crops and takes minutes on a CPU. Needs labels in both data sets.
+knn, linear_probe: layer by layer, on data sets with labels. An untrained network of the same shape
+is measured beside the model, since on small images random features go a long way.
+`--protocol=paper` is the paper's; `--protocol=small` caches standardised features of centre crops
+and takes minutes on a CPU.
+
+nmi: how much the clusters of every round of a run agree with labels, hashtags and other metadata.
 """
 
 import dataclasses
 import json
+import os
 
 from absl import flags
 
 from dc_tf.errors import ConfigError
 
-TASKS = {"knn": "dc_tf.evaluation.knn", "linear_probe": "dc_tf.evaluation.linear_probe"}
+TASKS = ("knn", "linear_probe", "nmi")
 PROTOCOLS = ("paper", "small")
 
 FLAGS = flags.FlagValues()
@@ -25,8 +29,10 @@ def _define(kind, name, default, text, **options):
 TASK = _define("string", "task", None, f"One of {', '.join(TASKS)}.", required=True)
 MODEL = _define("string", "model", None, "SavedModel or run folder.", required=True)
 STAGE = _define("string", "stage", "", "Of a run: take it as it was when this stage ended.")
-TRAIN = _define("string", "train", None, "Labelled data set to learn from.", required=True)
-TEST = _define("string", "test", None, "Labelled data set to measure on.", required=True)
+TRAIN = _define(
+    "string", "train", None, "Labelled data set to learn from. nmi: the run's, if it has moved."
+)
+TEST = _define("string", "test", None, "Labelled data set to measure on.")
 LAYER = _define("list", "layer", ["all"], "conv1..conv13, fc6, fc7, comma-separated, or 'all'.")
 OUTPUT = _define("string", "output", None, "JSON file for the result.")
 RANDOM_INIT = _define("bool", "random_init", True, "Measure an untrained network beside it.")
@@ -46,15 +52,32 @@ EPOCHS = _define("integer", "epochs", None, "linear_probe: instead of the protoc
 LEARNING_RATE = _define("float", "learning_rate", None, "linear_probe: the same for all layers.")
 AUGMENT = _define("bool", "augment", None, "linear_probe: new random crops in each epoch.")
 STANDARDIZE = _define("bool", "standardize", None, "linear_probe: mean 0, deviation 1.")
+COLUMNS = _define(
+    "list", "columns", [], "nmi: label, place, or names of metadata; all that there are by default."
+)
+MAX_ROWS = _define("integer", "max_rows", 1_000_000, "nmi: images whose metadata is read.")
+CELL_DEGREES = _define("float", "cell_degrees", 1.0, "nmi: side of the cell that is a place.")
 MAX_FEATURES = _define("integer", "max_features", None, "linear_probe: bound on dimensions.")
 
 
 def run() -> dict:
     if TASK.value not in TASKS:
         raise ConfigError(f"--task is {TASK.value!r}; use one of {', '.join(TASKS)}.")
-    # After the flags are known to be right, since TensorFlow takes seconds to import.
-    import tensorflow as tf
+    result = {"task": TASK.value, "model": MODEL.value}
+    result |= _of_clusters() if TASK.value == "nmi" else _of_layers()
+    if OUTPUT.value:
+        import tensorflow as tf
 
+        with tf.io.gfile.GFile(OUTPUT.value, "w") as f:
+            f.write(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def _of_layers() -> dict:
+    for name, flag in (("train", TRAIN), ("test", TEST)):
+        if not flag.value:
+            raise ConfigError(f"--{name} is missing; give a data set with labels.")
+    # After the flags are known to be right, since TensorFlow takes seconds to import.
     from dc_tf.evaluation.features import parse_layers
     from dc_tf.evaluation.models import open_model
     from dc_tf.evaluation.splits import open_splits
@@ -65,18 +88,29 @@ def run() -> dict:
     train, test = open_splits(TRAIN.value, TEST.value)
     subject = _with_resize(open_model(MODEL.value, _compute_dtype(), STAGE.value))
     result = measure(task, subject, train, test, layers, protocol, RANDOM_INIT.value, SEED.value)
-    result = {
-        "task": TASK.value,
-        "model": MODEL.value,
-        "train": TRAIN.value,
-        "test": TEST.value,
-        **result,
-    }
     print(table(TASK.value, result), flush=True)
-    if OUTPUT.value:
-        with tf.io.gfile.GFile(OUTPUT.value, "w") as f:
-            f.write(json.dumps(result, indent=1) + "\n")
-    return result
+    return {"train": TRAIN.value, "test": TEST.value, **result}
+
+
+def _of_clusters() -> dict:
+    from dc_tf import experiment
+    from dc_tf.data.manifest import Dataset
+    from dc_tf.evaluation import nmi
+    from dc_tf.run_dir import RunDir
+
+    if MAX_ROWS.value < 1 or CELL_DEGREES.value <= 0:
+        raise ConfigError(
+            f"--max_rows is {MAX_ROWS.value} and --cell_degrees is {CELL_DEGREES.value}; use "
+            "positive numbers."
+        )
+    run = RunDir(MODEL.value)
+    if not os.path.isdir(run.clusterings):
+        raise ConfigError(f"--model={MODEL.value} is not a run that has made clusters.")
+    dataset = Dataset.open(TRAIN.value or experiment.load([run.config]).data.path)
+    columns = nmi.read_columns(dataset, COLUMNS.value, MAX_ROWS.value, CELL_DEGREES.value)
+    found = nmi.evaluate(run, columns)
+    print(nmi.table(found), flush=True)
+    return {"train": dataset.path, "rows": len(columns.rows), "clusterings": found}
 
 
 def _protocol():

@@ -180,7 +180,7 @@ class TasksTest(tf.test.TestCase):
 
     def test_the_command_refuses_wrong_flags_before_any_work(self):
         for wrong, named in {
-            "--task=nmi": "linear_probe",
+            "--task=nim": "linear_probe, nmi",
             "--layer=conv14": "conv13",
             "--resize=8": "32",
             "--compute_dtype=half": "bfloat16",

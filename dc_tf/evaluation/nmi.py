@@ -1,0 +1,192 @@
+"""What clusters know of things that nobody told them: labels, hashtags, users, cameras, places.
+
+    columns = read_columns(dataset, max_rows=1_000_000)
+    result = evaluate(run, columns)
+    print(table(result))
+
+For every clustering of a run and every column of what is known about the images: normalised mutual
+information, adjusted Rand index, and purity, the share of images whose value is the most frequent
+one of their cluster. Images of which a column says nothing are left out of that column.
+
+Reference: Caron et al. 2019, section 4.2 and Figure 4. Of several hashtags an image is taken to
+have its rarest; a place is a cell of latitude and longitude.
+"""
+
+import collections
+import dataclasses
+import os
+import re
+
+import numpy as np
+
+from dc_tf.clustering.assignments import Assignments, is_complete, nmi
+from dc_tf.data.inspection import examples
+from dc_tf.errors import ConfigError, DataError
+from dc_tf.progress import Progress
+
+LABEL, PLACE = "label", "place"
+_COORDINATES = ("latitude", "longitude")
+_FOLDER = re.compile(r"stage-(\d+)-round-(\d+)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """What is known about some rows of a data set.
+
+    Attributes:
+        rows: (n,) int64 row ids.
+        values: {name: (n,) int64}, a number for each different value, -1 where there is none.
+        dataset_rows: N of the data set.
+    """
+
+    rows: np.ndarray
+    values: dict
+    dataset_rows: int
+
+
+def read_columns(dataset, names=(), max_rows=1_000_000, cell_degrees=1.0) -> Columns:
+    """Reads labels and metadata.
+
+    Args:
+        dataset: data.manifest.Dataset.
+        names: of columns: "label", "place" (from latitude and longitude), or of metadata; none
+            takes all that there are.
+        max_rows: rows to look at, spread over the data set.
+        cell_degrees: side of a place's cell, in degrees.
+
+    Raises:
+        ConfigError: a column that the data set does not have; it names those that it has.
+    """
+    wants_meta = not names or set(names) - {LABEL}
+    rows = np.linspace(0, dataset.rows - 1, min(max_rows, dataset.rows)).astype(np.int64)
+    raw = {LABEL: _label_values(dataset, rows)}
+    if wants_meta:
+        raw |= _meta_values(dataset, len(rows), cell_degrees)
+    known = [name for name, column in raw.items() if any(value is not None for value in column)]
+    unknown = sorted(set(names) - set(known))
+    if unknown or not known:
+        has = ", ".join(known) or "neither labels nor metadata"
+        raise ConfigError(f"{dataset.path} has no column {', '.join(unknown)}; it has {has}.")
+    return Columns(rows, {name: _numbered(raw[name]) for name in names or known}, dataset.rows)
+
+
+def evaluate(run, columns: Columns) -> list[dict]:
+    """Figures of every complete clustering of a run, in order.
+
+    Returns:
+        dicts of `stage` and `round` (int), `level` ("clusters", or "sub_clusters" for both levels
+        in one), `column`, `rows` (that have a value), `values` (different ones), `nmi`,
+        `adjusted_rand`, `purity`, each in [0, 1] but the Rand index, which may be below 0.
+
+    Raises:
+        DataError: the run has no clusterings, or they are of another data set.
+    """
+    result = []
+    for stage, round_index in _clusterings(run):
+        assignments = Assignments.open(run.clustering(stage, round_index))
+        if len(assignments.cluster) != columns.dataset_rows:
+            raise DataError(
+                f"{run.path} has clustered {len(assignments.cluster)} images, but the data set "
+                f"has {columns.dataset_rows}; give the one that the run was made of as --train."
+            )
+        levels = {"clusters": assignments.cluster, "sub_clusters": assignments.flat()}
+        for level, labels in levels.items():
+            if labels.min() == labels.max():
+                continue  # one cluster says nothing
+            for column, values in columns.values.items():
+                figures = compare(labels[columns.rows], values)
+                place = {"stage": stage, "round": round_index, "level": level, "column": column}
+                result.append(place | figures)
+    if not result:
+        raise DataError(f"{run.path} has no complete clustering yet; let `dc_tf train` go on.")
+    return result
+
+
+def compare(clusters, values) -> dict:
+    """Figures of one clustering (n,) and one column (n,), whose negative values are unknown."""
+    from sklearn import metrics  # takes seconds to import
+
+    known = values >= 0
+    clusters, values = clusters[known], values[known]
+    return {
+        "rows": int(known.sum()),
+        "values": len(np.unique(values)),
+        "nmi": nmi(clusters, values),
+        "adjusted_rand": float(metrics.adjusted_rand_score(values, clusters)),
+        "purity": purity(clusters, values),
+    }
+
+
+def purity(clusters, values) -> float:
+    """Share of rows that have the most frequent value of their cluster; (n,) integers each."""
+    if not len(clusters):
+        return 0.0
+    pairs, counts = np.unique(np.stack([clusters, values], 1), axis=0, return_counts=True)
+    starts = np.flatnonzero(np.diff(pairs[:, 0], prepend=pairs[0, 0] - 1))
+    return float(np.maximum.reduceat(counts, starts).sum() / len(clusters))
+
+
+def table(result: list[dict]) -> str:
+    """One line a clustering and level, one column of NMI for each column."""
+    columns = list(dict.fromkeys(line["column"] for line in result))
+    width = {name: max(len(name), 6) for name in columns}
+    lines = ["stage round level         " + "  ".join(f"{n:>{width[n]}}" for n in columns)]
+    cells = {(o["stage"], o["round"], o["level"], o["column"]): o["nmi"] for o in result}
+    for stage, round_index, level in dict.fromkeys(key[:3] for key in cells):
+        numbers = [
+            f"{cells[stage, round_index, level, name]:>{width[name]}.3f}" for name in columns
+        ]
+        lines.append(f"{stage:5} {round_index:5} {level:13} " + "  ".join(numbers))
+    return "\n".join(["nmi: normalised mutual information of clusters with", *lines])
+
+
+def _clusterings(run) -> list[tuple[int, int]]:
+    folder = run.clusterings
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    found = [_FOLDER.match(name) for name in names if is_complete(os.path.join(folder, name))]
+    return [(int(match[1]), int(match[2])) for match in found if match]
+
+
+def _label_values(dataset, rows):
+    labels = dataset.labels()[rows]
+    return [int(label) if label >= 0 else None for label in labels]
+
+
+def _meta_values(dataset, count, cell_degrees) -> dict:
+    """{name: [value of each row, or None]} of metadata, and of places."""
+    raw = collections.defaultdict(lambda: [None] * count)
+    with Progress(count, "metadata", "images") as progress:
+        for place, (_, example) in enumerate(examples(dataset, count)):
+            for name, value in (example["meta"] if example else {}).items():
+                raw[name][place] = value
+            progress.update(1)
+    if all(name in raw for name in _COORDINATES):
+        pairs = zip(*(raw.pop(name) for name in _COORDINATES))
+        raw[PLACE] = [_cell(pair, cell_degrees) for pair in pairs]
+    return {name: _rarest(column) for name, column in raw.items()}
+
+
+def _cell(pair, degrees):
+    if not all(isinstance(number, int | float) for number in pair):
+        return None
+    return tuple(int(np.floor(number / degrees)) for number in pair)
+
+
+def _rarest(column):
+    """Of a list of values the one that the fewest rows have; the first of equally rare ones."""
+    counts = collections.Counter()
+    for value in column:
+        if isinstance(value, list):
+            counts.update(set(value))
+    return [
+        min(value, key=lambda item: (counts[item], item)) if isinstance(value, list) else value
+        for value in column
+    ]
+
+
+def _numbered(column) -> np.ndarray:
+    numbers = {}
+    return np.array(
+        [-1 if value is None else numbers.setdefault(value, len(numbers)) for value in column],
+        np.int64,
+    )

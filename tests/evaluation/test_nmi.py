@@ -1,0 +1,138 @@
+"""Clusters against what is known of images: figures in closed form, columns, and whole runs."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import tempfile
+
+import numpy as np
+import runs
+import tensorflow as tf
+import workers
+
+from dc_tf.commands.main import main
+from dc_tf.data.manifest import Dataset
+from dc_tf.data.writer import DatasetWriter
+from dc_tf.errors import ConfigError
+from dc_tf.evaluation.nmi import compare, purity, read_columns
+
+
+class FiguresTest(tf.test.TestCase):
+    def test_in_closed_form(self):
+        values = np.repeat([0, 1, 2], 8)
+        same = compare(5 - values, values)  # other names, the same parts
+        expected = {"nmi": 1, "adjusted_rand": 1, "purity": 1, "rows": 24, "values": 3}
+        self.assertAllClose(same, expected)
+        crossed = compare(np.tile([0, 1], 12), values)  # independent
+        self.assertAllClose(crossed["nmi"], 0.0, atol=1e-9)
+        self.assertLess(crossed["adjusted_rand"], 0.0)
+        self.assertAllClose(crossed["purity"], 1 / 3)
+        # Two of three clusters joined: I = H(joined), so 2 H(joined) / (H(joined) + log 3).
+        joined = compare(np.minimum(values, 1), values)
+        entropy = -(1 / 3 * np.log(1 / 3) + 2 / 3 * np.log(2 / 3))
+        self.assertAllClose(joined["nmi"], 2 * entropy / (entropy + np.log(3)))
+        self.assertAllClose(joined["purity"], 2 / 3)
+
+    def test_rows_without_a_value_are_left_out(self):
+        clusters, values = np.array([0, 0, 1, 1, 1]), np.array([0, -1, 1, -1, 1])
+        self.assertAllClose(compare(clusters, values)["nmi"], 1.0)
+        self.assertEqual(compare(clusters, values)["rows"], 3)
+        self.assertEqual(compare(clusters, np.full(5, -1))["rows"], 0)
+
+    def test_purity_counts_the_most_frequent_value_of_each_cluster(self):
+        clusters = np.array([7, 7, 7, 2, 2, 9])
+        self.assertAllClose(purity(clusters, np.array([1, 1, 0, 5, 4, 3])), 4 / 6)
+
+
+class ColumnsTest(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        path = os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), "data")
+        png = tf.io.encode_png(np.zeros((8, 8, 3), np.uint8)).numpy()
+        metas = [
+            {"hashtags": ["sea", "dog"], "latitude": 10.2, "longitude": -0.5, "user": "a"},
+            {"hashtags": ["sea"], "latitude": 10.9, "longitude": -0.1},
+            {"hashtags": ["sea", "cat"], "latitude": 11.1, "longitude": 0.5, "user": "b"},
+            {},
+        ]
+        with DatasetWriter(path, class_names=("x", "y")) as writer:
+            for number, meta in enumerate(metas):
+                writer.write(png, label=number % 2, source=f"{number}.png", meta=meta)
+        self.dataset = Dataset.open(path)
+
+    def test_an_image_has_its_rarest_hashtag_and_a_cell_for_a_place(self):
+        columns = read_columns(self.dataset).values
+        self.assertCountEqual(columns, ["label", "hashtags", "place", "user"])
+        self.assertAllEqual(columns["label"], [0, 1, 0, 1])
+        self.assertAllEqual(columns["hashtags"], [0, 1, 2, -1])  # dog, sea, cat
+        self.assertAllEqual(columns["place"], [0, 0, 1, -1])
+        self.assertAllEqual(columns["user"], [0, -1, 1, -1])
+        wide = read_columns(self.dataset, ["place"], cell_degrees=30.0).values
+        self.assertAllEqual(wide["place"], [0, 0, 1, -1])  # either side of longitude 0
+
+    def test_rows_are_spread_over_the_data_set(self):
+        columns = read_columns(self.dataset, max_rows=2)
+        self.assertAllEqual(columns.rows, [0, 3])
+        self.assertAllEqual(columns.values["user"], [0, -1])
+
+    def test_a_column_that_is_not_there_is_refused(self):
+        with self.assertRaisesRegex(ConfigError, "no column mood; it has label, .*hashtags"):
+            read_columns(self.dataset, ["mood", "label"])
+
+
+class RunTest(tf.test.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.folder = tempfile.mkdtemp()
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        cls.data = runs.make_data(cls.folder)
+        cls.run_folder = os.path.join(cls.folder, "run")
+        settings = runs.settings(cls.data)
+        workers.on_cluster(1, runs.train, settings, cls.run_folder)
+
+    def call(self, *flags):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(["evaluate", "--task=nmi", *flags])
+        return code, out.getvalue(), err.getvalue()
+
+    def test_every_round_is_compared_with_every_column(self):
+        output = os.path.join(self.folder, "nmi.json")
+        code, out, err = self.call(
+            f"--model={self.run_folder}", "--columns=label,camera", f"--output={output}"
+        )
+        self.assertEqual(code, 0, err)
+        result = json.loads(out.splitlines()[-1])
+        found = {(o["round"], o["level"], o["column"]): o for o in result["clusterings"]}
+        self.assertLen(found, 2 * 2 * 2)
+        logged = [m for m in runs_metrics(self.run_folder) if m["event"] == "clustering"]
+        for line in logged:
+            ours = found[line["round"], "sub_clusters", "label"]
+            self.assertAllClose(ours["nmi"], line["nmi_labels"])
+        with open(output, encoding="utf-8") as file:
+            self.assertEqual(json.load(file), result)
+        self.assertRegex(out, r"stage round level +label +camera\n +1 +0 clusters")
+
+    def test_what_cannot_be_compared_is_refused(self):
+        other = runs.make_data(tempfile.mkdtemp(dir=self.folder), images=41)
+        for flags, code, message in (
+            ((f"--model={self.data}",), 2, "not a run that has made clusters"),
+            ((f"--model={self.run_folder}", f"--train={other}"), 1, "clustered 128 .* has 41"),
+            ((f"--model={self.run_folder}", "--columns=mood"), 2, "no column mood"),
+            ((f"--model={self.run_folder}", "--max_rows=0"), 2, "max_rows is 0"),
+        ):
+            found, _, err = self.call(*flags)
+            self.assertEqual(found, code, err)
+            self.assertRegex(err, message)
+
+
+def runs_metrics(folder):
+    with open(os.path.join(folder, "metrics.jsonl"), encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+if __name__ == "__main__":
+    tf.test.main()
