@@ -30,6 +30,7 @@ COMMANDS = {
     "inspect": "dc_tf.commands.inspect",
     "train": "dc_tf.commands.train",
     "kmeans": "dc_tf.commands.kmeans",
+    "embed": "dc_tf.commands.embed",
     "export": "dc_tf.commands.export",
     "import_torch": "dc_tf.commands.import_torch",
     "evaluate": "dc_tf.commands.evaluate",

@@ -1,0 +1,60 @@
+"""Writes the features of every image of a data set as `.npy` matrices.
+
+    dc_tf embed --model=MODEL --data=DATA --layer=fc7 --output=DIR
+    dc_tf kmeans --input='DIR/fc7-*.npy' --k=1000 --output=CLUSTERS
+
+OUTPUT/LAYER-00000-of-00003.npy has the features of the images whose row ids are in
+OUTPUT/rows-00000-of-00003.npy. Call it again to go on where it was stopped.
+"""
+
+from absl import flags
+
+from dc_tf.errors import ConfigError
+
+FLAGS = flags.FlagValues()
+
+
+def _define(kind, name, default, text, **options):
+    return getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=FLAGS, **options)
+
+
+MODEL = _define("string", "model", None, "SavedModel or run folder.", required=True)
+STAGE = _define("string", "stage", "", "Of a run: take it as it was when this stage ended.")
+DATA = _define("string", "data", None, "Data set folder.", required=True)
+OUTPUT = _define("string", "output", None, "Folder for the matrices.", required=True)
+LAYER = _define("list", "layer", ["fc7"], "conv1..conv13, fc6, fc7, comma-separated, or 'all'.")
+CELLS = _define("integer", "cells", 1, "Maps are averaged over so many parts, each way.")
+DTYPE = _define("string", "dtype", "float32", "Of the files: float32 or float16.")
+COMPUTE_DTYPE = _define("string", "compute_dtype", "float32", "Or bfloat16: of the products.")
+BATCH_SIZE = _define("integer", "batch_size", 256, "Images at a time.")
+ROWS_PER_FILE = _define("integer", "rows_per_file", 1_000_000, "Images of one file, in memory.")
+MAX_BAD_SHARE = _define(
+    "float", "max_bad_share", 0.0, "Share of damaged images that others may stand in for."
+)
+
+
+def run() -> dict:
+    # After the flags are known to be right, since TensorFlow takes seconds to import.
+    from dc_tf.data.manifest import Dataset
+    from dc_tf.evaluation.embed import embed
+    from dc_tf.evaluation.features import parse_layers
+    from dc_tf.evaluation.models import open_model
+
+    if COMPUTE_DTYPE.value not in ("float32", "bfloat16"):
+        raise ConfigError(f"--compute_dtype is {COMPUTE_DTYPE.value!r}; use float32 or bfloat16.")
+    if not 0 <= MAX_BAD_SHARE.value < 1:
+        raise ConfigError(f"--max_bad_share is {MAX_BAD_SHARE.value}; use [0, 1).")
+    layers = parse_layers(LAYER.value)
+    dataset = Dataset.open(DATA.value)
+    about = embed(
+        open_model(MODEL.value, COMPUTE_DTYPE.value, STAGE.value),
+        dataset,
+        OUTPUT.value,
+        layers,
+        CELLS.value,
+        DTYPE.value,
+        BATCH_SIZE.value,
+        ROWS_PER_FILE.value,
+        MAX_BAD_SHARE.value,
+    )
+    return {"output": OUTPUT.value, **about}

@@ -1,0 +1,131 @@
+"""Features of every image of a data set, as matrices in files.
+
+    result = embed(subject, dataset, "/data/features", layers=("fc7",))
+    # fc7-00000-of-00003.npy ... (rows, d); rows-00000-of-00003.npy ... (rows,) int64 row ids
+
+A call that was stopped is gone on with: files that are there are whole, and are not made again.
+"""
+
+import os
+
+import numpy as np
+
+from dc_tf import run_dir
+from dc_tf.clustering.durable import write_whole
+from dc_tf.data.pipeline import evaluation_batches
+from dc_tf.data.reader import RowReader, data_errors
+from dc_tf.errors import ConfigError
+from dc_tf.evaluation.features import Extractor
+from dc_tf.evaluation.pooling import cell_average
+from dc_tf.progress import Progress
+
+DTYPES = ("float16", "float32")
+ABOUT = "embed.json"
+_HALF_MAX = np.finfo(np.float16).max
+
+
+def embed(
+    subject,
+    dataset,
+    output,
+    layers=("fc7",),
+    cells=1,
+    dtype="float32",
+    batch_size=256,
+    rows_per_file=1_000_000,
+    max_bad_share=0.0,
+) -> dict:
+    """Writes the features of all rows.
+
+    Args:
+        subject: models.Subject.
+        dataset: data.manifest.Dataset.
+        output: folder; made if missing.
+        layers: names of layers. Maps of convolutions are averaged over `cells` x `cells` parts; fc7
+            is before ReLU, as it is clustered.
+        dtype: of the files; in "float16" what is beyond its range is clipped.
+        rows_per_file: rows of a file; so many are in memory at a time.
+        max_bad_share: as of `RowReader`.
+
+    Returns:
+        what `embed.json` says: where the features are from, `rows`, `files` of each layer, `dims`.
+
+    Raises:
+        ConfigError: the folder has features of something else.
+        DataError: an image cannot be read.
+    """
+    if dtype not in DTYPES or min(cells, batch_size, rows_per_file) < 1:
+        raise ConfigError(
+            f"dtype is {dtype!r}, cells {cells}, batch_size {batch_size} and rows_per_file "
+            f"{rows_per_file}; use {' or '.join(DTYPES)} and positive numbers."
+        )
+    extractor = Extractor(subject.trunk, {layer: cell_average(layer, cells) for layer in layers})
+    # Whole batches: a row's last digits can depend on its neighbours.
+    rows_per_file = -(-rows_per_file // batch_size) * batch_size
+    starts = range(0, dataset.rows, rows_per_file)
+    about = {
+        "model": subject.name,
+        "data": dataset.fingerprint(),
+        "rows": dataset.rows,
+        "files": len(starts),
+        "dims": extractor.dims,
+        "cells": cells,
+        "dtype": dtype,
+        "short_side": subject.short_side,
+        "compute_dtype": subject.compute_dtype,
+        "batch_size": batch_size,
+    }
+    _begin(output, about)
+    reader = RowReader(dataset, max_bad_share)
+    with data_errors(), Progress(dataset.rows, "embed", "images") as progress:
+        for number, start in enumerate(starts):
+            rows = np.arange(start, min(start + rows_per_file, dataset.rows))
+            names = ("rows", *layers)
+            paths = {name: _path(output, name, number, len(starts)) for name in names}
+            if all(os.path.exists(path) for path in paths.values()):
+                progress.skip(len(rows))
+                continue
+            batches = evaluation_batches(
+                reader, rows, batch_size, subject.resolution, subject.short_side
+            )
+            found = _features(extractor, batches, len(rows), dtype, progress)
+            for name, array in {**found, "rows": rows}.items():
+                write_whole(paths[name], lambda file, array=array: np.save(file, array))
+    return about
+
+
+def _features(extractor, batches, rows, dtype, progress) -> dict:
+    """{layer: (rows, d) array} of some batches of images."""
+    arrays = {layer: np.empty((rows, dim), dtype) for layer, dim in extractor.dims.items()}
+    done = 0
+    for batch in batches:
+        count = len(batch["row"])
+        for layer, vectors in extractor(batch["image"]).items():
+            if dtype == "float16":
+                vectors = np.clip(vectors, -_HALF_MAX, _HALF_MAX)
+            arrays[layer][done : done + count] = vectors
+        done += count
+        progress.update(count)
+    return arrays
+
+
+def _begin(output, about):
+    """Makes the folder, or recognises it as that of an earlier call of the same kind."""
+    path = os.path.join(output, ABOUT)
+    if os.path.exists(path):
+        before = run_dir.read_json(path)
+        changed = sorted(k for k in about if about[k] != before.get(k))
+        if changed:
+            raise ConfigError(
+                f"{output} holds other features (different: {', '.join(changed)}); use another "
+                "--output."
+            )
+        return
+    if os.path.isdir(output) and os.listdir(output):
+        raise ConfigError(f"{output} holds other files; use another --output.")
+    os.makedirs(output, exist_ok=True)
+    run_dir.write_json(path, about)
+
+
+def _path(output, name, number, count):
+    return os.path.join(output, f"{name}-{number:05d}-of-{count:05d}.npy")
