@@ -1,7 +1,7 @@
 """Measures what was learned: k-NN and linear classifiers on frozen features, and clusters.
 
-knn, linear_probe: layer by layer, on data sets with labels. An untrained network of the same shape
-is measured beside the model, since on small images random features go a long way.
+knn, linear_probe, low_shot: layer by layer, on data sets with labels. An untrained network of the
+same shape is measured beside the model, since on small images random features go a long way.
 `--protocol=paper` is the paper's; `--protocol=small` caches standardised features of centre crops
 and takes minutes on a CPU.
 
@@ -16,7 +16,7 @@ from absl import flags
 
 from dc_tf.errors import ConfigError
 
-TASKS = ("knn", "linear_probe", "nmi")
+TASKS = ("knn", "linear_probe", "low_shot", "nmi")
 PROTOCOLS = ("paper", "small")
 
 FLAGS = flags.FlagValues()
@@ -46,12 +46,19 @@ SCRATCH = _define(
 )
 BATCH_SIZE = _define("integer", "batch_size", 256, "Images at a time.")
 TEMPERATURE = _define("float", "temperature", 0.07, "knn: of the votes.")
-CELLS = _define("integer", "cells", 2, "knn: maps are averaged over so many parts, each way.")
+CELLS = _define(
+    "integer", "cells", 2, "knn, low_shot: maps are averaged over so many parts each way."
+)
 PROTOCOL = _define("string", "protocol", "paper", "linear_probe: paper or small.")
 EPOCHS = _define("integer", "epochs", None, "linear_probe: instead of the protocol's.")
 LEARNING_RATE = _define("float", "learning_rate", None, "linear_probe: the same for all layers.")
 AUGMENT = _define("bool", "augment", None, "linear_probe: new random crops in each epoch.")
 STANDARDIZE = _define("bool", "standardize", None, "linear_probe: mean 0, deviation 1.")
+SHOTS = _define(
+    "list", "shots", ["1", "2", "4", "8", "16", "32", "64", "96"], "low_shot: images of a class."
+)
+DRAWS = _define("integer", "draws", 5, "low_shot: how often images are drawn.")
+SVM_COST = _define("float", "svm_cost", 1.0, "low_shot: C of the linear SVM.")
 COLUMNS = _define(
     "list", "columns", [], "nmi: label, place, or names of metadata; all that there are by default."
 )
@@ -115,8 +122,18 @@ def _of_clusters() -> dict:
 
 def _protocol():
     """The task's module and its settings from the flags."""
-    from dc_tf.evaluation import knn, linear_probe
+    from dc_tf.evaluation import knn, linear_probe, low_shot
 
+    if TASK.value == "low_shot":
+        return low_shot, low_shot.Protocol(
+            shots=_shots(),
+            draws=DRAWS.value,
+            cost=SVM_COST.value,
+            cells=CELLS.value,
+            batch_size=BATCH_SIZE.value,
+            scratch=SCRATCH.value,
+            seed=SEED.value,
+        )
     if TASK.value == "knn":
         return knn, knn.Protocol(
             temperature=TEMPERATURE.value,
@@ -139,6 +156,13 @@ def _protocol():
     }
     changes = {name: value for name, value in given.items() if value is not None}
     return linear_probe, dataclasses.replace(base, **changes)
+
+
+def _shots():
+    try:
+        return tuple(int(shots) for shots in SHOTS.value)
+    except ValueError as error:
+        raise ConfigError(f"--shots is {','.join(SHOTS.value)}; use whole numbers.") from error
 
 
 def _compute_dtype():

@@ -135,6 +135,13 @@ def extract(extractor, subject, split, store, batch_size=256, dtype="float32", w
     return arrays
 
 
+def directions(features, mean):
+    """(n, d) float32 rows less the (d,) mean, of length 1; a row at the mean itself stays zero."""
+    centred = np.asarray(features, np.float32) - mean
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.ascontiguousarray(centred / np.maximum(length, np.finfo(np.float32).tiny))
+
+
 def parse_layers(names) -> tuple[str, ...]:
     """Layers in the network's order, from names or "all".
 

@@ -16,7 +16,7 @@ import logging
 import numpy as np
 
 from dc_tf.errors import ConfigError
-from dc_tf.evaluation.features import Extractor, Store, extract
+from dc_tf.evaluation.features import Extractor, Store, directions, extract
 from dc_tf.evaluation.metrics import accuracy, mean_class_accuracy
 from dc_tf.evaluation.pooling import cell_average
 from dc_tf.progress import Progress
@@ -113,22 +113,15 @@ def classify(train, test, train_labels, classes, neighbours=(20,), temperature=0
     mean = np.mean(train, axis=0, dtype=np.float64).astype(np.float32)
     index = faiss.IndexFlatIP(train.shape[1])
     for start in range(0, len(train), _CHUNK):
-        index.add(_directions(train[start : start + _CHUNK], mean))
+        index.add(directions(train[start : start + _CHUNK], mean))
     most = min(max(neighbours), len(train))
     chunks = []
     for start in range(0, len(test), _CHUNK):
-        cosines, rows = index.search(_directions(test[start : start + _CHUNK], mean), most)
+        cosines, rows = index.search(directions(test[start : start + _CHUNK], mean), most)
         votes = np.exp((cosines - cosines[:, :1]) / temperature)
         labels = train_labels[rows]
         chunks.append([_vote(votes[:, :k], labels[:, :k], classes) for k in neighbours])
     return {k: np.concatenate(parts) for k, parts in zip(neighbours, zip(*chunks))}
-
-
-def _directions(features, mean):
-    """Centred rows over their length; a row at the mean itself stays zero."""
-    centred = np.asarray(features, np.float32) - mean
-    length = np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.ascontiguousarray(centred / np.maximum(length, np.finfo(np.float32).tiny))
 
 
 def _vote(votes, labels, classes):

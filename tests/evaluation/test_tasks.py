@@ -3,6 +3,7 @@ import io
 import json
 import os
 import tempfile
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
@@ -10,7 +11,7 @@ import tensorflow as tf
 from dc_tf.commands.main import main
 from dc_tf.data.writer import DatasetWriter
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.evaluation import knn, linear_probe
+from dc_tf.evaluation import knn, linear_probe, low_shot
 from dc_tf.evaluation.features import Extractor, Store, extract, parse_layers
 from dc_tf.evaluation.models import open_model, random_init
 from dc_tf.evaluation.pooling import cell_average
@@ -88,6 +89,41 @@ class TasksTest(tf.test.TestCase):
         results = knn.evaluate(self.subject, *self.splits(), ["conv2", "conv4"], knn.Protocol())
         self.assertGreater(results["conv4"]["top1"], 0.9)
         self.assertEqual(results["conv4"]["top1"], results["conv4"]["top1_k20"])
+
+    def test_few_labels_find_the_stripes(self):
+        protocol = low_shot.Protocol(shots=(1, 8, 20), draws=3)
+        results = low_shot.evaluate(self.subject, *self.splits(), ["conv4"], protocol)["conv4"]
+        self.assertGreater(results["top1_s20"], 0.9)
+        self.assertEqual(results["top1"], results["top1_s20"])
+
+    def test_more_labels_help_where_features_are_noisy(self):
+        protocol, splits = low_shot.Protocol(shots=(1, 5, 30), draws=4), self.splits()
+        random = np.random.default_rng(0)
+        noisy = [
+            {"fc7": random.normal(0.4 * split.labels[:, None], 1.0, (len(split.rows), 40))}
+            for split in splits
+        ]
+
+        def figures():
+            with mock.patch.object(low_shot, "extract", side_effect=noisy):
+                return low_shot.evaluate(self.subject, *splits, ["fc7"], protocol)["fc7"]
+
+        found = figures()
+        self.assertLess(found["top1_s1"], found["top1_s5"])
+        self.assertLess(found["top1_s5"], found["top1_s30"])
+        self.assertGreater(found["std_s1"], 0.0)
+        self.assertEqual(found["std_s30"], 0.0)  # all images, in every draw
+        self.assertEqual(figures(), found)
+
+    def test_fewer_shots_are_among_more_and_every_class_has_as_many(self):
+        train, _ = self.splits()
+        drawn = low_shot.draw(train, low_shot.Protocol(shots=(2, 5), draws=2))
+        for two, five in drawn:
+            self.assertContainsSubset(two, five)
+            self.assertAllEqual(np.bincount(train.labels[five]), [5, 5])
+        self.assertNotAllEqual(drawn[0, 1], drawn[1, 1])
+        with self.assertRaisesRegex(ConfigError, "has 30 images, but up to 31"):
+            low_shot.draw(train, low_shot.Protocol(shots=(31,)))
 
     def test_linear_classifiers_find_the_stripes_cached_and_augmented(self):
         small = linear_probe.Protocol(
@@ -180,7 +216,7 @@ class TasksTest(tf.test.TestCase):
 
     def test_the_command_refuses_wrong_flags_before_any_work(self):
         for wrong, named in {
-            "--task=nim": "linear_probe, nmi",
+            "--task=nim": "low_shot, nmi",
             "--layer=conv14": "conv13",
             "--resize=8": "32",
             "--compute_dtype=half": "bfloat16",
