@@ -33,7 +33,7 @@ class Classifier(tf.Module):
         self._comm = comm
         self._gradient_scale = gradient_scale
         self._weight_decay = stage.optimizer.weight_decay
-        self._fresh = [(v, _constant(v)) for v in _state(self.optimizer)]
+        self._reset_optimizer = _resetting(self.optimizer)
 
     @property
     def weights(self) -> list[tf.Variable]:
@@ -42,8 +42,7 @@ class Classifier(tf.Module):
     def reset(self, seed: int):
         """New weights from `seed`, and an optimizer that has seen nothing; its rate stays."""
         self.head.reset(np.random.default_rng(seed))
-        for variable, value in self._fresh:
-            variable.assign(tf.fill(variable.shape, value))
+        self._reset_optimizer()
 
     def sum_gradients(self, gradients) -> list[tf.Tensor]:
         """The scaled gradients, summed over the workers that hold this head."""
@@ -53,6 +52,20 @@ class Classifier(tf.Module):
         """One step of the optimizer along what `sum_gradients` returned."""
         gradients = decayed(gradients, self.weights, self._weight_decay)
         self.optimizer.apply_gradients(zip(gradients, self.weights))
+
+
+def _resetting(optimizer):
+    """A function that makes a new optimizer new again, but for its rate.
+
+    A function, since a list of variables would become a part of every checkpoint.
+    """
+    fresh = [(variable, _constant(variable)) for variable in _state(optimizer)]
+
+    def reset():
+        for variable, value in fresh:
+            variable.assign(tf.fill(variable.shape, value))
+
+    return reset
 
 
 def _state(optimizer) -> list[tf.Variable]:
