@@ -24,7 +24,7 @@ import time
 
 import numpy as np
 from absl import app, flags
-from processes import joined, last_lines, show, with_threads
+from processes import joined, last_lines, run_parts, show, with_threads
 
 FLAGS = flags.FLAGS
 PARTS = ("speed", "workers", "memory", "labels")
@@ -46,19 +46,7 @@ flags.DEFINE_string("task", None, "Internal: its arguments, JSON.")
 
 
 def main(_):
-    if FLAGS.role:
-        print(json.dumps(ROLES[FLAGS.role](**json.loads(FLAGS.task))))
-        return
-    unknown = set(FLAGS.parts) - set(PARTS)
-    if unknown:
-        sys.exit(f"--parts has {', '.join(unknown)}; there are {', '.join(PARTS)}.")
-    figures = {}
-    for part in FLAGS.parts:
-        figures[part] = globals()[f"measure_{part}"]()
-    if FLAGS.output:
-        with open(FLAGS.output, "w", encoding="utf-8") as file:
-            json.dump(figures, file, indent=1)
-    print(json.dumps(figures))
+    run_parts(FLAGS, PARTS, globals(), ROLES)
 
 
 # Rows.

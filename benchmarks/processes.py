@@ -13,6 +13,28 @@ import sys
 LIMIT_S = 3600
 
 
+def run_parts(flags, parts, scope, roles):
+    """The `main` of a benchmark: measures what --parts names, or is a child that plays a role.
+
+    Args:
+        flags: with `parts`, `output`, `role` and `task`.
+        parts: tuple of all names.
+        scope: dict with a function `measure_NAME` of no arguments for each part.
+        roles: {role: function of the task's items, which returns figures}.
+    """
+    if flags.role:
+        print(json.dumps(roles[flags.role](**json.loads(flags.task))))
+        return
+    unknown = set(flags.parts) - set(parts)
+    if unknown:
+        sys.exit(f"--parts has {', '.join(unknown)}; there are {', '.join(parts)}.")
+    figures = {part: scope[f"measure_{part}"]() for part in flags.parts}
+    if flags.output:
+        with open(flags.output, "w", encoding="utf-8") as file:
+            json.dump(figures, file, indent=1)
+    print(json.dumps(figures))
+
+
 def last_lines(commands, environments=None):
     """What the last lines on stdout say, of processes that run at the same time.
 

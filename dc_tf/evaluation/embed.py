@@ -6,22 +6,23 @@
 A call that was stopped is gone on with: files that are there are whole, and are not made again.
 """
 
+import hashlib
 import os
 
 import numpy as np
 
 from dc_tf import run_dir
 from dc_tf.clustering.durable import write_whole
+from dc_tf.data.manifest import checksum
 from dc_tf.data.pipeline import evaluation_batches
 from dc_tf.data.reader import RowReader, data_errors
 from dc_tf.errors import ConfigError
-from dc_tf.evaluation.features import Extractor
+from dc_tf.evaluation.features import Extractor, storable
 from dc_tf.evaluation.pooling import cell_average
 from dc_tf.progress import Progress
 
 DTYPES = ("float16", "float32")
 ABOUT = "embed.json"
-_HALF_MAX = np.finfo(np.float16).max
 
 
 def embed(
@@ -65,6 +66,7 @@ def embed(
     starts = range(0, dataset.rows, rows_per_file)
     about = {
         "model": subject.name,
+        "weights": _fingerprint(subject.trunk),
         "data": dataset.fingerprint(),
         "rows": dataset.rows,
         "files": len(starts),
@@ -101,12 +103,17 @@ def _features(extractor, batches, rows, dtype, progress) -> dict:
     for batch in batches:
         count = len(batch["row"])
         for layer, vectors in extractor(batch["image"]).items():
-            if dtype == "float16":
-                vectors = np.clip(vectors, -_HALF_MAX, _HALF_MAX)
-            arrays[layer][done : done + count] = vectors
+            arrays[layer][done : done + count] = storable(vectors, dtype)
         done += count
         progress.update(count)
     return arrays
+
+
+def _fingerprint(trunk):
+    digest = hashlib.sha256()
+    for array in trunk.get_weights():
+        digest.update(np.ascontiguousarray(array))
+    return checksum(digest)
 
 
 def _begin(output, about):
@@ -114,7 +121,8 @@ def _begin(output, about):
     path = os.path.join(output, ABOUT)
     if os.path.exists(path):
         before = run_dir.read_json(path)
-        changed = sorted(k for k in about if about[k] != before.get(k))
+        # The weights tell what the model is, not where it lies.
+        changed = sorted(k for k in about if k != "model" and about[k] != before.get(k))
         if changed:
             raise ConfigError(
                 f"{output} holds other features (different: {', '.join(changed)}); use another "

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from dc_tf.data.reader import data_errors
 from dc_tf.errors import ConfigError
+from dc_tf.evaluation.pooling import cell_average
 from dc_tf.nn.vgg16 import LAYERS
 from dc_tf.progress import Progress
 
@@ -128,11 +129,35 @@ def extract(extractor, subject, split, store, batch_size=256, dtype="float32", w
     arrays = {layer: store.array((rows, dim), dtype) for layer, dim in extractor.dims.items()}
     for start, vectors in extractor.over(subject, split, batch_size, what):
         for layer, values in vectors.items():
-            values = values.numpy()
-            if dtype == "float16":
-                values = np.clip(values, -_HALF_MAX, _HALF_MAX)
-            arrays[layer][start : start + len(values)] = values
+            arrays[layer][start : start + len(values)] = storable(values, dtype)
     return arrays
+
+
+def extract_cells(subject, splits, layers, protocol, store) -> list[dict]:
+    """For each split, {layer: (n, dim) float32 array} of maps averaged over a few cells.
+
+    Args:
+        protocol: has `cells` and `batch_size`.
+    """
+    pools = {layer: cell_average(layer, protocol.cells) for layer in layers}
+    extractor = Extractor(subject.trunk, pools)
+    return [
+        extract(
+            extractor,
+            subject,
+            split,
+            store,
+            protocol.batch_size,
+            what=f"{subject.name}: features of {split.path}",
+        )
+        for split in splits
+    ]
+
+
+def storable(values, dtype) -> np.ndarray:
+    """A tensor's numbers, for "float16" clipped to its range."""
+    values = values.numpy()
+    return np.clip(values, -_HALF_MAX, _HALF_MAX) if dtype == "float16" else values
 
 
 def directions(features, mean):

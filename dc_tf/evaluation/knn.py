@@ -16,9 +16,8 @@ import logging
 import numpy as np
 
 from dc_tf.errors import ConfigError
-from dc_tf.evaluation.features import Extractor, Store, directions, extract
+from dc_tf.evaluation.features import Store, directions, extract_cells
 from dc_tf.evaluation.metrics import accuracy, mean_class_accuracy
-from dc_tf.evaluation.pooling import cell_average
 from dc_tf.progress import Progress
 
 # It reports each instruction set that its wheel was not built for.
@@ -67,21 +66,8 @@ def evaluate(subject, train, test, layers, protocol: Protocol) -> dict:
         {layer: {"top1": largest number of neighbours, "mean_class": the same averaged over
         classes, "top1_k1": ..., "top1_k5": ..., ...}}, shares in [0, 1].
     """
-    extractor = Extractor(
-        subject.trunk, {layer: cell_average(layer, protocol.cells) for layer in layers}
-    )
     with Store(protocol.scratch) as store:
-        features = [
-            extract(
-                extractor,
-                subject,
-                split,
-                store,
-                protocol.batch_size,
-                what=f"{subject.name}: features of {split.path}",
-            )
-            for split in (train, test)
-        ]
+        features = extract_cells(subject, (train, test), layers, protocol, store)
         results = {}
         with Progress(len(layers), f"{subject.name}: k-NN", "layers") as progress:
             for layer in layers:

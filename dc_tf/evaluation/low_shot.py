@@ -12,9 +12,8 @@ import dataclasses
 import numpy as np
 
 from dc_tf.errors import ConfigError
-from dc_tf.evaluation.features import Extractor, Store, directions, extract
+from dc_tf.evaluation.features import Store, directions, extract_cells
 from dc_tf.evaluation.metrics import accuracy
-from dc_tf.evaluation.pooling import cell_average
 from dc_tf.progress import Progress
 
 
@@ -62,21 +61,8 @@ def evaluate(subject, train, test, layers, protocol: Protocol) -> dict:
         ConfigError: a class of the training split has fewer images than the largest shot.
     """
     drawn = draw(train, protocol)
-    extractor = Extractor(
-        subject.trunk, {layer: cell_average(layer, protocol.cells) for layer in layers}
-    )
     with Store(protocol.scratch) as store:
-        both = [
-            extract(
-                extractor,
-                subject,
-                split,
-                store,
-                protocol.batch_size,
-                what=f"{subject.name}: features of {split.path}",
-            )
-            for split in (train, test)
-        ]
+        both = extract_cells(subject, (train, test), layers, protocol, store)
         results = {}
         fits = len(layers) * protocol.draws * len(protocol.shots)
         with Progress(fits, f"{subject.name}: SVMs", "fits") as progress:

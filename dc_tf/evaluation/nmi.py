@@ -89,10 +89,12 @@ def evaluate(run, columns: Columns) -> list[dict]:
                 f"{run.path} has clustered {len(assignments.cluster)} images, but the data set "
                 f"has {columns.dataset_rows}; give the one that the run was made of as --train."
             )
-        levels = {"clusters": assignments.cluster, "sub_clusters": assignments.flat()}
+        levels = {}  # a level of one cluster says nothing
+        if assignments.clusters > 1:
+            levels["clusters"] = assignments.cluster
+        if assignments.sub_clusters > 1:
+            levels["sub_clusters"] = assignments.flat()
         for level, labels in levels.items():
-            if labels.min() == labels.max():
-                continue  # one cluster says nothing
             for column, values in columns.values.items():
                 figures = compare(labels[columns.rows], values)
                 place = {"stage": stage, "round": round_index, "level": level, "column": column}

@@ -1,6 +1,7 @@
 """Features on disk: whose they are, that they are those of the network, and going on."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -19,7 +20,7 @@ from dc_tf.data.reader import RowReader
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation import embed as embed_module
 from dc_tf.evaluation.embed import embed
-from dc_tf.evaluation.models import open_model
+from dc_tf.evaluation.models import open_model, random_init
 from dc_tf.export.saved_model import export_saved_model
 from dc_tf.nn.vgg16 import VGG16
 
@@ -108,6 +109,9 @@ class EmbedTest(tf.test.TestCase):
         ):
             with self.assertRaisesRegex(ConfigError, message):
                 self.write(folder, **changes)
+        other = dataclasses.replace(self.subject, trunk=random_init(self.subject).trunk)
+        with self.assertRaisesRegex(ConfigError, "other features .different: weights"):
+            embed(other, self.dataset, folder, ("conv13", "fc7"), 1, "float32", 8, PER_FILE)
         with self.assertRaisesRegex(ConfigError, "holds other files"):
             self.write(self.data)
 

@@ -105,7 +105,7 @@ class TasksTest(tf.test.TestCase):
         ]
 
         def figures():
-            with mock.patch.object(low_shot, "extract", side_effect=noisy):
+            with mock.patch.object(low_shot, "extract_cells", return_value=noisy):
                 return low_shot.evaluate(self.subject, *splits, ["fc7"], protocol)["fc7"]
 
         found = figures()
