@@ -5,10 +5,13 @@
 On a run folder that has a checkpoint, it goes on from there at the exact step.
 """
 
+import contextlib
 import os
 
 from absl import flags
 
+from dc_tf.commands.logs import logged_to
+from dc_tf.commands.together import refuse_together
 from dc_tf.errors import ConfigError, DataError
 
 FLAGS = flags.FlagValues()
@@ -37,34 +40,61 @@ def run() -> dict | None:
     """Trains; returns the result of the run on the chief."""
     # After the flags are known to be right, since TensorFlow takes seconds to import.
     from dc_tf import experiment as experiment_lib
-    from dc_tf.commands.together import refuse_together
-    from dc_tf.distributed.cluster import connect, task_from_environment
-    from dc_tf.run_dir import RunDir
-    from dc_tf.training.loop import pretrain
+    from dc_tf.distributed.cluster import task_from_environment
+    from dc_tf.distributed.watchdog import Watchdog
+    from dc_tf.run_dir import RunDir, locked
 
     experiment = experiment_lib.load(CONFIG_FILE.value, PARAMS_OVERRIDE.value)
-    run_dir = RunDir(WORKDIR.value)
-    refusal = _refusal(experiment, run_dir, task_from_environment().size)
-    if refusal and task_from_environment().size == 1:
+    folder = RunDir(WORKDIR.value)
+    task = task_from_environment()
+    refusal = _refusal(experiment, folder, task.size)
+    if refusal and task.size == 1:
         raise refusal
+    with contextlib.ExitStack() as stack:
+        with _writable(folder):
+            folder.create()
+            timeout_s = experiment.watchdog.timeout_s
+            watchdog = Watchdog(folder.pulses, task, timeout_s, folder.stacks)
+            stack.enter_context(watchdog)
+            stack.enter_context(logged_to(folder.log(task.rank), FLAGS.verbosity))
+            if task.rank == 0:
+                stack.enter_context(locked(folder.lock, folder.path))
+        return _train(experiment, folder, refusal)
+
+
+def _train(experiment, folder, refusal):
+    from dc_tf.distributed.cluster import connect
+    from dc_tf.training.loop import pretrain
+
     cluster = connect()
     refuse_together(refusal, cluster)
     if cluster.is_chief:
-        _write_experiment(experiment, run_dir)
+        _write_experiment(experiment, folder)
     cluster.world.barrier()
-    shared = os.path.exists(run_dir.config)
+    shared = os.path.exists(folder.config)
     refuse_together(
         None
         if shared
         else ConfigError(
-            f"--workdir={run_dir.path} is not the chief's folder on worker {cluster.rank}; use one "
+            f"--workdir={folder.path} is not the chief's folder on worker {cluster.rank}; use one "
             "that all workers share."
         ),
         cluster,
     )
-    result = pretrain(experiment, run_dir, cluster)
+    result = pretrain(experiment, folder, cluster)
     cluster.leave()
     return result
+
+
+@contextlib.contextmanager
+def _writable(folder):
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"--workdir={folder.path} cannot be written ({error}); use a folder that all workers "
+            "can write, with space left."
+        ) from error
 
 
 def _refusal(experiment, run_dir, workers) -> ConfigError | None:
@@ -106,7 +136,6 @@ def _write_experiment(experiment, run_dir):
     from dc_tf.experiment import to_yaml
     from dc_tf.run_dir import write_json, write_text
 
-    run_dir.create()
     dataset = Dataset.open(experiment.data.path)
     write_json(run_dir.data, {"path": dataset.path, "fingerprint": dataset.fingerprint()})
     write_text(run_dir.config, to_yaml(experiment))
