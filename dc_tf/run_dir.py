@@ -56,6 +56,11 @@ class RunDir:
         return os.path.join(self.path, "result.json")
 
     @property
+    def failed_step(self) -> str:
+        """Where training stood when a loss was not finite, and its figures."""
+        return os.path.join(self.path, "failed_step.json")
+
+    @property
     def checkpoints(self) -> str:
         return os.path.join(self.path, "checkpoints")
 

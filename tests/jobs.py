@@ -7,6 +7,7 @@ with Job(2, ["train", ...], folder) as job:
 job.log(0)
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -29,10 +30,12 @@ class Job:
         command: of dc_tf, with flags.
         folder: for logs.
         slow: (phase, seconds): where the workers take longer, and tell; see `slowed.py`.
+        hosts: namespaces.Hosts, one for each worker; by default all are on this host.
     """
 
-    def __init__(self, size, command, folder, slow=None):
+    def __init__(self, size, command, folder, slow=None, hosts=None):
         self._size = size
+        self._hosts = hosts
         self._command = command
         self._folder = pathlib.Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -41,6 +44,8 @@ class Job:
 
     def __enter__(self):
         addresses = [f"localhost:{port}" for port in workers.free_ports(self._size)]
+        if self._hosts:
+            addresses = [f"{self._hosts.address(rank)}:2222" for rank in range(self._size)]
         for rank in range(self._size):
             self._processes.append(self._start(rank, addresses))
         return self
@@ -83,6 +88,21 @@ class Job:
                 ) from None
         return [self._processes[rank].returncode for rank in ranks]
 
+    def codes(self) -> list[int | None]:
+        """Exit codes of all workers so far."""
+        return [process.poll() for process in self._processes]
+
+    def ended(self) -> bool:
+        return None not in self.codes()
+
+    def phase(self, workdir, rank) -> str:
+        """What the worker last said that it is at."""
+        found = sorted(
+            pathlib.Path(workdir, "pulses").glob(f"*/worker-{rank:05d}.json"),
+            key=lambda path: path.stat().st_mtime,
+        )
+        return json.loads(found[-1].read_text())["phase"] if found else "start"
+
     def log(self, rank) -> str:
         """What a worker has written to its standard error."""
         return self._log(rank).read_text(errors="replace")
@@ -111,7 +131,8 @@ class Job:
             open(self._folder / f"out-{rank}", "w") as out,
             open(self._log(rank), "w") as log,
         ):
-            return subprocess.Popen(
+            start = functools.partial(self._hosts.start, rank) if self._hosts else subprocess.Popen
+            return start(
                 [*program, *self._command],
                 env=environment,
                 stdout=out,

@@ -10,6 +10,7 @@ state saved, start again; 43 held up by another worker that failed, is gone or h
 """
 
 import ast
+import errno
 import importlib
 import importlib.util
 import json
@@ -38,6 +39,7 @@ COMMANDS = {
 }
 
 DONE, FAILED, WRONG_USAGE, PREEMPTED, HELD_UP = 0, 1, 2, 42, 43
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _HELP = ("--help", "-help", "-h", "help")
 
 
@@ -65,6 +67,11 @@ def main(argv=None):
         return _complain(error, PREEMPTED)
     except PeerError as error:
         return _complain(error, HELD_UP)
+    except OSError as error:
+        if error.errno not in _OF_DISKS:
+            traceback.print_exc()
+            return FAILED
+        return _complain(f"{error}; what was saved is whole. Make room and start again.", FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted", FAILED)
     except Exception:  # Whatever it was, the caller gets an exit code and the user a trace.

@@ -10,6 +10,7 @@ import os
 
 from absl import flags
 
+from dc_tf import pulse
 from dc_tf.commands.logs import logged_to
 from dc_tf.commands.together import refuse_together
 from dc_tf.errors import ConfigError, DataError
@@ -66,7 +67,8 @@ def _train(experiment, folder, refusal):
     from dc_tf.distributed.cluster import connect
     from dc_tf.training.loop import pretrain
 
-    cluster = connect()
+    with pulse.patient("joining the others"):
+        cluster = connect()
     refuse_together(refusal, cluster)
     if cluster.is_chief:
         _write_experiment(experiment, folder)

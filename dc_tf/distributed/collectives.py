@@ -9,6 +9,7 @@ must make the same calls in the same order, eagerly or while tracing a `tf.funct
 
 import dataclasses
 import itertools
+import json
 from typing import Protocol
 
 import numpy as np
@@ -53,6 +54,9 @@ class Solo:
 
     def barrier(self) -> None:
         return
+
+
+ALONE = Solo()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,3 +173,11 @@ def all_gather_counts(count: int, comm: Communicator) -> np.ndarray:
     mine = np.zeros(comm.size, np.int64)
     mine[comm.rank] = count
     return comm.all_sum(mine).numpy()
+
+
+def broadcast_json(value, comm: Communicator, root=0):
+    """The root's JSON-ready value, on every member; what others pass counts for nothing."""
+    text = json.dumps(value).encode()
+    length = int(comm.broadcast(np.int64(len(text)), root))
+    padded = np.frombuffer(text[:length].ljust(length), np.uint8).astype(np.int64)
+    return json.loads(comm.broadcast(padded, root).numpy().astype(np.uint8).tobytes())

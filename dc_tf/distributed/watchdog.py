@@ -68,6 +68,7 @@ class Watchdog:
         self._handlers = {}
 
     def __enter__(self):
+        pulse.beat()
         self._hear()
         if self._task.rank == 0:
             self._pulses.remove_old()

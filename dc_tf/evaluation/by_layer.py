@@ -2,10 +2,12 @@
 
     result, text = run(knn.evaluate, request, knn.Protocol())
 
-What measures is a function `evaluate(subject, train, test, layers, protocol)` to
-`{layer: {figure: value}}`; a figure `top1` is there, a share in [0, 1].
+What measures is a function `evaluate(subject, train, test, layers, protocol, world)` to
+`{layer: {figure: value}}` of this worker's share of the layers; a figure `top1` is there, a share
+in [0, 1].
 """
 
+from dc_tf.distributed.collectives import ALONE, broadcast_json
 from dc_tf.evaluation.features import parse_layers
 from dc_tf.evaluation.models import random_init
 from dc_tf.evaluation.paper import LINEAR_TOP1, linear_top1
@@ -16,13 +18,14 @@ def run(evaluate, request, protocol) -> tuple[dict, str]:
     layers = parse_layers(request.layers)
     train, test = request.splits()
     subject = request.subject()
-    result = measure(
-        evaluate, subject, train, test, layers, protocol, request.random_init, request.seed
-    )
+    baseline, seed, world = request.random_init, request.seed, request.world
+    result = measure(evaluate, subject, train, test, layers, protocol, baseline, seed, world)
     return result, table(request.task, result, getattr(protocol, "paper", None))
 
 
-def measure(evaluate, subject, train, test, layers, protocol, baseline=True, seed=0) -> dict:
+def measure(
+    evaluate, subject, train, test, layers, protocol, baseline=True, seed=0, world=ALONE
+) -> dict:
     """Runs a task on a model and, if asked for, on random weights.
 
     Args:
@@ -33,16 +36,23 @@ def measure(evaluate, subject, train, test, layers, protocol, baseline=True, see
         protocol: the task's.
         baseline: whether to measure an untrained network as well.
         seed: of the untrained network.
+        world: Communicator of the workers that share the work; all return the same.
 
     Returns:
         JSON-able dict: `layers` by name with the task's figures, `random_init` the same (or
         None); `top1` and `best_layer` of the layer with the highest top-1, `random_init_top1` and
         `random_init_best_layer` likewise; sizes of both sets.
     """
-    own = evaluate(subject, train, test, layers, protocol)
-    untrained = None
-    if baseline:
-        untrained = evaluate(random_init(subject, seed), train, test, layers, protocol)
+
+    def measured(network):
+        own = evaluate(network, train, test, layers, protocol, world)
+        found = {}
+        for root in range(world.size):
+            found |= broadcast_json(own, world, root)
+        return {layer: found[layer] for layer in layers}
+
+    own = measured(subject)
+    untrained = measured(random_init(subject, seed)) if baseline else None
     result = {"layers": own, "random_init": untrained, "best_layer": _best(own)}
     result["top1"] = own[result["best_layer"]]["top1"]
     result["random_init_best_layer"] = _best(untrained) if untrained else None

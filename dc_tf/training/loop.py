@@ -52,7 +52,8 @@ def pretrain(experiment, run, cluster) -> dict | None:
         DataError: an image cannot be read, or the loss is not finite.
         Preempted: a worker was asked to stop; what was done is saved.
     """
-    training = Pretraining(experiment, run, cluster)
+    with pulse.patient("preparing"):
+        training = Pretraining(experiment, run, cluster)
     for index in range(training.position.stage, len(experiment.stages)):
         training.run_stage(index)
     return training.result()

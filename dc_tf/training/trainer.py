@@ -16,7 +16,7 @@ import orbit
 import tensorflow as tf
 from absl import logging
 
-from dc_tf import pulse
+from dc_tf import pulse, run_dir
 from dc_tf.data.reader import data_errors
 from dc_tf.errors import DataError, Preempted
 from dc_tf.progress import Progress
@@ -51,6 +51,7 @@ class StageTrainer:
     def __init__(self, experiment, run, cluster, learner, checkpoints, metrics, position):
         self.position = position
         self._experiment = experiment
+        self._run = run
         self._cluster = cluster
         self._learner = learner
         self._checkpoints = checkpoints
@@ -127,16 +128,23 @@ class StageTrainer:
     def _require_finite(self, output):
         for name in ("loss", "gradient_norm", "head_gradient_norm"):
             if not math.isfinite(output[name]):
+                self._keep_failed_step(output)
                 raise DataError(
                     f"the {name.replace('_', ' ')} is {output[name]} at step "
                     f"{self.position.global_step}; the last checkpoint is finite and stays. Lower "
-                    "the learning rate, or look for broken images."
+                    f"the learning rate, or look for broken images. {self._run.failed_step} has "
+                    "the figures; started again with log_every=1, training comes to the same step."
                 )
         if output.get("skipped_steps") and output["loss_scale"] <= LEAST:
             raise DataError(
                 f"gradients at step {self.position.global_step} overflow float16 even where the "
                 "loss is not scaled; use model.compute_dtype=bfloat16, or a lower learning rate."
             )
+
+    def _keep_failed_step(self, output):
+        if self._cluster.is_chief:
+            position = dataclasses.asdict(self.position)
+            run_dir.write_json(self._run.failed_step, position | self._figures | output)
 
     def _log(self, output):
         self._metrics.write("train", self.position.global_step, **self._figures, **output)

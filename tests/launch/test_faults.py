@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 
+import numpy as np
 import runs
 import tensorflow as tf
 import workers
@@ -63,7 +64,7 @@ class FaultsTest(tf.test.TestCase):
         with self.job(workdir, "still", slow=("a training step", 0.3), **watchdog) as job:
             job.wait_until_slow()
             job.signal(1, signal.SIGSTOP)
-            self.assertEqual(job.wait(40, [0]), [HELD_UP], job.log(0))
+            self.assertEqual(job.wait(60, [0]), [HELD_UP], job.log(0))
             self.assertRegex(
                 job.log(0), r"worker 1 \(localhost:\d+\) has not been heard of for \d+ s"
             )
@@ -84,7 +85,7 @@ class FaultsTest(tf.test.TestCase):
             with self.job(workdir, phase, slow=(phase, 0.5)) as job:
                 job.wait_until_slow()
                 job.signal(rank, number)
-                self.assertEqual(job.wait(40), [PREEMPTED] * 2, job.log(0) + job.log(1))
+                self.assertEqual(job.wait(120), [PREEMPTED] * 2, job.log(0) + job.log(1))
                 self.assertIn("asked to stop", job.log(rank))
         self.finish(workdir)
 
@@ -96,6 +97,30 @@ class FaultsTest(tf.test.TestCase):
                 self.assertEqual(other.wait(60), [WRONG_USAGE])
                 self.assertRegex(other.log(0), r"is in use by process \d+ on .*; wait for it")
             self.assertEqual(job.wait(120), [0], job.log(0))
+
+    def test_a_kmeans_told_to_stop_goes_on_where_it_was(self):
+        rows = np.random.default_rng(0).normal(size=(3000, 16)).astype(np.float32)
+        path = os.path.join(self.folder, "rows.npy")
+        np.save(path, rows)
+
+        def kmeans(output, slow=None):
+            output = os.path.join(self.folder, output)
+            command = ["kmeans", f"--input={path}", "--k=20", f"--output={output}"]
+            return Job(2, command, output + "-logs", slow)
+
+        with kmeans("whole") as job:
+            self.assertEqual(job.wait(120), [0, 0], job.log(0))
+        with kmeans("stopped", slow=("kmeans", 0.5)) as job:
+            job.wait_until_slow()
+            job.signal(1, signal.SIGTERM)
+            self.assertEqual(job.wait(120), [PREEMPTED] * 2, job.log(0))
+        with kmeans("stopped") as job:
+            self.assertEqual(job.wait(120), [0, 0], job.log(0))
+            self.assertIn("goes on after iteration", job.log(0))
+            self.assertEqual(job.result()["iterations"], 10)
+        for name in ("centroids.npy", "assignments.npy"):
+            found = [np.load(os.path.join(self.folder, o, name)) for o in ("whole", "stopped")]
+            self.assertAllEqual(*found)
 
 
 if __name__ == "__main__":
