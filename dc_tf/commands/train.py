@@ -60,15 +60,16 @@ def run() -> dict | None:
             stack.enter_context(logged_to(folder.log(task.rank), FLAGS.verbosity))
             if task.rank == 0:
                 stack.enter_context(locked(folder.lock, folder.path))
-        return _train(experiment, folder, refusal)
+        return _train(experiment, folder, refusal, watchdog)
 
 
-def _train(experiment, folder, refusal):
+def _train(experiment, folder, refusal, watchdog):
     from dc_tf.distributed.cluster import connect
     from dc_tf.training.loop import pretrain
 
     with pulse.patient("joining the others"):
         cluster = connect()
+    watchdog.hear_signals()
     refuse_together(refusal, cluster)
     if cluster.is_chief:
         _write_experiment(experiment, folder)

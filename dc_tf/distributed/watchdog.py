@@ -69,7 +69,7 @@ class Watchdog:
 
     def __enter__(self):
         pulse.beat()
-        self._hear()
+        self.hear_signals()
         if self._task.rank == 0:
             self._pulses.remove_old()
         self._pulses.write(self._words())
@@ -88,12 +88,16 @@ class Watchdog:
             signal.signal(number, handler)
         signal.set_wakeup_fd(-1)
 
-    def _hear(self):
-        """Signals arrive in the watchdog's thread too: the main one may be held up in a call."""
+    def hear_signals(self):
+        """Takes SIGTERM and SIGUSR1; again, after `connect`, since TensorFlow takes SIGTERM there.
+
+        They arrive in the watchdog's thread too: the main one may be held up in a call.
+        """
         self._woken.setblocking(False)
         signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
         for number in _SIGNALS:
-            self._handlers[number] = signal.signal(number, lambda *_: pulse.ask_to_stop())
+            before = signal.signal(number, lambda *_: pulse.ask_to_stop())
+            self._handlers.setdefault(number, before)
 
     def _watch(self):
         self._listening.settimeout(self._period_s)

@@ -83,7 +83,8 @@ class Pretraining:
     def run_stage(self, index: int):
         """A method for its epochs: each round clusters, then trains on the clusters."""
         stage = self._experiment.stages[index]
-        learner = self._learner(index, stage)
+        with pulse.patient("preparing"):
+            learner = self._learner(index, stage)
         trainer = StageTrainer(
             self._experiment,
             self._run,
