@@ -5,8 +5,8 @@
 
 Kubeflow's restart policy ExitCode takes 1 to 127 for final, and so the 42 of a worker that was
 preempted and the 1 of one whose peer died. Here they become 138, which it documents as the user's
-own "start again". 0 (done) and 2 (wrong usage or configuration) stay as they are. TERM, INT and USR1
-go on to the command. Needs nothing but Python.
+own "start again". 0 (done) and 2 (wrong usage or configuration) stay as they are. TERM, INT and
+USR1 go on to the command. Needs nothing but Python.
 """
 
 import signal

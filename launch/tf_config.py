@@ -8,9 +8,10 @@ Where it looks, in this order:
 
     TF_CONFIG               is there already (Kubeflow, or a person): it is kept
     SLURM_PROCID            a task of srun: nodes from SLURM_STEP_NODELIST (or SLURM_JOB_NODELIST),
-                            tasks on each from SLURM_STEP_TASKS_PER_NODE, ports from the job's number
-    JOB_COMPLETION_INDEX    a pod of an Indexed Job of Kubernetes, with DC_TF_JOB, DC_TF_SERVICE (its
-                            headless Service) and DC_TF_WORKERS
+                            tasks on each from SLURM_STEP_TASKS_PER_NODE, ports from the number of
+                            the job
+    JOB_COMPLETION_INDEX    a pod of an Indexed Job of Kubernetes, with DC_TF_JOB, DC_TF_SERVICE
+                            (its headless Service) and DC_TF_WORKERS
 
 With none of them the command runs alone. DC_TF_PORT sets the (first) port. The command takes this
 process's place, so signals and exit codes are its own. Needs nothing but Python.

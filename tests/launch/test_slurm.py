@@ -1,6 +1,5 @@
 """The SLURM script under bash, with scripts of a few lines in place of srun, scontrol, scancel."""
 
-import os
 import pathlib
 import re
 import shutil

@@ -1,0 +1,79 @@
+"""What the checks found: one line each, `ok|warn|FAIL  what  detail`, and one JSON object.
+
+report = Report(rank=0)
+report.ok("gpus", "8 on each worker")
+report.fail("peer worker 1", "host1:2222 is silent", "start it, or open the port")
+"""
+
+import dataclasses
+
+OK, WARN, FAIL = "ok", "warn", "FAIL"
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One finding.
+
+    Attributes:
+        status: "ok", "warn" or "FAIL".
+        what: the thing that was checked, a few words.
+        detail: what was found.
+        remedy: what to do about it; a failed check has one.
+    """
+
+    status: str
+    what: str
+    detail: str
+    remedy: str = ""
+
+    def __str__(self):
+        remedy = f" -> {self.remedy}" if self.remedy else ""
+        return f"{self.status:<4}  {self.what:<18}  {_line(self.detail)}{_line(remedy)}"
+
+
+class Report:
+    """The findings of one worker, printed as they come.
+
+    A shared check has the same outcome on all workers, so the chief alone prints it. Of the checks
+    of itself, another worker prints those that are not ok.
+
+    Attributes:
+        checks: list of Check.
+    """
+
+    def __init__(self, rank: int = 0):
+        self.checks = []
+        self._rank = rank
+
+    def ok(self, what, detail, shared=False):
+        self.add(Check(OK, what, detail), shared)
+
+    def warn(self, what, detail, remedy, shared=False):
+        self.add(Check(WARN, what, detail, remedy), shared)
+
+    def fail(self, what, detail, remedy, shared=False):
+        self.add(Check(FAIL, what, detail, remedy), shared)
+
+    def add(self, check: Check, shared: bool = False):
+        self.checks.append(check)
+        if self._rank == 0 or (not shared and check.status != OK):
+            print(check, flush=True)
+
+    @property
+    def failed(self) -> list[Check]:
+        return [check for check in self.checks if check.status == FAIL]
+
+    def as_dict(self) -> dict:
+        return {
+            "ok": not self.failed,
+            "failed": len(self.failed),
+            "warnings": sum(check.status == WARN for check in self.checks),
+            "worker": self._rank,
+            "checks": [dataclasses.asdict(check) for check in self.checks],
+        }
+
+
+def _line(text):
+    return (
+        " ".join(str(text).split()) if not text.startswith(" ->") else " " + " ".join(text.split())
+    )
