@@ -34,6 +34,7 @@ COMMANDS = {
     "export": "dc_tf.commands.export",
     "import_torch": "dc_tf.commands.import_torch",
     "evaluate": "dc_tf.commands.evaluate",
+    "doctor": "dc_tf.commands.doctor",
 }
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2

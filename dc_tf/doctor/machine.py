@@ -1,7 +1,7 @@
 """What this worker's machine has: GPUs, memory, disks.
 
 gpus = check_devices(report, task)
-check_room(report, plan, run, task)
+check_memory(report, plan, neighbours=1)
 """
 
 import os
@@ -43,23 +43,20 @@ def check_devices(report, task) -> int:
     return len(gpus)
 
 
-def check_room(report, plan, scratch, run_folder, neighbours):
-    """Reports whether memory and disks are enough for a plan.
+def check_memory(report, plan, neighbours):
+    """Reports whether memory is enough for a plan.
 
     Args:
         report: Report.
         plan: training.plan.Plan.
-        scratch: folder of this worker's features.
-        run_folder: of the run, shared by all workers.
         neighbours: workers on this host, this one included.
     """
-    of_all = f" for {neighbours} workers on this host" if neighbours > 1 else ""
     _compare(
         report,
         "memory",
         plan.host_bytes * neighbours,
         free_memory(),
-        f"of host memory{of_all}",
+        f"of host memory{_of_all(neighbours)}",
         "lower clusters or the batch, use more workers, or give each more memory",
     )
     if plan.on_gpu:
@@ -72,14 +69,26 @@ def check_room(report, plan, scratch, run_folder, neighbours):
             "of GPU memory",
             "raise `accumulate`, use model.compute_dtype=bfloat16, or lower the batch",
         )
-    same = _device(scratch) == _device(run_folder)
-    own = plan.scratch_bytes * neighbours + (plan.shared_bytes if same else 0)
+
+
+def check_disks(report, plan, scratch, run_folder, neighbours):
+    """Reports whether disks are enough for a plan.
+
+    Args:
+        report, plan, neighbours: as of `check_memory`.
+        scratch: folder of this worker's features.
+        run_folder: of the run, shared by all workers.
+    """
+    needed, shared = plan.scratch_bytes * neighbours, ""
+    if _device(scratch) == _device(run_folder):
+        needed += plan.shared_bytes
+        shared = ", with the run on the same disk"
     _compare(
         report,
         "scratch disk",
-        own,
+        needed,
         free_disk(scratch),
-        f"in {scratch}{of_all}",
+        f"in {scratch}{_of_all(neighbours)}{shared}",
         "name a larger disk in DC_TF_SCRATCH, or lower clustering.whitening_dim",
     )
     _compare(
@@ -123,6 +132,10 @@ def _compare(report, what, needed, free, where, remedy):
         report.warn(what, f"needs {size(needed)} {where} of {size(free)} that are free", remedy)
     else:
         report.ok(what, f"needs {size(needed)} {where}, {size(free)} are free")
+
+
+def _of_all(neighbours):
+    return f" for {neighbours} workers on this host" if neighbours > 1 else ""
 
 
 def _left(limit, used):

@@ -1,4 +1,4 @@
-"""Workers that find each other by plain TCP, before TensorFlow is joined, and exchange what they know.
+"""Workers that meet by plain TCP, before TensorFlow is joined, and tell each other what they know.
 
     with Meeting(task.addresses, task.rank, timeout_s=60) as meeting:
         found = meeting.exchange({"gpus": 8})      # {rank: facts of that worker}
@@ -8,9 +8,12 @@ TensorFlow waits for a silent peer and does not say for which. Here every worker
 port of TF_CONFIG and asks every other, so each that is silent is named, and each pair that a
 firewall keeps apart. Workers may start in any order within the time.
 
-An answer carries the worker's facts and how far it is: it has heard some (0), all (1), or knows that
-all have heard all (2). It leaves a round when it knows that (2) and each other has been told so;
-whoever still listens then knows enough to go on without it.
+An answer carries the worker's facts and how far it is: it has heard some (0), all (1), or knows
+that all have heard all (2). It leaves a round when it knows that (2) and each other has been told
+so; whoever still listens then knows enough to go on without it.
+
+Like TensorFlow's own connections, these have no authentication: what comes is bounded and parsed as
+JSON, and what is not understood is dropped, but whoever reaches the port can pose as a worker.
 """
 
 import concurrent.futures

@@ -27,8 +27,8 @@ class Check:
     remedy: str = ""
 
     def __str__(self):
-        remedy = f" -> {self.remedy}" if self.remedy else ""
-        return f"{self.status:<4}  {self.what:<18}  {_line(self.detail)}{_line(remedy)}"
+        text = f"{self.detail} -> {self.remedy}" if self.remedy else self.detail
+        return f"{self.status:<4}  {self.what:<18}  {' '.join(text.split())}"
 
 
 class Report:
@@ -39,10 +39,12 @@ class Report:
 
     Attributes:
         checks: list of Check.
+        estimate: what the experiment will cost, as of `training.plan.as_dict`; None if not known.
     """
 
     def __init__(self, rank: int = 0):
         self.checks = []
+        self.estimate = None
         self._rank = rank
 
     def ok(self, what, detail, shared=False):
@@ -70,10 +72,5 @@ class Report:
             "warnings": sum(check.status == WARN for check in self.checks),
             "worker": self._rank,
             "checks": [dataclasses.asdict(check) for check in self.checks],
+            "estimate": self.estimate,
         }
-
-
-def _line(text):
-    return (
-        " ".join(str(text).split()) if not text.startswith(" ->") else " " + " ".join(text.split())
-    )

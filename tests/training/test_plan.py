@@ -9,7 +9,7 @@ import workers
 
 from dc_tf import keras
 from dc_tf.errors import ConfigError
-from dc_tf.experiment import Optimizer, load
+from dc_tf.experiment import Optimizer, load, to_yaml
 from dc_tf.nn.vgg16 import VGG16
 from dc_tf.run_dir import RunDir
 from dc_tf.training import cost

@@ -1,0 +1,394 @@
+"""All checks in their order: this worker alone, then the others, then TensorFlow between them.
+
+    report = examine(Options(config_file=["a.yaml"], workdir="/runs/mine", timeout_s=60))
+    report.failed
+
+What would hang comes last, and only when all that it needs was found in order.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import threading
+import uuid
+
+from dc_tf import experiment as experiment_lib
+from dc_tf import run_dir
+from dc_tf.distributed.cluster import TaskSpec, connect, task_from_environment
+from dc_tf.doctor import data, machine, network, versions
+from dc_tf.doctor.meeting import Meeting, NoMeeting, PortTaken
+from dc_tf.doctor.report import Report
+from dc_tf.errors import ConfigError, DataError
+from dc_tf.training.loop import check_start
+from dc_tf.training.plan import Rates, as_dict, make_plan, rates_of, size
+
+_SEEN_S = 10.0  # until a file of another worker has to be seen; network file systems keep lists
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to examine.
+
+    Attributes:
+        config_file, params_override: of the experiment; without them that of the run folder, if it
+            has one.
+        workdir: run folder, or None.
+        timeout_s: how long to wait for other workers.
+        sample: images that each worker reads.
+        verify: whether to read all shards.
+    """
+
+    config_file: tuple[str, ...] = ()
+    params_override: tuple[str, ...] = ()
+    workdir: str | None = None
+    timeout_s: float = 60.0
+    sample: int = 200
+    verify: bool = False
+
+
+def examine(options: Options) -> Report:
+    """Runs all checks that can be run; returns what they found."""
+    task, trouble = _task()
+    report = Report(task.rank)
+    versions.check(report)
+    gpus = machine.check_devices(report, task)
+    if trouble:
+        report.fail("cluster", str(trouble), "correct TF_CONFIG on this worker")
+    else:
+        _explain(report, task)
+    visit = _Visit(options, report, task, gpus)
+    if task.size == 1:
+        visit.look_at_own()
+        visit.show_estimate(None)
+        report.ok("other workers", "there are none: this worker is alone", shared=True)
+        return report
+    with contextlib.ExitStack() as stack:
+        visit.meet(stack)
+    return report
+
+
+class _Visit:
+    """The checks of one worker that depend on what it was asked to look at."""
+
+    def __init__(self, options, report, task, gpus):
+        self._options = options
+        self._report = report
+        self._task = task
+        self._gpus = gpus
+        self._experiment = self._load()
+        self._run = run_dir.RunDir(options.workdir) if options.workdir else None
+        self._dataset = self._plan = None
+
+    def meet(self, stack):
+        """Finds the others, compares, looks at what is this worker's own, and sums with them."""
+        try:
+            meeting = stack.enter_context(
+                Meeting(self._task.addresses, self._task.rank, self._options.timeout_s)
+            )
+        except PortTaken as error:
+            self._report.fail(
+                "port",
+                f"this worker's own {error}",
+                "end the run that still has it (two workers with one index?), or change the port",
+            )
+            return
+        marker = self._leave_marker(stack)
+        try:
+            facts = meeting.exchange(self._facts(marker))
+            self._compare(facts)
+            self._check_markers({rank: found["marker"] for rank, found in facts.items()})
+            self.look_at_own()
+            results = meeting.exchange({"failed": [str(c) for c in self._report.failed]})
+        except NoMeeting as error:
+            self._name_missing(error)
+            self.show_estimate(None)
+            return
+        meeting.close()
+        stack.pop_all().close()  # markers were seen by all
+        self._tell_of_others(results)
+        rate = self._sum_with_others()
+        self.show_estimate(rate)
+
+    def look_at_own(self):
+        """Data set, plan, memory and disks, as this worker sees them."""
+        options, task, report = self._options, self._task, self._report
+        if self._experiment is None:
+            return
+        self._dataset = data.open_data(report, self._experiment.data.path)
+        if self._dataset is None:
+            return
+        data.check_images(report, self._dataset, task.rank, task.size, options.sample)
+        if options.verify:
+            data.check_shards(report, self._dataset, task.rank, task.size)
+        try:
+            check_start(self._experiment, self._dataset.rows, task.size)
+            self._plan = make_plan(
+                self._experiment, self._dataset.rows, task.size, on_gpu=bool(self._gpus)
+            )
+        except (ConfigError, DataError) as error:
+            report.fail("experiment", str(error), "change that setting", shared=True)
+            return
+        hosts = [address.rpartition(":")[0] for address in task.addresses]
+        neighbours = hosts.count(hosts[task.rank]) if hosts else 1
+        machine.check_memory(report, self._plan, neighbours)
+        if self._run is not None:
+            scratch = self._run.features(task.rank)
+            machine.check_disks(report, self._plan, scratch, self._run.path, neighbours)
+
+    def show_estimate(self, rate):
+        """What the experiment will cost, with seconds where they were measured."""
+        if self._plan is None:
+            return
+        self._report.estimate = as_dict(self._plan, rates_of(self._run) if self._run else Rates())
+        for text in _estimate_lines(self._plan, rate, self._run):
+            self._report.ok("estimate", text, shared=True)
+
+    def _load(self):
+        options = self._options
+        files = list(options.config_file)
+        if not files and not options.params_override and options.workdir:
+            own = run_dir.RunDir(options.workdir).config
+            files = [own] if os.path.exists(own) else []
+        if not files and not options.params_override:
+            self._report.warn(
+                "experiment",
+                "none was named: its data, disks and memory are not looked at",
+                "add --config_file, --params_override or the --workdir of a run",
+                shared=True,
+            )
+            return None
+        try:
+            experiment = experiment_lib.load(files, options.params_override)
+        except ConfigError as error:
+            self._report.fail("experiment", str(error), "correct the setting")
+            return None
+        self._report.ok(
+            "experiment", f"{len(experiment.stages)} stages: {_names(experiment)}", shared=True
+        )
+        return experiment
+
+    def _facts(self, marker):
+        settings = experiment_lib.result_settings(self._experiment) if self._experiment else None
+        return {
+            "host": socket.gethostname(),
+            "gpus": self._gpus,
+            "versions": versions.installed(),
+            "settings": settings and {name: str(value) for name, value in settings.items()},
+            "addresses": list(self._task.addresses),
+            "marker": marker,
+        }
+
+    def _compare(self, facts):
+        """What has to be the same on all workers, seen from here: against the chief."""
+        chief, report = facts[0], self._report
+        hosts = ", ".join(f"{rank} on {found['host']}" for rank, found in sorted(facts.items()))
+        report.ok("peers", f"all {len(facts)} workers reach each other: {hosts}", shared=True)
+        for what, name, remedy in _SAME:
+            apart = [rank for rank in sorted(facts) if facts[rank][name] != chief[name]]
+            if not apart:
+                report.ok(what, f"the same on all workers{_shown(name, chief)}", shared=True)
+                continue
+            other = apart[0]
+            report.fail(
+                what,
+                f"worker {other} differs from worker 0: {_difference(chief, facts[other], name)}",
+                remedy,
+                shared=True,
+            )
+
+    def _leave_marker(self, stack):
+        """Writes a file of this worker into the run folder; it goes when the stack is left."""
+        if self._run is None:
+            return None
+        made = not os.path.exists(self._run.path)
+        name = f".doctor-{self._task.rank}-{uuid.uuid4().hex}"
+        path = os.path.join(self._run.path, name)
+        try:
+            self._run.create()
+            run_dir.write_text(path, name)
+        except OSError as error:
+            self._report.fail(
+                "run folder", f"cannot be written: {error}", "let all workers write to --workdir"
+            )
+            return None
+        stack.callback(_remove, path, self._run.path if made else None)
+        return name
+
+    def _check_markers(self, markers):
+        if self._run is None:
+            return
+        expected = {rank: name for rank, name in markers.items() if name}
+        unseen = _unseen(self._run.path, expected)
+        if unseen:
+            self._report.fail(
+                "run folder",
+                f"{self._run.path} on worker {self._task.rank} does not show what worker "
+                f"{unseen[0]} has written there",
+                "use a --workdir on a file system that all workers share",
+            )
+        else:
+            self._report.ok(
+                "run folder", f"{self._run.path} is one folder on all workers", shared=True
+            )
+
+    def _name_missing(self, error):
+        addresses = self._task.addresses
+        for rank, why in sorted(error.silent.items()):
+            self._report.fail(
+                f"peer worker {rank}",
+                f"{addresses[rank]} is silent after {self._options.timeout_s:g} s: {why}",
+                "start the doctor there too, check its address in TF_CONFIG, or open the port",
+            )
+        for rank, missing in sorted(error.apart.items()):
+            others = ", ".join(f"{other} ({addresses[other]})" for other in missing)
+            self._report.fail(
+                f"peer worker {rank}",
+                f"{addresses[rank]} answers, but does not reach worker {others or 'all in time'}",
+                "start what is missing, or open the port between the two",
+            )
+
+    def _tell_of_others(self, results):
+        """The chief's result counts what others have found."""
+        for rank, found in sorted(results.items()):
+            if found["failed"] and rank != self._task.rank and self._task.rank == 0:
+                self._report.fail(
+                    f"worker {rank}",
+                    f"{len(found['failed'])} of its checks failed; {found['failed'][0]}",
+                    "see its own lines",
+                )
+
+    def _sum_with_others(self):
+        """Joins TensorFlow, which by now should be possible, within the time."""
+        kinds = network.groups_of(self._plan) if self._plan else []
+        with _deadline(self._report, self._options.timeout_s):
+            try:
+                cluster = connect()
+                rate = network.check_sums(self._report, cluster, kinds)
+                cluster.leave()
+            except Exception as error:  # TensorFlow raises anything where a peer is lost
+                self._report.fail(
+                    "all-reduce",
+                    f"TensorFlow cannot join the workers: {error}",
+                    "see the others' lines; GPUs are claimed by one worker each",
+                )
+                return None
+        return rate
+
+
+_SAME = (
+    ("TF_CONFIG's list", "addresses", "give all workers the same cluster in TF_CONFIG"),
+    ("gpu count", "gpus", "give each worker as many GPUs as the others; start one for each GPU"),
+    ("versions", "versions", "install the same on all workers: . launch/environment.sh"),
+    ("settings", "settings", "start all workers with the same configuration"),
+)
+
+
+def _task() -> tuple[TaskSpec, ConfigError | None]:
+    try:
+        return task_from_environment(), None
+    except ConfigError as error:
+        return TaskSpec(), error
+
+
+def _explain(report, task):
+    if task.size == 1:
+        report.ok("cluster", "TF_CONFIG names no other workers: this one works alone")
+        return
+    others = [f"{rank}: {address}" for rank, address in enumerate(task.addresses)]
+    del others[task.rank]
+    shown = others if len(others) <= 8 else [*others[:7], f"... {others[-1]}"]
+    report.ok(
+        "cluster",
+        f"this is worker {task.rank} of {task.size}, {'the chief, ' if not task.rank else ''}"
+        f"{task.addresses[task.rank]}; the others: {', '.join(shown)}",
+    )
+
+
+def _names(experiment):
+    return ", ".join(stage.name for stage in experiment.stages)
+
+
+def _shown(name, facts):
+    if name == "gpus":
+        return f": {facts[name]}"
+    if name == "versions":
+        return f": TensorFlow {facts[name].get('tensorflow')}"
+    return ""
+
+
+def _difference(chief, other, name):
+    a, b = chief[name], other[name]
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+        return f"{json.dumps(b)} and {json.dumps(a)}"
+    keys = [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
+    return ", ".join(f"{key}: {b.get(key)} and {a.get(key)}" for key in keys[:5])
+
+
+def _unseen(folder, markers):
+    """Ranks whose files do not show within the time."""
+    waiting, event = sorted(markers), threading.Event()
+    for _ in range(int(_SEEN_S / 0.5)):
+        waiting = [r for r in waiting if not os.path.exists(os.path.join(folder, markers[r]))]
+        if not waiting:
+            break
+        event.wait(0.5)
+    return waiting
+
+
+def _remove(path, folder):
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
+    if folder:  # made for the marker: an empty folder says nothing about a run
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+
+
+@contextlib.contextmanager
+def _deadline(report, timeout_s):
+    """Ends the process with what is known if the body takes longer; TensorFlow cannot be stopped."""
+
+    def expire():
+        report.fail(
+            "all-reduce",
+            f"TensorFlow did not join the workers and sum within {timeout_s:g} s",
+            "a firewall may drop gRPC or NCCL; NCCL uses other ports than TF_CONFIG's: open all "
+            "between workers; NCCL_SOCKET_IFNAME names the network",
+        )
+        print(json.dumps(report.as_dict()), flush=True)
+        os._exit(1)
+
+    timer = threading.Timer(timeout_s, expire)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _estimate_lines(plan, rate, run):
+    """A line for each stage about time and messages, and one about bytes."""
+    yield (
+        f"each worker at the least: {size(plan.host_bytes)} of host memory, "
+        f"{size(plan.device_bytes)} of GPU memory, {size(plan.scratch_bytes)} of scratch disk; "
+        f"the run folder {size(plan.shared_bytes)}"
+    )
+    speeds = rates_of(run) if run else None
+    for index, stage in enumerate(plan.stages):
+        text = f"stage {index} ({stage.stage.name}): {stage.steps_per_epoch:,} steps an epoch, "
+        text += f"{stage.steps:,} in all"
+        if plan.workers > 1:
+            text += f"; all-reduce of {size(stage.size.exchanged_bytes)} a step"
+            text += f", {size(stage.iteration_bytes)} an iteration" if stage.iteration_bytes else ""
+        if rate is not None:
+            text += f": {rate.seconds(stage.size.exchanged_bytes):.3g} s"
+            if stage.iteration_bytes:
+                text += f" and {rate.seconds(stage.iteration_bytes):.3g} s"
+            text += " as measured, if nothing hides it"
+        speed = speeds.images_per_s.get(index) if speeds else None
+        if speed:
+            epoch = stage.steps_per_epoch * stage.batch.batch_size / speed
+            text += f"; {epoch:,.0f} s an epoch at this run's {speed:,.0f} images a second"
+        yield text
