@@ -80,6 +80,7 @@ class _Visit:
         self._experiment = self._load()
         self._run = run_dir.RunDir(options.workdir) if options.workdir else None
         self._dataset = self._plan = None
+        self._made = self._run is not None and not os.path.exists(self._run.path)
 
     def meet(self, stack):
         """Finds the others, compares, looks at what is this worker's own, and sums with them."""
@@ -97,6 +98,7 @@ class _Visit:
         marker = self._leave_marker(stack)
         try:
             facts = meeting.exchange(self._facts(marker))
+            self._made = any(found["made"] for found in facts.values())
             self._compare(facts)
             self._check_markers({rank: found["marker"] for rank, found in facts.items()})
             self.look_at_own()
@@ -178,6 +180,7 @@ class _Visit:
             "settings": settings and {name: str(value) for name, value in settings.items()},
             "addresses": list(self._task.addresses),
             "marker": marker,
+            "made": self._made,
         }
 
     def _compare(self, facts):
@@ -202,7 +205,6 @@ class _Visit:
         """Writes a file of this worker into the run folder; it goes when the stack is left."""
         if self._run is None:
             return None
-        made = not os.path.exists(self._run.path)
         name = f".doctor-{self._task.rank}-{uuid.uuid4().hex}"
         path = os.path.join(self._run.path, name)
         try:
@@ -213,8 +215,15 @@ class _Visit:
                 "run folder", f"cannot be written: {error}", "let all workers write to --workdir"
             )
             return None
-        stack.callback(_remove, path, self._run.path if made else None)
+        stack.callback(self._remove_marker, path)
         return name
+
+    def _remove_marker(self, path):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+        if self._made:  # by a worker, for the markers; the last one to leave finds it empty
+            with contextlib.suppress(OSError):
+                os.rmdir(self._run.path)
 
     def _check_markers(self, markers):
         if self._run is None:
@@ -337,17 +346,9 @@ def _unseen(folder, markers):
     return waiting
 
 
-def _remove(path, folder):
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(path)
-    if folder:  # made for the marker: an empty folder says nothing about a run
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)
-
-
 @contextlib.contextmanager
 def _deadline(report, timeout_s):
-    """Ends the process with what is known if the body takes longer; TensorFlow cannot be stopped."""
+    """Ends the process with what is known if the body takes longer: it cannot be interrupted."""
 
     def expire():
         report.fail(

@@ -66,11 +66,13 @@ class Report:
         return [check for check in self.checks if check.status == FAIL]
 
     def as_dict(self) -> dict:
+        """For programs: all of the chief's checks; of another worker's, those that are not ok."""
+        shown = [c for c in self.checks if self._rank == 0 or c.status != OK]
         return {
             "ok": not self.failed,
             "failed": len(self.failed),
             "warnings": sum(check.status == WARN for check in self.checks),
             "worker": self._rank,
-            "checks": [dataclasses.asdict(check) for check in self.checks],
-            "estimate": self.estimate,
+            "checks": [dataclasses.asdict(check) for check in shown],
+            "estimate": self.estimate if self._rank == 0 else None,
         }
