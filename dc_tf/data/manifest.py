@@ -70,6 +70,7 @@ class Dataset:
         self.class_names = tuple(class_names) if class_names is not None else None
         self.features = Features(**manifest["features"]) if "features" in manifest else OURS
         self.origin = manifest.get("origin") or {}
+        _check_types(self)
         self.offsets = np.cumsum([0] + [shard.rows for shard in self.shards], dtype=np.int64)
         self.rows = int(self.offsets[-1])
         self._indexes = {}
@@ -85,7 +86,6 @@ class Dataset:
         manifest = read_manifest(path)
         try:
             dataset = cls(path, manifest)
-            _check_types(dataset)
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise DataError(f"{os.path.join(path, MANIFEST)} is damaged: {error!r}.") from error
         if dataset.rows != manifest.get("rows"):
