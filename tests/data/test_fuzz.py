@@ -7,14 +7,14 @@ import json
 import resource
 import tempfile
 
+import pytest
 import tensorflow as tf
 
-try:
-    import fuzz_targets
-    from hypothesis import HealthCheck, given, settings
-    from hypothesis import strategies as st
-except ImportError:  # hypothesis is in the extra "test"
-    raise __import__("unittest").SkipTest("pip install hypothesis") from None
+pytest.importorskip("hypothesis", reason="pip install hypothesis")
+
+import fuzz_targets  # noqa: E402
+from hypothesis import HealthCheck, given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 
 EXAMPLES = settings(
     max_examples=60,
