@@ -93,7 +93,8 @@ def _dry_run(experiment, run_dir, task) -> dict | None:
     import tensorflow as tf
 
     from dc_tf.data.manifest import Dataset
-    from dc_tf.training.plan import as_dict, as_text, make_plan, rates_of
+    from dc_tf.training.plan import make_plan, rates_of
+    from dc_tf.training.plan_report import as_dict, as_text
 
     workers = WORKERS.value or task.size
     refusal = _refusal(experiment, run_dir, workers)

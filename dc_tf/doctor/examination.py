@@ -8,21 +8,20 @@ What would hang comes last, and only when all that it needs was found in order.
 
 import contextlib
 import dataclasses
-import json
 import os
-import socket
 import threading
 import uuid
 
 from dc_tf import experiment as experiment_lib
 from dc_tf import run_dir
 from dc_tf.distributed.cluster import TaskSpec, connect, task_from_environment
-from dc_tf.doctor import data, machine, network, versions
+from dc_tf.doctor import comparison, data, estimate, machine, network, versions
 from dc_tf.doctor.meeting import Meeting, NoMeeting, PortTaken
 from dc_tf.doctor.report import Report
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.training.loop import check_start
-from dc_tf.training.plan import Rates, as_dict, make_plan, rates_of, size
+from dc_tf.training.plan import Rates, make_plan, rates_of
+from dc_tf.training.plan_report import as_dict
 
 _SEEN_S = 10.0  # until a file of another worker has to be seen; network file systems keep lists
 
@@ -59,13 +58,11 @@ def examine(options: Options) -> Report:
     else:
         _explain(report, task)
     visit = _Visit(options, report, task, gpus)
-    if task.size == 1:
-        visit.look_at_own()
-        visit.show_estimate(None)
-        report.ok("other workers", "there are none: this worker is alone", shared=True)
-        return report
     with contextlib.ExitStack() as stack:
-        visit.meet(stack)
+        if task.size == 1:
+            visit.alone(stack)
+        else:
+            visit.meet(stack)
     return report
 
 
@@ -82,6 +79,14 @@ class _Visit:
         self._dataset = self._plan = None
         self._made = self._run is not None and not os.path.exists(self._run.path)
 
+    def alone(self, stack):
+        """All that there is to look at without others."""
+        marker = self._leave_marker(stack)
+        self._check_markers({0: marker})
+        self.look_at_own()
+        self.show_estimate(None)
+        self._report.ok("other workers", "there are none: this worker is alone")
+
     def meet(self, stack):
         """Finds the others, compares, looks at what is this worker's own, and sums with them."""
         try:
@@ -97,21 +102,45 @@ class _Visit:
             return
         marker = self._leave_marker(stack)
         try:
-            facts = meeting.exchange(self._facts(marker))
+            own = comparison.facts_of(self._task, self._gpus, self._experiment)
+            facts = meeting.exchange({**own, "marker": marker, "made": self._made})
             self._made = any(found["made"] for found in facts.values())
-            self._compare(facts)
+            comparison.compare(self._report, facts)
             self._check_markers({rank: found["marker"] for rank, found in facts.items()})
             self.look_at_own()
-            results = meeting.exchange({"failed": [str(c) for c in self._report.failed]})
+            results = meeting.exchange(self._results())
         except NoMeeting as error:
             self._name_missing(error)
+            if self._dataset is None:
+                self.look_at_own()
             self.show_estimate(None)
             return
         meeting.close()
         stack.pop_all().close()  # markers were seen by all
         self._tell_of_others(results)
-        rate = self._sum_with_others()
-        self.show_estimate(rate)
+        if self._dataset is not None:
+            found = {rank: result["data"] for rank, result in results.items()}
+            comparison.same(self._report, "data set", found, "give all workers the same data set")
+        able = all(result["joins"] for result in results.values())
+        if able and len({found["gpus"] > 0 for found in facts.values()}) == 1:
+            self.show_estimate(self._sum_with_others())
+            return
+        self._report.warn(
+            "all-reduce",
+            "was not tried: TensorFlow would wait for a worker that lacks a GPU",
+            "see above",
+            shared=True,
+        )
+        self.show_estimate(None)
+
+    def _results(self):
+        """What the others have to know of this worker's own checks."""
+        own = self._report.own_failed
+        return {
+            "failed": [str(check) for check in own],
+            "joins": all(check.what != "gpu" for check in own),
+            "data": self._dataset and self._dataset.fingerprint(),
+        }
 
     def look_at_own(self):
         """Data set, plan, memory and disks, as this worker sees them."""
@@ -143,8 +172,9 @@ class _Visit:
         """What the experiment will cost, with seconds where they were measured."""
         if self._plan is None:
             return
-        self._report.estimate = as_dict(self._plan, rates_of(self._run) if self._run else Rates())
-        for text in _estimate_lines(self._plan, rate, self._run):
+        rates = rates_of(self._run) if self._run else Rates()
+        self._report.estimate = as_dict(self._plan, rates)
+        for text in estimate.lines(self._plan, rate, rates):
             self._report.ok("estimate", text, shared=True)
 
     def _load(self):
@@ -170,36 +200,6 @@ class _Visit:
             "experiment", f"{len(experiment.stages)} stages: {_names(experiment)}", shared=True
         )
         return experiment
-
-    def _facts(self, marker):
-        settings = experiment_lib.result_settings(self._experiment) if self._experiment else None
-        return {
-            "host": socket.gethostname(),
-            "gpus": self._gpus,
-            "versions": versions.installed(),
-            "settings": settings and {name: str(value) for name, value in settings.items()},
-            "addresses": list(self._task.addresses),
-            "marker": marker,
-            "made": self._made,
-        }
-
-    def _compare(self, facts):
-        """What has to be the same on all workers, seen from here: against the chief."""
-        chief, report = facts[0], self._report
-        hosts = ", ".join(f"{rank} on {found['host']}" for rank, found in sorted(facts.items()))
-        report.ok("peers", f"all {len(facts)} workers reach each other: {hosts}", shared=True)
-        for what, name, remedy in _SAME:
-            apart = [rank for rank in sorted(facts) if facts[rank][name] != chief[name]]
-            if not apart:
-                report.ok(what, f"the same on all workers{_shown(name, chief)}", shared=True)
-                continue
-            other = apart[0]
-            report.fail(
-                what,
-                f"worker {other} differs from worker 0: {_difference(chief, facts[other], name)}",
-                remedy,
-                shared=True,
-            )
 
     def _leave_marker(self, stack):
         """Writes a file of this worker into the run folder; it goes when the stack is left."""
@@ -229,6 +229,8 @@ class _Visit:
         if self._run is None:
             return
         expected = {rank: name for rank, name in markers.items() if name}
+        if not expected:
+            return  # none could write, and has said so
         unseen = _unseen(self._run.path, expected)
         if unseen:
             self._report.fail(
@@ -238,8 +240,9 @@ class _Visit:
                 "use a --workdir on a file system that all workers share",
             )
         else:
+            everywhere = " and one folder on all workers" if self._task.size > 1 else ""
             self._report.ok(
-                "run folder", f"{self._run.path} is one folder on all workers", shared=True
+                "run folder", f"{self._run.path} can be written{everywhere}", shared=True
             )
 
     def _name_missing(self, error):
@@ -271,7 +274,7 @@ class _Visit:
     def _sum_with_others(self):
         """Joins TensorFlow, which by now should be possible, within the time."""
         kinds = network.groups_of(self._plan) if self._plan else []
-        with _deadline(self._report, self._options.timeout_s):
+        with network.deadline(self._report, self._options.timeout_s):
             try:
                 cluster = connect()
                 rate = network.check_sums(self._report, cluster, kinds)
@@ -286,19 +289,24 @@ class _Visit:
         return rate
 
 
-_SAME = (
-    ("TF_CONFIG's list", "addresses", "give all workers the same cluster in TF_CONFIG"),
-    ("gpu count", "gpus", "give each worker as many GPUs as the others; start one for each GPU"),
-    ("versions", "versions", "install the same on all workers: . launch/environment.sh"),
-    ("settings", "settings", "start all workers with the same configuration"),
-)
-
-
 def _task() -> tuple[TaskSpec, ConfigError | None]:
     try:
-        return task_from_environment(), None
+        task = task_from_environment()
+        _check_addresses(task.addresses)
+        return task, None
     except ConfigError as error:
         return TaskSpec(), error
+
+
+def _check_addresses(addresses):
+    """Refuses what TensorFlow would only find out later, or never."""
+    for address in addresses:
+        host, _, port = str(address).rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ConfigError(f"TF_CONFIG has {address!r}, which is not host:port.")
+    twice = sorted(address for address in set(addresses) if addresses.count(address) > 1)
+    if twice:
+        raise ConfigError(f"TF_CONFIG has {twice[0]} twice; each worker has an address of its own.")
 
 
 def _explain(report, task):
@@ -319,22 +327,6 @@ def _names(experiment):
     return ", ".join(stage.name for stage in experiment.stages)
 
 
-def _shown(name, facts):
-    if name == "gpus":
-        return f": {facts[name]}"
-    if name == "versions":
-        return f": TensorFlow {facts[name].get('tensorflow')}"
-    return ""
-
-
-def _difference(chief, other, name):
-    a, b = chief[name], other[name]
-    if not (isinstance(a, dict) and isinstance(b, dict)):
-        return f"{json.dumps(b)} and {json.dumps(a)}"
-    keys = [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
-    return ", ".join(f"{key}: {b.get(key)} and {a.get(key)}" for key in keys[:5])
-
-
 def _unseen(folder, markers):
     """Ranks whose files do not show within the time."""
     waiting, event = sorted(markers), threading.Event()
@@ -344,52 +336,3 @@ def _unseen(folder, markers):
             break
         event.wait(0.5)
     return waiting
-
-
-@contextlib.contextmanager
-def _deadline(report, timeout_s):
-    """Ends the process with what is known if the body takes longer: it cannot be interrupted."""
-
-    def expire():
-        report.fail(
-            "all-reduce",
-            f"TensorFlow did not join the workers and sum within {timeout_s:g} s",
-            "a firewall may drop gRPC or NCCL; NCCL uses other ports than TF_CONFIG's: open all "
-            "between workers; NCCL_SOCKET_IFNAME names the network",
-        )
-        print(json.dumps(report.as_dict()), flush=True)
-        os._exit(1)
-
-    timer = threading.Timer(timeout_s, expire)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _estimate_lines(plan, rate, run):
-    """A line for each stage about time and messages, and one about bytes."""
-    yield (
-        f"each worker at the least: {size(plan.host_bytes)} of host memory, "
-        f"{size(plan.device_bytes)} of GPU memory, {size(plan.scratch_bytes)} of scratch disk; "
-        f"the run folder {size(plan.shared_bytes)}"
-    )
-    speeds = rates_of(run) if run else None
-    for index, stage in enumerate(plan.stages):
-        text = f"stage {index} ({stage.stage.name}): {stage.steps_per_epoch:,} steps an epoch, "
-        text += f"{stage.steps:,} in all"
-        if plan.workers > 1:
-            text += f"; all-reduce of {size(stage.size.exchanged_bytes)} a step"
-            text += f", {size(stage.iteration_bytes)} an iteration" if stage.iteration_bytes else ""
-        if rate is not None:
-            text += f": {rate.seconds(stage.size.exchanged_bytes):.3g} s"
-            if stage.iteration_bytes:
-                text += f" and {rate.seconds(stage.iteration_bytes):.3g} s"
-            text += " as measured, if nothing hides it"
-        speed = speeds.images_per_s.get(index) if speeds else None
-        if speed:
-            epoch = stage.steps_per_epoch * stage.batch.batch_size / speed
-            text += f"; {epoch:,.0f} s an epoch at this run's {speed:,.0f} images a second"
-        yield text

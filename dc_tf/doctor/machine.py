@@ -11,7 +11,7 @@ import subprocess
 
 import tensorflow as tf
 
-from dc_tf.training.plan import size
+from dc_tf.training.plan_report import size
 
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),

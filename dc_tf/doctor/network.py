@@ -4,13 +4,17 @@ rates = check_sums(report, cluster, groups)
 rates[tuple(range(cluster.size))].seconds(size)
 """
 
+import contextlib
 import dataclasses
+import json
+import os
+import threading
 import time
 
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.training.plan import size
+from dc_tf.training.plan_report import size
 
 MESSAGE_BYTES = 64 << 20
 _SMALL = 2  # float32 of the message that measures latency
@@ -88,3 +92,26 @@ def _fastest(comm, numbers):
         comm.all_sum(values).numpy()
         seconds.append(time.monotonic() - started)
     return min(seconds[1:])
+
+
+@contextlib.contextmanager
+def deadline(report, timeout_s):
+    """Ends the process with what is known if the body takes longer: it cannot be interrupted."""
+
+    def expire():
+        report.fail(
+            "all-reduce",
+            f"TensorFlow did not join the workers and sum within {timeout_s:g} s",
+            "a firewall may drop gRPC or NCCL; NCCL uses other ports than TF_CONFIG's: open all "
+            "between workers; NCCL_SOCKET_IFNAME names the network",
+        )
+        print(json.dumps(report.as_dict()), flush=True)
+        os._exit(1)
+
+    timer = threading.Timer(timeout_s, expire)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -39,11 +39,13 @@ class Report:
 
     Attributes:
         checks: list of Check.
+        own_failed: those of them that failed and are not shared.
         estimate: what the experiment will cost, as of `training.plan.as_dict`; None if not known.
     """
 
     def __init__(self, rank: int = 0):
         self.checks = []
+        self.own_failed = []
         self.estimate = None
         self._rank = rank
 
@@ -58,6 +60,8 @@ class Report:
 
     def add(self, check: Check, shared: bool = False):
         self.checks.append(check)
+        if check.status == FAIL and not shared:
+            self.own_failed.append(check)
         if self._rank == 0 or (not shared and check.status != OK):
             print(check, flush=True)
 

@@ -4,7 +4,9 @@ import contextlib
 import io
 import json
 import os
+import pathlib
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -102,9 +104,27 @@ class DoctorTest(tf.test.TestCase):
             self.assertIn(message, self.failed(result)[what]["detail"])
 
     def test_a_tf_config_that_is_wrong_is_explained(self):
-        code, result, _ = self.doctor(tf_config='{"cluster": 3}')
+        for names, message in [
+            (3, "expected the form"),
+            (["a:1", "b"], "'b', which is not host:port"),
+            (["a:1", "b:99999"], "'b:99999', which is not host:port"),
+            (["a:1", "a:1"], "has a:1 twice"),
+        ]:
+            task = {"cluster": {"worker": names}, "task": {"type": "worker", "index": 0}}
+            code, result, _ = self.doctor(tf_config=json.dumps(task))
+            self.assertEqual(code, 1)
+            self.assertIn(message, self.failed(result)["cluster"]["detail"])
+
+    def test_a_port_that_is_taken_and_a_folder_that_cannot_be_written_fail(self):
+        with socket.create_server(("", 0)) as other:
+            names = [f"localhost:{other.getsockname()[1]}", "localhost:1"]
+            task = {"cluster": {"worker": names}, "task": {"type": "worker", "index": 0}}
+            code, result, _ = self.doctor(tf_config=json.dumps(task))
         self.assertEqual(code, 1)
-        self.assertIn("expected the form", self.failed(result)["cluster"]["detail"])
+        self.assertIn("in use", self.failed(result)["port"]["detail"])
+        code, result, _ = self.doctor(self.settings(), "--workdir=/proc/run")
+        self.assertEqual(code, 1)
+        self.assertIn("cannot be written", self.failed(result)["run folder"]["detail"])
 
     def test_too_little_memory_and_disk_fail(self):
         workdir = os.path.join(self.folder, "small")
@@ -115,6 +135,16 @@ class DoctorTest(tf.test.TestCase):
         failed = self.failed(result)
         self.assertContainsSubset({"memory", "scratch disk", "run folder disk"}, failed)
         self.assertIn("10 B are free", failed["scratch disk"]["detail"])
+
+    def test_the_memory_of_gpus_is_what_the_driver_says(self):
+        folder = tempfile.mkdtemp(dir=self.folder)
+        script = pathlib.Path(folder, "nvidia-smi")
+        script.write_text('#!/bin/sh\nprintf "40000\\n39000\\n"\n')
+        script.chmod(0o755)
+        with mock.patch.dict(os.environ, PATH=f"{folder}:{os.environ['PATH']}"):
+            self.assertEqual(machine.gpu_memory(), [40000 << 20, 39000 << 20])
+            script.write_text("#!/bin/sh\nexit 9\n")
+            self.assertEqual(machine.gpu_memory(), [])
 
     def test_versions_are_compared_with_what_setup_asks_for(self):
         python, wanted = versions.requirements()
@@ -180,9 +210,11 @@ class WorkersTest(tf.test.TestCase):
         data = runs.make_data(folder, images=40)
         one = runs.settings(data)
         one["stages"] = one["stages"][:1]
+        more = runs.make_data(os.path.join(folder, "more"), images=41)
+        other = {**one, "seed": 3, "data": {**one["data"], "path": more}}
         flags = [
             [f"--params_override={one!r}", f"--workdir={folder}/run", "--timeout_s=100"],
-            [f"--params_override={ {**one, 'seed': 3}!r}", f"--workdir={folder}/other"],
+            [f"--params_override={other!r}", f"--workdir={folder}/other"],
         ]
         found = self.start(2, flags, started=(0, 1))
         chief = {}
@@ -192,6 +224,8 @@ class WorkersTest(tf.test.TestCase):
         self.assertIn("worker 1 differs from worker 0: seed: 3 and 0", found[0].out)
         self.assertEqual(chief["settings"][0]["status"], "FAIL")
         self.assertEqual(chief["run folder"][0]["status"], "FAIL")
+        self.assertEqual([check["status"] for check in chief["data set"]], ["ok", "FAIL"])
+        self.assertIn("41 rows", chief["data set"][1]["detail"])
         self.assertEqual(chief["gpu count"][0]["status"], "ok")
         self.assertEqual(chief["peers"][0]["status"], "ok")
         self.assertEqual(chief["all-reduce"][0]["status"], "ok", found[0].out)
@@ -201,7 +235,7 @@ class WorkersTest(tf.test.TestCase):
         lines = [line for line in found[1].out.splitlines() if line.startswith("FAIL")]
         self.assertLen(lines, 1)
         self.assertIn("does not show what worker 0", lines[0])
-        self.assertEqual(sorted(os.listdir(folder)), ["data"])
+        self.assertEqual(sorted(os.listdir(folder)), ["data", "more"])
 
     def test_a_worker_that_never_starts_is_named_in_time(self):
         found = self.start(3, [["--timeout_s=12"]] * 3, started=(0, 2))

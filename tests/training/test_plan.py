@@ -14,7 +14,8 @@ from dc_tf.nn.vgg16 import VGG16
 from dc_tf.run_dir import RunDir
 from dc_tf.training import cost
 from dc_tf.training.optimizers import make_optimizer
-from dc_tf.training.plan import as_dict, as_text, make_plan, rates_of, seconds_of
+from dc_tf.training.plan import make_plan, rates_of
+from dc_tf.training.plan_report import as_dict, as_text, seconds_of
 
 ROWS = 128
 
