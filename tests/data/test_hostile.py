@@ -87,6 +87,20 @@ class HostileTest(tf.test.TestCase):
         tracemalloc.stop()
         self.assertTrue(encoded or reason)
 
+    def test_a_jpeg_without_its_end_is_never_kept_as_it_is(self):
+        file = io.BytesIO()
+        pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
+        Image.fromarray(pixels).save(file, "JPEG")
+        whole = file.getvalue()
+        scan = whole[-200:-2]
+        for data in (whole[:-2] + scan, whole[:-2] + scan[:-1] + b"\xff"):
+            encoded, reason, _ = clean(data, Rules())
+            self.assertNotEqual(encoded, data)
+            if encoded is not None:  # written anew from what Pillow has read
+                self.assertEqual(tf.io.decode_image(encoded).shape, (20, 24, 3), reason)
+        self.assertEqual(clean(whole, Rules()).encoded, whole)
+        self.assertEqual(clean(whole + b"behind", Rules()).encoded, whole + b"behind")
+
     def test_a_picture_of_many_frames_is_one_picture(self):
         frames = [Image.new("RGB", (8, 8), (n, 0, 0)) for n in range(50)]
         file = io.BytesIO()
