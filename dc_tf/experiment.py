@@ -267,7 +267,7 @@ def differences(a: Experiment, b: Experiment) -> list[str]:
 
     Where the data lie, how often to save and how many threads to use may differ.
     """
-    first, second = (_flat(_result_settings(e.as_dict())) for e in (a, b))
+    first, second = (result_settings(e) for e in (a, b))
     names = sorted(first.keys() | second.keys())
     return [
         f"{name}: {first.get(name)}, {second.get(name)}"
@@ -276,13 +276,15 @@ def differences(a: Experiment, b: Experiment) -> list[str]:
     ]
 
 
-def _result_settings(settings: dict) -> dict:
+def result_settings(experiment: Experiment) -> dict:
+    """Settings that results depend on, flat, e.g. {"stages[0].epochs": 3}."""
+    settings = experiment.as_dict()
     for name in ("checkpoint_every", "keep_checkpoints", "log_every", "threads", "watchdog"):
         del settings[name]
     del settings["data"]["path"], settings["data"]["max_bad_share"]
     for stage in settings["stages"]:
         del stage["clustering"]["save_every_s"]
-    return settings
+    return _flat(settings)
 
 
 def _flat(value, name="") -> dict:

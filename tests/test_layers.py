@@ -12,7 +12,7 @@ PACKAGE = pathlib.Path(dc_tf.__file__).parent
 LAYERS = [
     {"__main__"},
     {"commands"},
-    {"report", "evaluation"},
+    {"report", "evaluation", "doctor"},
     {"training"},
     {"export"},
     {"clustering", "data"},

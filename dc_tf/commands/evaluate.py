@@ -61,9 +61,7 @@ def run() -> dict | None:
             f"--compute_dtype is {COMPUTE_DTYPE.value!r}; use {' or '.join(_COMPUTE_DTYPES)}."
         )
     if PLOT.value and not PLOT.value.endswith(_PICTURES):
-        raise ConfigError(
-            f"--plot is {PLOT.value}; its end must be {', '.join(_PICTURES)}."
-        )
+        raise ConfigError(f"--plot is {PLOT.value}; its end must be {', '.join(_PICTURES)}.")
     # After the flags are known to be right, since TensorFlow takes seconds to import.
     import tensorflow as tf
 

@@ -36,6 +36,7 @@ COMMANDS = {
     "export": "dc_tf.commands.export",
     "import_torch": "dc_tf.commands.import_torch",
     "evaluate": "dc_tf.commands.evaluate",
+    "doctor": "dc_tf.commands.doctor",
 }
 
 DONE, FAILED, WRONG_USAGE, PREEMPTED, HELD_UP = 0, 1, 2, 42, 43

@@ -2,7 +2,8 @@
 
     dc_tf train --config_file=configs/quickstart.yaml --params_override=data.path=DIR --workdir=RUN
 
-On a run folder that has a checkpoint, it goes on from there at the exact step.
+On a run folder that has a checkpoint, it goes on from there at the exact step. With --dry_run it
+says what it would do, and what a worker needs for it, and starts nothing.
 """
 
 import contextlib
@@ -35,6 +36,22 @@ WORKDIR = flags.DEFINE_string(
     flag_values=FLAGS,
     required=True,
 )
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print the plan and what it costs; start nothing.", flag_values=FLAGS
+)
+WORKERS = flags.DEFINE_integer(
+    "workers",
+    None,
+    "With --dry_run: plan for so many workers, instead of those that TF_CONFIG names.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+GPUS = flags.DEFINE_bool(
+    "gpus",
+    None,
+    "With --dry_run: whether the workers have GPUs; None: as this machine.",
+    flag_values=FLAGS,
+)
 
 
 def run() -> dict | None:
@@ -48,6 +65,10 @@ def run() -> dict | None:
     experiment = experiment_lib.load(CONFIG_FILE.value, PARAMS_OVERRIDE.value)
     folder = RunDir(WORKDIR.value)
     task = task_from_environment()
+    if DRY_RUN.value:
+        return _dry_run(experiment, folder, task)
+    if WORKERS.value or GPUS.value is not None:
+        raise ConfigError("--workers and --gpus are for --dry_run; workers come from TF_CONFIG.")
     refusal = _refusal(experiment, folder, task.size)
     if refusal and task.size == 1:
         raise refusal
@@ -98,6 +119,29 @@ def _writable(folder):
             f"--workdir={folder.path} cannot be written ({error}); use a folder that all workers "
             "can write, with space left."
         ) from error
+
+
+def _dry_run(experiment, run_dir, task) -> dict | None:
+    """Prints the plan on the chief, or raises what keeps the run from starting."""
+    import tensorflow as tf
+
+    from dc_tf.data.manifest import Dataset
+    from dc_tf.training.plan import make_plan, rates_of
+    from dc_tf.training.plan_report import as_dict, as_text
+
+    workers = WORKERS.value or task.size
+    refusal = _refusal(experiment, run_dir, workers)
+    if refusal:
+        raise refusal
+    if task.rank:
+        return None
+    on_gpu = GPUS.value
+    if on_gpu is None:
+        on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    plan = make_plan(experiment, Dataset.open(experiment.data.path).rows, workers, on_gpu)
+    rates = rates_of(run_dir)
+    print(as_text(plan, rates))
+    return {"dry_run": True, **as_dict(plan, rates)}
 
 
 def _refusal(experiment, run_dir, workers) -> ConfigError | None:
