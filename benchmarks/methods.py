@@ -27,7 +27,10 @@ flags.DEFINE_string("output", None, "Markdown file for the tables.")
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the experiments.")
 
 METHODS = ("random", "rotnet", "deepcluster", "deepercluster")
-TASKS = {"knn": ["--task=knn"], "linear": ["--task=linear_probe", "--protocol=small"]}
+TASKS = {
+    "knn": ["--task=knn"],
+    "linear": ["--config_file=configs/evaluation/linear_probe_small.yaml"],
+}
 
 
 def main(_):

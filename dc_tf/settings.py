@@ -2,10 +2,13 @@
 
 settings = read(["a.yaml"], ["stages[0].epochs=3"])   # one nested dict
 config = fill(Experiment(), settings)                 # names and types checked
+protocol = build(knn.Protocol, {"cells": 1})          # the same for a dataclass
 """
 
+import dataclasses
 import math
 import re
+import typing
 
 import tensorflow as tf
 import yaml
@@ -51,9 +54,40 @@ def fill(config, settings: dict, where: str = ""):
     return config
 
 
+def build(kind, settings: dict):
+    """A dataclass from settings; unknown names and wrong types are refused.
+
+    Args:
+        kind: dataclass whose fields all have defaults; one with the default None says its type
+            as "type | None".
+        settings: {name: value}.
+    """
+    types = typing.get_type_hints(kind)
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    values = {}
+    for name, value in settings.items():
+        if name not in known:
+            raise ConfigError(f"unknown setting {name!r}; known here: {', '.join(sorted(known))}.")
+        like = _default(known[name], types[name])
+        optional = type(None) in typing.get_args(types[name])
+        values[name] = None if optional and value is None else _coerce(value, like, name)
+    return kind(**values)
+
+
+def _default(field, kind):
+    """The default of a dataclass's field; where that says no type, an empty value of its type."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    if field.default is None:
+        return typing.get_args(kind)[0]()
+    return field.default if field.default != () else (typing.get_args(kind)[0](),)
+
+
 def _coerce(value, like, place):
     """`value` in the type of the default `like`; 1e-5 in YAML arrives as text."""
     try:
+        if isinstance(like, dict):
+            return dict(_mapping(value, place))
         if isinstance(like, bool):
             if not isinstance(value, bool):
                 raise TypeError
@@ -65,7 +99,8 @@ def _coerce(value, like, place):
         if isinstance(like, tuple):
             if not isinstance(value, (list, tuple)):
                 raise TypeError
-            return tuple(int(v) for v in value)
+            kind = type(like[0]) if like else int
+            return tuple(kind(v) for v in value)
         if isinstance(like, str):
             if not isinstance(value, (str, int, float, type(None))):
                 raise TypeError

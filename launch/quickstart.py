@@ -21,6 +21,7 @@ import time
 import local
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+LINEAR_PROBE = f"--config_file={ROOT}/configs/evaluation/linear_probe_small.yaml"
 LAYERS = "conv2,conv4,conv7,conv10,conv13,fc7"
 WRONG_USAGE = 2
 
@@ -37,8 +38,8 @@ def main():
         dc_tf("Export", "export", f"--workdir={workdir / 'run'}", f"--output={export}")
     knn = linear = {}
     if test is not None:
-        knn = evaluate("knn", export, train, test, workdir)
-        linear = evaluate("linear_probe", export, train, test, workdir, "--protocol=small")
+        knn = evaluate("knn", "--task=knn", export, train, test, workdir)
+        linear = evaluate("linear_probe", LINEAR_PROBE, export, train, test, workdir)
     result = {
         "workdir": str(workdir),
         "export": str(export),
@@ -151,18 +152,17 @@ def train_on_workers(options, data, run):
     return call("Training", [*launcher, "--max_restarts=1", "--", *train])
 
 
-def evaluate(task, export, train, test, workdir, *flags):
+def evaluate(name, task, export, train, test, workdir):
     sets = f"--train={train}", f"--test={test}"
-    output = f"--output={workdir / task}.json"
+    output = f"--output={workdir / name}.json"
     return dc_tf(
-        f"Measuring: {task}",
+        f"Measuring: {name}",
         "evaluate",
-        f"--task={task}",
+        task,
         f"--model={export}",
         f"--layer={LAYERS}",
         *sets,
         output,
-        *flags,
     )
 
 

@@ -14,6 +14,8 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
+from dc_tf import pulse
+
 
 class Communicator(Protocol):
     """A group of workers.
@@ -114,7 +116,7 @@ class Collective:
         if tensor.dtype == tf.int32:  # TensorFlow keeps these in host memory even on a GPU.
             return tf.cast(self._reduce(tf.cast(tensor, tf.int64)), tf.int32)
         # A fresh instance key per call (per trace in a graph) keeps consecutive calls apart.
-        with tf.device(self._link.device):
+        with pulse.waiting(), tf.device(self._link.device):
             return tf.raw_ops.CollectiveReduceV2(
                 input=tensor,
                 group_size=self.size,

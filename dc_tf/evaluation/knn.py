@@ -16,6 +16,7 @@ import logging
 import numpy as np
 
 from dc_tf.errors import ConfigError
+from dc_tf.evaluation import by_layer
 from dc_tf.evaluation.features import Store, directions, extract_cells
 from dc_tf.evaluation.metrics import accuracy, mean_class_accuracy
 from dc_tf.progress import Progress
@@ -52,6 +53,11 @@ class Protocol:
             raise ConfigError(f"cells is {self.cells}; use at least 1.")
         if self.temperature <= 0:
             raise ConfigError(f"temperature is {self.temperature}; use a positive number.")
+
+
+def run(request, protocol: Protocol) -> tuple[dict, str]:
+    """The task; see `tasks`."""
+    return by_layer.run(evaluate, request, protocol)
 
 
 def evaluate(subject, train, test, layers, protocol: Protocol) -> dict:

@@ -3,8 +3,7 @@
 Features after ReLU, average-pooled without padding to under 10,000 dimensions, all layers in one
 pass over the images: one frozen forward, one classifier a layer.
 
-    results = evaluate(subject, train, test, ["conv13"], Protocol())            # the paper's
-    results = evaluate(subject, train, test, LAYERS, SMALL)                     # minutes on a CPU
+    results = evaluate(subject, train, test, ["conv13"], Protocol())
 
 With `augment` every epoch sees new crops, through the network. Without, features are computed
 once, from centre crops, and kept. Test images are centre crops.
@@ -21,11 +20,13 @@ import tensorflow as tf
 from dc_tf.data.pipeline import Draws, training_batches
 from dc_tf.data.reader import data_errors
 from dc_tf.errors import ConfigError, DataError
+from dc_tf.evaluation import by_layer
 from dc_tf.evaluation.features import Extractor, Store, extract
 from dc_tf.evaluation.metrics import accuracy, mean_class_accuracy, top_k_accuracy
+from dc_tf.evaluation.paper import LINEAR_TOP1
 from dc_tf.evaluation.pooling import MAX_FEATURES, grid_average
 from dc_tf.evaluation.probes import Probes
-from dc_tf.nn.vgg16 import CONV_LAYERS
+from dc_tf.nn.vgg16 import CONV_LAYERS, LAYERS
 from dc_tf.progress import Progress
 
 # Initial learning rates of the paper's classifiers on ImageNet, conv1..conv13.
@@ -36,8 +37,6 @@ IMAGENET_RATES = dict(
     )
 )
 FC_RATE = 0.02  # the paper has no classifiers on fc6 and fc7; this is conv13's
-# For features of length about 1 (see `Probes.standardize`), whose largest curvature allows up to 7.
-STANDARDIZED_RATE = 2.0
 _FIRST_SEED = 1 << 20  # of augmentation, apart from that of the order
 
 
@@ -46,12 +45,13 @@ class Protocol:
     """Settings; the defaults are the paper's.
 
     Attributes:
-        learning_rate: initial one for all layers; None means the paper's by layer, or
-            STANDARDIZED_RATE with `standardize`.
+        learning_rate: initial one for all layers; None means that of `rates`.
+        rates: initial learning rates by layer; FC_RATE for others.
+        paper: whose figures of the paper stand beside one's own: "imagenet" or "places205".
         augment: new random crop and flip each epoch; otherwise features are cached.
         standardize: bring each dimension to mean 0, and the whole to length about 1, by the
-            statistics of an epoch of training images. Not the paper's; one learning rate then
-            suits all layers, and few epochs suffice.
+            statistics of an epoch of training images. Not the paper's; one learning rate of 2
+            (up to 7 is stable) then suits all layers, and few epochs suffice.
         max_features: bound on a classifier's input dimensions.
         scratch: folder for features that do not fit memory; None for the system's own.
     """
@@ -59,6 +59,8 @@ class Protocol:
     epochs: int = 100
     batch_size: int = 256
     learning_rate: float | None = None
+    rates: dict = dataclasses.field(default_factory=lambda: dict(IMAGENET_RATES))
+    paper: str = "imagenet"
     momentum: float = 0.9
     weight_decay: float = 1e-5
     augment: bool = True
@@ -71,17 +73,25 @@ class Protocol:
         for name in ("epochs", "batch_size", "max_features"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use at least 1.")
-        if self.learning_rate is not None and self.learning_rate <= 0:
-            raise ConfigError(f"learning_rate is {self.learning_rate}; use a positive number.")
+        if self.paper not in LINEAR_TOP1:
+            raise ConfigError(f"paper is {self.paper!r}; use {' or '.join(LINEAR_TOP1)}.")
+        unknown = sorted(set(self.rates) - set(LAYERS))
+        if unknown:
+            raise ConfigError(f"rates has {', '.join(unknown)}; use {', '.join(LAYERS)}.")
+        for rate in (*self.rates.values(), self.learning_rate):
+            if rate is not None and not (isinstance(rate, int | float) and rate > 0):
+                raise ConfigError(f"learning_rate or a rate is {rate!r}; use positive ones.")
 
     def rate(self, layer: str) -> float:
         """Initial learning rate of a layer's classifier."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return STANDARDIZED_RATE if self.standardize else IMAGENET_RATES.get(layer, FC_RATE)
+        return self.rates.get(layer, FC_RATE)
 
 
-SMALL = Protocol(epochs=10, augment=False, standardize=True, max_features=2500)
+def run(request, protocol: Protocol) -> tuple[dict, str]:
+    """The task; see `tasks`."""
+    return by_layer.run(evaluate, request, protocol)
 
 
 def evaluate(subject, train, test, layers, protocol: Protocol) -> dict:
@@ -219,7 +229,7 @@ def _check_finite(losses, protocol):
         if not np.isfinite(loss):
             raise DataError(
                 f"the loss of the classifier on {layer} is {loss} at a learning rate of "
-                f"{protocol.rate(layer)}; use a smaller --learning_rate, or --standardize."
+                f"{protocol.rate(layer)}; lower learning_rate, or set standardize."
             )
 
 

@@ -12,6 +12,7 @@ import dataclasses
 import numpy as np
 
 from dc_tf.errors import ConfigError
+from dc_tf.evaluation import by_layer
 from dc_tf.evaluation.features import Store, directions, extract_cells
 from dc_tf.evaluation.metrics import accuracy
 from dc_tf.progress import Progress
@@ -43,6 +44,11 @@ class Protocol:
         for name, least in (("draws", 1), ("cells", 1), ("cost", 1e-30)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use a positive number.")
+
+
+def run(request, protocol: Protocol) -> tuple[dict, str]:
+    """The task; see `tasks`."""
+    return by_layer.run(evaluate, request, protocol)
 
 
 def evaluate(subject, train, test, layers, protocol: Protocol) -> dict:
@@ -88,7 +94,7 @@ def draw(split, protocol) -> np.ndarray:
         poorest = classes[counts.argmin()]
         raise ConfigError(
             f"class {poorest} of {split.path} has {counts.min()} images, but up to "
-            f"{protocol.shots[-1]} a class are asked for; lower --shots."
+            f"{protocol.shots[-1]} a class are asked for; lower shots."
         )
     drawn = np.empty((protocol.draws, len(protocol.shots)), object)
     for number in range(protocol.draws):

@@ -1,7 +1,7 @@
 """What clusters know of things that nobody told them: labels, hashtags, users, cameras, places.
 
-    columns = read_columns(dataset, max_rows=1_000_000)
-    result = evaluate(run, columns)
+    columns = read_columns(dataset, Protocol())
+    result = evaluate(run_dir, columns)
     print(table(result))
 
 For every clustering of a run and every column of what is known about the images: normalised mutual
@@ -19,14 +19,52 @@ import re
 
 import numpy as np
 
+from dc_tf import experiment
 from dc_tf.clustering.assignments import Assignments, is_complete, nmi
 from dc_tf.data.inspection import examples
+from dc_tf.data.manifest import Dataset
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.progress import Progress
+from dc_tf.run_dir import RunDir
 
 LABEL, PLACE = "label", "place"
 _COORDINATES = ("latitude", "longitude")
 _FOLDER = re.compile(r"stage-(\d+)-round-(\d+)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Settings.
+
+    Attributes:
+        columns: "label", "place" (from latitude and longitude), or names of metadata; none takes
+            all that there are.
+        max_rows: images whose metadata is read, spread over the data set.
+        cell_degrees: side of the cell that is a place.
+    """
+
+    columns: tuple[str, ...] = ()
+    max_rows: int = 1_000_000
+    cell_degrees: float = 1.0
+
+    def __post_init__(self):
+        if self.max_rows < 1 or self.cell_degrees <= 0:
+            raise ConfigError(
+                f"max_rows is {self.max_rows} and cell_degrees is {self.cell_degrees}; use "
+                "positive numbers."
+            )
+
+
+def run(request, protocol: Protocol) -> tuple[dict, str]:
+    """The task; see `tasks`. The data set is the run's, or --train where that has moved."""
+    folder = RunDir(request.model)
+    if not os.path.isdir(folder.clusterings):
+        raise ConfigError(f"--model={request.model} is not a run that has made clusters.")
+    dataset = Dataset.open(request.train or experiment.load([folder.config]).data.path)
+    columns = read_columns(dataset, protocol)
+    found = evaluate(folder, columns)
+    result = {"train": dataset.path, "rows": len(columns.rows), "clusterings": found}
+    return result, table(found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,24 +82,19 @@ class Columns:
     dataset_rows: int
 
 
-def read_columns(dataset, names=(), max_rows=1_000_000, cell_degrees=1.0) -> Columns:
-    """Reads labels and metadata.
-
-    Args:
-        dataset: data.manifest.Dataset.
-        names: of columns: "label", "place" (from latitude and longitude), or of metadata; none
-            takes all that there are.
-        max_rows: rows to look at, spread over the data set.
-        cell_degrees: side of a place's cell, in degrees.
+def read_columns(dataset, protocol: Protocol) -> Columns:
+    """Reads labels and metadata of a data.manifest.Dataset.
 
     Raises:
         ConfigError: a column that the data set does not have; it names those that it has.
     """
+    names = protocol.columns
     wants_meta = not names or set(names) - {LABEL}
-    rows = np.linspace(0, dataset.rows - 1, min(max_rows, dataset.rows)).astype(np.int64)
+    count = min(protocol.max_rows, dataset.rows)
+    rows = np.linspace(0, dataset.rows - 1, count).astype(np.int64)
     raw = {LABEL: _label_values(dataset, rows)}
     if wants_meta:
-        raw |= _meta_values(dataset, len(rows), cell_degrees)
+        raw |= _meta_values(dataset, count, protocol.cell_degrees)
     known = [name for name, column in raw.items() if any(value is not None for value in column)]
     unknown = sorted(set(names) - set(known))
     if unknown or not known:

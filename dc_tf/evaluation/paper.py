@@ -1,18 +1,31 @@
-"""The paper's figures, to stand beside one's own. Source: REFERENCE section 5 (Table 4)."""
+"""The paper's figures, to stand beside one's own, in percent. Source: REFERENCE section 5."""
 
 from dc_tf.nn.vgg16 import CONV_LAYERS
 
-# Linear classifiers on frozen layers, ImageNet, top-1 in percent.
-_IMAGENET_LINEAR = {
-    "supervised": (7.8, 12.3, 15.6, 21.4, 24.4, 24.1, 33.4, 41.1, 44.7, 49.6, 61.2, 66.0, 70.2),
-    "RotNet": (10.9, 15.7, 17.2, 21.0, 27.0, 26.6, 26.7, 33.5, 35.2, 33.5, 39.6, 38.2, 33.0),
-    "DeeperCluster": (7.4, 9.6, 14.9, 16.8, 26.1, 29.2, 34.2, 41.6, 43.4, 45.5, 49.0, 49.2, 45.6),
+# Linear classifiers on frozen layers conv1..conv13, top-1 (Table 4, Figure 2).
+LINEAR_TOP1 = {
+    "imagenet": {
+        "supervised": (7.8, 12.3, 15.6, 21.4, 24.4, 24.1, 33.4, 41.1, 44.7, 49.6, 61.2, 66.0, 70.2),
+        "RotNet": (10.9, 15.7, 17.2, 21.0, 27.0, 26.6, 26.7, 33.5, 35.2, 33.5, 39.6, 38.2, 33.0),
+        "DeeperCluster": (
+            *(7.4, 9.6, 14.9, 16.8, 26.1, 29.2, 34.2, 41.6, 43.4, 45.5, 49.0, 49.2, 45.6),
+        ),
+    },
+    "places205": {
+        "supervised": (
+            *(10.5, 16.4, 20.7, 24.7, 30.3, 31.3, 35.0, 38.1, 39.5, 40.8, 45.4, 45.3, 45.9),
+        ),
+        "RotNet": (13.9, 19.1, 22.5, 24.8, 29.9, 30.8, 32.5, 35.3, 36.0, 36.1, 38.8, 37.9, 35.5),
+        "DeeperCluster": (
+            *(12.7, 14.8, 21.2, 23.3, 30.5, 32.6, 34.8, 39.5, 40.8, 41.6, 44.0, 44.0, 42.1),
+        ),
+    },
 }
 
 
-def imagenet_linear_top1(layer: str) -> dict:
-    """{method: share in [0, 1]} of a conv layer; empty for fc6 and fc7, which were not measured."""
-    if layer not in CONV_LAYERS:
-        return {}
-    place = CONV_LAYERS.index(layer)
-    return {name: round(row[place] / 100, 4) for name, row in _IMAGENET_LINEAR.items()}
+def linear_top1(data: str, method: str) -> dict:
+    """{layer: share in [0, 1]} of all convolutions; fc6 and fc7 were not measured."""
+    return {
+        layer: round(percent / 100, 4)
+        for layer, percent in zip(CONV_LAYERS, LINEAR_TOP1[data][method])
+    }

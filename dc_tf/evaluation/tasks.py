@@ -1,86 +1,112 @@
-"""Measures a model layer by layer, an untrained network of the same shape beside it.
+"""The tasks by name, and what they are asked.
 
-    result = measure(knn, subject, train, test, layers, knn.Protocol(), baseline=True)
-    print(table("knn", result["layers"]))
+    task, protocol = read_protocol("knn", [], ["cells=1"])
+    result, table = task.run(Request("knn", model="/models/mine", train=..., test=...), protocol)
 
-A task is a module with a `Protocol` and
-`evaluate(subject, train, test, layers, protocol) -> {layer: {figure: value}}`.
+A task is a module with a `Protocol`, a dataclass whose defaults are the paper's settings where it
+has some, and `run(request, protocol) -> (JSON-able dict, table to print)`.
 """
 
 import dataclasses
+import importlib
 
-from dc_tf.evaluation.models import random_init
-from dc_tf.evaluation.paper import imagenet_linear_top1
+from dc_tf import settings
+from dc_tf.distributed.cluster import Cluster
+from dc_tf.distributed.collectives import Communicator, Solo
+from dc_tf.errors import ConfigError
+from dc_tf.evaluation.models import Subject, open_model
+from dc_tf.evaluation.splits import Split, open_splits
+
+TASKS = {
+    "knn": "dc_tf.evaluation.knn",
+    "linear_probe": "dc_tf.evaluation.linear_probe",
+    "low_shot": "dc_tf.evaluation.low_shot",
+    "nmi": "dc_tf.evaluation.nmi",
+}
 
 
-def measure(task, subject, train, test, layers, protocol, baseline=True, seed=0) -> dict:
-    """Runs a task on a model and, if asked for, on random weights.
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is to be measured, on what.
+
+    Attributes:
+        task: name.
+        model: path of a SavedModel or of a run folder.
+        stage: of a run: as it was when this stage ended; "" for its newest state.
+        train, test: paths of data sets, None where they were not given.
+        layers: names, or "all".
+        random_init: whether to measure an untrained network of the same shape as well.
+        compute_dtype: "float32" or "bfloat16", of the network's products.
+        resize: pixels of the short side before the centre crop; None for the model's own.
+        seed: of the untrained network.
+        cluster: the workers that share the work; all return the same. None for one alone.
+    """
+
+    task: str
+    model: str
+    stage: str = ""
+    train: str | None = None
+    test: str | None = None
+    layers: tuple[str, ...] = ("all",)
+    random_init: bool = True
+    compute_dtype: str = "float32"
+    resize: int | None = None
+    seed: int = 0
+    cluster: Cluster | None = None
+
+    @property
+    def world(self) -> Communicator:
+        """The communicator of all workers."""
+        return self.cluster.world if self.cluster else Solo()
+
+    def subject(self) -> Subject:
+        """The network that was asked for.
+
+        Raises:
+            ConfigError: the path holds none, or it cannot be used as asked.
+        """
+        subject = open_model(self.model, self.compute_dtype, self.stage)
+        if self.resize is None:
+            return subject
+        if self.resize < subject.resolution:
+            raise ConfigError(
+                f"--resize is {self.resize}; the network's crop needs at least "
+                f"{subject.resolution}."
+            )
+        return dataclasses.replace(subject, short_side=self.resize)
+
+    def splits(self) -> tuple[Split, Split]:
+        """The labelled data sets.
+
+        Raises:
+            ConfigError: one is missing or has no labels.
+        """
+        for name in ("train", "test"):
+            if not getattr(self, name):
+                raise ConfigError(f"--{name} is missing; give a data set with labels.")
+        return open_splits(self.train, self.test)
+
+
+def read_protocol(task: str | None, config_files=(), params_override=(), **defaults):
+    """The task's module and its protocol.
 
     Args:
-        task: module, see above.
-        subject: models.Subject.
-        train, test: splits.Split.
-        layers: names of layers.
-        protocol: the task's.
-        baseline: whether to measure an untrained network as well.
-        seed: of the untrained network.
+        task: name; None takes the one that a file names (`task: knn`).
+        config_files: paths of YAML files of settings of the protocol.
+        params_override: settings over those of the files; see `settings.read`.
+        defaults: settings for tasks that have such ones, under those of the files.
 
-    Returns:
-        JSON-able dict: `layers` by name with the task's figures, `random_init` the same (or
-        None); `top1` and `best_layer` of the layer with the highest top-1, `random_init_top1` and
-        `random_init_best_layer` likewise; `protocol`; sizes of both sets.
+    Raises:
+        ConfigError: an unknown task or setting, or a value that cannot work.
     """
-    own = task.evaluate(subject, train, test, layers, protocol)
-    untrained = None
-    if baseline:
-        untrained = task.evaluate(random_init(subject, seed), train, test, layers, protocol)
-    result = {"layers": own, "random_init": untrained, "best_layer": _best(own)}
-    result["top1"] = own[result["best_layer"]]["top1"]
-    result["random_init_best_layer"] = _best(untrained) if untrained else None
-    result["random_init_top1"] = (
-        untrained[result["random_init_best_layer"]]["top1"] if untrained else None
-    )
-    return {
-        **result,
-        "protocol": dataclasses.asdict(protocol),
-        "network": {**subject.trunk.settings, "compute_dtype": subject.compute_dtype},
-        "short_side": subject.short_side,
-        "classes": train.classes,
-        "train_rows": len(train.rows),
-        "test_rows": len(test.rows),
-    }
-
-
-def table(task_name: str, result: dict) -> str:
-    """Percentages by layer, with the paper's beside them where it measured the same thing."""
-    own, untrained = result["layers"], result["random_init"]
-    figures = [f for f in next(iter(own.values())) if f.startswith(("top", "mean"))]
-    columns = {f: {layer: own[layer][f] for layer in own} for f in figures}
-    if untrained:
-        columns["random init"] = {layer: untrained[layer]["top1"] for layer in own}
-    notes = [f"{task_name}, percent of {result['test_rows']} test images"]
-    if task_name == "linear_probe":
-        for method in imagenet_linear_top1("conv1"):
-            columns[f"paper:{method}"] = {
-                layer: imagenet_linear_top1(layer).get(method) for layer in own
-            }
-        notes.append("paper: the paper's top-1 on ImageNet (1000 classes), another data set")
-    return "\n".join([*notes, _format(columns, list(own))])
-
-
-def _best(figures):
-    return max(figures, key=lambda layer: figures[layer]["top1"])
-
-
-def _format(columns, layers):
-    widths = {name: max(len(name), 6) for name in columns}
-    head = "layer   " + "  ".join(f"{name:>{width}}" for name, width in widths.items())
-    lines = [
-        f"{layer:8}" + "  ".join(f"{_percent(columns[n][layer]):>{w}}" for n, w in widths.items())
-        for layer in layers
-    ]
-    return "\n".join([head, *lines])
-
-
-def _percent(share):
-    return "-" if share is None else f"{100 * share:.2f}"
+    given = settings.read(config_files, params_override)
+    named = given.pop("task", None)
+    if task and named and task != named:
+        raise ConfigError(f"--task is {task}, but {', '.join(config_files)} is for {named}.")
+    name = task or named
+    if name not in TASKS:
+        raise ConfigError(f"--task is {name!r}; use one of {', '.join(TASKS)}.")
+    module = importlib.import_module(TASKS[name])
+    names = {field.name for field in dataclasses.fields(module.Protocol)}
+    under = {name: value for name, value in defaults.items() if name in names}
+    return module, settings.build(module.Protocol, under | given)

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf import experiment as experiment_lib
-from dc_tf import run_dir
+from dc_tf import pulse, run_dir
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.nn.vgg16 import VGG16
 
@@ -71,6 +71,10 @@ class Checkpoints:
         Running statistics that differ between workers become their mean, on all of them, so that a
         run that goes on equals one that starts again from here.
         """
+        with pulse.patient("checkpoint"):
+            self._save(position, learner)
+
+    def _save(self, position, learner):
         learner.average_statistics()
         final = os.path.join(self._folder, f"step-{position.global_step:010d}")
         aside = final + ".partial"

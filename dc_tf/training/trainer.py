@@ -5,6 +5,7 @@ trainer.train_epoch(batches, steps=100, title="rotnet epoch 1/9", learning_rate=
 trainer.position
 """
 
+import collections
 import contextlib
 import dataclasses
 import io
@@ -15,8 +16,9 @@ import orbit
 import tensorflow as tf
 from absl import logging
 
+from dc_tf import pulse
 from dc_tf.data.reader import data_errors
-from dc_tf.errors import DataError
+from dc_tf.errors import DataError, Preempted
 from dc_tf.progress import Progress
 from dc_tf.training.loss_scale import LEAST
 from dc_tf.training.step import SUMS
@@ -25,6 +27,8 @@ from dc_tf.training.step import SUMS
 _INPUT_BOUND = 0.2
 _INPUT_BOUND_AFTER_S = 30.0
 # Figures beside the progress bar.
+# A step's result is looked at when others have been started, so that a GPU never waits for it.
+_LAG = 2
 _SHOWN = ("loss", "rotation_accuracy", "images_per_second", "input_wait")
 
 
@@ -77,6 +81,7 @@ class StageTrainer:
 
         Raises:
             DataError: the loss or the gradient is not finite, or an image cannot be read.
+            Preempted: a worker was asked to stop; all have saved, at the same step.
         """
         self._learner.set_learning_rate(learning_rate)
         self._figures = {"stage": self.position.stage, "epoch": self.position.epoch}
@@ -86,9 +91,19 @@ class StageTrainer:
             # Orbit prints each inner loop; the progress says the same, and metrics.jsonl more.
             with contextlib.redirect_stdout(io.StringIO()):
                 end = self.position.global_step + steps
-                self._controller.train(end, checkpoint_at_completion=False)
+                try:
+                    self._controller.train(end, checkpoint_at_completion=False)
+                except _Stop:
+                    self._stop()
         self._inner.start_epoch(())  # a live pipeline can keep the interpreter from ending
         self.position = dataclasses.replace(self.position, epoch=self.position.epoch + 1, step=0)
+
+    def _stop(self):
+        """Saves where all workers have agreed to stop."""
+        self._inner.start_epoch(())
+        self._move()
+        self._save(None)
+        raise Preempted(f"was asked to stop; saved at step {self.position.global_step}")
 
     def _steps_to_next_stop(self, global_step) -> int:
         """Steps until metrics or a checkpoint are due."""
@@ -96,13 +111,18 @@ class StageTrainer:
         return min(log - global_step % log, save - global_step % save)
 
     def _advance(self, output):
+        steps = self._move()
+        self._progress.update(steps, **{name: output[name] for name in _SHOWN})
+
+    def _move(self) -> int:
+        """Brings the position to the steps that were taken; returns how many are new."""
         steps = int(self._global_step) - self.position.global_step
         self.position = dataclasses.replace(
             self.position,
             step=self.position.step + steps,
             global_step=self.position.global_step + steps,
         )
-        self._progress.update(steps, **{name: output[name] for name in _SHOWN})
+        return steps
 
     def _require_finite(self, output):
         for name in ("loss", "gradient_norm", "head_gradient_norm"):
@@ -125,6 +145,10 @@ class StageTrainer:
         self._checkpoints.save(self.position, self._learner)
 
 
+class _Stop(Exception):
+    """All workers stop here."""
+
+
 class EpochTrainer(orbit.AbstractTrainer):
     """Feeds the learner from one epoch's batches, for `orbit.Controller`.
 
@@ -141,6 +165,7 @@ class EpochTrainer(orbit.AbstractTrainer):
         self._batches = iter(())
         self._waited = self._seconds = 0.0
         self._warned = False
+        self._results = collections.deque(maxlen=_LAG)  # of the last steps
 
     def start_epoch(self, batches):
         """Takes the (rest of the) epoch's batches of this worker."""
@@ -161,11 +186,13 @@ class EpochTrainer(orbit.AbstractTrainer):
         sums = tf.zeros([len(SUMS)])
         for _ in range(num_steps):
             asked = time.monotonic()
+            pulse.beat("waits for images")
             with data_errors():
                 batch = next(self._batches)
             waited += time.monotonic() - asked
-            sums += self._learner.step(batch, tf.cast(self._global_step, tf.int32))
+            sums += self._step(batch)
             self._global_step.assign_add(1)
+            self._stop_if_agreed()
         *sums, all_waited = self._cluster.world.all_sum(tf.concat([sums, [waited]], 0)).numpy()
         seconds = time.monotonic() - started
         self._watch_input(waited, seconds)
@@ -177,6 +204,20 @@ class EpochTrainer(orbit.AbstractTrainer):
             "images_per_second": float(sums[0]) / seconds,
             "input_wait": float(all_waited) / self._cluster.size / seconds,
         }
+
+    def _step(self, batch):
+        stop = tf.constant(float(pulse.stop_asked()))
+        with pulse.waiting("a training step"), contextlib.ExitStack() as stack:
+            if not self._results:
+                stack.enter_context(pulse.patient("the first training step"))
+            result = self._learner.step(batch, tf.cast(self._global_step, tf.int32), stop)
+        self._results.append(result)
+        return result
+
+    def _stop_if_agreed(self):
+        """Every worker finds the same in the result of the same step, so all stop together."""
+        if len(self._results) == _LAG and float(self._results[0][SUMS.index("stops")]) > 0:
+            raise _Stop
 
     def _watch_input(self, waited, seconds):
         """Warns once if this worker trains slower than it could because of its input."""

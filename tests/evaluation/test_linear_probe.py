@@ -132,7 +132,7 @@ class ProtocolTest(tf.test.TestCase):
         self.assertEqual([paper.rate(f"conv{i}") for i in (1, 2, 7, 13)], [0.005, 0.01, 0.02, 0.02])
 
     def test_one_rate_may_be_given_for_all(self):
-        chosen = dataclasses.replace(linear_probe.SMALL, learning_rate=0.5)
+        chosen = dataclasses.replace(linear_probe.Protocol(), learning_rate=0.5)
         self.assertEqual((chosen.rate("conv1"), chosen.rate("fc7")), (0.5, 0.5))
 
     def test_senseless_settings_are_refused(self):

@@ -16,7 +16,7 @@ from dc_tf.commands.main import main
 from dc_tf.data.manifest import Dataset
 from dc_tf.data.writer import DatasetWriter
 from dc_tf.errors import ConfigError
-from dc_tf.evaluation.nmi import compare, purity, read_columns
+from dc_tf.evaluation.nmi import Protocol, compare, purity, read_columns
 
 
 class FiguresTest(tf.test.TestCase):
@@ -63,23 +63,23 @@ class ColumnsTest(tf.test.TestCase):
         self.dataset = Dataset.open(path)
 
     def test_an_image_has_its_rarest_hashtag_and_a_cell_for_a_place(self):
-        columns = read_columns(self.dataset).values
+        columns = read_columns(self.dataset, Protocol()).values
         self.assertCountEqual(columns, ["label", "hashtags", "place", "user"])
         self.assertAllEqual(columns["label"], [0, 1, 0, 1])
         self.assertAllEqual(columns["hashtags"], [0, 1, 2, -1])  # dog, sea, cat
         self.assertAllEqual(columns["place"], [0, 0, 1, -1])
         self.assertAllEqual(columns["user"], [0, -1, 1, -1])
-        wide = read_columns(self.dataset, ["place"], cell_degrees=30.0).values
+        wide = read_columns(self.dataset, Protocol(("place",), cell_degrees=30.0)).values
         self.assertAllEqual(wide["place"], [0, 0, 1, -1])  # either side of longitude 0
 
     def test_rows_are_spread_over_the_data_set(self):
-        columns = read_columns(self.dataset, max_rows=2)
+        columns = read_columns(self.dataset, Protocol(max_rows=2))
         self.assertAllEqual(columns.rows, [0, 3])
         self.assertAllEqual(columns.values["user"], [0, -1])
 
     def test_a_column_that_is_not_there_is_refused(self):
         with self.assertRaisesRegex(ConfigError, "no column mood; it has label, .*hashtags"):
-            read_columns(self.dataset, ["mood", "label"])
+            read_columns(self.dataset, Protocol(("mood", "label")))
 
 
 class RunTest(tf.test.TestCase):
@@ -102,7 +102,9 @@ class RunTest(tf.test.TestCase):
     def test_every_round_is_compared_with_every_column(self):
         output = os.path.join(self.folder, "nmi.json")
         code, out, err = self.call(
-            f"--model={self.run_folder}", "--columns=label,camera", f"--output={output}"
+            f"--model={self.run_folder}",
+            "--params_override=columns=[label,camera]",
+            f"--output={output}",
         )
         self.assertEqual(code, 0, err)
         result = json.loads(out.splitlines()[-1])
@@ -121,8 +123,12 @@ class RunTest(tf.test.TestCase):
         for flags, code, message in (
             ((f"--model={self.data}",), 2, "not a run that has made clusters"),
             ((f"--model={self.run_folder}", f"--train={other}"), 1, "clustered 128 .* has 41"),
-            ((f"--model={self.run_folder}", "--columns=mood"), 2, "no column mood"),
-            ((f"--model={self.run_folder}", "--max_rows=0"), 2, "max_rows is 0"),
+            (
+                (f"--model={self.run_folder}", "--params_override=columns=[mood]"),
+                2,
+                "no column mood",
+            ),
+            ((f"--model={self.run_folder}", "--params_override=max_rows=0"), 2, "max_rows is 0"),
         ):
             found, _, err = self.call(*flags)
             self.assertEqual(found, code, err)

@@ -2,6 +2,7 @@ import contextlib
 import io
 import json
 import os
+import pathlib
 import tempfile
 from unittest import mock
 
@@ -16,10 +17,13 @@ from dc_tf.evaluation.features import Extractor, Store, extract, parse_layers
 from dc_tf.evaluation.models import open_model, random_init
 from dc_tf.evaluation.pooling import cell_average
 from dc_tf.evaluation.splits import open_splits
+from dc_tf.evaluation.tasks import read_protocol
 from dc_tf.export.saved_model import export_saved_model
 from dc_tf.nn.vgg16 import LAYERS, VGG16
 
 RESOLUTION = 32
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs" / "evaluation"
+SMALL = CONFIGS / "linear_probe_small.yaml"
 NAMES = ("across", "down")
 
 
@@ -127,9 +131,16 @@ class TasksTest(tf.test.TestCase):
 
     def test_linear_classifiers_find_the_stripes_cached_and_augmented(self):
         small = linear_probe.Protocol(
-            epochs=8, batch_size=16, augment=False, standardize=True, max_features=300
+            epochs=8,
+            batch_size=16,
+            augment=False,
+            standardize=True,
+            learning_rate=2.0,
+            max_features=300,
         )
-        augmented = linear_probe.Protocol(epochs=4, batch_size=16, standardize=True)
+        augmented = linear_probe.Protocol(
+            epochs=4, batch_size=16, standardize=True, learning_rate=2.0
+        )
         for protocol in (small, augmented):
             results = linear_probe.evaluate(self.subject, *self.splits(), ["conv3"], protocol)
             self.assertGreater(results["conv3"]["top1"], 0.9)
@@ -147,7 +158,7 @@ class TasksTest(tf.test.TestCase):
 
     def test_a_loss_that_explodes_is_reported(self):
         protocol = linear_probe.Protocol(epochs=2, augment=False, learning_rate=1e38)
-        with self.assertRaisesRegex(DataError, "smaller --learning_rate"):
+        with self.assertRaisesRegex(DataError, "lower learning_rate"):
             linear_probe.evaluate(self.subject, *self.splits(), ["conv3"], protocol)
 
     def test_test_labels_follow_the_names_of_the_training_classes(self):
@@ -206,8 +217,8 @@ class TasksTest(tf.test.TestCase):
         self.assertIn("random init", out)
 
     def test_the_command_shows_the_papers_figures_beside_linear_classifiers(self):
-        flags = ["--protocol=small", "--epochs=1", "--batch_size=16", "--layer=conv13"]
-        code, out, err = self.call("--task=linear_probe", "--norandom_init", *flags)
+        flags = ["--params_override=epochs=1,batch_size=16", "--layer=conv13", "--norandom_init"]
+        code, out, err = self.call(f"--config_file={SMALL}", *flags)
         self.assertEqual(code, 0, err)
         self.assertRegex(out, r"paper:DeeperCluster\nconv13 .* 45\.60\n")
         result = json.loads(out.splitlines()[-1])
@@ -220,11 +231,20 @@ class TasksTest(tf.test.TestCase):
             "--layer=conv14": "conv13",
             "--resize=8": "32",
             "--compute_dtype=half": "bfloat16",
-            "--temperature=0": "temperature",
+            "--params_override=temperature=0": "temperature",
+            "--params_override=epochs=2": "unknown setting 'epochs'; known here: batch_size",
+            f"--config_file={SMALL}": "is for linear_probe",
         }.items():
             code, out, err = self.call("--task=knn", wrong)
             self.assertEqual((code, out), (2, ""), wrong)
             self.assertIn(named, err)
+
+    def test_every_preset_is_of_a_task_that_takes_its_settings(self):
+        paths = sorted(map(str, CONFIGS.glob("*.yaml")))
+        self.assertNotEmpty(paths)
+        for path in paths:
+            task, _ = read_protocol(None, [path])
+            self.assertIn(f"task: {task.__name__.rpartition('.')[2]}\n", open(path).read())
 
     def test_layers_come_in_the_networks_order(self):
         self.assertEqual(parse_layers(["fc7", "conv2"]), ("conv2", "fc7"))

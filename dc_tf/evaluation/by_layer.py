@@ -1,0 +1,92 @@
+"""Measures a model layer by layer, an untrained network of the same shape beside it.
+
+    result, text = run(knn.evaluate, request, knn.Protocol())
+
+What measures is a function `evaluate(subject, train, test, layers, protocol)` to
+`{layer: {figure: value}}`; a figure `top1` is there, a share in [0, 1].
+"""
+
+from dc_tf.evaluation.features import parse_layers
+from dc_tf.evaluation.models import random_init
+from dc_tf.evaluation.paper import LINEAR_TOP1, linear_top1
+
+
+def run(evaluate, request, protocol) -> tuple[dict, str]:
+    """What a task's own `run` does when it measures layer by layer."""
+    layers = parse_layers(request.layers)
+    train, test = request.splits()
+    subject = request.subject()
+    result = measure(
+        evaluate, subject, train, test, layers, protocol, request.random_init, request.seed
+    )
+    return result, table(request.task, result, getattr(protocol, "paper", None))
+
+
+def measure(evaluate, subject, train, test, layers, protocol, baseline=True, seed=0) -> dict:
+    """Runs a task on a model and, if asked for, on random weights.
+
+    Args:
+        evaluate: function, see above.
+        subject: models.Subject.
+        train, test: splits.Split.
+        layers: names of layers.
+        protocol: the task's.
+        baseline: whether to measure an untrained network as well.
+        seed: of the untrained network.
+
+    Returns:
+        JSON-able dict: `layers` by name with the task's figures, `random_init` the same (or
+        None); `top1` and `best_layer` of the layer with the highest top-1, `random_init_top1` and
+        `random_init_best_layer` likewise; sizes of both sets.
+    """
+    own = evaluate(subject, train, test, layers, protocol)
+    untrained = None
+    if baseline:
+        untrained = evaluate(random_init(subject, seed), train, test, layers, protocol)
+    result = {"layers": own, "random_init": untrained, "best_layer": _best(own)}
+    result["top1"] = own[result["best_layer"]]["top1"]
+    result["random_init_best_layer"] = _best(untrained) if untrained else None
+    result["random_init_top1"] = (
+        untrained[result["random_init_best_layer"]]["top1"] if untrained else None
+    )
+    return {
+        **result,
+        "network": {**subject.trunk.settings, "compute_dtype": subject.compute_dtype},
+        "short_side": subject.short_side,
+        "classes": train.classes,
+        "train_rows": len(train.rows),
+        "test_rows": len(test.rows),
+    }
+
+
+def table(task_name: str, result: dict, paper=None) -> str:
+    """Percentages by layer; those of `paper`, a key of LINEAR_TOP1, beside them."""
+    own, untrained = result["layers"], result["random_init"]
+    figures = [f for f in next(iter(own.values())) if f.startswith(("top", "mean"))]
+    columns = {f: {layer: own[layer][f] for layer in own} for f in figures}
+    if untrained:
+        columns["random init"] = {layer: untrained[layer]["top1"] for layer in own}
+    notes = [f"{task_name}, percent of {result['test_rows']} test images"]
+    for method in LINEAR_TOP1[paper] if paper else ():
+        columns[f"paper:{method}"] = {**dict.fromkeys(own), **linear_top1(paper, method)}
+    if paper:
+        notes.append(f"paper: its top-1 on {paper}, perhaps another data set than this")
+    return "\n".join([*notes, _format(columns, list(own))])
+
+
+def _best(figures):
+    return max(figures, key=lambda layer: figures[layer]["top1"])
+
+
+def _format(columns, layers):
+    widths = {name: max(len(name), 6) for name in columns}
+    head = "layer   " + "  ".join(f"{name:>{width}}" for name, width in widths.items())
+    lines = [
+        f"{layer:8}" + "  ".join(f"{_percent(columns[n][layer]):>{w}}" for n, w in widths.items())
+        for layer in layers
+    ]
+    return "\n".join([head, *lines])
+
+
+def _percent(share):
+    return "-" if share is None else f"{100 * share:.2f}"
