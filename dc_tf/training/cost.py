@@ -162,8 +162,9 @@ def _messages(model, stage, topology):
     sharers = topology.workers_per_super_class
     world = _FLOAT * (trunk_weights(model) + super_head) if topology.workers > 1 else 0
     own = _FLOAT * sub_head * topology.super_classes_per_worker if sharers > 1 else 0
-    if topology.workers > 1 and model.compute_dtype == "float16":
-        world += _FLOAT  # whether the heads' gradients are finite
+    if topology.workers > 1:
+        # Who asks for the end; in float16 also whether the heads' gradients are finite.
+        world += _FLOAT * (2 if model.compute_dtype == "float16" else 1)
     # A count and two numbers a channel, forward and backward, for each part of a batch.
     statistics = [2 * c + 1 for block in channels(model.width) for c in block]
     normalization = 2 * _FLOAT * stage.accumulate * sum(statistics)
