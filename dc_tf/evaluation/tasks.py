@@ -22,6 +22,7 @@ TASKS = {
     "linear_probe": "dc_tf.evaluation.linear_probe",
     "low_shot": "dc_tf.evaluation.low_shot",
     "nmi": "dc_tf.evaluation.nmi",
+    "rotation": "dc_tf.evaluation.rotation",
 }
 
 

@@ -1,0 +1,96 @@
+"""How well a run tells which way up images are that it has not seen: the pretext task itself.
+
+Every image of a data set, whole, in each of the stage's rotations, through the network and the
+super-class head V of a run's checkpoint. Labels are not needed. In training the same is measured on
+random crops, while the weights still move.
+
+    dc_tf evaluate --task=rotation --model=RUN --stage=rotnet --test=DATA
+
+Reference: Caron et al. 2019, Eq. 1 and 5.
+"""
+
+import dataclasses
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from dc_tf import experiment as experiment_lib
+from dc_tf.data.manifest import Dataset
+from dc_tf.data.pipeline import evaluation_batches
+from dc_tf.data.reader import RowReader, data_errors
+from dc_tf.errors import ConfigError
+from dc_tf.progress import Progress
+from dc_tf.run_dir import RunDir
+from dc_tf.training.checkpoint import find_checkpoint, read_position
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Settings.
+
+    Attributes:
+        batch_size: images at a time, each in all rotations.
+    """
+
+    batch_size: int = 128
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; use at least 1.")
+
+
+def run(request, protocol: Protocol) -> tuple[dict, str]:
+    """The task; see `tasks`."""
+    if not request.test:
+        raise ConfigError("--test is missing; give a data set, labels are not needed.")
+    dataset = Dataset.open(request.test)
+    kernel, bias, rotations = read_head(request.model, request.stage)
+    subject = request.subject()
+    images = evaluation_batches(
+        RowReader(dataset),
+        range(dataset.rows),
+        protocol.batch_size,
+        subject.resolution,
+        subject.short_side,
+    )
+    forward = tf.function(lambda x: subject.trunk(x, training=False)["fc7"])
+    hits = np.zeros(rotations)
+    with data_errors(), Progress(dataset.rows, "rotation", "images") as progress:
+        for batch in images:
+            for turn in range(rotations):
+                # Turns of a quarter counter-clockwise; of two rotations the other is upside down.
+                turned = tf.image.rot90(batch["image"], turn * 4 // rotations)
+                logits = tf.nn.relu(forward(turned)) @ kernel + bias
+                hits[turn] += np.sum(np.argmax(logits, 1) % rotations == turn)
+            progress.update(len(batch["row"]))
+    shares = (hits / dataset.rows).tolist()
+    accuracy = float(np.mean(shares))
+    result = {"rows": dataset.rows, "rotation_accuracy": accuracy, "by_rotation": shares}
+    return result, f"rotation accuracy, {dataset.rows} images: {100 * accuracy:.2f} %"
+
+
+def read_head(model, stage) -> tuple[np.ndarray, np.ndarray, int]:
+    """V of a run: (fc, S) kernel, (S,) bias, and the number of rotations that S has.
+
+    Raises:
+        ConfigError: not a run, or the stage does not turn images.
+        DataError: the run has no such checkpoint yet.
+    """
+    folder = RunDir(model)
+    if not os.path.isfile(folder.config):
+        raise ConfigError(f"--model={model} is not a run of 'dc_tf train'; rotation needs one.")
+    experiment = experiment_lib.load([folder.config])
+    path = find_checkpoint(folder, experiment, stage)
+    position = read_position(path)
+    made_in = experiment.stages[position.stage - position.stage_begins]
+    if made_in.rotations < 2 or made_in.loss == "product":
+        raise ConfigError(
+            f"stage {made_in.name} has no head of its own for rotations; name another with --stage."
+        )
+    reader = tf.train.load_checkpoint(os.path.join(path, "shared"))
+    kernel, bias = (
+        reader.get_tensor(f"super_head/head/{name}/.ATTRIBUTES/VARIABLE_VALUE")
+        for name in ("kernel", "bias")
+    )
+    return kernel, bias, made_in.rotations
