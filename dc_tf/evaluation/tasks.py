@@ -23,6 +23,7 @@ TASKS = {
     "linear_probe": "dc_tf.evaluation.linear_probe",
     "low_shot": "dc_tf.evaluation.low_shot",
     "nmi": "dc_tf.evaluation.nmi",
+    "retrieval": "dc_tf.evaluation.retrieval",
 }
 
 
