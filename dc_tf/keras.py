@@ -23,4 +23,5 @@ Sequential = _keras.Sequential
 initializers = _keras.initializers
 layers = _keras.layers
 mixed_precision = _keras.mixed_precision
+models = _keras.models
 optimizers = _keras.optimizers

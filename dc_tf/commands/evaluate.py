@@ -1,4 +1,4 @@
-"""Measures what was learned: frozen features, clusters.
+"""Measures what was learned: frozen features, fine-tuning, retrieval, clusters.
 
     dc_tf evaluate --task=knn --model=MODEL --train=DATA --test=TEST --params_override=cells=1
     dc_tf evaluate --config_file=configs/evaluation/linear_probe_small.yaml --model=RUN ...
@@ -8,6 +8,8 @@ and what differs. Tasks that take labels measure an untrained network of the sam
 model, since on small images random features go a long way. With TF_CONFIG, workers share the work.
 
 knn, linear_probe, low_shot: classification by frozen layers.
+finetune: classification by the whole network, trained on labels.
+retrieval: finding images of the same object; takes folders of images, see evaluation/retrieval.py.
 nmi: how much the clusters of every round of a run agree with labels, hashtags and other metadata.
 """
 
@@ -37,15 +39,24 @@ PARAMS_OVERRIDE = _define(
 MODEL = _define("string", "model", None, "SavedModel or run folder.", required=True)
 STAGE = _define("string", "stage", "", "Of a run: take it as it was when this stage ended.")
 TRAIN = _define(
-    "string", "train", None, "Labelled data set to learn from. nmi: the run's, if it has moved."
+    "string",
+    "train",
+    None,
+    "Labelled data set to learn from. nmi: the run's, if it has moved. retrieval: folder of other "
+    "images, for whitening.",
 )
-TEST = _define("string", "test", None, "Labelled data set to measure on.")
+TEST = _define(
+    "string",
+    "test",
+    None,
+    "Labelled data set to measure on. retrieval: folder of images with a ground truth.",
+)
 LAYER = _define("list", "layer", ["all"], "conv1..conv13, fc6, fc7, comma-separated, or 'all'.")
 OUTPUT = _define("string", "output", None, "JSON file for the result.")
 PLOT = _define("string", "plot", None, "Picture of accuracy by layer, e.g. layers.png.")
 RANDOM_INIT = _define("bool", "random_init", True, "Measure an untrained network beside it.")
 COMPUTE_DTYPE = _define(
-    "string", "compute_dtype", "float32", "Or bfloat16: products of the frozen network."
+    "string", "compute_dtype", "float32", "Or bfloat16: products of the network."
 )
 RESIZE = _define("integer", "resize", None, "Pixels of the short side before the centre crop.")
 SEED = _define("integer", "seed", 0, "Of the untrained network, classifiers and augmentation.")

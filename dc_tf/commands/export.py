@@ -1,7 +1,10 @@
-"""Writes a run's network as a SavedModel that loads anywhere and can be fine-tuned.
+"""Writes a run's network so that it loads anywhere and can be fine-tuned.
 
-Loads with plain TensorFlow (`tf.saved_model.load`) and with `hub.KerasLayer(trainable=True)`.
-Takes uint8 images, or float in [0, 1], and returns all layers by name.
+saved_model: a folder with a model card, for plain TensorFlow (`tf.saved_model.load`) and for
+`hub.KerasLayer(trainable=True)`. Takes uint8 images, or float in [0, 1]; returns layers by name.
+keras: a `.keras` file of plain layers, named as in `keras.applications.VGG16`.
+keras_weights: a `.weights.h5` file for `dc_tf.nn.vgg16.VGG16(...).load_weights`.
+onnx: a `.onnx` file of all layers; needs tf2onnx.
 """
 
 from absl import flags
@@ -16,7 +19,14 @@ STAGE = flags.DEFINE_string(
     "stage", "", "Take the network as it was when this stage ended.", flag_values=FLAGS
 )
 OUTPUT = flags.DEFINE_string(
-    "output", None, "Folder for the SavedModel.", flag_values=FLAGS, required=True
+    "output", None, "Folder of the SavedModel, or file.", flag_values=FLAGS, required=True
+)
+FORMAT = flags.DEFINE_enum(
+    "format",
+    "saved_model",
+    ["saved_model", "keras", "keras_weights", "onnx"],
+    "What is written; see above.",
+    flag_values=FLAGS,
 )
 SOBEL = flags.DEFINE_string(
     "sobel",
@@ -25,32 +35,35 @@ SOBEL = flags.DEFINE_string(
     "that can be trained.",
     flag_values=FLAGS,
 )
-OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Replace a SavedModel that is there.", flag_values=FLAGS
-)
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace what is there.", flag_values=FLAGS)
 
 
 def run() -> dict:
     # After the flags are known to be right, since TensorFlow takes seconds to import.
+    from dc_tf.export.file_formats import check_file, write_file
+    from dc_tf.export.provenance import of_run
     from dc_tf.export.saved_model import SOBEL_FORMS, check_output, export_saved_model
     from dc_tf.training.checkpoint import load_trunk
 
     if SOBEL.value not in SOBEL_FORMS:
         raise ConfigError(f"--sobel is {SOBEL.value!r}; use one of {', '.join(SOBEL_FORMS)}.")
-    check_output(OUTPUT.value, OVERWRITE.value)
+    one_file = FORMAT.value != "saved_model"
+    if one_file:
+        check_file(OUTPUT.value, FORMAT.value, OVERWRITE.value)
+    else:
+        check_output(OUTPUT.value, OVERWRITE.value)
     trunk, experiment = load_trunk(WORKDIR.value, STAGE.value)
+    about = {"export": OUTPUT.value, "format": FORMAT.value, "sobel": SOBEL.value}
+    if one_file:
+        write_file(trunk, OUTPUT.value, FORMAT.value, SOBEL.value, OVERWRITE.value)
+        return about | {"settings": trunk.settings}
     metadata = export_saved_model(
         trunk,
         OUTPUT.value,
         SOBEL.value,
         weight_decay=experiment.stages[-1].optimizer.weight_decay,
         short_side=experiment.data.resize or None,
-        source={"workdir": WORKDIR.value, "stage": STAGE.value, "experiment": experiment.as_dict()},
+        source=of_run(WORKDIR.value, STAGE.value, experiment),
         overwrite=OVERWRITE.value,
     )
-    return {
-        "export": OUTPUT.value,
-        "sobel": SOBEL.value,
-        "settings": metadata.settings,
-        "outputs": metadata.outputs,
-    }
+    return about | {"settings": metadata.settings, "outputs": metadata.outputs}

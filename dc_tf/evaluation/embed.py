@@ -6,19 +6,18 @@
 A call that was stopped is gone on with: files that are there are whole, and are not made again.
 """
 
-import hashlib
 import os
 
 import numpy as np
 
 from dc_tf import run_dir
 from dc_tf.clustering.durable import write_whole
-from dc_tf.data.manifest import checksum
 from dc_tf.data.pipeline import evaluation_batches
 from dc_tf.data.reader import RowReader, data_errors
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.features import Extractor, storable
 from dc_tf.evaluation.pooling import cell_average
+from dc_tf.export.weights import weights_digest
 from dc_tf.progress import Progress
 
 DTYPES = ("float16", "float32")
@@ -66,7 +65,7 @@ def embed(
     starts = range(0, dataset.rows, rows_per_file)
     about = {
         "model": subject.name,
-        "weights": _fingerprint(subject.trunk),
+        "weights": weights_digest(subject.trunk),
         "data": dataset.fingerprint(),
         "rows": dataset.rows,
         "files": len(starts),
@@ -107,13 +106,6 @@ def _features(extractor, batches, rows, dtype, progress) -> dict:
         done += count
         progress.update(count)
     return arrays
-
-
-def _fingerprint(trunk):
-    digest = hashlib.sha256()
-    for array in trunk.get_weights():
-        digest.update(np.ascontiguousarray(array))
-    return checksum(digest)
 
 
 def _begin(output, about):

@@ -22,6 +22,38 @@ LINEAR_TOP1 = {
     },
 }
 
+# ImageNet fine-tuning, (top-1, top-5) after 100 and after 90 epochs (Table 2); None: not given.
+FINETUNE = {
+    "imagenet100": {
+        "from scratch": (73.9, 91.7),
+        "RotNet": (73.9, 91.8),
+        "DeeperCluster": (74.6, 92.1),
+    },
+    "imagenet90": {
+        "from scratch": (73.3, None),
+        "RotNet": (73.7, None),
+        "DeeperCluster": (74.3, None),
+    },
+}
+
+# Instance retrieval, mAP (Table 6). "ImageNet": trained with its labels.
+RETRIEVAL = {
+    "oxford5k": {
+        "ImageNet": 72.4,
+        "random": 6.9,
+        "RotNet": 46.5,
+        "DeepCluster": 57.2,
+        "DeeperCluster": 55.8,
+    },
+    "paris6k": {
+        "ImageNet": 81.5,
+        "random": 22.0,
+        "RotNet": 59.2,
+        "DeepCluster": 74.6,
+        "DeeperCluster": 73.4,
+    },
+}
+
 
 def linear_top1(data: str, method: str) -> dict:
     """{layer: share in [0, 1]} of all convolutions; fc6 and fc7 were not measured."""

@@ -49,8 +49,8 @@ def open_splits(train: str, test: str) -> tuple[Split, Split]:
     Rows without a label are left out.
 
     Raises:
-        ConfigError: a data set has no labels, or the test set has a class that the training set
-            does not know.
+        ConfigError: a data set has no labels, or one beyond the names of its classes; or the test
+            set has a class that the training set does not know.
         DataError: a data set that cannot be opened.
     """
     datasets = [Dataset.open(path) for path in (train, test)]
@@ -79,6 +79,13 @@ def _labelled(dataset):
         raise ConfigError(
             f"the data set {dataset.path!r} has no labels, which this task needs; convert it from "
             "folders named after their class, with 'dc_tf convert --labels_from_folders'."
+        )
+    names = dataset.class_names
+    if names is not None and labels.max() >= len(names):
+        raise ConfigError(
+            f"the data set {dataset.path!r} has the label {labels.max()} in row "
+            f"{labels.argmax()}, but names for the classes 0..{len(names) - 1} only; convert or "
+            "index it again with the right labels."
         )
     return rows.astype(np.int64), labels[rows]
 

@@ -18,11 +18,13 @@ from dc_tf.evaluation.models import Subject, open_model
 from dc_tf.evaluation.splits import Split, open_splits
 
 TASKS = {
+    "finetune": "dc_tf.evaluation.finetune",
     "knn": "dc_tf.evaluation.knn",
     "linear_probe": "dc_tf.evaluation.linear_probe",
     "low_shot": "dc_tf.evaluation.low_shot",
     "nmi": "dc_tf.evaluation.nmi",
     "rotation": "dc_tf.evaluation.rotation",
+    "retrieval": "dc_tf.evaluation.retrieval",
 }
 
 

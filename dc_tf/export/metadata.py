@@ -27,6 +27,7 @@ class Metadata:
         outputs: {layer: shape without the batch, at the network's resolution}.
         versions: {package: version}.
         format: of this file.
+        weights: names the network by the values of its weights; "" where a model does not say.
         source: whatever the caller says of the model's origin.
     """
 
@@ -37,6 +38,7 @@ class Metadata:
     outputs: dict
     versions: dict
     format: int = FORMAT
+    weights: str = ""
     source: dict = dataclasses.field(default_factory=dict)
 
 

@@ -12,7 +12,8 @@ ReLU), fc6 (after ReLU) and fc7 (before ReLU), `variables`, `trainable_variables
 layer and name. Images are (b, h, w, 3); any size but the network's own is resized to it
 (bilinear, antialiased, no crop). In training mode batch statistics are those of the caller's own
 batch, and fc6's dropout is on. Signatures: `serving_default` (uint8) and `serving_float`.
-Beside the model, `dc_tf.json` holds the settings, the shapes of the outputs and the versions.
+Beside the model, `dc_tf.json` holds the settings, the shapes of the outputs and the versions, and
+`README.md` says the same and more for people.
 """
 
 import os
@@ -24,12 +25,14 @@ import dc_tf
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.export.fold_sobel import FoldedVGG16, fold
 from dc_tf.export.metadata import Metadata, default_short_side, read_metadata, write_metadata
+from dc_tf.export.model_card import write_model_card
 from dc_tf.export.weights import (
     assign_weights,
     copy_weights,
     flat_weights,
     named_weights,
     trainable_weights,
+    weights_digest,
 )
 from dc_tf.nn.vgg16 import LAYERS, VGG16
 
@@ -60,7 +63,7 @@ def export_saved_model(
         ConfigError: `output` exists, or `sobel` is unknown or does not fit the trunk.
     """
     check_output(output, overwrite)
-    model = _plain_copy(trunk, sobel)
+    model = plain_copy(trunk, sobel)
     metadata = Metadata(
         settings=dict(model.settings),
         folded=isinstance(model, FoldedVGG16),
@@ -68,6 +71,7 @@ def export_saved_model(
         weight_decay=weight_decay,
         outputs=_output_shapes(model),
         versions={"dc_tf": dc_tf.__version__, "tensorflow": tf.__version__},
+        weights=weights_digest(model),
         source=source or {},
     )
     aside = f"{output.rstrip('/')}.{uuid.uuid4().hex}.writing"
@@ -124,8 +128,12 @@ def restore_trunk(path: str, compute_dtype="float32") -> VGG16:
     return trunk
 
 
-def _plain_copy(trunk, sobel):
-    """A float32 network of this process alone: batch norm must not wait for other workers."""
+def plain_copy(trunk, sobel):
+    """A float32 network of this process alone: batch norm must not wait for other workers.
+
+    Raises:
+        ConfigError: `sobel` is unknown, or does not fit the trunk.
+    """
     if sobel not in SOBEL_FORMS:
         raise ConfigError(f"sobel is {sobel!r}; use one of {', '.join(SOBEL_FORMS)}.")
     if sobel == "folded":
@@ -148,6 +156,7 @@ def _write(model, metadata, path):
     exported = _Exported(model, metadata.weight_decay)
     tf.saved_model.save(exported, path, signatures=exported.signatures_to_save())
     write_metadata(path, metadata)
+    write_model_card(path, metadata)
 
 
 class _Exported(tf.train.Checkpoint):

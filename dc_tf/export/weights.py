@@ -4,6 +4,11 @@ named_weights(trunk)["conv3"]["kernel"]     # tf.Variable (3, 3, c_in, c_out)
 copy_weights(trained, into=fresh)
 """
 
+import hashlib
+
+import numpy as np
+
+from dc_tf.data.manifest import checksum
 from dc_tf.errors import ConfigError
 from dc_tf.nn.vgg16 import CONV_LAYERS
 
@@ -61,6 +66,17 @@ def assign_weights(values: dict, into):
                     f"{tuple(variable.shape)}. Use weights of a network of the same settings."
                 )
             variable.assign(value)
+
+
+def weights_digest(trunk) -> str:
+    """Names a built network by the values of its weights: "sha256:...".
+
+    The same for a copy; that of a network with Sobel folded into conv1 is another.
+    """
+    digest = hashlib.sha256()
+    for array in trunk.get_weights():
+        digest.update(np.ascontiguousarray(array))
+    return checksum(digest)
 
 
 def _conv_weights(block):

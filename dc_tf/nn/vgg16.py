@@ -80,19 +80,33 @@ class VGG16(keras.Model):
             dropout_mask: (b, fc) multiplies fc6 when training; by default a random one
                 of 0 and 2.
         """
-        endpoints = {}
-        x = self.stem(self.normalize(images))
-        names = iter(CONV_LAYERS)
-        for block in self.blocks:
-            for conv in block:
-                x = endpoints[next(names)] = conv(x, training=training)
-            x = tf.nn.max_pool2d(x, 2, 2, "VALID")
+        endpoints = self._convolve(images, training)
+        x = tf.nn.max_pool2d(endpoints[CONV_LAYERS[-1]], 2, 2, "VALID")
         x = tf.reshape(x, [-1, math.prod(x.shape[1:])])
         x = endpoints["fc6"] = tf.nn.relu(self.fc6(x))
         if training:
             x = _dropout(x, dropout_mask)
         endpoints["fc7"] = self.fc7(x)
-        return {name: tf.cast(t, tf.float32) for name, t in endpoints.items()}
+        return _float32(endpoints)
+
+    def convolutions(self, images):
+        """`conv1`..`conv13` of images of any size, (b, h, w, 3), in inference mode.
+
+        Maps of conv13 have (h + 2) // 16 x (w + 2) // 16 pixels. What is left out of a map costs
+        nothing inside a `tf.function`.
+        """
+        return _float32(self._convolve(images, training=False))
+
+    def _convolve(self, images, training):
+        endpoints = {}
+        x = self.stem(self.normalize(images))
+        names = iter(CONV_LAYERS)
+        for block in self.blocks:
+            if endpoints:
+                x = tf.nn.max_pool2d(x, 2, 2, "VALID")
+            for conv in block:
+                x = endpoints[next(names)] = conv(x, training=training)
+        return endpoints
 
     def share_statistics(self, comm):
         """From now on, batch norm in training is over the images of all workers of `comm`.
@@ -139,6 +153,10 @@ def _linear(units, fan_in, policy, seed, name):
         kernel_initializer=keras.initializers.RandomUniform(-bound, bound, seed=seed),
         bias_initializer=keras.initializers.RandomUniform(-bound, bound, seed=seed + 500),
     )
+
+
+def _float32(endpoints):
+    return {name: tf.cast(t, tf.float32) for name, t in endpoints.items()}
 
 
 def _dropout(x, mask):

@@ -1,5 +1,3 @@
-import contextlib
-import io
 import json
 import os
 import pathlib
@@ -10,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 import workers
 from PIL import Image
+from striped import NAMES, RESOLUTION, call, stripes, write_model, write_stripes
 
-from dc_tf.commands.main import main
 from dc_tf.data.writer import DatasetWriter
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import knn, linear_probe, low_shot
@@ -20,30 +18,10 @@ from dc_tf.evaluation.models import open_model, random_init
 from dc_tf.evaluation.pooling import cell_average
 from dc_tf.evaluation.splits import open_splits
 from dc_tf.evaluation.tasks import Request, read_protocol
-from dc_tf.export.saved_model import export_saved_model
-from dc_tf.nn.vgg16 import LAYERS, VGG16
+from dc_tf.nn.vgg16 import LAYERS
 
-RESOLUTION = 32
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs" / "evaluation"
 SMALL = CONFIGS / "linear_probe_small.yaml"
-NAMES = ("across", "down")
-
-
-def stripes(label, random):
-    """PNG of noise with stripes that run across (0) or down (1)."""
-    image = random.integers(0, 60, (RESOLUTION, RESOLUTION, 3), np.uint8)
-    image[random.integers(0, 4) :: 4] += 150
-    return tf.io.encode_png(image if label == 0 else image.transpose(1, 0, 2)).numpy()
-
-
-def write_stripes(path, rows, seed, names=NAMES, label_of=lambda name: NAMES.index(name)):
-    random = np.random.default_rng(seed)
-    with DatasetWriter(path, class_names=names, rows_per_shard=17) as writer:
-        for i in range(rows):
-            number = i % len(names)
-            label = label_of(names[number])
-            writer.write(stripes(label, random), label=number, source=f"{i}.png")
-    return path
 
 
 def measure_on(cluster, task, settings, model, train, test):
@@ -63,20 +41,15 @@ class TasksTest(tf.test.TestCase):
         cls.root = folder.name
         cls.train = write_stripes(os.path.join(cls.root, "train"), 60, seed=0)
         cls.test = write_stripes(os.path.join(cls.root, "test"), 40, seed=1)
-        cls.model = os.path.join(cls.root, "model")
-        trunk = VGG16(width=1 / 16, resolution=RESOLUTION, fc=12, seed=7).built_at_resolution()
-        export_saved_model(trunk, cls.model, short_side=RESOLUTION)
+        cls.model = write_model(os.path.join(cls.root, "model"))
         cls.subject = open_model(cls.model)
 
     def splits(self):
         return open_splits(self.train, self.test)
 
     def call(self, *flags):
-        out, err = io.StringIO(), io.StringIO()
         paths = [f"--model={self.model}", f"--train={self.train}", f"--test={self.test}"]
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main(["evaluate", *paths, *flags])
-        return code, out.getvalue(), err.getvalue()
+        return call("evaluate", *paths, *flags)
 
     def test_features_are_those_of_the_network_in_the_order_of_the_rows(self):
         train, _ = self.splits()

@@ -1,0 +1,135 @@
+"""A network with a new classifier on top, and the step that trains all of it.
+
+    tuner = Tuner(trunk, classes=1000, protocol, world, seed=0)
+    tuner.set_rate(0.01)
+    sums = tuner.step(images, labels, step)       # over the batches of all workers
+
+Every worker holds all weights as variables of its own, starts from the same numbers and applies the
+same summed gradient; batch norm in training is over the images of all workers. So the result does
+not depend on their number, beyond rounding.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from dc_tf import experiment
+from dc_tf.distributed.collectives import all_sum_packed
+from dc_tf.nn.heads import LinearHead
+from dc_tf.nn.losses import cross_entropy
+from dc_tf.seeds import derive
+from dc_tf.training.optimizers import decayed, make_optimizer
+
+SUMS = ("images", "loss", "hits")
+_DROPPED = ("fc6", "fc7")
+
+
+class Tuner(tf.Module):
+    """The trained weights and their optimizer.
+
+    Attributes:
+        trunk: VGG16 or FoldedVGG16; all of it is trained.
+        head: LinearHead on ReLU(fc7).
+        optimizer: keras SGD of all trainable weights.
+    """
+
+    def __init__(self, trunk, classes, protocol, world, seed):
+        """Draws fc6, fc7 and the classifier anew.
+
+        Args:
+            trunk: built, of this process alone; its convolutions are where training starts.
+            classes: number of classes.
+            protocol: finetune.Protocol.
+            world: Communicator of the workers that train together.
+            seed: of the new weights and of dropout.
+        """
+        super().__init__(name="tuner")
+        self.trunk = trunk
+        self.head = LinearHead(trunk.settings["fc"], classes)
+        self._reset(protocol.init_deviation, protocol.init_bias, seed)
+        settings = experiment.Optimizer(
+            learning_rate=protocol.learning_rate,
+            momentum=protocol.momentum,
+            weight_decay=protocol.weight_decay,
+        )
+        self.optimizer = make_optimizer(settings)
+        self.optimizer.build(self.weights)
+        self._weight_decay = protocol.weight_decay
+        self._dropout = protocol.dropout
+        self._batch_size = protocol.batch_size
+        self._seeds = [derive("fine-tuning dropout", seed, i) for i in range(len(_DROPPED))]
+        self._world = world
+        trunk.share_statistics(world)
+
+    @property
+    def weights(self) -> list[tf.Variable]:
+        """All that is trained."""
+        return [*self.trunk.trainable_variables, self.head.kernel, self.head.bias]
+
+    def set_rate(self, rate: float):
+        """Changes the learning rate.
+
+        Keras' momentum holds steps, where PyTorch's holds gradients. Scaling it with the rate makes
+        them the same: a step becomes smaller by the whole factor at once.
+        """
+        before = float(self.optimizer.learning_rate)
+        if rate == np.float32(before):
+            return
+        for momentum in self.optimizer.momentums if self.optimizer.momentum else ():
+            momentum.assign(momentum * (rate / before))
+        self.optimizer.learning_rate.assign(rate)
+
+    @tf.function
+    def step(self, images, labels, step):
+        """Changes the weights by one step of gradient descent on the global batch.
+
+        Args:
+            images: (b, r, r, 3) float32 in [0, 1], this worker's part of the batch.
+            labels: (b,) int32.
+            step: int32 scalar, steps taken so far; with the seed it decides on dropout.
+
+        Returns:
+            (len(SUMS),) float32, sums over the global batch before the update.
+        """
+        masks = self._masks(step)
+        with tf.GradientTape() as tape:
+            fc7 = self.trunk(images, training=True, dropout_mask=masks[0])["fc7"]
+            logits = self.head(tf.nn.relu(fc7) * masks[1])
+            losses = cross_entropy(logits, labels)
+            loss = tf.reduce_sum(losses) / self._batch_size
+        gradients = tape.gradient(loss, self.weights)
+        hits = tf.cast(tf.equal(tf.argmax(logits, -1, tf.int32), labels), tf.float32)
+        sums = tf.reduce_sum(tf.stack([tf.ones_like(losses), losses, hits]), 1)
+        *gradients, sums = all_sum_packed([*gradients, sums], self._world)
+        gradients = decayed(gradients, self.weights, self._weight_decay)
+        self.optimizer.apply_gradients(zip(gradients, self.weights))
+        return sums
+
+    @tf.function(reduce_retracing=True)
+    def logits(self, images):
+        """(b, classes) float32 in inference mode."""
+        return self.head(tf.nn.relu(self.trunk(images, training=False)["fc7"]))
+
+    @tf.function
+    def is_finite(self):
+        """Whether all weights and running statistics are, () bool."""
+        weights = [*self.trunk.weights, self.head.kernel, self.head.bias]
+        return tf.reduce_all([tf.reduce_all(tf.math.is_finite(w)) for w in weights])
+
+    def _reset(self, deviation, bias, seed):
+        random = np.random.default_rng(derive("fine-tuning", seed))
+        for layer in (self.trunk.fc6, self.trunk.fc7, self.head):
+            shape = layer.kernel.shape
+            layer.kernel.assign(deviation * random.standard_normal(shape, np.float32))
+            layer.bias.assign(tf.fill(layer.bias.shape, bias))
+
+    def _masks(self, step):
+        """For fc6 and fc7, this worker's rows of a mask of the whole batch: the same at any W."""
+        shape = [self._batch_size, self.trunk.settings["fc"]]
+        share = self._batch_size // self._world.size
+        rows = slice(self._world.rank * share, (self._world.rank + 1) * share)
+        masks = []
+        for seed in self._seeds:
+            uniform = tf.random.stateless_uniform(shape, tf.stack([step, seed]))[rows]
+            kept = tf.cast(uniform >= self._dropout, tf.float32)
+            masks.append(kept / (1 - self._dropout))
+        return masks

@@ -1,0 +1,89 @@
+"""The trained network as one file: weights for Keras, a Keras model, or ONNX.
+
+    write_file(trunk, "mine.weights.h5", "keras_weights")   # VGG16(...).load_weights takes it
+    write_file(trunk, "mine.keras", "keras")                # keras.models.load_model
+    write_file(trunk, "mine.onnx", "onnx")                  # onnxruntime, without TensorFlow
+
+Input of the last two is (b, r, r, 3) float32 RGB in [0, 1] at the network's own resolution.
+"""
+
+import os
+import uuid
+
+import tensorflow as tf
+
+from dc_tf.errors import ConfigError
+from dc_tf.export.keras_model import keras_model
+from dc_tf.export.saved_model import plain_copy
+
+ENDINGS = {"keras_weights": ".weights.h5", "keras": ".keras", "onnx": ".onnx"}
+_OPSET = 17
+
+
+def check_file(output: str, form: str, overwrite: bool):
+    """Refuses a file that cannot be written as asked; before anything is loaded.
+
+    Raises:
+        ConfigError: says why.
+    """
+    if not output.endswith(ENDINGS[form]):
+        raise ConfigError(f"the output is {output!r}; for {form} its name ends in {ENDINGS[form]}.")
+    if os.path.isdir(output):
+        raise ConfigError(f"the output {output!r} is a folder; name a file.")
+    if os.path.exists(output) and not overwrite:
+        raise ConfigError(f"the output {output!r} exists; choose another or give --overwrite.")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(output))):
+        raise ConfigError(f"the folder of {output!r} does not exist; make it first.")
+    if form == "onnx":
+        _converter()
+
+
+def write_file(trunk, output: str, form: str, sobel="layer", overwrite=False):
+    """Writes a file that is complete or absent.
+
+    Args:
+        trunk: built VGG16; it stays as it is.
+        output: path of a local file.
+        form: a key of ENDINGS.
+        sobel: "layer" or "folded", see `saved_model.export_saved_model`.
+        overwrite: replace a file that is there.
+
+    Raises:
+        ConfigError: as in `check_file`, or `sobel` does not fit the trunk.
+    """
+    check_file(output, form, overwrite)
+    network = plain_copy(trunk, sobel)
+    aside = output.removesuffix(ENDINGS[form]) + f".{uuid.uuid4().hex}{ENDINGS[form]}"
+    try:
+        if form == "keras_weights":
+            network.save_weights(aside)
+        elif form == "keras":
+            keras_model(network).save(aside)
+        else:
+            _write_onnx(network, aside)
+        os.replace(aside, output)
+    finally:
+        if os.path.exists(aside):
+            os.remove(aside)
+
+
+def _write_onnx(network, path):
+    resolution = network.settings["resolution"]
+    spec = [tf.TensorSpec([None, resolution, resolution, 3], tf.float32, name="images")]
+
+    @tf.function(input_signature=spec)
+    def infer(images):
+        return network(images, training=False)
+
+    _converter().convert.from_function(infer, spec, opset=_OPSET, output_path=path)
+
+
+def _converter():
+    try:
+        import tf2onnx
+    except ImportError as error:
+        raise ConfigError(
+            "ONNX needs the converter tf2onnx; install it with 'pip install -c constraints.txt "
+            "tf2onnx', or the extra 'onnx'."
+        ) from error
+    return tf2onnx
