@@ -16,7 +16,9 @@ SHARED = os.environ.get(
 CELLS = os.path.join(SHARED, "voc_cells.zip")
 
 
-def draw(folder, counts, size=(40, 56), seed=0, class_lists=True, objects=(1, 3)):
+def draw(
+    folder, counts, size=(40, 56), seed=0, class_lists=True, objects=(1, 3), sides=(1 / 3, 1 / 2)
+):
     """Draws `VOC2007` into a folder; returns the folder.
 
     Args:
@@ -24,11 +26,12 @@ def draw(folder, counts, size=(40, 56), seed=0, class_lists=True, objects=(1, 3)
         size: (height, width) of the images in pixels.
         class_lists: whether to write ImageSets/Main/CLASS_SPLIT.txt.
         objects: least and most objects of an image; every fourth is difficult.
+        sides: least and most side of an object, as a share of the image's height.
     """
     random = np.random.default_rng(seed)
     for split, count in counts.items():
         names = [f"{split}{number:04}" for number in range(count)]
-        present = [_draw_image(folder, name, size, objects, random) for name in names]
+        present = [_draw_image(folder, name, size, objects, sides, random) for name in names]
         write_list(folder, split, names)
         for label in CLASSES if class_lists else ():
             signs = (f"{n} {1 if label in p else -1:2}" for n, p in zip(names, present))
@@ -65,14 +68,14 @@ def cells(folder):
     return folder
 
 
-def _draw_image(folder, name, size, objects, random):
+def _draw_image(folder, name, size, objects, sides, random):
     height, width = size
     pixels = random.integers(60, 120, (height, width, 3), np.uint8)
     drawn = []
     for _ in range(random.integers(objects[0], objects[1] + 1)):
         label = CLASSES[random.integers(2)]
-        side = random.integers(height // 3, height // 2)
-        top, left = random.integers(0, (height - side, width - side))
+        side = round(height * random.uniform(*sides))
+        top, left = random.integers(0, (height - side + 1, width - side + 1))
         stripes = np.where(np.arange(side) % 4 < 2, 20, 235)
         patch = np.broadcast_to(stripes[:, None] if label == "across" else stripes, (side, side))
         pixels[top : top + side, left : left + side] = patch[..., None]

@@ -22,6 +22,7 @@ TASKS = {
     "linear_probe": "dc_tf.evaluation.linear_probe",
     "low_shot": "dc_tf.evaluation.low_shot",
     "nmi": "dc_tf.evaluation.nmi",
+    "voc07_classification": "dc_tf.evaluation.voc07_classification",
 }
 
 

@@ -80,6 +80,20 @@ class VGG16(keras.Model):
             dropout_mask: (b, fc) multiplies fc6 when training; by default a random one
                 of 0 and 2.
         """
+        endpoints, x = self.convolve(images, training)
+        x = endpoints["fc6"] = tf.nn.relu(self.fc6(x))
+        if training:
+            x = _dropout(x, dropout_mask)
+        endpoints["fc7"] = self.fc7(x)
+        return {name: tf.cast(t, tf.float32) for name, t in endpoints.items()}
+
+    def convolve(self, images, training=False):
+        """The convolutions alone.
+
+        Returns:
+            {"conv1": ... "conv13": maps after ReLU}; (b, d) the last map after pooling, flattened,
+            which is what fc6 takes. Both in the type that products are computed in.
+        """
         endpoints = {}
         x = self.stem(self.normalize(images))
         names = iter(CONV_LAYERS)
@@ -87,12 +101,7 @@ class VGG16(keras.Model):
             for conv in block:
                 x = endpoints[next(names)] = conv(x, training=training)
             x = tf.nn.max_pool2d(x, 2, 2, "VALID")
-        x = tf.reshape(x, [-1, math.prod(x.shape[1:])])
-        x = endpoints["fc6"] = tf.nn.relu(self.fc6(x))
-        if training:
-            x = _dropout(x, dropout_mask)
-        endpoints["fc7"] = self.fc7(x)
-        return {name: tf.cast(t, tf.float32) for name, t in endpoints.items()}
+        return endpoints, tf.reshape(x, [-1, math.prod(x.shape[1:])])
 
     def share_statistics(self, comm):
         """From now on, batch norm in training is over the images of all workers of `comm`.
