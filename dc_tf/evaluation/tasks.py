@@ -23,6 +23,7 @@ TASKS = {
     "low_shot": "dc_tf.evaluation.low_shot",
     "nmi": "dc_tf.evaluation.nmi",
     "voc07_classification": "dc_tf.evaluation.voc07_classification",
+    "voc07_detection": "dc_tf.evaluation.voc07_detection",
 }
 
 
