@@ -16,7 +16,6 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.data.reader import data_errors
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.pooling import cell_average
 from dc_tf.nn.vgg16 import LAYERS
@@ -60,7 +59,7 @@ class Extractor:
     def over(self, subject, split, batch_size, what):
         """Yields (first position, {layer: (b, dim) tensor}) over a split, with progress."""
         images = split.images(batch_size, subject.resolution, subject.short_side)
-        with data_errors(), Progress(len(split.rows), what, "images") as progress:
+        with split.errors(), Progress(len(split.rows), what, "images") as progress:
             for batch in images:
                 yield progress.done, self(batch)
                 progress.update(len(batch))

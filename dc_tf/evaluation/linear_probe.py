@@ -5,6 +5,9 @@ pass over the images: one frozen forward, one classifier a layer.
 
     results = evaluate(subject, train, test, ["conv13"], Protocol())
 
+`train_split` and `test_split` take the images of a VOC development kit in `--train` instead, of
+which one may have many classes: logistic regressions, mean average precision.
+
 With `augment` every epoch sees new crops, through the network. Without, features are computed
 once, from centre crops, and kept. Test images are centre crops.
 
@@ -17,15 +20,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.data.pipeline import Draws, training_batches
-from dc_tf.data.reader import data_errors
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import by_layer
+from dc_tf.evaluation.average_precision import classes_of
 from dc_tf.evaluation.features import Extractor, Store, extract
 from dc_tf.evaluation.metrics import accuracy, mean_class_accuracy, top_k_accuracy
-from dc_tf.evaluation.paper import LINEAR_TOP1
+from dc_tf.evaluation.paper import LINEAR_DATA
 from dc_tf.evaluation.pooling import MAX_FEATURES, grid_average
 from dc_tf.evaluation.probes import Probes
+from dc_tf.evaluation.voc_images import MultiLabelSplit, open_voc
 from dc_tf.nn.vgg16 import CONV_LAYERS, LAYERS
 from dc_tf.progress import Progress
 
@@ -47,7 +50,8 @@ class Protocol:
     Attributes:
         learning_rate: initial one for all layers; None means that of `rates`.
         rates: initial learning rates by layer; FC_RATE for others.
-        paper: whose figures of the paper stand beside one's own: "imagenet" or "places205".
+        paper: whose figures of the paper stand beside one's own: "imagenet", "places205", "voc07".
+        train_split, test_split: lists of a VOC development kit; "" for data sets of one label.
         augment: new random crop and flip each epoch; otherwise features are cached.
         standardize: bring each dimension to mean 0, and the whole to length about 1, by the
             statistics of an epoch of training images. Not the paper's; one learning rate of 2
@@ -61,6 +65,8 @@ class Protocol:
     learning_rate: float | None = None
     rates: dict = dataclasses.field(default_factory=lambda: dict(IMAGENET_RATES))
     paper: str = "imagenet"
+    train_split: str = ""
+    test_split: str = ""
     momentum: float = 0.9
     weight_decay: float = 1e-5
     augment: bool = True
@@ -73,8 +79,10 @@ class Protocol:
         for name in ("epochs", "batch_size", "max_features"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use at least 1.")
-        if self.paper not in LINEAR_TOP1:
-            raise ConfigError(f"paper is {self.paper!r}; use {' or '.join(LINEAR_TOP1)}.")
+        if self.paper not in LINEAR_DATA:
+            raise ConfigError(f"paper is {self.paper!r}; use {' or '.join(LINEAR_DATA)}.")
+        if bool(self.train_split) != bool(self.test_split):
+            raise ConfigError("train_split and test_split go together; set both or neither.")
         unknown = sorted(set(self.rates) - set(LAYERS))
         if unknown:
             raise ConfigError(f"rates has {', '.join(unknown)}; use {', '.join(LAYERS)}.")
@@ -91,7 +99,14 @@ class Protocol:
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
     """The task; see `tasks`."""
-    return by_layer.run(evaluate, request, protocol)
+    if not protocol.train_split:
+        return by_layer.run(evaluate, request, protocol)
+
+    def open_splits(request):
+        splits = open_voc(request, (protocol.train_split, protocol.test_split))
+        return [MultiLabelSplit.of(split) for split in splits]
+
+    return by_layer.run(evaluate, request, protocol, open_splits)
 
 
 def evaluate(subject, train, test, layers, protocol: Protocol) -> dict:
@@ -99,12 +114,13 @@ def evaluate(subject, train, test, layers, protocol: Protocol) -> dict:
 
     Args:
         subject: models.Subject.
-        train, test: splits.Split.
+        train, test: splits.Split, or MultiLabelSplit.
         layers: names of layers.
 
     Returns:
         {layer: {"top1", "top5", "mean_class": shares in [0, 1], "train_loss": nats, over the last
-        epoch, "dimensions": int}}.
+        epoch, "dimensions": int}}; of several labels an image "map" and "map_11_points" instead of
+        the first three.
 
     Raises:
         ConfigError: a setting that cannot work.
@@ -129,7 +145,7 @@ def evaluate(subject, train, test, layers, protocol: Protocol) -> dict:
             epoch_batches = _cached(cache, train.labels, protocol)
         if protocol.standardize:
             _standardize(probes, (features for features, _ in epoch_batches(0)))
-        losses = _train(probes, epoch_batches, len(train.rows), protocol, subject.name)
+        losses = _train(probes, epoch_batches, train, protocol, subject.name)
     results = _test(probes, extractor, subject, test, protocol)
     for layer, figures in results.items():
         figures.update(train_loss=losses[layer], dimensions=extractor.dims[layer])
@@ -152,11 +168,12 @@ def _streamed(subject, extractor, split, protocol):
 
     def batches(epoch):
         order = np.random.default_rng((protocol.seed, epoch)).permutation(rows)
-        zeros = np.zeros(rows, np.int32)
         seeds = np.stack([np.full(rows, _FIRST_SEED + protocol.seed + epoch), order], 1)
-        draws = Draws(split.rows[order], zeros, split.labels[order], zeros, seeds.astype(np.int32))
-        for batch in training_batches(split.reader, draws, batch_size, subject.resolution):
-            yield extractor(batch["image"]), batch["super_id"]
+        seeds = seeds.astype(np.int32)
+        images = split.augmented(order, seeds, batch_size, subject.resolution)
+        for step, batch in enumerate(images):
+            chosen = order[step * batch_size : (step + 1) * batch_size]
+            yield extractor(batch), split.labels[chosen]
 
     return batches
 
@@ -207,9 +224,10 @@ def _moments(x):
     return tf.reduce_sum(x, 0), tf.reduce_sum(x * x, 0)
 
 
-def _train(probes, epoch_batches, rows, protocol, name):
+def _train(probes, epoch_batches, split, protocol, name):
     """Runs all epochs; mean loss by layer over the last."""
-    with data_errors(), Progress(protocol.epochs * rows, f"{name}: probes", "images") as progress:
+    total = protocol.epochs * len(split.rows)
+    with split.errors(), Progress(total, f"{name}: probes", "images") as progress:
         for epoch in range(protocol.epochs):
             total, steps = {}, 0
             for features, labels in epoch_batches(epoch):
@@ -243,6 +261,10 @@ def _test(probes, extractor, subject, split, protocol):
 
 
 def _figures(logits, labels):
+    if labels.ndim == 2:
+        found = classes_of(logits, labels)
+        names = {"map": "area", "map_11_points": "eleven_points"}
+        return {name: float(np.nanmean(found[kind])) for name, kind in names.items()}
     predicted = logits.argmax(1)
     return {
         "top1": accuracy(predicted, labels),

@@ -23,14 +23,6 @@ LINEAR_TOP1 = {
 }
 
 
-def linear_top1(data: str, method: str) -> dict:
-    """{layer: share in [0, 1]} of all convolutions; fc6 and fc7 were not measured."""
-    return {
-        layer: round(percent / 100, 4)
-        for layer, percent in zip(CONV_LAYERS, LINEAR_TOP1[data][method])
-    }
-
-
 # Fine-tuning on VOC 2007, mAP (Table 1).
 VOC07_CLASSIFICATION = {
     "fc68": {
@@ -67,3 +59,18 @@ LINEAR_VOC07 = {
     "DeepCluster": 63.9,
     "DeeperCluster": 73.0,
 }
+LINEAR_DATA = (*LINEAR_TOP1, "voc07")
+
+
+def linear_figures(data: str) -> dict:
+    """{method: {layer: share in [0, 1]}} of linear classifiers; fc6 and fc7 were not measured.
+
+    Args:
+        data: of LINEAR_DATA. For "voc07" it is mAP, and of conv13 alone.
+    """
+    if data == "voc07":
+        return {method: {"conv13": round(p / 100, 4)} for method, p in LINEAR_VOC07.items()}
+    return {
+        method: {layer: round(percent / 100, 4) for layer, percent in zip(CONV_LAYERS, percents)}
+        for method, percents in LINEAR_TOP1[data].items()
+    }

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.distributed.collectives import Solo, all_sum_packed
+from dc_tf.evaluation.probes import multi_label_loss
 from dc_tf.export.weights import flat_weights, named_weights, trainable_weights
 from dc_tf.nn.heads import LinearHead
 from dc_tf.nn.vgg16 import dropout_mask
@@ -125,16 +126,3 @@ class MultiLabelNetwork(tf.Module):
             x *= tf.cast(mask, x.dtype)
         x = tf.nn.relu(self._trunk.fc7(x))
         return self._head(tf.cast(x, tf.float32))
-
-
-def multi_label_loss(logits, labels):
-    """(b,) binary cross-entropy summed over the classes that count, in nats.
-
-    Args:
-        logits: (b, classes) float32.
-        labels: (b, classes) integers: 1 present, 0 absent, others not counted.
-    """
-    truth = tf.cast(labels == 1, tf.float32)
-    counted = tf.cast((labels == 0) | (labels == 1), tf.float32)
-    loss = tf.nn.sigmoid_cross_entropy_with_logits(labels=truth, logits=logits)
-    return tf.reduce_sum(loss * counted, 1)

@@ -6,6 +6,7 @@ import pathlib
 import tempfile
 from unittest import mock
 
+import devkit
 import numpy as np
 import tensorflow as tf
 
@@ -224,6 +225,28 @@ class TasksTest(tf.test.TestCase):
         result = json.loads(out.splitlines()[-1])
         self.assertIsNone(result["random_init_top1"])
         self.assertEqual(result["protocol"]["batch_size"], 16)
+
+    def test_linear_classifiers_of_a_development_kit_are_measured_by_average_precision(self):
+        folder = os.path.join(self.root, "kit")
+        counts = {"trainval": 60, "test": 30}
+        devkit.draw(folder, counts, size=(40, 40), objects=(1, 1), sides=(0.9, 1.0))
+        flags = ["evaluate", f"--config_file={CONFIGS / 'linear_probe_voc07.yaml'}"]
+        flags += [f"--model={self.model}", f"--train={folder}", "--layer=conv4,conv13"]
+        small = "epochs=10,batch_size=10,standardize=true,learning_rate=2,max_features=400"
+        for augment in ("true", "false"):
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+                code = main([*flags, f"--params_override={small},augment={augment}"])
+            self.assertEqual(code, 0)
+            result = json.loads(out.getvalue().splitlines()[-1])
+            self.assertGreater(result["layers"]["conv4"]["map"], 0.9)
+            self.assertGreater(result["layers"]["conv4"]["map_11_points"], 0.9)
+            self.assertEqual(result["map"], result["layers"][result["best_layer"]]["map"])
+            self.assertIn("random_init_map", result)
+            self.assertRegex(out.getvalue(), r"\nconv4 .* -\nconv13 .* 73\.00\n")
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            self.assertEqual(main([*flags, f"--test={folder}"]), 2)
+        self.assertIn("test_split", err.getvalue())
 
     def test_the_command_refuses_wrong_flags_before_any_work(self):
         for wrong, named in {

@@ -18,9 +18,10 @@ from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import voc07_classification
 from dc_tf.evaluation.models import open_model
+from dc_tf.evaluation.probes import multi_label_loss
 from dc_tf.evaluation.tasks import read_protocol
 from dc_tf.evaluation.voc_images import random_crops
-from dc_tf.evaluation.voc_network import MultiLabelNetwork, multi_label_loss
+from dc_tf.evaluation.voc_network import MultiLabelNetwork
 from dc_tf.export.saved_model import export_saved_model
 from dc_tf.export.weights import STATISTICS, flat_weights, named_weights
 from dc_tf.nn.vgg16 import VGG16, dropout_mask
