@@ -68,16 +68,18 @@ def train(subject, split, protocol, folder, cluster=None):
     strategy = cluster.strategy if cluster else tf.distribute.get_strategy()
     with strategy.scope():
         task = task_factory.get_task(params.task)
-    runner = train_lib.OrbitExperimentRunner(
-        strategy, task, "train", params, os.path.join(folder, "checkpoints"), save_summary=rank == 0
-    )
+    checkpoints = os.path.join(folder, "checkpoints")
+    with _silence():
+        runner = train_lib.OrbitExperimentRunner(
+            strategy, task, "train", params, checkpoints, save_summary=rank == 0
+        )
     what = f"{subject.name}: {protocol.tune} on {split.name}"
     with Progress(protocol.iterations, what, "steps", enabled=rank == 0) as progress:
-        progress.skip(int(runner.trainer.global_step))
+        progress.skip(int(runner.trainer.global_step.numpy()))
         show = _shows(progress, runner.trainer.global_step)
         runner.controller.train_actions = (*runner.controller.train_actions, show)
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints each loop's figures
+            with _silence():
                 model, _ = runner.run()
         except RuntimeError as error:
             if "The loss value is" not in str(error):
@@ -208,11 +210,17 @@ def _train_data(paths, protocol):
     )
 
 
+def _silence():
+    """A context in which orbit's reports do not get between our lines; stdout is for results."""
+    return contextlib.redirect_stdout(io.StringIO())
+
+
 def _shows(progress, global_step):
     """An action of orbit that shows how far training is."""
 
     def show(output):
-        progress.update(int(global_step) - progress.done, loss=float(output["training_loss"]))
+        done = int(global_step.numpy())
+        progress.update(done - progress.done, loss=float(output["training_loss"]))
 
     return show
 

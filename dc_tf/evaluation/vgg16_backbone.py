@@ -79,10 +79,9 @@ class VggBackbone(keras.Model):
             for conv in block:
                 x = conv(x, training=False)
         x = tf.cast(x, tf.float32)
-        maps = {}
-        for level in range(MIN_LEVEL, MAX_LEVEL + 1):
-            maps[str(level)] = x
-            x = tf.nn.max_pool2d(x, 2, 2, "VALID")
+        maps = {str(MIN_LEVEL): x}
+        for level in range(MIN_LEVEL + 1, MAX_LEVEL + 1):
+            x = maps[str(level)] = tf.nn.max_pool2d(x, 2, 2, "VALID")
         return maps
 
 

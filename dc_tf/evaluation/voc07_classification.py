@@ -23,7 +23,7 @@ from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import paper
 from dc_tf.evaluation.average_precision import classes_of
-from dc_tf.evaluation.models import random_init
+from dc_tf.evaluation.models import at_resolution, random_init
 from dc_tf.evaluation.voc_images import image_errors, open_voc, random_crops
 from dc_tf.evaluation.voc_network import TUNES, MultiLabelNetwork
 from dc_tf.progress import Progress
@@ -45,6 +45,7 @@ class Protocol:
         drop_every: iterations after which the rate is multiplied by drop_factor, again and again.
         clip_norm: largest norm of the gradient.
         deviation: of the fresh weights; 0.01 suits 4096 units, narrow networks need more.
+        resolution: side of the crops in pixels; 0 for that which the network was trained at.
         crops: random crops of a test image whose logits are summed.
         seeds: runs whose mean and deviation are reported.
         seed: of the first of them.
@@ -64,6 +65,7 @@ class Protocol:
     momentum: float = 0.9
     clip_norm: float = 10.0
     deviation: float = 0.01
+    resolution: int = 0
     crops: int = 10
     seeds: int = 5
     seed: int = 0
@@ -72,6 +74,8 @@ class Protocol:
         if self.tune not in TUNES:
             raise ConfigError(f"tune is {self.tune!r}; use {' or '.join(TUNES)}.")
         positive = ("iterations", "batch_size", "drop_every", "crops", "seeds")
+        if self.resolution != 0 and self.resolution < 30:
+            raise ConfigError(f"resolution is {self.resolution}; use 0, or at least 30 pixels.")
         for name in (*positive, "clip_norm", "deviation"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use more than 0.")
@@ -98,6 +102,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
             "most as many workers as images."
         )
     subject = request.subject()
+    subject = at_resolution(subject, protocol.resolution or subject.resolution)
     result = evaluate(subject, splits, protocol, request.world)
     untrained = None
     if request.random_init:

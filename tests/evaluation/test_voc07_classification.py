@@ -17,7 +17,7 @@ from dc_tf.data.voc import read_splits
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import voc07_classification
-from dc_tf.evaluation.models import open_model
+from dc_tf.evaluation.models import at_resolution, open_model
 from dc_tf.evaluation.probes import multi_label_loss
 from dc_tf.evaluation.tasks import read_protocol
 from dc_tf.evaluation.voc_images import random_crops
@@ -245,6 +245,21 @@ class Voc07ClassificationTest(tf.test.TestCase):
         for variable, value in zip(flat_weights(named_weights(subject.trunk)), before):
             self.assertAllEqual(variable, value)
 
+    def test_convolutions_are_the_same_at_another_resolution(self):
+        for sobel in ("layer", "folded"):
+            path = os.path.join(self.root, sobel)
+            export_saved_model(small_trunk(), path, sobel)
+            subject = open_model(path)
+            larger = at_resolution(subject, 64)
+            self.assertEqual((larger.resolution, subject.resolution), (64, RESOLUTION))
+            self.assertIs(type(larger.trunk), type(subject.trunk))
+            images = np.random.default_rng(0).random((1, RESOLUTION, RESOLUTION, 3), np.float32)
+            expected, found = (s.trunk.convolve(images)[0]["conv13"] for s in (subject, larger))
+            self.assertAllEqual(found, expected)
+            self.assertEqual(
+                larger.trunk.fc6.kernel.shape[0], 4 * subject.trunk.fc6.kernel.shape[0]
+            )
+
     def test_what_cannot_work_is_refused_before_any_work(self):
         kit = f"--train={self.kit}"
         for flags, named in {
@@ -253,6 +268,7 @@ class Voc07ClassificationTest(tf.test.TestCase):
             (kit, "--params_override=test_split=val2"): "it has test, train, trainval, val",
             (kit, "--params_override=tune=fc7"): "fc68 or all",
             (kit, "--params_override=crops=0"): "crops is 0",
+            (kit, "--params_override=resolution=16"): "at least 30 pixels",
             (kit, "--params_override=learning_rates=[0]"): "positive",
             (f"--train={self.root}",): "JPEGImages",
         }.items():
