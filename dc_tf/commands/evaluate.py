@@ -8,6 +8,8 @@ and what differs. Tasks that take labels measure an untrained network of the sam
 model, since on small images random features go a long way. With TF_CONFIG, workers share the work.
 
 knn, linear_probe, low_shot: classification by frozen layers.
+voc07_classification, voc07_detection, and linear_probe with train_split and test_split: on the VOC
+development kit that --train names.
 nmi: how much the clusters of every round of a run agree with labels, hashtags and other metadata.
 """
 

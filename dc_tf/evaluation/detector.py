@@ -14,7 +14,7 @@ from official.core import config_definitions, task_factory, train_lib
 from official.vision import registry_imports  # noqa: F401 (registers the tasks)
 from official.vision.configs import maskrcnn
 
-from dc_tf.distributed.collectives import Solo
+from dc_tf.distributed.collectives import Solo, all_gather_counts
 from dc_tf.errors import DataError
 from dc_tf.evaluation.vgg16_backbone import (
     STRIDE,
@@ -68,11 +68,10 @@ def train(subject, split, protocol, folder, cluster=None):
     strategy = cluster.strategy if cluster else tf.distribute.get_strategy()
     with strategy.scope():
         task = task_factory.get_task(params.task)
-    checkpoints = os.path.join(folder, "checkpoints")
+    checkpoints = os.path.join(own, "checkpoints")
     with _silence():
-        runner = train_lib.OrbitExperimentRunner(
-            strategy, task, "train", params, checkpoints, save_summary=rank == 0
-        )
+        runner = _Runner(strategy, task, "train", params, checkpoints, save_summary=rank == 0)
+    _check_same_step(runner.trainer.global_step, cluster)
     what = f"{subject.name}: {protocol.tune} on {split.name}"
     with Progress(protocol.iterations, what, "steps", enabled=rank == 0) as progress:
         progress.skip(int(runner.trainer.global_step.numpy()))
@@ -89,6 +88,35 @@ def train(subject, split, protocol, folder, cluster=None):
                 f"{protocol.learning_rate}; lower learning_rate, or raise warmup."
             ) from error
     return model
+
+
+class _Runner(train_lib.OrbitExperimentRunner):
+    """Each worker keeps its checkpoints and goes on from them.
+
+    In tf-models' own, all but the first write theirs to a folder that they never find again.
+    """
+
+    def _maybe_build_checkpoint_manager(self):
+        settings = self.params.trainer
+        return tf.train.CheckpointManager(
+            self.trainer.checkpoint,
+            self.model_dir,
+            settings.max_to_keep,
+            step_counter=self.trainer.global_step,
+            checkpoint_interval=settings.checkpoint_interval,
+            init_fn=self.trainer.initialize,
+        )
+
+
+def _check_same_step(step, cluster):
+    if cluster is None:
+        return
+    steps = all_gather_counts(int(step.numpy()), cluster.world)
+    if len(set(steps.tolist())) > 1:
+        raise DataError(
+            f"the workers' checkpoints in workdir are of steps {', '.join(map(str, steps))}; take "
+            "away those that not all of them have."
+        )
 
 
 def task_config(subject, classes, protocol, side) -> maskrcnn.MaskRCNNTask:

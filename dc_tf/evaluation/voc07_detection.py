@@ -173,13 +173,14 @@ class _folder:
         path = os.path.join(self._path, "work.json")
         work = {"model": self._request.model, "stage": self._request.stage}
         work |= {"train": self._request.train, "protocol": dataclasses.asdict(protocol)}
+        work["workers"] = self._request.world.size
         work = json.dumps(work, indent=1)
         if tf.io.gfile.exists(path):
             with tf.io.gfile.GFile(path) as file:
                 if file.read() != work:
                     raise ConfigError(
-                        f"workdir={self._path} is of other settings, data or another model, see "
-                        f"{path}; use another folder."
+                        f"workdir={self._path} is of other settings, workers or data, or another "
+                        f"model, see {path}; use another folder."
                     )
         self._request.world.barrier()
         if self._request.world.rank == 0:

@@ -214,7 +214,7 @@ class Voc07DetectionTest(tf.test.TestCase):
         result = json.loads(out.splitlines()[-1])
         self.assertEqual(result["classes"], ["across", "down"])
         self.assertContainsSubset(["map", "map_11_points", "coco_map"], result)
-        checkpoints = os.path.join(workdir, "model", "checkpoints")
+        checkpoints = os.path.join(workdir, "model", "worker-0", "checkpoints")
         self.assertTrue(tf.train.latest_checkpoint(checkpoints).endswith("ckpt-2"))
         code, out, err = self.call(*flags)
         self.assertEqual(code, 0, err)
@@ -230,6 +230,9 @@ class Voc07DetectionTest(tf.test.TestCase):
         arguments = self.model, self.kit, protocol, folder
         both = workers.on_cluster(2, measured, *arguments, timeout_s=600)
         self.assertEqual(*both)
+        # Once more they find a finished checkpoint, from which both go on.
+        again = workers.on_cluster(2, measured, *arguments, timeout_s=600)
+        self.assertEqual([*again, both[0]], [both[0], *again])
 
     def test_a_loss_that_explodes_is_reported(self):
         protocol = dataclasses.replace(TINY, learning_rate=1e20, iterations=4, drops=(3,))
