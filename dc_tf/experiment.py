@@ -193,6 +193,18 @@ class Stage(hyperparams.Config):
 
 
 @dataclasses.dataclass
+class Watchdog(hyperparams.Config):
+    """How long to wait for a worker that is silent or does nothing.
+
+    Attributes:
+        timeout_s: seconds; ten times as many where something is known to take long, as the first
+            step. One that has died is known in seconds. 0 waits for ever for one that lives.
+    """
+
+    timeout_s: float = 600.0
+
+
+@dataclasses.dataclass
 class Experiment(hyperparams.Config):
     """Everything that a run is made of.
 
@@ -217,6 +229,7 @@ class Experiment(hyperparams.Config):
     init_from: str = ""
     init_stage: str = ""
     threads: int = 0
+    watchdog: Watchdog = dataclasses.field(default_factory=Watchdog)
 
 
 def load(config_files=(), params_override=()) -> Experiment:
@@ -254,7 +267,7 @@ def differences(a: Experiment, b: Experiment) -> list[str]:
 
     Where the data lie, how often to save and how many threads to use may differ.
     """
-    first, second = (_flat(_result_settings(e.as_dict())) for e in (a, b))
+    first, second = (result_settings(e) for e in (a, b))
     names = sorted(first.keys() | second.keys())
     return [
         f"{name}: {first.get(name)}, {second.get(name)}"
@@ -263,13 +276,15 @@ def differences(a: Experiment, b: Experiment) -> list[str]:
     ]
 
 
-def _result_settings(settings: dict) -> dict:
-    for name in ("checkpoint_every", "keep_checkpoints", "log_every", "threads"):
+def result_settings(experiment: Experiment) -> dict:
+    """Settings that results depend on, flat, e.g. {"stages[0].epochs": 3}."""
+    settings = experiment.as_dict()
+    for name in ("checkpoint_every", "keep_checkpoints", "log_every", "threads", "watchdog"):
         del settings[name]
     del settings["data"]["path"], settings["data"]["max_bad_share"]
     for stage in settings["stages"]:
         del stage["clustering"]["save_every_s"]
-    return settings
+    return _flat(settings)
 
 
 def _flat(value, name="") -> dict:
@@ -309,6 +324,8 @@ def check(experiment: Experiment):
     need(experiment.stages, "stages", experiment.stages, "list at least one stage")
     need(experiment.seed >= 0, "seed", experiment.seed, "use a number from 0 on")
     need(experiment.threads >= 0, "threads", experiment.threads, "use 0, or at least 1")
+    seconds = experiment.watchdog.timeout_s
+    need(seconds >= 0, "watchdog.timeout_s", seconds, "use 0, or a number of seconds")
     names = [stage.name for stage in experiment.stages]
     need(len(set(names)) == len(names), "stages[...].name", names, "give each stage its own name")
     for setting in ("checkpoint_every", "keep_checkpoints", "log_every"):

@@ -10,6 +10,8 @@ Everything goes to stderr; stdout is kept for results.
 import sys
 import time
 
+from dc_tf import pulse
+
 
 class Progress:
     """Counts `update` calls towards `total` and shows rate and time left.
@@ -42,6 +44,7 @@ class Progress:
         self._bar = None
 
     def __enter__(self):
+        pulse.beat(self._what)
         self._started = self._last_line = time.monotonic()
         if self._enabled and sys.stderr.isatty():
             from tqdm import tqdm  # Not needed where there is no terminal.
@@ -63,6 +66,7 @@ class Progress:
 
     def update(self, n=1, **figures):
         """Adds `n` finished units; `figures` (name=number or None) stand beside the count."""
+        pulse.beat(self._what)
         self.done += n
         self._figures.update({k: v for k, v in figures.items() if v is not None})
         if self._bar is not None:

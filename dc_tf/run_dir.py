@@ -4,11 +4,16 @@ run = RunDir("/runs/mine")
 run.checkpoints, run.clustering(stage=1, round_index=0), run.metrics ...
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import socket
 import uuid
+
+from absl import logging
 
 from dc_tf.errors import ConfigError
 
@@ -51,12 +56,36 @@ class RunDir:
         return os.path.join(self.path, "result.json")
 
     @property
+    def failed_step(self) -> str:
+        """Where training stood when a loss was not finite, and its figures."""
+        return os.path.join(self.path, "failed_step.json")
+
+    @property
     def checkpoints(self) -> str:
         return os.path.join(self.path, "checkpoints")
 
     @property
     def clusterings(self) -> str:
         return os.path.join(self.path, "clusterings")
+
+    @property
+    def pulses(self) -> str:
+        """What each worker is at, for the watchdog."""
+        return os.path.join(self.path, "pulses")
+
+    @property
+    def stacks(self) -> str:
+        """What the threads of workers that were held up were at."""
+        return os.path.join(self.path, "stacks")
+
+    @property
+    def lock(self) -> str:
+        """Held by the first worker of the run that is going on."""
+        return os.path.join(self.path, "run.lock")
+
+    def log(self, rank: int) -> str:
+        """What a worker has logged."""
+        return os.path.join(self.path, "logs", f"worker-{rank:05d}.log")
 
     def clustering(self, stage: int, round_index: int) -> str:
         """Assignments of one round, written by all workers and read by all."""
@@ -84,6 +113,31 @@ class RunDir:
 
     def create(self):
         os.makedirs(self.path, exist_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: str, what: str):
+    """Holds a lock file for as long as the process lives, on file systems that can.
+
+    Raises:
+        ConfigError: another process holds it; the message says which.
+    """
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ConfigError(
+                f"{what} is in use by {file.read().strip() or 'another process'}; wait for it, end "
+                "it, or use another folder."
+            ) from error
+        except OSError as error:  # e.g. an NFS without locks
+            logging.warning("%s cannot be locked (%s); see that no other run uses it", what, error)
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
 
 
 def write_text(path: str, text: str):

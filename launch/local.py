@@ -9,8 +9,8 @@ worker's name in front. When one worker fails the others are ended; with --max_r
 whole set is started again up to K times, on new ports, and resumes from its last checkpoint.
 
 The last line on stdout is the chief's JSON line. Exit codes are the workers' own: 0 done; 1
-failed; 2 wrong usage or configuration, never restarted; 42 preempted, restarted; 128 + n killed by
-signal n. Needs nothing but Python.
+failed; 2 wrong usage or configuration, never restarted; 42 preempted, 43 held up by another worker,
+both restarted; 128 + n killed by signal n. Needs nothing but Python.
 """
 
 import argparse
@@ -73,8 +73,8 @@ def parse(argv):
     parser.add_argument(
         "--grace_s",
         type=float,
-        default=15.0,
-        help="seconds a worker has to end after SIGTERM, before SIGKILL (default: 15)",
+        default=30.0,
+        help="seconds a worker has to save and end after SIGTERM, before SIGKILL (default: 30)",
     )
     parser.add_argument(
         "--program", help="what a worker runs before COMMAND (default: python -m dc_tf)"
@@ -159,7 +159,7 @@ def free_ports(count):
 
 
 class StopSignals:
-    """Remembers SIGINT, SIGTERM and SIGHUP instead of dying of them.
+    """Remembers SIGINT, SIGTERM, SIGHUP and SIGUSR1 instead of dying of them.
 
     Attributes:
         received: list of signal numbers, oldest first.
@@ -167,7 +167,7 @@ class StopSignals:
 
     def __init__(self):
         self.received = []
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, lambda number, frame: self.received.append(number))
 
 

@@ -12,7 +12,7 @@ PACKAGE = pathlib.Path(dc_tf.__file__).parent
 LAYERS = [
     {"__main__"},
     {"commands"},
-    {"report", "evaluation"},
+    {"report", "evaluation", "doctor"},
     {"training"},
     {"export"},
     {"clustering", "data"},
@@ -21,12 +21,13 @@ LAYERS = [
     {"run_dir"},
     {"experiment"},
     {"settings"},
-    {"errors", "progress", "keras", "seeds"},
+    {"progress"},
+    {"errors", "keras", "pulse", "seeds"},
 ]
 
 # Narrower than their layer: the algorithms, which must be usable without the rest.
 ONLY = {
-    "clustering": {"clustering", "distributed", "errors", "progress"},
+    "clustering": {"clustering", "distributed", "errors", "progress", "pulse"},
     "data": {"data", "distributed", "errors", "progress", "seeds"},
     "nn": {"nn", "keras", "errors"},
 }

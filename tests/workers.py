@@ -104,7 +104,7 @@ class _Pool:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._logs[index],
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
 
     def call(self, function, args, timeout_s):
@@ -174,7 +174,7 @@ def _exchange(worker, request):
     return result
 
 
-def _die_with_parent():
+def die_with_parent():
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 

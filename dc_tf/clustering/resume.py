@@ -21,9 +21,11 @@ import zipfile
 import numpy as np
 from absl import logging
 
+from dc_tf import pulse
 from dc_tf.clustering import exchange
 from dc_tf.clustering.durable import write_whole
 from dc_tf.clustering.kmeans import KMeansState
+from dc_tf.errors import Preempted
 
 _JOB = "job.json"
 _ABOUT = "about"
@@ -93,10 +95,17 @@ class Snapshots:
         Args:
             generation: int, larger than before.
             snapshot: function that gives the `Snapshot`; it is called only if it is time.
+
+        Raises:
+            Preempted: on all workers, when one was asked to stop; it is saved.
         """
-        due = time.monotonic() >= self._due
-        if int(self._comm.broadcast(np.int64(due))):
+        stops = pulse.stop_asked()
+        due = time.monotonic() >= self._due and self._comm.rank == 0
+        due, stops = exchange.all_sum_array(np.array([due, stops], np.int64), self._comm)
+        if due or stops:
             self.save(generation, snapshot())
+        if stops:
+            raise Preempted("was asked to stop; the clustering in progress is saved")
 
     def save(self, generation, snapshot: Snapshot):
         """Writes a snapshot and removes all but the newest two.

@@ -8,7 +8,6 @@ which is the same up to rounding.
     kmeans(rows, k, comm, state=shared.newest(k, rows.dim), on_iteration=shared.save_if_due)
 """
 
-import json
 import os
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from dc_tf.clustering import exchange
 from dc_tf.clustering.kmeans import KMeansState
 from dc_tf.clustering.resume import Snapshot, Snapshots, pack_state, unpack_state
-from dc_tf.distributed.collectives import Solo
+from dc_tf.distributed.collectives import Solo, broadcast_json
 
 
 class SharedState:
@@ -47,7 +46,7 @@ class SharedState:
         snapshot = own
         if self._comm.rank == 0:
             snapshot = max(own, self._of_other_worlds(), key=_iteration)
-        about = _told_json(snapshot.about if snapshot else None, self._comm)
+        about = broadcast_json(snapshot.about if snapshot else None, self._comm)
         if about is None:
             return None
         arrays = {
@@ -87,11 +86,3 @@ def _name(rank, size):
 
 def _iteration(snapshot):
     return snapshot.about["iteration"] if snapshot else -1
-
-
-def _told_json(value, comm):
-    """The first worker's JSON-ready value, on every worker."""
-    text = json.dumps(value).encode()
-    length = int(comm.broadcast(np.int64(len(text))))
-    padded = np.frombuffer(text[:length].ljust(length), np.uint8).astype(np.int64)
-    return json.loads(comm.broadcast(padded).numpy().astype(np.uint8).tobytes())

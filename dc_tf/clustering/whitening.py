@@ -18,6 +18,7 @@ import numpy as np
 import scipy.linalg
 import tensorflow as tf
 
+from dc_tf import pulse
 from dc_tf.clustering.durable import write_whole
 from dc_tf.clustering.exchange import summed_blocks
 from dc_tf.clustering.feature_store import FeatureStore
@@ -62,6 +63,7 @@ class Moments:
         moments = cls(points.dim)
         for _, block in chunks(points, moments._block, stop=rows):
             moments.update(block)
+            pulse.beat("moments")
         return moments
 
     def update(self, rows):
@@ -160,7 +162,8 @@ class Whitening:
         # Broadcast, since two kinds of CPU need not agree on the last digits or on the sign.
         basis = np.zeros((moments.dim, dim), np.float32)
         if comm.rank == 0:
-            basis = _basis(covariance, dim, floor)
+            with pulse.patient("eigenvectors"):
+                basis = _basis(covariance, dim, floor)
         return cls(mean.astype(np.float32), comm.broadcast(basis).numpy())
 
     @property
@@ -244,6 +247,7 @@ def whiten_store(store: FeatureStore, whitening: Whitening, path=None) -> Featur
     done -= done % chunk_rows if done < target.rows else 0
     for start, rows in chunks(store, chunk_rows, done):
         target.write(start, whitening.apply(rows))
+        pulse.beat("whiten")
         if target.written % flush_rows == 0:
             target.flush()
     target.flush()

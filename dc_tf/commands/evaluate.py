@@ -21,6 +21,7 @@ from absl import flags
 from dc_tf.errors import ConfigError
 
 FLAGS = flags.FlagValues()
+_PICTURES = (".png", ".pdf", ".svg")
 _COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
@@ -43,6 +44,7 @@ TRAIN = _define(
 TEST = _define("string", "test", None, "Labelled data set to measure on.")
 LAYER = _define("list", "layer", ["all"], "conv1..conv13, fc6, fc7, comma-separated, or 'all'.")
 OUTPUT = _define("string", "output", None, "JSON file for the result.")
+PLOT = _define("string", "plot", None, "Picture of accuracy by layer, e.g. layers.png.")
 RANDOM_INIT = _define("bool", "random_init", True, "Measure an untrained network beside it.")
 COMPUTE_DTYPE = _define(
     "string", "compute_dtype", "float32", "Or bfloat16: products of the frozen network."
@@ -60,6 +62,8 @@ def run() -> dict | None:
         raise ConfigError(
             f"--compute_dtype is {COMPUTE_DTYPE.value!r}; use {' or '.join(_COMPUTE_DTYPES)}."
         )
+    if PLOT.value and not PLOT.value.endswith(_PICTURES):
+        raise ConfigError(f"--plot is {PLOT.value}; its end must be {', '.join(_PICTURES)}.")
     # After the flags are known to be right, since TensorFlow takes seconds to import.
     import tensorflow as tf
 
@@ -101,6 +105,12 @@ def run() -> dict | None:
         "protocol": dataclasses.asdict(protocol),
         **found,
     }
+    if PLOT.value:
+        from dc_tf.evaluation.plot import plot  # brings Matplotlib
+
+        if "layers" not in found:
+            raise ConfigError(f"--plot is of layers, which {request.task} does not measure.")
+        plot(result, PLOT.value, getattr(protocol, "paper", None))
     if OUTPUT.value:
         with tf.io.gfile.GFile(OUTPUT.value, "w") as f:
             f.write(json.dumps(result, indent=1) + "\n")

@@ -6,6 +6,7 @@ Any matrices of float16, bfloat16, float32 or float64, larger than memory if nee
 are one matrix. Writes centroids.npy (k, dim), assignments.npy (the cluster of every row) and
 clustering.json (settings, objective of each iteration, sizes of the clusters). Started again with
 the same settings, it goes on where it was stopped; once finished, it prints its result again.
+SIGTERM saves after the iteration and ends with exit code 42.
 """
 
 import hashlib
@@ -75,6 +76,15 @@ CACHE_GB = _define(
     lower_bound=0,
 )
 
+TIMEOUT_S = _define(
+    "float",
+    "timeout_s",
+    600.0,
+    "Seconds that a worker may be silent or do nothing before the others end, and say so; 0: for "
+    "ever.",
+    lower_bound=0,
+)
+
 
 def run() -> dict | None:
     """Clusters; returns the result on the chief."""
@@ -120,6 +130,7 @@ def _job():
         overwrite=OVERWRITE.value,
         save_every_s=SAVE_EVERY_S.value,
         cache_bytes=int(CACHE_GB.value * 1e9),
+        timeout_s=TIMEOUT_S.value,
     )
 
 

@@ -24,6 +24,7 @@ class KMeansDir:
         path: absolute path of the folder.
         centroids, assignments, about: the files of a finished clustering.
         state: folder for the k-means in progress.
+        pulses, stacks: folders of the watchdog meanwhile.
     """
 
     def __init__(self, path):
@@ -37,6 +38,8 @@ class KMeansDir:
         self._settings = os.path.join(self._unfinished, "settings.json")
         self._marks = os.path.join(self._unfinished, "workers")
         self.state = os.path.join(self._unfinished, "state")
+        self.pulses = os.path.join(self._unfinished, "pulses")
+        self.stacks = os.path.join(self._unfinished, "stacks")
 
     def check_inputs(self, paths):
         """ConfigError if a file that is read would be written over."""

@@ -5,10 +5,12 @@ A command is a module with a docstring, whose first line is its help, its own
 line on stdout, one JSON object. A flag named `ARGUMENT` may be given without its name. Only the
 command that was asked for is imported.
 
-Exit codes: 0 done; 1 failed; 2 wrong usage or configuration, nothing was started.
+Exit codes: 0 done; 1 failed; 2 wrong usage or configuration, nothing was started; 42 asked to stop,
+state saved, start again; 43 held up by another worker that failed, is gone or hangs.
 """
 
 import ast
+import errno
 import importlib
 import importlib.util
 import json
@@ -21,7 +23,7 @@ import traceback
 
 from absl import flags, logging
 
-from dc_tf.errors import ConfigError, DataError
+from dc_tf.errors import ConfigError, DataError, PeerError, Preempted
 
 COMMANDS = {
     "generate": "dc_tf.commands.generate",
@@ -34,9 +36,11 @@ COMMANDS = {
     "export": "dc_tf.commands.export",
     "import_torch": "dc_tf.commands.import_torch",
     "evaluate": "dc_tf.commands.evaluate",
+    "doctor": "dc_tf.commands.doctor",
 }
 
-DONE, FAILED, WRONG_USAGE = 0, 1, 2
+DONE, FAILED, WRONG_USAGE, PREEMPTED, HELD_UP = 0, 1, 2, 42, 43
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _HELP = ("--help", "-help", "-h", "help")
 
 
@@ -60,6 +64,15 @@ def main(argv=None):
     except DataError as error:
         _print_result(error.result)
         return _complain(error, FAILED)
+    except Preempted as error:
+        return _complain(error, PREEMPTED)
+    except PeerError as error:
+        return _complain(error, HELD_UP)
+    except OSError as error:
+        if error.errno not in _OF_DISKS:
+            traceback.print_exc()
+            return FAILED
+        return _complain(f"{error}; what was saved is whole. Make room and start again.", FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted", FAILED)
     except Exception:  # Whatever it was, the caller gets an exit code and the user a trace.

@@ -2,13 +2,18 @@
 
     dc_tf train --config_file=configs/quickstart.yaml --params_override=data.path=DIR --workdir=RUN
 
-On a run folder that has a checkpoint, it goes on from there at the exact step.
+On a run folder that has a checkpoint, it goes on from there at the exact step. With --dry_run it
+says what it would do, and what a worker needs for it, and starts nothing.
 """
 
+import contextlib
 import os
 
 from absl import flags
 
+from dc_tf import pulse
+from dc_tf.commands.logs import logged_to
+from dc_tf.commands.together import refuse_together
 from dc_tf.errors import ConfigError, DataError
 
 FLAGS = flags.FlagValues()
@@ -31,40 +36,112 @@ WORKDIR = flags.DEFINE_string(
     flag_values=FLAGS,
     required=True,
 )
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print the plan and what it costs; start nothing.", flag_values=FLAGS
+)
+WORKERS = flags.DEFINE_integer(
+    "workers",
+    None,
+    "With --dry_run: plan for so many workers, instead of those that TF_CONFIG names.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+GPUS = flags.DEFINE_bool(
+    "gpus",
+    None,
+    "With --dry_run: whether the workers have GPUs; None: as this machine.",
+    flag_values=FLAGS,
+)
 
 
 def run() -> dict | None:
     """Trains; returns the result of the run on the chief."""
     # After the flags are known to be right, since TensorFlow takes seconds to import.
     from dc_tf import experiment as experiment_lib
-    from dc_tf.commands.together import refuse_together
-    from dc_tf.distributed.cluster import connect, task_from_environment
-    from dc_tf.run_dir import RunDir
-    from dc_tf.training.loop import pretrain
+    from dc_tf.distributed.cluster import task_from_environment
+    from dc_tf.distributed.watchdog import Watchdog
+    from dc_tf.run_dir import RunDir, locked
 
     experiment = experiment_lib.load(CONFIG_FILE.value, PARAMS_OVERRIDE.value)
-    run_dir = RunDir(WORKDIR.value)
-    refusal = _refusal(experiment, run_dir, task_from_environment().size)
-    if refusal and task_from_environment().size == 1:
+    folder = RunDir(WORKDIR.value)
+    task = task_from_environment()
+    if DRY_RUN.value:
+        return _dry_run(experiment, folder, task)
+    if WORKERS.value or GPUS.value is not None:
+        raise ConfigError("--workers and --gpus are for --dry_run; workers come from TF_CONFIG.")
+    refusal = _refusal(experiment, folder, task.size)
+    if refusal and task.size == 1:
         raise refusal
-    cluster = connect()
+    with contextlib.ExitStack() as stack:
+        with _writable(folder):
+            folder.create()
+            timeout_s = experiment.watchdog.timeout_s
+            watchdog = Watchdog(folder.pulses, task, timeout_s, folder.stacks)
+            stack.enter_context(watchdog)
+            stack.enter_context(logged_to(folder.log(task.rank), FLAGS.verbosity))
+            if task.rank == 0:
+                stack.enter_context(locked(folder.lock, folder.path))
+        return _train(experiment, folder, refusal, watchdog)
+
+
+def _train(experiment, folder, refusal, watchdog):
+    from dc_tf.distributed.cluster import connect
+    from dc_tf.training.loop import pretrain
+
+    with pulse.patient("joining the others"):
+        cluster = connect()
+    watchdog.hear_signals()
     refuse_together(refusal, cluster)
     if cluster.is_chief:
-        _write_experiment(experiment, run_dir)
+        _write_experiment(experiment, folder)
     cluster.world.barrier()
-    shared = os.path.exists(run_dir.config)
+    shared = os.path.exists(folder.config)
     refuse_together(
         None
         if shared
         else ConfigError(
-            f"--workdir={run_dir.path} is not the chief's folder on worker {cluster.rank}; use one "
+            f"--workdir={folder.path} is not the chief's folder on worker {cluster.rank}; use one "
             "that all workers share."
         ),
         cluster,
     )
-    result = pretrain(experiment, run_dir, cluster)
+    result = pretrain(experiment, folder, cluster)
     cluster.leave()
     return result
+
+
+@contextlib.contextmanager
+def _writable(folder):
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"--workdir={folder.path} cannot be written ({error}); use a folder that all workers "
+            "can write, with space left."
+        ) from error
+
+
+def _dry_run(experiment, run_dir, task) -> dict | None:
+    """Prints the plan on the chief, or raises what keeps the run from starting."""
+    import tensorflow as tf
+
+    from dc_tf.data.manifest import Dataset
+    from dc_tf.training.plan import make_plan, rates_of
+    from dc_tf.training.plan_report import as_dict, as_text
+
+    workers = WORKERS.value or task.size
+    refusal = _refusal(experiment, run_dir, workers)
+    if refusal:
+        raise refusal
+    if task.rank:
+        return None
+    on_gpu = GPUS.value
+    if on_gpu is None:
+        on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    plan = make_plan(experiment, Dataset.open(experiment.data.path).rows, workers, on_gpu)
+    rates = rates_of(run_dir)
+    print(as_text(plan, rates))
+    return {"dry_run": True, **as_dict(plan, rates)}
 
 
 def _refusal(experiment, run_dir, workers) -> ConfigError | None:
@@ -106,7 +183,6 @@ def _write_experiment(experiment, run_dir):
     from dc_tf.experiment import to_yaml
     from dc_tf.run_dir import write_json, write_text
 
-    run_dir.create()
     dataset = Dataset.open(experiment.data.path)
     write_json(run_dir.data, {"path": dataset.path, "fingerprint": dataset.fingerprint()})
     write_text(run_dir.config, to_yaml(experiment))

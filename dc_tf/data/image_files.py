@@ -99,7 +99,7 @@ def _clean_bytes(data, rules):
             name = _target_format(image, rules)
             if _is_clean(image, name, rules):
                 image.load()  # A file that is cut short fails here.
-                if name == "JPEG" or _is_strict_png(data):
+                if _is_whole_jpeg(data) if name == "JPEG" else _is_strict_png(data):
                     return _cleaned(data, image, rules)
             image = _upright_rgb(image, rules)
             return _cleaned(_encode(image, name, rules), image, rules)
@@ -157,6 +157,11 @@ def _is_clean(image, name, rules):
         and _orientation(image) == 1
         and (rules.max_short_side is None or short <= rules.max_short_side)
     )
+
+
+def _is_whole_jpeg(data):
+    """Whether a marker ends the last scan: TensorFlow refuses what reads beyond the file's end."""
+    return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
 
 
 def _is_strict_png(data):

@@ -24,7 +24,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.data.files import is_local
+from dc_tf.data.files import is_local, open_binary, size_of
 from dc_tf.data.schema import OURS, Features
 from dc_tf.errors import DataError
 
@@ -70,6 +70,7 @@ class Dataset:
         self.class_names = tuple(class_names) if class_names is not None else None
         self.features = Features(**manifest["features"]) if "features" in manifest else OURS
         self.origin = manifest.get("origin") or {}
+        _check_types(self)
         self.offsets = np.cumsum([0] + [shard.rows for shard in self.shards], dtype=np.int64)
         self.rows = int(self.offsets[-1])
         self._indexes = {}
@@ -85,7 +86,7 @@ class Dataset:
         manifest = read_manifest(path)
         try:
             dataset = cls(path, manifest)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise DataError(f"{os.path.join(path, MANIFEST)} is damaged: {error!r}.") from error
         if dataset.rows != manifest.get("rows"):
             raise DataError(
@@ -153,15 +154,19 @@ class Dataset:
         path, rows = self.index_path(number), self.shards[number].rows
         remedy = f"`dc_tf index --input={self.path}` makes what is missing anew."
         try:
-            index = _load_array(path)
-        except (OSError, ValueError, tf.errors.OpError) as error:
+            with open_binary(path) as file:
+                shape, fortran, dtype = _read_header(file)
+                start = file.tell()
+                if shape != (rows, 3) or dtype != np.int64 or fortran:
+                    raise DataError(
+                        f"The index {path} is {dtype} of shape {shape}; the manifest says int64 of "
+                        f"shape {(rows, 3)}. {remedy}"
+                    )
+                return _map_numbers(path, file, start, shape)
+        except DataError:
+            raise
+        except Exception as error:  # NumPy raises anything on a header that is damaged.
             raise DataError(f"The index {path} cannot be read: {error}. {remedy}") from error
-        if index.shape != (rows, 3) or index.dtype != np.int64:
-            raise DataError(
-                f"The index {path} is {index.dtype} of shape {index.shape}; the manifest says "
-                f"int64 of shape {(rows, 3)}. {remedy}"
-            )
-        return index
 
 
 def read_manifest(path):
@@ -179,7 +184,7 @@ def read_manifest(path):
             f"The data set {path} {state}: it has no {MANIFEST}. Make it with "
             f"`dc_tf convert --input=IMAGES --output={path}` or `dc_tf generate --output={path}`."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{os.path.join(path, MANIFEST)} is damaged: {error}.") from error
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
@@ -206,8 +211,45 @@ def checksum(digest):
     return f"sha256:{digest.hexdigest()}"
 
 
-def _load_array(path):
-    if is_local(path):
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    with tf.io.gfile.GFile(path, "rb") as file:
-        return np.load(io.BytesIO(file.read()), allow_pickle=False)
+def _check_types(dataset):
+    """Refuses what only looks like a manifest, before anything is opened or counted by it.
+
+    Raises:
+        TypeError: a value of another kind, or one that cannot be.
+    """
+    names = dataset.class_names or ()
+    texts = [*names, *(shard.name for shard in dataset.shards)]
+    texts += [shard.checksum for shard in dataset.shards]
+    features = dataclasses.asdict(dataset.features)
+    offset = features.pop("label_offset")
+    for text in (*texts, *features.values()):
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} where a text was expected")
+    numbers = [count for shard in dataset.shards for count in (shard.rows, shard.bytes)]
+    for number in (*numbers, abs(offset)):
+        if type(number) is not int or not 0 <= number < 2**62:
+            raise TypeError(f"{number!r} where a count was expected")
+    for name in (shard.name for shard in dataset.shards):
+        whole = not is_local(name) or os.path.isabs(name) or os.path.basename(name) == name
+        if not whole or not name or "\0" in name or name in (".", ".."):
+            raise TypeError(f"{name!r} where a file in the folder, or a whole path, was expected")
+    if not isinstance(dataset.origin, dict):
+        raise TypeError("origin is not a mapping")
+
+
+def _read_header(file):
+    """(shape, whether columns come first, dtype) of a .npy file; nothing is allocated by it."""
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f"version {version} of the format where (1, 0) was expected")
+    return np.lib.format.read_array_header_1_0(file)
+
+
+def _map_numbers(path, file, start, shape):
+    """The int64 numbers behind the header, mapped if they are local."""
+    count = shape[0] * shape[1]
+    if size_of(path) != start + 8 * count:
+        raise ValueError(f"it has {size_of(path)} bytes, not {start + 8 * count}")
+    if is_local(path) and count:
+        return np.memmap(path, np.int64, "r", offset=start, shape=shape)
+    return np.frombuffer(file.read(), np.int64).reshape(shape)

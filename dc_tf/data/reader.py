@@ -18,7 +18,7 @@ import tensorflow as tf
 from dc_tf.data import schema
 from dc_tf.data.files import is_local
 from dc_tf.data.stand_ins import DamagedRow, StandIns
-from dc_tf.data.tfrecord import FOOTER_BYTES, HEADER_BYTES, unframe
+from dc_tf.data.tfrecord import FOOTER_BYTES, HEADER_BYTES, MAX_RECORD_BYTES, unframe
 from dc_tf.errors import DataError
 
 _MAX_OPEN = 256  # files kept open; the shards beyond are opened for each read
@@ -90,7 +90,8 @@ class RowReader:
 
     def _read_one(self, shard, offset, length):
         start, frame_bytes = offset - HEADER_BYTES, HEADER_BYTES + length + FOOTER_BYTES
-        if not 0 <= start <= self.dataset.shards[shard].bytes - frame_bytes or length < 0:
+        inside = 0 <= start <= self.dataset.shards[shard].bytes - frame_bytes
+        if not inside or not 0 <= length <= MAX_RECORD_BYTES:
             raise DamagedRow(
                 f"{self._place(shard, offset)} with {length} bytes cannot be: the shard has "
                 f"{self.dataset.shards[shard].bytes}, so its index is damaged."

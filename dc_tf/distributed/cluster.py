@@ -83,12 +83,14 @@ class Cluster:
     """This worker's view of the world.
 
     Attributes:
+        task: TaskSpec of this worker.
         rank, size: this worker's place among all W workers.
         strategy: tf.distribute.MultiWorkerMirroredStrategy with one replica here.
         world: the communicator of all workers.
     """
 
     def __init__(self, task: TaskSpec, strategy: tf.distribute.Strategy, link: Link):
+        self.task = task
         self.rank = task.rank
         self.size = task.size
         self.strategy = strategy
@@ -142,6 +144,8 @@ def connect() -> Cluster:
         ConfigError: TF_CONFIG cannot be understood, or this host has fewer GPUs than workers.
     """
     task = task_from_environment()
+    if not os.environ.get("TF_CONFIG", "").strip():
+        os.environ["TF_CONFIG"] = "{}"  # TensorFlow does not understand an empty one
     gpu = _claim_gpu(task)
     # float32 means float32: clustering and comparisons between machines rely on it.
     tf.config.experimental.enable_tensor_float_32_execution(False)

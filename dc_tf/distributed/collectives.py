@@ -9,10 +9,13 @@ must make the same calls in the same order, eagerly or while tracing a `tf.funct
 
 import dataclasses
 import itertools
+import json
 from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
+
+from dc_tf import pulse
 
 
 class Communicator(Protocol):
@@ -51,6 +54,9 @@ class Solo:
 
     def barrier(self) -> None:
         return
+
+
+ALONE = Solo()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +120,7 @@ class Collective:
         if tensor.dtype == tf.int32:  # TensorFlow keeps these in host memory even on a GPU.
             return tf.cast(self._reduce(tf.cast(tensor, tf.int64)), tf.int32)
         # A fresh instance key per call (per trace in a graph) keeps consecutive calls apart.
-        with tf.device(self._link.device):
+        with pulse.waiting(), tf.device(self._link.device):
             return tf.raw_ops.CollectiveReduceV2(
                 input=tensor,
                 group_size=self.size,
@@ -167,3 +173,11 @@ def all_gather_counts(count: int, comm: Communicator) -> np.ndarray:
     mine = np.zeros(comm.size, np.int64)
     mine[comm.rank] = count
     return comm.all_sum(mine).numpy()
+
+
+def broadcast_json(value, comm: Communicator, root=0):
+    """The root's JSON-ready value, on every member; what others pass counts for nothing."""
+    text = json.dumps(value).encode()
+    length = int(comm.broadcast(np.int64(len(text)), root))
+    padded = np.frombuffer(text[:length].ljust(length), np.uint8).astype(np.int64)
+    return json.loads(comm.broadcast(padded, root).numpy().astype(np.uint8).tobytes())

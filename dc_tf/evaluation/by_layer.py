@@ -2,11 +2,12 @@
 
     result, text = run(knn.evaluate, request, knn.Protocol())
 
-What measures is a function `evaluate(subject, train, test, layers, protocol)` to
-`{layer: {figure: value}}`. The first figure, `top1` or `map`, a share in [0, 1], is the one that
-layers are compared by.
+What measures is a function `evaluate(subject, train, test, layers, protocol, world)` to
+`{layer: {figure: value}}` of this worker's share of the layers. The first figure, `top1` or
+`map`, a share in [0, 1], is the one that layers are compared by.
 """
 
+from dc_tf.distributed.collectives import ALONE, broadcast_json
 from dc_tf.evaluation.features import parse_layers
 from dc_tf.evaluation.models import random_init
 from dc_tf.evaluation.paper import linear_figures
@@ -21,13 +22,14 @@ def run(evaluate, request, protocol, open_splits=None) -> tuple[dict, str]:
     layers = parse_layers(request.layers)
     train, test = open_splits(request) if open_splits else request.splits()
     subject = request.subject()
-    result = measure(
-        evaluate, subject, train, test, layers, protocol, request.random_init, request.seed
-    )
+    baseline, seed, world = request.random_init, request.seed, request.world
+    result = measure(evaluate, subject, train, test, layers, protocol, baseline, seed, world)
     return result, table(request.task, result, getattr(protocol, "paper", None))
 
 
-def measure(evaluate, subject, train, test, layers, protocol, baseline=True, seed=0) -> dict:
+def measure(
+    evaluate, subject, train, test, layers, protocol, baseline=True, seed=0, world=ALONE
+) -> dict:
     """Runs a task on a model and, if asked for, on random weights.
 
     Args:
@@ -38,17 +40,24 @@ def measure(evaluate, subject, train, test, layers, protocol, baseline=True, see
         protocol: the task's.
         baseline: whether to measure an untrained network as well.
         seed: of the untrained network.
+        world: Communicator of the workers that share the work; all return the same.
 
     Returns:
         JSON-able dict: `layers` by name with the task's figures, `random_init` the same (or
         None); `best_layer`, and under its own name the first figure of that layer, such as `top1`;
         `random_init_best_layer` and `random_init_top1` likewise; sizes of both sets.
     """
-    own = evaluate(subject, train, test, layers, protocol)
-    untrained = None
-    if baseline:
-        untrained = evaluate(random_init(subject, seed), train, test, layers, protocol)
-    name = _first_figure(own)
+
+    def measured(network):
+        own = evaluate(network, train, test, layers, protocol, world)
+        found = {}
+        for root in range(world.size):
+            found |= broadcast_json(own, world, root)
+        return {layer: found[layer] for layer in layers}
+
+    own = measured(subject)
+    untrained = measured(random_init(subject, seed)) if baseline else None
+    name = first_figure(own)
     result = {"layers": own, "random_init": untrained, "best_layer": _best(own)}
     result[name] = own[result["best_layer"]][name]
     result["random_init_best_layer"] = _best(untrained) if untrained else None
@@ -71,7 +80,7 @@ def table(task_name: str, result: dict, paper=None) -> str:
     figures = [f for f in next(iter(own.values())) if f.startswith(("top", "mean", "map"))]
     columns = {f: {layer: own[layer][f] for layer in own} for f in figures}
     if untrained:
-        name = _first_figure(own)
+        name = first_figure(own)
         columns["random init"] = {layer: untrained[layer][name] for layer in own}
     notes = [f"{task_name}, percent of {result['test_rows']} test images"]
     for method, figures in linear_figures(paper).items() if paper else ():
@@ -81,12 +90,13 @@ def table(task_name: str, result: dict, paper=None) -> str:
     return "\n".join([*notes, _format(columns, list(own))])
 
 
-def _first_figure(figures):
+def first_figure(figures: dict) -> str:
+    """The name of the figure, of `{layer: {figure: value}}`, that layers are compared by."""
     return next(iter(next(iter(figures.values()))))
 
 
 def _best(figures):
-    name = _first_figure(figures)
+    name = first_figure(figures)
     return max(figures, key=lambda layer: figures[layer][name])
 
 

@@ -6,6 +6,9 @@
 
 The arrays live in memory up to a bound and in files of a scratch folder beyond, so memory stays
 flat in the number of images.
+
+Several workers take the batches in turn and tell each other the vectors, so that all see what one
+alone would see, to the bit. Each keeps those of its own layers.
 """
 
 import math
@@ -16,6 +19,7 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
+from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.pooling import cell_average
 from dc_tf.nn.vgg16 import LAYERS
@@ -29,19 +33,21 @@ class Extractor:
     """Images to one pooled vector for each of some layers; nothing beyond the last is computed.
 
     Attributes:
-        layers: tuple of names.
-        dims: {layer: vector length}.
+        layers: tuple of names: this worker's share of all.
+        dims: {layer: vector length} of these.
     """
 
-    def __init__(self, trunk, pools: dict):
+    def __init__(self, trunk, pools: dict, world=ALONE):
         """Traces the network.
 
         Args:
             trunk: built VGG16.
             pools: {layer: function of its batch of features to (b, d)}.
+            world: Communicator of the workers that share the work.
         """
         resolution = trunk.settings["resolution"]
-        self.layers = tuple(pools)
+        self.layers = tuple(pools)[world.rank :: world.size]
+        self._world = world
 
         @tf.function(input_signature=[tf.TensorSpec([None, resolution, resolution, 3])])
         def vectors(images):
@@ -50,19 +56,53 @@ class Extractor:
 
         self._vectors = vectors
         shapes = vectors.get_concrete_function().structured_outputs
-        self.dims = {layer: int(shapes[layer].shape[-1]) for layer in pools}
+        self._all_dims = {layer: int(shapes[layer].shape[-1]) for layer in pools}
+        self.dims = {layer: self._all_dims[layer] for layer in self.layers}
 
     def __call__(self, images) -> dict:
-        """{layer: (b, dim) float32} of (b, r, r, 3) float32 images in [0, 1]."""
+        """{layer: (b, dim) float32} of (b, r, r, 3) float32 images in [0, 1], all layers."""
         return self._vectors(images)
 
     def over(self, subject, split, batch_size, what):
         """Yields (first position, {layer: (b, dim) tensor}) over a split, with progress."""
-        images = split.images(batch_size, subject.resolution, subject.short_side)
-        with split.errors(), Progress(len(split.rows), what, "images") as progress:
-            for batch in images:
-                yield progress.done, self(batch)
-                progress.update(len(batch))
+        own = own_batches(len(split.rows), batch_size, self._world)
+        images = split.images(batch_size, subject.resolution, subject.short_side, own)
+        enabled = self._world.rank == 0
+        with split.errors(), Progress(len(split.rows), what, "images", enabled) as progress:
+            for vectors in self.in_turn(images, len(split.rows), batch_size):
+                yield progress.done, vectors
+                progress.update(min(batch_size, len(split.rows) - progress.done))
+
+    def in_turn(self, own_images, rows, batch_size):
+        """Yields {own layer: (b, dim) tensor} of all batches, of which each worker computes some.
+
+        Args:
+            own_images: iterable of this worker's batches, in order: those of `own_batches`.
+            rows: number of images in all.
+            batch_size: of all batches but the last, which may be short.
+        """
+        images, world = iter(own_images), self._world
+        starts = range(0, rows, batch_size)
+        for first in range(0, len(starts), world.size):
+            mine = first + world.rank < len(starts)
+            computed = self(next(images)) if mine else {}
+            for root, start in enumerate(starts[first : first + world.size]):
+                count = min(batch_size, rows - start)
+                yield self._told(computed if root == world.rank else None, count, root)
+
+    def _told(self, computed, count, root):
+        """One worker's vectors on all of them, of which each keeps its own layers."""
+        told = {}
+        for layer, dim in self._all_dims.items():
+            own = tf.zeros([count, dim]) if computed is None else computed[layer]
+            told[layer] = self._world.broadcast(own, root)
+        return {layer: told[layer] for layer in self.layers}
+
+
+def own_batches(rows: int, batch_size: int, world) -> np.ndarray:
+    """(n,) int64: places in [0, rows) of the batches that this worker takes, every size-th."""
+    places = np.arange(rows)
+    return places[places // batch_size % world.size == world.rank]
 
 
 class Store:
@@ -122,7 +162,7 @@ def extract(extractor, subject, split, store, batch_size=256, dtype="float32", w
         dtype: "float32", or "float16" with values clipped to its range.
 
     Returns:
-        {layer: (n, dim) array}.
+        {own layer: (n, dim) array}.
     """
     rows = len(split.rows)
     arrays = {layer: store.array((rows, dim), dtype) for layer, dim in extractor.dims.items()}
@@ -132,14 +172,14 @@ def extract(extractor, subject, split, store, batch_size=256, dtype="float32", w
     return arrays
 
 
-def extract_cells(subject, splits, layers, protocol, store) -> list[dict]:
-    """For each split, {layer: (n, dim) float32 array} of maps averaged over a few cells.
+def extract_cells(subject, splits, layers, protocol, store, world=ALONE) -> list[dict]:
+    """For each split, {own layer: (n, dim) float32 array} of maps averaged over a few cells.
 
     Args:
         protocol: has `cells` and `batch_size`.
     """
     pools = {layer: cell_average(layer, protocol.cells) for layer in layers}
-    extractor = Extractor(subject.trunk, pools)
+    extractor = Extractor(subject.trunk, pools, world)
     return [
         extract(
             extractor,

@@ -15,6 +15,7 @@ import logging
 
 import numpy as np
 
+from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation import by_layer
 from dc_tf.evaluation.features import Store, directions, extract_cells
@@ -60,23 +61,25 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     return by_layer.run(evaluate, request, protocol)
 
 
-def evaluate(subject, train, test, layers, protocol: Protocol) -> dict:
+def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
     """Classifies a test split by a training split.
 
     Args:
         subject: models.Subject.
         train, test: splits.Split.
         layers: names of layers.
+        world: Communicator of the workers that share the layers.
 
     Returns:
-        {layer: {"top1": largest number of neighbours, "mean_class": the same averaged over
+        {own layer: {"top1": largest number of neighbours, "mean_class": the same averaged over
         classes, "top1_k1": ..., "top1_k5": ..., ...}}, shares in [0, 1].
     """
     with Store(protocol.scratch) as store:
-        features = extract_cells(subject, (train, test), layers, protocol, store)
+        features = extract_cells(subject, (train, test), layers, protocol, store, world)
         results = {}
-        with Progress(len(layers), f"{subject.name}: k-NN", "layers") as progress:
-            for layer in layers:
+        own, what = features[0], f"{subject.name}: k-NN"
+        with Progress(len(own), what, "layers", world.rank == 0) as progress:
+            for layer in own:
                 predicted = classify(
                     *(arrays[layer] for arrays in features),
                     train.labels,

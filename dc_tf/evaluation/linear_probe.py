@@ -20,10 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import tensorflow as tf
 
+from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import by_layer
 from dc_tf.evaluation.average_precision import classes_of
-from dc_tf.evaluation.features import Extractor, Store, extract
+from dc_tf.evaluation.features import Extractor, Store, extract, own_batches
 from dc_tf.evaluation.metrics import accuracy, mean_class_accuracy, top_k_accuracy
 from dc_tf.evaluation.paper import LINEAR_DATA
 from dc_tf.evaluation.pooling import MAX_FEATURES, grid_average
@@ -109,25 +110,27 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     return by_layer.run(evaluate, request, protocol, open_splits)
 
 
-def evaluate(subject, train, test, layers, protocol: Protocol) -> dict:
+def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
     """Trains classifiers on a training split and measures them on a test split.
 
     Args:
         subject: models.Subject.
         train, test: splits.Split, or MultiLabelSplit.
         layers: names of layers.
+        world: Communicator of the workers that share the layers.
 
     Returns:
-        {layer: {"top1", "top5", "mean_class": shares in [0, 1], "train_loss": nats, over the last
-        epoch, "dimensions": int}}; of several labels an image "map" and "map_11_points" instead of
-        the first three.
+        {own layer: {"top1", "top5", "mean_class": shares in [0, 1], "train_loss": nats, over the
+        last epoch, "dimensions": int}}; of several labels an image "map" and "map_11_points"
+        instead of the first three.
 
     Raises:
         ConfigError: a setting that cannot work.
         DataError: a loss that is not finite.
     """
-    extractor = Extractor(subject.trunk, _pools(subject.trunk, layers, protocol.max_features))
-    rates = {layer: protocol.rate(layer) for layer in layers}
+    pools = _pools(subject.trunk, layers, protocol.max_features)
+    extractor = Extractor(subject.trunk, pools, world)
+    rates = {layer: protocol.rate(layer) for layer in extractor.layers}
     probes = Probes(
         extractor.dims,
         train.classes,
@@ -138,14 +141,14 @@ def evaluate(subject, train, test, layers, protocol: Protocol) -> dict:
     )
     with Store(protocol.scratch) as store:
         if protocol.augment:
-            epoch_batches = _streamed(subject, extractor, train, protocol)
+            epoch_batches = _streamed(subject, extractor, train, protocol, world)
         else:
             what = f"{subject.name}: features of {train.path}"
             cache = extract(extractor, subject, train, store, protocol.batch_size, "float16", what)
             epoch_batches = _cached(cache, train.labels, protocol)
         if protocol.standardize:
             _standardize(probes, (features for features, _ in epoch_batches(0)))
-        losses = _train(probes, epoch_batches, train, protocol, subject.name)
+        losses = _train(probes, epoch_batches, train, protocol, subject.name, world.rank == 0)
     results = _test(probes, extractor, subject, test, protocol)
     for layer, figures in results.items():
         figures.update(train_loss=losses[layer], dimensions=extractor.dims[layer])
@@ -161,21 +164,29 @@ def _pools(trunk, layers, max_features):
     }
 
 
-def _streamed(subject, extractor, split, protocol):
+def _streamed(subject, extractor, split, protocol, world):
     """A function of the epoch to its batches, augmented, (features, labels)."""
     rows = len(split.rows)
     batch_size = min(protocol.batch_size, rows)
 
     def batches(epoch):
         order = np.random.default_rng((protocol.seed, epoch)).permutation(rows)
-        seeds = np.stack([np.full(rows, _FIRST_SEED + protocol.seed + epoch), order], 1)
-        seeds = seeds.astype(np.int32)
-        images = split.augmented(order, seeds, batch_size, subject.resolution)
-        for step, batch in enumerate(images):
-            chosen = order[step * batch_size : (step + 1) * batch_size]
-            yield extractor(batch), split.labels[chosen]
+        order = order[: rows - rows % batch_size]
+        own = order[own_batches(len(order), batch_size, world)]
+        images = _augmented(subject, split, own, batch_size, _FIRST_SEED + protocol.seed + epoch)
+        for number, features in enumerate(extractor.in_turn(images, len(order), batch_size)):
+            start = number * batch_size
+            yield features, split.labels[order[start : start + batch_size]]
 
     return batches
+
+
+def _augmented(subject, split, places, batch_size, seed):
+    """Batches of random crops of a split's rows, by their places in it."""
+    if not len(places):  # a worker more than there are batches
+        return iter(())
+    seeds = np.stack([np.full(len(places), seed), places], 1).astype(np.int32)
+    return split.augmented(places, seeds, batch_size, subject.resolution)
 
 
 def _cached(arrays, labels, protocol):
@@ -224,10 +235,10 @@ def _moments(x):
     return tf.reduce_sum(x, 0), tf.reduce_sum(x * x, 0)
 
 
-def _train(probes, epoch_batches, split, protocol, name):
+def _train(probes, epoch_batches, split, protocol, name, shown):
     """Runs all epochs; mean loss by layer over the last."""
-    total = protocol.epochs * len(split.rows)
-    with split.errors(), Progress(total, f"{name}: probes", "images") as progress:
+    what, total = f"{name}: probes", protocol.epochs * len(split.rows)
+    with split.errors(), Progress(total, what, "images", shown) as progress:
         for epoch in range(protocol.epochs):
             total, steps = {}, 0
             for features, labels in epoch_batches(epoch):

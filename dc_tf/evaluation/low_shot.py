@@ -11,6 +11,7 @@ import dataclasses
 
 import numpy as np
 
+from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation import by_layer
 from dc_tf.evaluation.features import Store, directions, extract_cells
@@ -51,28 +52,29 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     return by_layer.run(evaluate, request, protocol)
 
 
-def evaluate(subject, train, test, layers, protocol: Protocol) -> dict:
+def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
     """Classifies a test split after learning from few images of a training split.
 
     Args:
         subject: models.Subject.
         train, test: splits.Split.
         layers: names of layers.
+        world: Communicator of the workers that share the layers.
 
     Returns:
-        {layer: {"top1": of the largest number of shots, "top1_s1": mean over the draws, "std_s1":
-        their sample standard deviation (0 for one draw), ...}}, shares in [0, 1].
+        {own layer: {"top1": of the largest number of shots, "top1_s1": mean over the draws,
+        "std_s1": their sample standard deviation (0 for one draw), ...}}, shares in [0, 1].
 
     Raises:
         ConfigError: a class of the training split has fewer images than the largest shot.
     """
     drawn = draw(train, protocol)
     with Store(protocol.scratch) as store:
-        both = extract_cells(subject, (train, test), layers, protocol, store)
+        both = extract_cells(subject, (train, test), layers, protocol, store, world)
         results = {}
-        fits = len(layers) * protocol.draws * len(protocol.shots)
-        with Progress(fits, f"{subject.name}: SVMs", "fits") as progress:
-            for layer in layers:
+        fits = len(both[0]) * protocol.draws * len(protocol.shots)
+        with Progress(fits, f"{subject.name}: SVMs", "fits", world.rank == 0) as progress:
+            for layer in both[0]:
                 known, unknown = (features[layer] for features in both)
                 mean = np.mean(known, axis=0, dtype=np.float64).astype(np.float32)
                 unknown = directions(unknown, mean)

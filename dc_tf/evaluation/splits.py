@@ -32,9 +32,14 @@ class Split:
     labels: np.ndarray
     classes: int
 
-    def images(self, batch_size, resolution, short_side):
-        """Centre crops in the order of `rows`: batches of (b, r, r, 3) float32 in [0, 1]."""
-        batches = evaluation_batches(self.reader, self.rows, batch_size, resolution, short_side)
+    def images(self, batch_size, resolution, short_side, places=slice(None)):
+        """Centre crops in the order of `rows`: batches of (b, r, r, 3) float32 in [0, 1].
+
+        Args:
+            places: which of the rows, by default all.
+        """
+        rows = self.rows[places]
+        batches = evaluation_batches(self.reader, rows, batch_size, resolution, short_side)
         return batches.map(lambda batch: batch["image"])
 
     def augmented(self, places, seeds, batch_size, resolution):

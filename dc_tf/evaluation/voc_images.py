@@ -53,13 +53,13 @@ def random_crops(split, places, seeds, batch_size, size):
     return _batches(columns, prepare, batch_size)
 
 
-def center_crops(split, batch_size, size, short_side):
-    """Centre crops of all images in order; otherwise as `random_crops`."""
+def center_crops(split, batch_size, size, short_side, places=slice(None)):
+    """Centre crops of images, by default of all, in order; otherwise as `random_crops`."""
 
     def prepare(path):
         return augment.center_crop(tf.io.read_file(path), size, short_side)
 
-    return _batches((np.array(split.images),), prepare, batch_size)
+    return _batches((np.array(split.images)[places],), prepare, batch_size)
 
 
 @contextlib.contextmanager
@@ -99,8 +99,8 @@ class MultiLabelSplit:
         path = f"{split.path} ({split.name})"
         return cls(path, np.arange(len(split)), split.presence(), len(split.classes), split)
 
-    def images(self, batch_size, resolution, short_side):
-        return center_crops(self.split, batch_size, resolution, short_side)
+    def images(self, batch_size, resolution, short_side, places=slice(None)):
+        return center_crops(self.split, batch_size, resolution, short_side, places)
 
     def augmented(self, places, seeds, batch_size, resolution):
         crops = random_crops(self.split, places, seeds, batch_size, resolution)

@@ -8,9 +8,10 @@
 Folder `step-0000001234`:
     shared.*         trunk, its optimizer, the super-class head and the loss scale, from the chief
     head-0003.*      the sub-class head of super-class 3, from the first worker that serves it
-    position.json    where training stands; written last
+    position.json    where training stands, and how large each file is; written last
 
-It is written under another name and renamed when every worker has finished its part.
+It is written under another name and renamed when every worker has finished its part. One whose
+files were cut short or removed since is passed over, with a warning, for the one before.
 """
 
 import dataclasses
@@ -19,14 +20,17 @@ import re
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from dc_tf import experiment as experiment_lib
-from dc_tf import run_dir
+from dc_tf import pulse, run_dir
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.nn.vgg16 import VGG16
 
 _NAME = re.compile(r"step-(\d{10})$")
 _POSITION = "position.json"
+# What TensorFlow and the system raise where a file cannot be written.
+_OF_DISKS = (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +74,32 @@ class Checkpoints:
 
         Running statistics that differ between workers become their mean, on all of them, so that a
         run that goes on equals one that starts again from here.
+
+        Raises:
+            DataError: the disk is full or cannot be written; what was there before is whole.
         """
+        try:
+            with pulse.patient("checkpoint"):
+                self._save(position, learner)
+        except (
+            OSError,
+            tf.errors.ResourceExhaustedError,
+            tf.errors.PermissionDeniedError,
+        ) as error:
+            raise DataError(
+                f"the checkpoint of step {position.global_step} cannot be written to "
+                f"{self._folder}: {error}. Those before it are whole; make room there and start "
+                "again."
+            ) from error
+
+    def _save(self, position, learner):
         learner.average_statistics()
         final = os.path.join(self._folder, f"step-{position.global_step:010d}")
         aside = final + ".partial"
         if self._has(final):
             # No step was taken since: only what comes next is said differently.
             if self._cluster.is_chief:
-                run_dir.write_json(os.path.join(final, _POSITION), dataclasses.asdict(position))
+                _write_position(final, position)
             self._cluster.world.barrier()
             return
         if self._cluster.is_chief:
@@ -92,7 +114,8 @@ class Checkpoints:
         self._cluster.world.barrier()
         if self._cluster.is_chief:
             run_dir.sync_tree(aside)
-            run_dir.write_json(os.path.join(aside, _POSITION), dataclasses.asdict(position))
+            _write_position(aside, position)
+            run_dir.remove_tree(final)  # one that was damaged
             os.replace(aside, final)
             run_dir.sync_folder(self._folder)
             self._prune()
@@ -138,16 +161,45 @@ class Checkpoints:
 
 
 def read_position(path: str) -> Position:
-    return Position(**run_dir.read_json(os.path.join(path, _POSITION)))
+    return Position(**_read_about(path)["position"])
 
 
 def complete_checkpoints(folder: str) -> list[str]:
-    """Paths of the complete checkpoints in a folder, oldest first."""
+    """Paths of the complete checkpoints in a folder, oldest first; of others the log tells."""
     if not os.path.isdir(folder):
         return []
     names = sorted(name for name in os.listdir(folder) if _NAME.match(name))
-    paths = [os.path.join(folder, name) for name in names]
-    return [path for path in paths if os.path.exists(os.path.join(path, _POSITION))]
+    return [path for name in names if _is_whole(path := os.path.join(folder, name))]
+
+
+def _write_position(folder, position):
+    """The file that makes a checkpoint complete."""
+    sizes = _sizes(folder)
+    sizes.pop(_POSITION, None)
+    about = {"position": dataclasses.asdict(position), "bytes": sizes}
+    run_dir.write_json(os.path.join(folder, _POSITION), about)
+
+
+def _read_about(path) -> dict:
+    about = run_dir.read_json(os.path.join(path, _POSITION))
+    return about if "position" in about else {"position": about, "bytes": {}}  # before sizes
+
+
+def _is_whole(path) -> bool:
+    """Whether every file of a checkpoint is there with the size that it was written with."""
+    try:
+        about = _read_about(path)
+        found = _sizes(path)
+        wrong = [name for name, size in about["bytes"].items() if found.get(name) != size]
+    except (OSError, ValueError) as error:
+        wrong = [f"{_POSITION} ({error})"]
+    if wrong:
+        logging.warning("%s is damaged and is not used: %s", path, ", ".join(wrong))
+    return not wrong
+
+
+def _sizes(folder) -> dict[str, int]:
+    return {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
 
 
 def read_trunk(path: str, trunk: VGG16):

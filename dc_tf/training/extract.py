@@ -15,13 +15,13 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from dc_tf import run_dir
+from dc_tf import pulse, run_dir
 from dc_tf.clustering.feature_store import FeatureStore
 from dc_tf.clustering.whitening import Moments, Whitening, whiten_store
 from dc_tf.data.pipeline import evaluation_batches
 from dc_tf.data.reader import data_errors
 from dc_tf.distributed.collectives import all_agree, all_gather_counts
-from dc_tf.errors import DataError
+from dc_tf.errors import DataError, Preempted
 from dc_tf.progress import Progress
 
 
@@ -42,6 +42,7 @@ def extract(trunk, reader, experiment, stage, scratch, cluster) -> FeatureStore:
     Raises:
         DataError: an image cannot be read, features are not finite, or the disk is too small for
             all that is to come.
+        Preempted: on this worker, when it was asked to stop; what it has is on disk.
     """
     store = _raw_store(trunk, reader, stage, scratch, cluster)
     done = store.written
@@ -58,6 +59,9 @@ def extract(trunk, reader, experiment, stage, scratch, cluster) -> FeatureStore:
             store.write(done, features)
             done += len(features)
             progress.update(len(features))
+            if pulse.stop_asked():
+                store.flush()
+                raise Preempted(f"was asked to stop; {done} images of this worker are extracted")
             if time.monotonic() - flushed >= stage.clustering.save_every_s:
                 store.flush()
                 flushed = time.monotonic()

@@ -8,7 +8,7 @@ at the exact step.
 
 import dataclasses
 
-from dc_tf import run_dir
+from dc_tf import pulse, run_dir
 from dc_tf.clustering.assignments import Assignments, is_complete
 from dc_tf.clustering.backends import make_backend
 from dc_tf.clustering.nearest import MEMORY_BYTES
@@ -18,7 +18,7 @@ from dc_tf.data.reader import RowReader
 from dc_tf.data.sampler import BatchPlan, Sampler
 from dc_tf.distributed.collectives import all_agree
 from dc_tf.distributed.topology import Topology
-from dc_tf.errors import ConfigError, DataError
+from dc_tf.errors import ConfigError, DataError, Preempted
 from dc_tf.seeds import derive
 from dc_tf.training import reassign
 from dc_tf.training.checkpoint import (
@@ -50,8 +50,10 @@ def pretrain(experiment, run, cluster) -> dict | None:
     Raises:
         ConfigError: the worker count or data set does not fit the experiment.
         DataError: an image cannot be read, or the loss is not finite.
+        Preempted: a worker was asked to stop; what was done is saved.
     """
-    training = Pretraining(experiment, run, cluster)
+    with pulse.patient("preparing"):
+        training = Pretraining(experiment, run, cluster)
     for index in range(training.position.stage, len(experiment.stages)):
         training.run_stage(index)
     return training.result()
@@ -81,7 +83,8 @@ class Pretraining:
     def run_stage(self, index: int):
         """A method for its epochs: each round clusters, then trains on the clusters."""
         stage = self._experiment.stages[index]
-        learner = self._learner(index, stage)
+        with pulse.patient("preparing"):
+            learner = self._learner(index, stage)
         trainer = StageTrainer(
             self._experiment,
             self._run,
@@ -102,6 +105,7 @@ class Pretraining:
             if last == stage.epochs:
                 self.position = dataclasses.replace(self.position, stage=index + 1, epoch=0)
             self._checkpoints.save(self.position, learner)
+            self._stop_if_asked()
 
     def result(self) -> dict | None:
         """Plain numbers about the finished run, on the chief; also in the run folder."""
@@ -118,6 +122,10 @@ class Pretraining:
         }
         run_dir.write_json(self._run.result, result)
         return result
+
+    def _stop_if_asked(self):
+        if not all_agree(not pulse.stop_asked(), self._cluster.world):
+            raise Preempted(f"was asked to stop; saved at step {self.position.global_step}")
 
     def _make_trunk(self):
         """The network, mirrored: initial weights, another run's, or the checkpoint's."""

@@ -20,9 +20,10 @@ from dc_tf.training.loss_scale import LossScale, all_finite
 from dc_tf.training.optimizers import decayed, make_optimizer
 
 # What `step` returns, per worker: over its images, and its share of what all workers know. Added up
-# over the workers these are sums over the global batch, steps taken, and squared gradient norms.
+# over the workers these are sums over the global batch, steps taken, squared gradient norms,
+# and how many workers ask for the end.
 IMAGE_SUMS = ("images", "loss", "super_loss", "sub_loss", "super_hits", "rotation_hits", "sub_hits")
-SUMS = (*IMAGE_SUMS, "steps", "trunk_gradient", "head_gradient")
+SUMS = (*IMAGE_SUMS, "steps", "trunk_gradient", "head_gradient", "stops")
 
 
 class Learner:
@@ -123,19 +124,21 @@ class Learner:
                 variable.assign(total / world.size)
 
     @tf.function
-    def step(self, batch, step_seed):
+    def step(self, batch, step_seed, stop=0.0):
         """Changes the weights by one step of gradient descent on the global batch.
 
         Args:
             batch: this worker's part, in the order of `Sampler.epoch`: image (b, r, r, 3) float32,
                 super_id (b,) int32, sub_id (b,) int32.
             step_seed: int32 scalar of the dropout, equal on all workers.
+            stop: float32 scalar, 1 where this worker asks for the end; the step is taken all the
+                same, and all learn of it.
 
         Returns:
             (len(SUMS),) float32, in the order of SUMS.
         """
         sums, gradients, finite = self._cluster.strategy.run(
-            self._replica_step, args=(batch, step_seed)
+            self._replica_step, args=(batch, step_seed, stop)
         )
         if self.loss_scale is None:
             self._apply(gradients)
@@ -144,7 +147,7 @@ class Learner:
             tf.cond(finite, lambda: self._apply(gradients), lambda: None)
         return sums
 
-    def _replica_step(self, batch, step_seed):
+    def _replica_step(self, batch, step_seed, stop):
         """(sums, summed gradients of trunk and heads, whether they are finite) of one replica."""
         batch = {**batch, "dropout_mask": self._dropout_mask(step_seed)}
         scale = 1.0 if self.loss_scale is None else self.loss_scale.value
@@ -153,17 +156,18 @@ class Learner:
         heads = [head.sum_gradients(part) for head, part in zip(self._heads(), heads)]
         # By our own exchange, so that it takes its turn among those of batch norm and heads.
         finite = tf.constant(True)
+        stop = tf.convert_to_tensor(stop)
         if self.loss_scale is None:
-            trunk = all_sum_packed(trunk, self._cluster.world)
+            *trunk, stops = all_sum_packed([*trunk, stop], self._cluster.world)
         else:
             # Heads are known to their holders alone, so these tell the others.
             bad = 1.0 - tf.cast(all_finite(sum(heads, [])), tf.float32)
-            *trunk, bad = all_sum_packed([*trunk, bad], self._cluster.world)
+            *trunk, bad, stops = all_sum_packed([*trunk, bad, stop], self._cluster.world)
             finite = tf.logical_and(all_finite(trunk), tf.equal(bad, 0.0))
         norms = self._squared_norms(trunk, heads)
         taken = tf.stack([1.0 / self._cluster.size, *norms])
         taken = tf.where(finite, taken, tf.zeros_like(taken))
-        return tf.concat([sums, taken], 0), [trunk, *heads], finite
+        return tf.concat([sums, taken, [stops / self._cluster.size]], 0), [trunk, *heads], finite
 
     def _accumulated(self, batch, scale):
         """(image sums, gradients of trunk and heads) of this worker's batch, in equal parts."""

@@ -5,6 +5,7 @@ trainer.train_epoch(batches, steps=100, title="rotnet epoch 1/9", learning_rate=
 trainer.position
 """
 
+import collections
 import contextlib
 import dataclasses
 import io
@@ -15,8 +16,9 @@ import orbit
 import tensorflow as tf
 from absl import logging
 
+from dc_tf import pulse, run_dir
 from dc_tf.data.reader import data_errors
-from dc_tf.errors import DataError
+from dc_tf.errors import DataError, Preempted
 from dc_tf.progress import Progress
 from dc_tf.training.loss_scale import LEAST
 from dc_tf.training.step import SUMS
@@ -25,6 +27,8 @@ from dc_tf.training.step import SUMS
 _INPUT_BOUND = 0.2
 _INPUT_BOUND_AFTER_S = 30.0
 # Figures beside the progress bar.
+# A step's result is looked at when others have been started, so that a GPU never waits for it.
+_LAG = 2
 _SHOWN = ("loss", "rotation_accuracy", "images_per_second", "input_wait")
 
 
@@ -47,6 +51,7 @@ class StageTrainer:
     def __init__(self, experiment, run, cluster, learner, checkpoints, metrics, position):
         self.position = position
         self._experiment = experiment
+        self._run = run
         self._cluster = cluster
         self._learner = learner
         self._checkpoints = checkpoints
@@ -77,6 +82,7 @@ class StageTrainer:
 
         Raises:
             DataError: the loss or the gradient is not finite, or an image cannot be read.
+            Preempted: a worker was asked to stop; all have saved, at the same step.
         """
         self._learner.set_learning_rate(learning_rate)
         self._figures = {"stage": self.position.stage, "epoch": self.position.epoch}
@@ -86,9 +92,19 @@ class StageTrainer:
             # Orbit prints each inner loop; the progress says the same, and metrics.jsonl more.
             with contextlib.redirect_stdout(io.StringIO()):
                 end = self.position.global_step + steps
-                self._controller.train(end, checkpoint_at_completion=False)
+                try:
+                    self._controller.train(end, checkpoint_at_completion=False)
+                except _Stop:
+                    self._stop()
         self._inner.start_epoch(())  # a live pipeline can keep the interpreter from ending
         self.position = dataclasses.replace(self.position, epoch=self.position.epoch + 1, step=0)
+
+    def _stop(self):
+        """Saves where all workers have agreed to stop."""
+        self._inner.start_epoch(())
+        self._move()
+        self._save(None)
+        raise Preempted(f"was asked to stop; saved at step {self.position.global_step}")
 
     def _steps_to_next_stop(self, global_step) -> int:
         """Steps until metrics or a checkpoint are due."""
@@ -96,21 +112,28 @@ class StageTrainer:
         return min(log - global_step % log, save - global_step % save)
 
     def _advance(self, output):
+        steps = self._move()
+        self._progress.update(steps, **{name: output[name] for name in _SHOWN})
+
+    def _move(self) -> int:
+        """Brings the position to the steps that were taken; returns how many are new."""
         steps = int(self._global_step) - self.position.global_step
         self.position = dataclasses.replace(
             self.position,
             step=self.position.step + steps,
             global_step=self.position.global_step + steps,
         )
-        self._progress.update(steps, **{name: output[name] for name in _SHOWN})
+        return steps
 
     def _require_finite(self, output):
         for name in ("loss", "gradient_norm", "head_gradient_norm"):
             if not math.isfinite(output[name]):
+                self._keep_failed_step(output)
                 raise DataError(
                     f"the {name.replace('_', ' ')} is {output[name]} at step "
                     f"{self.position.global_step}; the last checkpoint is finite and stays. Lower "
-                    "the learning rate, or look for broken images."
+                    f"the learning rate, or look for broken images. {self._run.failed_step} has "
+                    "the figures; started again with log_every=1, training comes to the same step."
                 )
         if output.get("skipped_steps") and output["loss_scale"] <= LEAST:
             raise DataError(
@@ -118,11 +141,20 @@ class StageTrainer:
                 "loss is not scaled; use model.compute_dtype=bfloat16, or a lower learning rate."
             )
 
+    def _keep_failed_step(self, output):
+        if self._cluster.is_chief:
+            position = dataclasses.asdict(self.position)
+            run_dir.write_json(self._run.failed_step, position | self._figures | output)
+
     def _log(self, output):
         self._metrics.write("train", self.position.global_step, **self._figures, **output)
 
     def _save(self, _):
         self._checkpoints.save(self.position, self._learner)
+
+
+class _Stop(Exception):
+    """All workers stop here."""
 
 
 class EpochTrainer(orbit.AbstractTrainer):
@@ -141,6 +173,7 @@ class EpochTrainer(orbit.AbstractTrainer):
         self._batches = iter(())
         self._waited = self._seconds = 0.0
         self._warned = False
+        self._results = collections.deque(maxlen=_LAG)  # of the last steps
 
     def start_epoch(self, batches):
         """Takes the (rest of the) epoch's batches of this worker."""
@@ -161,11 +194,13 @@ class EpochTrainer(orbit.AbstractTrainer):
         sums = tf.zeros([len(SUMS)])
         for _ in range(num_steps):
             asked = time.monotonic()
+            pulse.beat("waits for images")
             with data_errors():
                 batch = next(self._batches)
             waited += time.monotonic() - asked
-            sums += self._learner.step(batch, tf.cast(self._global_step, tf.int32))
+            sums += self._step(batch)
             self._global_step.assign_add(1)
+            self._stop_if_agreed()
         *sums, all_waited = self._cluster.world.all_sum(tf.concat([sums, [waited]], 0)).numpy()
         seconds = time.monotonic() - started
         self._watch_input(waited, seconds)
@@ -177,6 +212,20 @@ class EpochTrainer(orbit.AbstractTrainer):
             "images_per_second": float(sums[0]) / seconds,
             "input_wait": float(all_waited) / self._cluster.size / seconds,
         }
+
+    def _step(self, batch):
+        stop = tf.constant(float(pulse.stop_asked()))
+        with pulse.waiting("a training step"), contextlib.ExitStack() as stack:
+            if not self._results:
+                stack.enter_context(pulse.patient("the first training step"))
+            result = self._learner.step(batch, tf.cast(self._global_step, tf.int32), stop)
+        self._results.append(result)
+        return result
+
+    def _stop_if_agreed(self):
+        """Every worker finds the same in the result of the same step, so all stop together."""
+        if len(self._results) == _LAG and float(self._results[0][SUMS.index("stops")]) > 0:
+            raise _Stop
 
     def _watch_input(self, waited, seconds):
         """Warns once if this worker trains slower than it could because of its input."""

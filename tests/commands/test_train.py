@@ -5,6 +5,7 @@ import io
 import json
 import os
 import tempfile
+from unittest import mock
 
 import runs
 import tensorflow as tf
@@ -81,6 +82,51 @@ class TrainTest(tf.test.TestCase):
         self.assertEqual(code, 2)
         self.assertIn("/nowhere.yaml", err.getvalue())
         self.assertFalse(os.path.exists(workdir))
+
+    def dry_run(self, *flags, task=None):
+        """(exit code, stdout, stderr) of `train --dry_run` on a folder that it must not make."""
+        workdir = os.path.join(tempfile.mkdtemp(dir=self.folder), "run")
+        settings = runs.settings(self.data, stages=runs.SETTINGS["stages"][:1])
+        argv = ["train", "--dry_run", f"--params_override={settings!r}", f"--workdir={workdir}"]
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mock.patch.dict(os.environ, {"TF_CONFIG": json.dumps(task or {})}))
+            stack.enter_context(contextlib.redirect_stdout(out))
+            stack.enter_context(contextlib.redirect_stderr(err))
+            code = main([*argv, *flags])
+        self.assertFalse(os.path.exists(workdir))
+        return code, out.getvalue(), err.getvalue()
+
+    def test_a_dry_run_prints_the_plan_and_starts_nothing(self):
+        code, out, _ = self.dry_run("--workers=4")
+        self.assertEqual(code, 0)
+        result = json.loads(out.splitlines()[-1])
+        self.assertEqual((result["dry_run"], result["workers"], result["rows"]), (True, 4, 40))
+        self.assertEqual(result["stages"][0]["batch_per_worker"], 8)
+        self.assertIn("rotnet: 2 epochs of 1 steps", out)
+        self.assertIn("worker 3: super-class 3", out)
+
+    def test_a_dry_run_plans_for_the_workers_that_are_named_and_the_chief_prints(self):
+        jobs = {"worker": ["a:1", "b:1"]}  # hosts that do not exist: nobody is waited for
+        for rank in (0, 1):
+            task = {"cluster": jobs, "task": {"type": "worker", "index": rank}}
+            code, out, _ = self.dry_run(task=task)
+            self.assertEqual(code, 0)
+            lines = out.splitlines()
+            self.assertEqual([json.loads(line)["workers"] for line in lines[-1:]], [2][rank:])
+
+    def test_a_dry_run_is_refused_what_the_run_would_be(self):
+        code, out, err = self.dry_run("--workers=3")
+        self.assertEqual((code, out), (2, ""))
+        self.assertRegex(err, r"stages\[0\] \(rotnet\): 3 workers cannot share 4")
+
+    def test_workers_are_not_made_by_a_flag(self):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            override = f"--params_override={runs.settings(self.data)!r}"
+            code = main(["train", "--workers=2", override, "--workdir=/nowhere/run"])
+        self.assertEqual(code, 2)
+        self.assertIn("for --dry_run", err.getvalue())
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from unittest import mock
 import devkit
 import numpy as np
 import tensorflow as tf
+import workers
+from PIL import Image
 
 from dc_tf.commands.main import main
 from dc_tf.data.writer import DatasetWriter
@@ -18,7 +20,7 @@ from dc_tf.evaluation.features import Extractor, Store, extract, parse_layers
 from dc_tf.evaluation.models import open_model, random_init
 from dc_tf.evaluation.pooling import cell_average
 from dc_tf.evaluation.splits import open_splits
-from dc_tf.evaluation.tasks import read_protocol
+from dc_tf.evaluation.tasks import Request, read_protocol
 from dc_tf.export.saved_model import export_saved_model
 from dc_tf.nn.vgg16 import LAYERS, VGG16
 
@@ -43,6 +45,14 @@ def write_stripes(path, rows, seed, names=NAMES, label_of=lambda name: NAMES.ind
             label = label_of(names[number])
             writer.write(stripes(label, random), label=number, source=f"{i}.png")
     return path
+
+
+def measure_on(cluster, task, settings, model, train, test):
+    """What a task finds, on each of some workers."""
+    module, protocol = read_protocol(task, [], [repr(settings)])
+    layers = ("conv2", "conv4", "fc7")
+    request = Request(task, model, train=train, test=test, layers=layers, cluster=cluster)
+    return module.run(request, protocol)[0]
 
 
 class TasksTest(tf.test.TestCase):
@@ -157,6 +167,19 @@ class TasksTest(tf.test.TestCase):
             alone = linear_probe.evaluate(self.subject, *self.splits(), ["conv3"], protocol)
             self.assertAllClose(both["conv3"], alone["conv3"], rtol=1e-4)
 
+    def test_two_workers_find_what_one_finds(self):
+        probe = {"epochs": 2, "batch_size": 16, "learning_rate": 0.01, "max_features": 200}
+        for task, settings in (
+            ("knn", {"batch_size": 7}),
+            ("low_shot", {"shots": [1, 4], "draws": 2, "batch_size": 7}),
+            ("linear_probe", {**probe, "augment": True}),
+            ("linear_probe", {**probe, "augment": False}),
+        ):
+            arguments = task, settings, self.model, self.train, self.test
+            (alone,) = workers.on_cluster(1, measure_on, *arguments)
+            self.assertEqual(workers.on_cluster(2, measure_on, *arguments), [alone] * 2, task)
+            self.assertEqual(list(alone["layers"]), ["conv2", "conv4", "fc7"])
+
     def test_a_loss_that_explodes_is_reported(self):
         protocol = linear_probe.Protocol(epochs=2, augment=False, learning_rate=1e38)
         with self.assertRaisesRegex(DataError, "lower learning_rate"):
@@ -218,13 +241,18 @@ class TasksTest(tf.test.TestCase):
         self.assertIn("random init", out)
 
     def test_the_command_shows_the_papers_figures_beside_linear_classifiers(self):
+        picture = os.path.join(self.get_temp_dir(), "layers.png")
         flags = ["--params_override=epochs=1,batch_size=16", "--layer=conv13", "--norandom_init"]
+        flags.append(f"--plot={picture}")
         code, out, err = self.call(f"--config_file={SMALL}", *flags)
         self.assertEqual(code, 0, err)
         self.assertRegex(out, r"paper:DeeperCluster\nconv13 .* 45\.60\n")
         result = json.loads(out.splitlines()[-1])
         self.assertIsNone(result["random_init_top1"])
         self.assertEqual(result["protocol"]["batch_size"], 16)
+        with Image.open(picture) as image:
+            self.assertEqual(image.size, (960, 540))
+            self.assertGreater(len(np.unique(np.asarray(image).reshape(-1, 4), axis=0)), 20)
 
     def test_linear_classifiers_of_a_development_kit_are_measured_by_average_precision(self):
         folder = os.path.join(self.root, "kit")
@@ -253,6 +281,7 @@ class TasksTest(tf.test.TestCase):
             "--task=nim": "low_shot, nmi",
             "--layer=conv14": "conv13",
             "--resize=8": "32",
+            "--plot=layers.txt": ".png, .pdf",
             "--compute_dtype=half": "bfloat16",
             "--params_override=temperature=0": "temperature",
             "--params_override=epochs=2": "unknown setting 'epochs'; known here: batch_size",

@@ -1,6 +1,7 @@
 """Whole runs: a resumed one ends like an undisturbed one, more workers change only the speed."""
 
 import os
+import pathlib
 import shutil
 import sys
 import tempfile
@@ -15,8 +16,8 @@ from dc_tf import experiment as experiment_lib
 from dc_tf.clustering.assignments import Assignments
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.export.saved_model import export_saved_model
-from dc_tf.run_dir import RunDir
-from dc_tf.training.checkpoint import load_trunk
+from dc_tf.run_dir import RunDir, read_json
+from dc_tf.training.checkpoint import complete_checkpoints, load_trunk
 from dc_tf.training.loop import check_start, learning_rate, plan_stages
 from dc_tf.training.metrics import read
 from dc_tf.training.start import check_initial, initial_weights
@@ -203,6 +204,16 @@ class LoopTest(tf.test.TestCase):
             with self.assertRaisesRegex(ConfigError, message):
                 check_initial(self.load({**self.settings, **changes}))
 
+    def test_a_checkpoint_that_was_cut_short_gives_way_to_the_one_before(self):
+        workdir = os.path.join(self.folder, "cut")
+        shutil.copytree(self.undisturbed, workdir)
+        *_, before, newest = complete_checkpoints(RunDir(workdir).checkpoints)
+        (data,) = pathlib.Path(newest).glob("shared.data*")
+        os.truncate(data, data.stat().st_size // 2)
+        self.assertEqual(complete_checkpoints(RunDir(workdir).checkpoints)[-1], before)
+        workers.on_cluster(1, runs.train, self.settings, workdir)
+        self.assert_same_end(workdir, self.undisturbed)
+
     def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(self):
         workdir = os.path.join(self.folder, "nan")
         stages = [{**runs.SETTINGS["stages"][0], "optimizer": {"learning_rate": 1e30}}]
@@ -210,6 +221,8 @@ class LoopTest(tf.test.TestCase):
         ((kind, message),) = workers.on_cluster(1, _failure, settings, workdir)
         self.assertEqual(kind, DataError.__name__)
         self.assertRegex(message, r"(loss|norm) is (nan|inf) at step \d+")
+        kept = read_json(RunDir(workdir).failed_step)
+        self.assertEqual((kept["stage"], kept["learning_rate"]), (0, 1e30))
         for value in runs.end_state(workdir).values():
             if np.issubdtype(value.dtype, np.floating):
                 self.assertAllInRange(np.isfinite(value).astype(int), 1, 1)

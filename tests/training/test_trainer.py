@@ -1,6 +1,5 @@
 """What the inner loop tells about its steps."""
 
-import time
 from unittest import mock
 
 import numpy as np
@@ -14,9 +13,11 @@ from dc_tf.training.checkpoint import Position
 from dc_tf.training.step import SUMS
 from dc_tf.training.trainer import EpochTrainer, StageTrainer, mean_figures
 
+CLOCK = [0.0]
+
 
 class Steps:
-    """A learner and cluster of one worker whose steps take some seconds."""
+    """A learner and cluster of one worker whose steps take some seconds of CLOCK."""
 
     rank, size, world = 0, 1, Solo()
     loss_scale = None
@@ -24,14 +25,14 @@ class Steps:
     def __init__(self, seconds):
         self._seconds = seconds
 
-    def step(self, batch, step_seed):
-        time.sleep(self._seconds)
-        return tf.ones([len(SUMS)])
+    def step(self, batch, step_seed, stop):
+        CLOCK[0] += self._seconds
+        return tf.one_hot(SUMS.index("images"), len(SUMS))
 
 
 def images_every(seconds):
     while True:
-        time.sleep(seconds)
+        CLOCK[0] += seconds
         yield {}
 
 
@@ -45,13 +46,16 @@ def train(step_s, image_s, calls=2):
 class TrainerTest(tf.test.TestCase):
     def warnings(self, *args, after_s=0.0):
         with mock.patch.object(trainer, "_INPUT_BOUND_AFTER_S", after_s):
-            with mock.patch.object(logging, "warning") as warning:
+            with (
+                mock.patch.object(logging, "warning") as warning,
+                mock.patch.object(trainer.time, "monotonic", lambda: CLOCK[0]),
+            ):
                 figures = train(*args)
         return [call.args[0] % call.args[1:] for call in warning.call_args_list], figures
 
     def test_training_that_waits_for_images_says_so_once(self):
         (warning,), figures = self.warnings(0.0, 0.02)
-        self.assertRegex(warning, r"input-bound: worker 0 waits for images \d\d %.*`threads`")
+        self.assertRegex(warning, r"input-bound: worker 0 waits for images 100 %.*`threads`")
         self.assertAllInRange([f["input_wait"] for f in figures], 0.5, 1.0)
 
     def test_other_training_does_not_nor_one_that_has_just_begun(self):

@@ -1,0 +1,197 @@
+"""A small experiment under random faults, and whether it ends as one that nobody disturbed.
+
+    python benchmarks/chaos.py --faults=100 --seed=0 --output=benchmarks/results/chaos.md
+
+Two workers train on generated pictures: RotNet, two clusterings, DeeperCluster. At a random moment
+one is killed, stopped, told to end, or all are; or the newest checkpoint is cut short before the
+next start. All are started again until the run ends; then another run begins, until so many faults
+have been done. Each run must end with the weights, heads and optimizers of the undisturbed one, bit
+for bit, and every worker that was left must end by itself within `--limit_s`.
+"""
+
+import collections
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+
+from absl import app, flags
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
+import jobs
+import runs
+
+from dc_tf.run_dir import RunDir
+from dc_tf.training.checkpoint import complete_checkpoints
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("faults", 100, "How many.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "Of the kinds, the workers and the moments.")
+flags.DEFINE_float("limit_s", 60.0, "Seconds in which the others must have ended.")
+flags.DEFINE_string("output", None, "Markdown file for the table.")
+
+WORKERS = 2
+# A worker that is stopped is blamed after so many seconds.
+TIMEOUT_S = 6.0
+# Everything takes this much longer, so that moments fall into all phases.
+SLOW = ("", 0.04)
+DONE, PREEMPTED, HELD_UP = 0, 42, 43
+
+
+def main(_):
+    folder = tempfile.mkdtemp(prefix="dc_tf-chaos-")
+    try:
+        chaos = Chaos(folder, random.Random(FLAGS.seed))
+        while chaos.faults < FLAGS.faults:
+            chaos.run()
+    finally:
+        shutil.rmtree(folder)
+    if FLAGS.output:
+        pathlib.Path(FLAGS.output).write_text(chaos.report())
+    print(chaos.report())
+    print(json.dumps({"faults": chaos.faults, "runs": chaos.runs, "lost": 0}))
+
+
+class Chaos:
+    """Runs under faults.
+
+    Attributes:
+        faults, runs: how many so far.
+    """
+
+    def __init__(self, folder, chance):
+        self._folder = folder
+        self._chance = chance
+        self.faults = self.runs = 0
+        self._kinds = collections.Counter()
+        self._phases = collections.Counter()
+        self._slowest = 0.0
+        data = runs.make_data(folder)
+        self._settings = runs.settings(data, watchdog={"timeout_s": TIMEOUT_S})
+        started = time.monotonic()
+        whole = os.path.join(folder, "whole")
+        with self._job(whole) as job:
+            _expect(job.wait(600) == [DONE] * WORKERS, job)
+        self._expected = runs.end_state(whole)
+        self._seconds = time.monotonic() - started
+        note(f"undisturbed: {self._seconds:.0f} s")
+
+    def run(self):
+        """One run until it ends, disturbed as long as there are faults left."""
+        workdir = os.path.join(self._folder, f"run-{self.runs}")
+        while True:
+            with self._job(workdir) as job:
+                if self.faults < FLAGS.faults and self._disturb(job, workdir):
+                    continue
+                _expect(job.wait(600) == [DONE] * WORKERS, job)
+                break
+        state = runs.end_state(workdir)
+        different = [n for n, v in self._expected.items() if not (state[n] == v).all()]
+        if different or state.keys() != self._expected.keys():
+            sys.exit(f"run {self.runs} ended differently: {different[:5]}")
+        self.runs += 1
+        shutil.rmtree(workdir)
+
+    def _disturb(self, job, workdir) -> bool:
+        """Waits for a random moment of the work and does something; False if it was too late."""
+        job.wait_until_slow()
+        until = time.monotonic() + self._chance.uniform(0.0, self._seconds)
+        while time.monotonic() < until:
+            if job.ended():
+                return False
+            time.sleep(0.05)
+        kind = self._chance.choice(["kill", "kill", "still", "tell one", "tell all", "cut"])
+        rank = self._chance.randrange(WORKERS)
+        phase = job.phase(workdir, rank)
+        fault = {"kill": _kill, "still": _still, "tell one": _tell_one, "tell all": _tell_all}
+        fault.get(kind, _kill)(job, rank)
+        seconds = _end(job, rank, kind)
+        if job.codes() == [DONE] * WORKERS:  # it had just ended
+            return False
+        if kind == "cut":
+            kind = f"kill, then cut {self._cut(workdir)}"
+        self.faults += 1
+        self._kinds[kind] += 1
+        self._phases[phase] += 1
+        self._slowest = max(self._slowest, seconds)
+        note(f"fault {self.faults}: {kind}, worker {rank}, at {phase!r}, over in {seconds:.1f} s")
+        return True
+
+    def _cut(self, workdir) -> str:
+        """Halves a file of the newest checkpoint."""
+        found = complete_checkpoints(RunDir(workdir).checkpoints)
+        if len(found) < 2:
+            return "nothing"
+        path = self._chance.choice(sorted(pathlib.Path(found[-1]).glob("*.data*")))
+        os.truncate(path, path.stat().st_size // 2)
+        return "a checkpoint"
+
+    def _job(self, workdir):
+        command = ["train", f"--params_override={self._settings!r}", f"--workdir={workdir}"]
+        logs = tempfile.mkdtemp(dir=self._folder)
+        return jobs.Job(WORKERS, command, logs, SLOW)
+
+    def report(self) -> str:
+        """Markdown."""
+        command = f"python benchmarks/chaos.py --faults={self.faults} --seed={FLAGS.seed}"
+        lines = ["# Random faults", "", "```", command, "```", ""]
+        lines += [
+            f"{self.faults} faults in {self.runs} runs of {WORKERS} workers. Every run ended",
+            "with the weights, heads and optimizers of the undisturbed one, bit for bit. Workers",
+            f"that were left had ended at most {self._slowest:.0f} s after the fault; one that is",
+            f"stopped is blamed after {TIMEOUT_S:.0f} s.",
+            "",
+        ]
+        for title, counts in (("fault", self._kinds), ("at", self._phases)):
+            lines += [f"| {title} | times |", "|---|---|"]
+            lines += [f"| {name} | {count} |" for name, count in counts.most_common()] + [""]
+        return "\n".join(lines)
+
+
+def _kill(job, rank):
+    job.signal(rank, signal.SIGKILL)
+
+
+def _still(job, rank):
+    job.signal(rank, signal.SIGSTOP)
+
+
+def _tell_one(job, rank):
+    job.signal(rank, signal.SIGTERM)
+
+
+def _tell_all(job, _):
+    for rank in range(WORKERS):
+        job.signal(rank, signal.SIGUSR1)
+
+
+def _end(job, rank, kind) -> float:
+    """Waits until all have ended by themselves; seconds that it took."""
+    started = time.monotonic()
+    others = [r for r in range(WORKERS) if r != rank or kind.startswith("tell")]
+    codes = job.wait(FLAGS.limit_s, others)
+    seconds = time.monotonic() - started
+    _expect(all(code in (DONE, PREEMPTED, HELD_UP) for code in codes), job)
+    if kind == "still":
+        job.signal(rank, signal.SIGKILL)
+    job.wait(FLAGS.limit_s)
+    return seconds
+
+
+def _expect(condition, job):
+    if not condition:
+        logs = "\n".join(f"--- worker {r}\n{job.log(r)[-3000:]}" for r in range(WORKERS))
+        sys.exit(f"exit codes {job.codes()}\n{logs}")
+
+
+def note(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,79 @@
+"""Feeds damaged bytes to everything that reads strangers' files, and counts.
+
+    python benchmarks/fuzz.py --examples=2000 --seed=1
+
+Each target of `tests/fuzz_targets.py` gets so many examples, the manifest as many again with a
+value replaced. It ends with exit code 1 at the first finding, with the example that shows it. The
+last line is one JSON object; the results are in `benchmarks/results/fuzz.md`.
+"""
+
+import collections
+import json
+import pathlib
+import resource
+import sys
+import tempfile
+import time
+
+from absl import app, flags
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
+
+EXAMPLES = flags.DEFINE_integer("examples", 500, "For each target.", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "Of the examples.")
+TARGETS = flags.DEFINE_list("targets", [], "Names of the targets; all by default.")
+
+
+def main(_):
+    import fuzz_targets
+    from hypothesis import strategies as st
+
+    found = fuzz_targets.targets(tempfile.mkdtemp())
+    unknown = set(TARGETS.value) - set(found)
+    if unknown:
+        sys.exit(f"--targets has {', '.join(unknown)}; there are {', '.join(found)}.")
+    figures = {}
+    for name in TARGETS.value or found:
+        target = found[name]
+        damaged = st.tuples(st.sampled_from(target.seeds), fuzz_targets.edits())
+        figures[name] = fuzz(target, damaged, lambda pair: fuzz_targets.mutate(*pair))
+        print(name, figures[name], flush=True)
+    if "manifest" in figures:
+        target = found["manifest"]
+        places = st.tuples(st.lists(st.integers(0, 9), max_size=4), fuzz_targets.json_values())
+        name = "manifest, a value replaced"
+        figures[name] = fuzz(
+            target, places, lambda pair: fuzz_targets.replaced(target.seeds[0], *pair)
+        )
+        print(name, figures[name], flush=True)
+    print(json.dumps(figures))
+
+
+def fuzz(target, strategy, make):
+    """{examples, accepted, seconds, peak_mb} of a target; raises what it finds."""
+    import hypothesis
+
+    counts, started = collections.Counter(), time.monotonic()
+
+    @hypothesis.seed(SEED.value)
+    @hypothesis.settings(
+        max_examples=EXAMPLES.value,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(strategy)
+    def run(example):
+        counts[target(make(example))] += 1
+
+    run()
+    return {
+        "examples": sum(counts.values()),
+        "accepted": counts[True],
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+if __name__ == "__main__":
+    app.run(main)

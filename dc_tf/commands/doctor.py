@@ -1,0 +1,60 @@
+"""Checks versions, devices, TF_CONFIG, the other workers, data, disks; says what to fix.
+
+    dc_tf doctor
+    dc_tf doctor --config_file=CONFIG --params_override=data.path=DATA --workdir=RUN
+
+Start it on every worker as `train` is started, with the same TF_CONFIG, in any order. One line a
+check: `ok`, `warn` or `FAIL`, what, what was found, and what to do. The chief prints what all have
+in common, the others what is wrong with them. A worker that is silent is named. Nothing is trained,
+and nothing stays in the run folder.
+
+Exit codes: 0 nothing failed, 1 something failed, 2 wrong usage.
+"""
+
+from absl import flags
+
+from dc_tf.errors import DataError
+
+FLAGS = flags.FlagValues()
+CONFIG_FILE = flags.DEFINE_multi_string(
+    "config_file", [], "As of `train`; without, what the run in --workdir has.", flag_values=FLAGS
+)
+PARAMS_OVERRIDE = flags.DEFINE_multi_string(
+    "params_override", [], "As of `train`.", flag_values=FLAGS
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, as of `train`.", flag_values=FLAGS)
+TIMEOUT_S = flags.DEFINE_float(
+    "timeout_s",
+    60.0,
+    "Seconds to wait for workers that have not started, and for TensorFlow to join them.",
+    lower_bound=1.0,
+    flag_values=FLAGS,
+)
+SAMPLE = flags.DEFINE_integer(
+    "sample", 200, "Images that each worker reads and decodes.", lower_bound=1, flag_values=FLAGS
+)
+VERIFY = flags.DEFINE_bool(
+    "verify", False, "Read all shards, each worker its share, and check them.", flag_values=FLAGS
+)
+
+
+def run() -> dict:
+    """Runs the command; returns the findings of this worker."""
+    # TensorFlow takes seconds to import; wrong flags are refused before.
+    from dc_tf.doctor.examination import Options, examine
+
+    report = examine(
+        Options(
+            config_file=tuple(CONFIG_FILE.value),
+            params_override=tuple(PARAMS_OVERRIDE.value),
+            workdir=WORKDIR.value,
+            timeout_s=TIMEOUT_S.value,
+            sample=SAMPLE.value,
+            verify=VERIFY.value,
+        )
+    )
+    result = report.as_dict()
+    if report.failed:
+        names = ", ".join(dict.fromkeys(check.what for check in report.failed))
+        raise DataError(f"{len(report.failed)} checks failed: {names}.", result=result)
+    return result

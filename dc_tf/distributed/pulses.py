@@ -1,0 +1,91 @@
+"""The pulses of all workers of a run, as small files in the folder that they share.
+
+    pulses = Pulses("/runs/mine/pulses", task)
+    pulses.write({"phase": "extract"})
+    seen = pulses.look(rank=2)          # Seen(words={"phase": ...}, silent_s=0.8)
+
+No two clocks need to agree: a worker is as silent as its file has been unchanged while we looked.
+What lay there before we first looked is of an earlier life and counts for nothing.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+
+_KEEP_S = 7 * 24 * 3600
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """A worker as another one sees it.
+
+    Attributes:
+        words: what it last said; None if it has said nothing since we look.
+        silent_s: seconds since it last said something, or since we look.
+    """
+
+    words: dict | None
+    silent_s: float
+
+
+class Pulses:
+    """The files of the workers that were started together.
+
+    Args:
+        folder: shared by all workers. A set of workers, known by its addresses, has a folder of
+            its own in it, so that a set that is turned away does not disturb one at work.
+        task: cluster.TaskSpec of this worker.
+    """
+
+    def __init__(self, folder, task):
+        name = hashlib.sha256(" ".join(task.addresses).encode()).hexdigest()[:12]
+        self._parent = folder
+        self._folder = os.path.join(folder, name)
+        self._rank = task.rank
+        self._life = uuid.uuid4().hex[:12]
+        self._count = 0
+        self._known = {}  # rank: (life and count when we first looked or last saw a change, when)
+        os.makedirs(self._folder, exist_ok=True)
+
+    def write(self, words: dict):
+        """Replaces what this worker says; JSON-ready."""
+        self._count += 1
+        words = {**words, "life": self._life, "count": self._count, "pid": os.getpid()}
+        path = self._path(self._rank)
+        aside = f"{path}.{self._life}"
+        with open(aside, "w", encoding="utf-8") as file:
+            json.dump(words, file)
+        os.replace(aside, path)
+
+    def look(self, rank: int) -> Seen:
+        """What worker `rank` says, and for how long it has said nothing new."""
+        words = self._read(rank)
+        mark = (words["life"], words["count"]) if words else None
+        now = time.monotonic()
+        first, before, changed, alive = self._known.get(rank, (mark, mark, now, False))
+        if mark != before:
+            changed, alive = now, True
+        self._known[rank] = (first, mark, changed, alive)
+        return Seen(words if alive else None, now - changed)
+
+    def remove_old(self):
+        """Removes what sets of workers left that have said nothing for a week."""
+        for name in os.listdir(self._parent):
+            path = os.path.join(self._parent, name)
+            if path != self._folder and time.time() - os.path.getmtime(path) > _KEEP_S:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _read(self, rank):
+        try:
+            with open(self._path(rank), encoding="utf-8") as file:
+                words = json.load(file)
+        except (OSError, ValueError):  # not there yet, or a file system between two versions
+            return None
+        return words if {"life", "count"} <= words.keys() else None
+
+    def _path(self, rank):
+        return os.path.join(self._folder, f"worker-{rank:05d}.json")

@@ -1,0 +1,167 @@
+"""Ends a worker that waits for one that is gone or hangs, and says which; hears signals to stop.
+
+    with Watchdog(run.pulses, task, timeout_s=600):
+        cluster = connect()
+        ...
+
+Every worker says in a small file what it is at (`pulses`). The first worker looks at all of them
+and judges (`verdict`); the others look at its file, for its verdict and for whether it lives. A
+worker that cannot go on writes the stacks of its threads and ends at once: what blocks it is a
+call that no exception reaches.
+
+SIGTERM, and SIGUSR1 as SLURM sends it, ask the work to save and stop; one worker that was asked
+tells the others.
+"""
+
+import faulthandler
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+import tensorflow as tf
+from absl import logging
+
+from dc_tf import pulse
+from dc_tf.distributed.pulses import Pulses
+from dc_tf.distributed.verdict import GONE_S, answers, judge, judge_judge
+from dc_tf.errors import PeerError, Preempted
+
+# Exit codes of the process.
+PREEMPTED, HELD_UP = 42, 43
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# What TensorFlow raises on a worker when another one goes away.
+_OF_PEERS = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+    tf.errors.UnknownError,
+)
+
+
+class Watchdog:
+    """Watches from `with` on; on the way out says how the work ended.
+
+    Args:
+        folder: of the pulses, shared by all workers; made if missing.
+        task: cluster.TaskSpec of this worker.
+        timeout_s: seconds that a worker may be silent or do nothing; ten times as long where it
+            is known to take long (`pulse.patient`). 0 waits for ever for a worker that lives.
+        stacks: folder for the stacks of a worker that was held up.
+        period_s: seconds between two looks; by default 1, more for more than 32 workers.
+    """
+
+    def __init__(self, folder, task, timeout_s, stacks, period_s=None):
+        self._pulses = Pulses(folder, task)
+        self._task = task
+        self._timeout_s = timeout_s or math.inf
+        self._stacks = stacks
+        self._period_s = period_s or max(1.0, task.size / 32)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._listening, self._woken = socket.socketpair()
+        self._handlers = {}
+
+    def __enter__(self):
+        pulse.beat()
+        self.hear_signals()
+        if self._task.rank == 0:
+            self._pulses.remove_old()
+        self._pulses.write(self._words())
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if isinstance(error, _OF_PEERS) and self._task.size > 1:
+            # It says that a connection broke; the verdict will say whose, and end this process.
+            logging.debug("an exchange failed: %s", error)
+            self._thread.join(min(GONE_S, self._timeout_s) + 10 * self._period_s)
+        self._ended.set()
+        self._thread.join()
+        self._pulses.write(self._words() | _last_words(error))
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(-1)
+
+    def hear_signals(self):
+        """Takes SIGTERM and SIGUSR1; again, after `connect`, since TensorFlow takes SIGTERM there.
+
+        They arrive in the watchdog's thread too: the main one may be held up in a call.
+        """
+        self._woken.setblocking(False)
+        signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            before = signal.signal(number, lambda *_: pulse.ask_to_stop())
+            self._handlers.setdefault(number, before)
+
+    def _watch(self):
+        self._listening.settimeout(self._period_s)
+        while not self._ended.is_set():
+            try:
+                if set(self._listening.recv(16)) & set(map(int, _SIGNALS)):
+                    pulse.ask_to_stop()
+            except TimeoutError:
+                pass  # The period is over and nothing was heard.
+            self._look()
+
+    def _look(self):
+        try:
+            self._pulses.write(self._words())
+            verdict = self._verdict()
+        except OSError as error:  # a shared disk that is away or full; the work will tell
+            logging.warning("the watchdog cannot use the run folder: %s", error)
+            return
+        if verdict and not self._ended.is_set():
+            self._conclude(verdict)
+
+    def _verdict(self) -> dict | None:
+        """{"kind", "rank", "message"} of the reason to end, or None."""
+        task, timeout_s = self._task, self._timeout_s
+        ranks = range(task.size) if task.rank == 0 else (0,)
+        seen = {rank: self._pulses.look(rank) for rank in ranks}
+        if any((one.words or {}).get("stopping") for one in seen.values()):
+            pulse.ask_to_stop()
+        if task.rank == 0:
+            found = judge(seen, task.addresses, timeout_s, answers)
+            return found and vars(found)
+        told = (seen[0].words or {}).get("verdict")
+        if told and told["rank"] != task.rank:
+            return told
+        found = judge_judge(seen[0], task.addresses, timeout_s, answers)
+        return found and vars(found)
+
+    def _conclude(self, verdict):
+        """Tells the others, shows what this process was at, and ends it."""
+        self._pulses.write(self._words() | {"verdict": verdict})
+        path = os.path.join(self._stacks, f"worker-{self._task.rank:05d}.txt")
+        os.makedirs(self._stacks, exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+        preempted = verdict["kind"] == "preempted"
+        text = f"dc_tf: {verdict['message']}"
+        if not preempted:
+            text += f" This worker ({self._task.rank}) was at {pulse.read()['phase']!r}; its stacks"
+            text += f" are in {path}. Start all workers again: the run goes on where it was saved."
+        print(text, file=sys.stderr, flush=True)
+        if self._task.rank == 0:
+            time.sleep(3 * self._period_s)  # until the others have read it
+        logging.flush()
+        os._exit(PREEMPTED if preempted else HELD_UP)
+
+    def _words(self):
+        return {**pulse.read(), "stopping": pulse.stop_asked()}
+
+
+def _last_words(error) -> dict:
+    if error is None:
+        return {"end": "done"}
+    if isinstance(error, Preempted):
+        return {"end": "preempted"}
+    if isinstance(error, PeerError):
+        return {"end": "told"}
+    return {"end": "failed", "message": f"{type(error).__name__}: {error}"[:1000]}

@@ -1,0 +1,67 @@
+"""What has to be the same on all workers, and whether it is.
+
+facts = meeting.exchange(facts_of(task, gpus, experiment) | {...})
+compare(report, facts)
+"""
+
+import json
+import socket
+
+from dc_tf import experiment as experiment_lib
+from dc_tf.doctor import versions
+
+# What is checked, the fact that it is about, and what to do where it differs.
+_SAME = (
+    ("TF_CONFIG's list", "addresses", "give all workers the same cluster in TF_CONFIG"),
+    ("gpu count", "gpus", "give each worker as many GPUs as the others; start one for each GPU"),
+    ("versions", "versions", "install the same on all workers: . launch/environment.sh"),
+    ("settings", "settings", "start all workers with the same configuration"),
+)
+_SHOWN = 5
+
+
+def facts_of(task, gpus, experiment) -> dict:
+    """What a worker tells the others of itself, for JSON."""
+    settings = experiment_lib.result_settings(experiment) if experiment else None
+    return {
+        "host": socket.gethostname(),
+        "gpus": gpus,
+        "versions": versions.installed(),
+        "settings": settings and {name: str(value) for name, value in settings.items()},
+        "addresses": list(task.addresses),
+    }
+
+
+def compare(report, facts):
+    """Reports what all workers have in common, and what not.
+
+    Args:
+        report: Report.
+        facts: {rank: `facts_of` that worker}.
+    """
+    hosts = ", ".join(f"{rank} on {found['host']}" for rank, found in sorted(facts.items()))
+    report.ok("peers", f"all {len(facts)} workers reach each other: {hosts}", shared=True)
+    for what, name, remedy in _SAME:
+        same(report, what, {rank: found[name] for rank, found in facts.items()}, remedy)
+
+
+def same(report, what, values, remedy):
+    """Reports whether a value is that of the chief on all workers: {rank: value}."""
+    apart = [rank for rank in sorted(values) if values[rank] != values[0]]
+    if apart:
+        report.fail(
+            what,
+            f"worker {apart[0]} differs from worker 0: {_difference(values[0], values[apart[0]])}",
+            remedy,
+            shared=True,
+        )
+    else:
+        shown = "" if isinstance(values[0], (dict, list)) else f": {values[0]}"
+        report.ok(what, f"the same on all workers{shown}", shared=True)
+
+
+def _difference(chief, other):
+    if not (isinstance(chief, dict) and isinstance(other, dict)):
+        return f"{json.dumps(other)} and {json.dumps(chief)}"
+    names = [n for n in sorted(chief.keys() | other.keys()) if chief.get(n) != other.get(n)]
+    return ", ".join(f"{n}: {other.get(n)} and {chief.get(n)}" for n in names[:_SHOWN])

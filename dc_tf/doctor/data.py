@@ -1,0 +1,90 @@
+"""Whether the data set can be read and is what was written.
+
+found = check_data(report, path, rank=0, workers=4, sample=200, verify=False)
+"""
+
+import io
+import time
+
+import numpy as np
+from PIL import Image
+
+from dc_tf.data.manifest import Dataset
+from dc_tf.data.reader import RowReader
+from dc_tf.data.stand_ins import DamagedRow
+from dc_tf.data.verify import check_shard, describe
+from dc_tf.errors import DataError
+from dc_tf.training.plan_report import size
+
+_MAX_PIXELS = 100_000_000
+
+
+def open_data(report, path) -> Dataset | None:
+    """The data set, or None where it cannot be opened, which is reported."""
+    try:
+        dataset = Dataset.open(path)
+        sizes = sum(shard.bytes for shard in dataset.shards)
+    except DataError as error:
+        report.fail("data set", str(error), "see the message; all workers need to see this folder")
+        return None
+    report.ok(
+        "data set",
+        f"{path}: {dataset.rows:,} images in {len(dataset.shards):,} shards, {size(sizes)}",
+        shared=True,
+    )
+    return dataset
+
+
+def check_images(report, dataset, rank, workers, sample):
+    """Reads some rows, other ones on each worker, with their checksums, and decodes them."""
+    rows = np.linspace(rank, dataset.rows - 1, min(sample, dataset.rows)).astype(np.int64)
+    reader, bad = RowReader(dataset), []
+    started = time.monotonic()
+    for row in rows.tolist():
+        try:
+            _decode(reader, row)
+        except DamagedRow as error:
+            bad.append(str(error))
+        except DataError as error:
+            report.fail("images", str(error), "make the shards readable on this worker")
+            return
+    seconds = time.monotonic() - started
+    if bad:
+        report.fail(
+            "images",
+            f"{len(bad)} of {len(rows)} that were read are damaged; {bad[0]}",
+            f"dc_tf inspect {dataset.path} --verify names all; training goes on up to "
+            "data.max_bad_share",
+        )
+    else:
+        report.ok(
+            "images",
+            f"{len(rows)} of them are whole, {len(rows) / seconds:,.0f} a second read and decoded "
+            "by one thread",
+        )
+
+
+def check_shards(report, dataset, rank, workers):
+    """Reads this worker's share of the shards, every record, and compares all checksums."""
+    own = range(rank, len(dataset.shards), workers)
+    bad = [damage for damage in (check_shard(dataset, number) for number in own) if damage]
+    for damage in bad:
+        report.fail("shard", describe(damage, dataset.path), "copy it again, or convert it again")
+    if not bad:
+        report.ok("shards", f"{len(own)} of {len(dataset.shards)} read: all checksums are right")
+
+
+def _decode(reader, row):
+    """Reads and decodes a row's image: without TensorFlow, which is joined later.
+
+    A strategy over several workers refuses to begin where TensorFlow has computed already.
+    """
+    encoded = reader.examples([row])[0]["encoded"]
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} pixels")
+            image.load()
+    except Exception as error:  # Pillow raises anything on a corrupt image.
+        where = reader.dataset.describe(row)
+        raise DamagedRow(f"The image of {where} cannot be decoded: {error}.") from error

@@ -1,0 +1,41 @@
+"""What the experiment will cost, with seconds where they were measured here.
+
+for text in lines(plan, rate, rates): ...
+"""
+
+from dc_tf.training.plan_report import size
+
+
+def lines(plan, rate, rates):
+    """Sentences for people.
+
+    Args:
+        plan: training.plan.Plan.
+        rate: network.Rate of all workers, or None where it was not measured.
+        rates: training.plan.Rates.
+    """
+    yield (
+        f"each worker at the least: {size(plan.host_bytes)} of host memory, "
+        f"{size(plan.device_bytes)} of GPU memory, {size(plan.scratch_bytes)} of scratch disk; "
+        f"the run folder {size(plan.shared_bytes)}"
+    )
+    for index, stage in enumerate(plan.stages):
+        text = f"stage {index} ({stage.stage.name}): {stage.steps_per_epoch:,} steps an epoch, "
+        text += f"{stage.steps:,} in all"
+        if plan.workers > 1:
+            text += _messages(stage, rate)
+        speed = rates.images_per_s.get(index)
+        if speed:
+            epoch = stage.steps_per_epoch * stage.batch.batch_size / speed
+            text += f"; {epoch:,.0f} s an epoch at this run's {speed:,.0f} images a second"
+        yield text
+
+
+def _messages(stage, rate):
+    sizes = {"a step": stage.size.exchanged_bytes, "an iteration": stage.iteration_bytes}
+    sizes = {when: count for when, count in sizes.items() if count}
+    parts = []
+    for when, count in sizes.items():
+        seconds = f" ({rate.seconds(count):.3g} s as measured)" if rate else ""
+        parts.append(f"{size(count)} {when}{seconds}")
+    return f"; all-reduce of {', '.join(parts)}, if nothing hides it"

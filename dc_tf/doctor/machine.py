@@ -1,0 +1,165 @@
+"""What this worker's machine has: GPUs, memory, disks.
+
+gpus = check_devices(report, task)
+check_memory(report, plan, neighbours=1)
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+
+import tensorflow as tf
+
+from dc_tf.training.plan_report import size
+
+_CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
+
+
+def check_devices(report, task) -> int:
+    """Reports cores, memory and GPUs; returns the number of GPUs that this worker is shown."""
+    gpus = tf.config.list_physical_devices("GPU")
+    cores = len(os.sched_getaffinity(0))
+    report.ok("cpu", f"{cores} cores, {size(free_memory())} of memory free")
+    memory = gpu_memory()
+    for index, gpu in enumerate(gpus):
+        name = tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+        free = f", {size(memory[index])} free" if index < len(memory) else ""
+        report.ok(f"gpu {index}", f"{name}{free}")
+    if not gpus:
+        report.warn("gpu", "none is seen: CPUs are used", _why_no_gpu())
+    elif len(gpus) > 1 and task.local_index >= len(gpus):
+        report.fail(
+            "gpu",
+            f"this is worker {task.local_index} of its host, which shows {len(gpus)} GPUs",
+            "start one worker for each GPU",
+        )
+    return len(gpus)
+
+
+def check_memory(report, plan, neighbours):
+    """Reports whether memory is enough for a plan.
+
+    Args:
+        report: Report.
+        plan: training.plan.Plan.
+        neighbours: workers on this host, this one included.
+    """
+    _compare(
+        report,
+        "memory",
+        plan.host_bytes * neighbours,
+        free_memory(),
+        f"of host memory{_of_all(neighbours)}",
+        "lower clusters or the batch, use more workers, or give each more memory",
+    )
+    if plan.on_gpu:
+        free = gpu_memory()
+        _compare(
+            report,
+            "gpu memory",
+            plan.device_bytes,
+            max(free) if free else 0,
+            "of GPU memory",
+            "raise `accumulate`, use model.compute_dtype=bfloat16, or lower the batch",
+        )
+
+
+def check_disks(report, plan, scratch, run_folder, neighbours):
+    """Reports whether disks are enough for a plan.
+
+    Args:
+        report, plan, neighbours: as of `check_memory`.
+        scratch: folder of this worker's features.
+        run_folder: of the run, shared by all workers.
+    """
+    needed, shared = plan.scratch_bytes * neighbours, ""
+    if _device(scratch) == _device(run_folder):
+        needed += plan.shared_bytes
+        shared = ", with the run on the same disk"
+    _compare(
+        report,
+        "scratch disk",
+        needed,
+        free_disk(scratch),
+        f"in {scratch}{_of_all(neighbours)}{shared}",
+        "name a larger disk in DC_TF_SCRATCH, or lower clustering.whitening_dim",
+    )
+    _compare(
+        report,
+        "run folder disk",
+        plan.shared_bytes,
+        free_disk(run_folder),
+        f"in {run_folder}",
+        "use a larger disk, or lower keep_checkpoints",
+    )
+
+
+def free_memory() -> int:
+    """Bytes of host memory that this process may still take."""
+    lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    return min([free, *(_left(*paths) for paths in _CGROUPS)])
+
+
+def gpu_memory() -> list[int]:
+    """Free bytes of each GPU that the driver shows; empty without its nvidia-smi."""
+    command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    lines = done.stdout.split() if done.returncode == 0 else []
+    return [int(line) << 20 for line in lines if line.isdigit()]
+
+
+def free_disk(folder) -> int:
+    """Bytes free where a folder is, or would be."""
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def _compare(report, what, needed, free, where, remedy):
+    if needed > free:
+        report.fail(what, f"needs {size(needed)} {where}, {size(free)} are free", remedy)
+    elif needed > 0.8 * free:
+        report.warn(what, f"needs {size(needed)} {where} of {size(free)} that are free", remedy)
+    else:
+        report.ok(what, f"needs {size(needed)} {where}, {size(free)} are free")
+
+
+def _of_all(neighbours):
+    return f" for {neighbours} workers on this host" if neighbours > 1 else ""
+
+
+def _left(limit, used):
+    """What a control group has left of its memory; very much without a limit."""
+    try:
+        limit = pathlib.Path(limit).read_text().strip()
+        used = pathlib.Path(used).read_text().strip()
+        return max(0, int(limit) - int(used))
+    except (OSError, ValueError):  # no such group, or "max"
+        return 1 << 62
+
+
+def _existing(folder):
+    path = pathlib.Path(folder).absolute()
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
+def _device(folder):
+    return os.stat(_existing(folder)).st_dev
+
+
+def _why_no_gpu():
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides them; unset it if the host has any"
+    if shutil.which("nvidia-smi") is None:
+        return "nothing, if the host has none; else install NVIDIA's driver"
+    return 'install TensorFlow with CUDA: the extra "gpu"; see TF_CPP_MIN_LOG_LEVEL=0'

@@ -1,0 +1,132 @@
+"""Who is to blame, from what the workers say; whole processes are in `launch/test_faults.py`."""
+
+import os
+import socket
+
+import tensorflow as tf
+import workers
+
+from dc_tf import pulse
+from dc_tf.distributed.cluster import TaskSpec
+from dc_tf.distributed.pulses import Pulses, Seen
+from dc_tf.distributed.verdict import answers, judge, judge_judge
+
+ADDRESSES = ("a:1", "b:2", "c:3")
+
+
+def at_work(silent_s=0.5, **words):
+    return Seen(
+        {"phase": "train", "idle_s": 1.0, "waits": True, "patient": False} | words, silent_s
+    )
+
+
+def verdict(seen, answering=lambda address: True, timeout_s=60.0):
+    return judge(dict(enumerate(seen)), ADDRESSES, timeout_s, answering)
+
+
+class VerdictTest(tf.test.TestCase):
+    def test_workers_that_get_on_are_left_alone(self):
+        self.assertIsNone(verdict([at_work(), at_work(waits=False), Seen(None, 30.0)]))
+        # One waits long for another that is known to take long.
+        slow = at_work(waits=False, patient=True, idle_s=500.0)
+        self.assertIsNone(verdict([at_work(idle_s=500.0), slow, at_work(idle_s=500.0)]))
+
+    def test_what_a_worker_says_at_its_end_counts_once_it_has_settled(self):
+        failed = at_work(4.0, end="failed", message="DataError: shard 3 is gone")
+        found = verdict([at_work(), failed, at_work()])
+        self.assertEqual((found.kind, found.rank), ("failed", 1))
+        self.assertIn("worker 1 (b:2) failed: DataError: shard 3 is gone", found.message)
+        self.assertIsNone(verdict([at_work(), at_work(1.0, end="failed"), at_work()]))
+        self.assertEqual(verdict([at_work(4.0, end="preempted")]).kind, "preempted")
+        self.assertIsNone(verdict([at_work(), at_work(500.0, end="done", idle_s=500.0)]))
+
+    def test_a_closed_port_and_a_silent_file_are_a_death(self):
+        seen = [at_work(), at_work(8.0), at_work()]
+        found = verdict(seen, lambda address: address != "b:2")
+        self.assertEqual((found.kind, found.rank), ("gone", 1))
+        self.assertIsNone(verdict(seen))  # it listens: perhaps its disk is slow
+        self.assertIsNone(verdict(seen, lambda address: None))
+
+    def test_silence_is_blamed_after_the_timeout(self):
+        found = verdict([at_work(idle_s=70.0), at_work(61.0), at_work(idle_s=70.0)])
+        self.assertEqual((found.kind, found.rank), ("silent", 1))
+        self.assertEqual(verdict([at_work(), Seen(None, 61.0)]).kind, "absent")
+
+    def test_one_that_does_nothing_while_others_wait_is_stuck(self):
+        idle = at_work(waits=False, idle_s=61.0, phase="waits for images")
+        found = verdict([at_work(idle_s=61.0), at_work(idle_s=61.0), idle])
+        self.assertEqual((found.kind, found.rank), ("stuck", 2))
+        self.assertIn("'waits for images'", found.message)
+        late = at_work(waits=False, patient=True, idle_s=601.0)
+        self.assertEqual(verdict([at_work(), late, at_work()]).kind, "stuck")
+
+    def test_when_all_wait_the_one_that_cannot_be_reached_is_named(self):
+        found = verdict([at_work(idle_s=61.0)] * 3, lambda a: None if a == "c:3" else True)
+        self.assertEqual((found.kind, found.rank), ("waiting", 2))
+        self.assertIn("worker 2 (c:3) cannot be reached", found.message)
+
+    def test_others_judge_the_first_worker_only_by_whether_it_lives(self):
+        self.assertIsNone(judge_judge(at_work(idle_s=500.0), ADDRESSES, 60.0, lambda _: True))
+        found = judge_judge(at_work(61.0), ADDRESSES, 60.0, lambda _: True)
+        self.assertEqual((found.kind, found.rank), ("silent", 0))
+
+    def test_a_worker_alone_is_stuck_also_in_a_step(self):
+        found = judge({0: at_work(idle_s=61.0)}, (), 60.0, answers)
+        self.assertEqual((found.kind, found.rank), ("stuck", 0))
+
+    def test_a_port_answers_or_is_closed(self):
+        with socket.create_server(("localhost", 0)) as server:
+            self.assertTrue(answers(f"localhost:{server.getsockname()[1]}"))
+        (port,) = workers.free_ports(1)
+        self.assertIs(answers(f"localhost:{port}"), False)
+
+
+class PulsesTest(tf.test.TestCase):
+    def pulses(self, rank, addresses=ADDRESSES):
+        folder = os.path.join(self.get_temp_dir(), self.id())
+        return Pulses(folder, TaskSpec(addresses, rank))
+
+    def test_what_an_earlier_life_left_counts_for_nothing(self):
+        self.pulses(1).write({"phase": "old"})
+        looker = self.pulses(0)
+        self.assertIsNone(looker.look(1).words)
+        self.pulses(1).write({"phase": "new"})
+        self.assertEqual(looker.look(1).words["phase"], "new")
+
+    def test_a_worker_is_as_silent_as_its_file_is_unchanged(self):
+        speaker, looker = self.pulses(1), self.pulses(0)
+        looker.look(1)
+        speaker.write({"phase": "x"})
+        first = looker.look(1)
+        self.assertLess(first.silent_s, looker.look(1).silent_s)
+        self.assertEqual(first.silent_s, 0.0)
+
+    def test_sets_of_workers_do_not_hear_one_another(self):
+        looker, stranger = self.pulses(0), self.pulses(1, ("d:4", "e:5"))
+        looker.look(1)
+        stranger.write({"phase": "x"})
+        self.assertIsNone(looker.look(1).words)
+
+
+class PulseTest(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        pulse.forget()
+        self.addCleanup(pulse.forget)
+
+    def test_it_says_what_the_process_is_at(self):
+        pulse.beat("extract")
+        with pulse.waiting("sums"), pulse.patient("first step"):
+            inside = pulse.read()
+        self.assertEqual(
+            (inside["phase"], inside["waits"], inside["patient"]), ("first step", 1, 1)
+        )
+        after = pulse.read()
+        self.assertEqual((after["waits"], after["patient"]), (False, False))
+        self.assertFalse(pulse.stop_asked())
+        pulse.ask_to_stop()
+        self.assertTrue(pulse.stop_asked())
+
+
+if __name__ == "__main__":
+    tf.test.main()

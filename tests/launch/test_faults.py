@@ -1,0 +1,127 @@
+"""What a fault on one worker does to the others and to the run: real processes, real signals."""
+
+import os
+import pathlib
+import shutil
+import signal
+import tempfile
+
+import numpy as np
+import runs
+import tensorflow as tf
+import workers
+from jobs import Job
+
+WRONG_USAGE, PREEMPTED, HELD_UP = 2, 42, 43
+
+
+class FaultsTest(tf.test.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.folder = tempfile.mkdtemp()
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        cls.settings = runs.settings(runs.make_data(cls.folder))
+        cls.whole = os.path.join(cls.folder, "whole")
+        workers.on_cluster(2, runs.train, cls.settings, cls.whole)
+
+    def job(self, workdir, name, size=2, slow=None, **changes):
+        settings = {**self.settings, **changes}
+        command = ["train", f"--params_override={settings!r}", f"--workdir={workdir}"]
+        return Job(size, command, os.path.join(workdir + "-logs", name), slow)
+
+    def workdir(self):
+        return tempfile.mkdtemp(dir=self.folder)
+
+    def finish(self, workdir):
+        """Runs what is left, and compares the end with that of the run that nobody disturbed."""
+        with self.job(workdir, "last") as job:
+            self.assertEqual(job.wait(180), [0, 0], job.log(0)[-3000:])
+        state, expected = runs.end_state(workdir), runs.end_state(self.whole)
+        self.assertEqual(state.keys(), expected.keys())
+        for name, value in expected.items():
+            self.assertAllEqual(state[name], value, name)
+
+    def test_a_killed_worker_is_named_by_the_others_and_nothing_is_lost(self):
+        workdir = self.workdir()
+        for rank, phase in (
+            (0, "a training step"),
+            (1, "checkpoint"),
+            (0, "extract"),
+            (1, "cluster, level 2"),
+        ):
+            with self.job(workdir, phase, slow=(phase, 0.3)) as job:
+                job.wait_until_slow()
+                job.signal(rank, signal.SIGKILL)
+                self.assertEqual(job.wait(30, [1 - rank]), [HELD_UP], job.log(1 - rank))
+                text = rf"worker {rank} \(localhost:\d+\) has ended without a word"
+                self.assertRegex(job.log(1 - rank), text)
+        self.finish(workdir)
+
+    def test_a_worker_that_stands_still_is_named_by_all_once_it_can(self):
+        workdir = self.workdir()
+        watchdog = {"watchdog": {"timeout_s": 6.0}}
+        with self.job(workdir, "still", slow=("a training step", 0.3), **watchdog) as job:
+            job.wait_until_slow()
+            job.signal(1, signal.SIGSTOP)
+            self.assertEqual(job.wait(60, [0]), [HELD_UP], job.log(0))
+            self.assertRegex(
+                job.log(0), r"worker 1 \(localhost:\d+\) has not been heard of for \d+ s"
+            )
+            job.signal(1, signal.SIGCONT)
+            self.assertEqual(job.wait(30, [1]), [HELD_UP], job.log(1))
+        for rank in range(2):
+            stacks = pathlib.Path(workdir, "stacks", f"worker-{rank:05d}.txt").read_text()
+            self.assertIn("training/trainer.py", stacks)
+        self.finish(workdir)
+
+    def test_workers_of_which_one_is_told_to_stop_save_at_one_step_and_go_on(self):
+        workdir = self.workdir()
+        for rank, number, phase in (
+            (1, signal.SIGTERM, "a training step"),
+            (0, signal.SIGTERM, "extract"),
+            (1, signal.SIGUSR1, "cluster, level 1"),
+        ):
+            with self.job(workdir, phase, slow=(phase, 0.5)) as job:
+                job.wait_until_slow()
+                job.signal(rank, number)
+                self.assertEqual(job.wait(120), [PREEMPTED] * 2, job.log(0) + job.log(1))
+                self.assertIn("asked to stop", job.log(rank))
+        self.finish(workdir)
+
+    def test_a_folder_in_use_is_refused_and_the_run_in_it_goes_on(self):
+        workdir = self.workdir()
+        with self.job(workdir, "first", size=1, slow=("extract", 3.0)) as job:
+            job.wait_until_slow()
+            with self.job(workdir, "second", size=1) as other:
+                self.assertEqual(other.wait(60), [WRONG_USAGE])
+                self.assertRegex(other.log(0), r"is in use by process \d+ on .*; wait for it")
+            self.assertEqual(job.wait(120), [0], job.log(0))
+
+    def test_a_kmeans_told_to_stop_goes_on_where_it_was(self):
+        rows = np.random.default_rng(0).normal(size=(3000, 16)).astype(np.float32)
+        path = os.path.join(self.folder, "rows.npy")
+        np.save(path, rows)
+
+        def kmeans(output, slow=None):
+            output = os.path.join(self.folder, output)
+            command = ["kmeans", f"--input={path}", "--k=20", f"--output={output}"]
+            return Job(2, command, output + "-logs", slow)
+
+        with kmeans("whole") as job:
+            self.assertEqual(job.wait(120), [0, 0], job.log(0))
+        with kmeans("stopped", slow=("kmeans", 0.5)) as job:
+            job.wait_until_slow()
+            job.signal(1, signal.SIGTERM)
+            self.assertEqual(job.wait(120), [PREEMPTED] * 2, job.log(0))
+        with kmeans("stopped") as job:
+            self.assertEqual(job.wait(120), [0, 0], job.log(0))
+            self.assertIn("goes on after iteration", job.log(0))
+            self.assertEqual(job.result()["iterations"], 10)
+        for name in ("centroids.npy", "assignments.npy"):
+            found = [np.load(os.path.join(self.folder, o, name)) for o in ("whole", "stopped")]
+            self.assertAllEqual(*found)
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,86 @@
+"""Hosts on this one machine: network namespaces on a bridge, each with an address of its own.
+
+    with Hosts(3) as hosts:
+        process = hosts.start(1, ["python", ...], environment)
+        hosts.cut(1)                        # its cable is out
+        hosts.shape(0, "1mbit")             # its cable is slow
+
+Needs the right to make namespaces (root), and `ip` and `tc`.
+"""
+
+import os
+import subprocess
+
+PREFIX = "10.231.7."
+
+
+class Unavailable(Exception):
+    """Namespaces cannot be made here."""
+
+
+class Hosts:
+    """Everything is removed on the way out, also what runs in the namespaces."""
+
+    def __init__(self, count):
+        self.count = count
+        self._name = f"dctf{os.getpid() % 100_000}"
+
+    def address(self, host) -> str:
+        return f"{PREFIX}{host + 1}"
+
+    def __enter__(self):
+        try:
+            self._run("ip", "link", "add", self._name, "type", "bridge")
+            self._run("ip", "link", "set", self._name, "up")
+            for host in range(self.count):
+                self._add(host)
+        except (OSError, subprocess.CalledProcessError) as error:
+            self.__exit__()
+            raise Unavailable(f"{error}: {getattr(error, 'stderr', '')}") from error
+        return self
+
+    def __exit__(self, *_):
+        for host in range(self.count):
+            pids = self._try("ip", "netns", "pids", self._space(host)).split()
+            if pids:
+                self._try("kill", "-KILL", *pids)
+            self._try("ip", "netns", "del", self._space(host))
+        self._try("ip", "link", "del", self._name)
+
+    def start(self, host, command, **options) -> subprocess.Popen:
+        return subprocess.Popen(["ip", "netns", "exec", self._space(host), *command], **options)
+
+    def cut(self, host):
+        """Nothing reaches the host any more."""
+        self._run("ip", "link", "set", self._outside(host), "down")
+
+    def mend(self, host):
+        self._run("ip", "link", "set", self._outside(host), "up")
+
+    def shape(self, host, rate):
+        """What goes to the host goes at most at `rate`, e.g. "20mbit"."""
+        limits = ("rate", rate, "burst", "64kb", "latency", "400ms")
+        self._run("tc", "qdisc", "add", "dev", self._outside(host), "root", "tbf", *limits)
+
+    def _add(self, host):
+        space, outside = self._space(host), self._outside(host)
+        self._run("ip", "netns", "add", space)
+        pair = ("type", "veth", "peer", "name", "eth0", "netns", space)
+        self._run("ip", "link", "add", outside, *pair)
+        self._run("ip", "link", "set", outside, "master", self._name, "up")
+        inside = ("ip", "-n", space)
+        self._run(*inside, "addr", "add", f"{self.address(host)}/24", "dev", "eth0")
+        self._run(*inside, "link", "set", "eth0", "up")
+        self._run(*inside, "link", "set", "lo", "up")
+
+    def _space(self, host):
+        return f"{self._name}-{host}"
+
+    def _outside(self, host):
+        return f"{self._name}v{host}"
+
+    def _run(self, *command):
+        subprocess.run(command, check=True, capture_output=True, text=True)
+
+    def _try(self, *command) -> str:
+        return subprocess.run(command, capture_output=True, text=True).stdout
