@@ -10,6 +10,8 @@ model, since on small images random features go a long way. With TF_CONFIG, work
 knn, linear_probe, low_shot: classification by frozen layers.
 finetune: classification by the whole network, trained on labels.
 retrieval: finding images of the same object; takes folders of images, see evaluation/retrieval.py.
+voc07_classification, voc07_detection, and linear_probe with train_split and test_split: on the VOC
+development kit that --train names.
 nmi: how much the clusters of every round of a run agree with labels, hashtags and other metadata.
 """
 

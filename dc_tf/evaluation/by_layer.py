@@ -3,20 +3,24 @@
     result, text = run(knn.evaluate, request, knn.Protocol())
 
 What measures is a function `evaluate(subject, train, test, layers, protocol, world)` to
-`{layer: {figure: value}}` of this worker's share of the layers; a figure `top1` is there, a share
-in [0, 1].
+`{layer: {figure: value}}` of this worker's share of the layers. The first figure, `top1` or
+`map`, a share in [0, 1], is the one that layers are compared by.
 """
 
 from dc_tf.distributed.collectives import ALONE, broadcast_json
 from dc_tf.evaluation.features import parse_layers
 from dc_tf.evaluation.models import random_init
-from dc_tf.evaluation.paper import LINEAR_TOP1, linear_top1
+from dc_tf.evaluation.paper import linear_figures
 
 
-def run(evaluate, request, protocol) -> tuple[dict, str]:
-    """What a task's own `run` does when it measures layer by layer."""
+def run(evaluate, request, protocol, open_splits=None) -> tuple[dict, str]:
+    """What a task's own `run` does when it measures layer by layer.
+
+    Args:
+        open_splits: function of the request to both splits; None for data sets of one label.
+    """
     layers = parse_layers(request.layers)
-    train, test = request.splits()
+    train, test = open_splits(request) if open_splits else request.splits()
     subject = request.subject()
     baseline, seed, world = request.random_init, request.seed, request.world
     result = measure(evaluate, subject, train, test, layers, protocol, baseline, seed, world)
@@ -40,8 +44,8 @@ def measure(
 
     Returns:
         JSON-able dict: `layers` by name with the task's figures, `random_init` the same (or
-        None); `top1` and `best_layer` of the layer with the highest top-1, `random_init_top1` and
-        `random_init_best_layer` likewise; sizes of both sets.
+        None); `best_layer`, and under its own name the first figure of that layer, such as `top1`;
+        `random_init_best_layer` and `random_init_top1` likewise; sizes of both sets.
     """
 
     def measured(network):
@@ -53,11 +57,12 @@ def measure(
 
     own = measured(subject)
     untrained = measured(random_init(subject, seed)) if baseline else None
+    name = first_figure(own)
     result = {"layers": own, "random_init": untrained, "best_layer": _best(own)}
-    result["top1"] = own[result["best_layer"]]["top1"]
+    result[name] = own[result["best_layer"]][name]
     result["random_init_best_layer"] = _best(untrained) if untrained else None
-    result["random_init_top1"] = (
-        untrained[result["random_init_best_layer"]]["top1"] if untrained else None
+    result[f"random_init_{name}"] = (
+        untrained[result["random_init_best_layer"]][name] if untrained else None
     )
     return {
         **result,
@@ -70,22 +75,29 @@ def measure(
 
 
 def table(task_name: str, result: dict, paper=None) -> str:
-    """Percentages by layer; those of `paper`, a key of LINEAR_TOP1, beside them."""
+    """Percentages by layer; those of `paper`, one of LINEAR_DATA, beside them."""
     own, untrained = result["layers"], result["random_init"]
-    figures = [f for f in next(iter(own.values())) if f.startswith(("top", "mean"))]
+    figures = [f for f in next(iter(own.values())) if f.startswith(("top", "mean", "map"))]
     columns = {f: {layer: own[layer][f] for layer in own} for f in figures}
     if untrained:
-        columns["random init"] = {layer: untrained[layer]["top1"] for layer in own}
+        name = first_figure(own)
+        columns["random init"] = {layer: untrained[layer][name] for layer in own}
     notes = [f"{task_name}, percent of {result['test_rows']} test images"]
-    for method in LINEAR_TOP1[paper] if paper else ():
-        columns[f"paper:{method}"] = {**dict.fromkeys(own), **linear_top1(paper, method)}
+    for method, figures in linear_figures(paper).items() if paper else ():
+        columns[f"paper:{method}"] = {**dict.fromkeys(own), **figures}
     if paper:
-        notes.append(f"paper: its top-1 on {paper}, perhaps another data set than this")
+        notes.append(f"paper: its figures on {paper}, perhaps another data set than this")
     return "\n".join([*notes, _format(columns, list(own))])
 
 
+def first_figure(figures: dict) -> str:
+    """The name of the figure, of `{layer: {figure: value}}`, that layers are compared by."""
+    return next(iter(next(iter(figures.values()))))
+
+
 def _best(figures):
-    return max(figures, key=lambda layer: figures[layer]["top1"])
+    name = first_figure(figures)
+    return max(figures, key=lambda layer: figures[layer][name])
 
 
 def _format(columns, layers):

@@ -19,7 +19,6 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.data.reader import data_errors
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.pooling import cell_average
@@ -69,7 +68,7 @@ class Extractor:
         own = own_batches(len(split.rows), batch_size, self._world)
         images = split.images(batch_size, subject.resolution, subject.short_side, own)
         enabled = self._world.rank == 0
-        with data_errors(), Progress(len(split.rows), what, "images", enabled) as progress:
+        with split.errors(), Progress(len(split.rows), what, "images", enabled) as progress:
             for vectors in self.in_turn(images, len(split.rows), batch_size):
                 yield progress.done, vectors
                 progress.update(min(batch_size, len(split.rows) - progress.done))

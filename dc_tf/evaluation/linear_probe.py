@@ -5,6 +5,9 @@ pass over the images: one frozen forward, one classifier a layer.
 
     results = evaluate(subject, train, test, ["conv13"], Protocol())
 
+`train_split` and `test_split` take the images of a VOC development kit in `--train` instead, of
+which one may have many classes: logistic regressions, mean average precision.
+
 With `augment` every epoch sees new crops, through the network. Without, features are computed
 once, from centre crops, and kept. Test images are centre crops.
 
@@ -17,16 +20,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.data.pipeline import Draws, training_batches
-from dc_tf.data.reader import data_errors
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import by_layer
+from dc_tf.evaluation.average_precision import classes_of
 from dc_tf.evaluation.features import Extractor, Store, extract, own_batches
 from dc_tf.evaluation.metrics import accuracy, mean_class_accuracy, top_k_accuracy
-from dc_tf.evaluation.paper import LINEAR_TOP1
+from dc_tf.evaluation.paper import LINEAR_DATA
 from dc_tf.evaluation.pooling import MAX_FEATURES, grid_average
 from dc_tf.evaluation.probes import Probes
+from dc_tf.evaluation.voc_images import MultiLabelSplit, open_voc
 from dc_tf.nn.vgg16 import CONV_LAYERS, LAYERS
 from dc_tf.progress import Progress
 
@@ -48,7 +51,8 @@ class Protocol:
     Attributes:
         learning_rate: initial one for all layers; None means that of `rates`.
         rates: initial learning rates by layer; FC_RATE for others.
-        paper: whose figures of the paper stand beside one's own: "imagenet" or "places205".
+        paper: whose figures of the paper stand beside one's own: "imagenet", "places205", "voc07".
+        train_split, test_split: lists of a VOC development kit; "" for data sets of one label.
         augment: new random crop and flip each epoch; otherwise features are cached.
         standardize: bring each dimension to mean 0, and the whole to length about 1, by the
             statistics of an epoch of training images. Not the paper's; one learning rate of 2
@@ -62,6 +66,8 @@ class Protocol:
     learning_rate: float | None = None
     rates: dict = dataclasses.field(default_factory=lambda: dict(IMAGENET_RATES))
     paper: str = "imagenet"
+    train_split: str = ""
+    test_split: str = ""
     momentum: float = 0.9
     weight_decay: float = 1e-5
     augment: bool = True
@@ -74,8 +80,10 @@ class Protocol:
         for name in ("epochs", "batch_size", "max_features"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use at least 1.")
-        if self.paper not in LINEAR_TOP1:
-            raise ConfigError(f"paper is {self.paper!r}; use {' or '.join(LINEAR_TOP1)}.")
+        if self.paper not in LINEAR_DATA:
+            raise ConfigError(f"paper is {self.paper!r}; use {' or '.join(LINEAR_DATA)}.")
+        if bool(self.train_split) != bool(self.test_split):
+            raise ConfigError("train_split and test_split go together; set both or neither.")
         unknown = sorted(set(self.rates) - set(LAYERS))
         if unknown:
             raise ConfigError(f"rates has {', '.join(unknown)}; use {', '.join(LAYERS)}.")
@@ -92,7 +100,14 @@ class Protocol:
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
     """The task; see `tasks`."""
-    return by_layer.run(evaluate, request, protocol)
+    if not protocol.train_split:
+        return by_layer.run(evaluate, request, protocol)
+
+    def open_splits(request):
+        splits = open_voc(request, (protocol.train_split, protocol.test_split))
+        return [MultiLabelSplit.of(split) for split in splits]
+
+    return by_layer.run(evaluate, request, protocol, open_splits)
 
 
 def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
@@ -100,13 +115,14 @@ def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> d
 
     Args:
         subject: models.Subject.
-        train, test: splits.Split.
+        train, test: splits.Split, or MultiLabelSplit.
         layers: names of layers.
         world: Communicator of the workers that share the layers.
 
     Returns:
         {own layer: {"top1", "top5", "mean_class": shares in [0, 1], "train_loss": nats, over the
-        last epoch, "dimensions": int}}.
+        last epoch, "dimensions": int}}; of several labels an image "map" and "map_11_points"
+        instead of the first three.
 
     Raises:
         ConfigError: a setting that cannot work.
@@ -132,8 +148,7 @@ def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> d
             epoch_batches = _cached(cache, train.labels, protocol)
         if protocol.standardize:
             _standardize(probes, (features for features, _ in epoch_batches(0)))
-        shown = world.rank == 0
-    losses = _train(probes, epoch_batches, len(train.rows), protocol, subject.name, shown)
+        losses = _train(probes, epoch_batches, train, protocol, subject.name, world.rank == 0)
     results = _test(probes, extractor, subject, test, protocol)
     for layer, figures in results.items():
         figures.update(train_loss=losses[layer], dimensions=extractor.dims[layer])
@@ -170,11 +185,8 @@ def _augmented(subject, split, places, batch_size, seed):
     """Batches of random crops of a split's rows, by their places in it."""
     if not len(places):  # a worker more than there are batches
         return iter(())
-    zeros = np.zeros(len(places), np.int32)
     seeds = np.stack([np.full(len(places), seed), places], 1).astype(np.int32)
-    draws = Draws(split.rows[places], zeros, split.labels[places], zeros, seeds)
-    batches = training_batches(split.reader, draws, batch_size, subject.resolution)
-    return (batch["image"] for batch in batches)
+    return split.augmented(places, seeds, batch_size, subject.resolution)
 
 
 def _cached(arrays, labels, protocol):
@@ -223,10 +235,10 @@ def _moments(x):
     return tf.reduce_sum(x, 0), tf.reduce_sum(x * x, 0)
 
 
-def _train(probes, epoch_batches, rows, protocol, name, shown):
+def _train(probes, epoch_batches, split, protocol, name, shown):
     """Runs all epochs; mean loss by layer over the last."""
-    what, total_rows = f"{name}: probes", protocol.epochs * rows
-    with data_errors(), Progress(total_rows, what, "images", shown) as progress:
+    what, total = f"{name}: probes", protocol.epochs * len(split.rows)
+    with split.errors(), Progress(total, what, "images", shown) as progress:
         for epoch in range(protocol.epochs):
             total, steps = {}, 0
             for features, labels in epoch_batches(epoch):
@@ -260,6 +272,10 @@ def _test(probes, extractor, subject, split, protocol):
 
 
 def _figures(logits, labels):
+    if labels.ndim == 2:
+        found = classes_of(logits, labels)
+        names = {"map": "area", "map_11_points": "eleven_points"}
+        return {name: float(np.nanmean(found[kind])) for name, kind in names.items()}
     predicted = logits.argmax(1)
     return {
         "top1": accuracy(predicted, labels),

@@ -8,10 +8,11 @@ import dataclasses
 import os
 
 from dc_tf.errors import ConfigError
+from dc_tf.export.fold_sobel import FoldedVGG16
 from dc_tf.export.metadata import default_short_side, read_metadata
 from dc_tf.export.saved_model import is_saved_model, restore_trunk
-from dc_tf.export.weights import copy_weights
-from dc_tf.nn.vgg16 import VGG16
+from dc_tf.export.weights import copy_weights, named_weights
+from dc_tf.nn.vgg16 import CONV_LAYERS, VGG16
 from dc_tf.run_dir import RunDir
 
 
@@ -59,6 +60,22 @@ def random_init(subject: Subject, seed=0) -> Subject:
     """An untrained network of the same shape, shown the same images."""
     trunk = VGG16(**subject.trunk.settings, compute_dtype=subject.compute_dtype, seed=seed)
     return dataclasses.replace(subject, name="random init", trunk=trunk.built_at_resolution())
+
+
+def at_resolution(subject: Subject, resolution: int) -> Subject:
+    """The same convolutions for images of another size; fc6 and fc7 are fresh ones, untrained."""
+    if resolution == subject.resolution:
+        return subject
+    settings = {**subject.trunk.settings, "resolution": resolution}
+    if isinstance(subject.trunk, FoldedVGG16):
+        settings.pop("sobel")
+    trunk = type(subject.trunk)(**settings, compute_dtype=subject.compute_dtype)
+    weights, into = named_weights(subject.trunk), named_weights(trunk.built_at_resolution())
+    for layer in CONV_LAYERS:
+        for name, variable in into[layer].items():
+            variable.assign(weights[layer][name])
+    short_side = default_short_side(resolution)
+    return dataclasses.replace(subject, trunk=trunk, short_side=short_side)
 
 
 def _open_run(path, compute_dtype, stage):

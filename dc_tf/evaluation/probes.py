@@ -5,6 +5,8 @@ each alone.
 
     probes = Probes(dims={"conv7": 8192}, classes=1000, rates={"conv7": 0.02})
     losses = probes.step({"conv7": vectors}, labels)
+
+Labels are one class an image, or a row of all classes, each there or not (see `step`).
 """
 
 import zlib
@@ -13,7 +15,7 @@ import tensorflow as tf
 
 
 class Probes(tf.Module):
-    """Softmax regression per layer by SGD with momentum and coupled weight decay.
+    """Softmax or logistic regression per layer by SGD with momentum and coupled weight decay.
 
     The learning rate of step t is rate / sqrt(1 + rate * weight_decay * t) (REFERENCE section 5).
     """
@@ -64,10 +66,11 @@ class Probes(tf.Module):
 
         Args:
             features: {layer: (b, d) float32 or float16}.
-            labels: (b,) int32.
+            labels: (b,) int32 for softmax; or (b, classes) integers for a logistic regression of
+                each class: 1 present, 0 absent, others not counted.
 
         Returns:
-            {layer: scalar loss before the update, mean over the batch, nats}.
+            {layer: scalar loss before the update, mean over the batch, nats; summed over classes}.
         """
         losses = {layer: self._update(layer, x, labels) for layer, x in features.items()}
         self._time.assign_add(1.0)
@@ -85,12 +88,10 @@ class Probes(tf.Module):
         return tf.matmul(x, self._kernels[layer]) + self._biases[layer]
 
     def _update(self, layer, x, labels):
-        """The gradient of softmax regression is short enough to be written out."""
+        """The gradient of such regressions is short enough to be written out."""
         x = self._input(layer, x)
-        logits = self._forward(layer, x)
-        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-        target = tf.one_hot(labels, tf.shape(logits)[-1])
-        error = (tf.nn.softmax(logits) - target) / tf.cast(tf.shape(x)[0], tf.float32)
+        loss, error = _loss_and_error(self._forward(layer, x), labels)
+        error /= tf.cast(tf.shape(x)[0], tf.float32)
         gradients = tf.matmul(x, error, transpose_a=True), tf.reduce_sum(error, 0)
         rate = self._rates[layer]
         rate *= tf.math.rsqrt(1 + rate * self._weight_decay * self._time)
@@ -99,3 +100,26 @@ class Probes(tf.Module):
             velocity.assign(self._momentum * velocity + gradient + self._weight_decay * weight)
             weight.assign_sub(rate * velocity)
         return tf.reduce_mean(loss)
+
+
+def _loss_and_error(logits, labels):
+    """(b,) loss of each image, and its (b, classes) gradient by the logits."""
+    if labels.shape.rank == 1:
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+        return loss, tf.nn.softmax(logits) - tf.one_hot(labels, tf.shape(logits)[-1])
+    truth = tf.cast(labels == 1, tf.float32)
+    counted = tf.cast((labels == 0) | (labels == 1), tf.float32)
+    return multi_label_loss(logits, labels), (tf.sigmoid(logits) - truth) * counted
+
+
+def multi_label_loss(logits, labels):
+    """(b,) binary cross-entropy summed over the classes that count, in nats.
+
+    Args:
+        logits: (b, classes) float32.
+        labels: (b, classes) integers: 1 present, 0 absent, others not counted.
+    """
+    truth = tf.cast(labels == 1, tf.float32)
+    counted = tf.cast((labels == 0) | (labels == 1), tf.float32)
+    loss = tf.nn.sigmoid_cross_entropy_with_logits(labels=truth, logits=logits)
+    return tf.reduce_sum(loss * counted, 1)

@@ -9,8 +9,8 @@ import dataclasses
 import numpy as np
 
 from dc_tf.data.manifest import Dataset
-from dc_tf.data.pipeline import evaluation_batches
-from dc_tf.data.reader import RowReader
+from dc_tf.data.pipeline import Draws, evaluation_batches, training_batches
+from dc_tf.data.reader import RowReader, data_errors
 from dc_tf.errors import ConfigError
 
 
@@ -41,6 +41,22 @@ class Split:
         rows = self.rows[places]
         batches = evaluation_batches(self.reader, rows, batch_size, resolution, short_side)
         return batches.map(lambda batch: batch["image"])
+
+    def augmented(self, places, seeds, batch_size, resolution):
+        """Random crops as in training, full batches only.
+
+        Args:
+            places: (n,) integers, places in `rows`.
+            seeds: (n, 2) int32.
+        """
+        zeros = np.zeros(len(places), np.int32)
+        draws = Draws(self.rows[places], zeros, zeros, zeros, seeds)
+        batches = training_batches(self.reader, draws, batch_size, resolution)
+        return batches.map(lambda batch: batch["image"])
+
+    def errors(self):
+        """A context in which what goes wrong with an image is a DataError that names it."""
+        return data_errors()
 
 
 def open_splits(train: str, test: str) -> tuple[Split, Split]:

@@ -25,6 +25,8 @@ TASKS = {
     "nmi": "dc_tf.evaluation.nmi",
     "rotation": "dc_tf.evaluation.rotation",
     "retrieval": "dc_tf.evaluation.retrieval",
+    "voc07_classification": "dc_tf.evaluation.voc07_classification",
+    "voc07_detection": "dc_tf.evaluation.voc07_detection",
 }
 
 

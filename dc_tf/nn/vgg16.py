@@ -80,14 +80,23 @@ class VGG16(keras.Model):
             dropout_mask: (b, fc) multiplies fc6 when training; by default a random one
                 of 0 and 2.
         """
-        endpoints = self._convolve(images, training)
-        x = tf.nn.max_pool2d(endpoints[CONV_LAYERS[-1]], 2, 2, "VALID")
-        x = tf.reshape(x, [-1, math.prod(x.shape[1:])])
+        endpoints, x = self.convolve(images, training)
         x = endpoints["fc6"] = tf.nn.relu(self.fc6(x))
         if training:
             x = _dropout(x, dropout_mask)
         endpoints["fc7"] = self.fc7(x)
         return _float32(endpoints)
+
+    def convolve(self, images, training=False):
+        """The convolutions alone, at the network's resolution.
+
+        Returns:
+            {"conv1": ... "conv13": maps after ReLU}; (b, d) the last map after pooling, flattened,
+            which is what fc6 takes. Both in the type that products are computed in.
+        """
+        endpoints = self._convolve(images, training)
+        x = tf.nn.max_pool2d(endpoints[CONV_LAYERS[-1]], 2, 2, "VALID")
+        return endpoints, tf.reshape(x, [-1, math.prod(x.shape[1:])])
 
     def convolutions(self, images):
         """`conv1`..`conv13` of images of any size, (b, h, w, 3), in inference mode.

@@ -43,6 +43,28 @@ class ProbesTest(tf.test.TestCase):
         probes = train({"a": x}, y, standardize=True, rate=1.0)
         self.assertGreater(accuracy(probes, {"a": test}, truth, "a"), 0.98)
 
+    def test_several_labels_an_image_are_as_many_logistic_regressions(self):
+        x, y = toy(64)
+        x /= 100
+        random = np.random.default_rng(1)
+        labels = random.integers(-1, 2, (64, 3)).astype(np.int8)
+        probes = Probes({"a": 20}, 3, {"a": 0.1}, momentum=0.9, weight_decay=0.1)
+        kernel, bias = (tf.Variable(v["a"]) for v in (probes._kernels, probes._biases))
+        velocities = [np.zeros(kernel.shape), np.zeros(3)]
+        for t in range(4):
+            with tf.GradientTape() as tape:
+                p = tf.sigmoid(tf.matmul(x, kernel) + bias)
+                log_likelihood = tf.where(labels == 1, tf.math.log(p), tf.math.log(1 - p))
+                loss = -tf.reduce_sum(tf.where(labels >= 0, log_likelihood, 0.0)) / 64
+            gradients = tape.gradient(loss, [kernel, bias])
+            self.assertAllClose(probes.step({"a": x}, labels)["a"], loss, rtol=1e-5)
+            rate = 0.1 / np.sqrt(1 + 0.1 * 0.1 * t)
+            for i, (weight, gradient) in enumerate(zip((kernel, bias), gradients)):
+                velocities[i] = 0.9 * velocities[i] + gradient + 0.1 * weight
+                weight.assign_sub(rate * velocities[i])
+        self.assertAllClose(probes._kernels["a"], kernel, atol=1e-5)
+        self.assertAllClose(probes._biases["a"], bias, atol=1e-5)
+
     def test_many_at_once_equal_each_alone(self):
         x, y = toy()
         features = {"conv1": x / 100, "conv2": x[:, :7] / 100, "fc7": (x / 100) ** 2}

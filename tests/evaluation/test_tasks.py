@@ -4,6 +4,7 @@ import pathlib
 import tempfile
 from unittest import mock
 
+import devkit
 import numpy as np
 import tensorflow as tf
 import workers
@@ -225,6 +226,26 @@ class TasksTest(tf.test.TestCase):
         with Image.open(picture) as image:
             self.assertEqual(image.size, (960, 540))
             self.assertGreater(len(np.unique(np.asarray(image).reshape(-1, 4), axis=0)), 20)
+
+    def test_linear_classifiers_of_a_development_kit_are_measured_by_average_precision(self):
+        folder = os.path.join(self.root, "kit")
+        counts = {"trainval": 60, "test": 30}
+        devkit.draw(folder, counts, size=(40, 40), objects=(1, 1), sides=(0.9, 1.0))
+        flags = ["evaluate", f"--config_file={CONFIGS / 'linear_probe_voc07.yaml'}"]
+        flags += [f"--model={self.model}", f"--train={folder}", "--layer=conv4,conv13"]
+        small = "epochs=10,batch_size=10,standardize=true,learning_rate=2,max_features=400"
+        for augment in ("true", "false"):
+            code, out, err = call(*flags, f"--params_override={small},augment={augment}")
+            self.assertEqual(code, 0, err)
+            result = json.loads(out.splitlines()[-1])
+            self.assertGreater(result["layers"]["conv4"]["map"], 0.9)
+            self.assertGreater(result["layers"]["conv4"]["map_11_points"], 0.9)
+            self.assertEqual(result["map"], result["layers"][result["best_layer"]]["map"])
+            self.assertIn("random_init_map", result)
+            self.assertRegex(out, r"\nconv4 .* -\nconv13 .* 73\.00\n")
+        code, _, err = call(*flags, f"--test={folder}")
+        self.assertEqual(code, 2)
+        self.assertIn("test_split", err)
 
     def test_the_command_refuses_wrong_flags_before_any_work(self):
         for wrong, named in {
