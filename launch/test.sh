@@ -3,6 +3,7 @@
 #
 #   launch/test.sh                      the default suite
 #   launch/test.sh tests/clustering -x  a part of it
+#   launch/test.sh -m slow              what takes a minute or more each
 #
 # Tests work on the CPU; CUDA_VISIBLE_DEVICES=0 launch/test.sh lends them a GPU.
 set -euo pipefail
