@@ -23,7 +23,8 @@ class Verdict:
     Attributes:
         kind: "failed", "preempted": it said so. "gone": its process has ended without a word.
             "silent": its process does not run, or cannot be reached. "stuck": it runs and does
-            nothing. "absent": it never came. "waiting": all wait for one another.
+            nothing. "absent": it never came. "cut off": an exchange broke, and it cannot be
+            reached. "waiting": all wait for one another.
         rank: of the worker; that of the first for "waiting".
         message: for people.
     """
@@ -43,7 +44,8 @@ def judge(seen, addresses, timeout_s, answers) -> Verdict | None:
         answers: function of an address to True, False where the host says that nothing listens,
             or None where nothing comes back.
     """
-    return _first((_said_so, _gone, _silent, _stuck, _waiting), seen, addresses, timeout_s, answers)
+    rules = (_said_so, _gone, _cut_off, _silent, _stuck, _waiting)
+    return _first(rules, seen, addresses, timeout_s, answers)
 
 
 def judge_judge(seen, addresses, timeout_s, answers) -> Verdict | None:
@@ -97,6 +99,18 @@ def _gone(rank, one, seen, addresses, timeout_s, answers):
         "log."
     )
     return Verdict("gone", rank, text)
+
+
+def _cut_off(rank, one, seen, addresses, timeout_s, answers):
+    """An exchange broke on some worker: TensorFlow has lost one, but does not say which."""
+    if not (one.words or {}).get("broken"):
+        return None
+    lost = [r for r, s in seen.items() if not (s.words or {}).get("end")]
+    lost = [r for r in lost if answers(addresses[r]) is None]
+    if not lost:
+        return None
+    text = f"an exchange broke: {', '.join(name(r, addresses) for r in lost)} cannot be reached."
+    return Verdict("cut off", lost[0], text)
 
 
 def _silent(rank, one, seen, addresses, timeout_s, answers):

@@ -62,6 +62,7 @@ class Watchdog:
         self._timeout_s = timeout_s or math.inf
         self._stacks = stacks
         self._period_s = period_s or max(1.0, task.size / 32)
+        self._broken = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._listening, self._woken = socket.socketpair()
@@ -80,7 +81,9 @@ class Watchdog:
         if isinstance(error, _OF_PEERS) and self._task.size > 1:
             # It says that a connection broke; the verdict will say whose, and end this process.
             logging.debug("an exchange failed: %s", error)
-            self._thread.join(min(GONE_S, self._timeout_s) + 10 * self._period_s)
+            self._broken = True
+            with pulse.waiting():
+                self._thread.join(min(GONE_S, self._timeout_s) + 10 * self._period_s)
         self._ended.set()
         self._thread.join()
         self._pulses.write(self._words() | _last_words(error))
@@ -154,7 +157,7 @@ class Watchdog:
         os._exit(PREEMPTED if preempted else HELD_UP)
 
     def _words(self):
-        return {**pulse.read(), "stopping": pulse.stop_asked()}
+        return {**pulse.read(), "stopping": pulse.stop_asked(), "broken": self._broken}
 
 
 def _last_words(error) -> dict:

@@ -15,6 +15,7 @@ import time
 from unittest import mock
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import workers
 
@@ -383,6 +384,7 @@ class WorkersTest(CommandTest):
         alone = self.found(self.path("alone"))
         self.assertAllClose(self.found().centroids, alone.centroids, rtol=1e-5, atol=1e-6)
 
+    @pytest.mark.slow
     def test_a_killed_chief_costs_a_restart_and_nothing_else(self):
         self.input = self.save("large.npy", blobs(rows=20_000, dim=32))
         flags = {"iterations": 60, "save_every_s": 0, "k": 50}

@@ -65,6 +65,13 @@ class VerdictTest(tf.test.TestCase):
         self.assertEqual((found.kind, found.rank), ("waiting", 2))
         self.assertIn("worker 2 (c:3) cannot be reached", found.message)
 
+    def test_after_a_broken_exchange_the_one_that_cannot_be_reached_is_named_at_once(self):
+        seen = [at_work(broken=True), at_work(broken=True), at_work()]
+        found = verdict(seen, lambda address: None if address == "c:3" else True)
+        self.assertEqual((found.kind, found.rank), ("cut off", 2))
+        self.assertIn("worker 2 (c:3) cannot be reached", found.message)
+        self.assertIsNone(verdict(seen))
+
     def test_others_judge_the_first_worker_only_by_whether_it_lives(self):
         self.assertIsNone(judge_judge(at_work(idle_s=500.0), ADDRESSES, 60.0, lambda _: True))
         found = judge_judge(at_work(61.0), ADDRESSES, 60.0, lambda _: True)

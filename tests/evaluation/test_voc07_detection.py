@@ -9,6 +9,7 @@ from unittest import mock
 
 import devkit
 import numpy as np
+import pytest
 import tensorflow as tf
 import workers
 from official.core import exp_factory
@@ -137,6 +138,7 @@ class Voc07DetectionTest(tf.test.TestCase):
             self.assertAllEqual(found["groundtruth_is_crowd"], objects.difficult)
         self.assertCountEqual(seen, range(6))
 
+    @pytest.mark.slow
     def test_fc68_keeps_the_convolutions_and_all_trains_them(self):
         for tune in ("fc68", "all"):
             # From a model and from random weights, what is trained starts from what was given.
@@ -203,6 +205,7 @@ class Voc07DetectionTest(tf.test.TestCase):
         self.assertAllEqual(detector.merge(rows, 0.5, 2), rows[[1, 3]])
         self.assertEqual(detector.merge(rows[:0], 0.5, 2).shape, (0, 6))
 
+    @pytest.mark.slow
     def test_the_command_trains_measures_and_goes_on_where_it_was(self):
         workdir = self.folder()
         flags = [f"--params_override=workdir={workdir},tune=all", "--norandom_init"]
@@ -224,6 +227,7 @@ class Voc07DetectionTest(tf.test.TestCase):
         self.assertEqual(code, 2, err)
         self.assertIn("use another folder", err)
 
+    @pytest.mark.slow
     def test_two_workers_find_the_same(self):
         folder = self.folder()
         protocol = dataclasses.replace(TINY, iterations=1)

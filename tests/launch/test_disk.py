@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 
+import pytest
 import runs
 import tensorflow as tf
 import workers
@@ -61,6 +62,7 @@ class DiskTest(tf.test.TestCase):
             self.skipTest(f"needs file systems of its own: {done.stderr[-200:]}")
         return done.stdout, done.stderr
 
+    @pytest.mark.slow
     def test_a_full_disk_stops_the_run_and_with_more_room_it_ends_as_if_nothing_had_been(self):
         whole = os.path.join(self.folder, "whole")
         workers.on_cluster(1, runs.train, self.settings, whole)

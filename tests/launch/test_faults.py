@@ -7,6 +7,7 @@ import signal
 import tempfile
 
 import numpy as np
+import pytest
 import runs
 import tensorflow as tf
 import workers
@@ -42,6 +43,7 @@ class FaultsTest(tf.test.TestCase):
         for name, value in expected.items():
             self.assertAllEqual(state[name], value, name)
 
+    @pytest.mark.slow
     def test_a_killed_worker_is_named_by_the_others_and_nothing_is_lost(self):
         workdir = self.workdir()
         for rank, phase in (
@@ -72,9 +74,10 @@ class FaultsTest(tf.test.TestCase):
             self.assertEqual(job.wait(30, [1]), [HELD_UP], job.log(1))
         for rank in range(2):
             stacks = pathlib.Path(workdir, "stacks", f"worker-{rank:05d}.txt").read_text()
-            self.assertIn("training/trainer.py", stacks)
+            self.assertIn("commands/train.py", stacks)
         self.finish(workdir)
 
+    @pytest.mark.slow
     def test_workers_of_which_one_is_told_to_stop_save_at_one_step_and_go_on(self):
         workdir = self.workdir()
         for rank, number, phase in (

@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 
+import pytest
 import runs
 import tensorflow as tf
 from jobs import Job
@@ -13,6 +14,7 @@ HOSTS = 4
 HELD_UP = 43
 
 
+@pytest.mark.slow
 class HostsTest(tf.test.TestCase):
     def setUp(self):
         super().setUp()

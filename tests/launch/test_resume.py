@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 
+import pytest
 import runs
 import tensorflow as tf
 import workers
@@ -21,6 +22,7 @@ LAUNCHER = pathlib.Path(__file__).resolve().parents[2] / "launch" / "local.py"
 LIMIT_S = 240
 
 
+@pytest.mark.slow
 class ResumeTest(tf.test.TestCase):
     def test_a_killed_worker_costs_a_restart_and_nothing_else(self):
         folder = tempfile.mkdtemp()

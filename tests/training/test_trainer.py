@@ -8,6 +8,7 @@ from absl import logging
 
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import DataError
+from dc_tf.run_dir import RunDir, read_json
 from dc_tf.training import trainer
 from dc_tf.training.checkpoint import Position
 from dc_tf.training.step import SUMS
@@ -65,6 +66,9 @@ class TrainerTest(tf.test.TestCase):
     def test_what_training_cannot_go_on_from_is_an_error(self):
         stage = StageTrainer.__new__(StageTrainer)
         stage.position = Position(global_step=7)
+        stage._cluster = mock.Mock(is_chief=True)
+        stage._run = RunDir(self.get_temp_dir())
+        stage._figures = {"learning_rate": 0.1}
         fine = {"loss": 1.0, "gradient_norm": 2.0, "head_gradient_norm": 3.0}
         stage._require_finite(fine)
         stage._require_finite(fine | {"skipped_steps": 2, "loss_scale": 8.0})
@@ -75,6 +79,9 @@ class TrainerTest(tf.test.TestCase):
         ):
             with self.assertRaisesRegex(DataError, message):
                 stage._require_finite(fine | output)
+        kept = read_json(stage._run.failed_step)
+        self.assertEqual((kept["global_step"], kept["learning_rate"]), (7, 0.1))
+        self.assertEqual(kept["gradient_norm"], float("inf"))
 
     def test_means_are_over_images_and_norms_over_the_steps_taken(self):
         sums = dict.fromkeys(SUMS, 0.0)
