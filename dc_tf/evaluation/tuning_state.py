@@ -1,6 +1,6 @@
 """Where a fine-tuning stands, on disk: one folder that is complete or absent.
 
-    states = TuningStates("/work/model-seed0", world)
+    states = TuningStates("/models/tuned/seed0", world)
     states.save(tuner, Position(epoch=3, step=120, global_step=720))
     position = states.restore(tuner)       # None where nothing was saved
 
