@@ -90,7 +90,7 @@ def _train(experiment, folder, refusal, watchdog):
 
     with pulse.patient("joining the others"):
         cluster = connect()
-    watchdog.hear_signals()
+    watchdog.joined()
     refuse_together(refusal, cluster)
     if cluster.is_chief:
         _write_experiment(experiment, folder)

@@ -4,8 +4,9 @@
     pulses.write({"phase": "extract"})
     seen = pulses.look(rank=2)          # Seen(words={"phase": ...}, silent_s=0.8)
 
-No two clocks need to agree: a worker is as silent as its file has been unchanged while we looked.
-What lay there before we first looked is of an earlier life and counts for nothing.
+No two clocks need to agree: a worker is as silent as its file has been unchanged while we looked;
+time in which this process could not look says nothing about others. What lay there before we first
+looked may be of an earlier life and counts for nothing, until `all_are_here`.
 """
 
 import dataclasses
@@ -39,16 +40,19 @@ class Pulses:
         folder: shared by all workers. A set of workers, known by its addresses, has a folder of
             its own in it, so that a set that is turned away does not disturb one at work.
         task: cluster.TaskSpec of this worker.
+        period_s: seconds between two looks.
     """
 
-    def __init__(self, folder, task):
+    def __init__(self, folder, task, period_s=1.0):
         name = hashlib.sha256(" ".join(task.addresses).encode()).hexdigest()[:12]
         self._parent = folder
         self._folder = os.path.join(folder, name)
         self._rank = task.rank
         self._life = uuid.uuid4().hex[:12]
         self._count = 0
-        self._known = {}  # rank: (life and count when we first looked or last saw a change, when)
+        self._longest_s = 2 * period_s
+        self._all_are_here = False
+        self._known = {}  # rank: (life and count, seconds unchanged, when looked, changed ever)
         os.makedirs(self._folder, exist_ok=True)
 
     def write(self, words: dict):
@@ -61,16 +65,21 @@ class Pulses:
             json.dump(words, file)
         os.replace(aside, path)
 
+    def all_are_here(self):
+        """All workers have met, so whatever lies there now is of their present life."""
+        self._all_are_here = True
+
     def look(self, rank: int) -> Seen:
         """What worker `rank` says, and for how long it has said nothing new."""
         words = self._read(rank)
         mark = (words["life"], words["count"]) if words else None
         now = time.monotonic()
-        first, before, changed, alive = self._known.get(rank, (mark, mark, now, False))
+        before, silent_s, looked, alive = self._known.get(rank, (mark, 0.0, now, False))
+        silent_s += min(now - looked, self._longest_s)
         if mark != before:
-            changed, alive = now, True
-        self._known[rank] = (first, mark, changed, alive)
-        return Seen(words if alive else None, now - changed)
+            silent_s, alive = 0.0, True
+        self._known[rank] = (mark, silent_s, now, alive)
+        return Seen(words if alive or self._all_are_here else None, silent_s)
 
     def remove_old(self):
         """Removes what sets of workers left that have said nothing for a week."""

@@ -57,11 +57,11 @@ class Watchdog:
     """
 
     def __init__(self, folder, task, timeout_s, stacks, period_s=None):
-        self._pulses = Pulses(folder, task)
         self._task = task
         self._timeout_s = timeout_s or math.inf
         self._stacks = stacks
         self._period_s = period_s or max(1.0, task.size / 32)
+        self._pulses = Pulses(folder, task, self._period_s)
         self._broken = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -70,7 +70,7 @@ class Watchdog:
 
     def __enter__(self):
         pulse.beat()
-        self.hear_signals()
+        self._hear_signals()
         if self._task.rank == 0:
             self._pulses.remove_old()
         self._pulses.write(self._words())
@@ -91,11 +91,13 @@ class Watchdog:
             signal.signal(number, handler)
         signal.set_wakeup_fd(-1)
 
-    def hear_signals(self):
-        """Takes SIGTERM and SIGUSR1; again, after `connect`, since TensorFlow takes SIGTERM there.
+    def joined(self):
+        """Call after `connect`: all workers are there, and TensorFlow has taken SIGTERM."""
+        self._pulses.all_are_here()
+        self._hear_signals()
 
-        They arrive in the watchdog's thread too: the main one may be held up in a call.
-        """
+    def _hear_signals(self):
+        """Signals arrive in the watchdog's thread too: the main one may be held up in a call."""
         self._woken.setblocking(False)
         signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
         for number in _SIGNALS:

@@ -2,11 +2,13 @@
 
 import os
 import socket
+from unittest import mock
 
 import tensorflow as tf
 import workers
 
 from dc_tf import pulse
+from dc_tf.distributed import pulses
 from dc_tf.distributed.cluster import TaskSpec
 from dc_tf.distributed.pulses import Pulses, Seen
 from dc_tf.distributed.verdict import answers, judge, judge_judge
@@ -99,6 +101,23 @@ class PulsesTest(tf.test.TestCase):
         self.assertIsNone(looker.look(1).words)
         self.pulses(1).write({"phase": "new"})
         self.assertEqual(looker.look(1).words["phase"], "new")
+
+    def test_once_all_have_met_what_lies_there_counts(self):
+        self.pulses(1).write({"phase": "joined"})
+        looker = self.pulses(0)
+        self.assertIsNone(looker.look(1).words)
+        looker.all_are_here()
+        self.assertEqual(looker.look(1).words["phase"], "joined")
+
+    def test_time_in_which_nobody_looked_is_no_silence(self):
+        clock = [100.0]
+        with mock.patch.object(pulses.time, "monotonic", lambda: clock[0]):
+            speaker, looker = self.pulses(1), self.pulses(0)
+            speaker.write({"phase": "x"})
+            looker.look(1)
+            for seconds, silent_s in ((1.0, 1.0), (60.0, 3.0), (1.0, 4.0)):
+                clock[0] += seconds
+                self.assertEqual(looker.look(1).silent_s, silent_s)
 
     def test_a_worker_is_as_silent_as_its_file_is_unchanged(self):
         speaker, looker = self.pulses(1), self.pulses(0)
