@@ -1,5 +1,9 @@
 """Errors that a user can act on: each message says what was given and what would work."""
 
+# Exit codes of a process that is to be started again: it was asked to stop and has saved; another
+# worker holds it up.
+PREEMPTED, HELD_UP = 42, 43
+
 
 class ConfigError(ValueError):
     """A setting, flag or TF_CONFIG that cannot work; raised before anything is started."""
@@ -15,10 +19,6 @@ class DataError(RuntimeError):
     def __init__(self, message, result=None):
         super().__init__(message)
         self.result = result
-
-
-class PeerError(RuntimeError):
-    """Another worker cannot go on, and has said why."""
 
 
 class Preempted(Exception):

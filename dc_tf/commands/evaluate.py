@@ -79,7 +79,7 @@ def run() -> dict | None:
     import tensorflow as tf
 
     from dc_tf.distributed.cluster import connect, task_from_environment
-    from dc_tf.evaluation.tasks import Request, read_protocol
+    from dc_tf.evaluation.tasks import BY_LAYER, Request, read_protocol
 
     task, protocol = read_protocol(
         TASK.value,
@@ -88,9 +88,12 @@ def run() -> dict | None:
         seed=SEED.value,
         scratch=SCRATCH.value,
     )
+    name = task.__name__.rpartition(".")[2]
+    if PLOT.value and name not in BY_LAYER:
+        raise ConfigError(f"--plot is of layers, which only {', '.join(BY_LAYER)} measure.")
     cluster = connect() if task_from_environment().size > 1 else None
     request = Request(
-        task=task.__name__.rpartition(".")[2],
+        task=name,
         model=MODEL.value,
         stage=STAGE.value,
         train=TRAIN.value,
@@ -116,13 +119,11 @@ def run() -> dict | None:
         "protocol": dataclasses.asdict(protocol),
         **found,
     }
-    if PLOT.value:
-        from dc_tf.evaluation.plot import plot  # brings Matplotlib
-
-        if "layers" not in found:
-            raise ConfigError(f"--plot is of layers, which {request.task} does not measure.")
-        plot(result, PLOT.value, getattr(protocol, "paper", None))
     if OUTPUT.value:
         with tf.io.gfile.GFile(OUTPUT.value, "w") as f:
             f.write(json.dumps(result, indent=1) + "\n")
+    if PLOT.value:
+        from dc_tf.evaluation.plot import plot  # brings Matplotlib
+
+        plot(result, PLOT.value, getattr(protocol, "paper", None))
     return result

@@ -23,7 +23,7 @@ import traceback
 
 from absl import flags, logging
 
-from dc_tf.errors import ConfigError, DataError, PeerError, Preempted
+from dc_tf.errors import PREEMPTED, ConfigError, DataError, Preempted
 
 COMMANDS = {
     "generate": "dc_tf.commands.generate",
@@ -39,7 +39,7 @@ COMMANDS = {
     "doctor": "dc_tf.commands.doctor",
 }
 
-DONE, FAILED, WRONG_USAGE, PREEMPTED, HELD_UP = 0, 1, 2, 42, 43
+DONE, FAILED, WRONG_USAGE = 0, 1, 2
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _HELP = ("--help", "-help", "-h", "help")
 
@@ -66,8 +66,6 @@ def main(argv=None):
         return _complain(error, FAILED)
     except Preempted as error:
         return _complain(error, PREEMPTED)
-    except PeerError as error:
-        return _complain(error, HELD_UP)
     except OSError as error:
         if error.errno not in _OF_DISKS:
             traceback.print_exc()

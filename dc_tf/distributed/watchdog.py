@@ -28,10 +28,8 @@ from absl import logging
 from dc_tf import pulse
 from dc_tf.distributed.pulses import Pulses
 from dc_tf.distributed.verdict import GONE_S, answers, judge, judge_judge
-from dc_tf.errors import PeerError, Preempted
+from dc_tf.errors import HELD_UP, PREEMPTED, Preempted
 
-# Exit codes of the process.
-PREEMPTED, HELD_UP = 42, 43
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # What TensorFlow raises on a worker when another one goes away.
 _OF_PEERS = (
@@ -73,7 +71,7 @@ class Watchdog:
         self._hear_signals()
         if self._task.rank == 0:
             self._pulses.remove_old()
-        self._pulses.write(self._words())
+        self._pulses.write(self._words())  # a folder that cannot be written is an error here
         self._thread.start()
         return self
 
@@ -86,10 +84,12 @@ class Watchdog:
                 self._thread.join(min(GONE_S, self._timeout_s) + 10 * self._period_s)
         self._ended.set()
         self._thread.join()
-        self._pulses.write(self._words() | _last_words(error))
+        self._say(_last_words(error))
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(-1)
+        self._listening.close()
+        self._woken.close()
 
     def joined(self):
         """Call after `connect`: all workers are there, and TensorFlow has taken SIGTERM."""
@@ -115,14 +115,17 @@ class Watchdog:
             self._look()
 
     def _look(self):
-        try:
-            self._pulses.write(self._words())
-            verdict = self._verdict()
-        except OSError as error:  # a shared disk that is away or full; the work will tell
-            logging.warning("the watchdog cannot use the run folder: %s", error)
-            return
+        self._say({})
+        verdict = self._verdict()
         if verdict and not self._ended.is_set():
             self._conclude(verdict)
+
+    def _say(self, words):
+        """A disk that is full or away keeps this worker from being heard, and from nothing else."""
+        try:
+            self._pulses.write(self._words() | words)
+        except OSError as error:
+            logging.log_first_n(logging.WARNING, "the watchdog is not heard: %s", 1, error)
 
     def _verdict(self) -> dict | None:
         """{"kind", "rank", "message"} of the reason to end, or None."""
@@ -142,21 +145,29 @@ class Watchdog:
 
     def _conclude(self, verdict):
         """Tells the others, shows what this process was at, and ends it."""
-        self._pulses.write(self._words() | {"verdict": verdict})
-        path = os.path.join(self._stacks, f"worker-{self._task.rank:05d}.txt")
-        os.makedirs(self._stacks, exist_ok=True)
-        with open(path, "w", encoding="utf-8") as file:
-            faulthandler.dump_traceback(file, all_threads=True)
+        self._say({"verdict": verdict})
         preempted = verdict["kind"] == "preempted"
         text = f"dc_tf: {verdict['message']}"
         if not preempted:
-            text += f" This worker ({self._task.rank}) was at {pulse.read()['phase']!r}; its stacks"
-            text += f" are in {path}. Start all workers again: the run goes on where it was saved."
+            text += f" This worker ({self._task.rank}) was at {pulse.read()['phase']!r}"
+            text += f"{self._dump_stacks()}. Start all workers again: the work goes on where it was"
+            text += " saved."
         print(text, file=sys.stderr, flush=True)
         if self._task.rank == 0:
             time.sleep(3 * self._period_s)  # until the others have read it
         logging.flush()
         os._exit(PREEMPTED if preempted else HELD_UP)
+
+    def _dump_stacks(self) -> str:
+        """What all threads are at, in a file; says where."""
+        path = os.path.join(self._stacks, f"worker-{self._task.rank:05d}.txt")
+        try:
+            os.makedirs(self._stacks, exist_ok=True)
+            with open(path, "w", encoding="utf-8") as file:
+                faulthandler.dump_traceback(file, all_threads=True)
+        except OSError as error:
+            return f"; its stacks could not be kept ({error})"
+        return f"; its stacks are in {path}"
 
     def _words(self):
         return {**pulse.read(), "stopping": pulse.stop_asked(), "broken": self._broken}
@@ -167,6 +178,4 @@ def _last_words(error) -> dict:
         return {"end": "done"}
     if isinstance(error, Preempted):
         return {"end": "preempted"}
-    if isinstance(error, PeerError):
-        return {"end": "told"}
     return {"end": "failed", "message": f"{type(error).__name__}: {error}"[:1000]}

@@ -28,6 +28,8 @@ TASKS = {
     "voc07_classification": "dc_tf.evaluation.voc07_classification",
     "voc07_detection": "dc_tf.evaluation.voc07_detection",
 }
+# Those that measure every layer.
+BY_LAYER = ("knn", "linear_probe", "low_shot")
 
 
 @dataclasses.dataclass(frozen=True)

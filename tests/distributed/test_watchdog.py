@@ -1,7 +1,11 @@
 """Who is to blame, from what the workers say; whole processes are in `launch/test_faults.py`."""
 
 import os
+import pathlib
+import shutil
+import signal
 import socket
+import time
 from unittest import mock
 
 import tensorflow as tf
@@ -12,6 +16,7 @@ from dc_tf.distributed import pulses
 from dc_tf.distributed.cluster import TaskSpec
 from dc_tf.distributed.pulses import Pulses, Seen
 from dc_tf.distributed.verdict import answers, judge, judge_judge
+from dc_tf.distributed.watchdog import Watchdog
 
 ADDRESSES = ("a:1", "b:2", "c:3")
 
@@ -132,6 +137,28 @@ class PulsesTest(tf.test.TestCase):
         looker.look(1)
         stranger.write({"phase": "x"})
         self.assertIsNone(looker.look(1).words)
+
+
+class WatchdogTest(tf.test.TestCase):
+    def test_a_disk_that_fails_keeps_it_from_being_heard_and_from_nothing_else(self):
+        folder = os.path.join(self.get_temp_dir(), "run")
+        stacks = os.path.join(self.get_temp_dir(), "a file")
+        pathlib.Path(stacks).touch()
+        with Watchdog(folder, TaskSpec(), 600.0, stacks, period_s=0.02) as watchdog:
+            shutil.rmtree(folder)
+            pathlib.Path(folder).touch()
+            time.sleep(0.2)
+            self.assertTrue(watchdog._thread.is_alive())
+            self.assertIn("could not be kept", watchdog._dump_stacks())
+
+    def test_signals_ask_the_work_to_stop(self):
+        self.addCleanup(pulse.forget)
+        before = signal.getsignal(signal.SIGUSR1)
+        with Watchdog(self.get_temp_dir(), TaskSpec(), 600.0, self.get_temp_dir()):
+            self.assertFalse(pulse.stop_asked())
+            signal.raise_signal(signal.SIGUSR1)
+            self.assertTrue(pulse.stop_asked())
+        self.assertEqual(signal.getsignal(signal.SIGUSR1), before)
 
 
 class PulseTest(tf.test.TestCase):

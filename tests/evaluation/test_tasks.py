@@ -269,6 +269,11 @@ class TasksTest(tf.test.TestCase):
             task, _ = read_protocol(None, [path])
             self.assertIn(f"task: {task.__name__.rpartition('.')[2]}\n", open(path).read())
 
+    def test_a_picture_of_layers_is_refused_where_none_are_measured(self):
+        code, _, err = self.call("--task=nmi", "--plot=layers.png")
+        self.assertEqual(code, 2)
+        self.assertIn("only knn, linear_probe, low_shot", err)
+
     def test_layers_come_in_the_networks_order(self):
         self.assertEqual(parse_layers(["fc7", "conv2"]), ("conv2", "fc7"))
         self.assertEqual(parse_layers(["all"]), LAYERS)
