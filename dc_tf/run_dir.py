@@ -140,6 +140,36 @@ def locked(path: str, what: str):
         yield
 
 
+def claim(path: str, about: dict, setting: str, what: str, free=()):
+    """Makes a folder, or recognises it as that of an earlier call for the same.
+
+    Args:
+        path: of the JSON file in the folder that says what it is of.
+        about: JSON-ready dict that tells one from another.
+        setting: name of the setting that named the folder, for messages.
+        what: the folder holds, for messages.
+        free: keys that may differ.
+
+    Raises:
+        ConfigError: it holds something else.
+    """
+    folder = os.path.dirname(path)
+    if os.path.exists(path):
+        before = read_json(path)
+        keys = {*about, *before} - set(free)
+        changed = sorted(key for key in keys if about.get(key) != before.get(key))
+        if changed:
+            raise ConfigError(
+                f"{folder} holds other {what} (different: {', '.join(changed)}); use another "
+                f"{setting}, or the settings of that one."
+            )
+        return
+    if os.path.isdir(folder) and os.listdir(folder):
+        raise ConfigError(f"{folder} holds other files; use another {setting}.")
+    os.makedirs(folder, exist_ok=True)
+    write_json(path, about)
+
+
 def write_text(path: str, text: str):
     """Writes a file that is complete or absent: aside, to disk, then renamed."""
     aside = f"{path}.{uuid.uuid4().hex}.tmp"

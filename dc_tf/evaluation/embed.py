@@ -76,7 +76,9 @@ def embed(
         "compute_dtype": subject.compute_dtype,
         "batch_size": batch_size,
     }
-    _begin(output, about)
+    # The weights tell what the model is, not where it lies.
+    path = os.path.join(output, ABOUT)
+    run_dir.claim(path, about, "--output", "features", free=("model",))
     reader = RowReader(dataset, max_bad_share)
     with data_errors(), Progress(dataset.rows, "embed", "images") as progress:
         for number, start in enumerate(starts):
@@ -106,25 +108,6 @@ def _features(extractor, batches, rows, dtype, progress) -> dict:
         done += count
         progress.update(count)
     return arrays
-
-
-def _begin(output, about):
-    """Makes the folder, or recognises it as that of an earlier call of the same kind."""
-    path = os.path.join(output, ABOUT)
-    if os.path.exists(path):
-        before = run_dir.read_json(path)
-        # The weights tell what the model is, not where it lies.
-        changed = sorted(k for k in about if k != "model" and about[k] != before.get(k))
-        if changed:
-            raise ConfigError(
-                f"{output} holds other features (different: {', '.join(changed)}); use another "
-                "--output."
-            )
-        return
-    if os.path.isdir(output) and os.listdir(output):
-        raise ConfigError(f"{output} holds other files; use another --output.")
-    os.makedirs(output, exist_ok=True)
-    run_dir.write_json(path, about)
 
 
 def _path(output, name, number, count):

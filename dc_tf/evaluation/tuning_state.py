@@ -114,28 +114,12 @@ def claim(folder: str, about: dict, world: Communicator):
     refusal = None
     if world.rank == 0:
         try:
-            _claim(os.path.abspath(folder), about)
+            path = os.path.join(os.path.abspath(folder), _ABOUT)
+            run_dir.claim(path, about, "workdir", "fine-tunings")
         except ConfigError as error:
             refusal = error
     if not all_agree(refusal is None, world):  # no worker waits for one that has given up
         raise refusal or ConfigError("workdir was refused; the first worker says why.")
-
-
-def _claim(folder, about):
-    path = os.path.join(folder, _ABOUT)
-    if os.path.exists(path):
-        before = run_dir.read_json(path)
-        changed = sorted(k for k in {*about, *before} if about.get(k) != before.get(k))
-        if changed:
-            raise ConfigError(
-                f"workdir is {folder!r}, which holds a fine-tuning of something else (different: "
-                f"{', '.join(changed)}); use another, or the settings of that one."
-            )
-        return
-    if os.path.isdir(folder) and os.listdir(folder):
-        raise ConfigError(f"workdir is {folder!r}, which holds other files; use another.")
-    os.makedirs(folder, exist_ok=True)
-    run_dir.write_json(path, about)
 
 
 def _checkpoint(tuner):

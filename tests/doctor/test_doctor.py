@@ -13,6 +13,7 @@ import tempfile
 import types
 from unittest import mock
 
+import pytest
 import runs
 import tensorflow as tf
 import workers
@@ -176,6 +177,7 @@ class DoctorTest(tf.test.TestCase):
         self.assertEqual(out.getvalue(), f"FAIL  {'bad':<18}  it is -> mend it\n")
 
 
+@pytest.mark.slow
 class WorkersTest(tf.test.TestCase):
     """Real workers, each with its own flags."""
 

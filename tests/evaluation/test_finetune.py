@@ -9,6 +9,7 @@ import tempfile
 from unittest import mock
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import workers
 from striped import RESOLUTION, call, write_model, write_stripes
@@ -151,6 +152,7 @@ class FinetuneTest(tf.test.TestCase):
         self.assertAllClose(both[0][0], alone, atol=1e-3)
         self.assertEqual(both[0][0], both[1][0])
 
+    @pytest.mark.slow
     def test_a_stopped_call_goes_on_to_the_same_weights_on_another_number_of_workers_too(self):
         whole = tuned(Solo(), self.model, self.data, SMALL)
         folder = self.folder()

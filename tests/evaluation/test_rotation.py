@@ -19,16 +19,17 @@ from dc_tf.training.checkpoint import load_trunk
 
 
 class RotationTest(tf.test.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.folder = tempfile.mkdtemp()
-        self.addCleanup(shutil.rmtree, self.folder)
-        self.data = runs.make_data(self.folder)
-        self.run_folder = os.path.join(self.folder, "run")
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.folder = tempfile.mkdtemp()
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        cls.data = runs.make_data(cls.folder)
+        cls.run_folder = os.path.join(cls.folder, "run")
         flat = {**runs.SETTINGS["stages"][1], "clusters": 1, "rotations": 1, "name": "flat"}
         flat |= {"epochs": 1}
         stages = [*runs.SETTINGS["stages"], flat]
-        workers.on_cluster(1, runs.train, runs.settings(self.data, stages=stages), self.run_folder)
+        workers.on_cluster(1, runs.train, runs.settings(cls.data, stages=stages), cls.run_folder)
 
     def test_images_are_turned_and_the_runs_own_head_says_how(self):
         for stage, super_classes in (("rotnet", 4), ("deepercluster", 8)):

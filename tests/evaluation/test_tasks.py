@@ -6,6 +6,7 @@ from unittest import mock
 
 import devkit
 import numpy as np
+import pytest
 import tensorflow as tf
 import workers
 from PIL import Image
@@ -140,6 +141,7 @@ class TasksTest(tf.test.TestCase):
             alone = linear_probe.evaluate(self.subject, *self.splits(), ["conv3"], protocol)
             self.assertAllClose(both["conv3"], alone["conv3"], rtol=1e-4)
 
+    @pytest.mark.slow
     def test_two_workers_find_what_one_finds(self):
         probe = {"epochs": 2, "batch_size": 16, "learning_rate": 0.01, "max_features": 200}
         for task, settings in (

@@ -16,6 +16,7 @@ from jobs import Job
 WRONG_USAGE, PREEMPTED, HELD_UP = 2, 42, 43
 
 
+@pytest.mark.slow
 class FaultsTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -43,7 +44,6 @@ class FaultsTest(tf.test.TestCase):
         for name, value in expected.items():
             self.assertAllEqual(state[name], value, name)
 
-    @pytest.mark.slow
     def test_a_killed_worker_is_named_by_the_others_and_nothing_is_lost(self):
         workdir = self.workdir()
         for rank, phase in (
@@ -77,7 +77,6 @@ class FaultsTest(tf.test.TestCase):
             self.assertIn("commands/train.py", stacks)
         self.finish(workdir)
 
-    @pytest.mark.slow
     def test_workers_of_which_one_is_told_to_stop_save_at_one_step_and_go_on(self):
         workdir = self.workdir()
         for rank, number, phase in (

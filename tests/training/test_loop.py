@@ -77,6 +77,7 @@ class LoopTest(tf.test.TestCase):
         for name in ("loss", "rotation_accuracy"):
             self.assertAllClose(result[name], self.result[name])
 
+    @pytest.mark.slow
     def test_two_workers_resume_as_well(self):
         whole, parts = (os.path.join(self.folder, name) for name in ("whole-2", "parts-2"))
         workers.on_cluster(2, runs.train, self.settings, whole)
@@ -111,6 +112,7 @@ class LoopTest(tf.test.TestCase):
         self.assertEqual((last["skipped_steps"], last["loss_scale"]), (0, 2.0**15))
         self.assertAllInRange([last["gradient_norm"], last["head_gradient_norm"]], 1e-6, 1e3)
 
+    @pytest.mark.slow
     def test_clusters_and_losses_of_a_round_are_the_same_on_1_2_and_4_workers(self):
         stages = [{**runs.SETTINGS["stages"][1], "epochs": 1}]
         settings = {**self.settings, "stages": stages}
@@ -129,6 +131,7 @@ class LoopTest(tf.test.TestCase):
             self.assertAllClose(*losses, rtol=1e-2)
             self.assertAllClose(losses[0][0], losses[1][0], rtol=1e-4)
 
+    @pytest.mark.slow
     def test_a_run_continues_on_another_number_of_workers(self):
         workdir = os.path.join(self.folder, "elastic")
         workers.on_cluster(4, _stop_all, self.settings, workdir, 11)
