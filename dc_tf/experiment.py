@@ -216,7 +216,7 @@ class Experiment(hyperparams.Config):
         log_every: steps between lines of metrics.
         init_from: run folder, or exported or imported model, whose trunk this run starts from.
         init_stage: name of a stage of that run, to start from where it ended; else the run's end.
-        threads: parallel calls of the input pipeline; 0 lets TensorFlow choose.
+        threads: parallel calls of the input pipeline; 0 for one a core.
     """
 
     seed: int = 0

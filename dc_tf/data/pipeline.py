@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.data import augment, schema
+from dc_tf.data.processes import cores
 from dc_tf.data.stand_ins import DamagedRow
 from dc_tf.errors import ConfigError, DataError
 
@@ -62,7 +63,7 @@ def training_batches(
         max_ratio: of the random crop.
         flip: whether to mirror half of the images.
         start_step: int, steps to skip; they are neither read nor decoded.
-        threads: int, threads that decode; None lets TensorFlow choose.
+        threads: int, threads that decode; None for one a core.
         prefetch: int, batches kept ready.
 
     Returns:
@@ -88,7 +89,7 @@ def training_batches(
         return {name: _fix_batch(tensor, batch_size) for name, tensor in batch.items()}
 
     batches = _batches(reader, draws._asdict(), batch_size, prepare, (start_step, steps), threads)
-    return _with_options(batches.map(fix_shapes).prefetch(prefetch), threads)
+    return with_options(batches.map(fix_shapes).prefetch(prefetch), threads)
 
 
 def evaluation_batches(reader, row_ids, batch_size, size, short_side, threads=None, prefetch=2):
@@ -100,7 +101,7 @@ def evaluation_batches(reader, row_ids, batch_size, size, short_side, threads=No
         batch_size: int, most images in a batch.
         size: int, side of the images in pixels.
         short_side: int, length in pixels that the short side is brought to before the crop.
-        threads: int, threads that decode; None lets TensorFlow choose.
+        threads: int, threads that decode; None for one a core.
         prefetch: int, batches kept ready.
 
     Returns:
@@ -121,7 +122,21 @@ def evaluation_batches(reader, row_ids, batch_size, size, short_side, threads=No
 
     span = (0, -(-len(row_ids) // batch_size))
     batches = _batches(reader, columns, batch_size, prepare, span, threads)
-    return _with_options(batches.prefetch(prefetch), threads)
+    return with_options(batches.prefetch(prefetch), threads)
+
+
+def with_options(dataset, threads=None):
+    """How a pipeline of one worker runs: in order, and on the threads that it was given."""
+    options = tf.data.Options()
+    options.deterministic = True
+    # Each worker makes its own batches already.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    # An iterator that goes away waits for the thread that tunes it, which may sleep up to a minute
+    # without hearing that it is to end, and all workers with it.
+    options.autotune.enabled = False
+    if threads is not None:
+        options.threading.private_threadpool_size = threads
+    return dataset.with_options(options)
 
 
 def _batches(reader, columns, batch_size, prepare, span, threads):
@@ -140,7 +155,7 @@ def _batches(reader, columns, batch_size, prepare, span, threads):
         tf.data.Dataset of dict, one a step, in order.
     """
     first, stop = span
-    calls = threads or tf.data.AUTOTUNE
+    calls = threads or cores()
     rows = columns["row"]
     columns = {**columns, "place": np.arange(len(rows), dtype=np.int64)}
     batches = tf.data.Dataset.range(first, stop).map(_slicer(columns, batch_size))
@@ -276,16 +291,6 @@ def _empty_like(spec):
 
 def _fix_batch(tensor, batch_size):
     return tf.ensure_shape(tensor, [batch_size, *tensor.shape[1:]])
-
-
-def _with_options(dataset, threads):
-    options = tf.data.Options()
-    options.deterministic = True
-    # Each worker makes its own batches already.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    if threads is not None:
-        options.threading.private_threadpool_size = threads
-    return dataset.with_options(options)
 
 
 def _check_draws(draws, batch_size):

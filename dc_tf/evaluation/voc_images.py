@@ -11,6 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.data import augment
+from dc_tf.data.pipeline import with_options
+from dc_tf.data.processes import cores
 from dc_tf.data.voc import VocSplit, read_splits
 from dc_tf.errors import ConfigError, DataError
 
@@ -112,7 +114,5 @@ class MultiLabelSplit:
 
 def _batches(columns, prepare, batch_size):
     items = tf.data.Dataset.from_tensor_slices(columns)
-    items = items.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return items.batch(batch_size).prefetch(2).with_options(options)
+    items = items.map(prepare, num_parallel_calls=cores(), deterministic=True)
+    return with_options(items.batch(batch_size).prefetch(2))

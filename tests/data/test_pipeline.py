@@ -68,6 +68,13 @@ class PipelineTest(tf.test.TestCase):
                 self.assertAllEqual(one["image"], other["image"])
                 self.assertAllEqual(one["sub_id"], other["sub_id"])
 
+    def test_no_thread_tunes_it(self):
+        # Waiting for that thread's end held all workers up, by up to a minute an epoch.
+        reader = self.make()
+        training = training_batches(reader, draws(8), 8, 16)
+        for batches in (training, evaluation_batches(reader, [0], 2, size=16, short_side=18)):
+            self.assertIs(batches.options().autotune.enabled, False)
+
     def test_a_resumed_epoch_goes_on_where_it_stopped(self):
         reader, wanted = self.make(), draws(50)
         whole = list(training_batches(reader, wanted, 8, 16))
