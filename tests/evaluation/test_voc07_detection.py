@@ -238,6 +238,7 @@ class Voc07DetectionTest(tf.test.TestCase):
         again = workers.on_cluster(2, measured, *arguments, timeout_s=600)
         self.assertEqual([*again, both[0]], [both[0], *again])
 
+    @pytest.mark.slow
     def test_a_loss_that_explodes_is_reported(self):
         protocol = dataclasses.replace(TINY, learning_rate=1e20, iterations=4, drops=(3,))
         with self.assertRaisesRegex(DataError, "lower learning_rate"):

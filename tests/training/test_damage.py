@@ -5,6 +5,7 @@ import shutil
 import tempfile
 
 import numpy as np
+import pytest
 import runs
 import tensorflow as tf
 import workers
@@ -61,6 +62,7 @@ class DamageTest(tf.test.TestCase):
         for error in workers.on_cluster(2, _together, (1, 2, 3), (4, 5, 6)):
             self.assertRegex(error, "6 rows are damaged.*max_bad_share allows 5")
 
+    @pytest.mark.slow
     def test_a_run_counts_damaged_rows_and_resumes_as_one_that_was_not_stopped(self):
         settings = runs.settings(self.data_with_damage())
         settings["data"]["max_bad_share"] = 0.05

@@ -3,6 +3,7 @@
 import os
 import tempfile
 
+import pytest
 import runs
 import tensorflow as tf
 import workers
@@ -102,6 +103,7 @@ class SizeTest(tf.test.TestCase):
                 kept = sum(v.shape.num_elements() for v in optimizer.variables) // 1000
                 self.assertEqual(cost.slots(settings), kept, name)
 
+    @pytest.mark.slow
     def test_a_step_exchanges_what_was_planned(self):
         for changes in (
             {},

@@ -12,6 +12,7 @@ import tempfile
 from unittest import mock
 
 import numpy as np
+import pytest
 import runs
 import tensorflow as tf
 import workers
@@ -104,6 +105,7 @@ class ReassignTest(tf.test.TestCase):
         warm, cold = (report["objective"] for report in reports)
         self.assertLess(warm[0], cold[-1])  # of the same features: the old means, moved once more
 
+    @pytest.mark.slow
     def test_a_worker_killed_while_saving_costs_both_that_iteration(self):
         folder, whole = (os.path.join(self.folder, name) for name in ("two", "two-whole"))
         with self.assertRaisesRegex(AssertionError, "the process ended with code -9"):

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import workers
 
@@ -170,6 +171,7 @@ class StepTest(Compared):
         self.assertEqual(alone[0]["sub"], {})
         self.assert_same(workers.on_cluster(2, train, case), alone, step=2, share=1e-2)
 
+    @pytest.mark.slow
     def test_any_optimizer_of_keras_does_not_depend_on_the_number_of_workers(self):
         optimizer = Optimizer(name="Adam", learning_rate=RATE)
         optimizer.options.override({"global_clipnorm": 0.1, "epsilon": 1e-3}, is_strict=False)
@@ -177,6 +179,7 @@ class StepTest(Compared):
         spread = workers.on_cluster(2, train, Case(optimizer=optimizer))
         self.assert_same(spread, alone, step=1, share=1e-2)
 
+    @pytest.mark.slow
     def test_xla_changes_rounding_only(self):
         for size in (1, 2):
             model = Model(dropout=False, sync_batch_norm="off")

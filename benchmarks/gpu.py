@@ -1,0 +1,234 @@
+"""What a GPU makes of our training step and of k-means' products, where there is no TensorFlow.
+
+    python benchmarks/gpu.py export --folder=PROGRAMS     # with TensorFlow, on any machine
+    python benchmarks/gpu.py measure --folder=PROGRAMS    # with JAX and a GPU, and PyTorch if found
+
+`export` writes what XLA gets from TensorFlow (StableHLO): a whole step of one worker at the
+paper's size, 224 pixels, 48 images (3072 over 64 GPUs) and a sub-class head of 20,000, in float32,
+TF32 and bfloat16; and the assignment of 8,192 rows of 4096 components to 20,000 centroids.
+`measure` compiles them for the GPU with the XLA in JAX and times them on random numbers, in turns
+with a plain step of PyTorch of the same network, batch and classifier.
+
+What TensorFlow would add, kernel launches of what is not compiled, its input and its collectives,
+is not in these figures.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+
+BATCH, RESOLUTION, CLASSES = 48, 224, 20_000
+ROWS, DIM = 8192, 4096
+KINDS = {  # name: (compute dtype, whether float32 products may round to TF32)
+    "float32": ("float32", False),
+    "tf32": ("float32", True),
+    "bfloat16": ("bfloat16", False),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["export", "measure"])
+    parser.add_argument("--folder", required=True, help="of the programs")
+    parser.add_argument("--turns", type=int, default=20, help="of each, after a first")
+    options = parser.parse_args()
+    globals()[options.what](options)
+
+
+# With TensorFlow.
+
+
+def export(options):
+    import tensorflow as tf
+
+    os.makedirs(options.folder, exist_ok=True)
+    for name, (dtype, tf32) in KINDS.items():
+        tf.config.experimental.enable_tensor_float_32_execution(tf32)
+        save(options, f"step_{name}", *training_step(dtype))
+        save(options, f"assign_{name}", *assignment(dtype))
+        save(options, f"product_{name}", *product(dtype))
+
+
+def save(options, name, function, inputs):
+    """Writes what XLA gets of `function(*inputs)`."""
+    import tensorflow as tf
+
+    ir = function.experimental_get_compiler_ir(*inputs)
+    program = ir(stage="stablehlo_serialized", platform_name="CUDA")
+    path = os.path.join(options.folder, f"{name}.stablehlo")
+    with tf.io.gfile.GFile(path, "wb") as file:
+        file.write(program)
+    print(f"{path}: {len(program)} bytes", flush=True)
+
+
+def training_step(dtype):
+    """The step of a worker with one super-class, from images to changed weights."""
+    import numpy as np
+    import tensorflow as tf
+
+    from dc_tf.data.sampler import BatchPlan
+    from dc_tf.distributed.cluster import connect
+    from dc_tf.distributed.topology import Topology
+    from dc_tf.experiment import Model, Stage
+    from dc_tf.nn.vgg16 import VGG16
+    from dc_tf.training.step import Learner
+
+    model = Model(compute_dtype=dtype)
+    stage = Stage(clusters=1, rotations=1, sub_clusters=CLASSES)
+    trunk = VGG16(compute_dtype=dtype).built_at_resolution()
+    learner = Learner(connect(), BatchPlan(1, 1, BATCH, Topology(1, 1)), trunk, stage, model)
+    learner.start_round(0)
+    batch = {
+        "image": tf.zeros((BATCH, RESOLUTION, RESOLUTION, 3)),
+        "super_id": tf.zeros(BATCH, tf.int32),
+        "sub_id": tf.constant(np.arange(BATCH), tf.int32),
+    }
+
+    @tf.function(jit_compile=True)
+    def step(image, super_id, sub_id, seed):
+        return learner.step({"image": image, "super_id": super_id, "sub_id": sub_id}, seed)
+
+    return step, (*batch.values(), tf.constant(0))
+
+
+def assignment(dtype):
+    import tensorflow as tf
+
+    @tf.function(jit_compile=True)
+    def assign(rows, centroids):
+        scores = tf.matmul(rows, centroids)
+        return tf.argmax(scores, 1), tf.reduce_max(scores, 1)
+
+    return assign, factors(dtype)
+
+
+def product(dtype):
+    import tensorflow as tf
+
+    return tf.function(tf.matmul, jit_compile=True), factors(dtype)
+
+
+def factors(dtype):
+    import tensorflow as tf
+
+    return tf.zeros((ROWS, DIM), dtype), tf.zeros((DIM, CLASSES), dtype)
+
+
+# With JAX.
+
+
+def measure(options):
+    programs = {}
+    for file in sorted(os.listdir(options.folder)):
+        name, ending = os.path.splitext(file)
+        if ending == ".stablehlo":
+            with open(os.path.join(options.folder, file), "rb") as stream:
+                programs[name] = compiled(name, stream.read())
+    programs |= torch_steps()
+    seconds = {name: [] for name in programs}
+    for turn in range(options.turns + 1):
+        for name, run in programs.items():
+            started = time.perf_counter()
+            run()
+            if turn:
+                seconds[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(of) for name, of in seconds.items()}
+    print(json.dumps({"seconds": medians, "figures": figures(medians)}, indent=1))
+
+
+def figures(seconds) -> dict:
+    """What people compare: images a second, products a second."""
+    found = {}
+    for name, of in seconds.items():
+        if "step" in name:
+            found[name] = f"{BATCH / of:.0f} images/s"
+        else:
+            found[name] = f"{2e-12 * ROWS * DIM * CLASSES / of:.0f} TFLOP/s"
+    return found
+
+
+def compiled(name, program):
+    """A function that runs a program on random numbers and waits for its end."""
+    import jax
+    import numpy as np
+    from jax._src.interpreters import mlir
+    from jax._src.lib import xla_client
+    from jaxlib.mlir import ir
+
+    started = time.perf_counter()
+    backend = jax.devices()[0].client
+    with mlir.make_ir_context():
+        module = ir.Module.parse(program)
+        types = module.body.operations[0].type.inputs
+        main_ = next(op for op in module.body.operations if op.name.value == "main")
+        types = main_.type.inputs
+        shapes = [(tuple(t.shape), str(t.element_type)) for t in map(ir.RankedTensorType, types)]
+        executable = backend.compile_and_load(
+            module, backend.devices()[:1], xla_client.CompileOptions()
+        )
+    random = np.random.default_rng(0)
+    inputs = [jax.device_put(numbers(random, *shape)) for shape in shapes]
+    print(f"{name}: {len(inputs)} inputs, compiled in {time.perf_counter() - started:.1f} s")
+
+    def run():
+        for output in executable.execute(inputs):
+            output.block_until_ready()
+
+    return run
+
+
+def numbers(random, shape, kind):
+    import ml_dtypes
+    import numpy as np
+
+    if kind.startswith(("i", "ui", "si")):
+        return np.zeros(shape, {"i32": np.int32, "i64": np.int64, "i1": bool}[kind])
+    kind = {"f32": np.float32, "bf16": ml_dtypes.bfloat16}[kind]
+    return (0.01 * random.random(shape, np.float32)).astype(kind)
+
+
+def torch_steps() -> dict:
+    """The same network in PyTorch, the images' gradients made beforehand."""
+    try:
+        import torch
+    except ImportError:
+        return {}
+    from torch import nn
+
+    torch.backends.cudnn.benchmark = True
+    layers, channels = [], 2
+    for block in ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3):
+        for out in block:
+            layers += [nn.Conv2d(channels, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU(True)]
+            channels = out
+        layers.append(nn.MaxPool2d(2))
+    dense = [
+        nn.Flatten(),
+        nn.Linear(512 * 49, 4096),
+        nn.ReLU(True),
+        nn.Dropout(),
+        nn.Linear(4096, 4096),
+    ]
+    net = nn.Sequential(*layers, *dense, nn.ReLU(True), nn.Linear(4096, CLASSES))
+    net = net.cuda().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, weight_decay=1e-5)
+    images = torch.rand(BATCH, 2, RESOLUTION, RESOLUTION, device="cuda")
+    images = images.to(memory_format=torch.channels_last)
+    labels = torch.arange(BATCH, device="cuda")
+
+    def step(dtype, tf32):
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        with torch.autocast("cuda", torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = nn.functional.cross_entropy(net(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        torch.cuda.synchronize()
+
+    return {f"pytorch_step_{name}": lambda k=kind: step(*k) for name, kind in KINDS.items()}
+
+
+if __name__ == "__main__":
+    main()
