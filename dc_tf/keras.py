@@ -8,10 +8,6 @@ Keras 3 does not support MultiWorkerMirroredStrategy, and tf-models-official is 
 """
 
 import importlib.util
-import os
-
-# tf-models-official and tensorflow-hub follow this variable; TensorFlow reads it when it loads.
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 if importlib.util.find_spec("tf_keras"):
     import tf_keras as _keras

@@ -9,6 +9,7 @@ import tempfile
 import devkit
 import numpy as np
 import pictures
+import pytest
 import tensorflow as tf
 import workers
 
@@ -223,6 +224,7 @@ class Voc07ClassificationTest(tf.test.TestCase):
             loss = alone["runs"][0]["train_loss"]
             self.assertAllClose(both[0]["runs"][0]["train_loss"], loss, rtol=1e-5)
 
+    @pytest.mark.slow
     def test_the_command_shows_random_weights_and_the_paper_beside_it(self):
         few = "--params_override=iterations=2,seeds=2,crops=1,batch_size=4"
         code, out, err = self.call(f"--train={self.kit}", few, "--params_override=tune=all")

@@ -5,6 +5,7 @@ import re
 import shutil
 import tempfile
 
+import pytest
 import runs
 import tensorflow as tf
 import workers
@@ -81,6 +82,7 @@ class ModelCardTest(tf.test.TestCase):
         run, _ = load_trunk(workdir)
         self.assertAllClose(other.fc7.kernel, run.fc7.kernel)
 
+    @pytest.mark.slow
     def test_an_imported_and_an_unknown_network_have_cards_too(self):
         _, card = self.export({"checkpoint": "/secret/place/ours.pth", "sha256": "abc"})
         self.assertIn(r"ours\.pth", card)

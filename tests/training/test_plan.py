@@ -139,6 +139,7 @@ class PlanTest(tf.test.TestCase):
         wide = make_plan(experiment(stage_batch_size=64), ROWS, 8).stages[0]
         self.assertEqual(wide.groups[1], ((2, 3), (1,)))
 
+    @pytest.mark.slow
     def test_steps_and_clusterings_are_those_of_the_run(self):
         folder = tempfile.mkdtemp(dir=self.get_temp_dir())
         data = runs.make_data(folder, ROWS)

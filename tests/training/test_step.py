@@ -247,6 +247,7 @@ class HalfTest(Compared):
         self.assert_same([half], exact, step=1, share=0.1)
         self.assertEqual(half["scale"], 2.0**15)
 
+    @pytest.mark.slow
     def test_a_step_that_overflows_anywhere_is_left_out_everywhere(self):
         case = Case(rotations=2, model=dataclasses.replace(self.MODEL, sync_batch_norm="off"))
         results = workers.on_cluster(2, train, dataclasses.replace(case, overflow=True))
