@@ -49,10 +49,10 @@ def main(_):
         chaos = Chaos(folder, random.Random(FLAGS.seed))
         while chaos.faults < FLAGS.faults:
             chaos.run()
+            if FLAGS.output:
+                pathlib.Path(FLAGS.output).write_text(chaos.report())
     finally:
         shutil.rmtree(folder)
-    if FLAGS.output:
-        pathlib.Path(FLAGS.output).write_text(chaos.report())
     print(chaos.report())
     print(json.dumps({"faults": chaos.faults, "runs": chaos.runs, "lost": 0}))
 
@@ -100,7 +100,8 @@ class Chaos:
     def _disturb(self, job, workdir) -> bool:
         """Waits for a random moment of the work and does something; False if it was too late."""
         job.wait_until_slow()
-        until = time.monotonic() + self._chance.uniform(0.0, self._seconds)
+        # Half a run's time: a run that was disturbed goes on, so late phases have their share.
+        until = time.monotonic() + self._chance.uniform(0.0, self._seconds / 2)
         while time.monotonic() < until:
             if job.ended():
                 return False
