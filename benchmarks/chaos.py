@@ -32,7 +32,7 @@ from dc_tf.training.checkpoint import complete_checkpoints
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("faults", 100, "How many.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Of the kinds, the workers and the moments.")
-flags.DEFINE_float("limit_s", 60.0, "Seconds in which the others must have ended.")
+flags.DEFINE_float("limit_s", 90.0, "Seconds in which the others must have ended.")
 flags.DEFINE_string("output", None, "Markdown file for the table.")
 
 WORKERS = 2

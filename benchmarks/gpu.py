@@ -56,7 +56,7 @@ def save(options, name, function, inputs):
     import tensorflow as tf
 
     ir = function.experimental_get_compiler_ir(*inputs)
-    program = ir(stage="stablehlo_serialized", platform_name="CUDA")
+    program = ir(stage="stablehlo_serialized")
     path = os.path.join(options.folder, f"{name}.stablehlo")
     with tf.io.gfile.GFile(path, "wb") as file:
         file.write(program)
@@ -75,10 +75,12 @@ def training_step(dtype):
     from dc_tf.nn.vgg16 import VGG16
     from dc_tf.training.step import Learner
 
-    model = Model(compute_dtype=dtype)
+    model = Model(resolution=RESOLUTION, compute_dtype=dtype)
     stage = Stage(clusters=1, rotations=1, sub_clusters=CLASSES)
-    trunk = VGG16(compute_dtype=dtype).built_at_resolution()
-    learner = Learner(connect(), BatchPlan(1, 1, BATCH, Topology(1, 1)), trunk, stage, model)
+    cluster = connect()
+    with cluster.strategy.scope():
+        trunk = VGG16(resolution=RESOLUTION, compute_dtype=dtype).built_at_resolution()
+    learner = Learner(cluster, BatchPlan(1, 1, BATCH, Topology(1, 1)), trunk, stage, model)
     learner.start_round(0)
     batch = {
         "image": tf.zeros((BATCH, RESOLUTION, RESOLUTION, 3)),
@@ -107,7 +109,11 @@ def assignment(dtype):
 def product(dtype):
     import tensorflow as tf
 
-    return tf.function(tf.matmul, jit_compile=True), factors(dtype)
+    @tf.function(jit_compile=True)
+    def multiply(rows, centroids):
+        return tf.matmul(rows, centroids)
+
+    return multiply, factors(dtype)
 
 
 def factors(dtype):
@@ -157,26 +163,47 @@ def compiled(name, program):
     from jax._src.lib import xla_client
     from jaxlib.mlir import ir
 
+    jax.config.update("jax_enable_x64", True)  # the optimizers count in int64
     started = time.perf_counter()
     backend = jax.devices()[0].client
     with mlir.make_ir_context():
         module = ir.Module.parse(program)
-        types = module.body.operations[0].type.inputs
         main_ = next(op for op in module.body.operations if op.name.value == "main")
+        drop_copies(main_)
+        places = results_in_place(module)
         types = main_.type.inputs
         shapes = [(tuple(t.shape), str(t.element_type)) for t in map(ir.RankedTensorType, types)]
-        executable = backend.compile_and_load(
-            module, backend.devices()[:1], xla_client.CompileOptions()
-        )
+        devices = xla_client.DeviceList(tuple(jax.devices()[:1]))
+        executable = backend.compile_and_load(module, devices, xla_client.CompileOptions())
     random = np.random.default_rng(0)
     inputs = [jax.device_put(numbers(random, *shape)) for shape in shapes]
     print(f"{name}: {len(inputs)} inputs, compiled in {time.perf_counter() - started:.1f} s")
 
     def run():
-        for output in executable.execute(inputs):
-            output.block_until_ready()
+        results = jax.block_until_ready(executable.execute(inputs))
+        for argument, result in places.items():
+            inputs[argument] = results[result]
 
     return run
+
+
+def drop_copies(function):
+    """TensorFlow copies each result, in an operation that JAX does not know."""
+    for operation in list(function.body.blocks[0].operations):
+        if operation.operation.name == "mhlo.copy":
+            operation.results[0].replace_all_uses_with(operation.operands[0])
+            operation.operation.erase()
+
+
+def results_in_place(module) -> dict[int, int]:
+    """{input: result} of the weights, whose memory the changed ones take."""
+    attributes = module.operation.attributes
+    if "mhlo.input_output_alias" not in attributes:
+        return {}
+    return {
+        pair["alias"]["parameter_number"].value: pair["output_index"][0]
+        for pair in attributes["mhlo.input_output_alias"]
+    }
 
 
 def numbers(random, shape, kind):

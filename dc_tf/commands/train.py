@@ -16,6 +16,9 @@ from dc_tf.commands.logs import logged_to
 from dc_tf.commands.together import refuse_together
 from dc_tf.errors import ConfigError, DataError
 
+# How long TensorFlow may take to join workers that are there. Starting a GPU takes some of that.
+_JOIN_S = 60.0
+
 FLAGS = flags.FlagValues()
 CONFIG_FILE = flags.DEFINE_multi_string(
     "config_file",
@@ -89,7 +92,8 @@ def _train(experiment, folder, refusal, watchdog):
     from dc_tf.training.loop import pretrain
 
     with pulse.patient("joining the others"):
-        cluster = connect()
+        watchdog.meet()
+        cluster = connect(within_s=_JOIN_S)
     watchdog.joined()
     refuse_together(refusal, cluster)
     if cluster.is_chief:

@@ -6,12 +6,15 @@ cluster.world.all_sum(tensor)
 cluster.group((0, 1)).all_sum(tensor)
 """
 
+import contextlib
 import dataclasses
+import functools
 import json
 import os
 
 import tensorflow as tf
 from absl import logging
+from tensorflow.python.eager import context as tf_context
 
 from dc_tf.distributed.collectives import Collective, Communicator, Link, Solo
 from dc_tf.errors import ConfigError
@@ -135,13 +138,17 @@ def task_from_environment() -> TaskSpec:
     return parse_tf_config(os.environ.get("TF_CONFIG"))
 
 
-def connect() -> Cluster:
+def connect(within_s: float | None = None) -> Cluster:
     """Joins the cluster that TF_CONFIG describes; returns when all its workers have.
 
     Must come before anything else is done with TensorFlow in this process.
 
+    Args:
+        within_s: seconds that the others may take; None waits as long as TensorFlow does, an hour.
+
     Raises:
         ConfigError: TF_CONFIG cannot be understood, or this host has fewer GPUs than workers.
+        tf.errors.OpError: not all workers joined in time.
     """
     task = task_from_environment()
     if not os.environ.get("TF_CONFIG", "").strip():
@@ -154,13 +161,33 @@ def connect() -> Cluster:
         implementation=tf.distribute.experimental.CommunicationImplementation(hint.upper())
     )
     logging.info("worker %d of %d waits for %s", task.rank, task.size, ", ".join(task.addresses))
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    with _joining(within_s):
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     job, index = task.job[task.rank]
     prefix = f"/job:{job}/replica:0/task:{index}" if task.size > 1 else ""
     device = f"{prefix}/device:{'GPU' if gpu else 'CPU'}:0"
     with tf.device(device):
         order = tf.Variable(0.0, trainable=False, name="order_of_exchanges")
     return Cluster(task, strategy, Link(device, hint, order))
+
+
+@contextlib.contextmanager
+def _joining(within_s):
+    """Inside, a strategy that is made waits so long for the other workers.
+
+    The strategy configures TensorFlow's coordination service itself and offers no way to say so.
+    """
+    if within_s is None:
+        yield
+        return
+    context = tf_context.context()
+    configure = context.configure_coordination_service
+    timeout = {"cluster_register_timeout_in_ms": int(1000 * within_s)}
+    context.configure_coordination_service = functools.partial(configure, **timeout)
+    try:
+        yield
+    finally:
+        del context.configure_coordination_service
 
 
 def _claim_gpu(task: TaskSpec):

@@ -7,6 +7,11 @@
 No two clocks need to agree: a worker is as silent as its file has been unchanged while we looked;
 time in which this process could not look says nothing about others. What lay there before we first
 looked may be of an earlier life and counts for nothing, until `all_are_here`.
+
+    pulses.meets()                      # ask again and again, until all workers are there
+
+Every process has a life, a name that no other has. The first worker says which lives it hears,
+once each has said that it hears the first one's; so no word of an earlier life can be meant.
 """
 
 import dataclasses
@@ -14,6 +19,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import time
 import uuid
 
@@ -47,22 +53,47 @@ class Pulses:
         name = hashlib.sha256(" ".join(task.addresses).encode()).hexdigest()[:12]
         self._parent = folder
         self._folder = os.path.join(folder, name)
-        self._rank = task.rank
+        self._rank, self._size = task.rank, task.size
         self._life = uuid.uuid4().hex[:12]
         self._count = 0
         self._longest_s = 2 * period_s
         self._all_are_here = False
+        self._words, self._greeting = {}, {}
+        self._lock = threading.Lock()  # the watchdog writes, and who waits for the others
         self._known = {}  # rank: (life and count, seconds unchanged, when looked, changed ever)
         os.makedirs(self._folder, exist_ok=True)
 
     def write(self, words: dict):
         """Replaces what this worker says; JSON-ready."""
+        with self._lock:
+            self._words = words
+            self._write()
+
+    def meets(self) -> bool:
+        """Whether all workers are there and know it; goes one step towards that."""
+        first = self._read(0) or {}
+        if self._rank:
+            self._greet({"hears": first.get("life")})
+            return first.get("heard", {}).get(str(self._rank)) == self._life
+        others = [self._read(rank) or {} for rank in range(1, self._size)]
+        if any(words.get("hears") != self._life for words in others):
+            return False
+        self._greet({"heard": {rank: words["life"] for rank, words in enumerate(others, 1)}})
+        return True
+
+    def _greet(self, greeting):
+        with self._lock:
+            if greeting != self._greeting:
+                self._greeting = greeting
+                self._write()
+
+    def _write(self):
         self._count += 1
-        words = {**words, "life": self._life, "count": self._count, "pid": os.getpid()}
+        words = {**self._words, **self._greeting, "life": self._life, "count": self._count}
         path = self._path(self._rank)
         aside = f"{path}.{self._life}"
         with open(aside, "w", encoding="utf-8") as file:
-            json.dump(words, file)
+            json.dump(words | {"pid": os.getpid()}, file)
         os.replace(aside, path)
 
     def all_are_here(self):

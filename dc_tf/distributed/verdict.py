@@ -12,6 +12,8 @@ import socket
 GONE_S = 5.0
 # How long a worker has been at its end before others are ended for it.
 _SETTLED_S = 3.0
+# Workers may start one after the other, however short the timeout.
+_START_S = 60.0
 # How much longer than the timeout something may take of which is known that it takes long.
 _PATIENCE = 10
 
@@ -40,7 +42,7 @@ def judge(seen, addresses, timeout_s, answers) -> Verdict | None:
     Args:
         seen: {rank: pulses.Seen} of the workers that are judged.
         addresses: "host:port" by rank; empty for a process alone.
-        timeout_s: seconds that a worker may be silent, or do nothing.
+        timeout_s: seconds that a worker may be silent, or do nothing; at its start at least 60.
         answers: function of an address to True, False where the host says that nothing listens,
             or None where nothing comes back.
     """
@@ -117,7 +119,12 @@ def _silent(rank, one, seen, addresses, timeout_s, answers):
     if one.silent_s < timeout_s or (one.words or {}).get("end"):
         return None
     if one.words is None:
-        text = f"{name(rank, addresses)} has not started within {one.silent_s:.0f} s."
+        if one.silent_s < _START_S:
+            return None
+        text = (
+            f"{name(rank, addresses)} has not started within {one.silent_s:.0f} s, or does not see "
+            "the folder that this worker writes to."
+        )
         return Verdict("absent", rank, text)
     text = (
         f"{name(rank, addresses)} has not been heard of for {one.silent_s:.0f} s, last at "

@@ -1,7 +1,9 @@
 """Ends a worker that waits for one that is gone or hangs, and says which; hears signals to stop.
 
-    with Watchdog(run.pulses, task, timeout_s=600):
-        cluster = connect()
+    with Watchdog(run.pulses, task, timeout_s=600, stacks=run.stacks) as watchdog:
+        watchdog.meet()
+        cluster = connect(within_s=60)
+        watchdog.joined()
         ...
 
 Every worker says in a small file what it is at (`pulses`). The first worker looks at all of them
@@ -91,9 +93,18 @@ class Watchdog:
         self._listening.close()
         self._woken.close()
 
-    def joined(self):
-        """Call after `connect`: all workers are there, and TensorFlow has taken SIGTERM."""
+    def meet(self):
+        """Waits until all workers are there; the watchdog ends those who wait for one in vain.
+
+        While TensorFlow joins them this process is deaf, since it keeps the interpreter for itself,
+        and it would wait up to an hour for one that never comes. So that is waited for here.
+        """
+        while not self._pulses.meets():
+            time.sleep(self._period_s / 10)
         self._pulses.all_are_here()
+
+    def joined(self):
+        """Call after `connect`, in which TensorFlow has taken SIGTERM for itself."""
         self._hear_signals()
 
     def _hear_signals(self):

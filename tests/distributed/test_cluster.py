@@ -1,8 +1,12 @@
 """TF_CONFIG is understood in its usual forms and refused, with an example, in others."""
 
 import json
+import os
+import subprocess
+import sys
 
 import tensorflow as tf
+import workers
 
 from dc_tf.distributed.cluster import parse_tf_config
 from dc_tf.errors import ConfigError
@@ -34,6 +38,26 @@ class TfConfigTest(tf.test.TestCase):
         ]:
             with self.assertRaisesRegex(ConfigError, message):
                 parse_tf_config(text)
+
+
+class ConnectTest(tf.test.TestCase):
+    def test_a_first_worker_that_is_gone_is_not_waited_for_longer_than_allowed(self):
+        addresses = [f"localhost:{port}" for port in workers.free_ports(2)]
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 1}}
+        code = (
+            "import tensorflow as tf\n"
+            "from dc_tf.distributed.cluster import connect\n"
+            "try: connect(within_s=2)\n"
+            "except tf.errors.OpError as error: print('refused:', type(error).__name__)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"TF_CONFIG": json.dumps(config), "PYTHONPATH": workers.REPOSITORY},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        self.assertIn("refused:", done.stdout, done.stderr[-2000:])
 
 
 if __name__ == "__main__":

@@ -114,6 +114,28 @@ class PulsesTest(tf.test.TestCase):
         looker.all_are_here()
         self.assertEqual(looker.look(1).words["phase"], "joined")
 
+    def test_all_meet_whoever_comes_first_and_whatever_an_earlier_life_left(self):
+        for order in ([0, 1, 2], [2, 1, 0], [1, 0, 2]):
+            for _ in range(2):  # the second time the files of the first are there
+                there, met = {}, set()
+                for rank in order:
+                    there[rank] = self.pulses(rank)
+                    there[rank].write({})
+                    for _ in range(3):
+                        met |= {r for r, one in there.items() if one.meets()}
+                        self.assertTrue(not met or len(there) == 3, (order, met))
+                self.assertEqual(met, {0, 1, 2})
+
+    def test_one_that_knows_that_all_are_there_need_not_speak_again(self):
+        first, second = (self.pulses(rank, ADDRESSES[:2]) for rank in (0, 1))
+        second.write({})
+        self.assertFalse(first.meets())
+        first.write({})
+        self.assertFalse(second.meets())
+        self.assertTrue(first.meets())
+        del first
+        self.assertTrue(second.meets())
+
     def test_time_in_which_nobody_looked_is_no_silence(self):
         clock = [100.0]
         with mock.patch.object(pulses.time, "monotonic", lambda: clock[0]):

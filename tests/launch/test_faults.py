@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import signal
 import tempfile
+import time
 
 import numpy as np
 import pytest
@@ -46,14 +47,16 @@ class FaultsTest(tf.test.TestCase):
 
     def test_a_killed_worker_is_named_by_the_others_and_nothing_is_lost(self):
         workdir = self.workdir()
-        for rank, phase in (
-            (0, "a training step"),
-            (1, "checkpoint"),
-            (0, "extract"),
-            (1, "cluster, level 2"),
+        for rank, phase, seconds in (
+            (0, "joining the others", 3.0),  # time for the other one to hear it
+            (0, "a training step", 0.3),
+            (1, "checkpoint", 0.3),
+            (0, "extract", 0.3),
+            (1, "cluster, level 2", 0.3),
         ):
-            with self.job(workdir, phase, slow=(phase, 0.3)) as job:
+            with self.job(workdir, phase, slow=(phase, seconds)) as job:
                 job.wait_until_slow()
+                time.sleep(0.8 * seconds)
                 job.signal(rank, signal.SIGKILL)
                 self.assertEqual(job.wait(30, [1 - rank]), [HELD_UP], job.log(1 - rank))
                 text = rf"worker {rank} \(localhost:\d+\) has ended without a word"
