@@ -1,0 +1,33 @@
+"""The short version of `benchmarks/chaos.py`: a few random faults, and nothing is lost."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+import workers
+
+FAULTS = 4
+
+
+@pytest.mark.slow
+class ChaosTest(tf.test.TestCase):
+    def test_runs_under_random_faults_end_as_the_one_that_nobody_disturbed(self):
+        done = subprocess.run(
+            [sys.executable, "benchmarks/chaos.py", f"--faults={FAULTS}", "--seed=1"],
+            cwd=workers.REPOSITORY,
+            env=os.environ | {"PYTHONPATH": workers.REPOSITORY},
+            capture_output=True,
+            text=True,
+            timeout=900,
+            preexec_fn=workers.die_with_parent,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr[-5000:])
+        result = json.loads(done.stdout.splitlines()[-1])
+        self.assertEqual((result["faults"], result["lost"]), (FAULTS, 0))
+
+
+if __name__ == "__main__":
+    tf.test.main()
