@@ -5,6 +5,7 @@ run.checkpoints, run.clustering(stage=1, round_index=0), run.metrics ...
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -17,6 +18,9 @@ from absl import logging
 
 from dc_tf.errors import ConfigError
 
+# What file systems answer that have no renaming of folders.
+_NO_RENAME = (errno.EMFILE, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV)
+
 
 class RunDir:
     """Paths inside a run folder; all workers of a run see the same one.
@@ -28,6 +32,7 @@ class RunDir:
     def __init__(self, path: str):
         if not path:
             raise ConfigError("--workdir is empty; name a folder that all workers can write.")
+        require_mounted(path, "--workdir")
         self.path = os.path.abspath(os.path.expanduser(path))
 
     @property
@@ -115,6 +120,20 @@ class RunDir:
         os.makedirs(self.path, exist_ok=True)
 
 
+def require_mounted(path: str, setting: str):
+    """Refuses a place that only TensorFlow could reach.
+
+    Raises:
+        ConfigError: what to do instead.
+    """
+    if "://" in path:
+        raise ConfigError(
+            f"{setting}={path} is not a folder on a file system; mount the bucket on all workers "
+            "(gcsfuse, s3fs) and name the folder there, or use another shared one. Data sets may "
+            "be read from such a place."
+        )
+
+
 @contextlib.contextmanager
 def locked(path: str, what: str):
     """Holds a lock file for as long as the process lives, on file systems that can.
@@ -154,6 +173,7 @@ def claim(path: str, about: dict, setting: str, what: str, free=()):
         ConfigError: it holds something else.
     """
     folder = os.path.dirname(path)
+    require_mounted(folder, setting)
     if os.path.exists(path):
         before = read_json(path)
         keys = {*about, *before} - set(free)
@@ -209,6 +229,28 @@ def sync_folder(path: str):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def rename_tree(path: str, new: str, order=None):
+    """Renames a folder of files; file by file where a file system cannot rename folders.
+
+    Mounted buckets cannot, nor can some layers of containers. What is interrupted there leaves a
+    part of the files under either name, so a reader has to look whether all are there.
+
+    Args:
+        path, new: of the folder; nothing is at `new`.
+        order: key by which names of files are sorted for that.
+    """
+    try:
+        os.replace(path, new)
+        return
+    except OSError as error:
+        if error.errno not in _NO_RENAME:
+            raise
+    os.makedirs(new)
+    for name in sorted(os.listdir(path), key=order):
+        os.replace(os.path.join(path, name), os.path.join(new, name))
+    os.rmdir(path)
 
 
 def remove_tree(path: str):

@@ -14,7 +14,7 @@ import numpy as np
 
 from dc_tf.clustering.durable import write_whole
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.run_dir import read_json, remove_tree, write_json, write_text
+from dc_tf.run_dir import read_json, remove_tree, require_mounted, write_json, write_text
 
 
 class KMeansDir:
@@ -30,6 +30,7 @@ class KMeansDir:
     def __init__(self, path):
         if not path:
             raise ConfigError("--output is empty; name a folder that all workers can write.")
+        require_mounted(path, "--output")
         self.path = os.path.abspath(os.path.expanduser(path))
         self.centroids = os.path.join(self.path, "centroids.npy")
         self.assignments = os.path.join(self.path, "assignments.npy")

@@ -59,7 +59,7 @@ class TuningStates:
         """Writes a state and removes older ones; returns when it is complete."""
         if self._folder and self._world.rank == 0:
             final = os.path.join(self._folder, f"step-{position.global_step:010d}")
-            if not os.path.exists(final):
+            if position.global_step not in _steps(self._folder):
                 self._write(tuner, position, final)
         self._world.barrier()
 
@@ -92,7 +92,8 @@ class TuningStates:
         _checkpoint(tuner).write(os.path.join(aside, "state"))
         run_dir.write_json(os.path.join(aside, _POSITION), dataclasses.asdict(position))
         run_dir.sync_tree(aside)
-        os.replace(aside, final)
+        run_dir.remove_tree(final)  # half of one
+        run_dir.rename_tree(aside, final, order=lambda name: name == _POSITION)
         run_dir.sync_folder(self._folder)
         for name in os.listdir(self._folder):
             if name != os.path.basename(final):
@@ -129,4 +130,5 @@ def _checkpoint(tuner):
 def _steps(folder):
     """Global steps of the complete states, ascending."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
+    names = [name for name in names if os.path.exists(os.path.join(folder, name, _POSITION))]
     return sorted(int(found[1]) for name in names if (found := _NAME.match(name)))

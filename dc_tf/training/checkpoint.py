@@ -116,7 +116,7 @@ class Checkpoints:
             run_dir.sync_tree(aside)
             _write_position(aside, position)
             run_dir.remove_tree(final)  # one that was damaged
-            os.replace(aside, final)
+            run_dir.rename_tree(aside, final, order=lambda name: name == _POSITION)
             run_dir.sync_folder(self._folder)
             self._prune()
         self._cluster.world.barrier()
@@ -145,7 +145,8 @@ class Checkpoints:
         """Removes all but the newest and those at the end of a stage, which people compare."""
         for path in complete_checkpoints(self._folder)[: -self._keep]:
             if not read_position(path).stage_begins:
-                os.replace(path, path + ".partial")  # never half of it under a complete name
+                # Never half of it under a complete name.
+                run_dir.rename_tree(path, path + ".partial", order=lambda n: n != _POSITION)
         self._remove_partial()
 
     def _remove_partial(self):

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from unittest import mock
 
+import disks
 import numpy as np
 import pytest
 import runs
@@ -219,6 +220,13 @@ class LoopTest(tf.test.TestCase):
         workers.on_cluster(1, runs.train, self.settings, workdir)
         self.assert_same_end(workdir, self.undisturbed)
 
+    @pytest.mark.slow
+    def test_on_a_disk_that_cannot_rename_folders_a_kill_amid_a_checkpoint_costs_that_one(self):
+        workdir = os.path.join(self.folder, "bucket")
+        for files in (3, 8, None):
+            workers.on_cluster(1, _train_on_a_bucket, self.settings, workdir, files)
+        self.assert_same_end(workdir, self.undisturbed)
+
     def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(self):
         workdir = os.path.join(self.folder, "nan")
         stages = [{**runs.SETTINGS["stages"][0], "optimizer": {"learning_rate": 1e30}}]
@@ -231,6 +239,14 @@ class LoopTest(tf.test.TestCase):
         for value in runs.end_state(workdir).values():
             if np.issubdtype(value.dtype, np.floating):
                 self.assertAllInRange(np.isfinite(value).astype(int), 1, 1)
+
+
+def _train_on_a_bucket(cluster, settings, workdir, files):
+    try:
+        with disks.without_renaming_folders(files):
+            runs.train(cluster, settings, workdir)
+    except disks.Interrupted:
+        pass
 
 
 class PlanTest(tf.test.TestCase):
