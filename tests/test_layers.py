@@ -58,9 +58,10 @@ class LayersTest(tf.test.TestCase):
             if part != "keras":
                 self.assertEmpty(keras_uses(module), module)
 
-    def test_the_package_itself_imports_nothing(self):
+    def test_the_package_itself_imports_nothing_that_takes_time(self):
         tree = ast.parse((PACKAGE / "__init__.py").read_text())
-        self.assertEmpty([node for node in ast.walk(tree) if isinstance(node, IMPORTS)])
+        found = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, IMPORTS)]
+        self.assertEqual(found, ["import os"])
 
 
 class WalkTest(tf.test.TestCase):

@@ -31,6 +31,7 @@ COMMANDS = {
     "index": "dc_tf.commands.index",
     "inspect": "dc_tf.commands.inspect",
     "train": "dc_tf.commands.train",
+    "replay": "dc_tf.commands.replay",
     "kmeans": "dc_tf.commands.kmeans",
     "embed": "dc_tf.commands.embed",
     "export": "dc_tf.commands.export",

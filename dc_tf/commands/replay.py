@@ -1,0 +1,69 @@
+"""Shows what a step of a run was given: its images as the network got them, rows, clusters.
+
+    dc_tf replay /runs/mine --output=/tmp/step             # the step whose loss was not finite
+    dc_tf replay /runs/mine --step=1200 --output=/tmp/step
+
+Writes OUTPUT/batch.jsonl, a line for each image, and OUTPUT/batch.png. Where `log_every` is not 1
+the bad step may lie up to so many steps earlier.
+"""
+
+import json
+import os
+
+from absl import flags
+
+from dc_tf.errors import ConfigError
+
+FLAGS = flags.FlagValues()
+WORKDIR = flags.DEFINE_string("workdir", None, "Run folder.", flag_values=FLAGS)
+STEP = flags.DEFINE_integer(
+    "step", None, "Number of the step; by default the failed one.", flag_values=FLAGS
+)
+OUTPUT = flags.DEFINE_string("output", None, "Folder for what is found.", flag_values=FLAGS)
+ARGUMENT = WORKDIR  # may stand without its name
+
+_SHEET = 64
+
+
+def run():
+    """Runs the command; returns where the step is and what was written."""
+    from dc_tf.run_dir import RunDir, require_mounted, write_text
+    from dc_tf.training.replay import find_step, replay
+
+    if not WORKDIR.value or not OUTPUT.value:
+        raise ConfigError("Name both: dc_tf replay RUN --output=FOLDER.")
+    require_mounted(OUTPUT.value, "--output")
+    folder = RunDir(WORKDIR.value)
+    step = find_step(folder) if STEP.value is None else STEP.value
+    batch = replay(folder, step)
+    rows = batch.rows()
+    os.makedirs(OUTPUT.value, exist_ok=True)
+    lines, sheet = (os.path.join(OUTPUT.value, name) for name in ("batch.jsonl", "batch.png"))
+    write_text(lines, "".join(json.dumps(row) + "\n" for row in rows))
+    _write_sheet(batch, rows, sheet)
+    return {
+        "step": step,
+        "stage": batch.stage,
+        "epoch": batch.epoch,
+        "step_of_epoch": batch.step,
+        "images": len(rows),
+        "distinct_rows": len({row["row"] for row in rows}),
+        "batch": lines,
+        "sheet": sheet,
+    }
+
+
+def _write_sheet(batch, rows, path):
+    """Images from all over the batch, so that all super-classes are seen."""
+    import numpy as np
+    import tensorflow as tf
+
+    from dc_tf.data.inspection import contact_sheet
+
+    places = np.linspace(0, len(rows) - 1, min(_SHEET, len(rows))).astype(int)
+    pixels = tf.cast(255 * batch.images[places] + 0.5, tf.uint8)
+    tiles = [
+        (rows[place]["row"], {"encoded": tf.io.encode_png(image).numpy(), "label": None})
+        for place, image in zip(places, pixels)
+    ]
+    contact_sheet(tiles, None, path)

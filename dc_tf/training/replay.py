@@ -1,0 +1,139 @@
+"""What all workers saw in one step of a run: which images, with which labels, and their pixels.
+
+    step = find_step(run)                   # the one whose loss was not finite
+    batch = replay(run, step)
+    batch.draws.row, batch.images
+
+Everything is drawn anew from the seeds and the clusters of that round, so it needs no GPU and no
+other worker, and is the same whatever the number of workers was.
+"""
+
+import dataclasses
+import os
+
+import numpy as np
+
+from dc_tf import experiment as experiment_lib
+from dc_tf import run_dir
+from dc_tf.clustering.assignments import Assignments, is_complete
+from dc_tf.data.manifest import Dataset
+from dc_tf.data.pipeline import Draws, training_batches
+from dc_tf.data.reader import RowReader, data_errors
+from dc_tf.data.sampler import Sampler
+from dc_tf.errors import ConfigError, DataError
+from dc_tf.training.loop import plan_stages
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """The global batch of a step, ordered by super-class.
+
+    Attributes:
+        stage, epoch, step: names where in the run it is; `step` counts from 0 in the epoch.
+        draws: Draws of its b images.
+        rotations: of the stage; super-class = cluster * rotations + rotation.
+        images: (b, r, r, 3) float32 in [0, 1], as the network got them.
+        dataset: Dataset that the rows are of.
+    """
+
+    stage: str
+    epoch: int
+    step: int
+    draws: Draws
+    rotations: int
+    images: np.ndarray
+    dataset: Dataset
+
+    def rows(self) -> list[dict]:
+        """JSON-ready, one for each image."""
+        _, entries = self.dataset.locate(self.draws.row)
+        names = self.dataset.class_names
+        return [
+            {
+                "row": int(row),
+                "record": self.dataset.describe(int(row)),
+                "label": names[label] if names and label >= 0 else int(label),
+                "cluster": int(super_id) // self.rotations,
+                "sub_cluster": int(sub_id),
+                "quarter_turns": int(turns),
+                "mean": float(image.mean()),
+                "deviation": float(image.std()),
+            }
+            for row, label, super_id, sub_id, turns, image in zip(
+                self.draws.row,
+                entries[:, 2],
+                self.draws.super_id,
+                self.draws.sub_id,
+                self.draws.rotation,
+                self.images,
+            )
+        ]
+
+
+def find_step(run) -> int:
+    """The global step at which a run's loss was not finite.
+
+    Raises:
+        ConfigError: it was always finite.
+    """
+    if not os.path.exists(run.failed_step):
+        raise ConfigError(f"{run.path} has no failed step; name one with --step.")
+    return run_dir.read_json(run.failed_step)["global_step"]
+
+
+def replay(run, step: int) -> Batch:
+    """The batch of the run's step number `step`, counted from 1 over all stages.
+
+    Raises:
+        ConfigError: not a run folder, or the run has no such step.
+        DataError: the clusters of that round are gone, or an image cannot be read.
+    """
+    if not os.path.exists(run.config):
+        raise ConfigError(f"{run.path} is not a run folder: it has no {run.config}.")
+    experiment = experiment_lib.load([run.config])
+    dataset = Dataset.open(experiment.data.path)
+    plans = plan_stages(experiment, dataset.rows, 1)
+    index, epoch, place = _locate(experiment, plans, dataset.rows, step)
+    stage, plan = experiment.stages[index], plans[index]
+    assignments = _assignments(run, index, stage, epoch)
+    sampler = Sampler(
+        dataset.rows,
+        plan,
+        cluster=assignments.cluster if assignments and stage.clusters > 1 else None,
+        sub=assignments.sub if assignments and stage.sub_clusters else None,
+        seed=experiment.seed,
+        stage=index,
+    )
+    part = slice(place * plan.batch_size, (place + 1) * plan.batch_size)
+    draws = Draws(*(column[part] for column in sampler.epoch(epoch, 0)))
+    batches = training_batches(
+        RowReader(dataset, experiment.data.max_bad_share),
+        draws,
+        plan.batch_size,
+        experiment.model.resolution,
+        min_area=experiment.data.min_crop_area,
+        flip=experiment.data.flip,
+    )
+    with data_errors():
+        images = next(iter(batches))["image"].numpy()
+    return Batch(stage.name, epoch, place, draws, plan.rotations, images, dataset)
+
+
+def _locate(experiment, plans, rows, step):
+    """(stage, epoch of it, step of that) of the step number `step`."""
+    before = 0
+    for index, (stage, plan) in enumerate(zip(experiment.stages, plans)):
+        steps = plan.steps(rows)
+        if 0 < step - before <= stage.epochs * steps:
+            return index, *divmod(step - before - 1, steps)
+        before += stage.epochs * steps
+    raise ConfigError(f"--step is {step}; the run has the steps 1 to {before}.")
+
+
+def _assignments(run, index, stage, epoch) -> Assignments | None:
+    if not stage.clustered:
+        return None
+    folder = run.clustering(index, stage.round_of(epoch)[0])
+    if not is_complete(folder):
+        raise DataError(f"{folder}, which has the clusters of that step, is not there.")
+    return Assignments.open(folder)
