@@ -1,17 +1,24 @@
-"""Hosts on this one machine: network namespaces on a bridge, each with an address of its own.
+"""Hosts on this one machine: network namespaces on a switch, each with an address of its own.
 
     with Hosts(3) as hosts:
         process = hosts.start(1, ["python", ...], environment)
         hosts.cut(1)                        # its cable is out
         hosts.shape(0, "1mbit")             # its cable is slow
 
+With `latency_s` everything takes so long from host to host; the switch is `relay.py` then.
+
 Needs the right to make namespaces (root), and `ip` and `tc`.
 """
 
 import os
+import pathlib
 import subprocess
+import sys
+
+import workers
 
 PREFIX = "10.231.7."
+RELAY = pathlib.Path(__file__).with_name("relay.py")
 
 
 class Unavailable(Exception):
@@ -21,8 +28,10 @@ class Unavailable(Exception):
 class Hosts:
     """Everything is removed on the way out, also what runs in the namespaces."""
 
-    def __init__(self, count):
+    def __init__(self, count, latency_s=None):
         self.count = count
+        self._latency_s = latency_s
+        self._relay = None
         self._name = f"dctf{os.getpid() % 100_000}"
 
     def address(self, host) -> str:
@@ -34,12 +43,17 @@ class Hosts:
             self._run("ip", "link", "set", self._name, "up")
             for host in range(self.count):
                 self._add(host)
+            if self._latency_s:
+                self._put_relay_between()
         except (OSError, subprocess.CalledProcessError) as error:
             self.__exit__()
             raise Unavailable(f"{error}: {getattr(error, 'stderr', '')}") from error
         return self
 
     def __exit__(self, *_):
+        if self._relay:
+            self._relay.kill()
+            self._relay.wait()
         for host in range(self.count):
             pids = self._try("ip", "netns", "pids", self._space(host)).split()
             if pids:
@@ -72,6 +86,17 @@ class Hosts:
         self._run(*inside, "addr", "add", f"{self.address(host)}/24", "dev", "eth0")
         self._run(*inside, "link", "set", "eth0", "up")
         self._run(*inside, "link", "set", "lo", "up")
+
+    def _put_relay_between(self):
+        outsides = [self._outside(host) for host in range(self.count)]
+        for host, outside in enumerate(outsides):
+            self._run("ip", "link", "set", outside, "nomaster")
+            plain = [sys.executable, str(RELAY), "--plain", "eth0"]
+            self._run("ip", "netns", "exec", self._space(host), *plain)
+        self._relay = subprocess.Popen(
+            [sys.executable, str(RELAY), str(self._latency_s), *outsides],
+            preexec_fn=workers.die_with_parent,
+        )
 
     def _space(self, host):
         return f"{self._name}-{host}"

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 
 import pytest
@@ -12,27 +14,49 @@ from namespaces import Hosts, Unavailable
 
 HOSTS = 4
 HELD_UP = 43
+LATENCY_S = 0.01
+# How long the second host takes to say that nothing listens there.
+REFUSED_AFTER = """
+import socket, time
+started = time.monotonic()
+with socket.socket() as one:
+    one.settimeout(20)
+    assert one.connect_ex(("10.231.7.2", 9)) == 111
+print(time.monotonic() - started)
+"""
 
 
 @pytest.mark.slow
 class HostsTest(tf.test.TestCase):
     def setUp(self):
         super().setUp()
+        self.folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def make_hosts(self, count, **how):
         try:
-            self.hosts = Hosts(HOSTS).__enter__()
+            self.hosts = Hosts(count, **how).__enter__()
         except Unavailable as error:
             self.skipTest(f"network namespaces cannot be made: {error}")
         self.addCleanup(self.hosts.__exit__)
-        self.folder = tempfile.mkdtemp()
-        self.addCleanup(shutil.rmtree, self.folder)
 
     def job(self, name, data, slow=None):
         settings = runs.settings(data, watchdog={"timeout_s": 8.0})
         workdir = os.path.join(self.folder, "run")
         command = ["train", f"--params_override={settings!r}", f"--workdir={workdir}"]
-        return Job(HOSTS, command, os.path.join(self.folder, name), slow, self.hosts)
+        folder = os.path.join(self.folder, name)
+        return Job(self.hosts.count, command, folder, slow, self.hosts)
+
+    def test_far_from_one_another_they_train_all_the_same(self):
+        self.make_hosts(2, latency_s=LATENCY_S)
+        seconds = self.hosts.start(0, [sys.executable, "-c", REFUSED_AFTER], stdout=subprocess.PIPE)
+        self.assertGreater(float(seconds.communicate(timeout=30)[0]), 2 * LATENCY_S)
+        with self.job("far", runs.make_data(self.folder)) as job:
+            self.assertEqual(job.wait(240), [0, 0], job.log(0))
+            self.assertEqual(job.result()["steps"], 20)
 
     def test_a_host_that_is_cut_off_ends_all_and_the_run_goes_on_when_it_is_back(self):
+        self.make_hosts(HOSTS)
         data = runs.make_data(self.folder)
         for host in range(HOSTS):
             self.hosts.shape(host, "20mbit")
