@@ -1,12 +1,17 @@
+import glob
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import tensorflow_hub as hub
+import workers
 
 from dc_tf import keras
 from dc_tf.errors import ConfigError, DataError
@@ -17,6 +22,7 @@ from dc_tf.export.weights import flat_weights, named_weights
 from dc_tf.nn.vgg16 import LAYERS, VGG16
 
 RESOLUTION = 32
+TESTS = os.path.join(workers.REPOSITORY, "tests")
 
 
 def network(seed=0, **settings):
@@ -162,6 +168,26 @@ np.savez({path!r} + ".npz", **outputs)
             export_saved_model(self.trunk, path, source={"not": {"json"}}, overwrite=True)
         self.assertEqual(os.listdir(self.get_temp_dir()), ["model"])
         restore_trunk(path)
+
+    @pytest.mark.slow
+    def test_a_real_kill_leaves_what_was_there_and_the_next_call_finishes(self):
+        path = os.path.join(self.get_temp_dir(), "model")
+        export_saved_model(self.trunk, path)
+        program = f"""
+from export.test_saved_model import export_saved_model, network
+export_saved_model(network(seed=1), {path!r}, overwrite=True)
+"""
+        environment = os.environ | {"PYTHONPATH": f"{workers.REPOSITORY}:{TESTS}"}
+        process = subprocess.Popen([sys.executable, "-c", program], env=environment)
+        deadline = time.monotonic() + 120
+        while not glob.glob(f"{path}.*.writing") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+        self.assertEqual(process.wait(), -signal.SIGKILL)
+        self.assertLen(glob.glob(f"{path}.*.writing"), 1)  # a part of it, under another name
+        self.assertAllEqual(restore_trunk(path).fc7.kernel, self.trunk.fc7.kernel)
+        export_saved_model(network(seed=1), path, overwrite=True)
+        self.assertNotAllClose(restore_trunk(path).fc7.kernel, self.trunk.fc7.kernel)
 
     def test_wrong_settings_and_damage_have_clear_errors(self):
         path = os.path.join(self.get_temp_dir(), "model")
