@@ -63,6 +63,13 @@ class FaultsTest(tf.test.TestCase):
                 self.assertRegex(job.log(1 - rank), text)
         self.finish(workdir)
 
+    def test_a_worker_that_never_comes_is_named(self):
+        workdir = self.workdir()
+        with self.job(workdir, "absent", watchdog={"timeout_s": 6.0}) as job:
+            job.signal(1, signal.SIGKILL)  # before it has said a word
+            self.assertEqual(job.wait(150, [0]), [HELD_UP], job.log(0))
+            self.assertRegex(job.log(0), r"worker 1 \(localhost:\d+\) has not started within 6\d s")
+
     def test_a_worker_that_stands_still_is_named_by_all_once_it_can(self):
         workdir = self.workdir()
         watchdog = {"watchdog": {"timeout_s": 6.0}}
