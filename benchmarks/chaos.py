@@ -145,8 +145,8 @@ class Chaos:
             f"{self.faults} faults in {self.runs} runs of {WORKERS} workers. Every run ended",
             "with the weights, heads and optimizers of the undisturbed one, bit for bit. Workers",
             f"that were left had ended at most {self._slowest:.0f} s after the fault; one that is",
-            f"stopped is blamed after {TIMEOUT_S:.0f} s, one that was killed before it had said a word "
-            "after 60.",
+            f"stopped is blamed after {TIMEOUT_S:.0f} s, one that was killed before it had said a "
+            "word after 60.",
             "",
         ]
         for title, counts in (("fault", self._kinds), ("at", self._phases)):
