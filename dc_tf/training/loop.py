@@ -221,31 +221,45 @@ class Pretraining:
 
     def _train_round(self, index, stage, trainer, assignments, last):
         """The epochs from where training stands to `last`, the next clustering."""
-        sampler = Sampler(
-            self._dataset.rows,
-            self._plans[index],
-            cluster=assignments.cluster if assignments and stage.clusters > 1 else None,
-            sub=assignments.sub if assignments and stage.sub_clusters else None,
-            seed=self._experiment.seed,
-            stage=index,
-        )
+        plan = self._plans[index]
+        sampler = make_sampler(self._experiment, index, plan, self._dataset.rows, assignments)
         for epoch in range(trainer.position.epoch, last):
-            batches = training_batches(
-                self._reader,
-                sampler.epoch(epoch, self._cluster.rank),
-                self._plans[index].per_worker,
-                self._experiment.model.resolution,
-                min_area=self._experiment.data.min_crop_area,
-                flip=self._experiment.data.flip,
-                start_step=trainer.position.step,
-                threads=self._experiment.threads or None,
-            )
+            draws = sampler.epoch(epoch, self._cluster.rank)
+            start = trainer.position.step
+            batches = make_batches(self._experiment, self._reader, plan, draws, start)
             trainer.train_epoch(
                 batches,
                 steps=sampler.steps - trainer.position.step,
                 title=f"{stage.name} epoch {epoch + 1}/{stage.epochs}",
                 learning_rate=learning_rate(stage.optimizer, epoch),
             )
+
+
+def make_sampler(experiment, index: int, plan, rows: int, assignments) -> Sampler:
+    """What is drawn in the epochs of stage `index`, from the clusters of a round or without."""
+    stage = experiment.stages[index]
+    return Sampler(
+        rows,
+        plan,
+        cluster=assignments.cluster if assignments and stage.clusters > 1 else None,
+        sub=assignments.sub if assignments and stage.sub_clusters else None,
+        seed=experiment.seed,
+        stage=index,
+    )
+
+
+def make_batches(experiment, reader, plan, draws, start_step=0):
+    """Batches of an epoch of one worker; see `pipeline.training_batches`."""
+    return training_batches(
+        reader,
+        draws,
+        plan.per_worker,
+        experiment.model.resolution,
+        min_area=experiment.data.min_crop_area,
+        flip=experiment.data.flip,
+        start_step=start_step,
+        threads=experiment.threads or None,
+    )
 
 
 def check_start(experiment, rows: int, workers: int):

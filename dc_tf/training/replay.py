@@ -17,11 +17,10 @@ from dc_tf import experiment as experiment_lib
 from dc_tf import run_dir
 from dc_tf.clustering.assignments import Assignments, is_complete
 from dc_tf.data.manifest import Dataset
-from dc_tf.data.pipeline import Draws, training_batches
+from dc_tf.data.pipeline import Draws
 from dc_tf.data.reader import RowReader, data_errors
-from dc_tf.data.sampler import Sampler
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.training.loop import plan_stages
+from dc_tf.training.loop import make_batches, make_sampler, plan_stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,33 +88,22 @@ def replay(run, step: int) -> Batch:
         DataError: the clusters of that round are gone, or an image cannot be read.
     """
     if not os.path.exists(run.config):
-        raise ConfigError(f"{run.path} is not a run folder: it has no {run.config}.")
+        name = os.path.basename(run.config)
+        raise ConfigError(f"{run.path} is not a run folder: it has no {name}.")
     experiment = experiment_lib.load([run.config])
     dataset = Dataset.open(experiment.data.path)
     plans = plan_stages(experiment, dataset.rows, 1)
     index, epoch, place = _locate(experiment, plans, dataset.rows, step)
     stage, plan = experiment.stages[index], plans[index]
     assignments = _assignments(run, index, stage, epoch)
-    sampler = Sampler(
-        dataset.rows,
-        plan,
-        cluster=assignments.cluster if assignments and stage.clusters > 1 else None,
-        sub=assignments.sub if assignments and stage.sub_clusters else None,
-        seed=experiment.seed,
-        stage=index,
-    )
-    part = slice(place * plan.batch_size, (place + 1) * plan.batch_size)
-    draws = Draws(*(column[part] for column in sampler.epoch(epoch, 0)))
-    batches = training_batches(
-        RowReader(dataset, experiment.data.max_bad_share),
-        draws,
-        plan.batch_size,
-        experiment.model.resolution,
-        min_area=experiment.data.min_crop_area,
-        flip=experiment.data.flip,
-    )
+    sampler = make_sampler(experiment, index, plan, dataset.rows, assignments)
+    draws = sampler.epoch(epoch, 0)
+    reader = RowReader(dataset, experiment.data.max_bad_share)
+    batches = make_batches(experiment, reader, plan, draws, start_step=place)
     with data_errors():
         images = next(iter(batches))["image"].numpy()
+    part = slice(place * plan.batch_size, (place + 1) * plan.batch_size)
+    draws = Draws(*(column[part] for column in draws))
     return Batch(stage.name, epoch, place, draws, plan.rotations, images, dataset)
 
 

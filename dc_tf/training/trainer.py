@@ -133,7 +133,8 @@ class StageTrainer:
                     f"the {name.replace('_', ' ')} is {output[name]} at step "
                     f"{self.position.global_step}; the last checkpoint is finite and stays. Lower "
                     f"the learning rate, or look for broken images. {self._run.failed_step} has "
-                    "the figures; started again with log_every=1, training comes to the same step."
+                    "the figures, `dc_tf replay` shows the images; started again with "
+                    "log_every=1, training comes to the same step."
                 )
         if output.get("skipped_steps") and output["loss_scale"] <= LEAST:
             raise DataError(
