@@ -1,4 +1,4 @@
-"""Random weights, RotNet, DeepCluster and DeeperCluster at equal compute, over seeds.
+"""Random weights, RotNet, DeepCluster and DeeperCluster, over seeds.
 
     python benchmarks/methods.py --train=DATA/cifar10_train --test=DATA/cifar10_test \\
         --workdir=RUNS --output=benchmarks/results/methods
