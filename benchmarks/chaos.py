@@ -3,10 +3,10 @@
     python benchmarks/chaos.py --faults=100 --seed=0 --output=benchmarks/results/chaos.md
 
 Two workers train on generated pictures: RotNet, two clusterings, DeeperCluster. At a random moment
-one is killed, stopped, told to end, or all are; or the newest checkpoint is cut short before the
-next start. All are started again until the run ends; then another run begins, until so many faults
-have been done. Each run must end with the weights, heads and optimizers of the undisturbed one, bit
-for bit, and every worker that was left must end by itself within `--limit_s`.
+one is killed, stopped, told to end, or all are; or its disk is full; or the newest checkpoint is
+cut short before the next start. All are started again until the run ends; then another run begins,
+until so many faults have been done. Each run must end with the weights, heads and optimizers of the
+undisturbed one, bit for bit, and every worker that was left must end by itself within `--limit_s`.
 """
 
 import collections
@@ -40,7 +40,7 @@ WORKERS = 2
 TIMEOUT_S = 6.0
 # Everything takes this much longer, so that moments fall into all phases.
 SLOW = ("", 0.04)
-DONE, PREEMPTED, HELD_UP = 0, 42, 43
+DONE, FAILED, PREEMPTED, HELD_UP = 0, 1, 42, 43
 
 
 def main(_):
@@ -106,11 +106,10 @@ class Chaos:
             if job.ended():
                 return False
             time.sleep(0.05)
-        kind = self._chance.choice(["kill", "kill", "still", "tell one", "tell all", "cut"])
+        kind = self._chance.choice(KINDS)
         rank = self._chance.randrange(WORKERS)
         phase = job.phase(workdir, rank)
-        fault = {"kill": _kill, "still": _still, "tell one": _tell_one, "tell all": _tell_all}
-        fault.get(kind, _kill)(job, rank)
+        FAULTS[kind](job, rank)
         seconds = _end(job, rank, kind)
         if job.codes() == [DONE] * WORKERS:  # it had just ended
             return False
@@ -172,6 +171,21 @@ def _tell_all(job, _):
         job.signal(rank, signal.SIGUSR1)
 
 
+def _fill(job, rank):
+    job.fill_disk(rank)
+
+
+FAULTS = {
+    "kill": _kill,
+    "cut": _kill,
+    "still": _still,
+    "tell one": _tell_one,
+    "tell all": _tell_all,
+    "full disk": _fill,
+}
+KINDS = ("kill", "kill", "still", "tell one", "tell all", "cut", "full disk")
+
+
 def _end(job, rank, kind) -> float:
     """Waits until all have ended by themselves; seconds that it took."""
     started = time.monotonic()
@@ -179,6 +193,8 @@ def _end(job, rank, kind) -> float:
     codes = job.wait(FLAGS.limit_s, others)
     seconds = time.monotonic() - started
     _expect(all(code in (DONE, PREEMPTED, HELD_UP) for code in codes), job)
+    if kind == "full disk":
+        _expect(job.wait(FLAGS.limit_s, [rank])[0] in (DONE, FAILED, PREEMPTED, HELD_UP), job)
     if kind == "still":
         job.signal(rank, signal.SIGKILL)
     job.wait(FLAGS.limit_s)

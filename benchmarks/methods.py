@@ -55,7 +55,6 @@ def main(_):
 def compare(config, seed) -> dict:
     """{task: {layer: {method: accuracy in percent}}} of one seed."""
     rotnet, deeper = config["stages"]
-    both = train(f"deepercluster-{seed}", {**config, "seed": seed})
     flat = {
         **deeper,
         "name": "deepcluster",
@@ -63,15 +62,16 @@ def compare(config, seed) -> dict:
         "rotations": 1,
         "sub_clusters": deeper["clusters"] * deeper["sub_clusters"],
     }
+    both = train(f"deepercluster-{seed}", {**config, "seed": seed})
+    after_deeper = measure_all(both, deeper["name"], seed, [])
+    after_rotnet = measure_all(both, rotnet["name"], seed, ["--norandom_init"])
     start = {"init_from": both, "init_stage": rotnet["name"]}
     one = train(f"deepcluster-{seed}", {**config, **start, "seed": seed, "stages": [flat]})
+    after_flat = measure_all(one, flat["name"], seed, ["--norandom_init"])
     figures = {}
     for task in TASKS:
-        after_rotnet = measure(task, both, rotnet["name"], seed, ["--norandom_init"])
-        after_flat = measure(task, one, "deepcluster", seed, ["--norandom_init"])
-        after_deeper = measure(task, both, deeper["name"], seed, [])
-        layers = [found["layers"] for found in (after_rotnet, after_flat, after_deeper)]
-        parts = dict(zip(METHODS, [after_deeper["random_init"], *layers]))
+        layers = [found[task]["layers"] for found in (after_rotnet, after_flat, after_deeper)]
+        parts = dict(zip(METHODS, [after_deeper[task]["random_init"], *layers]))
         figures[task] = {
             layer: {method: 100 * parts[method][layer]["top1"] for method in METHODS}
             for layer in layers[0]
@@ -93,6 +93,10 @@ def train(name, settings):
     settings["data"] = {**settings.get("data", {}), "path": os.path.abspath(FLAGS.train)}
     dc_tf("train", f"--params_override={json.dumps(settings)}", f"--workdir={folder}")
     return folder
+
+
+def measure_all(folder, stage, seed, flags_) -> dict:
+    return {task: measure(task, folder, stage, seed, flags_) for task in TASKS}
 
 
 def measure(task, folder, stage, seed, flags_):

@@ -4,14 +4,21 @@
     with pulse.patient("first step"): ...        # may take long without a beat
     with pulse.waiting("sums of gradients"): ... # for other workers
     if pulse.stop_asked(): ...                   # save, then raise Preempted
+    with pulse.stoppable(): ...                  # where no watchdog hears the signals
 
 Work beats, whoever it is for; the watchdog (`distributed/watchdog.py`) listens. There is one pulse
 a process, as there is one signal handler.
 """
 
 import contextlib
+import signal
 import threading
 import time
+
+from dc_tf.errors import Preempted
+
+# What asks a process to save and end; SLURM sends the second before the time limit.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 _stop = threading.Event()
 _lock = threading.Lock()  # several threads may wait at once
@@ -78,6 +85,23 @@ def ask_to_stop():
 
 def stop_asked() -> bool:
     return _stop.is_set()
+
+
+def stop_if_asked(saved: str = "what is done is kept"):
+    """Raises Preempted if the process was asked to stop, for work that has nothing to save."""
+    if stop_asked():
+        raise Preempted(f"was asked to stop; {saved}")
+
+
+@contextlib.contextmanager
+def stoppable():
+    """Inside, `SIGNALS` ask the work to stop; for the main thread of a process that works alone."""
+    before = {number: signal.signal(number, lambda *_: ask_to_stop()) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def forget():

@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -70,6 +71,10 @@ class Job:
 
     def signal(self, rank, number):
         self._processes[rank].send_signal(number)
+
+    def fill_disk(self, rank):
+        """From now on all that a worker writes fails, its log too, as on a disk that is full."""
+        resource.prlimit(self._processes[rank].pid, resource.RLIMIT_FSIZE, (0, 0))
 
     def wait(self, timeout_s, ranks=None) -> list[int]:
         """Exit codes of these workers, by default all, in order.

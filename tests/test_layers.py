@@ -22,13 +22,14 @@ LAYERS = [
     {"experiment"},
     {"settings"},
     {"progress"},
-    {"errors", "keras", "pulse", "seeds"},
+    {"pulse"},
+    {"errors", "keras", "seeds"},
 ]
 
 # Narrower than their layer: the algorithms, which must be usable without the rest.
 ONLY = {
     "clustering": {"clustering", "distributed", "errors", "progress", "pulse"},
-    "data": {"data", "distributed", "errors", "progress", "seeds"},
+    "data": {"data", "distributed", "errors", "progress", "pulse", "seeds"},
     "nn": {"nn", "keras", "errors"},
 }
 

@@ -6,11 +6,13 @@
     dc_tf convert --input=tfds:cifar10:train --output=/data/cifar10
 
 Every file becomes a row, or a line of `rejected.jsonl` in the output with the reason. Stopped or
-killed, it goes on where it was when it is started again in the same way.
+killed, it goes on where it was when it is started again in the same way; SIGTERM ends it with exit
+code 42.
 """
 
 from absl import flags
 
+from dc_tf import pulse
 from dc_tf.data import convert
 
 FLAGS = flags.FlagValues()
@@ -80,18 +82,19 @@ TFDS_DATA_DIR = flags.DEFINE_string(
 
 def run():
     """Runs the command; returns what was written and how many files were rejected."""
-    return convert.convert(
-        INPUT.value,
-        OUTPUT.value,
-        labels_from_folders=LABELS.value,
-        max_short_side=SHORT_SIDE.value,
-        format=FORMAT.value,
-        quality=QUALITY.value,
-        max_pixels=MAX_PIXELS.value,
-        drop_duplicates=DROP_DUPLICATES.value,
-        drop_blank=DROP_BLANK.value,
-        rows_per_shard=ROWS_PER_SHARD.value,
-        workers=WORKERS.value,
-        overwrite=OVERWRITE.value,
-        tfds_data_dir=TFDS_DATA_DIR.value,
-    )
+    with pulse.stoppable():
+        return convert.convert(
+            INPUT.value,
+            OUTPUT.value,
+            labels_from_folders=LABELS.value,
+            max_short_side=SHORT_SIDE.value,
+            format=FORMAT.value,
+            quality=QUALITY.value,
+            max_pixels=MAX_PIXELS.value,
+            drop_duplicates=DROP_DUPLICATES.value,
+            drop_blank=DROP_BLANK.value,
+            rows_per_shard=ROWS_PER_SHARD.value,
+            workers=WORKERS.value,
+            overwrite=OVERWRITE.value,
+            tfds_data_dir=TFDS_DATA_DIR.value,
+        )

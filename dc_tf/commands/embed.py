@@ -4,11 +4,13 @@
     dc_tf kmeans --input='DIR/fc7-*.npy' --k=1000 --output=CLUSTERS
 
 OUTPUT/LAYER-00000-of-00003.npy has the features of the images whose row ids are in
-OUTPUT/rows-00000-of-00003.npy. Call it again to go on where it was stopped.
+OUTPUT/rows-00000-of-00003.npy. Call it again to go on where it was stopped; SIGTERM ends it with
+exit code 42.
 """
 
 from absl import flags
 
+from dc_tf import pulse
 from dc_tf.errors import ConfigError
 
 FLAGS = flags.FlagValues()
@@ -46,15 +48,17 @@ def run() -> dict:
         raise ConfigError(f"--max_bad_share is {MAX_BAD_SHARE.value}; use [0, 1).")
     layers = parse_layers(LAYER.value)
     dataset = Dataset.open(DATA.value)
-    about = embed(
-        open_model(MODEL.value, COMPUTE_DTYPE.value, STAGE.value),
-        dataset,
-        OUTPUT.value,
-        layers,
-        CELLS.value,
-        DTYPE.value,
-        BATCH_SIZE.value,
-        ROWS_PER_FILE.value,
-        MAX_BAD_SHARE.value,
-    )
+    subject = open_model(MODEL.value, COMPUTE_DTYPE.value, STAGE.value)
+    with pulse.stoppable():
+        about = embed(
+            subject,
+            dataset,
+            OUTPUT.value,
+            layers,
+            CELLS.value,
+            DTYPE.value,
+            BATCH_SIZE.value,
+            ROWS_PER_FILE.value,
+            MAX_BAD_SHARE.value,
+        )
     return {"output": OUTPUT.value, **about}

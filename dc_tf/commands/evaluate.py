@@ -15,15 +15,21 @@ development kit that --train names.
 nmi: how much the clusters of every round of a run agree with labels, hashtags and other metadata.
 """
 
+import contextlib
 import dataclasses
 import json
+import os
+import signal
 
 from absl import flags
 
+from dc_tf import pulse
 from dc_tf.errors import ConfigError
 
 FLAGS = flags.FlagValues()
 _PICTURES = (".png", ".pdf", ".svg")
+# Workers that do not watch one another may start so long after the first.
+_JOIN_S = 600.0
 _COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
@@ -62,6 +68,20 @@ COMPUTE_DTYPE = _define(
 )
 RESIZE = _define("integer", "resize", None, "Pixels of the short side before the centre crop.")
 SEED = _define("integer", "seed", 0, "Of the untrained network, classifiers and augmentation.")
+WATCH_DIR = _define(
+    "string",
+    "watch_dir",
+    None,
+    "With several workers: folder that all see. They tell one another there how they are, and when "
+    "one is gone or hangs the others end, and say which.",
+)
+TIMEOUT_S = _define(
+    "float",
+    "timeout_s",
+    600.0,
+    "With --watch_dir: seconds that a worker may be silent or do nothing; 0: for ever.",
+    lower_bound=0,
+)
 SCRATCH = _define(
     "string", "scratch", None, "Folder for features that memory cannot hold (the system's own)."
 )
@@ -78,7 +98,6 @@ def run() -> dict | None:
     # After the flags are known to be right, since TensorFlow takes seconds to import.
     import tensorflow as tf
 
-    from dc_tf.distributed.cluster import connect, task_from_environment
     from dc_tf.evaluation.tasks import BY_LAYER, Request, read_protocol
 
     task, protocol = read_protocol(
@@ -91,25 +110,25 @@ def run() -> dict | None:
     name = task.__name__.rpartition(".")[2]
     if PLOT.value and name not in BY_LAYER:
         raise ConfigError(f"--plot is of layers, which only {', '.join(BY_LAYER)} measure.")
-    cluster = connect() if task_from_environment().size > 1 else None
-    request = Request(
-        task=name,
-        model=MODEL.value,
-        stage=STAGE.value,
-        train=TRAIN.value,
-        test=TEST.value,
-        layers=tuple(LAYER.value),
-        random_init=RANDOM_INIT.value,
-        compute_dtype=COMPUTE_DTYPE.value,
-        resize=RESIZE.value,
-        seed=SEED.value,
-        cluster=cluster,
-    )
-    found, table = task.run(request, protocol)
-    if cluster:
-        cluster.leave()
-        if not cluster.is_chief:
-            return None
+    with _joined() as cluster, pulse.patient("evaluation"):
+        request = Request(
+            task=name,
+            model=MODEL.value,
+            stage=STAGE.value,
+            train=TRAIN.value,
+            test=TEST.value,
+            layers=tuple(LAYER.value),
+            random_init=RANDOM_INIT.value,
+            compute_dtype=COMPUTE_DTYPE.value,
+            resize=RESIZE.value,
+            seed=SEED.value,
+            cluster=cluster,
+        )
+        found, table = task.run(request, protocol)
+        if cluster:
+            cluster.leave()
+    if cluster and not cluster.is_chief:
+        return None
     print(table, flush=True)
     result = {
         "task": request.task,
@@ -127,3 +146,33 @@ def run() -> dict | None:
 
         plot(result, PLOT.value, getattr(protocol, "paper", None))
     return result
+
+
+@contextlib.contextmanager
+def _joined():
+    """The cluster of the workers that TF_CONFIG names; None for a process on its own."""
+    from dc_tf.commands.together import join
+    from dc_tf.distributed.cluster import connect, task_from_environment
+    from dc_tf.distributed.watchdog import Watchdog
+
+    task = task_from_environment()
+    with contextlib.ExitStack() as stack:
+        cluster = None
+        if task.size > 1 and WATCH_DIR.value:
+            folders = [os.path.join(WATCH_DIR.value, name) for name in ("pulses", "stacks")]
+            try:
+                watchdog = Watchdog(folders[0], task, TIMEOUT_S.value, folders[1])
+                stack.enter_context(watchdog)
+            except OSError as error:
+                raise ConfigError(
+                    f"--watch_dir={WATCH_DIR.value} cannot be written: {error.strerror}; use a "
+                    "folder that all workers can write."
+                ) from error
+            cluster = join(watchdog)
+        elif task.size > 1:
+            cluster = connect(within_s=_JOIN_S)
+        if cluster:
+            # TensorFlow has taken them for itself. Nothing is saved before the end.
+            for number in pulse.SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+        yield cluster

@@ -4,14 +4,16 @@
     dc_tf index --input='/data/coco/*.tfrecord' --image_feature=img --label_feature= --output=DATA
 
 No record is rewritten: an index of each file and a manifest are written beside the files, or to
---output. Bad records are listed in `rejected.jsonl`. Started again, it goes on where it stopped; on
-a data set that is complete, it makes anew the indexes that are missing or damaged.
+--output. Bad records are listed in `rejected.jsonl`. Started again, it goes on where it stopped, as
+after SIGTERM, which ends it with exit code 42; on a data set that is complete, it makes anew the
+indexes that are missing or damaged.
 """
 
 import os
 
 from absl import flags
 
+from dc_tf import pulse
 from dc_tf.errors import ConfigError
 
 FLAGS = flags.FlagValues()
@@ -80,15 +82,17 @@ def run():
         meta="",
         label_offset=LABEL_OFFSET.value,
     )
-    return adopt.adopt(
-        INPUT.value,
-        OUTPUT.value,
-        features,
-        _class_names(),
-        MAX_BAD_SHARE.value,
-        WORKERS.value,
-        OVERWRITE.value,
-    )
+    class_names = _class_names()
+    with pulse.stoppable():
+        return adopt.adopt(
+            INPUT.value,
+            OUTPUT.value,
+            features,
+            class_names,
+            MAX_BAD_SHARE.value,
+            WORKERS.value,
+            OVERWRITE.value,
+        )
 
 
 def _class_names():

@@ -89,31 +89,36 @@ TIMEOUT_S = _define(
 def run() -> dict | None:
     """Clusters; returns the result on the chief."""
     # After the flags are known to be right, since TensorFlow takes seconds to import.
+    from dc_tf.commands.kmeans_dir import KMeansDir
     from dc_tf.commands.kmeans_job import run_job
-    from dc_tf.commands.together import refuse_together
-    from dc_tf.distributed.cluster import connect, task_from_environment
+    from dc_tf.commands.together import join, refuse_together
+    from dc_tf.distributed.cluster import task_from_environment
 
+    output = KMeansDir(OUTPUT.value)
+    task = task_from_environment()
     job = refusal = None
     try:
-        job = _job()
+        job = _job(output)
     except (ConfigError, DataError) as error:
         refusal = ConfigError(str(error))  # Nothing was started, whatever is wrong.
-    if refusal and task_from_environment().size == 1:
+    if refusal and task.size == 1:
         raise refusal
-    cluster = connect()
-    refuse_together(refusal, cluster)
-    result = run_job(job, cluster)
+    with output.watched(task, TIMEOUT_S.value) as watchdog:
+        cluster = join(watchdog)
+        refuse_together(refusal, cluster)
+        result = run_job(job, cluster)
+    cluster.world.barrier()  # so that nobody watches any more
+    if cluster.is_chief:
+        output.remove_watch()
     cluster.leave()
     return result if cluster.is_chief else None
 
 
-def _job():
+def _job(output):
     """The `KMeansJob` of the flags, checked as far as it can be without reading all rows."""
     from dc_tf.clustering.embeddings import Embeddings, find_files
-    from dc_tf.commands.kmeans_dir import KMeansDir
     from dc_tf.commands.kmeans_job import KMeansJob
 
-    output = KMeansDir(OUTPUT.value)
     paths = find_files(INPUT.value)
     output.check_inputs(paths if INIT.value in INITS else [*paths, INIT.value])
     embeddings = Embeddings.open(paths)
@@ -130,7 +135,6 @@ def _job():
         overwrite=OVERWRITE.value,
         save_every_s=SAVE_EVERY_S.value,
         cache_bytes=int(CACHE_GB.value * 1e9),
-        timeout_s=TIMEOUT_S.value,
     )
 
 

@@ -24,7 +24,6 @@ class KMeansDir:
         path: absolute path of the folder.
         centroids, assignments, about: the files of a finished clustering.
         state: folder for the k-means in progress.
-        pulses, stacks: folders of the watchdog meanwhile.
     """
 
     def __init__(self, path):
@@ -39,8 +38,8 @@ class KMeansDir:
         self._settings = os.path.join(self._unfinished, "settings.json")
         self._marks = os.path.join(self._unfinished, "workers")
         self.state = os.path.join(self._unfinished, "state")
-        self.pulses = os.path.join(self._unfinished, "pulses")
-        self.stacks = os.path.join(self._unfinished, "stacks")
+        self._pulses = os.path.join(self.path, "pulses")
+        self._stacks = os.path.join(self.path, "stacks")
 
     def check_inputs(self, paths):
         """ConfigError if a file that is read would be written over."""
@@ -78,6 +77,30 @@ class KMeansDir:
                 "another --output, the settings of that one, or --overwrite."
             )
 
+    @contextlib.contextmanager
+    def watched(self, task, timeout_s):
+        """Inside, a `Watchdog` that hears the workers in this folder, which is made if missing.
+
+        Raises:
+            ConfigError: the folder cannot be made or written.
+        """
+        # The command looks at its flags before it imports TensorFlow.
+        from dc_tf.distributed.watchdog import Watchdog
+
+        with contextlib.ExitStack() as stack:
+            if task.size == 1:
+                stack.callback(self.remove_watch)
+            try:
+                watchdog = Watchdog(self._pulses, task, timeout_s, self._stacks)
+                stack.enter_context(watchdog)
+            except OSError as error:
+                raise ConfigError(_unwritable(self.path, error)) from error
+            yield watchdog
+
+    def remove_watch(self):
+        """Removes what the watchdogs heard, when all have ended; for the first worker."""
+        remove_tree(self._pulses)
+
     def check_writable(self, needed_bytes):
         """DataError if the folder cannot be made and written, or its disk has too little space."""
         try:
@@ -86,9 +109,7 @@ class KMeansDir:
                 file.write(bytes(4096))
             free = shutil.disk_usage(self.path).free
         except OSError as error:
-            raise DataError(
-                f"--output={self.path} cannot be written: {error.strerror}; use another folder."
-            ) from error
+            raise DataError(_unwritable(self.path, error)) from error
         if needed_bytes > free:
             raise DataError(
                 f"--output={self.path} needs {needed_bytes / 1e9:.3g} GB and its disk has "
@@ -203,6 +224,10 @@ class KMeansDir:
 
     def _part(self, rank, size):
         return os.path.join(self._unfinished, f"assignments-{rank:05d}-of-{size:05d}.npy")
+
+
+def _unwritable(path, error):
+    return f"--output={path} cannot be written: {error.strerror}; use another folder."
 
 
 def _join(file, rows, parts):

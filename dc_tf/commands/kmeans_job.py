@@ -22,7 +22,6 @@ from dc_tf.clustering.shared_state import SharedState
 from dc_tf.commands.kmeans_dir import KMeansDir
 from dc_tf.commands.together import all_or_none
 from dc_tf.distributed.collectives import all_gather_counts
-from dc_tf.distributed.watchdog import Watchdog
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.progress import Progress
 
@@ -42,7 +41,6 @@ class KMeansJob:
         overwrite: replace what is in the output.
         save_every_s: seconds from one save to the next; 0 saves after every iteration.
         cache_bytes: as in `kmeans`.
-        timeout_s: of the watchdog.
     """
 
     input: str
@@ -53,7 +51,6 @@ class KMeansJob:
     overwrite: bool
     save_every_s: float
     cache_bytes: int
-    timeout_s: float = 600.0
 
     def share(self, rank, size) -> Embeddings:
         """The contiguous block of rows of one of `size` workers."""
@@ -84,9 +81,7 @@ def run_job(job, cluster) -> dict:
     if finished is not None:
         return finished
     clock = _Clock()
-    output = job.output
-    with Watchdog(output.pulses, cluster.task, job.timeout_s, output.stacks):
-        result = _cluster_rows(own, job, cluster, clock)
+    result = _cluster_rows(own, job, cluster, clock)
     about = _about(job, settings, result, cluster.size, clock)
     for warning in about["warnings"] if cluster.is_chief else ():
         _note(warning)

@@ -10,6 +10,7 @@ state saved, start again; 43 held up by another worker that failed, is gone or h
 """
 
 import ast
+import contextlib
 import errno
 import importlib
 import importlib.util
@@ -41,7 +42,7 @@ COMMANDS = {
 }
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
-_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _HELP = ("--help", "-help", "-h", "help")
 
 
@@ -69,14 +70,12 @@ def main(argv=None):
         return _complain(error, PREEMPTED)
     except OSError as error:
         if error.errno not in _OF_DISKS:
-            traceback.print_exc()
-            return FAILED
+            return _show_trace()
         return _complain(f"{error}; what was saved is whole. Make room and start again.", FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted", FAILED)
     except Exception:  # Whatever it was, the caller gets an exit code and the user a trace.
-        traceback.print_exc()
-        return FAILED
+        return _show_trace()
 
 
 def run_and_exit():
@@ -89,9 +88,10 @@ def run_and_exit():
     for child in multiprocessing.active_children():  # they would outlive us and hold our pipes
         child.terminate()
         child.join()
-    logging.flush()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with _as_far_as_the_disk_lets():
+        logging.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 
@@ -194,5 +194,17 @@ def _plain(value):
 
 
 def _complain(error, code):
-    print(f"dc_tf: {error}", file=sys.stderr, flush=True)
+    with _as_far_as_the_disk_lets():
+        print(f"dc_tf: {error}", file=sys.stderr, flush=True)
     return code
+
+
+def _show_trace():
+    with _as_far_as_the_disk_lets():
+        traceback.print_exc()
+    return FAILED
+
+
+def _as_far_as_the_disk_lets():
+    """A log that cannot be written is no reason for another exit code, and none to hang."""
+    return contextlib.suppress(OSError)

@@ -4,10 +4,24 @@ import contextlib
 
 import numpy as np
 
+from dc_tf import pulse
+from dc_tf.distributed.cluster import connect
 from dc_tf.distributed.collectives import all_gather_counts
 from dc_tf.errors import ConfigError, DataError
 
+# How long TensorFlow may take to join workers that are there. Starting a GPU takes some of that.
+_JOIN_S = 60.0
+
 _KINDS = (None, ConfigError, DataError)
+
+
+def join(watchdog):
+    """The cluster of all workers, once they have met; see `Watchdog.meet`."""
+    with pulse.patient("joining the others"):
+        watchdog.meet()
+        cluster = connect(within_s=_JOIN_S)
+    watchdog.joined()
+    return cluster
 
 
 def refuse_together(refusal, cluster):

@@ -11,13 +11,8 @@ import os
 
 from absl import flags
 
-from dc_tf import pulse
 from dc_tf.commands.logs import logged_to
-from dc_tf.commands.together import refuse_together
 from dc_tf.errors import ConfigError, DataError
-
-# How long TensorFlow may take to join workers that are there. Starting a GPU takes some of that.
-_JOIN_S = 60.0
 
 FLAGS = flags.FlagValues()
 CONFIG_FILE = flags.DEFINE_multi_string(
@@ -88,13 +83,10 @@ def run() -> dict | None:
 
 
 def _train(experiment, folder, refusal, watchdog):
-    from dc_tf.distributed.cluster import connect
+    from dc_tf.commands.together import join, refuse_together
     from dc_tf.training.loop import pretrain
 
-    with pulse.patient("joining the others"):
-        watchdog.meet()
-        cluster = connect(within_s=_JOIN_S)
-    watchdog.joined()
+    cluster = join(watchdog)
     refuse_together(refusal, cluster)
     if cluster.is_chief:
         _write_experiment(experiment, folder)

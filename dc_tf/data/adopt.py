@@ -17,6 +17,7 @@ import re
 import tensorflow as tf
 from absl import logging
 
+from dc_tf import pulse
 from dc_tf.data import schema, tfrecord
 from dc_tf.data.draft import Draft
 from dc_tf.data.files import expand, is_local, size_of
@@ -65,6 +66,7 @@ def adopt(
     Raises:
         ConfigError: no such files, or a feature that their records do not have.
         DataError: more bad records than allowed; names file and offset of one.
+        Preempted: the process was asked to stop.
     """
     paths = shard_paths(input)
     output = os.fspath(output) if output is not None else _folder_of(paths)
@@ -130,6 +132,7 @@ def _scan_all(draft, paths, names, sizes, features, max_bad_share, workers, prog
             )
             rows, rejected = rows + len(index), rejected + len(bad)
             bar.update(1, rows=rows, rejected=rejected)
+            pulse.stop_if_asked("the files that were read are known")
 
 
 def _commit(draft, names, features, class_names, max_bad_share, job):

@@ -18,6 +18,7 @@ import os
 import tensorflow as tf
 from absl import logging
 
+from dc_tf import pulse
 from dc_tf.data import image_files
 from dc_tf.data.digests import Digests
 from dc_tf.data.draft import Draft, check_output, is_begun
@@ -79,6 +80,7 @@ def convert(
         ConfigError: a setting that cannot work, a missing input, an output that is in use, or one
             that was begun from another source or with other settings.
         DataError: not one usable image, or a list that cannot be read.
+        Preempted: the process was asked to stop.
     """
     rules = _rules(format, max_short_side, max_pixels, quality, drop_duplicates, drop_blank)
     input, output = os.fspath(input), os.fspath(output)
@@ -131,6 +133,7 @@ class _Conversion:
             for item, cleaned in self._cleaned(workers):
                 self._take(item, cleaned)
                 bar.update(1, rejected=self.rejected)
+                pulse.stop_if_asked("the shards that are finished are kept")
         self._close_shard()
         if not self._writer.rows:
             reason = self._nothing_usable(input)

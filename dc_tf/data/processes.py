@@ -12,6 +12,8 @@ import multiprocessing
 import os
 import threading
 
+from dc_tf import pulse
+
 _LISTS_AHEAD = 4  # for each process; bounds what waits in memory
 _BYTES_AHEAD = 256 << 20
 _WORTH_A_PROCESS = 1 << 30  # bytes of shards
@@ -34,6 +36,9 @@ def map_lists(function, lists, workers=None, initializer=None, crashed=None, wei
         crashed: function of an item to the result of an item whose process died of it; the others
             go on. None: a process that dies is an error.
         weight: function of a list to the bytes it holds; bounds what waits.
+
+    Raises:
+        Preempted: a process ended, and this one was asked to stop.
     """
     lists = iter(lists)
     again = collections.deque()  # what a broken pool left undone
@@ -45,6 +50,7 @@ def map_lists(function, lists, workers=None, initializer=None, crashed=None, wei
                 yield from _in_pool(pool, function, source, waiting, workers or cores(), weight)
             return
         except concurrent.futures.process.BrokenProcessPool:
+            pulse.stop_if_asked()  # so were its processes, and they have done it
             if crashed is None:
                 raise
             # A process crashed or was killed. The list whose turn it is goes item by item, to find
@@ -107,6 +113,7 @@ def _one_by_one(function, items, initializer, crashed):
                     yield from pool.submit(function, [todo[0]]).result()
                     todo.popleft()
             except concurrent.futures.process.BrokenProcessPool:
+                pulse.stop_if_asked()
                 yield crashed(todo.popleft())
 
 

@@ -15,6 +15,7 @@ SIGTERM, and SIGUSR1 as SLURM sends it, ask the work to save and stop; one worke
 tells the others.
 """
 
+import contextlib
 import faulthandler
 import math
 import os
@@ -32,7 +33,6 @@ from dc_tf.distributed.pulses import Pulses
 from dc_tf.distributed.verdict import GONE_S, answers, judge, judge_judge
 from dc_tf.errors import HELD_UP, PREEMPTED, Preempted
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # What TensorFlow raises on a worker when another one goes away.
 _OF_PEERS = (
     tf.errors.AbortedError,
@@ -112,7 +112,7 @@ class Watchdog:
         """Signals arrive in the watchdog's thread too: the main one may be held up in a call."""
         self._woken.setblocking(False)
         signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
-        for number in _SIGNALS:
+        for number in pulse.SIGNALS:
             before = signal.signal(number, lambda *_: pulse.ask_to_stop())
             self._handlers.setdefault(number, before)
 
@@ -120,7 +120,7 @@ class Watchdog:
         self._listening.settimeout(self._period_s)
         while not self._ended.is_set():
             try:
-                if set(self._listening.recv(16)) & set(map(int, _SIGNALS)):
+                if set(self._listening.recv(16)) & set(map(int, pulse.SIGNALS)):
                     pulse.ask_to_stop()
             except TimeoutError:
                 pass  # The period is over and nothing was heard.
@@ -164,10 +164,12 @@ class Watchdog:
             text += f" This worker ({self._task.rank}) was at {pulse.read()['phase']!r}"
             text += f"{self._dump_stacks()}. Start all workers again: the work goes on where it was"
             text += " saved."
-        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the disk of the log is full, and this must end
+            print(text, file=sys.stderr, flush=True)
         if self._task.rank == 0:
             time.sleep(3 * self._period_s)  # until the others have read it
-        logging.flush()
+        with contextlib.suppress(OSError):
+            logging.flush()
         os._exit(PREEMPTED if preempted else HELD_UP)
 
     def _dump_stacks(self) -> str:

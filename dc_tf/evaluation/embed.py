@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from dc_tf import run_dir
+from dc_tf import pulse, run_dir
 from dc_tf.clustering.durable import write_whole
 from dc_tf.data.pipeline import evaluation_batches
 from dc_tf.data.reader import RowReader, data_errors
@@ -53,6 +53,7 @@ def embed(
     Raises:
         ConfigError: the folder has features of something else.
         DataError: an image cannot be read.
+        Preempted: the process was asked to stop.
     """
     if dtype not in DTYPES or min(cells, batch_size, rows_per_file) < 1:
         raise ConfigError(
@@ -107,6 +108,7 @@ def _features(extractor, batches, rows, dtype, progress) -> dict:
             arrays[layer][done : done + count] = storable(vectors, dtype)
         done += count
         progress.update(count)
+        pulse.stop_if_asked("the files that are whole are kept")
     return arrays
 
 

@@ -21,7 +21,7 @@ from dc_tf.clustering.whitening import Moments, Whitening, whiten_store
 from dc_tf.data.pipeline import evaluation_batches
 from dc_tf.data.reader import data_errors
 from dc_tf.distributed.collectives import all_agree, all_gather_counts
-from dc_tf.errors import DataError, Preempted
+from dc_tf.errors import DataError
 from dc_tf.progress import Progress
 
 
@@ -61,7 +61,7 @@ def extract(trunk, reader, experiment, stage, scratch, cluster) -> FeatureStore:
             progress.update(len(features))
             if pulse.stop_asked():
                 store.flush()
-                raise Preempted(f"was asked to stop; {done} images of this worker are extracted")
+                pulse.stop_if_asked(f"{done} images of this worker are extracted")
             if time.monotonic() - flushed >= stage.clustering.save_every_s:
                 store.flush()
                 flushed = time.monotonic()

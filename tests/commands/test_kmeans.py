@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from unittest import mock
 
 import numpy as np
@@ -46,7 +47,7 @@ def call(*argv):
 
 def call_on(cluster, *argv):
     """`call` on a worker that is in its cluster already, and of no use after a broken exchange."""
-    with mock.patch("dc_tf.distributed.cluster.connect", lambda: cluster):
+    with mock.patch("dc_tf.commands.together.connect", lambda within_s: cluster):
         code, out, err = call(*argv)
     assert "Traceback" not in err, err
     return code, out, err
@@ -54,6 +55,11 @@ def call_on(cluster, *argv):
 
 def call_on_other_inputs(cluster, inputs, *argv):
     return call_on(cluster, *argv, f"--input={inputs[cluster.rank]}")
+
+
+def call_on_disk(cluster, usage, *argv):
+    with mock.patch.object(shutil, "disk_usage", return_value=usage):
+        return call_on(cluster, *argv)
 
 
 def stopped_after(iteration, function, *args):
@@ -253,8 +259,8 @@ class RefusalTest(CommandTest):
         self.assertRegex(self.refusal(2, init=bad), "bad.npy has values that are not finite")
 
     def test_an_output_that_cannot_be_written(self):
-        self.assertRegex(self.refusal(1, output=self.path("x.npy/out")), "cannot be written: Not a")
-        self.assertRegex(self.refusal(1, output="/proc/out"), "/proc/out cannot be written")
+        self.assertRegex(self.refusal(2, output=self.path("x.npy/out")), "cannot be written: Not a")
+        self.assertRegex(self.refusal(2, output="/proc/out"), "/proc/out cannot be written")
         full = mock.patch.object(shutil, "disk_usage", return_value=mock.Mock(free=1000))
         with full:
             self.assertRegex(self.refusal(1), "needs .* GB and its disk has 1e-06 GB free")
@@ -360,9 +366,10 @@ class WorkersTest(CommandTest):
             self.assertRegex(err.splitlines()[-1], "row 550 of .*x.npy is not finite")
 
     def test_a_full_disk_of_the_chief_ends_both(self):
-        first, second = self.on_workers(output="/proc/out")
+        full = types.SimpleNamespace(free=1000)
+        first, second = workers.on_cluster(2, call_on_disk, full, *self.argv())
         self.assertEqual((first[0], second[0]), (1, 1))
-        self.assertIn("/proc/out cannot be written", first[2])
+        self.assertRegex(first[2], "needs .* GB and its disk has 1e-06 GB free")
         self.assertIn("worker 0 cannot go on", second[2])
 
     def test_workers_that_see_other_rows_are_refused(self):
@@ -371,7 +378,7 @@ class WorkersTest(CommandTest):
         self.assertEqual((first[0], second[0]), (2, 2))
         self.assertIn("worker 1 cannot go on", first[2])
         self.assertRegex(second[2], "finds other files in --input=.*y.npy; start all alike")
-        self.assertFalse(os.path.exists(self.output))
+        self.assertEqual(os.listdir(self.output), ["pulses"])
 
     def test_one_worker_goes_on_where_two_were_interrupted(self):
         argv = self.argv(save_every_s=0, iterations=6)

@@ -3,10 +3,13 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
+import pictures
 import tensorflow as tf
 from PIL import Image
 
@@ -35,6 +38,43 @@ class ProcessTest(tf.test.TestCase):
         )
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(json.loads(done.stdout.splitlines()[-1])["rows"], 300)
+
+    def test_convert_told_to_stop_with_its_pool_goes_on_to_the_same_bytes(self):
+        folder = pathlib.Path(self.get_temp_dir())
+        for number in range(60):
+            pictures.write(folder / "images", f"{number:02}.png", pictures.encoded(number))
+
+        def command(output):
+            return [
+                "convert",
+                f"--input={folder}/images",
+                f"--output={folder / output}",
+                "--rows_per_shard=20",
+                "--workers=2",
+            ]
+
+        self.assertEqual(self.call(*command("whole")).returncode, 0)
+        slowed = [sys.executable, str(ROOT / "tests" / "slowed.py"), "convert", "0.05"]
+        marker = folder / "marker"
+        with subprocess.Popen(
+            [*slowed, str(marker), *command("stopped")],
+            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # a scheduler tells all processes of a job
+        ) as process:
+            until = time.monotonic() + LIMIT_S
+            while not list((folder / "stopped").glob("*/0.json")):
+                self.assertLess(time.monotonic(), until)
+                time.sleep(0.02)
+            os.killpg(process.pid, signal.SIGTERM)
+            _, log = process.communicate(timeout=LIMIT_S)
+        self.assertEqual(process.returncode, 42, log)
+        self.assertIn("was asked to stop", log)
+        done = self.call(*command("stopped"))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("rejected", json.loads(done.stdout.splitlines()[-1]))
+        self.assertEqual(pictures.files(folder / "stopped"), pictures.files(folder / "whole"))
 
     def test_exit_codes_reach_the_caller(self):
         done = self.call("train", "--workdir=/nowhere", "--params_override=nonsense=1")

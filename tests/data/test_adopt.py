@@ -3,12 +3,14 @@
 import dataclasses
 import os
 import shutil
+import signal
 from unittest import mock
 
 import numpy as np
 import pictures
 import tensorflow as tf
 
+from dc_tf import pulse
 from dc_tf.data import adopt as adopt_lib
 from dc_tf.data.adopt import adopt
 from dc_tf.data.convert import convert
@@ -18,7 +20,7 @@ from dc_tf.data.reader import RowReader
 from dc_tf.data.scan import repair
 from dc_tf.data.schema import Features
 from dc_tf.data.verify import verify
-from dc_tf.errors import ConfigError, DataError
+from dc_tf.errors import ConfigError, DataError, Preempted
 
 IMAGENET = Features(source="image/filename", meta="", label_offset=-1)
 
@@ -171,18 +173,20 @@ class AdoptTest(tf.test.TestCase):
         self.assertEqual(pictures.files(self.folder), whole)
         scan, scanned = adopt_lib.scan_shards, []
 
-        def stop_at_the_third(paths, features):
+        def stop_after_the_second(paths, features):
             scanned.extend(map(os.path.basename, paths))
-            if len(scanned) == 3:
-                raise KeyboardInterrupt
+            if len(scanned) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
             return scan(paths, features)
 
-        with mock.patch.object(adopt_lib, "scan_shards", stop_at_the_third):
-            with self.assertRaises(KeyboardInterrupt):
+        self.addCleanup(pulse.forget)
+        with mock.patch.object(adopt_lib, "scan_shards", stop_after_the_second):
+            with self.assertRaises(Preempted), pulse.stoppable():
                 self.adopt(pattern, overwrite=True)
+            pulse.forget()
             Dataset.open(self.folder)  # the old one stays usable
             self.adopt(pattern, overwrite=True)
-        self.assertEqual(scanned[3:], ["train-00002-of-00003"])
+        self.assertEqual(scanned[2:], ["train-00002-of-00003"])
         self.assertEqual(pictures.files(self.folder), whole)
 
     def test_files_of_others_survive_when_their_folder_is_written_over(self):

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import tempfile
 from unittest import mock
 
@@ -13,11 +14,12 @@ import numpy as np
 import runs
 import tensorflow as tf
 
+from dc_tf import pulse
 from dc_tf.commands.main import main
 from dc_tf.data.manifest import Dataset
 from dc_tf.data.pipeline import evaluation_batches
 from dc_tf.data.reader import RowReader
-from dc_tf.errors import ConfigError
+from dc_tf.errors import ConfigError, Preempted
 from dc_tf.evaluation import embed as embed_module
 from dc_tf.evaluation.embed import embed
 from dc_tf.evaluation.models import open_model, random_init
@@ -84,13 +86,15 @@ class EmbedTest(tf.test.TestCase):
         def stop_at_the_fifth(extractor, images):
             calls.append(len(images))
             if len(calls) == 5:
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), signal.SIGTERM)
             return call(extractor, images)
 
+        self.addCleanup(pulse.forget)
         with mock.patch.object(embed_module.Extractor, "__call__", stop_at_the_fifth):
-            with self.assertRaises(KeyboardInterrupt):
+            with self.assertRaises(Preempted), pulse.stoppable():
                 self.write(parts)
             self.assertLen(self.read(parts, "fc7"), 2)
+            pulse.forget()
             self.write(parts)
         self.assertLen(calls, 5 + 3)  # two files of two batches stayed; two of 2 and 1 were made
         for name in os.listdir(whole):

@@ -1,5 +1,6 @@
 """What a fault on one worker does to the others and to the run: real processes, real signals."""
 
+import functools
 import os
 import pathlib
 import shutil
@@ -110,23 +111,51 @@ class FaultsTest(tf.test.TestCase):
                 self.assertRegex(other.log(0), r"is in use by process \d+ on .*; wait for it")
             self.assertEqual(job.wait(120), [0], job.log(0))
 
-    def test_a_kmeans_told_to_stop_goes_on_where_it_was(self):
-        rows = np.random.default_rng(0).normal(size=(3000, 16)).astype(np.float32)
+    def kmeans(self, output, slow=None):
         path = os.path.join(self.folder, "rows.npy")
-        np.save(path, rows)
+        if not os.path.exists(path):
+            np.save(path, np.random.default_rng(0).normal(size=(3000, 16)).astype(np.float32))
+        output = os.path.join(self.folder, output)
+        command = ["kmeans", f"--input={path}", "--k=20", f"--output={output}"]
+        return Job(2, command, self.workdir(), slow)
 
-        def kmeans(output, slow=None):
-            output = os.path.join(self.folder, output)
-            command = ["kmeans", f"--input={path}", "--k=20", f"--output={output}"]
-            return Job(2, command, output + "-logs", slow)
+    def test_a_killed_worker_of_another_command_is_named_by_the_others(self):
+        evaluation = [
+            "evaluate",
+            "--task=knn",
+            f"--model={self.whole}",
+            f"--train={self.settings['data']['path']}",
+            f"--test={self.settings['data']['path']}",
+            f"--watch_dir={os.path.join(self.folder, 'watch')}",
+        ]
 
-        with kmeans("whole") as job:
+        def evaluate(slow):
+            return Job(2, evaluation, self.workdir(), slow)
+
+        for command, phase, rank in (
+            (functools.partial(self.kmeans, "killed"), "joining the others", 0),
+            (functools.partial(self.kmeans, "killed"), "check", 1),
+            (evaluate, "joining the others", 1),
+            (evaluate, "evaluation", 0),
+        ):
+            with command((phase, 6.0)) as job:
+                job.wait_until_slow()
+                time.sleep(5.0)  # time for the other one to hear it
+                job.signal(rank, signal.SIGKILL)
+                self.assertEqual(job.wait(30, [1 - rank]), [HELD_UP], job.log(1 - rank))
+                text = rf"worker {rank} \(localhost:\d+\) has ended without a word"
+                self.assertRegex(job.log(1 - rank), text)
+        with self.kmeans("killed") as job:
             self.assertEqual(job.wait(120), [0, 0], job.log(0))
-        with kmeans("stopped", slow=("kmeans", 0.5)) as job:
+
+    def test_a_kmeans_told_to_stop_goes_on_where_it_was(self):
+        with self.kmeans("whole") as job:
+            self.assertEqual(job.wait(120), [0, 0], job.log(0))
+        with self.kmeans("stopped", slow=("kmeans", 0.5)) as job:
             job.wait_until_slow()
             job.signal(1, signal.SIGTERM)
             self.assertEqual(job.wait(120), [PREEMPTED] * 2, job.log(0))
-        with kmeans("stopped") as job:
+        with self.kmeans("stopped") as job:
             self.assertEqual(job.wait(120), [0, 0], job.log(0))
             self.assertIn("goes on after iteration", job.log(0))
             self.assertEqual(job.result()["iterations"], 10)
