@@ -16,10 +16,13 @@ Beside the model, `dc_tf.json` holds the settings, the shapes of the outputs and
 `README.md` says the same and more for people.
 """
 
+import glob
 import os
+import time
 import uuid
 
 import tensorflow as tf
+from absl import logging
 
 import dc_tf
 from dc_tf.errors import ConfigError, DataError
@@ -37,6 +40,10 @@ from dc_tf.export.weights import (
 from dc_tf.nn.vgg16 import LAYERS, VGG16
 
 SOBEL_FORMS = ("layer", "folded")
+# How a model is called while another takes its place.
+_OLD = ".old"
+# Nothing has been written for so long: the export has ended. One takes a minute at most.
+_ABANDONED_S = 3600
 
 
 def export_saved_model(
@@ -87,11 +94,14 @@ def export_saved_model(
 def check_output(output: str, overwrite: bool):
     """Refuses to replace something by accident, or anything that is not a SavedModel at all.
 
+    Puts back what an export was replacing when it was killed, and removes what it had written.
+
     Raises:
         ConfigError: says what is there.
     """
     if not output:
         raise ConfigError("the output is empty; name a folder for the SavedModel.")
+    _clear_up(output)
     if not tf.io.gfile.exists(output) or _is_empty_folder(output):
         return
     if not overwrite:
@@ -243,9 +253,21 @@ def _is_empty_folder(path):
     return tf.io.gfile.isdir(path) and not tf.io.gfile.listdir(path)
 
 
+def _clear_up(output):
+    """Of exports to `output` that were killed; those at work have written something lately."""
+    for path in sorted(tf.io.gfile.glob(f"{glob.escape(output.rstrip('/'))}.*.writing*")):
+        if path.endswith(_OLD) and not tf.io.gfile.exists(output):
+            tf.io.gfile.rename(path, output)
+            continue
+        written_s = tf.io.gfile.stat(path).mtime_nsec / 1e9  # 0 where folders have no time
+        if 0 < written_s < time.time() - _ABANDONED_S:
+            logging.info("%s is of an export that was killed; it is removed", path)
+            tf.io.gfile.rmtree(path)
+
+
 def _move(aside, output):
     """Puts the finished folder in place; what was there goes only after that has worked."""
-    old = f"{aside}.old"
+    old = aside + _OLD
     if tf.io.gfile.exists(output):
         tf.io.gfile.rename(output, old)
     tf.io.gfile.rename(aside, output)

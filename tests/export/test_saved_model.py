@@ -189,6 +189,22 @@ export_saved_model(network(seed=1), {path!r}, overwrite=True)
         export_saved_model(network(seed=1), path, overwrite=True)
         self.assertNotAllClose(restore_trunk(path).fc7.kernel, self.trunk.fc7.kernel)
 
+    def test_parts_of_killed_exports_are_removed_and_those_of_others_at_work_stay(self):
+        path = os.path.join(self.get_temp_dir(), "model")
+        for name in ("a", "b"):
+            os.makedirs(f"{path}.{name}.writing/variables")
+        os.utime(f"{path}.a.writing", (time.time() - 7200,) * 2)
+        export_saved_model(self.trunk, path)
+        self.assertCountEqual(os.listdir(self.get_temp_dir()), ["model", "model.b.writing"])
+
+    def test_what_an_export_was_replacing_when_it_was_killed_is_put_back(self):
+        path = os.path.join(self.get_temp_dir(), "model")
+        export_saved_model(self.trunk, path)
+        os.rename(path, f"{path}.a.writing.old")  # between the two renames
+        with self.assertRaisesRegex(ConfigError, "--overwrite"):
+            export_saved_model(network(seed=1), path)
+        self.assertAllEqual(restore_trunk(path).fc7.kernel, self.trunk.fc7.kernel)
+
     def test_wrong_settings_and_damage_have_clear_errors(self):
         path = os.path.join(self.get_temp_dir(), "model")
         with self.assertRaisesRegex(ConfigError, "layer, folded"):
