@@ -154,6 +154,13 @@ class TasksTest(tf.test.TestCase):
             (alone,) = workers.on_cluster(1, measure_on, *arguments)
             self.assertEqual(workers.on_cluster(2, measure_on, *arguments), [alone] * 2, task)
             self.assertEqual(list(alone["layers"]), ["conv2", "conv4", "fc7"])
+        kit = os.path.join(self.root, "kit of two")
+        devkit.draw(kit, {"trainval": 30, "test": 20}, size=(40, 40))
+        settings = {**probe, "train_split": "trainval", "test_split": "test", "augment": True}
+        arguments = "linear_probe", settings, self.model, kit, None
+        (alone,) = workers.on_cluster(1, measure_on, *arguments)
+        self.assertEqual(workers.on_cluster(2, measure_on, *arguments), [alone] * 2)
+        self.assertGreater(alone["layers"]["conv4"]["map"], 0)
 
     def test_a_loss_that_explodes_is_reported(self):
         protocol = linear_probe.Protocol(epochs=2, augment=False, learning_rate=1e38)
