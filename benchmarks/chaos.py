@@ -32,6 +32,11 @@ from dc_tf.training.checkpoint import complete_checkpoints
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("faults", 100, "How many.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Of the kinds, the workers and the moments.")
+flags.DEFINE_list(
+    "kinds",
+    ["kill", "kill", "still", "tell one", "tell all", "cut", "full disk"],
+    "What may happen; named twice, twice as often.",
+)
 flags.DEFINE_float("limit_s", 90.0, "Seconds in which the others must have ended.")
 flags.DEFINE_string("output", None, "Markdown file for the table.")
 
@@ -44,6 +49,9 @@ DONE, FAILED, PREEMPTED, HELD_UP = 0, 1, 42, 43
 
 
 def main(_):
+    unknown = sorted(set(FLAGS.kinds) - set(FAULTS))
+    if unknown:
+        sys.exit(f"--kinds has {', '.join(unknown)}; there are {', '.join(FAULTS)}.")
     folder = tempfile.mkdtemp(prefix="dc_tf-chaos-")
     try:
         chaos = Chaos(folder, random.Random(FLAGS.seed))
@@ -106,7 +114,7 @@ class Chaos:
             if job.ended():
                 return False
             time.sleep(0.05)
-        kind = self._chance.choice(KINDS)
+        kind = self._chance.choice(FLAGS.kinds)
         rank = self._chance.randrange(WORKERS)
         phase = job.phase(workdir, rank)
         FAULTS[kind](job, rank)
@@ -139,6 +147,8 @@ class Chaos:
     def report(self) -> str:
         """Markdown."""
         command = f"python benchmarks/chaos.py --faults={self.faults} --seed={FLAGS.seed}"
+        if not FLAGS["kinds"].using_default_value:
+            command += f" --kinds='{','.join(FLAGS.kinds)}'"
         lines = ["# Random faults", "", "```", command, "```", ""]
         lines += [
             f"{self.faults} faults in {self.runs} runs of {WORKERS} workers. Every run ended",
@@ -183,7 +193,6 @@ FAULTS = {
     "tell all": _tell_all,
     "full disk": _fill,
 }
-KINDS = ("kill", "kill", "still", "tell one", "tell all", "cut", "full disk")
 
 
 def _end(job, rank, kind) -> float:
