@@ -38,8 +38,7 @@ class KMeansDir:
         self._settings = os.path.join(self._unfinished, "settings.json")
         self._marks = os.path.join(self._unfinished, "workers")
         self.state = os.path.join(self._unfinished, "state")
-        self._pulses = os.path.join(self.path, "pulses")
-        self._stacks = os.path.join(self.path, "stacks")
+        self._watch = os.path.join(self.path, "kmeans_workers")
 
     def check_inputs(self, paths):
         """ConfigError if a file that is read would be written over."""
@@ -91,15 +90,16 @@ class KMeansDir:
             if task.size == 1:
                 stack.callback(self.remove_watch)
             try:
-                watchdog = Watchdog(self._pulses, task, timeout_s, self._stacks)
+                pulses, stacks = (os.path.join(self._watch, name) for name in ("pulses", "stacks"))
+                watchdog = Watchdog(pulses, task, timeout_s, stacks)
                 stack.enter_context(watchdog)
             except OSError as error:
                 raise ConfigError(_unwritable(self.path, error)) from error
             yield watchdog
 
     def remove_watch(self):
-        """Removes what the watchdogs heard, when all have ended; for the first worker."""
-        remove_tree(self._pulses)
+        """Removes what the watchdogs heard and kept, when all have ended; for the first worker."""
+        remove_tree(self._watch)
 
     def check_writable(self, needed_bytes):
         """DataError if the folder cannot be made and written, or its disk has too little space."""

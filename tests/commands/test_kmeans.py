@@ -378,7 +378,7 @@ class WorkersTest(CommandTest):
         self.assertEqual((first[0], second[0]), (2, 2))
         self.assertIn("worker 1 cannot go on", first[2])
         self.assertRegex(second[2], "finds other files in --input=.*y.npy; start all alike")
-        self.assertEqual(os.listdir(self.output), ["pulses"])
+        self.assertEqual(os.listdir(self.output), ["kmeans_workers"])
 
     def test_one_worker_goes_on_where_two_were_interrupted(self):
         argv = self.argv(save_every_s=0, iterations=6)

@@ -53,6 +53,8 @@ class FaultsTest(tf.test.TestCase):
             (0, "a training step", 0.3),
             (1, "checkpoint", 0.3),
             (0, "extract", 0.3),
+            (1, "whiten", 0.3),
+            (0, "cluster, level 1", 0.3),
             (1, "cluster, level 2", 0.3),
         ):
             with self.job(workdir, phase, slow=(phase, seconds)) as job:
