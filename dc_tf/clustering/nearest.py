@@ -77,14 +77,15 @@ class NearestCentroid:
             level: squared distance where bfloat16 scores are the finest; no matter for float32.
         """
         self._shift = shift
-        self._centroids = np.asarray(centroids, np.float32)
+        centroids = np.asarray(centroids, np.float32)
+        self._centroids = centroids if shift is None else centroids - shift
+        self._half_norms = np.empty(len(centroids), np.float32)
         self._tiles = []
         for start in range(0, len(centroids), self._tile):
             part = slice(start, start + self._tile)
             tile = tf.constant(self._centroids[part])
-            if shift is not None:
-                tile -= shift
             offsets = tf.reduce_sum(tf.square(tile), 1) / -2.0
+            self._half_norms[part] = -offsets
             if not self.exact:
                 offsets += level / 2.0
             if used is not None:
@@ -146,15 +147,14 @@ class NearestCentroid:
         step = max(1, _PIECE_BYTES // (4 * rows.shape[1]))
         for start in range(0, len(labels), step):
             part = slice(start, start + step)
-            x = np.asarray(tf.cast(as_tensor(rows[part]), tf.float32))
-            near, far = (self._squared_distances(x, of[part]) for of in (labels, than))
-            nearer[part] = near < far
+            x = tf.cast(as_tensor(rows[part]), tf.float32)
+            x = np.asarray(x if self._shift is None else x - self._shift)
+            # The plane half-way between two centroids: on which side of it is x?
+            across = self._centroids[labels[part]]
+            across -= self._centroids[than[part]]
+            half_way = self._half_norms[labels[part]] - self._half_norms[than[part]]
+            nearer[part] = np.einsum("nd,nd->n", across, x) > half_way
         return nearer
-
-    def _squared_distances(self, x, labels):
-        difference = self._centroids[labels]
-        difference -= x
-        return np.einsum("nd,nd->n", difference, difference)
 
     def _offset_columns(self, offsets):
         """(k, ...) what the columns that `prepared` adds are multiplied with."""

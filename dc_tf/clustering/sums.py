@@ -24,6 +24,8 @@ _FLOAT16_QUANTUM = 2.0**-24
 _CHUNK_BYTES = 4 << 20
 # Up to so many clusters a matrix product is faster than adding row by row.
 _FEW = 16
+# From so many components on, on a CPU, NumPy adds a row to another in half of TensorFlow's time.
+_WIDE = 2048
 
 
 class ClusterSums:
@@ -36,8 +38,14 @@ class ClusterSums:
     """
 
     def __init__(self, k, dim, quantum):
-        self._sums = tf.Variable(tf.zeros((k, dim), tf.float64), trainable=False)
         self._k = k
+        on_gpu = bool(tf.config.list_logical_devices("GPU"))
+        self._in_numpy = k > _FEW and dim >= _WIDE and not on_gpu
+        if self._in_numpy:
+            self._sums = aligned_empty((k, dim), np.float64)
+            self._sums[:] = 0.0
+        else:
+            self._sums = tf.Variable(tf.zeros((k, dim), tf.float64), trainable=False)
         # To add and subtract this rounds to its unit in the last place, the quantum.
         self._magnet = np.float64(1.5 * 2.0 ** (_FLOAT64_BITS - 1) * quantum)
         self._exact_float16 = quantum <= _FLOAT16_QUANTUM
@@ -62,6 +70,9 @@ class ClusterSums:
         if self._k <= _FEW:
             self._sums.assign_add(_sums_of_few(values, old, new, self._k))
             return
+        if self._in_numpy:
+            self._move_in_numpy(np.asarray(values), old.tolist(), new.tolist())
+            return
         self._sums.scatter_add(tf.IndexedSlices(values, new))
         somewhere = np.flatnonzero(old >= 0)
         if somewhere.size == len(old):
@@ -69,6 +80,14 @@ class ClusterSums:
         elif somewhere.size:
             gone = tf.IndexedSlices(tf.gather(values, somewhere), old[somewhere])
             self._sums.scatter_sub(gone)
+
+    def _move_in_numpy(self, values, old, new):
+        for row, source, target in zip(values, old, new):
+            total = self._sums[target]
+            total += row
+            if source >= 0:
+                total = self._sums[source]
+                total -= row
 
     def _rounded(self, rows):
         """(n, dim) float64 tensor of multiples of the quantum; valid until the next call."""
@@ -82,10 +101,13 @@ class ClusterSums:
         np.add(rows, self._magnet, out=multiples)
         multiples -= self._magnet
         # A GPU might still read from here when the next rows come.
-        return tf.constant(multiples) if "GPU" in self._sums.device else as_tensor(multiples)
+        on_gpu = not self._in_numpy and "GPU" in self._sums.device
+        return tf.constant(multiples) if on_gpu else as_tensor(multiples)
 
     def __getitem__(self, block: slice) -> tf.Tensor:
         """(n, dim) float64 sums of a block of clusters."""
+        if self._in_numpy:
+            return as_tensor(self._sums[block])
         # Not `self._sums[block]`: once rows were scattered into it, TensorFlow copies the whole
         # variable to read a slice.
         return self._sums.sparse_read(tf.range(*block.indices(self._k)))

@@ -81,6 +81,16 @@ class NearestTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllEqual(nearer, best != found)
         self.assertFalse(short.nearer(rows, found, best).any())
 
+    def test_nearer_is_as_good_far_from_the_origin(self):
+        rng = np.random.default_rng(0)
+        rows = (rng.normal(size=(500, 16)) + 1000).astype(np.float32)
+        centroids = (rng.normal(size=(20, 16)) + 1000).astype(np.float32)
+        nearest = NearestCentroid(20, 16, "bfloat16")
+        nearest.load(centroids, shift=rows.mean(0))
+        a, b = rng.integers(0, 20, (2, 500))
+        squared = [np.square(rows.astype(np.float64) - centroids[c]).sum(1) for c in (a, b)]
+        self.assertAllEqual(nearest.nearer(rows, a, b), squared[0] < squared[1])
+
     def test_memory_bounds_a_call_whatever_k_and_dim(self):
         self.assertEqual(tile_shape(4, 64, 1 << 28)[1], 4)
         self.assertEqual(tile_shape(4096 + 2, 64, 1 << 28)[1], 1366)

@@ -12,13 +12,13 @@ NOWHERE = np.full(500, -1, np.int32)
 
 
 class SumsTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.product(k=(3, 100), dtype=(np.float16, np.float32, np.float64))
-    def test_rows_that_move_about_leave_no_trace(self, k, dtype):
+    @parameterized.product(k=(3, 100), dim=(6, 2048), dtype=(np.float16, np.float32, np.float64))
+    def test_rows_that_move_about_leave_no_trace(self, k, dim, dtype):
         rng = np.random.default_rng(0)
-        rows = rng.lognormal(sigma=3, size=(500, 6)).astype(dtype)
+        rows = rng.lognormal(sigma=3 if dim == 6 else 1.5, size=(500, dim)).astype(dtype)
         labels = rng.integers(0, k, (20, 500)).astype(np.int32)
         quantum = quantum_of(float(np.abs(rows).max()), 500)
-        walked, direct = ClusterSums(k, 6, quantum), ClusterSums(k, 6, quantum)
+        walked, direct = ClusterSums(k, dim, quantum), ClusterSums(k, dim, quantum)
         before = NOWHERE
         for after in labels:
             walked.move(rows, before, after)
@@ -26,15 +26,16 @@ class SumsTest(tf.test.TestCase, parameterized.TestCase):
         order = rng.permutation(500)
         direct.move(rows[order], NOWHERE, before[order])
         self.assertAllEqual(walked[0:k], direct[0:k])
-        expected = np.zeros((k, 6))
+        expected = np.zeros((k, dim))
         np.add.at(expected, before, rows.astype(np.float64))
         self.assertAllClose(walked[0:k], expected, rtol=1e-9)
 
-    def test_threads_change_nothing(self):
+    @parameterized.parameters(6, 2048)
+    def test_threads_change_nothing(self, dim):
         rng = np.random.default_rng(0)
-        rows = rng.normal(size=(500, 6)).astype(np.float32)
+        rows = rng.normal(size=(500, dim)).astype(np.float32)
         labels = rng.integers(0, 40, 500).astype(np.int32)
-        sums = [ClusterSums(40, 6, quantum_of(5.0, 500)) for _ in range(2)]
+        sums = [ClusterSums(40, dim, quantum_of(5.0, 500)) for _ in range(2)]
         sums[0].move(rows, NOWHERE, labels)
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             for start in range(0, 500, 10):
@@ -42,13 +43,13 @@ class SumsTest(tf.test.TestCase, parameterized.TestCase):
                 pool.submit(sums[1].move, rows[part], NOWHERE[part], labels[part])
         self.assertAllEqual(sums[0][0:40], sums[1][0:40])
 
-    def test_some_rows_may_be_new_among_others_that_move(self):
-        rows = np.ones((4, 2), np.float32)
-        for k in (3, 100):
-            sums = ClusterSums(k, 2, quantum_of(1.0, 4))
-            sums.move(rows[:2], NOWHERE[:2], np.array([0, 1], np.int32))
-            sums.move(rows, np.array([0, 1, -1, -1], np.int32), np.array([1, 1, 0, 2], np.int32))
-            self.assertAllEqual(sums[0:3], [[1, 1], [2, 2], [1, 1]])
+    @parameterized.product(k=(3, 100), dim=(2, 2048))
+    def test_some_rows_may_be_new_among_others_that_move(self, k, dim):
+        rows = np.ones((4, dim), np.float32)
+        sums = ClusterSums(k, dim, quantum_of(1.0, 4))
+        sums.move(rows[:2], NOWHERE[:2], np.array([0, 1], np.int32))
+        sums.move(rows, np.array([0, 1, -1, -1], np.int32), np.array([1, 1, 0, 2], np.int32))
+        self.assertAllEqual(sums[0:3], np.tile([[1], [2], [1]], dim))
 
     def test_a_cluster_of_24_million_rows_loses_nothing_to_float64(self):
         # The paper's first level: 96 million rows on 64 workers in 4 clusters. Adding a block of
