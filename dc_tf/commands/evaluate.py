@@ -21,9 +21,10 @@ import json
 import os
 import signal
 
-from absl import flags
+from absl import flags, logging
 
 from dc_tf import pulse
+from dc_tf.data.files import same_place
 from dc_tf.errors import ConfigError
 
 FLAGS = flags.FlagValues()
@@ -95,6 +96,11 @@ def run() -> dict | None:
         )
     if PLOT.value and not PLOT.value.endswith(_PICTURES):
         raise ConfigError(f"--plot is {PLOT.value}; its end must be {', '.join(_PICTURES)}.")
+    if TRAIN.value and TEST.value and same_place(TRAIN.value, TEST.value):
+        logging.warning(
+            "--train and --test are both %s: figures will be better than on other images.",
+            TEST.value,
+        )
     # After the flags are known to be right, since TensorFlow takes seconds to import.
     import tensorflow as tf
 

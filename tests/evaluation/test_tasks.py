@@ -222,6 +222,12 @@ class TasksTest(tf.test.TestCase):
         self.assertRegex(out, r"\nconv2 +\d+\.\d\d")
         self.assertIn("random init", out)
 
+    def test_the_command_says_if_it_measures_on_what_it_learns_from(self):
+        with self.assertLogs("absl", "WARNING") as logs:
+            code, _, err = self.call("--task=knn", "--layer=fc7", f"--test={self.train}/")
+        self.assertEqual(code, 0, err)
+        self.assertIn(f"--train and --test are both {self.train}/: figures", logs.output[0])
+
     def test_the_command_shows_the_papers_figures_beside_linear_classifiers(self):
         picture = os.path.join(self.get_temp_dir(), "layers.png")
         flags = ["--params_override=epochs=1,batch_size=16", "--layer=conv13", "--norandom_init"]
