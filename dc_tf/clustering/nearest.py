@@ -77,15 +77,16 @@ class NearestCentroid:
             level: squared distance where bfloat16 scores are the finest; no matter for float32.
         """
         self._shift = shift
-        centroids = np.asarray(centroids, np.float32)
-        self._centroids = centroids if shift is None else centroids - shift
-        self._half_norms = np.empty(len(centroids), np.float32)
+        self._centroids = np.asarray(centroids, np.float32)
+        self._half_squared_norms = np.empty(len(centroids), np.float32)
         self._tiles = []
         for start in range(0, len(centroids), self._tile):
             part = slice(start, start + self._tile)
             tile = tf.constant(self._centroids[part])
+            if shift is not None:
+                tile -= shift
             offsets = tf.reduce_sum(tf.square(tile), 1) / -2.0
-            self._half_norms[part] = -offsets
+            self._half_squared_norms[part] = -offsets
             if not self.exact:
                 offsets += level / 2.0
             if used is not None:
@@ -152,7 +153,7 @@ class NearestCentroid:
             # The plane half-way between two centroids: on which side of it is x?
             across = self._centroids[labels[part]]
             across -= self._centroids[than[part]]
-            half_way = self._half_norms[labels[part]] - self._half_norms[than[part]]
+            half_way = self._half_squared_norms[labels[part]] - self._half_squared_norms[than[part]]
             nearer[part] = np.einsum("nd,nd->n", across, x) > half_way
         return nearer
 

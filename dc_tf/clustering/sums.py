@@ -39,8 +39,8 @@ class ClusterSums:
 
     def __init__(self, k, dim, quantum):
         self._k = k
-        on_gpu = bool(tf.config.list_logical_devices("GPU"))
-        self._in_numpy = k > _FEW and dim >= _WIDE and not on_gpu
+        self._on_gpu = bool(tf.config.list_logical_devices("GPU"))
+        self._in_numpy = k > _FEW and dim >= _WIDE and not self._on_gpu
         if self._in_numpy:
             self._sums = aligned_empty((k, dim), np.float64)
             self._sums[:] = 0.0
@@ -101,8 +101,7 @@ class ClusterSums:
         np.add(rows, self._magnet, out=multiples)
         multiples -= self._magnet
         # A GPU might still read from here when the next rows come.
-        on_gpu = not self._in_numpy and "GPU" in self._sums.device
-        return tf.constant(multiples) if on_gpu else as_tensor(multiples)
+        return tf.constant(multiples) if self._on_gpu else as_tensor(multiples)
 
     def __getitem__(self, block: slice) -> tf.Tensor:
         """(n, dim) float64 sums of a block of clusters."""
