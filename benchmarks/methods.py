@@ -13,12 +13,11 @@ Prints mean and deviation over all seeds there.
 import glob
 import json
 import os
-import statistics
-import subprocess
 import sys
 
 import yaml
 from absl import app, flags
+from runs import TASKS, markdown, measure, spread, train
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("train", None, "Data set that is learned from, with labels.", required=True)
@@ -29,10 +28,6 @@ flags.DEFINE_string("output", None, "Folder for the figures of each seed.", requ
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the experiments.")
 
 METHODS = ("random", "rotnet", "deepcluster", "deepercluster")
-TASKS = {
-    "knn": ["--task=knn"],
-    "linear": ["--config_file=configs/evaluation/linear_probe_small.yaml"],
-}
 
 
 def main(_):
@@ -62,11 +57,11 @@ def compare(config, seed) -> dict:
         "rotations": 1,
         "sub_clusters": deeper["clusters"] * deeper["sub_clusters"],
     }
-    both = train(f"deepercluster-{seed}", {**config, "seed": seed})
+    both = trained(f"deepercluster-{seed}", {**config, "seed": seed})
     after_deeper = measure_all(both, deeper["name"], seed, [])
     after_rotnet = measure_all(both, rotnet["name"], seed, ["--norandom_init"])
     start = {"init_from": both, "init_stage": rotnet["name"]}
-    one = train(f"deepcluster-{seed}", {**config, **start, "seed": seed, "stages": [flat]})
+    one = trained(f"deepcluster-{seed}", {**config, **start, "seed": seed, "stages": [flat]})
     after_flat = measure_all(one, flat["name"], seed, ["--norandom_init"])
     figures = {}
     for task in TASKS:
@@ -87,58 +82,27 @@ def read(path, config) -> dict:
     return found["top1"]
 
 
-def train(name, settings):
+def trained(name, settings):
     """The folder of a run that is finished."""
     folder = os.path.join(FLAGS.workdir, name)
-    settings["data"] = {**settings.get("data", {}), "path": os.path.abspath(FLAGS.train)}
-    dc_tf("train", f"--params_override={json.dumps(settings)}", f"--workdir={folder}")
+    train(folder, FLAGS.train, settings)
     return folder
 
 
-def measure_all(folder, stage, seed, flags_) -> dict:
-    return {task: measure(task, folder, stage, seed, flags_) for task in TASKS}
-
-
-def measure(task, folder, stage, seed, flags_):
-    """What `dc_tf evaluate` says about a stage of a run."""
-    output = os.path.join(folder, f"{task}-{stage}.json")
-    if not os.path.exists(output):
-        dc_tf(
-            "evaluate",
-            *TASKS[task],
-            f"--model={folder}",
-            f"--stage={stage}",
-            "--layer=all",
-            "--compute_dtype=bfloat16",
-            f"--train={FLAGS.train}",
-            f"--test={FLAGS.test}",
-            f"--seed={seed}",
-            f"--output={output}",
-            *flags_,
-        )
-    with open(output, encoding="utf-8") as file:
-        return json.load(file)
+def measure_all(folder, stage, seed, options) -> dict:
+    return {
+        task: measure(task, folder, stage, FLAGS.train, FLAGS.test, seed, options=options)
+        for task in TASKS
+    }
 
 
 def table(task, seeds) -> str:
     """Layers by methods, from {layer: {method: percent}} of each seed."""
-    lines = [f"| {task} | {' | '.join(METHODS)} |", f"|---{'|---' * len(METHODS)}|"]
-    for layer in seeds[0]:
-        cells = [spread([figures[layer][method] for figures in seeds]) for method in METHODS]
-        lines.append(f"| {layer} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def spread(values) -> str:
-    """Mean and, of several, the sample standard deviation."""
-    mean = f"{statistics.mean(values):.1f}"
-    return f"{mean} +- {statistics.stdev(values):.1f}" if len(values) > 1 else mean
-
-
-def dc_tf(*arguments):
-    done = subprocess.run([sys.executable, "-m", "dc_tf", *arguments], stdout=subprocess.DEVNULL)
-    if done.returncode:
-        sys.exit(f"dc_tf {arguments[0]} ended with code {done.returncode}; see above.")
+    rows = [
+        [layer, *(spread([figures[layer][method] for figures in seeds]) for method in METHODS)]
+        for layer in seeds[0]
+    ]
+    return markdown([task, *METHODS], rows)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,16 @@ import tensorflow as tf
 
 
 def lane_count() -> int:
-    """Threads that work on chunks: as many as TensorFlow uses in a kernel, but 2 to 4."""
+    """Threads that work on chunks: one more than TensorFlow uses in a kernel, but 2 to 4.
+
+    With as many, a core waits whenever a lane looks for the largest score.
+    """
     threads = (
         tf.config.threading.get_intra_op_parallelism_threads()
         or int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0))
         or len(os.sched_getaffinity(0))
     )
-    return max(2, min(4, threads))
+    return max(2, min(4, threads + 1))
 
 
 def in_lanes(function, chunks):

@@ -94,7 +94,10 @@ def images_in(folder: str) -> list[str]:
     """
     paths = [path for path in files_in(folder) if path.lower().endswith(IMAGE_NAMES)]
     if not paths:
-        raise ConfigError(f"{folder!r} holds no images ({', '.join(IMAGE_NAMES)}).")
+        raise ConfigError(
+            f"{folder!r} holds no images ({', '.join(IMAGE_NAMES)}); retrieval reads image files, "
+            "not what `dc_tf convert` makes of them."
+        )
     return paths
 
 
