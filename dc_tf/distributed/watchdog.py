@@ -98,8 +98,12 @@ class Watchdog:
 
         While TensorFlow joins them this process is deaf, since it keeps the interpreter for itself,
         and it would wait up to an hour for one that never comes. So that is waited for here.
+
+        Raises:
+            Preempted: the process was told to stop before all were there.
         """
         while not self._pulses.meets():
+            pulse.stop_if_asked("it was waiting for the other workers and had not begun")
             pulse.beat()  # who does not come is to blame, not who waits
             time.sleep(self._period_s / 10)
         self._pulses.all_are_here()

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pictures
 import tensorflow as tf
+import workers
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -75,6 +76,30 @@ class ProcessTest(tf.test.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn("rejected", json.loads(done.stdout.splitlines()[-1]))
         self.assertEqual(pictures.files(folder / "stopped"), pictures.files(folder / "whole"))
+
+    def test_a_worker_that_waits_for_another_obeys_at_once(self):
+        folder = pathlib.Path(self.get_temp_dir())
+        np.save(folder / "x.npy", np.ones((20, 4), np.float32))
+        output = folder / "clusters"
+        first, second = workers.free_ports(2)
+        addresses = {"worker": [f"localhost:{first}", f"localhost:{second}"]}
+        task = {"cluster": addresses, "task": {"type": "worker", "index": 0}}
+        flags = [f"--input={folder}/x.npy", "--k=2", f"--output={output}"]
+        with subprocess.Popen(
+            [sys.executable, "-m", "dc_tf", "kmeans", *flags],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CONFIG": json.dumps(task)},
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            self.addCleanup(process.kill)
+            until = time.monotonic() + LIMIT_S
+            while not list(output.glob("kmeans_workers/pulses/*")):
+                self.assertLess(time.monotonic(), until)
+                time.sleep(0.02)
+            process.send_signal(signal.SIGTERM)
+            _, log = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 42, log)
+        self.assertIn("was waiting for the other workers", log)
 
     def test_exit_codes_reach_the_caller(self):
         done = self.call("train", "--workdir=/nowhere", "--params_override=nonsense=1")

@@ -1,5 +1,6 @@
 """Who is to blame, from what the workers say; whole processes are in `launch/test_faults.py`."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -17,6 +18,7 @@ from dc_tf.distributed.cluster import TaskSpec
 from dc_tf.distributed.pulses import Pulses, Seen
 from dc_tf.distributed.verdict import answers, judge, judge_judge
 from dc_tf.distributed.watchdog import Watchdog
+from dc_tf.errors import Preempted
 
 ADDRESSES = ("a:1", "b:2", "c:3")
 
@@ -181,6 +183,16 @@ class WatchdogTest(tf.test.TestCase):
             signal.raise_signal(signal.SIGUSR1)
             self.assertTrue(pulse.stop_asked())
         self.assertEqual(signal.getsignal(signal.SIGUSR1), before)
+
+    def test_one_that_waits_for_others_ends_when_it_is_told_to_stop(self):
+        self.addCleanup(pulse.forget)
+        folder = self.get_temp_dir()
+        with self.assertRaisesRegex(Preempted, "waiting for the other workers"):
+            with Watchdog(folder, TaskSpec(ADDRESSES, 1), 600.0, folder, 0.02) as watchdog:
+                signal.raise_signal(signal.SIGTERM)
+                watchdog.meet()
+        said = [json.loads(path.read_text()) for path in pathlib.Path(folder).rglob("*.json")]
+        self.assertEqual([words["end"] for words in said], ["preempted"])
 
 
 class PulseTest(tf.test.TestCase):
