@@ -23,9 +23,10 @@ import signal
 
 from absl import flags, logging
 
+import dc_tf
 from dc_tf import pulse
 from dc_tf.data.files import same_place
-from dc_tf.errors import ConfigError
+from dc_tf.errors import ConfigError, DataError
 
 FLAGS = flags.FlagValues()
 _PICTURES = (".png", ".pdf", ".svg")
@@ -96,6 +97,8 @@ def run() -> dict | None:
         )
     if PLOT.value and not PLOT.value.endswith(_PICTURES):
         raise ConfigError(f"--plot is {PLOT.value}; its end must be {', '.join(_PICTURES)}.")
+    for name, path in (("output", OUTPUT.value), ("plot", PLOT.value)):
+        _check_can_be_made(name, path)
     if TRAIN.value and TEST.value and same_place(TRAIN.value, TEST.value):
         logging.warning(
             "--train and --test are both %s: figures will be better than on other images.",
@@ -139,19 +142,41 @@ def run() -> dict | None:
     result = {
         "task": request.task,
         "model": request.model,
+        "stage": request.stage,
         "train": request.train,
         "test": request.test,
+        "opened": request.opened,
+        "seed": request.seed,
+        "compute_dtype": request.compute_dtype,
+        "resize": request.resize,
+        "versions": {"dc_tf": dc_tf.__version__, "tensorflow": tf.__version__},
         "protocol": dataclasses.asdict(protocol),
         **found,
     }
-    if OUTPUT.value:
-        with tf.io.gfile.GFile(OUTPUT.value, "w") as f:
-            f.write(json.dumps(result, indent=1) + "\n")
-    if PLOT.value:
-        from dc_tf.evaluation.plot import plot  # brings Matplotlib
+    try:
+        if OUTPUT.value:
+            with tf.io.gfile.GFile(OUTPUT.value, "w") as f:
+                f.write(json.dumps(result, indent=1) + "\n")
+        if PLOT.value:
+            from dc_tf.evaluation.plot import plot  # brings Matplotlib
 
-        plot(result, PLOT.value, getattr(protocol, "paper", None))
+            plot(result, PLOT.value, getattr(protocol, "paper", None))
+    except (OSError, tf.errors.OpError) as error:
+        print(json.dumps(result), flush=True)  # hours of work, and nothing else has it
+        raise DataError(f"the result above could not be written: {error}") from error
     return result
+
+
+def _check_can_be_made(name, path):
+    """ConfigError if a local file cannot be written: now rather than after the work."""
+    if not path or "://" in path:
+        return
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or os.path.isdir(path):
+        raise ConfigError(
+            f"--{name}={path} cannot be written; use a file in a folder that is there and can be "
+            "written."
+        )
 
 
 @contextlib.contextmanager

@@ -248,8 +248,10 @@ def _train(probes, epoch_batches, split, protocol, name, shown):
                 progress.update(len(labels))
             losses = {layer: float(loss) / steps for layer, loss in total.items()}
             _check_finite(losses, protocol)
-            last = list(losses)[-1]
-            progress.update(0, epoch=epoch + 1, **{f"loss_{last}": losses[last]})
+            deepest = list(losses)[-1:]  # none where there are more workers than layers
+            progress.update(
+                0, epoch=epoch + 1, **{f"loss_{layer}": losses[layer] for layer in deepest}
+            )
     return losses
 
 

@@ -16,6 +16,7 @@ from dc_tf.distributed.collectives import Communicator, Solo
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.models import Subject, open_model
 from dc_tf.evaluation.splits import Split, open_splits
+from dc_tf.export.weights import weights_digest
 
 TASKS = {
     "finetune": "dc_tf.evaluation.finetune",
@@ -47,6 +48,8 @@ class Request:
         resize: pixels of the short side before the centre crop; None for the model's own.
         seed: of the untrained network.
         cluster: the workers that share the work; all return the same. None for one alone.
+        opened: what was opened, filled in: the digest of the `weights` of the network, and the
+            fingerprints of the data sets `train` and `test`.
     """
 
     task: str
@@ -60,6 +63,7 @@ class Request:
     resize: int | None = None
     seed: int = 0
     cluster: Cluster | None = None
+    opened: dict = dataclasses.field(default_factory=dict)
 
     @property
     def world(self) -> Communicator:
@@ -73,6 +77,7 @@ class Request:
             ConfigError: the path holds none, or it cannot be used as asked.
         """
         subject = open_model(self.model, self.compute_dtype, self.stage)
+        self.opened["weights"] = weights_digest(subject.trunk)
         if self.resize is None:
             return subject
         if self.resize < subject.resolution:
@@ -91,7 +96,10 @@ class Request:
         for name in ("train", "test"):
             if not getattr(self, name):
                 raise ConfigError(f"--{name} is missing; give a data set with labels.")
-        return open_splits(self.train, self.test)
+        splits = open_splits(self.train, self.test)
+        for name, split in zip(("train", "test"), splits):
+            self.opened[name] = split.reader.dataset.fingerprint()
+        return splits
 
 
 def read_protocol(task: str | None, config_files=(), params_override=(), **defaults):

@@ -171,7 +171,7 @@ class _folder:
             self._path = tempfile.mkdtemp(prefix="dc_tf-detection-", dir=parent)
             return self._path
         path = os.path.join(self._path, "work.json")
-        work = {"model": self._request.model, "stage": self._request.stage}
+        work = {"model": self._request.model, "weights": self._request.opened["weights"]}
         work |= {"train": self._request.train, "protocol": dataclasses.asdict(protocol)}
         work["workers"] = self._request.world.size
         work = json.dumps(work, indent=1)

@@ -12,6 +12,7 @@ import workers
 from PIL import Image
 from striped import NAMES, RESOLUTION, call, stripes, write_model, write_stripes
 
+from dc_tf.data.manifest import Dataset
 from dc_tf.data.writer import DatasetWriter
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import knn, linear_probe, low_shot
@@ -20,16 +21,16 @@ from dc_tf.evaluation.models import open_model, random_init
 from dc_tf.evaluation.pooling import cell_average
 from dc_tf.evaluation.splits import open_splits
 from dc_tf.evaluation.tasks import Request, read_protocol
+from dc_tf.export.weights import weights_digest
 from dc_tf.nn.vgg16 import LAYERS
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs" / "evaluation"
 SMALL = CONFIGS / "linear_probe_small.yaml"
 
 
-def measure_on(cluster, task, settings, model, train, test):
+def measure_on(cluster, task, settings, model, train, test, layers=("conv2", "conv4", "fc7")):
     """What a task finds, on each of some workers."""
     module, protocol = read_protocol(task, [], [repr(settings)])
-    layers = ("conv2", "conv4", "fc7")
     request = Request(task, model, train=train, test=test, layers=layers, cluster=cluster)
     return module.run(request, protocol)[0]
 
@@ -154,6 +155,9 @@ class TasksTest(tf.test.TestCase):
             (alone,) = workers.on_cluster(1, measure_on, *arguments)
             self.assertEqual(workers.on_cluster(2, measure_on, *arguments), [alone] * 2, task)
             self.assertEqual(list(alone["layers"]), ["conv2", "conv4", "fc7"])
+            one = *arguments, ("conv4",)  # a worker is left without a layer
+            (alone,) = workers.on_cluster(1, measure_on, *one)
+            self.assertEqual(workers.on_cluster(2, measure_on, *one), [alone] * 2, task)
         kit = os.path.join(self.root, "kit of two")
         devkit.draw(kit, {"trainval": 30, "test": 20}, size=(40, 40))
         settings = {**probe, "train_split": "trainval", "test_split": "test", "augment": True}
@@ -218,9 +222,20 @@ class TasksTest(tf.test.TestCase):
             self.assertEqual(json.load(f), result)
         self.assertEqual(list(result["layers"]), ["conv2", "fc7"])
         self.assertEqual(list(result["random_init"]), ["conv2", "fc7"])
+        self.assertEqual(result["opened"]["weights"], weights_digest(self.subject.trunk))
+        self.assertEqual(result["opened"]["test"], Dataset.open(self.test).fingerprint())
+        self.assertEqual(result["versions"]["tensorflow"], tf.__version__)
         self.assertEqual(result["top1"], result["layers"][result["best_layer"]]["top1"])
         self.assertRegex(out, r"\nconv2 +\d+\.\d\d")
         self.assertIn("random init", out)
+
+    def test_a_result_that_cannot_be_written_is_printed_before_the_error(self):
+        output = os.path.join(self.get_temp_dir(), "full.json")
+        os.symlink("/dev/full", output)
+        code, out, err = self.call("--task=knn", "--layer=fc7", f"--output={output}")
+        self.assertEqual(code, 1, err)
+        self.assertIn("No space left", err)
+        self.assertIn("fc7", json.loads(out.splitlines()[-1])["layers"])
 
     def test_the_command_says_if_it_measures_on_what_it_learns_from(self):
         with self.assertLogs("absl", "WARNING") as logs:
@@ -268,6 +283,10 @@ class TasksTest(tf.test.TestCase):
             "--layer=conv14": "conv13",
             "--resize=8": "32",
             "--plot=layers.txt": ".png, .pdf",
+            "--plot=/nowhere/layers.png": "--plot=/nowhere/layers.png cannot be written",
+            "--output=/nowhere/knn.json": "use a file in a folder that is there",
+            f"--output={self.root}": "cannot be written",
+            "--test=": "--test is missing; give a data set with labels",
             "--compute_dtype=half": "bfloat16",
             "--params_override=temperature=0": "temperature",
             "--params_override=epochs=2": "unknown setting 'epochs'; known here: batch_size",

@@ -65,6 +65,18 @@ def measured(cluster, model, kit, protocol, folder):
     return voc07_detection.evaluate(open_model(model), *splits, protocol, folder, cluster)
 
 
+def detected(cluster, model, kit, protocol, folder):
+    """What a worker of several and one alone find with the same detector."""
+    train, test = read_splits(kit, ("trainval", "test"))
+    subject = open_model(model)
+    trained = detector.train(subject, train, protocol, folder, cluster)
+    alone = os.path.join(folder, f"alone-{cluster.rank}")
+    return [
+        detector.detect(trained, subject, test, protocol, at, world)
+        for at, world in ((folder, cluster.world), (alone, None))
+    ]
+
+
 class BackboneTest(tf.test.TestCase):
     def test_level_four_is_conv13_and_the_others_are_pooled_from_it(self):
         trunk = VGG16(width=1 / 16, resolution=64, fc=8).built_at_resolution()
@@ -237,6 +249,12 @@ class Voc07DetectionTest(tf.test.TestCase):
         # Once more they find a finished checkpoint, from which both go on.
         again = workers.on_cluster(2, measured, *arguments, timeout_s=600)
         self.assertEqual([*again, both[0]], [both[0], *again])
+        for shared, alone in workers.on_cluster(
+            2, detected, self.model, self.kit, protocol, os.path.join(folder, "model")
+        ):
+            self.assertGreater(sum(map(len, shared)), 0)
+            for rows, expected in zip(shared, alone, strict=True):
+                self.assertAllClose(rows, expected, rtol=1e-5, atol=1e-5)
 
     @pytest.mark.slow
     def test_a_loss_that_explodes_is_reported(self):
