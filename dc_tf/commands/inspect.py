@@ -54,6 +54,12 @@ def run():
             report["damage"].append(vars(damage))
             print(verify.describe(damage, dataset.path), file=sys.stderr, flush=True)
         _check(report)
+    elif damaged := report["sample"]["damaged"]:
+        raise DataError(
+            f"{damaged} of the {report['sample']['rows']} rows of the sample are damaged; --verify "
+            "reads everything and names the shards.",
+            result=report,
+        )
     return report
 
 

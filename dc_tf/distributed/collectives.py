@@ -117,7 +117,8 @@ class Collective:
             raise RuntimeError(f"barrier met {arrived} workers, expected {self.size}.")
 
     def _reduce(self, tensor: tf.Tensor) -> tf.Tensor:
-        if tensor.dtype == tf.int32:  # TensorFlow keeps these in host memory even on a GPU.
+        # TensorFlow keeps int32 in host memory even on a GPU.
+        if tensor.dtype == tf.int32 and "GPU" in self._link.device:
             return tf.cast(self._reduce(tf.cast(tensor, tf.int64)), tf.int32)
         # A fresh instance key per call (per trace in a graph) keeps consecutive calls apart.
         with pulse.waiting(), tf.device(self._link.device):

@@ -26,9 +26,9 @@ from dc_tf.training.step import SUMS
 # Share of the time from which on waiting for images is worth a warning, and how long to look first.
 _INPUT_BOUND = 0.2
 _INPUT_BOUND_AFTER_S = 30.0
-# Figures beside the progress bar.
 # A step's result is looked at when others have been started, so that a GPU never waits for it.
 _LAG = 2
+# Figures beside the progress bar.
 _SHOWN = ("loss", "rotation_accuracy", "images_per_second", "input_wait")
 
 

@@ -1,10 +1,14 @@
 """K-means against a plain Lloyd, on several workers, and on inputs that break others."""
 
+import types
+
 import numpy as np
 import tensorflow as tf
 import workers
 
+from dc_tf.clustering import exchange
 from dc_tf.clustering.kmeans import kmeans
+from dc_tf.clustering.lloyd import Lloyd
 from dc_tf.clustering.nearest import tile_shape
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
@@ -28,6 +32,17 @@ def plain_lloyd(x, init, iterations):
             for j in set(labels):
                 centroids[j] = x[labels == j].mean(axis=0)
     return centroids, labels, objective
+
+
+def all_counts(comm, counts, total):
+    """What two workers with these counts find, `total` rows on all of them."""
+    layout = types.SimpleNamespace(total=total)
+    lloyd = types.SimpleNamespace(
+        _comm=exchange.Meter(comm),
+        _survey=types.SimpleNamespace(layout=layout),
+        _assigner=types.SimpleNamespace(counts=counts),
+    )
+    return Lloyd._all_counts(lloyd)
 
 
 def share(x, comm):
@@ -249,6 +264,13 @@ class WorkersTest(tf.test.TestCase):
         results = workers.on_workers(2, cluster_share, blobs(300, 8, 3), 5, {})
         objective = 8
         self.assertEqual(results[0].exchanged_bytes, 5 * (8 + 1) * 4 + objective)
+
+    def test_counts_of_any_size_are_exact(self):
+        counts = np.array([2**24 + 1, 2**30, 48_000_001, 0])  # beyond what float32 tells apart
+        for total in (2**31 - 1, 2**33):
+            counts[1] = 2**29 if total < 2**31 else 2**31
+            for found in workers.on_workers(2, all_counts, counts, total):
+                self.assertAllEqual(found, 2 * counts)
 
     def test_a_bad_row_of_one_worker_is_named_on_all(self):
         for value in (np.nan, np.inf, 1e30):

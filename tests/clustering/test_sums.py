@@ -58,7 +58,7 @@ class SumsTest(tf.test.TestCase, parameterized.TestCase):
         quantum = quantum_of(float(np.abs(rows).max()), 96_000_000)
         sums = ClusterSums(1, 8, quantum)
         old, new = np.full(4096, -1, np.int32), np.zeros(4096, np.int32)
-        times = 256
+        times = 24_000_000 // 4096
         for _ in range(times):
             sums.move(rows, old, new)
         once = rows.astype(np.float64).sum(axis=0)
