@@ -146,6 +146,26 @@ def worker_table(_):
     return join(lines)
 
 
+def needs_table(_):
+    """What one worker computes, holds and sends, by rows and workers."""
+    lines = [
+        "| rows | W | TFLOP an iteration | memory | GPU memory "
+        "| features on disk | sent an iteration |",
+        "|---" * 7 + "|",
+    ]
+    for rows in (10**6, 10**7, 10**8, 10**9):
+        for workers in (1, 16, 256, 1024):
+            problem = fixed_clusters(rows, workers)
+            found = cost.estimate(problem, machines.P4D)
+            flops = 2.0 * problem.own_rows * problem.sub_clusters * problem.dim
+            lines.append(
+                f"| {rows:,} | {workers:,} | {short(flops / 1e12)} | {size(found.memory.host)} "
+                f"| {size(found.memory.device)} | {size(found.store_bytes)} "
+                f"| {size(found.level2.sent_bytes) if workers > 1 else '-'} |"
+            )
+    return join(lines)
+
+
 PAPER = [
     ("96 M into 4 on 64", 60.0, dict(rows=96_000_000, dim=4096, clusters=4, workers=64)),
     ("23 M into 80,000 on 16", 240.0, dict(rows=23_000_000, dim=4096, clusters=80_000, workers=16)),
@@ -213,6 +233,7 @@ TABLES = {
     "slow products": scale_table(fixed_clusters, machines.PAPER_GPU),
     "growing clusters": scale_table(growing_clusters, machines.P4D),
     "a worker": worker_table,
+    "needs": needs_table,
     "paper": paper_table,
     "limits": limits_table,
 }
