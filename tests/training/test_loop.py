@@ -135,9 +135,9 @@ class LoopTest(tf.test.TestCase):
     @pytest.mark.slow
     def test_a_run_continues_on_another_number_of_workers(self):
         workdir = os.path.join(self.folder, "elastic")
-        workers.on_cluster(4, _stop_all, self.settings, workdir, 11)
-        workers.on_cluster(8, _stop_all, self.settings, workdir, 15)
-        (result, *_) = workers.on_cluster(2, runs.train, self.settings, workdir)
+        workers.on_cluster(2, _stop_all, self.settings, workdir, 11)
+        workers.on_cluster(4, _stop_all, self.settings, workdir, 15)
+        (result,) = workers.on_cluster(1, runs.train, self.settings, workdir)
         self.assertEqual(result["steps"], STEPS)
         losses, whole = (
             {m["step"]: m["loss"] for m in read(RunDir(path).metrics) if m["event"] == "train"}
