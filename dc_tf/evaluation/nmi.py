@@ -29,6 +29,12 @@ from dc_tf.run_dir import RunDir
 
 LABEL, PLACE = "label", "place"
 _COORDINATES = ("latitude", "longitude")
+# Of the table, in its order. What chance gives of the first two grows with the number of clusters.
+_FIGURES = {
+    "nmi": "normalised mutual information of clusters with",
+    "purity": "share of images that have their cluster's most frequent value of",
+    "adjusted_rand": "adjusted Rand index, 0 by chance, of clusters with",
+}
 _FOLDER = re.compile(r"stage-(\d+)-round-(\d+)$")
 
 
@@ -162,17 +168,21 @@ def purity(clusters, values) -> float:
 
 
 def table(result: list[dict]) -> str:
-    """One line a clustering and level, one column of NMI for each column."""
+    """A block for each figure: one line a clustering and level, one column a column."""
+    return "\n\n".join(_block(result, figure, title) for figure, title in _FIGURES.items())
+
+
+def _block(result, figure, title) -> str:
     columns = list(dict.fromkeys(line["column"] for line in result))
     width = {name: max(len(name), 6) for name in columns}
     lines = ["stage round level         " + "  ".join(f"{n:>{width[n]}}" for n in columns)]
-    cells = {(o["stage"], o["round"], o["level"], o["column"]): o["nmi"] for o in result}
+    cells = {(o["stage"], o["round"], o["level"], o["column"]): o[figure] for o in result}
     for stage, round_index, level in dict.fromkeys(key[:3] for key in cells):
         numbers = [
             f"{cells[stage, round_index, level, name]:>{width[name]}.3f}" for name in columns
         ]
         lines.append(f"{stage:5} {round_index:5} {level:13} " + "  ".join(numbers))
-    return "\n".join(["nmi: normalised mutual information of clusters with", *lines])
+    return "\n".join([f"{figure}: {title}", *lines])
 
 
 def _clusterings(run) -> list[tuple[int, int]]:

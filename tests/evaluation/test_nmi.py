@@ -16,7 +16,7 @@ from dc_tf.commands.main import main
 from dc_tf.data.manifest import Dataset
 from dc_tf.data.writer import DatasetWriter
 from dc_tf.errors import ConfigError
-from dc_tf.evaluation.nmi import Protocol, compare, purity, read_columns
+from dc_tf.evaluation.nmi import Protocol, compare, purity, read_columns, table
 
 
 class FiguresTest(tf.test.TestCase):
@@ -44,6 +44,32 @@ class FiguresTest(tf.test.TestCase):
     def test_purity_counts_the_most_frequent_value_of_each_cluster(self):
         clusters = np.array([7, 7, 7, 2, 2, 9])
         self.assertAllClose(purity(clusters, np.array([1, 1, 0, 5, 4, 3])), 4 / 6)
+
+
+class TableTest(tf.test.TestCase):
+    def test_every_figure_has_a_block_with_a_line_a_round_and_a_column_a_column(self):
+        nmi, rand, share = [0.1, 0.2, 0.3, 0.4], [-0.012, 0.0, 0.5, 1.0], [0.25, 0.5, 0.75, 1.0]
+        places = [(number, name) for number in (0, 11) for name in ("label", "photographer")]
+        result = [
+            {"stage": 1, "round": number, "level": "sub_clusters", "column": name}
+            | {"nmi": nmi[i], "adjusted_rand": rand[i], "purity": share[i]}
+            for i, (number, name) in enumerate(places)
+        ]
+        blocks = [block.splitlines() for block in table(result).split("\n\n")]
+        self.assertEqual(
+            blocks[2],
+            [
+                "adjusted_rand: adjusted Rand index, 0 by chance, of clusters with",
+                "stage round level          label  photographer",
+                "    1     0 sub_clusters  -0.012         0.000",
+                "    1    11 sub_clusters   0.500         1.000",
+            ],
+        )
+        for block, (name, values) in zip(blocks, (("nmi", nmi), ("purity", share))):
+            self.assertStartsWith(block[0], f"{name}: ")
+            self.assertEqual(block[1], blocks[2][1])
+            found = [float(number) for line in block[2:] for number in line.split()[3:]]
+            self.assertEqual(found, values)
 
 
 class ColumnsTest(tf.test.TestCase):
@@ -116,7 +142,9 @@ class RunTest(tf.test.TestCase):
             self.assertAllClose(ours["nmi"], line["nmi_labels"])
         with open(output, encoding="utf-8") as file:
             self.assertEqual(json.load(file), result)
-        self.assertRegex(out, r"stage round level +label +camera\n +1 +0 clusters")
+        shown = r"stage round level +label +camera\n +1 +0 clusters"
+        for figure in ("nmi", "purity", "adjusted_rand"):
+            self.assertRegex(out, rf"(^|\n){figure}: .*\n{shown}")
 
     def test_what_cannot_be_compared_is_refused(self):
         other = runs.make_data(tempfile.mkdtemp(dir=self.folder), images=41)
