@@ -1,12 +1,13 @@
 """What clusters know of things that nobody told them: labels, hashtags, users, cameras, places.
 
     columns = read_columns(dataset, Protocol())
-    result = evaluate(run_dir, columns)
+    result = evaluate(clusterings.find(path), dataset, columns)
     print(table(result))
 
-For every clustering of a run and every column of what is known about the images: normalised mutual
-information, adjusted Rand index, and purity, the share of images whose value is the most frequent
-one of their cluster. Images of which a column says nothing are left out of that column.
+For every clustering of a run, or that of `dc_tf kmeans`, and every column of what is known about
+the images: normalised mutual information, adjusted Rand index, and purity, the share of images
+whose value is the most frequent one of their cluster. Images of which a column says nothing are
+left out of that column.
 
 Reference: Caron et al. 2019, section 4.2 and Figure 4. Of several hashtags an image is taken to
 have its rarest; a place is a cell of latitude and longitude.
@@ -14,16 +15,15 @@ have its rarest; a place is a cell of latitude and longitude.
 
 import collections
 import dataclasses
-import os
-import re
 
 import numpy as np
 
 from dc_tf import experiment
-from dc_tf.clustering.assignments import Assignments, is_complete, nmi
+from dc_tf.clustering.assignments import nmi
 from dc_tf.data.inspection import examples
 from dc_tf.data.manifest import Dataset
 from dc_tf.errors import ConfigError, DataError
+from dc_tf.evaluation import clusterings
 from dc_tf.progress import Progress
 from dc_tf.run_dir import RunDir
 
@@ -35,7 +35,6 @@ _FIGURES = {
     "purity": "share of images that have their cluster's most frequent value of",
     "adjusted_rand": "adjusted Rand index, 0 by chance, of clusters with",
 }
-_FOLDER = re.compile(r"stage-(\d+)-round-(\d+)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,15 +61,18 @@ class Protocol:
 
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
-    """The task; see `tasks`. The data set is the run's, or --train where that has moved."""
-    folder = RunDir(request.model)
-    if not os.path.isdir(folder.clusterings):
-        raise ConfigError(f"--model={request.model} is not a run that has made clusters.")
-    dataset = Dataset.open(request.train or experiment.load([folder.config]).data.path)
+    """The task; see `tasks`. The data set is --train, or that of a run where it was not given."""
+    found = clusterings.find(request.model)
+    dataset = Dataset.open(request.train or _data_path(request.model))
     columns = read_columns(dataset, protocol)
-    found = evaluate(folder, columns)
-    result = {"train": dataset.path, "rows": len(columns.rows), "clusterings": found}
-    return result, table(found)
+    figures = evaluate(found, dataset, columns)
+    if not figures:
+        raise DataError(
+            f"{request.model} has no complete clustering of more than one cluster yet; let `dc_tf "
+            "train` go on."
+        )
+    result = {"train": dataset.path, "rows": len(columns.rows), "clusterings": figures}
+    return result, table(figures)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +82,10 @@ class Columns:
     Attributes:
         rows: (n,) int64 row ids.
         values: {name: (n,) int64}, a number for each different value, -1 where there is none.
-        dataset_rows: N of the data set.
     """
 
     rows: np.ndarray
     values: dict
-    dataset_rows: int
 
 
 def read_columns(dataset, protocol: Protocol) -> Columns:
@@ -106,40 +106,27 @@ def read_columns(dataset, protocol: Protocol) -> Columns:
     if unknown or not known:
         has = ", ".join(known) or "neither labels nor metadata"
         raise ConfigError(f"{dataset.path} has no column {', '.join(unknown)}; it has {has}.")
-    return Columns(rows, {name: _numbered(raw[name]) for name in names or known}, dataset.rows)
+    return Columns(rows, {name: _numbered(raw[name]) for name in names or known})
 
 
-def evaluate(run, columns: Columns) -> list[dict]:
-    """Figures of every complete clustering of a run, in order.
+def evaluate(found, dataset, columns: Columns) -> list[dict]:
+    """Figures of the clusterings of a data set that `clusterings.find` has found, in their order.
 
     Returns:
-        dicts of `stage` and `round` (int), `level` ("clusters", or "sub_clusters" for both levels
-        in one), `column`, `rows` (that have a value), `values` (different ones), `nmi`,
-        `adjusted_rand`, `purity`, each in [0, 1] but the Rand index, which may be below 0.
+        dicts of `stage` and `round` (int; None of k-means), `level` ("clusters", or "sub_clusters"
+        for both levels in one), `column`, `rows` (that have a value), `values` (different ones),
+        `nmi`, `adjusted_rand`, `purity`, each in [0, 1] but the Rand index, which may be below 0.
 
     Raises:
-        DataError: the run has no clusterings, or they are of another data set.
+        DataError: a clustering is of another data set.
     """
     result = []
-    for stage, round_index in _clusterings(run):
-        assignments = Assignments.open(run.clustering(stage, round_index))
-        if len(assignments.cluster) != columns.dataset_rows:
-            raise DataError(
-                f"{run.path} has clustered {len(assignments.cluster)} images, but the data set "
-                f"has {columns.dataset_rows}; give the one that the run was made of as --train."
-            )
-        levels = {}  # a level of one cluster says nothing
-        if assignments.clusters > 1:
-            levels["clusters"] = assignments.cluster
-        if assignments.sub_clusters > 1:
-            levels["sub_clusters"] = assignments.flat()
-        for level, labels in levels.items():
+    for clustering in found:
+        for level, labels in clustering.levels(dataset).items():
+            place = {"stage": clustering.stage, "round": clustering.round, "level": level}
             for column, values in columns.values.items():
                 figures = compare(labels[columns.rows], values)
-                place = {"stage": stage, "round": round_index, "level": level, "column": column}
-                result.append(place | figures)
-    if not result:
-        raise DataError(f"{run.path} has no complete clustering yet; let `dc_tf train` go on.")
+                result.append({**place, "column": column, **figures})
     return result
 
 
@@ -181,15 +168,18 @@ def _block(result, figure, title) -> str:
         numbers = [
             f"{cells[stage, round_index, level, name]:>{width[name]}.3f}" for name in columns
         ]
-        lines.append(f"{stage:5} {round_index:5} {level:13} " + "  ".join(numbers))
+        place = " ".join(f"{'-' if n is None else n:>5}" for n in (stage, round_index))
+        lines.append(f"{place} {level:13} " + "  ".join(numbers))
     return "\n".join([f"{figure}: {title}", *lines])
 
 
-def _clusterings(run) -> list[tuple[int, int]]:
-    folder = run.clusterings
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    found = [_FOLDER.match(name) for name in names if is_complete(os.path.join(folder, name))]
-    return [(int(match[1]), int(match[2])) for match in found if match]
+def _data_path(model) -> str:
+    if clusterings.is_kmeans(model):
+        raise ConfigError(
+            f"--train is missing; --model={model} is of `dc_tf kmeans`, which knows no labels: "
+            "give the data set that was embedded."
+        )
+    return experiment.load([RunDir(model).config]).data.path
 
 
 def _label_values(dataset, rows):
