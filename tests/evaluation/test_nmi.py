@@ -1,9 +1,12 @@
 """Clusters against what is known of images: figures in closed form, columns, and whole runs."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
 import tempfile
+from unittest import mock
 
 import numpy as np
 import runs
@@ -13,8 +16,9 @@ from striped import call, write_model, write_stripes
 
 from dc_tf.data.manifest import Dataset
 from dc_tf.data.writer import DatasetWriter
-from dc_tf.errors import ConfigError
+from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.nmi import Protocol, compare, purity, read_columns, table
+from dc_tf.evaluation.tasks import Request
 
 
 class FiguresTest(tf.test.TestCase):
@@ -155,6 +159,43 @@ class RunTest(tf.test.TestCase):
             found, _, err = call("evaluate", "--task=nmi", *flags)
             self.assertEqual(found, code, err)
             self.assertRegex(err, message)
+
+    def test_two_workers_find_what_one_finds_and_only_the_first_shows_progress(self):
+        for max_rows in (128, 53):
+            arguments = self.run_folder, self.data, {"max_rows": max_rows}
+            ((alone, _),) = workers.on_cluster(1, measured_on, *arguments)
+            (first, shown), (second, silence) = workers.on_cluster(2, measured_on, *arguments)
+            self.assertEqual((first, second), (alone, alone))
+            self.assertEqual(alone["rows"], max_rows)
+            self.assertContainsSubset(
+                ["label", "camera"], {line["column"] for line in alone["clusterings"]}
+            )
+            self.assertIn(f"metadata: {max_rows}/{max_rows} images (100%), done", shown)
+            self.assertEmpty(silence)
+
+    def test_what_one_of_two_workers_cannot_read_ends_both(self):
+        damaged = os.path.join(self.folder, "damaged")
+        shutil.copytree(self.run_folder, damaged)
+        second = sorted(os.listdir(os.path.join(damaged, "clusterings")))[-1]
+        (block,) = tf.io.gfile.glob(os.path.join(damaged, "clusterings", second, "block-*"))
+        os.remove(block)
+        first, second = workers.on_cluster(2, measured_on, damaged, self.data, {})
+        self.assertIn("another worker cannot go on", first[0])
+        self.assertIn("has no complete assignments", second[0])
+
+
+def measured_on(cluster, model, train, settings):
+    """What a worker finds, or why it does not, and what it shows on the way."""
+    from dc_tf.evaluation import nmi
+
+    shown = io.StringIO()
+    request = Request("nmi", model, train=train, cluster=cluster)
+    with mock.patch.object(nmi, "_BLOCK", 7), contextlib.redirect_stderr(shown):
+        try:
+            found, _ = nmi.run(request, Protocol(**settings))
+        except DataError as error:
+            found = str(error)
+    return found, shown.getvalue()
 
 
 class KMeansTest(tf.test.TestCase):
