@@ -12,7 +12,8 @@ finetune: classification by the whole network, trained on labels.
 retrieval: finding images of the same object; takes folders of images, see evaluation/retrieval.py.
 voc07_classification, voc07_detection, and linear_probe with train_split and test_split: on the VOC
 development kit that --train names.
-nmi: how much the clusters of every round of a run agree with labels, hashtags and other metadata.
+nmi: how much the clusters of every round of a run, or of an output of `dc_tf kmeans`, agree with
+labels, hashtags and other metadata.
 """
 
 import contextlib
@@ -46,14 +47,20 @@ CONFIG_FILE = _define(
 PARAMS_OVERRIDE = _define(
     "multi_string", "params_override", [], "Settings over those of the files: a=1,b=2 or YAML."
 )
-MODEL = _define("string", "model", None, "SavedModel or run folder.", required=True)
+MODEL = _define(
+    "string",
+    "model",
+    None,
+    "SavedModel or run folder. nmi: run folder, or output of kmeans.",
+    required=True,
+)
 STAGE = _define("string", "stage", "", "Of a run: take it as it was when this stage ended.")
 TRAIN = _define(
     "string",
     "train",
     None,
-    "Labelled data set to learn from. nmi: the run's, if it has moved. retrieval: folder of other "
-    "images, for whitening.",
+    "Labelled data set to learn from. nmi: the run's, if it has moved; of kmeans, the one that was "
+    "embedded. retrieval: folder of other images, for whitening.",
 )
 TEST = _define(
     "string",

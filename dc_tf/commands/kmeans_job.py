@@ -6,6 +6,7 @@ result = run_job(job, cluster)
 import dataclasses
 import importlib.metadata
 import json
+import os
 import sys
 import time
 import zlib
@@ -230,7 +231,9 @@ def _about(job, settings, result, workers, clock) -> dict:
             "output": job.output.path,
         },
         "settings": settings,
-        "input": [{"path": file.path, "rows": file.rows} for file in job.embeddings.files],
+        "input": [
+            {"path": os.path.abspath(file.path), "rows": file.rows} for file in job.embeddings.files
+        ],
         "objective": list(result.objective),
         "clusters": clusters,
         "warnings": size_warnings(result.counts),

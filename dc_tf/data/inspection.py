@@ -51,12 +51,23 @@ def inspect(path, sample=1000):
 
 def examples(dataset, count):
     """Yields (row, decoded example or None where it is damaged) of rows spread over all."""
+    rows = spread_rows(dataset, count)
+    return zip(rows.tolist(), examples_of(dataset, rows))
+
+
+def spread_rows(dataset, count) -> np.ndarray:
+    """(n,) int64: `count` row ids, or all that there are, spread over the data set."""
+    return np.linspace(0, dataset.rows - 1, min(count, dataset.rows)).astype(np.int64)
+
+
+def examples_of(dataset, rows):
+    """Yields the decoded example of each of some rows, None where it is damaged."""
     reader = RowReader(dataset)
-    for row in np.linspace(0, dataset.rows - 1, min(count, dataset.rows)).astype(np.int64).tolist():
+    for row in rows.tolist():
         try:
-            yield row, reader.examples([row])[0]
+            yield reader.examples([row])[0]
         except DamagedRow:
-            yield row, None
+            yield None
 
 
 def as_text(report):

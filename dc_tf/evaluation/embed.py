@@ -6,7 +6,9 @@
 A call that was stopped is gone on with: files that are there are whole, and are not made again.
 """
 
+import dataclasses
 import os
+import re
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from dc_tf import pulse, run_dir
 from dc_tf.clustering.durable import write_whole
 from dc_tf.data.pipeline import evaluation_batches
 from dc_tf.data.reader import RowReader, data_errors
-from dc_tf.errors import ConfigError
+from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.features import Extractor, storable
 from dc_tf.evaluation.pooling import cell_average
 from dc_tf.export.weights import weights_digest
@@ -22,6 +24,7 @@ from dc_tf.progress import Progress
 
 DTYPES = ("float16", "float32")
 ABOUT = "embed.json"
+_FILE = re.compile(r".+(-\d+-of-\d+\.npy)$")
 
 
 def embed(
@@ -96,6 +99,37 @@ def embed(
             for name, array in {**found, "rows": rows}.items():
                 write_whole(paths[name], lambda file, array=array: np.save(file, array))
     return about
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Whose features a file has.
+
+    Attributes:
+        data: the fingerprint of the data set.
+        row_ids: (n,) int64, one for each row of the file.
+    """
+
+    data: str
+    row_ids: np.ndarray
+
+
+def origin(path) -> Origin | None:
+    """What `embed` has left beside a file of features; None if it did not write the file.
+
+    Raises:
+        DataError: what it has left is damaged.
+    """
+    folder, name = os.path.split(path)
+    match = _FILE.match(name)
+    about = os.path.join(folder, ABOUT)
+    rows = match and os.path.join(folder, f"rows{match[1]}")
+    if not match or not os.path.isfile(about) or not os.path.isfile(rows):
+        return None
+    try:
+        return Origin(run_dir.read_json(about)["data"], np.load(rows, allow_pickle=False))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{rows} or {about} cannot be read: {error}") from error
 
 
 def _features(extractor, batches, rows, dtype, progress) -> dict:

@@ -1,35 +1,44 @@
 """What clusters know of things that nobody told them: labels, hashtags, users, cameras, places.
 
     columns = read_columns(dataset, Protocol())
-    result = evaluate(run_dir, columns)
+    result = evaluate(clusterings.find(path), dataset, columns)
     print(table(result))
 
-For every clustering of a run and every column of what is known about the images: normalised mutual
-information, adjusted Rand index, and purity, the share of images whose value is the most frequent
-one of their cluster. Images of which a column says nothing are left out of that column.
+For every clustering of a run, or that of `dc_tf kmeans`, and every column of what is known about
+the images: normalised mutual information, adjusted Rand index, and purity, the share of images
+whose value is the most frequent one of their cluster. Images of which a column says nothing are
+left out of that column. Workers share the reading of metadata, and the clusterings.
 
 Reference: Caron et al. 2019, section 4.2 and Figure 4. Of several hashtags an image is taken to
 have its rarest; a place is a cell of latitude and longitude.
 """
 
 import collections
+import contextlib
 import dataclasses
-import os
-import re
+import itertools
 
 import numpy as np
 
 from dc_tf import experiment
-from dc_tf.clustering.assignments import Assignments, is_complete, nmi
-from dc_tf.data.inspection import examples
+from dc_tf.clustering.assignments import nmi
+from dc_tf.data.inspection import examples_of, spread_rows
 from dc_tf.data.manifest import Dataset
+from dc_tf.distributed.collectives import ALONE, all_agree, all_gather_counts, broadcast_json
 from dc_tf.errors import ConfigError, DataError
+from dc_tf.evaluation import clusterings
 from dc_tf.progress import Progress
 from dc_tf.run_dir import RunDir
 
 LABEL, PLACE = "label", "place"
 _COORDINATES = ("latitude", "longitude")
-_FOLDER = re.compile(r"stage-(\d+)-round-(\d+)$")
+_BLOCK = 256  # images whose metadata a worker reads before it tells the others
+# Of the table, in its order. What chance gives of the first two grows with the number of clusters.
+_FIGURES = {
+    "nmi": "normalised mutual information of clusters with",
+    "purity": "share of images that have their cluster's most frequent value of",
+    "adjusted_rand": "adjusted Rand index, 0 by chance, of clusters with",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,15 +65,20 @@ class Protocol:
 
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
-    """The task; see `tasks`. The data set is the run's, or --train where that has moved."""
-    folder = RunDir(request.model)
-    if not os.path.isdir(folder.clusterings):
-        raise ConfigError(f"--model={request.model} is not a run that has made clusters.")
-    dataset = Dataset.open(request.train or experiment.load([folder.config]).data.path)
-    columns = read_columns(dataset, protocol)
-    found = evaluate(folder, columns)
-    result = {"train": dataset.path, "rows": len(columns.rows), "clusterings": found}
-    return result, table(found)
+    """The task; see `tasks`. The data set is --train, or that of a run where it was not given."""
+    found = clusterings.find(request.model)
+    # A run may go on meanwhile, so that one worker sees a round more than another.
+    found = found[: all_gather_counts(len(found), request.world).min()]
+    dataset = Dataset.open(request.train or _data_path(request.model))
+    columns = read_columns(dataset, protocol, request.world)
+    figures = evaluate(found, dataset, columns, request.world)
+    if not figures:
+        raise DataError(
+            f"{request.model} has no complete clustering of more than one cluster yet; let `dc_tf "
+            "train` go on."
+        )
+    result = {"train": dataset.path, "rows": len(columns.rows), "clusterings": figures}
+    return result, table(figures)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,67 +88,79 @@ class Columns:
     Attributes:
         rows: (n,) int64 row ids.
         values: {name: (n,) int64}, a number for each different value, -1 where there is none.
-        dataset_rows: N of the data set.
     """
 
     rows: np.ndarray
     values: dict
-    dataset_rows: int
 
 
-def read_columns(dataset, protocol: Protocol) -> Columns:
+def read_columns(dataset, protocol: Protocol, world=ALONE) -> Columns:
     """Reads labels and metadata of a data.manifest.Dataset.
+
+    Args:
+        world: Communicator of the workers that share the reading; all return the same.
 
     Raises:
         ConfigError: a column that the data set does not have; it names those that it has.
     """
     names = protocol.columns
     wants_meta = not names or set(names) - {LABEL}
-    count = min(protocol.max_rows, dataset.rows)
-    rows = np.linspace(0, dataset.rows - 1, count).astype(np.int64)
+    rows = spread_rows(dataset, protocol.max_rows)
     raw = {LABEL: _label_values(dataset, rows)}
     if wants_meta:
-        raw |= _meta_values(dataset, count, protocol.cell_degrees)
+        raw |= _meta_values(_metas(dataset, rows, world), len(rows), protocol.cell_degrees)
     known = [name for name, column in raw.items() if any(value is not None for value in column)]
     unknown = sorted(set(names) - set(known))
     if unknown or not known:
         has = ", ".join(known) or "neither labels nor metadata"
         raise ConfigError(f"{dataset.path} has no column {', '.join(unknown)}; it has {has}.")
-    return Columns(rows, {name: _numbered(raw[name]) for name in names or known}, dataset.rows)
+    return Columns(rows, {name: _numbered(raw[name]) for name in names or known})
 
 
-def evaluate(run, columns: Columns) -> list[dict]:
-    """Figures of every complete clustering of a run, in order.
+def evaluate(found, dataset, columns: Columns, world=ALONE) -> list[dict]:
+    """Figures of the clusterings of a data set that `clusterings.find` has found, in their order.
+
+    Args:
+        world: Communicator of the workers that share the clusterings; all return the same.
 
     Returns:
-        dicts of `stage` and `round` (int), `level` ("clusters", or "sub_clusters" for both levels
-        in one), `column`, `rows` (that have a value), `values` (different ones), `nmi`,
-        `adjusted_rand`, `purity`, each in [0, 1] but the Rand index, which may be below 0.
+        dicts of `stage` and `round` (int; None of k-means), `level` ("clusters", or "sub_clusters"
+        for both levels in one), `column`, `rows` (that have a value), `values` (different ones),
+        `nmi`, `adjusted_rand`, `purity`, each in [0, 1] but the Rand index, which may be below 0.
 
     Raises:
-        DataError: the run has no clusterings, or they are of another data set.
+        DataError: a clustering is of another data set.
     """
+    own = []
+    with _all_or_none(world):
+        for clustering in found[world.rank :: world.size]:
+            own.append(_compared(clustering, dataset, columns))
+    lines = [None] * len(found)
+    for root in range(world.size):
+        lines[root :: world.size] = broadcast_json(own, world, root)
+    return list(itertools.chain.from_iterable(lines))
+
+
+def _compared(clustering, dataset, columns) -> list[dict]:
     result = []
-    for stage, round_index in _clusterings(run):
-        assignments = Assignments.open(run.clustering(stage, round_index))
-        if len(assignments.cluster) != columns.dataset_rows:
-            raise DataError(
-                f"{run.path} has clustered {len(assignments.cluster)} images, but the data set "
-                f"has {columns.dataset_rows}; give the one that the run was made of as --train."
-            )
-        levels = {}  # a level of one cluster says nothing
-        if assignments.clusters > 1:
-            levels["clusters"] = assignments.cluster
-        if assignments.sub_clusters > 1:
-            levels["sub_clusters"] = assignments.flat()
-        for level, labels in levels.items():
-            for column, values in columns.values.items():
-                figures = compare(labels[columns.rows], values)
-                place = {"stage": stage, "round": round_index, "level": level, "column": column}
-                result.append(place | figures)
-    if not result:
-        raise DataError(f"{run.path} has no complete clustering yet; let `dc_tf train` go on.")
+    for level, labels in clustering.levels(dataset).items():
+        place = {"stage": clustering.stage, "round": clustering.round, "level": level}
+        for column, values in columns.values.items():
+            figures = compare(labels[columns.rows], values)
+            result.append({**place, "column": column, **figures})
     return result
+
+
+@contextlib.contextmanager
+def _all_or_none(world):
+    """Inside, workers exchange nothing; an error of the data on one ends all, lest they wait."""
+    refusal = None
+    try:
+        yield
+    except DataError as error:
+        refusal = error
+    if not all_agree(refusal is None, world):
+        raise refusal or DataError("another worker cannot go on; see what it says.")
 
 
 def compare(clusters, values) -> dict:
@@ -162,24 +188,31 @@ def purity(clusters, values) -> float:
 
 
 def table(result: list[dict]) -> str:
-    """One line a clustering and level, one column of NMI for each column."""
+    """A block for each figure: one line a clustering and level, one column a column."""
+    return "\n\n".join(_block(result, figure, title) for figure, title in _FIGURES.items())
+
+
+def _block(result, figure, title) -> str:
     columns = list(dict.fromkeys(line["column"] for line in result))
     width = {name: max(len(name), 6) for name in columns}
     lines = ["stage round level         " + "  ".join(f"{n:>{width[n]}}" for n in columns)]
-    cells = {(o["stage"], o["round"], o["level"], o["column"]): o["nmi"] for o in result}
+    cells = {(o["stage"], o["round"], o["level"], o["column"]): o[figure] for o in result}
     for stage, round_index, level in dict.fromkeys(key[:3] for key in cells):
         numbers = [
             f"{cells[stage, round_index, level, name]:>{width[name]}.3f}" for name in columns
         ]
-        lines.append(f"{stage:5} {round_index:5} {level:13} " + "  ".join(numbers))
-    return "\n".join(["nmi: normalised mutual information of clusters with", *lines])
+        place = " ".join(f"{'-' if n is None else n:>5}" for n in (stage, round_index))
+        lines.append(f"{place} {level:13} " + "  ".join(numbers))
+    return "\n".join([f"{figure}: {title}", *lines])
 
 
-def _clusterings(run) -> list[tuple[int, int]]:
-    folder = run.clusterings
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    found = [_FOLDER.match(name) for name in names if is_complete(os.path.join(folder, name))]
-    return [(int(match[1]), int(match[2])) for match in found if match]
+def _data_path(model) -> str:
+    if clusterings.is_kmeans(model):
+        raise ConfigError(
+            f"--train is missing; --model={model} is of `dc_tf kmeans`, which knows no labels: "
+            "give the data set that was embedded."
+        )
+    return experiment.load([RunDir(model).config]).data.path
 
 
 def _label_values(dataset, rows):
@@ -187,14 +220,32 @@ def _label_values(dataset, rows):
     return [int(label) if label >= 0 else None for label in labels]
 
 
-def _meta_values(dataset, count, cell_degrees) -> dict:
-    """{name: [value of each row, or None]} of metadata, and of places."""
+def _metas(dataset, rows, world):
+    """Yields the metadata of each of some rows, {} of a damaged one.
+
+    Workers read a share each and tell the others. All have to take as many.
+    """
+    step = _BLOCK * world.size
+    blocks = [rows[start : start + step] for start in range(0, len(rows), step)]
+    shares = [np.array_split(block, world.size)[world.rank] for block in blocks]
+    source = examples_of(dataset, np.concatenate([rows[:0], *shares]))
+    with Progress(len(rows), "metadata", "images", enabled=world.rank == 0) as progress:
+        for block, share in zip(blocks, shares):
+            own = []
+            with _all_or_none(world):
+                for example in itertools.islice(source, len(share)):
+                    own.append(example["meta"] if example else {})
+            for root in range(world.size):
+                yield from broadcast_json(own, world, root)
+            progress.update(len(block))
+
+
+def _meta_values(metas, count, cell_degrees) -> dict:
+    """{name: [value of each row, or None]} of the metadata of `count` rows, and of places."""
     raw = collections.defaultdict(lambda: [None] * count)
-    with Progress(count, "metadata", "images") as progress:
-        for place, (_, example) in enumerate(examples(dataset, count)):
-            for name, value in (example["meta"] if example else {}).items():
-                raw[name][place] = value
-            progress.update(1)
+    for place, meta in enumerate(metas):
+        for name, value in meta.items():
+            raw[name][place] = value
     if all(name in raw for name in _COORDINATES):
         pairs = zip(*(raw.pop(name) for name in _COORDINATES))
         raw[PLACE] = [_cell(pair, cell_degrees) for pair in pairs]

@@ -6,17 +6,19 @@ import json
 import os
 import shutil
 import tempfile
+from unittest import mock
 
 import numpy as np
 import runs
 import tensorflow as tf
 import workers
+from striped import call, write_model, write_stripes
 
-from dc_tf.commands.main import main
 from dc_tf.data.manifest import Dataset
 from dc_tf.data.writer import DatasetWriter
-from dc_tf.errors import ConfigError
-from dc_tf.evaluation.nmi import Protocol, compare, purity, read_columns
+from dc_tf.errors import ConfigError, DataError
+from dc_tf.evaluation.nmi import Protocol, compare, purity, read_columns, table
+from dc_tf.evaluation.tasks import Request
 
 
 class FiguresTest(tf.test.TestCase):
@@ -44,6 +46,32 @@ class FiguresTest(tf.test.TestCase):
     def test_purity_counts_the_most_frequent_value_of_each_cluster(self):
         clusters = np.array([7, 7, 7, 2, 2, 9])
         self.assertAllClose(purity(clusters, np.array([1, 1, 0, 5, 4, 3])), 4 / 6)
+
+
+class TableTest(tf.test.TestCase):
+    def test_every_figure_has_a_block_with_a_line_a_round_and_a_column_a_column(self):
+        nmi, rand, share = [0.1, 0.2, 0.3, 0.4], [-0.012, 0.0, 0.5, 1.0], [0.25, 0.5, 0.75, 1.0]
+        places = [(number, name) for number in (0, 11) for name in ("label", "photographer")]
+        result = [
+            {"stage": 1, "round": number, "level": "sub_clusters", "column": name}
+            | {"nmi": nmi[i], "adjusted_rand": rand[i], "purity": share[i]}
+            for i, (number, name) in enumerate(places)
+        ]
+        blocks = [block.splitlines() for block in table(result).split("\n\n")]
+        self.assertEqual(
+            blocks[2],
+            [
+                "adjusted_rand: adjusted Rand index, 0 by chance, of clusters with",
+                "stage round level          label  photographer",
+                "    1     0 sub_clusters  -0.012         0.000",
+                "    1    11 sub_clusters   0.500         1.000",
+            ],
+        )
+        for block, (name, values) in zip(blocks, (("nmi", nmi), ("purity", share))):
+            self.assertStartsWith(block[0], f"{name}: ")
+            self.assertEqual(block[1], blocks[2][1])
+            found = [float(number) for line in block[2:] for number in line.split()[3:]]
+            self.assertEqual(found, values)
 
 
 class ColumnsTest(tf.test.TestCase):
@@ -93,15 +121,11 @@ class RunTest(tf.test.TestCase):
         settings = runs.settings(cls.data)
         workers.on_cluster(1, runs.train, settings, cls.run_folder)
 
-    def call(self, *flags):
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main(["evaluate", "--task=nmi", *flags])
-        return code, out.getvalue(), err.getvalue()
-
     def test_every_round_is_compared_with_every_column(self):
         output = os.path.join(self.folder, "nmi.json")
-        code, out, err = self.call(
+        code, out, err = call(
+            "evaluate",
+            "--task=nmi",
             f"--model={self.run_folder}",
             "--params_override=columns=[label,camera]",
             f"--output={output}",
@@ -116,12 +140,14 @@ class RunTest(tf.test.TestCase):
             self.assertAllClose(ours["nmi"], line["nmi_labels"])
         with open(output, encoding="utf-8") as file:
             self.assertEqual(json.load(file), result)
-        self.assertRegex(out, r"stage round level +label +camera\n +1 +0 clusters")
+        shown = r"stage round level +label +camera\n +1 +0 clusters"
+        for figure in ("nmi", "purity", "adjusted_rand"):
+            self.assertRegex(out, rf"(^|\n){figure}: .*\n{shown}")
 
     def test_what_cannot_be_compared_is_refused(self):
         other = runs.make_data(tempfile.mkdtemp(dir=self.folder), images=41)
         for flags, code, message in (
-            ((f"--model={self.data}",), 2, "not a run that has made clusters"),
+            ((f"--model={self.data}",), 2, "neither a run .* nor the --output of a `dc_tf kmeans`"),
             ((f"--model={self.run_folder}", f"--train={other}"), 1, "clustered 128 .* has 41"),
             (
                 (f"--model={self.run_folder}", "--params_override=columns=[mood]"),
@@ -130,9 +156,139 @@ class RunTest(tf.test.TestCase):
             ),
             ((f"--model={self.run_folder}", "--params_override=max_rows=0"), 2, "max_rows is 0"),
         ):
-            found, _, err = self.call(*flags)
+            found, _, err = call("evaluate", "--task=nmi", *flags)
             self.assertEqual(found, code, err)
             self.assertRegex(err, message)
+
+    def test_two_workers_find_what_one_finds_and_only_the_first_shows_progress(self):
+        for max_rows in (128, 53):
+            arguments = self.run_folder, self.data, {"max_rows": max_rows}
+            ((alone, _),) = workers.on_cluster(1, measured_on, *arguments)
+            (first, shown), (second, silence) = workers.on_cluster(2, measured_on, *arguments)
+            self.assertEqual((first, second), (alone, alone))
+            self.assertEqual(alone["rows"], max_rows)
+            self.assertContainsSubset(
+                ["label", "camera"], {line["column"] for line in alone["clusterings"]}
+            )
+            self.assertIn(f"metadata: {max_rows}/{max_rows} images (100%), done", shown)
+            self.assertEmpty(silence)
+
+    def test_what_one_of_two_workers_cannot_read_ends_both(self):
+        damaged = os.path.join(self.folder, "damaged")
+        shutil.copytree(self.run_folder, damaged)
+        second = sorted(os.listdir(os.path.join(damaged, "clusterings")))[-1]
+        (block,) = tf.io.gfile.glob(os.path.join(damaged, "clusterings", second, "block-*"))
+        os.remove(block)
+        first, second = workers.on_cluster(2, measured_on, damaged, self.data, {})
+        self.assertIn("another worker cannot go on", first[0])
+        self.assertIn("has no complete assignments", second[0])
+
+
+def measured_on(cluster, model, train, settings):
+    """What a worker finds, or why it does not, and what it shows on the way."""
+    from dc_tf.evaluation import nmi
+
+    shown = io.StringIO()
+    request = Request("nmi", model, train=train, cluster=cluster)
+    with mock.patch.object(nmi, "_BLOCK", 7), contextlib.redirect_stderr(shown):
+        try:
+            found, _ = nmi.run(request, Protocol(**settings))
+        except DataError as error:
+            found = str(error)
+    return found, shown.getvalue()
+
+
+class KMeansTest(tf.test.TestCase):
+    """Clusters of rows that `dc_tf embed` wrote, or of any others."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.folder = tempfile.mkdtemp()
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        # Three classes, so that rows in another order have other labels.
+        cls.data = write_stripes(os.path.join(cls.folder, "data"), 50, 0, "abc", lambda c: c == "c")
+        model = write_model(os.path.join(cls.folder, "model"))
+        cls.features = os.path.join(cls.folder, "features")
+        done("embed", f"--model={model}", f"--data={cls.data}", f"--output={cls.features}")
+        embed = [f"--model={model}", f"--data={cls.data}", "--batch_size=8", "--rows_per_file=16"]
+        cls.parts = os.path.join(cls.folder, "parts")
+        done("embed", *embed, f"--output={cls.parts}")
+
+    def clustered(self, pattern):
+        output = tempfile.mkdtemp(dir=self.folder)
+        done("kmeans", f"--input={pattern}", "--k=4", f"--output={output}")
+        return output
+
+    def measured(self, clusters):
+        text = done("evaluate", "--task=nmi", f"--model={clusters}", f"--train={self.data}")
+        return json.loads(text.splitlines()[-1])["clusterings"], text
+
+    def refusal(self, clusters, *flags):
+        code, _, err = call("evaluate", "--task=nmi", f"--model={clusters}", *flags)
+        self.assertGreater(code, 0)
+        return err
+
+    def expected(self, labels):
+        place = {"stage": None, "round": None, "level": "clusters", "column": "label"}
+        return [place | compare(labels, Dataset.open(self.data).labels().astype(np.int64))]
+
+    def test_the_labels_are_those_of_the_rows_in_whatever_order_they_were_clustered(self):
+        whole = self.clustered(f"{self.features}/fc7-*.npy")
+        found, text = self.measured(whole)
+        self.assertEqual(found, self.expected(np.load(f"{whole}/assignments.npy")))
+        self.assertRegex(text, r"stage round level +label\n +- +- clusters +\d\.\d\d\d\n")
+        names = [f"{self.parts}/fc7-{i:05d}-of-00004.npy" for i in range(4)]
+        turned = self.clustered(",".join(names[::-1]))
+        found, _ = self.measured(turned)
+        labels = np.load(f"{turned}/assignments.npy")
+        pieces = np.split(labels, np.cumsum([2, 16, 16]))
+        self.assertEqual(found, self.expected(np.concatenate(pieces[::-1])))
+        self.assertNotEqual(found, self.expected(labels))
+
+    def test_rows_from_elsewhere_are_taken_in_the_order_of_the_data_set(self):
+        path = os.path.join(self.folder, "mine.npy")
+        np.save(path, np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32))
+        clusters = self.clustered(path)
+        with self.assertLogs("absl", "WARNING") as logs:
+            found, _ = self.measured(clusters)
+        self.assertIn(f"lie beside {path}", logs.output[0])
+        self.assertEqual(found, self.expected(np.load(f"{clusters}/assignments.npy")))
+
+    def test_rows_that_are_not_those_of_the_data_set_are_refused(self):
+        clusters = self.clustered(f"{self.features}/fc7-*.npy")
+        self.assertRegex(self.refusal(clusters), "--train is missing; .* data set that was embed")
+        other = write_stripes(os.path.join(self.folder, "other"), 50, seed=1)
+        message = self.refusal(clusters, f"--train={other}")
+        self.assertRegex(message, "data set of 50 rows, sha.* --train=.*/other is one of 50 rows")
+        part = self.clustered(f"{self.parts}/fc7-00001-of-*.npy")
+        message = self.refusal(part, f"--train={self.data}")
+        self.assertRegex(message, "clustered 16 rows of .*fc7-00001.* not the 50 rows of --train")
+        self.assertIn(f"all files of one layer of `dc_tf embed --data={self.data}`", message)
+        twice = self.clustered(f"{self.parts}/fc7-*.npy,{self.features}/fc7-*.npy")
+        message = self.refusal(twice, f"--train={self.data}")
+        self.assertRegex(message, "clustered 100 rows of .* and 4 more")
+        os.remove(os.path.join(clusters, "assignments.npy"))
+        self.assertIn("no clustering that can be", self.refusal(clusters, f"--train={self.data}"))
+        os.remove(os.path.join(clusters, "clustering.json"))
+        self.assertIn("that has finished", self.refusal(clusters, f"--train={self.data}"))
+
+    def test_a_folder_is_found_from_wherever_the_command_is_called(self):
+        before = os.getcwd()
+        os.chdir(self.features)
+        try:
+            clusters = self.clustered("fc7-*.npy")
+        finally:
+            os.chdir(before)
+        with self.assertNoLogs("absl", "WARNING"):
+            self.measured(clusters)
+
+
+def done(*arguments):
+    """Standard output of a command that must succeed."""
+    code, out, err = call(*arguments)
+    assert code == 0, err
+    return out
 
 
 def runs_metrics(folder):
