@@ -22,6 +22,10 @@ def _define(kind, name, default, text, **options):
 
 MODEL = _define("string", "model", None, "SavedModel or run folder.", required=True)
 STAGE = _define("string", "stage", "", "Of a run: take it as it was when this stage ended.")
+RANDOM_INIT = _define(
+    "bool", "random_init", False, "Of an untrained network of the model's shape, to compare with."
+)
+SEED = _define("integer", "seed", 0, "Of the untrained network.", lower_bound=0)
 DATA = _define("string", "data", None, "Data set folder.", required=True)
 OUTPUT = _define("string", "output", None, "Folder for the matrices.", required=True)
 LAYER = _define("list", "layer", ["fc7"], "conv1..conv13, fc6, fc7, comma-separated, or 'all'.")
@@ -40,7 +44,7 @@ def run() -> dict:
     from dc_tf.data.manifest import Dataset
     from dc_tf.evaluation.embed import embed
     from dc_tf.evaluation.features import parse_layers
-    from dc_tf.evaluation.models import open_model
+    from dc_tf.evaluation.models import open_model, random_init
 
     if COMPUTE_DTYPE.value not in ("float32", "bfloat16"):
         raise ConfigError(f"--compute_dtype is {COMPUTE_DTYPE.value!r}; use float32 or bfloat16.")
@@ -49,6 +53,8 @@ def run() -> dict:
     layers = parse_layers(LAYER.value)
     dataset = Dataset.open(DATA.value)
     subject = open_model(MODEL.value, COMPUTE_DTYPE.value, STAGE.value)
+    if RANDOM_INIT.value:
+        subject = random_init(subject, SEED.value)
     with pulse.stoppable():
         about = embed(
             subject,

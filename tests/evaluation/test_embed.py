@@ -24,6 +24,7 @@ from dc_tf.evaluation import embed as embed_module
 from dc_tf.evaluation.embed import embed
 from dc_tf.evaluation.models import open_model, random_init
 from dc_tf.export.saved_model import export_saved_model
+from dc_tf.export.weights import weights_digest
 from dc_tf.nn.vgg16 import VGG16
 
 RESOLUTION, ROWS, PER_FILE = 32, 50, 16
@@ -131,6 +132,15 @@ class EmbedTest(tf.test.TestCase):
         )
         self.assertEqual(code, 0, err)
         self.assertLen(np.load(os.path.join(clusters, "assignments.npy")), ROWS)
+        flags = [f"--model={self.model}", f"--data={self.data}", "--random_init", "--seed=3"]
+        untrained = self.folder()
+        code, out, err = call("embed", *flags, f"--output={untrained}")
+        self.assertEqual(code, 0, err)
+        expected = weights_digest(random_init(open_model(self.model), seed=3).trunk)
+        self.assertEqual(json.loads(out.splitlines()[-1])["weights"], expected)
+        self.assertNotAllClose(*(self.read(path, "fc7") for path in (folder, untrained)))
+        code, _, err = call("embed", *flags, f"--output={folder}")
+        self.assertEqual(code, 2, "features of a network beside those of another")
 
 
 def call(*arguments):
