@@ -119,8 +119,6 @@ def describe(assignments: Assignments, previous: Assignments | None, labels) -> 
 
 def _job(trunk, reader, experiment, stage, cluster, seed):
     """Everything that this worker's part of the result depends on."""
-    clustering = stage.clustering.as_dict()
-    del clustering["save_every_s"]
     return {
         "trunk": _fingerprint(trunk),
         "data": reader.dataset.fingerprint(),
@@ -128,7 +126,7 @@ def _job(trunk, reader, experiment, stage, cluster, seed):
         "resize": experiment.data.resize,
         "clusters": stage.clusters,
         "sub_clusters": stage.sub_clusters,
-        "clustering": clustering,
+        "clustering": stage.clustering.result_settings(),
         "seed": seed,  # of the stage and the round
         "worker": [cluster.rank, cluster.size],
     }
@@ -163,6 +161,7 @@ def _cluster(store, stage, scratch, cluster, seed, previous):
             spherical=settings.spherical,
             tolerance=settings.tolerance,
             backend=settings.backend,
+            cache_bytes=settings.cache_bytes,
         )
     level1 = result.report["level1"]
     if level1 and level1["empty"]:

@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import signal
 import tempfile
+import types
 from unittest import mock
 
 import numpy as np
@@ -19,13 +20,15 @@ import workers
 
 from dc_tf.clustering import assignments
 from dc_tf.clustering.assignments import Assignments
+from dc_tf.clustering.feature_store import FeatureStore
 from dc_tf.clustering.resume import Snapshots
 from dc_tf.clustering.whitening import Moments, Whitening
 from dc_tf.data.manifest import Dataset
 from dc_tf.data.pipeline import evaluation_batches
 from dc_tf.data.reader import RowReader
 from dc_tf.distributed.cluster import connect
-from dc_tf.experiment import load
+from dc_tf.distributed.collectives import Solo
+from dc_tf.experiment import Clustering, Stage, load
 from dc_tf.training import extract, reassign
 from dc_tf.training.checkpoint import new_trunk
 
@@ -95,6 +98,15 @@ class ReassignTest(tf.test.TestCase):
         self.assertEqual(self.events("stale")[before:], self.events("undisturbed"))
         self.assert_same_clusters("stale", "undisturbed")
 
+    def test_the_cache_may_change_in_a_clustering_and_leaves_no_trace(self):
+        self.kill("cached", ("level 1", 0, 2), cache_gb=0)
+        self.kill("cached", ("level 2", 1, 1), cache_gb=1)
+        self.run_to_end("cached", cache_gb=0)
+        self.assert_same_clusters("cached", "undisturbed")
+        interrupted = [("level 1", 0, 2), ("level 2", 1, 1)]
+        whole = self.events("undisturbed")
+        self.assertCountEqual(self.events("cached"), whole + interrupted)
+
     def test_a_round_can_start_from_the_clusters_of_the_last(self):
         before = os.path.join(self.folder, "undisturbed", "clusters")
         self.run_to_end("warm", init="previous", previous=before)
@@ -132,6 +144,25 @@ class PhasesTest(tf.test.TestCase):
         for mean, basis in workers.on_workers(2, told_whitening, path):
             self.assertAllEqual(mean, kept.mean)
             self.assertAllEqual(basis, kept.basis)
+
+    def test_rows_beyond_the_cache_are_read_in_every_pass(self):
+        x = np.random.default_rng(0).normal(size=(500, 6))
+        folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+        store = FeatureStore.create(os.path.join(folder, "rows"), *x.shape)
+        store.write(0, x)
+        alone = types.SimpleNamespace(world=Solo(), is_chief=False)
+        results, reads = [], []
+        for cache_gb in (1e-4, 0.0):
+            settings = Clustering(iterations=3, cache_gb=cache_gb)
+            stage = Stage(clusters=4, sub_clusters=0, clustering=settings)
+            with mock.patch.object(store, "read", wraps=store.read) as read:
+                scratch = os.path.join(folder, f"{cache_gb}")
+                results.append(reassign._cluster(store, stage, scratch, alone, 0, None))
+            reads.append(read.call_count)
+        kept, again = results
+        self.assertEqual(kept.cluster.tobytes(), again.cluster.tobytes())
+        self.assertEqual(kept.report, again.report)
+        self.assertEqual(reads[1] - reads[0], 3)  # all passes but the first of four
 
     def test_blocks_cover_all_rows_in_order(self):
         for rows, size in ((10, 3), (2, 4), (7, 1)):
