@@ -58,9 +58,10 @@ def reassign(trunk, reader, experiment, stage, folder, scratch, cluster, seed, p
     """
     claim(scratch, _job(trunk, reader, experiment, stage, cluster, seed))
     started = time.monotonic()
-    store = extract(trunk, reader, experiment, stage, scratch, cluster)
+    store, moments = extract(trunk, reader, experiment, stage, scratch, cluster)
     extracted = time.monotonic()
-    store = whiten(store, stage, scratch, cluster.world)
+    store = whiten(store, moments, stage, scratch, cluster.world)
+    del moments  # a matrix of the length of a row, which k-means has better uses for
     result = _cluster(store, stage, scratch, cluster, seed, previous)
     seconds = {
         "extract_seconds": extracted - started,
