@@ -88,6 +88,8 @@ class Clustering(hyperparams.Config):
         spherical: centroids of length 1, so that rows are compared by their angle only.
         tolerance: relative gain of an iteration below which it is the last; 0 goes on.
         backend: of the search for the nearest centroid, "auto", "tensorflow" or "faiss".
+        cache_gb: keep a worker's rows of a k-means in device memory if they take no more than this;
+            else, and with 0, each pass reads them again. The clusters are the same.
         store_dtype: of the features on disk, "float16", "bfloat16" or "float32".
         save_every_s: seconds between saves of a clustering in progress; 0 saves at every chance.
     """
@@ -100,8 +102,21 @@ class Clustering(hyperparams.Config):
     spherical: bool = False
     tolerance: float = 0.0
     backend: str = "auto"
+    cache_gb: float = 0.25
     store_dtype: str = "float16"
     save_every_s: float = 60.0
+
+    @property
+    def cache_bytes(self) -> int:
+        """`cache_gb` as `kmeans` takes it."""
+        return int(self.cache_gb * 1e9)
+
+    def result_settings(self) -> dict:
+        """Settings that the clusters depend on."""
+        settings = self.as_dict()
+        for name in ("cache_gb", "save_every_s"):
+            del settings[name]
+        return settings
 
 
 @dataclasses.dataclass
@@ -265,7 +280,8 @@ def to_yaml(experiment: Experiment) -> str:
 def differences(a: Experiment, b: Experiment) -> list[str]:
     """Settings in which two experiments give different results, as "name: this, that".
 
-    Where the data lie, how often to save and how many threads to use may differ.
+    Where the data lie, how often to save, how many threads to use and what to keep in device
+    memory may differ.
     """
     first, second = (result_settings(e) for e in (a, b))
     names = sorted(first.keys() | second.keys())
@@ -282,8 +298,8 @@ def result_settings(experiment: Experiment) -> dict:
     for name in ("checkpoint_every", "keep_checkpoints", "log_every", "threads", "watchdog"):
         del settings[name]
     del settings["data"]["path"], settings["data"]["max_bad_share"]
-    for stage in settings["stages"]:
-        del stage["clustering"]["save_every_s"]
+    for values, stage in zip(settings["stages"], experiment.stages):
+        values["clustering"] = stage.clustering.result_settings()
     return _flat(settings)
 
 
@@ -375,6 +391,7 @@ def _check_clustering(clustering, name, model, need):
         precision = clustering.precision
         need(precision == "float32", name("precision"), precision, "use float32 with faiss")
     need(0 <= clustering.tolerance < 1, name("tolerance"), clustering.tolerance, "use [0, 1)")
+    need(clustering.cache_gb >= 0, name("cache_gb"), clustering.cache_gb, "use 0, or more")
     seconds = clustering.save_every_s
     need(seconds >= 0, name("save_every_s"), seconds, "use 0, or a number of seconds")
 

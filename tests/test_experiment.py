@@ -64,6 +64,7 @@ class ExperimentTest(tf.test.TestCase):
             ("stages[1].clustering.store_dtype=int8", "use float16, bfloat16, float32"),
             ("stages[1].clustering.spherical=2", "spherical is 2; expected bool"),
             ("stages[1].clustering.tolerance=1", r"tolerance is 1.0; use \[0, 1\)"),
+            ("stages[1].clustering.cache_gb=-1", "clustering.cache_gb is -1.0; use 0, or more"),
             ("stages[1].clustering.save_every_s=-1", "save_every_s is -1.0; use 0"),
             ("data.path=''", "dc_tf convert"),
             ("model.compute_dtype=float64", "use float32, bfloat16, float16"),
@@ -101,8 +102,9 @@ class ExperimentTest(tf.test.TestCase):
         path = self.file()
         one = load([path])
         self.assertEmpty(differences(one, load([path], ["data.path=/other,log_every=1,threads=2"])))
-        seldom = load([path], ["stages[1].clustering.save_every_s=600"])
-        self.assertEmpty(differences(one, seldom))
+        for harmless in ("save_every_s=600", "cache_gb=3"):
+            other = load([path], [f"stages[1].clustering.{harmless}"])
+            self.assertEmpty(differences(one, other))
         changed = differences(one, load([path], ["stages[1].sub_clusters=7"]))
         self.assertEqual(changed, ["stages[1].sub_clusters: 80000, 7"])
 

@@ -382,7 +382,8 @@ def _whiten_s(problem, machine, raw_bytes, kept):
     exchange_s += _blocks_s(4 * raw * dim, problem.workers, machine)
     # In place, rows go to the disk twice (`rewrite.py`).
     written_s = problem.store_bytes * (2 if raw == dim else 1) / disk
-    rows_s = moments_s + map_s + 2 * (handled_s + read_s) + written_s
+    # Moments are taken as features come, so only the map reads them.
+    rows_s = moments_s + map_s + 2 * handled_s + read_s + written_s
     return rows_s + exchange_s + machine.eigen_s * raw**3
 
 

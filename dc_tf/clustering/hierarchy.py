@@ -77,7 +77,8 @@ def hierarchical_kmeans(
             each chunk of own rows (0 rows, and `drawn=`, while `init` draws), or with `(rows,
             level=, skipped=True)` for what need not be done. Each level adds up to
             `iterations + 1` times the own rows.
-        **settings: further ones of `kmeans`: precision, spherical, tolerance, backend, memory.
+        **settings: further ones of `kmeans`: precision, spherical, tolerance, backend,
+            memory_bytes, cache_bytes.
 
     Raises:
         ConfigError: for impossible settings.

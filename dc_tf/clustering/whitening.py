@@ -5,7 +5,7 @@ gives the covariance; rank 0 decomposes it and broadcasts the map. No row leaves
 
     moments = Moments.of(store)                      # or `update` with rows as they are made
     whitening = Whitening.fit(moments, comm, dim=256)
-    store = whiten_store(store, whitening, path)     # or `WhitenedPoints(store, whitening)`
+    store = whiten_store(store, whitening, path)     # without a path in place
 
 Reference: Caron et al. 2019; eigenvalues floored at 1e-5 of the largest, rows L2-normalised.
 """
@@ -190,27 +190,6 @@ class Whitening:
         """Reads what `save` wrote."""
         with np.load(path, allow_pickle=False) as data:
             return cls(data["mean"], data["basis"])
-
-
-class WhitenedPoints:
-    """Other points with the map applied as they are read; a `points.Points`.
-
-    It takes no disk, and the time of the map at every reading.
-    """
-
-    dtype = np.dtype(np.float32)
-
-    def __init__(self, points: Points, whitening: Whitening):
-        self.rows = points.rows
-        self.dim = whitening.basis.shape[1]
-        self._points = points
-        self._whitening = whitening
-
-    def read(self, start, stop):
-        return self._whitening.apply(self._points.read(start, stop))
-
-    def take(self, positions):
-        return self._whitening.apply(self._points.take(positions))
 
 
 def whiten_store(store: FeatureStore, whitening: Whitening, path=None) -> FeatureStore:

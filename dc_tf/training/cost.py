@@ -129,6 +129,7 @@ def problem_of(experiment, stage, rows, workers) -> Problem | None:
         precision=settings.precision,
         store_dtype=settings.store_dtype,
         raw_dim=fc,
+        cache_bytes=settings.cache_bytes,
     )
 
 

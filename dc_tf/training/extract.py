@@ -1,10 +1,12 @@
 """The trunk's features of a worker's own rows, whitened, on its own disk.
 
-    store = extract(trunk, reader, experiment, stage, scratch, cluster)
-    store = whiten(store, stage, scratch, cluster.world)
+    store, moments = extract(trunk, reader, experiment, stage, scratch, cluster)
+    store = whiten(store, moments, stage, scratch, cluster.world)
 
-Both go on where a killed process stopped, from what they find in `scratch`: the last batch that
-is on disk, and the last block of rows that was whitened.
+Rows are added to the moments as they are stored, so whitening reads them once, to map them. Both
+go on where a killed process stopped, from what they find in `scratch`: the last batch that is on
+disk, and the last block of rows that was whitened. Moments are not kept there: those of the rows
+that an earlier process stored are taken from the store, and are the same to the bit.
 """
 
 import os
@@ -30,14 +32,15 @@ def block_of(rows: int, rank: int, size: int) -> range:
     return range(rows * rank // size, rows * (rank + 1) // size)
 
 
-def extract(trunk, reader, experiment, stage, scratch, cluster) -> FeatureStore:
+def extract(trunk, reader, experiment, stage, scratch, cluster):
     """Writes the features of this worker's rows, or what is left of them to write.
 
     Args:
         trunk, reader, experiment, stage, scratch, cluster: as of `reassign.reassign`.
 
     Returns:
-        the complete store; after a restart its rows may have been whitened already.
+        (FeatureStore, Moments): the complete store and the moments of its rows; None in place of
+        these where an earlier process had stored all rows, which may have been whitened since.
 
     Raises:
         DataError: an image cannot be read, features are not finite, or the disk is too small for
@@ -45,10 +48,11 @@ def extract(trunk, reader, experiment, stage, scratch, cluster) -> FeatureStore:
         Preempted: on this worker, when it was asked to stop; what it has is on disk.
     """
     store = _raw_store(trunk, reader, stage, scratch, cluster)
-    done = store.written
+    done, moments = store.written, None
     if done < store.rows:
         # In whole batches from the first row: a row's last digits can depend on its neighbours.
         done -= done % stage.clustering.batch_size
+        moments = Moments.of(store, done)
     forward = tf.function(lambda images: trunk(images, training=False)["fc7"])
     flushed = time.monotonic()
     chief = cluster.is_chief
@@ -56,7 +60,7 @@ def extract(trunk, reader, experiment, stage, scratch, cluster) -> FeatureStore:
         progress.skip(done)
         for batch in _batches(reader, experiment, stage, store, done):
             features = forward(batch["image"]).numpy()
-            store.write(done, features)
+            moments.update(store.write(done, features))
             done += len(features)
             progress.update(len(features))
             if pulse.stop_asked():
@@ -66,14 +70,14 @@ def extract(trunk, reader, experiment, stage, scratch, cluster) -> FeatureStore:
                 store.flush()
                 flushed = time.monotonic()
     store.flush()
-    return store
+    return store, moments
 
 
-def whiten(store, stage, scratch, world) -> FeatureStore:
+def whiten(store, moments, stage, scratch, world) -> FeatureStore:
     """The store of whitened rows, or what is left of them to map.
 
     Args:
-        store: what `extract` has returned.
+        store, moments: what `extract` has returned.
         stage: experiment.Stage.
         scratch: folder of this worker.
         world: the communicator of all workers.
@@ -87,7 +91,7 @@ def whiten(store, stage, scratch, world) -> FeatureStore:
     whitening = _told_whitening(kept, (store.dim, dim), world)
     if whitening is None:
         _check_not_mapped(store, world)
-        whitening = Whitening.fit(Moments.of(store), world, dim)
+        whitening = Whitening.fit(moments or Moments.of(store), world, dim)
     if kept is None:
         whitening.save(path)  # before rows go through it in place
     return whiten_store(store, whitening, None if dim == store.dim else _white_path(scratch))

@@ -58,9 +58,10 @@ def reassign(trunk, reader, experiment, stage, folder, scratch, cluster, seed, p
     """
     claim(scratch, _job(trunk, reader, experiment, stage, cluster, seed))
     started = time.monotonic()
-    store = extract(trunk, reader, experiment, stage, scratch, cluster)
+    store, moments = extract(trunk, reader, experiment, stage, scratch, cluster)
     extracted = time.monotonic()
-    store = whiten(store, stage, scratch, cluster.world)
+    store = whiten(store, moments, stage, scratch, cluster.world)
+    del moments  # a matrix of the length of a row, which k-means has better uses for
     result = _cluster(store, stage, scratch, cluster, seed, previous)
     seconds = {
         "extract_seconds": extracted - started,
@@ -119,8 +120,6 @@ def describe(assignments: Assignments, previous: Assignments | None, labels) -> 
 
 def _job(trunk, reader, experiment, stage, cluster, seed):
     """Everything that this worker's part of the result depends on."""
-    clustering = stage.clustering.as_dict()
-    del clustering["save_every_s"]
     return {
         "trunk": _fingerprint(trunk),
         "data": reader.dataset.fingerprint(),
@@ -128,7 +127,7 @@ def _job(trunk, reader, experiment, stage, cluster, seed):
         "resize": experiment.data.resize,
         "clusters": stage.clusters,
         "sub_clusters": stage.sub_clusters,
-        "clustering": clustering,
+        "clustering": stage.clustering.result_settings(),
         "seed": seed,  # of the stage and the round
         "worker": [cluster.rank, cluster.size],
     }
@@ -163,6 +162,7 @@ def _cluster(store, stage, scratch, cluster, seed, previous):
             spherical=settings.spherical,
             tolerance=settings.tolerance,
             backend=settings.backend,
+            cache_bytes=settings.cache_bytes,
         )
     level1 = result.report["level1"]
     if level1 and level1["empty"]:

@@ -183,6 +183,13 @@ class TimeTest(tf.test.TestCase):
             2 * 10 * 8 * 8 / 2 + 3 * 8**3 + 2 * 10 * 8 * 4,
         )
 
+    def test_whitening_reads_features_that_memory_cannot_keep_once(self):
+        problem = Problem(rows=10, dim=4, clusters=2, raw_dim=8)
+        none_kept = dataclasses.replace(UNIT, host_bytes=0, disk_bytes_per_s=1.0)
+        fast = dataclasses.replace(none_kept, disk_bytes_per_s=np.inf)
+        difference = estimate(problem, none_kept).whiten_s - estimate(problem, fast).whiten_s
+        self.assertAllClose(difference, 2 * 10 * 8 + 2 * 10 * 4)
+
     def test_extraction_counts_if_its_rate_is_known(self):
         machine = dataclasses.replace(P4D, images_per_s=1000.0)
         difference = estimate(PAPER, machine).seconds - estimate(PAPER, P4D).seconds

@@ -14,7 +14,7 @@ import workers
 from dc_tf.clustering import rewrite, whitening
 from dc_tf.clustering.feature_store import FeatureStore
 from dc_tf.clustering.points import BFLOAT16, as_points
-from dc_tf.clustering.whitening import Moments, WhitenedPoints, Whitening, whiten_store
+from dc_tf.clustering.whitening import Moments, Whitening, whiten_store
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
 
@@ -192,16 +192,6 @@ class WhiteningTest(tf.test.TestCase):
         self.assertAllEqual(again.basis, whitening.basis)
         self.assertEqual(again.name, whitening.name)
         self.assertNotEqual(fit(correlated(100, 4, seed=1), Solo(), 3).name, whitening.name)
-
-    def test_points_are_whitened_as_they_are_read(self):
-        x = correlated(60, 6).astype(np.float16)
-        whitening = fit(x, Solo(), 3)
-        points = WhitenedPoints(as_points(x), whitening)
-        self.assertEqual((points.rows, points.dim, points.dtype), (60, 3, np.float32))
-        self.assertEqual(points.read(0, 2).dtype, points.dtype)
-        self.assertAllClose(points.read(5, 50), whitening.apply(x)[5:50], atol=1e-6)
-        positions = np.array([59, 3, 3])
-        self.assertAllClose(points.take(positions), whitening.apply(x)[positions], atol=1e-6)
 
 
 class WhitenStoreTest(tf.test.TestCase):

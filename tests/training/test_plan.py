@@ -9,6 +9,8 @@ import tensorflow as tf
 import workers
 
 from dc_tf import keras
+from dc_tf.clustering.cost import estimate
+from dc_tf.clustering.machines import P4D
 from dc_tf.errors import ConfigError
 from dc_tf.experiment import Optimizer, load, to_yaml
 from dc_tf.nn.vgg16 import VGG16
@@ -118,6 +120,12 @@ class SizeTest(tf.test.TestCase):
             for sent, weights in workers.on_cluster(2, count_step, settings):
                 self.assertEqual(size.exchanged_bytes, sent, changes)
                 self.assertEqual(size.weights, weights, changes)
+
+    def test_the_cache_is_counted_as_memory_of_the_clustering(self):
+        for cache_gb in (0, 2):
+            planned = experiment(stage_clustering={"cache_gb": cache_gb})
+            problem = cost.problem_of(planned, planned.stages[1], 10**9, workers=1)
+            self.assertEqual(estimate(problem, P4D).memory.cache, cache_gb * 10**9)
 
     def test_alone_nothing_is_exchanged(self):
         size = cost.StageSize.of(experiment(), experiment().stages[1], workers=1)

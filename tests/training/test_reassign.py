@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import signal
 import tempfile
+import types
 from unittest import mock
 
 import numpy as np
@@ -19,13 +20,15 @@ import workers
 
 from dc_tf.clustering import assignments
 from dc_tf.clustering.assignments import Assignments
+from dc_tf.clustering.feature_store import FeatureStore
 from dc_tf.clustering.resume import Snapshots
 from dc_tf.clustering.whitening import Moments, Whitening
 from dc_tf.data.manifest import Dataset
 from dc_tf.data.pipeline import evaluation_batches
 from dc_tf.data.reader import RowReader
 from dc_tf.distributed.cluster import connect
-from dc_tf.experiment import load
+from dc_tf.distributed.collectives import Solo
+from dc_tf.experiment import Clustering, Stage, load
 from dc_tf.training import extract, reassign
 from dc_tf.training.checkpoint import new_trunk
 
@@ -77,9 +80,21 @@ class ReassignTest(tf.test.TestCase):
         self.assert_same_clusters("killed", "undisturbed")
         # What was interrupted is done again, and nothing else is.
         events, whole = self.events("killed"), self.events("undisturbed")
-        self.assertEqual(list(dict.fromkeys(events)), whole)
-        self.assertCountEqual(events, whole + KILLS)
+        self.assertCountEqual(events, whole + AGAIN + KILLS)
+        first = list(dict.fromkeys(events))
+        self.assertEqual([event for event in first if event not in AGAIN], whole)
         self.assertFalse(os.path.exists(os.path.join(self.folder, "killed", "scratch-0")))
+
+    def test_moments_of_rows_as_they_come_are_those_of_the_rows_on_disk(self):
+        for kills in ([("whiten", 0)], [("extract", 64), ("whiten", 0)]):
+            name = f"moments-{len(kills)}"
+            for event in kills:
+                self.kill(name, event)
+            scratch = os.path.join(self.folder, name, "scratch-0")
+            store = FeatureStore.open(os.path.join(scratch, "raw"))
+            self.assertEqual(store.dtype, np.float16)
+            kept = Whitening.load(os.path.join(scratch, "whitening.npz"))
+            self.assertEqual(kept.name, Whitening.fit(Moments.of(store), Solo(), 8).name)
 
     def test_killed_while_rows_are_whitened_in_place_it_ends_with_the_same_clusters(self):
         self.kill("in-place", ("whiten", 0), whitening_dim=16)
@@ -94,6 +109,15 @@ class ReassignTest(tf.test.TestCase):
         self.run_to_end("stale")
         self.assertEqual(self.events("stale")[before:], self.events("undisturbed"))
         self.assert_same_clusters("stale", "undisturbed")
+
+    def test_the_cache_may_change_in_a_clustering_and_leaves_no_trace(self):
+        self.kill("cached", ("level 1", 0, 2), cache_gb=0)
+        self.kill("cached", ("level 2", 1, 1), cache_gb=1)
+        self.run_to_end("cached", cache_gb=0)
+        self.assert_same_clusters("cached", "undisturbed")
+        interrupted = [("level 1", 0, 2), ("level 2", 1, 1)]
+        whole = self.events("undisturbed")
+        self.assertCountEqual(self.events("cached"), whole + interrupted)
 
     def test_a_round_can_start_from_the_clusters_of_the_last(self):
         before = os.path.join(self.folder, "undisturbed", "clusters")
@@ -133,6 +157,25 @@ class PhasesTest(tf.test.TestCase):
             self.assertAllEqual(mean, kept.mean)
             self.assertAllEqual(basis, kept.basis)
 
+    def test_rows_beyond_the_cache_are_read_in_every_pass(self):
+        x = np.random.default_rng(0).normal(size=(500, 6))
+        folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+        store = FeatureStore.create(os.path.join(folder, "rows"), *x.shape)
+        store.write(0, x)
+        alone = types.SimpleNamespace(world=Solo(), is_chief=False)
+        results, reads = [], []
+        for cache_gb in (1e-4, 0.0):
+            settings = Clustering(iterations=3, cache_gb=cache_gb)
+            stage = Stage(clusters=4, sub_clusters=0, clustering=settings)
+            with mock.patch.object(store, "read", wraps=store.read) as read:
+                scratch = os.path.join(folder, f"{cache_gb}")
+                results.append(reassign._cluster(store, stage, scratch, alone, 0, None))
+            reads.append(read.call_count)
+        kept, again = results
+        self.assertEqual(kept.cluster.tobytes(), again.cluster.tobytes())
+        self.assertEqual(kept.report, again.report)
+        self.assertEqual(reads[1] - reads[0], 3)  # all passes but the first of four
+
     def test_blocks_cover_all_rows_in_order(self):
         for rows, size in ((10, 3), (2, 4), (7, 1)):
             blocks = [extract.block_of(rows, rank, size) for rank in range(size)]
@@ -166,7 +209,10 @@ def in_process(function, *args, **settings):
 # One of each kind of event; batches begin at rows 0, 32 and 64.
 KILLS = [
     ("extract", 32),
-    ("moments", 0),
+    ("moments", 32),  # of what is on disk, to go on from there
+    ("extract", 64),
+    ("fit", 0),
+    ("moments", IMAGES),  # of all rows, since those taken as they came are lost
     ("whiten", 0),
     ("level 1", 0, 2),
     ("level 1", 0, 3),  # the last pass: what comes next is the other level
@@ -174,6 +220,8 @@ KILLS = [
     ("level 2", 1, 1),
     ("write", 0),
 ]
+# What only a process does that goes on from rows of an earlier one.
+AGAIN = [("moments", 32), ("moments", 64), ("moments", IMAGES)]
 
 
 def live(cluster, data, folder, kill_at=None, seed=0, weights=0, previous=None, **changes):
@@ -251,7 +299,8 @@ class Events:
         """A context in which the phases of a reassignment write down their events."""
         stack = contextlib.ExitStack()
         for owner, name, event in (
-            (Moments, "of", lambda *_: self.add("moments", 0)),
+            (Moments, "of", self._moments),
+            (Whitening, "fit", lambda *_: self.add("fit", 0)),
             (Whitening, "apply", lambda *_: self.add("whiten", 0)),
             (assignments, "commit", lambda *_: self.add("write", 0)),
             (reassign._LevelProgress, "update", self._pass),
@@ -259,6 +308,11 @@ class Events:
             stack.enter_context(mock.patch.object(owner, name, _after(event, owner, name)))
         stack.enter_context(mock.patch.object(extract, "evaluation_batches", self._batches))
         return stack
+
+    def _moments(self, points, rows=None):
+        count = points.rows if rows is None else rows
+        if count:
+            self.add("moments", count)
 
     def _batches(self, reader, rows, size, *args, **settings):
         for index, batch in enumerate(evaluation_batches(reader, rows, size, *args, **settings)):
