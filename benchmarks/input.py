@@ -7,6 +7,8 @@ random       ours, as training uses it: rows in random order through a RowReader
 sequential   the same shards from start to end with `tf.data.TFRecordDataset`, the same functions.
 full_decode  as random, but the whole image is decoded and then cropped.
 torch        PyTorch's DataLoader with Pillow and a process for each core, from the files.
+remote       as random, but the shards are read through `tf.io.gfile` as if they were far away, and
+             each record comes --delay_ms late.
 
 The photographs are converted as they are, without making them smaller. Methods take turns in
 processes of their own, each after a warm-up. CPU time is that of user and system, of a process and
@@ -30,7 +32,7 @@ from absl import app, flags
 from processes import last_lines, show
 
 FLAGS = flags.FLAGS
-METHODS = ("random", "sequential", "full_decode", "torch")
+METHODS = ("random", "sequential", "full_decode", "torch", "remote")
 SIZE, BATCH = 224, 32
 MIN_AREA, MAX_RATIO = 0.08, 4 / 3
 CORES = len(os.sched_getaffinity(0))
@@ -41,6 +43,7 @@ flags.DEFINE_list("methods", list(METHODS), "What to measure.")
 flags.DEFINE_integer("rounds", 5, "How often all methods take turns.")
 flags.DEFINE_float("seconds", 8.0, "Of one turn, after the warm-up.")
 flags.DEFINE_float("warm_up", 3.0, "Seconds.")
+flags.DEFINE_float("delay_ms", 30.0, "Of each record that `remote` reads.")
 flags.DEFINE_string("output", None, "JSON of all figures.")
 flags.DEFINE_string("data", None, "Internal: the data set of a child process.")
 
@@ -99,6 +102,7 @@ def command(method, data):
         f"--methods={method}",
         f"--seconds={FLAGS.seconds}",
         f"--warm_up={FLAGS.warm_up}",
+        f"--delay_ms={FLAGS.delay_ms}",
         f"--data={data}",
     ]
 
@@ -240,6 +244,21 @@ def torch_batches():
     return torch.utils.data.DataLoader(
         photographs, BATCH, sampler=order, num_workers=CORES, drop_last=True
     )
+
+
+def remote_batches():
+    import tensorflow as tf
+
+    from dc_tf.data import reader
+
+    class Slow(tf.io.gfile.GFile):
+        def read(self, n=-1):
+            time.sleep(FLAGS.delay_ms / 1e3)
+            return super().read(n)
+
+    tf.io.gfile.GFile = Slow  # for good, as files are opened later; this process ends with its turn
+    with mock.patch.object(reader, "is_local", lambda path: False):
+        return random_batches()
 
 
 def random_box(width, height, draw):

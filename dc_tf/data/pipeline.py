@@ -267,7 +267,7 @@ def _reading(reader):
         try:
             records = reader.read(row_ids)
         except DamagedRow:
-            records = [_read_or_empty(reader, row) for row in row_ids]
+            records = reader.read(row_ids, damaged=b"")
         return np.array(records, object)  # TensorFlow takes a list for many results
 
     def add_encoded(columns):
@@ -276,13 +276,6 @@ def _reading(reader):
         return {"encoded": schema.parse_images(records, reader.dataset.features), **columns}
 
     return add_encoded
-
-
-def _read_or_empty(reader, row):
-    try:
-        return reader.read([row])[0]
-    except DamagedRow:
-        return b""
 
 
 def _empty_like(spec):

@@ -8,7 +8,9 @@ A worker reads just the rows that it is to see, in the sampler's order; nothing 
 Every record is checked against its checksum.
 """
 
+import concurrent.futures
 import contextlib
+import functools
 import os
 import re
 import threading
@@ -22,7 +24,8 @@ from dc_tf.data.tfrecord import FOOTER_BYTES, HEADER_BYTES, MAX_RECORD_BYTES, un
 from dc_tf.errors import DataError
 
 _MAX_OPEN = 256  # files kept open; the shards beyond are opened for each read
-_MAX_REMOTE_OPEN = 16  # for each thread, as a remote file has one position and cannot be shared
+_REMOTE_READS = 32  # at once, each from a file of its own
+_MAX_REMOTE_IDLE = 96  # files kept open beside those; each has a buffer of half a MB
 
 
 class RowReader:
@@ -46,11 +49,12 @@ class RowReader:
         local = all(is_local(dataset.shard_path(number)) for number in range(len(dataset.shards)))
         self._files = _LocalFiles(dataset) if local else _RemoteFiles(dataset)
 
-    def read(self, row_ids):
+    def read(self, row_ids, damaged=None):
         """Reads records.
 
         Args:
             row_ids: (n,) integers in [0, N), in any order, repeats allowed.
+            damaged: bytes to give instead of a damaged record; None makes that an error.
 
         Returns:
             list of n bytes, serialised examples.
@@ -61,8 +65,11 @@ class RowReader:
             DataError: a row id out of range; a shard that is missing or cannot be read.
         """
         shards, entries = self.dataset.locate(row_ids)
-        places = zip(shards.tolist(), entries[:, 0].tolist(), entries[:, 1].tolist(), strict=True)
-        return [self._read_one(*place) for place in places]
+        places = shards.tolist(), entries[:, 0].tolist(), entries[:, 1].tolist()
+        read_one = self._read_one
+        if damaged is not None:
+            read_one = functools.partial(self._read_or, damaged)
+        return list(self._files.map(read_one, *places))
 
     def examples(self, row_ids):
         """Reads and decodes records, whatever their features are called.
@@ -105,6 +112,12 @@ class RowReader:
             raise DamagedRow(f"{self._place(shard, offset)} {fault}.")
         return record
 
+    def _read_or(self, damaged, *place):
+        try:
+            return self._read_one(*place)
+        except DamagedRow:
+            return damaged
+
     def _place(self, shard, offset):
         return f"The record in {self.dataset.shard_path(shard)} at offset {offset}"
 
@@ -132,6 +145,10 @@ class _LocalFiles:
         self._dataset = dataset
         self._open = {}
         self._lock = threading.Lock()
+
+    def map(self, read_one, *places):
+        """Results of `read_one` for each place, as of Python's `map`."""
+        return map(read_one, *places)
 
     def read(self, shard, start, count):
         file = self._open.get(shard)
@@ -161,20 +178,56 @@ class _LocalFiles:
 
 
 class _RemoteFiles:
-    """Reads through `tf.io.gfile`, with a few open files for each thread."""
+    """Reads through `tf.io.gfile`, many at once, as each waits for an answer from afar.
+
+    A remote file has one position, so a read has one to itself while it lasts.
+    """
 
     def __init__(self, dataset):
         self._dataset = dataset
-        self._local = threading.local()
+        self._begin()
+
+    def map(self, read_one, *places):
+        """Results of `read_one` for each place, in order; so the first that fails raises."""
+        if self._process != os.getpid():
+            self._begin()  # in a fork there are no threads, and a lock may be held for ever
+        return self._threads().map(read_one, *places)
 
     def read(self, shard, start, count):
-        files = self._local.__dict__.setdefault("files", {})
-        if shard not in files:
-            if len(files) >= _MAX_REMOTE_OPEN:
-                files.pop(next(iter(files))).close()
-            files[shard] = tf.io.gfile.GFile(self._dataset.shard_path(shard), "rb")
-        files[shard].seek(start)
-        return files[shard].read(count)
+        idle = self._idle  # `close` begins another list, and this read's file goes with the old one
+        file = self._take(idle, shard)
+        if file is None:
+            file = tf.io.gfile.GFile(self._dataset.shard_path(shard), "rb")
+        file.seek(start)
+        content = file.read(count)
+        self._keep(idle, shard, file)
+        return content
 
     def close(self):
-        self._local = threading.local()
+        # Nobody is interrupted: the threads end when nobody uses the pool, and so do the files.
+        self._pool, self._idle = None, []
+
+    def _begin(self):
+        self._lock = threading.Lock()
+        self.close()
+        self._process = os.getpid()
+
+    def _threads(self):
+        with self._lock:
+            if self._pool is None:
+                self._pool = concurrent.futures.ThreadPoolExecutor(_REMOTE_READS, "remote_read")
+            return self._pool
+
+    def _take(self, idle, shard):
+        with self._lock:
+            for place, (of_shard, file) in enumerate(idle):
+                if of_shard == shard:
+                    del idle[place]
+                    return file
+        return None
+
+    def _keep(self, idle, shard, file):
+        with self._lock:
+            idle.append((shard, file))
+            if len(idle) > _MAX_REMOTE_IDLE:
+                del idle[0]
