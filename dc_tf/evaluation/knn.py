@@ -2,7 +2,8 @@
 
 Maps are averaged over a few cells, fc vectors taken as they are; centred by the training set's
 mean, compared by cosine, exactly (faiss). A neighbour votes with exp(cosine / temperature).
-Nothing is learned, so the figure is of the features alone.
+Nothing is learned, so the figure is of the features alone. Rows are read a chunk at a time, so
+that features on disk never have to fit memory.
 
     results = evaluate(subject, train, test, ["conv7", "conv13"], Protocol())
     results["conv13"]["top1"]
@@ -25,7 +26,8 @@ from dc_tf.progress import Progress
 # It reports each instruction set that its wheel was not built for.
 logging.getLogger("faiss.loader").setLevel(logging.WARNING)
 
-_CHUNK = 4096  # rows at a time, so that memory does not grow with the test set
+_CHUNK_BYTES = 256 << 20  # of float32 rows of either split at a time
+_TEST_ROWS = 4096  # at most at a time: votes take a number for each row and class
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,20 +105,64 @@ def classify(train, test, train_labels, classes, neighbours=(20,), temperature=0
     Returns:
         {k: (t,) int64 predicted classes} for k of `neighbours`.
     """
+    cosines, rows = nearest(train, test, min(max(neighbours), len(train)))
+    chunks = []
+    for part in _parts(test, _TEST_ROWS):
+        votes = np.exp((cosines[part] - cosines[part, :1]) / temperature)
+        labels = train_labels[rows[part]]
+        chunks.append([_vote(votes[:, :k], labels[:, :k], classes) for k in neighbours])
+    return {k: np.concatenate(parts) for k, parts in zip(neighbours, zip(*chunks))}
+
+
+def nearest(train, test, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training rows of the highest cosine with each test row, both less the training mean.
+
+    Apart from the result, memory grows with the rows of neither split. Each part of the training
+    set, which may be far larger than memory, is read once and meets all of the test set.
+
+    Args:
+        train: (n, d) float32 array or memory map.
+        test: (t, d) float32 array or memory map.
+        count: of rows for each, in [1, n].
+
+    Returns:
+        (t, count) float32 cosines, falling, and (t, count) int64 rows in [0, n). Of equal cosines
+        the lower row comes first; which of those at the last place are left out faiss decides.
+    """
     import faiss  # slow to import, and not needed by other tasks
 
     mean = np.mean(train, axis=0, dtype=np.float64).astype(np.float32)
-    index = faiss.IndexFlatIP(train.shape[1])
-    for start in range(0, len(train), _CHUNK):
-        index.add(directions(train[start : start + _CHUNK], mean))
-    most = min(max(neighbours), len(train))
-    chunks = []
-    for start in range(0, len(test), _CHUNK):
-        cosines, rows = index.search(directions(test[start : start + _CHUNK], mean), most)
-        votes = np.exp((cosines - cosines[:, :1]) / temperature)
-        labels = train_labels[rows]
-        chunks.append([_vote(votes[:, :k], labels[:, :k], classes) for k in neighbours])
-    return {k: np.concatenate(parts) for k, parts in zip(neighbours, zip(*chunks))}
+    cosines = np.full((len(test), count), -np.inf, np.float32)
+    rows = np.full((len(test), count), -1, np.int64)
+    for known in _parts(train):
+        database = directions(train[known], mean)
+        for part in _parts(test, _TEST_ROWS):
+            found, places = faiss.knn(
+                directions(test[part], mean),
+                database,
+                min(count, len(database)),
+                metric=faiss.METRIC_INNER_PRODUCT,
+            )
+            cosines[part], rows[part] = _best(
+                np.concatenate([cosines[part], found], axis=1),
+                np.concatenate([rows[part], known.start + places], axis=1),
+                count,
+            )
+        del database  # else it is still there while the next one is made
+    return cosines, rows
+
+
+def _parts(features, most_rows=None) -> list[slice]:
+    """Slices of all rows in order, each within the bounds but of at least one row."""
+    step = max(1, _CHUNK_BYTES // (4 * features.shape[1]))
+    step = min(step, most_rows or step)
+    return [slice(start, start + step) for start in range(0, len(features), step)]
+
+
+def _best(cosines, rows, count):
+    """The first `count` columns of each line by falling cosine, then by rising row."""
+    order = np.lexsort((rows, -cosines))[:, :count]
+    return np.take_along_axis(cosines, order, 1), np.take_along_axis(rows, order, 1)
 
 
 def _vote(votes, labels, classes):

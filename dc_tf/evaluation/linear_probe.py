@@ -25,7 +25,7 @@ from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import by_layer
 from dc_tf.evaluation.average_precision import classes_of
 from dc_tf.evaluation.features import Extractor, Store, extract, own_batches
-from dc_tf.evaluation.metrics import accuracy, mean_class_accuracy, top_k_accuracy
+from dc_tf.evaluation.metrics import accuracy, classes_above, mean_class_accuracy
 from dc_tf.evaluation.paper import LINEAR_DATA
 from dc_tf.evaluation.pooling import MAX_FEATURES, grid_average
 from dc_tf.evaluation.probes import Probes
@@ -265,22 +265,35 @@ def _check_finite(losses, protocol):
 
 
 def _test(probes, extractor, subject, split, protocol):
-    logits = {layer: [] for layer in extractor.layers}
+    kept = {layer: [] for layer in extractor.layers}
     what = f"{subject.name}: features of {split.path}"
-    for _, features in extractor.over(subject, split, protocol.batch_size, what):
-        for layer, scores in probes.logits(features).items():
-            logits[layer].append(scores.numpy())
-    return {layer: _figures(np.concatenate(parts), split.labels) for layer, parts in logits.items()}
+    for start, features in extractor.over(subject, split, protocol.batch_size, what):
+        for layer, logits in probes.logits(features).items():
+            labels = split.labels[start : start + len(logits)]
+            kept[layer].append(_needed(logits.numpy(), labels))
+    return {layer: _figures(np.concatenate(parts), split.labels) for layer, parts in kept.items()}
 
 
-def _figures(logits, labels):
+def _needed(logits, labels):
+    """What the figures need of a batch: of one label an image, two numbers instead of all logits.
+
+    Returns:
+        (b, 2) int64, the predicted class and how many classes are above the label; of several
+        labels the (b, classes) float32 logits, by which average precision orders all images.
+    """
     if labels.ndim == 2:
-        found = classes_of(logits, labels)
+        return logits
+    return np.stack([logits.argmax(1), classes_above(logits, labels)], axis=1)
+
+
+def _figures(needed, labels):
+    if labels.ndim == 2:
+        found = classes_of(needed, labels)
         names = {"map": "area", "map_11_points": "eleven_points"}
         return {name: float(np.nanmean(found[kind])) for name, kind in names.items()}
-    predicted = logits.argmax(1)
+    predicted, above = needed.T
     return {
         "top1": accuracy(predicted, labels),
-        "top5": top_k_accuracy(logits, labels, 5),
+        "top5": float(np.mean(above < 5)),
         "mean_class": mean_class_accuracy(predicted, labels),
     }

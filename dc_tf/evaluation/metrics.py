@@ -16,6 +16,11 @@ def mean_class_accuracy(predicted, labels) -> float:
 
 def top_k_accuracy(scores, labels, k: int) -> float:
     """Share of rows of (n, classes) scores with fewer than k classes strictly above the label."""
+    return float(np.mean(classes_above(scores, labels) < k))
+
+
+def classes_above(scores, labels) -> np.ndarray:
+    """(n,) int64: of (n, classes) scores, how many are strictly above that of the (n,) label."""
     scores, labels = np.asarray(scores), np.asarray(labels)
     own = scores[np.arange(len(labels)), labels]
-    return float(np.mean((scores > own[:, None]).sum(1) < k))
+    return (scores > own[:, None]).sum(1)

@@ -1,7 +1,10 @@
 import dataclasses
+import tracemalloc
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
+from sklearn.metrics import average_precision_score
 
 from dc_tf import keras
 from dc_tf.errors import ConfigError
@@ -145,6 +148,69 @@ class PoolingTest(tf.test.TestCase):
         vectors = np.float32([[-1, 2]])
         self.assertAllEqual(grid_average("fc7", (2,), 32)(vectors), [[0, 2]])
         self.assertAllEqual(cell_average("fc7")(vectors), [[-1, 2]])
+
+
+class FiguresTest(tf.test.TestCase):
+    """Scores stand in for those of the classifiers; the last batch is a short one."""
+
+    def figures(self, scores, labels, batch_size=64):
+        """What `_test` finds, and the most bytes that it held while it ran."""
+        starts = range(0, len(labels), batch_size)
+        extractor, probes = mock.Mock(layers=["conv1", "fc7"]), mock.Mock()
+        extractor.over.return_value = ((start, start) for start in starts)
+        # A copy of its own for each call, as the classifiers give.
+        probes.logits.side_effect = lambda start: {
+            "conv1": Logits(scores[start : start + batch_size]),
+            "fc7": Logits(-scores[start : start + batch_size]),
+        }
+        split = mock.Mock(labels=labels)
+        tracemalloc.start()
+        try:
+            found = linear_probe._test(probes, extractor, mock.Mock(), split, mock.Mock())
+            return found, tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    def test_one_label_an_image_gives_the_figures_of_all_scores(self):
+        random = np.random.default_rng(0)
+        scores = random.integers(0, 9, (1000, 12)).astype(np.float32)  # many are equal
+        labels = random.integers(0, 10, 1000).astype(np.int32)
+        found, _ = self.figures(scores, labels)
+        for layer, own in {"conv1": scores, "fc7": -scores}.items():
+            predicted = own.argmax(1)
+            expected = {
+                "top1": np.mean(predicted == labels),
+                "top5": np.mean([np.sum(row > row[c]) < 5 for row, c in zip(own, labels)]),
+                "mean_class": np.mean([np.mean(predicted[labels == c] == c) for c in range(10)]),
+            }
+            self.assertAllClose(found[layer], expected, rtol=1e-12)
+
+    def test_several_labels_an_image_give_the_average_precision_of_all_scores(self):
+        random = np.random.default_rng(0)
+        scores = random.standard_normal((300, 4)).astype(np.float32)
+        labels = random.integers(0, 2, (300, 4)).astype(np.int8)
+        found, _ = self.figures(scores, labels)
+        for layer, own in {"conv1": scores, "fc7": -scores}.items():
+            expected = average_precision_score(labels, own, average="macro")
+            self.assertAllClose(found[layer]["map"], expected)
+
+    def test_of_one_label_an_image_no_more_than_a_batch_of_scores_is_held(self):
+        scores = np.random.default_rng(0).standard_normal((5000, 1000), np.float32)  # 20 MB
+        _, peak = self.figures(scores, np.zeros(5000, np.int32))
+        self.assertLess(peak, 8 * scores[:64].nbytes)  # 2 MB
+
+
+class Logits:
+    """A batch that is like a tensor."""
+
+    def __init__(self, values):
+        self._values = values.copy()
+
+    def __len__(self):
+        return len(self._values)
+
+    def numpy(self):
+        return self._values
 
 
 class ProtocolTest(tf.test.TestCase):
