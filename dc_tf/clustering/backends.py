@@ -37,7 +37,7 @@ def _faster(k, dim, precision):
     installed = importlib.util.find_spec("faiss") is not None
     # Not logical devices: to ask for them starts TensorFlow, and workers are yet to be connected.
     on_cpu = not tf.config.list_physical_devices("GPU")
-    small = dim <= 64 and 20 <= k <= 128
+    small = dim <= 32 and 20 <= k <= 128
     if installed and on_cpu and small and precision == "float32":
         return "faiss"
     return "tensorflow"
