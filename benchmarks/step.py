@@ -240,6 +240,7 @@ def together(resolution, batch, steps):
         trunk = VGG16(resolution=resolution).built_at_resolution()
         gradients = [tf.zeros(v.shape) for v in trunk.trainable_variables]
         head = [tf.zeros([4096, 4]), tf.zeros([4])]
+        sub_head = [tf.zeros([4096, 20_000]), tf.zeros([20_000])]
         norms = [tf.zeros([1 + 2 * c]) for block in channels(1.0) for c in block]
         world = cluster.world
 
@@ -252,10 +253,15 @@ def together(resolution, batch, steps):
             return all_sum_packed(head, world)[0]
 
         @tf.function
+        def of_sub_head():  # of a group that is all workers here
+            return all_sum_packed(sub_head, world)[0]
+
+        @tf.function
         def of_norms():  # forward and backward
             return [world.all_sum(norm) for norm in (*norms, *norms)]
 
         kinds |= {"gradients of the trunk": of_trunk, "of the super-class head": of_head}
+        kinds["of a head of 20,000 sub-classes"] = of_sub_head
         kinds["26 exchanges of batch norm"] = of_norms
     times = {name: [] for name in kinds}
     for turn in range(steps + 1):
