@@ -104,8 +104,6 @@ def run() -> dict | None:
         )
     if PLOT.value and not PLOT.value.endswith(_PICTURES):
         raise ConfigError(f"--plot is {PLOT.value}; its end must be {', '.join(_PICTURES)}.")
-    for name, path in (("output", OUTPUT.value), ("plot", PLOT.value)):
-        _check_can_be_made(name, path)
     if TRAIN.value and TEST.value and same_place(TRAIN.value, TEST.value):
         logging.warning(
             "--train and --test are both %s: figures will be better than on other images.",
@@ -114,8 +112,12 @@ def run() -> dict | None:
     # After the flags are known to be right, since TensorFlow takes seconds to import.
     import tensorflow as tf
 
+    from dc_tf.distributed.cluster import task_from_environment
     from dc_tf.evaluation.tasks import BY_LAYER, Request, read_protocol
 
+    if task_from_environment().rank == 0:  # The others write nothing, and may not have the folder.
+        for name, path in (("output", OUTPUT.value), ("plot", PLOT.value)):
+            _check_can_be_made(name, path)
     task, protocol = read_protocol(
         TASK.value,
         CONFIG_FILE.value,
