@@ -5,7 +5,7 @@
 
 `export` writes what XLA gets from TensorFlow (StableHLO): a whole step of one worker at the
 paper's size, 224 pixels, 48 images (3072 over 64 GPUs) and a sub-class head of 20,000, in float32
-and bfloat16; and the assignment of 8,192 rows of 4096 components to 20,000 centroids.
+and bfloat16; and the assignment of a chunk of 4,096 rows of 4096 components to 20,000 centroids.
 `measure` compiles them for the GPU with the XLA in JAX and times them on random numbers, in turns
 with a plain step of PyTorch of the same network, batch and classifier.
 
@@ -20,7 +20,7 @@ import statistics
 import time
 
 BATCH, RESOLUTION, CLASSES = 48, 224, 20_000
-ROWS, DIM = 8192, 4096
+ROWS, DIM = 4096, 4096  # a chunk of a GPU with 32 GB or more (`clustering/tiles.py`)
 DTYPES = ("float32", "bfloat16")
 
 
@@ -93,14 +93,14 @@ def training_step(dtype):
 
 
 def assignment(dtype):
+    """The program that a pass of k-means runs for each chunk."""
     import tensorflow as tf
 
-    @tf.function(jit_compile=True)
-    def assign(rows, centroids):
-        scores = tf.matmul(rows, centroids)
-        return tf.argmax(scores, 1), tf.reduce_max(scores, 1)
+    from dc_tf.clustering.nearest_on_gpu import NearestOnGpu, winners
 
-    return assign, factors(dtype)
+    nearest = NearestOnGpu(CLASSES, DIM, dtype)
+    nearest.load(tf.zeros((CLASSES, DIM)).numpy())
+    return winners, (nearest.prepared(tf.zeros((ROWS, DIM))), *nearest.factors)
 
 
 def product(dtype):

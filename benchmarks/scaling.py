@@ -153,11 +153,12 @@ def resident_after_a_clustering():
 def measured_products(precision):
     """Seconds of one score by `NearestCentroid`, arg-max included, for some lengths of rows."""
     from dc_tf.clustering.lanes import in_lanes, lane_count
-    from dc_tf.clustering.nearest import MEMORY_BYTES, NearestCentroid
+    from dc_tf.clustering.nearest import NearestCentroid
+    from dc_tf.clustering.tiles import transit_bytes
 
     k, found = 2048, []
     for dim in (64, 256, 1024, 2048):
-        nearest = NearestCentroid(k, dim, precision, MEMORY_BYTES // lane_count())
+        nearest = NearestCentroid(k, dim, precision, transit_bytes() // lane_count())
         nearest.load(normal(k, dim))
         x = nearest.prepared(normal(nearest.chunk_rows, dim))
         chunks = [x] * max(4, 8192 // nearest.chunk_rows)
@@ -179,10 +180,11 @@ def fitted(products):
 def component_seconds(store, product):
     """Of reading, casting and looking at one component when there are four centroids."""
     from dc_tf.clustering.lanes import in_lanes, lane_count
-    from dc_tf.clustering.nearest import MEMORY_BYTES, NearestCentroid
+    from dc_tf.clustering.nearest import NearestCentroid
+    from dc_tf.clustering.tiles import transit_bytes
 
     k, rows = 4, 60_000
-    nearest = NearestCentroid(k, store.dim, memory_bytes=MEMORY_BYTES // lane_count())
+    nearest = NearestCentroid(k, store.dim, memory_bytes=transit_bytes() // lane_count())
     nearest.load(normal(k, store.dim))
     starts = range(0, rows, nearest.chunk_rows)
 

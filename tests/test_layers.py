@@ -23,12 +23,12 @@ LAYERS = [
     {"settings"},
     {"progress"},
     {"pulse"},
-    {"errors", "keras", "seeds"},
+    {"errors", "keras", "memory", "seeds"},
 ]
 
 # Narrower than their layer: the algorithms, which must be usable without the rest.
 ONLY = {
-    "clustering": {"clustering", "distributed", "errors", "progress", "pulse"},
+    "clustering": {"clustering", "distributed", "errors", "memory", "progress", "pulse"},
     "data": {"data", "distributed", "errors", "progress", "pulse", "seeds"},
     "nn": {"nn", "keras", "errors"},
 }

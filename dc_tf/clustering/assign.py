@@ -16,6 +16,8 @@ import numpy as np
 from dc_tf.clustering.backends import make_backend
 from dc_tf.clustering.lanes import in_lanes, lane_count
 from dc_tf.clustering.sums import ClusterSums, quantum_of
+from dc_tf.clustering.tensors import has_gpu
+from dc_tf.clustering.tiles import transit_bytes
 
 _PROPOSED_BYTES = 16 << 20
 
@@ -37,9 +39,8 @@ class Assigner:
     def __init__(self, points, k, precision, backend, memory_bytes, cache_bytes):
         self._points = points
         self._k = k
-        self._nearest = make_backend(
-            backend, k, points.dim, precision, memory_bytes // lane_count()
-        )
+        lane_bytes = (memory_bytes or transit_bytes(has_gpu())) // lane_count()
+        self._nearest = make_backend(backend, k, points.dim, precision, lane_bytes)
         fits = points.rows * self._nearest.row_bytes <= cache_bytes
         self._cache = {} if fits else None
         self._proposals = _Proposals(4 * points.dim)

@@ -1,22 +1,28 @@
 """What finds the nearest centroid of every row: TensorFlow, or faiss where that is faster.
 
-nearest = make_backend("auto", k, dim, precision, memory_bytes)
+nearest = make_backend("auto", k, dim, precision)
 nearest.name
 """
 
 import importlib.util
 
 import numpy as np
-import tensorflow as tf
 
-from dc_tf.clustering.nearest import NearestCentroid, tile_shape
+from dc_tf.clustering.nearest import NearestCentroid
+from dc_tf.clustering.nearest_on_gpu import NearestOnGpu
+from dc_tf.clustering.tensors import has_gpu
+from dc_tf.clustering.tiles import tile_shape, transit_bytes
 from dc_tf.errors import ConfigError
 
 BACKENDS = ("auto", "tensorflow", "faiss")
 
 
-def make_backend(backend, k, dim, precision, memory_bytes):
+def make_backend(backend, k, dim, precision, memory_bytes=None):
     """A `NearestCentroid`, or what behaves like it.
+
+    Args:
+        backend: one of `BACKENDS`.
+        k, dim, precision, memory_bytes: as of `NearestCentroid`.
 
     Raises:
         ConfigError: for a backend that does not exist, is not installed, or lacks the precision.
@@ -29,16 +35,15 @@ def make_backend(backend, k, dim, precision, memory_bytes):
         if precision != "float32":
             raise ConfigError(f"backend 'faiss' has float32 only; precision is {precision!r}.")
         return FaissNearest(k, dim, memory_bytes)
-    return NearestCentroid(k, dim, precision, memory_bytes)
+    on_device = NearestOnGpu if has_gpu() else NearestCentroid
+    return on_device(k, dim, precision, memory_bytes)
 
 
 def _faster(k, dim, precision):
     """The faster on CPUs by benchmarks/kmeans.py; on a GPU rows would have to come back."""
     installed = importlib.util.find_spec("faiss") is not None
-    # Not logical devices: to ask for them starts TensorFlow, and workers are yet to be connected.
-    on_cpu = not tf.config.list_physical_devices("GPU")
     small = dim <= 32 and 20 <= k <= 128
-    if installed and on_cpu and small and precision == "float32":
+    if installed and not has_gpu() and small and precision == "float32":
         return "faiss"
     return "tensorflow"
 
@@ -49,7 +54,7 @@ class FaissNearest:
     name = "faiss"
     exact = True
 
-    def __init__(self, k, dim, memory_bytes):
+    def __init__(self, k, dim, memory_bytes=None):
         try:
             import faiss
         except ImportError as error:
@@ -59,7 +64,7 @@ class FaissNearest:
             ) from error
         self._faiss = faiss
         self._dim = dim
-        self.chunk_rows, _ = tile_shape(k, dim, memory_bytes)
+        self.chunk_rows = tile_shape(k, dim, 4, memory_bytes or transit_bytes()).rows
         self.row_bytes = 4 * dim
 
     def load(self, centroids, used=None, shift=None, level=0.0):

@@ -23,6 +23,8 @@ _BYTES_PER_CALL = 16 << 10
 _OFFSETS = {"float32": 3, "bfloat16": 6}
 # Rows on their way to other clusters: kept until they are so many, then joined (`assign.py`).
 _PROPOSED_BYTES = 16 << 20
+# Of the assignment, on a CPU and on a GPU, where there is ample memory (`tiles.py`).
+_TEMPORARIES = {False: 256 << 20, True: 2 << 30}
 # Two snapshots are kept while the next is written (`resume.py`).
 _SNAPSHOTS = 3
 _ITEM = {"float16": 2, "bfloat16": 2, "float32": 4}
@@ -56,7 +58,7 @@ class Problem:
     store_dtype: str = "float16"
     raw_dim: int = 0
     moved: float = 0.1
-    memory_bytes: int = 256 << 20
+    memory_bytes: int | None = None
     cache_bytes: int = 256 << 20
 
     def __post_init__(self):
@@ -391,6 +393,7 @@ def _memory(problem, machine) -> Memory:
     k = max(problem.clusters, problem.sub_clusters)
     size, own = k * problem.dim, problem.own_rows
     two_levels = problem.clusters > 1 and problem.sub_clusters > 0
+    on_device = machine.device_bytes is not None
     # Labels of this pass and the last, and norms; 24 bytes more while they are counted.
     of_rows = 36 * own
     if two_levels:
@@ -400,11 +403,11 @@ def _memory(problem, machine) -> Memory:
         centroids=8 * size,
         factors=(4 + _ITEM[problem.precision]) * size,
         sums=8 * size,
-        temporaries=problem.memory_bytes,
+        temporaries=problem.memory_bytes or _TEMPORARIES[on_device],
         cache=min(problem.cache_bytes, own * _factor_bytes(problem, k)),
         moving=2 * _PROPOSED_BYTES,
         messages=4 * min(4 * size, MESSAGE_BYTES),
         rows=of_rows,
         runtime=machine.runtime_bytes,
-        on_device=machine.device_bytes is not None,
+        on_device=on_device,
     )

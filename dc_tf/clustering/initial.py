@@ -18,9 +18,9 @@ import hashlib
 import numpy as np
 
 from dc_tf.clustering import exchange
+from dc_tf.clustering.backends import make_backend
 from dc_tf.clustering.lanes import in_lanes
 from dc_tf.clustering.layout import rows_at
-from dc_tf.clustering.nearest import NearestCentroid
 from dc_tf.clustering.points import as_points, chunks
 from dc_tf.clustering.survey import Survey
 from dc_tf.distributed.collectives import Solo
@@ -141,7 +141,7 @@ class _Draws:
         """Takes the distances from `new` (n, dim) rows into account."""
         if not len(self.drawn):
             self._distance[:] = np.inf
-        nearest = NearestCentroid(len(new), self._points.dim)
+        nearest = make_backend("tensorflow", len(new), self._points.dim, "float32")
         nearest.load(new, shift=self._survey.shift)
 
         def approach(start):

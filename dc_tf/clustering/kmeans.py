@@ -14,13 +14,12 @@ import numpy as np
 
 from dc_tf.clustering.assign import Assigner
 from dc_tf.clustering.lloyd import KMeansResult, KMeansState, Lloyd
-from dc_tf.clustering.nearest import MEMORY_BYTES
 from dc_tf.clustering.points import as_points
 from dc_tf.clustering.survey import Survey
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError
 
-__all__ = ["CACHE_BYTES", "MEMORY_BYTES", "KMeansResult", "KMeansState", "kmeans"]
+__all__ = ["CACHE_BYTES", "KMeansResult", "KMeansState", "kmeans"]
 
 CACHE_BYTES = 256 << 20
 
@@ -36,7 +35,7 @@ def kmeans(
     spherical=False,
     tolerance=0.0,
     backend="auto",
-    memory_bytes=MEMORY_BYTES,
+    memory_bytes=None,
     cache_bytes=CACHE_BYTES,
     on_iteration=None,
     on_progress=None,
@@ -70,7 +69,8 @@ def kmeans(
         tolerance: stop when an iteration lowers the objective by no more than this share of it; 0
             does all iterations.
         backend: "tensorflow", "faiss" (float32 only) or "auto", the faster for k and dim.
-        memory_bytes: bound for the temporaries of the assignment.
+        memory_bytes: bound for the temporaries of the assignment; None is an eighth of the memory
+            that is free but at most 256 MiB, on a GPU a sixteenth of its own but at most 2 GiB.
         cache_bytes: keep the rows, as the products take them, in device memory if they need no more
             than this.
         on_iteration: called with the `KMeansState` after each iteration, on every worker.

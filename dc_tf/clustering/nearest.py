@@ -19,17 +19,10 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.clustering.tensors import as_tensor
+from dc_tf.clustering.tiles import tile_shape, transit_bytes
 from dc_tf.errors import ConfigError
 
-MEMORY_BYTES = 256 << 20
 PRECISIONS = ("float32", "bfloat16")
-# Larger tiles are no faster.
-_TILE = 2048
-# Scores of a call: few enough to stay in a CPU's cache until they are compared, but for long rows,
-# whose product pays for laying out its factors only if it has many.
-_SCORES = 1 << 20
-_MAX_SCORES = 8 << 20
-_MAX_CHUNK = 32768
 # Rows that are compared at once by `nearer`: they and two differences stay in a cache.
 _PIECE_BYTES = 1 << 20
 # A float32 is the sum of three bfloat16.
@@ -43,7 +36,7 @@ class NearestCentroid:
         k: number of centroids.
         dim: components of a row.
         precision: "float32", or "bfloat16" for the products.
-        memory_bytes: bound for the temporaries of one call.
+        memory_bytes: bound for the temporaries of one call; None is `transit_bytes`.
 
     Attributes:
         name: "tensorflow", for reports.
@@ -53,18 +46,24 @@ class NearestCentroid:
     """
 
     name = "tensorflow"
+    _on_gpu = False
+    _piece_bytes = _PIECE_BYTES
 
-    def __init__(self, k, dim, precision="float32", memory_bytes=MEMORY_BYTES):
+    def __init__(self, k, dim, precision="float32", memory_bytes=None):
         if precision not in PRECISIONS:
             raise ConfigError(f"precision is {precision!r}; use {' or '.join(PRECISIONS)}.")
+        self._dim = dim
         self._dtype = tf.as_dtype(precision)
         self.exact = self._dtype == tf.float32
-        self.chunk_rows, self._tile = tile_shape(k, dim, memory_bytes)
+        memory_bytes = memory_bytes or transit_bytes(self._on_gpu)
+        shape = tile_shape(k, dim, self._dtype.size, memory_bytes, self._on_gpu)
+        self.chunk_rows, self._tile = shape.rows, shape.centroids
         # The term |c|^2 / 2 is either part of the product, which makes rows a little longer, or
         # added to the scores: whichever there are fewer of. Other than float32 rows are made anew
         # in any case.
-        self._longer = dim <= k or not self.exact
-        self.row_bytes = (dim + self._longer * _PARTS * (1 if self.exact else 2)) * self._dtype.size
+        self._longer = dim <= k or not self.exact or self._on_gpu
+        added = self._longer * _PARTS * (1 if self.exact else 2)
+        self.row_bytes = (dim + added) * self._dtype.size
 
     def load(self, centroids, used=None, shift=None, level=0.0):
         """Takes the centroids of the next calls.
@@ -108,11 +107,11 @@ class NearestCentroid:
         x = tf.cast(rows, self._dtype) if self._shift is None else self._shifted(rows)
         if not self._longer:
             return x
-        ones = tf.ones((len(x), _PARTS), self._dtype)
-        if self.exact:
-            return tf.concat([x, ones], 1)
-        norms = tf.reduce_sum(tf.square(tf.cast(x, tf.float32)), 1) if norms is None else norms
-        return tf.concat([x, ones, _parts(norms / -2.0, self._dtype)], 1)
+        columns = [x, tf.ones((len(x), _PARTS), self._dtype)]
+        if not self.exact:
+            norms = tf.reduce_sum(tf.square(tf.cast(x, tf.float32)), 1) if norms is None else norms
+            columns.append(_parts(norms / -2.0, self._dtype))
+        return tf.concat(columns, 1)
 
     def __call__(self, x):
         """The nearest centroid of each prepared row.
@@ -145,17 +144,21 @@ class NearestCentroid:
             labels, than: (n,) int32.
         """
         nearer = np.empty(len(labels), bool)
-        step = max(1, _PIECE_BYTES // (4 * rows.shape[1]))
+        step = max(1, self._piece_bytes // (4 * rows.shape[1]))
         for start in range(0, len(labels), step):
             part = slice(start, start + step)
             x = tf.cast(as_tensor(rows[part]), tf.float32)
-            x = np.asarray(x if self._shift is None else x - self._shift)
+            x = x if self._shift is None else x - self._shift
             # The plane half-way between two centroids: on which side of it is x?
-            across = self._centroids[labels[part]]
-            across -= self._centroids[than[part]]
             half_way = self._half_squared_norms[labels[part]] - self._half_squared_norms[than[part]]
-            nearer[part] = np.einsum("nd,nd->n", across, x) > half_way
+            nearer[part] = self._across(x, labels[part], than[part]) > half_way
         return nearer
+
+    def _across(self, x, labels, than):
+        """(n,) float32 products of rows with the difference of two centroids."""
+        across = self._centroids[labels]
+        across -= self._centroids[than]
+        return np.einsum("nd,nd->n", across, np.asarray(x))
 
     def _offset_columns(self, offsets):
         """(k, ...) what the columns that `prepared` adds are multiplied with."""
@@ -166,26 +169,11 @@ class NearestCentroid:
         return tf.cast(tf.cast(rows, tf.float32) - self._shift, self._dtype)
 
 
-def tile_shape(k: int, dim: int, memory_bytes: int) -> tuple[int, int]:
-    """Rows of a chunk and centroids of a tile whose temporaries fit in `memory_bytes`.
-
-    A row of a chunk exists as it was read, in float32 and as a factor of the product (12 bytes a
-    component), and has one float32 score for each centroid of a tile.
-    """
-    tiles = -(-k // _TILE)
-    tile = -(-k // tiles)
-    scores = min(int(_SCORES * max(1.0, dim / 256) ** 1.5), _MAX_SCORES)
-    chunk = min(memory_bytes // (12 * dim + 4 * tile), scores // tile)
-    return int(np.clip(chunk, 16, _MAX_CHUNK)), tile
-
-
 def _winners(scores):
-    """(n,) int64 arg-max and (n,) float32 maximum of each row of an (n, k) tensor."""
-    if "GPU" in scores.device:
-        winner, best = _arg_max(scores)
-        return winner.numpy(), best.numpy()
-    # On a CPU NumPy reads the tensor in place, at memory speed; TensorFlow takes three times as
-    # long for this.
+    """(n,) int64 arg-max and (n,) float32 maximum of each row of an (n, k) tensor on a CPU.
+
+    NumPy reads the tensor in place, at memory speed; TensorFlow takes three times as long.
+    """
     scores = np.asarray(scores)
     rows = np.arange(len(scores))
     if scores.dtype == np.float32:
@@ -199,12 +187,6 @@ def _winners(scores):
     if negative.size:
         winner[negative] = np.argmin(bits[negative], 1)
     return winner, scores[rows, winner].astype(np.float32)
-
-
-@tf.function(reduce_retracing=True)
-def _arg_max(scores):
-    winner = tf.argmax(scores, 1)
-    return winner, tf.cast(tf.gather(scores, winner, batch_dims=1), tf.float32)
 
 
 def _parts(numbers, dtype):

@@ -15,13 +15,14 @@ import threading
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.clustering.tensors import aligned_empty, as_tensor
+from dc_tf.clustering.tensors import aligned_empty, as_tensor, has_gpu
 
 _FLOAT64_BITS = 53
 # Every float16 is a multiple of this.
 _FLOAT16_QUANTUM = 2.0**-24
 # Larger pieces leave the caches, smaller ones cost more in calls.
 _CHUNK_BYTES = 4 << 20
+_GPU_CHUNK_BYTES = 128 << 20
 # Up to so many clusters a matrix product is faster than adding row by row.
 _FEW = 16
 # From so many components on, on a CPU, NumPy adds a row to another in half of TensorFlow's time.
@@ -35,11 +36,13 @@ class ClusterSums:
         k: number of clusters.
         dim: components of a row.
         quantum: of `quantum_of`.
+        on_gpu: do the arithmetic in TensorFlow, which has the rows sent as they are; None does so
+            if there is a GPU.
     """
 
-    def __init__(self, k, dim, quantum):
+    def __init__(self, k, dim, quantum, on_gpu=None):
         self._k = k
-        self._on_gpu = bool(tf.config.list_logical_devices("GPU"))
+        self._on_gpu = has_gpu() if on_gpu is None else on_gpu
         self._in_numpy = k > _FEW and dim >= _WIDE and not self._on_gpu
         if self._in_numpy:
             self._sums = aligned_empty((k, dim), np.float64)
@@ -49,8 +52,9 @@ class ClusterSums:
         # To add and subtract this rounds to its unit in the last place, the quantum.
         self._magnet = np.float64(1.5 * 2.0 ** (_FLOAT64_BITS - 1) * quantum)
         self._exact_float16 = quantum <= _FLOAT16_QUANTUM
-        self._step = max(1, _CHUNK_BYTES // (8 * dim))
-        self._multiples = aligned_empty((self._step, dim), np.float64)
+        piece_bytes = _GPU_CHUNK_BYTES if self._on_gpu else _CHUNK_BYTES
+        self._step = max(1, piece_bytes // (8 * dim))
+        self._multiples = None if self._on_gpu else aligned_empty((self._step, dim), np.float64)
         self._lock = threading.Lock()
 
     def move(self, rows, old, new):
@@ -91,17 +95,19 @@ class ClusterSums:
 
     def _rounded(self, rows):
         """(n, dim) float64 tensor of multiples of the quantum; valid until the next call."""
-        if rows.dtype.itemsize == 2:  # TensorFlow reads short floats faster than NumPy.
+        if rows.dtype.itemsize == 2 or self._on_gpu:
+            # TensorFlow reads short floats faster than NumPy.
             values = tf.cast(as_tensor(rows), tf.float64)
             if self._exact_float16 and rows.dtype == np.float16:
                 return values
+            if self._on_gpu:
+                return values + self._magnet - self._magnet
             rows = np.asarray(values)
         # In place, in memory that is there: new memory would cost more than the arithmetic.
         multiples = self._multiples[: len(rows)]
         np.add(rows, self._magnet, out=multiples)
         multiples -= self._magnet
-        # A GPU might still read from here when the next rows come.
-        return tf.constant(multiples) if self._on_gpu else as_tensor(multiples)
+        return as_tensor(multiples)
 
     def __getitem__(self, block: slice) -> tf.Tensor:
         """(n, dim) float64 sums of a block of clusters."""

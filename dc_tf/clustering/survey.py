@@ -75,21 +75,25 @@ def _shift(points, comm, layout, seed):
 def _measure(points, shift):
     """(rows,) float32 squared lengths of shifted rows, and the largest absolute component."""
     norms = np.empty(points.rows, np.float32)
+    # Traced here, once for all lengths: lanes would do so at the same time, each for itself.
+    spec = tf.TensorSpec((None, points.dim), points.dtype)
+    squares_of = _squares.get_concrete_function(spec, tf.TensorSpec(np.shape(shift)))
     step = max(16, _CHUNK_BYTES // (4 * points.dim))
     max_abs = 0.0
 
     def measure(start):
         part = slice(start, min(start + step, points.rows))
-        squares, largest = _squares(as_tensor(points.read(part.start, part.stop)), shift)
+        squares, largest = squares_of(as_tensor(points.read(part.start, part.stop)), shift)
         norms[part] = squares
         return float(largest)
 
+    shift = tf.constant(shift)
     for largest in in_lanes(measure, range(0, points.rows, step)):
         max_abs = max(max_abs, largest)
     return norms, max_abs
 
 
-@tf.function(reduce_retracing=True)
+@tf.function
 def _squares(rows, shift):
     x = tf.cast(rows, tf.float32)
     return tf.reduce_sum(tf.square(x - shift), 1), tf.reduce_max(tf.abs(x))

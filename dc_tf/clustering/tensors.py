@@ -13,6 +13,15 @@ import tensorflow as tf
 _ALIGNMENT = 64
 
 
+def has_gpu() -> bool:
+    """Whether TensorFlow's operations run on a GPU.
+
+    Not by logical devices: to ask for them starts TensorFlow, after which workers cannot be
+    connected any more.
+    """
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
 def aligned_empty(shape, dtype) -> np.ndarray:
     """`np.empty` at an address that `as_tensor` need not copy from."""
     dtype = np.dtype(dtype)

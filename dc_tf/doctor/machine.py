@@ -7,19 +7,11 @@ check_memory(report, plan, neighbours=1)
 import os
 import pathlib
 import shutil
-import subprocess
 
 import tensorflow as tf
 
+from dc_tf.memory import free_memory, gpu_memory
 from dc_tf.training.plan_report import size
-
-_CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-    ),
-)
 
 
 def check_devices(report, task) -> int:
@@ -101,25 +93,6 @@ def check_disks(report, plan, scratch, run_folder, neighbours):
     )
 
 
-def free_memory() -> int:
-    """Bytes of host memory that this process may still take."""
-    lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
-    free = int(fields["MemAvailable"].split()[0]) * 1024
-    return min([free, *(_left(*paths) for paths in _CGROUPS)])
-
-
-def gpu_memory() -> list[int]:
-    """Free bytes of each GPU that the driver shows; empty without its nvidia-smi."""
-    command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    lines = done.stdout.split() if done.returncode == 0 else []
-    return [int(line) << 20 for line in lines if line.isdigit()]
-
-
 def free_disk(folder) -> int:
     """Bytes free where a folder is, or would be."""
     return shutil.disk_usage(_existing(folder)).free
@@ -136,16 +109,6 @@ def _compare(report, what, needed, free, where, remedy):
 
 def _of_all(neighbours):
     return f" for {neighbours} workers on this host" if neighbours > 1 else ""
-
-
-def _left(limit, used):
-    """What a control group has left of its memory; very much without a limit."""
-    try:
-        limit = pathlib.Path(limit).read_text().strip()
-        used = pathlib.Path(used).read_text().strip()
-        return max(0, int(limit) - int(used))
-    except (OSError, ValueError):  # no such group, or "max"
-        return 1 << 62
 
 
 def _existing(folder):

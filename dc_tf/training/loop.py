@@ -11,7 +11,6 @@ import dataclasses
 from dc_tf import pulse, run_dir
 from dc_tf.clustering.assignments import Assignments, is_complete
 from dc_tf.clustering.backends import make_backend
-from dc_tf.clustering.nearest import MEMORY_BYTES
 from dc_tf.data.manifest import Dataset
 from dc_tf.data.pipeline import training_batches
 from dc_tf.data.reader import RowReader
@@ -273,7 +272,7 @@ def check_start(experiment, rows: int, workers: int):
     plan_stages(experiment, rows, workers)
     for i, stage in enumerate(experiment.stages):
         clustering = stage.clustering
-        make_backend(clustering.backend, 1, 1, clustering.precision, MEMORY_BYTES)
+        make_backend(clustering.backend, 1, 1, clustering.precision)
         try:
             check_optimizer(stage.optimizer)
         except ConfigError as error:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import workers
 
-from dc_tf.clustering import assign, cost, kmeans, nearest, row_file
+from dc_tf.clustering import assign, cost, kmeans, nearest, row_file, tiles
 from dc_tf.clustering.cost import Problem, estimate
 from dc_tf.clustering.hierarchy import hierarchical_kmeans
 from dc_tf.clustering.machines import CORE, P4D, PAPER_GPU, Product
@@ -214,10 +214,12 @@ class SizeTest(tf.test.TestCase):
         self.assertEqual(few.sums, many.sums)
 
     def test_products_and_sums_are_in_the_memory_of_a_gpu(self):
-        host, both = estimate(PAPER, CORE).memory, estimate(PAPER, P4D).memory
+        given = dataclasses.replace(PAPER, memory_bytes=1 << 28)
+        host, both = estimate(given, CORE).memory, estimate(given, P4D).memory
         self.assertEqual(host.device, 0)
         self.assertEqual(both.device, both.factors + both.sums + both.temporaries + both.cache)
         self.assertEqual(both.total - P4D.runtime_bytes, host.total - CORE.runtime_bytes)
+        self.assertGreater(estimate(PAPER, P4D).memory.temporaries, both.temporaries)
 
     def test_a_store_holds_two_bytes_a_component_and_both_lengths_while_whitening(self):
         problem = dataclasses.replace(PAPER, raw_dim=4096)
@@ -249,7 +251,7 @@ class SizeTest(tf.test.TestCase):
 class SettingsTest(tf.test.TestCase):
     def test_defaults_and_constants_are_those_of_kmeans(self):
         defaults = Problem(rows=1, dim=1, clusters=1)
-        self.assertEqual(defaults.memory_bytes, nearest.MEMORY_BYTES)
+        self.assertEqual(cost._TEMPORARIES, {False: tiles._CPU_BYTES, True: tiles._GPU_BYTES})
         self.assertEqual(defaults.cache_bytes, kmeans.CACHE_BYTES)
         self.assertEqual(cost._BYTES_PER_CALL, row_file._BYTES_PER_CALL)
         self.assertEqual(cost._PROPOSED_BYTES, assign._PROPOSED_BYTES)

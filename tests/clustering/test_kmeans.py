@@ -1,15 +1,18 @@
 """K-means against a plain Lloyd, on several workers, and on inputs that break others."""
 
+import contextlib
 import types
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
 import workers
+from absl.testing import parameterized
 
-from dc_tf.clustering import exchange
+from dc_tf.clustering import assign, backends, exchange, sums
 from dc_tf.clustering.kmeans import kmeans
 from dc_tf.clustering.lloyd import Lloyd
-from dc_tf.clustering.nearest import tile_shape
+from dc_tf.clustering.tiles import tile_shape
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
 
@@ -86,7 +89,7 @@ class Repeated:
         return self._block[positions % len(self._block)]
 
 
-class LloydTest(tf.test.TestCase):
+class LloydTest(tf.test.TestCase, parameterized.TestCase):
     def check_against_plain(self, x, k, **arguments):
         result = kmeans(x, k, Solo(), iterations=6, init=x[:k], **arguments)
         centroids, labels, objective = plain_lloyd(x, x[:k].astype(np.float32), 6)
@@ -100,9 +103,19 @@ class LloydTest(tf.test.TestCase):
 
     def test_tiny_memory_gives_the_same(self):
         x = blobs(500, 8, 7)
-        chunk_rows, _ = tile_shape(40, 8, 1 << 14)
-        self.assertLess(chunk_rows, 100)
+        self.assertLess(tile_shape(40, 8, 4, 1 << 14).rows, 100)
         self.check_against_plain(x, 40, memory_bytes=1 << 14)
+
+    @parameterized.parameters("float32", "bfloat16")
+    def test_what_runs_on_a_gpu_finds_the_same(self, precision):
+        x = blobs(700, 24, 30, spread=2.0)
+        expected = kmeans(x, 30, iterations=4, precision=precision)
+        with contextlib.ExitStack() as stack:
+            for module in (assign, backends, sums):
+                stack.enter_context(mock.patch.object(module, "has_gpu", lambda: True))
+            found = kmeans(x, 30, iterations=4, precision=precision)
+        self.assertAllEqual(found.assignments, expected.assignments)
+        self.assertAllEqual(found.centroids, expected.centroids)
 
     def test_a_large_common_offset_costs_no_digits(self):
         self.check_against_plain(blobs(500, 8, 5) + np.float32(1000), 5)

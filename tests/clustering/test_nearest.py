@@ -7,8 +7,13 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
 
+from dc_tf.clustering import nearest_on_gpu
 from dc_tf.clustering.backends import make_backend
-from dc_tf.clustering.nearest import NearestCentroid, tile_shape
+from dc_tf.clustering.nearest import NearestCentroid
+from dc_tf.clustering.nearest_on_gpu import NearestOnGpu
+
+# That for a GPU runs on a CPU as well.
+BOTH = (NearestCentroid, NearestOnGpu)
 
 
 def labels_of(nearest, rows):
@@ -17,14 +22,20 @@ def labels_of(nearest, rows):
 
 class NearestTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.product(
-        k=(3, 40, 5000), dim=(2, 64), dtype=(np.float16, np.float32, np.float64), shifted=(0, 1)
+        on_device=BOTH,
+        k=(3, 40, 5000),
+        dim=(2, 64),
+        dtype=(np.float16, np.float32, np.float64),
+        shifted=(0, 1),
     )
-    def test_labels_and_scores_are_those_of_plain_distances(self, k, dim, dtype, shifted):
+    def test_labels_and_scores_are_those_of_plain_distances(
+        self, on_device, k, dim, dtype, shifted
+    ):
         rng = np.random.default_rng(k + dim)
         rows = (rng.normal(size=(50, dim)) + 3 * shifted).astype(dtype)
         centroids = (rng.normal(size=(k, dim)) + 3 * shifted).astype(np.float32)
         shift = np.full(dim, 3, np.float32) if shifted else None
-        nearest = NearestCentroid(k, dim)
+        nearest = on_device(k, dim)
         nearest.load(centroids, shift=shift)
         labels, scores = nearest(nearest.prepared(rows))
         distances = ((rows[:, None].astype(np.float64) - centroids[None]) ** 2).sum(axis=2)
@@ -32,47 +43,49 @@ class NearestTest(tf.test.TestCase, parameterized.TestCase):
         norms = ((rows.astype(np.float64) - 3 * shifted) ** 2).sum(axis=1)
         self.assertAllClose(norms - 2 * scores, distances.min(axis=1), atol=1e-4)
 
-    @parameterized.product(precision=("float32", "bfloat16"), dim=(2, 8192))
-    def test_ties_go_to_the_lowest_index_within_and_between_tiles(self, precision, dim):
-        k = 5000
-        self.assertLess(tile_shape(k, dim, 1 << 20)[1], k)
+    @parameterized.product(on_device=BOTH, precision=("float32", "bfloat16"), dim=(2, 8192))
+    def test_ties_go_to_the_lowest_index_within_and_between_tiles(self, on_device, precision, dim):
+        k = 10_000 if on_device is NearestOnGpu else 5000  # more than a tile
         centroids = np.zeros((k, dim), np.float32)
         centroids[:7] = 9.0
-        nearest = NearestCentroid(k, dim, precision)
+        nearest = on_device(k, dim, precision)
         nearest.load(centroids)
         self.assertAllEqual(labels_of(nearest, np.zeros((3, dim))), [7, 7, 7])
 
-    @parameterized.parameters("float32", "bfloat16")
-    def test_unused_centroids_get_no_row(self, precision):
+    @parameterized.product(on_device=BOTH, precision=("float32", "bfloat16"))
+    def test_unused_centroids_get_no_row(self, on_device, precision):
         for dim in (2, 8):  # the offsets are part of the product, or added
-            nearest = NearestCentroid(3, dim, precision)
+            nearest = on_device(3, dim, precision)
             nearest.load(np.eye(3, dim, dtype=np.float32), np.array([False, True, False]))
             self.assertAllEqual(labels_of(nearest, np.eye(3, dim)), [1, 1, 1])
 
-    def test_bfloat16_is_right_where_all_scores_are_negative(self):
+    @parameterized.parameters(*BOTH)
+    def test_bfloat16_is_right_where_all_scores_are_negative(self, on_device):
         # Rows near the origin: every centroid scores -|c|^2 / 2, and the bits of negative numbers
         # are ordered backwards.
         centroids = np.diag([4.0, 1.0, 2.0, 3.0]).astype(np.float32)
-        nearest = NearestCentroid(4, 4, "bfloat16")
+        nearest = on_device(4, 4, "bfloat16")
         for level in (0.0, 1.0, 100.0):
             nearest.load(centroids, level=level)
             self.assertAllEqual(labels_of(nearest, np.zeros((5, 4))), [1] * 5)
 
-    def test_bfloat16_tells_centroids_apart_whose_distance_is_near_the_level(self):
+    @parameterized.parameters(*BOTH)
+    def test_bfloat16_tells_centroids_apart_whose_distance_is_near_the_level(self, on_device):
         # Distances 100 and 100.25: a bfloat16 near 100 is a multiple of 0.5.
         centroids = np.array([[0, 100.25], [0, 100]], np.float32) ** 0.5
-        nearest = NearestCentroid(2, 2, "bfloat16")
+        nearest = on_device(2, 2, "bfloat16")
         rows = np.zeros((1, 2))
         nearest.load(centroids)
         self.assertAllEqual(labels_of(nearest, rows), [0])
         nearest.load(centroids, level=101.0)
         self.assertAllEqual(labels_of(nearest, rows), [1])
 
-    def test_bfloat16_is_nearly_right_and_nearer_says_where(self):
+    @parameterized.parameters(*BOTH)
+    def test_bfloat16_is_nearly_right_and_nearer_says_where(self, on_device):
         rng = np.random.default_rng(0)
         rows = rng.normal(size=(2000, 64)).astype(np.float32)
         centroids = rng.normal(size=(500, 64)).astype(np.float32)
-        exact, short = NearestCentroid(500, 64), NearestCentroid(500, 64, "bfloat16")
+        exact, short = on_device(500, 64), on_device(500, 64, "bfloat16")
         exact.load(centroids)
         short.load(centroids)
         best, found = labels_of(exact, rows), labels_of(short, rows)
@@ -81,23 +94,29 @@ class NearestTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllEqual(nearer, best != found)
         self.assertFalse(short.nearer(rows, found, best).any())
 
-    def test_nearer_is_as_good_far_from_the_origin(self):
+    @parameterized.parameters(*BOTH)
+    def test_nearer_is_as_good_far_from_the_origin(self, on_device):
         rng = np.random.default_rng(0)
         rows = (rng.normal(size=(500, 16)) + 1000).astype(np.float32)
         centroids = (rng.normal(size=(20, 16)) + 1000).astype(np.float32)
-        nearest = NearestCentroid(20, 16, "bfloat16")
+        nearest = on_device(20, 16, "bfloat16")
         nearest.load(centroids, shift=rows.mean(0))
         a, b = rng.integers(0, 20, (2, 500))
         squared = [np.square(rows.astype(np.float64) - centroids[c]).sum(1) for c in (a, b)]
         self.assertAllEqual(nearest.nearer(rows, a, b), squared[0] < squared[1])
 
-    def test_memory_bounds_a_call_whatever_k_and_dim(self):
-        self.assertEqual(tile_shape(4, 64, 1 << 28)[1], 4)
-        self.assertEqual(tile_shape(4096 + 2, 64, 1 << 28)[1], 1366)
-        for k, dim in ((4, 4096), (80_000, 4096), (1000, 64)):
-            rows, tile = tile_shape(k, dim, 1 << 28)
-            self.assertGreaterEqual(rows, 16)
-            self.assertLessEqual(rows * (12 * dim + 4 * tile), 1 << 28)
+    @parameterized.parameters("float32", "bfloat16")
+    def test_on_a_gpu_chunks_of_any_length_take_few_compiled_shapes(self, precision):
+        rng = np.random.default_rng(0)
+        rows = rng.normal(size=(300, 20)).astype(np.float32)
+        centroids = rng.normal(size=(1001, 20)).astype(np.float32)
+        nearest = NearestOnGpu(1001, 20, precision)
+        nearest.load(centroids, level=20.0)
+        whole = labels_of(nearest, rows)
+        compiled = nearest_on_gpu.winners.experimental_get_tracing_count()
+        for length in (1, 7, 8, 100, 130, 200, 255, 256, 299):
+            self.assertAllEqual(labels_of(nearest, rows[:length]), whole[:length])
+        self.assertLessEqual(nearest_on_gpu.winners.experimental_get_tracing_count(), compiled + 4)
 
     def test_faiss_behaves_alike(self):
         rng = np.random.default_rng(0)
@@ -114,8 +133,8 @@ class NearestTest(tf.test.TestCase, parameterized.TestCase):
         # Workers can only be connected before it has started, and settings are checked earlier.
         code = (
             "import tensorflow as tf; from dc_tf.clustering.backends import make_backend; "
-            "make_backend('auto', 50, 64, 'float32', 1 << 20); "
-            "make_backend('auto', 5000, 64, 'bfloat16', 1 << 20); "
+            "make_backend('auto', 50, 64, 'float32'); "
+            "make_backend('auto', 5000, 64, 'bfloat16'); "
             "tf.config.threading.set_intra_op_parallelism_threads(1)"
         )
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

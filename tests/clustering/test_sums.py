@@ -12,13 +12,18 @@ NOWHERE = np.full(500, -1, np.int32)
 
 
 class SumsTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.product(k=(3, 100), dim=(6, 2048), dtype=(np.float16, np.float32, np.float64))
-    def test_rows_that_move_about_leave_no_trace(self, k, dim, dtype):
+    @parameterized.product(
+        k=(3, 100),
+        dim=(6, 2048),
+        dtype=(np.float16, np.float32, np.float64),
+        on_gpu=(False, True),
+    )
+    def test_rows_that_move_about_leave_no_trace(self, k, dim, dtype, on_gpu):
         rng = np.random.default_rng(0)
         rows = rng.lognormal(sigma=3 if dim == 6 else 1.5, size=(500, dim)).astype(dtype)
         labels = rng.integers(0, k, (20, 500)).astype(np.int32)
         quantum = quantum_of(float(np.abs(rows).max()), 500)
-        walked, direct = ClusterSums(k, dim, quantum), ClusterSums(k, dim, quantum)
+        walked, direct = ClusterSums(k, dim, quantum, on_gpu), ClusterSums(k, dim, quantum)
         before = NOWHERE
         for after in labels:
             walked.move(rows, before, after)
