@@ -5,7 +5,9 @@
 
 speed    seconds per iteration of ours (both precisions), `faiss.Kmeans` and scikit-learn from the
          same initial rows, in turns, and the plain matrix product of the same shape; the objective
-         beside that of a float64 Lloyd in NumPy.
+         beside that of a float64 Lloyd in NumPy, where that takes less than an hour.
+steps    an iteration beside nothing but the search for the nearest centroids (its E-step), for few
+         and for very many clusters: what is left are sums, means and reading.
 workers  one worker of two threads against two workers of one thread each, and bytes exchanged.
 memory   peak resident size while 0.2, 0.5 and 1 million rows are clustered from the disk.
 labels   1, 2 and 4 workers on the same rows: how many labels are equal, how far objectives differ;
@@ -27,12 +29,28 @@ from absl import app, flags
 from processes import joined, last_lines, run_parts, show, with_threads
 
 FLAGS = flags.FLAGS
-PARTS = ("speed", "workers", "memory", "labels")
+# rows x components x clusters that NumPy multiplies in minutes.
+_MOST_IN_FLOAT64 = 50_000 * 4096 * 1000
+PARTS = ("speed", "steps", "workers", "memory", "labels")
 flags.DEFINE_list("parts", list(PARTS), "What to measure.")
 flags.DEFINE_list(
     "shapes",
     ["100000x256x1000", "20000x1024x4000", "50000x4096x4", "50000x4096x500"],
     "rows x components x clusters, for speed.",
+)
+flags.DEFINE_list(
+    "step_shapes",
+    [
+        "500000x64x2",
+        "50000x4096x2",
+        "100000x256x100",
+        "100000x256x1000",
+        "20000x4096x1000",
+        "200000x256x10000",
+        "200000x64x100000",
+        "100000x1024x100000",
+    ],
+    "rows x components x clusters, for steps.",
 )
 flags.DEFINE_integer("iterations", 6, "Of each method; the first is not counted.")
 flags.DEFINE_integer("rounds", 3, "How often all methods take turns.")
@@ -91,7 +109,9 @@ def measure_speed():
                     runs[method].append(
                         child("speed", path=path, k=k, method=method, cache=FLAGS.cache_mb << 20)
                     )
-            truth = child("float64", path=path, k=k)["objective"]
+            truth = None
+            if rows * dim * k <= _MOST_IN_FLOAT64:
+                truth = child("float64", path=path, k=k)["objective"]
         line = speed_line(shape, runs, truth)
         table.append(line)
         show(line)
@@ -104,13 +124,15 @@ def speed_line(shape, runs, truth):
         for method, results in runs.items()
     }
     ours = {p: runs[p][0]["objective"] for p in ("float32", "bfloat16")}
+    faiss = runs["faiss"][0]["objective"]
     return {
         "shape": shape,
         "seconds_per_iteration": seconds,
         "times_faiss": {p: seconds["faiss"] / seconds[p] for p in ours},
         "times_sklearn": {p: seconds["sklearn"] / seconds[p] for p in ours if "sklearn" in seconds},
         "share_of_product": {p: seconds[f"product_{p}"] / seconds[p] for p in ours},
-        "objective_over_float64": {p: ours[p] / truth - 1 for p in ours},
+        "objective_over_float64": truth and {p: ours[p] / truth - 1 for p in ours},
+        "objective_over_faiss": {p: ours[p] / faiss - 1 for p in ours},
     }
 
 
@@ -234,6 +256,68 @@ def float64_lloyd(path, k):
         if not filled.all() and iteration < FLAGS.iterations - 1:
             sys.exit("an empty cluster, which each method treats in its own way; use another seed.")
     return {"objective": float(objective)}
+
+
+# Steps.
+
+
+def measure_steps():
+    table = []
+    for shape in FLAGS.step_shapes:
+        rows, dim, k = map(int, shape.split("x"))
+        for precision in ("float32", "bfloat16"):
+            with tempfile.TemporaryDirectory() as folder:
+                path = save(folder, mixture(rows, dim, min(2 * k, 20_000)))
+                line = child("steps", path=path, k=k, precision=precision)
+            table.append({"shape": shape, "precision": precision} | line)
+            show(table[-1])
+    return table
+
+
+def steps_of(path, k, precision):
+    """Seconds of iterations, and of searching alone in the same process, in turns."""
+    from dc_tf.clustering.kmeans import kmeans
+    from dc_tf.clustering.lanes import in_lanes, lane_count
+    from dc_tf.clustering.nearest import NearestCentroid
+    from dc_tf.clustering.tiles import transit_bytes
+
+    x = np.load(path, mmap_mode="c")
+    nearest = NearestCentroid(k, x.shape[1], precision, transit_bytes() // lane_count())
+    nearest.load(initial(x, k))
+    step = nearest.chunk_rows
+    chunks = [nearest.prepared(x[i : i + step]) for i in range(0, len(x), step)]
+    searches, iterations, moved, labels = [], [], [], None
+    begin = time.perf_counter()
+
+    def on_iteration(state):
+        nonlocal begin, labels
+        iterations.append(time.perf_counter() - begin)
+        moved.append(1.0 if labels is None else float(np.mean(labels != state.labels)))
+        labels = state.labels
+        begin = time.perf_counter()
+        for _ in in_lanes(nearest, chunks):
+            pass
+        searches.append(time.perf_counter() - begin)
+        begin = time.perf_counter()
+
+    kmeans(
+        x,
+        k,
+        iterations=FLAGS.iterations,
+        init=initial(x, k),
+        precision=precision,
+        cache_bytes=4 << 30,
+        on_iteration=on_iteration,
+    )
+    search, iteration = statistics.median(searches), statistics.median(iterations[1:])
+    return {
+        "search": search,
+        "iteration": iteration,
+        "share_of_search": search / iteration,
+        "second_iteration": iterations[1],
+        "share_of_search_in_second": search / iterations[1],
+        "moved": moved,
+    }
 
 
 # Workers.
@@ -393,6 +477,7 @@ def command(role, task):
 ROLES = {
     "speed": speed_of,
     "float64": float64_lloyd,
+    "steps": steps_of,
     "share": share_of,
     "store": store_of,
     "peak": peak_of,

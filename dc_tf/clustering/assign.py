@@ -20,6 +20,7 @@ from dc_tf.clustering.tensors import has_gpu
 from dc_tf.clustering.tiles import transit_bytes
 
 _PROPOSED_BYTES = 16 << 20
+_ALONE_BYTES = 2 << 20
 
 
 class Assigner:
@@ -135,7 +136,9 @@ class _Proposals:
         self._parts = []
 
     def add(self, *arrays):
-        """Keeps arrays of equal length; returns all that are kept once they are many."""
+        """Keeps arrays of equal length; returns all that are kept, or these, once they are many."""
+        if len(arrays[0]) * self._row_bytes >= _ALONE_BYTES:
+            return arrays
         with self._lock:
             self._parts.append(arrays)
             if sum(len(part[0]) for part in self._parts) * self._row_bytes < _PROPOSED_BYTES:

@@ -23,8 +23,13 @@ _FLOAT16_QUANTUM = 2.0**-24
 # Larger pieces leave the caches, smaller ones cost more in calls.
 _CHUNK_BYTES = 4 << 20
 _GPU_CHUNK_BYTES = 128 << 20
-# Up to so many clusters a matrix product is faster than adding row by row.
+# Up to so many clusters, and components of all of them, a matrix product is faster than adding row
+# by row.
 _FEW = 16
+_FEW_COMPONENTS = 16384
+# So few multiplications OpenBLAS does in the thread that asks for them: its others would wait for
+# cores where lanes multiply.
+_BLAS_ALONE = 1 << 18
 # From so many components on, on a CPU, NumPy adds a row to another in half of TensorFlow's time.
 _WIDE = 2048
 
@@ -43,7 +48,8 @@ class ClusterSums:
     def __init__(self, k, dim, quantum, on_gpu=None):
         self._k = k
         self._on_gpu = has_gpu() if on_gpu is None else on_gpu
-        self._in_numpy = k > _FEW and dim >= _WIDE and not self._on_gpu
+        self._few = k <= _FEW and k * dim <= _FEW_COMPONENTS
+        self._in_numpy = (self._few or dim >= _WIDE) and not self._on_gpu
         if self._in_numpy:
             self._sums = aligned_empty((k, dim), np.float64)
             self._sums[:] = 0.0
@@ -54,7 +60,7 @@ class ClusterSums:
         self._exact_float16 = quantum <= _FLOAT16_QUANTUM
         piece_bytes = _GPU_CHUNK_BYTES if self._on_gpu else _CHUNK_BYTES
         self._step = max(1, piece_bytes // (8 * dim))
-        self._multiples = None if self._on_gpu else aligned_empty((self._step, dim), np.float64)
+        self._rooms = threading.local()
         self._lock = threading.Lock()
 
     def move(self, rows, old, new):
@@ -65,18 +71,40 @@ class ClusterSums:
             old: (n,) int32; negative for a row that was nowhere.
             new: (n,) int32.
         """
-        with self._lock:
-            for start in range(0, len(new), self._step):
-                part = slice(start, start + self._step)
-                self._move(self._rounded(rows[part]), old[part], new[part])
+        for start in range(0, len(new), self._step):
+            part = slice(start, start + self._step)
+            values = self._rounded(rows[part])
+            if self._few:
+                self._add_few(values, old[part], new[part])
+                continue
+            with self._lock:
+                if self._in_numpy:
+                    _move_row_by_row(self._sums, np.asarray(values), old[part], new[part])
+                else:
+                    self._scatter(values, old[part], new[part])
 
-    def _move(self, values, old, new):
-        if self._k <= _FEW:
-            self._sums.assign_add(_sums_of_few(values, old, new, self._k))
+    def _add_few(self, values, old, new):
+        """As a product of few rows with all values: what each cluster gains and loses."""
+        if self._on_gpu:
+            change = _one_hot_product(values, old, new, self._k)
+            with self._lock:
+                self._sums.assign_add(change)
             return
-        if self._in_numpy:
-            self._move_in_numpy(np.asarray(values), old.tolist(), new.tolist())
-            return
+        columns = np.arange(len(new))
+        factors = np.zeros((self._k, len(new)))
+        factors[new, columns] = 1.0
+        somewhere = old >= 0
+        factors[old[somewhere], columns[somewhere]] -= 1.0
+        values = np.asarray(values)
+        change = np.zeros(self._sums.shape)
+        step = max(1, _BLAS_ALONE // change.size)
+        for start in range(0, len(new), step):
+            part = slice(start, start + step)
+            change += factors[:, part] @ values[part]
+        with self._lock:
+            self._sums += change
+
+    def _scatter(self, values, old, new):
         self._sums.scatter_add(tf.IndexedSlices(values, new))
         somewhere = np.flatnonzero(old >= 0)
         if somewhere.size == len(old):
@@ -85,16 +113,8 @@ class ClusterSums:
             gone = tf.IndexedSlices(tf.gather(values, somewhere), old[somewhere])
             self._sums.scatter_sub(gone)
 
-    def _move_in_numpy(self, values, old, new):
-        for row, source, target in zip(values, old, new):
-            total = self._sums[target]
-            total += row
-            if source >= 0:
-                total = self._sums[source]
-                total -= row
-
     def _rounded(self, rows):
-        """(n, dim) float64 tensor of multiples of the quantum; valid until the next call."""
+        """(n, dim) float64 tensor of multiples of the quantum; valid until this thread's next."""
         if rows.dtype.itemsize == 2 or self._on_gpu:
             # TensorFlow reads short floats faster than NumPy.
             values = tf.cast(as_tensor(rows), tf.float64)
@@ -104,7 +124,9 @@ class ClusterSums:
                 return values + self._magnet - self._magnet
             rows = np.asarray(values)
         # In place, in memory that is there: new memory would cost more than the arithmetic.
-        multiples = self._multiples[: len(rows)]
+        if not hasattr(self._rooms, "multiples"):
+            self._rooms.multiples = aligned_empty((self._step, rows.shape[1]), np.float64)
+        multiples = self._rooms.multiples[: len(rows)]
         np.add(rows, self._magnet, out=multiples)
         multiples -= self._magnet
         return as_tensor(multiples)
@@ -134,8 +156,16 @@ def quantum_of(max_abs: float, rows: int) -> float:
     return math.ldexp(1.0, max(bits - _FLOAT64_BITS + 1, -1022))
 
 
+def _move_row_by_row(sums, values, old, new):
+    for row, source, target in zip(values, old.tolist(), new.tolist()):
+        total = sums[target]
+        total += row
+        if source >= 0:
+            total = sums[source]
+            total -= row
+
+
 @tf.function(reduce_retracing=True)
-def _sums_of_few(values, old, new, k):
-    """(k, dim) float64: what the sums of few clusters gain and lose, as a matrix product."""
+def _one_hot_product(values, old, new, k):
     change = tf.one_hot(new, k, dtype=tf.float64) - tf.one_hot(old, k, dtype=tf.float64)
     return tf.matmul(change, values, transpose_a=True)
