@@ -143,8 +143,6 @@ def run() -> dict | None:
             cluster=cluster,
         )
         found, table = task.run(request, protocol)
-        if cluster:
-            cluster.leave()
     if cluster and not cluster.is_chief:
         return None
     print(table, flush=True)
@@ -191,7 +189,7 @@ def _check_can_be_made(name, path):
 @contextlib.contextmanager
 def _joined():
     """The cluster of the workers that TF_CONFIG names; None for a process on its own."""
-    from dc_tf.commands.together import join
+    from dc_tf.commands.together import join, leaving
     from dc_tf.distributed.cluster import connect, task_from_environment
     from dc_tf.distributed.watchdog import Watchdog
 
@@ -215,4 +213,5 @@ def _joined():
             # TensorFlow has taken them for itself. Nothing is saved before the end.
             for number in pulse.SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
+            stack.enter_context(leaving(cluster))
         yield cluster

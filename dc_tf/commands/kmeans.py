@@ -9,6 +9,7 @@ the same settings, it goes on where it was stopped; once finished, it prints its
 SIGTERM saves after the iteration and ends with exit code 42.
 """
 
+import contextlib
 import hashlib
 
 from absl import flags
@@ -91,8 +92,9 @@ def run() -> dict | None:
     # After the flags are known to be right, since TensorFlow takes seconds to import.
     from dc_tf.commands.kmeans_dir import KMeansDir
     from dc_tf.commands.kmeans_job import run_job
-    from dc_tf.commands.together import join, refuse_together
+    from dc_tf.commands.together import join, leaving
     from dc_tf.distributed.cluster import task_from_environment
+    from dc_tf.distributed.refusal import refuse_together
 
     output = KMeansDir(OUTPUT.value)
     task = task_from_environment()
@@ -103,14 +105,12 @@ def run() -> dict | None:
         refusal = ConfigError(str(error))  # Nothing was started, whatever is wrong.
     if refusal and task.size == 1:
         raise refusal
-    with output.watched(task, TIMEOUT_S.value) as watchdog:
-        cluster = join(watchdog)
-        refuse_together(refusal, cluster)
-        result = run_job(job, cluster)
-    cluster.world.barrier()  # so that nobody watches any more
-    if cluster.is_chief:
-        output.remove_watch()
-    cluster.leave()
+    with contextlib.ExitStack() as end:
+        with output.watched(task, TIMEOUT_S.value) as watchdog:
+            cluster = join(watchdog)
+            end.enter_context(leaving(cluster, output.remove_watch))
+            refuse_together(refusal, cluster.world)
+            result = run_job(job, cluster)
     return result if cluster.is_chief else None
 
 

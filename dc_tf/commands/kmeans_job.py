@@ -21,8 +21,8 @@ from dc_tf.clustering.inspection import inspect
 from dc_tf.clustering.kmeans import kmeans
 from dc_tf.clustering.shared_state import SharedState
 from dc_tf.commands.kmeans_dir import KMeansDir
-from dc_tf.commands.together import all_or_none
 from dc_tf.distributed.collectives import all_gather_counts
+from dc_tf.distributed.refusal import all_or_none
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.progress import Progress
 
@@ -86,9 +86,9 @@ def run_job(job, cluster) -> dict:
     about = _about(job, settings, result, cluster.size, clock)
     for warning in about["warnings"] if cluster.is_chief else ():
         _note(warning)
-    with all_or_none(cluster):
+    with all_or_none(cluster.world):
         job.output.write_part(cluster.rank, cluster.size, result.assignments)
-    with all_or_none(cluster):
+    with all_or_none(cluster.world):
         if cluster.is_chief:
             job.output.finish(job.embeddings.rows, cluster.size, result.centroids, about)
     return about["result"]
@@ -96,9 +96,9 @@ def run_job(job, cluster) -> dict:
 
 def _check_start(job, cluster):
     """What can go wrong and is known before the rows are read."""
-    with all_or_none(cluster):
+    with all_or_none(cluster.world):
         _check_alike(job, cluster)
-    with all_or_none(cluster):
+    with all_or_none(cluster.world):
         # On all workers, since faiss may be installed on some of them only.
         settings = job.settings
         make_backend(
@@ -125,7 +125,7 @@ def _check_alike(job, cluster):
 def _inspected(own, cluster) -> str:
     """Checksum of all rows, after a look at each; ConfigError on all workers for a bad one."""
     total = own.rows * cluster.size  # Shares are equal, so the chief's tells how far all are.
-    with all_or_none(cluster), Progress(total, "check", enabled=cluster.is_chief) as progress:
+    with all_or_none(cluster.world), Progress(total, "check", enabled=cluster.is_chief) as progress:
         try:
             return inspect(own, cluster.world, lambda rows: progress.update(rows * cluster.size))
         except DataError as error:
@@ -135,14 +135,14 @@ def _inspected(own, cluster) -> str:
 def _claim(job, settings, cluster) -> dict | None:
     """Makes the output ours; the result if it is there already, for which only the chief cares."""
     finished = None
-    with all_or_none(cluster):
+    with all_or_none(cluster.world):
         if cluster.is_chief:
             finished = job.output.claim(settings, job.overwrite)
     if int(cluster.world.broadcast(np.int64(finished is not None))):
         return _again(finished, job.output.path) if cluster.is_chief else {}
-    with all_or_none(cluster):
+    with all_or_none(cluster.world):
         job.output.sign(cluster.rank)
-    with all_or_none(cluster):
+    with all_or_none(cluster.world):
         missing = job.output.missing(cluster.size) if cluster.is_chief else []
         if missing:
             raise ConfigError(

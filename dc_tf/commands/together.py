@@ -1,18 +1,13 @@
-"""Workers that start together or not at all."""
+"""Workers that start together and end together."""
 
 import contextlib
 
-import numpy as np
-
 from dc_tf import pulse
 from dc_tf.distributed.cluster import connect
-from dc_tf.distributed.collectives import all_gather_counts
 from dc_tf.errors import ConfigError, DataError
 
 # How long TensorFlow may take to join workers that are there. Starting a GPU takes some of that.
 _JOIN_S = 60.0
-
-_KINDS = (None, ConfigError, DataError)
 
 
 def join(watchdog):
@@ -24,35 +19,26 @@ def join(watchdog):
     return cluster
 
 
-def refuse_together(refusal, cluster):
-    """Ends all workers when one of them cannot go on, instead of letting the others wait.
+@contextlib.contextmanager
+def leaving(cluster, tidy=None):
+    """At its end the workers leave the cluster together, unless this one fails and others do not.
 
     Args:
-        refusal: this worker's ConfigError or DataError, or None.
         cluster: `distributed.cluster.Cluster`.
-
-    Raises:
-        The refusal, or on a worker without one, one like that of the first worker that has one.
+        tidy: called on the first worker then, once all have come to the end.
     """
-    kind = 0 if refusal is None else 1 if isinstance(refusal, ConfigError) else 2
-    kinds = all_gather_counts(kind, cluster.world)
-    refused = np.flatnonzero(kinds)
-    if not refused.size:
-        return
-    cluster.leave()
-    first = refused[0]
-    raise refusal or _KINDS[kinds[first]](f"worker {first} cannot go on; see what it says.")
-
-
-@contextlib.contextmanager
-def all_or_none(cluster):
-    """A part of a program in which errors of the user on any worker end all of them.
-
-    Inside, workers exchange nothing, or raise together.
-    """
-    refusal = None
     try:
         yield
     except (ConfigError, DataError) as error:
-        refusal = error
-    refuse_together(refusal, cluster)
+        if error.of_all:
+            _leave(cluster, tidy)
+        raise
+    _leave(cluster, tidy)
+
+
+def _leave(cluster, tidy):
+    if tidy:
+        cluster.world.barrier()
+        if cluster.is_chief:
+            tidy()
+    cluster.leave()

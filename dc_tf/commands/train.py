@@ -83,27 +83,27 @@ def run() -> dict | None:
 
 
 def _train(experiment, folder, refusal, watchdog):
-    from dc_tf.commands.together import join, refuse_together
+    from dc_tf.commands.together import join, leaving
+    from dc_tf.distributed.refusal import all_or_none, refuse_together
     from dc_tf.training.loop import pretrain
 
     cluster = join(watchdog)
-    refuse_together(refusal, cluster)
-    if cluster.is_chief:
-        _write_experiment(experiment, folder)
-    cluster.world.barrier()
-    shared = os.path.exists(folder.config)
-    refuse_together(
-        None
-        if shared
-        else ConfigError(
-            f"--workdir={folder.path} is not the chief's folder on worker {cluster.rank}; use one "
-            "that all workers share."
-        ),
-        cluster,
-    )
-    result = pretrain(experiment, folder, cluster)
-    cluster.leave()
-    return result
+    with leaving(cluster):
+        refuse_together(refusal, cluster.world)
+        if cluster.is_chief:
+            _write_experiment(experiment, folder)
+        cluster.world.barrier()
+        with all_or_none(cluster.world):
+            _check_shared(folder, cluster.rank)
+        return pretrain(experiment, folder, cluster)
+
+
+def _check_shared(folder, rank):
+    if not os.path.exists(folder.config):
+        raise ConfigError(
+            f"--workdir={folder.path} is not the chief's folder on worker {rank}; use one that all "
+            "workers share."
+        )
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ have its rarest; a place is a cell of latitude and longitude.
 """
 
 import collections
-import contextlib
 import dataclasses
 import itertools
 
@@ -24,7 +23,8 @@ from dc_tf import experiment
 from dc_tf.clustering.assignments import nmi
 from dc_tf.data.inspection import examples_of, spread_rows
 from dc_tf.data.manifest import Dataset
-from dc_tf.distributed.collectives import ALONE, all_agree, all_gather_counts, broadcast_json
+from dc_tf.distributed.collectives import ALONE, all_gather_counts, broadcast_json
+from dc_tf.distributed.refusal import all_or_none
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import clusterings
 from dc_tf.progress import Progress
@@ -132,7 +132,7 @@ def evaluate(found, dataset, columns: Columns, world=ALONE) -> list[dict]:
         DataError: a clustering is of another data set.
     """
     own = []
-    with _all_or_none(world):
+    with all_or_none(world):
         for clustering in found[world.rank :: world.size]:
             own.append(_compared(clustering, dataset, columns))
     lines = [None] * len(found)
@@ -149,18 +149,6 @@ def _compared(clustering, dataset, columns) -> list[dict]:
             figures = compare(labels[columns.rows], values)
             result.append({**place, "column": column, **figures})
     return result
-
-
-@contextlib.contextmanager
-def _all_or_none(world):
-    """Inside, workers exchange nothing; an error of the data on one ends all, lest they wait."""
-    refusal = None
-    try:
-        yield
-    except DataError as error:
-        refusal = error
-    if not all_agree(refusal is None, world):
-        raise refusal or DataError("another worker cannot go on; see what it says.")
 
 
 def compare(clusters, values) -> dict:
@@ -232,7 +220,7 @@ def _metas(dataset, rows, world):
     with Progress(len(rows), "metadata", "images", enabled=world.rank == 0) as progress:
         for block, share in zip(blocks, shares):
             own = []
-            with _all_or_none(world):
+            with all_or_none(world):
                 for example in itertools.islice(source, len(share)):
                     own.append(example["meta"] if example else {})
             for root in range(world.size):
