@@ -108,7 +108,7 @@ def run() -> dict | None:
     with contextlib.ExitStack() as end:
         with output.watched(task, TIMEOUT_S.value) as watchdog:
             cluster = join(watchdog)
-            end.enter_context(leaving(cluster, output.remove_watch))
+            end.enter_context(leaving(cluster, output.tidy))
             refuse_together(refusal, cluster.world)
             result = run_job(job, cluster)
     return result if cluster.is_chief else None

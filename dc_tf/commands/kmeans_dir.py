@@ -39,6 +39,7 @@ class KMeansDir:
         self._marks = os.path.join(self._unfinished, "workers")
         self.state = os.path.join(self._unfinished, "state")
         self._watch = os.path.join(self.path, "kmeans_workers")
+        self._is_new = not os.path.exists(self.path)
 
     def check_inputs(self, paths):
         """ConfigError if a file that is read would be written over."""
@@ -88,7 +89,7 @@ class KMeansDir:
 
         with contextlib.ExitStack() as stack:
             if task.size == 1:
-                stack.callback(self.remove_watch)
+                stack.callback(self.tidy)
             try:
                 pulses, stacks = (os.path.join(self._watch, name) for name in ("pulses", "stacks"))
                 watchdog = Watchdog(pulses, task, timeout_s, stacks)
@@ -97,9 +98,15 @@ class KMeansDir:
                 raise ConfigError(_unwritable(self.path, error)) from error
             yield watchdog
 
-    def remove_watch(self):
-        """Removes what the watchdogs heard and kept, when all have ended; for the first worker."""
-        remove_tree(self._watch)
+    def tidy(self):
+        """Removes what the watchdogs heard and kept, when all have ended; for every worker.
+
+        Also the folder itself, if nothing came of it: this worker may be the one that made it.
+        """
+        shutil.rmtree(self._watch, ignore_errors=True)  # The others do the same meanwhile.
+        if self._is_new:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.path)
 
     def check_writable(self, needed_bytes):
         """DataError if the folder cannot be made and written, or its disk has too little space."""

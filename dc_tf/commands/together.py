@@ -25,7 +25,7 @@ def leaving(cluster, tidy=None):
 
     Args:
         cluster: `distributed.cluster.Cluster`.
-        tidy: called on the first worker then, once all have come to the end.
+        tidy: called on every worker then, once all have come to the end.
     """
     try:
         yield
@@ -39,6 +39,5 @@ def leaving(cluster, tidy=None):
 def _leave(cluster, tidy):
     if tidy:
         cluster.world.barrier()
-        if cluster.is_chief:
-            tidy()
+        tidy()
     cluster.leave()

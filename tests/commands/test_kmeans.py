@@ -235,7 +235,7 @@ class RefusalTest(CommandTest):
             x[17, 2] = value
             message = self.refusal(2, input=f"{self.input},{self.save('bad.npy', x)}")
             self.assertRegex(message, "row 17 of .*bad.npy is not finite")
-        self.assertEqual(os.listdir(self.output), [])
+        self.assertFalse(os.path.exists(self.output))
 
     def test_settings_that_cannot_work(self):
         for flag, expected in {
@@ -378,7 +378,14 @@ class WorkersTest(CommandTest):
         self.assertEqual((first[0], second[0]), (2, 2))
         self.assertIn("worker 1 cannot go on", first[2])
         self.assertRegex(second[2], "finds other files in --input=.*y.npy; start all alike")
-        self.assertEqual(os.listdir(self.output), ["kmeans_workers"])
+        self.assertFalse(os.path.exists(self.output))
+
+    def test_two_workers_that_are_refused_leave_a_folder_as_it_was(self):
+        os.mkdir(self.output)
+        for code, _, err in self.on_workers(k=601):
+            self.assertEqual(code, 2)
+            self.assertIn("use --k=600 or less", err)
+        self.assertEqual(os.listdir(self.output), [])
 
     def test_one_worker_goes_on_where_two_were_interrupted(self):
         argv = self.argv(save_every_s=0, iterations=6)
