@@ -189,24 +189,17 @@ def _check_can_be_made(name, path):
 @contextlib.contextmanager
 def _joined():
     """The cluster of the workers that TF_CONFIG names; None for a process on its own."""
-    from dc_tf.commands.together import join, leaving
+    from dc_tf.commands.together import join, leaving, watched
     from dc_tf.distributed.cluster import connect, task_from_environment
-    from dc_tf.distributed.watchdog import Watchdog
 
     task = task_from_environment()
     with contextlib.ExitStack() as stack:
         cluster = None
         if task.size > 1 and WATCH_DIR.value:
-            folders = [os.path.join(WATCH_DIR.value, name) for name in ("pulses", "stacks")]
-            try:
-                watchdog = Watchdog(folders[0], task, TIMEOUT_S.value, folders[1])
-                stack.enter_context(watchdog)
-            except OSError as error:
-                raise ConfigError(
-                    f"--watch_dir={WATCH_DIR.value} cannot be written: {error.strerror}; use a "
-                    "folder that all workers can write."
-                ) from error
-            cluster = join(watchdog)
+            setting = f"--watch_dir={WATCH_DIR.value}"
+            folders = (os.path.join(WATCH_DIR.value, name) for name in ("pulses", "stacks"))
+            watching = watched(setting, *folders, task, TIMEOUT_S.value)
+            cluster = join(stack.enter_context(watching))
         elif task.size > 1:
             cluster = connect(within_s=_JOIN_S)
         if cluster:

@@ -92,7 +92,7 @@ def run() -> dict | None:
     # After the flags are known to be right, since TensorFlow takes seconds to import.
     from dc_tf.commands.kmeans_dir import KMeansDir
     from dc_tf.commands.kmeans_job import run_job
-    from dc_tf.commands.together import join, leaving
+    from dc_tf.commands.together import join, leaving, watched
     from dc_tf.distributed.cluster import task_from_environment
     from dc_tf.distributed.refusal import refuse_together
 
@@ -106,7 +106,11 @@ def run() -> dict | None:
     if refusal and task.size == 1:
         raise refusal
     with contextlib.ExitStack() as end:
-        with output.watched(task, TIMEOUT_S.value) as watchdog:
+        if task.size == 1:
+            end.callback(output.tidy)  # Nobody else looks there, however it ends.
+        with watched(
+            f"--output={output.path}", output.pulses, output.stacks, task, TIMEOUT_S.value
+        ) as watchdog:
             cluster = join(watchdog)
             end.enter_context(leaving(cluster, output.tidy))
             refuse_together(refusal, cluster.world)

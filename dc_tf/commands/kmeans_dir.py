@@ -23,6 +23,7 @@ class KMeansDir:
     Attributes:
         path: absolute path of the folder.
         centroids, assignments, about: the files of a finished clustering.
+        pulses, stacks: folders for what workers say and keep while they watch one another.
         state: folder for the k-means in progress.
     """
 
@@ -39,6 +40,7 @@ class KMeansDir:
         self._marks = os.path.join(self._unfinished, "workers")
         self.state = os.path.join(self._unfinished, "state")
         self._watch = os.path.join(self.path, "kmeans_workers")
+        self.pulses, self.stacks = (os.path.join(self._watch, n) for n in ("pulses", "stacks"))
         self._is_new = not os.path.exists(self.path)
 
     def check_inputs(self, paths):
@@ -77,27 +79,6 @@ class KMeansDir:
                 "another --output, the settings of that one, or --overwrite."
             )
 
-    @contextlib.contextmanager
-    def watched(self, task, timeout_s):
-        """Inside, a `Watchdog` that hears the workers in this folder, which is made if missing.
-
-        Raises:
-            ConfigError: the folder cannot be made or written.
-        """
-        # The command looks at its flags before it imports TensorFlow.
-        from dc_tf.distributed.watchdog import Watchdog
-
-        with contextlib.ExitStack() as stack:
-            if task.size == 1:
-                stack.callback(self.tidy)
-            try:
-                pulses, stacks = (os.path.join(self._watch, name) for name in ("pulses", "stacks"))
-                watchdog = Watchdog(pulses, task, timeout_s, stacks)
-                stack.enter_context(watchdog)
-            except OSError as error:
-                raise ConfigError(_unwritable(self.path, error)) from error
-            yield watchdog
-
     def tidy(self):
         """Removes what the watchdogs heard and kept, when all have ended; for every worker.
 
@@ -116,7 +97,9 @@ class KMeansDir:
                 file.write(bytes(4096))
             free = shutil.disk_usage(self.path).free
         except OSError as error:
-            raise DataError(_unwritable(self.path, error)) from error
+            raise DataError(
+                f"--output={self.path} cannot be written: {error.strerror}; use another folder."
+            ) from error
         if needed_bytes > free:
             raise DataError(
                 f"--output={self.path} needs {needed_bytes / 1e9:.3g} GB and its disk has "
@@ -231,10 +214,6 @@ class KMeansDir:
 
     def _part(self, rank, size):
         return os.path.join(self._unfinished, f"assignments-{rank:05d}-of-{size:05d}.npy")
-
-
-def _unwritable(path, error):
-    return f"--output={path} cannot be written: {error.strerror}; use another folder."
 
 
 def _join(file, rows, parts):

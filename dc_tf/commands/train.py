@@ -56,8 +56,8 @@ def run() -> dict | None:
     """Trains; returns the result of the run on the chief."""
     # After the flags are known to be right, since TensorFlow takes seconds to import.
     from dc_tf import experiment as experiment_lib
+    from dc_tf.commands.together import watched, writable
     from dc_tf.distributed.cluster import task_from_environment
-    from dc_tf.distributed.watchdog import Watchdog
     from dc_tf.run_dir import RunDir, locked
 
     experiment = experiment_lib.load(CONFIG_FILE.value, PARAMS_OVERRIDE.value)
@@ -70,12 +70,11 @@ def run() -> dict | None:
     refusal = _refusal(experiment, folder, task.size)
     if refusal and task.size == 1:
         raise refusal
+    setting = f"--workdir={folder.path}"
+    watching = watched(setting, folder.pulses, folder.stacks, task, experiment.watchdog.timeout_s)
     with contextlib.ExitStack() as stack:
-        with _writable(folder):
-            folder.create()
-            timeout_s = experiment.watchdog.timeout_s
-            watchdog = Watchdog(folder.pulses, task, timeout_s, folder.stacks)
-            stack.enter_context(watchdog)
+        watchdog = stack.enter_context(watching)
+        with writable(setting):
             stack.enter_context(logged_to(folder.log(task.rank), FLAGS.verbosity))
             if task.rank == 0:
                 stack.enter_context(locked(folder.lock, folder.path))
@@ -104,17 +103,6 @@ def _check_shared(folder, rank):
             f"--workdir={folder.path} is not the chief's folder on worker {rank}; use one that all "
             "workers share."
         )
-
-
-@contextlib.contextmanager
-def _writable(folder):
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            f"--workdir={folder.path} cannot be written ({error}); use a folder that all workers "
-            "can write, with space left."
-        ) from error
 
 
 def _dry_run(experiment, run_dir, task) -> dict | None:

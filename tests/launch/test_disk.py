@@ -78,7 +78,7 @@ class DiskTest(tf.test.TestCase):
     def test_a_folder_that_cannot_be_written_is_refused(self):
         out, err = self.run_on_disk(ON_READ_ONLY_DISK)
         self.assertEqual(out, "first: 2\n", err)
-        self.assertRegex(err, "--workdir=.* cannot be written .*Read-only file system")
+        self.assertRegex(err, "--workdir=.* cannot be written: Read-only file system")
 
 
 if __name__ == "__main__":
