@@ -198,8 +198,11 @@ class _RemoteFiles:
         file = self._take(idle, shard)
         if file is None:
             file = tf.io.gfile.GFile(self._dataset.shard_path(shard), "rb")
-        file.seek(start)
-        content = file.read(count)
+        try:
+            file.seek(start)
+            content = file.read(count)
+        except tf.errors.OutOfRangeError:
+            return b""  # behind its end, as of a local file
         self._keep(idle, shard, file)
         return content
 

@@ -207,12 +207,17 @@ class RemoteTest(tf.test.TestCase):
 
     def test_a_shard_that_was_cut_short_or_is_gone_is_named(self):
         dataset = write(self.path)
-        offset = dataset.index(0)[5, 0]
-        os.truncate(dataset.shard_path(0), offset + 3)
+        offsets = dataset.index(0)[:, 0]
+        os.truncate(dataset.shard_path(0), offsets[3] + 3)
         os.remove(dataset.shard_path(2))
         remote = self.remote(dataset)
-        with self.assertRaisesRegex(DamagedRow, f"shard-00000.* offset {offset} ends early"):
+        with self.assertRaisesRegex(DamagedRow, f"shard-00000.* offset {offsets[3]} ends early"):
             remote.read(range(20))
+        for reader in (remote, RowReader(dataset)):  # where the shard has ended before
+            with self.assertRaisesRegex(DamagedRow, f"shard-00000.* offset {offsets[5]} ends"):
+                reader.read([5])
+            self.assertEqual(reader.read(range(3, 6), damaged=b"none"), [b"none"] * 3)
+            self.assertEqual(contents(reader.read([2])), [b"222"])
         with self.assertRaisesRegex(DataError, "shard-00002.*cannot be read"):
             remote.read(range(6, 20))
         self.assertLen(remote.read(range(6, 12)), 6)
