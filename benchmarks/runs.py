@@ -9,6 +9,10 @@ import statistics
 import subprocess
 import sys
 
+from dc_tf import experiment as experiment_lib
+from dc_tf.data.manifest import Dataset
+from dc_tf.run_dir import RunDir, read_json
+
 TASKS = {
     "knn": ["--task=knn"],
     "linear": ["--config_file=configs/evaluation/linear_probe_small.yaml"],
@@ -16,7 +20,7 @@ TASKS = {
 
 
 def train(folder, data, settings):
-    """Trains, or goes on with, the run of a folder.
+    """Trains, or goes on with, the run of a folder, unless it is finished.
 
     Args:
         folder: of the run.
@@ -24,7 +28,19 @@ def train(folder, data, settings):
         settings: of the experiment, a dict.
     """
     settings["data"] = {**settings.get("data", {}), "path": os.path.abspath(data)}
-    dc_tf("train", f"--params_override={json.dumps(settings)}", f"--workdir={folder}")
+    settings = json.dumps(settings)
+    if not _is_finished(RunDir(folder), settings):
+        dc_tf("train", f"--params_override={settings}", f"--workdir={folder}")
+
+
+def _is_finished(run, settings) -> bool:
+    """Whether a run with these settings has its result; `train` says what differs in another."""
+    if not os.path.exists(run.result):
+        return False
+    experiment = experiment_lib.load(params_override=[settings])
+    if experiment_lib.differences(experiment_lib.load([run.config]), experiment):
+        return False
+    return read_json(run.data)["fingerprint"] == Dataset.open(experiment.data.path).fingerprint()
 
 
 def measure(task, folder, stage, data, test, seed, layers="all", options=()) -> dict:

@@ -1,11 +1,14 @@
 """Small experiments for the tests of training, and what they leave behind."""
 
+import json
 import os
+import tempfile
 
 import numpy as np
 import tensorflow as tf
 
 from dc_tf.data.generate import generate
+from dc_tf.data.manifest import Dataset
 from dc_tf.experiment import load, to_yaml
 from dc_tf.run_dir import RunDir, write_text
 from dc_tf.training.checkpoint import complete_checkpoints
@@ -54,6 +57,18 @@ def settings(data, **changes):
 
 class Stopped(Exception):
     """Ends a run in the middle, as a kill would."""
+
+
+def finished(folder, settings, data):
+    """A run folder as `dc_tf train` leaves it, as far as its settings and its result go."""
+    workdir = tempfile.mkdtemp(dir=folder)
+    experiment = load(params_override=[repr(settings)])
+    found = {"fingerprint": Dataset.open(data).fingerprint(), "path": data}
+    files = {"experiment.yaml": to_yaml(experiment), "data.json": json.dumps(found)}
+    for name, text in {**files, "result.json": "{}"}.items():
+        with open(os.path.join(workdir, name), "w") as f:
+            f.write(text)
+    return workdir
 
 
 def train(cluster, settings, workdir, stop_at=None):

@@ -11,8 +11,6 @@ import runs
 import tensorflow as tf
 
 from dc_tf.commands.main import main
-from dc_tf.data.manifest import Dataset
-from dc_tf.experiment import load, to_yaml
 
 
 class TrainTest(tf.test.TestCase):
@@ -33,17 +31,6 @@ class TrainTest(tf.test.TestCase):
         self.assertNotIn("Traceback", err.getvalue())
         return err.getvalue()
 
-    def run_folder(self, settings, data):
-        """A run folder as `train` leaves it, with a finished run's result."""
-        workdir = tempfile.mkdtemp(dir=self.folder)
-        experiment = load(params_override=[repr(settings)])
-        found = {"fingerprint": Dataset.open(data).fingerprint(), "path": data}
-        files = {"experiment.yaml": to_yaml(experiment), "data.json": json.dumps(found)}
-        for name, text in {**files, "result.json": "{}"}.items():
-            with open(os.path.join(workdir, name), "w") as f:
-                f.write(text)
-        return workdir
-
     def test_a_missing_data_set_says_how_to_make_one(self):
         self.assertRegex(self.refused(runs.settings("/nowhere")), "dc_tf convert")
 
@@ -58,7 +45,7 @@ class TrainTest(tf.test.TestCase):
 
     def test_a_run_folder_keeps_its_settings_and_its_data(self):
         settings = runs.settings(self.data)
-        workdir = self.run_folder(settings, self.data)
+        workdir = runs.finished(self.folder, settings, self.data)
         message = self.refused({**settings, "seed": 5}, workdir)
         self.assertRegex(message, r"other settings \(seed: 0, 5\); use another --workdir")
         other = runs.make_data(tempfile.mkdtemp(dir=self.folder), images=41)
@@ -71,7 +58,9 @@ class TrainTest(tf.test.TestCase):
         self.assertRegex(message, "init_from is '/nowhere', which is not a finished run")
         other = {**settings, "model": {**settings["model"], "fc": 8}}
         other["stages"] = [settings["stages"][0]]
-        message = self.refused({**settings, "init_from": self.run_folder(other, self.data)})
+        message = self.refused(
+            {**settings, "init_from": runs.finished(self.folder, other, self.data)}
+        )
         self.assertRegex(message, "model.fc = 8, here it is 16")
 
     def test_stages_are_read_from_files_that_exist(self):
