@@ -80,6 +80,7 @@ class Snapshots:
         Later ones of this worker are removed: the work since is done again by all.
         """
         own = [generation for generation in self._generations() if self._read(generation)]
+        own = own[-_KEPT:]  # A kill can come before the oldest is removed.
         common = set.intersection(*map(set, _all_gather(own, self._comm)))
         newest = max(common, default=None)
         for generation in self._generations():

@@ -81,6 +81,16 @@ class SnapshotsTest(tf.test.TestCase):
                 self.saved(2)
         self.assertEqual(self.newest(), 1)
 
+    def test_a_kill_between_a_write_and_the_removal_of_the_oldest_leaves_the_newest(self):
+        self.saved(1, 2)
+        with mock.patch.object(resume.os, "remove", side_effect=KeyboardInterrupt):
+            with self.assertRaises(KeyboardInterrupt):
+                self.saved(3)
+        self.assertLen(os.listdir(self.folder), 3)
+        self.assertEqual(self.newest(), 3)
+        self.assertLen(self.saved(4), 2)
+        self.assertEqual(self.newest(), 4)
+
     def test_a_disk_that_cannot_be_written_costs_the_snapshot_only(self):
         self.saved(1)
         with mock.patch.object(resume.os, "fsync", side_effect=OSError(28, "no space left")):
