@@ -53,7 +53,8 @@ class Assigner:
         quantum = quantum_of(survey.max_abs, survey.layout.total)
         self.sums = ClusterSums(self._k, self._points.dim, quantum)
         self.labels = np.full(self._points.rows, -1, np.int32)
-        self._count()
+        self.counts = np.zeros(self._k, np.int64)
+        self.squares = np.zeros(self._k)
 
     def adopt(self, labels):
         """Puts all rows into the clusters that an earlier pass found for them."""
@@ -121,10 +122,9 @@ class Assigner:
         return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
     def _count(self):
-        known = self.labels[self.labels >= 0]
-        norms = self._survey.norms[self.labels >= 0]
-        self.counts = np.bincount(known, minlength=self._k)
-        self.squares = np.bincount(known, norms, minlength=self._k).astype(np.float64)
+        self.counts = np.bincount(self.labels, minlength=self._k)
+        squares = np.bincount(self.labels, self._survey.norms, self._k)
+        self.squares = squares.astype(np.float64, copy=False)  # of no rows, NumPy counts integers
 
 
 class _Proposals:

@@ -247,7 +247,7 @@ class Estimate:
 
 def estimate(problem: Problem, machine: Machine) -> Estimate:
     """The cost of a clustering, first features to last labels."""
-    memory = _memory(problem, machine)
+    memory = memory_of(problem, machine)
     spare = machine.host_bytes - memory.host
     kept = problem.store_bytes <= spare
     m, k = problem.clusters, problem.sub_clusters
@@ -389,12 +389,13 @@ def _whiten_s(problem, machine, raw_bytes, kept):
     return rows_s + exchange_s + machine.eigen_s * raw**3
 
 
-def _memory(problem, machine) -> Memory:
+def memory_of(problem: Problem, machine: Machine) -> Memory:
+    """What a worker of a machine needs; on its GPU, if it has one."""
     k = max(problem.clusters, problem.sub_clusters)
     size, own = k * problem.dim, problem.own_rows
     two_levels = problem.clusters > 1 and problem.sub_clusters > 0
     on_device = machine.device_bytes is not None
-    # Labels of this pass and the last, and norms; 24 bytes more while they are counted.
+    # Labels of this pass and the last, and norms; up to 24 bytes more while they are counted.
     of_rows = 36 * own
     if two_levels:
         # Both labels; at the second level, positions of the rows of a problem.

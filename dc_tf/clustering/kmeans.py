@@ -16,6 +16,7 @@ from dc_tf.clustering.assign import Assigner
 from dc_tf.clustering.lloyd import KMeansResult, KMeansState, Lloyd
 from dc_tf.clustering.points import as_points
 from dc_tf.clustering.survey import Survey
+from dc_tf.clustering.tensors import exact_float32
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError
 
@@ -24,6 +25,7 @@ __all__ = ["CACHE_BYTES", "KMeansResult", "KMeansState", "kmeans"]
 CACHE_BYTES = 256 << 20
 
 
+@exact_float32()
 def kmeans(
     points,
     k,

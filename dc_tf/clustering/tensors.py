@@ -6,6 +6,8 @@ clusters. Through DLPack it reads the array in place, if that lies as TensorFlow
     x = as_tensor(aligned_empty((1024, 64), np.float16))
 """
 
+import contextlib
+
 import numpy as np
 import tensorflow as tf
 
@@ -20,6 +22,17 @@ def has_gpu() -> bool:
     connected any more.
     """
     return bool(tf.config.list_physical_devices("GPU"))
+
+
+@contextlib.contextmanager
+def exact_float32():
+    """Products of float32 on a GPU keep all of its digits, not the ten of TF32."""
+    allowed = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(allowed)
 
 
 def aligned_empty(shape, dtype) -> np.ndarray:

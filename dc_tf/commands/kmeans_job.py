@@ -6,6 +6,7 @@ result = run_job(job, cluster)
 import dataclasses
 import importlib.metadata
 import json
+import math
 import os
 import sys
 import time
@@ -16,15 +17,21 @@ import numpy as np
 import dc_tf
 from dc_tf.clustering.assignments import count_statistics, size_warnings
 from dc_tf.clustering.backends import make_backend
+from dc_tf.clustering.cost import Problem, memory_of
 from dc_tf.clustering.embeddings import Embeddings, UnitRows
 from dc_tf.clustering.inspection import inspect
 from dc_tf.clustering.kmeans import kmeans
+from dc_tf.clustering.machines import CORE, P4D
 from dc_tf.clustering.shared_state import SharedState
+from dc_tf.clustering.tensors import has_gpu
+from dc_tf.clustering.tiles import transit_bytes
 from dc_tf.commands.kmeans_dir import KMeansDir
 from dc_tf.distributed.collectives import all_gather_counts
 from dc_tf.distributed.refusal import all_or_none
 from dc_tf.errors import ConfigError, DataError
+from dc_tf.memory import free_memory, gpu_memory
 from dc_tf.progress import Progress
+from dc_tf.training.plan_report import size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +111,34 @@ def _check_start(job, cluster):
         make_backend(
             settings["backend"], settings["k"], settings["dim"], settings["precision"], 1 << 20
         )
+        _check_memory(job, cluster.world.size)
         if cluster.is_chief:
             job.output.check_writable(job.disk_bytes())
+
+
+def _check_memory(job, workers):
+    """ConfigError if this worker has too little memory for so many clusters."""
+    settings = job.settings
+    problem = Problem(
+        rows=job.embeddings.rows,
+        dim=settings["dim"],
+        clusters=settings["k"],
+        workers=workers,
+        precision=settings["precision"],
+        memory_bytes=transit_bytes(has_gpu()),
+        cache_bytes=job.cache_bytes,
+    )
+    memory = memory_of(problem, P4D if has_gpu() else CORE)
+    for what, needed, free in (
+        ("memory", memory.host - memory.runtime, free_memory()),  # TensorFlow runs already
+        ("GPU memory", memory.device, min(gpu_memory("total"), default=math.inf)),
+    ):
+        if needed > free:
+            raise ConfigError(
+                f"--k={settings['k']} of {settings['dim']} components takes about {size(needed)} "
+                f"of {what} on each worker, {size(free)} are free; lower --k, shorten the rows, "
+                "give --precision=bfloat16 or --cache_gb=0, or use a larger machine."
+            )
 
 
 def _check_alike(job, cluster):

@@ -117,6 +117,15 @@ class LloydTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllEqual(found.assignments, expected.assignments)
         self.assertAllEqual(found.centroids, expected.centroids)
 
+    def test_float32_means_float32_on_a_gpu_and_leaves_the_callers_choice(self):
+        seen = []
+        allowed = tf.config.experimental.tensor_float_32_execution_enabled
+        for choice in (True, False):
+            tf.config.experimental.enable_tensor_float_32_execution(choice)
+            kmeans(blobs(50, 4, 3), 3, on_iteration=lambda _: seen.append(allowed()))
+            self.assertEqual(allowed(), choice)
+        self.assertNotIn(True, seen)
+
     def test_a_large_common_offset_costs_no_digits(self):
         self.check_against_plain(blobs(500, 8, 5) + np.float32(1000), 5)
 

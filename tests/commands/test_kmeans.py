@@ -213,6 +213,14 @@ class ResultTest(CommandTest):
 class RefusalTest(CommandTest):
     """Before the work, in one line, and nothing is left behind or written over."""
 
+    def test_more_clusters_than_memory(self):
+        with mock.patch.object(kmeans_job, "free_memory", lambda: 300_000_000):
+            message = self.refusal(2)
+        self.assertRegex(message, r"--k=12 of 8 components takes about \d+ MB of memory on each")
+        self.assertIn("300 MB are free; lower --k", message)
+        with mock.patch.object(kmeans_job, "free_memory", lambda: 330_000_000):
+            self.assertEqual(call(*self.argv())[0], 0)
+
     def test_more_clusters_than_rows(self):
         message = self.refusal(2, k=601)
         self.assertRegex(message, "--k=601 .*x.npy has 600; use --k=600 or less")
