@@ -177,7 +177,7 @@ def call(title, command):
     """
     say(f"== {title}")
     path = os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, "PYTHONPATH": path}
+    environment = {**os.environ, "PYTHONPATH": path}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     last = ""
     try:

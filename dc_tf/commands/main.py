@@ -19,6 +19,7 @@ import math
 import multiprocessing
 import os
 import pathlib
+import re
 import sys
 import traceback
 
@@ -43,6 +44,7 @@ COMMANDS = {
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg")  # of NVIDIA's driver; the second under Windows
 _HELP = ("--help", "-help", "-h", "help")
 
 
@@ -98,8 +100,9 @@ def run_and_exit():
 def _dispatch(name, args):
     if name not in COMMANDS:
         raise ConfigError(f"There is no command {name!r}; there are: {', '.join(COMMANDS)}.")
-    # TensorFlow's start-up notes would bury a command's own lines; set it to 0 to see them.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow's notes would bury a command's own lines; set it to 0 to see them. Without a GPU it
+    # calls that an error, and that a CPU does not multiply in float16.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if _sees_gpu() else "3")
     command = importlib.import_module(COMMANDS[name])
     if _asks_for_help(args):
         print(_help(name, command))
@@ -107,6 +110,10 @@ def _dispatch(name, args):
     _parse(name, command.FLAGS, args, getattr(command, "ARGUMENT", None))
     _print_result(command.run())
     return DONE
+
+
+def _sees_gpu():
+    return any(os.path.exists(path) for path in _GPU_DEVICES)
 
 
 def _print_result(result):
@@ -128,16 +135,30 @@ def _parse(name, values, args, argument=None):
     for flag in values:
         values[flag].unparse()
     values.set_gnu_getopt(True)  # Flags may follow a stray word, which is then the one to report.
-    _, *stray = values([f"dc_tf {name}", *args])
+    try:
+        _, *stray = values([f"dc_tf {name}", *args])
+    except flags.Error as error:
+        raise ConfigError(_wrong_flags(name, values, str(error))) from error
     if stray and argument is not None and argument.value is None:
         values[argument.name].value = stray.pop(0)
     if stray:
         raise ConfigError(
-            f"dc_tf {name} takes only flags, as --name=value; it got {' '.join(stray)!r}."
+            f"dc_tf {name} takes only flags, as --name=value, patterns in quotes; it got "
+            f"{' '.join(stray)!r}."
         )
     flags.FLAGS.mark_as_parsed()  # Libraries that read absl's global flags get the defaults.
     logging.use_absl_handler()
     logging.set_verbosity(values.verbosity)
+
+
+def _wrong_flags(name, values, message):
+    missing = re.search(r"Flag --(\w+) must have a value other than None", message)
+    if missing:
+        flag = missing[1]
+        return f"dc_tf {name} needs --{flag}: {values[flag].help}"
+    if "Unknown" in message:
+        return f"{message}; see dc_tf {name} --help."
+    return message
 
 
 def _add_verbosity(values):

@@ -67,6 +67,12 @@ class MainTest(tf.test.TestCase):
             self.assertNotIn("Traceback", err)
         self.assertIn("stray", err)
 
+    def test_a_flag_that_is_missing_or_unknown_is_told_with_what_to_do(self):
+        _, _, err = self.call(lambda module: {})
+        self.assertEqual(err, "dc_tf: dc_tf example needs --to: Last.\n")
+        _, _, err = self.call(lambda module: {}, "--to=1", "--end=2")
+        self.assertRegex(err, "flag 'end'; see dc_tf example --help")
+
     def test_errors_of_the_user_are_one_line_with_their_exit_code(self):
         errors = {2: ConfigError("use 4"), 1: DataError("run convert")}
         for expected, error in errors.items():

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import pictures
 import tensorflow as tf
 import workers
 from PIL import Image
+
+from dc_tf.commands.main import _sees_gpu
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LIMIT_S = 120
@@ -100,6 +103,19 @@ class ProcessTest(tf.test.TestCase):
             _, log = process.communicate(timeout=30)
         self.assertEqual(process.returncode, 42, log)
         self.assertIn("was waiting for the other workers", log)
+
+    def test_without_a_gpu_nobody_sees_more_than_the_command_says(self):
+        if _sees_gpu():
+            self.skipTest("this machine has a GPU")
+        folder = pathlib.Path(self.get_temp_dir())
+        np.save(folder / "half.npy", np.random.default_rng(0).normal(size=(50, 8)).astype("f2"))
+        flags = [f"--input={folder}/half.npy", "--k=2", f"--output={folder}/quiet"]
+        environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+        with mock.patch.dict(os.environ, environment, clear=True):
+            done = self.call("kmeans", *flags)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for line in done.stderr.splitlines():
+            self.assertRegex(line, "^(check|kmeans): ")
 
     def test_exit_codes_reach_the_caller(self):
         done = self.call("train", "--workdir=/nowhere", "--params_override=nonsense=1")
