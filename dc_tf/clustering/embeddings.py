@@ -44,14 +44,30 @@ def find_files(text: str) -> list[str]:
 
 
 def _matches(pattern):
+    if "://" in pattern:
+        raise DataError(
+            f"{pattern!r} is not on a file system; mount the bucket on all workers (gcsfuse, "
+            "s3fs), or copy the files."
+        )
     path = os.path.expanduser(pattern)
-    matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+    matches = [path] if _is_there(path) else sorted(glob.glob(path, recursive=True))
     if not matches:
         raise DataError(
             f"{pattern!r} matches no file in {os.getcwd()}; give a .npy file, a pattern in quotes "
             "such as 'shards/*.npy', or several with commas between them."
         )
     return matches
+
+
+def _is_there(path):
+    """Also for a file in a folder that may not be looked into, which opening it will tell."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return not glob.has_magic(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +161,12 @@ def _check_shape(path, shape, dtype):
             f"x.astype(np.float32){bits}."
         )
     if len(shape) != 2 or shape[1] == 0:
-        one_row = "x[None] for one row, x[:, None] for rows of one number"
-        advice = one_row if len(shape) == 1 else "x.reshape(len(x), -1)"
-        raise DataError(f"{path}: {kind}; rows need a matrix (rows, dim): save {advice}.")
+        advice = {
+            0: "",
+            1: ": save x[None] for one row, x[:, None] for rows of one number",
+            2: " with at least one number a row",
+        }.get(len(shape), ": save x.reshape(len(x), -1)")
+        raise DataError(f"{path}: {kind}; rows need a matrix (rows, dim){advice}.")
 
 
 def _kind(shape, dtype):

@@ -98,5 +98,8 @@ def _not_usable(embeddings, row):
     values = embeddings.read(place, place + 1)[0].astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
-        return DataError(f"{where} is not finite: its component {bad[0]} is {values[bad[0]]}.")
+        return DataError(
+            f"{where} is not finite: its component {bad[0]} is {values[bad[0]]}; leave such rows "
+            "out, save x[np.isfinite(x).all(axis=1)]."
+        )
     return DataError(f"{where} is too large to be squared in float32; scale the embeddings down.")

@@ -51,7 +51,8 @@ class ArrayPoints:
     def __init__(self, array):
         if array.ndim != 2 or array.shape[1] == 0:
             raise DataError(
-                f"points have shape {array.shape}; they need to be a matrix, one row a point."
+                f"points have shape {array.shape}; they need to be a matrix, one row a point: "
+                "x[:, None] for points of one number, x.reshape(len(x), -1) for arrays."
             )
         if array.dtype not in DTYPES:
             names = ", ".join(dtype.name for dtype in DTYPES)
@@ -93,8 +94,20 @@ class Subset:
 
 
 def as_points(source) -> Points:
-    """The source itself if it is one, or the rows of an array."""
-    return ArrayPoints(source) if isinstance(source, np.ndarray) else source
+    """The source itself if it is one, or the rows of what NumPy takes for an array.
+
+    Raises:
+        DataError: for anything else, and as `ArrayPoints`.
+    """
+    if callable(getattr(source, "read", None)):
+        return source
+    array = np.asarray(source)
+    if array is not source and array.dtype.kind in "OSU":
+        raise DataError(
+            f"points are a {type(source).__name__}, which is no array of numbers; give a (rows, "
+            "dim) array, as np.load(path, mmap_mode='r') opens one, or points of `embeddings`."
+        )
+    return ArrayPoints(array)
 
 
 def chunks(points: Points, chunk_rows, start=0, stop=None) -> Iterator[tuple[int, np.ndarray]]:

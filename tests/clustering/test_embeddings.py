@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import tempfile
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
@@ -127,9 +128,9 @@ class UnusableFileTest(FolderTest):
             self.assertIn(text, message)
 
     def test_wrong_shapes(self):
-        for shape, advice in {(7,): "x[None]", (): "x.reshape", (2, 3, 4): "x.reshape"}.items():
+        shapes = {(7,): "x[None]", (): "a matrix", (2, 3, 4): "x.reshape", (4, 0): "one number"}
+        for shape, advice in shapes.items():
             self.refused(self.save("x.npy", np.zeros(shape, np.float32)), f"shape {shape}", advice)
-        self.refused(self.save("x.npy", np.zeros((4, 0))), "shape (4, 0)")
 
     def test_wrong_types(self):
         x = np.ones((2, 3))
@@ -196,6 +197,13 @@ class FindFilesTest(FolderTest):
             find_files(f"{self.path('a.npy')},{self.path('*.npy')}")
         with self.assertRaisesRegex(DataError, "'' matches no file"):
             find_files("")
+        with self.assertRaisesRegex(DataError, "gs://a/b.npy' is not on a file system; mount"):
+            find_files("gs://a/b.npy")
+
+    def test_a_file_in_a_folder_that_may_not_be_looked_into_is_told_as_that(self):
+        with mock.patch.object(os, "stat", side_effect=PermissionError(13, "Permission denied")):
+            with self.assertRaisesRegex(DataError, "c.npy cannot be read: Permission denied"):
+                Embeddings.open(find_files(self.path("c.npy")))
 
 
 class UnitRowsTest(tf.test.TestCase):

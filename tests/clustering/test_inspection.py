@@ -81,7 +81,7 @@ class InspectionTest(tf.test.TestCase):
                 x = self.x.astype(dtype)
                 x[75, 3] = value
                 message = self.refusal(self.save(x, 20, 60))
-                self.assertRegex(message, rf"row 15 of .*2\.npy is not finite.*3 is {value}\.")
+                self.assertRegex(message, rf"row 15 of .*2\.npy is not finite.*3 is {value}; leave")
 
     def test_a_row_that_cannot_be_squared_in_float32_is_refused(self):
         for dtype in (np.float32, np.float64):

@@ -3,6 +3,7 @@
 import threading
 
 import numpy as np
+import scipy.sparse
 import tensorflow as tf
 
 from dc_tf.clustering.points import DTYPES, Subset, as_points, chunks
@@ -43,6 +44,17 @@ class PointsTest(tf.test.TestCase):
                 self.assertEqual(ours.dtype, dtype)
                 self.assertAllEqual(ours, theirs)
             self.assertAllEqual(points.read(5, 99), x[5:])
+
+    def test_what_numpy_takes_for_an_array_is_one(self):
+        x = numbers(7, 3)
+        for source in (x.tolist(), tf.constant(x), np.ma.masked_array(x)):
+            self.assertAllEqual(as_points(source).read(2, 5), x[2:5])
+
+    def test_what_is_no_array_is_refused_by_its_name(self):
+        sparse = scipy.sparse.csr_matrix(numbers(7, 3))
+        for bad, name in ((sparse, "csr_matrix"), ("x.npy", "str"), ([["a"]], "list")):
+            with self.assertRaisesRegex(DataError, f"points are a {name}"):
+                as_points(bad)
 
     def test_arrays_that_are_no_floating_matrix_are_refused(self):
         x = numbers(4, 3)
