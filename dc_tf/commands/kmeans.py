@@ -172,7 +172,7 @@ def _check_numbers(rows):
             f"--k={rows} or less."
         )
     if not 0 <= TOLERANCE.value < 1:
-        raise ConfigError(f"--tolerance={TOLERANCE.value}; use a share from 0 to 1.")
+        raise ConfigError(f"--tolerance={TOLERANCE.value}; use a share from 0 to less than 1.")
 
 
 def _read_centroids(dim):

@@ -89,20 +89,28 @@ class KMeansDir:
             with contextlib.suppress(OSError):
                 os.rmdir(self.path)
 
-    def check_writable(self, needed_bytes):
-        """DataError if the folder cannot be made and written, or its disk has too little space."""
+    def check_writable(self, needed_bytes, overwrite):
+        """DataError if the folder cannot be made and written, or its disk has too little space.
+
+        Args:
+            needed_bytes: that the clustering takes, with what is there of it or makes way for it.
+            overwrite: whether anything may be replaced.
+        """
+        if os.path.exists(self.about) and not overwrite:
+            return  # Nothing will be written.
         try:
             os.makedirs(self.path, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path) as file:
                 file.write(bytes(4096))
             free = shutil.disk_usage(self.path).free
+            needed_bytes -= self._held_bytes()
         except OSError as error:
             raise DataError(
                 f"--output={self.path} cannot be written: {error.strerror}; use another folder."
             ) from error
         if needed_bytes > free:
             raise DataError(
-                f"--output={self.path} needs {needed_bytes / 1e9:.3g} GB and its disk has "
+                f"--output={self.path} needs {needed_bytes / 1e9:.3g} GB more and its disk has "
                 f"{free / 1e9:.3g} GB free; make room or use another folder."
             )
 
@@ -192,6 +200,12 @@ class KMeansDir:
             return dict(read_json(self._settings))
         except (OSError, ValueError, TypeError):
             return None
+
+    def _held_bytes(self):
+        held = [path for path in (self.centroids, self.assignments) if os.path.exists(path)]
+        for folder, _, names in os.walk(self._unfinished):
+            held += [os.path.join(folder, name) for name in names]
+        return sum(os.path.getsize(path) for path in held)
 
     def _check_no_strangers(self):
         for path in (self.centroids, self.assignments):

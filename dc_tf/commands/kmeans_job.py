@@ -113,7 +113,7 @@ def _check_start(job, cluster):
         )
         _check_memory(job, cluster.world.size)
         if cluster.is_chief:
-            job.output.check_writable(job.disk_bytes())
+            job.output.check_writable(job.disk_bytes(), job.overwrite)
 
 
 def _check_memory(job, workers):

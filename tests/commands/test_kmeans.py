@@ -251,7 +251,7 @@ class RefusalTest(CommandTest):
             "--iterations=-1": "iterations",
             "--precision=float8": "precision",
             "--backend=cuda": "backend",
-            "--tolerance=1": "--tolerance=1.0; use a share from 0 to 1",
+            "--tolerance=1": "--tolerance=1.0; use a share from 0 to less than 1",
             "--init=kmeans++": "k-means",
             "--init=/none.npy": "/none.npy cannot be read",
             "--output=": "--output is empty",
@@ -271,7 +271,7 @@ class RefusalTest(CommandTest):
         self.assertRegex(self.refusal(2, output="/proc/out"), "/proc/out cannot be written")
         full = mock.patch.object(shutil, "disk_usage", return_value=mock.Mock(free=1000))
         with full:
-            self.assertRegex(self.refusal(1), "needs .* GB and its disk has 1e-06 GB free")
+            self.assertRegex(self.refusal(1), "needs .* GB more and its disk has 1e-06 GB free")
 
     def test_files_of_others_are_not_written_over(self):
         os.mkdir(self.output)
@@ -335,6 +335,17 @@ class AgainTest(CommandTest):
             self.assertEqual(spy.call_args.kwargs["state"].iteration, 1)
             self.assert_same(self.found(part), self.found(output))
 
+    def test_what_is_there_already_needs_no_more_room(self):
+        flags = {"save_every_s": 0, "iterations": 3, "k": 300}
+        full = mock.patch.object(shutil, "disk_usage", return_value=mock.Mock(free=1_080_000))
+        with full:
+            self.assertIn("and its disk has 0.00108 GB free", self.refusal(1, **flags))
+        self.assertEqual(stopped_after(2, call, *self.argv(**flags))[0], 1)
+        with full:
+            printed = self.result(**flags)
+        with mock.patch.object(shutil, "disk_usage", return_value=mock.Mock(free=0)):
+            self.assertEqual(self.result(**flags), printed)
+
     def test_a_disk_that_fills_at_the_end_costs_the_last_step_only(self):
         full = OSError(28, "No space left on device")
         with mock.patch.object(np.lib.format, "write_array_header_1_0", side_effect=full):
@@ -377,7 +388,7 @@ class WorkersTest(CommandTest):
         full = types.SimpleNamespace(free=1000)
         first, second = workers.on_cluster(2, call_on_disk, full, *self.argv())
         self.assertEqual((first[0], second[0]), (1, 1))
-        self.assertRegex(first[2], "needs .* GB and its disk has 1e-06 GB free")
+        self.assertRegex(first[2], "needs .* GB more and its disk has 1e-06 GB free")
         self.assertIn("worker 0 cannot go on", second[2])
 
     def test_workers_that_see_other_rows_are_refused(self):
