@@ -45,7 +45,7 @@ class Progress:
 
     def __enter__(self):
         pulse.beat(self._what)
-        self._started = self._last_line = time.monotonic()
+        self._started = self._working_since = self._last_line = time.monotonic()
         if self._enabled and sys.stderr.isatty():
             from tqdm import tqdm  # Not needed where there is no terminal.
 
@@ -61,12 +61,17 @@ class Progress:
             self._bar.close()
         elif self._enabled:
             how = "done" if error_type is None else f"stopped by {error_type.__name__}"
-            took = f"in {_duration(self._elapsed())}"
+            took = f"in {_duration(self._elapsed(self._started))}"
             self._write(", ".join([self._count(), f"{how} {took}", self._rate(), *self._named()]))
 
     def update(self, n=1, **figures):
-        """Adds `n` finished units; `figures` (name=number or None) stand beside the count."""
+        """Adds `n` finished units; `figures` (name=number or None) stand beside the count.
+
+        Calls with 0 before anything is finished tell of preparations, no part of the rate.
+        """
         pulse.beat(self._what)
+        if not n and self.done == self._skipped:
+            self._working_since = time.monotonic()
         self.done += n
         self._figures.update({k: v for k, v in figures.items() if v is not None})
         if self._bar is not None:
@@ -85,8 +90,8 @@ class Progress:
             self._bar.n += n
             self._bar.refresh()
 
-    def _elapsed(self):
-        return time.monotonic() - self._started
+    def _elapsed(self, since):
+        return max(time.monotonic() - since, 1e-9)
 
     def _count(self):
         if self._total is None:
@@ -96,13 +101,13 @@ class Progress:
 
     def _rate(self):
         worked = self.done - self._skipped
-        return f"{worked / max(self._elapsed(), 1e-9):.4g} {self._unit}/s"
+        return f"{worked / self._elapsed(self._working_since):.4g} {self._unit}/s"
 
     def _left(self):
         worked = self.done - self._skipped
         if not self._total or not worked:
             return []
-        seconds = self._elapsed() * (self._total - self.done) / worked
+        seconds = self._elapsed(self._working_since) * (self._total - self.done) / worked
         return [f"{_duration(max(seconds, 0))} left"]
 
     def _named(self):

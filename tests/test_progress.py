@@ -46,6 +46,21 @@ class ProgressTest(tf.test.TestCase):
         self.assertEqual(lines[1], "count: 70/100 sheep (70%), 1 sheep/s, 30.0 s left, loss 6.333")
         self.assertIn("100/100 sheep (100%), done in 50.0 s, 1 sheep/s", lines[-1])
 
+    def test_time_to_prepare_is_no_part_of_the_rate(self):
+        clock, err = [0.0], io.StringIO()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mock.patch.object(progress_lib.time, "monotonic", lambda: clock[0]))
+            stack.enter_context(contextlib.redirect_stderr(err))
+            with Progress(4, "count", every_s=1) as progress:
+                for n in (0, 0, 1, 0, 1):
+                    clock[0] += 10
+                    progress.update(n)
+        lines = err.getvalue().splitlines()
+        self.assertEqual(lines[2], "count: 0/4 rows (0%), 0 rows/s")
+        self.assertEqual(lines[3], "count: 1/4 rows (25%), 0.1 rows/s, 30.0 s left")
+        self.assertEqual(lines[5], "count: 2/4 rows (50%), 0.06667 rows/s, 30.0 s left")
+        self.assertEqual(lines[6], "count: 2/4 rows (50%), done in 50.0 s, 0.06667 rows/s")
+
     def test_a_figure_that_is_not_known_is_not_shown(self):
         err = io.StringIO()
         with contextlib.redirect_stderr(err), Progress(2, "count") as progress:
