@@ -81,6 +81,13 @@ class Pulses:
         self._greet({"heard": {rank: words["life"] for rank, words in enumerate(others, 1)}})
         return True
 
+    def awaited(self) -> list[int]:
+        """Ranks of the workers that do not hear the first one yet; others wait for that one."""
+        if self._rank:
+            return [0]
+        ranks = range(1, self._size)
+        return [rank for rank in ranks if (self._read(rank) or {}).get("hears") != self._life]
+
     def _greet(self, greeting):
         with self._lock:
             if greeting != self._greeting:

@@ -30,7 +30,7 @@ from absl import logging
 
 from dc_tf import pulse
 from dc_tf.distributed.pulses import Pulses
-from dc_tf.distributed.verdict import GONE_S, answers, judge, judge_judge
+from dc_tf.distributed.verdict import GONE_S, answers, judge, judge_judge, name
 from dc_tf.errors import HELD_UP, PREEMPTED, Preempted
 
 # What TensorFlow raises on a worker when another one goes away.
@@ -42,6 +42,8 @@ _OF_PEERS = (
     tf.errors.UnavailableError,
     tf.errors.UnknownError,
 )
+# After so long a worker says for whom it waits.
+_TELL_S = 10.0
 
 
 class Watchdog:
@@ -102,11 +104,22 @@ class Watchdog:
         Raises:
             Preempted: the process was told to stop before all were there.
         """
+        tell_at = time.monotonic() + _TELL_S
         while not self._pulses.meets():
+            if time.monotonic() >= tell_at:
+                self._tell_who_is_awaited()
+                tell_at = math.inf
             pulse.stop_if_asked("it was waiting for the other workers and had not begun")
             pulse.beat()  # who does not come is to blame, not who waits
             time.sleep(self._period_s / 10)
         self._pulses.all_are_here()
+
+    def _tell_who_is_awaited(self):
+        awaited = [name(rank, self._task.addresses) for rank in self._pulses.awaited()]
+        if self._task.rank:
+            logging.warning("waits until %s has met all workers", *awaited)
+        elif awaited:
+            logging.warning("waits for %s", ", ".join(awaited))
 
     def joined(self):
         """Call after `connect`, in which TensorFlow has taken SIGTERM for itself."""

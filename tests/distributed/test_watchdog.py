@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import threading
 import time
 from unittest import mock
 
@@ -13,7 +14,7 @@ import tensorflow as tf
 import workers
 
 from dc_tf import pulse
-from dc_tf.distributed import pulses
+from dc_tf.distributed import pulses, watchdog
 from dc_tf.distributed.cluster import TaskSpec
 from dc_tf.distributed.pulses import Pulses, Seen
 from dc_tf.distributed.verdict import answers, judge, judge_judge
@@ -164,16 +165,35 @@ class PulsesTest(tf.test.TestCase):
 
 
 class WatchdogTest(tf.test.TestCase):
+    def test_who_waits_for_others_says_for_whom(self):
+        self.addCleanup(pulse.forget)
+        folder = os.path.join(self.get_temp_dir(), "waits")
+        second = Pulses(folder, TaskSpec(ADDRESSES, 1))
+        first = Watchdog(folder, TaskSpec(ADDRESSES, 0), 600.0, folder, period_s=0.02)
+        stop = threading.Timer(1.0, pulse.ask_to_stop)
+        with (
+            mock.patch.object(watchdog, "_TELL_S", 0.2),
+            self.assertLogs(level="WARNING") as logs,
+            self.assertRaises(Preempted),
+            first,
+        ):
+            second.write({})
+            second.meets()  # hears the first, which does not hear the third
+            stop.start()
+            first.meet()
+        self.assertLen(logs.output, 1)
+        self.assertEndsWith(logs.output[0], "waits for worker 2 (c:3)")
+
     def test_a_disk_that_fails_keeps_it_from_being_heard_and_from_nothing_else(self):
         folder = os.path.join(self.get_temp_dir(), "run")
         stacks = os.path.join(self.get_temp_dir(), "a file")
         pathlib.Path(stacks).touch()
-        with Watchdog(folder, TaskSpec(), 600.0, stacks, period_s=0.02) as watchdog:
+        with Watchdog(folder, TaskSpec(), 600.0, stacks, period_s=0.02) as watching:
             shutil.rmtree(folder)
             pathlib.Path(folder).touch()
             time.sleep(0.2)
-            self.assertTrue(watchdog._thread.is_alive())
-            self.assertIn("could not be kept", watchdog._dump_stacks())
+            self.assertTrue(watching._thread.is_alive())
+            self.assertIn("could not be kept", watching._dump_stacks())
 
     def test_signals_ask_the_work_to_stop(self):
         self.addCleanup(pulse.forget)
@@ -188,9 +208,9 @@ class WatchdogTest(tf.test.TestCase):
         self.addCleanup(pulse.forget)
         folder = self.get_temp_dir()
         with self.assertRaisesRegex(Preempted, "waiting for the other workers"):
-            with Watchdog(folder, TaskSpec(ADDRESSES, 1), 600.0, folder, 0.02) as watchdog:
+            with Watchdog(folder, TaskSpec(ADDRESSES, 1), 600.0, folder, 0.02) as watching:
                 signal.raise_signal(signal.SIGTERM)
-                watchdog.meet()
+                watching.meet()
         said = [json.loads(path.read_text()) for path in pathlib.Path(folder).rglob("*.json")]
         self.assertEqual([words["end"] for words in said], ["preempted"])
 
