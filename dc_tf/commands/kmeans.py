@@ -105,17 +105,31 @@ def run() -> dict | None:
         refusal = ConfigError(str(error))  # Nothing was started, whatever is wrong.
     if refusal and task.size == 1:
         raise refusal
+    setting = f"--output={output.path}"
     with contextlib.ExitStack() as end:
         if task.size == 1:
             end.callback(output.tidy)  # Nobody else looks there, however it ends.
-        with watched(
-            f"--output={output.path}", output.pulses, output.stacks, task, TIMEOUT_S.value
-        ) as watchdog:
+        with watched(setting, output.pulses, output.stacks, task, TIMEOUT_S.value) as watchdog:
+            if task.rank == 0:
+                _lock(output, setting, end)
             cluster = join(watchdog)
             end.enter_context(leaving(cluster, output.tidy))
             refuse_together(refusal, cluster.world)
             result = run_job(job, cluster)
     return result if cluster.is_chief else None
+
+
+def _lock(output, setting, end):
+    """Keeps other jobs from the output for as long as the ExitStack `end` lasts."""
+    from dc_tf.commands.together import writable
+    from dc_tf.run_dir import locked
+
+    try:
+        with writable(setting):
+            end.enter_context(locked(output.lock, setting))
+    except ConfigError:
+        end.pop_all()  # What is there is another's.
+        raise
 
 
 def _job(output):

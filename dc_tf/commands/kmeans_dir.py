@@ -24,6 +24,7 @@ class KMeansDir:
         path: absolute path of the folder.
         centroids, assignments, about: the files of a finished clustering.
         pulses, stacks: folders for what workers say and keep while they watch one another.
+        lock: held by the first worker while they are at it.
         state: folder for the k-means in progress.
     """
 
@@ -41,6 +42,7 @@ class KMeansDir:
         self.state = os.path.join(self._unfinished, "state")
         self._watch = os.path.join(self.path, "kmeans_workers")
         self.pulses, self.stacks = (os.path.join(self._watch, n) for n in ("pulses", "stacks"))
+        self.lock = os.path.join(self._watch, "lock")
         self._is_new = not os.path.exists(self.path)
 
     def check_inputs(self, paths):

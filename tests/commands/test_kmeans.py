@@ -283,6 +283,27 @@ class RefusalTest(CommandTest):
         self.assertRegex(self.refusal(2), "centroids.npy is there and not of a clustering of dc_tf")
         self.assertAllEqual(np.load(strange), self.x)
 
+    def test_an_output_that_another_process_is_at(self):
+        flags = [*self.argv(iterations=1_000_000), "--save_every_s=0"]
+        environment = {**os.environ, "PYTHONPATH": str(LAUNCHER.parents[1]), "TF_CONFIG": ""}
+        with subprocess.Popen(
+            [sys.executable, "-m", "dc_tf", "kmeans", *flags],
+            env=environment,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            self.addCleanup(process.kill)
+            state = pathlib.Path(self.output, "unfinished_kmeans", "state")
+            until = time.monotonic() + LIMIT_S
+            while not list(state.glob("*/*.npz")) and process.poll() is None:
+                self.assertLess(time.monotonic(), until)
+                time.sleep(0.02)
+            message = self.refusal(2, iterations=1_000_000)
+            self.assertRegex(message, f"--output=.*out is in use by process {process.pid} on ")
+            pulses = pathlib.Path(self.output, "kmeans_workers", "pulses")
+            self.assertLen(list(pulses.glob("*/worker-00000.json")), 1)
+            process.terminate()
+            self.assertEqual(process.wait(LIMIT_S), 42)
+
     def test_the_output_of_another_program(self):
         os.mkdir(self.output)
         with open(os.path.join(self.output, "clustering.json"), "w") as file:
