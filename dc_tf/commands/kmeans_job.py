@@ -212,7 +212,7 @@ def _cluster_rows(own, job, cluster, clock):
     with Progress(passes * rows, "kmeans", enabled=cluster.is_chief) as progress:
         progress.skip(state.iteration * rows if state else 0)
         clock.start()
-        return kmeans(
+        result = kmeans(
             UnitRows(own) if job.settings["normalize"] else own,
             comm=cluster.world,
             init=job.init,
@@ -222,6 +222,8 @@ def _cluster_rows(own, job, cluster, clock):
             state=state,
             **{name: job.settings[name] for name in names},
         )
+        progress.update(0, objective=result.objective[-1])
+    return result
 
 
 class _Clock:

@@ -136,7 +136,9 @@ class CommandTest(tf.test.TestCase):
 
 class ResultTest(CommandTest):
     def test_it_writes_what_the_function_finds_and_prints_the_figures(self):
-        printed = self.result("--seed=3", iterations=5)
+        code, out, err = call(*self.argv("--seed=3", iterations=5))
+        self.assertEqual(code, 0, err)
+        printed = json.loads(out.splitlines()[-1])
         expected = kmeans(self.x, K, iterations=5, seed=3)
         found = self.found()
         self.assertAllEqual(found.centroids, expected.centroids)
@@ -147,6 +149,7 @@ class ResultTest(CommandTest):
         self.assertEqual(printed["iterations"], 5)
         self.assertEqual(printed["empty_clusters"], 0)
         self.assertEqual(printed["backend"], expected.backend)
+        self.assertEndsWith(err, f"iteration 5, objective {printed['inertia']:.4g}\n")
         speed = printed["rows_per_second"] * printed["seconds_per_iteration"]
         self.assertAllClose(speed, ROWS)
 
