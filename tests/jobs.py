@@ -1,4 +1,4 @@
-"""Workers of a real `dc_tf` job as a cluster starts them: each on its own, nobody looking after it.
+"""Workers of a real `dc_tf` job as on a cluster: each on its own, nobody looking after it.
 
 with Job(2, ["train", ...], folder) as job:
     job.wait_until("extract")
@@ -7,7 +7,6 @@ with Job(2, ["train", ...], folder) as job:
 job.log(0)
 """
 
-import functools
 import json
 import os
 import pathlib
@@ -17,6 +16,7 @@ import subprocess
 import sys
 import time
 
+import nursery
 import workers
 
 SLOWED = pathlib.Path(__file__).with_name("slowed.py")
@@ -53,8 +53,7 @@ class Job:
 
     def __exit__(self, *_):
         for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
+            process.send_signal(signal.SIGKILL)
             process.wait()
 
     def wait_until_slow(self, ranks=None):
@@ -136,14 +135,13 @@ class Job:
             open(self._folder / f"out-{rank}", "w") as out,
             open(self._log(rank), "w") as log,
         ):
-            start = functools.partial(self._hosts.start, rank) if self._hosts else subprocess.Popen
-            return start(
+            return nursery.start(
                 [*program, *self._command],
-                env=environment,
+                environment,
                 stdout=out,
                 stderr=log,
-                stdin=subprocess.DEVNULL,
-                preexec_fn=workers.die_with_parent,
+                namespace=self._hosts and self._hosts.namespace(rank),
+                kin=rank,
             )
 
     def _await(self, condition, what):

@@ -15,7 +15,7 @@ import pathlib
 import subprocess
 import sys
 
-import workers
+import nursery
 
 PREFIX = "10.231.7."
 RELAY = pathlib.Path(__file__).with_name("relay.py")
@@ -64,6 +64,10 @@ class Hosts:
     def start(self, host, command, **options) -> subprocess.Popen:
         return subprocess.Popen(["ip", "netns", "exec", self._space(host), *command], **options)
 
+    def namespace(self, host) -> str:
+        """File of a host's network namespace."""
+        return f"/run/netns/{self._space(host)}"
+
     def cut(self, host):
         """Nothing reaches the host any more."""
         self._run("ip", "link", "set", self._outside(host), "down")
@@ -95,7 +99,7 @@ class Hosts:
             self._run("ip", "netns", "exec", self._space(host), *plain)
         self._relay = subprocess.Popen(
             [sys.executable, str(RELAY), str(self._latency_s), *outsides],
-            preexec_fn=workers.die_with_parent,
+            preexec_fn=nursery.die_with_parent,
         )
 
     def _space(self, host):

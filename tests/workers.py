@@ -11,7 +11,6 @@ A worker that raises or exceeds the time limit ends its whole pool, by process i
 
 import atexit
 import concurrent.futures
-import ctypes
 import functools
 import json
 import os
@@ -19,12 +18,12 @@ import pathlib
 import pickle
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import traceback
 
 import cloudpickle
+import nursery
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -98,14 +97,7 @@ class _Pool:
             "CUDA_VISIBLE_DEVICES": "",
             "PYTHONPATH": REPOSITORY + os.pathsep + os.path.join(REPOSITORY, "tests"),
         }
-        return subprocess.Popen(
-            [sys.executable, os.path.abspath(__file__)],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._logs[index],
-            preexec_fn=die_with_parent,
-        )
+        return _Worker(environment, self._logs[index], index)
 
     def call(self, function, args, timeout_s):
         for part in (function, *args):
@@ -130,9 +122,8 @@ class _Pool:
 
     def end(self):
         for worker in self._workers:
-            if worker.poll() is None:
-                worker.send_signal(signal.SIGKILL)
-            worker.wait()
+            worker.process.send_signal(signal.SIGKILL)
+            worker.process.wait()
 
     def _tails(self):
         parts = []
@@ -141,6 +132,20 @@ class _Pool:
             log.seek(max(0, size - 2000))
             parts.append(f"--- log of worker {index}\n{log.read().decode(errors='replace')}")
         return "\n".join(parts)
+
+
+class _Worker:
+    """A process with a pipe to it and a pipe from it."""
+
+    def __init__(self, environment, log, index):
+        theirs, ours = os.pipe()
+        self.requests = open(ours, "wb")
+        ours, answers = os.pipe()
+        self.answers = open(ours, "rb")
+        command = [sys.executable, os.path.abspath(__file__)]
+        self.process = nursery.start(command, environment, theirs, answers, log, kin=index)
+        os.close(theirs)
+        os.close(answers)
 
 
 class _Function:
@@ -163,20 +168,15 @@ def _rebuild(function, name):
 
 
 def _exchange(worker, request):
-    worker.stdin.write(len(request).to_bytes(8, "little") + request)
-    worker.stdin.flush()
-    size = worker.stdout.read(8)
+    worker.requests.write(len(request).to_bytes(8, "little") + request)
+    worker.requests.flush()
+    size = worker.answers.read(8)
     if len(size) < 8:
-        raise RuntimeError(f"the process ended with code {worker.wait()}")
-    failed, result = pickle.loads(worker.stdout.read(int.from_bytes(size, "little")))
+        raise RuntimeError(f"the process ended with code {worker.process.wait()}")
+    failed, result = pickle.loads(worker.answers.read(int.from_bytes(size, "little")))
     if failed:
         raise RuntimeError(result)
     return result
-
-
-def die_with_parent():
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _serve():
