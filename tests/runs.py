@@ -1,11 +1,15 @@
 """Small experiments for the tests of training, and what they leave behind."""
 
+import atexit
+import functools
 import json
 import os
+import shutil
 import tempfile
 
 import numpy as np
 import tensorflow as tf
+import workers
 
 from dc_tf.data.generate import generate
 from dc_tf.data.manifest import Dataset
@@ -44,8 +48,15 @@ SETTINGS = {
 
 
 def make_data(folder, images=128):
-    """A generated data set of `images` pictures; returns its folder."""
+    """A generated data set of `images` pictures, to change at will; returns its folder."""
     path = os.path.join(folder, "data")
+    shutil.copytree(_generated(images), path)
+    return path
+
+
+@functools.cache
+def _generated(images):
+    path = os.path.join(_folder(), "data")
     generate(path, images=images, size=64, processes=1)
     return path
 
@@ -53,6 +64,25 @@ def make_data(folder, images=128):
 def settings(data, **changes):
     """SETTINGS on a data set, with some top-level settings changed."""
     return {**SETTINGS, **changes, "data": {**SETTINGS["data"], "path": data}}
+
+
+@functools.cache
+def undisturbed(size):
+    """(settings, run folder) of SETTINGS on 128 images, trained by so many workers.
+
+    For all tests that ask for it, to read.
+    """
+    folder = _folder()
+    ours, workdir = settings(make_data(folder)), os.path.join(folder, "run")
+    workers.on_cluster(size, train, ours, workdir)
+    return ours, workdir
+
+
+def _folder():
+    """Lasts as long as the tests."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    return folder
 
 
 class Stopped(Exception):

@@ -116,10 +116,8 @@ class RunTest(tf.test.TestCase):
         super().setUpClass()
         cls.folder = tempfile.mkdtemp()
         cls.addClassCleanup(shutil.rmtree, cls.folder)
-        cls.data = runs.make_data(cls.folder)
-        cls.run_folder = os.path.join(cls.folder, "run")
-        settings = runs.settings(cls.data)
-        workers.on_cluster(1, runs.train, settings, cls.run_folder)
+        settings, cls.run_folder = runs.undisturbed(1)
+        cls.data = settings["data"]["path"]
 
     def test_every_round_is_compared_with_every_column(self):
         output = os.path.join(self.folder, "nmi.json")

@@ -7,35 +7,40 @@ import shutil
 import signal
 import tempfile
 import time
+from concurrent import futures
 
 import numpy as np
 import pytest
 import runs
 import tensorflow as tf
-import workers
 from jobs import Job
 
 WRONG_USAGE, PREEMPTED, HELD_UP = 2, 42, 43
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 class FaultsTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
         cls.folder = tempfile.mkdtemp()
         cls.addClassCleanup(shutil.rmtree, cls.folder)
-        cls.settings = runs.settings(runs.make_data(cls.folder))
-        cls.whole = os.path.join(cls.folder, "whole")
-        workers.on_cluster(2, runs.train, cls.settings, cls.whole)
+        cls.settings, cls.whole = runs.undisturbed(2)
+        # For the test of it, which would do nothing for a minute; now it waits beside the others.
+        cls.absent = cls.job(cls.workdir(), "absent", watchdog={"timeout_s": 6.0})
+        cls.absent.__enter__().signal(1, signal.SIGKILL)  # before it has said a word
+        cls.addClassCleanup(cls.absent.__exit__)
 
-    def job(self, workdir, name, size=2, slow=None, **changes):
-        settings = {**self.settings, **changes}
+    @classmethod
+    def job(cls, workdir, name, size=2, slow=None, **changes):
+        settings = {**cls.settings, **changes}
         command = ["train", f"--params_override={settings!r}", f"--workdir={workdir}"]
         return Job(size, command, os.path.join(workdir + "-logs", name), slow)
 
-    def workdir(self):
-        return tempfile.mkdtemp(dir=self.folder)
+    @classmethod
+    def workdir(cls):
+        return tempfile.mkdtemp(dir=cls.folder)
 
     def finish(self, workdir):
         """Runs what is left, and compares the end with that of the run that nobody disturbed."""
@@ -67,11 +72,9 @@ class FaultsTest(tf.test.TestCase):
         self.finish(workdir)
 
     def test_a_worker_that_never_comes_is_named(self):
-        workdir = self.workdir()
-        with self.job(workdir, "absent", watchdog={"timeout_s": 6.0}) as job:
-            job.signal(1, signal.SIGKILL)  # before it has said a word
-            self.assertEqual(job.wait(150, [0]), [HELD_UP], job.log(0))
-            self.assertRegex(job.log(0), r"worker 1 \(localhost:\d+\) has not started within 6\d s")
+        self.assertEqual(self.absent.wait(150, [0]), [HELD_UP], self.absent.log(0))
+        text = r"worker 1 \(localhost:\d+\) has not started within 6\d s"
+        self.assertRegex(self.absent.log(0), text)
 
     def test_a_worker_that_stands_still_is_named_by_all_once_it_can(self):
         workdir = self.workdir()
@@ -134,19 +137,23 @@ class FaultsTest(tf.test.TestCase):
         def evaluate(slow):
             return Job(2, evaluation, self.workdir(), slow)
 
-        for command, phase, rank in (
-            (functools.partial(self.kmeans, "killed"), "joining the others", 0),
-            (functools.partial(self.kmeans, "killed"), "check", 1),
-            (evaluate, "joining the others", 1),
-            (evaluate, "evaluation", 0),
-        ):
-            with command((phase, 6.0)) as job:
-                job.wait_until_slow()
-                time.sleep(5.0)  # time for the other one to hear it
-                job.signal(rank, signal.SIGKILL)
-                self.assertEqual(job.wait(30, [1 - rank]), [HELD_UP], job.log(1 - rank))
-                text = rf"worker {rank} \(localhost:\d+\) has ended without a word"
-                self.assertRegex(job.log(1 - rank), text)
+        def kill(command, faults):
+            for phase, rank in faults:
+                with command((phase, 3.0)) as job:
+                    job.wait_until_slow()
+                    time.sleep(2.4)  # time for the other one to hear it
+                    job.signal(rank, signal.SIGKILL)
+                    self.assertEqual(job.wait(30, [1 - rank]), [HELD_UP], job.log(1 - rank))
+                    text = rf"worker {rank} \(localhost:\d+\) has ended without a word"
+                    self.assertRegex(job.log(1 - rank), text)
+
+        commands = functools.partial(self.kmeans, "killed"), evaluate
+        faults = (
+            [("joining the others", 0), ("check", 1)],
+            [("joining the others", 1), ("evaluation", 0)],
+        )
+        with futures.ThreadPoolExecutor() as pool:  # at the same time, since most of it is waiting
+            list(pool.map(kill, commands, faults))
         with self.kmeans("killed") as job:
             self.assertEqual(job.wait(120), [0, 0], job.log(0))
 

@@ -23,14 +23,13 @@ LIMIT_S = 240
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 class ResumeTest(tf.test.TestCase):
     def test_a_killed_worker_costs_a_restart_and_nothing_else(self):
         folder = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, folder)
-        settings = runs.settings(runs.make_data(folder))
-        whole, killed = os.path.join(folder, "whole"), os.path.join(folder, "killed")
-        workers.on_cluster(2, runs.train, settings, whole)
-
+        settings, whole = runs.undisturbed(2)
+        killed = os.path.join(folder, "killed")
         launcher = start(settings, killed)
         try:
             wait_for_step(killed, 11, launcher)
