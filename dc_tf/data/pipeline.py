@@ -20,6 +20,8 @@ from dc_tf.data.stand_ins import DamagedRow
 from dc_tf.errors import ConfigError, DataError
 
 _READS_AHEAD = 2
+# Branches are TensorFlow's own already, and to look for others takes a third of an epoch's start.
+_as_it_stands = tf.autograph.experimental.do_not_convert
 
 
 class Draws(NamedTuple):
@@ -40,6 +42,7 @@ class Draws(NamedTuple):
     seed: np.ndarray
 
 
+@_as_it_stands
 def training_batches(
     reader,
     draws,
@@ -92,6 +95,7 @@ def training_batches(
     return with_options(batches.map(fix_shapes).prefetch(prefetch), threads)
 
 
+@_as_it_stands
 def evaluation_batches(reader, row_ids, batch_size, size, short_side, threads=None, prefetch=2):
     """Images as they are, centre-cropped, in order; the last batch may be short.
 

@@ -49,7 +49,9 @@ class Extractor:
         self.layers = tuple(pools)[world.rank :: world.size]
         self._world = world
 
-        @tf.function(input_signature=[tf.TensorSpec([None, resolution, resolution, 3])])
+        @tf.function(
+            input_signature=[tf.TensorSpec([None, resolution, resolution, 3])], autograph=False
+        )
         def vectors(images):
             endpoints = trunk(images, training=False)
             return {layer: pool(endpoints[layer]) for layer, pool in pools.items()}

@@ -78,7 +78,7 @@ class Tuner(tf.Module):
             momentum.assign(momentum * (rate / before))
         self.optimizer.learning_rate.assign(rate)
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(self, images, labels, step):
         """Changes the weights by one step of gradient descent on the global batch.
 
@@ -104,7 +104,7 @@ class Tuner(tf.Module):
         self.optimizer.apply_gradients(zip(gradients, self.weights))
         return sums
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def logits(self, images):
         """(b, classes) float32 in inference mode."""
         return self.head(tf.nn.relu(self.trunk(images, training=False)["fc7"]))

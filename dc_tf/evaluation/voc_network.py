@@ -80,7 +80,7 @@ class MultiLabelNetwork(tf.Module):
         for variable, value in zip(flat_weights(named_weights(self._trunk)), self._initial):
             variable.assign(value)
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(self, images, labels, first, batch_size, key, rate, weight_decay):
         """One step of SGD with momentum, clipping and coupled weight decay.
 
@@ -112,7 +112,7 @@ class MultiLabelNetwork(tf.Module):
             variable.assign_sub(rate * velocity)
         return loss
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def logits(self, images):
         """(b, classes) float32 of (b, r, r, 3) images, without dropout."""
         return self._scores(self._features(images), None)

@@ -53,7 +53,7 @@ def extract(trunk, reader, experiment, stage, scratch, cluster):
         # In whole batches from the first row: a row's last digits can depend on its neighbours.
         done -= done % stage.clustering.batch_size
         moments = Moments.of(store, done)
-    forward = tf.function(lambda images: trunk(images, training=False)["fc7"])
+    forward = tf.function(lambda x: trunk(x, training=False)["fc7"], autograph=False)
     flushed = time.monotonic()
     chief = cluster.is_chief
     with Progress(store.rows, "extract", "images", enabled=chief) as progress, data_errors():

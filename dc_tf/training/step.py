@@ -66,7 +66,7 @@ class Learner:
         trunk.share_statistics(self._normalized_with)
         self._compute = self._gradients
         if model.xla:
-            self._compute = tf.function(self._gradients, jit_compile=True)
+            self._compute = tf.function(self._gradients, jit_compile=True, autograph=False)
 
     def _make_heads(self):
         cluster, stage, topology = self._cluster, self._stage, self.plan.topology
@@ -123,7 +123,7 @@ class Learner:
             for variable, total in zip(running, sums):
                 variable.assign(total / world.size)
 
-    @tf.function
+    @tf.function(autograph=False)  # branches and loops are TensorFlow's own already
     def step(self, batch, step_seed, stop=0.0):
         """Changes the weights by one step of gradient descent on the global batch.
 
