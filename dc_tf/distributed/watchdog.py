@@ -183,7 +183,8 @@ class Watchdog:
             text += " saved."
         with contextlib.suppress(OSError):  # the disk of the log is full, and this must end
             print(text, file=sys.stderr, flush=True)
-        if self._task.rank == 0:
+        readers = self._task.size - 1 - (verdict["kind"] == "gone")
+        if self._task.rank == 0 and readers:
             time.sleep(3 * self._period_s)  # until the others have read it
         with contextlib.suppress(OSError):
             logging.flush()
