@@ -27,6 +27,7 @@ print(time.monotonic() - started)
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 class HostsTest(tf.test.TestCase):
     def setUp(self):
         super().setUp()
@@ -40,8 +41,13 @@ class HostsTest(tf.test.TestCase):
             self.skipTest(f"network namespaces cannot be made: {error}")
         self.addCleanup(self.hosts.__exit__)
 
-    def job(self, name, data, slow=None):
-        settings = runs.settings(data, watchdog={"timeout_s": 8.0})
+    def experiment(self):
+        """The stage that has everything: clusters, heads that some hosts hold, 8 steps."""
+        stages = [{**runs.SETTINGS["stages"][1], "epochs": 2}]
+        return {"data": runs.make_data(self.folder), "stages": stages}
+
+    def job(self, name, data, slow=None, **changes):
+        settings = runs.settings(data, watchdog={"timeout_s": 8.0}, **changes)
         workdir = os.path.join(self.folder, "run")
         command = ["train", f"--params_override={settings!r}", f"--workdir={workdir}"]
         folder = os.path.join(self.folder, name)
@@ -51,16 +57,16 @@ class HostsTest(tf.test.TestCase):
         self.make_hosts(2, latency_s=LATENCY_S)
         seconds = self.hosts.start(0, [sys.executable, "-c", REFUSED_AFTER], stdout=subprocess.PIPE)
         self.assertGreater(float(seconds.communicate(timeout=30)[0]), 2 * LATENCY_S)
-        with self.job("far", runs.make_data(self.folder)) as job:
+        with self.job("far", **self.experiment()) as job:
             self.assertEqual(job.wait(240), [0, 0], job.log(0))
-            self.assertEqual(job.result()["steps"], 20)
+            self.assertEqual(job.result()["steps"], 8)
 
     def test_a_host_that_is_cut_off_ends_all_and_the_run_goes_on_when_it_is_back(self):
         self.make_hosts(HOSTS)
-        data = runs.make_data(self.folder)
+        experiment = self.experiment()
         for host in range(HOSTS):
             self.hosts.shape(host, "20mbit")
-        with self.job("cut", data, slow=("a training step", 0.3)) as job:
+        with self.job("cut", slow=("a training step", 0.3), **experiment) as job:
             job.wait_for_step(3, os.path.join(self.folder, "run"))
             self.hosts.cut(3)
             codes = job.wait(60)
@@ -70,9 +76,9 @@ class HostsTest(tf.test.TestCase):
                     job.log(rank), r"worker 3 \(10\.231\.7\.4:2222\) cannot be reached"
                 )
         self.hosts.mend(3)
-        with self.job("back", data) as job:
+        with self.job("back", **experiment) as job:
             self.assertEqual(job.wait(240), [0] * HOSTS, job.log(0))
-            self.assertEqual(job.result()["steps"], 20)
+            self.assertEqual(job.result()["steps"], 8)
 
 
 if __name__ == "__main__":

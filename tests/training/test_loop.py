@@ -1,5 +1,6 @@
 """Whole runs: a resumed one ends like an undisturbed one, more workers change only the speed."""
 
+import functools
 import os
 import pathlib
 import shutil
@@ -40,6 +41,15 @@ class LoopTest(tf.test.TestCase):
         cls.settings = runs.settings(cls.data, stages=[rotnet, warm])
         cls.undisturbed = os.path.join(cls.folder, "undisturbed")
         (cls.result,) = workers.on_cluster(1, runs.train, cls.settings, cls.undisturbed)
+
+    @classmethod
+    @functools.cache
+    def stopped_on_two_workers(cls):
+        """A run that was given up after step 11, the last checkpoint being that of step 9."""
+        workdir = os.path.join(cls.folder, "stopped-on-two")
+        # All stop where only the chief would speak, so stop on a step that every worker logs.
+        workers.on_cluster(2, _stop_all, cls.settings, workdir, 11)
+        return workdir
 
     def assert_same_end(self, workdir, other):
         ours, expected = runs.end_state(workdir), runs.end_state(other)
@@ -82,8 +92,7 @@ class LoopTest(tf.test.TestCase):
     def test_two_workers_resume_as_well(self):
         whole, parts = (os.path.join(self.folder, name) for name in ("whole-2", "parts-2"))
         workers.on_cluster(2, runs.train, self.settings, whole)
-        # All stop where only the chief would speak, so stop on a step that every worker logs.
-        workers.on_cluster(2, _stop_all, self.settings, parts, 11)
+        shutil.copytree(self.stopped_on_two_workers(), parts)
         workers.on_cluster(2, runs.train, self.settings, parts)
         self.assert_same_end(parts, whole)
 
@@ -99,14 +108,15 @@ class LoopTest(tf.test.TestCase):
                 "compute_dtype": "float16",
                 "sync_batch_norm": "off",
             },
+            "checkpoint_every": 5,
             "stages": [
                 {**rotnet, "accumulate": 2, "epochs": 1},
-                {**deeper, "loss": "product", "optimizer": adam},
+                {**deeper, "loss": "product", "optimizer": adam, "epochs": 2, "reassign_every": 1},
             ],
         }
         whole, parts = (os.path.join(self.folder, name) for name in ("whole-off", "parts-off"))
         workers.on_cluster(2, runs.train, settings, whole)
-        workers.on_cluster(2, _stop_all, settings, parts, 8)  # two steps after a checkpoint
+        workers.on_cluster(2, _stop_all, settings, parts, 7)  # two steps after a checkpoint
         workers.on_cluster(2, runs.train, settings, parts)
         self.assert_same_end(parts, whole)
         last = read(RunDir(whole).metrics)[-1]
@@ -135,7 +145,7 @@ class LoopTest(tf.test.TestCase):
     @pytest.mark.slow
     def test_a_run_continues_on_another_number_of_workers(self):
         workdir = os.path.join(self.folder, "elastic")
-        workers.on_cluster(2, _stop_all, self.settings, workdir, 11)
+        shutil.copytree(self.stopped_on_two_workers(), workdir)
         workers.on_cluster(4, _stop_all, self.settings, workdir, 15)
         (result,) = workers.on_cluster(1, runs.train, self.settings, workdir)
         self.assertEqual(result["steps"], STEPS)
