@@ -3,8 +3,9 @@
 #
 #   launch/test.sh                      the default suite
 #   launch/test.sh tests/clustering -x  a part of it
-#   launch/test.sh -n 0 -m slow         what takes half a minute or more each; one at a time, since
-#                                       these start and kill jobs of several workers
+#   launch/test.sh -m "not alone"       also what takes half a minute or more each
+#   launch/test.sh -n 0 -m alone        the rest; one at a time, since these start and kill jobs of
+#                                       several workers and go by the clock
 #
 # Two tests run at a time (-n 0: one, in this process). Tests work on the CPU;
 # CUDA_VISIBLE_DEVICES=0 launch/test.sh lends them a GPU.

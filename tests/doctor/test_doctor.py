@@ -167,6 +167,7 @@ class DoctorTest(tf.test.TestCase):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 class WorkersTest(tf.test.TestCase):
     """Real workers, each with its own flags."""
 

@@ -14,6 +14,7 @@ FAULTS = 4
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 class ChaosTest(tf.test.TestCase):
     def test_runs_under_random_faults_end_as_the_one_that_nobody_disturbed(self):
         done = subprocess.run(
