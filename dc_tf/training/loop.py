@@ -161,9 +161,10 @@ class Pretraining:
             self._reassign(index, stage, round_index, folder)
         # A kill after the last worker had written leaves its features.
         run_dir.remove_tree(self._run.features(self._cluster.rank))
-        assignments = Assignments.open(folder)
-        if self._cluster.is_chief:
-            self._report(index, round_index, assignments)
+        with pulse.patient("preparing"):
+            assignments = Assignments.open(folder)
+            if self._cluster.is_chief:
+                self._report(index, round_index, assignments)
         return assignments
 
     def _reassign(self, index, stage, round_index, folder):
@@ -221,11 +222,13 @@ class Pretraining:
     def _train_round(self, index, stage, trainer, assignments, last):
         """The epochs from where training stands to `last`, the next clustering."""
         plan = self._plans[index]
-        sampler = make_sampler(self._experiment, index, plan, self._dataset.rows, assignments)
+        with pulse.patient("preparing"):
+            sampler = make_sampler(self._experiment, index, plan, self._dataset.rows, assignments)
         for epoch in range(trainer.position.epoch, last):
-            draws = sampler.epoch(epoch, self._cluster.rank)
-            start = trainer.position.step
-            batches = make_batches(self._experiment, self._reader, plan, draws, start)
+            with pulse.patient("preparing"):
+                draws = sampler.epoch(epoch, self._cluster.rank)
+                start = trainer.position.step
+                batches = make_batches(self._experiment, self._reader, plan, draws, start)
             trainer.train_epoch(
                 batches,
                 steps=sampler.steps - trainer.position.step,

@@ -87,7 +87,8 @@ class StageTrainer:
         self._learner.set_learning_rate(learning_rate)
         self._figures = {"stage": self.position.stage, "epoch": self.position.epoch}
         self._figures["learning_rate"] = learning_rate
-        self._inner.start_epoch(batches)
+        with pulse.patient("preparing"):
+            self._inner.start_epoch(batches)
         with Progress(steps, title, "steps", enabled=self._cluster.is_chief) as self._progress:
             # Orbit prints each inner loop; the progress says the same, and metrics.jsonl more.
             with contextlib.redirect_stdout(io.StringIO()):
