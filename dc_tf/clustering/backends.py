@@ -33,7 +33,10 @@ def make_backend(backend, k, dim, precision, memory_bytes=None):
         backend = _faster(k, dim, precision)
     if backend == "faiss":
         if precision != "float32":
-            raise ConfigError(f"backend 'faiss' has float32 only; precision is {precision!r}.")
+            raise ConfigError(
+                f"backend 'faiss' has float32 only and precision is {precision!r}; use backend "
+                "'tensorflow', or precision 'float32'."
+            )
         return FaissNearest(k, dim, memory_bytes)
     on_device = NearestOnGpu if has_gpu() else NearestCentroid
     return on_device(k, dim, precision, memory_bytes)

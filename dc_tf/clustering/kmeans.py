@@ -10,6 +10,8 @@ the same clusters on any number of workers, up to rounding. A group of one is pl
     result.centroids, result.assignments
 """
 
+import operator
+
 import numpy as np
 
 from dc_tf.clustering.assign import Assigner
@@ -62,7 +64,7 @@ def kmeans(
         k: number of clusters, at least 1.
         comm: `Communicator` of the workers whose rows are clustered together; None is this one.
         iterations: at least 0.
-        seed: draws the initial rows, and the directions in which clusters are split.
+        seed: at least 0; draws the initial rows, and the directions in which clusters are split.
         init: "random", "k-means++" or "k-means||" (see `dc_tf.clustering.initial`), or a (k, dim)
             array of initial centroids, the same on all workers.
         precision: "float32", or "bfloat16" for the products (summed in float32). A row then moves
@@ -84,10 +86,10 @@ def kmeans(
         ConfigError: for impossible settings.
         DataError: on every worker, for rows that are not finite or differ in length.
     """
-    if k < 1 or iterations < 0:
-        raise ConfigError(f"k={k}, iterations={iterations}: k must be at least 1, iterations 0.")
+    k, iterations = _whole("k", k, 1), _whole("iterations", iterations, 0)
+    seed = _whole("seed", seed, 0)
     if not 0 <= tolerance < 1:
-        raise ConfigError(f"tolerance={tolerance}; use a share of the objective from 0 to 1.")
+        raise ConfigError(f"tolerance={tolerance}; use a share of the objective, less than 1.")
     points = as_points(points)
     comm = comm or Solo()
     assigner = Assigner(points, k, precision, backend, memory_bytes, cache_bytes)
@@ -101,6 +103,16 @@ def kmeans(
         if on_iteration:
             on_iteration(state)
     return lloyd.finish(state)
+
+
+def _whole(name, value, least) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if number < least:
+        raise ConfigError(f"{name}={value!r}; use a whole number, at least {least}.")
+    return number
 
 
 def _converged(objective, tolerance):

@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 
 from dc_tf.clustering import exchange
-from dc_tf.clustering.initial import first_of_equals, initial_centroids
+from dc_tf.clustering.initial import METHODS, first_of_equals, initial_centroids
 from dc_tf.clustering.lanes import in_lanes
 from dc_tf.errors import ConfigError, DataError
 
@@ -125,8 +125,10 @@ class Lloyd:
                 lambda drawn: self._report(0, iteration=0, objective=None, drawn=drawn),
             )
         elif np.shape(init) != (self._k, self._points.dim):
+            given = "None" if init is None else f"an array of shape {np.shape(init)}"
             raise ConfigError(
-                f"init has shape {np.shape(init)}; it needs to be {(self._k, self._points.dim)}."
+                f"init is {given}; use {', '.join(METHODS)}, or centroids of shape "
+                f"{(self._k, self._points.dim)}."
             )
         centroids = np.zeros((self._k, self._points.dim), np.float32)
         centroids[: len(init)] = init

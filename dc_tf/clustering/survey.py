@@ -17,6 +17,8 @@ _SAMPLE = 256
 # Rows are shifted if the square of their mean is more than this share of their variance.
 _OFF_CENTRE = 1 / 16
 _CHUNK_BYTES = 16 << 20
+# Squares of smaller numbers lose digits of float32.
+_SMALLEST = 1e-17
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Survey:
 
         Raises:
             DataError: on every worker, for rows that differ in length, and for one that is not
-                finite or too large to be squared in float32.
+                finite or too large to be squared in float32, or if all are too small.
         """
         layout = Layout.agree(points, comm)
         shift = _shift(points, comm, layout, seed) if layout.total else None
@@ -57,8 +59,14 @@ class Survey:
         if bad_rows.any():
             row = int(bad_rows[np.flatnonzero(bad_rows)[0]]) - 1
             raise DataError(f"row {row} is not finite, or too large to be squared in float32.")
+        largest = float(all_max.max())
+        if 0 < largest < _SMALLEST:
+            raise DataError(
+                f"no component is above {largest:.1e}, too small to be squared in float32; "
+                "multiply the rows by a constant."
+            )
         mean_norm = float(all_norms.sum()) / max(1, layout.total)
-        return cls(layout, shift, norms, float(all_max.max()), mean_norm)
+        return cls(layout, shift, norms, largest, mean_norm)
 
 
 def _shift(points, comm, layout, seed):

@@ -306,6 +306,34 @@ class WorkersTest(tf.test.TestCase):
             self.assertIn("[4, 5]", message)
 
 
+class ArgumentsTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(
+        ({"k": 0}, "k=0; use a whole number, at least 1"),
+        ({"k": 2.5}, "k=2.5; use a whole number"),
+        ({"k": "12"}, "k='12'; use a whole number"),
+        ({"iterations": 2.5}, "iterations=2.5; use a whole number, at least 0"),
+        ({"seed": None}, "seed=None; use a whole number"),
+        ({"seed": -1}, "seed=-1; use a whole number, at least 0"),
+        ({"tolerance": 1}, "tolerance=1; use a share of the objective, less than 1"),
+        ({"init": None}, r"init is None; use random, .*or centroids of shape \(3, 4\)"),
+        ({"init": np.zeros((2, 4))}, r"init is an array of shape \(2, 4\)"),
+        ({"precision": "bfloat16", "backend": "faiss"}, "use backend 'tensorflow', or precision"),
+    )
+    def test_impossible_ones_are_refused_with_what_would_work(self, wrong, message):
+        with self.assertRaisesRegex(ConfigError, message):
+            kmeans(blobs(50, 4, 3), **{"k": 3} | wrong)
+
+    def test_numbers_of_numpy_are_numbers(self):
+        found = kmeans(blobs(50, 4, 3), np.int64(3), iterations=np.uint8(2))
+        self.assertAllEqual(found.centroids, kmeans(blobs(50, 4, 3), 3, iterations=2).centroids)
+
+    def test_rows_too_small_to_be_squared_are_refused(self):
+        with self.assertRaisesRegex(DataError, "no component is above .*e-20.*multiply the rows"):
+            kmeans(blobs(50, 4, 3) * np.float32(1e-20), 3)
+        kmeans(blobs(50, 4, 3) * np.float32(1e-15), 3)
+        kmeans(np.zeros((50, 4), np.float32), 3)
+
+
 class DegenerateTest(tf.test.TestCase):
     def test_equal_rows_share_one_cluster_and_the_rest_is_empty(self):
         for value in (0.0, 0.3, 1e4):
