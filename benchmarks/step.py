@@ -7,6 +7,7 @@ alone    seconds per step on one worker: ours in float32 and bfloat16 (with --xl
          plain Keras layers and optimizer, and PyTorch with channels last or first, in turns.
 workers  1, 2 and 4 workers of one thread with equally many images each: batch norm over all, over
          groups and over each alone, and each exchange by itself.
+messages 2 and 4 workers of one thread: a large tensor exchanged in one message and cut, in turns.
 heads    one super-class of 1,000 and of 80,000 sub-classes.
 losses   memory and time of the product loss (Eq. 4) beside the hierarchy (Eq. 5) on 4 workers, for
          growing k.
@@ -27,7 +28,7 @@ from absl import app, flags
 from processes import joined, last_lines, run_parts, show, with_threads
 
 FLAGS = flags.FLAGS
-PARTS = ("alone", "workers", "heads", "losses")
+PARTS = ("alone", "workers", "messages", "heads", "losses")
 flags.DEFINE_list("parts", list(PARTS), "What to measure.")
 flags.DEFINE_integer("resolution", 224, "Side of the images.")
 flags.DEFINE_integer("batch", 8, "Images of a worker in one step.")
@@ -274,6 +275,57 @@ def together(resolution, batch, steps):
     return {name: statistics.median(of) for name, of in times.items()}
 
 
+def measure_messages():
+    result = []
+    for size in (2, 4):
+        found = on_workers("messages", size, dict(steps=FLAGS.steps))
+        for name in found[0]:
+            # An exchange is over when the slowest has it.
+            turns = [
+                [max(seconds) for seconds in zip(*turn)]
+                for turn in zip(*(one[name] for one in found))
+            ]
+            line = {"workers": size, "tensor": name}
+            line["one_message"], line["cut"] = map(statistics.median, zip(*turns))
+            line["times"] = statistics.median(whole / cut for whole, cut in turns)
+            result.append(line)
+            show(line)
+    return result
+
+
+def messages(steps):
+    """{tensor: (seconds in one message, seconds cut) of each turn} on this worker."""
+    import tensorflow as tf
+
+    from dc_tf.distributed.cluster import connect
+    from dc_tf.distributed.collectives import all_sum_packed
+
+    cluster = connect()
+    shapes = {"head of 20,000 sub-classes": (4096, 20_000), "fc6 at 224 pixels": (25_088, 4096)}
+    times = {}
+    for name, shape in shapes.items():
+        tensor = tf.zeros(shape)
+
+        @tf.function
+        def whole(tensor=tensor):
+            return all_sum_packed([tensor], cluster.world, pack_bytes=1 << 40)
+
+        @tf.function
+        def cut(tensor=tensor):
+            return all_sum_packed([tensor], cluster.world)
+
+        times[name] = []
+        for turn in range(steps + 1):
+            seconds = []
+            for work in (whole, cut):
+                cluster.world.barrier()
+                seconds.append(timed(work))
+            if turn:
+                times[name].append(seconds)
+    cluster.leave()
+    return times
+
+
 # Large heads.
 
 
@@ -321,7 +373,7 @@ def one(steps, **task):
     return {"seconds_per_step": seconds, "added_mb": peak_mb() - before}
 
 
-ROLES = {"alone": alone, "together": together, "one": one}
+ROLES = {"alone": alone, "together": together, "messages": messages, "one": one}
 
 
 def children(role, task, environments):

@@ -135,33 +135,50 @@ class Collective:
 
 
 def all_sum_packed(tensors, comm: Communicator, pack_bytes=64 << 20) -> list[tf.Tensor]:
-    """Sums of many tensors over the group, in messages of about `pack_bytes`.
+    """Sums of many tensors over the group, in messages of at most `pack_bytes`.
+
+    Small tensors are joined and large ones cut: a message costs a fixed time, and one of a few
+    hundred megabytes more than its share (`benchmarks/step.py`).
 
     Args:
         tensors: list of tensors of one dtype and static shapes, the same list on every member.
         comm: the group.
-        pack_bytes: tensors are joined until a message has as many bytes; a larger one goes alone.
+        pack_bytes: size of a message; one element is sent even if it is larger.
     """
     if comm.size == 1 or not tensors:
         return list(tensors)
-    sums = []
-    for pack in _packs(tensors, pack_bytes):
-        joined = comm.all_sum(tf.concat([tf.reshape(t, [-1]) for t in pack], 0))
-        parts = tf.split(joined, [t.shape.num_elements() for t in pack])
-        sums += [tf.reshape(part, t.shape) for part, t in zip(parts, pack)]
-    return sums
+    pieces = [_cut(tensor, pack_bytes) for tensor in tensors]
+    packs = _packs(itertools.chain(*pieces), pack_bytes)
+    sums = itertools.chain.from_iterable(_summed(pack, comm) for pack in packs)
+    return [
+        tf.reshape(tf.concat(list(itertools.islice(sums, len(own))), 0), tensor.shape)
+        for own, tensor in zip(pieces, tensors)
+    ]
 
 
-def _packs(tensors, pack_bytes):
+def _cut(tensor, pack_bytes):
+    """The elements in order, in as few equally long pieces as do not exceed `pack_bytes`."""
+    length = tensor.shape.num_elements()
+    count = max(1, -(-length // max(1, pack_bytes // tensor.dtype.size)))
+    ends = [length * i // count for i in range(count + 1)]
+    return tf.split(tf.reshape(tensor, [-1]), [b - a for a, b in itertools.pairwise(ends)])
+
+
+def _packs(pieces, pack_bytes):
     pack, size = [], 0
-    for tensor in tensors:
-        pack.append(tensor)
-        size += tensor.shape.num_elements() * tensor.dtype.size
-        if size >= pack_bytes:
+    for piece in pieces:
+        more = piece.shape.num_elements() * piece.dtype.size
+        if pack and size + more > pack_bytes:
             yield pack
             pack, size = [], 0
-    if pack:
-        yield pack
+        pack.append(piece)
+        size += more
+    yield pack
+
+
+def _summed(pack, comm):
+    total = comm.all_sum(tf.concat(pack, 0))
+    return tf.split(total, [piece.shape.num_elements() for piece in pack])
 
 
 def all_agree(condition: bool, comm: Communicator) -> bool:

@@ -44,11 +44,58 @@ def _packed(cluster):
     return [t.numpy() for t in all_sum_packed(tensors, cluster.world, pack_bytes=100)]
 
 
+def _cut(cluster, dtype, traced):
+    """Bytes of the packed sums and of those of one exchange each, and sizes of the messages."""
+    random = np.random.default_rng(cluster.rank)
+    tensors = [tf.cast(9 * random.standard_normal(shape), dtype) for shape in CUT_SHAPES]
+    comm = Sized(cluster.world)
+
+    def packed():
+        return all_sum_packed(tensors, comm, pack_bytes=96)
+
+    sums = (tf.function(packed) if traced else packed)()
+    plain = [cluster.world.all_sum(tensor) for tensor in tensors]
+    return [[(t.shape, t.numpy().tobytes()) for t in of] for of in (sums, plain)] + [comm.sizes]
+
+
+def _rows_of_a_table(cluster):
+    """The gradient of a look-up, which is `IndexedSlices`, and its sum in messages of 8 bytes."""
+    table = tf.Variable(tf.zeros([4, 3]))
+
+    @tf.function
+    def summed():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.gather(table, [0, 2, 2]))
+        gradients = tape.gradient(loss, [table])
+        return isinstance(gradients[0], tf.IndexedSlices), *all_sum_packed(
+            gradients, cluster.world, pack_bytes=8
+        )
+
+    sparse, total = summed()
+    return bool(sparse), total.numpy()
+
+
+class Sized:
+    """A communicator that keeps the sizes of its messages, in bytes."""
+
+    def __init__(self, comm):
+        self.size = comm.size
+        self.sizes = []
+        self._comm = comm
+
+    def all_sum(self, tensor):
+        self.sizes.append(tensor.shape.num_elements() * tensor.dtype.size)
+        return self._comm.all_sum(tensor)
+
+
 def _agree(cluster):
     return all_agree(True, cluster.world), all_agree(cluster.rank != 2, cluster.world)
 
 
 SHAPES = ([], [3], [2, 5], [100], [1, 1], [7])
+# Beside a message of 96 bytes: in two bytes an element the second is as large, in four the fourth,
+# in eight the first; others are smaller, larger by one element, and several times as large.
+CUT_SHAPES = ([12], [6, 8], [], [24], [5, 5], [1, 3], [13], [49], [7, 11, 3])
 
 
 class CollectivesTest(tf.test.TestCase):
@@ -72,6 +119,27 @@ class CollectivesTest(tf.test.TestCase):
         for sums in workers.on_cluster(4, _packed):
             for got, shape in zip(sums, SHAPES, strict=True):
                 self.assertAllEqual(got, np.full(shape, 10.0))
+
+    def test_tensors_cut_into_messages_have_the_bits_of_one_exchange(self):
+        # Two workers: of more, a ring adds up in an order that depends on the place in a message.
+        for dtype in (tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.int32, tf.int64):
+            for traced in (False, True):
+                for packed, plain, sizes in workers.on_cluster(2, _cut, dtype, traced):
+                    self.assertEqual(packed, plain)
+                    self.assertLessEqual(max(sizes), 96)
+                    # No more than a message for each pair of neighbours that fill one.
+                    self.assertLess(len(sizes), 2 * sum(sizes) / 96 + 1)
+
+    def test_one_element_may_exceed_a_message(self):
+        comm = Sized(Solo())
+        comm.size = 2
+        self.assertAllEqual(all_sum_packed([tf.range(3)], comm, pack_bytes=1), [[0, 1, 2]])
+        self.assertEqual(comm.sizes, [4, 4, 4])
+
+    def test_rows_of_a_table_are_summed_as_the_whole_table(self):
+        for sparse, total in workers.on_cluster(2, _rows_of_a_table):
+            self.assertTrue(sparse)
+            self.assertAllEqual(total, 2 * np.outer([1, 0, 2, 0], [1, 1, 1]))
 
     def test_all_agree_only_if_all_do(self):
         self.assertEqual(workers.on_cluster(4, _agree), [(True, False)] * 4)
