@@ -23,6 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 
 _NEW_NETWORK = 0x40000000
 _REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -59,6 +60,7 @@ class Process:
         self.pid = pid
         self.returncode = None
         self._end = end
+        self._reads = threading.Lock()
 
     def poll(self):
         self._await(0)
@@ -76,11 +78,12 @@ class Process:
 
     def _await(self, timeout_s):
         if self.returncode is None and select.select([self._end], [], [], timeout_s)[0]:
-            status = self._end.recv(4)
-            self._end.close()
-            # Nothing comes from a parent that is gone, and its children are gone with it.
-            code = int.from_bytes(status, "little") if status else signal.SIGKILL
-            self.returncode = os.waitstatus_to_exitcode(code)
+            with self._reads:  # Several threads may wait for one process.
+                if self.returncode is None:
+                    status = self._end.recv(4)
+                    # Nothing comes from a parent that is gone, and its children are gone with it.
+                    code = int.from_bytes(status, "little") if status else signal.SIGKILL
+                    self.returncode = os.waitstatus_to_exitcode(code)
 
 
 @functools.cache

@@ -39,8 +39,8 @@ def on_cluster(n, function, *args, timeout_s=300):
     try:
         return pool.call(function, args, timeout_s)
     except BaseException:
-        pool.end()
         _pool.cache_clear()
+        pool.end()
         raise
 
 

@@ -17,6 +17,8 @@ from dc_tf.nn.vgg16 import channels, final_map_size
 # Variables that an optimizer of Keras keeps for each weight; two, where it is not listed.
 _SLOTS = {"SGD": 1, "Adagrad": 1, "RMSprop": 1, "Lion": 1}
 _OTHER_SLOTS = 2
+# Of the chunks of k-means, at the least: with ample memory a GPU takes more (`tiles.py`).
+_CHUNKS = 256 << 20
 _FLOAT = 4
 _HALF = 2
 # Batches of images that are decoded ahead of the step.
@@ -129,6 +131,7 @@ def problem_of(experiment, stage, rows, workers) -> Problem | None:
         precision=settings.precision,
         store_dtype=settings.store_dtype,
         raw_dim=fc,
+        memory_bytes=_CHUNKS,
         cache_bytes=settings.cache_bytes,
     )
 
