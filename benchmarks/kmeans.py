@@ -47,8 +47,7 @@ flags.DEFINE_list(
         "100000x256x1000",
         "20000x4096x1000",
         "200000x256x10000",
-        "200000x64x100000",
-        "100000x1024x100000",
+        "100000x64x100000",
     ],
     "rows x components x clusters, for steps.",
 )
