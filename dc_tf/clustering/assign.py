@@ -19,6 +19,8 @@ from dc_tf.clustering.sums import ClusterSums, quantum_of
 from dc_tf.clustering.tensors import has_gpu
 from dc_tf.clustering.tiles import transit_bytes
 
+# Rows that would move are gathered up to this, but those of a chunk that alone has as many as the
+# second are moved at once: to gather them costs a copy.
 _PROPOSED_BYTES = 16 << 20
 _ALONE_BYTES = 2 << 20
 

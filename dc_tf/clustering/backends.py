@@ -11,10 +11,12 @@ import numpy as np
 from dc_tf.clustering.nearest import NearestCentroid
 from dc_tf.clustering.nearest_on_gpu import NearestOnGpu
 from dc_tf.clustering.tensors import has_gpu
-from dc_tf.clustering.tiles import tile_shape, transit_bytes
+from dc_tf.clustering.tiles import transit_bytes
 from dc_tf.errors import ConfigError
 
 BACKENDS = ("auto", "tensorflow", "faiss")
+# What faiss itself takes at once from a longer list.
+_FAISS_ROWS = 4096
 
 
 def make_backend(backend, k, dim, precision, memory_bytes=None):
@@ -43,10 +45,10 @@ def make_backend(backend, k, dim, precision, memory_bytes=None):
 
 
 def _faster(k, dim, precision):
-    """The faster on CPUs by benchmarks/kmeans.py; on a GPU rows would have to come back."""
+    """The faster on CPUs by `benchmarks/results/kmeans.md`; on a GPU rows would have to return."""
     installed = importlib.util.find_spec("faiss") is not None
-    small = dim <= 32 and 20 <= k <= 128
-    if installed and not has_gpu() and small and precision == "float32":
+    narrow = dim <= 16 or (dim <= 32 and k > 16)
+    if installed and not has_gpu() and narrow and precision == "float32":
         return "faiss"
     return "tensorflow"
 
@@ -67,7 +69,10 @@ class FaissNearest:
             ) from error
         self._faiss = faiss
         self._dim = dim
-        self.chunk_rows = tile_shape(k, dim, 4, memory_bytes or transit_bytes()).rows
+        # Fewer components than its threshold in one call, and faiss compares pair by pair instead
+        # of multiplying, in up to thirty times the time; twice of it, as the last chunk is shorter.
+        rows = max(_FAISS_ROWS, -(-2 * faiss.cvar.distance_compute_blas_threshold // dim))
+        self.chunk_rows = max(1, min(rows, (memory_bytes or transit_bytes()) // (12 * dim)))
         self.row_bytes = 4 * dim
 
     def load(self, centroids, used=None, shift=None, level=0.0):
@@ -86,5 +91,11 @@ class FaissNearest:
 
     def __call__(self, x):
         """As in `NearestCentroid`, but no scores; ties go to any of the nearest."""
-        _, found = self._index.search(x, 1)
+        # Lanes are the threads: a team of faiss's for each would outnumber the cores.
+        threads = self._faiss.omp_get_max_threads()
+        self._faiss.omp_set_num_threads(1)
+        try:
+            _, found = self._index.search(x, 1)
+        finally:
+            self._faiss.omp_set_num_threads(threads)
         return self._ids[found[:, 0]].astype(np.int32), None

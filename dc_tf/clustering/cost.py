@@ -23,8 +23,9 @@ _BYTES_PER_CALL = 16 << 10
 _OFFSETS = {"float32": 3, "bfloat16": 6}
 # Rows on their way to other clusters: kept until they are so many, then joined (`assign.py`).
 _PROPOSED_BYTES = 16 << 20
-# Of the assignment, on a CPU and on a GPU, where there is ample memory (`tiles.py`).
-_TEMPORARIES = {False: 256 << 20, True: 2 << 30}
+# Temporaries of the assignment where there is ample memory (`tiles.py`), by whether on a GPU; one
+# with less is given smaller chunks.
+TEMPORARIES = {False: 256 << 20, True: 2 << 30}
 # Two snapshots are kept while the next is written (`resume.py`).
 _SNAPSHOTS = 3
 _ITEM = {"float16": 2, "bfloat16": 2, "float32": 4}
@@ -404,7 +405,7 @@ def memory_of(problem: Problem, machine: Machine) -> Memory:
         centroids=8 * size,
         factors=(4 + _ITEM[problem.precision]) * size,
         sums=8 * size,
-        temporaries=problem.memory_bytes or _TEMPORARIES[on_device],
+        temporaries=problem.memory_bytes or TEMPORARIES[on_device],
         cache=min(problem.cache_bytes, own * _factor_bytes(problem, k)),
         moving=2 * _PROPOSED_BYTES,
         messages=4 * min(4 * size, MESSAGE_BYTES),

@@ -18,7 +18,7 @@ bfloat16 is fine. Of centroids still too close to call, `nearer` says which is n
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.clustering.tensors import as_tensor
+from dc_tf.clustering.tensors import as_array, as_tensor
 from dc_tf.clustering.tiles import tile_shape, transit_bytes
 from dc_tf.errors import ConfigError
 
@@ -174,19 +174,21 @@ def _winners(scores):
 
     NumPy reads the tensor in place, at memory speed; TensorFlow takes three times as long.
     """
-    scores = np.asarray(scores)
     rows = np.arange(len(scores))
-    if scores.dtype == np.float32:
+    if scores.dtype == tf.float32:
+        scores = as_array(scores)
         winner = np.argmax(scores, 1)
         return winner, scores[rows, winner]
     # The bits of a bfloat16, as an integer, are ordered like its value if that is positive, and the
     # other way round if all are negative.
-    bits = scores.view(np.int16)
+    bits = as_array(scores, np.int16)
     winner = np.argmax(bits, 1)
-    negative = np.flatnonzero(bits[rows, winner] < 0)
+    best = bits[rows, winner]
+    negative = np.flatnonzero(best < 0)
     if negative.size:
         winner[negative] = np.argmin(bits[negative], 1)
-    return winner, scores[rows, winner].astype(np.float32)
+        best[negative] = bits[negative, winner[negative]]
+    return winner, best.view(scores.dtype.as_numpy_dtype).astype(np.float32)
 
 
 def _parts(numbers, dtype):

@@ -1,9 +1,10 @@
-"""NumPy rows as TensorFlow sees them, without a copy where that is possible.
+"""NumPy rows as TensorFlow sees them and back, without a copy where that is possible.
 
 TensorFlow copies an array that becomes a tensor, which costs more than to cluster it into a few
 clusters. Through DLPack it reads the array in place, if that lies as TensorFlow's own do.
 
     x = as_tensor(aligned_empty((1024, 64), np.float16))
+    y = as_array(tf.matmul(x, x, transpose_b=True))
 """
 
 import contextlib
@@ -53,6 +54,28 @@ def as_tensor(array) -> tf.Tensor:
     if not isinstance(array, np.ndarray) or not _in_place(array):
         return tf.convert_to_tensor(array)
     return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+
+
+def as_array(tensor, dtype=None) -> np.ndarray:
+    """The memory of a tensor on a CPU, which is not to be written to.
+
+    The array does not say so: `np.argmax` would copy it first, in three times the time it needs.
+
+    Args:
+        tensor: what to look at.
+        dtype: one of the same size to see its bits as; None is the tensor's own.
+    """
+    array = np.asarray(tensor)
+    return np.asarray(_Memory(array if dtype is None else array.view(dtype)))
+
+
+class _Memory:
+    """What NumPy needs to know of an array to take it for one that may be written to."""
+
+    def __init__(self, array):
+        self._array = array  # whose memory it is
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = array.__array_interface__ | {"data": (address, False)}
 
 
 def _in_place(array):

@@ -10,15 +10,13 @@ the epochs. Weights and messages are exact; the memory of activations is a lower
 import dataclasses
 import math
 
-from dc_tf.clustering.cost import Problem
+from dc_tf.clustering.cost import TEMPORARIES, Problem
 from dc_tf.distributed.topology import Topology
 from dc_tf.nn.vgg16 import channels, final_map_size
 
 # Variables that an optimizer of Keras keeps for each weight; two, where it is not listed.
 _SLOTS = {"SGD": 1, "Adagrad": 1, "RMSprop": 1, "Lion": 1}
 _OTHER_SLOTS = 2
-# Of the chunks of k-means, at the least: with ample memory a GPU takes more (`tiles.py`).
-_CHUNKS = 256 << 20
 _FLOAT = 4
 _HALF = 2
 # Batches of images that are decoded ahead of the step.
@@ -131,7 +129,7 @@ def problem_of(experiment, stage, rows, workers) -> Problem | None:
         precision=settings.precision,
         store_dtype=settings.store_dtype,
         raw_dim=fc,
-        memory_bytes=_CHUNKS,
+        memory_bytes=TEMPORARIES[False],  # at the least: a GPU takes more only if it has it
         cache_bytes=settings.cache_bytes,
     )
 

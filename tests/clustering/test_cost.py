@@ -251,7 +251,7 @@ class SizeTest(tf.test.TestCase):
 class SettingsTest(tf.test.TestCase):
     def test_defaults_and_constants_are_those_of_kmeans(self):
         defaults = Problem(rows=1, dim=1, clusters=1)
-        self.assertEqual(cost._TEMPORARIES, {False: tiles._CPU_BYTES, True: tiles._GPU_BYTES})
+        self.assertEqual(cost.TEMPORARIES, {False: tiles._CPU_BYTES, True: tiles._GPU_BYTES})
         self.assertEqual(defaults.cache_bytes, kmeans.CACHE_BYTES)
         self.assertEqual(cost._BYTES_PER_CALL, row_file._BYTES_PER_CALL)
         self.assertEqual(cost._PROPOSED_BYTES, assign._PROPOSED_BYTES)

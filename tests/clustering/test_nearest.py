@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import faiss
 import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
@@ -128,6 +129,35 @@ class NearestTest(tf.test.TestCase, parameterized.TestCase):
             nearest.load(centroids, used, centroids[0])
             results.append(labels_of(nearest, rows))
         self.assertAllEqual(results[0], results[1])
+
+    @parameterized.parameters(2, 8, 32, 64, 1024)
+    def test_faiss_gets_chunks_that_it_multiplies(self, dim):
+        threshold = faiss.cvar.distance_compute_blas_threshold
+        nearest = make_backend("faiss", 1000, dim, "float32")
+        self.assertGreaterEqual(nearest.chunk_rows * dim, threshold)
+        bounded = make_backend("faiss", 1000, dim, "float32", memory_bytes=1 << 20)
+        self.assertLessEqual(bounded.chunk_rows * dim * 12, 1 << 20)
+
+    def test_faiss_is_left_with_the_threads_it_had(self):
+        nearest = make_backend("faiss", 3, 2, "float32")
+        nearest.load(np.eye(3, 2, dtype=np.float32))
+        before = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(before + 1)
+        try:
+            labels_of(nearest, np.zeros((4, 2)))
+            self.assertEqual(faiss.omp_get_max_threads(), before + 1)
+        finally:
+            faiss.omp_set_num_threads(before)
+
+    @parameterized.parameters(
+        (16, 4, "float32", "faiss"),
+        (32, 1000, "float32", "faiss"),
+        (32, 4, "float32", "tensorflow"),
+        (64, 1000, "float32", "tensorflow"),
+        (16, 1000, "bfloat16", "tensorflow"),
+    )
+    def test_auto_takes_what_is_faster_on_a_cpu(self, dim, k, precision, name):
+        self.assertEqual(make_backend("auto", k, dim, precision).name, name)
 
     def test_to_choose_a_backend_does_not_start_tensorflow(self):
         # Workers can only be connected before it has started, and settings are checked earlier.
