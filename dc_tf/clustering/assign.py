@@ -23,6 +23,8 @@ from dc_tf.clustering.tiles import transit_bytes
 # second are moved at once: to gather them costs a copy.
 _PROPOSED_BYTES = 16 << 20
 _ALONE_BYTES = 2 << 20
+# From this share on that are to move, rows that are not stay among them.
+_MOST = 0.7
 
 
 class Assigner:
@@ -114,7 +116,10 @@ class Assigner:
         old = self.labels[positions]
         if not self._nearest.exact and old[0] >= 0:  # in the first pass all rows were nowhere
             nearer = self._nearest.nearer(rows, new, old)
-            positions, rows, old, new = (a[nearer] for a in (positions, rows, old, new))
+            if np.mean(nearer) < _MOST:
+                positions, rows, old, new = (a[nearer] for a in (positions, rows, old, new))
+            else:  # in and out of the same sum costs less than to copy all others
+                new = np.where(nearer, new, old)
         self.labels[positions] = new
         self.sums.move(rows, old, new)
 

@@ -25,6 +25,11 @@ from dc_tf.errors import ConfigError
 PRECISIONS = ("float32", "bfloat16")
 # Rows that are compared at once by `nearer`: they and two differences stay in a cache.
 _PIECE_BYTES = 1 << 20
+# Up to so many centroids, rows are multiplied with all of them sooner than with differences of two.
+_FEW = 8
+# So few multiplications OpenBLAS does in the thread that asks for them: its others would wait for
+# cores where lanes multiply.
+BLAS_ALONE = 1 << 18
 # A float32 is the sum of three bfloat16.
 _PARTS = 3
 
@@ -147,7 +152,9 @@ class NearestCentroid:
         step = max(1, self._piece_bytes // (4 * rows.shape[1]))
         for start in range(0, len(labels), step):
             part = slice(start, start + step)
-            x = tf.cast(as_tensor(rows[part]), tf.float32)
+            x = rows[part]
+            if x.dtype != np.float32:
+                x = tf.cast(as_tensor(x), tf.float32)
             x = x if self._shift is None else x - self._shift
             # The plane half-way between two centroids: on which side of it is x?
             half_way = self._half_squared_norms[labels[part]] - self._half_squared_norms[than[part]]
@@ -156,9 +163,21 @@ class NearestCentroid:
 
     def _across(self, x, labels, than):
         """(n,) float32 products of rows with the difference of two centroids."""
-        across = self._centroids[labels]
-        across -= self._centroids[than]
-        return np.einsum("nd,nd->n", across, np.asarray(x))
+        x = np.asarray(x)
+        centroids = self._centroids
+        if len(centroids) > _FEW:
+            across = centroids[labels]
+            across -= centroids[than]
+            return np.einsum("nd,nd->n", across, x)
+        if self._shift is not None:
+            centroids = centroids - self._shift
+        products = np.empty((len(x), len(centroids)), np.float32)
+        step = max(1, BLAS_ALONE // centroids.size)
+        for start in range(0, len(x), step):
+            part = slice(start, start + step)
+            np.matmul(x[part], centroids.T, out=products[part])
+        rows = np.arange(len(x))
+        return products[rows, labels] - products[rows, than]
 
     def _offset_columns(self, offsets):
         """(k, ...) what the columns that `prepared` adds are multiplied with."""

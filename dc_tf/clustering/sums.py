@@ -15,6 +15,7 @@ import threading
 import numpy as np
 import tensorflow as tf
 
+from dc_tf.clustering.nearest import BLAS_ALONE
 from dc_tf.clustering.tensors import aligned_empty, as_tensor, has_gpu
 
 _FLOAT64_BITS = 53
@@ -27,9 +28,6 @@ _GPU_CHUNK_BYTES = 128 << 20
 # by row.
 _FEW = 16
 _FEW_COMPONENTS = 16384
-# So few multiplications OpenBLAS does in the thread that asks for them: its others would wait for
-# cores where lanes multiply.
-_BLAS_ALONE = 1 << 18
 # From so many components on, on a CPU, NumPy adds a row to another in half of TensorFlow's time.
 _WIDE = 2048
 
@@ -97,7 +95,7 @@ class ClusterSums:
         factors[old[somewhere], columns[somewhere]] -= 1.0
         values = np.asarray(values)
         change = np.zeros(self._sums.shape)
-        step = max(1, _BLAS_ALONE // change.size)
+        step = max(1, BLAS_ALONE // change.size)
         for start in range(0, len(new), step):
             part = slice(start, start + step)
             change += factors[:, part] @ values[part]

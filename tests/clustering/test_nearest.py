@@ -81,12 +81,12 @@ class NearestTest(tf.test.TestCase, parameterized.TestCase):
         nearest.load(centroids, level=101.0)
         self.assertAllEqual(labels_of(nearest, rows), [1])
 
-    @parameterized.parameters(*BOTH)
-    def test_bfloat16_is_nearly_right_and_nearer_says_where(self, on_device):
+    @parameterized.product(on_device=BOTH, k=(5, 500))
+    def test_bfloat16_is_nearly_right_and_nearer_says_where(self, on_device, k):
         rng = np.random.default_rng(0)
         rows = rng.normal(size=(2000, 64)).astype(np.float32)
-        centroids = rng.normal(size=(500, 64)).astype(np.float32)
-        exact, short = on_device(500, 64), on_device(500, 64, "bfloat16")
+        centroids = rng.normal(size=(k, 64)).astype(np.float32)
+        exact, short = on_device(k, 64), on_device(k, 64, "bfloat16")
         exact.load(centroids)
         short.load(centroids)
         best, found = labels_of(exact, rows), labels_of(short, rows)
@@ -95,14 +95,14 @@ class NearestTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllEqual(nearer, best != found)
         self.assertFalse(short.nearer(rows, found, best).any())
 
-    @parameterized.parameters(*BOTH)
-    def test_nearer_is_as_good_far_from_the_origin(self, on_device):
+    @parameterized.product(on_device=BOTH, k=(4, 20))
+    def test_nearer_is_as_good_far_from_the_origin(self, on_device, k):
         rng = np.random.default_rng(0)
         rows = (rng.normal(size=(500, 16)) + 1000).astype(np.float32)
-        centroids = (rng.normal(size=(20, 16)) + 1000).astype(np.float32)
-        nearest = on_device(20, 16, "bfloat16")
+        centroids = (rng.normal(size=(k, 16)) + 1000).astype(np.float32)
+        nearest = on_device(k, 16, "bfloat16")
         nearest.load(centroids, shift=rows.mean(0))
-        a, b = rng.integers(0, 20, (2, 500))
+        a, b = rng.integers(0, k, (2, 500))
         squared = [np.square(rows.astype(np.float64) - centroids[c]).sum(1) for c in (a, b)]
         self.assertAllEqual(nearest.nearer(rows, a, b), squared[0] < squared[1])
 
