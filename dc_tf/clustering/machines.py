@@ -69,28 +69,28 @@ class Machine:
     images_per_s: float | None = None
 
 
-# One core of an AMD EPYC (Zen 5, 2024) under KVM, measured by `benchmarks/scaling.py`; the wire is
+# One core of an AMD EPYC (Zen 4) under KVM, measured by `benchmarks/scaling.py`; the wire is
 # that of two processes on one host.
 CORE = Machine(
     name="one core",
-    float32=Product(flops=243e9, score_s=0.69e-9),
-    bfloat16=Product(flops=429e9, score_s=0.39e-9),
-    double_flops=51e9,
-    component_s=0.91e-9,
-    scattered_s=0.36e-9,
-    survey_s=1.46e-9,
-    entered_s=1.66e-9,
-    moved_s=2.6e-9,
-    centroid_s=6.4e-9,
-    row_s=36e-9,
-    eigen_s=1.4e-10,
-    disk_bytes_per_s=3.4e9,
-    wire_bytes_per_s=288e6,
-    wire_latency_s=430e-6,
+    float32=Product(flops=111e9, score_s=0.79e-9),
+    bfloat16=Product(flops=213e9, score_s=0.68e-9),
+    double_flops=41e9,
+    component_s=1.24e-9,
+    scattered_s=0.58e-9,
+    survey_s=1.77e-9,
+    entered_s=2.24e-9,
+    moved_s=3.2e-9,
+    centroid_s=8.9e-9,
+    row_s=46e-9,
+    eigen_s=1.8e-10,
+    disk_bytes_per_s=2.6e9,
+    wire_bytes_per_s=201e6,
+    wire_latency_s=530e-6,
     host_bytes=12.6e9,
     device_bytes=None,
     disk_bytes=36e9,
-    runtime_bytes=0.76e9,
+    runtime_bytes=0.67e9,
 )
 
 # An eighth of an Amazon EC2 p4d.24xlarge, one A100 of 40 GB, computed and not measured: the peaks
