@@ -11,14 +11,16 @@ a process, as there is one signal handler.
 """
 
 import contextlib
+import os
 import signal
 import threading
 import time
 
 from dc_tf.errors import Preempted
 
-# What asks a process to save and end; SLURM sends the second before the time limit.
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# What asks a process to save and end; SLURM sends the second before the time limit, and a terminal
+# the third at Ctrl-C.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 _stop = threading.Event()
 _lock = threading.Lock()  # several threads may wait at once
@@ -29,6 +31,7 @@ class _State:
     beat_at = time.monotonic()
     waits = 0
     patience = 0
+    interrupted = False
 
 
 def beat(phase=None):
@@ -93,10 +96,46 @@ def stop_if_asked(saved: str = "what is done is kept"):
         raise Preempted(f"was asked to stop; {saved}")
 
 
+def hear_signals() -> dict:
+    """From now on `SIGNALS` ask this process to stop, and a second Ctrl-C ends it at once.
+
+    To be called by the main thread. What is started in the background of a script stays deaf to
+    the Ctrl-C that is meant for the script.
+
+    Returns:
+        {signal: handler before} of those that are heard.
+    """
+    heard = [number for number in SIGNALS if number != signal.SIGINT or not _ignores_interrupts()]
+    return {number: signal.signal(number, _hear) for number in heard}
+
+
+def ignore_requests():
+    """`SIGNALS` do again what they do to any process, for work that has nothing to save."""
+    for number in SIGNALS:
+        if number != signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+        elif not _ignores_interrupts():
+            signal.signal(number, signal.default_int_handler)
+
+
+def _ignores_interrupts():
+    return signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def _hear(number, _):
+    if number == signal.SIGINT:
+        if _State.interrupted:
+            raise KeyboardInterrupt
+        _State.interrupted = True
+        # Not `print`: what the signal broke into may be writing itself.
+        os.write(2, b"\ndc_tf: saves and ends; Ctrl-C again ends it at once.\n")
+    ask_to_stop()
+
+
 @contextlib.contextmanager
 def stoppable():
     """Inside, `SIGNALS` ask the work to stop; for the main thread of a process that works alone."""
-    before = {number: signal.signal(number, lambda *_: ask_to_stop()) for number in SIGNALS}
+    before = hear_signals()
     try:
         yield
     finally:
@@ -108,3 +147,4 @@ def forget():
     """As at the start of a process."""
     _stop.clear()
     _State.phase, _State.beat_at, _State.waits, _State.patience = "start", time.monotonic(), 0, 0
+    _State.interrupted = False

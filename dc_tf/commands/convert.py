@@ -6,8 +6,8 @@
     dc_tf convert --input=tfds:cifar10:train --output=/data/cifar10
 
 Every file becomes a row, or a line of `rejected.jsonl` in the output with the reason. Stopped or
-killed, it goes on where it was when it is started again in the same way; SIGTERM ends it with exit
-code 42.
+killed, it goes on where it was when it is started again in the same way; SIGTERM and Ctrl-C
+end it with exit code 42.
 """
 
 from absl import flags

@@ -4,8 +4,8 @@
     dc_tf kmeans --input='DIR/fc7-*.npy' --k=1000 --output=CLUSTERS
 
 OUTPUT/LAYER-00000-of-00003.npy has the features of the images whose row ids are in
-OUTPUT/rows-00000-of-00003.npy. Call it again to go on where it was stopped; SIGTERM ends it with
-exit code 42.
+OUTPUT/rows-00000-of-00003.npy. Call it again to go on where it was stopped; SIGTERM and Ctrl-C
+end it with exit code 42.
 """
 
 from absl import flags

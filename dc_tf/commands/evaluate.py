@@ -20,7 +20,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import signal
 
 from absl import flags, logging
 
@@ -204,7 +203,6 @@ def _joined():
             cluster = connect(within_s=_JOIN_S)
         if cluster:
             # TensorFlow has taken them for itself. Nothing is saved before the end.
-            for number in pulse.SIGNALS:
-                signal.signal(number, signal.SIG_DFL)
+            pulse.ignore_requests()
             stack.enter_context(leaving(cluster))
         yield cluster

@@ -6,7 +6,7 @@ Any matrices of float16, bfloat16, float32 or float64, larger than memory if nee
 are one matrix. Writes centroids.npy (k, dim), assignments.npy (the cluster of every row) and
 clustering.json (settings, objective of each iteration, sizes of the clusters). Started again with
 the same settings, it goes on where it was stopped; once finished, it prints its result again.
-SIGTERM saves after the iteration and ends with exit code 42.
+SIGTERM and Ctrl-C save after the iteration and end with exit code 42; a second Ctrl-C ends at once.
 """
 
 import contextlib

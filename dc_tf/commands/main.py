@@ -69,7 +69,7 @@ def main(argv=None):
         _print_result(error.result)
         return _complain(error, FAILED)
     except Preempted as error:
-        return _complain(error, PREEMPTED)
+        return _complain(f"{error}. Start again in the same way to go on.", PREEMPTED)
     except OSError as error:
         if error.errno not in _OF_DISKS:
             return _show_trace()

@@ -10,6 +10,7 @@ import collections
 import concurrent.futures
 import multiprocessing
 import os
+import signal
 import threading
 
 from dc_tf import pulse
@@ -133,5 +134,6 @@ def _start(initializer):
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to decide upon
     if initializer is not None:
         initializer()

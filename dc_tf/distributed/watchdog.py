@@ -11,8 +11,8 @@ and judges (`verdict`); the others look at its file, for its verdict and for whe
 worker that cannot go on writes the stacks of its threads and ends at once: what blocks it is a
 call that no exception reaches.
 
-SIGTERM, and SIGUSR1 as SLURM sends it, ask the work to save and stop; one worker that was asked
-tells the others.
+SIGTERM, SIGUSR1 as SLURM sends it, and Ctrl-C ask the work to save and stop; one worker that was
+asked tells the others.
 """
 
 import contextlib
@@ -129,8 +129,7 @@ class Watchdog:
         """Signals arrive in the watchdog's thread too: the main one may be held up in a call."""
         self._woken.setblocking(False)
         signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
-        for number in pulse.SIGNALS:
-            before = signal.signal(number, lambda *_: pulse.ask_to_stop())
+        for number, before in pulse.hear_signals().items():
             self._handlers.setdefault(number, before)
 
     def _watch(self):

@@ -63,7 +63,7 @@ def call_on_disk(cluster, usage, *argv):
 
 
 def stopped_after(iteration, function, *args):
-    """Calls `function`; k-means ends as by Ctrl-C once it has saved `iteration`."""
+    """Calls `function`; k-means ends as by a second Ctrl-C once it has saved `iteration`."""
     save = SharedState.save_if_due
 
     def save_and_stop(self, state):

@@ -80,6 +80,38 @@ class ProcessTest(tf.test.TestCase):
         self.assertIn("rejected", json.loads(done.stdout.splitlines()[-1]))
         self.assertEqual(pictures.files(folder / "stopped"), pictures.files(folder / "whole"))
 
+    def test_kmeans_saves_at_an_interrupt_and_goes_on_to_the_same_centroids(self):
+        folder = pathlib.Path(self.get_temp_dir())
+        np.save(folder / "x.npy", np.random.default_rng(0).random((5000, 4), np.float32))
+
+        def command(output):
+            flags = ["--k=50", "--iterations=300", "--save_every_s=0"]
+            return ["kmeans", f"--input={folder}/x.npy", f"--output={folder / output}", *flags]
+
+        self.assertEqual(self.call(*command("whole")).returncode, 0)
+        with subprocess.Popen(
+            [sys.executable, "-m", "dc_tf", *command("stopped")],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            self.addCleanup(process.kill)
+            until = time.monotonic() + LIMIT_S
+            while not list((folder / "stopped").rglob("state/*")):
+                self.assertLess(time.monotonic(), until)
+                time.sleep(0.005)
+            process.send_signal(signal.SIGINT)
+            _, log = process.communicate(timeout=LIMIT_S)
+        self.assertEqual(process.returncode, 42, log)
+        self.assertIn("Ctrl-C again ends it at once", log)
+        self.assertIn("Start again in the same way", log.splitlines()[-1])
+        done = self.call(*command("stopped"))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for name in ("centroids.npy", "assignments.npy"):
+            self.assertAllEqual(
+                np.load(folder / "stopped" / name), np.load(folder / "whole" / name)
+            )
+
     def test_a_worker_that_waits_for_another_obeys_at_once(self):
         folder = pathlib.Path(self.get_temp_dir())
         np.save(folder / "x.npy", np.ones((20, 4), np.float32))

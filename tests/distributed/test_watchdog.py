@@ -234,6 +234,40 @@ class PulseTest(tf.test.TestCase):
         pulse.ask_to_stop()
         self.assertTrue(pulse.stop_asked())
 
+    def test_the_first_interrupt_asks_and_the_second_ends(self):
+        with pulse.stoppable():
+            signal.raise_signal(signal.SIGINT)
+            self.assertTrue(pulse.stop_asked())
+            with self.assertRaises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        self.assertEqual(signal.getsignal(signal.SIGINT), signal.default_int_handler)
+
+    def test_an_interrupt_after_a_request_asks_once_more(self):
+        with pulse.stoppable():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+
+    def test_work_that_saves_nothing_ends_at_the_first(self):
+        before = {number: signal.getsignal(number) for number in pulse.SIGNALS}
+        try:
+            pulse.hear_signals()
+            pulse.ignore_requests()
+            self.assertEqual(signal.getsignal(signal.SIGTERM), signal.SIG_DFL)
+            with self.assertRaises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def test_what_a_script_runs_in_the_background_stays_deaf_to_interrupts(self):
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with pulse.stoppable():
+                signal.raise_signal(signal.SIGINT)
+                self.assertFalse(pulse.stop_asked())
+        finally:
+            signal.signal(signal.SIGINT, before)
+
 
 if __name__ == "__main__":
     tf.test.main()
