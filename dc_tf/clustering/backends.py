@@ -15,8 +15,6 @@ from dc_tf.clustering.tiles import transit_bytes
 from dc_tf.errors import ConfigError
 
 BACKENDS = ("auto", "tensorflow", "faiss")
-# What faiss itself takes at once from a longer list.
-_FAISS_ROWS = 4096
 
 
 def make_backend(backend, k, dim, precision, memory_bytes=None):
@@ -71,8 +69,13 @@ class FaissNearest:
         self._dim = dim
         # Fewer components than its threshold in one call, and faiss compares pair by pair instead
         # of multiplying, in up to thirty times the time; twice of it, as the last chunk is shorter.
-        rows = max(_FAISS_ROWS, -(-2 * faiss.cvar.distance_compute_blas_threshold // dim))
-        self.chunk_rows = max(1, min(rows, (memory_bytes or transit_bytes()) // (12 * dim)))
+        at_once = faiss.cvar.distance_compute_blas_query_bs
+        rows = max(at_once, -(-2 * faiss.cvar.distance_compute_blas_threshold // dim))
+        memory_bytes = memory_bytes or transit_bytes()
+        # Of a row as in `tile_shape`; scores there are of as many as faiss takes at once.
+        row, scores = 12 * dim, 4 * min(k, faiss.cvar.distance_compute_blas_database_bs)
+        most = max(memory_bytes // (row + scores), (memory_bytes - at_once * scores) // row)
+        self.chunk_rows = max(1, min(rows, most))
         self.row_bytes = 4 * dim
 
     def load(self, centroids, used=None, shift=None, level=0.0):

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.clustering.tensors import as_array, as_tensor
-from dc_tf.clustering.tiles import tile_shape, transit_bytes
+from dc_tf.clustering.tiles import BLAS_ALONE, tile_shape, transit_bytes
 from dc_tf.errors import ConfigError
 
 PRECISIONS = ("float32", "bfloat16")
@@ -27,9 +27,6 @@ PRECISIONS = ("float32", "bfloat16")
 _PIECE_BYTES = 1 << 20
 # Up to so many centroids, rows are multiplied with all of them sooner than with differences of two.
 _FEW = 8
-# So few multiplications OpenBLAS does in the thread that asks for them: its others would wait for
-# cores where lanes multiply.
-BLAS_ALONE = 1 << 18
 # A float32 is the sum of three bfloat16.
 _PARTS = 3
 

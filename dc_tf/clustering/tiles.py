@@ -12,6 +12,10 @@ import functools
 
 from dc_tf.memory import free_memory, gpu_memory
 
+# So few multiplications OpenBLAS does in the thread that asks for them: its others would wait for
+# cores where lanes multiply.
+BLAS_ALONE = 1 << 18
+
 _CPU_BYTES = 256 << 20
 _GPU_BYTES = 2 << 30
 # Shares of free host memory and of all GPU memory: there TensorFlow takes all when it starts, so

@@ -135,8 +135,9 @@ class NearestTest(tf.test.TestCase, parameterized.TestCase):
         threshold = faiss.cvar.distance_compute_blas_threshold
         nearest = make_backend("faiss", 1000, dim, "float32")
         self.assertGreaterEqual(nearest.chunk_rows * dim, threshold)
-        bounded = make_backend("faiss", 1000, dim, "float32", memory_bytes=1 << 20)
-        self.assertLessEqual(bounded.chunk_rows * dim * 12, 1 << 20)
+        for memory in (1 << 20, 20 << 20):
+            rows = make_backend("faiss", 1000, dim, "float32", memory).chunk_rows
+            self.assertLessEqual(12 * dim * rows + 4 * 1000 * min(rows, 4096), memory)
 
     def test_faiss_is_left_with_the_threads_it_had(self):
         nearest = make_backend("faiss", 3, 2, "float32")
