@@ -55,6 +55,15 @@ def free_ports(n):
     return ports
 
 
+def hear_interrupts(test):
+    """Until `test` ends, this process and those it starts hear Ctrl-C, as in a terminal.
+
+    What a script runs in the background, tests too, does not.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    test.addCleanup(signal.signal, signal.SIGINT, before)
+
+
 def worker_of(launcher, index):
     """Process id of a worker that `launch/local.py` started, told by its TF_CONFIG."""
     for pid in filter(str.isdigit, os.listdir("/proc")):

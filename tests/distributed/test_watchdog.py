@@ -235,6 +235,7 @@ class PulseTest(tf.test.TestCase):
         self.assertTrue(pulse.stop_asked())
 
     def test_the_first_interrupt_asks_and_the_second_ends(self):
+        workers.hear_interrupts(self)
         with pulse.stoppable():
             signal.raise_signal(signal.SIGINT)
             self.assertTrue(pulse.stop_asked())
@@ -243,11 +244,15 @@ class PulseTest(tf.test.TestCase):
         self.assertEqual(signal.getsignal(signal.SIGINT), signal.default_int_handler)
 
     def test_an_interrupt_after_a_request_asks_once_more(self):
+        workers.hear_interrupts(self)
         with pulse.stoppable():
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGINT)
+            with self.assertRaises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
 
     def test_work_that_saves_nothing_ends_at_the_first(self):
+        workers.hear_interrupts(self)
         before = {number: signal.getsignal(number) for number in pulse.SIGNALS}
         try:
             pulse.hear_signals()
