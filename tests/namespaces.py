@@ -19,6 +19,18 @@ import nursery
 
 PREFIX = "10.231.7."
 RELAY = pathlib.Path(__file__).with_name("relay.py")
+# Nothing listens at this port, but who says so can be reached.
+_REACH = """
+import errno, socket, sys, time
+until = time.monotonic() + 20
+while time.monotonic() < until:
+    with socket.socket() as one:
+        one.settimeout(5)
+        if one.connect_ex((sys.argv[1], 9)) == errno.ECONNREFUSED:
+            sys.exit()
+    time.sleep(0.05)
+sys.exit(f"{sys.argv[1]} does not answer")
+"""
 
 
 class Unavailable(Exception):
@@ -73,7 +85,16 @@ class Hosts:
         self._run("ip", "link", "set", self._outside(host), "down")
 
     def mend(self, host):
+        """Returns once the host and all others reach each other.
+
+        An address that does not answer is asked for three times, a second apart, and after the last
+        all connections fail that waited for it: also those begun when the cable was in again.
+        """
         self._run("ip", "link", "set", self._outside(host), "up")
+        for other in set(range(self.count)) - {host}:
+            for a, b in ((host, other), (other, host)):
+                look = [sys.executable, "-c", _REACH, self.address(b)]
+                self._run("ip", "netns", "exec", self._space(a), *look)
 
     def shape(self, host, rate):
         """What goes to the host goes at most at `rate`, e.g. "20mbit"."""
