@@ -3,10 +3,10 @@
     python benchmarks/feature_store.py --folder=/scratch/here                   # both parts
     python benchmarks/feature_store.py --folder=/scratch/here --parts=whitening --dim=4096
 
-reading    GB/s of rows in order and of ascending scattered rows, of 8 KB and of 512 B, that the
-           page cache holds: as the store reads them and through a mapping of the same file.
 whitening  seconds of moments, decomposition and change in place, and by how many MB each of them
            raised the peak of the process.
+reading    GB/s of rows in order and of ascending scattered rows, of 8 KB and of 512 B, that the
+           page cache holds: as the store reads them and through a mapping of the same file.
 """
 
 import json
@@ -25,7 +25,8 @@ from dc_tf.distributed.collectives import Solo
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("folder", None, "For the stores, on the disk to measure.", required=True)
-flags.DEFINE_list("parts", ["reading", "whitening"], "What to measure.")
+# In this order: mapped pages of the second would raise the peak that the first looks at.
+flags.DEFINE_list("parts", ["whitening", "reading"], "What to measure.")
 flags.DEFINE_integer("dim", 4096, "Components of the rows of the whitening part.")
 flags.DEFINE_integer("rows", 8192, "Rows of the whitening part.")
 flags.DEFINE_float("gb", 1.0, "Size of the store of the reading part.")
