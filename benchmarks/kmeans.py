@@ -8,6 +8,7 @@ speed    seconds per iteration of ours (both precisions), `faiss.Kmeans` and sci
          beside that of a float64 Lloyd in NumPy, where that takes less than an hour.
 steps    an iteration beside nothing but the search for the nearest centroids (its E-step), for few
          and for very many clusters: what is left are sums, means and reading.
+backends an iteration of narrow rows with TensorFlow and with faiss, in turns; which `auto` takes.
 workers  one worker of two threads against two workers of one thread each, and bytes exchanged.
 memory   peak resident size while 0.2, 0.5 and 1 million rows are clustered from the disk.
 labels   1, 2 and 4 workers on the same rows: how many labels are equal, how far objectives differ;
@@ -31,7 +32,7 @@ from processes import joined, last_lines, run_parts, show, with_threads
 FLAGS = flags.FLAGS
 # rows x components x clusters that NumPy multiplies in minutes.
 _MOST_IN_FLOAT64 = 50_000 * 4096 * 1000
-PARTS = ("speed", "steps", "workers", "memory", "labels")
+PARTS = ("speed", "steps", "backends", "workers", "memory", "labels")
 flags.DEFINE_list("parts", list(PARTS), "What to measure.")
 flags.DEFINE_list(
     "shapes",
@@ -50,6 +51,11 @@ flags.DEFINE_list(
         "100000x64x100000",
     ],
     "rows x components x clusters, for steps.",
+)
+flags.DEFINE_list(
+    "backend_shapes",
+    ["300000x16x8", "200000x16x100", "300000x32x64", "200000x32x1000", "100000x64x1000"],
+    "rows x components x clusters, for backends.",
 )
 flags.DEFINE_integer("iterations", 6, "Of each method; the first is not counted.")
 flags.DEFINE_integer("rounds", 3, "How often all methods take turns.")
@@ -147,7 +153,7 @@ def speed_of(path, k, method, cache):
     return our_lloyd(x, start, method, cache)
 
 
-def our_lloyd(x, start, precision, cache):
+def our_lloyd(x, start, precision, cache, backend="auto"):
     from dc_tf.clustering.kmeans import kmeans
 
     ends = []
@@ -157,6 +163,7 @@ def our_lloyd(x, start, precision, cache):
         iterations=FLAGS.iterations,
         init=start,
         precision=precision,
+        backend=backend,
         cache_bytes=cache,
         on_iteration=lambda _: ends.append(time.perf_counter()),
     )
@@ -319,6 +326,32 @@ def steps_of(path, k, precision):
     }
 
 
+# Backends.
+
+
+def measure_backends():
+    table = []
+    for shape in FLAGS.backend_shapes:
+        table.append({"shape": shape} | child("backends", shape=shape, rounds=FLAGS.rounds))
+        show(table[-1])
+    return table
+
+
+def backends_of(shape, rounds):
+    """Seconds of an iteration in float32 with each backend, in turns, and which is taken."""
+    from dc_tf.clustering.backends import make_backend
+
+    rows, dim, k = map(int, shape.split("x"))
+    x = mixture(rows, dim, 2 * k)
+    seconds = {"tensorflow": [], "faiss": []}
+    for _ in range(rounds):
+        for backend, runs in seconds.items():
+            run = our_lloyd(x, initial(x, k), "float32", FLAGS.cache_mb << 20, backend)
+            runs.append(run["seconds"])
+    medians = {backend: statistics.median(runs) for backend, runs in seconds.items()}
+    return medians | {"auto": make_backend("auto", k, dim, "float32").name}
+
+
 # Workers.
 
 
@@ -477,6 +510,7 @@ ROLES = {
     "speed": speed_of,
     "float64": float64_lloyd,
     "steps": steps_of,
+    "backends": backends_of,
     "share": share_of,
     "store": store_of,
     "peak": peak_of,

@@ -109,7 +109,7 @@ def hear_signals() -> dict:
     return {number: signal.signal(number, _hear) for number in heard}
 
 
-def ignore_requests():
+def reset_signals():
     """`SIGNALS` do again what they do to any process, for work that has nothing to save."""
     for number in SIGNALS:
         if number != signal.SIGINT:

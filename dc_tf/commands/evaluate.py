@@ -203,6 +203,6 @@ def _joined():
             cluster = connect(within_s=_JOIN_S)
         if cluster:
             # TensorFlow has taken them for itself. Nothing is saved before the end.
-            pulse.ignore_requests()
+            pulse.reset_signals()
             stack.enter_context(leaving(cluster))
         yield cluster

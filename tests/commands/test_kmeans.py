@@ -204,10 +204,6 @@ class ResultTest(CommandTest):
         self.assertGreater(np.mean(nearest == found.assignments), 0.999)
 
     def test_faiss_finds_the_same(self):
-        try:
-            import faiss  # noqa: F401
-        except ImportError:
-            self.skipTest("faiss is not installed")
         self.assertEqual(self.result(backend="faiss", iterations=2)["backend"], "faiss")
         self.result(backend="tensorflow", iterations=2, output=self.path("tensorflow"))
         self.assertAllClose(self.found().centroids, self.found(self.path("tensorflow")).centroids)

@@ -256,7 +256,7 @@ class PulseTest(tf.test.TestCase):
         before = {number: signal.getsignal(number) for number in pulse.SIGNALS}
         try:
             pulse.hear_signals()
-            pulse.ignore_requests()
+            pulse.reset_signals()
             self.assertEqual(signal.getsignal(signal.SIGTERM), signal.SIG_DFL)
             with self.assertRaises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
