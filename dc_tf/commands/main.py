@@ -12,6 +12,7 @@ state saved, start again; 43 held up by another worker that failed, is gone or h
 import ast
 import contextlib
 import errno
+import faulthandler
 import importlib
 import importlib.util
 import json
@@ -25,6 +26,7 @@ import traceback
 
 from absl import flags, logging
 
+from dc_tf.commands import native_log
 from dc_tf.errors import PREEMPTED, ConfigError, DataError, Preempted
 
 COMMANDS = {
@@ -86,6 +88,10 @@ def run_and_exit():
     Without the interpreter's own shutdown: it can wait for ever for a thread of an input pipeline
     that itself waits for the interpreter, when something, such as a trace, kept an iterator alive.
     """
+    if native_log.begin():
+        # They go to a file, so all of them; else they would bury a command's own lines.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
+        faulthandler.enable(2)
     code = main()
     for child in multiprocessing.active_children():  # they would outlive us and hold our pipes
         child.terminate()
@@ -94,14 +100,15 @@ def run_and_exit():
         logging.flush()
         sys.stdout.flush()
         sys.stderr.flush()
+        native_log.end()
     os._exit(code)
 
 
 def _dispatch(name, args):
     if name not in COMMANDS:
         raise ConfigError(f"There is no command {name!r}; there are: {', '.join(COMMANDS)}.")
-    # TensorFlow's notes would bury a command's own lines; set it to 0 to see them. Without a GPU it
-    # calls that an error, and that a CPU does not multiply in float16.
+    # For who calls this function. Without a GPU TensorFlow calls that an error, and that a CPU does
+    # not multiply in float16.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if _sees_gpu() else "3")
     command = importlib.import_module(COMMANDS[name])
     if _asks_for_help(args):
