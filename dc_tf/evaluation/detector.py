@@ -73,8 +73,8 @@ def train(subject, split, protocol, folder, cluster=None):
         runner = _Runner(strategy, task, "train", params, checkpoints, save_summary=rank == 0)
     _check_same_step(runner.trainer.global_step, cluster)
     what = f"{subject.name}: {protocol.tune} on {split.name}"
-    with Progress(protocol.iterations, what, "steps", enabled=rank == 0) as progress:
-        progress.skip(int(runner.trainer.global_step.numpy()))
+    done = int(runner.trainer.global_step.numpy())
+    with Progress(protocol.iterations, what, "steps", enabled=rank == 0, done=done) as progress:
         show = _shows(progress, runner.trainer.global_step)
         runner.controller.train_actions = (*runner.controller.train_actions, show)
         try:

@@ -51,12 +51,14 @@ def fine_tune(subject, train, test, protocol, world, seed, name="model") -> dict
     states = TuningStates(folder, world)
     position = states.restore(tuner) or Position()
     steps = len(train.rows) // protocol.batch_size
-    title = f"{subject.name}: fine-tuning"
-    with (
-        data_errors(),
-        Progress(protocol.epochs * steps, title, "steps", enabled=world.rank == 0) as progress,
-    ):
-        progress.skip(position.global_step)
+    shown = Progress(
+        protocol.epochs * steps,
+        f"{subject.name}: fine-tuning",
+        "steps",
+        enabled=world.rank == 0,
+        done=position.global_step,
+    )
+    with data_errors(), shown as progress:
         while position.epoch < protocol.epochs:
             batches = _epoch(train, protocol, subject.resolution, world, seed, position)
             position = _train_epoch(tuner, batches, steps, protocol, position, states, progress)
