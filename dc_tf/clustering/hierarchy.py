@@ -75,9 +75,8 @@ def hierarchical_kmeans(
             the result is the same.
         on_progress: called with `(rows, level=, skipped=, cluster=, iteration=, objective=)` after
             each chunk of own rows (0 rows, and `drawn=`, while `init` draws), or with `(rows,
-            level=, skipped=True, cluster=)` for what need not be done, and with `iteration=` for what
-            was done before. Each level adds up to
-            `iterations + 1` times the own rows.
+            level=, skipped=True, cluster=)` for what need not be done, with `iteration=` where it
+            was done before. Each level adds up to `iterations + 1` times the own rows.
         **settings: further ones of `kmeans`: precision, spherical, tolerance, backend,
             memory_bytes, cache_bytes.
 
