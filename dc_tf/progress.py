@@ -49,6 +49,7 @@ class Progress:
         self._every_s = every_s
         self._figures = {}
         self._resumes = bool(done)
+        self._has_bar = False
         self._bar = None
 
     def __enter__(self):
@@ -56,7 +57,8 @@ class Progress:
         self._started = self._working_since = self._last_line = time.monotonic()
         if self._resumes:
             self._write_resumed()
-        if self._enabled and sys.stderr.isatty():
+        self._has_bar = self._enabled and sys.stderr.isatty()
+        if self._has_bar:
             from tqdm import tqdm  # Not needed where there is no terminal.
 
             self._bar = tqdm(
@@ -122,11 +124,10 @@ class Progress:
     def _count(self):
         if self._total is None:
             return f"{self.done:,} {self._unit}"
-        percent = f" ({self._percent()})" if self._total and self._bar is None else ""
-        return f"{self.done:,}/{self._total:,} {self._unit}{percent}"
-
-    def _percent(self):
-        return f"{100 * self.done / self._total:.0f}%"
+        count = f"{self.done:,}/{self._total:,} {self._unit}"
+        if not self._total or self._has_bar:  # which has its own percentage
+            return count
+        return f"{count} ({100 * self.done / self._total:.0f}%)"
 
     def _rate(self):
         worked = self.done - self._skipped

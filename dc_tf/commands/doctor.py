@@ -13,6 +13,7 @@ Exit codes: 0 nothing failed, 1 something failed, 2 wrong usage.
 
 from absl import flags
 
+from dc_tf.commands.results import Result
 from dc_tf.errors import DataError
 
 FLAGS = flags.FlagValues()
@@ -53,7 +54,7 @@ def run() -> dict:
             verify=VERIFY.value,
         )
     )
-    result = report.as_dict()
+    result = Result(report.as_dict(), shown=True)
     if report.failed:
         names = ", ".join(dict.fromkeys(check.what for check in report.failed))
         raise DataError(f"{len(report.failed)} checks failed: {names}.", result=result)

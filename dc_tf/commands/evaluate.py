@@ -25,6 +25,7 @@ from absl import flags, logging
 
 import dc_tf
 from dc_tf import pulse
+from dc_tf.commands.results import Result
 from dc_tf.data.files import same_place
 from dc_tf.errors import ConfigError, DataError
 
@@ -170,7 +171,7 @@ def run() -> dict | None:
     except (OSError, tf.errors.OpError) as error:
         print(json.dumps(result), flush=True)  # hours of work, and nothing else has it
         raise DataError(f"the result above could not be written: {error}") from error
-    return result
+    return Result(result, shown=True, path=OUTPUT.value)
 
 
 def _check_can_be_made(name, path):

@@ -14,6 +14,7 @@ import hashlib
 
 from absl import flags
 
+from dc_tf.commands.results import Result
 from dc_tf.errors import ConfigError, DataError
 
 INITS = ("random", "k-means++", "k-means||")
@@ -116,7 +117,7 @@ def run() -> dict | None:
             end.enter_context(leaving(cluster, output.tidy))
             refuse_together(refusal, cluster.world)
             result = run_job(job, cluster)
-    return result if cluster.is_chief else None
+    return Result(result, path=output.about) if cluster.is_chief else None
 
 
 def _lock(output, setting, end):

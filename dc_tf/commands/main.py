@@ -1,9 +1,9 @@
 """The command line: `dc_tf COMMAND --flags`.
 
 A command is a module with a docstring, whose first line is its help, its own
-`FLAGS = flags.FlagValues()` and `run() -> dict`; the dictionary is printed as the last
-line on stdout, one JSON object. A flag named `ARGUMENT` may be given without its name. Only the
-command that was asked for is imported.
+`FLAGS = flags.FlagValues()` and `run() -> dict`; the dictionary is printed as the last line on
+stdout, one JSON object, or on a terminal as a table (`results`). A flag named `ARGUMENT` may be
+given without its name. Only the command that was asked for is imported.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration, nothing was started; 42 asked to stop,
 state saved, start again; 43 held up by another worker that failed, is gone or hangs.
@@ -15,8 +15,6 @@ import errno
 import faulthandler
 import importlib
 import importlib.util
-import json
-import math
 import multiprocessing
 import os
 import pathlib
@@ -26,7 +24,7 @@ import traceback
 
 from absl import flags, logging
 
-from dc_tf.commands import native_log
+from dc_tf.commands import native_log, results
 from dc_tf.errors import PREEMPTED, ConfigError, DataError, Preempted
 
 COMMANDS = {
@@ -68,7 +66,7 @@ def main(argv=None):
     except (ConfigError, flags.Error) as error:
         return _complain(error, WRONG_USAGE)
     except DataError as error:
-        _print_result(error.result)
+        results.show(error.result)
         return _complain(error, FAILED)
     except Preempted as error:
         return _complain(f"{error}. Start again in the same way to go on.", PREEMPTED)
@@ -115,17 +113,12 @@ def _dispatch(name, args):
         print(_help(name, command))
         return DONE
     _parse(name, command.FLAGS, args, getattr(command, "ARGUMENT", None))
-    _print_result(command.run())
+    results.show(command.run())
     return DONE
 
 
 def _sees_gpu():
     return any(os.path.exists(path) for path in _GPU_DEVICES)
-
-
-def _print_result(result):
-    if result is not None:
-        print(json.dumps(_plain(result)), flush=True)
 
 
 def _asks_for_help(args):
@@ -206,19 +199,6 @@ def _flag_help(flag):
         names = f"--[no]{flag.name}"
     default = flag.default_as_str and f" (default: {flag.default_as_str})".replace("'", "")
     return f"  {names}\n      {flag.help}{default or ''}"
-
-
-def _plain(value):
-    """JSON's own types: NumPy scalars become numbers, and NaN, which JSON lacks, null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, os.PathLike) else value
 
 
 def _complain(error, code):

@@ -12,6 +12,7 @@ import os
 from absl import flags
 
 from dc_tf.commands.logs import logged_to
+from dc_tf.commands.results import Result
 from dc_tf.errors import ConfigError, DataError
 
 FLAGS = flags.FlagValues()
@@ -94,7 +95,8 @@ def _train(experiment, folder, refusal, watchdog):
         cluster.world.barrier()
         with all_or_none(cluster.world):
             _check_shared(folder, cluster.rank)
-        return pretrain(experiment, folder, cluster)
+        result = pretrain(experiment, folder, cluster)
+        return result and Result(result, path=folder.result)
 
 
 def _check_shared(folder, rank):
@@ -125,7 +127,7 @@ def _dry_run(experiment, run_dir, task) -> dict | None:
     plan = make_plan(experiment, Dataset.open(experiment.data.path).rows, workers, on_gpu)
     rates = rates_of(run_dir)
     print(as_text(plan, rates))
-    return {"dry_run": True, **as_dict(plan, rates)}
+    return Result({"dry_run": True, **as_dict(plan, rates)}, shown=True)
 
 
 def _refusal(experiment, run_dir, workers) -> ConfigError | None:
