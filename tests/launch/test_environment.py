@@ -27,7 +27,7 @@ case "$*" in
       echo "  Downloading $name-1.0.whl (620.7 MB)"
     done
     sleep 1.5
-    if [ -n "$PIP_FAILS" ]; then echo "ERROR: No matching distribution for numpy==1.0" >&2; exit 3; fi
+    [ -z "$PIP_FAILS" ] || { echo "ERROR: No matching distribution for numpy==1.0" >&2; exit 3; }
     echo "Installing collected packages: absl-py, numpy, tensorflow"
     echo "Successfully installed absl-py-1.0 numpy-1.0 tensorflow-1.0" ;;
   *"-m pip"*) echo "Requirement already satisfied: pip" ;;
