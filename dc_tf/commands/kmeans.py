@@ -91,6 +91,9 @@ TIMEOUT_S = _define(
 def run() -> dict | None:
     """Clusters; returns the result on the chief."""
     # After the flags are known to be right, since TensorFlow takes seconds to import.
+    from dc_tf.commands.quick_tensorflow import import_tensorflow
+
+    import_tensorflow()
     from dc_tf.commands.kmeans_dir import KMeansDir
     from dc_tf.commands.kmeans_job import run_job
     from dc_tf.commands.together import join, leaving, watched

@@ -29,9 +29,8 @@ from dc_tf.commands.kmeans_dir import KMeansDir
 from dc_tf.distributed.collectives import all_gather_counts
 from dc_tf.distributed.refusal import all_or_none
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.memory import free_memory, gpu_memory
+from dc_tf.memory import free_memory, gpu_memory, size
 from dc_tf.progress import IterationProgress, Progress
-from dc_tf.training.plan_report import size
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,7 @@ import shutil
 
 import tensorflow as tf
 
-from dc_tf.memory import free_memory, gpu_memory
-from dc_tf.training.plan_report import size
+from dc_tf.memory import free_memory, gpu_memory, size
 
 
 def check_devices(report, task) -> int:

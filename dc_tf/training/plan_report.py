@@ -4,6 +4,7 @@ print(as_text(plan, rates_of(run)))
 json.dumps(as_dict(plan))
 """
 
+from dc_tf.memory import size
 from dc_tf.training.plan import Plan, Rates, StagePlan
 
 # Groups of workers that are listed, before the list is cut.
@@ -54,15 +55,6 @@ def seconds_of(index: int, plan: StagePlan, rates: Rates) -> float | None:
     """Seconds that training takes for all epochs of a stage, if its speed was measured."""
     speed = rates.images_per_s.get(index)
     return plan.steps * plan.batch.batch_size / speed if speed else None
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.4g} TB"
 
 
 def _stage_lines(index, plan, rates):
