@@ -41,7 +41,10 @@ VERIFY = flags.DEFINE_bool(
 
 def run() -> dict:
     """Runs the command; returns the findings of this worker."""
-    # TensorFlow takes seconds to import; wrong flags are refused before.
+    from dc_tf.doctor.beginning import begin
+
+    begun = begin()
+    # What follows needs TensorFlow, which takes seconds to import.
     from dc_tf.doctor.examination import Options, examine
 
     report = examine(
@@ -52,7 +55,8 @@ def run() -> dict:
             timeout_s=TIMEOUT_S.value,
             sample=SAMPLE.value,
             verify=VERIFY.value,
-        )
+        ),
+        begun,
     )
     result = Result(report.as_dict(), shown=True)
     if report.failed:

@@ -112,7 +112,7 @@ def run() -> dict | None:
     # After the flags are known to be right, since TensorFlow takes seconds to import.
     import tensorflow as tf
 
-    from dc_tf.distributed.cluster import task_from_environment
+    from dc_tf.distributed.task import task_from_environment
     from dc_tf.evaluation.tasks import BY_LAYER, Request, read_protocol
 
     if task_from_environment().rank == 0:  # The others write nothing, and may not have the folder.

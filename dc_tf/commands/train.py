@@ -58,7 +58,7 @@ def run() -> dict | None:
     # After the flags are known to be right, since TensorFlow takes seconds to import.
     from dc_tf import experiment as experiment_lib
     from dc_tf.commands.together import watched, writable
-    from dc_tf.distributed.cluster import task_from_environment
+    from dc_tf.distributed.task import task_from_environment
     from dc_tf.run_dir import RunDir, locked
 
     experiment = experiment_lib.load(CONFIG_FILE.value, PARAMS_OVERRIDE.value)

@@ -4,7 +4,8 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import parameterized
 
-from dc_tf.clustering.tensors import aligned_empty, as_array, as_tensor
+from dc_tf.clustering.aligned import aligned_empty
+from dc_tf.clustering.tensors import as_array, as_tensor
 
 
 class AsTensorTest(tf.test.TestCase, parameterized.TestCase):
