@@ -40,18 +40,19 @@ MAX_BAD_SHARE = _define(
 
 
 def run() -> dict:
-    # After the flags are known to be right, since TensorFlow takes seconds to import.
-    from dc_tf.data.manifest import Dataset
-    from dc_tf.evaluation.embed import embed
-    from dc_tf.evaluation.features import parse_layers
-    from dc_tf.evaluation.models import open_model, random_init
-
     if COMPUTE_DTYPE.value not in ("float32", "bfloat16"):
         raise ConfigError(f"--compute_dtype is {COMPUTE_DTYPE.value!r}; use float32 or bfloat16.")
     if not 0 <= MAX_BAD_SHARE.value < 1:
         raise ConfigError(f"--max_bad_share is {MAX_BAD_SHARE.value}; use [0, 1).")
-    layers = parse_layers(LAYER.value)
+    from dc_tf.data.manifest import Dataset
+
     dataset = Dataset.open(DATA.value)
+    # After all that can be checked without TensorFlow, which takes seconds to import.
+    from dc_tf.evaluation.embed import embed
+    from dc_tf.evaluation.features import parse_layers
+    from dc_tf.evaluation.models import open_model, random_init
+
+    layers = parse_layers(LAYER.value)
     subject = open_model(MODEL.value, COMPUTE_DTYPE.value, STAGE.value)
     if RANDOM_INIT.value:
         subject = random_init(subject, SEED.value)

