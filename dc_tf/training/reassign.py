@@ -31,7 +31,7 @@ from dc_tf.clustering.assignments import (
 )
 from dc_tf.clustering.hierarchy import hierarchical_kmeans
 from dc_tf.clustering.resume import Snapshots, claim
-from dc_tf.distributed.collectives import all_gather_counts
+from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import DataError
 from dc_tf.progress import IterationProgress
 from dc_tf.training.extract import extract, whiten
@@ -145,7 +145,7 @@ def _cluster(store, stage, scratch, cluster, seed, previous):
     """Both levels of k-means, with progress on the chief; see `hierarchical_kmeans`."""
     settings = stage.clustering
     rows = slice(store.first_row, store.first_row + store.rows)
-    all_rows = int(all_gather_counts(store.rows, cluster.world).sum())
+    all_rows = int(all_gather(store.rows, cluster.world).sum())
     problems = {1: 1, 2: stage.clusters}
     with _LevelProgress(
         settings.iterations, all_rows, store.rows, problems, cluster.is_chief
