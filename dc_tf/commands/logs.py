@@ -9,6 +9,17 @@ from absl import logging
 from dc_tf.commands import native_log
 
 
+class ScreenFormatter(logging.PythonFormatter):
+    """Warnings and errors as a command's other messages; the rest with time and place, as absl."""
+
+    def format(self, record):
+        if record.levelno < python_logging.WARNING:
+            return super().format(record)
+        who = "dc_tf" if record.name == "absl" else record.name
+        text = f"{who}: {record.levelname.lower()}: {record.getMessage()}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
 @contextlib.contextmanager
 def logged_to(path, verbosity=logging.WARNING):
     """Inside, all that is logged at INFO or above is appended to `path`; for good, what C++ logs.

@@ -25,6 +25,7 @@ import traceback
 from absl import flags, logging
 
 from dc_tf.commands import native_log, results
+from dc_tf.commands.logs import ScreenFormatter
 from dc_tf.errors import PREEMPTED, ConfigError, DataError, Preempted
 
 COMMANDS = {
@@ -148,6 +149,7 @@ def _parse(name, values, args, argument=None):
         )
     flags.FLAGS.mark_as_parsed()  # Libraries that read absl's global flags get the defaults.
     logging.use_absl_handler()
+    logging.get_absl_handler().setFormatter(ScreenFormatter())
     logging.set_verbosity(values.verbosity)
 
 
