@@ -19,8 +19,8 @@ import os
 import re
 import select
 import signal
+import socket
 import sys
-import time
 
 from absl import logging
 
@@ -38,7 +38,7 @@ _NATIVE = re.compile(
 
 
 class _State:
-    control = None  # write end of the pipe that tells the reader what to do
+    control = None  # socket to the reader: paths to it, an empty line back for an empty line
     screen = None  # duplicate of what descriptor 2 was
     reader = None  # process id
 
@@ -57,12 +57,12 @@ def begin() -> bool:
     except (AttributeError, OSError):  # there is no standard error, or its disk is full
         return False
     lines, writes = _packets()
-    orders, _State.control = os.pipe()
+    _State.control, orders = socket.socketpair()
     _State.reader = os.fork()
     if not _State.reader:
-        _read_until_all_writers_end(lines, orders, _State.screen)
+        _read_until_all_writers_end(lines, orders.fileno(), _State.screen)
     os.close(lines)
-    os.close(orders)
+    orders.close()
     os.dup2(writes, 2)
     os.close(writes)
     old = sys.stderr
@@ -82,10 +82,16 @@ def send_to(path):
     """
     named = os.environ.get(VARIABLE) or path
     if _State.control is not None:
-        try:
-            os.write(_State.control, os.path.abspath(named).encode() + b"\n")
-        except OSError as error:
-            logging.debug("the reader of descriptor 2 is gone: %s", error)
+        _tell_reader(os.path.abspath(named).encode())
+
+
+def _tell_reader(line) -> bool:
+    try:
+        _State.control.sendall(line + b"\n")
+        return True
+    except OSError as error:  # somebody has killed it
+        logging.debug("the reader of descriptor 2 is gone: %s", error)
+        return False
 
 
 def end():
@@ -93,10 +99,10 @@ def end():
     if _State.reader is None:
         return
     os.dup2(_State.screen, 2)
-    os.close(_State.control)
-    until = time.monotonic() + _END_S  # a process that still holds the pipe is not waited for
-    while time.monotonic() < until and not os.waitpid(_State.reader, os.WNOHANG)[0]:
-        time.sleep(0.002)
+    # Not for its end: a process that we have started may still hold the pipe.
+    if _tell_reader(b""):
+        select.select([_State.control], [], [], _END_S)
+    _State.control.close()
     _State.control = _State.reader = None
 
 
@@ -129,13 +135,24 @@ def _read_until_all_writers_end(lines, orders, screen):
                 data = os.read(ready, 1 << 16)
                 if not data:
                     watched.remove(ready)
-                elif ready == orders:
-                    sorter.log_to(data.splitlines()[-1].decode())
-                else:
+                elif ready == lines:
                     sorter.add(data)
+                else:
+                    for order in data.splitlines():
+                        if order:
+                            sorter.log_to(order.decode())
+                        else:
+                            _catch_up(lines, sorter)
+                            os.write(orders, b"\n")
         sorter.finish()
     finally:
         os._exit(0)
+
+
+def _catch_up(lines, sorter):
+    """Takes what is in the pipe by now."""
+    while select.select([lines], [], [], 0)[0] and (data := os.read(lines, 1 << 16)):
+        sorter.add(data)
 
 
 class Sorter:
