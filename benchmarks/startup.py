@@ -70,13 +70,15 @@ def main():
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", default="", help="commands whose name begins so")
     options = parser.parse_args()
+    root = os.path.abspath(options.root)
     with tempfile.TemporaryDirectory() as folder:
         write_inputs(folder)
+        os.chdir(folder)  # Python looks for packages where it is started.
         print("| command | processor, s | clock, s | imported |\n|---|---|---|---|")
-        started(["--help"], options.root)
+        started(["--help"], root)
         for name, arguments in commands(folder).items():
             if name.startswith(options.only):
-                runs = [started(arguments, options.root) for _ in range(options.runs)]
+                runs = [started(arguments, root) for _ in range(options.runs)]
                 processor, clock = (min(run[place] for run in runs) for place in (0, 1))
                 packages = ", ".join(package for package in SLOW if package in runs[-1][2])
                 print(f"| {name} | {processor:.2f} | {clock:.2f} | {packages} |", flush=True)
@@ -94,7 +96,7 @@ def write_inputs(folder):
 def started(arguments, root):
     """(seconds of processor time, seconds of the clock, names of modules) of a run of dc_tf."""
     reads, writes = os.pipe()
-    environment = os.environ | {"PYTHONPATH": str(root), "PROBE": str(writes)}
+    environment = os.environ | {"PYTHONPATH": root, "PROBE": str(writes)}
     with tempfile.TemporaryFile() as output:
         begun = time.monotonic()
         process = subprocess.Popen(
