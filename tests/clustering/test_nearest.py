@@ -6,6 +6,7 @@ from unittest import mock
 
 import faiss
 import numpy as np
+import pytest
 import tensorflow as tf
 from absl.testing import parameterized
 
@@ -13,6 +14,8 @@ from dc_tf.clustering import backends, nearest_on_gpu
 from dc_tf.clustering.backends import make_backend
 from dc_tf.clustering.nearest import NearestCentroid
 from dc_tf.clustering.nearest_on_gpu import NearestOnGpu
+
+pytestmark = pytest.mark.numeric
 
 # That for a GPU runs on a CPU as well.
 BOTH = (NearestCentroid, NearestOnGpu)
@@ -97,6 +100,7 @@ class NearestTest(tf.test.TestCase, parameterized.TestCase):
         self.assertFalse(short.nearer(rows, found, best).any())
 
     @parameterized.product(on_device=BOTH, k=(4, 20))
+    @pytest.mark.bfloat16
     def test_nearer_is_as_good_far_from_the_origin(self, on_device, k):
         rng = np.random.default_rng(0)
         rows = (rng.normal(size=(500, 16)) + 1000).astype(np.float32)

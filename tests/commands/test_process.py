@@ -139,7 +139,7 @@ class ProcessTest(tf.test.TestCase):
 
     def test_without_a_gpu_nobody_sees_more_than_the_command_says(self):
         if _sees_gpu():
-            self.skipTest("this machine has a GPU")
+            self.skipTest("needs a machine without a GPU")
         folder = pathlib.Path(self.get_temp_dir())
         np.save(folder / "half.npy", np.random.default_rng(0).normal(size=(50, 8)).astype("f2"))
         flags = [f"--input={folder}/half.npy", "--k=2", f"--output={folder}/quiet"]

@@ -47,6 +47,7 @@ class SavedModelTest(tf.test.TestCase):
                 cls.trunk, path, form, weight_decay=0.5, short_side=40, source={"run": "a"}
             )
 
+    @pytest.mark.numeric
     def test_a_process_that_never_imported_dc_tf_gets_the_same_features(self):
         expected = self.trunk(pixels() / np.float32(255))
         for path in self.paths.values():
@@ -98,6 +99,7 @@ np.savez({path!r} + ".npz", **outputs)
                 value = loss()
             self.assertAllClose(tape.gradient(value, variable), 0.5 * variable)
 
+    @pytest.mark.numeric
     def test_any_batch_and_size_is_taken_and_other_sizes_are_resized(self):
         model = tf.saved_model.load(self.paths["layer"])
         large = pixels(2, size=48)

@@ -14,6 +14,8 @@ from dc_tf.experiment import Model, Optimizer, Stage
 from dc_tf.nn.vgg16 import VGG16
 from dc_tf.training.step import SUMS, Learner
 
+pytestmark = pytest.mark.numeric
+
 RESOLUTION, FC, SUBS, BATCH = 32, 24, 5, 32
 RATE, DECAY = 0.002, 1e-3
 
