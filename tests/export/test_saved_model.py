@@ -1,6 +1,7 @@
 import glob
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,9 +147,12 @@ np.savez({path!r} + ".npz", **outputs)
             for a, b in zip(*(flat_weights(named_weights(t)) for t in (restored, original))):
                 self.assertAllEqual(a, b)
 
+    def exported(self):
+        """Path of an export of `trunk` of this test's own."""
+        return shutil.copytree(self.paths["layer"], os.path.join(self.get_temp_dir(), "model"))
+
     def test_existing_output_is_refused_or_replaced_whole(self):
-        path = os.path.join(self.get_temp_dir(), "model")
-        export_saved_model(self.trunk, path)
+        path = self.exported()
         with self.assertRaisesRegex(ConfigError, "--overwrite"):
             export_saved_model(self.trunk, path)
         export_saved_model(network(seed=1), path, overwrite=True)
@@ -164,8 +168,7 @@ np.savez({path!r} + ".npz", **outputs)
         self.assertEqual(os.listdir(folder), ["thesis.txt"])
 
     def test_a_failed_export_leaves_nothing_and_keeps_what_was_there(self):
-        path = os.path.join(self.get_temp_dir(), "model")
-        export_saved_model(self.trunk, path)
+        path = self.exported()
         with self.assertRaises(TypeError):
             export_saved_model(self.trunk, path, source={"not": {"json"}}, overwrite=True)
         self.assertEqual(os.listdir(self.get_temp_dir()), ["model"])
@@ -173,8 +176,7 @@ np.savez({path!r} + ".npz", **outputs)
 
     @pytest.mark.slow
     def test_a_real_kill_leaves_what_was_there_and_the_next_call_finishes(self):
-        path = os.path.join(self.get_temp_dir(), "model")
-        export_saved_model(self.trunk, path)
+        path = self.exported()
         program = f"""
 from export.test_saved_model import export_saved_model, network
 export_saved_model(network(seed=1), {path!r}, overwrite=True)
@@ -200,8 +202,7 @@ export_saved_model(network(seed=1), {path!r}, overwrite=True)
         self.assertCountEqual(os.listdir(self.get_temp_dir()), ["model", "model.b.writing"])
 
     def test_what_an_export_was_replacing_when_it_was_killed_is_put_back(self):
-        path = os.path.join(self.get_temp_dir(), "model")
-        export_saved_model(self.trunk, path)
+        path = self.exported()
         os.rename(path, f"{path}.a.writing.old")  # between the two renames
         with self.assertRaisesRegex(ConfigError, "--overwrite"):
             export_saved_model(network(seed=1), path)
@@ -213,7 +214,7 @@ export_saved_model(network(seed=1), {path!r}, overwrite=True)
             export_saved_model(self.trunk, path, sobel="fold")
         with self.assertRaisesRegex(DataError, "dc_tf export"):
             read_metadata(path)
-        export_saved_model(self.trunk, path)
+        self.exported()
         file = os.path.join(path, "dc_tf.json")
         values = json.loads(open(file).read())
         for damaged in ["{", json.dumps(values | {"format": 9}), json.dumps({"format": 1})]:
