@@ -14,4 +14,4 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh" || exit 1
 cd "$DC_TF_ROOT"
-exec python -m pytest -n 2 --dist loadscope "$@"
+exec python -m pytest -n 2 --dist loadscope --no-loadscope-reorder "$@"

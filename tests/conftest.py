@@ -20,6 +20,8 @@ for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREAD
 os.environ.pop("TF_CONFIG", None)
 
 
+# Folders of tests by how long their classes take; what is in none comes last.
+LONG = ("training", "launch", "evaluation", "export", "commands", "clustering", "data", "")
 _TURNS, _STAYS = pytest.StashKey(), pytest.StashKey()
 
 
@@ -61,7 +63,13 @@ def pytest_collection_modifyitems(config, items):
         impossible = kind is not None and not kind.bfloat16 and _multiplies_bfloat16(item)
         (left_out if no_test or impossible else kept).append(item)
     config.hook.pytest_deselected(items=left_out)
-    items[:] = kept
+    # What takes long begins first, so that two processes end at about the same time.
+    items[:] = sorted(kept, key=lambda item: LONG.index(_folder(item)))
+
+
+def _folder(item):
+    name = item.path.parent.name
+    return name if name in LONG else ""
 
 
 def _is_alone(item):

@@ -129,21 +129,20 @@ class ProcessTest(tf.test.TestCase):
         addresses = {"worker": [f"localhost:{first}", f"localhost:{second}"]}
         task = {"cluster": addresses, "task": {"type": "worker", "index": 0}}
         flags = [f"--input={folder}/x.npy", "--k=2", f"--output={output}"]
-        with subprocess.Popen(
-            [sys.executable, "-m", "dc_tf", "kmeans", *flags],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CONFIG": json.dumps(task)},
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            self.addCleanup(process.kill)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CONFIG": json.dumps(task)}
+        with open(folder / "log", "w+") as log:
+            process = nursery.start(command_line("kmeans", *flags), environment, stderr=log)
+            self.addCleanup(process.send_signal, signal.SIGKILL)
             until = time.monotonic() + LIMIT_S
             while not list(output.glob("kmeans_workers/pulses/*")):
                 self.assertLess(time.monotonic(), until)
                 time.sleep(0.02)
             process.send_signal(signal.SIGTERM)
-            _, log = process.communicate(timeout=30)
-        self.assertEqual(process.returncode, 42, log)
-        self.assertIn("was waiting for the other workers", log)
+            code = process.wait(30)
+            log.seek(0)
+            said = log.read()
+        self.assertEqual(code, 42, said)
+        self.assertIn("was waiting for the other workers", said)
 
     def test_without_a_gpu_nobody_sees_more_than_the_command_says(self):
         if _sees_gpu():

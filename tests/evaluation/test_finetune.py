@@ -254,6 +254,7 @@ class FinetuneTest(tf.test.TestCase):
             with self.assertRaisesRegex(ConfigError, next(iter(wrong))):
                 Protocol(**wrong)
 
+    @pytest.mark.slow
     def test_the_command_compares_with_random_weights_and_with_the_paper(self):
         settings = "epochs=1,batch_size=16,seeds=2,paper=imagenet90"
         flags = [f"--train={self.train}", f"--test={self.test}", f"--model={self.model}"]
