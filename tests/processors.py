@@ -45,8 +45,4 @@ KINDS = {
         _AVX2 | {"ONEDNN_MAX_CPU_ISA": "AVX2", "TF_ENABLE_ONEDNN_OPTS": "1"},
         bfloat16=False,
     ),
-    "avx512": Kind(
-        "AVX-512 without units for bfloat16, with oneDNN",
-        {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "TF_ENABLE_ONEDNN_OPTS": "1"},
-    ),
 }
