@@ -229,7 +229,7 @@ def _standardize(probes, batches):
         probes.standardize(layer, mean.astype(np.float32), np.sqrt(variance).astype(np.float32))
 
 
-@tf.function(reduce_retracing=True)
+@tf.function(reduce_retracing=True, autograph=False)
 def _moments(x):
     x = tf.cast(x, tf.float32)
     return tf.reduce_sum(x, 0), tf.reduce_sum(x * x, 0)

@@ -54,7 +54,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
         subject.resolution,
         subject.short_side,
     )
-    forward = tf.function(lambda x: subject.trunk(x, training=False)["fc7"])
+    forward = tf.function(lambda x: subject.trunk(x, training=False)["fc7"], autograph=False)
     hits = np.zeros(rotations)
     with data_errors(), Progress(dataset.rows, "rotation", "images") as progress:
         for batch in images:

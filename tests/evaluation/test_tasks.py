@@ -133,6 +133,7 @@ class TasksTest(tf.test.TestCase):
             self.assertLess(results["conv3"]["train_loss"], 0.6)
         self.assertLess(results["conv3"]["dimensions"], 10_000)
 
+    @pytest.mark.slow
     def test_layers_in_one_pass_equal_each_on_its_own(self):
         for augment in (False, True):
             protocol = linear_probe.Protocol(
@@ -257,6 +258,7 @@ class TasksTest(tf.test.TestCase):
             self.assertEqual(image.size, (960, 540))
             self.assertGreater(len(np.unique(np.asarray(image).reshape(-1, 4), axis=0)), 20)
 
+    @pytest.mark.slow
     def test_linear_classifiers_of_a_development_kit_are_measured_by_average_precision(self):
         folder = os.path.join(self.root, "kit")
         counts = {"trainval": 60, "test": 30}

@@ -196,6 +196,7 @@ class Voc07ClassificationTest(tf.test.TestCase):
         self.assertAllClose(found, expected, atol=1e-5)
         self.assertGreater(np.abs(crops[0] - crops[1]).max(), 0.1)
 
+    @pytest.mark.slow
     def test_the_pair_that_does_best_on_val_is_taken(self):
         protocol = dataclasses.replace(
             QUICK, seeds=1, iterations=3, learning_rates=(1e-6, 0.1), weight_decays=(0.0, 1e-5)
@@ -214,6 +215,7 @@ class Voc07ClassificationTest(tf.test.TestCase):
         )
         self.assertAllClose(self.fine_tune(alone, ("train", "val"))["map"], best["map"])
 
+    @pytest.mark.slow
     def test_two_workers_measure_what_one_does(self):
         for tune in ("fc68", "all"):
             protocol = dataclasses.replace(QUICK, seeds=1, tune=tune, batch_size=5)
