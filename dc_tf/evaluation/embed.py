@@ -121,16 +121,15 @@ def choose_layers(subject, output, cells) -> tuple[tuple[str, ...], str]:
     found = remembered.recommend(subject.name, weights_digest(subject.trunk))
     if found is None:
         return (DEFAULT_LAYER,), (
-            f"layer {DEFAULT_LAYER}: the default, since no layers of this model have been measured; "
-            f"dc_tf evaluate --task=knn --model={subject.name} --train=DATA --test=TEST tells the "
-            "best one"
+            f"layer {DEFAULT_LAYER}: the default, since none of this model has been measured; dc_tf "
+            f"evaluate --task=knn --model={subject.name} --train=DATA --test=TEST finds the best one"
         )
     text = f"layer {found.layer}: {found.reason}"
     if found.layer != DEFAULT_LAYER and DEFAULT_LAYER in found.figures:
         share = 100 * found.figures[DEFAULT_LAYER]
         text += f"; {DEFAULT_LAYER} has {share:.1f} %, --layer={DEFAULT_LAYER} for that"
     if found.layer.startswith("conv") and found.cells not in (None, cells):
-        text += f"; its map was averaged over {found.cells} x {found.cells} parts, as --cells={found.cells} does"
+        text += f"; measured with --cells={found.cells}, which keeps where things are"
     return (found.layer,), text
 
 
