@@ -121,8 +121,9 @@ def choose_layers(subject, output, cells) -> tuple[tuple[str, ...], str]:
     found = remembered.recommend(subject.name, weights_digest(subject.trunk))
     if found is None:
         return (DEFAULT_LAYER,), (
-            f"layer {DEFAULT_LAYER}: the default, since none of this model has been measured; dc_tf "
-            f"evaluate --task=knn --model={subject.name} --train=DATA --test=TEST finds the best one"
+            f"layer {DEFAULT_LAYER}: the default, since none of this model has been measured; "
+            f"dc_tf evaluate --task=knn --model={subject.name} --train=DATA --test=TEST finds the "
+            "best one"
         )
     text = f"layer {found.layer}: {found.reason}"
     if found.layer != DEFAULT_LAYER and DEFAULT_LAYER in found.figures:

@@ -1,4 +1,4 @@
-"""What an evaluation costs: the arithmetic at known rates, and the counts against the work itself."""
+"""What an evaluation costs: arithmetic at known rates, and counts against the work itself."""
 
 import contextlib
 import dataclasses

@@ -137,7 +137,7 @@ class FilesTest(tf.test.TestCase):
             from_file = read(None, files=[file])
             chosen = read(from_file.task, *overrides, wanted="paper").choose()
             self.assertEqual(from_file.choose().protocol, chosen.protocol, file)
-        # Neither says more than the paper: broken images are usual in Paris6k, and fc of 512 is all.
+        # Of no consequence elsewhere: Paris6k has broken images, and conv13 has 512 channels.
         for file in ("retrieval_oxford5k.yaml", "retrieval_paris6k.yaml"):
             chosen = read("retrieval", "ignore_unreadable=true,dimensions=512", wanted="paper")
             self.assertEqual(read(None, files=[file]).choose().protocol, chosen.choose().protocol)
