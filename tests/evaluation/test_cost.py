@@ -9,9 +9,9 @@ from unittest import mock
 
 import devkit
 import numpy as np
+import pictures
 import tensorflow as tf
-from striped import write_model, write_stripes
-from test_retrieval import write_groups
+from striped import stripes, write_model, write_stripes
 
 from dc_tf.data.voc import read_splits
 from dc_tf.distributed.collectives import Solo
@@ -137,6 +137,15 @@ class EstimateTest(tf.test.TestCase):
     def test_places_of_samples_are_spread_over_the_rows(self):
         self.assertAllEqual(cost.spread(100, 4), [0, 25, 50, 75])
         self.assertAllEqual(cost.spread(3, 5), [0, 1, 2, 0, 1])
+
+
+def write_groups(folder, kinds, each, seed):
+    """Pictures of some objects, a sub-folder for each."""
+    random = np.random.default_rng(seed)
+    for kind in kinds:
+        for number in range(each):
+            pictures.write(folder, f"object{kind}/{number}.png", stripes(kind % 2, random))
+    return folder
 
 
 @contextlib.contextmanager
