@@ -7,9 +7,9 @@
 A task says what it does to one network as parts: how many units there are, and a function that does
 some of them with the network and images of the task itself. The rate of a part is that of the
 largest sample that fits half of `SECONDS`; a sample of one, which traces the network, comes first
-and is not timed. So a part takes `SECONDS`, tracing and one unit at the most, and no more memory
-than a batch of the task. On several workers all of them measure at the same time, and their rates
-are added.
+and is not timed. So a part takes at most `SECONDS` or one unit, whichever is longer, after the
+tracing, and no more memory than a batch of the task. On several workers all of them measure at the
+same time, and their rates are added.
 
 Of the work of a task the parts count what takes most of the time; the estimate is meant to be
 within a factor of two.
@@ -86,7 +86,7 @@ def rate(part: Part, seconds=SECONDS, clock=time.monotonic) -> float:
         done = part.sample(wanted)
         took = max(clock() - start, 1e-9)
         fitting = int(wanted * seconds / 2 / took)
-        if fitting <= wanted or wanted >= most or clock() - begin >= seconds:
+        if fitting <= wanted or wanted >= most or clock() - begin >= seconds / 2:
             return done / took
         wanted = min(most, fitting, _GROWTH * wanted)
 

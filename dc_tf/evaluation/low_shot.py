@@ -59,25 +59,25 @@ def work(subject, train, test, layers, protocol: Protocol) -> Work:
     extractor = cell_extractor(subject.trunk, layers, protocol.cells)
     dim = sum(extractor.dims.values()) // len(layers)
     rows = [shots * len(np.unique(train.labels)) for shots in protocol.shots]
+    labels = np.arange(max(rows)) % len(np.unique(train.labels))
     fits = protocol.draws * len(layers)
     return Work(
         text_of(subject, train, test, f"{fits * len(rows)} fits"),
         (
             features_part(extractor, subject, train, test, protocol.batch_size),
-            Part("images of fits", fits * sum(rows), _fit(dim, rows, protocol.cost), max(rows)),
+            Part("images of fits", fits * sum(rows), _fit(dim, labels, protocol.cost), max(rows)),
         ),
     )
 
 
-def _fit(dim, rows, cost):
-    """A function that fits some random vectors with labels, at least an image of each class."""
+def _fit(dim, labels, cost):
+    """A function that fits some random vectors with these labels, at least one of each class."""
     random = np.random.default_rng(0)
-    classes = rows[-1] // max(1, rows[-1] // rows[0])
-    vectors = directions(random.standard_normal((max(rows), dim), np.float32), 0.0)
+    vectors = directions(random.standard_normal((len(labels), dim), np.float32), 0.0)
 
     def sample(images):
-        count = min(len(vectors), max(images, 2 * classes))
-        classify(vectors[:count], np.arange(count) % classes, vectors[:1], cost)
+        count = min(len(vectors), max(images, labels.max() + 1))
+        classify(vectors[:count], labels[:count], vectors[:1], cost)
         return count
 
     return sample

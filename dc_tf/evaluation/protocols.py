@@ -31,6 +31,10 @@ PAPER_WIDTH, PAPER_RESOLUTION = 1.0, 224
 _LEAST_WIDTH = PAPER_WIDTH / 2
 _LEAST_RESOLUTION = math.floor(PAPER_RESOLUTION / math.sqrt(2))
 _LEAST_SHARE = 0.1  # of the paper's images
+_ALTERNATIVE = {
+    PAPER: "; --protocol=small takes a short one",
+    SMALL: "; --protocol=paper takes the paper's settings",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Chosen:
         protocol: the task's Protocol.
         name: "paper", "small", "file"; "" where the task has one protocol only.
         reason: why it is this one, a clause for a sentence; "" where there was no choice.
-        alternative: the flag that takes the other one; "" where there is none.
+        alternative: the flag that takes the other one, as the end of a sentence; "" without.
     """
 
     protocol: object
@@ -94,8 +98,7 @@ class Asked:
         if self.files:
             return Chosen(self._built(""), FROM_FILE, files)
         name, reason = _by_size(network, images, self.module.paper_variant(self.given)[1])
-        other = SMALL if name == PAPER else PAPER
-        return Chosen(self._built(name), name, reason, f"--protocol={other}")
+        return Chosen(self._built(name), name, reason, _ALTERNATIVE[name])
 
     def _built(self, name):
         base = {}

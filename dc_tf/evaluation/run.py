@@ -8,6 +8,7 @@ work will cost on the machines at hand. Figures by layer are remembered beside t
 """
 
 import dataclasses
+import gc
 import sys
 import time
 
@@ -41,12 +42,12 @@ def run(asked, request, estimates=True) -> tuple[dict, str]:
     chosen = choose(asked, request)
     say = _say if request.world.rank == 0 else lambda text: None
     if chosen.name:
-        also = f"; {chosen.alternative} for the other one" if chosen.alternative else ""
-        say(f"{asked.task}: protocol {chosen.name}: {chosen.reason}{also}")
+        say(f"{asked.task}: protocol {chosen.name}: {chosen.reason}{chosen.alternative}")
     timing = {}
 
     def before(work, networks):
         timing["estimated_s"] = _estimate(work(), networks, asked.task, chosen, request, say)
+        gc.collect()  # what was measured is gone before the same is made for the work itself
 
     request = dataclasses.replace(request, before=before if estimates else None)
     begin = time.monotonic()
