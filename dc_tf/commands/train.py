@@ -8,8 +8,9 @@ says what it would do, and what a worker needs for it, and starts nothing.
 
 import contextlib
 import os
+import sys
 
-from absl import flags
+from absl import flags, logging
 
 from dc_tf.commands.logs import logged_to
 from dc_tf.errors import ConfigError, DataError
@@ -85,16 +86,34 @@ def _train(experiment, folder, refusal, watchdog):
     from dc_tf.commands.together import join, leaving
     from dc_tf.distributed.refusal import all_or_none, refuse_together
     from dc_tf.training.loop import pretrain
+    from dc_tf.training.precisions import choose_precisions
 
     cluster = join(watchdog)
     with leaving(cluster):
         refuse_together(refusal, cluster.world)
+        chosen = choose_precisions(experiment, cluster.world, _begun(folder))
+        experiment = chosen.experiment
         if cluster.is_chief:
+            _tell(chosen)
             _write_experiment(experiment, folder)
         cluster.world.barrier()
         with all_or_none(cluster.world):
             _check_shared(folder, cluster.rank)
         return pretrain(experiment, folder, cluster)
+
+
+def _begun(folder):
+    """The settings of the run in the folder, or None."""
+    from dc_tf import experiment as experiment_lib
+
+    return experiment_lib.load([folder.config]) if os.path.exists(folder.config) else None
+
+
+def _tell(chosen):
+    for line in chosen.lines:
+        print(f"train: {line}", file=sys.stderr, flush=True)
+    for warning in chosen.warnings:
+        logging.warning("%s", warning)
 
 
 def _check_shared(folder, rank):
@@ -112,6 +131,7 @@ def _dry_run(experiment, run_dir, task) -> dict | None:
     from dc_tf.data.manifest import Dataset
     from dc_tf.training.plan import make_plan, rates_of
     from dc_tf.training.plan_report import as_dict, as_text
+    from dc_tf.training.precisions import choose_precisions
 
     workers = WORKERS.value or task.size
     refusal = _refusal(experiment, run_dir, workers)
@@ -122,9 +142,14 @@ def _dry_run(experiment, run_dir, task) -> dict | None:
     on_gpu = GPUS.value
     if on_gpu is None:
         on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    chosen = choose_precisions(experiment, earlier=_begun(run_dir))
+    experiment = chosen.experiment
     plan = make_plan(experiment, Dataset.open(experiment.data.path).rows, workers, on_gpu)
     rates = rates_of(run_dir)
     print(as_text(plan, rates))
+    print("\n".join(chosen.lines))
+    for warning in chosen.warnings:
+        logging.warning("%s", warning)
     return {"dry_run": True, **as_dict(plan, rates)}
 
 
@@ -145,10 +170,12 @@ def _refusal(experiment, run_dir, workers) -> ConfigError | None:
 def _check_same_run(experiment, dataset, run_dir):
     from dc_tf import experiment as experiment_lib
     from dc_tf.run_dir import read_json
+    from dc_tf.training.precisions import as_begun
 
     if not os.path.exists(run_dir.config):
         return
-    changed = experiment_lib.differences(experiment_lib.load([run_dir.config]), experiment)
+    begun = experiment_lib.load([run_dir.config])
+    changed = experiment_lib.differences(begun, as_begun(experiment, begun))
     if changed:
         raise ConfigError(
             f"{run_dir.path} holds a run with other settings ({'; '.join(changed)}); use another "

@@ -21,6 +21,7 @@ from dc_tf.evaluation import remembered
 from dc_tf.evaluation.features import Extractor, parse_layers, storable
 from dc_tf.evaluation.pooling import cell_average
 from dc_tf.export.weights import weights_digest
+from dc_tf.precision import AUTO, Choice, choose
 from dc_tf.progress import Progress
 
 DTYPES = ("float16", "float32")
@@ -132,6 +133,16 @@ def choose_layers(subject, output, cells) -> tuple[tuple[str, ...], str]:
     if found.layer.startswith("conv") and found.cells not in (None, cells):
         text += f"; measured with --cells={found.cells}, which keeps where things are"
     return (found.layer,), text
+
+
+def compute_dtype(output, asked) -> Choice:
+    """The type of the network's products: what `asked` means, or what `output` was begun with."""
+    about = os.path.join(output, ABOUT)
+    if asked == AUTO and os.path.isfile(about):
+        begun = run_dir.read_json(about).get("compute_dtype")
+        if begun:
+            return Choice(asked, begun, reason="auto: as the features in --output began")
+    return choose(asked, "convolution")
 
 
 @dataclasses.dataclass(frozen=True)

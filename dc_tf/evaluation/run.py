@@ -102,7 +102,7 @@ def _described(request, chosen, timing) -> dict:
         "test": request.test,
         "opened": request.opened,
         "seed": request.seed,
-        "compute_dtype": request.compute_dtype,
+        "compute_dtype": request.opened.pop("compute_dtype", None),
         "resize": request.resize,
         "versions": {"dc_tf": dc_tf.__version__, "tensorflow": tf.__version__},
         "protocol": dataclasses.asdict(chosen.protocol),
