@@ -100,8 +100,6 @@ class RateTest(tf.test.TestCase):
 class EstimateTest(tf.test.TestCase):
     def estimate(self, networks=1, world=None):
         machine = Machine(per_s=100)
-        slow = Machine(per_s=2)
-        slow.clock = machine.clock
 
         def steps(units):
             machine.now += units / 2
