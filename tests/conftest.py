@@ -2,6 +2,8 @@
 
 import os
 
+import dc_tf  # noqa: F401  its choice of kernels too, which tests' processes inherit
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 # The workers of a test would fight over a GPU; CUDA_VISIBLE_DEVICES=0 launch/test.sh lends it.
