@@ -215,12 +215,15 @@ class Quickstart:
         if "epochs" in self._kept:
             return self._kept["epochs"]
         began = time.monotonic()
-        plan = self._steps.run(
-            "Measuring the speed",
-            self._on_workers("train", "--dry_run", "--measure", *self._settings(train)),
-            quiet=True,
-            is_launcher=True,
-        )
+        command = self._on_workers("train", "--dry_run", "--measure", *self._settings(train))
+        try:
+            plan = self._steps.run("Measuring the speed", command, quiet=True, is_launcher=True)
+        except StepFailed as failed:
+            if failed.code == WRONG_USAGE and self._images is not None:
+                held = f", {test_rows} of them held out to measure with" if test_rows else ""
+                rows = rows_of(train) + (test_rows or 0)
+                failed.log = f"{self._images} has {rows} images{held}. {failed.log}"
+            raise
         costs = budget.Costs.of(plan, time.monotonic() - began, test_rows)
         configured = [stage["epochs"] for stage in plan["stages"]]
         epochs, override = configured, None

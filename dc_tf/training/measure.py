@@ -115,7 +115,8 @@ class _Measurement:
     def _source(self):
         workers, what = self._plan.workers, "GPU" if self._on_gpu else "CPU"
         if self._together:
-            return f"measured here, {workers} worker{'s' if workers > 1 else ''} on {what} together"
+            together = f"{workers} workers together" if workers > 1 else "one worker"
+            return f"measured here, {together} on {what}"
         return (
             f"measured here on one worker with its {what}, for {workers} that are as fast, "
             "without exchanges"
