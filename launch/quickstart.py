@@ -260,7 +260,8 @@ class Quickstart:
             say(f"The time that it takes is not known: {notes or 'no speed was measured'}.")
             return
         speeds = [f"{stage.name} {stage.images_per_s:.0f}" for stage in costs.stages]
-        say(f"{self._workers} workers: {', '.join(speeds)} images/s.")
+        dtype = plan["compute_dtype"]
+        say(f"{self._workers} workers, {dtype}: {', '.join(speeds)} images/s.")
         text = f"All of it takes about {minutes(seconds)}, with {_counts(epochs)} epochs"
         if epochs != configured:
             text += f" (configured: {_counts(configured)}), chosen for --minutes"

@@ -31,7 +31,13 @@ OUTPUT = _define("string", "output", None, "Folder for the matrices.", required=
 LAYER = _define("list", "layer", ["fc7"], "conv1..conv13, fc6, fc7, comma-separated, or 'all'.")
 CELLS = _define("integer", "cells", 1, "Maps are averaged over so many parts, each way.")
 DTYPE = _define("string", "dtype", "float32", "Of the files: float32 or float16.")
-COMPUTE_DTYPE = _define("string", "compute_dtype", "float32", "Or bfloat16: of the products.")
+COMPUTE_DTYPE = _define(
+    "string",
+    "compute_dtype",
+    "auto",
+    "Of the products: float32, bfloat16, or auto, which measures the faster; features that were "
+    "begun keep what they began with.",
+)
 BATCH_SIZE = _define("integer", "batch_size", 256, "Images at a time.")
 ROWS_PER_FILE = _define("integer", "rows_per_file", 1_000_000, "Images of one file, in memory.")
 MAX_BAD_SHARE = _define(
@@ -42,17 +48,22 @@ MAX_BAD_SHARE = _define(
 def run() -> dict:
     # After the flags are known to be right, since TensorFlow takes seconds to import.
     from dc_tf.data.manifest import Dataset
-    from dc_tf.evaluation.embed import embed
+    from dc_tf.evaluation.embed import compute_dtype, embed
     from dc_tf.evaluation.features import parse_layers
     from dc_tf.evaluation.models import open_model, random_init
+    from dc_tf.precision import tell
 
-    if COMPUTE_DTYPE.value not in ("float32", "bfloat16"):
-        raise ConfigError(f"--compute_dtype is {COMPUTE_DTYPE.value!r}; use float32 or bfloat16.")
+    if COMPUTE_DTYPE.value not in ("auto", "float32", "bfloat16"):
+        raise ConfigError(
+            f"--compute_dtype is {COMPUTE_DTYPE.value!r}; use auto, float32 or bfloat16."
+        )
     if not 0 <= MAX_BAD_SHARE.value < 1:
         raise ConfigError(f"--max_bad_share is {MAX_BAD_SHARE.value}; use [0, 1).")
     layers = parse_layers(LAYER.value)
     dataset = Dataset.open(DATA.value)
-    subject = open_model(MODEL.value, COMPUTE_DTYPE.value, STAGE.value)
+    choice = compute_dtype(OUTPUT.value, COMPUTE_DTYPE.value)
+    tell(choice, "embed")
+    subject = open_model(MODEL.value, choice.dtype, STAGE.value)
     if RANDOM_INIT.value:
         subject = random_init(subject, SEED.value)
     with pulse.stoppable():

@@ -32,7 +32,7 @@ FLAGS = flags.FlagValues()
 _PICTURES = (".png", ".pdf", ".svg")
 # Workers that do not watch one another may start so long after the first.
 _JOIN_S = 600.0
-_COMPUTE_DTYPES = ("float32", "bfloat16")
+_COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
 
 def _define(kind, name, default, text, **options):
@@ -72,7 +72,10 @@ OUTPUT = _define("string", "output", None, "JSON file for the result.")
 PLOT = _define("string", "plot", None, "Picture of accuracy by layer, e.g. layers.png.")
 RANDOM_INIT = _define("bool", "random_init", True, "Measure an untrained network beside it.")
 COMPUTE_DTYPE = _define(
-    "string", "compute_dtype", "float32", "Or bfloat16: products of the network."
+    "string",
+    "compute_dtype",
+    "auto",
+    "Of the network's products: float32, bfloat16, or auto, which measures the faster.",
 )
 RESIZE = _define("integer", "resize", None, "Pixels of the short side before the centre crop.")
 SEED = _define("integer", "seed", 0, "Of the untrained network, classifiers and augmentation.")
@@ -153,7 +156,7 @@ def run() -> dict | None:
         "test": request.test,
         "opened": request.opened,
         "seed": request.seed,
-        "compute_dtype": request.compute_dtype,
+        "compute_dtype": request.opened.pop("compute_dtype", None),
         "resize": request.resize,
         "versions": {"dc_tf": dc_tf.__version__, "tensorflow": tf.__version__},
         "protocol": dataclasses.asdict(protocol),

@@ -47,9 +47,10 @@ SEED = _define("integer", "seed", 0, "Of everything that is drawn.", lower_bound
 PRECISION = _define(
     "enum",
     "precision",
-    "float32",
-    ["float32", "bfloat16"],
-    "Of the products; bfloat16 is faster where the hardware has it.",
+    "auto",
+    ["auto", "float32", "bfloat16"],
+    "Of the products; auto measures which is faster on all workers. A clustering that was begun "
+    "keeps what it began with.",
 )
 BACKEND = _define(
     "enum", "backend", "auto", ["auto", "tensorflow", "faiss"], "What finds the nearest centroids."
@@ -142,7 +143,7 @@ def _job(output):
     embeddings = Embeddings.open(paths)
     _check_numbers(embeddings.rows)
     centroids = None if INIT.value in INITS else _read_centroids(embeddings.dim)
-    settings = _settings(embeddings, centroids)
+    settings = _settings(embeddings, centroids, output)
     output.check_settings(settings, OVERWRITE.value)
     return KMeansJob(
         input=INPUT.value,
@@ -156,7 +157,7 @@ def _job(output):
     )
 
 
-def _settings(embeddings, centroids) -> dict:
+def _settings(embeddings, centroids, output) -> dict:
     """What the result depends on, without the values of the rows."""
     init = INIT.value
     if centroids is not None:  # Wherever their file lies.
@@ -166,7 +167,7 @@ def _settings(embeddings, centroids) -> dict:
         "iterations": ITERATIONS.value,
         "init": init,
         "seed": SEED.value,
-        "precision": PRECISION.value,
+        "precision": output.precision_before() if PRECISION.value == "auto" else PRECISION.value,
         "backend": BACKEND.value,
         "spherical": SPHERICAL.value,
         "normalize": NORMALIZE.value,

@@ -16,7 +16,7 @@ import numpy as np
 
 import dc_tf
 from dc_tf.clustering.assignments import count_statistics, size_warnings
-from dc_tf.clustering.backends import make_backend
+from dc_tf.clustering.backends import choose_precision, make_backend
 from dc_tf.clustering.cost import Problem, memory_of
 from dc_tf.clustering.embeddings import Embeddings, UnitRows
 from dc_tf.clustering.inspection import inspect
@@ -26,10 +26,11 @@ from dc_tf.clustering.shared_state import SharedState
 from dc_tf.clustering.tensors import has_gpu
 from dc_tf.clustering.tiles import transit_bytes
 from dc_tf.commands.kmeans_dir import KMeansDir
-from dc_tf.distributed.collectives import all_gather_counts
+from dc_tf.distributed.collectives import all_gather
 from dc_tf.distributed.refusal import all_or_none
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.memory import free_memory, gpu_memory
+from dc_tf.precision import AUTO, tell
 from dc_tf.progress import Progress
 from dc_tf.training.plan_report import size
 
@@ -83,6 +84,9 @@ def run_job(job, cluster) -> dict:
         rows_per_second, empty_clusters, backend, rows, output.
     """
     own = job.share(cluster.rank, cluster.size)
+    with all_or_none(cluster.world):
+        _check_alike(job, cluster)
+    job = _with_precision(job, cluster)
     _check_start(job, cluster)
     settings = {**job.settings, "input_checksum": _inspected(own, cluster)}
     finished = _claim(job, settings, cluster)
@@ -104,16 +108,31 @@ def run_job(job, cluster) -> dict:
 def _check_start(job, cluster):
     """What can go wrong and is known before the rows are read."""
     with all_or_none(cluster.world):
-        _check_alike(job, cluster)
-    with all_or_none(cluster.world):
         # On all workers, since faiss may be installed on some of them only.
         settings = job.settings
         make_backend(
             settings["backend"], settings["k"], settings["dim"], settings["precision"], 1 << 20
         )
-        _check_memory(job, cluster.world.size)
+        _check_memory(job, cluster.size)
         if cluster.is_chief:
             job.output.check_writable(job.disk_bytes(), job.overwrite)
+
+
+def _with_precision(job, cluster):
+    """The job with a precision that all workers agree on; the chief says which, and why."""
+    settings = job.settings
+    choice = choose_precision(
+        settings["precision"],
+        settings["backend"],
+        settings["k"],
+        settings["dim"],
+        cluster.world,
+    )
+    if cluster.is_chief:
+        tell(choice, "kmeans")
+    if choice.asked == AUTO:
+        settings = settings | {"precision": choice.dtype}
+    return dataclasses.replace(job, settings=settings)
 
 
 def _check_memory(job, workers):
@@ -148,7 +167,7 @@ def _check_alike(job, cluster):
     """
     shapes = [(file.rows, str(file.dtype)) for file in job.embeddings.files]
     digest = zlib.crc32(json.dumps([job.settings, shapes]).encode())
-    if digest != all_gather_counts(digest, cluster.world)[0]:
+    if digest != all_gather(digest, cluster.world)[0]:
         raise ConfigError(
             f"worker {cluster.rank} has other flags than the first, or finds other files in "
             f"--input={job.input}; start all alike, on files that all workers see."
@@ -262,6 +281,7 @@ def _about(job, settings, result, workers, clock) -> dict:
             "rows_per_second": per_iteration and rows / per_iteration,
             "empty_clusters": clusters["empty"],
             "backend": result.backend,
+            "precision": result.precision,
             "rows": rows,
             "output": job.output.path,
         },

@@ -9,8 +9,9 @@ takes some steps of each stage on random weights, and says how long the whole ta
 
 import contextlib
 import os
+import sys
 
-from absl import flags
+from absl import flags, logging
 
 from dc_tf import pulse
 from dc_tf.commands.logs import logged_to
@@ -99,16 +100,34 @@ def _train(experiment, folder, refusal, watchdog):
     from dc_tf.commands.together import join, leaving
     from dc_tf.distributed.refusal import all_or_none, refuse_together
     from dc_tf.training.loop import pretrain
+    from dc_tf.training.precisions import choose_precisions
 
     cluster = join(watchdog)
     with leaving(cluster):
         refuse_together(refusal, cluster.world)
+        chosen = choose_precisions(experiment, cluster.world, _begun(folder))
+        experiment = chosen.experiment
         if cluster.is_chief:
+            _tell(chosen)
             _write_experiment(experiment, folder)
         cluster.world.barrier()
         with all_or_none(cluster.world):
             _check_shared(folder, cluster.rank)
         return pretrain(experiment, folder, cluster)
+
+
+def _begun(folder):
+    """The settings of the run in the folder, or None."""
+    from dc_tf import experiment as experiment_lib
+
+    return experiment_lib.load([folder.config]) if os.path.exists(folder.config) else None
+
+
+def _tell(chosen):
+    for line in chosen.lines:
+        print(f"train: {line}", file=sys.stderr, flush=True)
+    for warning in chosen.warnings:
+        logging.warning("%s", warning)
 
 
 def _check_shared(folder, rank):
@@ -124,6 +143,7 @@ def _dry_run(experiment, run_dir, task) -> dict | None:
     from dc_tf.data.manifest import Dataset
     from dc_tf.training.plan import make_plan, rates_of
     from dc_tf.training.plan_report import as_dict, as_text
+    from dc_tf.training.precisions import choose_precisions
 
     workers = WORKERS.value or task.size
     refusal = _refusal(experiment, run_dir, workers)
@@ -131,21 +151,27 @@ def _dry_run(experiment, run_dir, task) -> dict | None:
         raise refusal
     rows = Dataset.open(experiment.data.path).rows
     if MEASURE.value:
-        plan, rates = _measured(experiment, rows, workers, task)
+        chosen, plan, rates = _measured(experiment, run_dir, rows, workers, task)
     if task.rank:
         return None
     if not MEASURE.value:
-        plan, rates = make_plan(experiment, rows, workers, _on_gpu()), rates_of(run_dir)
+        chosen = choose_precisions(experiment, earlier=_begun(run_dir))
+        plan = make_plan(chosen.experiment, rows, workers, _on_gpu())
+        rates = rates_of(run_dir)
     print(as_text(plan, rates))
-    return {"dry_run": True, **as_dict(plan, rates)}
+    print("\n".join(chosen.lines))
+    for warning in chosen.warnings:
+        logging.warning("%s", warning)
+    return {"dry_run": True, "compute_dtype": chosen.model.dtype, **as_dict(plan, rates)}
 
 
-def _measured(experiment, rows, workers, task):
-    """The plan, and what was measured for it by all workers of TF_CONFIG or by this process."""
+def _measured(experiment, run_dir, rows, workers, task):
+    """Precisions, plan and speed, from all workers of TF_CONFIG or from this process alone."""
     from dc_tf.commands.together import leaving
     from dc_tf.distributed.cluster import connect
     from dc_tf.training.measure import measure
     from dc_tf.training.plan import make_plan
+    from dc_tf.training.precisions import choose_precisions
 
     if task.size not in (1, workers):
         raise ConfigError(
@@ -155,8 +181,9 @@ def _measured(experiment, rows, workers, task):
     cluster = connect(within_s=_JOIN_S)
     pulse.reset_signals()  # TensorFlow has taken them for itself, and nothing is to be saved.
     with leaving(cluster):
-        plan = make_plan(experiment, rows, workers, _on_gpu())
-        return plan, measure(experiment, plan, cluster)
+        chosen = choose_precisions(experiment, cluster.world, earlier=_begun(run_dir))
+        plan = make_plan(chosen.experiment, rows, workers, _on_gpu())
+        return chosen, plan, measure(chosen.experiment, plan, cluster)
 
 
 def _on_gpu():
@@ -184,10 +211,12 @@ def _refusal(experiment, run_dir, workers) -> ConfigError | None:
 def _check_same_run(experiment, dataset, run_dir):
     from dc_tf import experiment as experiment_lib
     from dc_tf.run_dir import read_json
+    from dc_tf.training.precisions import as_begun
 
     if not os.path.exists(run_dir.config):
         return
-    changed = experiment_lib.differences(experiment_lib.load([run_dir.config]), experiment)
+    begun = experiment_lib.load([run_dir.config])
+    changed = experiment_lib.differences(begun, as_begun(experiment, begun))
     if changed:
         raise ConfigError(
             f"{run_dir.path} holds a run with other settings ({'; '.join(changed)}); use another "

@@ -14,7 +14,7 @@ from official.core import config_definitions, task_factory, train_lib
 from official.vision import registry_imports  # noqa: F401 (registers the tasks)
 from official.vision.configs import maskrcnn
 
-from dc_tf.distributed.collectives import Solo, all_gather_counts
+from dc_tf.distributed.collectives import Solo, all_gather
 from dc_tf.errors import DataError
 from dc_tf.evaluation.vgg16_backbone import (
     STRIDE,
@@ -111,7 +111,7 @@ class _Runner(train_lib.OrbitExperimentRunner):
 def _check_same_step(step, cluster):
     if cluster is None:
         return
-    steps = all_gather_counts(int(step.numpy()), cluster.world)
+    steps = all_gather(int(step.numpy()), cluster.world)
     if len(set(steps.tolist())) > 1:
         raise DataError(
             f"the workers' checkpoints in workdir are of steps {', '.join(map(str, steps))}; take "

@@ -20,6 +20,7 @@ from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.features import Extractor, storable
 from dc_tf.evaluation.pooling import cell_average
 from dc_tf.export.weights import weights_digest
+from dc_tf.precision import AUTO, Choice, choose
 from dc_tf.progress import Progress
 
 DTYPES = ("float16", "float32")
@@ -99,6 +100,16 @@ def embed(
             for name, array in {**found, "rows": rows}.items():
                 write_whole(paths[name], lambda file, array=array: np.save(file, array))
     return about
+
+
+def compute_dtype(output, asked) -> Choice:
+    """The type of the network's products: what `asked` means, or what `output` was begun with."""
+    about = os.path.join(output, ABOUT)
+    if asked == AUTO and os.path.isfile(about):
+        begun = run_dir.read_json(about).get("compute_dtype")
+        if begun:
+            return Choice(asked, begun, reason="auto: as the features in --output began")
+    return choose(asked, "convolution")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from dc_tf.errors import ConfigError
 from dc_tf.evaluation.models import Subject, open_model
 from dc_tf.evaluation.splits import Split, open_splits
 from dc_tf.export.weights import weights_digest
+from dc_tf.precision import choose, tell
 
 TASKS = {
     "finetune": "dc_tf.evaluation.finetune",
@@ -44,12 +45,12 @@ class Request:
         train, test: paths of data sets, None where they were not given.
         layers: names, or "all".
         random_init: whether to measure an untrained network of the same shape as well.
-        compute_dtype: "float32" or "bfloat16", of the network's products.
+        compute_dtype: "float32" or "bfloat16", of the network's products, or "auto", the faster.
         resize: pixels of the short side before the centre crop; None for the model's own.
         seed: of the untrained network.
         cluster: the workers that share the work; all return the same. None for one alone.
-        opened: what was opened, filled in: the digest of the `weights` of the network, and the
-            fingerprints of the data sets `train` and `test`.
+        opened: what was opened, filled in: the digest of the `weights` of the network, its
+            `compute_dtype`, and the fingerprints of the data sets `train` and `test`.
     """
 
     task: str
@@ -59,7 +60,7 @@ class Request:
     test: str | None = None
     layers: tuple[str, ...] = ("all",)
     random_init: bool = True
-    compute_dtype: str = "float32"
+    compute_dtype: str = "auto"
     resize: int | None = None
     seed: int = 0
     cluster: Cluster | None = None
@@ -76,7 +77,11 @@ class Request:
         Raises:
             ConfigError: the path holds none, or it cannot be used as asked.
         """
-        subject = open_model(self.model, self.compute_dtype, self.stage)
+        choice = choose(self.compute_dtype, "convolution", comm=self.world)
+        if self.world.rank == 0:
+            tell(choice, "evaluate")
+        subject = open_model(self.model, choice.dtype, self.stage)
+        self.opened["compute_dtype"] = choice.dtype
         self.opened["weights"] = weights_digest(subject.trunk)
         if self.resize is None:
             return subject

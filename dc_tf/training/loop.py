@@ -275,7 +275,8 @@ def check_start(experiment, rows: int, workers: int):
     plan_stages(experiment, rows, workers)
     for i, stage in enumerate(experiment.stages):
         clustering = stage.clustering
-        make_backend(clustering.backend, 1, 1, clustering.precision)
+        precision = clustering.precision
+        make_backend(clustering.backend, 1, 1, "float32" if precision == "auto" else precision)
         try:
             check_optimizer(stage.optimizer)
         except ConfigError as error:
