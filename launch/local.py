@@ -364,8 +364,8 @@ _WRITING = threading.Lock()
 
 
 def write(out, line):
-    # A reader that went away (local.py | head) must not block the workers' pipes.
-    with _WRITING, contextlib.suppress(BrokenPipeError):
+    # A reader or terminal that went away must not block the workers' pipes, nor their saving.
+    with _WRITING, contextlib.suppress(OSError):
         print(line, file=out, flush=True)
 
 

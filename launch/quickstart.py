@@ -31,6 +31,7 @@ LINEAR_PROBE = f"--config_file={ROOT}/configs/evaluation/linear_probe_small.yaml
 LAYERS = "conv2,conv4,conv7,conv10,conv13,fc7"
 MINUTES = 8.0
 PICTURES = 4000
+MEASURING = "Measuring the speed, about half a minute"
 # Batches of 64 images are shared by so many workers at most.
 MOST_WORKERS = 8
 # Settings that a work folder keeps; what is not given again is taken from there.
@@ -217,7 +218,7 @@ class Quickstart:
         began = time.monotonic()
         command = self._on_workers("train", "--dry_run", "--measure", *self._settings(train))
         try:
-            plan = self._steps.run("Measuring the speed", command, quiet=True, is_launcher=True)
+            plan = self._steps.run(MEASURING, command, quiet=True, is_launcher=True)
         except StepFailed as failed:
             if failed.code == WRONG_USAGE and self._images is not None:
                 held = f", {test_rows} of them held out to measure with" if test_rows else ""

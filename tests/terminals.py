@@ -12,6 +12,7 @@ import os
 import pathlib
 import pty
 import re
+import select
 import signal
 import subprocess
 import termios
@@ -36,6 +37,7 @@ class Terminal:
         self._until = time.monotonic() + limit_s
         self._mark = uuid.uuid4().hex
         self._text = ""
+        self._hung_up = False
         self._own, theirs = pty.openpty()
         self.process = subprocess.Popen(
             command,
@@ -58,7 +60,8 @@ class Terminal:
             os.kill(pid, signal.SIGKILL)
         self.process.wait()
         self._reader.join(timeout=5)
-        os.close(self._own)
+        if not self._hung_up:
+            os.close(self._own)
 
     @property
     def text(self):
@@ -79,6 +82,12 @@ class Terminal:
     def interrupt(self):
         """A real Ctrl-C."""
         os.write(self._own, b"\x03")
+
+    def hang_up(self):
+        """Closes the terminal's window: SIGHUP, and nothing can be written any more."""
+        self._hung_up = True
+        self._reader.join(timeout=5)
+        os.close(self._own)
 
     def wait(self):
         """The exit code; the output is complete then."""
@@ -107,9 +116,10 @@ class Terminal:
             return False
 
     def _read(self):
-        while True:
+        while not self._hung_up:
             try:
-                read = os.read(self._own, 65536)
+                ready, _, _ = select.select([self._own], [], [], _POLL_S)
+                read = os.read(self._own, 65536) if ready else b""
             except OSError:  # nobody has the other end open
                 return
             self._text += read.decode(errors="replace")

@@ -175,6 +175,15 @@ class StopTest(tf.test.TestCase):
         self.assertIn("start again", terminal.text.splitlines()[-1])
         self.assertNotIn("failed", terminal.text)
 
+    def test_when_the_window_is_closed_all_workers_save(self):
+        with self.slow("train"), self.on_terminal() as terminal:
+            terminal.wait_for("train 0 begins")
+            terminal.wait_for("train 1 begins")
+            terminal.hang_up()
+            self.assertEqual(terminal.wait(), 42)
+            self.assertEqual(terminal.left_over(), [])
+        self.assertLen(list(self.folder.glob("saved-train-*")), 2)
+
     def test_a_killed_quickstart_takes_its_steps_with_it(self):
         with self.slow("train"), self.on_terminal() as terminal:
             terminal.wait_for("train 1 begins")
