@@ -172,11 +172,17 @@ class Quickstart:
         """Keeps one work folder for one set of images; what was not given is as the last time."""
         kept = json.loads(self._note.read_text()) if self._note.exists() else {}
         given = {name: getattr(options, name) for name in KEPT}
-        if kept and given["images"] not in (None, kept["images"]):
-            raise local.UsageError(
-                f"{self._workdir} was made from {kept['images'] or 'generated images'}; use "
-                "another --workdir."
-            )
+        for name, default in (("images", "generated images"), ("pictures", PICTURES)):
+            if kept and given[name] not in (None, kept[name] or default):
+                raise local.UsageError(
+                    f"{self._workdir} was made from {kept[name] or default}; use another --workdir "
+                    f"for --{name}={given[name]}."
+                )
+        self._changed = any(
+            given[name] not in (None, kept.get(name)) for name in ("config_file", "params_override")
+        )
+        if self._changed:
+            kept.pop("epochs", None)
         for name, value in given.items():
             setattr(self, f"_{name}", kept.get(name) if value is None else value)
         self._workers = self._workers or default_workers()
@@ -277,7 +283,7 @@ class Quickstart:
 
     def _train(self, data, epochs):
         finished = self._run / "result.json"
-        if finished.exists():
+        if finished.exists() and not self._changed:
             return json.loads(finished.read_text())
         settings = self._settings(data, epochs["override"])
         command = self._on_workers("train", *settings, restarts=1)

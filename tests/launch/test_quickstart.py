@@ -216,6 +216,18 @@ class StopTest(tf.test.TestCase):
         (train,) = [call for call in self.calls() if call.startswith("train")]
         self.assertNotIn("drops", train)
 
+    def test_epochs_that_are_given_later_are_taken_too(self):
+        with self.slow("train"), self.on_terminal("--minutes=3") as terminal:
+            terminal.wait_for("train 0 begins")
+            terminal.interrupt()
+            self.assertEqual(terminal.wait(), 42, terminal.text)
+        with self.on_terminal("--params_override=stages[0].epochs=7") as terminal:
+            self.assertEqual(terminal.wait(), 0, terminal.text)
+        trainings = [call for call in self.calls() if call.startswith("train")]
+        self.assertRegex(trainings[0], r"epochs=[2-5],")
+        self.assertIn("stages[0].epochs=7", trainings[1])
+        self.assertNotIn("drops", trainings[1])
+
     def test_a_terminal_gets_a_table_and_a_path_and_a_pipe_one_json_line(self):
         with self.on_terminal() as terminal:
             self.assertEqual(terminal.wait(), 0, terminal.text)
@@ -243,6 +255,9 @@ class StopTest(tf.test.TestCase):
         with self.on_terminal(f"--images={self.folder}") as terminal:
             self.assertEqual(terminal.wait(), 2)
         self.assertIn("was made from generated images; use another --workdir", terminal.text)
+        with self.on_terminal("--pictures=7") as terminal:
+            self.assertEqual(terminal.wait(), 2)
+        self.assertIn("was made from 4000; use another --workdir for --pictures=7", terminal.text)
 
 
 # A network of seconds, and a k-means that can be interrupted.
