@@ -29,6 +29,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIG_FILE = ROOT / "configs" / "quickstart.yaml"
 LINEAR_PROBE = f"--config_file={ROOT}/configs/evaluation/linear_probe_small.yaml"
 LAYERS = "conv2,conv4,conv7,conv10,conv13,fc7"
+EVALUATED_IN = ("float32", "bfloat16")
 MINUTES = 8.0
 PICTURES = 4000
 MEASURING = "Measuring the speed, about half a minute"
@@ -215,9 +216,9 @@ class Quickstart:
         return train, test, rows_of(test)
 
     def _choose_epochs(self, train, test_rows):
-        """What is trained: {"override": settings or None, "stages": [...], "seconds": expected}.
+        """What is trained: {"stages": [...], "override": settings or None, "seconds": expected}.
 
-        Measured and chosen once for a work folder.
+        Measured and chosen once for a work folder; `compute_dtype` is among it.
         """
         if "epochs" in self._kept:
             return self._kept["epochs"]
@@ -244,6 +245,7 @@ class Quickstart:
         names = [stage["name"] for stage in plan["stages"]]
         stages = zip(names, epochs, configured)
         self._kept["epochs"] = {
+            "compute_dtype": plan["compute_dtype"],
             "override": override,
             "stages": [dict(name=n, epochs=e, configured=c) for n, e, c in stages],
             "seconds": seconds and round(seconds),
@@ -311,8 +313,11 @@ class Quickstart:
         path = self._workdir / f"{name}.json"
         if path.exists():
             return json.loads(path.read_text())
-        sets = f"--model={export}", f"--train={train}", f"--test={test}"
-        result = self._dc_tf(f"Measuring: {name}", "evaluate", task, *sets, f"--layer={LAYERS}")
+        flags = [f"--model={export}", f"--train={train}", f"--test={test}", f"--layer={LAYERS}"]
+        dtype = self._kept["epochs"]["compute_dtype"]
+        if dtype in EVALUATED_IN:  # that of training, so that it is not chosen again
+            flags.append(f"--compute_dtype={dtype}")
+        result = self._dc_tf(f"Measuring: {name}", "evaluate", task, *flags)
         write_json(path, result)
         return result
 

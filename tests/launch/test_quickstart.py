@@ -295,7 +295,7 @@ class QuickstartTest(tf.test.TestCase):
 
     def test_an_interrupt_in_each_phase_costs_nothing_but_the_start(self):
         first = ["--pictures=300", "--workers=2", f"--params_override={SMALL}"]
-        self.interrupted(r"train.*/300|/300 images", *first)
+        self.interrupted(r"/300", *first)
         self.interrupted("== Measuring the speed")
         text = self.interrupted(r"rotnet epoch [2-9]")
         saved = set(re.findall(r"saved at step (\d+)", text))
