@@ -94,7 +94,9 @@ def choose(asked: str, work: str, dim: int = 256, comm=ALONE) -> Choice:
 
 
 def tell(choice: Choice, who: str):
-    """Says on stderr what is computed in, and why; also when it is the slower type."""
+    """Says on stderr what is computed in and why, where that was measured."""
+    if not choice.reason:
+        return
     advice = "; auto would take float32, which is faster" if choice.slower else ""
     print(f"{who}: computes in {choice}{advice}", file=sys.stderr, flush=True)
 

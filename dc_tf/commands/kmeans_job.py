@@ -86,12 +86,16 @@ def run_job(job, cluster) -> dict:
     own = job.share(cluster.rank, cluster.size)
     with all_or_none(cluster.world):
         _check_alike(job, cluster)
-    job = _with_precision(job, cluster)
+    precision = _precision(job, cluster)
+    if precision.asked == AUTO:
+        job = dataclasses.replace(job, settings=job.settings | {"precision": precision.dtype})
     _check_start(job, cluster)
     settings = {**job.settings, "input_checksum": _inspected(own, cluster)}
     finished = _claim(job, settings, cluster)
     if finished is not None:
         return finished
+    if cluster.is_chief:
+        tell(precision, "kmeans")
     clock = _Clock()
     result = _cluster_rows(own, job, cluster, clock)
     about = _about(job, settings, result, cluster.size, clock)
@@ -118,21 +122,12 @@ def _check_start(job, cluster):
             job.output.check_writable(job.disk_bytes(), job.overwrite)
 
 
-def _with_precision(job, cluster):
-    """The job with a precision that all workers agree on; the chief says which, and why."""
+def _precision(job, cluster):
+    """The Choice of a precision that all workers agree on."""
     settings = job.settings
-    choice = choose_precision(
-        settings["precision"],
-        settings["backend"],
-        settings["k"],
-        settings["dim"],
-        cluster.world,
+    return choose_precision(
+        settings["precision"], settings["backend"], settings["k"], settings["dim"], cluster.world
     )
-    if cluster.is_chief:
-        tell(choice, "kmeans")
-    if choice.asked == AUTO:
-        settings = settings | {"precision": choice.dtype}
-    return dataclasses.replace(job, settings=settings)
 
 
 def _check_memory(job, workers):

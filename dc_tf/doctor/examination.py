@@ -84,6 +84,7 @@ class _Visit:
         marker = self._leave_marker(stack)
         self._check_markers({0: marker})
         self.look_at_own()
+        machine.check_precision(self._report, self._experiment)
         self.show_estimate(None)
         self._report.ok("other workers", "there are none: this worker is alone")
 
@@ -277,6 +278,7 @@ class _Visit:
         with network.deadline(self._report, self._options.timeout_s):
             try:
                 cluster = connect()
+                machine.check_precision(self._report, self._experiment, cluster.world)
                 rate = network.check_sums(self._report, cluster, kinds)
                 cluster.leave()
             except Exception as error:  # TensorFlow raises anything where a peer is lost

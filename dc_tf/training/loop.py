@@ -29,6 +29,7 @@ from dc_tf.training.checkpoint import (
 from dc_tf.training.damage import damaged_rows
 from dc_tf.training.metrics import MetricsLog, last_epoch_means
 from dc_tf.training.optimizers import check_optimizer
+from dc_tf.training.precisions import without_auto
 from dc_tf.training.start import check_initial, initial_weights
 from dc_tf.training.step import Learner
 from dc_tf.training.trainer import StageTrainer
@@ -52,6 +53,7 @@ def pretrain(experiment, run, cluster) -> dict | None:
         Preempted: a worker was asked to stop; what was done is saved.
     """
     with pulse.patient("preparing"):
+        experiment = without_auto(experiment, cluster.world)
         training = Pretraining(experiment, run, cluster)
     for index in range(training.position.stage, len(experiment.stages)):
         training.run_stage(index)

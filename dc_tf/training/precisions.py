@@ -74,6 +74,14 @@ def choose_precisions(experiment, world=ALONE, earlier=None) -> Chosen:
     return Chosen(_with_types(experiment, types), model, clustering)
 
 
+def without_auto(experiment, world) -> Experiment:
+    """`experiment` as `choose_precisions` has it, if anything in it says "auto"."""
+    asked = _types(experiment)
+    if AUTO not in (asked["model"], *asked["stages"]):
+        return experiment
+    return choose_precisions(experiment, world).experiment
+
+
 def as_begun(experiment, earlier) -> Experiment:
     """`experiment` with the types of `earlier`, a run's settings, where it says "auto"."""
     return _with_types(experiment, _types(earlier))

@@ -20,6 +20,7 @@ import pytest
 import tensorflow as tf
 import workers
 
+from dc_tf import precision as precision_lib
 from dc_tf.clustering.kmeans import kmeans
 from dc_tf.clustering.shared_state import SharedState
 from dc_tf.commands import kmeans_job
@@ -204,9 +205,33 @@ class ResultTest(CommandTest):
         self.assertGreater(np.mean(nearest == found.assignments), 0.999)
 
     def test_faiss_finds_the_same(self):
-        self.assertEqual(self.result(backend="faiss", iterations=2)["backend"], "faiss")
-        self.result(backend="tensorflow", iterations=2, output=self.path("tensorflow"))
+        flags = {"iterations": 2, "precision": "float32"}
+        self.assertEqual(self.result(backend="faiss", **flags)["backend"], "faiss")
+        self.result(backend="tensorflow", output=self.path("tensorflow"), **flags)
         self.assertAllClose(self.found().centroids, self.found(self.path("tensorflow")).centroids)
+
+    def test_precision_is_measured_said_and_kept_by_a_clustering_that_goes_on(self):
+        flags = {"backend": "tensorflow", "save_every_s": 0}
+        with mock.patch.multiple(
+            precision_lib, product_speed=lambda dim: 2.0, excess_error=lambda kernel, dim: 0.9
+        ):
+            code, _, err = stopped_after(1, call, *self.argv(**flags))
+            self.assertEqual(code, 1, err)
+            whole = self.result(**flags, output=self.path("whole"))
+        self.assertIn("computes in bfloat16 (auto: bfloat16 is 2 times as fast as float32", err)
+        with mock.patch.multiple(
+            precision_lib, product_speed=lambda dim: 0.1, excess_error=lambda kernel, dim: 0.9
+        ):
+            found = self.result(**flags)
+        self.assertEqual((whole["precision"], found["precision"]), ("bfloat16", "bfloat16"))
+        self.assertEqual(self.found().about["settings"]["precision"], "bfloat16")
+        self.assertAllEqual(self.found().centroids, self.found(self.path("whole")).centroids)
+
+    def test_bfloat16_is_left_where_its_products_lose_digits(self):
+        with mock.patch.object(precision_lib, "excess_error", lambda kernel, dim: 1.8):
+            _, out, err = call(*self.argv(backend="tensorflow", precision="bfloat16"))
+        self.assertEqual(json.loads(out.splitlines()[-1])["precision"], "float32")
+        self.assertIn("float32 (bfloat16 products round 1.8 times as coarsely", err)
 
 
 class RefusalTest(CommandTest):
