@@ -84,20 +84,29 @@ class Costs:
             test_rows: images to measure with; None: nothing is measured.
 
         Returns:
-            Costs, or None where the speed of a stage is not known.
+            Costs, or None where no speed is known. A stage that was not measured is taken to be as
+            slow as the slowest one.
         """
         measured, found = plan["measured"], plan["stages"]
-        if not measured or any(stage["images_per_second"] is None for stage in found):
+        speeds = [s["images_per_second"] for s in found if s["images_per_second"]]
+        if not speeds:
             return None
+
+        def step_images(stage):
+            return stage["batch_per_worker"] * plan["workers"]
+
+        def speed(stage):
+            return stage["images_per_second"] or min(speeds)
+
         stages = tuple(
             Stage(
                 name=stage["name"],
                 epochs=stage["epochs"],
                 reassign_every=stage["reassign_every"],
                 drops=tuple(stage["drops"]),
-                epoch_s=stage["train_seconds"] / stage["epochs"],
+                epoch_s=stage["steps_per_epoch"] * step_images(stage) / speed(stage),
                 clustering_s=(stage["clustering_seconds"] or 0.0) / max(1, stage["clusterings"]),
-                images_per_s=stage["images_per_second"],
+                images_per_s=speed(stage),
             )
             for stage in found
         )

@@ -35,7 +35,7 @@ _MEASURED_S = 3.0
 # A step that would take longer is measured with a part of its images.
 _MOST_STEP_S = 10.0
 # No stage is begun after so long.
-_ALL_S = 60.0
+_ALL_S = 90.0
 _WARM_UP = 2
 _LEAST_STEPS, _MOST_STEPS = 3, 30
 # Forward and backward pass, in forward passes of the extraction.
@@ -66,6 +66,7 @@ class _Measurement:
         self._experiment = experiment
         self._plan = plan
         self._together = cluster.size == plan.workers
+        self._neighbours = cluster.task.local_size
         self._cluster = cluster if self._together else _FirstWorker(cluster)
         self._on_gpu = bool(tf.config.list_physical_devices("GPU"))
         self._started = started
@@ -76,7 +77,9 @@ class _Measurement:
         free, least = self._free_bytes(), self._least_bytes()
         if self._agreed(free < least):
             text = "not measured: a worker needs at least {:.3g} GB, {:.3g} GB are free"
-            return Rates(notes={i: text.format(least / 1e9, free / 1e9) for i in self._stages()})
+            text = text.format(least / 1e9, free / 1e9)
+            seconds = time.monotonic() - self._started
+            return Rates(notes=dict.fromkeys(self._stages(), text), seconds=seconds)
         with self._cluster.strategy.scope():
             trunk = new_trunk(self._experiment).built_at_resolution()
         own = self._extraction(trunk)
@@ -123,10 +126,9 @@ class _Measurement:
         )
 
     def _free_bytes(self):
-        neighbours = self._cluster.size if self._together else 1
         if self._on_gpu:
             return min(memory.gpu_memory("free") or [memory.free_memory()])
-        return memory.free_memory() / neighbours + RUNTIME_BYTES  # its runtime is taken already
+        return memory.free_memory() / self._neighbours + RUNTIME_BYTES  # that is taken already
 
     def _least_bytes(self):
         """Weights and the smallest step; larger ones are measured in part."""

@@ -9,15 +9,15 @@ import budget  # noqa: E402
 import summary  # noqa: E402
 
 ROTNET = {"name": "rotnet", "epochs": 10, "reassign_every": 0, "drops": [8], "clusterings": 0}
-ROTNET |= {"images_per_second": 200.0, "train_seconds": 200.0, "clustering_seconds": None}
+STEPS = {"steps_per_epoch": 62, "batch_per_worker": 32}
+ROTNET |= {"images_per_second": 200.0, "clustering_seconds": None} | STEPS
 DEEPER = {"name": "deepercluster", "epochs": 10, "reassign_every": 2, "drops": [8]}
-DEEPER |= {"clusterings": 5, "images_per_second": 160.0}
-DEEPER |= {"train_seconds": 250.0, "clustering_seconds": 50.0}
+DEEPER |= {"clusterings": 5, "images_per_second": 160.0, "clustering_seconds": 50.0} | STEPS
 
 
 def plan(rows=4000, stages=(ROTNET, DEEPER)):
     measured = {"seconds": 20.0, "first_steps_seconds": 12.0, "extract_images_per_second": 800.0}
-    return {"rows": rows, "stages": list(stages), "measured": measured}
+    return {"rows": rows, "workers": 2, "stages": list(stages), "measured": measured}
 
 
 class FitTest(tf.test.TestCase):
@@ -51,7 +51,7 @@ class FitTest(tf.test.TestCase):
         self.assertEqual(budget.overrides(costs, [1, 1])["stages[0].optimizer.drops"], [])
 
     def test_the_ratio_of_the_stages_stays(self):
-        costs = self.costs(stages=(ROTNET, DEEPER | {"epochs": 20, "train_seconds": 500.0}))
+        costs = self.costs(stages=(ROTNET, DEEPER | {"epochs": 20}))
         for seconds in range(150, 1200, 50):
             first, second = budget.fit(costs, seconds)
             self.assertLessEqual(abs(second - 2 * first), 1)
@@ -63,9 +63,15 @@ class FitTest(tf.test.TestCase):
         quick = self.costs(stages=(ROTNET, DEEPER | {"clustering_seconds": 0.0}))
         self.assertAlmostEqual(whole - quick.seconds([2, 2]), 10.0)
 
-    def test_without_a_speed_there_are_no_costs(self):
-        unknown = DEEPER | {"images_per_second": None, "train_seconds": None}
-        self.assertIsNone(self.costs(stages=(ROTNET, unknown)))
+    def test_a_stage_that_was_not_measured_is_as_slow_as_the_slowest(self):
+        unknown = DEEPER | {"images_per_second": None}
+        rotnet, deeper = self.costs(stages=(ROTNET, unknown)).stages
+        self.assertEqual(deeper.epoch_s, rotnet.epoch_s)
+        self.assertAlmostEqual(rotnet.epoch_s, 62 * 64 / 200)
+
+    def test_without_any_speed_there_are_no_costs(self):
+        unknown = DEEPER | {"images_per_second": None}
+        self.assertIsNone(self.costs(stages=(unknown,)))
 
 
 class SummaryTest(tf.test.TestCase):

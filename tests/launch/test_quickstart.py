@@ -47,14 +47,16 @@ if (folder / f"slow-{name}").exists():
     time.sleep(60)
     print(f"{name} {task} ends", file=sys.stderr, flush=True)
 stage = {"name": "rotnet", "epochs": 10, "reassign_every": 0, "drops": [8], "clusterings": 0}
-stage |= {"images_per_second": 1000.0, "train_seconds": 300.0, "clustering_seconds": None}
+stage |= {"images_per_second": 100.0, "clustering_seconds": None}
+stage |= {"steps_per_epoch": 62, "batch_per_worker": 32}
 measured = {"seconds": 0.0, "first_steps_seconds": 1.0, "extract_images_per_second": 1e4}
 measured["notes"] = []
 layers = {"conv4": {"top1": 0.6}, "conv13": {"top1": 0.5}, "fc7": {"top1": 0.3}}
 twins = {"conv4": {"top1": 0.5}, "conv13": {"top1": 0.4}, "fc7": {"top1": 0.35}}
 result = {
     "generate": {"rows": 4000},
-    "measure": {"rows": 4000, "stages": [stage], "measured": measured, "compute_dtype": "float32"},
+    "measure": {"rows": 4000, "workers": 2, "stages": [stage], "measured": measured,
+                "compute_dtype": "float32"},
     "train": {"rows": 4000, "workers": 2, "rounds": 1, "rotation_accuracy": 0.9},
     "evaluate": {"top1": 0.6, "best_layer": "conv4", "layers": layers, "random_init": twins,
                  "random_init_top1": 0.5, "random_init_best_layer": "conv4"},
