@@ -262,13 +262,13 @@ class CountsTest(tf.test.TestCase):
 
         config = detector.task_config(self.subject, len(split.classes), protocol, side)
         model = detector.task_factory.get_task(config).build_model()
-        sizes = {}
-        for weight in model.trainable_weights:
-            kind = "backbone" if "conv_block" in weight.name else weight.name.split("/")[0]
-            sizes[kind] = sizes.get(kind, 0) + (len(weight.shape) > 1) * int(tf.size(weight))
+        proposing, classifying = (
+            sum(int(tf.size(w)) for w in head.trainable_weights if len(w.shape) > 1)
+            for head in (model.rpn_head, model.detection_head[0])
+        )
         cells = (side // 16) ** 2 * (1 + 1 / 4 + 1 / 16)
-        heads = sizes["rpn_head"] * cells + sizes["detection_head"] * 10
-        self.assertAllClose(others, heads, rtol=0.1)
+        # Of the layers that propose, the count leaves out the last, which are small.
+        self.assertAllClose(others, proposing * cells + classifying * 10, rtol=0.1)
 
     def test_a_sample_of_every_part_runs_and_leaves_the_network_as_it_was(self):
         before = self.subject.trunk.get_weights()
