@@ -43,16 +43,17 @@ def run(asked, request, estimates=True) -> tuple[dict, str]:
     say = _say if request.world.rank == 0 else lambda text: None
     if chosen.name:
         say(f"{asked.task}: protocol {chosen.name}: {chosen.reason}{chosen.alternative}")
-    timing = {}
+    timing, spent = {}, {"estimating": 0.0}
 
     def before(work, networks):
         timing["estimated_s"] = _estimate(work(), networks, asked.task, chosen, request, say)
         gc.collect()  # what was measured is gone before the same is made for the work itself
+        spent["estimating"] = time.monotonic() - begin
 
     request = dataclasses.replace(request, before=before if estimates else None)
     begin = time.monotonic()
     found, table = asked.module.run(request, chosen.protocol)
-    timing["seconds"] = time.monotonic() - begin
+    timing["seconds"] = time.monotonic() - begin - spent["estimating"]
     result = _described(request, chosen, timing) | found
     if request.world.rank == 0 and request.task in BY_LAYER:
         remember(request.model, result)
