@@ -17,12 +17,12 @@ from dc_tf.errors import ConfigError
 
 LOSSES = ("hierarchical", "product")
 _MODEL_CHOICES = {
-    "compute_dtype": ("float32", "bfloat16", "float16"),
+    "compute_dtype": ("float32", "bfloat16", "float16", "auto"),
     "sync_batch_norm": ("world", "group", "off"),
 }
 _CLUSTERING_CHOICES = {
     "init": ("random", "k-means++", "k-means||", "previous"),
-    "precision": ("float32", "bfloat16"),
+    "precision": ("float32", "bfloat16", "auto"),
     "backend": ("auto", "tensorflow", "faiss"),
     "store_dtype": ("float16", "bfloat16", "float32"),
 }
@@ -56,7 +56,9 @@ class Model(hyperparams.Config):
 
     Attributes:
         compute_dtype: "float32", or products in "bfloat16" or "float16"; weights stay float32. In
-            float16 the loss is scaled, and a step whose gradients overflow is left out.
+            float16 the loss is scaled, and a step whose gradients overflow is left out. "auto" is
+            bfloat16 where that is faster on all workers, else float32 (`dc_tf.precision`); what
+            was chosen is written into the run, which keeps it wherever it goes on.
         dropout: drop half of fc6 in training.
         sync_batch_norm: whose images are normalised together, those of the "world", of the "group"
             of workers that serve the same super-classes, or of each worker alone ("off"). Only with
@@ -84,7 +86,8 @@ class Clustering(hyperparams.Config):
         batch_size: images per worker and step while features are extracted.
         init: "random" rows, as in the paper; "k-means++", good for few clusters; "k-means||", for
             many; "previous", the last round's clusters in this round's features.
-        precision: of the products of rows and centroids, "float32" or "bfloat16".
+        precision: of the products of rows and centroids, "float32", "bfloat16" or "auto", as of
+            `Model.compute_dtype`.
         spherical: centroids of length 1, so that rows are compared by their angle only.
         tolerance: relative gain of an iteration below which it is the last; 0 goes on.
         backend: of the search for the nearest centroid, "auto", "tensorflow" or "faiss".
@@ -389,7 +392,8 @@ def _check_clustering(clustering, name, model, need):
         need(value in choices, name(setting), value, f"use {', '.join(choices)}")
     if clustering.backend == "faiss":
         precision = clustering.precision
-        need(precision == "float32", name("precision"), precision, "use float32 with faiss")
+        works = precision in ("float32", "auto")
+        need(works, name("precision"), precision, "use float32 or auto with faiss")
     need(0 <= clustering.tolerance < 1, name("tolerance"), clustering.tolerance, "use [0, 1)")
     need(clustering.cache_gb >= 0, name("cache_gb"), clustering.cache_gb, "use 0, or more")
     seconds = clustering.save_every_s

@@ -59,7 +59,7 @@ class ExperimentTest(tf.test.TestCase):
             ("stages[1].clustering.backend=torch", "use auto, tensorflow, faiss"),
             (
                 "stages[1].clustering.backend=faiss,stages[1].clustering.precision=bfloat16",
-                "precision is 'bfloat16'; use float32 with faiss",
+                "precision is 'bfloat16'; use float32 or auto with faiss",
             ),
             ("stages[1].clustering.store_dtype=int8", "use float16, bfloat16, float32"),
             ("stages[1].clustering.spherical=2", "spherical is 2; expected bool"),

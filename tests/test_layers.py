@@ -17,6 +17,7 @@ LAYERS = [
     {"export"},
     {"clustering", "data"},
     {"nn"},
+    {"precision"},
     {"distributed"},
     {"run_dir"},
     {"experiment"},
@@ -28,7 +29,15 @@ LAYERS = [
 
 # Narrower than their layer: the algorithms, which must be usable without the rest.
 ONLY = {
-    "clustering": {"clustering", "distributed", "errors", "memory", "progress", "pulse"},
+    "clustering": {
+        "clustering",
+        "distributed",
+        "errors",
+        "memory",
+        "precision",
+        "progress",
+        "pulse",
+    },
     "data": {"data", "distributed", "errors", "progress", "pulse", "seeds"},
     "nn": {"nn", "keras", "errors"},
 }

@@ -35,6 +35,7 @@ class Assigner:
 
     Attributes:
         backend: name of what finds the nearest centroids.
+        precision: of its products.
         labels: (rows,) int32, a new array in each pass; negative before the first.
         counts: (k,) int64 rows of each cluster.
         sums: (k, dim) float64 `ClusterSums`.
@@ -50,6 +51,7 @@ class Assigner:
         self._cache = {} if fits else None
         self._proposals = _Proposals(4 * points.dim)
         self.backend = self._nearest.name
+        self.precision = self._nearest.precision
 
     def begin(self, survey):
         """Starts with no row in any cluster."""

@@ -4,15 +4,20 @@ nearest = make_backend("auto", k, dim, precision)
 nearest.name
 """
 
+import functools
 import importlib.util
 
 import numpy as np
+from absl import logging
 
-from dc_tf.clustering.nearest import NearestCentroid
+from dc_tf import precision as precision_lib
+from dc_tf.clustering.nearest import PRECISIONS, NearestCentroid
 from dc_tf.clustering.nearest_on_gpu import NearestOnGpu
 from dc_tf.clustering.tensors import has_gpu
 from dc_tf.clustering.tiles import transit_bytes
+from dc_tf.distributed.collectives import ALONE, all_gather
 from dc_tf.errors import ConfigError
+from dc_tf.precision import kernels
 
 BACKENDS = ("auto", "tensorflow", "faiss")
 
@@ -32,14 +37,60 @@ def make_backend(backend, k, dim, precision, memory_bytes=None):
     if backend == "auto":
         backend = _faster(k, dim, precision)
     if backend == "faiss":
-        if precision != "float32":
-            raise ConfigError(
-                f"backend 'faiss' has float32 only and precision is {precision!r}; use backend "
-                "'tensorflow', or precision 'float32'."
-            )
+        _check_precision_of_faiss(precision)
         return FaissNearest(k, dim, memory_bytes)
     on_device = NearestOnGpu if has_gpu() else NearestCentroid
     return on_device(k, dim, precision, memory_bytes)
+
+
+def choose_precision(precision, backend, k, dim, comm=ALONE) -> precision_lib.Choice:
+    """The precision of the products, the same on every worker of `comm`; all call this.
+
+    Args:
+        precision: "auto", or one of `PRECISIONS`, which is taken.
+        backend, k, dim: as of `make_backend`.
+
+    Raises:
+        ConfigError: for a precision that does not exist.
+    """
+    if precision not in (precision_lib.AUTO, *PRECISIONS):
+        raise ConfigError(
+            f"precision is {precision!r}; use {', '.join((precision_lib.AUTO, *PRECISIONS))}."
+        )
+    if backend == "faiss":
+        if precision == precision_lib.AUTO:
+            return precision_lib.Choice(precision, "float32", reason="auto: all that faiss has")
+        _check_precision_of_faiss(precision)
+        return precision_lib.Choice(precision, "float32")
+    if precision == precision_lib.AUTO and backend == "auto":
+        if all_gather(_faster(k, dim, "float32") == "faiss", comm).all():
+            reason = f"auto: faiss is the fastest for {dim} components"
+            return precision_lib.Choice(precision, "float32", reason=reason)
+    choice = precision_lib.choose(precision, "product", dim, comm)
+    if choice.dtype == "float32":
+        _warn_of_coarse_float32(dim)
+    return choice
+
+
+@functools.cache
+def _warn_of_coarse_float32(dim):
+    """Once a process: ONEDNN_DEFAULT_FPMATH_MODE and the like make float32 less than it says."""
+    excess = max(precision_lib.excess_error(kernel, dim, "float32") for kernel in kernels())
+    if excess > 1:
+        logging.warning(
+            "k-means: float32 products round %.2g times as coarsely as float32 does on this "
+            "device; clusters will be worse. Unset what allows that, such as "
+            "ONEDNN_DEFAULT_FPMATH_MODE, or use backend faiss.",
+            excess,
+        )
+
+
+def _check_precision_of_faiss(precision):
+    if precision != "float32":
+        raise ConfigError(
+            f"backend 'faiss' has float32 only and precision is {precision!r}; use backend "
+            "'tensorflow', or precision 'float32'."
+        )
 
 
 def _faster(k, dim, precision):
@@ -55,6 +106,7 @@ class FaissNearest:
     """Like `NearestCentroid`, by an exact search of faiss."""
 
     name = "faiss"
+    precision = "float32"
     exact = True
 
     def __init__(self, k, dim, memory_bytes=None):

@@ -15,6 +15,7 @@ import operator
 import numpy as np
 
 from dc_tf.clustering.assign import Assigner
+from dc_tf.clustering.backends import choose_precision
 from dc_tf.clustering.lloyd import KMeansResult, KMeansState, Lloyd
 from dc_tf.clustering.points import as_points
 from dc_tf.clustering.survey import Survey
@@ -68,7 +69,9 @@ def kmeans(
         init: "random", "k-means++" or "k-means||" (see `dc_tf.clustering.initial`), or a (k, dim)
             array of initial centroids, the same on all workers.
         precision: "float32", or "bfloat16" for the products (summed in float32). A row then moves
-            only to a centroid that is nearer in float32, so the objective never increases.
+            only to a centroid that is nearer in float32, so the objective never increases. "auto"
+            is bfloat16 where that is faster on all workers; it is measured. A worker whose
+            bfloat16 products lose digits takes float32's.
         spherical: keep centroids at length 1; meant for rows of length 1.
         tolerance: stop when an iteration lowers the objective by no more than this share of it; 0
             does all iterations.
@@ -92,10 +95,11 @@ def kmeans(
         raise ConfigError(f"tolerance={tolerance}; use a share of the objective, less than 1.")
     points = as_points(points)
     comm = comm or Solo()
+    precision = choose_precision(precision, backend, k, points.dim, comm).dtype
     assigner = Assigner(points, k, precision, backend, memory_bytes, cache_bytes)
     survey = Survey.make(points, comm, seed)
     if survey.layout.total == 0:
-        return _nothing(k, points.dim, iterations, assigner.backend)
+        return _nothing(k, points.dim, iterations, assigner)
     lloyd = Lloyd(points, k, comm, survey, assigner, seed, spherical, on_progress)
     state = lloyd.resumed(state) if state else lloyd.first_state(init)
     while state.iteration < iterations and not _converged(state.objective, tolerance):
@@ -121,7 +125,7 @@ def _converged(objective, tolerance):
     return objective[-2] - objective[-1] <= tolerance * objective[-2]
 
 
-def _nothing(k, dim, iterations, backend):
+def _nothing(k, dim, iterations, assigner):
     return KMeansResult(
         centroids=np.zeros((k, dim), np.float32),
         assignments=np.zeros(0, np.int32),
@@ -130,5 +134,6 @@ def _nothing(k, dim, iterations, backend):
         iterations=iterations,
         reseeded=0,
         exchanged_bytes=0,
-        backend=backend,
+        backend=assigner.backend,
+        precision=assigner.precision,
     )

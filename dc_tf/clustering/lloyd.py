@@ -42,6 +42,7 @@ class KMeansResult:
         reseeded: how many times an empty cluster was given half of a large one.
         exchanged_bytes: bytes that a worker put into the sums of the last iteration.
         backend: what found the nearest centroids.
+        precision: of its products, on this worker.
     """
 
     centroids: np.ndarray
@@ -52,6 +53,7 @@ class KMeansResult:
     reseeded: int
     exchanged_bytes: int
     backend: str
+    precision: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +177,7 @@ class Lloyd:
             reseeded=state.reseeded,
             exchanged_bytes=state.exchanged_bytes,
             backend=self._assigner.backend,
+            precision=self._assigner.precision,
         )
 
     def _assign(self, state, means=True):

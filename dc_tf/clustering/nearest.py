@@ -13,6 +13,7 @@ With bfloat16 the products are summed in float32 and rounded to the 8 digits of 
 end. So that the digits are those that matter, what is summed is `(level - |x - c|^2) / 2`: with a
 level near the squared distance of a row from its centroid, the best scores are close to 0, where
 bfloat16 is fine. Of centroids still too close to call, `nearer` says which is nearer in float32.
+Kernels that round otherwise lose these digits: `backends.choose_precision` keeps bfloat16 off them.
 """
 
 import numpy as np
@@ -42,6 +43,7 @@ class NearestCentroid:
 
     Attributes:
         name: "tensorflow", for reports.
+        precision: as given.
         exact: whether labels are right to float32 rounding without `nearer`.
         chunk_rows: rows to pass in one call so that temporaries stay within the memory bound.
         row_bytes: of a prepared row.
@@ -55,6 +57,7 @@ class NearestCentroid:
         if precision not in PRECISIONS:
             raise ConfigError(f"precision is {precision!r}; use {' or '.join(PRECISIONS)}.")
         self._dim = dim
+        self.precision = precision
         self._dtype = tf.as_dtype(precision)
         self.exact = self._dtype == tf.float32
         memory_bytes = memory_bytes or transit_bytes(self._on_gpu)

@@ -54,6 +54,10 @@ class KMeansDir:
                     f"--output={self.path} would write over {path}, which is read; use another."
                 )
 
+    def precision_before(self) -> str:
+        """Of the products of the clustering in the folder; "auto" if there is none."""
+        return (self._settings_before() or {}).get("precision", "auto")
+
     def check_settings(self, settings, overwrite):
         """Refuses to mix or to replace clusterings.
 

@@ -16,7 +16,7 @@ import numpy as np
 
 import dc_tf
 from dc_tf.clustering.assignments import count_statistics, size_warnings
-from dc_tf.clustering.backends import make_backend
+from dc_tf.clustering.backends import choose_precision, make_backend
 from dc_tf.clustering.cost import Problem, memory_of
 from dc_tf.clustering.embeddings import Embeddings, UnitRows
 from dc_tf.clustering.inspection import inspect
@@ -26,12 +26,12 @@ from dc_tf.clustering.shared_state import SharedState
 from dc_tf.clustering.tensors import has_gpu
 from dc_tf.clustering.tiles import transit_bytes
 from dc_tf.commands.kmeans_dir import KMeansDir
-from dc_tf.distributed.collectives import all_gather_counts
+from dc_tf.distributed.collectives import all_gather
 from dc_tf.distributed.refusal import all_or_none
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.memory import free_memory, gpu_memory
-from dc_tf.progress import Progress
-from dc_tf.training.plan_report import size
+from dc_tf.memory import free_memory, gpu_memory, size
+from dc_tf.precision import AUTO, tell
+from dc_tf.progress import IterationProgress, Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +83,18 @@ def run_job(job, cluster) -> dict:
         rows_per_second, empty_clusters, backend, rows, output.
     """
     own = job.share(cluster.rank, cluster.size)
+    with all_or_none(cluster.world):
+        _check_alike(job, cluster)
+    precision = _precision(job, cluster)
+    if precision.asked == AUTO:
+        job = dataclasses.replace(job, settings=job.settings | {"precision": precision.dtype})
     _check_start(job, cluster)
     settings = {**job.settings, "input_checksum": _inspected(own, cluster)}
     finished = _claim(job, settings, cluster)
     if finished is not None:
         return finished
+    if cluster.is_chief:
+        tell(precision, "kmeans")
     clock = _Clock()
     result = _cluster_rows(own, job, cluster, clock)
     about = _about(job, settings, result, cluster.size, clock)
@@ -104,16 +111,22 @@ def run_job(job, cluster) -> dict:
 def _check_start(job, cluster):
     """What can go wrong and is known before the rows are read."""
     with all_or_none(cluster.world):
-        _check_alike(job, cluster)
-    with all_or_none(cluster.world):
         # On all workers, since faiss may be installed on some of them only.
         settings = job.settings
         make_backend(
             settings["backend"], settings["k"], settings["dim"], settings["precision"], 1 << 20
         )
-        _check_memory(job, cluster.world.size)
+        _check_memory(job, cluster.size)
         if cluster.is_chief:
             job.output.check_writable(job.disk_bytes(), job.overwrite)
+
+
+def _precision(job, cluster):
+    """The Choice of a precision that all workers agree on."""
+    settings = job.settings
+    return choose_precision(
+        settings["precision"], settings["backend"], settings["k"], settings["dim"], cluster.world
+    )
 
 
 def _check_memory(job, workers):
@@ -148,7 +161,7 @@ def _check_alike(job, cluster):
     """
     shapes = [(file.rows, str(file.dtype)) for file in job.embeddings.files]
     digest = zlib.crc32(json.dumps([job.settings, shapes]).encode())
-    if digest != all_gather_counts(digest, cluster.world)[0]:
+    if digest != all_gather(digest, cluster.world)[0]:
         raise ConfigError(
             f"worker {cluster.rank} has other flags than the first, or finds other files in "
             f"--input={job.input}; start all alike, on files that all workers see."
@@ -198,8 +211,7 @@ def _cluster_rows(own, job, cluster, clock):
     """`KMeansResult` of the rows of all workers, gone on with if it was begun."""
     shared = SharedState(job.output.state, cluster.world, job.save_every_s)
     state = shared.newest(job.settings["k"], own.dim)
-    if state and cluster.is_chief:
-        _note(f"goes on after iteration {state.iteration}.")
+    done = state.iteration if state else 0
 
     def on_iteration(state):
         clock.lap()
@@ -207,10 +219,14 @@ def _cluster_rows(own, job, cluster, clock):
         clock.start()
 
     names = ("k", "iterations", "seed", "precision", "backend", "spherical", "tolerance")
-    rows = own.rows * cluster.size
-    passes = job.settings["iterations"] + 1
-    with Progress(passes * rows, "kmeans", enabled=cluster.is_chief) as progress:
-        progress.skip(state.iteration * rows if state else 0)
+    with IterationProgress(
+        job.settings["iterations"],
+        job.embeddings.rows,
+        "kmeans",
+        own.rows,
+        enabled=cluster.is_chief,
+        iterations_done=done,
+    ) as progress:
         clock.start()
         result = kmeans(
             UnitRows(own) if job.settings["normalize"] else own,
@@ -218,11 +234,11 @@ def _cluster_rows(own, job, cluster, clock):
             init=job.init,
             cache_bytes=job.cache_bytes,
             on_iteration=on_iteration,
-            on_progress=lambda n, **figures: progress.update(n * cluster.size, **figures),
+            on_progress=progress.update,
             state=state,
             **{name: job.settings[name] for name in names},
         )
-        progress.update(0, objective=result.objective[-1])
+        progress.update(0, iteration=result.iterations, objective=result.objective[-1])
     return result
 
 
@@ -262,6 +278,7 @@ def _about(job, settings, result, workers, clock) -> dict:
             "rows_per_second": per_iteration and rows / per_iteration,
             "empty_clusters": clusters["empty"],
             "backend": result.backend,
+            "precision": result.precision,
             "rows": rows,
             "output": job.output.path,
         },

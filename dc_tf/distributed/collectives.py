@@ -186,10 +186,11 @@ def all_agree(condition: bool, comm: Communicator) -> bool:
     return int(comm.all_sum(np.int64(bool(condition)))) == comm.size
 
 
-def all_gather_counts(count: int, comm: Communicator) -> np.ndarray:
-    """(size,) int64: every member's `count`, by rank."""
-    mine = np.zeros(comm.size, np.int64)
-    mine[comm.rank] = count
+def all_gather(number, comm: Communicator) -> np.ndarray:
+    """(size,) every member's number, by rank: int64 for whole numbers and bools, else float64."""
+    kind = np.float64 if isinstance(number, (float, np.floating)) else np.int64
+    mine = np.zeros(comm.size, kind)
+    mine[comm.rank] = number
     return comm.all_sum(mine).numpy()
 
 

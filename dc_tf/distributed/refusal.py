@@ -10,7 +10,7 @@ import contextlib
 
 import numpy as np
 
-from dc_tf.distributed.collectives import all_gather_counts
+from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import ConfigError, DataError
 
 _KINDS = (None, ConfigError, DataError)
@@ -45,7 +45,7 @@ def refuse_together(refusal, world):
         The refusal, or on a worker without one, one like that of the first worker that has one.
     """
     kind = 0 if refusal is None else 1 if isinstance(refusal, ConfigError) else 2
-    kinds = all_gather_counts(kind, world)
+    kinds = all_gather(kind, world)
     refused = np.flatnonzero(kinds)
     if not refused.size:
         return

@@ -12,8 +12,10 @@ import tensorflow as tf
 
 import dc_tf
 from dc_tf import kernels
-from dc_tf.memory import free_memory, gpu_memory
-from dc_tf.training.plan_report import size
+from dc_tf.distributed.collectives import ALONE
+from dc_tf.memory import free_memory, gpu_memory, size
+from dc_tf.precision import AUTO, choose
+from dc_tf.training.precisions import choose_precisions
 
 
 def check_devices(report, task) -> int:
@@ -36,6 +38,26 @@ def check_devices(report, task) -> int:
             "start one worker for each GPU",
         )
     return len(gpus)
+
+
+def check_precision(report, experiment=None, world=ALONE):
+    """Reports what bfloat16 gives here, and what "auto" chooses; starts TensorFlow.
+
+    Args:
+        report: Report.
+        experiment: whose settings are looked at, or None.
+        world: Communicator of the workers, all of which call this.
+    """
+    shared = world.size > 1
+    if experiment is None:
+        for work in ("convolution", "product"):
+            report.ok("precision", f"of a {work}: {choose(AUTO, work, comm=world)}", shared=shared)
+        return
+    chosen = choose_precisions(experiment, world)
+    for line in chosen.lines:
+        report.ok("precision", line, shared=shared)
+    for warning in chosen.warnings:
+        report.warn("precision", warning, "use auto or float32", shared=shared)
 
 
 def check_memory(report, plan, neighbours):

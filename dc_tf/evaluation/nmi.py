@@ -23,7 +23,7 @@ from dc_tf import experiment
 from dc_tf.clustering.assignments import nmi
 from dc_tf.data.inspection import examples_of, spread_rows
 from dc_tf.data.manifest import Dataset
-from dc_tf.distributed.collectives import ALONE, all_gather_counts, broadcast_json
+from dc_tf.distributed.collectives import ALONE, all_gather, broadcast_json
 from dc_tf.distributed.refusal import all_or_none
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import clusterings
@@ -68,7 +68,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     """The task; see `tasks`. The data set is --train, or that of a run where it was not given."""
     found = clusterings.find(request.model)
     # A run may go on meanwhile, so that one worker sees a round more than another.
-    found = found[: all_gather_counts(len(found), request.world).min()]
+    found = found[: all_gather(len(found), request.world).min()]
     dataset = Dataset.open(request.train or _data_path(request.model))
     columns = read_columns(dataset, protocol, request.world)
     figures = evaluate(found, dataset, columns, request.world)

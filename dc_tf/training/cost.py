@@ -126,7 +126,8 @@ def problem_of(experiment, stage, rows, workers) -> Problem | None:
         sub_clusters=stage.sub_clusters,
         workers=workers,
         iterations=settings.iterations,
-        precision=settings.precision,
+        # Until it is measured what "auto" is: the one that takes more of everything.
+        precision="float32" if settings.precision == "auto" else settings.precision,
         store_dtype=settings.store_dtype,
         raw_dim=fc,
         memory_bytes=TEMPORARIES[False],  # at the least: a GPU takes more only if it has it
@@ -186,7 +187,7 @@ def _activation_bytes(model, stage, workers):
         numbers += side * side * block[-1]
     numbers += 3 * model.fc
     images = math.ceil(stage.batch_size / workers / stage.accumulate)
-    return images * numbers * (_FLOAT if model.compute_dtype == "float32" else _HALF)
+    return images * numbers * (_FLOAT if model.compute_dtype in ("float32", "auto") else _HALF)
 
 
 def _ring(size, members):

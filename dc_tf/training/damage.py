@@ -5,7 +5,7 @@ damaged_rows(reader.stand_ins, cluster.world)      # the same on every worker
 
 import numpy as np
 
-from dc_tf.distributed.collectives import all_gather_counts
+from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import DataError
 
 
@@ -23,7 +23,7 @@ def damaged_rows(stand_ins, comm) -> np.ndarray:
         DataError: on all workers, when they are more than the share that is allowed.
     """
     mine = stand_ins.rows()
-    counts = all_gather_counts(len(mine), comm)
+    counts = all_gather(len(mine), comm)
     if not counts.any():
         return np.zeros(0, np.int64)
     gathered = np.zeros(counts.sum(), np.int64)

@@ -22,7 +22,7 @@ from dc_tf.clustering.feature_store import FeatureStore
 from dc_tf.clustering.whitening import Moments, Whitening, whiten_store
 from dc_tf.data.pipeline import evaluation_batches
 from dc_tf.data.reader import data_errors
-from dc_tf.distributed.collectives import all_agree, all_gather_counts
+from dc_tf.distributed.collectives import all_agree, all_gather
 from dc_tf.errors import DataError
 from dc_tf.progress import Progress
 
@@ -56,8 +56,8 @@ def extract(trunk, reader, experiment, stage, scratch, cluster):
     forward = tf.function(lambda x: trunk(x, training=False)["fc7"], autograph=False)
     flushed = time.monotonic()
     chief = cluster.is_chief
-    with Progress(store.rows, "extract", "images", enabled=chief) as progress, data_errors():
-        progress.skip(done)
+    shown = Progress(store.rows, "extract", "images", enabled=chief, done=done)
+    with shown as progress, data_errors():
         for batch in _batches(reader, experiment, stage, store, done):
             features = forward(batch["image"]).numpy()
             moments.update(store.write(done, features))
@@ -145,7 +145,7 @@ def _kept_whitening(path):
 
 def _told_whitening(kept, shape, world):
     """What any worker has kept, on all of them; None if none has."""
-    holders = np.flatnonzero(all_gather_counts(kept is not None, world))
+    holders = np.flatnonzero(all_gather(kept is not None, world))
     if not holders.size:
         return None
     kept = kept or Whitening(np.zeros(shape[0], np.float32), np.zeros(shape, np.float32))

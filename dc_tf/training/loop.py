@@ -29,6 +29,7 @@ from dc_tf.training.checkpoint import (
 from dc_tf.training.damage import damaged_rows
 from dc_tf.training.metrics import MetricsLog, last_epoch_means
 from dc_tf.training.optimizers import check_optimizer
+from dc_tf.training.precisions import without_auto
 from dc_tf.training.start import check_initial, initial_weights
 from dc_tf.training.step import Learner
 from dc_tf.training.trainer import StageTrainer
@@ -52,6 +53,7 @@ def pretrain(experiment, run, cluster) -> dict | None:
         Preempted: a worker was asked to stop; what was done is saved.
     """
     with pulse.patient("preparing"):
+        experiment = without_auto(experiment, cluster.world)
         training = Pretraining(experiment, run, cluster)
     for index in range(training.position.stage, len(experiment.stages)):
         training.run_stage(index)
@@ -275,7 +277,8 @@ def check_start(experiment, rows: int, workers: int):
     plan_stages(experiment, rows, workers)
     for i, stage in enumerate(experiment.stages):
         clustering = stage.clustering
-        make_backend(clustering.backend, 1, 1, clustering.precision)
+        precision = clustering.precision
+        make_backend(clustering.backend, 1, 1, "float32" if precision == "auto" else precision)
         try:
             check_optimizer(stage.optimizer)
         except ConfigError as error:
@@ -302,16 +305,26 @@ def plan_stages(experiment, rows: int, workers: int) -> list[BatchPlan]:
             )
         except ConfigError as error:
             raise ConfigError(f"stages[{i}] ({stage.name}): {error}") from error
-        least = max(workers, stage.clusters * max(1, stage.sub_clusters))
-        if rows < least:
-            raise ConfigError(
-                f"stages[{i}] ({stage.name}) needs at least {least} images for its clusters, "
-                f"the data set has {rows}; lower clusters or sub_clusters."
-            )
+        _check_rows(stage, rows, workers, f"stages[{i}] ({stage.name})")
         _check_parts(stage, plan, f"stages[{i}]")
         _check_xla(experiment.model, topology)
         plans.append(plan)
     return plans
+
+
+def _check_rows(stage, rows, workers, name):
+    """Refuses fewer images than clusters, workers or different images of a batch."""
+    reasons = {
+        "its clusters": (stage.clusters * max(1, stage.sub_clusters), "clusters or sub_clusters"),
+        "a batch": (stage.batch_size // stage.rotations, "batch_size"),
+        "its workers": (workers, "the number of workers"),
+    }
+    what, (least, remedy) = max(reasons.items(), key=lambda reason: reason[1][0])
+    if rows < least:
+        raise ConfigError(
+            f"{name} needs at least {least} images for {what}, the data set has {rows}; use more "
+            f"images, or lower {remedy}."
+        )
 
 
 def _check_parts(stage, plan, name):

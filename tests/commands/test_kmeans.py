@@ -16,10 +16,12 @@ import types
 from unittest import mock
 
 import numpy as np
+import nursery
 import pytest
 import tensorflow as tf
 import workers
 
+from dc_tf import precision as precision_lib
 from dc_tf.clustering.kmeans import kmeans
 from dc_tf.clustering.shared_state import SharedState
 from dc_tf.commands import kmeans_job
@@ -149,7 +151,8 @@ class ResultTest(CommandTest):
         self.assertEqual(printed["iterations"], 5)
         self.assertEqual(printed["empty_clusters"], 0)
         self.assertEqual(printed["backend"], expected.backend)
-        self.assertEndsWith(err, f"iteration 5, objective {printed['inertia']:.4g}\n")
+        self.assertIn(f"kmeans: iteration 5/5, {ROWS} rows, done", err)
+        self.assertEndsWith(err, f"objective {printed['inertia']:,.0f}\n")
         speed = printed["rows_per_second"] * printed["seconds_per_iteration"]
         self.assertAllClose(speed, ROWS)
 
@@ -204,9 +207,33 @@ class ResultTest(CommandTest):
         self.assertGreater(np.mean(nearest == found.assignments), 0.999)
 
     def test_faiss_finds_the_same(self):
-        self.assertEqual(self.result(backend="faiss", iterations=2)["backend"], "faiss")
-        self.result(backend="tensorflow", iterations=2, output=self.path("tensorflow"))
+        flags = {"iterations": 2, "precision": "float32"}
+        self.assertEqual(self.result(backend="faiss", **flags)["backend"], "faiss")
+        self.result(backend="tensorflow", output=self.path("tensorflow"), **flags)
         self.assertAllClose(self.found().centroids, self.found(self.path("tensorflow")).centroids)
+
+    def test_precision_is_measured_said_and_kept_by_a_clustering_that_goes_on(self):
+        flags = {"backend": "tensorflow", "save_every_s": 0}
+        with mock.patch.multiple(
+            precision_lib, product_speed=lambda dim: 2.0, excess_error=lambda kernel, dim: 0.9
+        ):
+            code, _, err = stopped_after(1, call, *self.argv(**flags))
+            self.assertEqual(code, 1, err)
+            whole = self.result(**flags, output=self.path("whole"))
+        self.assertIn("computes in bfloat16 (auto: bfloat16 is 2 times as fast as float32", err)
+        with mock.patch.multiple(
+            precision_lib, product_speed=lambda dim: 0.1, excess_error=lambda kernel, dim: 0.9
+        ):
+            found = self.result(**flags)
+        self.assertEqual((whole["precision"], found["precision"]), ("bfloat16", "bfloat16"))
+        self.assertEqual(self.found().about["settings"]["precision"], "bfloat16")
+        self.assertAllEqual(self.found().centroids, self.found(self.path("whole")).centroids)
+
+    def test_bfloat16_is_left_where_its_products_lose_digits(self):
+        with mock.patch.object(precision_lib, "excess_error", lambda kernel, dim: 1.8):
+            _, out, err = call(*self.argv(backend="tensorflow", precision="bfloat16"))
+        self.assertEqual(json.loads(out.splitlines()[-1])["precision"], "float32")
+        self.assertIn("float32 (bfloat16 products round 1.8 times as coarsely", err)
 
 
 class RefusalTest(CommandTest):
@@ -285,23 +312,19 @@ class RefusalTest(CommandTest):
     def test_an_output_that_another_process_is_at(self):
         flags = [*self.argv(iterations=1_000_000), "--save_every_s=0"]
         environment = {**os.environ, "PYTHONPATH": str(LAUNCHER.parents[1]), "TF_CONFIG": ""}
-        with subprocess.Popen(
-            [sys.executable, "-m", "dc_tf", "kmeans", *flags],
-            env=environment,
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            self.addCleanup(process.kill)
-            state = pathlib.Path(self.output, "unfinished_kmeans", "state")
-            until = time.monotonic() + LIMIT_S
-            while not list(state.glob("*/*.npz")) and process.poll() is None:
-                self.assertLess(time.monotonic(), until)
-                time.sleep(0.02)
-            message = self.refusal(2, iterations=1_000_000)
-            self.assertRegex(message, f"--output=.*out is in use by process {process.pid} on ")
-            pulses = pathlib.Path(self.output, "kmeans_workers", "pulses")
-            self.assertLen(list(pulses.glob("*/worker-00000.json")), 1)
-            process.terminate()
-            self.assertEqual(process.wait(LIMIT_S), 42)
+        process = nursery.start([sys.executable, "-m", "dc_tf", "kmeans", *flags], environment)
+        self.addCleanup(process.send_signal, signal.SIGKILL)
+        state = pathlib.Path(self.output, "unfinished_kmeans", "state")
+        until = time.monotonic() + LIMIT_S
+        while not list(state.glob("*/*.npz")) and process.poll() is None:
+            self.assertLess(time.monotonic(), until)
+            time.sleep(0.02)
+        message = self.refusal(2, iterations=1_000_000)
+        self.assertRegex(message, f"--output=.*out is in use by process {process.pid} on ")
+        pulses = pathlib.Path(self.output, "kmeans_workers", "pulses")
+        self.assertLen(list(pulses.glob("*/worker-00000.json")), 1)
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(LIMIT_S), 42)
 
     def test_the_output_of_another_program(self):
         os.mkdir(self.output)

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 import workers
 
-from dc_tf.distributed.collectives import Solo, all_agree, all_gather_counts, all_sum_packed
+from dc_tf.distributed.collectives import Solo, all_agree, all_gather, all_sum_packed
 
 
 def _sums(cluster):
@@ -12,7 +12,7 @@ def _sums(cluster):
     pair = cluster.group((0, 1) if rank < 2 else (2, 3))
     everyone = cluster.world.all_sum(np.float64([rank, 1])).numpy()
     in_pair = [pair.all_sum(np.int64(10**12 + rank + i)).numpy() for i in range(3)]
-    counts = all_gather_counts(rank * 5, cluster.world)
+    counts = all_gather(rank * 5, cluster.world)
     sent = cluster.world.broadcast(np.float32([rank]), root=2).numpy()
     cluster.world.barrier()
     return everyone, in_pair, counts, sent

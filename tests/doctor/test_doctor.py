@@ -19,7 +19,7 @@ import workers
 from packaging.requirements import Requirement
 
 import dc_tf
-from dc_tf import kernels
+from dc_tf import kernels, precision
 from dc_tf.commands.main import main
 from dc_tf.data.manifest import Dataset
 from dc_tf.doctor import machine, versions
@@ -87,6 +87,20 @@ class DoctorTest(tf.test.TestCase):
         self.assertIsNone(result["estimate"])
         warned = {check["what"] for check in result["checks"] if check["status"] == "warn"}
         self.assertIn("experiment", warned)
+        details = [check["detail"] for check in result["checks"] if check["what"] == "precision"]
+        self.assertRegex(details[0], r"^of a convolution: (float32|bfloat16) \(auto: bfloat16 is ")
+        self.assertRegex(details[1], r"^of a product: (float32|bfloat16) \(auto: bfloat16 ")
+
+    def test_bfloat16_that_is_slower_here_is_warned_of_with_the_ratio(self):
+        with mock.patch.object(precision, "convolution_speed", lambda: 0.125):
+            code, result, _ = self.doctor(self.settings(model={"compute_dtype": "bfloat16"}))
+        self.assertEqual(code, 0)
+        warned = [check for check in result["checks"] if check["status"] == "warn"]
+        warned = {check["what"]: check for check in warned}
+        self.assertIn(
+            "model.compute_dtype=bfloat16 is 0.12 times as fast as float32",
+            warned["precision"]["detail"],
+        )
 
     def test_a_damaged_image_fails_and_says_what_to_do(self):
         data = runs.make_data(tempfile.mkdtemp(dir=self.folder), images=12)

@@ -1,0 +1,126 @@
+"""The floating-point types of an experiment: "auto" becomes the same type on all workers.
+
+    chosen = choose_precisions(experiment, cluster.world)
+    chosen.experiment, chosen.lines    # what to train, and what to say about it
+
+A choice is written into the run with the other settings, so that a run that goes on elsewhere
+keeps its types.
+"""
+
+import dataclasses
+
+from dc_tf.clustering.backends import choose_precision
+from dc_tf.distributed.collectives import ALONE, broadcast_json
+from dc_tf.experiment import Experiment
+from dc_tf.precision import AUTO, Choice, choose
+
+_BEFORE = "auto: as this run began"
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """An experiment without "auto", and how it came about.
+
+    Attributes:
+        experiment: to be trained.
+        model: Choice of `model.compute_dtype`.
+        clustering: tuple of a Choice for each stage, None for one that does not cluster.
+    """
+
+    experiment: Experiment
+    model: Choice
+    clustering: tuple[Choice | None, ...]
+
+    @property
+    def lines(self) -> list[str]:
+        """One for the network, and one for each kind of clustering, for people."""
+        stages = zip(self.experiment.stages, self.clustering)
+        lines = [f"clustering precision of {s.name}: {choice}" for s, choice in stages if choice]
+        return [f"compute_dtype: {self.model}", *lines]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was asked for and is slower than float32."""
+        named = {"model.compute_dtype": self.model}
+        for i, choice in enumerate(self.clustering):
+            named[f"stages[{i}].clustering.precision"] = choice
+        return [
+            f"{name}=bfloat16 is {choice.speed:.2g} times as fast as float32 on this device; "
+            "'auto' or 'float32' would be faster"
+            for name, choice in named.items()
+            if choice and choice.slower
+        ]
+
+
+def choose_precisions(experiment, world=ALONE, earlier=None) -> Chosen:
+    """Replaces "auto"; every worker of `world` calls this, and all get the same.
+
+    Args:
+        experiment: experiment.Experiment.
+        world: Communicator of the workers.
+        earlier: the settings that the run in the folder was begun with, an Experiment, or None;
+            only the chief's counts.
+    """
+    before = broadcast_json(_types(earlier) if earlier else None, world)
+    model = _model_choice(experiment, before, world)
+    clustering = tuple(
+        _clustering_choice(experiment, index, before, world)
+        for index in range(len(experiment.stages))
+    )
+    types = {
+        "model": model.dtype,
+        "stages": [choice.dtype if choice else "float32" for choice in clustering],
+    }
+    return Chosen(_with_types(experiment, types), model, clustering)
+
+
+def without_auto(experiment, world) -> Experiment:
+    """`experiment` as `choose_precisions` has it, if anything in it says "auto"."""
+    asked = _types(experiment)
+    if AUTO not in (asked["model"], *asked["stages"]):
+        return experiment
+    return choose_precisions(experiment, world).experiment
+
+
+def as_begun(experiment, earlier) -> Experiment:
+    """`experiment` with the types of `earlier`, a run's settings, where it says "auto"."""
+    return _with_types(experiment, _types(earlier))
+
+
+def _with_types(experiment, types):
+    """`experiment` with these types where it says "auto"; what was asked for stays."""
+    model = experiment.model
+    if model.compute_dtype == AUTO:
+        model = model.replace(compute_dtype=types["model"])
+    stages = list(experiment.stages)
+    for index, (stage, precision) in enumerate(zip(stages, types["stages"])):
+        if stage.clustering.precision == AUTO:
+            clustering = stage.clustering.replace(precision=precision)
+            stages[index] = stage.replace(clustering=clustering)
+    return experiment.replace(model=model, stages=tuple(stages))
+
+
+def _types(experiment):
+    return {
+        "model": experiment.model.compute_dtype,
+        "stages": [stage.clustering.precision for stage in experiment.stages],
+    }
+
+
+def _model_choice(experiment, before, world):
+    asked = experiment.model.compute_dtype
+    if asked == AUTO and before:
+        return Choice(asked, before["model"], reason=_BEFORE)
+    return choose(asked, "convolution", comm=world)
+
+
+def _clustering_choice(experiment, index, before, world):
+    stage = experiment.stages[index]
+    if not stage.clustered:
+        return None
+    settings = stage.clustering
+    if settings.precision == AUTO and before:
+        return Choice(AUTO, before["stages"][index], reason=_BEFORE)
+    k = max(stage.clusters, stage.sub_clusters)
+    dim = settings.whitening_dim or experiment.model.fc
+    return choose_precision(settings.precision, settings.backend, k, dim, world)
