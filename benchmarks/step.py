@@ -60,9 +60,13 @@ def measure_alone():
     shape = {name: FLAGS[name].value for name in ("resolution", "batch", "width", "fc")}
     task = dict(**shape, types=FLAGS.types, steps=FLAGS.steps, xla=FLAGS.xla)
     (times,) = children("alone", task, environments=[with_threads(FLAGS.threads)])
-    seconds = {name: statistics.median(of) for name, of in times.items()}
+    seconds, cpu = (
+        {name: statistics.median(turn[i] for turn in of) for name, of in times.items()}
+        for i in range(2)
+    )
     rates = {name: FLAGS.batch / of for name, of in seconds.items()}
     result = {**shape, "seconds_per_step": seconds, "images_per_second": rates}
+    result["cpu_seconds_per_step"] = cpu
     ours = next(rate for name, rate in rates.items() if name.startswith("dc_tf"))
     result["ours_by_others"] = {name: ours / rate for name, rate in rates.items()}
     show(result)
@@ -70,7 +74,7 @@ def measure_alone():
 
 
 def alone(types, steps, xla, **shape):
-    """{name: seconds of each step}, all in turns."""
+    """{name: (seconds, CPU seconds) of each step}, all in turns."""
     from dc_tf.distributed.cluster import connect
 
     # One super-class, so one classifier of 1,000 as the others have.
@@ -86,9 +90,10 @@ def alone(types, steps, xla, **shape):
     times = {name: [] for name in kinds}
     for turn in range(steps + 1):
         for name, step in kinds.items():
+            begun = time.process_time()
             seconds = timed(step)
             if turn:  # the first traces
-                times[name].append(seconds)
+                times[name].append((seconds, time.process_time() - begun))
     return times
 
 
