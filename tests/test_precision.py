@@ -3,12 +3,15 @@
 from unittest import mock
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import workers
 from absl.testing import parameterized
 
 from dc_tf import precision
 from dc_tf.errors import ConfigError
+
+pytestmark = pytest.mark.numeric
 
 
 def rounded(array):

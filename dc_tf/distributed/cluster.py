@@ -10,11 +10,13 @@ import contextlib
 import functools
 import os
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 from tensorflow.python.eager import context as tf_context
 
-from dc_tf.distributed.collectives import Collective, Communicator, Link, Solo
+from dc_tf import kernels
+from dc_tf.distributed.collectives import Collective, Communicator, Link, Solo, all_gather
 from dc_tf.distributed.task import TaskSpec, task_from_environment
 from dc_tf.errors import ConfigError
 
@@ -103,7 +105,24 @@ def connect(within_s: float | None = None) -> Cluster:
     device = f"{prefix}/device:{'GPU' if gpu else 'CPU'}:0"
     with tf.device(device):
         order = tf.Variable(0.0, trainable=False, name="order_of_exchanges")
-    return Cluster(task, strategy, Link(device, hint, order))
+    cluster = Cluster(task, strategy, Link(device, hint, order))
+    _compare_kernels(cluster)
+    return cluster
+
+
+def _compare_kernels(cluster):
+    """Warns on the chief where some workers compute with oneDNN and others do not."""
+    with_onednn = all_gather(kernels.enabled(), cluster.world)
+    apart = np.flatnonzero(with_onednn != with_onednn[0])
+    if cluster.is_chief and apart.size:
+        logging.warning(
+            "worker %d computes with %s kernels, worker 0 with %s: results depend on which worker "
+            "has which images, and the faster ones wait; set %s=0, or 1, on all workers.",
+            apart[0],
+            kernels.name(with_onednn[apart[0]]),
+            kernels.name(with_onednn[0]),
+            kernels.VARIABLE,
+        )
 
 
 @contextlib.contextmanager

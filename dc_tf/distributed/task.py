@@ -36,8 +36,16 @@ class TaskSpec:
     @property
     def local_index(self) -> int:
         """Place of this worker among those on the same host; picks its GPU."""
-        hosts = [address.rsplit(":", 1)[0] for address in self.addresses[: self.rank + 1]]
-        return hosts.count(hosts[-1]) - 1 if hosts else 0
+        return self._hosts[: self.rank].count(self._hosts[self.rank]) if self.addresses else 0
+
+    @property
+    def local_size(self) -> int:
+        """How many workers share the host of this process, itself included."""
+        return self._hosts.count(self._hosts[self.rank]) if self.addresses else 1
+
+    @property
+    def _hosts(self):
+        return [address.rsplit(":", 1)[0] for address in self.addresses]
 
 
 def parse_tf_config(text: str | None) -> TaskSpec:

@@ -166,8 +166,7 @@ class _Visit:
         except (ConfigError, DataError) as error:
             report.fail("experiment", str(error), "change that setting", shared=True)
             return
-        hosts = [address.rpartition(":")[0] for address in task.addresses]
-        neighbours = hosts.count(hosts[task.rank]) if hosts else 1
+        neighbours = task.local_size
         machine.check_memory(report, self._plan, neighbours)
         if self._run is not None:
             scratch = self._run.features(task.rank)

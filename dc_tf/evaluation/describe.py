@@ -45,7 +45,7 @@ class Describer:
         self._world = world
         self._name = name
 
-        @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3])])
+        @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3])], autograph=False)
         def maps(images):
             return trunk.convolutions(images)[protocol.layer]
 

@@ -60,7 +60,7 @@ class Probes(tf.Module):
             tf.math.divide_no_nan(1.0, tf.convert_to_tensor(deviation, tf.float32)) / tf.sqrt(dim)
         )
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def step(self, features, labels):
         """One update of all classifiers.
 
@@ -76,7 +76,7 @@ class Probes(tf.Module):
         self._time.assign_add(1.0)
         return losses
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def logits(self, features):
         """{layer: (b, classes) float32}."""
         return {layer: self._forward(layer, self._input(layer, x)) for layer, x in features.items()}

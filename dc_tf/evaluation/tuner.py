@@ -109,7 +109,7 @@ class Tuner(tf.Module):
         """(b, classes) float32 in inference mode."""
         return self.head(tf.nn.relu(self.trunk(images, training=False)["fc7"]))
 
-    @tf.function
+    @tf.function(autograph=False)
     def is_finite(self):
         """Whether all weights and running statistics are, () bool."""
         weights = [*self.trunk.weights, self.head.kernel, self.head.bias]

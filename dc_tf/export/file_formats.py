@@ -71,7 +71,7 @@ def _write_onnx(network, path):
     resolution = network.settings["resolution"]
     spec = [tf.TensorSpec([None, resolution, resolution, 3], tf.float32, name="images")]
 
-    @tf.function(input_signature=spec)
+    @tf.function(input_signature=spec, autograph=False)
     def infer(images):
         return network(images, training=False)
 

@@ -185,15 +185,15 @@ class _Exported(tf.train.Checkpoint):
         ]
         resolution = model.settings["resolution"]
 
-        @tf.function(input_signature=_image_spec(tf.float32, ()))
+        @tf.function(input_signature=_image_spec(tf.float32, ()), autograph=False)
         def infer(images):
             return model(_fit(images, resolution), training=False)
 
-        @tf.function(input_signature=_image_spec(tf.float32, ()))
+        @tf.function(input_signature=_image_spec(tf.float32, ()), autograph=False)
         def train(images):
             return model(_fit(images, resolution), training=True)
 
-        @tf.function
+        @tf.function(autograph=False)
         def call(images, training=False):
             if images.dtype == tf.uint8:
                 images = tf.cast(images, tf.float32) / 255
@@ -208,7 +208,7 @@ class _Exported(tf.train.Checkpoint):
         call = self.__call__
 
         def signature(dtype):
-            serve = tf.function(lambda images: call(images, training=False))
+            serve = tf.function(lambda images: call(images, training=False), autograph=False)
             return serve.get_concrete_function(*_image_spec(dtype, "images"))
 
         return {"serving_default": signature(tf.uint8), "serving_float": signature(tf.float32)}
@@ -232,7 +232,7 @@ def _fit(images, resolution):
 def _decay(variable, weight_decay):
     """The loss whose gradient is `weight_decay * variable`."""
 
-    @tf.function(input_signature=[])
+    @tf.function(input_signature=[], autograph=False)
     def loss():
         return weight_decay * tf.nn.l2_loss(variable)
 

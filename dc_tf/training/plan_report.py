@@ -48,6 +48,7 @@ def as_dict(plan: Plan, rates: Rates = Rates()) -> dict:  # noqa: B008
         "scratch_bytes": plan.scratch_bytes,
         "shared_bytes": plan.shared_bytes,
         "stages": [_stage_dict(i, stage, rates) for i, stage in enumerate(plan.stages)],
+        "measured": _measured_dict(rates) if rates.seconds else None,
     }
 
 
@@ -103,13 +104,18 @@ def _clustering_text(plan):
 
 
 def _time_text(index, plan, rates):
-    seconds = seconds_of(index, plan, rates)
+    seconds, note = seconds_of(index, plan, rates), rates.notes.get(index)
     if seconds is None:
-        return "time: not known, since no speed was measured"
-    return (
-        f"time: {_duration(seconds)} of training at {rates.images_per_s[index]:,.0f} images a "
-        f"second ({rates.source}), without clustering"
-    )
+        why = note or "since no speed was measured; --measure takes some seconds"
+        return f"time: not known, {why}"
+    speed = f"{rates.images_per_s[index]:,.4g} images a second"
+    source = f"{rates.source}; {note}" if note else rates.source
+    clusterings_s = rates.clusterings_s(plan)
+    if clusterings_s is not None:
+        rest = f", and {_duration(clusterings_s)} of clusterings"
+    else:
+        rest = ", without clusterings" if plan.stage.clustered else ""
+    return f"time: {_duration(seconds)} of training at {speed} ({source}){rest}"
 
 
 def _stage_dict(index, plan, rates):
@@ -128,7 +134,21 @@ def _stage_dict(index, plan, rates):
         "iteration_bytes": plan.iteration_bytes,
         "feature_bytes": int(plan.clustering.store_bytes) if plan.clustering else 0,
         "checkpoint_bytes": plan.size.checkpoint_bytes,
+        "reassign_every": plan.stage.reassign_every if plan.stage.clustered else 0,
+        "drops": list(plan.stage.optimizer.drops),
+        "images_per_second": rates.images_per_s.get(index),
         "train_seconds": seconds_of(index, plan, rates),
+        "clustering_seconds": rates.clusterings_s(plan),
+    }
+
+
+def _measured_dict(rates):
+    return {
+        "source": rates.source,
+        "extract_images_per_second": rates.extract_per_s,
+        "first_steps_seconds": rates.first_steps_s,
+        "seconds": rates.seconds,
+        "notes": list(rates.notes.values()),
     }
 
 

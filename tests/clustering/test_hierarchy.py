@@ -6,6 +6,7 @@ import tempfile
 import unittest.mock
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import workers
 
@@ -15,6 +16,8 @@ from dc_tf.clustering.hierarchy import hierarchical_kmeans
 from dc_tf.clustering.resume import Snapshots
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
+
+pytestmark = pytest.mark.numeric
 
 
 def separated(sizes, dim=4, seed=0):
@@ -220,6 +223,7 @@ class ResumeTest(tf.test.TestCase):
             self.assertEqual(before.passes[:-1] + after.passes, whole.passes)
             self.assertEqual(after.rows, whole.rows)
 
+    @pytest.mark.bfloat16
     def test_stopped_again_and_again_it_ends_the_same_with_any_settings(self):
         for settings in ({}, {"precision": "bfloat16", "init": "k-means||", "spherical": True}):
             expected, whole = self.run_until(self.folder(), **settings)

@@ -12,6 +12,8 @@ from dc_tf.clustering.points import as_points
 from dc_tf.clustering.survey import Survey
 from dc_tf.distributed.collectives import Solo
 
+pytestmark = pytest.mark.numeric
+
 
 def draw(comm, x, count, method="random", seed=0):
     points = as_points(np.array_split(x, comm.size)[comm.rank])

@@ -5,6 +5,7 @@ import types
 from unittest import mock
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import workers
 from absl.testing import parameterized
@@ -15,6 +16,8 @@ from dc_tf.clustering.lloyd import Lloyd
 from dc_tf.clustering.tiles import tile_shape
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
+
+pytestmark = pytest.mark.numeric
 
 
 def blobs(n, dim, k, seed=0, spread=0.5):
@@ -154,6 +157,7 @@ class LloydTest(tf.test.TestCase, parameterized.TestCase):
         full = kmeans(x, 5, init=x[:5])
         self.assertAllClose(short.objective[-1], full.objective[-1], rtol=1e-4)
 
+    @pytest.mark.bfloat16
     def test_rows_kept_in_memory_give_the_same_as_rows_read_again(self):
         x = blobs(2000, 8, 7).astype(np.float16)
         for precision in ("float32", "bfloat16"):

@@ -1,11 +1,13 @@
 """The nearest centroid: ties, tiles, unused centroids, short floats."""
 
-import subprocess
+import os
 import sys
 from unittest import mock
 
 import faiss
 import numpy as np
+import nursery
+import pytest
 import tensorflow as tf
 from absl.testing import parameterized
 
@@ -13,6 +15,8 @@ from dc_tf.clustering import backends, nearest_on_gpu
 from dc_tf.clustering.backends import make_backend
 from dc_tf.clustering.nearest import NearestCentroid
 from dc_tf.clustering.nearest_on_gpu import NearestOnGpu
+
+pytestmark = pytest.mark.numeric
 
 # That for a GPU runs on a CPU as well.
 BOTH = (NearestCentroid, NearestOnGpu)
@@ -97,6 +101,7 @@ class NearestTest(tf.test.TestCase, parameterized.TestCase):
         self.assertFalse(short.nearer(rows, found, best).any())
 
     @parameterized.product(on_device=BOTH, k=(4, 20))
+    @pytest.mark.bfloat16
     def test_nearer_is_as_good_far_from_the_origin(self, on_device, k):
         rng = np.random.default_rng(0)
         rows = (rng.normal(size=(500, 16)) + 1000).astype(np.float32)
@@ -170,4 +175,8 @@ class NearestTest(tf.test.TestCase, parameterized.TestCase):
             "make_backend('auto', 5000, 64, 'bfloat16'); "
             "tf.config.threading.set_intra_op_parallelism_threads(1)"
         )
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        path = os.path.join(self.get_temp_dir(), "choose.py")
+        with open(path, "w") as file:
+            file.write(code)
+        done = nursery.run([sys.executable, path], dict(os.environ), 120)
+        self.assertEqual(done.returncode, 0, done.stderr)

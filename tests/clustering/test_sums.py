@@ -3,10 +3,13 @@
 import concurrent.futures
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from absl.testing import parameterized
 
 from dc_tf.clustering.sums import ClusterSums, quantum_of
+
+pytestmark = pytest.mark.numeric
 
 NOWHERE = np.full(500, -1, np.int32)
 

@@ -1,11 +1,14 @@
 """Arrays and tensors that share memory."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from absl.testing import parameterized
 
 from dc_tf.clustering.aligned import aligned_empty
 from dc_tf.clustering.tensors import as_array, as_tensor
+
+pytestmark = pytest.mark.numeric
 
 
 class AsTensorTest(tf.test.TestCase, parameterized.TestCase):

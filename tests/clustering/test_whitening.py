@@ -19,6 +19,8 @@ from dc_tf.clustering.whitening import Moments, Whitening, whiten_store
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.numeric
+
 LIMIT_S = 240
 
 
@@ -300,9 +302,7 @@ class MemoryTest(tf.test.TestCase):
         folder = tempfile.mkdtemp(dir=self.get_temp_dir())
         queue = multiprocessing.get_context("forkserver").SimpleQueue()
         self.assertEqual(in_process(whiten_wide_rows, folder, dim, queue), 0)
-        more = queue.get()
-        print("MB", more)
-        return more
+        return queue.get()
 
 
 def raw_store(path, x):

@@ -18,7 +18,7 @@ from dc_tf.data.generate import generate
 from dc_tf.export.metadata import read_metadata
 
 NEEDS_TORCH = unittest.skipUnless(
-    importlib.util.find_spec("torch"), "PyTorch is not installed (extra 'torch')"
+    importlib.util.find_spec("torch"), "pip install -c constraints.txt torch"
 )
 
 

@@ -16,6 +16,7 @@ import types
 from unittest import mock
 
 import numpy as np
+import nursery
 import pytest
 import tensorflow as tf
 import workers
@@ -311,23 +312,19 @@ class RefusalTest(CommandTest):
     def test_an_output_that_another_process_is_at(self):
         flags = [*self.argv(iterations=1_000_000), "--save_every_s=0"]
         environment = {**os.environ, "PYTHONPATH": str(LAUNCHER.parents[1]), "TF_CONFIG": ""}
-        with subprocess.Popen(
-            [sys.executable, "-m", "dc_tf", "kmeans", *flags],
-            env=environment,
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            self.addCleanup(process.kill)
-            state = pathlib.Path(self.output, "unfinished_kmeans", "state")
-            until = time.monotonic() + LIMIT_S
-            while not list(state.glob("*/*.npz")) and process.poll() is None:
-                self.assertLess(time.monotonic(), until)
-                time.sleep(0.02)
-            message = self.refusal(2, iterations=1_000_000)
-            self.assertRegex(message, f"--output=.*out is in use by process {process.pid} on ")
-            pulses = pathlib.Path(self.output, "kmeans_workers", "pulses")
-            self.assertLen(list(pulses.glob("*/worker-00000.json")), 1)
-            process.terminate()
-            self.assertEqual(process.wait(LIMIT_S), 42)
+        process = nursery.start([sys.executable, "-m", "dc_tf", "kmeans", *flags], environment)
+        self.addCleanup(process.send_signal, signal.SIGKILL)
+        state = pathlib.Path(self.output, "unfinished_kmeans", "state")
+        until = time.monotonic() + LIMIT_S
+        while not list(state.glob("*/*.npz")) and process.poll() is None:
+            self.assertLess(time.monotonic(), until)
+            time.sleep(0.02)
+        message = self.refusal(2, iterations=1_000_000)
+        self.assertRegex(message, f"--output=.*out is in use by process {process.pid} on ")
+        pulses = pathlib.Path(self.output, "kmeans_workers", "pulses")
+        self.assertLen(list(pulses.glob("*/worker-00000.json")), 1)
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(LIMIT_S), 42)
 
     def test_the_output_of_another_program(self):
         os.mkdir(self.output)

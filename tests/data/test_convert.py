@@ -12,6 +12,7 @@ from unittest import mock
 
 import numpy as np
 import pictures
+import real_data
 import tensorflow as tf
 from PIL import Image
 
@@ -23,11 +24,6 @@ from dc_tf.data.pipeline import evaluation_batches
 from dc_tf.data.reader import RowReader
 from dc_tf.data.verify import verify
 from dc_tf.errors import ConfigError, DataError
-
-SHARED = os.environ.get(
-    "DC_TF_SHARED_DATA",
-    os.path.join(os.path.dirname(__file__), "..", "..", "..", "shared", "data"),
-)
 
 CRASHING = """
 import os, signal
@@ -205,10 +201,7 @@ class ConvertTest(Folder):
         )
 
     def test_the_nasty_collection_goes_through(self):
-        archive = os.path.join(SHARED, "nasty.zip")
-        if not os.path.exists(archive):
-            self.skipTest("the shared images are not here")
-        with zipfile.ZipFile(archive) as file:
+        with zipfile.ZipFile(real_data.archive("nasty.zip")) as file:
             file.extractall(self.input)
         files = [os.path.join(p, n) for p, _, names in os.walk(self.input) for n in names]
         result = self.convert(workers=None, max_short_side=128)

@@ -10,7 +10,7 @@ import tempfile
 import pytest
 import tensorflow as tf
 
-pytest.importorskip("hypothesis", reason="pip install hypothesis")
+pytest.importorskip("hypothesis", reason="pip install -c constraints.txt hypothesis")
 
 import fuzz_targets  # noqa: E402
 from hypothesis import HealthCheck, given, settings  # noqa: E402

@@ -141,6 +141,7 @@ class FinetuneTest(tf.test.TestCase):
         for whole, *parts in zip(first, *halves):
             self.assertAllEqual(whole, np.concatenate(parts))
 
+    @pytest.mark.slow
     def test_two_workers_end_with_the_weights_of_one(self):
         protocol = dataclasses.replace(SMALL, epochs=2, drops=(1,), learning_rate=0.01)
         alone, after, _ = tuned(Solo(), self.model, self.data, protocol)
@@ -172,6 +173,7 @@ class FinetuneTest(tf.test.TestCase):
         finished = tuned(Solo(), self.model, self.data, protocol)
         self.assertEqual((finished[0], finished[2]), (resumed[0], []))
 
+    @pytest.mark.slow
     def test_a_half_written_state_is_not_taken(self):
         folder = self.folder()
         protocol = dataclasses.replace(SMALL, workdir=folder, save_every=2)
@@ -252,10 +254,11 @@ class FinetuneTest(tf.test.TestCase):
             with self.assertRaisesRegex(ConfigError, next(iter(wrong))):
                 Protocol(**wrong)
 
+    @pytest.mark.slow
     def test_the_command_compares_with_random_weights_and_with_the_paper(self):
         settings = "epochs=1,batch_size=16,seeds=2,paper=imagenet90"
         flags = [f"--train={self.train}", f"--test={self.test}", f"--model={self.model}"]
-        flags += ["--task=finetune", f"--params_override={settings}"]
+        flags += ["--task=finetune", "--noestimate", f"--params_override={settings}"]
         code, out, err = call("evaluate", *flags)
         self.assertEqual(code, 0, err)
         result = json.loads(out.splitlines()[-1])

@@ -146,7 +146,7 @@ class Voc07ClassificationTest(tf.test.TestCase):
 
     def call(self, *flags):
         out, err = io.StringIO(), io.StringIO()
-        paths = ["--task=voc07_classification", f"--model={self.model}"]
+        paths = ["--task=voc07_classification", "--noestimate", f"--model={self.model}"]
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(["evaluate", *paths, *flags])
         return code, out.getvalue(), err.getvalue()
@@ -196,6 +196,7 @@ class Voc07ClassificationTest(tf.test.TestCase):
         self.assertAllClose(found, expected, atol=1e-5)
         self.assertGreater(np.abs(crops[0] - crops[1]).max(), 0.1)
 
+    @pytest.mark.slow
     def test_the_pair_that_does_best_on_val_is_taken(self):
         protocol = dataclasses.replace(
             QUICK, seeds=1, iterations=3, learning_rates=(1e-6, 0.1), weight_decays=(0.0, 1e-5)
@@ -214,6 +215,7 @@ class Voc07ClassificationTest(tf.test.TestCase):
         )
         self.assertAllClose(self.fine_tune(alone, ("train", "val"))["map"], best["map"])
 
+    @pytest.mark.slow
     def test_two_workers_measure_what_one_does(self):
         for tune in ("fc68", "all"):
             protocol = dataclasses.replace(QUICK, seeds=1, tune=tune, batch_size=5)
@@ -226,7 +228,7 @@ class Voc07ClassificationTest(tf.test.TestCase):
 
     @pytest.mark.slow
     def test_the_command_shows_random_weights_and_the_paper_beside_it(self):
-        few = "--params_override=iterations=2,seeds=2,crops=1,batch_size=4"
+        few = "--params_override=iterations=2,seeds=2,crops=1,batch_size=4,paper=voc07"
         code, out, err = self.call(f"--train={self.kit}", few, "--params_override=tune=all")
         self.assertEqual(code, 0, err)
         self.assertRegex(out, r"\nmodel +\d+\.\d\d +\d+\.\d\d")

@@ -5,11 +5,11 @@ The reference, `torch_vgg.py`, shares nothing with dc_tf.
 
 import io
 import os
-import unittest
 import zipfile
 
 import numpy as np
 import pytest
+import real_data
 import tensorflow as tf
 from PIL import Image
 
@@ -18,19 +18,15 @@ from dc_tf.export.torch_weights import from_torch
 from dc_tf.export.weights import assign_weights
 from dc_tf.nn.vgg16 import LAYERS, VGG16
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra 'torch')")
+torch = pytest.importorskip("torch", reason="pip install -c constraints.txt torch")
 from torch_vgg import released, trained_like  # noqa: E402
 
-SHARED = os.environ.get(
-    "DC_TF_SHARED_DATA",
-    os.path.join(os.path.dirname(__file__), "..", "..", "..", "shared", "data"),
-)
-PHOTOS = os.path.join(SHARED, "photos.zip")
+pytestmark = pytest.mark.numeric
 
 
 def photos(count=2, size=224):
     """(count, size, size, 3) uint8 from all over the collection."""
-    with zipfile.ZipFile(PHOTOS) as archive:
+    with zipfile.ZipFile(real_data.archive("photos.zip")) as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
         chosen = names[:: len(names) // count][:count]
         images = [Image.open(io.BytesIO(archive.read(name))) for name in chosen]
@@ -68,7 +64,6 @@ class FeaturesOfTorchTest(tf.test.TestCase):
                 trunk = self.imported(state, resolution=64)
                 self.assert_same_features(trunk(pixels / np.float32(255)), network, pixels)
 
-    @unittest.skipUnless(os.path.exists(PHOTOS), f"needs {PHOTOS}")
     def test_the_whole_network_on_photographs_from_file_to_saved_model(self):
         pixels = photos()
         network = trained_like(for_torch(pixels), sobel=True)
@@ -77,7 +72,6 @@ class FeaturesOfTorchTest(tf.test.TestCase):
         self.assertEqual(main(["import_torch", f"--checkpoint={file}", f"--output={output}"]), DONE)
         self.assert_same_features(tf.saved_model.load(output)(pixels), network, pixels)
 
-    @unittest.skipUnless(os.path.exists(PHOTOS), f"needs {PHOTOS}")
     def test_the_whole_network_on_raw_rgb_photographs(self):
         pixels = photos()
         network = trained_like(for_torch(pixels), sobel=False)

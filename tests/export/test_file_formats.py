@@ -8,6 +8,7 @@ import unittest
 from unittest import mock
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from dc_tf import keras
@@ -41,6 +42,7 @@ class FileFormatsTest(tf.test.TestCase):
     def path(self, name):
         return os.path.join(self.get_temp_dir(), name)
 
+    @pytest.mark.numeric
     def test_weights_load_into_a_new_network_of_the_same_settings(self):
         for sobel, kind, name in (("layer", VGG16, "a"), ("folded", FoldedVGG16, "b")):
             path = self.path(f"{name}.weights.h5")
@@ -52,6 +54,7 @@ class FileFormatsTest(tf.test.TestCase):
                 self.assertAllClose(other(images())[layer], features, atol=1e-4)
         self.assertCountEqual(os.listdir(self.get_temp_dir()), ["a.weights.h5", "b.weights.h5"])
 
+    @pytest.mark.numeric
     def test_the_keras_model_has_the_features_and_names_that_are_promised(self):
         rgb = network(sobel=False)
         for trunk, sobel in ((self.trunk, "layer"), (self.trunk, "folded"), (rgb, "layer")):
@@ -100,7 +103,8 @@ assert "dc_tf" not in sys.modules
         found = np.load(path + ".npy", allow_pickle=False)
         self.assertAllClose(found, self.trunk(images())["fc7"], atol=1e-4)
 
-    @unittest.skipUnless(HAS_ONNX, "tf2onnx and onnxruntime are not installed (extra 'onnx')")
+    @pytest.mark.numeric
+    @unittest.skipUnless(HAS_ONNX, "pip install -c constraints.txt tf2onnx onnxruntime")
     def test_onnxruntime_finds_the_features_of_the_network(self):
         import onnxruntime
 

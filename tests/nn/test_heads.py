@@ -1,7 +1,10 @@
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from dc_tf.nn.heads import LinearHead
+
+pytestmark = pytest.mark.numeric
 
 
 class HeadsTest(tf.test.TestCase):

@@ -1,7 +1,10 @@
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from dc_tf.nn.losses import cross_entropy, hierarchical, product
+
+pytestmark = pytest.mark.numeric
 
 SUPERS, SUBS, BATCH = 3, 4, 6
 

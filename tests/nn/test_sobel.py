@@ -1,9 +1,12 @@
 """The fixed input stage against closed forms."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from dc_tf.nn.sobel import RGB_MEAN, RGB_STD, Normalize, RgbPadding, Sobel
+
+pytestmark = pytest.mark.numeric
 
 
 def by_loops(image):

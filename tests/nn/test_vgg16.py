@@ -1,9 +1,12 @@
 """The network has the shapes, weights and endpoints of VGG-16-BN, at any size."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from dc_tf.nn.vgg16 import CONV_LAYERS, LAYERS, VGG16, dropout_mask, final_map_size
+
+pytestmark = pytest.mark.numeric
 
 
 def small(**kwargs):

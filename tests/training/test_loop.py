@@ -57,19 +57,33 @@ class LoopTest(tf.test.TestCase):
         for name, value in expected.items():
             self.assertAllEqual(ours[name], value, name)
 
+    def test_a_run_stopped_in_each_phase_and_resumed_equals_the_one_that_was_not_stopped(self):
+        self.check_resumed(
+            [
+                ("train", 5),  # inside RotNet's second epoch, after the checkpoint at 3
+                ("level", 1),  # inside the first clustering, after an iteration that was saved
+                ("train", 10),  # inside the first round
+            ]
+        )
+
+    @pytest.mark.slow
     def test_a_run_stopped_anywhere_and_resumed_equals_the_one_that_was_not_stopped(self):
-        workdir = os.path.join(self.folder, "resumed")
-        stops = [
-            ("train", 2),  # before the first checkpoint
-            ("train", 5),  # inside RotNet's second epoch, after the checkpoint at 3
-            ("level", 1),  # inside the first clustering, after an iteration that was saved
-            ("level", 2),
-            ("clustering", 8),  # the clusters are written but not reported
-            ("train", 10),  # inside the first round
-            ("train", 16),  # the last step of that round
-            ("clustering", 16),  # the second clustering
-            ("train", STEPS),  # the very last step
-        ]
+        self.check_resumed(
+            [
+                ("train", 2),  # before the first checkpoint
+                ("train", 5),
+                ("level", 1),
+                ("level", 2),
+                ("clustering", 8),  # the clusters are written but not reported
+                ("train", 10),
+                ("train", 16),  # the last step of that round
+                ("clustering", 16),  # the second clustering
+                ("train", STEPS),  # the very last step
+            ]
+        )
+
+    def check_resumed(self, stops):
+        workdir = os.path.join(self.folder, f"resumed-{len(stops)}")
         rotnet, deeper = self.settings["stages"]
         deeper = {**deeper, "clustering": {**deeper["clustering"], "save_every_s": 0}}
         settings = {**self.settings, "stages": [rotnet, deeper]}

@@ -1,6 +1,9 @@
+import pytest
 import tensorflow as tf
 
 from dc_tf.training.loss_scale import GROWTH_STEPS, INITIAL, LossScale, all_finite
+
+pytestmark = pytest.mark.numeric
 
 
 class LossScaleTest(tf.test.TestCase):

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import tensorflow as tf
 from absl.testing import parameterized
 
@@ -8,6 +9,8 @@ from dc_tf.errors import ConfigError
 from dc_tf.experiment import Optimizer, Stage
 from dc_tf.training.classifier import Classifier
 from dc_tf.training.optimizers import check_optimizer, make_optimizer
+
+pytestmark = pytest.mark.numeric
 
 NAMES = ("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion", "Nadam")
 NAMES += ("RMSprop", "SGD")

@@ -102,6 +102,7 @@ class ReassignTest(tf.test.TestCase):
         self.run_to_end("in-place-whole", whitening_dim=16)
         self.assert_same_clusters("in-place", "in-place-whole")
 
+    @pytest.mark.slow
     def test_scratch_of_another_round_or_of_other_weights_is_not_used(self):
         self.kill("stale", ("level 2", 1, 1), seed=5)
         self.kill("stale", ("level 2", 1, 1), weights=1)
@@ -110,6 +111,7 @@ class ReassignTest(tf.test.TestCase):
         self.assertEqual(self.events("stale")[before:], self.events("undisturbed"))
         self.assert_same_clusters("stale", "undisturbed")
 
+    @pytest.mark.slow
     def test_the_cache_may_change_in_a_clustering_and_leaves_no_trace(self):
         self.kill("cached", ("level 1", 0, 2), cache_gb=0)
         self.kill("cached", ("level 2", 1, 1), cache_gb=1)

@@ -14,6 +14,8 @@ from dc_tf.experiment import Model, Optimizer, Stage
 from dc_tf.nn.vgg16 import VGG16
 from dc_tf.training.step import SUMS, Learner
 
+pytestmark = pytest.mark.numeric
+
 RESOLUTION, FC, SUBS, BATCH = 32, 24, 5, 32
 RATE, DECAY = 0.002, 1e-3
 
@@ -146,6 +148,7 @@ class StepTest(Compared):
     def test_one_and_ten_steps_with_4_super_classes_are_the_same_on_1_2_and_4_workers(self):
         self.check(Case(steps=10))
 
+    @pytest.mark.slow
     def test_one_and_ten_steps_with_8_super_classes_are_the_same_on_1_2_and_4_workers(self):
         self.check(Case(clusters=2, steps=10))
 
@@ -164,6 +167,7 @@ class StepTest(Compared):
             for got, expected in zip(one[2]["trunk"], spread[0][2]["trunk"]):
                 self.assertAllEqual(got, expected)
 
+    @pytest.mark.slow
     def test_the_product_loss_does_not_depend_on_the_number_of_workers(self):
         case = Case(loss="product", steps=2)
         (alone,) = workers.on_cluster(1, train, case)
@@ -216,6 +220,7 @@ class ByHandTest(Compared):
     def test_the_step_is_gradient_descent_on_equation_5(self):
         self.check(Case())
 
+    @pytest.mark.slow
     def test_with_the_literal_scale_too(self):
         optimizer = Optimizer(learning_rate=RATE, weight_decay=DECAY, literal_head_scale=True)
         self.check(Case(optimizer=optimizer))

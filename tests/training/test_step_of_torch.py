@@ -20,8 +20,10 @@ from dc_tf.export.weights import assign_weights, named_weights
 from dc_tf.nn.vgg16 import VGG16
 from dc_tf.training.step import Learner
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra 'torch')")
+torch = pytest.importorskip("torch", reason="pip install -c constraints.txt torch")
 from torch_vgg import trained_like  # noqa: E402
+
+pytestmark = pytest.mark.numeric
 
 WIDTH, RESOLUTION, FC, SUBS, BATCH = 1 / 16, 32, 24, 5, 32
 # Larger than the paper's, so that it counts in few steps.
