@@ -22,6 +22,7 @@ setuptools.setup(
         "importlib-resources",  # tensorflow-datasets uses it and does not ask for it
         "numpy",
         "pillow",
+        "protobuf",
         "pyyaml",
         "scikit-learn",
         "scipy",

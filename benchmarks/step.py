@@ -32,6 +32,9 @@ PARTS = ("alone", "workers", "messages", "heads", "losses")
 flags.DEFINE_list("parts", list(PARTS), "What to measure.")
 flags.DEFINE_integer("resolution", 224, "Side of the images.")
 flags.DEFINE_integer("batch", 8, "Images of a worker in one step.")
+flags.DEFINE_float("width", 1.0, "Of the network of `alone`.")
+flags.DEFINE_integer("fc", 4096, "Units of fc6 and fc7 in `alone`.")
+flags.DEFINE_list("types", ["float32", "bfloat16"], "What `alone` computes in.")
 flags.DEFINE_integer("steps", 4, "Measured steps of each.")
 flags.DEFINE_integer("threads", os.cpu_count(), "Of the part `alone` and `heads`.")
 flags.DEFINE_bool("xla", False, "Measure the compiled step as well (it compiles for minutes).")
@@ -50,36 +53,32 @@ def main(_):
 
 
 def measure_alone():
-    shape = dict(resolution=FLAGS.resolution, batch=FLAGS.batch)
-    task = dict(**shape, steps=FLAGS.steps, xla=FLAGS.xla)
+    shape = {name: FLAGS[name].value for name in ("resolution", "batch", "width", "fc")}
+    task = dict(**shape, types=FLAGS.types, steps=FLAGS.steps, xla=FLAGS.xla)
     (times,) = children("alone", task, environments=[with_threads(FLAGS.threads)])
     seconds = {name: statistics.median(of) for name, of in times.items()}
-    ours = seconds["dc_tf float32"]
-    result = {**shape, "seconds_per_step": seconds}
-    result["times_keras"] = seconds["keras float32"] / ours
-    result["bfloat16_times_float32"] = ours / seconds["dc_tf bfloat16"]
-    torch = [of for name, of in seconds.items() if name.startswith("pytorch")]
-    if torch:
-        result["times_pytorch"] = min(torch) / ours
+    rates = {name: FLAGS.batch / of for name, of in seconds.items()}
+    result = {**shape, "seconds_per_step": seconds, "images_per_second": rates}
+    ours = next(rate for name, rate in rates.items() if name.startswith("dc_tf"))
+    result["ours_by_others"] = {name: ours / rate for name, rate in rates.items()}
     show(result)
     return result
 
 
-def alone(resolution, batch, steps, xla):
+def alone(types, steps, xla, **shape):
     """{name: seconds of each step}, all in turns."""
     from dc_tf.distributed.cluster import connect
 
     # One super-class, so one classifier of 1,000 as the others have.
-    shape = dict(resolution=resolution, batch=batch, rotations=1, cluster=connect())
-    kinds = {
-        "dc_tf float32": our_step(**shape),
-        "keras float32": keras_step(resolution, batch, "float32"),
-        "dc_tf bfloat16": our_step(**shape, compute_dtype="bfloat16"),
-        "keras bfloat16": keras_step(resolution, batch, "mixed_bfloat16"),
-    }
+    ours = dict(**shape, rotations=1, cluster=connect())
+    kinds = {}
+    for name in types:
+        kinds[f"dc_tf {name}"] = our_step(**ours, compute_dtype=name)
+        policy = name if name == "float32" else f"mixed_{name}"
+        kinds[f"keras {name}"] = keras_step(**shape, policy=policy)
     if xla:
-        kinds["dc_tf float32 xla"] = our_step(**shape, xla=True)
-    kinds |= torch_steps(resolution, batch)
+        kinds["dc_tf float32 xla"] = our_step(**ours, xla=True)
+    kinds |= torch_steps(**shape)
     times = {name: [] for name in kinds}
     for turn in range(steps + 1):
         for name, step in kinds.items():
@@ -124,18 +123,18 @@ def batch_of(resolution, batch, supers, subs):
     return images, super_id, random.integers(0, subs, batch, np.int32)
 
 
-def keras_step(resolution, batch, policy, classes=1000, fc=4096):
+def keras_step(resolution, batch, policy, width, fc, classes=1000):
     """A step of Keras' own layers on Sobel-like input, with one softmax of `classes`."""
     import tensorflow as tf
 
     from dc_tf import keras
-    from dc_tf.nn.vgg16 import BLOCKS, DROPOUT
+    from dc_tf.nn.vgg16 import DROPOUT, channels
 
     layers = keras.layers
     net = keras.Sequential([layers.InputLayer((resolution + 2, resolution + 2, 2))])
-    for block in BLOCKS:
-        for channels in block:
-            net.add(layers.Conv2D(channels, 3, padding="same", dtype=policy))
+    for block in channels(width):
+        for filters in block:
+            net.add(layers.Conv2D(filters, 3, padding="same", dtype=policy))
             net.add(layers.BatchNormalization(momentum=0.9, epsilon=1e-5, dtype=policy))
             net.add(layers.ReLU(dtype=policy))
         net.add(layers.MaxPool2D(dtype=policy))
@@ -164,7 +163,7 @@ def keras_step(resolution, batch, policy, classes=1000, fc=4096):
     return lambda: step().numpy()
 
 
-def torch_steps(resolution, batch):
+def torch_steps(**shape):
     """{name: step} in both memory formats; none where PyTorch is not installed."""
     try:
         import torch
@@ -174,22 +173,22 @@ def torch_steps(resolution, batch):
     torch.set_num_threads(int(os.environ["TF_NUM_INTRAOP_THREADS"]))
     formats = {"first": torch.contiguous_format, "last": torch.channels_last}
     return {
-        f"pytorch channels {name}": torch_step(torch, resolution, batch, memory_format)
+        f"pytorch channels {name}": torch_step(torch, memory_format, **shape)
         for name, memory_format in formats.items()
     }
 
 
-def torch_step(torch, resolution, batch, memory_format, classes=1000, fc=4096):
+def torch_step(torch, memory_format, resolution, batch, width, fc, classes=1000):
     """The same as `keras_step`."""
-    from dc_tf.nn.vgg16 import BLOCKS, DROPOUT, final_map_size
+    from dc_tf.nn.vgg16 import DROPOUT, channels, final_map_size
 
     nn = torch.nn
     layers, before = [], 2
-    for block in BLOCKS:
-        for channels in block:
-            layers += [nn.Conv2d(before, channels, 3, padding=1), nn.BatchNorm2d(channels)]
+    for block in channels(width):
+        for filters in block:
+            layers += [nn.Conv2d(before, filters, 3, padding=1), nn.BatchNorm2d(filters)]
             layers.append(nn.ReLU(inplace=True))
-            before = channels
+            before = filters
         layers.append(nn.MaxPool2d(2))
     features = before * final_map_size(resolution) ** 2
     layers += [nn.Flatten(), nn.Linear(features, fc), nn.ReLU(inplace=True), nn.Dropout(DROPOUT)]

@@ -1,6 +1,6 @@
-"""How much memory this worker's machine has left.
+"""How much memory this worker's machine has left, and sizes for people.
 
-free_memory(), gpu_memory("free")
+free_memory(), gpu_memory("free"), size(12.3e9)
 """
 
 import pathlib
@@ -36,6 +36,15 @@ def gpu_memory(what="free") -> list[int]:
         return []
     lines = done.stdout.split() if done.returncode == 0 else []
     return [int(line) << 20 for line in lines if line.isdigit()]
+
+
+def size(count: float) -> str:
+    """Bytes for people: 12.3 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.4g} TB"
 
 
 def _left(limit, used):

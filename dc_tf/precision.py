@@ -104,7 +104,7 @@ def tell(choice: Choice, who: str):
 @functools.cache
 def convolution_speed() -> float:
     """float32's seconds over bfloat16's, of a 3x3 convolution forward and backward."""
-    batch, side, channels = (64, 56, 256) if _on_gpu() else (8, 24, 64)
+    batch, side, channels = (64, 56, 256) if _on_gpu() else (8, 24, 32)
     generator = np.random.default_rng(0)
     x = generator.normal(size=(batch, side, side, channels)).astype(np.float32)
     kernel = generator.normal(size=(3, 3, channels, channels)).astype(np.float32)
@@ -135,45 +135,48 @@ def kernels() -> tuple:
     return (tf.matmul, tf.function(tf.matmul, jit_compile=True)) if _on_gpu() else (tf.matmul,)
 
 
-def excess_error(product, dim: int) -> float:
-    """The largest error of bfloat16 products, over the largest that float32 sums would leave.
+def excess_error(product, dim: int, dtype: str = "bfloat16") -> float:
+    """The largest error of a product of matrices, over the largest that float32 sums would leave.
 
-    Rows are made so that half of the terms cancel the other half: a kernel that rounds partial sums
-    to bfloat16 loses what remains.
+    Rows are made so that half of the terms cancel most of the other half: a kernel that rounds its
+    factors or partial sums to fewer digits loses what remains.
 
     Args:
-        product: function of two bfloat16 matrices (n, dim) and (dim, m).
+        product: function of two matrices (n, dim) and (dim, m).
         dim: components that it sums over, at least 1.
+        dtype: of the matrices, "bfloat16" or "float32".
 
     Returns:
-        At most 1 where products are summed in float32 and rounded once, to the nearest bfloat16.
+        At most 1 where products are summed in float32 and rounded once, to the nearest of `dtype`.
     """
     shapes = ((64, 64), (1, 64), (64, 1))
     # Few terms show how the result is rounded, many how they are summed.
     dims = {dim, min(dim, _FEW_TERMS)}
-    return max(_excess_error(product, terms, *shape) for terms in dims for shape in shapes)
+    return max(_excess_error(product, terms, dtype, *shape) for terms in dims for shape in shapes)
 
 
 @functools.lru_cache(maxsize=256)
-def _excess_error(product, dim, rows, columns):
+def _excess_error(product, dim, dtype, rows, columns):
+    dtype = tf.as_dtype(dtype).as_numpy_dtype
     generator = np.random.default_rng(0)
     half, rest = dim // 2, dim - 2 * (dim // 2)
 
     def rounded(*shape):
-        return np.abs(generator.normal(size=shape)).astype(tf.bfloat16.as_numpy_dtype)
+        return np.abs(generator.normal(size=shape)).astype(dtype)
 
     u, v = rounded(rows, half), rounded(half, columns)
     x = np.concatenate([u, u, rounded(rows, rest)], 1)
     y = np.concatenate([v, -v, rounded(rest, columns)], 0)
-    y[half:] += y[half:] * np.asarray(2.0**-6, y.dtype)  # so that something remains
+    y[half:] += y[half:] * np.asarray(2.0**-6, dtype)  # so that something remains
     worst = 0.0
     for order in (np.arange(dim), generator.permutation(dim)):
         a, b = x[:, order], y[order]
         found = np.asarray(product(tf.constant(a), tf.constant(b))).astype(np.float64)
         a, b = a.astype(np.float64), b.astype(np.float64)
         exact, size = a @ b, np.abs(a) @ np.abs(b)
-        # Rounding to the 8 digits of the result; additions in float32, whose errors mostly cancel.
-        allowed = 2.0**-8 * np.abs(exact) + 8 * np.sqrt(dim) * 2.0**-24 * size
+        # Rounding of the result; additions in float32, whose errors mostly cancel.
+        digits = 2.0**-8 if dtype != np.float32 else 2.0**-24
+        allowed = digits * np.abs(exact) + 8 * np.sqrt(dim) * 2.0**-24 * size
         worst = max(worst, float(np.max(np.abs(found - exact) / allowed)))
     return worst
 

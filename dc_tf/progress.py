@@ -12,6 +12,12 @@ import time
 
 from dc_tf import pulse
 
+# Of tqdm: our own count, with separators, in place of its own.
+_BAR = (
+    "{desc}: {percentage:3.0f}%|{bar}| {postfix[0]} [{elapsed}<{remaining}, {rate_fmt}{postfix[1]}]"
+)
+_COUNTER = "{desc}: {postfix[0]} [{elapsed}, {rate_fmt}{postfix[1]}]"
+
 
 class Progress:
     """Counts `update` calls towards `total` and shows rate and time left.
@@ -23,7 +29,7 @@ class Progress:
         done: int, units finished so far, or skipped.
     """
 
-    def __init__(self, total, what, unit="rows", enabled=True, every_s=10.0):
+    def __init__(self, total, what, unit="rows", enabled=True, every_s=10.0, done=0):
         """Prepares; nothing is shown before `with`.
 
         Args:
@@ -32,32 +38,45 @@ class Progress:
             unit: str, plural name of what is counted.
             enabled: bool; False shows nothing (workers other than the chief).
             every_s: seconds, least time between two plain lines.
+            done: int, units that were done before a restart; they are no speed.
         """
-        self.done = 0
-        self._skipped = 0
+        self.done = done
+        self._skipped = done
         self._total = total
         self._what = what
         self._unit = unit
         self._enabled = enabled
         self._every_s = every_s
         self._figures = {}
+        self._resumes = bool(done)
+        self._has_bar = False
         self._bar = None
 
     def __enter__(self):
         pulse.beat(self._what)
         self._started = self._working_since = self._last_line = time.monotonic()
-        if self._enabled and sys.stderr.isatty():
+        if self._resumes:
+            self._write_resumed()
+        self._has_bar = self._enabled and sys.stderr.isatty()
+        if self._has_bar:
             from tqdm import tqdm  # Not needed where there is no terminal.
 
             self._bar = tqdm(
-                total=self._total, desc=self._what, unit=f" {self._unit}", dynamic_ncols=True
+                total=self._total,
+                initial=self.done,
+                desc=self._what,
+                unit=f" {self._unit}",
+                dynamic_ncols=True,
+                bar_format=_BAR if self._total else _COUNTER,
+                postfix=[self._count(), ""],
             )
-        elif self._enabled:
+        elif self._enabled and not self._resumes:
             self._write(self._count())
         return self
 
     def __exit__(self, error_type, error, trace):
         if self._bar is not None:
+            self._show_in_bar()
             self._bar.close()
         elif self._enabled:
             how = "done" if error_type is None else f"stopped by {error_type.__name__}"
@@ -70,14 +89,18 @@ class Progress:
         Calls with 0 before anything is finished tell of preparations, no part of the rate.
         """
         pulse.beat(self._what)
-        if not n and self.done == self._skipped:
-            self._working_since = time.monotonic()
+        if self.done == self._skipped:
+            if not n:
+                self._working_since = time.monotonic()
+            elif self._skipped and not self._resumes:
+                self._resumes = True
+                self._write_resumed()
         self.done += n
         self._figures.update({k: v for k, v in figures.items() if v is not None})
         if self._bar is not None:
-            self._bar.set_postfix_str(", ".join(self._named()), refresh=False)
+            self._show_in_bar()
             self._bar.update(n)
-        elif self._enabled and time.monotonic() - self._last_line >= self._every_s:
+        elif self._is_due():
             self._last_line = time.monotonic()
             self._write(", ".join([self._count(), self._rate(), *self._left(), *self._named()]))
 
@@ -88,20 +111,27 @@ class Progress:
         if self._bar is not None:
             self._bar.initial += n
             self._bar.n += n
+            self._show_in_bar()
             self._bar.refresh()
+
+    def _is_due(self):
+        is_last = self.done == self._total  # then the end's line says it
+        return self._enabled and not is_last and time.monotonic() - self._last_line >= self._every_s
 
     def _elapsed(self, since):
         return max(time.monotonic() - since, 1e-9)
 
     def _count(self):
         if self._total is None:
-            return f"{self.done} {self._unit}"
-        percent = f" ({100 * self.done / self._total:.0f}%)" if self._total else ""
-        return f"{self.done}/{self._total} {self._unit}{percent}"
+            return f"{self.done:,} {self._unit}"
+        count = f"{self.done:,}/{self._total:,} {self._unit}"
+        if not self._total or self._has_bar:  # which has its own percentage
+            return count
+        return f"{count} ({100 * self.done / self._total:.0f}%)"
 
     def _rate(self):
         worked = self.done - self._skipped
-        return f"{worked / self._elapsed(self._working_since):.4g} {self._unit}/s"
+        return f"{_figure(worked / self._elapsed(self._working_since))} {self._unit}/s"
 
     def _left(self):
         worked = self.done - self._skipped
@@ -113,12 +143,86 @@ class Progress:
     def _named(self):
         return [f"{name} {_figure(value)}" for name, value in self._figures.items()]
 
+    def _show_in_bar(self):
+        self._bar.postfix = [self._count(), "".join(f", {text}" for text in self._named())]
+
+    def _write_resumed(self):
+        if self._enabled:
+            self._write(f"resumes at {self._count()}")
+
     def _write(self, text):
-        print(f"{self._what}: {text}", file=sys.stderr, flush=True)
+        line = f"{self._what}: {text}"
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+
+class IterationProgress(Progress):
+    """Progress of k-means: its iteration, and not the rows of all iterations together.
+
+    The rows are gone through once an iteration, and once more for the final assignment.
+    """
+
+    def __init__(
+        self,
+        iterations,
+        rows,
+        what,
+        own_rows=None,
+        problems=1,
+        enabled=True,
+        iterations_done=0,
+        every_s=10.0,
+    ):
+        """Prepares.
+
+        Args:
+            iterations: int, at most.
+            rows: int, of all workers.
+            what: as of `Progress`.
+            own_rows: int, rows of this worker, which `update` and `skip` count; None: `rows`.
+            problems: int, clusterings one after the other that share the rows.
+            enabled, every_s: as of `Progress`.
+            iterations_done: int, before a restart.
+        """
+        self._iterations = iterations
+        self._rows = rows
+        self._own_rows = rows if own_rows is None else own_rows
+        self._problems = problems
+        self._place = {"iteration": iterations_done, "cluster": 0}
+        total, done = (iterations + 1) * self._own_rows, iterations_done * self._own_rows
+        super().__init__(total, what, "rows", enabled, every_s, done)
+
+    def update(self, n=1, iteration=None, cluster=None, **figures):
+        """As of `Progress`; `iteration` of the problem `cluster`, both counted from 0."""
+        self._move(iteration, cluster)
+        super().update(n, **figures)
+
+    def skip(self, n, iteration=None, cluster=None):
+        self._move(iteration, cluster)
+        super().skip(n)
+
+    def _move(self, iteration, cluster):
+        given = {"iteration": iteration, "cluster": cluster}
+        self._place |= {name: value for name, value in given.items() if value is not None}
+
+    def _count(self):
+        count = f"iteration {self._place['iteration']}/{self._iterations}, {self._rows:,} rows"
+        if self._problems == 1:
+            return count
+        return f"cluster {self._place['cluster'] + 1}/{self._problems}, {count}"
+
+    def _rate(self):
+        worked = (self.done - self._skipped) * self._rows / max(1, self._own_rows)
+        return f"{_figure(worked / self._elapsed(self._working_since))} rows/s"
 
 
 def _figure(value):
-    return value if isinstance(value, str) else f"{float(value):.4g}"
+    if isinstance(value, str):
+        return value
+    value = float(value)
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def _duration(seconds):

@@ -4,7 +4,8 @@
 #   DC_TF_PYTHON       the Python to make it from (default: python3, else the first 3.10-3.12 found)
 #   DC_TF_ACCELERATOR  cpu or gpu (default: gpu where nvidia-smi works)
 #
-# Versions come from constraints.txt. Everything is said on stderr; stdout is for results.
+# Versions come from constraints.txt. A terminal shows one line that moves; the output of pip is in
+# DC_TF_VENV/install.log. Everything is said on stderr; stdout is for results.
 
 DC_TF_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 DC_TF_VENV="${DC_TF_VENV:-$DC_TF_ROOT/.venv}"
@@ -52,19 +53,69 @@ dc_tf_stamp() {
 }
 
 dc_tf_make_environment() {
-  local python pip constraints="$DC_TF_ROOT/constraints.txt"
+  local python started=$SECONDS constraints="$DC_TF_ROOT/constraints.txt"
   if ! dc_tf_python_fits "$DC_TF_VENV/bin/python"; then
     python="$(dc_tf_find_python)" || return 1
     echo "Making the environment $DC_TF_VENV from $("$python" --version)." >&2
     "$python" -m venv --clear "$DC_TF_VENV" >&2 || { dc_tf_fail "$python -m venv failed" || return 1; }
   fi
   echo "Installing the tested packages for $1; this happens once and takes some minutes." >&2
-  pip="$DC_TF_VENV/bin/python -m pip --disable-pip-version-check"
-  $pip install -c "$constraints" pip >&2 ||
-    { dc_tf_fail "pip could not be updated; see above" || return 1; }
+  : >"$DC_TF_VENV/install.log" || { dc_tf_fail "$DC_TF_VENV cannot be written" || return 1; }
+  dc_tf_pip "pip could not be updated" -c "$constraints" pip || return 1
   # The same pins for what packages are built with.
-  $pip install --build-constraint "$constraints" -c "$constraints" -e "$DC_TF_ROOT[$1,test]" >&2 ||
-    { dc_tf_fail "installation failed; see above. What was installed stays for another try" || return 1; }
+  dc_tf_pip "installation failed; what was installed stays for another try" \
+    --build-constraint "$constraints" -c "$constraints" -e "${DC_TF_ROOT}[$1,test]" || return 1
+  echo "Installed in $(dc_tf_minutes "$((SECONDS - started))"); log: $DC_TF_VENV/install.log" >&2
+}
+
+# dc_tf_pip FAILURE ARGUMENTS: pip install; shows how far it is, and where it fails the end of its log.
+dc_tf_pip() {
+  local failure="$1" log="$DC_TF_VENV/install.log"
+  shift
+  {
+    code=0
+    "$DC_TF_VENV/bin/python" -m pip --disable-pip-version-check --no-input install "$@" 2>&1 || code=$?
+    echo "dc_tf_pip: exit code $code"
+  } | dc_tf_show_pip "$log" && return
+  tail -n 20 "$log" >&2
+  dc_tf_fail "$failure. Above are the last lines of $log"
+}
+
+# Reads pip's output, which all goes to a log: to a terminal one line that moves, else few lines.
+# Returns pip's exit code.
+dc_tf_show_pip() {
+  local log="$1" line part="" code state="starting pip" packages=0 word names started=$SECONDS
+  while true; do
+    [ ! -t 2 ] || printf '\r\033[K%.70s, %s' "$state" "$(dc_tf_minutes "$((SECONDS - started))")" >&2
+    code=0
+    IFS= read -r -t 1 line || code=$?
+    part="$part$line"
+    [ "$code" -le 128 ] || continue # a second without a whole line
+    if [ "${part#dc_tf_pip: exit code }" != "$part" ]; then
+      [ ! -t 2 ] || printf '\r\033[K' >&2
+      return "${part##* }"
+    fi
+    printf '%s\n' "$part" >>"$log"
+    case "$part" in
+      "Collecting "*)
+        word="${part#Collecting }"
+        packages=$((packages + 1))
+        state="$packages packages found, ${word%% *}" ;;
+      *"Downloading "*)
+        word="${part#*Downloading }"
+        state="$packages packages found, downloading ${word##*/}" ;;
+      "Installing collected packages: "*)
+        names="${part//[^,]/}"
+        state="installing $((${#names} + 1)) packages"
+        [ -t 2 ] || echo "$state" >&2 ;;
+    esac
+    [ "$code" = 0 ] || return "$code" # pip was killed
+    part=""
+  done
+}
+
+dc_tf_minutes() {
+  printf '%d:%02d' "$(($1 / 60))" "$(($1 % 60))"
 }
 
 dc_tf_environment() {

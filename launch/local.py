@@ -32,6 +32,11 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WRONG_USAGE, PREEMPTED = 2, 42
 POLL_S = 0.05
+# One Ctrl-C, `timeout` or job scheduler may signal a process twice: itself and with its group.
+BURST_S = 0.3
+# A worker that TensorFlow keeps busy joining the others can miss a signal.
+REPEAT_S = 3.0
+CPU_QUOTA = pathlib.Path("/sys/fs/cgroup/cpu.max")
 
 
 class UsageError(Exception):
@@ -144,9 +149,14 @@ def environments(workers, devices, threads):
 
 
 def cores():
-    """Cores that this process may use, where the system tells, else all."""
+    """Cores that this process may use: those of its affinity and of its container's quota."""
     can_tell = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 1
+    try:
+        quota, period = CPU_QUOTA.read_text().split()
+    except (OSError, ValueError):  # no control groups, or older ones
+        return count
+    return count if quota == "max" else min(count, max(1, int(quota) // int(period)))
 
 
 def free_ports(count):
@@ -161,14 +171,25 @@ def free_ports(count):
 class StopSignals:
     """Remembers SIGINT, SIGTERM, SIGHUP and SIGUSR1 instead of dying of them.
 
+    What was ignored before, as SIGHUP under nohup, stays ignored. Signals within `BURST_S` of one
+    that counts are taken for the same request.
+
     Attributes:
         received: list of signal numbers, oldest first.
     """
 
     def __init__(self):
         self.received = []
+        self._counted_at = -BURST_S
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(number, lambda number, frame: self.received.append(number))
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._hear)
+
+    def _hear(self, number, _):
+        now = time.monotonic()
+        if now - self._counted_at >= BURST_S:
+            self._counted_at = now
+            self.received.append(number)
 
 
 class WorkerSet:
@@ -224,17 +245,28 @@ class WorkerSet:
         return PREEMPTED if saved else 128 + stop.received[0]
 
     def _end(self, stop):
-        for worker in self._workers:
-            worker.terminate()
-        self._wait_for_all(self._grace_s, stop)
+        self._wait_for_all(self._grace_s, stop, asking=True)
+        if len(stop.received) > 1:  # What the last ones say of those that are gone is no news.
+            for worker in self._workers:
+                worker.mute()
         for worker in self._workers:
             worker.kill()
 
-    def _wait_for_all(self, seconds, stop):
-        """Waits at most `seconds`, shorter when the user asks a second time."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and len(stop.received) < 2:
+    def _wait_for_all(self, seconds, stop, asking=False):
+        """Waits at most `seconds`, shorter when the user asks a second time.
+
+        Args:
+            asking: whether to tell the workers to end, at once and every `REPEAT_S`.
+        """
+        until, ask_at = time.monotonic() + seconds, 0.0
+        while True:
+            if asking and time.monotonic() >= ask_at:
+                ask_at = time.monotonic() + REPEAT_S
+                for worker in self._workers:
+                    worker.terminate()
             if all(worker.exit_code() is not None for worker in self._workers):
+                return
+            if time.monotonic() >= until or len(stop.received) > 1:
                 return
             time.sleep(POLL_S)
 
@@ -245,6 +277,7 @@ class Worker:
     def __init__(self, index, command, environment):
         self._name = f"w{index}"
         self._is_chief = index == 0
+        self._muted = False
         self._result = None
         self._group_gone = False  # Then its number may belong to somebody else.
         self._process = subprocess.Popen(
@@ -283,6 +316,10 @@ class Worker:
         self._process.wait()
         self._group_gone = True
 
+    def mute(self):
+        """Passes on no more lines."""
+        self._muted = True
+
     def finish_output(self, is_result):
         """Passes on what is still in the pipes, then the chief's JSON line, bare if a result."""
         for reader in self._readers:
@@ -291,17 +328,15 @@ class Worker:
             write(sys.stdout, self._result if is_result else f"[{self._name}] {self._result}")
 
     def _signal_group(self, number):
-        if self._group_gone:
-            return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, number)
+        if not self._group_gone:
+            signal_group(self._process.pid, number)
 
     def _pass_on(self, pipe, out):
         for line in pipe:
             line = line.rstrip("\n")
             if self._is_chief and out is sys.stdout:
                 line = self._hold_back(line)
-            if line is not None:
+            if line is not None and not self._muted:
                 write(out, f"[{self._name}] {line}")
 
     def _hold_back(self, line):
@@ -310,6 +345,12 @@ class Worker:
             write(sys.stdout, f"[{self._name}] {self._result}")
         self._result, line = (line, None) if is_json_object(line) else (None, line)
         return line
+
+
+def signal_group(leader, number):
+    """Signals the processes that are left of a process group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, number)
 
 
 def is_json_object(line):
@@ -323,8 +364,8 @@ _WRITING = threading.Lock()
 
 
 def write(out, line):
-    # A reader that went away (local.py | head) must not block the workers' pipes.
-    with _WRITING, contextlib.suppress(BrokenPipeError):
+    # A reader or terminal that went away must not block the workers' pipes, nor their saving.
+    with _WRITING, contextlib.suppress(OSError):
         print(line, file=out, flush=True)
 
 

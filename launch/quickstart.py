@@ -3,60 +3,66 @@
     launch/quickstart.sh                                  on pictures that it draws itself
     launch/quickstart.sh --images=DIR --workdir=DIR       on a folder of yours
 
-With --images, sub-folders are taken for classes: a fifth of each is held out to measure with. A
-folder without them has no labels, so nothing is measured on it. Started again with the same
---workdir, it goes on where it stopped. The last line on stdout is one JSON object.
+It first measures how fast this machine trains, and chooses the epochs so that all of it takes
+about --minutes. With --images, sub-folders are taken for classes: a fifth of each is held out to
+measure with. A folder without them has no labels, so nothing is measured on it.
+
+Ctrl-C saves and ends with exit code 42; a second one ends it at once. Started again with the same
+--workdir, it goes on where it stopped, with the epochs that it chose the first time. On a terminal
+it ends with a table; else the last line on stdout is one JSON object, that of WORKDIR/result.json.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import pathlib
-import signal
-import subprocess
+import re
 import sys
 import time
 
+import budget
 import local
+import summary
+from steps import PREEMPTED, WRONG_USAGE, StepFailed, Steps, Stopped, say
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+CONFIG_FILE = ROOT / "configs" / "quickstart.yaml"
 LINEAR_PROBE = f"--config_file={ROOT}/configs/evaluation/linear_probe_small.yaml"
 LAYERS = "conv2,conv4,conv7,conv10,conv13,fc7"
-WRONG_USAGE = 2
+EVALUATED_IN = ("float32", "bfloat16")
+MINUTES = 8.0
+PICTURES = 4000
+MEASURING = "Measuring the speed, about half a minute"
+# Batches of 64 images are shared by so many workers at most.
+MOST_WORKERS = 8
+# Settings that a work folder keeps; what is not given again is taken from there.
+KEPT = ("images", "pictures", "workers", "minutes", "config_file", "params_override")
 
 
-def main():
-    options = parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+def main(argv=None):
+    """Returns the exit code."""
+    options = parse(argv)
     workdir = pathlib.Path(options.workdir).absolute()
-    remember(workdir, options)
-    train, test = make_data(options.images, workdir / "data")
-    trained = train_on_workers(options, train, workdir / "run")
-    export = workdir / "export"
-    if not (export / "saved_model.pb").exists():
-        dc_tf("Export", "export", f"--workdir={workdir / 'run'}", f"--output={export}")
-    knn = linear = {}
-    if test is not None:
-        knn = evaluate("knn", "--task=knn", export, train, test, workdir)
-        linear = evaluate("linear_probe", LINEAR_PROBE, export, train, test, workdir)
-    result = {
-        "workdir": str(workdir),
-        "export": str(export),
-        "rows": trained["rows"],
-        "workers": trained["workers"],
-        "rounds": trained["rounds"],
-        "rotation_accuracy": trained.get("rotation_accuracy"),
-        "knn_top1": knn.get("top1"),
-        "random_init_knn_top1": knn.get("random_init_top1"),
-        "linear_top1": linear.get("top1"),
-        "random_init_linear_top1": linear.get("random_init_top1"),
-    }
-    print(table(result))
-    print(json.dumps(result), flush=True)
+    steps = Steps()
+    try:
+        Quickstart(options, workdir, steps).run()
+    except Stopped as stopped:
+        if stopped.code != PREEMPTED:
+            say("ended at once, without saving")
+        elif not stopped.saved:
+            say("the step that was running had saved nothing new")
+        say(f"stopped; start again with --workdir={workdir} to go on")
+        return stopped.code
+    except StepFailed as failed:
+        say("\n".join(filter(None, [failed.log, str(failed)])))
+        return failed.code
+    except local.UsageError as error:
+        say(f"quickstart: {error}")
+        return WRONG_USAGE
+    return 0
 
 
-def parse():
+def parse(argv=None):
     parser = argparse.ArgumentParser(
         prog="launch/quickstart.sh",
         description=__doc__,
@@ -66,75 +72,257 @@ def parse():
     stamp = time.strftime("%Y%m%d-%H%M%S")
     parser.add_argument("--images", help="folder of images (default: generated ones)")
     parser.add_argument(
+        "--pictures",
+        type=int,
+        help=f"how many to draw, without --images (default: {PICTURES}); a quarter as many more to "
+        "measure with",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="what all of it may take; fewer epochs are trained where the configuration's take "
+        f"longer, at least one a stage (default: {MINUTES:g}; with another --config_file all of "
+        "its epochs)",
+    )
+    parser.add_argument(
         "--workers",
         type=int,
-        default=default_workers(),
-        help="processes (default: 4, or fewer where there are fewer GPUs)",
+        help="processes (default: 1, 2 or 4, as there are GPUs; without, 2, 4 or 8, as there are "
+        "cores)",
     )
     parser.add_argument(
         "--workdir",
         default=ROOT / "runs" / f"quickstart-{stamp}",
         help="folder for data, run, export and results (default: runs/quickstart-TIME)",
     )
-    parser.add_argument(
-        "--config_file",
-        default=ROOT / "configs" / "quickstart.yaml",
-        help="what to train (default: configs/quickstart.yaml)",
-    )
+    parser.add_argument("--config_file", help="what to train (default: configs/quickstart.yaml)")
     parser.add_argument(
         "--params_override", help="settings over those of the file: stages[0].epochs=3"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
+    for name in ("images", "config_file"):
+        path = getattr(options, name)
+        setattr(options, name, path and str(pathlib.Path(path).absolute()))
     if options.images is not None and not pathlib.Path(options.images).is_dir():
         parser.error(f"--images={options.images} is not a folder")
-    if options.workers < 1:
-        parser.error(f"--workers={options.workers} is too small; the least is 1")
+    for name in ("workers", "pictures"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name}={value} is too small; the least is 1")
+    if options.minutes is not None and not options.minutes > 0:
+        parser.error(f"--minutes={options.minutes:g} is too small; use a positive number")
     return options
 
 
 def default_workers():
+    """One for each GPU or core, in a number that shares the 4 and 16 super-classes evenly."""
     gpus = len(local.visible_gpus())
-    return max(count for count in (1, 2, 4) if count <= (gpus or 4))
+    most = min(gpus, 4) if gpus else min(max(local.cores(), 2), MOST_WORKERS)
+    return 1 << (most.bit_length() - 1)
 
 
-def remember(workdir, options):
-    """Keeps one work folder for one set of images."""
-    images = options.images and str(pathlib.Path(options.images).absolute())
-    note = workdir / "quickstart.json"
-    if note.exists():
-        before = json.loads(note.read_text())["images"]
-        if before != images:
-            say(f"{workdir} was made from {before or 'generated images'}; use another --workdir.")
-            sys.exit(WRONG_USAGE)
-    workdir.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps({"images": images}))
+class Quickstart:
+    """The job in one work folder.
 
+    Args:
+        options: of `parse`.
+        workdir: pathlib.Path.
+        steps: Steps.
+    """
 
-def make_data(images, folder):
-    """Returns the data sets to train on and, where there are labels, to test on (else None)."""
-    whole, train, test = folder / "all", folder / "train", folder / "test"
-    if images is None:
-        for split, output, count in (("train", train, 4000), ("test", test, 1000)):
-            if not complete(output):
-                flags = f"--split={split}", f"--images={count}", "--overwrite"
-                dc_tf(f"Images to {split}", "generate", f"--output={output}", *flags)
-        return train, test
-    folders = any(entry.is_dir() and entry.name[0] != "." for entry in os.scandir(images))
-    if not complete(whole):
-        flags = ["--labels_from_folders"] if folders else []
-        flags += ["--short_side=128", "--overwrite"]  # More than quickstart.yaml looks at.
-        dc_tf("Images", "convert", f"--input={images}", f"--output={whole}", *flags)
-    sys.path.insert(0, str(ROOT))  # As the steps have it, installed or not.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from dc_tf.data.hold_out import hold_out, measurable
+    def __init__(self, options, workdir, steps):
+        self._started = time.monotonic()
+        self._workdir = workdir
+        self._run = workdir / "run"
+        self._steps = steps
+        self._note = workdir / "quickstart.json"
+        self._remember(options)
 
-    if not measurable(whole):
-        say("No two sub-folders with two images each, so there is nothing to measure with.")
-        return whole, None
-    if not (complete(train) and complete(test)):
-        say("== Holding out a fifth")
-        hold_out(whole, train, test)
-    return train, test
+    def run(self):
+        """Does what is left to do, and shows the result."""
+        train, test, test_rows = self._make_data()
+        epochs = self._choose_epochs(train, test_rows)
+        trained = self._train(train, epochs)
+        export = self._workdir / "export"
+        if not (export / "saved_model.pb").exists():
+            self._dc_tf("Export", "export", f"--workdir={self._run}", f"--output={export}")
+        knn = linear = None
+        if test is not None:
+            knn = self._evaluate("knn", "--task=knn", export, train, test)
+            linear = self._evaluate("linear_probe", LINEAR_PROBE, export, train, test)
+        seconds = {title: round(took, 1) for title, took in self._steps.seconds.items()}
+        result = {
+            "workdir": str(self._workdir),
+            "export": str(export),
+            "rows": trained["rows"],
+            "workers": trained["workers"],
+            "epochs": {stage["name"]: stage["epochs"] for stage in epochs["stages"]},
+            "configured_epochs": {s["name"]: s["configured"] for s in epochs["stages"]},
+            "rounds": trained["rounds"],
+            "seconds": seconds,
+            "expected_seconds": epochs["seconds"],
+            **summary.figures(trained, knn, linear),
+        }
+        path = self._workdir / "result.json"
+        write_json(path, result)
+        say(f"== Done in {minutes(time.monotonic() - self._started)}")
+        print(summary.text(result, knn, linear))
+        print(f"result: {path}" if sys.stdout.isatty() else json.dumps(result), flush=True)
+
+    def _remember(self, options):
+        """Keeps one work folder for one set of images; what was not given is as the last time."""
+        kept = json.loads(self._note.read_text()) if self._note.exists() else {}
+        given = {name: getattr(options, name) for name in KEPT}
+        for name, default in (("images", "generated images"), ("pictures", PICTURES)):
+            if kept and given[name] not in (None, kept[name] or default):
+                raise local.UsageError(
+                    f"{self._workdir} was made from {kept[name] or default}; use another --workdir "
+                    f"for --{name}={given[name]}."
+                )
+        self._changed = any(
+            given[name] not in (None, kept.get(name)) for name in ("config_file", "params_override")
+        )
+        if self._changed:
+            kept.pop("epochs", None)
+        for name, value in given.items():
+            setattr(self, f"_{name}", kept.get(name) if value is None else value)
+        self._workers = self._workers or default_workers()
+        self._kept = kept | {name: getattr(self, f"_{name}") for name in KEPT}
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        write_json(self._note, self._kept)
+
+    def _make_data(self):
+        """(data set to train on, to test on or None, images of the latter or None)."""
+        folder = self._workdir / "data"
+        whole, train, test = folder / "all", folder / "train", folder / "test"
+        if self._images is None:
+            drawn = self._pictures or PICTURES
+            for split, output, count in (("train", train, drawn), ("test", test, -(-drawn // 4))):
+                if not complete(output):
+                    flags = f"--split={split}", f"--images={count}", "--overwrite"
+                    self._dc_tf(f"Images to {split}", "generate", f"--output={output}", *flags)
+            return train, test, rows_of(test)
+        folders = any(e.is_dir() and e.name[0] != "." for e in os.scandir(self._images))
+        if not complete(whole):
+            flags = ["--labels_from_folders"] if folders else []
+            flags += ["--short_side=128", "--overwrite"]  # More than quickstart.yaml looks at.
+            self._dc_tf("Images", "convert", f"--input={self._images}", f"--output={whole}", *flags)
+        if not (complete(train) and complete(test)):
+            program = [sys.executable, "-m", "dc_tf.data.hold_out", whole, train, test]
+            held = self._steps.run("Holding out a fifth", list(map(str, program)))
+            if held is None:
+                say("No two sub-folders with two images each: there is nothing to measure with.")
+                return whole, None, None
+        return train, test, rows_of(test)
+
+    def _choose_epochs(self, train, test_rows):
+        """What is trained: {"stages": [...], "override": settings or None, "seconds": expected}.
+
+        Measured and chosen once for a work folder; `compute_dtype` is among it.
+        """
+        if "epochs" in self._kept:
+            return self._kept["epochs"]
+        began = time.monotonic()
+        command = self._on_workers("train", "--dry_run", "--measure", *self._settings(train))
+        try:
+            plan = self._steps.run(MEASURING, command, quiet=True, is_launcher=True)
+        except StepFailed as failed:
+            if failed.code == WRONG_USAGE and self._images is not None:
+                held = f", {test_rows} of them held out to measure with" if test_rows else ""
+                rows = rows_of(train) + (test_rows or 0)
+                failed.log = f"{self._images} has {rows} images{held}. {failed.log}"
+            raise
+        costs = budget.Costs.of(plan, time.monotonic() - began, test_rows)
+        configured = [stage["epochs"] for stage in plan["stages"]]
+        epochs, override = configured, None
+        if costs and self._fits():
+            limit = 60 * (self._minutes or MINUTES)
+            epochs = budget.fit(costs, limit - (time.monotonic() - self._started))
+            if epochs != configured:
+                override = budget.overrides(costs, epochs)
+        seconds = costs and costs.seconds(epochs) + time.monotonic() - self._started
+        self._say_costs(plan, costs, configured, epochs, seconds)
+        names = [stage["name"] for stage in plan["stages"]]
+        stages = zip(names, epochs, configured)
+        self._kept["epochs"] = {
+            "compute_dtype": plan["compute_dtype"],
+            "override": override,
+            "stages": [dict(name=n, epochs=e, configured=c) for n, e, c in stages],
+            "seconds": seconds and round(seconds),
+        }
+        write_json(self._note, self._kept)
+        return self._kept["epochs"]
+
+    def _fits(self):
+        """Whether epochs follow from the time: not if they were chosen otherwise."""
+        override = self._params_override or ""
+        if pathlib.Path(override).suffix in (".yaml", ".yml", ".json") and "=" not in override:
+            override = pathlib.Path(override).read_text()
+        if re.search(r"\bepochs\b['\"]?\s*[=:]", override):
+            say("Epochs are those of --params_override, whatever --minutes says.")
+            return False
+        return self._config_file is None or self._minutes is not None
+
+    def _say_costs(self, plan, costs, configured, epochs, seconds):
+        if costs is None:
+            notes = "; ".join(plan["measured"]["notes"]) if plan["measured"] else ""
+            say(f"The time that it takes is not known: {notes or 'no speed was measured'}.")
+            return
+        speeds = [f"{stage.name} {stage.images_per_s:.0f}" for stage in costs.stages]
+        dtype = plan["compute_dtype"]
+        say(f"{self._workers} workers, {dtype}: {', '.join(speeds)} images/s.")
+        text = f"All of it takes about {minutes(seconds)}, with {_counts(epochs)} epochs"
+        if epochs != configured:
+            text += f" (configured: {_counts(configured)}), chosen for --minutes"
+            text += f"={self._minutes or MINUTES:g}"
+        say(f"{text}.")
+        if self._fits_not(epochs, configured, seconds):
+            say("Less is not possible: each stage has at least one epoch. Use fewer images.")
+
+    def _fits_not(self, epochs, configured, seconds):
+        longer = seconds > 60 * (self._minutes or MINUTES) + 30
+        return longer and epochs != configured and min(epochs) == 1
+
+    def _train(self, data, epochs):
+        finished = self._run / "result.json"
+        if finished.exists() and not self._changed:
+            return json.loads(finished.read_text())
+        settings = self._settings(data, epochs["override"])
+        command = self._on_workers("train", *settings, restarts=1)
+        return self._steps.run("Training", command, is_launcher=True)
+
+    def _settings(self, data, override=None):
+        """Flags of `dc_tf train`; a later override wins."""
+        # JSON, since a path may hold what separates settings.
+        overrides = [self._params_override, json.dumps({"data": {"path": str(data)}})]
+        if override:
+            overrides.append(",".join(f"{name}={value}" for name, value in override.items()))
+        return [
+            f"--config_file={self._config_file or CONFIG_FILE}",
+            f"--workdir={self._run}",
+            *(f"--params_override={text}" for text in overrides if text),
+        ]
+
+    def _on_workers(self, *arguments, restarts=0):
+        launcher = [sys.executable, str(ROOT / "launch" / "local.py")]
+        flags = [f"--workers={self._workers}", f"--max_restarts={restarts}"]
+        return [*launcher, *flags, "--", *arguments]
+
+    def _evaluate(self, name, task, export, train, test):
+        """The result of an evaluation, which is kept."""
+        path = self._workdir / f"{name}.json"
+        if path.exists():
+            return json.loads(path.read_text())
+        flags = [f"--model={export}", f"--train={train}", f"--test={test}", f"--layer={LAYERS}"]
+        dtype = self._kept["epochs"]["compute_dtype"]
+        if dtype in EVALUATED_IN:  # that of training, so that it is not chosen again
+            flags.append(f"--compute_dtype={dtype}")
+        result = self._dc_tf(f"Measuring: {name}", "evaluate", task, *flags)
+        write_json(path, result)
+        return result
+
+    def _dc_tf(self, title, *arguments):
+        return self._steps.run(title, [sys.executable, "-m", "dc_tf", *map(str, arguments)])
 
 
 def complete(data):
@@ -142,82 +330,27 @@ def complete(data):
     return (data / "manifest.json").exists()
 
 
-def train_on_workers(options, data, run):
-    # JSON, since a path may hold what separates settings.
-    overrides = [f"--params_override={json.dumps({'data': {'path': str(data)}})}"]
-    if options.params_override:
-        overrides.append(f"--params_override={options.params_override}")
-    launcher = [sys.executable, str(ROOT / "launch" / "local.py"), f"--workers={options.workers}"]
-    train = ["train", f"--config_file={options.config_file}", f"--workdir={run}", *overrides]
-    return call("Training", [*launcher, "--max_restarts=1", "--", *train])
+def rows_of(data):
+    """Images of a complete data set."""
+    return json.loads((data / "manifest.json").read_text())["rows"]
 
 
-def evaluate(name, task, export, train, test, workdir):
-    sets = f"--train={train}", f"--test={test}"
-    output = f"--output={workdir / name}.json"
-    return dc_tf(
-        f"Measuring: {name}",
-        "evaluate",
-        task,
-        f"--model={export}",
-        f"--layer={LAYERS}",
-        *sets,
-        output,
-    )
+def write_json(path, value):
+    """Whole or not at all."""
+    aside = path.with_name(f".{path.name}.new")
+    aside.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(aside, path)
 
 
-def dc_tf(title, *arguments):
-    return call(title, [sys.executable, "-m", "dc_tf", *map(str, arguments)])
+def minutes(seconds):
+    """125 -> '2:05 minutes'."""
+    whole = round(seconds)
+    return f"{whole // 60}:{whole % 60:02d} minutes"
 
 
-def call(title, command):
-    """Runs a step, passes its output on, and returns the JSON object of its last line.
-
-    A step that fails ends the job with its exit code.
-    """
-    say(f"== {title}")
-    path = os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    last = ""
-    try:
-        for line in process.stdout:
-            if last:
-                print(last, flush=True)
-            last = line.rstrip("\n")
-        code = process.wait()
-    finally:  # Told to stop: so is the step, which ends its own workers.
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-    if code:
-        say(f"{last}\n{title} failed with exit code {code}." if last else f"{title} failed.")
-        sys.exit(code if code > 0 else 128 - code)
-    return json.loads(last)
-
-
-def table(result):
-    """The figures of the job, the untrained network's beside them."""
-
-    def percent(name):
-        value = result.get(name)
-        return "-" if value is None else f"{100 * value:.1f}%"
-
-    rows = [
-        ("", "trained", "random init"),
-        ("rotation accuracy", percent("rotation_accuracy"), "25.0% (chance)"),
-        ("k-NN top-1", percent("knn_top1"), percent("random_init_knn_top1")),
-        ("linear probe top-1", percent("linear_top1"), percent("random_init_linear_top1")),
-    ]
-    return "\n".join(f"{name:20}{own:>10}   {other}" for name, own, other in rows)
-
-
-def say(text):
-    print(text, file=sys.stderr, flush=True)
+def _counts(epochs):
+    return " + ".join(map(str, epochs))
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        main()
-        sys.exit(0)
-    sys.exit(128 + signal.SIGINT)
+    sys.exit(main())

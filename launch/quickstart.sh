@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the environment and runs the whole job, from images to measured features:
 #
-#   launch/quickstart.sh [--images=DIR] [--workers=4] [--workdir=DIR]
+#   launch/quickstart.sh [--images=DIR] [--minutes=8] [--workers=2] [--workdir=DIR]
 #
 # Without --images it draws its own. See launch/quickstart.py --help.
 set -euo pipefail

@@ -33,6 +33,8 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if kind := _kind(config):
         os.environ.update(kind.environment)
+    import dc_tf  # noqa: F401  chooses kernels, before any test imports TensorFlow
+
     if not hasattr(config, "workerinput"):  # not a process of pytest-xdist, which inherits these
         os.environ["DC_TF_TEST_TURNS"] = folder = tempfile.mkdtemp()
         config.add_cleanup(lambda: shutil.rmtree(folder))

@@ -57,6 +57,29 @@ class ExcessErrorTest(tf.test.TestCase, parameterized.TestCase):
     def test_kernels_that_round_otherwise_are_found_out(self, kernel, dim):
         self.assertGreater(precision.excess_error(kernel, dim), 1)
 
+    @parameterized.parameters(1, 2, 14, 262, 4102)
+    def test_float32_products_of_this_device_are_float32(self, dim):
+        self.assertLessEqual(precision.excess_error(tf.matmul, dim, "float32"), 1)
+
+    @parameterized.parameters(14, 262, 4102)
+    def test_float32_that_is_computed_with_fewer_digits_is_found_out(self, dim):
+        def of_bfloat16(x, y):
+            x, y = (tf.cast(rounded(tensor), tf.float32) for tensor in (x, y))
+            return tf.matmul(x, y)
+
+        def of_tf32(x, y):  # ten digits after the point
+            x, y = (
+                tf.bitcast(
+                    tf.bitwise.bitwise_and(tf.bitcast(t, tf.uint32), np.uint32(0xFFFFE000)),
+                    tf.float32,
+                )
+                for t in (x, y)
+            )
+            return tf.matmul(x, y)
+
+        for kernel in (of_bfloat16, of_tf32):
+            self.assertGreater(precision.excess_error(kernel, dim, "float32"), 1)
+
 
 class ChooseTest(tf.test.TestCase, parameterized.TestCase):
     def choose(self, asked, work="product", speed=2.0, excess=0.9):

@@ -5,7 +5,7 @@ from unittest import mock
 import tensorflow as tf
 
 from dc_tf import progress as progress_lib
-from dc_tf.progress import Progress
+from dc_tf.progress import IterationProgress, Progress
 
 
 class ProgressTest(tf.test.TestCase):
@@ -43,7 +43,8 @@ class ProgressTest(tf.test.TestCase):
     def test_what_was_done_before_counts_but_is_no_speed(self):
         with mock.patch.object(Progress, "__enter__", _enter_with_half_done):
             lines = self.lines(steps=50, seconds=1.0, total=100, every_s=20)
-        self.assertEqual(lines[1], "count: 70/100 sheep (70%), 1 sheep/s, 30.0 s left, loss 6.333")
+        self.assertEqual(lines[1], "count: resumes at 50/100 sheep (50%)")
+        self.assertEqual(lines[2], "count: 70/100 sheep (70%), 1 sheep/s, 30.0 s left, loss 6.333")
         self.assertIn("100/100 sheep (100%), done in 50.0 s, 1 sheep/s", lines[-1])
 
     def test_time_to_prepare_is_no_part_of_the_rate(self):
@@ -60,6 +61,60 @@ class ProgressTest(tf.test.TestCase):
         self.assertEqual(lines[3], "count: 1/4 rows (25%), 0.1 rows/s, 30.0 s left")
         self.assertEqual(lines[5], "count: 2/4 rows (50%), 0.06667 rows/s, 30.0 s left")
         self.assertEqual(lines[6], "count: 2/4 rows (50%), done in 50.0 s, 0.06667 rows/s")
+
+    def test_a_phase_that_resumes_says_where_and_a_new_one_does_not(self):
+        lines = self.lines(steps=50, seconds=1.0, total=1100, done=1050, every_s=40)
+        self.assertEqual(lines[0], "count: resumes at 1,050/1,100 sheep (95%)")
+        self.assertEqual(
+            lines[1], "count: 1,090/1,100 sheep (99%), 1 sheep/s, 10.0 s left, loss 13"
+        )
+        self.assertLen(lines, 3)
+        self.assertNotIn("resumes", "".join(self.lines(steps=50, seconds=1.0, total=50)))
+
+    def test_what_turns_out_to_be_done_is_told_before_the_first_new_unit(self):
+        err = io.StringIO()
+        with contextlib.redirect_stderr(err), Progress(9, "count", every_s=0) as progress:
+            progress.skip(3)
+            progress.skip(2)
+            progress.update(2)
+            progress.skip(1)
+            progress.update(1)
+        lines = err.getvalue().splitlines()
+        self.assertEqual(
+            [line.split(",")[0] for line in lines],
+            [
+                "count: 0/9 rows (0%)",
+                "count: resumes at 5/9 rows (56%)",
+                "count: 7/9 rows (78%)",
+                "count: 9/9 rows (100%)",
+            ],
+        )
+
+    def test_no_count_is_written_twice(self):
+        lines = self.lines(steps=3, seconds=60.0, total=3)
+        counts = [line.split(",")[0] for line in lines]
+        self.assertLen(counts, 4)
+        self.assertLen(set(counts), 4)
+
+    def test_kmeans_counts_iterations_and_the_rows_of_all_workers_once(self):
+        err, clock = io.StringIO(), [0.0]
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mock.patch.object(progress_lib.time, "monotonic", lambda: clock[0]))
+            stack.enter_context(contextlib.redirect_stderr(err))
+            shown = IterationProgress(2, 1334, "kmeans", own_rows=667, every_s=1)
+            with shown as progress:
+                for iteration in range(3):
+                    clock[0] += 2
+                    progress.update(667, iteration=iteration, objective=5.0 - iteration)
+        self.assertEqual(
+            err.getvalue().splitlines(),
+            [
+                "kmeans: iteration 0/2, 1,334 rows",
+                "kmeans: iteration 0/2, 1,334 rows, 667 rows/s, 4.0 s left, objective 5",
+                "kmeans: iteration 1/2, 1,334 rows, 667 rows/s, 2.0 s left, objective 4",
+                "kmeans: iteration 2/2, 1,334 rows, done in 6.0 s, 667 rows/s, objective 3",
+            ],
+        )
 
     def test_a_figure_that_is_not_known_is_not_shown(self):
         err = io.StringIO()

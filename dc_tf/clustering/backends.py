@@ -4,9 +4,11 @@ nearest = make_backend("auto", k, dim, precision)
 nearest.name
 """
 
+import functools
 import importlib.util
 
 import numpy as np
+from absl import logging
 
 from dc_tf import precision as precision_lib
 from dc_tf.clustering.nearest import PRECISIONS, NearestCentroid
@@ -15,6 +17,7 @@ from dc_tf.clustering.tensors import has_gpu
 from dc_tf.clustering.tiles import transit_bytes
 from dc_tf.distributed.collectives import ALONE, all_gather
 from dc_tf.errors import ConfigError
+from dc_tf.precision import kernels
 
 BACKENDS = ("auto", "tensorflow", "faiss")
 
@@ -58,11 +61,28 @@ def choose_precision(precision, backend, k, dim, comm=ALONE) -> precision_lib.Ch
         if precision == precision_lib.AUTO:
             return precision_lib.Choice(precision, "float32", reason="auto: all that faiss has")
         _check_precision_of_faiss(precision)
+        return precision_lib.Choice(precision, "float32")
     if precision == precision_lib.AUTO and backend == "auto":
         if all_gather(_faster(k, dim, "float32") == "faiss", comm).all():
             reason = f"auto: faiss is the fastest for {dim} components"
             return precision_lib.Choice(precision, "float32", reason=reason)
-    return precision_lib.choose(precision, "product", dim, comm)
+    choice = precision_lib.choose(precision, "product", dim, comm)
+    if choice.dtype == "float32":
+        _warn_of_coarse_float32(dim)
+    return choice
+
+
+@functools.cache
+def _warn_of_coarse_float32(dim):
+    """Once a process: ONEDNN_DEFAULT_FPMATH_MODE and the like make float32 less than it says."""
+    excess = max(precision_lib.excess_error(kernel, dim, "float32") for kernel in kernels())
+    if excess > 1:
+        logging.warning(
+            "k-means: float32 products round %.2g times as coarsely as float32 does on this "
+            "device; clusters will be worse. Unset what allows that, such as "
+            "ONEDNN_DEFAULT_FPMATH_MODE, or use backend faiss.",
+            excess,
+        )
 
 
 def _check_precision_of_faiss(precision):

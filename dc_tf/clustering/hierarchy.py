@@ -75,8 +75,8 @@ def hierarchical_kmeans(
             the result is the same.
         on_progress: called with `(rows, level=, skipped=, cluster=, iteration=, objective=)` after
             each chunk of own rows (0 rows, and `drawn=`, while `init` draws), or with `(rows,
-            level=, skipped=True)` for what need not be done. Each level adds up to
-            `iterations + 1` times the own rows.
+            level=, skipped=True, cluster=)` for what need not be done, with `iteration=` where it
+            was done before. Each level adds up to `iterations + 1` times the own rows.
         **settings: further ones of `kmeans`: precision, spherical, tolerance, backend,
             memory_bytes, cache_bytes.
 
@@ -207,7 +207,7 @@ class _Solver:
         """`KMeansResult` of a problem, from its beginning or from a `KMeansState`."""
         rows = self._rows(problem)
         if state:
-            self.skip(problem, state.iteration)
+            self.skip(problem, state.iteration, iteration=state.iteration)
         seeds = np.random.SeedSequence((self._seed, problem.level, problem.index))
         seed = int(seeds.generate_state(1)[0])
         result = kmeans(
@@ -225,11 +225,12 @@ class _Solver:
         self.skip(problem, self._iterations - result.iterations)
         return result
 
-    def skip(self, problem, passes):
+    def skip(self, problem, passes, **figures):
         """Counts passes over a problem's rows that need not be made."""
         count = passes * len(self._work.members(problem))
         if self._on_progress and count:
-            self._on_progress(count, level=problem.level, skipped=True)
+            figures |= {"level": problem.level, "cluster": problem.index}
+            self._on_progress(count, skipped=True, **figures)
 
     def _rows(self, problem):
         points, members = self._work.points, self._work.members(problem)

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
-import tensorflow as tf
+from ml_dtypes import bfloat16
 
 from dc_tf.errors import DataError
 
-BFLOAT16 = np.dtype(tf.bfloat16.as_numpy_dtype)
+BFLOAT16 = np.dtype(bfloat16)
 DTYPES = (np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
 
 

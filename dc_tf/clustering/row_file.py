@@ -19,7 +19,7 @@ import weakref
 import numpy as np
 from absl import logging
 
-from dc_tf.clustering.tensors import aligned_empty
+from dc_tf.clustering.aligned import aligned_empty
 from dc_tf.errors import DataError
 
 # Rows that are wanted from so many bytes are read in one piece if they are dense,

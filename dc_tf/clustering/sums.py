@@ -15,7 +15,8 @@ import threading
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.clustering.tensors import aligned_empty, as_tensor, has_gpu
+from dc_tf.clustering.aligned import aligned_empty
+from dc_tf.clustering.tensors import as_tensor, has_gpu
 from dc_tf.clustering.tiles import BLAS_ALONE
 
 _FLOAT64_BITS = 53

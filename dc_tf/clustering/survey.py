@@ -101,7 +101,7 @@ def _measure(points, shift):
     return norms, max_abs
 
 
-@tf.function
+@tf.function(autograph=False)  # there is no control flow to rewrite, which takes half a second
 def _squares(rows, shift):
     x = tf.cast(rows, tf.float32)
     return tf.reduce_sum(tf.square(x - shift), 1), tf.reduce_max(tf.abs(x))

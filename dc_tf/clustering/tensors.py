@@ -12,8 +12,7 @@ import contextlib
 import numpy as np
 import tensorflow as tf
 
-# TensorFlow ends the process for a tensor that lies otherwise (EIGEN_MAX_ALIGN_BYTES).
-_ALIGNMENT = 64
+from dc_tf.clustering.aligned import ALIGNMENT
 
 
 def has_gpu() -> bool:
@@ -34,15 +33,6 @@ def exact_float32():
         yield
     finally:
         tf.config.experimental.enable_tensor_float_32_execution(allowed)
-
-
-def aligned_empty(shape, dtype) -> np.ndarray:
-    """`np.empty` at an address that `as_tensor` need not copy from."""
-    dtype = np.dtype(dtype)
-    size = int(np.prod(shape)) * dtype.itemsize
-    room = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % _ALIGNMENT
-    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def as_tensor(array) -> tf.Tensor:
@@ -85,5 +75,5 @@ def _in_place(array):
         and array.size > 0
         and array.flags.c_contiguous
         and array.flags.writeable  # NumPy hands over nothing else
-        and array.ctypes.data % _ALIGNMENT == 0
+        and array.ctypes.data % ALIGNMENT == 0
     )

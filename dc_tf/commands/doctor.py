@@ -13,6 +13,7 @@ Exit codes: 0 nothing failed, 1 something failed, 2 wrong usage.
 
 from absl import flags
 
+from dc_tf.commands.results import Result
 from dc_tf.errors import DataError
 
 FLAGS = flags.FlagValues()
@@ -40,7 +41,10 @@ VERIFY = flags.DEFINE_bool(
 
 def run() -> dict:
     """Runs the command; returns the findings of this worker."""
-    # TensorFlow takes seconds to import; wrong flags are refused before.
+    from dc_tf.doctor.beginning import begin
+
+    begun = begin()
+    # What follows needs TensorFlow, which takes seconds to import.
     from dc_tf.doctor.examination import Options, examine
 
     report = examine(
@@ -51,9 +55,10 @@ def run() -> dict:
             timeout_s=TIMEOUT_S.value,
             sample=SAMPLE.value,
             verify=VERIFY.value,
-        )
+        ),
+        begun,
     )
-    result = report.as_dict()
+    result = Result(report.as_dict(), shown=True)
     if report.failed:
         names = ", ".join(dict.fromkeys(check.what for check in report.failed))
         raise DataError(f"{len(report.failed)} checks failed: {names}.", result=result)

@@ -3,9 +3,13 @@
     dc_tf evaluate --task=knn --model=MODEL --train=DATA --test=TEST --params_override=cells=1
     dc_tf evaluate --config_file=configs/evaluation/linear_probe_small.yaml --model=RUN ...
 
-Settings of a task are its paper's where it has some; a file of configs/evaluation names the task
-and what differs. Tasks that take labels measure an untrained network of the same shape beside the
-model, since on small images random features go a long way. With TF_CONFIG, workers share the work.
+finetune, linear_probe, retrieval and both tasks on VOC have the paper's settings, and small ones
+that take minutes on a CPU. --protocol=auto, the default, chooses by the size of the network and of
+the data, and says which and why. A file of configs/evaluation names the task and its settings, and
+precedes auto. Before the long part, the command measures for some seconds what it will cost.
+
+Tasks that take labels measure an untrained network of the same shape beside the model, since on
+small images random features go a long way. With TF_CONFIG, workers share the work.
 
 knn, linear_probe, low_shot: classification by frozen layers.
 finetune: classification by the whole network, trained on labels.
@@ -17,14 +21,13 @@ labels, hashtags and other metadata.
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 
 from absl import flags, logging
 
-import dc_tf
 from dc_tf import pulse
+from dc_tf.commands.results import Result
 from dc_tf.data.files import same_place
 from dc_tf.errors import ConfigError, DataError
 
@@ -42,6 +45,12 @@ def _define(kind, name, default, text, **options):
 TASK = _define("string", "task", None, "Name of the task; not needed with a file that names it.")
 CONFIG_FILE = _define(
     "multi_string", "config_file", [], "YAML file with the task's name and settings."
+)
+PROTOCOL = _define(
+    "string",
+    "protocol",
+    "auto",
+    "paper, small, or auto: by the size of network and data, or as a file says.",
 )
 PARAMS_OVERRIDE = _define(
     "multi_string", "params_override", [], "Settings over those of the files: a=1,b=2 or YAML."
@@ -71,6 +80,9 @@ LAYER = _define("list", "layer", ["all"], "conv1..conv13, fc6, fc7, comma-separa
 OUTPUT = _define("string", "output", None, "JSON file for the result.")
 PLOT = _define("string", "plot", None, "Picture of accuracy by layer, e.g. layers.png.")
 RANDOM_INIT = _define("bool", "random_init", True, "Measure an untrained network beside it.")
+ESTIMATE = _define(
+    "bool", "estimate", True, "Measure for some seconds first what it will cost, and print that."
+)
 COMPUTE_DTYPE = _define(
     "string",
     "compute_dtype",
@@ -100,39 +112,28 @@ SCRATCH = _define(
 
 def run() -> dict | None:
     """Measures; returns the result, on the first of several workers."""
-    if COMPUTE_DTYPE.value not in _COMPUTE_DTYPES:
-        raise ConfigError(
-            f"--compute_dtype is {COMPUTE_DTYPE.value!r}; use {' or '.join(_COMPUTE_DTYPES)}."
-        )
-    if PLOT.value and not PLOT.value.endswith(_PICTURES):
-        raise ConfigError(f"--plot is {PLOT.value}; its end must be {', '.join(_PICTURES)}.")
-    if TRAIN.value and TEST.value and same_place(TRAIN.value, TEST.value):
-        logging.warning(
-            "--train and --test are both %s: figures will be better than on other images.",
-            TEST.value,
-        )
+    _check_flags()
     # After the flags are known to be right, since TensorFlow takes seconds to import.
-    import tensorflow as tf
-
-    from dc_tf.distributed.cluster import task_from_environment
-    from dc_tf.evaluation.tasks import BY_LAYER, Request, read_protocol
+    from dc_tf.distributed.task import task_from_environment
+    from dc_tf.evaluation import run as evaluation
+    from dc_tf.evaluation import tasks
 
     if task_from_environment().rank == 0:  # The others write nothing, and may not have the folder.
         for name, path in (("output", OUTPUT.value), ("plot", PLOT.value)):
             _check_can_be_made(name, path)
-    task, protocol = read_protocol(
+    asked = tasks.read(
         TASK.value,
         CONFIG_FILE.value,
         PARAMS_OVERRIDE.value,
+        PROTOCOL.value,
         seed=SEED.value,
         scratch=SCRATCH.value,
     )
-    name = task.__name__.rpartition(".")[2]
-    if PLOT.value and name not in BY_LAYER:
-        raise ConfigError(f"--plot is of layers, which only {', '.join(BY_LAYER)} measure.")
+    if PLOT.value and asked.task not in tasks.BY_LAYER:
+        raise ConfigError(f"--plot is of layers, which only {', '.join(tasks.BY_LAYER)} measure.")
     with _joined() as cluster, pulse.patient("evaluation"):
-        request = Request(
-            task=name,
+        request = tasks.Request(
+            task=asked.task,
             model=MODEL.value,
             stage=STAGE.value,
             train=TRAIN.value,
@@ -144,24 +145,32 @@ def run() -> dict | None:
             seed=SEED.value,
             cluster=cluster,
         )
-        found, table = task.run(request, protocol)
+        result, table = evaluation.run(asked, request, ESTIMATE.value)
     if cluster and not cluster.is_chief:
         return None
     print(table, flush=True)
-    result = {
-        "task": request.task,
-        "model": request.model,
-        "stage": request.stage,
-        "train": request.train,
-        "test": request.test,
-        "opened": request.opened,
-        "seed": request.seed,
-        "compute_dtype": request.opened.pop("compute_dtype", None),
-        "resize": request.resize,
-        "versions": {"dc_tf": dc_tf.__version__, "tensorflow": tf.__version__},
-        "protocol": dataclasses.asdict(protocol),
-        **found,
-    }
+    _write(result)
+    return Result(result, shown=True, path=OUTPUT.value)
+
+
+def _check_flags():
+    if COMPUTE_DTYPE.value not in _COMPUTE_DTYPES:
+        raise ConfigError(
+            f"--compute_dtype is {COMPUTE_DTYPE.value!r}; use {' or '.join(_COMPUTE_DTYPES)}."
+        )
+    if PLOT.value and not PLOT.value.endswith(_PICTURES):
+        raise ConfigError(f"--plot is {PLOT.value}; its end must be {', '.join(_PICTURES)}.")
+    if TRAIN.value and TEST.value and same_place(TRAIN.value, TEST.value):
+        logging.warning(
+            "--train and --test are both %s: figures will be better than on other images.",
+            TEST.value,
+        )
+
+
+def _write(result):
+    """Writes the files that were asked for; what cannot be written is printed."""
+    import tensorflow as tf
+
     try:
         if OUTPUT.value:
             with tf.io.gfile.GFile(OUTPUT.value, "w") as f:
@@ -169,11 +178,10 @@ def run() -> dict | None:
         if PLOT.value:
             from dc_tf.evaluation.plot import plot  # brings Matplotlib
 
-            plot(result, PLOT.value, getattr(protocol, "paper", None))
+            plot(result, PLOT.value)
     except (OSError, tf.errors.OpError) as error:
         print(json.dumps(result), flush=True)  # hours of work, and nothing else has it
         raise DataError(f"the result above could not be written: {error}") from error
-    return result
 
 
 def _check_can_be_made(name, path):
@@ -192,7 +200,8 @@ def _check_can_be_made(name, path):
 def _joined():
     """The cluster of the workers that TF_CONFIG names; None for a process on its own."""
     from dc_tf.commands.together import join, leaving, watched
-    from dc_tf.distributed.cluster import connect, task_from_environment
+    from dc_tf.distributed.cluster import connect
+    from dc_tf.distributed.task import task_from_environment
 
     task = task_from_environment()
     with contextlib.ExitStack() as stack:

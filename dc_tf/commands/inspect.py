@@ -11,6 +11,7 @@ import sys
 
 from absl import flags
 
+from dc_tf.commands.results import Result
 from dc_tf.errors import ConfigError, DataError
 
 FLAGS = flags.FlagValues()
@@ -41,7 +42,7 @@ def run():
 
     if not DATA.value:
         raise ConfigError("Name the data set: dc_tf inspect DATASET.")
-    report = inspection.inspect(DATA.value, SAMPLE.value)
+    report = Result(inspection.inspect(DATA.value, SAMPLE.value), shown=True)
     print(inspection.as_text(report))
     dataset = Dataset.open(DATA.value)
     if OUTPUT.value:

@@ -14,6 +14,7 @@ import hashlib
 
 from absl import flags
 
+from dc_tf.commands.results import Result
 from dc_tf.errors import ConfigError, DataError
 
 INITS = ("random", "k-means++", "k-means||")
@@ -90,22 +91,26 @@ TIMEOUT_S = _define(
 
 def run() -> dict | None:
     """Clusters; returns the result on the chief."""
-    # After the flags are known to be right, since TensorFlow takes seconds to import.
     from dc_tf.commands.kmeans_dir import KMeansDir
-    from dc_tf.commands.kmeans_job import run_job
-    from dc_tf.commands.together import join, leaving, watched
-    from dc_tf.distributed.cluster import task_from_environment
-    from dc_tf.distributed.refusal import refuse_together
+    from dc_tf.distributed.task import task_from_environment
 
     output = KMeansDir(OUTPUT.value)
     task = task_from_environment()
-    job = refusal = None
+    checked = refusal = None
     try:
-        job = _job(output)
+        checked = _checked(output)
     except (ConfigError, DataError) as error:
         refusal = ConfigError(str(error))  # Nothing was started, whatever is wrong.
     if refusal and task.size == 1:
         raise refusal
+    # After flags and files are known to be right, since TensorFlow takes seconds to import.
+    from dc_tf.commands.quick_tensorflow import import_tensorflow
+
+    import_tensorflow()
+    from dc_tf.commands.kmeans_job import KMeansJob, run_job
+    from dc_tf.commands.together import join, leaving, watched
+    from dc_tf.distributed.refusal import refuse_together
+
     setting = f"--output={output.path}"
     with contextlib.ExitStack() as end:
         if task.size == 1:
@@ -116,8 +121,8 @@ def run() -> dict | None:
             cluster = join(watchdog)
             end.enter_context(leaving(cluster, output.tidy))
             refuse_together(refusal, cluster.world)
-            result = run_job(job, cluster)
-    return result if cluster.is_chief else None
+            result = run_job(KMeansJob(**checked), cluster)
+    return Result(result, path=output.about) if cluster.is_chief else None
 
 
 def _lock(output, setting, end):
@@ -133,10 +138,9 @@ def _lock(output, setting, end):
         raise
 
 
-def _job(output):
-    """The `KMeansJob` of the flags, checked as far as it can be without reading all rows."""
+def _checked(output) -> dict:
+    """Attributes of a `KMeansJob`, checked as far as they can be without reading all rows."""
     from dc_tf.clustering.embeddings import Embeddings, find_files
-    from dc_tf.commands.kmeans_job import KMeansJob
 
     paths = find_files(INPUT.value)
     output.check_inputs(paths if INIT.value in INITS else [*paths, INIT.value])
@@ -145,16 +149,16 @@ def _job(output):
     centroids = None if INIT.value in INITS else _read_centroids(embeddings.dim)
     settings = _settings(embeddings, centroids, output)
     output.check_settings(settings, OVERWRITE.value)
-    return KMeansJob(
-        input=INPUT.value,
-        embeddings=embeddings,
-        output=output,
-        init=INIT.value if centroids is None else centroids,
-        settings=settings,
-        overwrite=OVERWRITE.value,
-        save_every_s=SAVE_EVERY_S.value,
-        cache_bytes=int(CACHE_GB.value * 1e9),
-    )
+    return {
+        "input": INPUT.value,
+        "embeddings": embeddings,
+        "output": output,
+        "init": INIT.value if centroids is None else centroids,
+        "settings": settings,
+        "overwrite": OVERWRITE.value,
+        "save_every_s": SAVE_EVERY_S.value,
+        "cache_bytes": int(CACHE_GB.value * 1e9),
+    }
 
 
 def _settings(embeddings, centroids, output) -> dict:

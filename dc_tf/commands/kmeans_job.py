@@ -29,10 +29,9 @@ from dc_tf.commands.kmeans_dir import KMeansDir
 from dc_tf.distributed.collectives import all_gather
 from dc_tf.distributed.refusal import all_or_none
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.memory import free_memory, gpu_memory
+from dc_tf.memory import free_memory, gpu_memory, size
 from dc_tf.precision import AUTO, tell
-from dc_tf.progress import Progress
-from dc_tf.training.plan_report import size
+from dc_tf.progress import IterationProgress, Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,8 +211,7 @@ def _cluster_rows(own, job, cluster, clock):
     """`KMeansResult` of the rows of all workers, gone on with if it was begun."""
     shared = SharedState(job.output.state, cluster.world, job.save_every_s)
     state = shared.newest(job.settings["k"], own.dim)
-    if state and cluster.is_chief:
-        _note(f"goes on after iteration {state.iteration}.")
+    done = state.iteration if state else 0
 
     def on_iteration(state):
         clock.lap()
@@ -221,10 +219,14 @@ def _cluster_rows(own, job, cluster, clock):
         clock.start()
 
     names = ("k", "iterations", "seed", "precision", "backend", "spherical", "tolerance")
-    rows = own.rows * cluster.size
-    passes = job.settings["iterations"] + 1
-    with Progress(passes * rows, "kmeans", enabled=cluster.is_chief) as progress:
-        progress.skip(state.iteration * rows if state else 0)
+    with IterationProgress(
+        job.settings["iterations"],
+        job.embeddings.rows,
+        "kmeans",
+        own.rows,
+        enabled=cluster.is_chief,
+        iterations_done=done,
+    ) as progress:
         clock.start()
         result = kmeans(
             UnitRows(own) if job.settings["normalize"] else own,
@@ -232,11 +234,11 @@ def _cluster_rows(own, job, cluster, clock):
             init=job.init,
             cache_bytes=job.cache_bytes,
             on_iteration=on_iteration,
-            on_progress=lambda n, **figures: progress.update(n * cluster.size, **figures),
+            on_progress=progress.update,
             state=state,
             **{name: job.settings[name] for name in names},
         )
-        progress.update(0, objective=result.objective[-1])
+        progress.update(0, iteration=result.iterations, objective=result.objective[-1])
     return result
 
 

@@ -1,9 +1,9 @@
 """The command line: `dc_tf COMMAND --flags`.
 
 A command is a module with a docstring, whose first line is its help, its own
-`FLAGS = flags.FlagValues()` and `run() -> dict`; the dictionary is printed as the last
-line on stdout, one JSON object. A flag named `ARGUMENT` may be given without its name. Only the
-command that was asked for is imported.
+`FLAGS = flags.FlagValues()` and `run() -> dict`; the dictionary is printed as the last line on
+stdout, one JSON object, or on a terminal as a table (`results`). A flag named `ARGUMENT` may be
+given without its name. Only the command that was asked for is imported.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration, nothing was started; 42 asked to stop,
 state saved, start again; 43 held up by another worker that failed, is gone or hangs.
@@ -12,10 +12,9 @@ state saved, start again; 43 held up by another worker that failed, is gone or h
 import ast
 import contextlib
 import errno
+import faulthandler
 import importlib
 import importlib.util
-import json
-import math
 import multiprocessing
 import os
 import pathlib
@@ -25,6 +24,8 @@ import traceback
 
 from absl import flags, logging
 
+from dc_tf.commands import native_log, results
+from dc_tf.commands.logs import ScreenFormatter
 from dc_tf.errors import PREEMPTED, ConfigError, DataError, Preempted
 
 COMMANDS = {
@@ -66,7 +67,7 @@ def main(argv=None):
     except (ConfigError, flags.Error) as error:
         return _complain(error, WRONG_USAGE)
     except DataError as error:
-        _print_result(error.result)
+        results.show(error.result)
         return _complain(error, FAILED)
     except Preempted as error:
         return _complain(f"{error}. Start again in the same way to go on.", PREEMPTED)
@@ -86,6 +87,10 @@ def run_and_exit():
     Without the interpreter's own shutdown: it can wait for ever for a thread of an input pipeline
     that itself waits for the interpreter, when something, such as a trace, kept an iterator alive.
     """
+    if native_log.begin():
+        # They go to a file, so all of them; else they would bury a command's own lines.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
+        faulthandler.enable(2)
     code = main()
     for child in multiprocessing.active_children():  # they would outlive us and hold our pipes
         child.terminate()
@@ -94,31 +99,27 @@ def run_and_exit():
         logging.flush()
         sys.stdout.flush()
         sys.stderr.flush()
+        native_log.end()
     os._exit(code)
 
 
 def _dispatch(name, args):
     if name not in COMMANDS:
         raise ConfigError(f"There is no command {name!r}; there are: {', '.join(COMMANDS)}.")
-    # TensorFlow's notes would bury a command's own lines; set it to 0 to see them. Without a GPU it
-    # calls that an error, and that a CPU does not multiply in float16.
+    # For who calls this function. Without a GPU TensorFlow calls that an error, and that a CPU does
+    # not multiply in float16.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if _sees_gpu() else "3")
     command = importlib.import_module(COMMANDS[name])
     if _asks_for_help(args):
         print(_help(name, command))
         return DONE
     _parse(name, command.FLAGS, args, getattr(command, "ARGUMENT", None))
-    _print_result(command.run())
+    results.show(command.run())
     return DONE
 
 
 def _sees_gpu():
     return any(os.path.exists(path) for path in _GPU_DEVICES)
-
-
-def _print_result(result):
-    if result is not None:
-        print(json.dumps(_plain(result)), flush=True)
 
 
 def _asks_for_help(args):
@@ -148,6 +149,7 @@ def _parse(name, values, args, argument=None):
         )
     flags.FLAGS.mark_as_parsed()  # Libraries that read absl's global flags get the defaults.
     logging.use_absl_handler()
+    logging.get_absl_handler().setFormatter(ScreenFormatter())
     logging.set_verbosity(values.verbosity)
 
 
@@ -199,19 +201,6 @@ def _flag_help(flag):
         names = f"--[no]{flag.name}"
     default = flag.default_as_str and f" (default: {flag.default_as_str})".replace("'", "")
     return f"  {names}\n      {flag.help}{default or ''}"
-
-
-def _plain(value):
-    """JSON's own types: NumPy scalars become numbers, and NaN, which JSON lacks, null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, os.PathLike) else value
 
 
 def _complain(error, code):

@@ -3,7 +3,8 @@
     dc_tf train --config_file=configs/quickstart.yaml --params_override=data.path=DIR --workdir=RUN
 
 On a run folder that has a checkpoint, it goes on from there at the exact step. With --dry_run it
-says what it would do, and what a worker needs for it, and starts nothing.
+says what it would do, and what a worker needs for it, and starts nothing. --dry_run --measure also
+takes some steps of each stage on random weights, and says how long the whole takes.
 """
 
 import contextlib
@@ -12,8 +13,13 @@ import sys
 
 from absl import flags, logging
 
+from dc_tf import pulse
 from dc_tf.commands.logs import logged_to
+from dc_tf.commands.results import Result
 from dc_tf.errors import ConfigError, DataError
+
+# Workers that measure do not watch one another, and may start so long after the first.
+_JOIN_S = 300.0
 
 FLAGS = flags.FlagValues()
 CONFIG_FILE = flags.DEFINE_multi_string(
@@ -45,6 +51,13 @@ WORKERS = flags.DEFINE_integer(
     lower_bound=1,
     flag_values=FLAGS,
 )
+MEASURE = flags.DEFINE_bool(
+    "measure",
+    False,
+    "With --dry_run: measure the speed of training and extraction here. Under launch/local.py or "
+    "TF_CONFIG all workers measure together; a process alone measures the part of one worker.",
+    flag_values=FLAGS,
+)
 GPUS = flags.DEFINE_bool(
     "gpus",
     None,
@@ -58,7 +71,7 @@ def run() -> dict | None:
     # After the flags are known to be right, since TensorFlow takes seconds to import.
     from dc_tf import experiment as experiment_lib
     from dc_tf.commands.together import watched, writable
-    from dc_tf.distributed.cluster import task_from_environment
+    from dc_tf.distributed.task import task_from_environment
     from dc_tf.run_dir import RunDir, locked
 
     experiment = experiment_lib.load(CONFIG_FILE.value, PARAMS_OVERRIDE.value)
@@ -66,8 +79,10 @@ def run() -> dict | None:
     task = task_from_environment()
     if DRY_RUN.value:
         return _dry_run(experiment, folder, task)
-    if WORKERS.value or GPUS.value is not None:
-        raise ConfigError("--workers and --gpus are for --dry_run; workers come from TF_CONFIG.")
+    if WORKERS.value or GPUS.value is not None or MEASURE.value:
+        raise ConfigError(
+            "--workers, --gpus and --measure are for --dry_run; workers come from TF_CONFIG."
+        )
     refusal = _refusal(experiment, folder, task.size)
     if refusal and task.size == 1:
         raise refusal
@@ -99,7 +114,8 @@ def _train(experiment, folder, refusal, watchdog):
         cluster.world.barrier()
         with all_or_none(cluster.world):
             _check_shared(folder, cluster.rank)
-        return pretrain(experiment, folder, cluster)
+        result = pretrain(experiment, folder, cluster)
+        return result and Result(result, path=folder.result)
 
 
 def _begun(folder):
@@ -126,8 +142,6 @@ def _check_shared(folder, rank):
 
 def _dry_run(experiment, run_dir, task) -> dict | None:
     """Prints the plan on the chief, or raises what keeps the run from starting."""
-    import tensorflow as tf
-
     from dc_tf.data.manifest import Dataset
     from dc_tf.training.plan import make_plan, rates_of
     from dc_tf.training.plan_report import as_dict, as_text
@@ -137,20 +151,50 @@ def _dry_run(experiment, run_dir, task) -> dict | None:
     refusal = _refusal(experiment, run_dir, workers)
     if refusal:
         raise refusal
+    rows = Dataset.open(experiment.data.path).rows
+    if MEASURE.value:
+        chosen, plan, rates = _measured(experiment, run_dir, rows, workers, task)
     if task.rank:
         return None
-    on_gpu = GPUS.value
-    if on_gpu is None:
-        on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    chosen = choose_precisions(experiment, earlier=_begun(run_dir))
-    experiment = chosen.experiment
-    plan = make_plan(experiment, Dataset.open(experiment.data.path).rows, workers, on_gpu)
-    rates = rates_of(run_dir)
+    if not MEASURE.value:
+        chosen = choose_precisions(experiment, earlier=_begun(run_dir))
+        plan = make_plan(chosen.experiment, rows, workers, _on_gpu())
+        rates = rates_of(run_dir)
     print(as_text(plan, rates))
     print("\n".join(chosen.lines))
     for warning in chosen.warnings:
         logging.warning("%s", warning)
-    return {"dry_run": True, **as_dict(plan, rates)}
+    result = {"dry_run": True, "compute_dtype": chosen.model.dtype, **as_dict(plan, rates)}
+    return Result(result, shown=True)
+
+
+def _measured(experiment, run_dir, rows, workers, task):
+    """Precisions, plan and speed, from all workers of TF_CONFIG or from this process alone."""
+    from dc_tf.commands.together import leaving
+    from dc_tf.distributed.cluster import connect
+    from dc_tf.training.measure import measure
+    from dc_tf.training.plan import make_plan
+    from dc_tf.training.precisions import choose_precisions
+
+    if task.size not in (1, workers):
+        raise ConfigError(
+            f"--workers={workers} and TF_CONFIG has {task.size}, which would measure together; "
+            "leave out one of the two."
+        )
+    cluster = connect(within_s=_JOIN_S)
+    pulse.reset_signals()  # TensorFlow has taken them for itself, and nothing is to be saved.
+    with leaving(cluster):
+        chosen = choose_precisions(experiment, cluster.world, earlier=_begun(run_dir))
+        plan = make_plan(chosen.experiment, rows, workers, _on_gpu())
+        return chosen, plan, measure(chosen.experiment, plan, cluster)
+
+
+def _on_gpu():
+    import tensorflow as tf
+
+    if GPUS.value is not None:
+        return GPUS.value
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def _refusal(experiment, run_dir, workers) -> ConfigError | None:

@@ -14,11 +14,10 @@ import json
 import os
 import re
 
-import tensorflow as tf
 from absl import logging
 
 from dc_tf import pulse
-from dc_tf.data import schema, tfrecord
+from dc_tf.data import files, schema, tfrecord
 from dc_tf.data.draft import Draft
 from dc_tf.data.files import expand, is_local, size_of
 from dc_tf.data.manifest import (
@@ -94,13 +93,13 @@ def shard_paths(input):
         ConfigError: there are none.
     """
     input = os.fspath(input)
-    if tf.io.gfile.isdir(input):
-        names = [name for name in tf.io.gfile.listdir(input) if not name.endswith(INDEX_SUFFIX)]
+    if files.is_folder(input):
+        names = [name for name in files.names_in(input) if not name.endswith(INDEX_SUFFIX)]
         paths = sorted(os.path.join(input, name) for name in names if "tfrecord" in name)
     else:
         paths = expand(input)
     paths = [path for path in paths if not path.endswith(INDEX_SUFFIX)]
-    if not paths or not all(tf.io.gfile.exists(path) for path in paths):
+    if not paths or not all(files.exists(path) for path in paths):
         raise ConfigError(
             f"There are no TFRecord files {input}; give a pattern, such as '/data/train-*', or a "
             f"folder of files with `tfrecord` in their names."
@@ -252,7 +251,7 @@ def _result(output):
     dataset = Dataset.open(output)
     labels = dataset.labels()
     labels = labels[labels != schema.NO_LABEL]
-    with tf.io.gfile.GFile(os.path.join(output, REJECTED), "r") as file:
+    with files.opened(os.path.join(output, REJECTED), "r") as file:
         rejected = sum(1 for _ in file)
     return {
         "output": output,

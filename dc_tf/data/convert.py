@@ -15,11 +15,10 @@ import itertools
 import json
 import os
 
-import tensorflow as tf
 from absl import logging
 
 from dc_tf import pulse
-from dc_tf.data import image_files
+from dc_tf.data import files, image_files
 from dc_tf.data.digests import Digests
 from dc_tf.data.draft import Draft, check_output, is_begun
 from dc_tf.data.files import same_place
@@ -234,7 +233,7 @@ def _bytes_of(contents):
 def _result(output):
     dataset = Dataset.open(output)
     path = os.path.join(output, REJECTED)
-    with tf.io.gfile.GFile(path, "r") as file:
+    with files.opened(path, "r") as file:
         rejected = sum(1 for _ in file)
     return {
         "output": output,

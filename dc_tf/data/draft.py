@@ -16,8 +16,7 @@ import itertools
 import json
 import os
 
-import tensorflow as tf
-
+from dc_tf.data import files
 from dc_tf.data.files import is_local, sync
 from dc_tf.data.manifest import INDEX_SUFFIX, MANIFEST
 from dc_tf.errors import ConfigError
@@ -52,18 +51,18 @@ class Draft:
         self._lock = None
         self._noted = 0  # notes that are there for sure
         if not self._continues():
-            if alone or tf.io.gfile.exists(os.path.join(self._output, MANIFEST)):
+            if alone or files.exists(os.path.join(self._output, MANIFEST)):
                 check_output(self._output, overwrite)
             if alone:
                 _check_draft(self._output, self._job, overwrite)
                 _check_shards(self._output)
 
     def __enter__(self):
-        tf.io.gfile.makedirs(self.path(""))
+        files.make_folder(self.path(""))
         self._take_lock()
         if not self._continues():
             self.discard()
-            tf.io.gfile.makedirs(self.path(""))
+            files.make_folder(self.path(""))
             self._take_lock()
             if self._job is not None:
                 self.write(_JOB, json.dumps(self._job))
@@ -81,7 +80,7 @@ class Draft:
     def notes(self):
         """Yields the notes in the order in which they were added."""
         for number in itertools.count():
-            if not tf.io.gfile.exists(self.path(f"{number}.json")):
+            if not files.exists(self.path(f"{number}.json")):
                 return
             yield _read_json(self.path(f"{number}.json"))
 
@@ -100,23 +99,23 @@ class Draft:
         self._noted = kept
         numbers = itertools.takewhile(lambda n: self._has(f"{n}.json"), itertools.count(kept))
         for number in reversed(list(numbers)):  # a gap in the middle would hide later ones
-            tf.io.gfile.remove(self.path(f"{number}.json"))
+            files.remove(self.path(f"{number}.json"))
 
     def write_bytes(self, name, content):
         """Writes a file; a note says when it is whole."""
-        with tf.io.gfile.GFile(self.path(name), "wb") as file:
+        with files.opened(self.path(name), "wb") as file:
             file.write(content)
         sync(self.path(name))
 
     def write(self, name, content):
         """Writes a text file that is whole or absent; `content` is str or an iterable of them."""
         aside = self.path(name) + ".tmp"
-        with tf.io.gfile.GFile(aside, "w") as file:
+        with files.opened(aside, "w") as file:
             file.write("")  # without any write there would be no file
             for part in [content] if isinstance(content, str) else content:
                 file.write(part)
         sync(aside)
-        tf.io.gfile.rename(aside, self.path(name), overwrite=True)
+        files.rename(aside, self.path(name))
 
     def is_committing(self):
         """Whether a commit was begun: some files may have been moved already."""
@@ -146,17 +145,17 @@ class Draft:
         if self.is_committing():
             _remove_data_set(self._output, self.path(MANIFEST), ())
         self._release_lock()
-        if tf.io.gfile.exists(self.path("")):
-            tf.io.gfile.rmtree(self.path(""))
+        if files.exists(self.path("")):
+            files.remove_folder(self.path(""))
 
     def _continues(self):
         return self._job is not None and _read_job(self._output) == self._job
 
     def _has(self, name):
-        return tf.io.gfile.exists(self.path(name))
+        return files.exists(self.path(name))
 
     def _move(self, name, final):
-        tf.io.gfile.rename(self.path(name), os.path.join(self._output, final), overwrite=True)
+        files.rename(self.path(name), os.path.join(self._output, final))
 
     def _take_lock(self):
         if not is_local(self._output):
@@ -177,7 +176,7 @@ class Draft:
 def is_begun(path):
     """Whether a folder holds a data set, whole or unfinished."""
     names = (MANIFEST, os.path.join(FOLDER, _JOB))
-    return any(tf.io.gfile.exists(os.path.join(path, name)) for name in names)
+    return any(files.exists(os.path.join(path, name)) for name in names)
 
 
 def check_output(path, overwrite):
@@ -186,11 +185,11 @@ def check_output(path, overwrite):
     Raises:
         ConfigError: it is a file, or holds something and `overwrite` is not set.
     """
-    if not tf.io.gfile.exists(path):
+    if not files.exists(path):
         return
-    if not tf.io.gfile.isdir(path):
+    if not files.is_folder(path):
         raise ConfigError(f"The output {path} is a file; give a folder.")
-    left = [name for name in tf.io.gfile.listdir(path) if name.rstrip("/") != FOLDER]
+    left = [name for name in files.names_in(path) if name != FOLDER]
     if left and not overwrite:
         raise ConfigError(
             f"The output {path} is not empty (it has {left[0]}); give a new folder, or --overwrite "
@@ -218,10 +217,10 @@ def _check_shards(path):
     """Refuses a folder with files that a data set written there would replace, but are not ours."""
     ours = set()
     for manifest in (os.path.join(path, MANIFEST), os.path.join(path, FOLDER, MANIFEST)):
-        listed = _read_json(manifest) if tf.io.gfile.exists(manifest) else None
+        listed = _read_json(manifest) if files.exists(manifest) else None
         if isinstance(listed, dict) and not listed.get("adopted"):
             ours |= {shard["name"] for shard in listed.get("shards", [])}
-    names = tf.io.gfile.listdir(path) if tf.io.gfile.isdir(path) else []
+    names = files.names_in(path) if files.is_folder(path) else []
     for name in names:
         if name.startswith("shard-") and name.endswith(".tfrecord") and name not in ours:
             raise ConfigError(
@@ -235,29 +234,29 @@ def _remove_data_set(path, manifest_path, kept):
 
     Shards that were adopted belong to somebody else: only their indexes go.
     """
-    if not tf.io.gfile.exists(manifest_path):
+    if not files.exists(manifest_path):
         return
     manifest = _read_json(manifest_path)
     # The manifest first: from here on the folder counts as incomplete.
-    tf.io.gfile.remove(manifest_path)
+    files.remove(manifest_path)
     shards = manifest.get("shards", []) if isinstance(manifest, dict) else []
     for shard in shards:
         name = os.path.basename(shard["name"])
         for file in [name + INDEX_SUFFIX] + ([] if manifest.get("adopted") else [name]):
-            if file not in kept and tf.io.gfile.exists(os.path.join(path, file)):
-                tf.io.gfile.remove(os.path.join(path, file))
+            if file not in kept and files.exists(os.path.join(path, file)):
+                files.remove(os.path.join(path, file))
 
 
 def _read_job(path):
     name = os.path.join(path, FOLDER, _JOB)
-    return _read_json(name) if tf.io.gfile.exists(name) else None
+    return _read_json(name) if files.exists(name) else None
 
 
 def _read_json(path):
     try:
-        with tf.io.gfile.GFile(path, "r") as file:
+        with files.opened(path, "r") as file:
             return json.loads(file.read())
-    except (ValueError, tf.errors.OpError):
+    except (ValueError, OSError):
         return None
 
 

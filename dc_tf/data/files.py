@@ -1,12 +1,19 @@
-"""Files on local disks and behind `tf.io.gfile`, read the same way; no TensorFlow for local ones.
+"""Files on local disks and behind `tf.io.gfile`, used the same way; no TensorFlow for local ones.
 
-with open_binary("gs://bucket/list.csv") as file:
-    file.read(100)
+    with open_binary("gs://bucket/list.csv") as file:
+        file.read(100)
+    with opened("gs://bucket/manifest.json") as file:
+        file.read()
+
+What fails is an OSError for both.
 """
 
+import contextlib
+import glob
 import io
 import os
 import re
+import shutil
 
 
 def is_local(path):
@@ -30,7 +37,72 @@ def open_binary(path):
 
 def size_of(path):
     """Size of a file in bytes."""
-    return os.stat(path).st_size if is_local(path) else _gfile().stat(path).length
+    if is_local(path):
+        return os.stat(path).st_size
+    with os_errors():
+        return _gfile().stat(path).length
+
+
+@contextlib.contextmanager
+def opened(path, mode="r"):
+    """A file, text in UTF-8 or with "b" bytes, to be read or written from its start to its end."""
+    if is_local(path):
+        with open(path, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+    else:
+        with os_errors(), _gfile().GFile(path, mode) as file:
+            yield file
+
+
+def exists(path):
+    return os.path.exists(path) if is_local(path) else _gfile().exists(path)
+
+
+def is_folder(path):
+    return os.path.isdir(path) if is_local(path) else _gfile().isdir(path)
+
+
+def names_in(folder):
+    """Names of the files and folders in a folder, in no order; no slash behind them."""
+    if is_local(folder):
+        return os.listdir(folder)
+    with os_errors():
+        return [name.rstrip("/") for name in _gfile().listdir(folder)]
+
+
+def make_folder(path):
+    """Makes a folder and those that it lies in, where they are not there."""
+    if is_local(path):
+        os.makedirs(path, exist_ok=True)
+    else:
+        with os_errors():
+            _gfile().makedirs(path)
+
+
+def remove(path):
+    if is_local(path):
+        os.remove(path)
+    else:
+        with os_errors():
+            _gfile().remove(path)
+
+
+def rename(path, new):
+    """Renames a file; one that has the new name is replaced."""
+    if is_local(path):
+        os.replace(path, new)
+    else:
+        with os_errors():
+            _gfile().rename(path, new, overwrite=True)
+
+
+def remove_folder(path):
+    """Removes a folder with all that is in it."""
+    if is_local(path):
+        shutil.rmtree(path)
+    else:
+        with os_errors():
+            _gfile().rmtree(path)
 
 
 def expand(pattern):
@@ -49,7 +121,7 @@ def expand(pattern):
         ]
         return [path for name in names for path in expand(name)]
     if any(c in pattern for c in "*?["):
-        return sorted(_gfile().glob(pattern))
+        return sorted(glob.glob(pattern) if is_local(pattern) else _remote_glob(pattern))
     return [pattern]
 
 
@@ -68,7 +140,8 @@ class _RemoteFile(io.RawIOBase):
     """A `tf.io.gfile.GFile` as Python's own kind of file."""
 
     def __init__(self, path):
-        self._file = _gfile().GFile(path, "rb")
+        with os_errors():
+            self._file = _gfile().GFile(path, "rb")
         self._size = size_of(path)
 
     def readable(self):
@@ -78,7 +151,8 @@ class _RemoteFile(io.RawIOBase):
         return True
 
     def readinto(self, buffer):
-        data = self._file.read(len(buffer))
+        with os_errors():
+            data = self._file.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
@@ -94,6 +168,24 @@ class _RemoteFile(io.RawIOBase):
         if not self.closed:
             self._file.close()
         super().close()
+
+
+@contextlib.contextmanager
+def os_errors():
+    """Inside, where TensorFlow is used, its errors become OSErrors."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.NotFoundError as error:
+        raise FileNotFoundError(error.message) from error
+    except tf.errors.OpError as error:
+        raise OSError(error.message) from error
+
+
+def _remote_glob(pattern):
+    with os_errors():
+        return _gfile().glob(pattern)
 
 
 def _gfile():

@@ -1,7 +1,15 @@
 """Splits a labelled data set in two, so that features can be measured on images never seen.
 
 hold_out("/data/all", train="/data/train", test="/data/test", every=5)
+
+The same as a program, for `launch/quickstart.py`; the line that it prints is null where there are
+no labels to measure with:
+
+    python -m dc_tf.data.hold_out /data/all /data/train /data/test
 """
+
+import json
+import sys
 
 import numpy as np
 
@@ -70,3 +78,7 @@ def held_out_rows(labels, every):
     for label in np.unique(labels[labels >= 0]):
         held[np.flatnonzero(labels == label)[1::every]] = True
     return held
+
+
+if __name__ == "__main__":
+    print(json.dumps(hold_out(*sys.argv[1:]) if measurable(sys.argv[1]) else None))

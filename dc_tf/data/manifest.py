@@ -22,8 +22,8 @@ import json
 import os
 
 import numpy as np
-import tensorflow as tf
 
+from dc_tf.data import files
 from dc_tf.data.files import is_local, open_binary, size_of
 from dc_tf.data.schema import OURS, Features
 from dc_tf.errors import DataError
@@ -176,10 +176,10 @@ def read_manifest(path):
         DataError: there is none, it is damaged, or of an unknown schema version.
     """
     try:
-        with tf.io.gfile.GFile(os.path.join(path, MANIFEST), "r") as file:
+        with files.opened(os.path.join(path, MANIFEST), "r") as file:
             manifest = json.loads(file.read())
-    except tf.errors.OpError as error:
-        state = "is incomplete" if tf.io.gfile.isdir(path) else "does not exist"
+    except OSError as error:
+        state = "is incomplete" if files.is_folder(path) else "does not exist"
         raise DataError(
             f"The data set {path} {state}: it has no {MANIFEST}. Make it with "
             f"`dc_tf convert --input=IMAGES --output={path}` or `dc_tf generate --output={path}`."

@@ -65,7 +65,7 @@ def map_shards(function, shards, total_bytes, workers=None):
     """Calls a function on each of many shards and yields the results in order.
 
     Args:
-        function: picklable; from a list of shards to a list of results. It may need TensorFlow.
+        function: picklable; from a list of shards to a list of results.
         shards: list.
         total_bytes: of all shards; little work is done here, as processes take seconds to start.
         workers: processes; None: one for each core.

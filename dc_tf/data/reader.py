@@ -15,9 +15,7 @@ import os
 import re
 import threading
 
-import tensorflow as tf
-
-from dc_tf.data import schema
+from dc_tf.data import files, schema
 from dc_tf.data.files import is_local
 from dc_tf.data.stand_ins import DamagedRow, StandIns
 from dc_tf.data.tfrecord import FOOTER_BYTES, HEADER_BYTES, MAX_RECORD_BYTES, unframe
@@ -105,7 +103,7 @@ class RowReader:
             )
         try:
             frame = self._files.read(shard, start, frame_bytes)
-        except (OSError, tf.errors.OpError) as error:
+        except OSError as error:
             raise DataError(f"{self._place(shard, offset)} cannot be read: {error}") from error
         record, fault = unframe(frame, length)
         if fault:
@@ -129,6 +127,8 @@ def data_errors():
     with data_errors():
         for batch in batches: ...
     """
+    import tensorflow as tf  # A pipeline has imported it already.
+
     try:
         yield
     except tf.errors.OpError as error:
@@ -194,15 +194,18 @@ class _RemoteFiles:
         return self._threads().map(read_one, *places)
 
     def read(self, shard, start, count):
+        import tensorflow as tf  # Not for local files: it takes seconds to import.
+
         idle = self._idle  # `close` begins another list, and this read's file goes with the old one
         file = self._take(idle, shard)
-        if file is None:
-            file = tf.io.gfile.GFile(self._dataset.shard_path(shard), "rb")
-        try:
-            file.seek(start)
-            content = file.read(count)
-        except tf.errors.OutOfRangeError:
-            return b""  # behind its end, as of a local file
+        with files.os_errors():
+            if file is None:
+                file = tf.io.gfile.GFile(self._dataset.shard_path(shard), "rb")
+            try:
+                file.seek(start)
+                content = file.read(count)
+            except tf.errors.OutOfRangeError:
+                return b""  # behind its end, as of a local file
         self._keep(idle, shard, file)
         return content
 

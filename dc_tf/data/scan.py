@@ -9,10 +9,9 @@ import hashlib
 import io
 import typing
 
-import tensorflow as tf
 from PIL import Image
 
-from dc_tf.data import schema, tfrecord
+from dc_tf.data import files, schema, tfrecord
 from dc_tf.data.manifest import Dataset, checksum, encode_index
 from dc_tf.data.processes import map_shards
 from dc_tf.errors import DataError
@@ -79,9 +78,9 @@ def repair(path, workers=None, progress=True):
                     f"bring the shard back."
                 )
             aside = dataset.index_path(number) + ".tmp"
-            with tf.io.gfile.GFile(aside, "wb") as file:
+            with files.opened(aside, "wb") as file:
                 file.write(encode_index(scanned.index))
-            tf.io.gfile.rename(aside, dataset.index_path(number), overwrite=True)
+            files.rename(aside, dataset.index_path(number))
             bar.update(1)
     return {
         "output": path,

@@ -10,9 +10,9 @@ set that adopted them says in its manifest which (`Features`).
 
 import dataclasses
 
-import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from dc_tf.data.example import Example
 from dc_tf.data.metadata import bounded
 
 NO_LABEL = -1
@@ -53,14 +53,14 @@ def encode_example(encoded, label=None, source="", meta=None):
     Returns:
         bytes, a serialised `tf.train.Example`.
     """
-    features = {OURS.image: _feature(encoded), OURS.source: _feature(source)}
+    example = Example()
+    _add(example, OURS.image, encoded)
+    _add(example, OURS.source, source)
     if label is not None:
-        features[OURS.label] = _feature(int(label))
+        _add(example, OURS.label, int(label))
     for name, value in (meta or {}).items():
-        features[OURS.meta + name] = _feature(value)
-    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(
-        deterministic=True
-    )
+        _add(example, OURS.meta + name, value)
+    return example.SerializeToString(deterministic=True)
 
 
 def parse_images(serialized, features=OURS):
@@ -73,6 +73,8 @@ def parse_images(serialized, features=OURS):
     Returns:
         (n,) string; empty where a record has no image.
     """
+    import tensorflow as tf  # Only where a graph is made: it takes seconds to import.
+
     image = tf.io.FixedLenFeature([], tf.string, default_value="")
     return tf.io.parse_example(serialized, {features.image: image})[features.image]
 
@@ -120,7 +122,7 @@ def feature_names(serialized):
 
 def _parse(serialized):
     try:
-        return tf.train.Example.FromString(serialized).features.feature
+        return Example.FromString(serialized).features.feature
     except DecodeError as error:
         raise ValueError("is not a tf.train.Example") from error
 
@@ -149,13 +151,16 @@ def _label(values, features):
     return None if label == NO_LABEL else label
 
 
-def _feature(value):
+def _add(example, name, value):
+    feature = example.features.feature[name]
     values = list(value) if isinstance(value, (list, tuple)) else [value]
     if all(isinstance(v, (str, bytes)) for v in values):
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[_bytes(v) for v in values]))
-    if all(isinstance(v, int) for v in values):
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-    return tf.train.Feature(float_list=tf.train.FloatList(value=[float(v) for v in values]))
+        feature.bytes_list.SetInParent()  # also without any value
+        feature.bytes_list.value.extend(map(_bytes, values))
+    elif all(isinstance(v, int) for v in values):
+        feature.int64_list.value.extend(values)
+    else:
+        feature.float_list.value.extend(map(float, values))
 
 
 def _bytes(text):

@@ -13,8 +13,7 @@ import hashlib
 import os
 import typing
 
-import tensorflow as tf
-
+from dc_tf.data import files
 from dc_tf.data.files import expand, is_local, same_place
 from dc_tf.data.metadata import text
 from dc_tf.errors import ConfigError
@@ -78,7 +77,7 @@ def open_source(input, labels_from_folders=False, skip=None, tfds_data_dir=None,
     # The kinds import this module for Item.
     from dc_tf.data import lists, tars, tfds_source
 
-    is_folder = not input.startswith(tfds_source.PREFIX) and tf.io.gfile.isdir(input)
+    is_folder = not input.startswith(tfds_source.PREFIX) and files.is_folder(input)
     if labels_from_folders and not is_folder:
         raise ConfigError(f"labels_from_folders needs a folder as input; {input} is not one.")
     if is_folder:
@@ -86,7 +85,7 @@ def open_source(input, labels_from_folders=False, skip=None, tfds_data_dir=None,
     if input.startswith(tfds_source.PREFIX):
         return tfds_source.TfdsSource(input, tfds_data_dir)
     paths = expand(input)
-    missing = [path for path in paths if not tf.io.gfile.exists(path)]
+    missing = [path for path in paths if not files.exists(path)]
     if missing or not paths:
         there_is = f"there is no {missing[0]}" if missing else "no file has such a name"
         raise ConfigError(f"The input {input} is not there: {there_is}.")
@@ -184,8 +183,8 @@ def _local_names(folder):
 
 
 def _remote_names(folder):
-    names = [name.rstrip("/") for name in tf.io.gfile.listdir(folder)]
-    return [name + "/" * tf.io.gfile.isdir(os.path.join(folder, name)) for name in names]
+    names = files.names_in(folder)
+    return [name + "/" * files.is_folder(os.path.join(folder, name)) for name in names]
 
 
 def reason_to_skip(path):

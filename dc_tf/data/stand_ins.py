@@ -13,7 +13,6 @@ import re
 import threading
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from dc_tf.errors import DataError
@@ -83,6 +82,8 @@ class StandIns:
             image = self._reader.examples([row])[0]["encoded"]
         except DamagedRow as error:
             return None, str(error)
+        import tensorflow as tf  # Pipelines that decode have imported it already.
+
         try:
             tf.io.decode_image(image, channels=3, expand_animations=False)
         except tf.errors.OpError as error:

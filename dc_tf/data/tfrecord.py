@@ -45,6 +45,13 @@ def unframe(frame, length):
     return payload, None
 
 
+def frame(payload):
+    """The bytes of a record in a file: header, payload, footer."""
+    length = struct.pack("<Q", len(payload))
+    checksum = struct.pack("<I", masked_crc(length))
+    return b"".join((length, checksum, payload, struct.pack("<I", masked_crc(payload))))
+
+
 def masked_crc(data):
     """The checksum of a TFRecord's header or payload: int in [0, 2**32)."""
     crc = google_crc32c.value(data)

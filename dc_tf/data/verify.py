@@ -9,8 +9,6 @@ import functools
 import hashlib
 import os
 
-import tensorflow as tf
-
 from dc_tf.data import schema, tfrecord
 from dc_tf.data.files import size_of
 from dc_tf.data.manifest import Dataset, checksum
@@ -72,7 +70,7 @@ def check_shard(dataset, number):
         entries = {offset: rest for offset, *rest in dataset.index(number).tolist()}
         size = size_of(path)
         bad, digest = _compare(path, entries, dataset.features)
-    except (OSError, DataError, tf.errors.OpError) as error:
+    except (OSError, DataError) as error:
         return Damage(shard.name, shard.rows, None, f"cannot be read: {error}")
     if bad:
         return Damage(shard.name, len(bad), *bad[0])

@@ -100,6 +100,15 @@ def read_splits(path: str, names) -> list[VocSplit]:
     return [_split(folder, name, images, found, classes) for name, images in lists.items()]
 
 
+def list_length(path: str, name: str) -> int:
+    """Number of images that a list of an image set names; nothing else is read.
+
+    Raises:
+        ConfigError, DataError: as `read_splits`.
+    """
+    return len(_read_list(find_folder(path), name))
+
+
 def find_folder(path: str) -> str:
     """The folder with JPEGImages, Annotations and ImageSets/Main: `path` or one inside it.
 

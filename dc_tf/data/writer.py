@@ -6,14 +6,14 @@
 Rows are numbered in the order in which they are written.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 
 import numpy as np
-import tensorflow as tf
 
-from dc_tf.data import schema
+from dc_tf.data import files, schema
 from dc_tf.data.draft import Draft
 from dc_tf.data.files import size_of, sync
 from dc_tf.data.manifest import (
@@ -24,7 +24,7 @@ from dc_tf.data.manifest import (
     checksum,
     encode_index,
 )
-from dc_tf.data.tfrecord import FOOTER_BYTES, HEADER_BYTES
+from dc_tf.data.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame
 from dc_tf.errors import ConfigError, DataError
 
 _SHARD_BYTES = 256 << 20  # 10 TB make 40,000 shards: as many indexes as can be mapped at once
@@ -167,7 +167,7 @@ class DatasetWriter:
         if self._draft.is_committing():
             return True
         paths = [self._draft.path(shard.name + suffix) for suffix in ("", INDEX_SUFFIX)]
-        return all(map(tf.io.gfile.exists, paths)) and size_of(paths[0]) == shard.bytes
+        return all(map(files.exists, paths)) and size_of(paths[0]) == shard.bytes
 
 
 def is_finished(path, job):
@@ -183,13 +183,14 @@ class _OpenShard:
 
     def __init__(self, path):
         self._path = path
-        self._writer = tf.io.TFRecordWriter(path)
+        self._opened = contextlib.ExitStack()
+        self._file = self._opened.enter_context(files.opened(path, "wb"))
         self._digest = hashlib.sha256()
         self._index = []
         self._bytes = 0
 
     def write(self, record, label):
-        self._writer.write(record)
+        self._file.write(frame(record))
         self._digest.update(record)
         label = schema.NO_LABEL if label is None else label
         self._index.append((self._bytes + HEADER_BYTES, len(record), label))
@@ -201,8 +202,8 @@ class _OpenShard:
         return len(self._index) >= rows_per_shard
 
     def close(self):
-        self._writer.close()
-        with tf.io.gfile.GFile(self._path + INDEX_SUFFIX, "wb") as file:
+        self._opened.close()
+        with files.opened(self._path + INDEX_SUFFIX, "wb") as file:
             file.write(encode_index(self._index))
         sync(self._path)
         sync(self._path + INDEX_SUFFIX)

@@ -7,79 +7,21 @@ cluster.group((0, 1)).all_sum(tensor)
 """
 
 import contextlib
-import dataclasses
 import functools
-import json
 import os
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 from tensorflow.python.eager import context as tf_context
 
-from dc_tf.distributed.collectives import Collective, Communicator, Link, Solo
+from dc_tf import kernels
+from dc_tf.distributed.collectives import Collective, Communicator, Link, Solo, all_gather
+from dc_tf.distributed.task import TaskSpec, task_from_environment
 from dc_tf.errors import ConfigError
 
 # Above the keys that tf.distribute counts up from 1 for itself.
 _FIRST_GROUP_KEY = 1_000_000
-
-_TF_CONFIG_FORM = (
-    '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskSpec:
-    """What TF_CONFIG says about this process.
-
-    Attributes:
-        addresses: "host:port" of every worker by rank; empty for a process on its own.
-        rank: place of this process in `addresses`.
-        job: TensorFlow's job name for each rank ("chief" or "worker") and task index.
-    """
-
-    addresses: tuple[str, ...] = ()
-    rank: int = 0
-    job: tuple[tuple[str, int], ...] = (("worker", 0),)
-
-    @property
-    def size(self) -> int:
-        return max(1, len(self.addresses))
-
-    @property
-    def local_index(self) -> int:
-        """Place of this worker among those on the same host; picks its GPU."""
-        hosts = [address.rsplit(":", 1)[0] for address in self.addresses[: self.rank + 1]]
-        return hosts.count(hosts[-1]) - 1 if hosts else 0
-
-
-def parse_tf_config(text: str | None) -> TaskSpec:
-    """Reads TF_CONFIG; none or an empty one means a process on its own.
-
-    Raises:
-        ConfigError: not JSON, unknown roles, or a task that is not in the cluster.
-    """
-    if not text or not text.strip() or text.strip() == "{}":
-        return TaskSpec()
-    try:
-        config = json.loads(text)
-        jobs, task = config["cluster"], config["task"]
-        task_type, index = task["type"], int(task["index"])
-        if not all(isinstance(addresses, list) for addresses in jobs.values()):
-            raise TypeError("addresses are a list")
-        named = [(job, i, address) for job in jobs for i, address in enumerate(jobs[job])]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"TF_CONFIG is {text!r}; expected the form {_TF_CONFIG_FORM}.") from error
-    unknown = sorted(set(jobs) - {"chief", "worker"})
-    if unknown:
-        raise ConfigError(f"TF_CONFIG names the jobs {unknown}; use only 'chief' and 'worker'.")
-    named.sort(key=lambda entry: (entry[0] != "chief", entry[1]))
-    job = tuple((name, i) for name, i, _ in named)
-    if (task_type, index) not in job:
-        raise ConfigError(
-            f"TF_CONFIG's task is {task_type} {index}, which is not one of its cluster's "
-            f"{len(job)} tasks; 'index' counts from 0 within 'type'."
-        )
-    return TaskSpec(tuple(address for _, _, address in named), job.index((task_type, index)), job)
 
 
 class Cluster:
@@ -133,11 +75,6 @@ class Cluster:
         return Collective(self.rank - ranks[0], len(ranks), key, self._link)
 
 
-def task_from_environment() -> TaskSpec:
-    """What the environment variable TF_CONFIG says; see `parse_tf_config`."""
-    return parse_tf_config(os.environ.get("TF_CONFIG"))
-
-
 def connect(within_s: float | None = None) -> Cluster:
     """Joins the cluster that TF_CONFIG describes; returns when all its workers have.
 
@@ -168,7 +105,24 @@ def connect(within_s: float | None = None) -> Cluster:
     device = f"{prefix}/device:{'GPU' if gpu else 'CPU'}:0"
     with tf.device(device):
         order = tf.Variable(0.0, trainable=False, name="order_of_exchanges")
-    return Cluster(task, strategy, Link(device, hint, order))
+    cluster = Cluster(task, strategy, Link(device, hint, order))
+    _compare_kernels(cluster)
+    return cluster
+
+
+def _compare_kernels(cluster):
+    """Warns on the chief where some workers compute with oneDNN and others do not."""
+    with_onednn = all_gather(kernels.enabled(), cluster.world)
+    apart = np.flatnonzero(with_onednn != with_onednn[0])
+    if cluster.is_chief and apart.size:
+        logging.warning(
+            "worker %d computes with %s kernels, worker 0 with %s: results depend on which worker "
+            "has which images, and the faster ones wait; set %s=0, or 1, on all workers.",
+            apart[0],
+            kernels.name(with_onednn[apart[0]]),
+            kernels.name(with_onednn[0]),
+            kernels.VARIABLE,
+        )
 
 
 @contextlib.contextmanager

@@ -8,12 +8,14 @@ import json
 import socket
 
 from dc_tf import experiment as experiment_lib
+from dc_tf import kernels
 from dc_tf.doctor import versions
 
 # What is checked, the fact that it is about, and what to do where it differs.
 _SAME = (
     ("TF_CONFIG's list", "addresses", "give all workers the same cluster in TF_CONFIG"),
     ("gpu count", "gpus", "give each worker as many GPUs as the others; start one for each GPU"),
+    ("kernels", "kernels", f"set {kernels.VARIABLE}=0, or 1, on all workers"),
     ("versions", "versions", "install the same on all workers: . launch/environment.sh"),
     ("settings", "settings", "start all workers with the same configuration"),
 )
@@ -26,6 +28,7 @@ def facts_of(task, gpus, experiment) -> dict:
     return {
         "host": socket.gethostname(),
         "gpus": gpus,
+        "kernels": kernels.name(kernels.enabled()),
         "versions": versions.installed(),
         "settings": settings and {name: str(value) for name, value in settings.items()},
         "addresses": list(task.addresses),

@@ -14,7 +14,7 @@ from dc_tf.data.reader import RowReader
 from dc_tf.data.stand_ins import DamagedRow
 from dc_tf.data.verify import check_shard, describe
 from dc_tf.errors import DataError
-from dc_tf.training.plan_report import size
+from dc_tf.memory import size
 
 _MAX_PIXELS = 100_000_000
 

@@ -3,7 +3,7 @@
 for text in lines(plan, rate, rates): ...
 """
 
-from dc_tf.training.plan_report import size
+from dc_tf.memory import size
 
 
 def lines(plan, rate, rates):

@@ -14,8 +14,9 @@ import uuid
 
 from dc_tf import experiment as experiment_lib
 from dc_tf import run_dir
-from dc_tf.distributed.cluster import TaskSpec, connect, task_from_environment
-from dc_tf.doctor import comparison, data, estimate, machine, network, versions
+from dc_tf.distributed.cluster import connect
+from dc_tf.doctor import comparison, data, estimate, machine, network
+from dc_tf.doctor.beginning import begin
 from dc_tf.doctor.meeting import Meeting, NoMeeting, PortTaken
 from dc_tf.doctor.report import Report
 from dc_tf.errors import ConfigError, DataError
@@ -47,11 +48,14 @@ class Options:
     verify: bool = False
 
 
-def examine(options: Options) -> Report:
-    """Runs all checks that can be run; returns what they found."""
-    task, trouble = _task()
-    report = Report(task.rank)
-    versions.check(report)
+def examine(options: Options, begun=None) -> Report:
+    """Runs all checks that can be run; returns what they found.
+
+    Args:
+        options: Options.
+        begun: what `beginning.begin` gave, if it was called already.
+    """
+    report, task, trouble = begun or begin()
     gpus = machine.check_devices(report, task)
     if trouble:
         report.fail("cluster", str(trouble), "correct TF_CONFIG on this worker")
@@ -162,8 +166,7 @@ class _Visit:
         except (ConfigError, DataError) as error:
             report.fail("experiment", str(error), "change that setting", shared=True)
             return
-        hosts = [address.rpartition(":")[0] for address in task.addresses]
-        neighbours = hosts.count(hosts[task.rank]) if hosts else 1
+        neighbours = task.local_size
         machine.check_memory(report, self._plan, neighbours)
         if self._run is not None:
             scratch = self._run.features(task.rank)
@@ -289,26 +292,6 @@ class _Visit:
                 )
                 return None
         return rate
-
-
-def _task() -> tuple[TaskSpec, ConfigError | None]:
-    try:
-        task = task_from_environment()
-        _check_addresses(task.addresses)
-        return task, None
-    except ConfigError as error:
-        return TaskSpec(), error
-
-
-def _check_addresses(addresses):
-    """Refuses what TensorFlow would only find out later, or never."""
-    for address in addresses:
-        host, _, port = str(address).rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ConfigError(f"TF_CONFIG has {address!r}, which is not host:port.")
-    twice = sorted(address for address in set(addresses) if addresses.count(address) > 1)
-    if twice:
-        raise ConfigError(f"TF_CONFIG has {twice[0]} twice; each worker has an address of its own.")
 
 
 def _explain(report, task):

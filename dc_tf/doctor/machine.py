@@ -10,10 +10,11 @@ import shutil
 
 import tensorflow as tf
 
+import dc_tf
+from dc_tf import kernels
 from dc_tf.distributed.collectives import ALONE
-from dc_tf.memory import free_memory, gpu_memory
+from dc_tf.memory import free_memory, gpu_memory, size
 from dc_tf.precision import AUTO, choose
-from dc_tf.training.plan_report import size
 from dc_tf.training.precisions import choose_precisions
 
 
@@ -22,6 +23,7 @@ def check_devices(report, task) -> int:
     gpus = tf.config.list_physical_devices("GPU")
     cores = len(os.sched_getaffinity(0))
     report.ok("cpu", f"{cores} cores, {size(free_memory())} of memory free")
+    report.ok("cpu kernels", f"{kernels.name(kernels.enabled())} ({dc_tf.KERNELS.why})")
     memory = gpu_memory()
     for index, gpu in enumerate(gpus):
         name = tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.training.plan_report import size
+from dc_tf.memory import size
 
 MESSAGE_BYTES = 64 << 20
 _SMALL = 2  # float32 of the message that measures latency

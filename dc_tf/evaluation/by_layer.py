@@ -1,6 +1,6 @@
 """Measures a model layer by layer, an untrained network of the same shape beside it.
 
-    result, text = run(knn.evaluate, request, knn.Protocol())
+    result, text = run(knn.evaluate, request, knn.Protocol(), knn.work)
 
 What measures is a function `evaluate(subject, train, test, layers, protocol, world)` to
 `{layer: {figure: value}}` of this worker's share of the layers. The first figure, `top1` or
@@ -8,23 +8,33 @@ What measures is a function `evaluate(subject, train, test, layers, protocol, wo
 """
 
 from dc_tf.distributed.collectives import ALONE, broadcast_json
+from dc_tf.evaluation.comparison import compare
 from dc_tf.evaluation.features import parse_layers
 from dc_tf.evaluation.models import random_init
 from dc_tf.evaluation.paper import linear_figures
 
 
-def run(evaluate, request, protocol, open_splits=None) -> tuple[dict, str]:
+def run(
+    evaluate, request, protocol, work, open_splits=None, paper_data=lambda *_: ""
+) -> tuple[dict, str]:
     """What a task's own `run` does when it measures layer by layer.
 
     Args:
-        open_splits: function of the request to both splits; None for data sets of one label.
+        work: function of (subject, train, test, layers, protocol) to what is done to one network,
+            cost.Work.
+        open_splits: function of request and protocol to both splits; None for data sets of one
+            label.
+        paper_data: function of (protocol, train, test) to one of paper.LINEAR_DATA that was
+            measured on, or "".
     """
     layers = parse_layers(request.layers)
-    train, test = open_splits(request) if open_splits else request.splits()
+    train, test = open_splits(request, protocol) if open_splits else request.splits()
     subject = request.subject()
+    request.announce(lambda: work(subject, train, test, layers, protocol))
     baseline, seed, world = request.random_init, request.seed, request.world
     result = measure(evaluate, subject, train, test, layers, protocol, baseline, seed, world)
-    return result, table(request.task, result, getattr(protocol, "paper", None))
+    result["paper_dataset"] = paper_data(protocol, train, test)
+    return result, table(request.task, result)
 
 
 def measure(
@@ -44,8 +54,10 @@ def measure(
 
     Returns:
         JSON-able dict: `layers` by name with the task's figures, `random_init` the same (or
-        None); `best_layer`, and under its own name the first figure of that layer, such as `top1`;
-        `random_init_best_layer` and `random_init_top1` likewise; sizes of both sets.
+        None); `figure`, the name of the one that layers are compared by; what
+        `comparison.compare` finds in it; under the name of the figure, such as `top1`, that of
+        `best_layer`, and as `random_init_top1` that of `random_init_best_layer`; sizes of both
+        sets.
     """
 
     def measured(network):
@@ -58,14 +70,15 @@ def measure(
     own = measured(subject)
     untrained = measured(random_init(subject, seed)) if baseline else None
     name = first_figure(own)
-    result = {"layers": own, "random_init": untrained, "best_layer": _best(own)}
-    result[name] = own[result["best_layer"]][name]
-    result["random_init_best_layer"] = _best(untrained) if untrained else None
-    result[f"random_init_{name}"] = (
-        untrained[result["random_init_best_layer"]][name] if untrained else None
-    )
+    shares = _shares(untrained, name) if untrained else None
+    found = compare(_shares(own, name), shares, len(test.rows))
     return {
-        **result,
+        "layers": own,
+        "random_init": untrained,
+        "figure": name,
+        **found,
+        name: own[found["best_layer"]][name],
+        f"random_init_{name}": shares[found["random_init_best_layer"]] if untrained else None,
         "network": {**subject.trunk.settings, "compute_dtype": subject.compute_dtype},
         "short_side": subject.short_side,
         "classes": train.classes,
@@ -74,20 +87,20 @@ def measure(
     }
 
 
-def table(task_name: str, result: dict, paper=None) -> str:
-    """Percentages by layer; those of `paper`, one of LINEAR_DATA, beside them."""
-    own, untrained = result["layers"], result["random_init"]
+def table(task_name: str, result: dict) -> str:
+    """Percentages by layer, the paper's beside them on its data; then what they say."""
+    own, untrained, name = result["layers"], result["random_init"], result["figure"]
     figures = [f for f in next(iter(own.values())) if f.startswith(("top", "mean", "map"))]
     columns = {f: {layer: own[layer][f] for layer in own} for f in figures}
     if untrained:
-        name = first_figure(own)
-        columns["random init"] = {layer: untrained[layer][name] for layer in own}
+        columns["random init"] = _shares(untrained, name)
     notes = [f"{task_name}, percent of {result['test_rows']} test images"]
-    for method, figures in linear_figures(paper).items() if paper else ():
+    paper = result["paper_dataset"]
+    for method, figures in linear_figures(paper).items():
         columns[f"paper:{method}"] = {**dict.fromkeys(own), **figures}
     if paper:
-        notes.append(f"paper: its figures on {paper}, perhaps another data set than this")
-    return "\n".join([*notes, _format(columns, list(own))])
+        notes.append(f"paper: on {paper}")
+    return "\n".join([*notes, _format(columns, list(own)), *_lines(result)])
 
 
 def first_figure(figures: dict) -> str:
@@ -95,9 +108,18 @@ def first_figure(figures: dict) -> str:
     return next(iter(next(iter(figures.values()))))
 
 
-def _best(figures):
-    name = first_figure(figures)
-    return max(figures, key=lambda layer: figures[layer][name])
+def _shares(figures, name):
+    return {layer: values[name] for layer, values in figures.items()}
+
+
+def _lines(result):
+    """Sentences below the table."""
+    name = result["figure"]
+    line = f"best layer by {name}: {result['best_layer']}, {_percent(result[name])}"
+    if result["random_init"]:
+        layer, share = result["random_init_best_layer"], result[f"random_init_{name}"]
+        line += f"; of random init {layer}, {_percent(share)}"
+    return [line, *([result["advice"]] if result["advice"] else [])]
 
 
 def _format(columns, layers):

@@ -73,8 +73,8 @@ def train(subject, split, protocol, folder, cluster=None):
         runner = _Runner(strategy, task, "train", params, checkpoints, save_summary=rank == 0)
     _check_same_step(runner.trainer.global_step, cluster)
     what = f"{subject.name}: {protocol.tune} on {split.name}"
-    with Progress(protocol.iterations, what, "steps", enabled=rank == 0) as progress:
-        progress.skip(int(runner.trainer.global_step.numpy()))
+    done = int(runner.trainer.global_step.numpy())
+    with Progress(protocol.iterations, what, "steps", enabled=rank == 0, done=done) as progress:
         show = _shows(progress, runner.trainer.global_step)
         runner.controller.train_actions = (*runner.controller.train_actions, show)
         try:
@@ -148,7 +148,12 @@ def task_config(subject, classes, protocol, side) -> maskrcnn.MaskRCNNTask:
 
 def train_side(protocol) -> int:
     """Side of the square that holds an image at the largest training scale."""
-    return _padded(_long_side(protocol.train_scales[1]))
+    return padded_side(protocol.train_scales[1])
+
+
+def padded_side(scale: int) -> int:
+    """Side of the square that holds an image whose short side, were it 4:3, has `scale` pixels."""
+    return _padded(_long_side(scale))
 
 
 def detect(model, subject, split, protocol, folder, world=None) -> list:
@@ -193,7 +198,7 @@ def merge(rows, overlap, most):
 def _at_scale(weights, subject, split, protocol, records, scale):
     """Yields (place, (k, 6) rows) of the images in some records."""
     long_side = _long_side(scale)
-    config = task_config(subject, len(split.classes), protocol, _padded(long_side))
+    config = task_config(subject, len(split.classes), protocol, padded_side(scale))
     model = task_factory.get_task(config).build_model()
     model.set_weights(weights)
     # The reader scales to exactly this side and pads to what the model takes.

@@ -17,7 +17,8 @@ from dc_tf.clustering.durable import write_whole
 from dc_tf.data.pipeline import evaluation_batches
 from dc_tf.data.reader import RowReader, data_errors
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.evaluation.features import Extractor, storable
+from dc_tf.evaluation import remembered
+from dc_tf.evaluation.features import Extractor, parse_layers, storable
 from dc_tf.evaluation.pooling import cell_average
 from dc_tf.export.weights import weights_digest
 from dc_tf.precision import AUTO, Choice, choose
@@ -25,6 +26,7 @@ from dc_tf.progress import Progress
 
 DTYPES = ("float16", "float32")
 ABOUT = "embed.json"
+DEFAULT_LAYER = "fc7"  # which is clustered in training
 _FILE = re.compile(r".+(-\d+-of-\d+\.npy)$")
 
 
@@ -100,6 +102,37 @@ def embed(
             for name, array in {**found, "rows": rows}.items():
                 write_whole(paths[name], lambda file, array=array: np.save(file, array))
     return about
+
+
+def choose_layers(subject, output, cells) -> tuple[tuple[str, ...], str]:
+    """The layers to embed where none was asked for, and a sentence that says why these.
+
+    They are those whose features the folder has already, or the one that measured best, see
+    `remembered`, or fc7.
+
+    Args:
+        subject: models.Subject, trained; its name is the path of the model.
+        output: folder of features, which need not be there.
+        cells: parts of a map, each way, as asked for.
+    """
+    path = os.path.join(output, ABOUT)
+    if os.path.isfile(path):
+        layers = parse_layers(run_dir.read_json(path).get("dims", ()))
+        return layers, f"layer {', '.join(layers)}: as in {output}"
+    found = remembered.recommend(subject.name, weights_digest(subject.trunk))
+    if found is None:
+        return (DEFAULT_LAYER,), (
+            f"layer {DEFAULT_LAYER}: the default, since none of this model has been measured; "
+            f"dc_tf evaluate --task=knn --model={subject.name} --train=DATA --test=TEST finds the "
+            "best one"
+        )
+    text = f"layer {found.layer}: {found.reason}"
+    if found.layer != DEFAULT_LAYER and DEFAULT_LAYER in found.figures:
+        share = 100 * found.figures[DEFAULT_LAYER]
+        text += f"; {DEFAULT_LAYER} has {share:.1f} %, --layer={DEFAULT_LAYER} for that"
+    if found.layer.startswith("conv") and found.cells not in (None, cells):
+        text += f"; measured with --cells={found.cells}, which keeps where things are"
+    return (found.layer,), text
 
 
 def compute_dtype(output, asked) -> Choice:

@@ -180,8 +180,7 @@ def extract_cells(subject, splits, layers, protocol, store, world=ALONE) -> list
     Args:
         protocol: has `cells` and `batch_size`.
     """
-    pools = {layer: cell_average(layer, protocol.cells) for layer in layers}
-    extractor = Extractor(subject.trunk, pools, world)
+    extractor = cell_extractor(subject.trunk, layers, protocol.cells, world)
     return [
         extract(
             extractor,
@@ -193,6 +192,11 @@ def extract_cells(subject, splits, layers, protocol, store, world=ALONE) -> list
         )
         for split in splits
     ]
+
+
+def cell_extractor(trunk, layers, cells, world=ALONE) -> Extractor:
+    """Of maps averaged over `cells` x `cells` parts; fc vectors as they are."""
+    return Extractor(trunk, {layer: cell_average(layer, cells) for layer in layers}, world)
 
 
 def storable(values, dtype) -> np.ndarray:

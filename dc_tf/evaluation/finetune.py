@@ -14,13 +14,30 @@ Reference: Caron et al. 2019, Table 2; REFERENCE section 5.
 import dataclasses
 
 import numpy as np
+import tensorflow as tf
 
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation import paper
+from dc_tf.evaluation.comparison import advice
+from dc_tf.evaluation.cost import Work
 from dc_tf.evaluation.models import random_init
-from dc_tf.evaluation.tuning import fine_tune
+from dc_tf.evaluation.tuning import fine_tune, one_step
 from dc_tf.evaluation.tuning_state import claim
+from dc_tf.evaluation.work import forward_part, steps_part, text_of
 from dc_tf.export.weights import weights_digest
+
+# Minutes on a CPU for a small network and some thousand small images. New layers as narrow as the
+# paper's would hardly move in so few steps.
+SMALL = {
+    "epochs": 15,
+    "batch_size": 50,
+    "learning_rate": 0.02,
+    "drops": (8, 12),
+    "init_deviation": 0.04,
+    "init_bias": 0.0,
+    "min_crop_area": 0.3,
+}
+_PAPER_IMAGES = 1_281_167
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +58,8 @@ class Protocol:
         seed: of the first time; others follow.
         workdir: folder, seen by all workers, to go on from after a stop; "" for none.
         save_every: steps from one saved state to the next; an epoch's end is saved as well.
-        paper: whose figures of the paper stand beside one's own: "imagenet100" or "imagenet90"
-            (epochs); "" for none.
+        paper: whose figures of the paper are shown as well: "auto", those after 100 or 90 epochs
+            where the data are ImageNet's, see `paper`; "imagenet100" or "imagenet90"; "" for none.
     """
 
     epochs: int = 100
@@ -61,7 +78,7 @@ class Protocol:
     seed: int = 0
     workdir: str = ""
     save_every: int = 1000
-    paper: str = ""
+    paper: str = paper.AUTO
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "seeds", "save_every"):
@@ -79,12 +96,17 @@ class Protocol:
             raise ConfigError(f"min_crop_area is {self.min_crop_area}; use more than 0, up to 1.")
         if list(self.drops) != sorted(set(self.drops)) or any(d < 1 for d in self.drops):
             raise ConfigError(f"drops is {self.drops}; use ascending epochs of at least 1.")
-        if self.paper and self.paper not in paper.FINETUNE:
-            raise ConfigError(f"paper is {self.paper!r}; use {' or '.join(paper.FINETUNE)}.")
+        paper.check_setting(self.paper, paper.FINETUNE)
 
     def rate(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""
         return self.learning_rate * self.drop_factor ** sum(epoch >= drop for drop in self.drops)
+
+
+def paper_variant(given: dict) -> tuple[dict, int]:
+    """See `protocols`. After 90 epochs the last drop is not reached, which is the paper's too."""
+    del given
+    return {}, _PAPER_IMAGES
 
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
@@ -92,6 +114,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     train, test = request.splits()
     check(protocol, train, request.world)
     subject = request.subject()
+    request.announce(lambda: work(subject, train, test, protocol))
     claim(protocol.workdir, _about(subject, train, test, protocol), request.world)
     seeds = range(protocol.seed, protocol.seed + protocol.seeds)
     runs = {"figures": [], "random_init": []}
@@ -103,7 +126,36 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
             figures = fine_tune(begin, train, test, protocol, request.world, seed, "random_init")
             runs["random_init"].append(figures)
     result = summary(runs, subject, train, test)
+    result["paper_dataset"] = _paper_figures(protocol, train, test)
     return result, table(result, protocol)
+
+
+def work(subject, train, test, protocol: Protocol) -> Work:
+    """What is done to one network: for each seed all steps, then the test images."""
+    batch_size = protocol.batch_size
+    steps = protocol.epochs * (len(train.rows) // batch_size)
+    forward = tf.function(lambda images: subject.trunk(images, training=False)["fc7"])
+    tests = forward_part(forward, subject, test, protocol.seeds * len(test.rows), batch_size)
+
+    def prepare(size):
+        return one_step(subject, train, dataclasses.replace(protocol, batch_size=size))
+
+    count = protocol.seeds * steps * batch_size
+    seeds = f", {protocol.seeds} seeds" if protocol.seeds > 1 else ""
+    return Work(
+        text_of(subject, train, test, f"{protocol.epochs} epochs{seeds}"),
+        (steps_part(count, batch_size, prepare, tests), tests),
+    )
+
+
+def _paper_figures(protocol, train, test) -> str:
+    """One of paper.FINETUNE, or ""."""
+    if protocol.paper != paper.AUTO:
+        return protocol.paper
+    facts = paper.labelled_data(train.classes, len(train.rows), len(test.rows))
+    data = paper.data_of(paper.AUTO, facts, ("imagenet",))
+    name = f"{data}{protocol.epochs}"
+    return name if name in paper.FINETUNE else ""
 
 
 def check(protocol, train, world):
@@ -140,6 +192,8 @@ def summary(runs, subject, train, test) -> dict:
         result[figure] = result["figures"][figure]
         untrained = result["random_init"]
         result[f"random_init_{figure}"] = untrained[figure] if untrained else None
+    shares = result["top1"], result["random_init_top1"]
+    result["advice"] = advice("the model", *shares, len(test.rows))
     return result | {
         "network": {**subject.trunk.settings, "compute_dtype": subject.compute_dtype},
         "short_side": subject.short_side,
@@ -160,11 +214,14 @@ def table(result, protocol) -> str:
         if found := result[name]:
             cells = [_percent(found[f], found[f"{f}_std"], protocol.seeds) for f in _FIGURES]
             lines.append(f"{label:24}" + "".join(f"{cell:>16}" for cell in cells))
-    for method, percents in paper.FINETUNE.get(protocol.paper, {}).items():
+    figures = paper.FINETUNE.get(result["paper_dataset"], {})
+    for method, percents in figures.items():
         cells = ["-" if p is None else f"{p:.1f}" for p in (*percents, None)]
         lines.append(f"{'paper: ' + method:24}" + "".join(f"{cell:>16}" for cell in cells))
-    if protocol.paper:
-        lines.append("paper: on ImageNet, perhaps another data set than this")
+    if figures:
+        lines.append("paper: on ImageNet")
+    if result["advice"]:
+        lines.append(result["advice"])
     return "\n".join(lines)
 
 

@@ -19,8 +19,10 @@ import numpy as np
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation import by_layer
-from dc_tf.evaluation.features import Store, directions, extract_cells
+from dc_tf.evaluation.cost import Part, Work
+from dc_tf.evaluation.features import Store, cell_extractor, directions, extract_cells
 from dc_tf.evaluation.metrics import accuracy, mean_class_accuracy
+from dc_tf.evaluation.work import features_part, text_of
 from dc_tf.progress import Progress
 
 # It reports each instruction set that its wheel was not built for.
@@ -60,7 +62,38 @@ class Protocol:
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
     """The task; see `tasks`."""
-    return by_layer.run(evaluate, request, protocol)
+    return by_layer.run(evaluate, request, protocol, work)
+
+
+def work(subject, train, test, layers, protocol: Protocol) -> Work:
+    """What is done to one network: all images once, all test rows against all training rows."""
+    extractor = cell_extractor(subject.trunk, layers, protocol.cells)
+    columns = sum(extractor.dims.values())
+    millions = len(train.rows) * len(test.rows) * columns / 1e6
+    search = _search(columns // len(layers), max(protocol.neighbours))
+    return Work(
+        text_of(subject, train, test),
+        (
+            features_part(extractor, subject, train, test, protocol.batch_size),
+            Part("millions of products of the search", millions, search, _TEST_ROWS),
+        ),
+    )
+
+
+def _search(dim, neighbours):
+    """A function that compares some random rows with a million numbers of others."""
+    import faiss
+
+    random = np.random.default_rng(0)
+    database = random.standard_normal((-(-1_000_000 // dim), dim), np.float32)
+    rows = random.standard_normal((_TEST_ROWS, dim), np.float32)
+    count = min(neighbours, len(database))
+
+    def sample(millions):
+        faiss.knn(rows[:millions], database, count, metric=faiss.METRIC_INNER_PRODUCT)
+        return millions
+
+    return sample
 
 
 def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> dict:

@@ -24,12 +24,14 @@ from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import by_layer
 from dc_tf.evaluation.average_precision import classes_of
+from dc_tf.evaluation.cost import Part, Work
 from dc_tf.evaluation.features import Extractor, Store, extract, own_batches
 from dc_tf.evaluation.metrics import accuracy, classes_above, mean_class_accuracy
-from dc_tf.evaluation.paper import LINEAR_DATA
+from dc_tf.evaluation.paper import AUTO, LINEAR_DATA, check_setting, data_of, labelled_data
 from dc_tf.evaluation.pooling import MAX_FEATURES, grid_average
 from dc_tf.evaluation.probes import Probes
-from dc_tf.evaluation.voc_images import MultiLabelSplit, open_voc
+from dc_tf.evaluation.voc_images import MultiLabelSplit, open_voc, voc_facts
+from dc_tf.evaluation.work import forward_part, text_of, wait
 from dc_tf.nn.vgg16 import CONV_LAYERS, LAYERS
 from dc_tf.progress import Progress
 
@@ -43,6 +45,17 @@ IMAGENET_RATES = dict(
 FC_RATE = 0.02  # the paper has no classifiers on fc6 and fc7; this is conv13's
 _FIRST_SEED = 1 << 20  # of augmentation, apart from that of the order
 
+# Minutes on a CPU: features of centre crops are computed once, standardised, and kept.
+SMALL = {
+    "epochs": 10,
+    "augment": False,
+    "standardize": True,
+    "learning_rate": 2.0,
+    "max_features": 2500,
+}
+_IMAGENET_IMAGES, _VOC07_IMAGES = 1_281_167, 5_011
+_PAPER_VOC07 = {"epochs": 60, "batch_size": 128, "learning_rate": 0.02}
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
@@ -51,7 +64,8 @@ class Protocol:
     Attributes:
         learning_rate: initial one for all layers; None means that of `rates`.
         rates: initial learning rates by layer; FC_RATE for others.
-        paper: whose figures of the paper stand beside one's own: "imagenet", "places205", "voc07".
+        paper: the paper's data set whose figures are shown as well: "auto" recognises it, see
+            `paper`; "imagenet", "places205" or "voc07"; "" for none.
         train_split, test_split: lists of a VOC development kit; "" for data sets of one label.
         augment: new random crop and flip each epoch; otherwise features are cached.
         standardize: bring each dimension to mean 0, and the whole to length about 1, by the
@@ -65,7 +79,7 @@ class Protocol:
     batch_size: int = 256
     learning_rate: float | None = None
     rates: dict = dataclasses.field(default_factory=lambda: dict(IMAGENET_RATES))
-    paper: str = "imagenet"
+    paper: str = AUTO
     train_split: str = ""
     test_split: str = ""
     momentum: float = 0.9
@@ -80,8 +94,7 @@ class Protocol:
         for name in ("epochs", "batch_size", "max_features"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use at least 1.")
-        if self.paper not in LINEAR_DATA:
-            raise ConfigError(f"paper is {self.paper!r}; use {' or '.join(LINEAR_DATA)}.")
+        check_setting(self.paper, LINEAR_DATA)
         if bool(self.train_split) != bool(self.test_split):
             raise ConfigError("train_split and test_split go together; set both or neither.")
         unknown = sorted(set(self.rates) - set(LAYERS))
@@ -98,16 +111,75 @@ class Protocol:
         return self.rates.get(layer, FC_RATE)
 
 
+def paper_variant(given: dict) -> tuple[dict, int]:
+    """See `protocols`. Learning rates are those of ImageNet, or of conv13 on VOC 2007."""
+    if given.get("train_split"):
+        return _PAPER_VOC07, _VOC07_IMAGES
+    return {}, _IMAGENET_IMAGES
+
+
 def run(request, protocol: Protocol) -> tuple[dict, str]:
     """The task; see `tasks`."""
-    if not protocol.train_split:
-        return by_layer.run(evaluate, request, protocol)
+    return by_layer.run(
+        evaluate,
+        request,
+        protocol,
+        work,
+        open_splits=_open_voc if protocol.train_split else None,
+        paper_data=_paper_data,
+    )
 
-    def open_splits(request):
-        splits = open_voc(request, (protocol.train_split, protocol.test_split))
-        return [MultiLabelSplit.of(split) for split in splits]
 
-    return by_layer.run(evaluate, request, protocol, open_splits)
+def work(subject, train, test, layers, protocol: Protocol) -> Work:
+    """What is done to one network: features once, or of new crops in each epoch, and all steps."""
+    pools = _pools(subject.trunk, layers, protocol.max_features)
+    extractor = Extractor(subject.trunk, pools)
+    batch_size = min(protocol.batch_size, len(train.rows))
+    # Standardisation takes an epoch of images before the first one.
+    passes = protocol.epochs + protocol.standardize if protocol.augment else 1
+    images = passes * len(train.rows) + len(test.rows)
+    steps = protocol.epochs * (len(train.rows) // batch_size)
+    return Work(
+        text_of(subject, train, test, f"{protocol.epochs} epochs"),
+        (
+            forward_part(extractor, subject, train, images, batch_size),
+            Part("steps", steps, _steps(extractor.dims, train, batch_size, protocol), steps),
+        ),
+    )
+
+
+def _steps(dims, train, batch_size, protocol):
+    """A function that takes some steps of classifiers on random features."""
+    random = np.random.default_rng(0)
+    rows = min(len(train.rows), 4 * batch_size)
+    shapes = {layer: (rows, dim) for layer, dim in dims.items()}
+    features = {layer: random.random(shape, np.float32) for layer, shape in shapes.items()}
+    features = {layer: values.astype(np.float16) for layer, values in features.items()}
+    labels = train.labels[:rows]
+    rates = dict.fromkeys(dims, 1e-6)
+    probes = Probes(dims, train.classes, rates, protocol.momentum, protocol.weight_decay)
+
+    def sample(steps):
+        for _ in range(steps):
+            rows = np.sort(random.choice(len(labels), batch_size, replace=False))
+            own = {layer: values[rows] for layer, values in features.items()}
+            wait(probes.step(own, labels[rows]))
+        return steps
+
+    return sample
+
+
+def _open_voc(request, protocol):
+    splits = open_voc(request, (protocol.train_split, protocol.test_split))
+    return [MultiLabelSplit.of(split) for split in splits]
+
+
+def _paper_data(protocol, train, test) -> str:
+    if protocol.train_split:
+        facts = voc_facts(train.split, test.split)
+    else:
+        facts = labelled_data(train.classes, len(train.rows), len(test.rows))
+    return data_of(protocol.paper, facts, LINEAR_DATA)
 
 
 def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> dict:

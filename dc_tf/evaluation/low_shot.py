@@ -14,8 +14,10 @@ import numpy as np
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation import by_layer
-from dc_tf.evaluation.features import Store, directions, extract_cells
+from dc_tf.evaluation.cost import Part, Work
+from dc_tf.evaluation.features import Store, cell_extractor, directions, extract_cells
 from dc_tf.evaluation.metrics import accuracy
+from dc_tf.evaluation.work import features_part, text_of
 from dc_tf.progress import Progress
 
 
@@ -49,7 +51,36 @@ class Protocol:
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
     """The task; see `tasks`."""
-    return by_layer.run(evaluate, request, protocol)
+    return by_layer.run(evaluate, request, protocol, work)
+
+
+def work(subject, train, test, layers, protocol: Protocol) -> Work:
+    """What is done to one network: all images once, then the fits, counted in their images."""
+    extractor = cell_extractor(subject.trunk, layers, protocol.cells)
+    dim = sum(extractor.dims.values()) // len(layers)
+    rows = [shots * len(np.unique(train.labels)) for shots in protocol.shots]
+    labels = np.arange(max(rows)) % len(np.unique(train.labels))
+    fits = protocol.draws * len(layers)
+    return Work(
+        text_of(subject, train, test, f"{fits * len(rows)} fits"),
+        (
+            features_part(extractor, subject, train, test, protocol.batch_size),
+            Part("images of fits", fits * sum(rows), _fit(dim, labels, protocol.cost), max(rows)),
+        ),
+    )
+
+
+def _fit(dim, labels, cost):
+    """A function that fits some random vectors with these labels, at least one of each class."""
+    random = np.random.default_rng(0)
+    vectors = directions(random.standard_normal((len(labels), dim), np.float32), 0.0)
+
+    def sample(images):
+        count = min(len(vectors), max(images, labels.max() + 1))
+        classify(vectors[:count], labels[:count], vectors[:1], cost)
+        return count
+
+    return sample
 
 
 def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> dict:

@@ -7,6 +7,7 @@ baseline = random_init(subject)
 import dataclasses
 import os
 
+from dc_tf import experiment
 from dc_tf.errors import ConfigError
 from dc_tf.export.fold_sobel import FoldedVGG16
 from dc_tf.export.metadata import default_short_side, read_metadata
@@ -50,10 +51,22 @@ def open_model(path: str, compute_dtype="float32", stage="") -> Subject:
         return Subject(path, trunk, read_metadata(path).short_side, compute_dtype)
     if os.path.isfile(RunDir(path).config):
         return _open_run(path, compute_dtype, stage)
-    raise ConfigError(
-        f"the model {path!r} is neither a SavedModel of 'dc_tf export' nor the folder of a run "
-        "of 'dc_tf train'."
-    )
+    raise _no_model(path)
+
+
+def network_settings(path: str) -> dict:
+    """`width`, `resolution`, `fc` and `sobel` of a model or a run, without loading its weights.
+
+    Raises:
+        ConfigError, DataError: as `open_model`.
+    """
+    path = os.path.expanduser(path)
+    if is_saved_model(path):
+        return read_metadata(path).settings
+    if os.path.isfile(RunDir(path).config):
+        model = experiment.load([RunDir(path).config]).model.as_dict()
+        return {name: model[name] for name in ("width", "resolution", "fc", "sobel")}
+    raise _no_model(path)
 
 
 def random_init(subject: Subject, seed=0) -> Subject:
@@ -78,12 +91,19 @@ def at_resolution(subject: Subject, resolution: int) -> Subject:
     return dataclasses.replace(subject, trunk=trunk, short_side=short_side)
 
 
+def _no_model(path):
+    return ConfigError(
+        f"the model {path!r} is neither a SavedModel of 'dc_tf export' nor the folder of a run "
+        "of 'dc_tf train'."
+    )
+
+
 def _open_run(path, compute_dtype, stage):
     # Training is a large import that an exported model does without.
     from dc_tf.training.checkpoint import load_trunk
 
-    trained, experiment = load_trunk(path, stage)
+    trained, settings = load_trunk(path, stage)
     trunk = VGG16(**trained.settings, compute_dtype=compute_dtype).built_at_resolution()
     copy_weights(trained, into=trunk)
-    short_side = experiment.data.resize or default_short_side(trained.settings["resolution"])
+    short_side = settings.data.resize or default_short_side(trained.settings["resolution"])
     return Subject(path, trunk, short_side, compute_dtype)

@@ -1,6 +1,106 @@
-"""The paper's figures, to stand beside one's own, in percent. Source: REFERENCE section 5."""
+"""The paper's figures, to stand beside one's own on the paper's data sets, in percent.
 
+    name = data_of(protocol.paper, labelled_data(classes=1000, train=1_281_167, test=50_000))
+    linear_figures(name)                     # "" gives none
+
+A task's setting `paper` is "auto" unless a user says otherwise: then the paper's figures are shown
+where the data are the paper's by what is in them, never by a path. ImageNet and Places205 are
+known by their number of classes and of training and test images; VOC 2007 by the names of its 20
+classes and the sizes of the lists `trainval` and `test`, if these are used; Oxford5k and Paris6k by
+their classic ground truth, its 55 queries and the number of images. Counts may be up to 1 % lower,
+since files that cannot be read are often left out. `paper: imagenet` states that the data are
+ImageNet's; `paper: ""` shows no figures.
+
+Source of the figures: REFERENCE section 5; of the counts: the data sets' own publications.
+"""
+
+import dataclasses
+
+from dc_tf.errors import ConfigError
 from dc_tf.nn.vgg16 import CONV_LAYERS
+
+AUTO = "auto"
+_MISSING_SHARE = 0.01  # of the images of a copy
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What tells a data set from others.
+
+    Attributes:
+        kind: of classes or of ground truth; equal facts are of equal kinds.
+        train: number of images to learn from; 0 where the set is only measured on.
+        test: number of images to measure on.
+        queries: of a ground truth for retrieval.
+    """
+
+    kind: object
+    train: int
+    test: int
+    queries: int = 0
+
+    def is_copy_of(self, other: "Facts") -> bool:
+        """Whether these are the facts of a copy of `other` that may lack a few images."""
+        return (self.kind, self.queries) == (other.kind, other.queries) and all(
+            (1 - _MISSING_SHARE) * whole <= own <= whole
+            for own, whole in ((self.train, other.train), (self.test, other.test))
+        )
+
+
+def labelled_data(classes: int, train: int, test: int) -> Facts:
+    """Facts of data sets of one label an image."""
+    return Facts(f"{classes} classes", train, test)
+
+
+def voc_data(class_names, train, test) -> Facts:
+    """Facts of two lists of a VOC development kit.
+
+    Args:
+        class_names: of the kit.
+        train, test: (name of the list, number of its images).
+    """
+    return Facts((frozenset(class_names), train[0], test[0]), train[1], test[1])
+
+
+def retrieval_data(kind: str, images: int, queries: int) -> Facts:
+    """Facts of a ground truth for retrieval; `kind` as of `retrieval_truth.Truth`."""
+    return Facts(kind, 0, images, queries)
+
+
+# Class by class in the order of the development kit.
+_VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+_KNOWN = {
+    "imagenet": labelled_data(1000, 1_281_167, 50_000),
+    "places205": labelled_data(205, 2_448_873, 20_500),
+    "voc07": voc_data(_VOC_CLASSES, ("trainval", 5_011), ("test", 4_952)),
+    "oxford5k": retrieval_data("classic", 5_063, 55),
+    "paris6k": retrieval_data("classic", 6_412, 55),
+}
+
+
+def data_of(setting: str, facts: Facts, among=tuple(_KNOWN)) -> str:
+    """Which of the paper's data sets has been measured on; "" for none of them.
+
+    Args:
+        setting: `paper` of the protocol: "auto", a name of `among`, or "".
+        facts: of the data at hand.
+        among: names of the data sets whose figures a task can show.
+    """
+    if setting != AUTO:
+        return setting
+    return next((name for name in among if facts.is_copy_of(_KNOWN[name])), "")
+
+
+def check_setting(setting: str, names):
+    """ConfigError for a setting `paper` that a task does not know."""
+    if setting not in ("", AUTO, *names):
+        known = ", ".join([AUTO, *names])
+        raise ConfigError(f'paper is {setting!r}; use one of {known}, or "" for none.')
+
 
 # Linear classifiers on frozen layers conv1..conv13, top-1 (Table 4, Figure 2).
 LINEAR_TOP1 = {
@@ -98,8 +198,10 @@ def linear_figures(data: str) -> dict:
     """{method: {layer: share in [0, 1]}} of linear classifiers; fc6 and fc7 were not measured.
 
     Args:
-        data: of LINEAR_DATA. For "voc07" it is mAP, and of conv13 alone.
+        data: of LINEAR_DATA, or "" for no figures. For "voc07" it is mAP, and of conv13 alone.
     """
+    if not data:
+        return {}
     if data == "voc07":
         return {method: {"conv13": round(p / 100, 4)} for method, p in LINEAR_VOC07.items()}
     return {

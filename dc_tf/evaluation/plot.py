@@ -1,27 +1,25 @@
-"""Accuracy by layer as a picture, an untrained network and the paper's curves beside it.
+"""Accuracy by layer as a picture, with an untrained network and, on its data, the paper's curves.
 
-plot(result, "layers.png", paper="imagenet")
+plot(result, "layers.png")
 """
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dc_tf.evaluation.by_layer import first_figure
 from dc_tf.evaluation.paper import linear_figures
 
 _DOTS_PER_INCH = 120
 _TITLES = {"top1": "top-1", "map": "mean average precision"}
 
 
-def plot(result: dict, path: str, paper: str | None = None):
+def plot(result: dict, path: str):
     """Draws the figure of every layer that layers are compared by.
 
     Args:
-        result: of `by_layer.measure`.
+        result: of `by_layer.run`.
         path: of the picture; its ending says the format (png, pdf, svg).
-        paper: one of paper.LINEAR_DATA whose curves are drawn as well.
     """
-    name = first_figure(result["layers"])
+    name, paper = result["figure"], result["paper_dataset"]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(
@@ -36,7 +34,7 @@ def plot(result: dict, path: str, paper: str | None = None):
         curves["random init"] = {layer: figures[name] for layer, figures in untrained}
     for label, curve in curves.items():
         axes.plot(list(curve), [100 * share for share in curve.values()], marker="o", label=label)
-    for method, shares in linear_figures(paper).items() if paper else ():
+    for method, shares in linear_figures(paper).items():
         curve = {layer: share for layer, share in shares.items() if layer in own}
         label = f"paper, {paper}: {method}"
         axes.plot(list(curve), [100 * share for share in curve.values()], "--.", label=label)

@@ -17,18 +17,24 @@ import dataclasses
 import numpy as np
 
 from dc_tf.data.files import same_place
+from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import paper
 from dc_tf.evaluation.average_precision import average_precision
+from dc_tf.evaluation.comparison import advice
+from dc_tf.evaluation.cost import Part, Work, spread
 from dc_tf.evaluation.describe import Describer
 from dc_tf.evaluation.models import random_init
 from dc_tf.evaluation.oxford_truth import query_files, read_oxford
 from dc_tf.evaluation.retrieval_truth import Truth, groups, images_in
 from dc_tf.evaluation.revisited_truth import read_revisited, truth_files
-from dc_tf.evaluation.scaled_images import MIN_SIDE
+from dc_tf.evaluation.scaled_images import MIN_SIDE, scaled_images
 from dc_tf.nn.vgg16 import CONV_LAYERS
 
+_SAMPLED = 256  # images of a try, at most
 _RANKED = 1 << 24  # row ids in memory at a time
+# Minutes on a CPU for a network of small images and some hundred photographs.
+SMALL = {"longest_side": 128}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +50,8 @@ class Protocol:
         dimensions: of whitened regions; 0 for as many as the map has channels (512 in VGG-16).
         ignore_unreadable: leave broken images out of database, ground truth and whitening, as is
             usual for the 20 of Paris6k; else they are an error.
-        paper: whose figures of the paper stand beside one's own: "oxford5k" or "paris6k"; "" for
-            none.
+        paper: the paper's data set whose figures are shown as well: "auto" recognises it, see
+            `paper`; "oxford5k" or "paris6k"; "" for none.
     """
 
     longest_side: int = 1024
@@ -54,7 +60,7 @@ class Protocol:
     overlap: float = 0.4
     dimensions: int = 0
     ignore_unreadable: bool = False
-    paper: str = ""
+    paper: str = paper.AUTO
 
     def __post_init__(self):
         if not MIN_SIDE <= self.longest_side <= 8192:
@@ -65,8 +71,13 @@ class Protocol:
             raise ConfigError("levels is less than 1 or dimensions is negative.")
         if not 0 <= self.overlap < 1:
             raise ConfigError(f"overlap is {self.overlap}; use 0 or more, less than 1.")
-        if self.paper and self.paper not in paper.RETRIEVAL:
-            raise ConfigError(f"paper is {self.paper!r}; use {' or '.join(paper.RETRIEVAL)}.")
+        paper.check_setting(self.paper, paper.RETRIEVAL)
+
+
+def paper_variant(given: dict) -> tuple[dict, int]:
+    """See `protocols`. A network of large images needs large ones, of whatever number."""
+    del given
+    return {}, 0
 
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
@@ -79,6 +90,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     truth = read_truth(request.test)
     others = images_in(request.train)
     subject = request.subject()
+    request.announce(lambda: work(subject, truth, others, protocol))
     own = evaluate(subject, truth, others, protocol, request.world)
     untrained = None
     if request.random_init:
@@ -94,9 +106,33 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
         "images": len(truth.database),
         "queries": len(truth.queries),
         "whitening_images": len(others),
+        "paper_dataset": paper.data_of(
+            protocol.paper,
+            paper.retrieval_data(truth.kind, len(truth.database), len(truth.queries)),
+            tuple(paper.RETRIEVAL),
+        ),
+        "advice": advice("the model", own[main], untrained and untrained[main], len(truth.queries)),
         "network": {**subject.trunk.settings, "compute_dtype": subject.compute_dtype},
     }
     return result, table(result, truth, protocol)
+
+
+def work(subject, truth, others, protocol: Protocol) -> Work:
+    """What is done to one network: every image once, those of queries with a box again."""
+    describer = Describer(subject.trunk, protocol, ALONE, subject.name)
+    boxed = sum(query.row is None for query in truth.queries)
+    count = len(others) + len(truth.database) + boxed
+
+    def sample(images):
+        paths = [truth.database[row] for row in spread(len(truth.database), images)]
+        requests = [(row, path, None) for row, path in enumerate(paths)]
+        for _, image in scaled_images(requests, protocol.longest_side):
+            if not isinstance(image, DataError):  # the task itself says what is wrong with it
+                describer.regions(image)
+        return images
+
+    text = f"{count:,} images of {protocol.longest_side} pixels"
+    return Work(text, (Part("images", count, sample, _SAMPLED),))
 
 
 def read_truth(folder: str) -> Truth:
@@ -175,18 +211,21 @@ def rankings(database, queries):
 def table(result, truth, protocol) -> str:
     """Percentages, the paper's below."""
     lines = [
-        f"retrieval ({truth.kind}), mean average precision in percent; {result['queries']} queries "
-        f"in {result['images']} images",
+        f"retrieval ({truth.kind}) by {protocol.layer}, mean average precision in percent; "
+        f"{result['queries']} queries in {result['images']} images",
         f"{'':24}" + "".join(f"{figure:>10}" for figure in truth.figures),
     ]
     for name, label in (("figures", "model"), ("random_init", "random init")):
         if found := result[name]:
             cells = [f"{100 * found[f]:.2f}" if f in found else "-" for f in truth.figures]
             lines.append(f"{label:24}" + "".join(f"{cell:>10}" for cell in cells))
-    for method, percent in paper.RETRIEVAL.get(protocol.paper, {}).items():
+    data = result["paper_dataset"]
+    for method, percent in paper.RETRIEVAL.get(data, {}).items():
         lines.append(f"{'paper: ' + method:24}{percent:>10.1f}")
-    if protocol.paper:
-        lines.append(f"paper: on {protocol.paper} with its classic ground truth")
+    if data:
+        lines.append(f"paper: on {data} with its classic ground truth")
+    if result["advice"]:
+        lines.append(result["advice"])
     return "\n".join(lines)
 
 

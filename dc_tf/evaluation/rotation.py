@@ -20,9 +20,13 @@ from dc_tf.data.manifest import Dataset
 from dc_tf.data.pipeline import evaluation_batches
 from dc_tf.data.reader import RowReader, data_errors
 from dc_tf.errors import ConfigError
+from dc_tf.evaluation.cost import Part, Work
+from dc_tf.evaluation.work import wait
 from dc_tf.progress import Progress
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import find_checkpoint, read_position
+
+_SAMPLED = 128  # images of a try, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +58,12 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
         subject.resolution,
         subject.short_side,
     )
-    forward = tf.function(lambda x: subject.trunk(x, training=False)["fc7"], autograph=False)
+    forward = tf.function(
+        lambda x: subject.trunk(x, training=False)["fc7"],
+        autograph=False,
+        reduce_retracing=True,
+    )
+    request.announce(lambda: work(forward, subject, images, dataset.rows, rotations), networks=1)
     hits = np.zeros(rotations)
     with data_errors(), Progress(dataset.rows, "rotation", "images") as progress:
         for batch in images:
@@ -68,6 +77,19 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     accuracy = float(np.mean(shares))
     result = {"rows": dataset.rows, "rotation_accuracy": accuracy, "by_rotation": shares}
     return result, f"rotation accuracy, {dataset.rows} images: {100 * accuracy:.2f} %"
+
+
+def work(forward, subject, images, rows, rotations) -> Work:
+    """What is done to the network: every image in every rotation."""
+
+    def sample(turned):
+        with data_errors():
+            for batch in images.unbatch().take(turned).batch(turned):
+                wait(forward(batch["image"]))
+        return turned
+
+    text = f"{rows:,} images at {subject.resolution} pixels, {rotations} rotations"
+    return Work(text, (Part("turned images", rotations * rows, sample, min(rows, _SAMPLED)),))
 
 
 def read_head(model, stage) -> tuple[np.ndarray, np.ndarray, int]:

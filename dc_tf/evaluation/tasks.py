@@ -4,16 +4,20 @@
     result, table = task.run(Request("knn", model="/models/mine", train=..., test=...), protocol)
 
 A task is a module with a `Protocol`, a dataclass whose defaults are the paper's settings where it
-has some, and `run(request, protocol) -> (JSON-able dict, table to print)`.
+has some, and `run(request, protocol) -> (JSON-able dict, table to print)`. `protocols` says which
+settings are taken where more than one set of them exists.
 """
 
 import dataclasses
 import importlib
+import math
+from collections.abc import Callable
 
 from dc_tf import settings
 from dc_tf.distributed.cluster import Cluster
 from dc_tf.distributed.collectives import Communicator, Solo
 from dc_tf.errors import ConfigError
+from dc_tf.evaluation import protocols
 from dc_tf.evaluation.models import Subject, open_model
 from dc_tf.evaluation.splits import Split, open_splits
 from dc_tf.export.weights import weights_digest
@@ -32,6 +36,8 @@ TASKS = {
 }
 # Those that measure every layer.
 BY_LAYER = ("knn", "linear_probe", "low_shot")
+# Those whose images are of a VOC development kit.
+DEVKIT = ("voc07_classification", "voc07_detection")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +55,8 @@ class Request:
         resize: pixels of the short side before the centre crop; None for the model's own.
         seed: of the untrained network.
         cluster: the workers that share the work; all return the same. None for one alone.
+        before: called with a function to the work on one network (cost.Work) and with the number
+            of networks, when all is open and before the long part begins; None for nothing.
         opened: what was opened, filled in: the digest of the `weights` of the network, its
             `compute_dtype`, and the fingerprints of the data sets `train` and `test`.
     """
@@ -64,12 +72,23 @@ class Request:
     resize: int | None = None
     seed: int = 0
     cluster: Cluster | None = None
+    before: Callable | None = None
     opened: dict = dataclasses.field(default_factory=dict)
 
     @property
     def world(self) -> Communicator:
         """The communicator of all workers."""
         return self.cluster.world if self.cluster else Solo()
+
+    def announce(self, work: Callable, networks: int | None = None):
+        """Tells `before` what a task is going to do.
+
+        Args:
+            work: function to cost.Work.
+            networks: to which it does that; None for the model and, if asked for, an untrained one.
+        """
+        if self.before:
+            self.before(work, networks or 1 + self.random_init)
 
     def subject(self) -> Subject:
         """The network that was asked for.
@@ -107,17 +126,21 @@ class Request:
         return splits
 
 
-def read_protocol(task: str | None, config_files=(), params_override=(), **defaults):
-    """The task's module and its protocol.
+def read(task: str | None, config_files=(), params_override=(), wanted=protocols.AUTO, **under):
+    """What was asked for: the task with its settings, of which the protocol may still be open.
 
     Args:
         task: name; None takes the one that a file names (`task: knn`).
         config_files: paths of YAML files of settings of the protocol.
         params_override: settings over those of the files; see `settings.read`.
-        defaults: settings for tasks that have such ones, under those of the files.
+        wanted: "paper", "small" or "auto".
+        under: settings for tasks that have such ones, under those of the files.
+
+    Returns:
+        protocols.Asked.
 
     Raises:
-        ConfigError: an unknown task or setting, or a value that cannot work.
+        ConfigError: an unknown task, protocol or setting, or a value that cannot work.
     """
     given = settings.read(config_files, params_override)
     named = given.pop("task", None)
@@ -127,6 +150,13 @@ def read_protocol(task: str | None, config_files=(), params_override=(), **defau
     if name not in TASKS:
         raise ConfigError(f"--task is {name!r}; use one of {', '.join(TASKS)}.")
     module = importlib.import_module(TASKS[name])
-    names = {field.name for field in dataclasses.fields(module.Protocol)}
-    under = {name: value for name, value in defaults.items() if name in names}
-    return module, settings.build(module.Protocol, under | given)
+    return protocols.read(module, name, given, config_files, wanted, **under)
+
+
+def read_protocol(task: str | None, config_files=(), params_override=(), **under):
+    """The task's module and its protocol; the paper's where nothing names another one.
+
+    For callers that choose themselves; see `read` for arguments and errors.
+    """
+    asked = read(task, config_files, params_override, **under)
+    return asked.module, asked.choose(images=math.inf).protocol

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from dc_tf.data.pipeline import Draws, training_batches
 from dc_tf.data.reader import data_errors
+from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import DataError
 from dc_tf.evaluation.tuner import SUMS, Tuner
 from dc_tf.evaluation.tuning_state import Position, TuningStates
@@ -51,12 +52,14 @@ def fine_tune(subject, train, test, protocol, world, seed, name="model") -> dict
     states = TuningStates(folder, world)
     position = states.restore(tuner) or Position()
     steps = len(train.rows) // protocol.batch_size
-    title = f"{subject.name}: fine-tuning"
-    with (
-        data_errors(),
-        Progress(protocol.epochs * steps, title, "steps", enabled=world.rank == 0) as progress,
-    ):
-        progress.skip(position.global_step)
+    shown = Progress(
+        protocol.epochs * steps,
+        f"{subject.name}: fine-tuning",
+        "steps",
+        enabled=world.rank == 0,
+        done=position.global_step,
+    )
+    with data_errors(), shown as progress:
         while position.epoch < protocol.epochs:
             batches = _epoch(train, protocol, subject.resolution, world, seed, position)
             position = _train_epoch(tuner, batches, steps, protocol, position, states, progress)
@@ -64,6 +67,23 @@ def fine_tune(subject, train, test, protocol, world, seed, name="model") -> dict
         "train_loss": position.last["loss"],
         "train_accuracy": position.last["hits"],
     }
+
+
+def one_step(subject, train, protocol):
+    """A function that takes a step of this process alone, of a network of its own, to try it."""
+    tuner = Tuner(starting_point(subject), train.classes, protocol, ALONE, seed=0)
+    state = {"batches": iter(())}
+
+    def step():
+        with data_errors():
+            batch = next(state["batches"], None)
+            if batch is None:
+                epoch = _epoch(train, protocol, subject.resolution, ALONE, 0, Position())
+                state["batches"] = iter(epoch)
+                batch = next(state["batches"])
+            return tuner.step(batch["image"], batch["super_id"], tf.constant(0, tf.int32))
+
+    return step
 
 
 def starting_point(subject):

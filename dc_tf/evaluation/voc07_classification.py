@@ -15,22 +15,42 @@ Reference: Caron et al. 2019, Table 1; REFERENCE section 5.
 """
 
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
+import tensorflow as tf
 
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import paper
 from dc_tf.evaluation.average_precision import classes_of
+from dc_tf.evaluation.comparison import advice
+from dc_tf.evaluation.cost import Part, Work, spread
 from dc_tf.evaluation.models import at_resolution, random_init
-from dc_tf.evaluation.voc_images import image_errors, open_voc, random_crops
+from dc_tf.evaluation.voc_images import image_errors, open_voc, random_crops, voc_facts
 from dc_tf.evaluation.voc_network import TUNES, MultiLabelNetwork
+from dc_tf.evaluation.work import steps_part, wait
 from dc_tf.progress import Progress
 from dc_tf.seeds import derive
 
 _CHECK_EVERY = 100  # steps between looks at the loss
 _MEASURES = ("map", "map_11_points")
+
+
+# FC68 in minutes on a CPU, for small networks and small sets.
+# Results: benchmarks/results/voc_cells.md.
+SMALL = {
+    "iterations": 500,
+    "learning_rates": (0.01, 0.05),
+    "weight_decays": (1e-5,),
+    "drop_every": 350,
+    "deviation": 0.05,
+    "resolution": 128,
+    "seeds": 2,
+}
+_PAPER_IMAGES = 5_011
+_PAPER_ALL = {"weight_decays": (1e-4,)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +69,8 @@ class Protocol:
         crops: random crops of a test image whose logits are summed.
         seeds: runs whose mean and deviation are reported.
         seed: of the first of them.
+        paper: the paper's data set whose figures are shown as well: "auto" recognises it, see
+            `paper`; "voc07"; "" for none.
     """
 
     tune: str = "fc68"
@@ -69,6 +91,7 @@ class Protocol:
     crops: int = 10
     seeds: int = 5
     seed: int = 0
+    paper: str = paper.AUTO
 
     def __post_init__(self):
         if self.tune not in TUNES:
@@ -83,11 +106,17 @@ class Protocol:
             raise ConfigError(f"learning_rates is {self.learning_rates}; use positive ones.")
         if not self.weight_decays or min(self.weight_decays) < 0:
             raise ConfigError(f"weight_decays is {self.weight_decays}; use at least one, from 0.")
+        paper.check_setting(self.paper, ("voc07",))
 
     @property
     def pairs(self) -> list[tuple[float, float]]:
         """(learning rate, weight decay) to try."""
         return list(itertools.product(self.learning_rates, self.weight_decays))
+
+
+def paper_variant(given: dict) -> tuple[dict, int]:
+    """See `protocols`."""
+    return _PAPER_ALL if given.get("tune") == "all" else {}, _PAPER_IMAGES
 
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
@@ -103,6 +132,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
         )
     subject = request.subject()
     subject = at_resolution(subject, protocol.resolution or subject.resolution)
+    request.announce(lambda: work(subject, splits, protocol))
     result = evaluate(subject, splits, protocol, request.world)
     untrained = None
     if request.random_init:
@@ -110,7 +140,13 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     result = {
         **result,
         "random_init": untrained,
-        "paper": paper.VOC07_CLASSIFICATION[protocol.tune],
+        "paper_dataset": paper.data_of(protocol.paper, voc_facts(*splits[:2]), ("voc07",)),
+        "advice": advice(
+            "the model",
+            result["map"],
+            untrained and untrained["map"],
+            len(splits[1]),
+        ),
         "tune": protocol.tune,
         "classes": splits[0].classes,
         "train_images": len(splits[0]),
@@ -118,6 +154,68 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
         "network": {**subject.trunk.settings, "compute_dtype": subject.compute_dtype},
     }
     return result, table(result, protocol)
+
+
+def work(subject, splits, protocol: Protocol) -> Work:
+    """What is done to one network: all trainings, and the crops of test images after each."""
+    trained = protocol.seeds
+    crops = protocol.seeds * protocol.crops * len(splits[1])
+    if len(protocol.pairs) > 1:
+        trained += len(protocol.pairs)
+        crops += len(protocol.pairs) * protocol.crops * len(splits[3])
+    forward = tf.function(lambda images: subject.trunk.convolve(images, training=False)[1])
+
+    def sample(images):
+        places = spread(len(splits[1]), images)
+        batches = _try_crops(splits[1], places, protocol.batch_size, subject.resolution)
+        for batch in batches:
+            wait(forward(batch))
+        return images
+
+    tests = Part("crops through the network", crops, sample, protocol.batch_size)
+    count = trained * protocol.iterations * protocol.batch_size
+    prepare = functools.partial(_one_step, subject, splits[0], protocol)
+    text = (
+        f"{trained} trainings of {protocol.iterations:,} steps of {protocol.batch_size} images at "
+        f"{subject.resolution} pixels, {protocol.crops} crops of {len(splits[1]):,} test images"
+    )
+    return Work(text, (steps_part(count, protocol.batch_size, prepare, tests), tests))
+
+
+def _try_crops(split, places, batch_size, resolution):
+    with image_errors(split):
+        keys = np.zeros((len(places), 2), np.int32)
+        yield from random_crops(split, places, keys, batch_size, resolution)
+
+
+def _one_step(subject, split, protocol, batch_size):
+    """A function that takes a step of this process alone, and leaves the network as it was."""
+    network = _network(subject, split, protocol, Solo())
+    labels = split.presence()
+    key, zero = np.zeros(2, np.int32), np.float32(0)
+
+    def step():
+        places = spread(len(split), batch_size)
+        (images,) = _try_crops(split, places, batch_size, subject.resolution)
+        try:
+            # At a rate of zero, but with all that a step computes.
+            return network.step(images, labels[places], np.int32(0), batch_size, key, zero, zero)
+        finally:
+            network.restore()
+
+    return step
+
+
+def _network(subject, split, protocol, world):
+    return MultiLabelNetwork(
+        subject.trunk,
+        len(split.classes),
+        protocol.tune,
+        protocol.momentum,
+        protocol.clip_norm,
+        protocol.deviation,
+        world,
+    )
 
 
 def evaluate(subject, splits, protocol: Protocol, world=None) -> dict:
@@ -134,15 +232,7 @@ def evaluate(subject, splits, protocol: Protocol, world=None) -> dict:
         seed; `tried`, the pairs with their `map`; `learning_rate` and `weight_decay` taken.
     """
     world = world or Solo()
-    network = MultiLabelNetwork(
-        subject.trunk,
-        len(splits[0].classes),
-        protocol.tune,
-        protocol.momentum,
-        protocol.clip_norm,
-        protocol.deviation,
-        world,
-    )
+    network = _network(subject, splits[0], protocol, world)
     job = _Job(network, subject, protocol, world)
     try:
         tried, best = [], protocol.pairs[0]
@@ -256,15 +346,19 @@ def _mean_and_deviation(runs):
 
 
 def table(result: dict, protocol: Protocol) -> str:
-    """Percentages, the paper's below."""
+    """Percentages, the paper's below on its data."""
     lines = [
         f"voc07_classification {protocol.tune}, mAP in percent of {result['test_images']} images "
-        f"of {protocol.test_split}, {protocol.seeds} runs; the paper's are of VOC07's test",
+        f"of {protocol.test_split}, {protocol.seeds} runs",
         f"{'':24}  area     +-  11 points     +-",
     ]
     for name, found in {"model": result, "random init": result["random_init"]}.items():
         if found:
             a, b, c, d = (100 * found[f"{m}{end}"] for m in _MEASURES for end in ("", "_std"))
             lines.append(f"{name:24} {a:5.2f}  {b:5.2f}      {c:5.2f}  {d:5.2f}")
-    lines += [f"paper: {name:17} {value:5.2f}" for name, value in result["paper"].items()]
+    if result["paper_dataset"]:
+        figures = paper.VOC07_CLASSIFICATION[protocol.tune]
+        lines += [f"paper: {name:17} {value:5.2f}" for name, value in figures.items()]
+    if result["advice"]:
+        lines.append(result["advice"])
     return "\n".join(lines)

@@ -22,10 +22,14 @@ import tensorflow as tf
 
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation import paper
+from dc_tf.evaluation.comparison import advice
+from dc_tf.evaluation.cost import Part, Work
 from dc_tf.evaluation.detections import OVERLAP, coco_figures, voc_figures
 from dc_tf.evaluation.models import random_init
-from dc_tf.evaluation.voc_images import image_errors, open_voc
+from dc_tf.evaluation.voc_images import image_errors, open_voc, voc_facts
 from dc_tf.evaluation.voc_network import TUNES
+from dc_tf.evaluation.work import wait
+from dc_tf.nn.vgg16 import channels
 
 _COLUMNS = {
     "map_11_points": "11 points",
@@ -34,6 +38,31 @@ _COLUMNS = {
     "coco_map_75": "COCO .75",
     "coco_map": "COCO",
 }
+
+
+# FC68 in minutes on a CPU, for small networks and small sets.
+# Results: benchmarks/results/voc_cells.md.
+SMALL = {
+    "iterations": 1000,
+    "learning_rate": 0.02,
+    "drops": (750,),
+    "warmup": 50,
+    "train_scales": (260, 320),
+    "test_scales": (300,),
+    "test_batch_size": 4,
+    "anchor_size": 2.0,
+    "head_units": 128,
+    "proposals": 200,
+    "norm_momentum": 0.9,
+}
+_PAPER_IMAGES = 5_011
+_PAPER_ALL = {"learning_rate": 0.002}
+
+
+_SAMPLED = 64  # images of a try, at most
+# Channels into conv1 behind Sobel, and of the layer that proposes regions; cells of conv13 and its
+# two max-pooled copies, in those of conv13 (see `vgg16_backbone`).
+_INPUT_CHANNELS, _RPN_CHANNELS, _LEVELS_CELLS = 2, 512, 1 + 1 / 4 + 1 / 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +87,8 @@ class Protocol:
         max_detections: of an image.
         workdir: folder for records and checkpoints that is kept; "" for one that is removed.
         scratch: folder for that one; None for the system's own.
+        paper: the paper's data set whose figures are shown as well: "auto" recognises it, see
+            `paper`; "voc07"; "" for none.
     """
 
     tune: str = "fc68"
@@ -85,8 +116,10 @@ class Protocol:
     seed: int = 0
     workdir: str = ""
     scratch: str | None = None
+    paper: str = paper.AUTO
 
     def __post_init__(self):
+        paper.check_setting(self.paper, ("voc07",))
         if self.tune not in TUNES:
             raise ConfigError(f"tune is {self.tune!r}; use {' or '.join(TUNES)}.")
         positive = ("iterations", "batch_size", "learning_rate", "anchor_size", "head_units")
@@ -105,6 +138,11 @@ class Protocol:
             raise ConfigError(f"drops is {self.drops}; use ascending steps.")
 
 
+def paper_variant(given: dict) -> tuple[dict, int]:
+    """See `protocols`."""
+    return _PAPER_ALL if given.get("tune") == "all" else {}, _PAPER_IMAGES
+
+
 def run(request, protocol: Protocol) -> tuple[dict, str]:
     """The task; see `tasks`."""
     splits = open_voc(request, (protocol.train_split, protocol.test_split))
@@ -115,6 +153,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
             f"batch_size to a multiple of {workers}."
         )
     subject = request.subject()
+    request.announce(lambda: work(subject, *splits, protocol))
     with _folder(request, protocol) as folder:
         own = evaluate(subject, *splits, protocol, os.path.join(folder, "model"), request.cluster)
         untrained = None
@@ -125,7 +164,8 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     result = {
         **own,
         "random_init": untrained,
-        "paper": paper.VOC07_DETECTION[protocol.tune],
+        "paper_dataset": paper.data_of(protocol.paper, voc_facts(*splits), ("voc07",)),
+        "advice": advice("the model", own["map"], untrained and untrained["map"], len(splits[1])),
         "tune": protocol.tune,
         "classes": splits[0].classes,
         "train_images": len(splits[0]),
@@ -133,6 +173,54 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
         "network": {**subject.trunk.settings, "compute_dtype": subject.compute_dtype},
     }
     return result, table(result, protocol)
+
+
+def work(subject, train, test, protocol: Protocol) -> Work:
+    """What is done to one network, in passes of one image of training through the convolutions.
+
+    Convolutions are timed, with what the other layers multiply added in proportion: building the
+    detector itself takes longer than a few seconds. A backward pass counts as two forward ones;
+    with FC68 only the new layers have one.
+    """
+    from dc_tf.evaluation.detector import padded_side  # brings tf-models' vision
+
+    side = padded_side(protocol.train_scales[1])
+    whole = _products(subject, train, protocol, side, protocol.sampled_regions)
+    trained = 3 * sum(whole) if protocol.tune == "all" else whole[0] + 3 * whole[1]
+    passes = protocol.iterations * protocol.batch_size * trained / whole[0]
+    for scale in protocol.test_scales:
+        tested = _products(subject, train, protocol, padded_side(scale), protocol.proposals)
+        passes += len(test) * sum(tested) / whole[0]
+    convolve = tf.function(lambda images: subject.trunk.convolutions(images)["conv13"])
+
+    def sample(images):
+        for start in range(0, images, protocol.batch_size):
+            count = min(protocol.batch_size, images - start)
+            wait(convolve(tf.zeros([count, side, side, 3])))
+        return images
+
+    text = (
+        f"{protocol.iterations:,} steps of {protocol.batch_size} images of up to "
+        f"{protocol.train_scales[1]} pixels, {len(test):,} test images at "
+        f"{len(protocol.test_scales)} scales"
+    )
+    return Work(text, (Part("images through the convolutions", passes, sample, _SAMPLED),))
+
+
+def _products(subject, split, protocol, side, regions):
+    """Multiplications for an image of `side` pixels: of the convolutions, of the new layers."""
+    widths = channels(subject.trunk.settings["width"])
+    convolutions, before, pixels = 0, _INPUT_CHANNELS, side * side
+    for block in widths:
+        for after in block:
+            convolutions += 9 * before * after * pixels
+            before = after
+        pixels //= 4
+    cells = 4 * pixels * _LEVELS_CELLS
+    proposing = 9 * before * _RPN_CHANNELS * cells
+    units = protocol.head_units
+    region = 49 * before * units + units * units + 5 * units * (len(split.classes) + 1)
+    return convolutions, proposing + regions * region
 
 
 def evaluate(subject, train, test, protocol: Protocol, folder: str, cluster=None) -> dict:
@@ -195,7 +283,7 @@ class _folder:
 
 
 def table(result: dict, protocol: Protocol) -> str:
-    """Percentages, the paper's below."""
+    """Percentages, the paper's below on its data."""
     lines = [
         f"voc07_detection {protocol.tune}, mAP in percent of {result['test_images']} images of "
         f"{protocol.test_split}, at an overlap of {OVERLAP:g} but for COCO's own",
@@ -204,8 +292,12 @@ def table(result: dict, protocol: Protocol) -> str:
     for name, found in {"model": result, "random init": result["random_init"]}.items():
         if found:
             lines.append(f"{name:24}" + "".join(f"{_percent(found[c]):>11}" for c in _COLUMNS))
-    lines += [f"paper: {name:17}{value:11.2f}" for name, value in result["paper"].items()]
-    lines.append("the paper's: Fast R-CNN on VOC07's test; this is Faster R-CNN")
+    if result["paper_dataset"]:
+        figures = paper.VOC07_DETECTION[protocol.tune]
+        lines += [f"paper: {name:17}{value:11.2f}" for name, value in figures.items()]
+        lines.append("the paper's: Fast R-CNN on VOC07's test; this is Faster R-CNN")
+    if result["advice"]:
+        lines.append(result["advice"])
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from dc_tf.data.pipeline import with_options
 from dc_tf.data.processes import cores
 from dc_tf.data.voc import VocSplit, read_splits
 from dc_tf.errors import ConfigError, DataError
+from dc_tf.evaluation.paper import Facts, voc_data
 
 
 def open_voc(request, names) -> list[VocSplit]:
@@ -32,6 +33,12 @@ def open_voc(request, names) -> list[VocSplit]:
         )
     splits = read_splits(request.train, dict.fromkeys(names))
     return [next(split for split in splits if split.name == name) for name in names]
+
+
+def voc_facts(train: VocSplit, test: VocSplit) -> Facts:
+    """By which the paper's VOC 2007 is known."""
+    counts = ((split.name, len(split)) for split in (train, test))
+    return voc_data(train.classes, *counts)
 
 
 def random_crops(split, places, seeds, batch_size, size):

@@ -56,8 +56,8 @@ def extract(trunk, reader, experiment, stage, scratch, cluster):
     forward = tf.function(lambda x: trunk(x, training=False)["fc7"], autograph=False)
     flushed = time.monotonic()
     chief = cluster.is_chief
-    with Progress(store.rows, "extract", "images", enabled=chief) as progress, data_errors():
-        progress.skip(done)
+    shown = Progress(store.rows, "extract", "images", enabled=chief, done=done)
+    with shown as progress, data_errors():
         for batch in _batches(reader, experiment, stage, store, done):
             features = forward(batch["image"]).numpy()
             moments.update(store.write(done, features))

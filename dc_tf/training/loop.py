@@ -305,16 +305,26 @@ def plan_stages(experiment, rows: int, workers: int) -> list[BatchPlan]:
             )
         except ConfigError as error:
             raise ConfigError(f"stages[{i}] ({stage.name}): {error}") from error
-        least = max(workers, stage.clusters * max(1, stage.sub_clusters))
-        if rows < least:
-            raise ConfigError(
-                f"stages[{i}] ({stage.name}) needs at least {least} images for its clusters, "
-                f"the data set has {rows}; lower clusters or sub_clusters."
-            )
+        _check_rows(stage, rows, workers, f"stages[{i}] ({stage.name})")
         _check_parts(stage, plan, f"stages[{i}]")
         _check_xla(experiment.model, topology)
         plans.append(plan)
     return plans
+
+
+def _check_rows(stage, rows, workers, name):
+    """Refuses fewer images than clusters, workers or different images of a batch."""
+    reasons = {
+        "its clusters": (stage.clusters * max(1, stage.sub_clusters), "clusters or sub_clusters"),
+        "a batch": (stage.batch_size // stage.rotations, "batch_size"),
+        "its workers": (workers, "the number of workers"),
+    }
+    what, (least, remedy) = max(reasons.items(), key=lambda reason: reason[1][0])
+    if rows < least:
+        raise ConfigError(
+            f"{name} needs at least {least} images for {what}, the data set has {rows}; use more "
+            f"images, or lower {remedy}."
+        )
 
 
 def _check_parts(stage, plan, name):

@@ -5,14 +5,15 @@
     print(as_text(plan))    # of plan_report.py
 
 Bytes are computed from counts. Seconds are given only where a rate was measured on these machines:
-`rates_of(run)` finds what a run has written, `dc_tf doctor` measures the network.
+`rates_of(run)` finds what a run has written, `measure.measure` takes some steps, `dc_tf doctor`
+measures the network.
 """
 
 import dataclasses
 import os
 
 from dc_tf.clustering import cost as clustering_cost
-from dc_tf.clustering.machines import CORE, P4D
+from dc_tf.clustering.machines import CORE, P4D, Machine
 from dc_tf.data.sampler import BatchPlan
 from dc_tf.training.cost import StageSize, problem_of
 from dc_tf.training.loop import plan_stages
@@ -130,12 +131,30 @@ class Rates:
     """What was measured, and by whom.
 
     Attributes:
-        images_per_s: {stage index: images a second of all workers together}.
+        images_per_s: {stage index: images a second of all workers together, in training}.
         source: who says so.
+        extract_per_s: images a second of all workers in the extraction of features; None: unknown.
+        machine: clustering.machines.Machine for what else a clustering takes; None: unknown.
+        notes: {stage index: why it was not measured, or how}.
+        first_steps_s: seconds of the first step of all stages, in which TensorFlow prepares them.
+        seconds: that the measurement took; 0 where there was none.
     """
 
     images_per_s: dict[int, float] = dataclasses.field(default_factory=dict)
     source: str = ""
+    extract_per_s: float | None = None
+    machine: Machine | None = None
+    notes: dict[int, str] = dataclasses.field(default_factory=dict)
+    first_steps_s: float = 0.0
+    seconds: float = 0.0
+
+    def clusterings_s(self, stage: StagePlan) -> float | None:
+        """Seconds of all clusterings of a stage; None where they are not known."""
+        if stage.clustering is None or not self.extract_per_s or self.machine is None:
+            return None
+        cost = clustering_cost.estimate(stage.clustering.problem, self.machine)
+        extraction_s = cost.problem.rows / self.extract_per_s
+        return stage.stage.rounds * (extraction_s + cost.whiten_s + cost.kmeans_s)
 
 
 def make_plan(experiment, rows: int, workers: int, on_gpu: bool = False) -> Plan:

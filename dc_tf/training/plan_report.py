@@ -4,6 +4,7 @@ print(as_text(plan, rates_of(run)))
 json.dumps(as_dict(plan))
 """
 
+from dc_tf.memory import size
 from dc_tf.training.plan import Plan, Rates, StagePlan
 
 # Groups of workers that are listed, before the list is cut.
@@ -47,6 +48,7 @@ def as_dict(plan: Plan, rates: Rates = Rates()) -> dict:  # noqa: B008
         "scratch_bytes": plan.scratch_bytes,
         "shared_bytes": plan.shared_bytes,
         "stages": [_stage_dict(i, stage, rates) for i, stage in enumerate(plan.stages)],
+        "measured": _measured_dict(rates) if rates.seconds else None,
     }
 
 
@@ -54,15 +56,6 @@ def seconds_of(index: int, plan: StagePlan, rates: Rates) -> float | None:
     """Seconds that training takes for all epochs of a stage, if its speed was measured."""
     speed = rates.images_per_s.get(index)
     return plan.steps * plan.batch.batch_size / speed if speed else None
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.4g} TB"
 
 
 def _stage_lines(index, plan, rates):
@@ -111,13 +104,18 @@ def _clustering_text(plan):
 
 
 def _time_text(index, plan, rates):
-    seconds = seconds_of(index, plan, rates)
+    seconds, note = seconds_of(index, plan, rates), rates.notes.get(index)
     if seconds is None:
-        return "time: not known, since no speed was measured"
-    return (
-        f"time: {_duration(seconds)} of training at {rates.images_per_s[index]:,.0f} images a "
-        f"second ({rates.source}), without clustering"
-    )
+        why = note or "since no speed was measured; --measure takes some seconds"
+        return f"time: not known, {why}"
+    speed = f"{rates.images_per_s[index]:,.4g} images a second"
+    source = f"{rates.source}; {note}" if note else rates.source
+    clusterings_s = rates.clusterings_s(plan)
+    if clusterings_s is not None:
+        rest = f", and {_duration(clusterings_s)} of clusterings"
+    else:
+        rest = ", without clusterings" if plan.stage.clustered else ""
+    return f"time: {_duration(seconds)} of training at {speed} ({source}){rest}"
 
 
 def _stage_dict(index, plan, rates):
@@ -136,7 +134,21 @@ def _stage_dict(index, plan, rates):
         "iteration_bytes": plan.iteration_bytes,
         "feature_bytes": int(plan.clustering.store_bytes) if plan.clustering else 0,
         "checkpoint_bytes": plan.size.checkpoint_bytes,
+        "reassign_every": plan.stage.reassign_every if plan.stage.clustered else 0,
+        "drops": list(plan.stage.optimizer.drops),
+        "images_per_second": rates.images_per_s.get(index),
         "train_seconds": seconds_of(index, plan, rates),
+        "clustering_seconds": rates.clusterings_s(plan),
+    }
+
+
+def _measured_dict(rates):
+    return {
+        "source": rates.source,
+        "extract_images_per_second": rates.extract_per_s,
+        "first_steps_seconds": rates.first_steps_s,
+        "seconds": rates.seconds,
+        "notes": list(rates.notes.values()),
     }
 
 

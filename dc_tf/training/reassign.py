@@ -31,8 +31,9 @@ from dc_tf.clustering.assignments import (
 )
 from dc_tf.clustering.hierarchy import hierarchical_kmeans
 from dc_tf.clustering.resume import Snapshots, claim
+from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import DataError
-from dc_tf.progress import Progress
+from dc_tf.progress import IterationProgress
 from dc_tf.training.extract import extract, whiten
 
 _REPORT = "report.json"
@@ -144,7 +145,11 @@ def _cluster(store, stage, scratch, cluster, seed, previous):
     """Both levels of k-means, with progress on the chief; see `hierarchical_kmeans`."""
     settings = stage.clustering
     rows = slice(store.first_row, store.first_row + store.rows)
-    with _LevelProgress((settings.iterations + 1) * store.rows, cluster.is_chief) as progress:
+    all_rows = int(all_gather(store.rows, cluster.world).sum())
+    problems = {1: 1, 2: stage.clusters}
+    with _LevelProgress(
+        settings.iterations, all_rows, store.rows, problems, cluster.is_chief
+    ) as progress:
         result = hierarchical_kmeans(
             store,
             stage.clusters,
@@ -178,12 +183,14 @@ class _LevelProgress:
     """A progress line for each level: a row of the second costs many times one of the first.
 
     Args:
-        total: rows to go through at each level.
-        enabled: as in `Progress`.
+        iterations, rows, own_rows, enabled: as in `IterationProgress`.
+        problems: {level: number of clusterings}.
     """
 
-    def __init__(self, total, enabled):
-        self._total = total
+    def __init__(self, iterations, rows, own_rows, problems, enabled):
+        self._settings = iterations, rows
+        self._own_rows = own_rows
+        self._problems = problems
         self._enabled = enabled
         self._level = None
         self._line = None
@@ -198,10 +205,16 @@ class _LevelProgress:
     def update(self, rows, level, skipped, **figures):
         if level != self._level:
             self._stack.close()
-            line = Progress(self._total, f"cluster, level {level}", "rows", self._enabled)
+            line = IterationProgress(
+                *self._settings,
+                f"cluster, level {level}",
+                self._own_rows,
+                self._problems[level],
+                self._enabled,
+            )
             self._level, self._line = level, self._stack.enter_context(line)
         if skipped:
-            self._line.skip(rows)
+            self._line.skip(rows, **figures)
         else:
             self._line.update(rows, **figures)
 

@@ -89,7 +89,11 @@ class StageTrainer:
         self._figures["learning_rate"] = learning_rate
         with pulse.patient("preparing"):
             self._inner.start_epoch(batches)
-        with Progress(steps, title, "steps", enabled=self._cluster.is_chief) as self._progress:
+        done = self.position.step
+        self._progress = Progress(
+            done + steps, title, "steps", enabled=self._cluster.is_chief, done=done
+        )
+        with self._progress:
             # Orbit prints each inner loop; the progress says the same, and metrics.jsonl more.
             with contextlib.redirect_stdout(io.StringIO()):
                 end = self.position.global_step + steps

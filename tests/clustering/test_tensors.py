@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 from absl.testing import parameterized
 
-from dc_tf.clustering.tensors import aligned_empty, as_array, as_tensor
+from dc_tf.clustering.aligned import aligned_empty
+from dc_tf.clustering.tensors import as_array, as_tensor
 
 pytestmark = pytest.mark.numeric
 

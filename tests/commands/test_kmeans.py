@@ -151,7 +151,8 @@ class ResultTest(CommandTest):
         self.assertEqual(printed["iterations"], 5)
         self.assertEqual(printed["empty_clusters"], 0)
         self.assertEqual(printed["backend"], expected.backend)
-        self.assertEndsWith(err, f"iteration 5, objective {printed['inertia']:.4g}\n")
+        self.assertIn(f"kmeans: iteration 5/5, {ROWS} rows, done", err)
+        self.assertEndsWith(err, f"objective {printed['inertia']:,.0f}\n")
         speed = printed["rows_per_second"] * printed["seconds_per_iteration"]
         self.assertAllClose(speed, ROWS)
 

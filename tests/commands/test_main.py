@@ -99,6 +99,22 @@ class MainTest(tf.test.TestCase):
             _, out, _ = self.call(lambda module: {"is": logging.get_verbosity()}, "--to=1", *argv)
             self.assertEqual(json.loads(out), {"is": expected})
 
+    def test_a_warning_reads_as_a_message_and_what_else_is_logged_has_its_place(self):
+        self.addCleanup(logging.set_verbosity, logging.get_verbosity())
+        handler = logging.get_absl_handler()
+        self.addCleanup(handler.setFormatter, handler.python_handler.formatter)
+
+        def run(module):
+            logging.warning("%d is much", 3)
+            logging.info("begins")
+
+        err = io.StringIO()
+        with mock.patch.object(handler.python_handler, "stream", err):
+            self.call(run, "--to=1", "-v=0")
+        lines = err.getvalue().splitlines()
+        self.assertEqual(lines[-2], "dc_tf: warning: 3 is much")
+        self.assertRegex(lines[-1], r"^I\d{4} .* test_main.py:\d+\] begins$")
+
     def test_an_unknown_command_names_those_that_exist(self):
         err = io.StringIO()
         with contextlib.redirect_stderr(err):

@@ -39,6 +39,11 @@ class TrainTest(tf.test.TestCase):
         message = self.refused(runs.settings(self.data, stages=stages))
         self.assertRegex(message, r"stages\[0\] \(deepercluster\) needs at least 100 images")
 
+    def test_too_few_images_for_a_batch_are_refused_like_too_few_for_the_clusters(self):
+        stages = [{**runs.SETTINGS["stages"][0], "batch_size": 256}]
+        message = self.refused(runs.settings(self.data, stages=stages))
+        self.assertRegex(message, r"at least 64 images for a batch, the data set has 40; use more")
+
     def test_a_batch_that_does_not_split_names_one_that_does(self):
         stages = [{**runs.SETTINGS["stages"][1], "batch_size": 33}]
         self.assertRegex(self.refused(runs.settings(self.data, stages=stages)), "multiple of 8.*40")
@@ -108,6 +113,21 @@ class TrainTest(tf.test.TestCase):
         code, out, err = self.dry_run("--workers=3")
         self.assertEqual((code, out), (2, ""))
         self.assertRegex(err, r"stages\[0\] \(rotnet\): 3 workers cannot share 4")
+
+    def test_a_dry_run_that_measures_says_how_long_each_stage_takes_and_how_it_knows(self):
+        code, out, _ = self.dry_run("--measure")
+        self.assertEqual(code, 0)
+        self.assertNotIn("not known", out)
+        self.assertIn("measured here, one worker on CPU", out)
+        result = json.loads(out.splitlines()[-1])
+        (stage,) = result["stages"]
+        images = 2 * stage["batch_per_worker"]  # of two epochs of one step
+        self.assertAlmostEqual(stage["train_seconds"] * stage["images_per_second"], images)
+
+    def test_measured_alone_for_several_workers_it_says_what_is_left_out(self):
+        code, out, _ = self.dry_run("--measure", "--workers=4")
+        self.assertEqual(code, 0)
+        self.assertIn("on one worker with its CPU, for 4 that are as fast, without exch", out)
 
     def test_workers_are_not_made_by_a_flag(self):
         out, err = io.StringIO(), io.StringIO()

@@ -17,7 +17,7 @@ import tensorflow as tf
 from PIL import Image
 
 from dc_tf.data import convert as convert_lib
-from dc_tf.data import draft, image_files, writer
+from dc_tf.data import draft, files, image_files, writer
 from dc_tf.data.convert import convert
 from dc_tf.data.manifest import Dataset
 from dc_tf.data.pipeline import evaluation_batches
@@ -252,11 +252,11 @@ class ResumeTest(Folder):
         with mock.patch.object(draft.Draft, "__exit__", lambda self, *_: self._release_lock()):
             with (
                 mock.patch.multiple(
-                    tf.io.gfile,
-                    rename=guard(tf.io.gfile.rename),
-                    remove=guard(tf.io.gfile.remove),
-                    rmtree=guard(tf.io.gfile.rmtree),
-                    makedirs=guard(tf.io.gfile.makedirs),
+                    files,
+                    rename=guard(files.rename),
+                    remove=guard(files.remove),
+                    remove_folder=guard(files.remove_folder),
+                    make_folder=guard(files.make_folder),
                 ),
                 mock.patch.object(writer._OpenShard, "write", guard(writer._OpenShard.write)),
             ):

@@ -35,6 +35,22 @@ class SchemaTest(tf.test.TestCase):
         self.assertAllEqual(schema.parse_images(tf.constant(records)), [b"a", b"b"])
         self.assertAllEqual(schema.parse_images(tf.constant(records), other), [b"", b""])
 
+    def test_a_record_has_the_bytes_of_tensorflows_own_example(self):
+        meta = {"text": "é", "texts": ["a", "b"], "numbers": [1, -2, 2**40], "share": 0.1, "no": []}
+        theirs = tf.train.Example()
+        feature = theirs.features.feature
+        feature["image/encoded"].bytes_list.value.append(b"jpeg")
+        feature["image/source"].bytes_list.value.append(b"a/b.jpg")
+        feature["image/class/label"].int64_list.value.append(3)
+        feature["meta/text"].bytes_list.value.append("é".encode())
+        feature["meta/texts"].bytes_list.value.extend([b"a", b"b"])
+        feature["meta/numbers"].int64_list.value.extend([1, -2, 2**40])
+        feature["meta/share"].float_list.value.append(0.1)
+        feature["meta/no"].bytes_list.SetInParent()
+        record = schema.encode_example(b"jpeg", 3, "a/b.jpg", meta)
+        self.assertEqual(record, theirs.SerializeToString(deterministic=True))
+        self.assertEqual(tf.train.Example.FromString(record), theirs)
+
     def test_a_file_name_that_is_not_utf8_is_kept(self):
         name = os.fsdecode(b"\xff.jpg")
         record = schema.encode_example(b"a", source=name)

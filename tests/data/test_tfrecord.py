@@ -37,6 +37,11 @@ class TfrecordTest(tf.test.TestCase):
             self.assertEqual(content[offset : offset + len(record)], record)
         self.assertEmpty(list(tfrecord.scan(self.write([]))))
 
+    def test_a_framed_record_has_the_bytes_that_tensorflow_writes(self):
+        records = [np.random.default_rng(n).bytes(n * 100) for n in range(6)]
+        with open(self.write(records), "rb") as file:
+            self.assertEqual(b"".join(map(tfrecord.frame, records)), file.read())
+
     def test_a_damaged_payload_is_skipped_and_a_damaged_header_hides_the_rest(self):
         records = [b"a" * 10, b"b" * 20, b"c" * 30, b"d" * 40]
         second = 12 + 10 + 4 + 12

@@ -8,7 +8,7 @@ import sys
 import tensorflow as tf
 import workers
 
-from dc_tf.distributed.cluster import parse_tf_config
+from dc_tf.distributed.task import parse_tf_config
 from dc_tf.errors import ConfigError
 
 

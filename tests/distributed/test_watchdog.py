@@ -15,8 +15,8 @@ import workers
 
 from dc_tf import pulse
 from dc_tf.distributed import pulses, watchdog
-from dc_tf.distributed.cluster import TaskSpec
 from dc_tf.distributed.pulses import Pulses, Seen
+from dc_tf.distributed.task import TaskSpec
 from dc_tf.distributed.verdict import answers, judge, judge_judge
 from dc_tf.distributed.watchdog import Watchdog
 from dc_tf.errors import Preempted

@@ -18,7 +18,8 @@ import tensorflow as tf
 import workers
 from packaging.requirements import Requirement
 
-from dc_tf import precision
+import dc_tf
+from dc_tf import kernels, precision
 from dc_tf.commands.main import main
 from dc_tf.data.manifest import Dataset
 from dc_tf.doctor import machine, versions
@@ -64,9 +65,20 @@ class DoctorTest(tf.test.TestCase):
         self.assertFalse(os.path.exists(workdir))
         found = {check["what"]: check["detail"] for check in result["checks"]}
         expected = {"python", "tensorflow", "tf-keras", "tf-models-official", "numpy", "faiss"}
-        expected |= {"cpu", "cluster", "data set", "images", "shards", "memory", "scratch disk"}
+        expected |= {
+            "cpu",
+            "cpu kernels",
+            "cluster",
+            "data set",
+            "images",
+            "shards",
+            "memory",
+            "scratch disk",
+        }
         self.assertContainsSubset(expected, found)
         self.assertEqual(found["images"].split()[0], "40")
+        self.assertIn(dc_tf.KERNELS.why, found["cpu kernels"])
+        self.assertStartsWith(found["cpu kernels"], kernels.name(kernels.enabled()))
         self.assertEqual(result["estimate"]["stages"][0]["steps_per_epoch"], 1)
 
     def test_without_an_experiment_the_machine_is_checked(self):
@@ -186,15 +198,21 @@ class DoctorTest(tf.test.TestCase):
 class WorkersTest(tf.test.TestCase):
     """Real workers, each with its own flags."""
 
-    def start(self, count, flags, started):
+    def start(self, count, flags, started, environments=None):
         """{rank: (exit code, result, stdout)} of the workers that are started."""
+        environments = environments or [{}] * count
         names = [f"localhost:{port}" for port in workers.free_ports(count)]
         processes = {}
         for rank in started:
             task = {"cluster": {"worker": names}, "task": {"type": "worker", "index": rank}}
             processes[rank] = subprocess.Popen(
                 [sys.executable, "-m", "dc_tf", "doctor", *flags[rank]],
-                env={**os.environ, "TF_CONFIG": json.dumps(task), "PYTHONPATH": workers.REPOSITORY},
+                env={
+                    **os.environ,
+                    "TF_CONFIG": json.dumps(task),
+                    "PYTHONPATH": workers.REPOSITORY,
+                    **environments[rank],
+                },
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
@@ -223,7 +241,8 @@ class WorkersTest(tf.test.TestCase):
             [f"--params_override={one!r}", f"--workdir={folder}/run", "--timeout_s=100"],
             [f"--params_override={other!r}", f"--workdir={folder}/other"],
         ]
-        found = self.start(2, flags, started=(0, 1))
+        apart = [{"TF_ENABLE_ONEDNN_OPTS": value} for value in "10"]
+        found = self.start(2, flags, started=(0, 1), environments=apart)
         chief = {}
         for check in found[0].result["checks"]:
             chief.setdefault(check["what"], []).append(check)
@@ -234,6 +253,8 @@ class WorkersTest(tf.test.TestCase):
         self.assertEqual([check["status"] for check in chief["data set"]], ["ok", "FAIL"])
         self.assertIn("41 rows", chief["data set"][1]["detail"])
         self.assertEqual(chief["gpu count"][0]["status"], "ok")
+        self.assertEqual(chief["kernels"][0]["status"], "FAIL")
+        self.assertIn('differs from worker 0: "TensorFlow\'s own" and "oneDNN"', found[0].out)
         self.assertEqual(chief["peers"][0]["status"], "ok")
         self.assertEqual(chief["all-reduce"][0]["status"], "ok", found[0].out)
         self.assertRegex(chief["all-reduce"][0]["detail"], r"over all workers: .* MB/s")

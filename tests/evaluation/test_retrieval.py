@@ -178,6 +178,7 @@ class RetrievalTest(tf.test.TestCase):
             "evaluate",
             "--task=retrieval",
             "--params_override=longest_side=96,paper=oxford5k",
+            "--noestimate",
             f"--model={self.model}",
             f"--train={self.train}",
             f"--test={self.oxford}",

@@ -52,7 +52,7 @@ class TasksTest(tf.test.TestCase):
 
     def call(self, *flags):
         paths = [f"--model={self.model}", f"--train={self.train}", f"--test={self.test}"]
-        return call("evaluate", *paths, *flags)
+        return call("evaluate", "--noestimate", *paths, *flags)
 
     def test_features_are_those_of_the_network_in_the_order_of_the_rows(self):
         train, _ = self.splits()
@@ -227,7 +227,10 @@ class TasksTest(tf.test.TestCase):
         self.assertEqual(result["opened"]["test"], Dataset.open(self.test).fingerprint())
         self.assertEqual(result["versions"]["tensorflow"], tf.__version__)
         self.assertEqual(result["top1"], result["layers"][result["best_layer"]]["top1"])
+        self.assertEqual(result["figure"], "top1")
+        self.assertEqual(result["below_random_init"], [])  # it is one itself
         self.assertRegex(out, r"\nconv2 +\d+\.\d\d")
+        self.assertRegex(out, r"\nbest layer by top1: conv2, \d+\.\d\d; of random init conv2, ")
         self.assertIn("random init", out)
 
     def test_a_result_that_cannot_be_written_is_printed_before_the_error(self):
@@ -244,11 +247,15 @@ class TasksTest(tf.test.TestCase):
         self.assertEqual(code, 0, err)
         self.assertIn(f"--train and --test are both {self.train}/: figures", logs.output[0])
 
-    def test_the_command_shows_the_papers_figures_beside_linear_classifiers(self):
+    def test_the_command_shows_the_papers_figures_on_data_that_are_said_to_be_the_papers(self):
         picture = os.path.join(self.get_temp_dir(), "layers.png")
-        flags = ["--params_override=epochs=1,batch_size=16", "--layer=conv13", "--norandom_init"]
+        few = "--params_override=epochs=1,batch_size=16"
+        flags = [f"--config_file={SMALL}", "--layer=conv13", "--norandom_init"]
+        code, out, err = self.call(*flags, few)
+        self.assertEqual(code, 0, err)
+        self.assertNotIn("paper:", out)
         flags.append(f"--plot={picture}")
-        code, out, err = self.call(f"--config_file={SMALL}", *flags)
+        code, out, err = self.call(*flags, f"{few},paper=imagenet")
         self.assertEqual(code, 0, err)
         self.assertRegex(out, r"paper:DeeperCluster\nconv13 .* 45\.60\n")
         result = json.loads(out.splitlines()[-1])
@@ -263,9 +270,10 @@ class TasksTest(tf.test.TestCase):
         folder = os.path.join(self.root, "kit")
         counts = {"trainval": 60, "test": 30}
         devkit.draw(folder, counts, size=(40, 40), objects=(1, 1), sides=(0.9, 1.0))
-        flags = ["evaluate", f"--config_file={CONFIGS / 'linear_probe_voc07.yaml'}"]
+        flags = ["evaluate", f"--config_file={CONFIGS / 'linear_probe_voc07.yaml'}", "--noestimate"]
         flags += [f"--model={self.model}", f"--train={folder}", "--layer=conv4,conv13"]
         small = "epochs=10,batch_size=10,standardize=true,learning_rate=2,max_features=400"
+        small += ",paper=voc07"
         for augment in ("true", "false"):
             code, out, err = call(*flags, f"--params_override={small},augment={augment}")
             self.assertEqual(code, 0, err)

@@ -18,7 +18,7 @@ import unittest
 import tensorflow as tf
 import yaml
 
-from dc_tf.distributed.cluster import parse_tf_config
+from dc_tf.distributed.task import parse_tf_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "launch" / "kubernetes"

@@ -6,10 +6,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from unittest import mock
 
 import tensorflow as tf
+import workers
 
 LOCAL = pathlib.Path(__file__).parents[2] / "launch" / "local.py"
+sys.path.insert(0, str(LOCAL.parent))
+
+import local  # noqa: E402
 
 # A worker without TensorFlow: says who it is, then does what its arguments say.
 WORKER = """
@@ -178,10 +183,68 @@ class LocalTest(tf.test.TestCase):
         body = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))\n"
         body += "(folder / f'ready-{index}').touch()\ntime.sleep(600)"
         launcher = self.launch(body)
-        while len(list(self.folder.glob("ready-*"))) < 2:
-            time.sleep(0.01)
+        self.wait_for("ready-*", 2)
         launcher.send_signal(signal.SIGTERM)
         self.assertEqual(self.finish(launcher)[0], 42)
+
+    def ready_to_save(self):
+        """Workers that take a second to save when they are told to stop; the launcher."""
+        body = "def save(*_):\n    print('saves', flush=True); time.sleep(1); sys.exit(42)\n"
+        body += "signal.signal(signal.SIGTERM, save)\n"
+        body += "(folder / f'ready-{index}').touch()\ntime.sleep(600)"
+        launcher = self.launch(body)
+        self.wait_for("ready-*", 2)
+        return launcher
+
+    def test_a_terminal_and_a_parent_that_pass_on_one_interrupt_count_once(self):
+        workers.hear_interrupts(self)
+        launcher = self.ready_to_save()
+        launcher.send_signal(signal.SIGINT)
+        launcher.send_signal(signal.SIGTERM)
+        self.assertEqual(self.finish(launcher)[0], 42)
+
+    def test_a_second_request_ends_the_workers_at_once_and_they_say_no_more(self):
+        body = "def stay(*_):\n    (folder / f'asked-{index}').touch()\n"
+        body += "signal.signal(signal.SIGTERM, stay)\n"
+        body += "(folder / f'ready-{index}').touch()\nwhile True: time.sleep(0.05)"
+        launcher = self.launch(body)
+        self.wait_for("ready-*", 2)
+        launcher.send_signal(signal.SIGTERM)
+        self.wait_for("asked-*", 2)
+        time.sleep(0.4)
+        launcher.send_signal(signal.SIGTERM)
+        asked = time.monotonic()
+        self.assertEqual(self.finish(launcher)[0], 128 + signal.SIGTERM)
+        self.assertLess(time.monotonic() - asked, 5)
+        self.assert_all_gone()
+
+    def test_a_worker_that_missed_the_request_is_asked_again(self):
+        body = (
+            "signal.signal(signal.SIGTERM, signal.SIG_IGN); (folder / f'ready-{index}').touch()\n"
+        )
+        body += "time.sleep(2); signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))\n"
+        body += "time.sleep(600)"
+        launcher = self.launch(body)
+        self.wait_for("ready-*", 2)
+        launcher.send_signal(signal.SIGTERM)
+        self.assertEqual(self.finish(launcher)[0], 42)
+
+    def test_under_nohup_the_end_of_the_terminal_is_not_heard(self):
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it
+        self.addCleanup(signal.signal, signal.SIGHUP, before)
+        body = "(folder / f'ready-{index}').touch()\n"
+        body += "while not (folder / 'go').exists(): time.sleep(0.01)"
+        launcher = self.launch(body)
+        self.wait_for("ready-*", 2)
+        launcher.send_signal(signal.SIGHUP)
+        (self.folder / "go").touch()
+        self.assertEqual(self.finish(launcher)[0], 0)
+
+    def wait_for(self, pattern, count):
+        until = time.monotonic() + 20
+        while len(list(self.folder.glob(pattern))) < count:
+            self.assertLess(time.monotonic(), until, f"{pattern} is missing")
+            time.sleep(0.01)
 
     def test_a_killed_launcher_takes_its_workers_with_it(self):
         launcher = self.launch("time.sleep(600)")
@@ -202,6 +265,16 @@ class LocalTest(tf.test.TestCase):
         done = subprocess.run(command, capture_output=True, text=True)
         self.assertEqual(done.returncode, 2)
         self.assertIn("--workers=0 is too small", done.stderr)
+
+
+class CoresTest(tf.test.TestCase):
+    def test_a_container_with_a_quota_has_no_more_cores_than_that(self):
+        quota = pathlib.Path(tempfile.mkdtemp(dir=self.get_temp_dir())) / "cpu.max"
+        every = len(os.sched_getaffinity(0))
+        for text, count in (("150000 100000", 1), ("max 100000", every), ("9000000 100000", every)):
+            quota.write_text(text)
+            with mock.patch.object(local, "CPU_QUOTA", quota):
+                self.assertEqual(local.cores(), min(count, every))
 
 
 def _alive(pid):

@@ -11,7 +11,7 @@ from unittest import mock
 
 import tensorflow as tf
 
-from dc_tf.distributed.cluster import parse_tf_config
+from dc_tf.distributed.task import parse_tf_config
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "launch" / "tf_config.py"
 _spec = importlib.util.spec_from_file_location("tf_config", SCRIPT)

@@ -1,0 +1,122 @@
+"""How long commands take that train nothing, from the shell to the shell.
+
+    python benchmarks/startup.py                      # this copy
+    python benchmarks/startup.py --root=OTHER_COPY    # another one, to compare with
+
+Prints a line for each command: seconds of processor time and of the clock, the least of some runs,
+and the packages among the slow ones that were imported. Each run is a process of its own, on data
+of a few hundred kilobytes; the first run of all is not counted, since it reads the disk.
+"""
+
+import argparse
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SLOW = (
+    "tensorflow", "tf_keras", "official", "orbit", "tensorflow_datasets", "googleapiclient",
+    "pandas", "matplotlib", "sklearn", "scipy", "faiss", "h5py", "PIL", "numpy",
+)  # fmt: skip
+
+# The process's own `sys.modules` at its end, on the descriptor that the environment names.
+PROBE = """
+import os, sys
+from dc_tf.commands import main
+end = os._exit
+def told(code):
+    os.write(int(os.environ["PROBE"]), "\\n".join(sys.modules).encode())
+    end(code)
+os._exit = told
+sys.argv[0] = "dc_tf"
+main.run_and_exit()
+"""
+
+
+def commands(folder):
+    """{what: arguments}; they are run in this order, since one reads what another wrote."""
+    data = f"{folder}/data"
+    return {
+        "--help": ["--help"],
+        "train --help": ["train", "--help"],
+        "train, a flag that is wrong": ["train", "--nothing=1"],
+        "embed --help": ["embed", "--help"],
+        "embed, no such data": ["embed", "--model=M", f"--data={folder}/no", "--output=O"],
+        "generate, 100 images": ["generate", f"--output={data}", "--images=100", "--overwrite"],
+        "convert, 100 images": [
+            "convert", f"--input={folder}/images", f"--output={folder}/converted", "--overwrite"
+        ],
+        "index, 100 records": [
+            "index", f"--input={data}/*.tfrecord", f"--output={folder}/index", "--overwrite"
+        ],
+        "inspect --verify": ["inspect", data, "--verify"],
+        "kmeans, no such file": ["kmeans", f"--input={folder}/no.npy", "--k=10", "--output=O"],
+        "kmeans, 1,000 rows": [
+            "kmeans", f"--input={folder}/x.npy", "--k=10", f"--output={folder}/k", "--overwrite"
+        ],
+        "doctor": ["doctor"],
+    }  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", default=ROOT, help="the copy of dc_tf to measure")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", default="", help="commands whose name begins so")
+    options = parser.parse_args()
+    root = os.path.abspath(options.root)
+    with tempfile.TemporaryDirectory() as folder:
+        write_inputs(folder)
+        os.chdir(folder)  # Python looks for packages where it is started.
+        print("| command | processor, s | clock, s | imported |\n|---|---|---|---|")
+        started(["--help"], root)
+        for name, arguments in commands(folder).items():
+            if name.startswith(options.only):
+                runs = [started(arguments, root) for _ in range(options.runs)]
+                processor, clock = (min(run[place] for run in runs) for place in (0, 1))
+                packages = ", ".join(package for package in SLOW if package in runs[-1][2])
+                print(f"| {name} | {processor:.2f} | {clock:.2f} | {packages} |", flush=True)
+
+
+def write_inputs(folder):
+    random = np.random.default_rng(0)
+    np.save(f"{folder}/x.npy", random.random((1000, 64), np.float32))
+    os.mkdir(f"{folder}/images")
+    for number in range(100):
+        pixels = random.integers(0, 255, (64, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(f"{folder}/images/{number}.jpg")
+
+
+def started(arguments, root):
+    """(seconds of processor time, seconds of the clock, names of modules) of a run of dc_tf."""
+    reads, writes = os.pipe()
+    environment = os.environ | {"PYTHONPATH": root, "PROBE": str(writes)}
+    with tempfile.TemporaryFile() as output:
+        begun = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROBE, *arguments],
+            env=environment,
+            pass_fds=[writes],
+            stdout=output,
+            stderr=output,
+        )
+        os.close(writes)
+        with os.fdopen(reads) as modules:
+            imported = set(modules.read().splitlines())
+        _, status, used = os.wait4(process.pid, 0)
+        clock = time.monotonic() - begun
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode not in (0, 1, 2):
+            output.seek(0)
+            sys.exit(f"dc_tf {' '.join(arguments)} failed:\n{output.read().decode()}")
+    return used.ru_utime + used.ru_stime, clock, imported
+
+
+if __name__ == "__main__":
+    main()

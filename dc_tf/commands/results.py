@@ -1,0 +1,87 @@
+"""What a command found: one line of JSON for programs, a short table for people.
+
+    show({"rows": 4000, "classes": 12})
+    show(Result(found, shown=True, path="RUN/result.json"))   # its own text is printed already
+
+JSON goes to a pipe or a file, as the last line on stdout. A terminal gets the table, and where the
+whole result is.
+"""
+
+import json
+import math
+import os
+import sys
+
+_WIDTH = 100  # characters of a line
+_LINES = 30
+
+
+class Result(dict):
+    """A result with what to show of it on a terminal.
+
+    Attributes:
+        shown: whether the command has printed a text for people.
+        path: file with the same JSON, or None.
+    """
+
+    def __init__(self, values, shown=False, path=None):
+        super().__init__(values)
+        self.shown = shown
+        self.path = path
+
+
+def show(result):
+    """Prints a result, a dict; None, of a worker that is not the first, is not printed."""
+    if result is None:
+        return
+    if not sys.stdout.isatty():
+        print(json.dumps(plain(result)), flush=True)
+        return
+    if not getattr(result, "shown", False):
+        print(table(result))
+    path = getattr(result, "path", None)
+    print(f"whole result: {path}" if path else "whole result, as JSON: add | cat", flush=True)
+
+
+def table(result) -> str:
+    """A line for each entry; what is long is cut short."""
+    rows = [(str(name), _text(value)) for name, value in plain(result).items()]
+    width = max((len(name) for name, _ in rows), default=0) + 2
+    lines = [_cut(f"{name:{width}}{value}") for name, value in rows[:_LINES]]
+    if len(rows) > _LINES:
+        lines.append(f"... and {len(rows) - _LINES} more")
+    return "\n".join(lines)
+
+
+def plain(value):
+    """JSON's own types: NumPy scalars become numbers, and NaN, which JSON lacks, null."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, os.PathLike) else value
+
+
+def _text(value):
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(item)}" for name, item in value.items()) or "-"
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "-"
+    return value
+
+
+def _cut(line):
+    first = line.replace("\n", " ")
+    return first if len(first) <= _WIDTH else first[: _WIDTH - 4] + " ..."

@@ -1,0 +1,65 @@
+"""A network's figures by layer beside those of an untrained network of its shape.
+
+    found = compare({"conv7": 0.60, "fc7": 0.41}, {"conv7": 0.50, "fc7": 0.46}, images=267)
+    found["below_random_init"]       # ["fc7"]
+    found["advice"]                  # "fc7 ends below ... train longer, or take conv7 ..."
+
+All that this needs is in the JSON result of a task, so that it can be repeated from there.
+"""
+
+import math
+
+
+def compare(own: dict, untrained: dict | None, images: int) -> dict:
+    """What the figures say.
+
+    Args:
+        own: {layer: share in [0, 1]}, at least one.
+        untrained: the same layers of the untrained network; None where it was not measured.
+        images: number of test images that the shares are of.
+
+    Returns:
+        JSON-able dict: `best_layer`; `random_init_best_layer` (None without an untrained network);
+        `below_random_init`, the layers, in the order of `own`, that end below their untrained
+        twins; `advice`, a sentence on those, or None where there are none.
+    """
+    top = best(own)
+    below = [layer for layer in own if untrained and is_below(own[layer], untrained[layer], images)]
+    return {
+        "best_layer": top,
+        "random_init_best_layer": best(untrained) if untrained else None,
+        "below_random_init": below,
+        "advice": _advice(own, untrained, below, top) if below else None,
+    }
+
+
+def best(figures: dict) -> str:
+    """The layer with the highest figure; the first of equal ones."""
+    return max(figures, key=figures.get)
+
+
+def is_below(own: float, untrained: float, images: int) -> bool:
+    """Whether a share is lower by more than one standard error of the difference of two shares."""
+    variance = own * (1 - own) + untrained * (1 - untrained)
+    return untrained - own > math.sqrt(max(variance, 0.0) / images)
+
+
+def advice(what: str, own: float, untrained: float | None, images: int) -> str | None:
+    """A sentence on a network that is below an untrained one in its only figure; else None."""
+    if untrained is None or not is_below(own, untrained, images):
+        return None
+    return (
+        f"{what} ends below an untrained network ({100 * own:.1f} % against "
+        f"{100 * untrained:.1f} %): pre-train longer, or on more images."
+    )
+
+
+def _advice(own, untrained, below, top):
+    figures = ", ".join(
+        f"{layer} ({100 * own[layer]:.1f} % against {100 * untrained[layer]:.1f} %)"
+        for layer in below
+    )
+    said = f"{figures} {'ends' if len(below) == 1 else 'end'} below an untrained network: "
+    if top in below:
+        return said + "train longer, or on more images."
+    return f"{said}train longer, or take {top}, the best layer here ({100 * own[top]:.1f} %)."

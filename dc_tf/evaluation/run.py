@@ -1,0 +1,116 @@
+"""An evaluation from what was asked for to its result: protocol, cost, figures.
+
+    asked = tasks.read("linear_probe", params_override=["epochs=5"])
+    result, table = run(asked, Request("linear_probe", model=..., train=..., test=...))
+
+Before the long part it prints, on the first worker, which protocol is taken and why, and what the
+work will cost on the machines at hand. Figures by layer are remembered beside the model.
+"""
+
+import dataclasses
+import gc
+import sys
+import time
+
+import tensorflow as tf
+
+import dc_tf
+from dc_tf.data.manifest import Dataset
+from dc_tf.data.voc import list_length
+from dc_tf.evaluation import cost, protocols
+from dc_tf.evaluation.models import network_settings
+from dc_tf.evaluation.remembered import remember
+from dc_tf.evaluation.tasks import BY_LAYER, DEVKIT
+
+_LONG_S = 900.0  # after which the small protocol is pointed out
+
+
+def run(asked, request, estimates=True) -> tuple[dict, str]:
+    """Measures what was asked for.
+
+    Args:
+        asked: protocols.Asked.
+        request: tasks.Request.
+        estimates: whether to measure first what the work will cost.
+
+    Returns:
+        JSON-able dict and a table to print; the same figures on all workers.
+
+    Raises:
+        ConfigError, DataError: those of the task.
+    """
+    chosen = choose(asked, request)
+    say = _say if request.world.rank == 0 else lambda text: None
+    if chosen.name:
+        say(f"{asked.task}: protocol {chosen.name}: {chosen.reason}{chosen.alternative}")
+    timing = {}
+
+    def before(work, networks):
+        timing["estimated_s"] = _estimate(work(), networks, asked.task, chosen, request, say)
+        gc.collect()  # what was measured is gone before the same is made for the work itself
+
+    request = dataclasses.replace(request, before=before if estimates else None)
+    begin = time.monotonic()
+    found, table = asked.module.run(request, chosen.protocol)
+    timing["seconds"] = time.monotonic() - begin
+    result = _described(request, chosen, timing) | found
+    if request.world.rank == 0 and request.task in BY_LAYER:
+        remember(request.model, result)
+    return result, table
+
+
+def choose(asked, request) -> protocols.Chosen:
+    """The protocol, by the network and the data where nothing else decides.
+
+    Raises:
+        ConfigError, DataError: the model or the data set cannot be opened.
+    """
+    if not asked.is_open:
+        return asked.choose()
+    return asked.choose(network_settings(request.model), _images(asked, request.train))
+
+
+def _images(asked, train):
+    """How many there are to learn from; 0 where the task itself will say that they are missing."""
+    if not train or asked.task == "retrieval":  # whose protocol does not depend on it
+        return 0
+    split = asked.given.get("train_split")
+    if asked.task in DEVKIT or split:
+        return list_length(train, split or asked.module.Protocol().train_split)
+    return Dataset.open(train).rows
+
+
+def _estimate(work, networks, task, chosen, request, say):
+    seconds = cost.estimate(work, networks, request.world)
+    protocol = f", protocol {chosen.name}" if chosen.name else ""
+    twice = ", trained and random init" if networks == 2 else ""
+    machines = f"{request.world.size} workers" if request.world.size > 1 else "this machine"
+    line = f"{task}{protocol}: {work.text}{twice}: {cost.about(seconds)} on {machines}"
+    if chosen.name == protocols.PAPER and seconds > _LONG_S:
+        line += "; --protocol=small is far shorter"
+    say(line)
+    return seconds
+
+
+def _described(request, chosen, timing) -> dict:
+    """What was measured, how, and with what."""
+    return {
+        "task": request.task,
+        "model": request.model,
+        "stage": request.stage,
+        "train": request.train,
+        "test": request.test,
+        "opened": request.opened,
+        "seed": request.seed,
+        "compute_dtype": request.opened.pop("compute_dtype", None),
+        "resize": request.resize,
+        "versions": {"dc_tf": dc_tf.__version__, "tensorflow": tf.__version__},
+        "protocol": dataclasses.asdict(chosen.protocol),
+        "protocol_name": chosen.name,
+        "protocol_reason": chosen.reason,
+        **timing,
+    }
+
+
+def _say(text):
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,298 @@
+"""How fast this machine trains the stages of an experiment: a few real steps before the run.
+
+    rates = measure(experiment, plan, cluster)
+    print(as_text(plan, rates))                        # of plan_report.py
+
+Steps are those of the run: its network, heads and exchanges, and images of its data set with its
+augmentation; labels are drawn at random. The learning rate is 0. Extraction passes images through
+the network as a clustering does; of k-means only the search for the nearest centroid is measured,
+the rest is estimated (`clustering/cost.py`).
+
+A cluster of all planned workers measures together. A process on its own measures the part of the
+first worker, without exchanges; the others are taken to be as fast.
+"""
+
+import dataclasses
+import time
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from dc_tf import memory, pulse
+from dc_tf.clustering.backends import make_backend
+from dc_tf.clustering.machines import CORE, P4D, Product
+from dc_tf.data.manifest import Dataset
+from dc_tf.data.pipeline import Draws, evaluation_batches, training_batches
+from dc_tf.data.reader import RowReader, data_errors
+from dc_tf.distributed.collectives import Solo, broadcast_json
+from dc_tf.training.checkpoint import new_trunk
+from dc_tf.training.plan import RUNTIME_BYTES, Rates
+from dc_tf.training.step import Learner
+
+# Of one stage, and of the extraction.
+_MEASURED_S = 3.0
+# A step that would take longer is measured with a part of its images.
+_MOST_STEP_S = 10.0
+# No stage is begun after so long.
+_ALL_S = 90.0
+_WARM_UP = 2
+_LEAST_STEPS, _MOST_STEPS = 3, 30
+# Forward and backward pass, in forward passes of the extraction.
+_STEP_PASSES = 4
+# Rows and centroids of the search that is measured, at most.
+_SEARCH_ROWS, _SEARCH_CENTROIDS = 4096, 1024
+_SEARCH_S = 0.3
+
+
+def measure(experiment, plan, cluster) -> Rates:
+    """Measures on this worker, or on all workers of the plan together.
+
+    Args:
+        experiment: experiment.Experiment.
+        plan: plan.Plan of it.
+        cluster: Cluster of all workers of the plan, or of this process alone.
+
+    Returns:
+        Rates, the same on all workers, with a sentence for each stage that was not measured.
+    """
+    started = time.monotonic()
+    with pulse.patient("measuring the speed"):
+        return _Measurement(experiment, plan, cluster, started).rates()
+
+
+class _Measurement:
+    def __init__(self, experiment, plan, cluster, started):
+        self._experiment = experiment
+        self._plan = plan
+        self._together = cluster.size == plan.workers
+        self._neighbours = cluster.task.local_size
+        self._cluster = cluster if self._together else _FirstWorker(cluster)
+        self._on_gpu = bool(tf.config.list_physical_devices("GPU"))
+        self._started = started
+        self._reader = RowReader(Dataset.open(experiment.data.path), experiment.data.max_bad_share)
+        self._seed = np.random.SeedSequence([experiment.seed, cluster.rank])
+
+    def rates(self):
+        free, least = self._free_bytes(), self._least_bytes()
+        if self._agreed(free < least):
+            text = "not measured: a worker needs at least {:.3g} GB, {:.3g} GB are free"
+            text = text.format(least / 1e9, free / 1e9)
+            seconds = time.monotonic() - self._started
+            return Rates(notes=dict.fromkeys(self._stages(), text), seconds=seconds)
+        with self._cluster.strategy.scope():
+            trunk = new_trunk(self._experiment).built_at_resolution()
+        own = self._extraction(trunk)
+        everywhere = float(self._cluster.world.all_sum(np.float32(own)))
+        if not self._together:
+            everywhere = own * self._plan.workers
+        speeds, notes, first_steps_s = {}, {}, 0.0
+        for index in self._stages():
+            if self._agreed(time.monotonic() - self._started > _ALL_S):
+                notes[index] = f"not measured: the stages before took more than {_ALL_S:.0f} s"
+                continue
+            images = self._images_of_step(index, own)
+            speeds[index], first_s, seconds = self._stage(index, trunk, images)
+            first_steps_s += first_s
+            whole = self._plan.stages[index].batch.per_worker
+            if images < whole:
+                notes[index] = f"measured with {images} of a worker's {whole} images"
+            logging.info("stage %d: %.1f images/s in %.1f s", index, speeds[index], seconds)
+        return Rates(
+            speeds,
+            self._source(),
+            extract_per_s=everywhere,
+            machine=self._machine(),
+            notes=notes,
+            first_steps_s=first_steps_s,
+            seconds=time.monotonic() - self._started,
+        )
+
+    def _stages(self):
+        return range(len(self._plan.stages))
+
+    def _agreed(self, own):
+        """The first worker's answer, on all of them."""
+        return broadcast_json(bool(own), self._cluster.world)
+
+    def _source(self):
+        workers, what = self._plan.workers, "GPU" if self._on_gpu else "CPU"
+        if self._together:
+            together = f"{workers} workers together" if workers > 1 else "one worker"
+            return f"measured here, {together} on {what}"
+        return (
+            f"measured here on one worker with its {what}, for {workers} that are as fast, "
+            "without exchanges"
+        )
+
+    def _free_bytes(self):
+        if self._on_gpu:
+            return min(memory.gpu_memory("free") or [memory.free_memory()])
+        return memory.free_memory() / self._neighbours + RUNTIME_BYTES  # that is taken already
+
+    def _least_bytes(self):
+        """Weights and the smallest step; larger ones are measured in part."""
+        sizes = [stage.size for stage in self._plan.stages]
+        state = max(size.state_bytes for size in sizes)
+        return state if self._on_gpu else state + RUNTIME_BYTES
+
+    def _extraction(self, trunk):
+        """Images a second of this worker."""
+        model, rows = self._experiment.model, self._reader.dataset.rows
+        spec = tf.TensorSpec([None, model.resolution, model.resolution, 3])
+        forward = tf.function(
+            lambda x: trunk(x, training=False)["fc7"], autograph=False, input_signature=[spec]
+        )
+        few = tf.zeros([8, model.resolution, model.resolution, 3])
+        forward(few[:1])
+        seconds = min(_timed(lambda: forward(few).numpy()) for _ in range(2))
+        sizes = [stage.stage.clustering.batch_size for stage in self._plan.stages]
+        batch = int(np.clip(8 * _MEASURED_S / seconds / _LEAST_STEPS, 1, max(sizes)))
+        count = min(_MOST_STEPS, max(1, int(8 * _MEASURED_S / seconds / batch))) * batch
+        resize = self._experiment.data.resize or round(model.resolution * 256 / 224)
+        drawn = np.random.default_rng(self._seed).integers(0, rows, count + batch)
+        self._cluster.world.barrier()
+        threads = self._experiment.threads or None
+        with data_errors():
+            batches = iter(
+                evaluation_batches(self._reader, drawn, batch, model.resolution, resize, threads)
+            )
+            forward(next(batches)["image"]).numpy()
+            done, begun = 0, time.monotonic()
+            for images in batches:
+                done += len(forward(images["image"]).numpy())
+                if time.monotonic() - begun >= _MEASURED_S:
+                    break
+            return done / (time.monotonic() - begun)
+
+    def _images_of_step(self, index, extracted_per_s):
+        """Images of a worker in a measured step: all, or fewer where time or memory are short."""
+        stage = self._plan.stages[index]
+        batch, accumulate = stage.batch, stage.stage.accumulate
+        step_s = _STEP_PASSES * batch.per_worker / extracted_per_s
+        room = self._free_bytes() - self._least_bytes()
+        part, parts = batch.per_served // accumulate, accumulate
+        served = batch.per_worker // batch.per_served
+
+        def too_much():
+            share = part * parts / batch.per_served
+            activations = stage.size.activation_bytes * part * accumulate / batch.per_served
+            return share * step_s > _MOST_STEP_S or activations > room
+
+        while too_much() and (parts > 1 or part > 1):
+            if parts > 1:
+                parts -= 1
+            else:
+                part = -(-part // 2)
+        images = served * part * parts
+        return broadcast_json(images, self._cluster.world)
+
+    def _stage(self, index, trunk, images):
+        """(images a second of all workers, seconds of the first step, seconds of all)."""
+        started = time.monotonic()
+        planned = self._plan.stages[index]
+        batch, stage = planned.batch, planned.stage
+        shrunk = images // (batch.per_worker // batch.per_served)
+        parts = max(1, shrunk * stage.accumulate // batch.per_served)
+        workers = batch.topology.workers
+        batch = dataclasses.replace(batch, batch_size=images * workers)
+        learner = Learner(
+            self._cluster,
+            batch,
+            trunk,
+            stage.replace(accumulate=parts, batch_size=images * workers),
+            self._experiment.model,
+            seed=self._experiment.seed,
+            stage_index=index,
+        )
+        learner.start_round(0)
+        learner.set_learning_rate(0.0)
+        batches = iter(self._batches(batch, stage, images))
+
+        def step():
+            with data_errors():
+                learner.step(next(batches), tf.constant(0)).numpy()
+
+        first_s = _timed(step)
+        seconds = [_timed(step) for _ in range(_WARM_UP)]
+        steps = int(np.clip(_MEASURED_S / seconds[-1], _LEAST_STEPS, _MOST_STEPS))
+        steps = broadcast_json(steps, self._cluster.world)
+        begun = time.monotonic()
+        for _ in range(steps):
+            step()
+        taken = broadcast_json((time.monotonic() - begun) / steps, self._cluster.world)
+        return images * workers / taken, first_s, time.monotonic() - started
+
+    def _batches(self, batch, stage, images):
+        """More than enough batches of random images with random labels."""
+        steps = 1 + _WARM_UP + _MOST_STEPS
+        random = np.random.default_rng(self._seed)
+        served = batch.topology.served(self._cluster.rank)
+        supers = np.tile(np.repeat(np.array(served, np.int32), images // len(served)), steps)
+        count = len(supers)
+        draws = Draws(
+            row=random.integers(0, self._reader.dataset.rows, count),
+            rotation=supers % batch.rotations * (4 // batch.rotations),
+            super_id=supers,
+            sub_id=random.integers(0, max(1, stage.sub_clusters), count, np.int32),
+            seed=random.integers(0, 2**31, (count, 2), np.int32),
+        )
+        data = self._experiment.data
+        return training_batches(
+            self._reader,
+            draws,
+            images,
+            self._experiment.model.resolution,
+            min_area=data.min_crop_area,
+            flip=data.flip,
+            threads=self._experiment.threads or None,
+        )
+
+    def _machine(self):
+        """The machine of `clustering/machines.py` with the search as fast as it is here."""
+        machine = P4D if self._on_gpu else CORE
+        for stage in self._plan.stages:
+            if stage.clustering is None:
+                continue
+            problem = stage.clustering.problem
+            k = min(max(problem.clusters, problem.sub_clusters), _SEARCH_CENTROIDS)
+            flops = _search_flops(stage.stage.clustering, k, problem.dim)
+            machine = dataclasses.replace(machine, **{problem.precision: Product(flops, 0.0)})
+        return machine
+
+
+class _FirstWorker:
+    """The part of the first of many workers for a process alone: nothing is exchanged.
+
+    Attributes: as of Cluster.
+    """
+
+    rank, size, is_chief = 0, 1, True
+
+    def __init__(self, cluster):
+        self.strategy = cluster.strategy
+        self.world = Solo()
+
+    def group(self, _):
+        return self.world
+
+
+def _search_flops(settings, k, dim):
+    """FLOP/s of the search for the nearest of k centroids, comparisons included."""
+    random = np.random.default_rng(0)
+    search = make_backend(settings.backend, k, dim, settings.precision)
+    search.load(random.standard_normal((k, dim), np.float32))
+    count = min(_SEARCH_ROWS, search.chunk_rows)
+    rows = search.prepared(random.standard_normal((count, dim), np.float32))
+    search(rows)
+    done, begun = 0, time.monotonic()
+    while time.monotonic() - begun < _SEARCH_S:
+        search(rows)
+        done += 1
+    return done * 2.0 * count * k * dim / (time.monotonic() - begun)
+
+
+def _timed(function):
+    begun = time.monotonic()
+    function()
+    return time.monotonic() - begun

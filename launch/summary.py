@@ -1,0 +1,90 @@
+"""What a quickstart has learned, layer by layer, beside an untrained network; plain text."""
+
+# Shown in any case: the last convolution and the last layer, beside the best one.
+_ALWAYS = ("conv13", "fc7")
+_CHANCE = "25.0 % (chance)"
+_NAMES = {"knn": "k-NN", "linear": "linear probe"}
+
+
+def figures(trained, knn, linear):
+    """The figures of the result, flat.
+
+    Args:
+        trained: result of `dc_tf train`.
+        knn, linear: results of `dc_tf evaluate`; None where nothing was measured.
+
+    Returns:
+        dict: `rotation_accuracy`; for both measures of the best layer `X_top1`, `X_layer`, the
+        untrained network's `random_init_X_top1` and `random_init_X_layer`, and `X_layers`: top-1
+        by layer as [trained, random init]; `below_random_init`: {measure: layers}.
+    """
+    found = {"rotation_accuracy": trained.get("rotation_accuracy")}
+    for name, result in (("knn", knn), ("linear", linear)):
+        result = result or {}
+        found |= {
+            f"{name}_top1": result.get("top1"),
+            f"{name}_layer": result.get("best_layer"),
+            f"random_init_{name}_top1": result.get("random_init_top1"),
+            f"random_init_{name}_layer": result.get("random_init_best_layer"),
+            f"{name}_layers": _by_layer(result),
+        }
+    found["below_random_init"] = {
+        name: [layer for layer, (own, twin) in found[f"{name}_layers"].items() if own < twin]
+        for name in _NAMES
+    }
+    return found
+
+
+def text(result, knn, linear):
+    """A table of `figures`, and what to do about layers that are worse than before training."""
+    epochs = ", ".join(f"{name} {count}" for name, count in result["epochs"].items())
+    rows = [("", "trained", "random init")]
+    rows.append(("rotation accuracy", _percent(result["rotation_accuracy"]), _CHANCE))
+    for name, of in (("knn", knn), ("linear", linear)):
+        if of is not None:
+            rows += _rows(name, result)
+    lines = [f"{name:25}{own:<20}{twin}".rstrip() for name, own, twin in rows]
+    return "\n".join([*lines, f"epochs: {epochs}", *_advice(result)])
+
+
+def _rows(name, result):
+    title = f"{_NAMES[name]} top-1"
+    best = [
+        f"{_percent(result[f'{prefix}{name}_top1'])} ({result[f'{prefix}{name}_layer']})"
+        for prefix in ("", "random_init_")
+    ]
+    yield f"{title}, best layer", *best
+    for layer in _ALWAYS:
+        if layer in result[f"{name}_layers"]:
+            yield f"  {layer}", *map(_percent, result[f"{name}_layers"][layer])
+
+
+def _advice(result):
+    below = [
+        f"{layer} in {_NAMES[name]} ({_percent(own)} against {_percent(twin)})"
+        for name in _NAMES
+        for layer, (own, twin) in result[f"{name}_layers"].items()
+        if layer in result["below_random_init"][name]
+    ]
+    if not below:
+        return
+    best = result["linear_layer"] if result["linear_top1"] is not None else result["knn_layer"]
+    shortened = result["epochs"] != result["configured_epochs"]
+    longer = "a larger --minutes" if shortened else "more epochs by --params_override"
+    yield (
+        f"Worse than before training: {', '.join(below)}. Take layer {best}, the best here, or "
+        f"train longer: {longer}, with another --workdir."
+    )
+
+
+def _by_layer(result):
+    untrained = result.get("random_init") or {}
+    return {
+        layer: [own["top1"], untrained[layer]["top1"]]
+        for layer, own in (result.get("layers") or {}).items()
+        if layer in untrained
+    }
+
+
+def _percent(share):
+    return "-" if share is None else f"{100 * share:.1f} %"

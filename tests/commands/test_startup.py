@@ -1,0 +1,113 @@
+"""What commands import before they do something: none waits for a package that it does not need."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import pictures
+import tensorflow as tf
+
+from dc_tf.commands.main import COMMANDS
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Each takes a tenth of a second or more to import, TensorFlow and what it brings seconds.
+SLOW = {
+    *("tensorflow", "keras", "tf_keras", "official", "orbit", "tensorflow_datasets"),
+    *("tensorflow_hub", "pandas", "scipy", "sklearn", "matplotlib", "faiss", "torch", "h5py"),
+    *("googleapiclient", "tqdm"),
+}
+# Calls one command after the other and says which brought a slow package.
+PROGRAM = """
+import sys
+from dc_tf.commands.main import main
+slow, calls = eval(sys.argv[1])
+for expected, *call in calls:
+    code = main(call)
+    assert code == expected, (code, call)
+    found = sorted(slow & set(sys.modules))
+    print("IMPORTED", call[0], *found, file=sys.stderr)
+"""
+
+
+class StartupTest(tf.test.TestCase):
+    def imported(self, *calls, slow=frozenset(SLOW)):
+        """Slow packages that are there after calls of dc_tf, (exit code, *arguments) each."""
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, repr((set(slow), calls))],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CONFIG": ""},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("IMPORTED")]
+        self.assertLen(lines, len(calls))
+        return {line.split()[1]: line.split()[2:] for line in lines}
+
+    def test_no_help_and_no_wrong_flag_imports_anything_slow(self):
+        helps = [(0, name, "--help") for name in COMMANDS]
+        wrong = [(2, name, "--no_such_flag=1") for name in COMMANDS]
+        for name, found in self.imported((0, "--help"), *helps, *wrong).items():
+            self.assertEmpty(found, name)
+
+    def test_commands_on_local_data_sets_import_nothing_slow(self):
+        folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+        for number in range(3):
+            pictures.write(f"{folder}/images", f"{number}.png", pictures.encoded(number))
+        generated = f"{folder}/generated"
+        found = self.imported(
+            (0, "generate", f"--output={generated}", "--images=3"),
+            (0, "convert", f"--input={folder}/images", f"--output={folder}/out", "--workers=1"),
+            (0, "index", f"--input={generated}/*.tfrecord", f"--output={folder}/index"),
+            (0, "inspect", generated, "--verify", f"--output={folder}/sheet.png"),
+            (1, "embed", "--model=M", f"--data={folder}/nowhere", "--output=O"),
+            (2, "kmeans", f"--input={folder}/nowhere.npy", "--k=3", f"--output={folder}/k"),
+        )
+        for name, packages in found.items():
+            self.assertEmpty(packages, name)
+
+    def test_kmeans_imports_tensorflow_alone_and_the_rest_can_be_imported_later(self):
+        folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+        np.save(f"{folder}/x.npy", np.random.default_rng(0).random((50, 64), np.float32))
+        flags = f"--input={folder}/x.npy", "--k=3", f"--output={folder}/k", "--backend=tensorflow"
+        self.assertEqual(self.imported((0, "kmeans", *flags)), {"kmeans": ["tensorflow"]})
+        program = (
+            "from dc_tf.commands.quick_tensorflow import import_tensorflow as quick; quick()\n"
+            "import sys; assert 'pandas' not in sys.modules and 'tf_keras' not in sys.modules\n"
+            "import scipy.linalg, pandas, PIL.Image, tensorflow as tf\n"
+            "from dc_tf import keras\n"
+            "assert keras.layers.Dense(2)(tf.ones((3, 1))).shape == (3, 2)\n"
+            "assert tf.keras.layers.Dense is keras.layers.Dense"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_doctor_checks_versions_before_it_imports_anything_slow(self):
+        program = (
+            "import sys\n"
+            "from dc_tf.doctor.beginning import begin\n"
+            "report, task, trouble = begin()\n"
+            f"sys.exit(str({SLOW!r} & set(sys.modules) or ''))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.assertRegex(done.stdout, r"ok +tensorflow +2\.")
+        self.assertEqual(done.stderr.strip(), "")
+
+
+if __name__ == "__main__":
+    tf.test.main()

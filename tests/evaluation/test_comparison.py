@@ -1,0 +1,52 @@
+"""Layers beside their untrained twins."""
+
+import tensorflow as tf
+
+from dc_tf.evaluation.comparison import advice, compare
+
+
+class ComparisonTest(tf.test.TestCase):
+    def test_layers_below_their_untrained_twins_are_named_with_figures_and_a_way_out(self):
+        own = {"conv7": 0.602, "conv13": 0.31, "fc7": 0.41}
+        untrained = {"conv7": 0.505, "conv13": 0.46, "fc7": 0.46}
+        found = compare(own, untrained, images=2000)
+        self.assertEqual(found["best_layer"], "conv7")
+        self.assertEqual(found["random_init_best_layer"], "conv7")
+        self.assertEqual(found["below_random_init"], ["conv13", "fc7"])
+        self.assertEqual(
+            found["advice"],
+            "conv13 (31.0 % against 46.0 %), fc7 (41.0 % against 46.0 %) end below an untrained "
+            "network: train longer, or take conv7, the best layer here (60.2 %).",
+        )
+
+    def test_a_best_layer_that_is_below_is_not_recommended(self):
+        found = compare({"conv1": 0.3, "fc7": 0.2}, {"conv1": 0.5, "fc7": 0.1}, images=2000)
+        self.assertEqual(found["below_random_init"], ["conv1"])
+        self.assertIn("conv1 (30.0 % against 50.0 %) ends below", found["advice"])
+        self.assertNotIn("take conv1", found["advice"])
+
+    def test_what_chance_explains_is_not_below(self):
+        own, untrained = {"fc7": 0.43}, {"fc7": 0.46}
+        self.assertEqual(compare(own, untrained, images=100)["below_random_init"], [])
+        self.assertEqual(compare(own, untrained, images=10_000)["below_random_init"], ["fc7"])
+        self.assertIsNone(compare({"fc7": 0.5}, {"fc7": 0.5}, images=100)["advice"])
+
+    def test_without_an_untrained_network_there_is_only_a_best_layer(self):
+        found = compare({"conv1": 0.3, "fc7": 0.3}, None, images=10)
+        self.assertEqual(found["best_layer"], "conv1")
+        self.assertEqual(found["below_random_init"], [])
+        self.assertIsNone(found["random_init_best_layer"])
+        self.assertIsNone(found["advice"])
+
+    def test_a_network_with_one_figure_gets_a_sentence_too(self):
+        self.assertIsNone(advice("the model", 0.5, 0.4, images=100))
+        self.assertIsNone(advice("the model", 0.1, None, images=100))
+        self.assertEqual(
+            advice("the model", 0.2, 0.4, images=100),
+            "the model ends below an untrained network (20.0 % against 40.0 %): pre-train longer, "
+            "or on more images.",
+        )
+
+
+if __name__ == "__main__":
+    tf.test.main()
