@@ -14,10 +14,11 @@ import math
 
 # Images of `configs/quickstart.yaml`, whose epochs suit so many.
 MADE_FOR = 4000
-# Of what a step of training costs beyond its measured seconds: checkpoints, metrics, the first
-# batches of an epoch.
+# Seconds beyond the steps: of an epoch, for its first batches and metrics; of a round, for its
+# checkpoint and what of a clustering does not depend on the number of images (8 s were seen on a
+# machine busy with other jobs).
 _EPOCH_S = 0.5
-_ROUND_S = 1.5
+_ROUND_S = 4.0
 # Networks that each of the two evaluations passes all images through: the trained, the untrained.
 _NETWORKS = 2
 # Seconds of classifiers and neighbours for an image, both networks and six layers.

@@ -43,7 +43,8 @@ def text(result, knn, linear):
     for name, of in (("knn", knn), ("linear", linear)):
         if of is not None:
             rows += _rows(name, result)
-    lines = [f"{name:25}{own:<20}{twin}".rstrip() for name, own, twin in rows]
+    width = 2 + max(len(name) for name, _, _ in rows)
+    lines = [f"{name:{width}}{own:<18}{twin}".rstrip() for name, own, twin in rows]
     return "\n".join([*lines, f"epochs: {epochs}", *_advice(result)])
 
 
