@@ -228,12 +228,13 @@ def measure_train():
         last_lines([[*dc_tf, "generate", f"--output={data}", "--images=3000"]])
         for size in (1, 2, 4):
             run = os.path.join(folder, f"run{size}")
-            settings = f"data.path={data},model.compute_dtype={FLAGS.types[0]},log_every=10"
-            settings += ",stages[0].epochs=2,stages[1].epochs=0"
+            stage = {"epochs": 2, "clusters": 1, "sub_clusters": 0, "batch_size": 64}
+            settings = {"data": {"path": data}, "model": {"compute_dtype": FLAGS.types[0]}}
+            settings |= {"log_every": 10, "stages": [stage]}
             command = [sys.executable, os.path.join(ROOT, "launch", "local.py")]
             command += [f"--workers={size}", "--", "train", f"--workdir={run}"]
             command += [f"--config_file={ROOT}/configs/quickstart.yaml"]
-            last_lines([[*command, f"--params_override={settings}"]])
+            last_lines([[*command, f"--params_override={json.dumps(settings)}"]])
             with open(os.path.join(run, "metrics.jsonl"), encoding="utf-8") as lines:
                 found = [json.loads(line) for line in lines]
             rates = [one["images_per_second"] for one in found if one["event"] == "train"]
