@@ -5,6 +5,8 @@
 
 alone    seconds per step on one worker: ours in float32 and bfloat16 (with --xla also compiled),
          plain Keras layers and optimizer, and PyTorch with channels last or first, in turns.
+train    images/s of `launch/local.py -- train` on 1, 2 and 4 workers that share all cores, reading
+         and augmenting generated images; of the quickstart's network.
 workers  1, 2 and 4 workers of one thread with equally many images each: batch norm over all, over
          groups and over each alone, and each exchange by itself.
 messages 2 and 4 workers of one thread: a large tensor exchanged in one message and cut, in turns.
@@ -21,14 +23,16 @@ import os
 import resource
 import statistics
 import sys
+import tempfile
 import time
 
 import numpy as np
 from absl import app, flags
 from processes import joined, last_lines, run_parts, show, with_threads
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FLAGS = flags.FLAGS
-PARTS = ("alone", "workers", "messages", "heads", "losses")
+PARTS = ("alone", "train", "workers", "messages", "heads", "losses")
 flags.DEFINE_list("parts", list(PARTS), "What to measure.")
 flags.DEFINE_integer("resolution", 224, "Side of the images.")
 flags.DEFINE_integer("batch", 8, "Images of a worker in one step.")
@@ -207,6 +211,32 @@ def torch_step(torch, memory_format, resolution, batch, width, fc, classes=1000)
         return loss.item()
 
     return step
+
+
+# The whole of training.
+
+
+def measure_train():
+    with tempfile.TemporaryDirectory() as folder:
+        data, result = os.path.join(folder, "data"), []
+        dc_tf = [sys.executable, "-m", "dc_tf"]
+        last_lines([[*dc_tf, "generate", f"--output={data}", "--images=3000"]])
+        for size in (1, 2, 4):
+            run = os.path.join(folder, f"run{size}")
+            settings = f"data.path={data},model.compute_dtype={FLAGS.types[0]},log_every=10"
+            settings += ",stages[0].epochs=2,stages[1].epochs=0"
+            command = [sys.executable, os.path.join(ROOT, "launch", "local.py")]
+            command += [f"--workers={size}", "--", "train", f"--workdir={run}"]
+            command += [f"--config_file={ROOT}/configs/quickstart.yaml"]
+            last_lines([[*command, f"--params_override={settings}"]])
+            with open(os.path.join(run, "metrics.jsonl"), encoding="utf-8") as lines:
+                found = [json.loads(line) for line in lines]
+            rates = [one["images_per_second"] for one in found if one["event"] == "train"]
+            rates = rates[1:]  # the first traces
+            line = {"workers": size, "images_per_second": statistics.median(rates)}
+            result.append(line | {"all": rates})
+            show(result[-1])
+    return result
 
 
 # Several workers.

@@ -5,11 +5,12 @@
     print(f"knn: {work.text}: {about(seconds)} on this machine")
 
 A task says what it does to one network as parts: how many units there are, and a function that does
-some of them with the network and images of the task itself. The rate of a part is that of the
-largest sample that fits half of `SECONDS`; a sample of one, which traces the network, comes first
-and is not timed. So a part takes at most `SECONDS` or one unit, whichever is longer, after the
-tracing, and no more memory than a batch of the task. On several workers all of them measure at the
-same time, and their rates are added.
+some of them with the network and images of the task itself. Samples of a part grow until `SECONDS`
+have passed; a sample of one, which traces the network, comes first and is not timed. The rate is by
+what the last sample does and takes more than the first, so that what a call costs anyway, such as
+the start of an input pipeline, hardly counts. A part takes at most twice `SECONDS` and a unit,
+after the tracing, and no more memory than a batch of the task. On several workers all of them
+measure at the same time, and their rates are added.
 
 Of the work of a task the parts count what takes most of the time; the estimate is meant to be
 within a factor of two.
@@ -80,15 +81,29 @@ def rate(part: Part, seconds=SECONDS, clock=time.monotonic) -> float:
     """Units a second on this worker."""
     most = max(1, min(part.most, math.ceil(part.count)))
     part.sample(1)
-    begin, wanted = clock(), 1
-    while True:
-        start = clock()
-        done = part.sample(wanted)
-        took = max(clock() - start, 1e-9)
-        fitting = int(wanted * seconds / 2 / took)
-        if fitting <= wanted or wanted >= most or clock() - begin >= seconds / 2:
-            return done / took
-        wanted = min(most, fitting, _GROWTH * wanted)
+    first = last = _timed(part, 1, clock)
+    wanted, spent = 1, first[1]
+    while wanted < most and spent < seconds:
+        units, took = last
+        fitting = units + int((seconds - took) / _seconds_per_unit(first, last))
+        wanted = min(most, max(wanted + 1, min(_GROWTH * wanted, fitting)))
+        last = _timed(part, wanted, clock)
+        spent += last[1]
+    return 1 / _seconds_per_unit(first, last)
+
+
+def _timed(part, wanted, clock):
+    """(units done, seconds)."""
+    start = clock()
+    done = part.sample(wanted)
+    return done, max(clock() - start, 1e-9)
+
+
+def _seconds_per_unit(first, last):
+    """Of two samples: by what the larger one does and takes more, as far as that can be told."""
+    more, longer = (b - a for a, b in zip(first, last))
+    average = last[1] / last[0]
+    return max(longer / more, average / _GROWTH) if more > 0 else average
 
 
 def about(seconds: float) -> str:
