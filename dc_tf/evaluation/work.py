@@ -4,8 +4,11 @@ features_part(extractor, subject, train, test, batch_size=256)
 """
 
 import numpy as np
+import tensorflow as tf
 
 from dc_tf.evaluation.cost import Part, rate, spread
+
+_PLACES = 256  # images that samples are taken from
 
 
 def text_of(subject, train, test, more="") -> str:
@@ -30,11 +33,16 @@ def forward_part(network, subject, split, count, batch_size) -> Part:
         batch_size: images at a time, at most.
     """
 
+    # One pipeline for all samples: to build one takes longer than many images.
+    pipeline = []
+
     def sample(images):
-        places = spread(len(split.rows), images)
+        if not pipeline:
+            places = spread(len(split.rows), min(len(split.rows), _PLACES))
+            ones = split.images(1, subject.resolution, subject.short_side, places)
+            pipeline.append(iter(ones.repeat()))
         with split.errors():
-            for batch in split.images(batch_size, subject.resolution, subject.short_side, places):
-                wait(network(batch))
+            wait(network(tf.concat([next(pipeline[0]) for _ in range(images)], 0)))
         return images
 
     return Part("images through the network", count, sample, batch_size)
