@@ -5,6 +5,8 @@
 
 alone    seconds per step on one worker: ours in float32 and bfloat16 (with --xla also compiled),
          plain Keras layers and optimizer, and PyTorch with channels last or first, in turns.
+train    images/s of `launch/local.py -- train` on 1, 2 and 4 workers that share all cores, reading
+         and augmenting generated images; of the quickstart's network.
 workers  1, 2 and 4 workers of one thread with equally many images each: batch norm over all, over
          groups and over each alone, and each exchange by itself.
 messages 2 and 4 workers of one thread: a large tensor exchanged in one message and cut, in turns.
@@ -21,14 +23,16 @@ import os
 import resource
 import statistics
 import sys
+import tempfile
 import time
 
 import numpy as np
 from absl import app, flags
 from processes import joined, last_lines, run_parts, show, with_threads
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FLAGS = flags.FLAGS
-PARTS = ("alone", "workers", "messages", "heads", "losses")
+PARTS = ("alone", "train", "workers", "messages", "heads", "losses")
 flags.DEFINE_list("parts", list(PARTS), "What to measure.")
 flags.DEFINE_integer("resolution", 224, "Side of the images.")
 flags.DEFINE_integer("batch", 8, "Images of a worker in one step.")
@@ -56,9 +60,13 @@ def measure_alone():
     shape = {name: FLAGS[name].value for name in ("resolution", "batch", "width", "fc")}
     task = dict(**shape, types=FLAGS.types, steps=FLAGS.steps, xla=FLAGS.xla)
     (times,) = children("alone", task, environments=[with_threads(FLAGS.threads)])
-    seconds = {name: statistics.median(of) for name, of in times.items()}
+    seconds, cpu = (
+        {name: statistics.median(turn[i] for turn in of) for name, of in times.items()}
+        for i in range(2)
+    )
     rates = {name: FLAGS.batch / of for name, of in seconds.items()}
     result = {**shape, "seconds_per_step": seconds, "images_per_second": rates}
+    result["cpu_seconds_per_step"] = cpu
     ours = next(rate for name, rate in rates.items() if name.startswith("dc_tf"))
     result["ours_by_others"] = {name: ours / rate for name, rate in rates.items()}
     show(result)
@@ -66,7 +74,7 @@ def measure_alone():
 
 
 def alone(types, steps, xla, **shape):
-    """{name: seconds of each step}, all in turns."""
+    """{name: (seconds, CPU seconds) of each step}, all in turns."""
     from dc_tf.distributed.cluster import connect
 
     # One super-class, so one classifier of 1,000 as the others have.
@@ -82,9 +90,10 @@ def alone(types, steps, xla, **shape):
     times = {name: [] for name in kinds}
     for turn in range(steps + 1):
         for name, step in kinds.items():
+            begun = time.process_time()
             seconds = timed(step)
             if turn:  # the first traces
-                times[name].append(seconds)
+                times[name].append((seconds, time.process_time() - begun))
     return times
 
 
@@ -207,6 +216,33 @@ def torch_step(torch, memory_format, resolution, batch, width, fc, classes=1000)
         return loss.item()
 
     return step
+
+
+# The whole of training.
+
+
+def measure_train():
+    with tempfile.TemporaryDirectory() as folder:
+        data, result = os.path.join(folder, "data"), []
+        dc_tf = [sys.executable, "-m", "dc_tf"]
+        last_lines([[*dc_tf, "generate", f"--output={data}", "--images=3000"]])
+        for size in (1, 2, 4):
+            run = os.path.join(folder, f"run{size}")
+            stage = {"epochs": 2, "clusters": 1, "sub_clusters": 0, "batch_size": 64}
+            settings = {"data": {"path": data}, "model": {"compute_dtype": FLAGS.types[0]}}
+            settings |= {"log_every": 10, "stages": [stage]}
+            command = [sys.executable, os.path.join(ROOT, "launch", "local.py")]
+            command += [f"--workers={size}", "--", "train", f"--workdir={run}"]
+            command += [f"--config_file={ROOT}/configs/quickstart.yaml"]
+            last_lines([[*command, f"--params_override={json.dumps(settings)}"]])
+            with open(os.path.join(run, "metrics.jsonl"), encoding="utf-8") as lines:
+                found = [json.loads(line) for line in lines]
+            rates = [one["images_per_second"] for one in found if one["event"] == "train"]
+            rates = rates[1:]  # the first traces
+            line = {"workers": size, "images_per_second": statistics.median(rates)}
+            result.append(line | {"all": rates})
+            show(result[-1])
+    return result
 
 
 # Several workers.

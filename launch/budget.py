@@ -4,8 +4,8 @@
     epochs = fit(costs, seconds=400)
     costs.seconds(epochs), overrides(costs, epochs)
 
-The ratio of the stages' epochs stays. Each stage has at least one epoch, and at most those of the
-configuration, or, on fewer images than the configuration was made for, as many steps as there.
+The ratio of the stages' epochs stays. Each stage has at least `LEAST_STEPS` steps, and at most the
+epochs of the configuration, or, on fewer images than it was made for, as many steps as there.
 Arithmetic only; needs nothing but Python.
 """
 
@@ -14,10 +14,14 @@ import math
 
 # Images of `configs/quickstart.yaml`, whose epochs suit so many.
 MADE_FOR = 4000
-# Of what a step of training costs beyond its measured seconds: checkpoints, metrics, the first
-# batches of an epoch.
+# With 62 steps a stage the best layers were better than those of random weights
+# (benchmarks/results/quickstart.md); fewer were not tried.
+LEAST_STEPS = 60
+# Seconds beyond the steps: of an epoch, for its first batches and metrics; of a round, for its
+# checkpoint and what of a clustering does not depend on the number of images (8 s were seen on a
+# machine busy with other jobs).
 _EPOCH_S = 0.5
-_ROUND_S = 1.5
+_ROUND_S = 4.0
 # Networks that each of the two evaluations passes all images through: the trained, the untrained.
 _NETWORKS = 2
 # Seconds of classifiers and neighbours for an image, both networks and six layers.
@@ -33,6 +37,7 @@ class Stage:
     Attributes:
         name: of the stage.
         epochs: of the configuration.
+        least: epochs, at least.
         reassign_every: epochs from one clustering to the next; 0 without clusterings.
         drops: epochs after which the learning rate falls.
         epoch_s: seconds of the training of an epoch.
@@ -42,6 +47,7 @@ class Stage:
 
     name: str
     epochs: int
+    least: int
     reassign_every: int
     drops: tuple
     epoch_s: float
@@ -98,10 +104,17 @@ class Costs:
         def speed(stage):
             return stage["images_per_second"] or min(speeds)
 
+        most = max(1.0, MADE_FOR / plan["rows"])
+
+        def least(stage):
+            enough = math.ceil(LEAST_STEPS / stage["steps_per_epoch"])
+            return min(enough, math.floor(most * stage["epochs"]))
+
         stages = tuple(
             Stage(
                 name=stage["name"],
                 epochs=stage["epochs"],
+                least=least(stage),
                 reassign_every=stage["reassign_every"],
                 drops=tuple(stage["drops"]),
                 epoch_s=stage["steps_per_epoch"] * step_images(stage) / speed(stage),
@@ -117,7 +130,7 @@ class Costs:
             images = plan["rows"] + test_rows
             each = _NETWORKS * images / measured["extract_images_per_second"]
             after_s = _PROGRAMS * program_s + 2 * each + _CLASSIFY_S * images
-        return cls(stages, max(1.0, MADE_FOR / plan["rows"]), program_s + first_steps_s, after_s)
+        return cls(stages, most, program_s + first_steps_s, after_s)
 
     def seconds(self, epochs):
         """Of all that is left after the measurement, with so many epochs of each stage."""
@@ -131,7 +144,8 @@ def fit(costs, seconds):
     longest = max(configured)
     best = None
     for most in range(1, math.floor(costs.most * longest) + 1):
-        epochs = [max(1, round(count * most / longest)) for count in configured]
+        shares = [round(count * most / longest) for count in configured]
+        epochs = [max(stage.least, share) for stage, share in zip(costs.stages, shares)]
         if best is not None and costs.seconds(epochs) > seconds:
             break
         best = epochs

@@ -81,8 +81,8 @@ def parse(argv=None):
         "--minutes",
         type=float,
         help="what all of it may take; fewer epochs are trained where the configuration's take "
-        f"longer, at least one a stage (default: {MINUTES:g}; with another --config_file all of "
-        "its epochs)",
+        f"longer, at least {budget.LEAST_STEPS} steps a stage (default: {MINUTES:g}; with another "
+        "--config_file all of its epochs)",
     )
     parser.add_argument(
         "--workers",
@@ -276,12 +276,10 @@ class Quickstart:
             text += f" (configured: {_counts(configured)}), chosen for --minutes"
             text += f"={self._minutes or MINUTES:g}"
         say(f"{text}.")
-        if self._fits_not(epochs, configured, seconds):
-            say("Less is not possible: each stage has at least one epoch. Use fewer images.")
-
-    def _fits_not(self, epochs, configured, seconds):
         longer = seconds > 60 * (self._minutes or MINUTES) + 30
-        return longer and epochs != configured and min(epochs) == 1
+        if longer and epochs != configured and epochs == budget.fit(costs, 0.0):
+            least = f"each stage has at least {budget.LEAST_STEPS} steps"
+            say(f"Less is not possible: {least}. Fewer images take less time.")
 
     def _train(self, data, epochs):
         finished = self._run / "result.json"

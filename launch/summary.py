@@ -43,7 +43,8 @@ def text(result, knn, linear):
     for name, of in (("knn", knn), ("linear", linear)):
         if of is not None:
             rows += _rows(name, result)
-    lines = [f"{name:25}{own:<20}{twin}".rstrip() for name, own, twin in rows]
+    width = 2 + max(len(name) for name, _, _ in rows)
+    lines = [f"{name:{width}}{own:<18}{twin}".rstrip() for name, own, twin in rows]
     return "\n".join([*lines, f"epochs: {epochs}", *_advice(result)])
 
 
@@ -71,10 +72,18 @@ def _advice(result):
     best = result["linear_layer"] if result["linear_top1"] is not None else result["knn_layer"]
     shortened = result["epochs"] != result["configured_epochs"]
     longer = "a larger --minutes" if shortened else "more epochs by --params_override"
-    yield (
-        f"Worse than before training: {', '.join(below)}. Take layer {best}, the best here, or "
-        f"train longer: {longer}, with another --workdir."
-    )
+    text = f"Worse than before training: {', '.join(below)}. "
+    if _best_is_below(result):
+        text += "This was too short; train longer"
+    else:
+        text += f"Take layer {best}, the best here, or train longer"
+    yield f"{text}: {longer}, with another --workdir."
+
+
+def _best_is_below(result):
+    """Whether the untrained network has a better best layer by any measure."""
+    pairs = [(result[f"{name}_top1"], result[f"random_init_{name}_top1"]) for name in _NAMES]
+    return any(None not in pair and pair[0] < pair[1] for pair in pairs)
 
 
 def _by_layer(result):

@@ -42,6 +42,8 @@ class Terminal:
         self._text = ""
         self._hung_up = False
         self._own, theirs = pty.openpty()
+        # A new one has no columns, so that a progress bar would not show.
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         self.process = subprocess.Popen(
             command,
             stdin=theirs,

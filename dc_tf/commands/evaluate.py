@@ -150,7 +150,7 @@ def run() -> dict | None:
         return None
     print(table, flush=True)
     _write(result)
-    return Result(result, shown=True, path=OUTPUT.value)
+    return Result(result, shown=True, path=OUTPUT.value, flag="--output")
 
 
 def _check_flags():

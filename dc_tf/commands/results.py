@@ -22,12 +22,14 @@ class Result(dict):
     Attributes:
         shown: whether the command has printed a text for people.
         path: file with the same JSON, or None.
+        flag: of the command, which names such a file; None if it has none.
     """
 
-    def __init__(self, values, shown=False, path=None):
+    def __init__(self, values, shown=False, path=None, flag=None):
         super().__init__(values)
         self.shown = shown
         self.path = path
+        self.flag = flag
 
 
 def show(result):
@@ -39,8 +41,15 @@ def show(result):
         return
     if not getattr(result, "shown", False):
         print(table(result))
-    path = getattr(result, "path", None)
-    print(f"whole result: {path}" if path else "whole result, as JSON: add | cat", flush=True)
+    print(_where(result), flush=True)
+
+
+def _where(result):
+    """How to get the whole result."""
+    if path := getattr(result, "path", None):
+        return f"whole result: {path}"
+    flag = getattr(result, "flag", None)
+    return f"whole result, as JSON: add {f'{flag}=FILE, or ' if flag else ''}| cat"
 
 
 def table(result) -> str:

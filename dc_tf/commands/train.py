@@ -182,7 +182,8 @@ def _measured(experiment, run_dir, rows, workers, task):
             "leave out one of the two."
         )
     cluster = connect(within_s=_JOIN_S)
-    pulse.reset_signals()  # TensorFlow has taken them for itself, and nothing is to be saved.
+    if task.size > 1:
+        pulse.reset_signals()  # TensorFlow has taken them for itself, and nothing is to be saved.
     with leaving(cluster):
         chosen = choose_precisions(experiment, cluster.world, earlier=_begun(run_dir))
         plan = make_plan(chosen.experiment, rows, workers, _on_gpu())

@@ -91,6 +91,8 @@ def connect(within_s: float | None = None) -> Cluster:
     if not os.environ.get("TF_CONFIG", "").strip():
         os.environ["TF_CONFIG"] = "{}"  # TensorFlow does not understand an empty one
     gpu = _claim_gpu(task)
+    if not gpu:
+        _let_idle_threads_sleep()
     # float32 means float32: clustering and comparisons between machines rely on it.
     tf.config.experimental.enable_tensor_float_32_execution(False)
     hint = "nccl" if gpu else "ring"
@@ -123,6 +125,18 @@ def _compare_kernels(cluster):
             kernels.name(with_onednn[0]),
             kernels.VARIABLE,
         )
+
+
+def _let_idle_threads_sleep():
+    """Threads of TensorFlow that have nothing to do leave their core to those that have.
+
+    By default they look for work for a while first, which serves a host that feeds a GPU. On CPUs
+    they take the time of the step, of decoding, and of other workers on the same cores.
+    """
+    options = tf.compat.v1.ConfigProto()
+    options.experimental.disable_thread_spinning = True
+    # There is no public way; the context lays its own settings over these.
+    tf_context.context()._config = options
 
 
 @contextlib.contextmanager

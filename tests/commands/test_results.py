@@ -18,7 +18,8 @@ import sys
 from dc_tf.commands.results import Result, show
 values = {"rows": 4000, "loss": 0.123456, "found": {f"name{n}": n for n in range(500)}}
 in_file = Result(values, shown=True, path="/runs/mine/result.json")
-show({"plain": values, "shown": in_file}[sys.argv[1]])
+with_flag = Result(values, shown=True, flag="--output")
+show({"plain": values, "shown": in_file, "with_flag": with_flag}[sys.argv[1]])
 """
 
 
@@ -50,6 +51,8 @@ class ResultsTest(tf.test.TestCase):
     def test_what_was_shown_is_not_shown_again_and_its_file_is_named(self):
         lines = self.on_terminal("-c", SHOW, "shown")
         self.assertEqual(lines, ["whole result: /runs/mine/result.json"])
+        lines = self.on_terminal("-c", SHOW, "with_flag")
+        self.assertEqual(lines, ["whole result, as JSON: add --output=FILE, or | cat"])
 
     def test_a_command_on_a_terminal_ends_with_its_table_and_its_bar(self):
         folder = self.get_temp_dir()

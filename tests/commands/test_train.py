@@ -87,6 +87,7 @@ class TrainTest(tf.test.TestCase):
             stack.enter_context(mock.patch.dict(os.environ, {"TF_CONFIG": json.dumps(task or {})}))
             stack.enter_context(contextlib.redirect_stdout(out))
             stack.enter_context(contextlib.redirect_stderr(err))
+            stack.enter_context(mock.patch("dc_tf.training.measure._MEASURED_S", 0.2))
             code = main([*argv, *flags])
         self.assertFalse(os.path.exists(workdir))
         return code, out.getvalue(), err.getvalue()

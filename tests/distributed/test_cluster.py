@@ -59,6 +59,18 @@ class ConnectTest(tf.test.TestCase):
         )
         self.assertIn("refused:", done.stdout, done.stderr[-2000:])
 
+    def test_idle_threads_of_a_worker_sleep_instead_of_taking_a_core(self):
+        for size in (1, 2):
+            self.assertEqual(workers.on_cluster(size, threads_sleep), [True] * size)
+
+
+def threads_sleep(cluster):
+    """Whether TensorFlow's threads were made like that on this worker."""
+    from tensorflow.python.eager import context
+
+    del cluster
+    return context.get_config().experimental.disable_thread_spinning
+
 
 if __name__ == "__main__":
     tf.test.main()

@@ -41,6 +41,12 @@ class ResumeTest(tf.test.TestCase):
         self.assertIn("w1 ended with exit code 137", log)
         self.assertIn("restart 1 of 1", log)
         self.assertEqual(json.loads(out.splitlines()[-1])["steps"], 20)
+        self.assertNotRegex(log, r"\.(cc|h):\d+\]|TensorFlow binary|absl::")  # of C++ code
+        for rank in range(2):
+            with open(RunDir(killed).log(rank)) as file:
+                logged = file.read()
+            self.assertIn("Started server with target", logged)
+            self.assertIn("This TensorFlow binary is optimized", logged)
 
         state, expected = runs.end_state(killed), runs.end_state(whole)
         self.assertEqual(state.keys(), expected.keys())
@@ -52,7 +58,11 @@ def start(settings, workdir):
     flags = ["train", f"--params_override={settings!r}", f"--workdir={workdir}"]
     command = [sys.executable, str(LAUNCHER), "--workers=2", "--threads=1", "--max_restarts=1"]
     return subprocess.Popen(
-        [*command, "--", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--", *flags],
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
