@@ -305,24 +305,26 @@ def plan_stages(experiment, rows: int, workers: int) -> list[BatchPlan]:
             )
         except ConfigError as error:
             raise ConfigError(f"stages[{i}] ({stage.name}): {error}") from error
-        _check_rows(stage, rows, workers, f"stages[{i}] ({stage.name})")
         _check_parts(stage, plan, f"stages[{i}]")
         _check_xla(experiment.model, topology)
         plans.append(plan)
+    _check_rows(experiment.stages, rows, workers)
     return plans
 
 
-def _check_rows(stage, rows, workers, name):
-    """Refuses fewer images than clusters, workers or different images of a batch."""
-    reasons = {
-        "its clusters": (stage.clusters * max(1, stage.sub_clusters), "clusters or sub_clusters"),
-        "a batch": (stage.batch_size // stage.rotations, "batch_size"),
-        "its workers": (workers, "the number of workers"),
-    }
-    what, (least, remedy) = max(reasons.items(), key=lambda reason: reason[1][0])
+def _check_rows(stages, rows, workers):
+    """Refuses fewer images than clusters, workers or different images of a batch in any stage."""
+    needs = [(workers, "the run needs", "its workers", "the number of workers")]
+    for i, stage in enumerate(stages):
+        who = f"stages[{i}] ({stage.name}) needs"
+        least = stage.clusters * max(1, stage.sub_clusters)
+        needs.append((least, who, "its clusters", "clusters or sub_clusters"))
+        needs.append((stage.batch_size // stage.rotations, who, "a batch", "batch_size"))
+    # The one that needs the most: who has so many images is not refused again for the next.
+    least, who, what, remedy = max(needs, key=lambda need: need[0])
     if rows < least:
         raise ConfigError(
-            f"{name} needs at least {least} images for {what}, the data set has {rows}; use more "
+            f"{who} at least {least} images for {what}, the data set has {rows}; use more "
             f"images, or lower {remedy}."
         )
 

@@ -29,6 +29,7 @@ from dc_tf.nn.vgg16 import CONV_LAYERS, VGG16
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs" / "evaluation"
 TINY = voc07_detection.Protocol(
+    paper="voc07",
     iterations=2,
     drops=(1,),
     learning_rate=0.01,
