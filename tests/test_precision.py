@@ -88,7 +88,7 @@ class ChooseTest(tf.test.TestCase, parameterized.TestCase):
             precision,
             product_speed=lambda dim: speed,
             convolution_speed=lambda: speed,
-            excess_error=lambda product, dim: excess,
+            excess_error=lambda *_: excess,
         ):
             return precision.choose(asked, work)
 

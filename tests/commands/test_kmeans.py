@@ -215,14 +215,14 @@ class ResultTest(CommandTest):
     def test_precision_is_measured_said_and_kept_by_a_clustering_that_goes_on(self):
         flags = {"backend": "tensorflow", "save_every_s": 0}
         with mock.patch.multiple(
-            precision_lib, product_speed=lambda dim: 2.0, excess_error=lambda kernel, dim: 0.9
+            precision_lib, product_speed=lambda dim: 2.0, excess_error=lambda *_: 0.9
         ):
             code, _, err = stopped_after(1, call, *self.argv(**flags))
             self.assertEqual(code, 1, err)
             whole = self.result(**flags, output=self.path("whole"))
         self.assertIn("computes in bfloat16 (auto: bfloat16 is 2 times as fast as float32", err)
         with mock.patch.multiple(
-            precision_lib, product_speed=lambda dim: 0.1, excess_error=lambda kernel, dim: 0.9
+            precision_lib, product_speed=lambda dim: 0.1, excess_error=lambda *_: 0.9
         ):
             found = self.result(**flags)
         self.assertEqual((whole["precision"], found["precision"]), ("bfloat16", "bfloat16"))
@@ -230,7 +230,7 @@ class ResultTest(CommandTest):
         self.assertAllEqual(self.found().centroids, self.found(self.path("whole")).centroids)
 
     def test_bfloat16_is_left_where_its_products_lose_digits(self):
-        with mock.patch.object(precision_lib, "excess_error", lambda kernel, dim: 1.8):
+        with mock.patch.object(precision_lib, "excess_error", lambda *_: 1.8):
             _, out, err = call(*self.argv(backend="tensorflow", precision="bfloat16"))
         self.assertEqual(json.loads(out.splitlines()[-1])["precision"], "float32")
         self.assertIn("float32 (bfloat16 products round 1.8 times as coarsely", err)

@@ -27,7 +27,7 @@ def on_device(convolution, product):
         precision,
         convolution_speed=lambda: convolution,
         product_speed=lambda dim: product,
-        excess_error=lambda kernel, dim: 0.9,
+        excess_error=lambda *_: 0.9,
     )
 
 
