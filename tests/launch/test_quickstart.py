@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -90,7 +91,9 @@ class StopTest(tf.test.TestCase):
         self.workdir = self.folder / "work"
         (self.folder / "fake.py").write_text(FAKE)
         python = self.folder / "python"
-        python.write_text(f'#!/bin/sh\nexec {sys.executable} {self.folder}/fake.py "$@"\n')
+        # Quoted: in a process of pytest-xdist the folder's name has < and > in it.
+        script = shlex.join([sys.executable, str(self.folder / "fake.py")])
+        python.write_text(f'#!/bin/sh\nexec {script} "$@"\n')
         python.chmod(0o755)
 
     def command(self, *flags):
