@@ -93,8 +93,9 @@ class DoctorTest(tf.test.TestCase):
 
     def test_bfloat16_that_is_slower_here_is_warned_of_with_the_ratio(self):
         with mock.patch.object(precision, "convolution_speed", lambda: 0.125):
-            code, result, _ = self.doctor(self.settings(model={"compute_dtype": "bfloat16"}))
-        self.assertEqual(code, 0)
+            model = {**runs.SETTINGS["model"], "compute_dtype": "bfloat16"}
+            code, result, lines = self.doctor(self.settings(model=model))
+        self.assertEqual(code, 0, lines)
         warned = [check for check in result["checks"] if check["status"] == "warn"]
         warned = {check["what"]: check for check in warned}
         self.assertIn(

@@ -166,7 +166,7 @@ class FaultsTest(tf.test.TestCase):
             self.assertEqual(job.wait(120), [PREEMPTED] * 2, job.log(0))
         with self.kmeans("stopped") as job:
             self.assertEqual(job.wait(120), [0, 0], job.log(0))
-            self.assertIn("goes on after iteration", job.log(0))
+            self.assertIn("resumes at iteration", job.log(0))
             self.assertEqual(job.result()["iterations"], 10)
         for name in ("centroids.npy", "assignments.npy"):
             found = [np.load(os.path.join(self.folder, o, name)) for o in ("whole", "stopped")]

@@ -286,7 +286,7 @@ class PlanTest(tf.test.TestCase):
     def test_a_worker_count_or_data_set_that_cannot_work_is_refused_by_stage(self):
         with self.assertRaisesRegex(ConfigError, r"stages\[0\] \(rotnet\): 3 workers"):
             plan_stages(self.load(), rows=1000, workers=3)
-        with self.assertRaisesRegex(ConfigError, r"stages\[1\] .* at least 8 images .* has 5"):
+        with self.assertRaisesRegex(ConfigError, r"at least 8 images .* has 5"):
             plan_stages(self.load(), rows=5, workers=1)
 
     def test_a_backend_that_is_not_installed_is_refused_before_the_start(self):
