@@ -63,6 +63,11 @@ class Stage:
         """Epochs from one clustering to the next: not more clusterings than configured."""
         return max(self.reassign_every, math.ceil(epochs * self.reassign_every / self.epochs))
 
+    def whole_rounds(self, epochs):
+        """At least `least`, and no round cut short: its clusters would be new at the end."""
+        every = self.every(epochs) if self.reassign_every else 1
+        return max(self.least, epochs if epochs < every else epochs // every * every)
+
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
@@ -145,7 +150,7 @@ def fit(costs, seconds):
     best = None
     for most in range(1, math.floor(costs.most * longest) + 1):
         shares = [round(count * most / longest) for count in configured]
-        epochs = [max(stage.least, share) for stage, share in zip(costs.stages, shares)]
+        epochs = [stage.whole_rounds(share) for stage, share in zip(costs.stages, shares)]
         if best is not None and costs.seconds(epochs) > seconds:
             break
         best = epochs

@@ -61,7 +61,14 @@ class FitTest(tf.test.TestCase):
         for seconds in range(150, 1200, 50):
             first, second = budget.fit(costs, seconds)
             if first > 2:
-                self.assertLessEqual(abs(second - 2 * first), 1)
+                self.assertLessEqual(abs(second - 2 * first), costs.stages[1].every(second))
+
+    def test_no_round_is_cut_short_where_there_is_time_for_a_whole_one(self):
+        costs = self.costs()
+        for seconds in range(100, 1000, 20):
+            second = budget.fit(costs, seconds)[1]
+            every = costs.stages[1].every(second)
+            self.assertTrue(second < every or second % every == 0, second)
 
     def test_measuring_clustering_and_the_start_count_too(self):
         whole = self.costs().seconds([2, 2])
