@@ -16,7 +16,8 @@ def figures(trained, knn, linear):
     Returns:
         dict: `rotation_accuracy`; for both measures of the best layer `X_top1`, `X_layer`, the
         untrained network's `random_init_X_top1` and `random_init_X_layer`, and `X_layers`: top-1
-        by layer as [trained, random init]; `below_random_init`: {measure: layers}.
+        by layer as [trained, random init]; `below_random_init`: {measure: layers}, as
+        `dc_tf evaluate` found them.
     """
     found = {"rotation_accuracy": trained.get("rotation_accuracy")}
     for name, result in (("knn", knn), ("linear", linear)):
@@ -29,8 +30,8 @@ def figures(trained, knn, linear):
             f"{name}_layers": _by_layer(result),
         }
     found["below_random_init"] = {
-        name: [layer for layer, (own, twin) in found[f"{name}_layers"].items() if own < twin]
-        for name in _NAMES
+        name: (result or {}).get("below_random_init", [])
+        for name, result in (("knn", knn), ("linear", linear))
     }
     return found
 

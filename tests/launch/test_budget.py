@@ -95,6 +95,7 @@ class SummaryTest(tf.test.TestCase):
             "random_init": {layer: {"top1": value} for layer, value in twin.items()},
             "top1": max(own.values()),
             "best_layer": max(own, key=own.get),
+            "below_random_init": [layer for layer in own if own[layer] < twin[layer]],
             "random_init_top1": max(twin.values()),
             "random_init_best_layer": max(twin, key=twin.get),
         }

@@ -60,7 +60,8 @@ result = {
                 "compute_dtype": "float32"},
     "train": {"rows": 4000, "workers": 2, "rounds": 1, "rotation_accuracy": 0.9},
     "evaluate": {"top1": 0.6, "best_layer": "conv4", "layers": layers, "random_init": twins,
-                 "random_init_top1": 0.5, "random_init_best_layer": "conv4"},
+                 "random_init_top1": 0.5, "random_init_best_layer": "conv4",
+                 "below_random_init": ["fc7"]},
 }
 if name == "generate":
     output = pathlib.Path(flags["output"])
