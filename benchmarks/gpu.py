@@ -65,7 +65,7 @@ def training_step(dtype):
     import numpy as np
     import tensorflow as tf
 
-    from dc_tf.data.sampler import BatchPlan
+    from dc_tf.data.input.batch_plan import BatchPlan
     from dc_tf.distributed.cluster import connect
     from dc_tf.distributed.topology import Topology
     from dc_tf.experiment import Model, Stage

@@ -165,7 +165,8 @@ def run_for(batches, seconds):
 
 
 def random_batches():
-    from dc_tf.data.pipeline import Draws, training_batches
+    from dc_tf.data.input.draws import Draws
+    from dc_tf.data.pipeline import training_batches
     from dc_tf.data.reader import RowReader
 
     dataset, random = opened(FLAGS.data), np.random.default_rng(0)

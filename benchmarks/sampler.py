@@ -22,7 +22,8 @@ import numpy as np
 from absl import app, flags
 from processes import last_lines, show
 
-from dc_tf.data.sampler import BatchPlan, Sampler
+from dc_tf.data.input.batch_plan import BatchPlan
+from dc_tf.data.sampler import Sampler
 from dc_tf.distributed.topology import Topology
 
 FLAGS = flags.FLAGS

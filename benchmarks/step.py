@@ -101,7 +101,7 @@ def our_step(cluster, resolution, batch, sub_classes=1000, rotations=4, fc=4096,
     """A function that takes one step of a new `Learner`; `changes` are of model or stage."""
     import tensorflow as tf
 
-    from dc_tf.data.sampler import BatchPlan
+    from dc_tf.data.input.batch_plan import BatchPlan
     from dc_tf.distributed.topology import Topology
     from dc_tf.experiment import Model, Stage
     from dc_tf.nn.vgg16 import VGG16

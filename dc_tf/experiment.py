@@ -10,10 +10,10 @@ import dataclasses
 import math
 
 import yaml
-from official.modeling import hyperparams
 
 from dc_tf import settings as settings_lib
 from dc_tf.errors import ConfigError
+from dc_tf.hyperparams import Config
 
 LOSSES = ("hierarchical", "product")
 _MODEL_CHOICES = {
@@ -29,7 +29,7 @@ _CLUSTERING_CHOICES = {
 
 
 @dataclasses.dataclass
-class Data(hyperparams.Config):
+class Data(Config):
     """Where images come from and how they are shown to the network.
 
     Attributes:
@@ -51,7 +51,7 @@ class Data(hyperparams.Config):
 
 
 @dataclasses.dataclass
-class Model(hyperparams.Config):
+class Model(Config):
     """The trunk and how it is trained; see `dc_tf.nn.vgg16.VGG16`.
 
     Attributes:
@@ -77,7 +77,7 @@ class Model(hyperparams.Config):
 
 
 @dataclasses.dataclass
-class Clustering(hyperparams.Config):
+class Clustering(Config):
     """From features to cluster assignments; see `dc_tf.clustering.kmeans`.
 
     Attributes:
@@ -123,7 +123,7 @@ class Clustering(hyperparams.Config):
 
 
 @dataclasses.dataclass
-class Optimizer(hyperparams.Config):
+class Optimizer(Config):
     """An optimizer of Keras, with coupled weight decay.
 
     Attributes:
@@ -139,7 +139,7 @@ class Optimizer(hyperparams.Config):
     """
 
     name: str = "SGD"
-    options: hyperparams.Config = dataclasses.field(default_factory=hyperparams.Config)
+    options: Config = dataclasses.field(default_factory=Config)
     learning_rate: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
@@ -150,7 +150,7 @@ class Optimizer(hyperparams.Config):
 
 
 @dataclasses.dataclass
-class Stage(hyperparams.Config):
+class Stage(Config):
     """A method with its settings, run for some epochs.
 
     RotNet is clusters = 1, sub_clusters = 0, rotations = 4; DeepCluster is clusters = 1,
@@ -211,7 +211,7 @@ class Stage(hyperparams.Config):
 
 
 @dataclasses.dataclass
-class Watchdog(hyperparams.Config):
+class Watchdog(Config):
     """How long to wait for a worker that is silent or does nothing.
 
     Attributes:
@@ -223,7 +223,7 @@ class Watchdog(hyperparams.Config):
 
 
 @dataclasses.dataclass
-class Experiment(hyperparams.Config):
+class Experiment(Config):
     """Everything that a run is made of.
 
     Attributes:

@@ -10,11 +10,10 @@ import math
 import re
 import typing
 
-import tensorflow as tf
 import yaml
-from official.modeling import hyperparams
 
 from dc_tf.errors import ConfigError
+from dc_tf.hyperparams import Config
 
 
 def read(config_files=(), params_override=()) -> dict:
@@ -43,9 +42,9 @@ def fill(config, settings: dict, where: str = ""):
         if name not in known:
             raise ConfigError(f"unknown setting {place!r}; known here: {', '.join(sorted(known))}.")
         current = getattr(config, name)
-        if type(current) is hyperparams.Config:  # what it holds is checked by who takes it
+        if type(current) is Config:  # what it holds is checked by who takes it
             current.override(_mapping(value, place), is_strict=False)
-        elif isinstance(current, hyperparams.Config):
+        elif isinstance(current, Config):
             if not isinstance(value, dict):
                 raise ConfigError(f"{place} is {value!r}; expected a mapping.")
             fill(current, value, place)
@@ -116,12 +115,32 @@ def _coerce(value, like, place):
 
 def _read_yaml(path: str) -> dict:
     try:
-        with tf.io.gfile.GFile(path) as f:
-            return _mapping(yaml.safe_load(f.read()), path)
-    except tf.errors.OpError as error:
-        raise ConfigError(f"cannot read the configuration {path!r}: {error.message}") from error
+        return _mapping(yaml.safe_load(_read_text(path)), path)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path!r} is not YAML: {error}") from error
+
+
+def _read_text(path: str) -> str:
+    try:
+        if "://" in path:
+            return _read_remote(path)
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"cannot read the configuration {path!r}: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read the configuration {path!r}: {error}") from error
+
+
+def _read_remote(path: str) -> str:
+    import tensorflow as tf  # for buckets only, since it takes seconds to import
+
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            return file.read()
+    except tf.errors.OpError as error:
+        raise OSError(error.message) from error
 
 
 def _read_override(text: str) -> dict:

@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import pathlib
 import re
+import select
 import sys
 import traceback
 
@@ -59,10 +60,10 @@ def main(argv=None):
         int, the exit code.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in _HELP:
-        print(_overview(), file=sys.stdout if argv else sys.stderr)
-        return DONE if argv else WRONG_USAGE
     try:
+        if not argv or argv[0] in _HELP:
+            print(_overview(), file=sys.stdout if argv else sys.stderr)
+            return DONE if argv else WRONG_USAGE
         return _dispatch(argv[0], argv[1:])
     except (ConfigError, flags.Error) as error:
         return _complain(error, WRONG_USAGE)
@@ -72,6 +73,8 @@ def main(argv=None):
     except Preempted as error:
         return _complain(f"{error}. Start again in the same way to go on.", PREEMPTED)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return DONE
         if error.errno not in _OF_DISKS:
             return _show_trace()
         return _complain(f"{error}; what was saved is whole. Make room and start again.", FAILED)
@@ -95,11 +98,9 @@ def run_and_exit():
     for child in multiprocessing.active_children():  # they would outlive us and hold our pipes
         child.terminate()
         child.join()
-    with _as_far_as_the_disk_lets():
-        logging.flush()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        native_log.end()
+    for finish in (logging.flush, sys.stdout.flush, sys.stderr.flush, native_log.end):
+        with _as_far_as_the_disk_lets():
+            finish()
     os._exit(code)
 
 
@@ -218,3 +219,10 @@ def _show_trace():
 def _as_far_as_the_disk_lets():
     """A log that cannot be written is no reason for another exit code, and none to hang."""
     return contextlib.suppress(OSError)
+
+
+def _nobody_reads():
+    """Whether who read stdout has ended, as in `dc_tf train --help | head`."""
+    stdout = select.poll()
+    stdout.register(1, 0)  # a pipe without a reader is an error, which is reported unasked
+    return any(event & select.POLLERR for _, event in stdout.poll(0))

@@ -68,15 +68,20 @@ GPUS = flags.DEFINE_bool(
 
 def run() -> dict | None:
     """Trains; returns the result of the run on the chief."""
-    # After the flags are known to be right, since TensorFlow takes seconds to import.
     from dc_tf import experiment as experiment_lib
-    from dc_tf.commands.together import watched, writable
     from dc_tf.distributed.task import task_from_environment
-    from dc_tf.run_dir import RunDir, locked
+    from dc_tf.run_dir import RunDir
 
     experiment = experiment_lib.load(CONFIG_FILE.value, PARAMS_OVERRIDE.value)
     folder = RunDir(WORKDIR.value)
     task = task_from_environment()
+    workers = (DRY_RUN.value and WORKERS.value) or task.size
+    if DRY_RUN.value or task.size == 1:
+        _check_sizes(experiment, workers)
+    # After all that can be known without it, since TensorFlow takes seconds to import.
+    from dc_tf.commands.together import watched, writable
+    from dc_tf.run_dir import locked
+
     if DRY_RUN.value:
         return _dry_run(experiment, folder, task)
     if WORKERS.value or GPUS.value is not None or MEASURE.value:
@@ -196,6 +201,21 @@ def _on_gpu():
     if GPUS.value is not None:
         return GPUS.value
     return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _check_sizes(experiment, workers):
+    """Refuses a data set that is not there or does not fit; needs no TensorFlow.
+
+    Raises:
+        ConfigError: what does not fit.
+    """
+    from dc_tf.data.manifest import Dataset
+    from dc_tf.planning.stages import plan_stages
+
+    try:
+        plan_stages(experiment, Dataset.open(experiment.data.path).rows, workers)
+    except DataError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _refusal(experiment, run_dir, workers) -> ConfigError | None:

@@ -9,8 +9,6 @@ same images to the bit whatever the number of threads and wherever the run was r
 rows make no difference to that: see `stand_ins`.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import tensorflow as tf
 
@@ -22,24 +20,6 @@ from dc_tf.errors import ConfigError, DataError
 _READS_AHEAD = 2
 # Branches are TensorFlow's own already, and to look for others takes a third of an epoch's start.
 _as_it_stands = tf.autograph.experimental.do_not_convert
-
-
-class Draws(NamedTuple):
-    """What one worker sees in one epoch, in order; arrays of equal length n.
-
-    Attributes:
-        row: (n,) int64 row ids.
-        rotation: (n,) int32 quarter turns, counter-clockwise.
-        super_id: (n,) int32 super-class.
-        sub_id: (n,) int32 sub-class inside it.
-        seed: (n, 2) int32 seeds of the augmentation.
-    """
-
-    row: np.ndarray
-    rotation: np.ndarray
-    super_id: np.ndarray
-    sub_id: np.ndarray
-    seed: np.ndarray
 
 
 @_as_it_stands

@@ -13,7 +13,8 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.data.pipeline import Draws, training_batches
+from dc_tf.data.input.draws import Draws
+from dc_tf.data.pipeline import training_batches
 from dc_tf.data.reader import data_errors
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import DataError

@@ -14,10 +14,10 @@ from dc_tf.clustering.backends import make_backend
 from dc_tf.data.manifest import Dataset
 from dc_tf.data.pipeline import training_batches
 from dc_tf.data.reader import RowReader
-from dc_tf.data.sampler import BatchPlan, Sampler
+from dc_tf.data.sampler import Sampler
 from dc_tf.distributed.collectives import all_agree
-from dc_tf.distributed.topology import Topology
 from dc_tf.errors import ConfigError, DataError, Preempted
+from dc_tf.planning.stages import plan_stages
 from dc_tf.seeds import derive
 from dc_tf.training import reassign
 from dc_tf.training.checkpoint import (
@@ -284,67 +284,6 @@ def check_start(experiment, rows: int, workers: int):
         except ConfigError as error:
             raise ConfigError(f"stages[{i}].{error}") from error
     check_initial(experiment)
-
-
-def plan_stages(experiment, rows: int, workers: int) -> list[BatchPlan]:
-    """How each stage spreads over the workers.
-
-    Raises:
-        ConfigError: a stage that does not fit the worker count or the data set.
-    """
-    plans = []
-    for i, stage in enumerate(experiment.stages):
-        try:
-            topology = Topology(workers, stage.super_classes)
-            plan = BatchPlan(
-                stage.clusters,
-                stage.rotations,
-                stage.batch_size,
-                topology,
-                stage.rotations_together,
-            )
-        except ConfigError as error:
-            raise ConfigError(f"stages[{i}] ({stage.name}): {error}") from error
-        _check_parts(stage, plan, f"stages[{i}]")
-        _check_xla(experiment.model, topology)
-        plans.append(plan)
-    _check_rows(experiment.stages, rows, workers)
-    return plans
-
-
-def _check_rows(stages, rows, workers):
-    """Refuses fewer images than clusters, workers or different images of a batch in any stage."""
-    needs = [(workers, "the run needs", "its workers", "the number of workers")]
-    for i, stage in enumerate(stages):
-        who = f"stages[{i}] ({stage.name}) needs"
-        least = stage.clusters * max(1, stage.sub_clusters)
-        needs.append((least, who, "its clusters", "clusters or sub_clusters"))
-        needs.append((stage.batch_size // stage.rotations, who, "a batch", "batch_size"))
-    # The one that needs the most: who has so many images is not refused again for the next.
-    least, who, what, remedy = max(needs, key=lambda need: need[0])
-    if rows < least:
-        raise ConfigError(
-            f"{who} at least {least} images for {what}, the data set has {rows}; use more "
-            f"images, or lower {remedy}."
-        )
-
-
-def _check_parts(stage, plan, name):
-    if plan.per_served % stage.accumulate:
-        raise ConfigError(
-            f"{name}.accumulate is {stage.accumulate}, but a worker has {plan.per_served} images "
-            "of a super-class in a batch; use a divisor of that."
-        )
-
-
-def _check_xla(model, topology):
-    together = {"world": topology.workers, "group": topology.workers_per_super_class, "off": 1}
-    workers = together[model.sync_batch_norm]
-    if model.xla and workers > 1:
-        raise ConfigError(
-            f"model.xla is true, but batch norm is over {workers} workers, which XLA cannot "
-            "compile; set model.sync_batch_norm to off, or model.xla to false."
-        )
 
 
 def learning_rate(optimizer, epoch: int) -> float:

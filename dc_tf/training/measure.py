@@ -22,8 +22,9 @@ from absl import logging
 from dc_tf import memory, pulse
 from dc_tf.clustering.backends import make_backend
 from dc_tf.clustering.machines import CORE, P4D, Product
+from dc_tf.data.input.draws import Draws
 from dc_tf.data.manifest import Dataset
-from dc_tf.data.pipeline import Draws, evaluation_batches, training_batches
+from dc_tf.data.pipeline import evaluation_batches, training_batches
 from dc_tf.data.reader import RowReader, data_errors
 from dc_tf.distributed.collectives import Solo, broadcast_json
 from dc_tf.training.checkpoint import new_trunk

@@ -14,9 +14,9 @@ import os
 
 from dc_tf.clustering import cost as clustering_cost
 from dc_tf.clustering.machines import CORE, P4D, Machine
-from dc_tf.data.sampler import BatchPlan
+from dc_tf.data.input.batch_plan import BatchPlan
+from dc_tf.planning.stages import plan_stages
 from dc_tf.training.cost import StageSize, problem_of
-from dc_tf.training.loop import plan_stages
 from dc_tf.training.metrics import read
 
 # Of Python, TensorFlow and its libraries: without a GPU as `clustering/machines.py` has it.

@@ -157,6 +157,21 @@ class ProcessTest(tf.test.TestCase):
         for line in done.stderr.splitlines():
             self.assertRegex(line, "^(check|kmeans): ")
 
+    def test_who_stops_reading_gets_no_trace(self):
+        reads, writes = os.pipe()
+        os.close(reads)
+        for arguments in (["--help"], ["train", "--help"]):
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            process = subprocess.run(
+                command_line(*arguments),
+                stdout=writes,
+                stderr=subprocess.PIPE,
+                env=environment,
+                timeout=LIMIT_S,
+            )
+            self.assertEqual((process.returncode, process.stderr), (0, b""))
+        os.close(writes)
+
     def test_exit_codes_reach_the_caller(self):
         done = self.call("train", "--workdir=/nowhere", "--params_override=nonsense=1")
         self.assertEqual(done.returncode, 2)

@@ -69,6 +69,20 @@ class StartupTest(tf.test.TestCase):
         for name, packages in found.items():
             self.assertEmpty(packages, name)
 
+    def test_train_refuses_settings_and_few_images_without_tensorflow(self):
+        folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+        data, run = f"{folder}/data", f"--workdir={folder}/run"
+        few = f"--params_override=data.path={data}"
+        found = self.imported(
+            (0, "generate", f"--output={data}", "--images=8"),
+            (2, "train", run, f"{few},model.nothing=1"),
+            (2, "train", run, few),
+            (2, "train", run, few, "--dry_run", "--measure"),
+            slow=SLOW - {"official"},  # of which only the settings are imported
+        )
+        self.assertEqual(found, {"generate": [], "train": []})
+        self.assertFalse(os.path.exists(f"{folder}/run"))
+
     def test_kmeans_imports_tensorflow_alone_and_the_rest_can_be_imported_later(self):
         folder = tempfile.mkdtemp(dir=self.get_temp_dir())
         np.save(f"{folder}/x.npy", np.random.default_rng(0).random((50, 64), np.float32))

@@ -9,8 +9,9 @@ import tensorflow as tf
 from PIL import Image
 
 from dc_tf.data import augment, schema
+from dc_tf.data.input.draws import Draws
 from dc_tf.data.manifest import Dataset
-from dc_tf.data.pipeline import Draws, evaluation_batches, training_batches
+from dc_tf.data.pipeline import evaluation_batches, training_batches
 from dc_tf.data.reader import RowReader, data_errors
 from dc_tf.data.writer import DatasetWriter
 from dc_tf.errors import ConfigError, DataError

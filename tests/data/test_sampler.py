@@ -3,7 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.data.sampler import BatchPlan, Sampler, draw_uniformly, draws_per_cluster
+from dc_tf.data.input.batch_plan import BatchPlan
+from dc_tf.data.sampler import Sampler, draw_uniformly, draws_per_cluster
 from dc_tf.distributed.topology import Topology
 from dc_tf.errors import DataError
 

@@ -38,7 +38,7 @@ def count_step(cluster, settings):
 
     from dc_tf import experiment as experiment_lib
     from dc_tf.distributed.collectives import Collective
-    from dc_tf.training.loop import plan_stages
+    from dc_tf.planning.stages import plan_stages
     from dc_tf.training.step import Learner
 
     experiment = experiment_lib.load(params_override=[settings])

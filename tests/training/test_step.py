@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import workers
 
-from dc_tf.data.sampler import BatchPlan
+from dc_tf.data.input.batch_plan import BatchPlan
 from dc_tf.distributed.topology import Topology
 from dc_tf.experiment import Model, Optimizer, Stage
 from dc_tf.nn.vgg16 import VGG16

@@ -1,0 +1,23 @@
+"""Which images a worker sees, with what it learns of each."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Draws(NamedTuple):
+    """What one worker sees in one epoch, in order; arrays of equal length n.
+
+    Attributes:
+        row: (n,) int64 row ids.
+        rotation: (n,) int32 quarter turns, counter-clockwise.
+        super_id: (n,) int32 super-class.
+        sub_id: (n,) int32 sub-class inside it.
+        seed: (n, 2) int32 seeds of the augmentation.
+    """
+
+    row: np.ndarray
+    rotation: np.ndarray
+    super_id: np.ndarray
+    sub_id: np.ndarray
+    seed: np.ndarray
