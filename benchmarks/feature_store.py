@@ -19,8 +19,8 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from dc_tf.clustering.feature_store import FeatureStore
-from dc_tf.clustering.whitening import Moments, Whitening, whiten_store
+from dc_tf.clustering.store.feature_store import FeatureStore
+from dc_tf.clustering.store.whitening import Moments, Whitening, whiten_store
 from dc_tf.distributed.collectives import Solo
 
 FLAGS = flags.FLAGS

@@ -2,9 +2,9 @@
 
     python benchmarks/fuzz.py --examples=2000 --seed=1
 
-Each target of `tests/fuzz_targets.py` gets so many examples, the manifest as many again with a
-value replaced. It ends with exit code 1 at the first finding, with the example that shows it. The
-last line is one JSON object; the results are in `benchmarks/results/fuzz.md`.
+Each target of `tests/support/fuzz_targets.py` gets so many examples, the manifest as many again
+with a value replaced. It ends with exit code 1 at the first finding, with the example that shows
+it. The last line is one JSON object; the results are in `benchmarks/results/fuzz.md`.
 """
 
 import collections
@@ -17,7 +17,7 @@ import time
 
 from absl import app, flags
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 EXAMPLES = flags.DEFINE_integer("examples", 500, "For each target.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the examples.")

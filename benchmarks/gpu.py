@@ -20,7 +20,7 @@ import statistics
 import time
 
 BATCH, RESOLUTION, CLASSES = 48, 224, 20_000
-ROWS, DIM = 4096, 4096  # a chunk of a GPU with 32 GB or more (`clustering/tiles.py`)
+ROWS, DIM = 4096, 4096  # a chunk of a GPU with 32 GB or more (`clustering/search/tiles.py`)
 DTYPES = ("float32", "bfloat16")
 
 
@@ -96,7 +96,7 @@ def assignment(dtype):
     """The program that a pass of k-means runs for each chunk."""
     import tensorflow as tf
 
-    from dc_tf.clustering.nearest_on_gpu import NearestOnGpu, winners
+    from dc_tf.clustering.search.nearest_on_gpu import NearestOnGpu, winners
 
     nearest = NearestOnGpu(CLASSES, DIM, dtype)
     nearest.load(tf.zeros((CLASSES, DIM)).numpy())

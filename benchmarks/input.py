@@ -77,7 +77,7 @@ def main(_):
 def converted(data):
     """Converts the photographs; what they are."""
     from dc_tf.data.convert import convert
-    from dc_tf.data.reader import RowReader
+    from dc_tf.data.storage.reader import RowReader
 
     rows = convert(FLAGS.images, data, rows_per_shard=64, progress=False)["rows"]
     dataset = opened(data)
@@ -166,8 +166,8 @@ def run_for(batches, seconds):
 
 def random_batches():
     from dc_tf.data.input.draws import Draws
-    from dc_tf.data.pipeline import training_batches
-    from dc_tf.data.reader import RowReader
+    from dc_tf.data.input.pipeline import training_batches
+    from dc_tf.data.storage.reader import RowReader
 
     dataset, random = opened(FLAGS.data), np.random.default_rng(0)
     draws = Draws(
@@ -183,7 +183,7 @@ def random_batches():
 def sequential_batches():
     import tensorflow as tf
 
-    from dc_tf.data import augment
+    from dc_tf.data.input import augment
 
     dataset = opened(FLAGS.data)
     name = dataset.features.image
@@ -203,7 +203,7 @@ def sequential_batches():
 def full_decode_batches():
     import tensorflow as tf
 
-    from dc_tf.data import augment
+    from dc_tf.data.input import augment
 
     def decode_window(encoded, choose):
         image = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
@@ -250,7 +250,7 @@ def torch_batches():
 def remote_batches():
     import tensorflow as tf
 
-    from dc_tf.data import reader
+    from dc_tf.data.storage import reader
 
     class Slow(tf.io.gfile.GFile):
         def read(self, n=-1):
@@ -275,7 +275,7 @@ def random_box(width, height, draw):
 
 
 def opened(data):
-    from dc_tf.data.manifest import Dataset
+    from dc_tf.data.storage.manifest import Dataset
 
     return Dataset.open(data)
 

@@ -283,9 +283,9 @@ def measure_steps():
 def steps_of(path, k, precision):
     """Seconds of iterations, and of searching alone in the same process, in turns."""
     from dc_tf.clustering.kmeans import kmeans
-    from dc_tf.clustering.lanes import in_lanes, lane_count
-    from dc_tf.clustering.nearest import NearestCentroid
-    from dc_tf.clustering.tiles import transit_bytes
+    from dc_tf.clustering.search.nearest import NearestCentroid
+    from dc_tf.clustering.search.parallel_chunks import in_lanes, lane_count
+    from dc_tf.clustering.search.tiles import transit_bytes
 
     x = np.load(path, mmap_mode="c")
     nearest = NearestCentroid(k, x.shape[1], precision, transit_bytes() // lane_count())
@@ -339,7 +339,7 @@ def measure_backends():
 
 def backends_of(shape, rounds):
     """Seconds of an iteration in float32 with each backend, in turns, and which is taken."""
-    from dc_tf.clustering.backends import make_backend
+    from dc_tf.clustering.search.backends import make_backend
 
     rows, dim, k = map(int, shape.split("x"))
     x = mixture(rows, dim, 2 * k)
@@ -425,7 +425,7 @@ def measure_memory():
 
 
 def store_of(folder, rows, dim):
-    from dc_tf.clustering.feature_store import FeatureStore
+    from dc_tf.clustering.store.feature_store import FeatureStore
 
     store = FeatureStore.create(os.path.join(folder, "store"), rows, dim)
     rng = np.random.default_rng(0)
@@ -436,8 +436,8 @@ def store_of(folder, rows, dim):
 
 
 def peak_of(folder, k):
-    from dc_tf.clustering.feature_store import FeatureStore
     from dc_tf.clustering.kmeans import kmeans
+    from dc_tf.clustering.store.feature_store import FeatureStore
 
     before = peak_bytes()
     begin = time.perf_counter()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 from dc_tf import experiment as experiment_lib
-from dc_tf.data.manifest import Dataset
+from dc_tf.data.storage.manifest import Dataset
 from dc_tf.run_dir import RunDir, read_json
 
 TASKS = {

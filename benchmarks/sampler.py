@@ -23,7 +23,7 @@ from absl import app, flags
 from processes import last_lines, show
 
 from dc_tf.data.input.batch_plan import BatchPlan
-from dc_tf.data.sampler import Sampler
+from dc_tf.data.input.sampler import Sampler
 from dc_tf.distributed.topology import Topology
 
 FLAGS = flags.FLAGS

@@ -1,4 +1,4 @@
-"""What clustering costs on this machine, beside what `dc_tf/clustering/cost.py` says it costs.
+"""What clustering costs on this machine, beside what `dc_tf/clustering/cost/model.py` says.
 
     python benchmarks/scaling.py                           # all parts: the JSON and docs/scaling.md
     python benchmarks/scaling.py --parts=memory,tables     # some, with what is known of the others
@@ -27,7 +27,8 @@ import scaling_tables
 from absl import app, flags
 from processes import joined, last_lines, show, with_threads
 
-from dc_tf.clustering import cost, machines
+from dc_tf.clustering.cost import hardware
+from dc_tf.clustering.cost import model as cost_model
 
 FLAGS = flags.FLAGS
 PARTS = ("constants", "one_worker", "two_workers", "memory", "tables")
@@ -118,7 +119,7 @@ def measure_constants(_):
 
 
 def constants_of_one(folder):
-    from dc_tf.clustering.feature_store import FeatureStore
+    from dc_tf.clustering.store.feature_store import FeatureStore
 
     runtime_bytes = resident_after_a_clustering()
     float32, bfloat16 = (measured_products(p) for p in ("float32", "bfloat16"))
@@ -152,9 +153,9 @@ def resident_after_a_clustering():
 
 def measured_products(precision):
     """Seconds of one score by `NearestCentroid`, arg-max included, for some lengths of rows."""
-    from dc_tf.clustering.lanes import in_lanes, lane_count
-    from dc_tf.clustering.nearest import NearestCentroid
-    from dc_tf.clustering.tiles import transit_bytes
+    from dc_tf.clustering.search.nearest import NearestCentroid
+    from dc_tf.clustering.search.parallel_chunks import in_lanes, lane_count
+    from dc_tf.clustering.search.tiles import transit_bytes
 
     k, found = 2048, []
     for dim in (64, 256, 1024, 2048):
@@ -174,14 +175,14 @@ def fitted(products):
     flops = np.array([2.0 * (product["dim"] + product["longer"]) for product in products])
     factors = np.stack([flops / measured, 1 / measured], 1)
     (per_flop, score_s), *_ = np.linalg.lstsq(factors, np.ones(len(products)))
-    return machines.Product(float(1 / per_flop), max(0.0, float(score_s)))
+    return hardware.Product(float(1 / per_flop), max(0.0, float(score_s)))
 
 
 def component_seconds(store, product):
     """Of reading, casting and looking at one component when there are four centroids."""
-    from dc_tf.clustering.lanes import in_lanes, lane_count
-    from dc_tf.clustering.nearest import NearestCentroid
-    from dc_tf.clustering.tiles import transit_bytes
+    from dc_tf.clustering.search.nearest import NearestCentroid
+    from dc_tf.clustering.search.parallel_chunks import in_lanes, lane_count
+    from dc_tf.clustering.search.tiles import transit_bytes
 
     k, rows = 4, 60_000
     nearest = NearestCentroid(k, store.dim, memory_bytes=transit_bytes() // lane_count())
@@ -200,8 +201,8 @@ def component_seconds(store, product):
 
 def scattered_seconds(store):
     """Of a component, by which every fourth row takes longer to read than rows in order."""
-    from dc_tf.clustering.lanes import in_lanes
-    from dc_tf.clustering.points import Subset
+    from dc_tf.clustering.search.parallel_chunks import in_lanes
+    from dc_tf.clustering.store.points import Subset
 
     rows = store.rows // 4
     starts = range(0, rows, 4096)
@@ -215,7 +216,7 @@ def scattered_seconds(store):
 
 
 def survey_seconds(store):
-    from dc_tf.clustering.survey import Survey
+    from dc_tf.clustering.row_stats import Survey
     from dc_tf.distributed.collectives import Solo
 
     return seconds(lambda: Survey.make(store, Solo(), 0)) / (store.rows * store.dim)
@@ -223,7 +224,7 @@ def survey_seconds(store):
 
 def moved_seconds():
     """Of a component that enters a sum, and of one that leaves another for it."""
-    from dc_tf.clustering.sums import ClusterSums
+    from dc_tf.clustering.search.sums import ClusterSums
 
     k, dim, rows = 1000, 512, 8192
     # As k-means has it for features of which no component is above 8.
@@ -238,7 +239,7 @@ def moved_seconds():
 def centroid_seconds():
     """Of a component of the centroids: what is left of an iteration once rows are assigned."""
     from dc_tf.clustering.kmeans import kmeans
-    from dc_tf.clustering.nearest import NearestCentroid
+    from dc_tf.clustering.search.nearest import NearestCentroid
 
     k, dim = 5000, 4096
     x, assigned, ends = normal(k, dim), [0.0], []
@@ -272,7 +273,7 @@ def row_seconds():
 
 def whitening_rates(store):
     """FLOP/s of second moments, and seconds of what follows over d cubed."""
-    from dc_tf.clustering.whitening import Moments, Whitening
+    from dc_tf.clustering.store.whitening import Moments, Whitening
     from dc_tf.distributed.collectives import Solo
 
     moments, x = Moments(store.dim), store.read(0, 8192)
@@ -283,8 +284,8 @@ def whitening_rates(store):
 
 def cold_rate(store):
     """Bytes of features a second that the system had not in memory."""
-    from dc_tf.clustering.feature_store import FeatureStore
-    from dc_tf.clustering.lanes import in_lanes
+    from dc_tf.clustering.search.parallel_chunks import in_lanes
+    from dc_tf.clustering.store.feature_store import FeatureStore
 
     path, rows, dim = store.path, store.rows, store.dim
     del store
@@ -304,7 +305,7 @@ def cold_rate(store):
 
 def wire_of_two():
     """What `all_sum` between two workers tells about the wire."""
-    from dc_tf.clustering.exchange import MESSAGE_BYTES
+    from dc_tf.distributed.blocks import MESSAGE_BYTES
     from dc_tf.distributed.cluster import connect
 
     cluster = connect()
@@ -345,10 +346,10 @@ def predicted(point, figures):
     """What the model says, with its own guess of how many rows move."""
     machine = machine_of(figures)
     settings = {name: value for name, value in point.items() if name != "cold"}
-    problem = cost.Problem(**settings, iterations=ITERATIONS, cache_bytes=0)
+    problem = cost_model.Problem(**settings, iterations=ITERATIONS, cache_bytes=0)
     if point.get("cold"):
         machine = dataclasses.replace(machine, host_bytes=0)
-    estimate = cost.estimate(problem, machine)
+    estimate = cost_model.estimate(problem, machine)
     levels = [level.iteration_s for level in estimate.levels]
     return {
         "predicted": {
@@ -454,8 +455,8 @@ def measure_memory(figures):
         with tempfile.TemporaryDirectory(dir=FLAGS.folder) as folder:
             on_workers(1, "store", folder=folder, rows=point["rows"], dim=point["dim"])
             measured = on_workers(1, "peak", folder=folder, k=point["clusters"])[0]
-        problem = cost.Problem(**point, iterations=2, cache_bytes=0, memory_bytes=16 << 20)
-        memory = cost.estimate(problem, machine).memory
+        problem = cost_model.Problem(**point, iterations=2, cache_bytes=0, memory_bytes=16 << 20)
+        memory = cost_model.estimate(problem, machine).memory
         lines.append(
             {
                 "point": point,
@@ -474,8 +475,8 @@ def make_store(folder, rows, dim):
 
 def peak_of(folder, k):
     """Bytes that the peak of the resident size grows by."""
-    from dc_tf.clustering.feature_store import FeatureStore
     from dc_tf.clustering.kmeans import kmeans
+    from dc_tf.clustering.store.feature_store import FeatureStore
 
     store = FeatureStore.open(os.path.join(folder, "store"))
     settings = {"cache_bytes": 0, "memory_bytes": 16 << 20, "backend": "tensorflow"}
@@ -494,7 +495,7 @@ def normal(rows, dim):
 
 def store_of(path, rows, dim, centers, seed=0):
     """A complete `FeatureStore` of overlapping clouds, on the disk and in the system's memory."""
-    from dc_tf.clustering.feature_store import FeatureStore
+    from dc_tf.clustering.store.feature_store import FeatureStore
 
     store = FeatureStore.create(path, rows, dim)
     means = np.random.default_rng(123).standard_normal((centers, dim), dtype=np.float32)

@@ -3,7 +3,8 @@
 import dataclasses
 import operator
 
-from dc_tf.clustering import cost, machines
+from dc_tf.clustering.cost import hardware
+from dc_tf.clustering.cost import model as cost_model
 
 
 def write(path, figures):
@@ -24,7 +25,7 @@ def write(path, figures):
 
 
 def constants_table(figures):
-    here, core, p4d = machine_of(figures), machines.CORE, machines.P4D
+    here, core, p4d = machine_of(figures), hardware.CORE, hardware.P4D
     lines = ["| constant | measured here | `CORE` | `P4D` |", "|---|---|---|---|"]
     for name, unit, scale in CONSTANTS:
         values = (operator.attrgetter(name)(machine) / scale for machine in (here, core, p4d))
@@ -104,23 +105,23 @@ def scale_table(problem_of, machine):
 
 
 def cell(problem, machine):
-    estimate = cost.estimate(problem, machine)
+    estimate = cost_model.estimate(problem, machine)
     if estimate.lacking:
         return "lacks " + ", ".join(estimate.lacking)
-    share = cost.efficiency(problem, machine)
+    share = cost_model.efficiency(problem, machine)
     return f"{duration(estimate.seconds)} ({share:.0%})"
 
 
 def fixed_clusters(rows, workers):
     """The paper's 4 x 80,000, for as many rows as there are."""
-    return cost.Problem(
+    return cost_model.Problem(
         rows, 4096, 4, min(80_000, rows // 40), workers, raw_dim=4096, cache_bytes=0
     )
 
 
 def growing_clusters(rows, workers):
     """300 rows a cluster, as the paper has; 256 components, bfloat16."""
-    return cost.Problem(
+    return cost_model.Problem(
         rows, 256, 4, rows // 1200, workers, precision="bfloat16", raw_dim=4096, cache_bytes=0
     )
 
@@ -134,7 +135,7 @@ def worker_table(_):
     ]
     for workers in (16, 64, 256, 1024):
         problem = fixed_clusters(96_000_000, workers)
-        found = cost.estimate(problem, machines.P4D)
+        found = cost_model.estimate(problem, hardware.P4D)
         level, memory = found.level2, found.memory
         passes = problem.iterations + 1
         lines.append(
@@ -156,7 +157,7 @@ def needs_table(_):
     for rows in (10**6, 10**7, 10**8, 10**9):
         for workers in (1, 16, 256, 1024):
             problem = fixed_clusters(rows, workers)
-            found = cost.estimate(problem, machines.P4D)
+            found = cost_model.estimate(problem, hardware.P4D)
             flops = 2.0 * problem.own_rows * problem.sub_clusters * problem.dim
             lines.append(
                 f"| {rows:,} | {workers:,} | {short(flops / 1e12)} | {size(found.memory.host)} "
@@ -179,12 +180,12 @@ def paper_table(_):
         "|---" * 7 + "|",
     ]
     for name, took, settings in PAPER:
-        problem = cost.Problem(**settings, cache_bytes=0)
+        problem = cost_model.Problem(**settings, cache_bytes=0)
         flops = 2.0 * problem.own_rows * problem.clusters * problem.dim
         size32 = problem.own_rows * problem.dim * 4
         seconds_of = [
-            cost.estimate(problem, machine).level1.iteration_s
-            for machine in (machines.P4D, machines.PAPER_GPU)
+            cost_model.estimate(problem, machine).level1.iteration_s
+            for machine in (hardware.P4D, hardware.PAPER_GPU)
         ]
         lines.append(
             f"| {name} | {duration(took)} | {flops / 1e12:.3g} | {size32 / 1e9:.1f} / "
@@ -199,10 +200,10 @@ def paper_table(_):
 def limits_table(_):
     """Rows of a worker, and workers at the paper's size, where half of the time is lost."""
     cases = [
-        ("`P4D`, float32", machines.P4D, "float32"),
-        ("`P4D`, bfloat16", machines.P4D, "bfloat16"),
-        ("`PAPER_GPU`", machines.PAPER_GPU, "float32"),
-        ("`CORE`, float32", machines.CORE, "float32"),
+        ("`P4D`, float32", hardware.P4D, "float32"),
+        ("`P4D`, bfloat16", hardware.P4D, "bfloat16"),
+        ("`PAPER_GPU`", hardware.PAPER_GPU, "float32"),
+        ("`CORE`, float32", hardware.CORE, "float32"),
     ]
     lines = ["| | rows a worker | workers for 96 M rows |", "|---|---|---|"]
     for name, machine, precision in cases:
@@ -211,7 +212,7 @@ def limits_table(_):
         workers = next(
             n
             for n in range(1, rows)
-            if cost.efficiency(dataclasses.replace(problem, workers=n), machine) <= 0.5
+            if cost_model.efficiency(dataclasses.replace(problem, workers=n), machine) <= 0.5
         )
         lines.append(f"| {name} | {rows // workers:,} | {workers:,} |")
     return join(lines)
@@ -221,17 +222,17 @@ def machine_of(figures):
     """The `machines.Machine` that was measured."""
     constants = dict(figures["constants"]["machine"])
     for precision in ("float32", "bfloat16"):
-        constants[precision] = machines.Product(**constants[precision])
-    return machines.Machine(**constants)
+        constants[precision] = hardware.Product(**constants[precision])
+    return hardware.Machine(**constants)
 
 
 TABLES = {
     "constants": constants_table,
     "points": points_table,
     "memory": memory_table,
-    "fixed clusters": scale_table(fixed_clusters, machines.P4D),
-    "slow products": scale_table(fixed_clusters, machines.PAPER_GPU),
-    "growing clusters": scale_table(growing_clusters, machines.P4D),
+    "fixed clusters": scale_table(fixed_clusters, hardware.P4D),
+    "slow products": scale_table(fixed_clusters, hardware.PAPER_GPU),
+    "growing clusters": scale_table(growing_clusters, hardware.P4D),
     "a worker": worker_table,
     "needs": needs_table,
     "paper": paper_table,

@@ -208,7 +208,7 @@ class Quickstart:
             flags += ["--short_side=128", "--overwrite"]  # More than quickstart.yaml looks at.
             self._dc_tf("Images", "convert", f"--input={self._images}", f"--output={whole}", *flags)
         if not (complete(train) and complete(test)):
-            program = [sys.executable, "-m", "dc_tf.data.hold_out", whole, train, test]
+            program = [sys.executable, "-m", "dc_tf.data.train_test_split", whole, train, test]
             held = self._steps.run("Holding out a fifth", list(map(str, program)))
             if held is None:
                 say("No two sub-folders with two images each: there is nothing to measure with.")

@@ -7,7 +7,7 @@
 #   launch/test.sh -m "slow or not slow"  everything
 #   launch/test.sh --processor=avx2 -m numeric
 #                                       the arithmetic as on another processor, of
-#                                       tests/processors.py: eigen or avx2
+#                                       tests/support/processors.py: eigen or avx2
 #
 # Two tests run at a time, but those that go by the clock run alone (-n 0: one, in this process).
 # Tests work on the CPU; CUDA_VISIBLE_DEVICES=0 launch/test.sh lends them a GPU.

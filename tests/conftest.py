@@ -1,6 +1,7 @@
 """Settings that must stand before TensorFlow is imported, which tests run, and in which order."""
 
 import os
+import pathlib
 import shutil
 import tempfile
 
@@ -20,6 +21,7 @@ for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREAD
 os.environ.pop("TF_CONFIG", None)
 
 
+TESTS = pathlib.Path(__file__).parent
 # Folders of tests by how long their classes take; what is in none comes last.
 LONG = ("training", "launch", "evaluation", "export", "commands", "clustering", "data", "")
 _TURNS, _STAYS = pytest.StashKey(), pytest.StashKey()
@@ -70,7 +72,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _folder(item):
-    name = item.path.parent.name
+    name = item.path.relative_to(TESTS).parts[0]
     return name if name in LONG else ""
 
 

@@ -84,7 +84,7 @@ class WalkTest(tf.test.TestCase):
 
     def test_every_way_of_importing_is_seen(self):
         source = "import dc_tf.nn.heads\nfrom dc_tf import errors, keras\n"
-        source += "def f():\n    from dc_tf.data.reader import RowReader\nimport numpy"
+        source += "def f():\n    from dc_tf.data.storage.reader import RowReader\nimport numpy"
         path = self.module(source)
         self.assertEqual(imports(path), {"nn", "errors", "keras", "data"})
 
@@ -105,7 +105,7 @@ IMPORTS = (ast.Import, ast.ImportFrom)
 
 
 def modules():
-    """Yields (path, part): part is the name under dc_tf, 'data' for dc_tf/data/reader.py."""
+    """Yields (path, part): part is the name under dc_tf, 'data' for all of dc_tf/data."""
     for path in sorted(PACKAGE.rglob("*.py")):
         if path != PACKAGE / "__init__.py":
             yield path, path.relative_to(PACKAGE).with_suffix("").parts[0]

@@ -13,11 +13,11 @@ import threading
 
 import numpy as np
 
-from dc_tf.clustering.backends import make_backend
-from dc_tf.clustering.lanes import in_lanes, lane_count
-from dc_tf.clustering.sums import ClusterSums, quantum_of
-from dc_tf.clustering.tensors import has_gpu
-from dc_tf.clustering.tiles import transit_bytes
+from dc_tf.clustering.search.backends import make_backend
+from dc_tf.clustering.search.parallel_chunks import in_lanes, lane_count
+from dc_tf.clustering.search.sums import ClusterSums, quantum_of
+from dc_tf.clustering.search.tensors import has_gpu
+from dc_tf.clustering.search.tiles import transit_bytes
 
 # Rows that would move are gathered up to this, but those of a chunk that alone has as many as the
 # second are moved at once: to gather them costs a copy.

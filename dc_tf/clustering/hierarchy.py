@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dc_tf.clustering import exchange
 from dc_tf.clustering.initial import mean_centroids
 from dc_tf.clustering.kmeans import kmeans
-from dc_tf.clustering.layout import Layout, rows_at
-from dc_tf.clustering.points import Subset, as_points
 from dc_tf.clustering.resume import Snapshot, pack_state, unpack_state
+from dc_tf.clustering.row_partition import Layout, rows_at
+from dc_tf.clustering.store.points import Subset, as_points
+from dc_tf.distributed import blocks
 from dc_tf.errors import ConfigError
 
 
@@ -175,7 +175,7 @@ class _Work:
         clusters, sub_clusters = self._shape
         flat = self.cluster.astype(np.int64) * sub_clusters + self.sub
         counts = np.bincount(flat, minlength=clusters * sub_clusters)
-        counts = exchange.all_sum_array(counts, comm).reshape(self._shape)
+        counts = blocks.all_sum_array(counts, comm).reshape(self._shape)
         return Hierarchy(self.cluster, self.sub, counts, self._report)
 
     def _snapshot(self, state):

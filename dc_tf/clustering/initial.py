@@ -17,12 +17,12 @@ import hashlib
 
 import numpy as np
 
-from dc_tf.clustering import exchange
-from dc_tf.clustering.backends import make_backend
-from dc_tf.clustering.lanes import in_lanes
-from dc_tf.clustering.layout import rows_at
-from dc_tf.clustering.points import as_points, chunks
-from dc_tf.clustering.survey import Survey
+from dc_tf.clustering.row_partition import rows_at
+from dc_tf.clustering.row_stats import Survey
+from dc_tf.clustering.search.backends import make_backend
+from dc_tf.clustering.search.parallel_chunks import in_lanes
+from dc_tf.clustering.store.points import as_points, chunks
+from dc_tf.distributed import blocks
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError
 
@@ -210,7 +210,7 @@ def mean_centroids(points, labels, k, comm, default) -> np.ndarray:
         label = labels[start : start + len(rows)]
         known = label >= 0
         np.add.at(sums, label[known], rows[known].astype(np.float32))
-    sums = exchange.all_sum_array(sums, comm)
+    sums = blocks.all_sum_array(sums, comm)
     counts = comm.all_sum(np.bincount(labels[labels >= 0], minlength=k)).numpy()
     means = sums / np.maximum(counts, 1)[:, None]
     return np.where(counts[:, None] > 0, means, default).astype(np.float32)

@@ -15,11 +15,11 @@ import operator
 import numpy as np
 
 from dc_tf.clustering.assign import Assigner
-from dc_tf.clustering.backends import choose_precision
 from dc_tf.clustering.lloyd import KMeansResult, KMeansState, Lloyd
-from dc_tf.clustering.points import as_points
-from dc_tf.clustering.survey import Survey
-from dc_tf.clustering.tensors import exact_float32
+from dc_tf.clustering.row_stats import Survey
+from dc_tf.clustering.search.backends import choose_precision
+from dc_tf.clustering.search.tensors import exact_float32
+from dc_tf.clustering.store.points import as_points
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError
 

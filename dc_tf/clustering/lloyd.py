@@ -11,9 +11,9 @@ import dataclasses
 
 import numpy as np
 
-from dc_tf.clustering import exchange
 from dc_tf.clustering.initial import METHODS, first_of_equals, initial_centroids
-from dc_tf.clustering.lanes import in_lanes
+from dc_tf.clustering.search.parallel_chunks import in_lanes
+from dc_tf.distributed import blocks
 from dc_tf.errors import ConfigError, DataError
 
 _LANE_BYTES = 2 << 20
@@ -107,7 +107,7 @@ class Lloyd:
     def __init__(self, points, k, comm, survey, assigner, seed, spherical, on_progress):
         self._points = points
         self._k = k
-        self._comm = exchange.Meter(comm)
+        self._comm = blocks.Meter(comm)
         self._survey = survey
         self._assigner = assigner
         self._seed = seed
@@ -228,15 +228,15 @@ class Lloyd:
                 # centroids are float32 as well.
                 part[rows] = sums
 
-            for _ in in_lanes(look_at, exchange.blocks(len(part), row_bytes, _LANE_BYTES)):
+            for _ in in_lanes(look_at, blocks.blocks(len(part), row_bytes, _LANE_BYTES)):
                 pass
             return part
 
         if not means:
-            for block in exchange.blocks(self._k, row_bytes):
+            for block in blocks.blocks(self._k, row_bytes):
                 own_part(block)
             return np.maximum(spread, 0.0), None
-        for block, total in exchange.summed_blocks(self._k, row_bytes, own_part, self._comm):
+        for block, total in blocks.summed_blocks(self._k, row_bytes, own_part, self._comm):
             filled = counts[block, None] > 0
             total /= np.maximum(counts[block, None], 1).astype(np.float32)
             np.copyto(centroids[block], total, where=filled)

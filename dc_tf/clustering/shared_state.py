@@ -12,9 +12,9 @@ import os
 
 import numpy as np
 
-from dc_tf.clustering import exchange
 from dc_tf.clustering.kmeans import KMeansState
 from dc_tf.clustering.resume import Snapshot, Snapshots, pack_state, unpack_state
+from dc_tf.distributed import blocks
 from dc_tf.distributed.collectives import Solo, broadcast_json
 
 
@@ -74,7 +74,7 @@ class SharedState:
     def _told(self, snapshot, name, shape, dtype):
         """The first worker's array; the others add nothing to it."""
         own = snapshot.arrays[name] if self._comm.rank == 0 else np.zeros(shape)
-        return exchange.all_sum_array(np.asarray(own, dtype), self._comm)
+        return blocks.all_sum_array(np.asarray(own, dtype), self._comm)
 
     def _subfolder(self, rank, size):
         return os.path.join(self._folder, _name(rank, f"{size:05d}"))

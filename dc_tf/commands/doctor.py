@@ -45,7 +45,7 @@ def run() -> dict:
 
     begun = begin()
     # What follows needs TensorFlow, which takes seconds to import.
-    from dc_tf.doctor.examination import Options, examine
+    from dc_tf.doctor.checks import Options, examine
 
     report = examine(
         Options(

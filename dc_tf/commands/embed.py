@@ -62,12 +62,12 @@ def run() -> dict:
         )
     if not 0 <= MAX_BAD_SHARE.value < 1:
         raise ConfigError(f"--max_bad_share is {MAX_BAD_SHARE.value}; use [0, 1).")
-    from dc_tf.data.manifest import Dataset
+    from dc_tf.data.storage.manifest import Dataset
 
     dataset = Dataset.open(DATA.value)
     # After all that can be checked without TensorFlow, which takes seconds to import.
-    from dc_tf.evaluation.embed import choose_layers, compute_dtype, embed
-    from dc_tf.evaluation.features import parse_layers
+    from dc_tf.evaluation.frozen.embed import choose_layers, compute_dtype, embed
+    from dc_tf.evaluation.frozen.features import parse_layers
     from dc_tf.evaluation.models import open_model, random_init
     from dc_tf.precision import tell
 

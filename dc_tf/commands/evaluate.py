@@ -13,7 +13,7 @@ small images random features go a long way. With TF_CONFIG, workers share the wo
 
 knn, linear_probe, low_shot: classification by frozen layers.
 finetune: classification by the whole network, trained on labels.
-retrieval: finding images of the same object; takes folders of images, see evaluation/retrieval.py.
+retrieval: finding images of the same object; takes folders of images.
 voc07_classification, voc07_detection, and linear_probe with train_split and test_split: on the VOC
 development kit that --train names.
 nmi: how much the clusters of every round of a run, or of an output of `dc_tf kmeans`, agree with
@@ -28,7 +28,7 @@ from absl import flags, logging
 
 from dc_tf import pulse
 from dc_tf.commands.results import Result
-from dc_tf.data.files import same_place
+from dc_tf.data.storage.files import same_place
 from dc_tf.errors import ConfigError, DataError
 
 FLAGS = flags.FlagValues()
@@ -176,7 +176,7 @@ def _write(result):
             with tf.io.gfile.GFile(OUTPUT.value, "w") as f:
                 f.write(json.dumps(result, indent=1) + "\n")
         if PLOT.value:
-            from dc_tf.evaluation.plot import plot  # brings Matplotlib
+            from dc_tf.evaluation.frozen.plot import plot  # brings Matplotlib
 
             plot(result, PLOT.value)
     except (OSError, tf.errors.OpError) as error:
@@ -199,8 +199,8 @@ def _check_can_be_made(name, path):
 @contextlib.contextmanager
 def _joined():
     """The cluster of the workers that TF_CONFIG names; None for a process on its own."""
-    from dc_tf.commands.together import join, leaving, watched
     from dc_tf.distributed.cluster import connect
+    from dc_tf.distributed.session import join, leaving, watched
     from dc_tf.distributed.task import task_from_environment
 
     task = task_from_environment()

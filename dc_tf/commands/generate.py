@@ -6,7 +6,7 @@ dc_tf generate --output=/tmp/scenes_test --split=test --images=1000
 
 from absl import flags
 
-from dc_tf.data import generate
+from dc_tf.data.synthetic import generate
 
 FLAGS = flags.FlagValues()
 OUTPUT = flags.DEFINE_string(

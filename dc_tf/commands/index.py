@@ -69,9 +69,9 @@ OVERWRITE = flags.DEFINE_bool(
 
 def run():
     """Runs the command; returns what was found."""
-    from dc_tf.data import adopt, scan
-    from dc_tf.data.manifest import MANIFEST
-    from dc_tf.data.schema import Features
+    from dc_tf.data.storage import index_tfrecords, scan
+    from dc_tf.data.storage.manifest import MANIFEST
+    from dc_tf.data.storage.schema import Features
 
     if os.path.exists(os.path.join(INPUT.value, MANIFEST)) and not OVERWRITE.value:
         return scan.repair(INPUT.value, WORKERS.value)
@@ -84,7 +84,7 @@ def run():
     )
     class_names = _class_names()
     with pulse.stoppable():
-        return adopt.adopt(
+        return index_tfrecords.adopt(
             INPUT.value,
             OUTPUT.value,
             features,

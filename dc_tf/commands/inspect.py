@@ -37,8 +37,9 @@ _SHEET = 64
 
 def run():
     """Runs the command; returns the report."""
-    from dc_tf.data import inspection, verify
-    from dc_tf.data.manifest import Dataset
+    from dc_tf.data import inspection
+    from dc_tf.data.storage import verify
+    from dc_tf.data.storage.manifest import Dataset
 
     if not DATA.value:
         raise ConfigError("Name the data set: dc_tf inspect DATASET.")

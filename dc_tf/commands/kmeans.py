@@ -91,7 +91,7 @@ TIMEOUT_S = _define(
 
 def run() -> dict | None:
     """Clusters; returns the result on the chief."""
-    from dc_tf.commands.kmeans_dir import KMeansDir
+    from dc_tf.clustering.job.output import KMeansDir
     from dc_tf.distributed.task import task_from_environment
 
     output = KMeansDir(OUTPUT.value)
@@ -107,9 +107,9 @@ def run() -> dict | None:
     from dc_tf.commands.quick_tensorflow import import_tensorflow
 
     import_tensorflow()
-    from dc_tf.commands.kmeans_job import KMeansJob, run_job
-    from dc_tf.commands.together import join, leaving, watched
-    from dc_tf.distributed.refusal import refuse_together
+    from dc_tf.clustering.job.run import KMeansJob, run_job
+    from dc_tf.distributed.collective_errors import refuse_together
+    from dc_tf.distributed.session import join, leaving, watched
 
     setting = f"--output={output.path}"
     with contextlib.ExitStack() as end:
@@ -127,7 +127,7 @@ def run() -> dict | None:
 
 def _lock(output, setting, end):
     """Keeps other jobs from the output for as long as the ExitStack `end` lasts."""
-    from dc_tf.commands.together import writable
+    from dc_tf.distributed.session import writable
     from dc_tf.run_dir import locked
 
     try:
@@ -140,7 +140,7 @@ def _lock(output, setting, end):
 
 def _checked(output) -> dict:
     """Attributes of a `KMeansJob`, checked as far as they can be without reading all rows."""
-    from dc_tf.clustering.embeddings import Embeddings, find_files
+    from dc_tf.clustering.store.embeddings import Embeddings, find_files
 
     paths = find_files(INPUT.value)
     output.check_inputs(paths if INIT.value in INITS else [*paths, INIT.value])
@@ -198,7 +198,7 @@ def _read_centroids(dim):
     """(k, dim) float32 of --init=FILE.npy."""
     import numpy as np
 
-    from dc_tf.clustering.embeddings import NpyFile
+    from dc_tf.clustering.store.embeddings import NpyFile
 
     if not INIT.value.endswith(".npy"):
         raise ConfigError(

@@ -79,7 +79,7 @@ def run() -> dict | None:
     if DRY_RUN.value or task.size == 1:
         _check_sizes(experiment, workers)
     # After all that can be known without it, since TensorFlow takes seconds to import.
-    from dc_tf.commands.together import watched, writable
+    from dc_tf.distributed.session import watched, writable
     from dc_tf.run_dir import locked
 
     if DRY_RUN.value:
@@ -103,8 +103,8 @@ def run() -> dict | None:
 
 
 def _train(experiment, folder, refusal, watchdog):
-    from dc_tf.commands.together import join, leaving
-    from dc_tf.distributed.refusal import all_or_none, refuse_together
+    from dc_tf.distributed.collective_errors import all_or_none, refuse_together
+    from dc_tf.distributed.session import join, leaving
     from dc_tf.training.loop import pretrain
     from dc_tf.training.precisions import choose_precisions
 
@@ -147,9 +147,9 @@ def _check_shared(folder, rank):
 
 def _dry_run(experiment, run_dir, task) -> dict | None:
     """Prints the plan on the chief, or raises what keeps the run from starting."""
-    from dc_tf.data.manifest import Dataset
-    from dc_tf.training.plan import make_plan, rates_of
-    from dc_tf.training.plan_report import as_dict, as_text
+    from dc_tf.data.storage.manifest import Dataset
+    from dc_tf.planning.plan import make_plan, rates_of
+    from dc_tf.planning.report import as_dict, as_text
     from dc_tf.training.precisions import choose_precisions
 
     workers = WORKERS.value or task.size
@@ -175,10 +175,10 @@ def _dry_run(experiment, run_dir, task) -> dict | None:
 
 def _measured(experiment, run_dir, rows, workers, task):
     """Precisions, plan and speed, from all workers of TF_CONFIG or from this process alone."""
-    from dc_tf.commands.together import leaving
     from dc_tf.distributed.cluster import connect
+    from dc_tf.distributed.session import leaving
+    from dc_tf.planning.plan import make_plan
     from dc_tf.training.measure import measure
-    from dc_tf.training.plan import make_plan
     from dc_tf.training.precisions import choose_precisions
 
     if task.size not in (1, workers):
@@ -209,7 +209,7 @@ def _check_sizes(experiment, workers):
     Raises:
         ConfigError: what does not fit.
     """
-    from dc_tf.data.manifest import Dataset
+    from dc_tf.data.storage.manifest import Dataset
     from dc_tf.planning.stages import plan_stages
 
     try:
@@ -220,7 +220,7 @@ def _check_sizes(experiment, workers):
 
 def _refusal(experiment, run_dir, workers) -> ConfigError | None:
     """What keeps this worker from training, found before anything is started."""
-    from dc_tf.data.manifest import Dataset
+    from dc_tf.data.storage.manifest import Dataset
     from dc_tf.training.loop import check_start
 
     try:
@@ -255,7 +255,7 @@ def _check_same_run(experiment, dataset, run_dir):
 
 
 def _write_experiment(experiment, run_dir):
-    from dc_tf.data.manifest import Dataset
+    from dc_tf.data.storage.manifest import Dataset
     from dc_tf.experiment import to_yaml
     from dc_tf.run_dir import write_json, write_text
 

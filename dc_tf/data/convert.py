@@ -18,14 +18,15 @@ import os
 from absl import logging
 
 from dc_tf import pulse
-from dc_tf.data import files, image_files
-from dc_tf.data.digests import Digests
-from dc_tf.data.draft import Draft, check_output, is_begun
-from dc_tf.data.files import same_place
-from dc_tf.data.manifest import Dataset
-from dc_tf.data.processes import map_lists
-from dc_tf.data.sources import open_source
-from dc_tf.data.writer import DatasetWriter, is_finished
+from dc_tf.data.sources import image_files
+from dc_tf.data.sources.digests import Digests
+from dc_tf.data.sources.folder import open_source
+from dc_tf.data.storage import files
+from dc_tf.data.storage.files import same_place
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage.processes import map_lists
+from dc_tf.data.storage.staging import Draft, check_output, is_begun
+from dc_tf.data.storage.writer import DatasetWriter, is_finished
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.progress import Progress
 

@@ -29,8 +29,8 @@ import tensorflow as tf
 from absl import logging
 
 from dc_tf import pulse
-from dc_tf.distributed.pulses import Pulses
-from dc_tf.distributed.verdict import GONE_S, answers, judge, judge_judge, name
+from dc_tf.distributed.diagnosis import GONE_S, answers, judge, judge_judge, name
+from dc_tf.distributed.heartbeat_files import Pulses
 from dc_tf.errors import HELD_UP, PREEMPTED, Preempted
 
 # What TensorFlow raises on a worker when another one goes away.

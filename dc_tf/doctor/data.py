@@ -9,10 +9,10 @@ import time
 import numpy as np
 from PIL import Image
 
-from dc_tf.data.manifest import Dataset
-from dc_tf.data.reader import RowReader
-from dc_tf.data.stand_ins import DamagedRow
-from dc_tf.data.verify import check_shard, describe
+from dc_tf.data.storage.fallback_rows import DamagedRow
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage.reader import RowReader
+from dc_tf.data.storage.verify import check_shard, describe
 from dc_tf.errors import DataError
 from dc_tf.memory import size
 

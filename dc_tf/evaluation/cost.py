@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dc_tf.distributed.refusal import all_or_none
+from dc_tf.distributed.collective_errors import all_or_none
 
 SECONDS = 2.0  # for one part
 _GROWTH = 8  # of samples

@@ -16,9 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf import experiment as experiment_lib
-from dc_tf.data.manifest import Dataset
-from dc_tf.data.pipeline import evaluation_batches
-from dc_tf.data.reader import RowReader, data_errors
+from dc_tf.data.input.pipeline import evaluation_batches
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage.reader import RowReader, data_errors
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.cost import Part, Work
 from dc_tf.evaluation.work import wait

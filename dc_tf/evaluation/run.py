@@ -15,8 +15,8 @@ import time
 import tensorflow as tf
 
 import dc_tf
-from dc_tf.data.manifest import Dataset
-from dc_tf.data.voc import list_length
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.voc.devkit import list_length
 from dc_tf.evaluation import cost, protocols
 from dc_tf.evaluation.models import network_settings
 from dc_tf.evaluation.remembered import remember

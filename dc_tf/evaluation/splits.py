@@ -9,9 +9,9 @@ import dataclasses
 import numpy as np
 
 from dc_tf.data.input.draws import Draws
-from dc_tf.data.manifest import Dataset
-from dc_tf.data.pipeline import evaluation_batches, training_batches
-from dc_tf.data.reader import RowReader, data_errors
+from dc_tf.data.input.pipeline import evaluation_batches, training_batches
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage.reader import RowReader, data_errors
 from dc_tf.errors import ConfigError
 
 

@@ -24,15 +24,15 @@ from dc_tf.export.weights import weights_digest
 from dc_tf.precision import choose, tell
 
 TASKS = {
-    "finetune": "dc_tf.evaluation.finetune",
-    "knn": "dc_tf.evaluation.knn",
-    "linear_probe": "dc_tf.evaluation.linear_probe",
-    "low_shot": "dc_tf.evaluation.low_shot",
-    "nmi": "dc_tf.evaluation.nmi",
+    "finetune": "dc_tf.evaluation.finetune.task",
+    "knn": "dc_tf.evaluation.frozen.knn",
+    "linear_probe": "dc_tf.evaluation.frozen.linear_probe",
+    "low_shot": "dc_tf.evaluation.frozen.low_shot",
+    "nmi": "dc_tf.evaluation.clusters.nmi",
     "rotation": "dc_tf.evaluation.rotation",
-    "retrieval": "dc_tf.evaluation.retrieval",
-    "voc07_classification": "dc_tf.evaluation.voc07_classification",
-    "voc07_detection": "dc_tf.evaluation.voc07_detection",
+    "retrieval": "dc_tf.evaluation.retrieval.task",
+    "voc07_classification": "dc_tf.evaluation.voc07.classification",
+    "voc07_detection": "dc_tf.evaluation.voc07.detection",
 }
 # Those that measure every layer.
 BY_LAYER = ("knn", "linear_probe", "low_shot")

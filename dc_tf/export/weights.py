@@ -8,7 +8,7 @@ import hashlib
 
 import numpy as np
 
-from dc_tf.data.manifest import checksum
+from dc_tf.data.storage.manifest import checksum
 from dc_tf.errors import ConfigError
 from dc_tf.nn.vgg16 import CONV_LAYERS
 

@@ -18,10 +18,10 @@ import tensorflow as tf
 from absl import logging
 
 from dc_tf import pulse, run_dir
-from dc_tf.clustering.feature_store import FeatureStore
-from dc_tf.clustering.whitening import Moments, Whitening, whiten_store
-from dc_tf.data.pipeline import evaluation_batches
-from dc_tf.data.reader import data_errors
+from dc_tf.clustering.store.feature_store import FeatureStore
+from dc_tf.clustering.store.whitening import Moments, Whitening, whiten_store
+from dc_tf.data.input.pipeline import evaluation_batches
+from dc_tf.data.storage.reader import data_errors
 from dc_tf.distributed.collectives import all_agree, all_gather
 from dc_tf.errors import DataError
 from dc_tf.progress import Progress

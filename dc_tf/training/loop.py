@@ -10,11 +10,11 @@ import dataclasses
 
 from dc_tf import pulse, run_dir
 from dc_tf.clustering.assignments import Assignments, is_complete
-from dc_tf.clustering.backends import make_backend
-from dc_tf.data.manifest import Dataset
-from dc_tf.data.pipeline import training_batches
-from dc_tf.data.reader import RowReader
-from dc_tf.data.sampler import Sampler
+from dc_tf.clustering.search.backends import make_backend
+from dc_tf.data.input.pipeline import training_batches
+from dc_tf.data.input.sampler import Sampler
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage.reader import RowReader
 from dc_tf.distributed.collectives import all_agree
 from dc_tf.errors import ConfigError, DataError, Preempted
 from dc_tf.planning.stages import plan_stages
@@ -26,11 +26,11 @@ from dc_tf.training.checkpoint import (
     new_trunk,
     read_position,
 )
-from dc_tf.training.damage import damaged_rows
+from dc_tf.training.corrupt_rows import damaged_rows
+from dc_tf.training.init_from import check_initial, initial_weights
 from dc_tf.training.metrics import MetricsLog, last_epoch_means
 from dc_tf.training.optimizers import check_optimizer
 from dc_tf.training.precisions import without_auto
-from dc_tf.training.start import check_initial, initial_weights
 from dc_tf.training.step import Learner
 from dc_tf.training.trainer import StageTrainer
 

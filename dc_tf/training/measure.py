@@ -6,7 +6,7 @@
 Steps are those of the run: its network, heads and exchanges, and images of its data set with its
 augmentation; labels are drawn at random. The learning rate is 0. Extraction passes images through
 the network as a clustering does; of k-means only the search for the nearest centroid is measured,
-the rest is estimated (`clustering/cost.py`).
+the rest is estimated (`clustering/cost/model.py`).
 
 A cluster of all planned workers measures together. A process on its own measures the part of the
 first worker, without exchanges; the others are taken to be as fast.
@@ -20,15 +20,15 @@ import tensorflow as tf
 from absl import logging
 
 from dc_tf import memory, pulse
-from dc_tf.clustering.backends import make_backend
-from dc_tf.clustering.machines import CORE, P4D, Product
+from dc_tf.clustering.cost.hardware import CORE, P4D, Product
+from dc_tf.clustering.search.backends import make_backend
 from dc_tf.data.input.draws import Draws
-from dc_tf.data.manifest import Dataset
-from dc_tf.data.pipeline import evaluation_batches, training_batches
-from dc_tf.data.reader import RowReader, data_errors
+from dc_tf.data.input.pipeline import evaluation_batches, training_batches
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage.reader import RowReader, data_errors
 from dc_tf.distributed.collectives import Solo, broadcast_json
+from dc_tf.planning.plan import RUNTIME_BYTES, Rates
 from dc_tf.training.checkpoint import new_trunk
-from dc_tf.training.plan import RUNTIME_BYTES, Rates
 from dc_tf.training.step import Learner
 
 # Of one stage, and of the extraction.
@@ -250,7 +250,7 @@ class _Measurement:
         )
 
     def _machine(self):
-        """The machine of `clustering/machines.py` with the search as fast as it is here."""
+        """The machine of `clustering/cost/hardware.py` with the search as fast as it is here."""
         machine = P4D if self._on_gpu else CORE
         for stage in self._plan.stages:
             if stage.clustering is None:

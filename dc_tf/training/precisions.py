@@ -9,7 +9,7 @@ keeps its types.
 
 import dataclasses
 
-from dc_tf.clustering.backends import choose_precision
+from dc_tf.clustering.search.backends import choose_precision
 from dc_tf.distributed.collectives import ALONE, broadcast_json
 from dc_tf.experiment import Experiment
 from dc_tf.precision import AUTO, Choice, choose

@@ -17,8 +17,8 @@ from dc_tf import experiment as experiment_lib
 from dc_tf import run_dir
 from dc_tf.clustering.assignments import Assignments, is_complete
 from dc_tf.data.input.draws import Draws
-from dc_tf.data.manifest import Dataset
-from dc_tf.data.reader import RowReader, data_errors
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage.reader import RowReader, data_errors
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.planning.stages import plan_stages
 from dc_tf.training.loop import make_batches, make_sampler

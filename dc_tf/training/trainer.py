@@ -17,7 +17,7 @@ import tensorflow as tf
 from absl import logging
 
 from dc_tf import pulse, run_dir
-from dc_tf.data.reader import data_errors
+from dc_tf.data.storage.reader import data_errors
 from dc_tf.errors import DataError, Preempted
 from dc_tf.progress import Progress
 from dc_tf.training.loss_scale import LEAST

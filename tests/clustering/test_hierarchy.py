@@ -11,9 +11,9 @@ import tensorflow as tf
 import workers
 
 from dc_tf.clustering import hierarchy
-from dc_tf.clustering.feature_store import FeatureStore
 from dc_tf.clustering.hierarchy import hierarchical_kmeans
 from dc_tf.clustering.resume import Snapshots
+from dc_tf.clustering.store.feature_store import FeatureStore
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
 

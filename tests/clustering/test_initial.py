@@ -8,8 +8,8 @@ from absl.testing import parameterized
 
 from dc_tf.clustering.initial import METHODS, first_of_equals, initial_centroids, mean_centroids
 from dc_tf.clustering.kmeans import kmeans
-from dc_tf.clustering.points import as_points
-from dc_tf.clustering.survey import Survey
+from dc_tf.clustering.row_stats import Survey
+from dc_tf.clustering.store.points import as_points
 from dc_tf.distributed.collectives import Solo
 
 pytestmark = pytest.mark.numeric

@@ -10,10 +10,12 @@ import tensorflow as tf
 import workers
 from absl.testing import parameterized
 
-from dc_tf.clustering import assign, backends, exchange, sums
+from dc_tf.clustering import assign
 from dc_tf.clustering.kmeans import kmeans
 from dc_tf.clustering.lloyd import Lloyd
-from dc_tf.clustering.tiles import tile_shape
+from dc_tf.clustering.search import backends, sums
+from dc_tf.clustering.search.tiles import tile_shape
+from dc_tf.distributed import blocks
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
 
@@ -44,7 +46,7 @@ def all_counts(comm, counts, total):
     """What two workers with these counts find, `total` rows on all of them."""
     layout = types.SimpleNamespace(total=total)
     lloyd = types.SimpleNamespace(
-        _comm=exchange.Meter(comm),
+        _comm=blocks.Meter(comm),
         _survey=types.SimpleNamespace(layout=layout),
         _assigner=types.SimpleNamespace(counts=counts),
     )

@@ -9,7 +9,7 @@ import pictures
 import tensorflow as tf
 
 from dc_tf.commands.main import main
-from dc_tf.data.manifest import Dataset
+from dc_tf.data.storage.manifest import Dataset
 
 
 class DataCommandsTest(tf.test.TestCase):

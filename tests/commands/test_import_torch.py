@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.commands.main import main
-from dc_tf.data.generate import generate
+from dc_tf.data.synthetic.generate import generate
 from dc_tf.export.metadata import read_metadata
 
 NEEDS_TORCH = unittest.skipUnless(

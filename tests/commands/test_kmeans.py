@@ -15,16 +15,16 @@ import time
 import types
 from unittest import mock
 
+import fork_server
 import numpy as np
-import nursery
 import pytest
 import tensorflow as tf
 import workers
 
 from dc_tf import precision as precision_lib
+from dc_tf.clustering.job import run as kmeans_job
 from dc_tf.clustering.kmeans import kmeans
 from dc_tf.clustering.shared_state import SharedState
-from dc_tf.commands import kmeans_job
 from dc_tf.commands.main import main
 
 LAUNCHER = pathlib.Path(__file__).resolve().parents[2] / "launch" / "local.py"
@@ -49,7 +49,7 @@ def call(*argv):
 
 def call_on(cluster, *argv):
     """`call` on a worker that is in its cluster already, and of no use after a broken exchange."""
-    with mock.patch("dc_tf.commands.together.connect", lambda within_s: cluster):
+    with mock.patch("dc_tf.distributed.session.connect", lambda within_s: cluster):
         code, out, err = call(*argv)
     assert "Traceback" not in err, err
     return code, out, err
@@ -312,7 +312,7 @@ class RefusalTest(CommandTest):
     def test_an_output_that_another_process_is_at(self):
         flags = [*self.argv(iterations=1_000_000), "--save_every_s=0"]
         environment = {**os.environ, "PYTHONPATH": str(LAUNCHER.parents[1]), "TF_CONFIG": ""}
-        process = nursery.start([sys.executable, "-m", "dc_tf", "kmeans", *flags], environment)
+        process = fork_server.start([sys.executable, "-m", "dc_tf", "kmeans", *flags], environment)
         self.addCleanup(process.send_signal, signal.SIGKILL)
         state = pathlib.Path(self.output, "unfinished_kmeans", "state")
         until = time.monotonic() + LIMIT_S

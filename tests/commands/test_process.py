@@ -9,8 +9,8 @@ import sys
 import time
 from unittest import mock
 
+import fork_server
 import numpy as np
-import nursery
 import pictures
 import tensorflow as tf
 import workers
@@ -36,7 +36,7 @@ class ProcessTest(tf.test.TestCase):
     def call_forked(self, *arguments):
         """The same without the time to import TensorFlow, where only the work matters."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return nursery.run(command_line(*arguments), environment, LIMIT_S)
+        return fork_server.run(command_line(*arguments), environment, LIMIT_S)
 
     def test_convert_ends_with_its_pool_and_prints_its_result_last(self):
         folder = pathlib.Path(self.get_temp_dir())
@@ -131,7 +131,7 @@ class ProcessTest(tf.test.TestCase):
         flags = [f"--input={folder}/x.npy", "--k=2", f"--output={output}"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CONFIG": json.dumps(task)}
         with open(folder / "log", "w+") as log:
-            process = nursery.start(command_line("kmeans", *flags), environment, stderr=log)
+            process = fork_server.start(command_line("kmeans", *flags), environment, stderr=log)
             self.addCleanup(process.send_signal, signal.SIGKILL)
             until = time.monotonic() + LIMIT_S
             while not list(output.glob("kmeans_workers/pulses/*")):

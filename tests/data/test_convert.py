@@ -17,12 +17,13 @@ import tensorflow as tf
 from PIL import Image
 
 from dc_tf.data import convert as convert_lib
-from dc_tf.data import draft, files, image_files, writer
 from dc_tf.data.convert import convert
-from dc_tf.data.manifest import Dataset
-from dc_tf.data.pipeline import evaluation_batches
-from dc_tf.data.reader import RowReader
-from dc_tf.data.verify import verify
+from dc_tf.data.input.pipeline import evaluation_batches
+from dc_tf.data.sources import image_files
+from dc_tf.data.storage import files, staging, writer
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage.reader import RowReader
+from dc_tf.data.storage.verify import verify
 from dc_tf.errors import ConfigError, DataError
 
 CRASHING = """
@@ -249,7 +250,7 @@ class ResumeTest(Folder):
 
             return guarded
 
-        with mock.patch.object(draft.Draft, "__exit__", lambda self, *_: self._release_lock()):
+        with mock.patch.object(staging.Draft, "__exit__", lambda self, *_: self._release_lock()):
             with (
                 mock.patch.multiple(
                     files,
@@ -339,9 +340,9 @@ class ResumeTest(Folder):
         self.assertEqual(pictures.files(self.output), undisturbed)
 
     def test_two_at_the_same_time_are_refused(self):
-        with draft.Draft(self.output, {"job": 1}):
+        with staging.Draft(self.output, {"job": 1}):
             with self.assertRaisesRegex(ConfigError, "Another process"):
-                draft.Draft(self.output, {"job": 1}).__enter__()
+                staging.Draft(self.output, {"job": 1}).__enter__()
 
 
 class SigkillTest(Folder):

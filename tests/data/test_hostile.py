@@ -16,11 +16,11 @@ from PIL import Image
 
 from dc_tf import experiment
 from dc_tf.data.convert import convert
-from dc_tf.data.image_files import Rules, clean
-from dc_tf.data.manifest import MANIFEST, Dataset
-from dc_tf.data.metadata import bounded
-from dc_tf.data.reader import RowReader
-from dc_tf.data.writer import DatasetWriter
+from dc_tf.data.sources.image_files import Rules, clean
+from dc_tf.data.storage.manifest import MANIFEST, Dataset
+from dc_tf.data.storage.metadata import bounded
+from dc_tf.data.storage.reader import RowReader
+from dc_tf.data.storage.writer import DatasetWriter
 from dc_tf.errors import ConfigError, DataError
 
 

@@ -9,8 +9,8 @@ import tensorflow as tf
 from PIL import Image
 
 from dc_tf.data.inspection import as_text, contact_sheet, examples, inspect
-from dc_tf.data.manifest import Dataset
-from dc_tf.data.writer import DatasetWriter
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage.writer import DatasetWriter
 
 
 class InspectionTest(tf.test.TestCase):

@@ -14,10 +14,10 @@ import tensorflow as tf
 import workers
 
 from dc_tf import pulse
-from dc_tf.distributed import pulses, watchdog
-from dc_tf.distributed.pulses import Pulses, Seen
+from dc_tf.distributed import heartbeat_files, watchdog
+from dc_tf.distributed.diagnosis import answers, judge, judge_judge
+from dc_tf.distributed.heartbeat_files import Pulses, Seen
 from dc_tf.distributed.task import TaskSpec
-from dc_tf.distributed.verdict import answers, judge, judge_judge
 from dc_tf.distributed.watchdog import Watchdog
 from dc_tf.errors import Preempted
 
@@ -141,7 +141,7 @@ class PulsesTest(tf.test.TestCase):
 
     def test_time_in_which_nobody_looked_is_no_silence(self):
         clock = [100.0]
-        with mock.patch.object(pulses.time, "monotonic", lambda: clock[0]):
+        with mock.patch.object(heartbeat_files.time, "monotonic", lambda: clock[0]):
             speaker, looker = self.pulses(1), self.pulses(0)
             speaker.write({"phase": "x"})
             looker.look(1)

@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 import dc_tf
 from dc_tf import kernels, precision
 from dc_tf.commands.main import main
-from dc_tf.data.manifest import Dataset
+from dc_tf.data.storage.manifest import Dataset
 from dc_tf.doctor import machine, versions
 from dc_tf.doctor.report import Report
 

@@ -13,30 +13,26 @@ import pictures
 import tensorflow as tf
 from striped import stripes, write_model, write_stripes
 
-from dc_tf.data.voc import read_splits
+from dc_tf.data.voc.devkit import read_splits
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import DataError
-from dc_tf.evaluation import (
-    cost,
-    finetune,
-    knn,
-    linear_probe,
-    low_shot,
-    retrieval,
-    tuning,
-    voc07_classification,
-    voc07_detection,
-)
+from dc_tf.evaluation import cost
 from dc_tf.evaluation.cost import Part, Work
-from dc_tf.evaluation.describe import Describer
-from dc_tf.evaluation.features import Extractor
+from dc_tf.evaluation.finetune import task as finetune
+from dc_tf.evaluation.finetune import train as finetune_train
+from dc_tf.evaluation.finetune.step import Tuner
+from dc_tf.evaluation.frozen import knn, linear_probe, low_shot
+from dc_tf.evaluation.frozen.features import Extractor
+from dc_tf.evaluation.frozen.probes import Probes
 from dc_tf.evaluation.models import open_model
-from dc_tf.evaluation.probes import Probes
-from dc_tf.evaluation.retrieval import read_truth
-from dc_tf.evaluation.retrieval_truth import images_in
+from dc_tf.evaluation.retrieval import task as retrieval
+from dc_tf.evaluation.retrieval.ground_truth import images_in
+from dc_tf.evaluation.retrieval.rmac_features import Describer
+from dc_tf.evaluation.retrieval.task import read_truth
 from dc_tf.evaluation.splits import open_splits
-from dc_tf.evaluation.tuner import Tuner
-from dc_tf.evaluation.voc_network import MultiLabelNetwork
+from dc_tf.evaluation.voc07 import classification as voc07_classification
+from dc_tf.evaluation.voc07 import detection as voc07_detection
+from dc_tf.evaluation.voc07.network import MultiLabelNetwork
 from dc_tf.evaluation.work import steps_part
 
 
@@ -217,7 +213,7 @@ class CountsTest(tf.test.TestCase):
         trained, tested = self.counts(finetune.work(self.subject, *self.splits, protocol))
         with counted(Tuner, "step") as steps, counted(Tuner, "logits") as logits:
             for seed in range(2):
-                tuning.fine_tune(self.subject, *self.splits, protocol, Solo(), seed)
+                finetune_train.fine_tune(self.subject, *self.splits, protocol, Solo(), seed)
         self.assertEqual((trained, tested), (sum(steps), sum(logits)))
 
     def test_of_crops_of_a_development_kit(self):
@@ -261,7 +257,7 @@ class CountsTest(tf.test.TestCase):
             for kernel, m in zip(kernels, maps.values())
         )
         self.assertAllClose(convolutions, expected, rtol=0.15)
-        from dc_tf.evaluation import detector
+        from dc_tf.evaluation.voc07 import detector
 
         config = detector.task_config(self.subject, len(split.classes), protocol, side)
         model = detector.task_factory.get_task(config).build_model()

@@ -3,7 +3,8 @@
 import tensorflow as tf
 
 from dc_tf.errors import ConfigError
-from dc_tf.evaluation import finetune, linear_probe, retrieval
+from dc_tf.evaluation.finetune import task as finetune
+from dc_tf.evaluation.frozen import linear_probe
 from dc_tf.evaluation.paper import (
     check_setting,
     data_of,
@@ -12,6 +13,7 @@ from dc_tf.evaluation.paper import (
     retrieval_data,
     voc_data,
 )
+from dc_tf.evaluation.retrieval import task as retrieval
 
 VOC = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "

@@ -13,7 +13,9 @@ import tensorflow as tf
 from striped import call, write_model, write_stripes
 
 from dc_tf.errors import ConfigError
-from dc_tf.evaluation import finetune, knn, models, protocols, tasks
+from dc_tf.evaluation import models, protocols, tasks
+from dc_tf.evaluation.finetune import task as finetune
+from dc_tf.evaluation.frozen import knn
 from dc_tf.evaluation.models import network_settings, open_model
 from dc_tf.evaluation.run import choose
 from dc_tf.evaluation.tasks import Request

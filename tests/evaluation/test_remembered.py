@@ -12,7 +12,7 @@ import tensorflow as tf
 from striped import call, write_model, write_stripes
 
 from dc_tf.evaluation import remembered
-from dc_tf.evaluation.embed import choose_layers
+from dc_tf.evaluation.frozen.embed import choose_layers
 from dc_tf.evaluation.models import open_model
 from dc_tf.evaluation.remembered import EVALUATIONS, recommend, remember
 from dc_tf.export.weights import weights_digest

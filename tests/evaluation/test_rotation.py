@@ -11,9 +11,9 @@ import tensorflow as tf
 import workers
 from striped import call
 
-from dc_tf.data.manifest import Dataset
-from dc_tf.data.pipeline import evaluation_batches
-from dc_tf.data.reader import RowReader
+from dc_tf.data.input.pipeline import evaluation_batches
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage.reader import RowReader
 from dc_tf.evaluation.rotation import read_head
 from dc_tf.training.checkpoint import load_trunk
 

@@ -12,13 +12,13 @@ import workers
 from PIL import Image
 from striped import NAMES, RESOLUTION, call, stripes, write_model, write_stripes
 
-from dc_tf.data.manifest import Dataset
-from dc_tf.data.writer import DatasetWriter
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage.writer import DatasetWriter
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.evaluation import knn, linear_probe, low_shot
-from dc_tf.evaluation.features import Extractor, Store, extract, parse_layers
+from dc_tf.evaluation.frozen import knn, linear_probe, low_shot
+from dc_tf.evaluation.frozen.features import Extractor, Store, extract, parse_layers
+from dc_tf.evaluation.frozen.pooling import cell_average
 from dc_tf.evaluation.models import open_model, random_init
-from dc_tf.evaluation.pooling import cell_average
 from dc_tf.evaluation.splits import open_splits
 from dc_tf.evaluation.tasks import Request, read_protocol
 from dc_tf.export.weights import weights_digest

@@ -11,7 +11,7 @@ import tensorflow as tf
 import workers
 from striped import call
 
-from dc_tf.data.manifest import Dataset
+from dc_tf.data.storage.manifest import Dataset
 from dc_tf.export.metadata import read_metadata
 from dc_tf.export.model_card import escape, model_card
 from dc_tf.export.saved_model import export_saved_model, restore_trunk

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-import nursery
+import fork_server
 import pytest
 import tensorflow as tf
 import workers
@@ -24,7 +24,7 @@ class ChaosTest(tf.test.TestCase):
             capture_output=True,
             text=True,
             timeout=900,
-            preexec_fn=nursery.die_with_parent,
+            preexec_fn=fork_server.die_with_parent,
         )
         self.assertEqual(done.returncode, 0, done.stderr[-5000:])
         result = json.loads(done.stdout.splitlines()[-1])

@@ -11,12 +11,12 @@ import tensorflow as tf
 import workers
 
 from dc_tf import memory
-from dc_tf.data.manifest import Dataset
+from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed.cluster import connect
 from dc_tf.experiment import load
+from dc_tf.planning.plan import make_plan
+from dc_tf.planning.report import as_dict, as_text
 from dc_tf.training import measure as measure_lib
-from dc_tf.training.plan import make_plan
-from dc_tf.training.plan_report import as_dict, as_text
 
 
 def measured(cluster, settings, planned_workers=None, limits=None):

@@ -20,12 +20,12 @@ import workers
 
 from dc_tf.clustering import assignments
 from dc_tf.clustering.assignments import Assignments
-from dc_tf.clustering.feature_store import FeatureStore
 from dc_tf.clustering.resume import Snapshots
-from dc_tf.clustering.whitening import Moments, Whitening
-from dc_tf.data.manifest import Dataset
-from dc_tf.data.pipeline import evaluation_batches
-from dc_tf.data.reader import RowReader
+from dc_tf.clustering.store.feature_store import FeatureStore
+from dc_tf.clustering.store.whitening import Moments, Whitening
+from dc_tf.data.input.pipeline import evaluation_batches
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage.reader import RowReader
 from dc_tf.distributed.cluster import connect
 from dc_tf.distributed.collectives import Solo
 from dc_tf.experiment import Clustering, Stage, load

@@ -1,0 +1,255 @@
+"""The output folder of `dc_tf kmeans`: finished, unfinished, or another's.
+
+`clustering.json` is written last: with it the clustering is complete. Until then a sub-folder
+has the settings and what a restart goes on from; it is removed at the end.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+
+import numpy as np
+
+from dc_tf.atomic import write_whole
+from dc_tf.errors import ConfigError, DataError
+from dc_tf.run_dir import read_json, remove_tree, require_mounted, write_json, write_text
+
+
+class KMeansDir:
+    """Paths and rules of one folder, which all workers see.
+
+    Attributes:
+        path: absolute path of the folder.
+        centroids, assignments, about: the files of a finished clustering.
+        pulses, stacks: folders for what workers say and keep while they watch one another.
+        lock: held by the first worker while they are at it.
+        state: folder for the k-means in progress.
+    """
+
+    def __init__(self, path):
+        if not path:
+            raise ConfigError("--output is empty; name a folder that all workers can write.")
+        require_mounted(path, "--output")
+        self.path = os.path.abspath(os.path.expanduser(path))
+        self.centroids = os.path.join(self.path, "centroids.npy")
+        self.assignments = os.path.join(self.path, "assignments.npy")
+        self.about = os.path.join(self.path, "clustering.json")
+        self._unfinished = os.path.join(self.path, "unfinished_kmeans")
+        self._settings = os.path.join(self._unfinished, "settings.json")
+        self._marks = os.path.join(self._unfinished, "workers")
+        self.state = os.path.join(self._unfinished, "state")
+        self._watch = os.path.join(self.path, "kmeans_workers")
+        self.pulses, self.stacks = (os.path.join(self._watch, n) for n in ("pulses", "stacks"))
+        self.lock = os.path.join(self._watch, "lock")
+        self._is_new = not os.path.exists(self.path)
+
+    def check_inputs(self, paths):
+        """ConfigError if a file that is read would be written over."""
+        written = {os.path.realpath(p) for p in (self.centroids, self.assignments, self.about)}
+        for path in paths:
+            if os.path.realpath(path) in written:
+                raise ConfigError(
+                    f"--output={self.path} would write over {path}, which is read; use another."
+                )
+
+    def precision_before(self) -> str:
+        """Of the products of the clustering in the folder; "auto" if there is none."""
+        return (self._settings_before() or {}).get("precision", "auto")
+
+    def check_settings(self, settings, overwrite):
+        """Refuses to mix or to replace clusterings.
+
+        Args:
+            settings: dict of what the result depends on, or of a part of it.
+            overwrite: whether anything may be replaced.
+
+        Raises:
+            ConfigError: says which settings differ.
+        """
+        if overwrite:
+            return
+        before = self._settings_before()
+        if before is None:
+            self._check_no_strangers()
+            return
+        changed = [
+            f"{name}: {before.get(name)!r}, {value!r}"
+            for name, value in settings.items()
+            if before.get(name) != value
+        ]
+        if changed:
+            raise ConfigError(
+                f"{self.path} holds a clustering with other settings ({'; '.join(changed)}); use "
+                "another --output, the settings of that one, or --overwrite."
+            )
+
+    def tidy(self):
+        """Removes what the watchdogs heard and kept, when all have ended; for every worker.
+
+        Also the folder itself, if nothing came of it: this worker may be the one that made it.
+        """
+        shutil.rmtree(self._watch, ignore_errors=True)  # The others do the same meanwhile.
+        if self._is_new:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.path)
+
+    def check_writable(self, needed_bytes, overwrite):
+        """DataError if the folder cannot be made and written, or its disk has too little space.
+
+        Args:
+            needed_bytes: that the clustering takes, with what is there of it or makes way for it.
+            overwrite: whether anything may be replaced.
+        """
+        if os.path.exists(self.about) and not overwrite:
+            return  # Nothing will be written.
+        try:
+            os.makedirs(self.path, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path) as file:
+                file.write(bytes(4096))
+            free = shutil.disk_usage(self.path).free
+            needed_bytes -= self._held_bytes()
+        except OSError as error:
+            raise DataError(
+                f"--output={self.path} cannot be written: {error.strerror}; use another folder."
+            ) from error
+        if needed_bytes > free:
+            raise DataError(
+                f"--output={self.path} needs {needed_bytes / 1e9:.3g} GB more and its disk has "
+                f"{free / 1e9:.3g} GB free; make room or use another folder."
+            )
+
+    def claim(self, settings, overwrite) -> dict | None:
+        """Makes the folder that of a clustering, for the first worker.
+
+        An unfinished one with the same settings stays and is gone on with, also to overwrite.
+
+        Returns:
+            What `clustering.json` holds, if that very clustering is finished and may stay.
+
+        Raises:
+            ConfigError: as `check_settings`.
+            DataError: the disk is full or fails.
+        """
+        self.check_settings(settings, overwrite)
+        with _disk_errors(self.path):
+            if os.path.exists(self.about):
+                if not overwrite:
+                    remove_tree(self._unfinished)  # If it was stopped in the last moment.
+                    return read_json(self.about)
+                os.remove(self.about)  # From here on there is nothing complete.
+            if self._unfinished_settings() != settings:
+                self._empty()
+                write_json(self._settings, settings)
+            remove_tree(self._marks)
+            os.makedirs(self._marks)
+        return None
+
+    def sign(self, rank):
+        """Leaves this worker's mark, so that `missing` can tell whether all see one folder.
+
+        Raises:
+            DataError: it cannot write there.
+        """
+        try:
+            with open(self._mark(rank), "wb") as file:
+                file.write(b"here")
+        except OSError as error:
+            raise DataError(
+                f"--output={self.path} cannot be written by worker {rank}, or is not the folder "
+                f"of the first worker: {error.strerror}; use one that all workers share."
+            ) from error
+
+    def missing(self, size) -> list[int]:
+        """Ranks of the workers whose mark is not here."""
+        return [rank for rank in range(size) if not os.path.exists(self._mark(rank))]
+
+    def write_part(self, rank, size, assignments):
+        """Writes the assignments of one worker's rows, complete or not at all.
+
+        Raises:
+            DataError: the disk is full or fails.
+        """
+        with _disk_errors(self.path):
+            part = np.asarray(assignments, np.int32)
+            write_whole(self._part(rank, size), lambda file: np.save(file, part))
+
+    def finish(self, rows, size, centroids, about):
+        """Joins the parts of `size` workers, `rows` together, and commits; for the first worker.
+
+        Raises:
+            DataError: the disk is full or fails.
+        """
+        with _disk_errors(self.path):
+            parts = [self._part(rank, size) for rank in range(size)]
+            write_whole(self.assignments, lambda file: _join(file, rows, parts))
+            write_whole(self.centroids, lambda file: np.save(file, centroids))
+            write_text(self.about, json.dumps(about, indent=1) + "\n")
+            remove_tree(self._unfinished)
+
+    def _settings_before(self):
+        """Settings of the clustering in the folder, finished or not; None if there is none."""
+        if not os.path.exists(self.about):
+            return self._unfinished_settings()
+        try:
+            return dict(read_json(self.about)["settings"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{self.about} is not of a clustering of dc_tf; use another --output, or "
+                "--overwrite."
+            ) from error
+
+    def _unfinished_settings(self):
+        """None if there are none, or what was stopped while it wrote them."""
+        try:
+            return dict(read_json(self._settings))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _held_bytes(self):
+        held = [path for path in (self.centroids, self.assignments) if os.path.exists(path)]
+        for folder, _, names in os.walk(self._unfinished):
+            held += [os.path.join(folder, name) for name in names]
+        return sum(os.path.getsize(path) for path in held)
+
+    def _check_no_strangers(self):
+        for path in (self.centroids, self.assignments):
+            if os.path.exists(path):
+                raise ConfigError(
+                    f"{path} is there and not of a clustering of dc_tf; use another --output, or "
+                    "--overwrite."
+                )
+
+    def _empty(self):
+        """Removes what is there of a clustering, so that one can begin."""
+        remove_tree(self._unfinished)
+        for path in (self.centroids, self.assignments):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
+        os.makedirs(self._unfinished)
+
+    def _mark(self, rank):
+        return os.path.join(self._marks, f"worker-{rank:05d}")
+
+    def _part(self, rank, size):
+        return os.path.join(self._unfinished, f"assignments-{rank:05d}-of-{size:05d}.npy")
+
+
+def _join(file, rows, parts):
+    """Writes the arrays of some files one behind the other, as one `.npy`."""
+    header = {"descr": "<i4", "fortran_order": False, "shape": (rows,)}
+    np.lib.format.write_array_header_1_0(file, header)
+    for part in parts:
+        file.write(np.load(part).astype("<i4", copy=False))
+
+
+@contextlib.contextmanager
+def _disk_errors(path):
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written: {error.strerror or error}; what is done is kept, start "
+            "again when it can."
+        ) from error

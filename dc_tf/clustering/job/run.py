@@ -1,0 +1,307 @@
+"""The work of `dc_tf kmeans` on one of its workers: look at the rows, cluster, write.
+
+result = run_job(job, cluster)
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import sys
+import time
+import zlib
+
+import numpy as np
+
+import dc_tf
+from dc_tf.clustering.assignments import count_statistics, size_warnings
+from dc_tf.clustering.cost.hardware import CORE, P4D
+from dc_tf.clustering.cost.model import Problem, memory_of
+from dc_tf.clustering.job.output import KMeansDir
+from dc_tf.clustering.kmeans import kmeans
+from dc_tf.clustering.search.backends import choose_precision, make_backend
+from dc_tf.clustering.search.tensors import has_gpu
+from dc_tf.clustering.search.tiles import transit_bytes
+from dc_tf.clustering.shared_state import SharedState
+from dc_tf.clustering.store.embeddings import Embeddings, UnitRows
+from dc_tf.clustering.validate import inspect
+from dc_tf.distributed.collective_errors import all_or_none
+from dc_tf.distributed.collectives import all_gather
+from dc_tf.errors import ConfigError, DataError
+from dc_tf.memory import free_memory, gpu_memory, size
+from dc_tf.precision import AUTO, tell
+from dc_tf.progress import IterationProgress, Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class KMeansJob:
+    """What to cluster, how, and where to; the same on all workers.
+
+    Attributes:
+        input: what the user called the files, for messages.
+        embeddings: all rows.
+        output: the folder.
+        init: name of a method, or (k, dim) float32 centroids.
+        settings: JSON-ready dict of what the result depends on, without the values of the rows:
+            k, iterations, init, seed, precision, backend, spherical, normalize, tolerance, rows,
+            dim, dtype.
+        overwrite: replace what is in the output.
+        save_every_s: seconds from one save to the next; 0 saves after every iteration.
+        cache_bytes: as in `kmeans`.
+    """
+
+    input: str
+    embeddings: Embeddings
+    output: KMeansDir
+    init: str | np.ndarray
+    settings: dict
+    overwrite: bool
+    save_every_s: float
+    cache_bytes: int
+
+    def share(self, rank, size) -> Embeddings:
+        """The contiguous block of rows of one of `size` workers."""
+        rows = self.embeddings.rows
+        return self.embeddings.part(rows * rank // size, rows * (rank + 1) // size)
+
+    def disk_bytes(self) -> int:
+        """Upper bound of what the output takes while it is made: three saves, parts, result."""
+        numbers = 5 * self.embeddings.rows + 4 * self.settings["k"] * self.embeddings.dim
+        return 4 * numbers + (1 << 20)
+
+
+def run_job(job, cluster) -> dict:
+    """Does this worker's part; errors of the user end all workers.
+
+    Args:
+        job: `KMeansJob`.
+        cluster: `distributed.cluster.Cluster`.
+
+    Returns:
+        On the chief, the figures for the user: inertia, iterations, seconds_per_iteration,
+        rows_per_second, empty_clusters, backend, rows, output.
+    """
+    own = job.share(cluster.rank, cluster.size)
+    with all_or_none(cluster.world):
+        _check_alike(job, cluster)
+    precision = _precision(job, cluster)
+    if precision.asked == AUTO:
+        job = dataclasses.replace(job, settings=job.settings | {"precision": precision.dtype})
+    _check_start(job, cluster)
+    settings = {**job.settings, "input_checksum": _inspected(own, cluster)}
+    finished = _claim(job, settings, cluster)
+    if finished is not None:
+        return finished
+    if cluster.is_chief:
+        tell(precision, "kmeans")
+    clock = _Clock()
+    result = _cluster_rows(own, job, cluster, clock)
+    about = _about(job, settings, result, cluster.size, clock)
+    for warning in about["warnings"] if cluster.is_chief else ():
+        _note(warning)
+    with all_or_none(cluster.world):
+        job.output.write_part(cluster.rank, cluster.size, result.assignments)
+    with all_or_none(cluster.world):
+        if cluster.is_chief:
+            job.output.finish(job.embeddings.rows, cluster.size, result.centroids, about)
+    return about["result"]
+
+
+def _check_start(job, cluster):
+    """What can go wrong and is known before the rows are read."""
+    with all_or_none(cluster.world):
+        # On all workers, since faiss may be installed on some of them only.
+        settings = job.settings
+        make_backend(
+            settings["backend"], settings["k"], settings["dim"], settings["precision"], 1 << 20
+        )
+        _check_memory(job, cluster.size)
+        if cluster.is_chief:
+            job.output.check_writable(job.disk_bytes(), job.overwrite)
+
+
+def _precision(job, cluster):
+    """The Choice of a precision that all workers agree on."""
+    settings = job.settings
+    return choose_precision(
+        settings["precision"], settings["backend"], settings["k"], settings["dim"], cluster.world
+    )
+
+
+def _check_memory(job, workers):
+    """ConfigError if this worker has too little memory for so many clusters."""
+    settings = job.settings
+    problem = Problem(
+        rows=job.embeddings.rows,
+        dim=settings["dim"],
+        clusters=settings["k"],
+        workers=workers,
+        precision=settings["precision"],
+        memory_bytes=transit_bytes(has_gpu()),
+        cache_bytes=job.cache_bytes,
+    )
+    memory = memory_of(problem, P4D if has_gpu() else CORE)
+    for what, needed, free in (
+        ("memory", memory.host - memory.runtime, free_memory()),  # TensorFlow runs already
+        ("GPU memory", memory.device, min(gpu_memory("total"), default=math.inf)),
+    ):
+        if needed > free:
+            raise ConfigError(
+                f"--k={settings['k']} of {settings['dim']} components takes about {size(needed)} "
+                f"of {what} on each worker, {size(free)} are free; lower --k, shorten the rows, "
+                "give --precision=bfloat16 or --cache_gb=0, or use a larger machine."
+            )
+
+
+def _check_alike(job, cluster):
+    """ConfigError on each worker that was started otherwise, or sees other files, than the first.
+
+    One whose files had other rows would take a wrong share of them.
+    """
+    shapes = [(file.rows, str(file.dtype)) for file in job.embeddings.files]
+    digest = zlib.crc32(json.dumps([job.settings, shapes]).encode())
+    if digest != all_gather(digest, cluster.world)[0]:
+        raise ConfigError(
+            f"worker {cluster.rank} has other flags than the first, or finds other files in "
+            f"--input={job.input}; start all alike, on files that all workers see."
+        )
+
+
+def _inspected(own, cluster) -> str:
+    """Checksum of all rows, after a look at each; ConfigError on all workers for a bad one."""
+    total = own.rows * cluster.size  # Shares are equal, so the chief's tells how far all are.
+    with all_or_none(cluster.world), Progress(total, "check", enabled=cluster.is_chief) as progress:
+        try:
+            return inspect(own, cluster.world, lambda rows: progress.update(rows * cluster.size))
+        except DataError as error:
+            raise ConfigError(str(error)) from error  # Nothing was started.
+
+
+def _claim(job, settings, cluster) -> dict | None:
+    """Makes the output ours; the result if it is there already, for which only the chief cares."""
+    finished = None
+    with all_or_none(cluster.world):
+        if cluster.is_chief:
+            finished = job.output.claim(settings, job.overwrite)
+    if int(cluster.world.broadcast(np.int64(finished is not None))):
+        return _again(finished, job.output.path) if cluster.is_chief else {}
+    with all_or_none(cluster.world):
+        job.output.sign(cluster.rank)
+    with all_or_none(cluster.world):
+        missing = job.output.missing(cluster.size) if cluster.is_chief else []
+        if missing:
+            raise ConfigError(
+                f"--output={job.output.path} is another folder on worker {missing[0]}; use one "
+                "that all workers share."
+            )
+    return None
+
+
+def _again(finished, path) -> dict:
+    _note(f"{path} is finished; this is its result again.")
+    return finished["result"] | {"output": path}
+
+
+def _note(text):
+    print(f"kmeans: {text}", file=sys.stderr, flush=True)
+
+
+def _cluster_rows(own, job, cluster, clock):
+    """`KMeansResult` of the rows of all workers, gone on with if it was begun."""
+    shared = SharedState(job.output.state, cluster.world, job.save_every_s)
+    state = shared.newest(job.settings["k"], own.dim)
+    done = state.iteration if state else 0
+
+    def on_iteration(state):
+        clock.lap()
+        shared.save_if_due(state)
+        clock.start()
+
+    names = ("k", "iterations", "seed", "precision", "backend", "spherical", "tolerance")
+    with IterationProgress(
+        job.settings["iterations"],
+        job.embeddings.rows,
+        "kmeans",
+        own.rows,
+        enabled=cluster.is_chief,
+        iterations_done=done,
+    ) as progress:
+        clock.start()
+        result = kmeans(
+            UnitRows(own) if job.settings["normalize"] else own,
+            comm=cluster.world,
+            init=job.init,
+            cache_bytes=job.cache_bytes,
+            on_iteration=on_iteration,
+            on_progress=progress.update,
+            state=state,
+            **{name: job.settings[name] for name in names},
+        )
+        progress.update(0, iteration=result.iterations, objective=result.objective[-1])
+    return result
+
+
+class _Clock:
+    """Seconds of the iterations of this process, without those of saving."""
+
+    def __init__(self):
+        self._made = self._started = time.monotonic()
+        self._laps = []
+
+    def start(self):
+        self._started = time.monotonic()
+
+    def lap(self):
+        self._laps.append(time.monotonic() - self._started)
+
+    def seconds(self) -> float:
+        """Since it was made."""
+        return time.monotonic() - self._made
+
+    def seconds_per_iteration(self) -> float | None:
+        """The mean; the first counts only if it is alone, since it starts everything up."""
+        laps = self._laps[1:] or self._laps
+        return sum(laps) / len(laps) if laps else None
+
+
+def _about(job, settings, result, workers, clock) -> dict:
+    """What `clustering.json` holds; `result` in it is also what the command prints."""
+    clusters = count_statistics(result.counts)
+    per_iteration = clock.seconds_per_iteration()
+    rows = job.embeddings.rows
+    return {
+        "result": {
+            "inertia": result.objective[-1],
+            "iterations": result.iterations,
+            "seconds_per_iteration": per_iteration,
+            "rows_per_second": per_iteration and rows / per_iteration,
+            "empty_clusters": clusters["empty"],
+            "backend": result.backend,
+            "precision": result.precision,
+            "rows": rows,
+            "output": job.output.path,
+        },
+        "settings": settings,
+        "input": [
+            {"path": os.path.abspath(file.path), "rows": file.rows} for file in job.embeddings.files
+        ],
+        "objective": list(result.objective),
+        "clusters": clusters,
+        "warnings": size_warnings(result.counts),
+        "reseeded": result.reseeded,
+        "exchanged_bytes_per_iteration": result.exchanged_bytes,
+        "seconds": clock.seconds(),
+        "workers": workers,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict:
+    versions = {"dc_tf": dc_tf.__version__}
+    for package in ("tensorflow", "numpy", "faiss-cpu", "faiss-gpu"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

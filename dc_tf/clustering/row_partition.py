@@ -1,0 +1,61 @@
+"""Which rows are whose: positions run over the workers in rank order.
+
+layout = Layout.agree(points, comm)
+rows = rows_at(positions, points, comm, layout)     # the same on every worker
+"""
+
+import dataclasses
+
+import numpy as np
+
+from dc_tf.distributed import blocks
+from dc_tf.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The place of this worker's rows among all.
+
+    Attributes:
+        first: position of this worker's first row.
+        total: rows of all workers.
+    """
+
+    first: int
+    total: int
+
+    @classmethod
+    def agree(cls, points, comm) -> "Layout":
+        """Tells the others what this worker has; DataError on all if the lengths differ."""
+        shapes = np.zeros((2, comm.size), np.int64)
+        shapes[:, comm.rank] = points.rows, points.dim
+        rows, dims = comm.all_sum(shapes).numpy()
+        if len(set(dims)) > 1:
+            raise DataError(f"rows have {dims.tolist()} components on workers 0, 1, ...")
+        return cls(first=int(rows[: comm.rank].sum()), total=int(rows.sum()))
+
+
+def rows_at(positions, points, comm, layout) -> np.ndarray:
+    """(n, dim) float32: rows of any worker, on every worker.
+
+    Args:
+        positions: (n,) int64 in [0, layout.total), the same on all workers.
+
+    Raises:
+        DataError: on every worker, for a row that is not finite.
+    """
+    local = positions - layout.first
+    mine = (0 <= local) & (local < points.rows)
+
+    def my_part(block):
+        part = np.zeros((block.stop - block.start, points.dim), np.float32)
+        part[mine[block]] = points.take(local[block][mine[block]])
+        return part
+
+    rows = np.empty((len(positions), points.dim), np.float32)
+    for block, part in blocks.summed_blocks(len(positions), 4 * points.dim, my_part, comm):
+        rows[block] = part
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if bad.size:
+        raise DataError(f"row {positions[bad[0]]} is not finite.")
+    return rows

@@ -1,0 +1,276 @@
+"""Rows of `.npy` files as points for k-means: one file or many, larger than memory.
+
+Headers are checked when the files are opened, rows are read when they are asked for, so a worker
+reads no more than its part. Several files are one matrix, their rows in the order of the files.
+
+    embeddings = Embeddings.open(find_files("shards/*.npy"))
+    result = kmeans(embeddings, k=1000)
+"""
+
+import bisect
+import collections
+import dataclasses
+import glob
+import os
+import stat
+
+import numpy as np
+
+from dc_tf.clustering.store.points import BFLOAT16, DTYPES
+from dc_tf.clustering.store.row_file import RowFile
+from dc_tf.errors import DataError
+
+_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def find_files(text: str) -> list[str]:
+    """The files that a user's `a.npy`, `shards/*.npy` or `a.npy,b.npy` means, in row order.
+
+    What a pattern matches comes in sorted order; what stands between commas, in the order given.
+
+    Raises:
+        DataError: nothing matches, or a file would come twice.
+    """
+    if os.path.exists(text):  # Whatever characters are in its name.
+        return [text]
+    found = [path for part in text.split(",") for path in _matches(part.strip())]
+    path, times = collections.Counter(found).most_common(1)[0]
+    if times > 1:
+        raise DataError(f"{text!r} names {path} {times} times; its rows would count as often.")
+    return found
+
+
+def _matches(pattern):
+    if "://" in pattern:
+        raise DataError(
+            f"{pattern!r} is not on a file system; mount the bucket on all workers (gcsfuse, "
+            "s3fs), or copy the files."
+        )
+    path = os.path.expanduser(pattern)
+    matches = [path] if _is_there(path) else sorted(glob.glob(path, recursive=True))
+    if not matches:
+        raise DataError(
+            f"{pattern!r} matches no file in {os.getcwd()}; give a .npy file, a pattern in quotes "
+            "such as 'shards/*.npy', or several with commas between them."
+        )
+    return matches
+
+
+def _is_there(path):
+    """Also for a file in a folder that may not be looked into, which opening it will tell."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return not glob.has_magic(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+@dataclasses.dataclass(frozen=True)
+class NpyFile:
+    """A `.npy` file with a matrix of floating-point numbers, one point a row.
+
+    Attributes:
+        path: of the file.
+        rows, dim: shape of the matrix.
+        dtype: of its numbers, in the file's byte order.
+        offset: bytes before the first row.
+    """
+
+    path: str
+    rows: int
+    dim: int
+    dtype: np.dtype
+    offset: int
+
+    @classmethod
+    def open(cls, path: str) -> "NpyFile":
+        """Reads and checks the header.
+
+        Raises:
+            DataError: not a complete `.npy` file of the right kind; says what would work.
+        """
+        shape, is_fortran, dtype, offset, size = _header(path)
+        _check_shape(path, shape, dtype)
+        if is_fortran and min(shape) > 1:
+            raise DataError(
+                f"{path}: {_kind(shape, dtype)} stored column by column (Fortran order), so that "
+                "no row lies in one piece; save np.ascontiguousarray(x)."
+            )
+        needed = offset + shape[0] * shape[1] * dtype.itemsize
+        if size < needed:
+            raise DataError(
+                f"{path}: {_kind(shape, dtype)} takes {needed} bytes and the file has {size}; it "
+                "is not complete, write or copy it again."
+            )
+        return cls(path, *shape, dtype, offset)
+
+    def open_rows(self) -> RowFile:
+        """The rows themselves; opened for each use, since there may be thousands of files.
+
+        Raises:
+            DataError: the file is gone.
+        """
+        return RowFile(self.path, self.offset, self.rows, self.dim, self.dtype)
+
+
+def _header(path):
+    """(shape, is_fortran, dtype, offset of the data, bytes of the file)."""
+    try:
+        about = os.stat(path)
+        if stat.S_ISDIR(about.st_mode):
+            raise DataError(f"{path} is a folder; use '{path}/*.npy' for the files in it.")
+        if not stat.S_ISREG(about.st_mode):  # Opening a pipe would wait for its other end.
+            raise DataError(f"{path} is not a regular file; rows are read from anywhere in it.")
+        if not about.st_size:
+            raise DataError(f"{path} is empty (0 bytes); write it again.")
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            # Later versions are for names of fields in other alphabets; there are no fields here.
+            shape, is_fortran, dtype = _READERS[version](file)
+            return shape, is_fortran, _stored(dtype), file.tell(), about.st_size
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError) as error:
+        raise DataError(
+            f"{path} is not a .npy file that can be read; save a matrix with "
+            "np.save(path, x.astype(np.float32))."
+        ) from error
+
+
+def _stored(dtype):
+    """NumPy writes bfloat16, which it does not know, as two bytes of anything."""
+    return BFLOAT16 if dtype == np.dtype("V2") else dtype
+
+
+def _check_shape(path, shape, dtype):
+    kind = _kind(shape, dtype)
+    if dtype.hasobject:
+        raise DataError(
+            f"{path}: {kind}, pickled Python objects, which are not opened; save a matrix of "
+            "numbers, np.stack(x).astype(np.float32)."
+        )
+    if dtype.newbyteorder("=") not in DTYPES:
+        bits = "; bfloat16 as uint16, x.view(ml_dtypes.bfloat16)" if dtype == np.uint16 else ""
+        raise DataError(
+            f"{path}: {kind}; rows are float16, bfloat16, float32 or float64: save "
+            f"x.astype(np.float32){bits}."
+        )
+    if len(shape) != 2 or shape[1] == 0:
+        advice = {
+            0: "",
+            1: ": save x[None] for one row, x[:, None] for rows of one number",
+            2: " with at least one number a row",
+        }.get(len(shape), ": save x.reshape(len(x), -1)")
+        raise DataError(f"{path}: {kind}; rows need a matrix (rows, dim){advice}.")
+
+
+def _kind(shape, dtype):
+    return f"{dtype.name} of shape {tuple(shape)}"
+
+
+class Embeddings:
+    """The rows of some files as one matrix, or a part of it; a `points.Points`.
+
+    Use `open`, then `part` for a worker's share. Safe to use from several threads.
+
+    Attributes:
+        files: the `NpyFile`s.
+        first_row: of this part, counted over all files.
+        rows: of this part.
+        dim: components of a row.
+        dtype: of what is read, in this machine's byte order: the files' own, float32 if they
+            differ.
+    """
+
+    def __init__(self, files, first_row, rows):
+        self.files = files
+        self.first_row = first_row
+        self.rows = rows
+        self.dim = files[0].dim
+        dtypes = {file.dtype.newbyteorder("=") for file in files}
+        self.dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
+        self._bounds = np.cumsum([0, *(file.rows for file in files)])
+
+    @classmethod
+    def open(cls, paths) -> "Embeddings":
+        """All rows of the files.
+
+        Raises:
+            DataError: a file cannot be used, or their rows differ in length.
+        """
+        files = tuple(NpyFile.open(path) for path in paths)
+        for file in files:
+            if file.dim != files[0].dim:
+                raise DataError(
+                    f"{file.path} has rows of {file.dim} and {files[0].path} rows of "
+                    f"{files[0].dim}; embeddings of one kind are clustered together."
+                )
+        return cls(files, 0, sum(file.rows for file in files))
+
+    def part(self, start, stop) -> "Embeddings":
+        """Rows [start, stop) of this part."""
+        return Embeddings(self.files, self.first_row + start, stop - start)
+
+    def where(self, row) -> str:
+        """Names a row, counted over all files, by its file and its place there."""
+        index = self._file_of(row)
+        inside = row - int(self._bounds[index])
+        return f"row {inside} of {self.files[index].path}"
+
+    def read(self, start, stop) -> np.ndarray:
+        """(stop - start, dim) of `dtype`: rows of this part, in order."""
+        start, stop = self.first_row + start, self.first_row + stop
+        blocks = []
+        while start < stop:
+            index = self._file_of(start)
+            first, end = self._bounds[index : index + 2]
+            upto = min(stop, int(end))
+            block = self.files[index].open_rows().read(int(start - first), int(upto - first))
+            blocks.append(block.astype(self.dtype, copy=False))
+            start = upto
+        empty = np.empty((0, self.dim), self.dtype)
+        return blocks[0] if len(blocks) == 1 else np.concatenate([empty, *blocks])
+
+    def take(self, positions) -> np.ndarray:
+        """(n, dim) of `dtype`: the rows at `positions` (n,) of this part."""
+        positions = self.first_row + np.asarray(positions, np.int64)
+        index = np.searchsorted(self._bounds, positions, side="right") - 1
+        rows = np.empty((len(positions), self.dim), self.dtype)
+        for owner in np.unique(index):
+            mine = np.flatnonzero(index == owner)
+            file = self.files[owner].open_rows()
+            rows[mine] = file.take(positions[mine] - self._bounds[owner])
+        return rows
+
+    def _file_of(self, row) -> int:
+        return bisect.bisect_right(self._bounds, row) - 1
+
+
+class UnitRows:
+    """Rows of other points, scaled to length 1 as they are read; a row of zeros stays one."""
+
+    def __init__(self, points):
+        self.rows = points.rows
+        self.dim = points.dim
+        self.dtype = np.dtype(np.float32)
+        self._points = points
+
+    def read(self, start, stop) -> np.ndarray:
+        """(stop - start, dim) float32."""
+        return _scaled(self._points.read(start, stop))
+
+    def take(self, positions) -> np.ndarray:
+        """(n, dim) float32."""
+        return _scaled(self._points.take(positions))
+
+
+def _scaled(rows):
+    rows = rows.astype(np.float32)
+    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    rows /= np.where(lengths > 0, lengths, 1).astype(np.float32)[:, None]
+    return rows

@@ -1,0 +1,259 @@
+"""Feature rows of one worker on its own disk, larger than memory.
+
+A folder with `rows.npy`, readable by anyone with NumPy, and `store.json`, which says what it holds.
+Rows are written in order while they are extracted and read in blocks or by position; `flush` makes
+what is written last through a crash, and says how far that is, so an extraction goes on where it
+stopped. Memory does not grow with the number of rows.
+
+    store = FeatureStore.create(path, rows=1000, dim=64)
+    store.write(0, features)
+    store.flush()
+    for start, block in chunks(FeatureStore.open(path), 4096): ...
+
+NumPy itself has no bfloat16: it reads such a file as two bytes a number, `V2`, as it writes one;
+`np.load(path).view(ml_dtypes.bfloat16)` has the numbers.
+"""
+
+import json
+import os
+import shutil
+
+import numpy as np
+from absl import logging
+
+from dc_tf.atomic import write_whole
+from dc_tf.clustering.store.embeddings import NpyFile
+from dc_tf.clustering.store.points import BFLOAT16, DTYPES
+from dc_tf.clustering.store.row_file import RowFile
+from dc_tf.errors import ConfigError, DataError
+
+_ROWS = "rows.npy"
+_NOTE = "store.json"
+_STORED = {dtype.name: dtype for dtype in (np.dtype("f2"), BFLOAT16, np.dtype("f4"))}
+# Where `rewrite` keeps the next rows, inside the folder.
+ASIDE = "rewriting"
+# Attributes that the note keeps.
+_NOTED = ("first_row", "written", "clipped", "made_by", "rewritten")
+
+
+class FeatureStore:
+    """`(rows, dim)` features, in float16, bfloat16 or float32; a `points.Points`.
+
+    Use `create` or `open`. Any number of threads may read.
+
+    Attributes:
+        path: the folder.
+        file: the `RowFile` with the rows, whatever state they are in.
+        rows: how many there are to be.
+        dim: components of a row.
+        dtype: of the file.
+        first_row: row id of the first one, in the whole data set.
+        written: rows [0, written) hold features; the extraction is complete at `rows`.
+        clipped: values beyond the range of `dtype` that were written as its largest.
+        made_by: name of the map that the rows went through, "" for what was extracted.
+        rewritten: None, or while the map is being applied in place, how many rows went through it.
+    """
+
+    def __init__(self, path, file, first_row, written=0, clipped=0, made_by="", rewritten=None):
+        self.path = path
+        self.file = file
+        self.rows, self.dim, self.dtype = file.rows, file.dim, file.dtype
+        self.first_row = first_row
+        self.written = written
+        self.clipped = clipped
+        self.made_by = made_by
+        self.rewritten = rewritten
+
+    @classmethod
+    def create(cls, path, rows, dim, first_row=0, dtype="float16", made_by="") -> "FeatureStore":
+        """Makes an empty store in the place of any at `path`, with all its disk space reserved.
+
+        Raises:
+            ConfigError: for a dtype that is not stored, an impossible size, or a folder that holds
+                something else.
+            DataError: if the disk has too little space; no store is left then.
+        """
+        name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+        if name not in _STORED:
+            names = ", ".join(_STORED)
+            raise ConfigError(f"dtype={name!r}; a feature store holds one of {names}.")
+        if rows < 0 or dim < 1:
+            raise ConfigError(f"rows={rows}, dim={dim}: rows must be at least 0 and dim 1.")
+        _remove(path)
+        try:
+            os.makedirs(path, exist_ok=True)
+            file = RowFile.create(os.path.join(path, _ROWS), rows, dim, _STORED[name])
+            store = cls(path, file, first_row, made_by=made_by)
+            store.flush()
+        except BaseException as error:
+            shutil.rmtree(path, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise DataError(f"no feature store at {path}: {error.strerror}.") from error
+            raise
+        return store
+
+    @classmethod
+    def open(cls, path) -> "FeatureStore":
+        """The store at `path`, complete or not; see `written`.
+
+        Raises:
+            DataError: if there is none, or it is damaged.
+        """
+        note = _read_note(path)
+        header = NpyFile.open(os.path.join(path, _ROWS))
+        found, expected = (header.rows, header.dim, header.dtype.name), tuple(note.pop("matrix"))
+        if found != expected:
+            raise DataError(
+                f"{path}: {_NOTE} tells of {expected} and {_ROWS} holds {found} (rows, dim, "
+                "dtype); they do not belong together, extract the features again."
+            )
+        file = RowFile(header.path, header.offset, *found[:2], header.dtype, writable=True)
+        return cls(path, file, **note)
+
+    def write(self, start, rows) -> np.ndarray:
+        """Writes rows [start, start + n); they follow what is written, or replace some of it.
+
+        Values beyond the range of the dtype are clipped to it and counted.
+
+        Args:
+            start: at most `written`.
+            rows: (n, dim) floating.
+
+        Returns:
+            (n, dim) the rows as they are stored, of the store's dtype.
+
+        Raises:
+            DataError: for a row that is not finite, or does not fit in here; a full disk.
+        """
+        rows = np.asarray(rows)
+        if rows.shape[1:] != (self.dim,) or not 0 <= start <= min(
+            self.written, self.rows - len(rows)
+        ):
+            raise DataError(
+                f"{rows.shape} at row {start} does not fit in {self.path}: it has {self.rows} "
+                f"rows of {self.dim}, of which {self.written} are written."
+            )
+        self._check_not_half_mapped()
+        stored = self._converted(start, rows)
+        self.file.write(start, stored)
+        self.written = max(self.written, start + len(stored))
+        return stored
+
+    def flush(self):
+        """Makes rows [0, written) durable, then the note that says so.
+
+        Raises:
+            DataError: the disk fails.
+        """
+        self.file.sync()
+        note = {name: getattr(self, name) for name in _NOTED}
+        note["matrix"] = [self.rows, self.dim, self.dtype.name]
+        path = os.path.join(self.path, _NOTE)
+        try:
+            write_whole(path, lambda file: file.write(json.dumps(note).encode()))
+        except OSError as error:
+            raise DataError(f"{path} cannot be written: {error.strerror}.") from error
+
+    def forget(self):
+        """Marks all rows as not written, before they are written anew."""
+        self.written, self.clipped, self.made_by, self.rewritten = 0, 0, "", None
+        self.flush()
+
+    def read(self, start, stop) -> np.ndarray:
+        """(stop - start, dim) of the store's dtype; not all rows need to be written yet.
+
+        Raises:
+            DataError: for rows that are not written, or are being mapped; a file cut short.
+        """
+        self._check_written(start, stop)
+        return self.file.read(start, stop)
+
+    def take(self, positions) -> np.ndarray:
+        """(n, dim) of the store's dtype: the rows at `positions` (n,), counted from its first.
+
+        Raises:
+            DataError: as `read`.
+        """
+        positions = np.asarray(positions, np.int64)
+        if positions.size:
+            self._check_written(int(positions.min()), int(positions.max()) + 1)
+        return self.file.take(positions)
+
+    def check_complete(self):
+        """DataError if rows are missing, or are not all of one kind."""
+        self._check_not_half_mapped()
+        if self.written < self.rows:
+            raise DataError(
+                f"{self.path} has {self.written} of {self.rows} rows; finish the extraction first."
+            )
+
+    def _check_written(self, start, stop):
+        self._check_not_half_mapped()
+        if not 0 <= start <= stop <= self.rows:
+            raise IndexError(f"rows {start} to {stop} of {self.path}, which has {self.rows}.")
+        if stop > self.written:
+            self.check_complete()
+
+    def _check_not_half_mapped(self):
+        if self.rewritten is not None:
+            raise DataError(
+                f"{self.path}: {self.rewritten} of {self.rows} rows went through {self.made_by}; "
+                "go on with that (`whiten_store`), or extract the features again."
+            )
+
+    def _converted(self, start, rows):
+        """The rows in the store's dtype, clipped to its range."""
+        if rows.dtype not in DTYPES:
+            raise DataError(f"features have dtype {rows.dtype}; they need to be floating.")
+        with np.errstate(over="ignore"):
+            stored = rows.astype(self.dtype, copy=False)
+        beyond = ~np.isfinite(stored)
+        if not beyond.any():
+            return stored
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if bad.size:
+            raise DataError(f"features of row {self.first_row + start + bad[0]} are not finite.")
+        if not self.clipped:
+            logging.warning("%s: features beyond %s are clipped to it.", self.path, self.dtype)
+        self.clipped += int(np.count_nonzero(beyond))
+        stored[beyond] = np.copysign(_largest(self.dtype), rows[beyond]).astype(self.dtype)
+        return stored
+
+
+def _read_note(path):
+    """The content of `store.json`, checked."""
+    try:
+        with open(os.path.join(path, _NOTE), encoding="utf-8") as file:
+            note = json.load(file)
+        rows, _, dtype = note["matrix"]
+        counts = [note["first_row"], note["written"], note["clipped"], note["rewritten"] or 0]
+        valid = set(note) == {"matrix", *_NOTED} and isinstance(note["made_by"], str)
+        if not (valid and dtype in _STORED and all(type(n) is int and n >= 0 for n in counts)):
+            raise ValueError(f"it holds {note}")
+        if max(note["written"], note["rewritten"] or 0) > rows:
+            raise ValueError(f"it tells of more than {rows} rows")
+        return note
+    except OSError as error:
+        raise DataError(f"{path} has no feature store: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: {_NOTE} is damaged, extract the features again ({error})."
+        ) from error
+
+
+def _remove(path):
+    """Removes the store at `path`, if there is one, and nothing else."""
+    if os.path.isdir(path):
+        others = set(os.listdir(path)) - {_ROWS, _NOTE, f"{_NOTE}.tmp", ASIDE}
+        if others:
+            raise ConfigError(
+                f"{path} holds {min(others)}, which is not of a feature store; name another folder."
+            )
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        raise ConfigError(f"{path} is no folder; name one for the feature store.")
+
+
+def _largest(dtype):
+    """The largest finite number of a dtype, float64; NumPy does not know bfloat16's."""
+    return (2.0 - 2.0**-7) * 2.0**127 if dtype == BFLOAT16 else float(np.finfo(dtype).max)

@@ -1,0 +1,282 @@
+"""Batches of images by row id, for training (augmented, with labels) and for extraction.
+
+    batches = training_batches(reader, draws, batch_size=48, size=224, start_step=1200)
+    for batch in batches:          # image (48, 224, 224, 3), super_id (48,), sub_id (48,)
+        ...
+
+Records are read a batch at a time, decoded in parallel and delivered in order: step t gives the
+same images to the bit whatever the number of threads and wherever the run was resumed. Damaged
+rows make no difference to that: see `stand_ins`.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from dc_tf.data.input import augment
+from dc_tf.data.storage import schema
+from dc_tf.data.storage.fallback_rows import DamagedRow
+from dc_tf.data.storage.processes import cores
+from dc_tf.errors import ConfigError, DataError
+
+_READS_AHEAD = 2
+# Branches are TensorFlow's own already, and to look for others takes a third of an epoch's start.
+_as_it_stands = tf.autograph.experimental.do_not_convert
+
+
+@_as_it_stands
+def training_batches(
+    reader,
+    draws,
+    batch_size,
+    size,
+    min_area=0.08,
+    max_ratio=4 / 3,
+    flip=True,
+    start_step=0,
+    threads=None,
+    prefetch=2,
+):
+    """Augmented, rotated images with their labels, for one epoch of one worker.
+
+    Args:
+        reader: RowReader.
+        draws: Draws; what does not fill a last batch is left out.
+        batch_size: int, images a step.
+        size: int, side of the images in pixels.
+        min_area: of the random crop, see `augment.random_resized_crop`.
+        max_ratio: of the random crop.
+        flip: whether to mirror half of the images.
+        start_step: int, steps to skip; they are neither read nor decoded.
+        threads: int, threads that decode; None for one a core.
+        prefetch: int, batches kept ready.
+
+    Returns:
+        tf.data.Dataset of dict: image (batch, size, size, 3) float32 in [0, 1], super_id (batch,)
+        int32, sub_id (batch,) int32. Iterating raises a TensorFlow error that names row, shard and
+        offset where an image cannot be read, or too many are damaged (`RowReader`'s
+        `max_bad_share`); `reader.data_errors` makes it a DataError.
+
+    Raises:
+        ConfigError: no full batch, or draws of unequal lengths.
+    """
+    _check_draws(draws, batch_size)
+    steps = len(draws.row) // batch_size
+
+    def prepare(item):
+        image = augment.random_resized_crop(
+            item.pop("encoded"), size, item.pop("seed"), min_area, max_ratio, flip
+        )
+        return {"image": augment.rotate(image, item.pop("rotation")), **item}
+
+    def fix_shapes(batch):
+        del batch["row"]
+        return {name: _fix_batch(tensor, batch_size) for name, tensor in batch.items()}
+
+    batches = _batches(reader, draws._asdict(), batch_size, prepare, (start_step, steps), threads)
+    return with_options(batches.map(fix_shapes).prefetch(prefetch), threads)
+
+
+@_as_it_stands
+def evaluation_batches(reader, row_ids, batch_size, size, short_side, threads=None, prefetch=2):
+    """Images as they are, centre-cropped, in order; the last batch may be short.
+
+    Args:
+        reader: RowReader.
+        row_ids: (n,) integers.
+        batch_size: int, most images in a batch.
+        size: int, side of the images in pixels.
+        short_side: int, length in pixels that the short side is brought to before the crop.
+        threads: int, threads that decode; None for one a core.
+        prefetch: int, batches kept ready.
+
+    Returns:
+        tf.data.Dataset of dict: row (b,) int64, image (b, size, size, 3) float32 in [0, 1], label
+        (b,) int32 with -1 for none. Errors as in `training_batches`.
+
+    Raises:
+        ConfigError: `short_side` is less than `size`.
+    """
+    if short_side < size:
+        raise ConfigError(f"short_side is {short_side}; a crop of {size} needs at least {size}.")
+    row_ids = np.asarray(row_ids, np.int64)
+    _, entries = reader.dataset.locate(row_ids)
+    columns = {"row": row_ids, "label": entries[:, 2].astype(np.int32)}
+
+    def prepare(item):
+        return {"image": augment.center_crop(item.pop("encoded"), size, short_side), **item}
+
+    span = (0, -(-len(row_ids) // batch_size))
+    batches = _batches(reader, columns, batch_size, prepare, span, threads)
+    return with_options(batches.prefetch(prefetch), threads)
+
+
+def with_options(dataset, threads=None):
+    """How a pipeline of one worker runs: in order, and on the threads that it was given."""
+    options = tf.data.Options()
+    options.deterministic = True
+    # Each worker makes its own batches already.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    # An iterator that goes away waits for the thread that tunes it, which may sleep up to a minute
+    # without hearing that it is to end, and all workers with it.
+    options.autotune.enabled = False
+    if threads is not None:
+        options.threading.private_threadpool_size = threads
+    return dataset.with_options(options)
+
+
+def _batches(reader, columns, batch_size, prepare, span, threads):
+    """Reads, prepares image by image, and batches; what fails is filled in by a stand-in.
+
+    Args:
+        reader: RowReader.
+        columns: dict of name to (n, ...) array, among them `row`. They stay in NumPy, so an epoch
+            of any length costs the graph nothing.
+        batch_size: int.
+        prepare: function of one item (dict of columns and `encoded`) to a dict without `encoded`.
+        span: (first step, step to stop before).
+        threads: int or None.
+
+    Returns:
+        tf.data.Dataset of dict, one a step, in order.
+    """
+    first, stop = span
+    calls = threads or cores()
+    rows = columns["row"]
+    columns = {**columns, "place": np.arange(len(rows), dtype=np.int64)}
+    batches = tf.data.Dataset.range(first, stop).map(_slicer(columns, batch_size))
+    batches = batches.map(_reading(reader), num_parallel_calls=_READS_AHEAD, deterministic=True)
+    items = batches.unbatch().map(prepare, num_parallel_calls=calls, deterministic=True)
+    # A failure inside TensorFlow cannot say which image it was. So failures are dropped here, and
+    # the gaps that they leave in `place` are filled below.
+    whole = items.ignore_errors().batch(batch_size)
+    span = first * batch_size, min(stop * batch_size, len(rows))
+    prepare_place = _preparing(reader, columns, prepare)
+    return _fill_gaps(whole, span, batch_size, prepare_place).rebatch(batch_size)
+
+
+def _fill_gaps(batches, span, batch_size, prepare_place):
+    """Completes batches from which items are missing.
+
+    Args:
+        batches: tf.data.Dataset of dict of (b, ...) tensors, among them `place`, ascending.
+        span: (first, stop), the places that there should be.
+        batch_size: int, most items in a batch.
+        prepare_place: function of a place to the item that belongs there.
+
+    Returns:
+        tf.data.Dataset of dict without `place`, in order. A batch from which nothing was missing
+        passes as it is.
+    """
+    first, stop = (np.int64(place) for place in span)
+    spec = batches.element_spec
+
+    def begin_and_end(begin, batch):
+        end = tf.cond(tf.size(batch["place"]) > 0, lambda: batch["place"][-1] + 1, lambda: stop)
+        return end, (begin, end, batch)
+
+    def pieces(begin, end, batch):
+        complete = tf.equal(tf.size(batch["place"], tf.int64), end - begin)
+
+        def piece(start):
+            places = tf.range(start, tf.minimum(start + batch_size, end))
+            return tf.cond(complete, lambda: dict(batch), lambda: filled(places, batch))
+
+        return tf.data.Dataset.range(begin, end, batch_size).map(piece)
+
+    def filled(places, batch):
+        types = [spec[name].dtype for name in spec]
+        # In NumPy, since this is rare and in a graph would have to be traced for each epoch.
+        parts = tf.numpy_function(fill, [places, *(batch[name] for name in spec)], types)
+        for part, name in zip(parts, spec, strict=True):
+            part.set_shape(spec[name].shape)
+        return dict(zip(spec, parts, strict=True))
+
+    def fill(places, *parts):
+        batch = dict(zip(spec, parts, strict=True))
+        indexes = {place: index for index, place in enumerate(batch["place"].tolist())}
+        items = [
+            {name: part[indexes[place]] for name, part in batch.items()}
+            if place in indexes
+            else prepare_place(place)
+            for place in places.tolist()
+        ]
+        return [np.stack([item[name] for item in items]) for name in spec]
+
+    # One batch more, an empty one, shows what is missing at the end.
+    empty = tf.nest.map_structure(_empty_like, spec)
+    batches = batches.concatenate(tf.data.Dataset.from_tensors(empty))
+    batches = batches.scan(first, begin_and_end).flat_map(pieces)
+    return batches.map(lambda batch: {k: v for k, v in batch.items() if k != "place"})
+
+
+def _preparing(reader, columns, prepare):
+    """A function of a place to the prepared item there, from its row's image or the stand-in's."""
+
+    def prepare_place(place):
+        item = {name: tf.constant(column[place]) for name, column in columns.items()}
+        row = int(item["row"])
+        image = reader.stand_ins.image(row)
+        try:
+            return prepare({"encoded": image, **item})
+        except tf.errors.OpError as error:
+            raise DataError(
+                f"The image of {reader.dataset.describe(row)}, or what stands in for it, cannot "
+                f"be prepared, although it can be decoded: {error.message.splitlines()[0]}"
+            ) from error
+
+    return prepare_place
+
+
+def _slicer(columns, batch_size):
+    """A function of a step to the dict of that step's part of each column."""
+    names = list(columns)
+
+    def cut(step):
+        part = slice(int(step) * batch_size, (int(step) + 1) * batch_size)
+        return [np.ascontiguousarray(columns[name][part]) for name in names]
+
+    def slice_step(step):
+        types = [tf.as_dtype(columns[name].dtype) for name in names]
+        parts = tf.numpy_function(cut, [step], types, stateful=False)
+        for part, name in zip(parts, names, strict=True):
+            part.set_shape([None, *columns[name].shape[1:]])
+        return dict(zip(names, parts, strict=True))
+
+    return slice_step
+
+
+def _reading(reader):
+    """A function that adds `encoded` to a batch of columns; empty where the record is damaged."""
+
+    def read_undamaged(row_ids):
+        try:
+            records = reader.read(row_ids)
+        except DamagedRow:
+            records = reader.read(row_ids, damaged=b"")
+        return np.array(records, object)  # TensorFlow takes a list for many results
+
+    def add_encoded(columns):
+        records = tf.numpy_function(read_undamaged, [columns["row"]], tf.string, stateful=False)
+        records = tf.ensure_shape(records, columns["row"].shape)
+        return {"encoded": schema.parse_images(records, reader.dataset.features), **columns}
+
+    return add_encoded
+
+
+def _empty_like(spec):
+    return tf.zeros([0, *spec.shape[1:]], spec.dtype)
+
+
+def _fix_batch(tensor, batch_size):
+    return tf.ensure_shape(tensor, [batch_size, *tensor.shape[1:]])
+
+
+def _check_draws(draws, batch_size):
+    lengths = {name: len(array) for name, array in draws._asdict().items()}
+    if len(set(lengths.values())) != 1:
+        raise ConfigError(f"The arrays of the draws differ in length: {lengths}.")
+    if len(draws.row) < batch_size:
+        raise ConfigError(
+            f"A batch of {batch_size} needs as many draws, but this worker's epoch has "
+            f"{len(draws.row)}; use a smaller batch, fewer workers or more images."
+        )

@@ -1,0 +1,116 @@
+"""TensorFlow data sets as a source: "tfds:cifar10", "tfds:imagenet_v2/matched-frequency:test".
+
+The encoded images are taken as they are stored, without decoding. A `ClassLabel` named `label`
+becomes the label; other numbers and texts become metadata.
+"""
+
+import contextlib
+import re
+import sys
+
+from dc_tf.data.sources.folder import Item
+from dc_tf.data.storage.metadata import bounded
+from dc_tf.errors import ConfigError
+
+PREFIX = "tfds:"
+_DEFAULT_SPLIT = "train"
+# The name may end with a version, as in "mnist:3.0.1".
+_FORM = re.compile(r"tfds:(?P<name>[^:\[\]]+(:[\d.*]+)?)(:(?P<split>.+))?")
+
+
+class TfdsSource:
+    """The images of one split, in the order in which they are stored."""
+
+    def __init__(self, name, data_dir=None):
+        """Opens, and downloads and prepares where that was not done yet.
+
+        Args:
+            name: "tfds:NAME" or "tfds:NAME:SPLIT"; a split may be a part, "train[:10%]".
+            data_dir: where the data sets are kept; None: tensorflow-datasets' own default.
+
+        Raises:
+            ConfigError: no such data set or split, or one without images.
+        """
+        self._tfds = _import_tfds()
+        name, self._split = split_name(name)
+        try:
+            self._builder = self._tfds.builder(name, data_dir=data_dir)
+        except (self._tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+            raise ConfigError(f"There is no TensorFlow data set {name!r}: {error}") from error
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            self._builder.download_and_prepare()
+        info = self._builder.info
+        try:
+            self.total = info.splits[self._split].num_examples
+        except (KeyError, ValueError) as error:
+            raise ConfigError(
+                f"{name} has no split {self._split!r}; it has {', '.join(info.splits)}."
+            ) from error
+        self._images = _names(info.features, self._tfds.features.Image)
+        self._image = _image_feature(name, self._images)
+        self._label, self.class_names = self._labels(info.features)
+        self.identity = {"tfds": info.full_name, "split": self._split, "images": self.total}
+
+    def items(self, place=None):
+        place = place or 0
+        skip_decoding = self._tfds.decode.SkipDecoding()
+        examples = self._builder.as_dataset(
+            split=self._split,
+            decoders={name: skip_decoding for name in self._images},
+            shuffle_files=False,
+            # One file after the other, so that the order is that of the files.
+            read_config=self._tfds.ReadConfig(
+                interleave_cycle_length=1, add_tfds_id=True, try_autocache=False
+            ),
+        )
+        examples = examples.skip(place).as_numpy_iterator()
+        for number, example in enumerate(examples, start=place + 1):
+            yield self._item(number, example)
+
+    def _item(self, number, example):
+        name = example.pop("tfds_id").decode("utf-8", "replace")
+        content = example.pop(self._image)
+        label = example.pop(self._label, None)
+        label = int(label) if label is not None and label >= 0 else None
+        meta = {key: value for key, value in example.items() if key not in self._images}
+        return Item(name, content, number, label, bounded(meta))
+
+    def _labels(self, features):
+        """(name of the label feature or None, class names or None)."""
+        labels = _names(features, self._tfds.features.ClassLabel)
+        if "label" not in labels:
+            return None, None
+        return "label", list(features["label"].names) or None
+
+
+def split_name(text):
+    """("mnist:3.0.1", "test") for "tfds:mnist:3.0.1:test"; the split is "train" where none is."""
+    match = _FORM.fullmatch(text)
+    if not match:
+        raise ConfigError(f"{text!r} is not of the form tfds:NAME or tfds:NAME:SPLIT.")
+    return match["name"], match["split"] or _DEFAULT_SPLIT
+
+
+def _names(features, kind):
+    return [name for name, feature in features.items() if isinstance(feature, kind)]
+
+
+def _image_feature(name, images):
+    if "image" in images:
+        return "image"
+    if len(images) != 1:
+        there = ", ".join(images) or "none"
+        raise ConfigError(f"{name} has no feature `image`, and not just one of images: {there}.")
+    return images[0]
+
+
+def _import_tfds():
+    try:
+        import importlib_resources  # noqa: F401  # which the next one uses but does not ask for
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ConfigError(
+            f"{PREFIX} needs a package that is not here ({error}); `pip install "
+            f"tensorflow-datasets importlib-resources`."
+        ) from error
+    return tfds

@@ -1,0 +1,255 @@
+"""A data set folder: TFRecord shards, an index beside each, and the manifest that names them.
+
+    dataset = Dataset.open("/data/mine")
+    dataset.rows, dataset.labels(), dataset.locate([7, 0])
+
+`manifest.json` is written last: a folder that has one is complete. A row id is a position in
+manifest order, 0..N-1, and names an image for as long as the data set exists. Paths may be anything
+that `tf.io.gfile` reads. `writer.DatasetWriter` makes such a folder, `adopt` one whose shards are
+TFRecords of others, wherever they lie.
+
+Folder:
+    shard-00000-of-00002.tfrecord             records
+    shard-00000-of-00002.tfrecord.index.npy   (n, 3) int64: offset of the record's payload and its
+                                              length, in bytes; label (-1: none)
+    manifest.json                             schema version, rows, shards with checksums, classes
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+
+import numpy as np
+
+from dc_tf.data.storage import files
+from dc_tf.data.storage.files import is_local, open_binary, size_of
+from dc_tf.data.storage.schema import OURS, Features
+from dc_tf.errors import DataError
+
+MANIFEST = "manifest.json"
+INDEX_SUFFIX = ".index.npy"
+SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One TFRecord file of a data set, as the manifest lists it.
+
+    Attributes:
+        name: file name inside the folder; path or URL of an adopted shard that lies elsewhere.
+        rows: number of records.
+        bytes: file size.
+        checksum: "sha256:..." over the records' payloads in order.
+    """
+
+    name: str
+    rows: int
+    bytes: int
+    checksum: str
+
+
+class Dataset:
+    """What a data set holds and where each row lies; reads indexes, never images.
+
+    Attributes:
+        path: str.
+        rows: int, N.
+        shards: tuple of Shard.
+        class_names: tuple of str, or None without classes.
+        features: Features, the names inside the records.
+        origin: dict, what it was made from and how; {} where its maker did not say.
+        offsets: (shards + 1,) int64, the first row id of each shard, then N.
+    """
+
+    def __init__(self, path, manifest):
+        class_names = manifest["class_names"]
+        self.path = path
+        self.shards = tuple(Shard(**shard) for shard in manifest["shards"])
+        self.class_names = tuple(class_names) if class_names is not None else None
+        self.features = Features(**manifest["features"]) if "features" in manifest else OURS
+        self.origin = manifest.get("origin") or {}
+        _check_types(self)
+        self.offsets = np.cumsum([0] + [shard.rows for shard in self.shards], dtype=np.int64)
+        self.rows = int(self.offsets[-1])
+        self._indexes = {}
+
+    @classmethod
+    def open(cls, path):
+        """Opens a complete data set.
+
+        Raises:
+            DataError: the folder is missing, incomplete, or of an unknown schema version.
+        """
+        path = os.fspath(path)
+        manifest = read_manifest(path)
+        try:
+            dataset = cls(path, manifest)
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise DataError(f"{os.path.join(path, MANIFEST)} is damaged: {error!r}.") from error
+        if dataset.rows != manifest.get("rows"):
+            raise DataError(
+                f"{os.path.join(path, MANIFEST)} is damaged: it counts {manifest.get('rows')} "
+                f"rows, but its shards have {dataset.rows}."
+            )
+        return dataset
+
+    def fingerprint(self):
+        """Names the contents: the same for a copy elsewhere, another after any change. str."""
+        checksums = [shard.checksum for shard in self.shards]
+        return f"{self.rows} rows, {checksum(hashlib.sha256(json.dumps(checksums).encode()))}"
+
+    def labels(self):
+        """Labels of all rows, (N,) int32, -1 where a row has none."""
+        parts = [self.index(number)[:, 2] for number in range(len(self.shards))]
+        return np.concatenate(parts).astype(np.int32)
+
+    def locate(self, row_ids):
+        """Where rows lie.
+
+        Args:
+            row_ids: (n,) integers in [0, N), in any order, repeats allowed.
+
+        Returns:
+            shard (n,) int64 numbers, and (n, 3) int64 index entries: offset, length, label.
+
+        Raises:
+            DataError: a row id outside [0, N).
+        """
+        row_ids = np.asarray(row_ids, np.int64)
+        if row_ids.size and (row_ids.min() < 0 or row_ids.max() >= self.rows):
+            wrong = row_ids[(row_ids < 0) | (row_ids >= self.rows)][0]
+            raise DataError(
+                f"Row {wrong} is not in {self.path}, which has rows 0..{self.rows - 1}."
+            )
+        shards = np.searchsorted(self.offsets, row_ids, side="right") - 1
+        entries = np.empty((len(row_ids), 3), np.int64)
+        for number in np.unique(shards):
+            chosen = shards == number
+            entries[chosen] = self.index(number)[row_ids[chosen] - self.offsets[number]]
+        return shards, entries
+
+    def describe(self, row_id):
+        """Names a row for an error message: its id, shard and byte offset."""
+        (shard,), (entry,) = self.locate([row_id])
+        return f"row {row_id} ({self.shard_path(shard)}, offset {entry[0]}, {entry[1]} bytes)"
+
+    def shard_path(self, number):
+        """Path of a shard's TFRecord file."""
+        name = self.shards[number].name
+        return os.path.join(self.path, name) if is_local(name) else name
+
+    def index_path(self, number):
+        """Path of a shard's index, which lies in the data set's folder wherever the shard does."""
+        return os.path.join(self.path, os.path.basename(self.shards[number].name) + INDEX_SUFFIX)
+
+    def index(self, number):
+        """Index of a shard, (rows, 3) int64: offset, length, label. Mapped, not read, if local."""
+        if number not in self._indexes:
+            self._indexes[number] = self._load_index(number)
+        return self._indexes[number]
+
+    def _load_index(self, number):
+        path, rows = self.index_path(number), self.shards[number].rows
+        remedy = f"`dc_tf index --input={self.path}` makes what is missing anew."
+        try:
+            with open_binary(path) as file:
+                shape, fortran, dtype = _read_header(file)
+                start = file.tell()
+                if shape != (rows, 3) or dtype != np.int64 or fortran:
+                    raise DataError(
+                        f"The index {path} is {dtype} of shape {shape}; the manifest says int64 of "
+                        f"shape {(rows, 3)}. {remedy}"
+                    )
+                return _map_numbers(path, file, start, shape)
+        except DataError:
+            raise
+        except Exception as error:  # NumPy raises anything on a header that is damaged.
+            raise DataError(f"The index {path} cannot be read: {error}. {remedy}") from error
+
+
+def read_manifest(path):
+    """The manifest of a complete data set, as a dict.
+
+    Raises:
+        DataError: there is none, it is damaged, or of an unknown schema version.
+    """
+    try:
+        with files.opened(os.path.join(path, MANIFEST), "r") as file:
+            manifest = json.loads(file.read())
+    except OSError as error:
+        state = "is incomplete" if files.is_folder(path) else "does not exist"
+        raise DataError(
+            f"The data set {path} {state}: it has no {MANIFEST}. Make it with "
+            f"`dc_tf convert --input=IMAGES --output={path}` or `dc_tf generate --output={path}`."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{os.path.join(path, MANIFEST)} is damaged: {error}.") from error
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"The data set {path} has schema version {version}; this program reads version "
+            f"{SCHEMA_VERSION}. Make it again with `dc_tf convert` or `dc_tf generate`."
+        )
+    return manifest
+
+
+def encode_index(entries):
+    """Bytes of an index file.
+
+    Args:
+        entries: list of (offset, length, label).
+    """
+    file = io.BytesIO()
+    np.save(file, np.asarray(entries, np.int64).reshape(-1, 3))
+    return file.getvalue()
+
+
+def checksum(digest):
+    """A finished SHA-256 as it stands in a manifest."""
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _check_types(dataset):
+    """Refuses what only looks like a manifest, before anything is opened or counted by it.
+
+    Raises:
+        TypeError: a value of another kind, or one that cannot be.
+    """
+    names = dataset.class_names or ()
+    texts = [*names, *(shard.name for shard in dataset.shards)]
+    texts += [shard.checksum for shard in dataset.shards]
+    features = dataclasses.asdict(dataset.features)
+    offset = features.pop("label_offset")
+    for text in (*texts, *features.values()):
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} where a text was expected")
+    numbers = [count for shard in dataset.shards for count in (shard.rows, shard.bytes)]
+    for number in (*numbers, abs(offset)):
+        if type(number) is not int or not 0 <= number < 2**62:
+            raise TypeError(f"{number!r} where a count was expected")
+    for name in (shard.name for shard in dataset.shards):
+        whole = not is_local(name) or os.path.isabs(name) or os.path.basename(name) == name
+        if not whole or not name or "\0" in name or name in (".", ".."):
+            raise TypeError(f"{name!r} where a file in the folder, or a whole path, was expected")
+    if not isinstance(dataset.origin, dict):
+        raise TypeError("origin is not a mapping")
+
+
+def _read_header(file):
+    """(shape, whether columns come first, dtype) of a .npy file; nothing is allocated by it."""
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f"version {version} of the format where (1, 0) was expected")
+    return np.lib.format.read_array_header_1_0(file)
+
+
+def _map_numbers(path, file, start, shape):
+    """The int64 numbers behind the header, mapped if they are local."""
+    count = shape[0] * shape[1]
+    if size_of(path) != start + 8 * count:
+        raise ValueError(f"it has {size_of(path)} bytes, not {start + 8 * count}")
+    if is_local(path) and count:
+        return np.memmap(path, np.int64, "r", offset=start, shape=shape)
+    return np.frombuffer(file.read(), np.int64).reshape(shape)

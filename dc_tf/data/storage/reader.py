@@ -1,0 +1,239 @@
+"""Reading records by row id: in any order, from many threads, with positioned reads.
+
+    reader = RowReader(Dataset.open("/data/mine"))
+    reader.read([7, 0, 7])                                  # three records, bytes
+    reader.examples([7])[0]["meta"]                         # decoded, with metadata
+
+A worker reads just the rows that it is to see, in the sampler's order; nothing is ever re-sharded.
+Every record is checked against its checksum.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import os
+import re
+import threading
+
+from dc_tf.data.storage import files, schema
+from dc_tf.data.storage.fallback_rows import DamagedRow, StandIns
+from dc_tf.data.storage.files import is_local
+from dc_tf.data.storage.tfrecord import FOOTER_BYTES, HEADER_BYTES, MAX_RECORD_BYTES, unframe
+from dc_tf.errors import DataError
+
+_MAX_OPEN = 256  # files kept open; the shards beyond are opened for each read
+_REMOTE_READS = 32  # at once, each from a file of its own
+_MAX_REMOTE_IDLE = 96  # files kept open beside those; each has a buffer of half a MB
+
+
+class RowReader:
+    """Reads records of a data set by row id. Safe to use from several threads.
+
+    Attributes:
+        dataset: the Dataset.
+        stand_ins: StandIns, the damaged rows that pipelines met and what they gave instead.
+    """
+
+    def __init__(self, dataset, max_bad_share=0.0):
+        """Prepares; files are opened when they are needed.
+
+        Args:
+            dataset: Dataset.
+            max_bad_share: share of the rows, in [0, 1], that may be damaged; pipelines replace
+                them by the next good row. Beyond it, and always in `read`, they are an error.
+        """
+        self.dataset = dataset
+        self.stand_ins = StandIns(self, max_bad_share)
+        local = all(is_local(dataset.shard_path(number)) for number in range(len(dataset.shards)))
+        self._files = _LocalFiles(dataset) if local else _RemoteFiles(dataset)
+
+    def read(self, row_ids, damaged=None):
+        """Reads records.
+
+        Args:
+            row_ids: (n,) integers in [0, N), in any order, repeats allowed.
+            damaged: bytes to give instead of a damaged record; None makes that an error.
+
+        Returns:
+            list of n bytes, serialised examples.
+
+        Raises:
+            DamagedRow: a record that is cut short, has a wrong checksum, or is not the one that was
+                indexed. Names the shard and the offset.
+            DataError: a row id out of range; a shard that is missing or cannot be read.
+        """
+        shards, entries = self.dataset.locate(row_ids)
+        places = shards.tolist(), entries[:, 0].tolist(), entries[:, 1].tolist()
+        read_one = self._read_one
+        if damaged is not None:
+            read_one = functools.partial(self._read_or, damaged)
+        return list(self._files.map(read_one, *places))
+
+    def examples(self, row_ids):
+        """Reads and decodes records, whatever their features are called.
+
+        Returns:
+            list of n dict, see `schema.decode_example`.
+
+        Raises:
+            DamagedRow, DataError: as in `read`, and for a record that does not hold an image.
+        """
+        return [
+            self._decode(row, record)
+            for row, record in zip(row_ids, self.read(row_ids), strict=True)
+        ]
+
+    def close(self):
+        """Closes the files; a later read opens them again."""
+        self._files.close()
+
+    def _decode(self, row_id, record):
+        try:
+            return schema.decode_example(record, self.dataset.features)
+        except ValueError as error:
+            raise DamagedRow(f"The record of {self.dataset.describe(row_id)} {error}.") from error
+
+    def _read_one(self, shard, offset, length):
+        start, frame_bytes = offset - HEADER_BYTES, HEADER_BYTES + length + FOOTER_BYTES
+        inside = 0 <= start <= self.dataset.shards[shard].bytes - frame_bytes
+        if not inside or not 0 <= length <= MAX_RECORD_BYTES:
+            raise DamagedRow(
+                f"{self._place(shard, offset)} with {length} bytes cannot be: the shard has "
+                f"{self.dataset.shards[shard].bytes}, so its index is damaged."
+            )
+        try:
+            frame = self._files.read(shard, start, frame_bytes)
+        except OSError as error:
+            raise DataError(f"{self._place(shard, offset)} cannot be read: {error}") from error
+        record, fault = unframe(frame, length)
+        if fault:
+            raise DamagedRow(f"{self._place(shard, offset)} {fault}.")
+        return record
+
+    def _read_or(self, damaged, *place):
+        try:
+            return self._read_one(*place)
+        except DamagedRow:
+            return damaged
+
+    def _place(self, shard, offset):
+        return f"The record in {self.dataset.shard_path(shard)} at offset {offset}"
+
+
+@contextlib.contextmanager
+def data_errors():
+    """Turns TensorFlow's wrapping of a DataError raised inside a pipeline back into a DataError.
+
+    with data_errors():
+        for batch in batches: ...
+    """
+    import tensorflow as tf  # A pipeline has imported it already.
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        found = re.search(r"(?:DataError|DamagedRow): (.*)", error.message)
+        if not found:
+            raise
+        raise DataError(found.group(1)) from error
+
+
+class _LocalFiles:
+    """Positioned reads of local shards. `os.pread` takes no lock and moves no position."""
+
+    def __init__(self, dataset):
+        self._dataset = dataset
+        self._open = {}
+        self._lock = threading.Lock()
+
+    def map(self, read_one, *places):
+        """Results of `read_one` for each place, as of Python's `map`."""
+        return map(read_one, *places)
+
+    def read(self, shard, start, count):
+        file = self._open.get(shard)
+        if file is None:
+            file = self._keep(shard)
+        if file is not None:
+            return os.pread(file, count, start)
+        file = os.open(self._dataset.shard_path(shard), os.O_RDONLY)
+        try:
+            return os.pread(file, count, start)
+        finally:
+            os.close(file)
+
+    def _keep(self, shard):
+        with self._lock:
+            if shard not in self._open and len(self._open) < _MAX_OPEN:
+                self._open[shard] = os.open(self._dataset.shard_path(shard), os.O_RDONLY)
+            return self._open.get(shard)
+
+    def close(self):
+        with self._lock:
+            for file in self._open.values():
+                os.close(file)
+            self._open = {}
+
+    __del__ = close
+
+
+class _RemoteFiles:
+    """Reads through `tf.io.gfile`, many at once, as each waits for an answer from afar.
+
+    A remote file has one position, so a read has one to itself while it lasts.
+    """
+
+    def __init__(self, dataset):
+        self._dataset = dataset
+        self._begin()
+
+    def map(self, read_one, *places):
+        """Results of `read_one` for each place, in order; so the first that fails raises."""
+        if self._process != os.getpid():
+            self._begin()  # in a fork there are no threads, and a lock may be held for ever
+        return self._threads().map(read_one, *places)
+
+    def read(self, shard, start, count):
+        import tensorflow as tf  # Not for local files: it takes seconds to import.
+
+        idle = self._idle  # `close` begins another list, and this read's file goes with the old one
+        file = self._take(idle, shard)
+        with files.os_errors():
+            if file is None:
+                file = tf.io.gfile.GFile(self._dataset.shard_path(shard), "rb")
+            try:
+                file.seek(start)
+                content = file.read(count)
+            except tf.errors.OutOfRangeError:
+                return b""  # behind its end, as of a local file
+        self._keep(idle, shard, file)
+        return content
+
+    def close(self):
+        # Nobody is interrupted: the threads end when nobody uses the pool, and so do the files.
+        self._pool, self._idle = None, []
+
+    def _begin(self):
+        self._lock = threading.Lock()
+        self.close()
+        self._process = os.getpid()
+
+    def _threads(self):
+        with self._lock:
+            if self._pool is None:
+                self._pool = concurrent.futures.ThreadPoolExecutor(_REMOTE_READS, "remote_read")
+            return self._pool
+
+    def _take(self, idle, shard):
+        with self._lock:
+            for place, (of_shard, file) in enumerate(idle):
+                if of_shard == shard:
+                    del idle[place]
+                    return file
+        return None
+
+    def _keep(self, idle, shard, file):
+        with self._lock:
+            idle.append((shard, file))
+            if len(idle) > _MAX_REMOTE_IDLE:
+                del idle[0]

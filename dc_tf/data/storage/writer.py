@@ -1,0 +1,211 @@
+"""Writing a data set: rows in, shards with indexes and a manifest out.
+
+    with DatasetWriter("/data/mine", class_names=["cat", "dog"]) as writer:
+        writer.write(jpeg_bytes, label=1, source="dog/rex.jpg")
+
+Rows are numbered in the order in which they are written.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+
+import numpy as np
+
+from dc_tf.data.storage import files, schema
+from dc_tf.data.storage.files import size_of, sync
+from dc_tf.data.storage.manifest import (
+    INDEX_SUFFIX,
+    SCHEMA_VERSION,
+    Dataset,
+    Shard,
+    checksum,
+    encode_index,
+)
+from dc_tf.data.storage.staging import Draft
+from dc_tf.data.storage.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame
+from dc_tf.errors import ConfigError, DataError
+
+_SHARD_BYTES = 256 << 20  # 10 TB make 40,000 shards: as many indexes as can be mapped at once
+
+
+class DatasetWriter:
+    """Writes a data set: shards aside, then into place, the manifest last.
+
+    A context manager. When the body raises, the folder is left as it was; but with a `job`, the
+    finished shards are kept, and a writer of the same job goes on behind them, so that the result
+    is that of an undisturbed one. A data set that is to be replaced stays usable until the new one
+    is whole.
+
+    Attributes:
+        rows: int, rows written so far.
+        is_full: whether the shard is. The next `write` begins another, unless `close_shard` did.
+    """
+
+    def __init__(self, path, class_names=None, rows_per_shard=None, overwrite=False, job=None):
+        """Prepares to write.
+
+        Args:
+            path: folder, created if missing.
+            class_names: list of str, one for each label, or None.
+            rows_per_shard: rows in each shard but the last; None closes a shard at 256 MiB.
+            overwrite: whether to replace a data set that is there. Other files are left alone.
+            job: dict for JSON that says what is written and how, for the manifest.
+
+        Raises:
+            ConfigError: the folder is not empty and `overwrite` is not set, or a bad setting.
+        """
+        if rows_per_shard is not None and rows_per_shard < 1:
+            raise ConfigError(f"rows_per_shard is {rows_per_shard}; it must be at least 1.")
+        self.rows = 0
+        self._path = os.fspath(path)
+        self._class_names = list(class_names) if class_names is not None else None
+        self._rows_per_shard = rows_per_shard
+        self._job = job
+        self._shards = []
+        self._files = []
+        self._current = None
+        self._draft = Draft(path, job, overwrite)
+
+    def __enter__(self):
+        self._draft.__enter__()
+        noted = 0
+        for note in self._draft.notes():
+            shard = note["shard"] and Shard(**note["shard"])
+            if shard and not self._is_whole(shard):
+                break
+            self._shards += [shard] if shard else []
+            noted += 1
+        self._draft.forget_notes(noted)
+        self.rows = sum(shard.rows for shard in self._shards)
+        return self
+
+    def __exit__(self, kind, error, trace):
+        try:
+            if kind is None:
+                self.close_shard()
+                self._commit()
+        finally:
+            self._draft.__exit__(kind, error, trace)
+
+    @property
+    def is_full(self):
+        return self._current is not None and self._current.is_full(self._rows_per_shard)
+
+    def notes(self):
+        """Yields what was noted with each shard that is finished, by this and earlier writers."""
+        for note in self._draft.notes():
+            yield note["note"]
+
+    def write(self, encoded, label=None, source="", meta=None):
+        """Appends one row; arguments as for `schema.encode_example`.
+
+        Returns:
+            int, the row's id.
+
+        Raises:
+            DataError: a label outside the class names.
+        """
+        classes = len(self._class_names) if self._class_names is not None else np.inf
+        if label is not None and not 0 <= label < classes:
+            raise DataError(
+                f"{source or 'An image'} has label {label}; the class names allow 0..{classes - 1}."
+            )
+        if self.is_full:
+            self.close_shard()
+        if self._current is None:
+            self._current = _OpenShard(self._draft.path(f"{len(self._shards)}.tfrecord"))
+        self._current.write(schema.encode_example(encoded, label, source, meta), label)
+        self.rows += 1
+        return self.rows - 1
+
+    def close_shard(self, note=None):
+        """Finishes the shard: it will not be written again.
+
+        Args:
+            note: dict for JSON; a later writer of the same job finds it in `notes`. With a note,
+                it counts even when no row was written since the last.
+        """
+        if self._current is None and note is None:
+            return
+        shard = self._current.close() if self._current is not None else None
+        self._current = None
+        self._shards += [shard] if shard else []
+        self._draft.add_note({"shard": shard and dataclasses.asdict(shard), "note": note})
+
+    def write_file(self, name, text):
+        """Adds a text file, a str or an iterable of them; it is in place when the data set is."""
+        self._draft.write(name, text)
+        self._files.append(name)
+
+    def discard(self):
+        """Gives up: a later writer of the same job begins anew."""
+        self._draft.discard()
+
+    def _commit(self):
+        if not self.rows:
+            self.discard()
+            raise DataError(f"No image was written to {self._path}; a data set needs at least one.")
+        shards, moves = [], {name: name for name in self._files}
+        for number, shard in enumerate(self._shards):
+            name = f"shard-{number:05d}-of-{len(self._shards):05d}.tfrecord"
+            for suffix in ("", INDEX_SUFFIX):
+                moves[shard.name + suffix] = name + suffix
+            shards.append(dataclasses.asdict(dataclasses.replace(shard, name=name)))
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "rows": self.rows,
+            "class_names": self._class_names,
+            "shards": shards,
+            "origin": self._job,
+        }
+        self._draft.commit(moves, manifest)
+
+    def _is_whole(self, shard):
+        """Whether a shard that was noted is there: a power cut may have taken it."""
+        if self._draft.is_committing():
+            return True
+        paths = [self._draft.path(shard.name + suffix) for suffix in ("", INDEX_SUFFIX)]
+        return all(map(files.exists, paths)) and size_of(paths[0]) == shard.bytes
+
+
+def is_finished(path, job):
+    """Whether a folder holds the whole data set that this job makes."""
+    try:
+        return Dataset.open(path).origin == job
+    except DataError:
+        return False
+
+
+class _OpenShard:
+    """A shard that is being written, with its index in memory."""
+
+    def __init__(self, path):
+        self._path = path
+        self._opened = contextlib.ExitStack()
+        self._file = self._opened.enter_context(files.opened(path, "wb"))
+        self._digest = hashlib.sha256()
+        self._index = []
+        self._bytes = 0
+
+    def write(self, record, label):
+        self._file.write(frame(record))
+        self._digest.update(record)
+        label = schema.NO_LABEL if label is None else label
+        self._index.append((self._bytes + HEADER_BYTES, len(record), label))
+        self._bytes += HEADER_BYTES + len(record) + FOOTER_BYTES
+
+    def is_full(self, rows_per_shard):
+        if rows_per_shard is None:
+            return self._bytes >= _SHARD_BYTES
+        return len(self._index) >= rows_per_shard
+
+    def close(self):
+        self._opened.close()
+        with files.opened(self._path + INDEX_SUFFIX, "wb") as file:
+            file.write(encode_index(self._index))
+        sync(self._path)
+        sync(self._path + INDEX_SUFFIX)
+        name = os.path.basename(self._path)
+        return Shard(name, len(self._index), self._bytes, checksum(self._digest))

@@ -1,0 +1,84 @@
+"""Splits a labelled data set in two, so that features can be measured on images never seen.
+
+hold_out("/data/all", train="/data/train", test="/data/test", every=5)
+
+The same as a program, for `launch/quickstart.py`; the line that it prints is null where there are
+no labels to measure with:
+
+    python -m dc_tf.data.train_test_split /data/all /data/train /data/test
+"""
+
+import json
+import sys
+
+import numpy as np
+
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage.reader import RowReader
+from dc_tf.data.storage.writer import DatasetWriter
+from dc_tf.progress import Progress
+
+_ROWS_AT_ONCE = 256
+_ROWS_PER_SHARD = 1000
+
+
+def hold_out(source, train, test, every=5):
+    """Copies the rows of a data set into two new ones.
+
+    Args:
+        source: folder of a data set.
+        train, test: folders to write; a data set that is there is replaced.
+        every: int >= 2; of each class, rows 1, 1 + every, ... in row order go to `test`, so that
+            every class of two or more images is in both. Rows without a label go to `train`.
+
+    Returns:
+        dict of the row counts of `train` and `test`.
+
+    Raises:
+        DataError: `source` is incomplete, or leaves one of the two without a row.
+    """
+    dataset = Dataset.open(source)
+    reader = RowReader(dataset)
+    held = held_out_rows(dataset.labels(), every)
+    counts = {}
+    for name, output, rows in (
+        ("train", train, np.flatnonzero(~held)),
+        ("test", test, np.flatnonzero(held)),
+    ):
+        with (
+            DatasetWriter(output, dataset.class_names, _ROWS_PER_SHARD, overwrite=True) as writer,
+            Progress(len(rows), f"hold out, {name}", "images") as progress,
+        ):
+            for start in range(0, len(rows), _ROWS_AT_ONCE):
+                examples = reader.examples(rows[start : start + _ROWS_AT_ONCE])
+                for example in examples:
+                    writer.write(**example)
+                progress.update(len(examples))
+        counts[name] = len(rows)
+    return counts
+
+
+def measurable(source):
+    """Whether a data set has two classes that `hold_out` can put into both sets. bool."""
+    labels = Dataset.open(source).labels()
+    return int((np.bincount(labels[labels >= 0], minlength=1) >= 2).sum()) >= 2
+
+
+def held_out_rows(labels, every):
+    """Which rows are for testing.
+
+    Args:
+        labels: (n,) int32, -1 for none.
+        every: int, see `hold_out`.
+
+    Returns:
+        (n,) bool.
+    """
+    held = np.zeros(len(labels), bool)
+    for label in np.unique(labels[labels >= 0]):
+        held[np.flatnonzero(labels == label)[1::every]] = True
+    return held
+
+
+if __name__ == "__main__":
+    print(json.dumps(hold_out(*sys.argv[1:]) if measurable(sys.argv[1]) else None))

@@ -1,0 +1,258 @@
+"""Fine-tunes all of a network on labels: what pre-training is worth as a start.
+
+Sobel is folded into a 5x5 conv1, which learns like every other layer; fc6, fc7 and the classifier
+begin anew. An untrained network goes through the same beside it.
+
+    result, table = run(request, Protocol(epochs=100))
+
+Workers share every batch, the test images, and the folder of `workdir`, from which a call that was
+stopped goes on. How one network is trained is in `tuning`.
+
+Reference: Caron et al. 2019, Table 2; REFERENCE section 5.
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from dc_tf.errors import ConfigError
+from dc_tf.evaluation import paper
+from dc_tf.evaluation.comparison import advice
+from dc_tf.evaluation.cost import Work
+from dc_tf.evaluation.finetune.checkpoint import claim
+from dc_tf.evaluation.finetune.train import fine_tune, one_step
+from dc_tf.evaluation.models import random_init
+from dc_tf.evaluation.work import forward_part, steps_part, text_of
+from dc_tf.export.weights import weights_digest
+
+# Minutes on a CPU for a small network and some thousand small images. New layers as narrow as the
+# paper's would hardly move in so few steps.
+SMALL = {
+    "epochs": 15,
+    "batch_size": 50,
+    "learning_rate": 0.02,
+    "drops": (8, 12),
+    "init_deviation": 0.04,
+    "init_bias": 0.0,
+    "min_crop_area": 0.3,
+}
+_PAPER_IMAGES = 1_281_167
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Settings; the defaults are the paper's.
+
+    Attributes:
+        epochs: each of (images // batch_size) steps.
+        batch_size: images of a step over all workers.
+        learning_rate: of the first epoch.
+        drops: epochs after which it is multiplied by `drop_factor`.
+        weight_decay: added to the gradient of every trainable weight, times the weight.
+        dropout: share of fc6 and of fc7 that is left out in training.
+        init_deviation, init_bias: of the new fc6, fc7 and classifier: N(0, deviation).
+        min_crop_area: smallest share of an image that a random crop keeps.
+        flip: whether to mirror half of the images.
+        seeds: how many times all is done; figures are means, with deviations for more than one.
+        seed: of the first time; others follow.
+        workdir: folder, seen by all workers, to go on from after a stop; "" for none.
+        save_every: steps from one saved state to the next; an epoch's end is saved as well.
+        paper: whose figures of the paper are shown as well: "auto", those after 100 or 90 epochs
+            where the data are ImageNet's, see `paper`; "imagenet100" or "imagenet90"; "" for none.
+    """
+
+    epochs: int = 100
+    batch_size: int = 256
+    learning_rate: float = 0.1
+    drops: tuple[int, ...] = (30, 60, 90)
+    drop_factor: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    dropout: float = 0.5
+    init_deviation: float = 0.01
+    init_bias: float = 0.1
+    min_crop_area: float = 0.08
+    flip: bool = True
+    seeds: int = 1
+    seed: int = 0
+    workdir: str = ""
+    save_every: int = 1000
+    paper: str = paper.AUTO
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "seeds", "save_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; use at least 1.")
+        for name in ("learning_rate", "drop_factor", "init_deviation"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; use a positive number.")
+        for name in ("momentum", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; use 0 or more, less than 1.")
+        if self.weight_decay < 0 or self.seed < 0:
+            raise ConfigError("weight_decay or seed is negative.")
+        if not 0 < self.min_crop_area <= 1:
+            raise ConfigError(f"min_crop_area is {self.min_crop_area}; use more than 0, up to 1.")
+        if list(self.drops) != sorted(set(self.drops)) or any(d < 1 for d in self.drops):
+            raise ConfigError(f"drops is {self.drops}; use ascending epochs of at least 1.")
+        paper.check_setting(self.paper, paper.FINETUNE)
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate of an epoch, counted from 0."""
+        return self.learning_rate * self.drop_factor ** sum(epoch >= drop for drop in self.drops)
+
+
+def paper_variant(given: dict) -> tuple[dict, int]:
+    """See `protocols`. After 90 epochs the last drop is not reached, which is the paper's too."""
+    del given
+    return {}, _PAPER_IMAGES
+
+
+def run(request, protocol: Protocol) -> tuple[dict, str]:
+    """The task; see `tasks`."""
+    train, test = request.splits()
+    check(protocol, train, request.world)
+    subject = request.subject()
+    request.announce(lambda: work(subject, train, test, protocol))
+    claim(protocol.workdir, _about(subject, train, test, protocol), request.world)
+    seeds = range(protocol.seed, protocol.seed + protocol.seeds)
+    runs = {"figures": [], "random_init": []}
+    for seed in seeds:
+        figures = fine_tune(subject, train, test, protocol, request.world, seed, "model")
+        runs["figures"].append(figures)
+        if request.random_init:
+            begin = random_init(subject, seed)
+            figures = fine_tune(begin, train, test, protocol, request.world, seed, "random_init")
+            runs["random_init"].append(figures)
+    result = summary(runs, subject, train, test)
+    result["paper_dataset"] = _paper_figures(protocol, train, test)
+    return result, table(result, protocol)
+
+
+def work(subject, train, test, protocol: Protocol) -> Work:
+    """What is done to one network: for each seed all steps, then the test images."""
+    batch_size = protocol.batch_size
+    steps = protocol.epochs * (len(train.rows) // batch_size)
+    forward = tf.function(lambda images: subject.trunk(images, training=False)["fc7"])
+    tests = forward_part(forward, subject, test, protocol.seeds * len(test.rows), batch_size)
+
+    def prepare(size):
+        return one_step(subject, train, dataclasses.replace(protocol, batch_size=size))
+
+    count = protocol.seeds * steps * batch_size
+    seeds = f", {protocol.seeds} seeds" if protocol.seeds > 1 else ""
+    return Work(
+        text_of(subject, train, test, f"{protocol.epochs} epochs{seeds}"),
+        (steps_part(count, batch_size, prepare, tests), tests),
+    )
+
+
+def _paper_figures(protocol, train, test) -> str:
+    """One of paper.FINETUNE, or ""."""
+    if protocol.paper != paper.AUTO:
+        return protocol.paper
+    facts = paper.labelled_data(train.classes, len(train.rows), len(test.rows))
+    data = paper.data_of(paper.AUTO, facts, ("imagenet",))
+    name = f"{data}{protocol.epochs}"
+    return name if name in paper.FINETUNE else ""
+
+
+def check(protocol, train, world):
+    """Refuses what cannot be trained.
+
+    Raises:
+        ConfigError: a batch that workers cannot share or images cannot fill, or one class only.
+    """
+    if protocol.batch_size % world.size:
+        raise ConfigError(
+            f"batch_size is {protocol.batch_size}, which {world.size} workers cannot share evenly; "
+            f"use a multiple of {world.size}."
+        )
+    if len(train.rows) < protocol.batch_size:
+        raise ConfigError(
+            f"batch_size is {protocol.batch_size}, but {train.path!r} has {len(train.rows)} "
+            "labelled images; use a smaller batch."
+        )
+    classes = np.unique(train.labels)
+    if len(classes) < 2:
+        raise ConfigError(
+            f"all labelled images of {train.path!r} are of class {classes[0]}; training a "
+            "classifier needs two classes."
+        )
+
+
+def summary(runs, subject, train, test) -> dict:
+    """JSON-able dict: `figures` and `random_init` (None without) with means, deviations over the
+    seeds (sample standard deviation, 0 for one) and the figures of each; `top1`, `top5`,
+    `random_init_top1`, `random_init_top5`; what was measured on what.
+    """
+    result = {name: _over_seeds(figures) for name, figures in runs.items()}
+    for figure in ("top1", "top5"):
+        result[figure] = result["figures"][figure]
+        untrained = result["random_init"]
+        result[f"random_init_{figure}"] = untrained[figure] if untrained else None
+    shares = result["top1"], result["random_init_top1"]
+    result["advice"] = advice("the model", *shares, len(test.rows))
+    return result | {
+        "network": {**subject.trunk.settings, "compute_dtype": subject.compute_dtype},
+        "short_side": subject.short_side,
+        "classes": train.classes,
+        "train_rows": len(train.rows),
+        "test_rows": len(test.rows),
+    }
+
+
+def table(result, protocol) -> str:
+    """Percentages, the paper's below."""
+    lines = [
+        f"finetune, percent of {result['test_rows']} test images; {protocol.epochs} epochs on "
+        f"{result['train_rows']}; seeds: {protocol.seeds}",
+        f"{'start':24}{'top-1':>16}{'top-5':>16}{'class mean':>16}",
+    ]
+    for name, label in (("figures", "model"), ("random_init", "random init")):
+        if found := result[name]:
+            cells = [_percent(found[f], found[f"{f}_std"], protocol.seeds) for f in _FIGURES]
+            lines.append(f"{label:24}" + "".join(f"{cell:>16}" for cell in cells))
+    figures = paper.FINETUNE.get(result["paper_dataset"], {})
+    for method, percents in figures.items():
+        cells = ["-" if p is None else f"{p:.1f}" for p in (*percents, None)]
+        lines.append(f"{'paper: ' + method:24}" + "".join(f"{cell:>16}" for cell in cells))
+    if figures:
+        lines.append("paper: on ImageNet")
+    if result["advice"]:
+        lines.append(result["advice"])
+    return "\n".join(lines)
+
+
+_FIGURES = ("top1", "top5", "mean_class")
+
+
+def _about(subject, train, test, protocol) -> dict:
+    """What a state in `workdir` depends on; the model by its weights, data sets by contents."""
+    settings = dataclasses.asdict(protocol)
+    for name in ("workdir", "seed", "seeds", "save_every", "paper"):
+        del settings[name]
+    return {
+        **{k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()},
+        "weights": weights_digest(subject.trunk),
+        "compute_dtype": subject.compute_dtype,
+        "train": train.reader.dataset.fingerprint(),
+        "test": test.reader.dataset.fingerprint(),
+    }
+
+
+def _over_seeds(figures) -> dict | None:
+    if not figures:
+        return None
+    values = {name: [one[name] for one in figures] for name in figures[0]}
+    means = {name: float(np.mean(v)) for name, v in values.items()}
+    deviations = {
+        f"{name}_std": float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for name, v in values.items()
+    }
+    return means | deviations | {"seeds": figures}
+
+
+def _percent(share, deviation, seeds):
+    text = f"{100 * share:.2f}"
+    return f"{text} +- {100 * deviation:.2f}" if seeds > 1 else text

@@ -1,0 +1,136 @@
+"""Measures a model layer by layer, an untrained network of the same shape beside it.
+
+    result, text = run(knn.evaluate, request, knn.Protocol(), knn.work)
+
+What measures is a function `evaluate(subject, train, test, layers, protocol, world)` to
+`{layer: {figure: value}}` of this worker's share of the layers. The first figure, `top1` or
+`map`, a share in [0, 1], is the one that layers are compared by.
+"""
+
+from dc_tf.distributed.collectives import ALONE, broadcast_json
+from dc_tf.evaluation.comparison import compare
+from dc_tf.evaluation.frozen.features import parse_layers
+from dc_tf.evaluation.models import random_init
+from dc_tf.evaluation.paper import linear_figures
+
+
+def run(
+    evaluate, request, protocol, work, open_splits=None, paper_data=lambda *_: ""
+) -> tuple[dict, str]:
+    """What a task's own `run` does when it measures layer by layer.
+
+    Args:
+        work: function of (subject, train, test, layers, protocol) to what is done to one network,
+            cost.Work.
+        open_splits: function of request and protocol to both splits; None for data sets of one
+            label.
+        paper_data: function of (protocol, train, test) to one of paper.LINEAR_DATA that was
+            measured on, or "".
+    """
+    layers = parse_layers(request.layers)
+    train, test = open_splits(request, protocol) if open_splits else request.splits()
+    subject = request.subject()
+    request.announce(lambda: work(subject, train, test, layers, protocol))
+    baseline, seed, world = request.random_init, request.seed, request.world
+    result = measure(evaluate, subject, train, test, layers, protocol, baseline, seed, world)
+    result["paper_dataset"] = paper_data(protocol, train, test)
+    return result, table(request.task, result)
+
+
+def measure(
+    evaluate, subject, train, test, layers, protocol, baseline=True, seed=0, world=ALONE
+) -> dict:
+    """Runs a task on a model and, if asked for, on random weights.
+
+    Args:
+        evaluate: function, see above.
+        subject: models.Subject.
+        train, test: splits.Split.
+        layers: names of layers.
+        protocol: the task's.
+        baseline: whether to measure an untrained network as well.
+        seed: of the untrained network.
+        world: Communicator of the workers that share the work; all return the same.
+
+    Returns:
+        JSON-able dict: `layers` by name with the task's figures, `random_init` the same (or
+        None); `figure`, the name of the one that layers are compared by; what
+        `comparison.compare` finds in it; under the name of the figure, such as `top1`, that of
+        `best_layer`, and as `random_init_top1` that of `random_init_best_layer`; sizes of both
+        sets.
+    """
+
+    def measured(network):
+        own = evaluate(network, train, test, layers, protocol, world)
+        found = {}
+        for root in range(world.size):
+            found |= broadcast_json(own, world, root)
+        return {layer: found[layer] for layer in layers}
+
+    own = measured(subject)
+    untrained = measured(random_init(subject, seed)) if baseline else None
+    name = first_figure(own)
+    shares = _shares(untrained, name) if untrained else None
+    found = compare(_shares(own, name), shares, len(test.rows))
+    return {
+        "layers": own,
+        "random_init": untrained,
+        "figure": name,
+        **found,
+        name: own[found["best_layer"]][name],
+        f"random_init_{name}": shares[found["random_init_best_layer"]] if untrained else None,
+        "network": {**subject.trunk.settings, "compute_dtype": subject.compute_dtype},
+        "short_side": subject.short_side,
+        "classes": train.classes,
+        "train_rows": len(train.rows),
+        "test_rows": len(test.rows),
+    }
+
+
+def table(task_name: str, result: dict) -> str:
+    """Percentages by layer, the paper's beside them on its data; then what they say."""
+    own, untrained, name = result["layers"], result["random_init"], result["figure"]
+    figures = [f for f in next(iter(own.values())) if f.startswith(("top", "mean", "map"))]
+    columns = {f: {layer: own[layer][f] for layer in own} for f in figures}
+    if untrained:
+        columns["random init"] = _shares(untrained, name)
+    notes = [f"{task_name}, percent of {result['test_rows']} test images"]
+    paper = result["paper_dataset"]
+    for method, figures in linear_figures(paper).items():
+        columns[f"paper:{method}"] = {**dict.fromkeys(own), **figures}
+    if paper:
+        notes.append(f"paper: on {paper}")
+    return "\n".join([*notes, _format(columns, list(own)), *_lines(result)])
+
+
+def first_figure(figures: dict) -> str:
+    """The name of the figure, of `{layer: {figure: value}}`, that layers are compared by."""
+    return next(iter(next(iter(figures.values()))))
+
+
+def _shares(figures, name):
+    return {layer: values[name] for layer, values in figures.items()}
+
+
+def _lines(result):
+    """Sentences below the table."""
+    name = result["figure"]
+    line = f"best layer by {name}: {result['best_layer']}, {_percent(result[name])}"
+    if result["random_init"]:
+        layer, share = result["random_init_best_layer"], result[f"random_init_{name}"]
+        line += f"; of random init {layer}, {_percent(share)}"
+    return [line, *([result["advice"]] if result["advice"] else [])]
+
+
+def _format(columns, layers):
+    widths = {name: max(len(name), 6) for name in columns}
+    head = "layer   " + "  ".join(f"{name:>{width}}" for name, width in widths.items())
+    lines = [
+        f"{layer:8}" + "  ".join(f"{_percent(columns[n][layer]):>{w}}" for n, w in widths.items())
+        for layer in layers
+    ]
+    return "\n".join([head, *lines])
+
+
+def _percent(share):
+    return "-" if share is None else f"{100 * share:.2f}"

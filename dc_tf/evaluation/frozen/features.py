@@ -1,0 +1,228 @@
+"""Frozen features of a labelled data set, all asked-for layers in one pass over the images.
+
+    extractor = Extractor(subject.trunk, {"conv13": cell_average("conv13")})
+    features = extract(extractor, subject, split, batch_size=256)
+    features["conv13"]             # (n, d), rows in the order of split.rows
+
+The arrays live in memory up to a bound and in files of a scratch folder beyond, so memory stays
+flat in the number of images.
+
+Several workers take the batches in turn and tell each other the vectors, so that all see what one
+alone would see, to the bit. Each keeps those of its own layers.
+"""
+
+import math
+import os
+import shutil
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+
+from dc_tf.distributed.collectives import ALONE
+from dc_tf.errors import ConfigError
+from dc_tf.evaluation.frozen.pooling import cell_average
+from dc_tf.nn.vgg16 import LAYERS
+from dc_tf.progress import Progress
+
+MEMORY_BYTES = 4 << 30
+_HALF_MAX = np.finfo(np.float16).max
+
+
+class Extractor:
+    """Images to one pooled vector for each of some layers; nothing beyond the last is computed.
+
+    Attributes:
+        layers: tuple of names: this worker's share of all.
+        dims: {layer: vector length} of these.
+    """
+
+    def __init__(self, trunk, pools: dict, world=ALONE):
+        """Traces the network.
+
+        Args:
+            trunk: built VGG16.
+            pools: {layer: function of its batch of features to (b, d)}.
+            world: Communicator of the workers that share the work.
+        """
+        resolution = trunk.settings["resolution"]
+        self.layers = tuple(pools)[world.rank :: world.size]
+        self._world = world
+
+        @tf.function(
+            input_signature=[tf.TensorSpec([None, resolution, resolution, 3])], autograph=False
+        )
+        def vectors(images):
+            endpoints = trunk(images, training=False)
+            return {layer: pool(endpoints[layer]) for layer, pool in pools.items()}
+
+        self._vectors = vectors
+        shapes = vectors.get_concrete_function().structured_outputs
+        self._all_dims = {layer: int(shapes[layer].shape[-1]) for layer in pools}
+        self.dims = {layer: self._all_dims[layer] for layer in self.layers}
+
+    def __call__(self, images) -> dict:
+        """{layer: (b, dim) float32} of (b, r, r, 3) float32 images in [0, 1], all layers."""
+        return self._vectors(images)
+
+    def over(self, subject, split, batch_size, what):
+        """Yields (first position, {layer: (b, dim) tensor}) over a split, with progress."""
+        own = own_batches(len(split.rows), batch_size, self._world)
+        images = split.images(batch_size, subject.resolution, subject.short_side, own)
+        enabled = self._world.rank == 0
+        with split.errors(), Progress(len(split.rows), what, "images", enabled) as progress:
+            for vectors in self.in_turn(images, len(split.rows), batch_size):
+                yield progress.done, vectors
+                progress.update(min(batch_size, len(split.rows) - progress.done))
+
+    def in_turn(self, own_images, rows, batch_size):
+        """Yields {own layer: (b, dim) tensor} of all batches, of which each worker computes some.
+
+        Args:
+            own_images: iterable of this worker's batches, in order: those of `own_batches`.
+            rows: number of images in all.
+            batch_size: of all batches but the last, which may be short.
+        """
+        images, world = iter(own_images), self._world
+        starts = range(0, rows, batch_size)
+        for first in range(0, len(starts), world.size):
+            mine = first + world.rank < len(starts)
+            computed = self(next(images)) if mine else {}
+            for root, start in enumerate(starts[first : first + world.size]):
+                count = min(batch_size, rows - start)
+                yield self._told(computed if root == world.rank else None, count, root)
+
+    def _told(self, computed, count, root):
+        """One worker's vectors on all of them, of which each keeps its own layers."""
+        told = {}
+        for layer, dim in self._all_dims.items():
+            own = tf.zeros([count, dim]) if computed is None else computed[layer]
+            told[layer] = self._world.broadcast(own, root)
+        return {layer: told[layer] for layer in self.layers}
+
+
+def own_batches(rows: int, batch_size: int, world) -> np.ndarray:
+    """(n,) int64: places in [0, rows) of the batches that this worker takes, every size-th."""
+    places = np.arange(rows)
+    return places[places // batch_size % world.size == world.rank]
+
+
+class Store:
+    """Arrays in memory up to a bound, then in files of a folder that is removed at the end.
+
+    with Store("/scratch") as store: ...
+    """
+
+    def __init__(self, folder=None, memory_bytes=MEMORY_BYTES):
+        """Prepares.
+
+        Args:
+            folder: where files go; by default $DC_TF_SCRATCH or the system's temporary folder.
+            memory_bytes: bytes of all arrays that are kept in memory.
+        """
+        self._parent = folder or os.environ.get("DC_TF_SCRATCH") or tempfile.gettempdir()
+        self._left = memory_bytes
+        self._folder = None
+        self._files = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def array(self, shape, dtype):
+        """A new (n, d) array.
+
+        Raises:
+            ConfigError: it fits neither memory nor disk.
+        """
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if size <= self._left:
+            self._left -= size
+            return np.empty(shape, dtype)
+        if self._folder is None:
+            os.makedirs(self._parent, exist_ok=True)
+            self._folder = tempfile.mkdtemp(prefix="dc_tf-features-", dir=self._parent)
+        free = shutil.disk_usage(self._folder).free
+        if size > free:
+            raise ConfigError(
+                f"features need {size / 2**30:.1f} GiB in {self._parent!r}, which has "
+                f"{free / 2**30:.1f} GiB free; name another folder with --scratch, or ask for "
+                "fewer layers."
+            )
+        self._files += 1
+        path = os.path.join(self._folder, f"{self._files}.npy")
+        return np.lib.format.open_memmap(path, "w+", dtype, tuple(shape))
+
+
+def extract(extractor, subject, split, store, batch_size=256, dtype="float32", what="features"):
+    """Features of all rows of a split.
+
+    Args:
+        dtype: "float32", or "float16" with values clipped to its range.
+
+    Returns:
+        {own layer: (n, dim) array}.
+    """
+    rows = len(split.rows)
+    arrays = {layer: store.array((rows, dim), dtype) for layer, dim in extractor.dims.items()}
+    for start, vectors in extractor.over(subject, split, batch_size, what):
+        for layer, values in vectors.items():
+            arrays[layer][start : start + len(values)] = storable(values, dtype)
+    return arrays
+
+
+def extract_cells(subject, splits, layers, protocol, store, world=ALONE) -> list[dict]:
+    """For each split, {own layer: (n, dim) float32 array} of maps averaged over a few cells.
+
+    Args:
+        protocol: has `cells` and `batch_size`.
+    """
+    extractor = cell_extractor(subject.trunk, layers, protocol.cells, world)
+    return [
+        extract(
+            extractor,
+            subject,
+            split,
+            store,
+            protocol.batch_size,
+            what=f"{subject.name}: features of {split.path}",
+        )
+        for split in splits
+    ]
+
+
+def cell_extractor(trunk, layers, cells, world=ALONE) -> Extractor:
+    """Of maps averaged over `cells` x `cells` parts; fc vectors as they are."""
+    return Extractor(trunk, {layer: cell_average(layer, cells) for layer in layers}, world)
+
+
+def storable(values, dtype) -> np.ndarray:
+    """A tensor's numbers, for "float16" clipped to its range."""
+    values = values.numpy()
+    return np.clip(values, -_HALF_MAX, _HALF_MAX) if dtype == "float16" else values
+
+
+def directions(features, mean):
+    """(n, d) float32 rows less the (d,) mean, of length 1; a row at the mean itself stays zero."""
+    centred = np.asarray(features, np.float32) - mean
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.ascontiguousarray(centred / np.maximum(length, np.finfo(np.float32).tiny))
+
+
+def parse_layers(names) -> tuple[str, ...]:
+    """Layers in the network's order, from names or "all".
+
+    Raises:
+        ConfigError: an unknown name, or none.
+    """
+    names = [name.strip() for name in names if name.strip()]
+    unknown = sorted(set(names) - {*LAYERS, "all"})
+    if unknown or not names:
+        raise ConfigError(
+            f"the layer is {', '.join(unknown) or 'missing'}; use 'all' or some of "
+            f"{', '.join(LAYERS)}."
+        )
+    return LAYERS if "all" in names else tuple(name for name in LAYERS if name in names)

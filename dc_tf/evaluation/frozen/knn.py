@@ -1,0 +1,215 @@
+"""Nearest neighbours among the training set's frozen features vote on the class.
+
+Maps are averaged over a few cells, fc vectors taken as they are; centred by the training set's
+mean, compared by cosine, exactly (faiss). A neighbour votes with exp(cosine / temperature).
+Nothing is learned, so the figure is of the features alone. Rows are read a chunk at a time, so
+that features on disk never have to fit memory.
+
+    results = evaluate(subject, train, test, ["conv7", "conv13"], Protocol())
+    results["conv13"]["top1"]
+
+Reference for the weighting: Wu et al. 2018 (non-parametric instance discrimination), section 3.4.
+"""
+
+import dataclasses
+import logging
+
+import numpy as np
+
+from dc_tf.distributed.collectives import ALONE
+from dc_tf.errors import ConfigError
+from dc_tf.evaluation.cost import Part, Work
+from dc_tf.evaluation.frozen import by_layer
+from dc_tf.evaluation.frozen.features import Store, cell_extractor, directions, extract_cells
+from dc_tf.evaluation.metrics import accuracy, mean_class_accuracy
+from dc_tf.evaluation.work import features_part, text_of
+from dc_tf.progress import Progress
+
+# It reports each instruction set that its wheel was not built for.
+logging.getLogger("faiss.loader").setLevel(logging.WARNING)
+
+_CHUNK_BYTES = 256 << 20  # of float32 rows of either split at a time
+_TEST_ROWS = 4096  # at most at a time: votes take a number for each row and class
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Settings.
+
+    Attributes:
+        neighbours: numbers of neighbours to report; `top1` is that of the largest.
+        temperature: of the votes.
+        cells: maps are averaged over cells x cells parts; 1 forgets where things are, which on
+            small images costs the early layers much.
+        batch_size: images at a time through the network.
+        scratch: folder for features that do not fit memory; None for the system's own.
+    """
+
+    neighbours: tuple[int, ...] = (1, 5, 20)
+    temperature: float = 0.07
+    cells: int = 2
+    batch_size: int = 256
+    scratch: str | None = None
+
+    def __post_init__(self):
+        if not self.neighbours or min(self.neighbours) < 1:
+            raise ConfigError(f"neighbours is {self.neighbours}; use numbers of at least 1.")
+        if self.cells < 1:
+            raise ConfigError(f"cells is {self.cells}; use at least 1.")
+        if self.temperature <= 0:
+            raise ConfigError(f"temperature is {self.temperature}; use a positive number.")
+
+
+def run(request, protocol: Protocol) -> tuple[dict, str]:
+    """The task; see `tasks`."""
+    return by_layer.run(evaluate, request, protocol, work)
+
+
+def work(subject, train, test, layers, protocol: Protocol) -> Work:
+    """What is done to one network: all images once, all test rows against all training rows."""
+    extractor = cell_extractor(subject.trunk, layers, protocol.cells)
+    columns = sum(extractor.dims.values())
+    millions = len(train.rows) * len(test.rows) * columns / 1e6
+    search = _search(columns // len(layers), max(protocol.neighbours))
+    return Work(
+        text_of(subject, train, test),
+        (
+            features_part(extractor, subject, train, test, protocol.batch_size),
+            Part("millions of products of the search", millions, search, _TEST_ROWS),
+        ),
+    )
+
+
+def _search(dim, neighbours):
+    """A function that compares some random rows with a million numbers of others."""
+    import faiss
+
+    random = np.random.default_rng(0)
+    database = random.standard_normal((-(-1_000_000 // dim), dim), np.float32)
+    rows = random.standard_normal((_TEST_ROWS, dim), np.float32)
+    count = min(neighbours, len(database))
+
+    def sample(millions):
+        faiss.knn(rows[:millions], database, count, metric=faiss.METRIC_INNER_PRODUCT)
+        return millions
+
+    return sample
+
+
+def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
+    """Classifies a test split by a training split.
+
+    Args:
+        subject: models.Subject.
+        train, test: splits.Split.
+        layers: names of layers.
+        world: Communicator of the workers that share the layers.
+
+    Returns:
+        {own layer: {"top1": largest number of neighbours, "mean_class": the same averaged over
+        classes, "top1_k1": ..., "top1_k5": ..., ...}}, shares in [0, 1].
+    """
+    with Store(protocol.scratch) as store:
+        features = extract_cells(subject, (train, test), layers, protocol, store, world)
+        results = {}
+        own, what = features[0], f"{subject.name}: k-NN"
+        with Progress(len(own), what, "layers", world.rank == 0) as progress:
+            for layer in own:
+                predicted = classify(
+                    *(arrays[layer] for arrays in features),
+                    train.labels,
+                    train.classes,
+                    protocol.neighbours,
+                    protocol.temperature,
+                )
+                results[layer] = _figures(predicted, test.labels)
+                progress.update(1, top1=results[layer]["top1"])
+    return results
+
+
+def classify(train, test, train_labels, classes, neighbours=(20,), temperature=0.07) -> dict:
+    """Predicts classes by weighted votes.
+
+    Args:
+        train: (n, d) features; a number of neighbours beyond n means n.
+        test: (t, d) features.
+        train_labels: (n,) int32 in [0, classes).
+
+    Returns:
+        {k: (t,) int64 predicted classes} for k of `neighbours`.
+    """
+    cosines, rows = nearest(train, test, min(max(neighbours), len(train)))
+    chunks = []
+    for part in _parts(test, _TEST_ROWS):
+        votes = np.exp((cosines[part] - cosines[part, :1]) / temperature)
+        labels = train_labels[rows[part]]
+        chunks.append([_vote(votes[:, :k], labels[:, :k], classes) for k in neighbours])
+    return {k: np.concatenate(parts) for k, parts in zip(neighbours, zip(*chunks))}
+
+
+def nearest(train, test, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training rows of the highest cosine with each test row, both less the training mean.
+
+    Apart from the result, memory grows with the rows of neither split. Each part of the training
+    set, which may be far larger than memory, is read once and meets all of the test set.
+
+    Args:
+        train: (n, d) float32 array or memory map.
+        test: (t, d) float32 array or memory map.
+        count: of rows for each, in [1, n].
+
+    Returns:
+        (t, count) float32 cosines, falling, and (t, count) int64 rows in [0, n). Of equal cosines
+        the lower row comes first; which of those at the last place are left out faiss decides.
+    """
+    import faiss  # slow to import, and not needed by other tasks
+
+    mean = np.mean(train, axis=0, dtype=np.float64).astype(np.float32)
+    cosines = np.full((len(test), count), -np.inf, np.float32)
+    rows = np.full((len(test), count), -1, np.int64)
+    for known in _parts(train):
+        database = directions(train[known], mean)
+        for part in _parts(test, _TEST_ROWS):
+            found, places = faiss.knn(
+                directions(test[part], mean),
+                database,
+                min(count, len(database)),
+                metric=faiss.METRIC_INNER_PRODUCT,
+            )
+            cosines[part], rows[part] = _best(
+                np.concatenate([cosines[part], found], axis=1),
+                np.concatenate([rows[part], known.start + places], axis=1),
+                count,
+            )
+        del database  # else it is still there while the next one is made
+    return cosines, rows
+
+
+def _parts(features, most_rows=None) -> list[slice]:
+    """Slices of all rows in order, each within the bounds but of at least one row."""
+    step = max(1, _CHUNK_BYTES // (4 * features.shape[1]))
+    step = min(step, most_rows or step)
+    return [slice(start, start + step) for start in range(0, len(features), step)]
+
+
+def _best(cosines, rows, count):
+    """The first `count` columns of each line by falling cosine, then by rising row."""
+    order = np.lexsort((rows, -cosines))[:, :count]
+    return np.take_along_axis(cosines, order, 1), np.take_along_axis(rows, order, 1)
+
+
+def _vote(votes, labels, classes):
+    rows = np.arange(len(votes))[:, None]
+    sums = np.bincount(
+        (rows * classes + labels).ravel(), votes.ravel(), minlength=len(votes) * classes
+    )
+    return sums.reshape(-1, classes).argmax(1)
+
+
+def _figures(predicted, labels):
+    most = max(predicted)
+    return {
+        "top1": accuracy(predicted[most], labels),
+        "mean_class": mean_class_accuracy(predicted[most], labels),
+        **{f"top1_k{k}": accuracy(values, labels) for k, values in predicted.items()},
+    }

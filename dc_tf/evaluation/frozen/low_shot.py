@@ -1,0 +1,153 @@
+"""How few labels are enough: linear SVMs on frozen features of a few images of each class.
+
+Features as for k-NN: maps averaged over a few cells, centred by the training set's mean, of length
+1. In each draw, the images of a smaller number of shots are among those of a larger one.
+
+    results = evaluate(subject, train, test, ["conv11", "conv13"], Protocol())
+    results["conv13"]["top1_s8"], results["conv13"]["std_s8"]
+"""
+
+import dataclasses
+
+import numpy as np
+
+from dc_tf.distributed.collectives import ALONE
+from dc_tf.errors import ConfigError
+from dc_tf.evaluation.cost import Part, Work
+from dc_tf.evaluation.frozen import by_layer
+from dc_tf.evaluation.frozen.features import Store, cell_extractor, directions, extract_cells
+from dc_tf.evaluation.metrics import accuracy
+from dc_tf.evaluation.work import features_part, text_of
+from dc_tf.progress import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Settings.
+
+    Attributes:
+        shots: images of each class, ascending; `top1` is that of the largest.
+        draws: how often images are drawn; figures are means and deviations over these.
+        cost: C of the SVM.
+        cells, batch_size, scratch: as of `knn.Protocol`.
+        seed: of the draws.
+    """
+
+    shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
+    draws: int = 5
+    cost: float = 1.0
+    cells: int = 2
+    batch_size: int = 256
+    scratch: str | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        if not self.shots or list(self.shots) != sorted(set(self.shots)) or self.shots[0] < 1:
+            raise ConfigError(f"shots is {self.shots}; use ascending numbers of at least 1.")
+        for name, least in (("draws", 1), ("cells", 1), ("cost", 1e-30)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; use a positive number.")
+
+
+def run(request, protocol: Protocol) -> tuple[dict, str]:
+    """The task; see `tasks`."""
+    return by_layer.run(evaluate, request, protocol, work)
+
+
+def work(subject, train, test, layers, protocol: Protocol) -> Work:
+    """What is done to one network: all images once, then the fits, counted in their images."""
+    extractor = cell_extractor(subject.trunk, layers, protocol.cells)
+    dim = sum(extractor.dims.values()) // len(layers)
+    rows = [shots * len(np.unique(train.labels)) for shots in protocol.shots]
+    labels = np.arange(max(rows)) % len(np.unique(train.labels))
+    fits = protocol.draws * len(layers)
+    return Work(
+        text_of(subject, train, test, f"{fits * len(rows)} fits"),
+        (
+            features_part(extractor, subject, train, test, protocol.batch_size),
+            Part("images of fits", fits * sum(rows), _fit(dim, labels, protocol.cost), max(rows)),
+        ),
+    )
+
+
+def _fit(dim, labels, cost):
+    """A function that fits some random vectors with these labels, at least one of each class."""
+    random = np.random.default_rng(0)
+    vectors = directions(random.standard_normal((len(labels), dim), np.float32), 0.0)
+
+    def sample(images):
+        count = min(len(vectors), max(images, labels.max() + 1))
+        classify(vectors[:count], labels[:count], vectors[:1], cost)
+        return count
+
+    return sample
+
+
+def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
+    """Classifies a test split after learning from few images of a training split.
+
+    Args:
+        subject: models.Subject.
+        train, test: splits.Split.
+        layers: names of layers.
+        world: Communicator of the workers that share the layers.
+
+    Returns:
+        {own layer: {"top1": of the largest number of shots, "top1_s1": mean over the draws,
+        "std_s1": their sample standard deviation (0 for one draw), ...}}, shares in [0, 1].
+
+    Raises:
+        ConfigError: a class of the training split has fewer images than the largest shot.
+    """
+    drawn = draw(train, protocol)
+    with Store(protocol.scratch) as store:
+        both = extract_cells(subject, (train, test), layers, protocol, store, world)
+        results = {}
+        fits = len(both[0]) * protocol.draws * len(protocol.shots)
+        with Progress(fits, f"{subject.name}: SVMs", "fits", world.rank == 0) as progress:
+            for layer in both[0]:
+                known, unknown = (features[layer] for features in both)
+                mean = np.mean(known, axis=0, dtype=np.float64).astype(np.float32)
+                unknown = directions(unknown, mean)
+                hits = np.empty((protocol.draws, len(protocol.shots)))
+                for place, rows in np.ndenumerate(drawn):
+                    predicted = classify(
+                        directions(known[rows], mean), train.labels[rows], unknown, protocol.cost
+                    )
+                    hits[place] = accuracy(predicted, test.labels)
+                    progress.update(1)
+                results[layer] = _figures(hits, protocol.shots)
+    return results
+
+
+def draw(split, protocol) -> np.ndarray:
+    """(draws, shots) object array of (n,) positions in `split.rows`, ascending."""
+    classes, counts = np.unique(split.labels, return_counts=True)
+    if counts.min() < protocol.shots[-1]:
+        poorest = classes[counts.argmin()]
+        raise ConfigError(
+            f"class {poorest} of {split.path} has {counts.min()} images, but up to "
+            f"{protocol.shots[-1]} a class are asked for; lower shots."
+        )
+    drawn = np.empty((protocol.draws, len(protocol.shots)), object)
+    for number in range(protocol.draws):
+        random = np.random.default_rng((protocol.seed, number))
+        orders = [random.permutation(np.flatnonzero(split.labels == c)) for c in classes]
+        for place, shots in enumerate(protocol.shots):
+            drawn[number, place] = np.sort(np.concatenate([order[:shots] for order in orders]))
+    return drawn
+
+
+def classify(features, labels, unknown, cost) -> np.ndarray:
+    """(t,) predicted classes of (t, d) features, from (n, d) features and their (n,) labels."""
+    from sklearn import svm  # takes seconds to import
+
+    return svm.LinearSVC(C=cost, dual=True, max_iter=10_000).fit(features, labels).predict(unknown)
+
+
+def _figures(hits, shots) -> dict:
+    figures = {"top1": float(hits[:, -1].mean())}
+    for place, count in enumerate(shots):
+        figures[f"top1_s{count}"] = float(hits[:, place].mean())
+        figures[f"std_s{count}"] = float(hits[:, place].std(ddof=1)) if len(hits) > 1 else 0.0
+    return figures

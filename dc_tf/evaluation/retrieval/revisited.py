@@ -1,0 +1,95 @@
+"""Ground truth of ROxford5k and RParis6k: easy, medium and hard.
+
+    truth = read_revisited("/data/roxford5k")
+
+Anywhere under the folder: the images and one `gnd_*.pkl`, or `gnd_*.json` of the same content: a
+mapping of `imlist` (names of the database's images), `qimlist` (of the queries') and `gnd`, for
+each query a mapping of `bbx` (left, top, right, bottom) and `easy`, `hard`, `junk` (row ids).
+
+Reference: Radenovic et al. 2018. To be found is easy; easy and hard (medium); hard. Of the other
+two sets, what is not to be found counts neither way, as junk.
+"""
+
+import json
+
+import numpy as np
+import tensorflow as tf
+
+from dc_tf.errors import ConfigError, DataError
+from dc_tf.evaluation.retrieval.ground_truth import (
+    Answer,
+    ImageNames,
+    Query,
+    Truth,
+    checked_box,
+    files_in,
+)
+from dc_tf.evaluation.retrieval.safe_pickle import load_plain
+
+# What is to be found, and what is junk besides `junk`.
+FIGURES = {
+    "easy": (("easy",), ("hard",)),
+    "hard": (("hard",), ("easy",)),
+    "medium": (("easy", "hard"), ()),
+}
+
+
+def truth_files(folder: str) -> list[str]:
+    """Paths of the files under a folder that may hold such a ground truth."""
+    names = [(path, path.rpartition("/")[2]) for path in files_in(folder)]
+    return [p for p, name in names if name.startswith("gnd_") and name.endswith((".pkl", ".json"))]
+
+
+def read_revisited(folder: str) -> Truth:
+    """The benchmark.
+
+    Raises:
+        ConfigError: not exactly one ground truth.
+        DataError: it is not understood, or an image that it names is missing.
+    """
+    paths = truth_files(folder)
+    if len(paths) != 1:
+        raise ConfigError(f"{folder!r} has {len(paths)} files 'gnd_*.pkl' or '.json'; leave one.")
+    values = _read(paths[0])
+    names = ImageNames(folder)
+    try:
+        database = [names.path(str(name), paths[0]) for name in values["imlist"]]
+        entries = list(zip(values["qimlist"], values["gnd"], strict=True))
+        queries = [_query(names, *entry, len(database), paths[0]) for entry in entries]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{paths[0]} is not a ground truth of imlist, qimlist and gnd: {error!r}."
+        ) from error
+    if not any(query.answers for query in queries):
+        raise DataError(f"{paths[0]} has no query with an image to be found.")
+    return Truth("revisited", database, queries, tuple(FIGURES))
+
+
+def _query(names, name, entry, size, source):
+    rows = {kind: _rows(entry[kind], size, source) for kind in ("easy", "hard", "junk")}
+    answers = {}
+    for figure, (wanted, ignored) in FIGURES.items():
+        positives = np.concatenate([rows[kind] for kind in wanted])
+        if len(positives):
+            junk = np.concatenate([rows[kind] for kind in ("junk", *ignored)])
+            answers[figure] = Answer(positives, junk)
+    path = names.path(str(name), source)
+    return Query(path, checked_box(entry["bbx"], source), None, answers)
+
+
+def _rows(values, size, source):
+    rows = np.asarray(list(values), np.int64)
+    if rows.ndim != 1 or (rows.size and not 0 <= rows.min() <= rows.max() < size):
+        raise DataError(f"{source} has the row ids {rows.tolist()[:9]}; imlist has {size}.")
+    return rows
+
+
+def _read(path):
+    with tf.io.gfile.GFile(path, "rb") as f:
+        data = f.read()
+    if path.endswith(".pkl"):
+        return load_plain(data, path)
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}.") from error

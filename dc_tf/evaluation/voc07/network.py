@@ -1,0 +1,128 @@
+"""A trunk with fresh fully connected layers, fine-tuned to say which classes an image has.
+
+    network = MultiLabelNetwork(subject.trunk, classes=20, tune="fc68")
+    network.reset(seed=0)
+    loss = network.step(images, labels, key=(0, step), rate=0.002, weight_decay=1e-5)
+    scores = network.logits(images)
+
+Several workers each take their rows of the batch; gradients are summed over the world, so that
+all hold the same weights, those of one worker to rounding.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from dc_tf.distributed.collectives import Solo, all_sum_packed
+from dc_tf.evaluation.frozen.probes import multi_label_loss
+from dc_tf.export.weights import flat_weights, named_weights, trainable_weights
+from dc_tf.nn.heads import LinearHead
+from dc_tf.nn.vgg16 import dropout_mask
+from dc_tf.seeds import derive
+
+TUNES = ("fc68", "all")
+_BIAS = 0.1  # of fresh layers (REFERENCE section 5)
+
+
+class MultiLabelNetwork(tf.Module):
+    """Convolutions, fc6, ReLU, dropout, fc7, ReLU, fc8; batch norm by its running statistics.
+
+    The trunk is used, not copied: `reset` writes into its weights, `restore` undoes that.
+
+    Attributes:
+        tuned: variables that are trained: fc6 to fc8, and with tune="all" those of the
+            convolutions and of batch norm.
+    """
+
+    def __init__(
+        self, trunk, classes, tune, momentum=0.9, clip_norm=10.0, deviation=0.01, world=None
+    ):
+        """Prepares.
+
+        Args:
+            trunk: built VGG16.
+            tune: "fc68" trains nothing but fc6, fc7 and fc8, "all" all weights.
+            clip_norm: largest norm of the gradient of all weights together.
+            deviation: of the fresh weights, drawn from N(0, deviation).
+            world: Communicator of the workers that train the same network; None for one alone.
+        """
+        super().__init__(name="multi_label")
+        self._trunk = trunk
+        self._frozen = tune == "fc68"
+        self._momentum = momentum
+        self._clip_norm = clip_norm
+        self._deviation = deviation
+        self._world = world or Solo()
+        self._head = LinearHead(trunk.fc7.kernel.shape[-1], classes)
+        weights = named_weights(trunk)
+        self._initial = [v.numpy() for v in flat_weights(weights)]
+        fresh = (weights.pop("fc6"), weights.pop("fc7"))
+        self._fresh = [v for layer in fresh for v in layer.values()]
+        self._fresh += [self._head.kernel, self._head.bias]
+        self.tuned = [*([] if self._frozen else trainable_weights(weights)), *self._fresh]
+        self._velocities = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self.tuned]
+
+    def reset(self, seed: int):
+        """The trunk's own convolutions, fresh fc6 to fc8 from the seed, an optimizer at rest."""
+        self.restore()
+        random = np.random.default_rng(derive("voc07 fc", seed))
+        for variable in self._fresh:
+            if len(variable.shape) == 2:
+                variable.assign(
+                    self._deviation * random.standard_normal(variable.shape, np.float32)
+                )
+            else:
+                variable.assign(tf.fill(variable.shape, _BIAS))
+        for velocity in self._velocities:
+            velocity.assign(tf.zeros_like(velocity))
+
+    def restore(self):
+        """Gives the trunk back the weights that it came with."""
+        for variable, value in zip(flat_weights(named_weights(self._trunk)), self._initial):
+            variable.assign(value)
+
+    @tf.function(autograph=False)
+    def step(self, images, labels, first, batch_size, key, rate, weight_decay):
+        """One step of SGD with momentum, clipping and coupled weight decay.
+
+        Args:
+            images: (b, r, r, 3) float32 in [0, 1], this worker's rows of the batch.
+            labels: (b, classes) int8: 1 present, 0 absent, others not counted.
+            first: () int32, place of the first of them in the batch.
+            batch_size: int, images of all workers together.
+            key: (2,) int32, seed of the dropout.
+            rate: () float32 learning rate.
+            weight_decay: () float32.
+
+        Returns:
+            () float32: cross-entropy summed over classes, its mean over the batch, in nats.
+        """
+        mask = dropout_mask([batch_size, self._trunk.fc6.units], key)
+        mask = mask[first : first + tf.shape(images)[0]]
+        features = self._features(images) if self._frozen else None
+        with tf.GradientTape() as tape:
+            if not self._frozen:
+                features = self._features(images)
+            loss = multi_label_loss(self._scores(features, mask), labels)
+            loss = tf.reduce_sum(loss) / tf.cast(batch_size, tf.float32)
+        gradients = tape.gradient(loss, self.tuned)
+        loss, *gradients = all_sum_packed([loss, *gradients], self._world)
+        gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm)
+        for variable, gradient, velocity in zip(self.tuned, gradients, self._velocities):
+            velocity.assign(self._momentum * velocity + gradient + weight_decay * variable)
+            variable.assign_sub(rate * velocity)
+        return loss
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def logits(self, images):
+        """(b, classes) float32 of (b, r, r, 3) images, without dropout."""
+        return self._scores(self._features(images), None)
+
+    def _features(self, images):
+        return self._trunk.convolve(images, training=False)[1]
+
+    def _scores(self, features, mask):
+        x = tf.nn.relu(self._trunk.fc6(features))
+        if mask is not None:
+            x *= tf.cast(mask, x.dtype)
+        x = tf.nn.relu(self._trunk.fc7(x))
+        return self._head(tf.cast(x, tf.float32))

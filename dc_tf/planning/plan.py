@@ -1,0 +1,199 @@
+"""What a run will do and what it will cost a worker, before anything is started.
+
+    plan = make_plan(experiment, rows=96_000_000, workers=64)
+    plan.scratch_bytes, plan.stages[0].steps_per_epoch
+    print(as_text(plan))    # of plan_report.py
+
+Bytes are computed from counts. Seconds are given only where a rate was measured on these machines:
+`rates_of(run)` finds what a run has written, `measure.measure` takes some steps, `dc_tf doctor`
+measures the network.
+"""
+
+import dataclasses
+import os
+
+from dc_tf.clustering.cost import model as clustering_cost
+from dc_tf.clustering.cost.hardware import CORE, P4D, Machine
+from dc_tf.data.input.batch_plan import BatchPlan
+from dc_tf.planning.stages import plan_stages
+from dc_tf.planning.training_cost import StageSize, problem_of
+from dc_tf.training.metrics import read
+
+# Of Python, TensorFlow and its libraries: without a GPU as `clustering/cost/hardware.py` has it.
+RUNTIME_BYTES = int(CORE.runtime_bytes)
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePlan:
+    """What a worker does in one stage, and what it needs for it.
+
+    Attributes:
+        stage: experiment.Stage.
+        batch: BatchPlan.
+        size: StageSize of the training.
+        clustering: clustering.cost.Estimate of one clustering, or None without.
+        steps_per_epoch: optimisation steps.
+    """
+
+    stage: object
+    batch: BatchPlan
+    size: StageSize
+    clustering: clustering_cost.Estimate | None
+    steps_per_epoch: int
+
+    @property
+    def steps(self) -> int:
+        return self.steps_per_epoch * self.stage.epochs
+
+    @property
+    def groups(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """(ranks, the super-classes that they serve), for all workers."""
+        topology = self.batch.topology
+        firsts = range(0, topology.workers, topology.workers_per_super_class)
+        return [(topology.sharers(rank), topology.served(rank)) for rank in firsts]
+
+    @property
+    def iteration_bytes(self) -> int:
+        """That a worker puts into the sums of one iteration of all k-means of the larger level."""
+        if self.clustering is None or self.batch.topology.workers == 1:
+            return 0
+        return max(level.exchanged_bytes for level in self.clustering.levels)
+
+    @property
+    def disk_bytes(self) -> int:
+        """On the worker's own disk: features, and what a restart of the clustering goes on from."""
+        return int(self.clustering.disk_bytes) if self.clustering else 0
+
+    @property
+    def host_bytes(self) -> int:
+        """Of host memory at the least, beside a GPU."""
+        clustering = int(self.clustering.memory.host) if self.clustering else 0
+        return max(RUNTIME_BYTES + self.size.host_bytes, clustering + self.size.row_bytes)
+
+    @property
+    def device_bytes(self) -> int:
+        """Of the GPU's memory at the least."""
+        clustering = int(self.clustering.memory.device) if self.clustering else 0
+        return max(self.size.device_bytes, clustering + 4 * self.size.trunk_weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run on some workers.
+
+    Attributes:
+        rows: N of the data set.
+        workers: W.
+        stages: tuple of StagePlan.
+        checkpoint_every, keep_checkpoints: of the experiment.
+        on_gpu: whether the workers have GPUs; else all memory is the host's.
+    """
+
+    rows: int
+    workers: int
+    stages: tuple[StagePlan, ...]
+    checkpoint_every: int
+    keep_checkpoints: int
+    on_gpu: bool
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """On each worker's own disk at a time."""
+        return max(stage.disk_bytes for stage in self.stages)
+
+    @property
+    def shared_bytes(self) -> int:
+        """On the disk of the run folder: checkpoints, and the assignments of all clusterings."""
+        sizes = [stage.size.checkpoint_bytes for stage in self.stages]
+        rounds = sum(stage.stage.rounds for stage in self.stages if stage.stage.clustered)
+        # Those that are kept and the one that is written; one of each stage's end; 8 bytes a row.
+        return (self.keep_checkpoints + 1) * max(sizes) + sum(sizes) + 8 * self.rows * rounds
+
+    @property
+    def host_bytes(self) -> int:
+        host = max(stage.host_bytes for stage in self.stages)
+        if self.on_gpu:
+            return host
+        trained = max(stage.size.device_bytes + stage.size.host_bytes for stage in self.stages)
+        return max(host, RUNTIME_BYTES + trained)
+
+    @property
+    def device_bytes(self) -> int:
+        return max(stage.device_bytes for stage in self.stages) if self.on_gpu else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """What was measured, and by whom.
+
+    Attributes:
+        images_per_s: {stage index: images a second of all workers together, in training}.
+        source: who says so.
+        extract_per_s: images a second of all workers in the extraction of features; None: unknown.
+        machine: clustering.machines.Machine for what else a clustering takes; None: unknown.
+        notes: {stage index: why it was not measured, or how}.
+        first_steps_s: seconds of the first step of all stages, in which TensorFlow prepares them.
+        seconds: that the measurement took; 0 where there was none.
+    """
+
+    images_per_s: dict[int, float] = dataclasses.field(default_factory=dict)
+    source: str = ""
+    extract_per_s: float | None = None
+    machine: Machine | None = None
+    notes: dict[int, str] = dataclasses.field(default_factory=dict)
+    first_steps_s: float = 0.0
+    seconds: float = 0.0
+
+    def clusterings_s(self, stage: StagePlan) -> float | None:
+        """Seconds of all clusterings of a stage; None where they are not known."""
+        if stage.clustering is None or not self.extract_per_s or self.machine is None:
+            return None
+        cost = clustering_cost.estimate(stage.clustering.problem, self.machine)
+        extraction_s = cost.problem.rows / self.extract_per_s
+        return stage.stage.rounds * (extraction_s + cost.whiten_s + cost.kmeans_s)
+
+
+def make_plan(experiment, rows: int, workers: int, on_gpu: bool = False) -> Plan:
+    """The plan of an experiment.
+
+    Raises:
+        ConfigError: the experiment does not fit the workers or the rows.
+    """
+    batches = plan_stages(experiment, rows, workers)
+    machine = P4D if on_gpu else CORE  # only its bytes are used, none of its rates
+    stages = []
+    for stage, batch in zip(experiment.stages, batches):
+        problem = problem_of(experiment, stage, rows, workers)
+        stages.append(
+            StagePlan(
+                stage=stage,
+                batch=batch,
+                size=StageSize.of(experiment, stage, workers, rows),
+                clustering=problem and clustering_cost.estimate(problem, machine),
+                steps_per_epoch=batch.steps(rows),
+            )
+        )
+    return Plan(
+        rows,
+        workers,
+        tuple(stages),
+        experiment.checkpoint_every,
+        experiment.keep_checkpoints,
+        on_gpu,
+    )
+
+
+def rates_of(run) -> Rates:
+    """What the run in a folder has measured so far: the median speed of each stage."""
+    if not os.path.exists(run.metrics):
+        return Rates()
+    speeds: dict[int, list[float]] = {}
+    for line in read(run.metrics):
+        if line["event"] == "train":
+            speeds.setdefault(line["stage"], []).append(line["images_per_second"])
+    medians = {stage: sorted(found)[len(found) // 2] for stage, found in speeds.items()}
+    return Rates(medians, f"measured by the run in {run.path} so far")

@@ -1,0 +1,164 @@
+"""A plan for people and for programs.
+
+print(as_text(plan, rates_of(run)))
+json.dumps(as_dict(plan))
+"""
+
+from dc_tf.memory import size
+from dc_tf.planning.plan import Plan, Rates, StagePlan
+
+# Groups of workers that are listed, before the list is cut.
+_SHOWN_GROUPS = 4
+
+
+def as_text(plan: Plan, rates: Rates = Rates()) -> str:  # noqa: B008
+    """The plan for people."""
+    lines = [
+        ("data set", f"{plan.rows:,} images"),
+        ("workers", f"{plan.workers}, each on {'one GPU' if plan.on_gpu else 'CPUs'}"),
+    ]
+    for index, stage in enumerate(plan.stages):
+        lines += _stage_lines(index, stage, rates)
+    lines += [
+        (
+            "checkpoints",
+            f"every {plan.checkpoint_every:,} steps, after each round and each stage; the newest "
+            f"{plan.keep_checkpoints} and those of stages' ends are kept",
+        ),
+        ("all steps", f"{plan.steps:,}"),
+        ("memory", f"at least {size(plan.host_bytes)} of the host for each worker"),
+    ]
+    if plan.on_gpu:
+        lines.append(("GPU memory", f"at least {size(plan.device_bytes)} for each worker"))
+    lines += [
+        ("scratch disk", f"{size(plan.scratch_bytes)} for each worker (DC_TF_SCRATCH)"),
+        ("run folder", f"up to {size(plan.shared_bytes)}, shared by all"),
+    ]
+    return "\n".join(f"{name:<13} {value}" for name, value in lines)
+
+
+def as_dict(plan: Plan, rates: Rates = Rates()) -> dict:  # noqa: B008
+    """The plan for programs; sizes in bytes, those of a worker unless they say otherwise."""
+    return {
+        "rows": plan.rows,
+        "workers": plan.workers,
+        "steps": plan.steps,
+        "memory_bytes": plan.host_bytes,
+        "gpu_memory_bytes": plan.device_bytes,
+        "scratch_bytes": plan.scratch_bytes,
+        "shared_bytes": plan.shared_bytes,
+        "stages": [_stage_dict(i, stage, rates) for i, stage in enumerate(plan.stages)],
+        "measured": _measured_dict(rates) if rates.seconds else None,
+    }
+
+
+def seconds_of(index: int, plan: StagePlan, rates: Rates) -> float | None:
+    """Seconds that training takes for all epochs of a stage, if its speed was measured."""
+    speed = rates.images_per_s.get(index)
+    return plan.steps * plan.batch.batch_size / speed if speed else None
+
+
+def _stage_lines(index, plan, rates):
+    stage, batch = plan.stage, plan.batch
+    yield (
+        f"stage {index}",
+        f"{stage.name}: {stage.epochs} epochs of {plan.steps_per_epoch:,} steps; a step has "
+        f"{batch.batch_size:,} images, {batch.per_worker} of each worker",
+    )
+    yield from (("", f"  {text}") for text in _topology_lines(plan))
+    if stage.clustered:
+        yield "", f"  {_clustering_text(plan)}"
+    if batch.topology.workers > 1:
+        yield (
+            "",
+            f"  all-reduce: {size(plan.size.exchanged_bytes)} a step of each worker"
+            + (
+                f", {size(plan.iteration_bytes)} an iteration of k-means"
+                if plan.iteration_bytes
+                else ""
+            ),
+        )
+    yield "", f"  {_time_text(index, plan, rates)}"
+
+
+def _topology_lines(plan):
+    groups = plan.groups
+    shown = groups if len(groups) <= _SHOWN_GROUPS else [*groups[: _SHOWN_GROUPS - 1], groups[-1]]
+    for number, (ranks, classes) in enumerate(shown):
+        if number == _SHOWN_GROUPS - 1 and len(groups) > _SHOWN_GROUPS:
+            yield "..."
+        workers = f"worker{'s' if len(ranks) > 1 else ''} {_span(ranks)}"
+        yield f"{workers}: super-class{'es' if len(classes) > 1 else ''} {_span(classes)}"
+
+
+def _clustering_text(plan):
+    stage, cost = plan.stage, plan.clustering
+    problem = cost.problem
+    text = f"{stage.rounds} clusterings, every {stage.reassign_every} epochs, into {stage.clusters}"
+    if stage.sub_clusters:
+        text += f" x {stage.sub_clusters:,}"
+    return (
+        f"{text} clusters of {problem.dim} components; a worker extracts {problem.own_rows:,} "
+        f"images and keeps {size(cost.store_bytes)} of features"
+    )
+
+
+def _time_text(index, plan, rates):
+    seconds, note = seconds_of(index, plan, rates), rates.notes.get(index)
+    if seconds is None:
+        why = note or "since no speed was measured; --measure takes some seconds"
+        return f"time: not known, {why}"
+    speed = f"{rates.images_per_s[index]:,.4g} images a second"
+    source = f"{rates.source}; {note}" if note else rates.source
+    clusterings_s = rates.clusterings_s(plan)
+    if clusterings_s is not None:
+        rest = f", and {_duration(clusterings_s)} of clusterings"
+    else:
+        rest = ", without clusterings" if plan.stage.clustered else ""
+    return f"time: {_duration(seconds)} of training at {speed} ({source}){rest}"
+
+
+def _stage_dict(index, plan, rates):
+    return {
+        "name": plan.stage.name,
+        "epochs": plan.stage.epochs,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "clusterings": plan.stage.rounds if plan.stage.clustered else 0,
+        "batch_per_worker": plan.batch.per_worker,
+        "serves": [
+            {"workers": list(ranks), "super_classes": list(classes)}
+            for ranks, classes in plan.groups
+        ],
+        "weights": plan.size.weights,
+        "step_bytes": plan.size.exchanged_bytes,
+        "iteration_bytes": plan.iteration_bytes,
+        "feature_bytes": int(plan.clustering.store_bytes) if plan.clustering else 0,
+        "checkpoint_bytes": plan.size.checkpoint_bytes,
+        "reassign_every": plan.stage.reassign_every if plan.stage.clustered else 0,
+        "drops": list(plan.stage.optimizer.drops),
+        "images_per_second": rates.images_per_s.get(index),
+        "train_seconds": seconds_of(index, plan, rates),
+        "clustering_seconds": rates.clusterings_s(plan),
+    }
+
+
+def _measured_dict(rates):
+    return {
+        "source": rates.source,
+        "extract_images_per_second": rates.extract_per_s,
+        "first_steps_seconds": rates.first_steps_s,
+        "seconds": rates.seconds,
+        "notes": list(rates.notes.values()),
+    }
+
+
+def _span(numbers):
+    first, last = numbers[0], numbers[-1]
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _duration(seconds):
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,154 @@
+"""Features on disk: whose they are, that they are those of the network, and going on."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import shutil
+import signal
+import tempfile
+from unittest import mock
+
+import numpy as np
+import runs
+import tensorflow as tf
+
+from dc_tf import pulse
+from dc_tf.commands.main import main
+from dc_tf.data.input.pipeline import evaluation_batches
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage.reader import RowReader
+from dc_tf.errors import ConfigError, Preempted
+from dc_tf.evaluation.frozen import embed as embed_module
+from dc_tf.evaluation.frozen.embed import embed
+from dc_tf.evaluation.models import open_model, random_init
+from dc_tf.export.saved_model import export_saved_model
+from dc_tf.export.weights import weights_digest
+from dc_tf.nn.vgg16 import VGG16
+
+RESOLUTION, ROWS, PER_FILE = 32, 50, 16
+
+
+class EmbedTest(tf.test.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.root = tempfile.mkdtemp()
+        cls.addClassCleanup(shutil.rmtree, cls.root)
+        cls.data = runs.make_data(cls.root, images=ROWS)
+        cls.model = os.path.join(cls.root, "model")
+        trunk = VGG16(width=1 / 16, resolution=RESOLUTION, fc=12, seed=7).built_at_resolution()
+        export_saved_model(trunk, cls.model, short_side=RESOLUTION)
+        cls.subject = open_model(cls.model)
+        cls.dataset = Dataset.open(cls.data)
+        images = evaluation_batches(
+            RowReader(cls.dataset), np.arange(ROWS), ROWS, RESOLUTION, RESOLUTION
+        )
+        (batch,) = images
+        cls.expected = trunk(batch["image"], training=False)
+
+    def folder(self):
+        return os.path.join(tempfile.mkdtemp(dir=self.root), "features")
+
+    def write(self, folder, **changes):
+        settings = dict(layers=("conv13", "fc7"), batch_size=8, rows_per_file=PER_FILE)
+        return embed(self.subject, self.dataset, folder, **{**settings, **changes})
+
+    def read(self, folder, name):
+        paths = sorted(tf.io.gfile.glob(os.path.join(folder, f"{name}-*.npy")))
+        return [np.load(path) for path in paths]
+
+    def test_all_rows_are_there_in_order_with_the_features_of_the_network(self):
+        folder = self.folder()
+        about = self.write(folder)
+        self.assertEqual((about["rows"], about["files"]), (ROWS, 4))
+        self.assertEqual([len(part) for part in self.read(folder, "rows")], [16, 16, 16, 2])
+        self.assertAllEqual(np.concatenate(self.read(folder, "rows")), np.arange(ROWS))
+        fc7, conv13 = (np.concatenate(self.read(folder, name)) for name in ("fc7", "conv13"))
+        self.assertAllClose(fc7, self.expected["fc7"], atol=1e-4)
+        self.assertAllClose(conv13, tf.reduce_mean(self.expected["conv13"], (1, 2)), atol=1e-4)
+        self.assertEqual(about["dims"], {"conv13": 32, "fc7": 12})
+
+    def test_float16_is_clipped_to_its_range(self):
+        folder = self.folder()
+        large = {"fc7": tf.fill([ROWS, 12], 1e6)}
+        with mock.patch.object(embed_module.Extractor, "__call__", return_value=large):
+            self.write(folder, layers=("fc7",), dtype="float16", rows_per_file=48, batch_size=ROWS)
+        (found,) = self.read(folder, "fc7")
+        self.assertEqual(found.dtype, np.float16)
+        self.assertAllEqual(found, np.full((ROWS, 12), 65504, np.float16))
+
+    def test_a_call_that_was_stopped_goes_on_to_the_same_bytes(self):
+        whole, parts = self.folder(), self.folder()
+        self.write(whole)
+        call, calls = embed_module.Extractor.__call__, []
+
+        def stop_at_the_fifth(extractor, images):
+            calls.append(len(images))
+            if len(calls) == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return call(extractor, images)
+
+        self.addCleanup(pulse.forget)
+        with mock.patch.object(embed_module.Extractor, "__call__", stop_at_the_fifth):
+            with self.assertRaises(Preempted), pulse.stoppable():
+                self.write(parts)
+            self.assertLen(self.read(parts, "fc7"), 2)
+            pulse.forget()
+            self.write(parts)
+        self.assertLen(calls, 5 + 3)  # two files of two batches stayed; two of 2 and 1 were made
+        for name in os.listdir(whole):
+            with open(os.path.join(whole, name), "rb") as a:
+                with open(os.path.join(parts, name), "rb") as b:
+                    self.assertEqual(a.read(), b.read(), name)
+
+    def test_a_folder_of_something_else_is_refused(self):
+        folder = self.folder()
+        self.write(folder)
+        for changes, message in (
+            ({"layers": ("fc6",)}, "other features .different: dims"),
+            ({"dtype": "float16"}, "other features .different: dtype"),
+            ({"dtype": "int8"}, "dtype is 'int8'.* use float16 or float32"),
+            ({"cells": 0}, "cells 0"),
+        ):
+            with self.assertRaisesRegex(ConfigError, message):
+                self.write(folder, **changes)
+        other = dataclasses.replace(self.subject, trunk=random_init(self.subject).trunk)
+        with self.assertRaisesRegex(ConfigError, "other features .different: weights"):
+            embed(other, self.dataset, folder, ("conv13", "fc7"), 1, "float32", 8, PER_FILE)
+        with self.assertRaisesRegex(ConfigError, "holds other files"):
+            self.write(self.data)
+
+    def test_the_command_writes_what_kmeans_reads(self):
+        folder, clusters = self.folder(), self.folder()
+        code, out, err = call(
+            "embed", f"--model={self.model}", f"--data={self.data}", f"--output={folder}"
+        )
+        self.assertEqual(code, 0, err)
+        self.assertEqual(json.loads(out.splitlines()[-1])["dims"], {"fc7": 12})
+        code, out, err = call(
+            "kmeans", f"--input={folder}/fc7-*.npy", "--k=3", f"--output={clusters}"
+        )
+        self.assertEqual(code, 0, err)
+        self.assertLen(np.load(os.path.join(clusters, "assignments.npy")), ROWS)
+        flags = [f"--model={self.model}", f"--data={self.data}", "--random_init", "--seed=3"]
+        untrained = self.folder()
+        code, out, err = call("embed", *flags, f"--output={untrained}")
+        self.assertEqual(code, 0, err)
+        expected = weights_digest(random_init(open_model(self.model), seed=3).trunk)
+        self.assertEqual(json.loads(out.splitlines()[-1])["weights"], expected)
+        self.assertNotAllClose(*(self.read(path, "fc7") for path in (folder, untrained)))
+        code, _, err = call("embed", *flags, f"--output={folder}")
+        self.assertEqual(code, 2, "features of a network beside those of another")
+
+
+def call(*arguments):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(list(arguments))
+    return code, out.getvalue(), err.getvalue()
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,204 @@
+"""The plan says before a run what the run then does: counted here on real networks and steps."""
+
+import os
+import tempfile
+
+import pytest
+import runs
+import tensorflow as tf
+import workers
+
+from dc_tf import keras
+from dc_tf.clustering.cost.hardware import P4D
+from dc_tf.clustering.cost.model import estimate
+from dc_tf.errors import ConfigError
+from dc_tf.experiment import Optimizer, load, to_yaml
+from dc_tf.nn.vgg16 import VGG16
+from dc_tf.planning import training_cost
+from dc_tf.planning.plan import make_plan, rates_of
+from dc_tf.planning.report import as_dict, as_text, seconds_of
+from dc_tf.run_dir import RunDir
+from dc_tf.training.optimizers import make_optimizer
+
+ROWS = 128
+
+
+def experiment(**changes):
+    """runs.SETTINGS with some settings changed; "stage.x" changes its second stage."""
+    settings = runs.settings("/data")
+    stage = {k[6:]: v for k, v in changes.items() if k.startswith("stage_")}
+    settings["stages"] = [settings["stages"][0], {**settings["stages"][1], **stage}]
+    settings["model"] = {**settings["model"], **changes.get("model", {})}
+    return load(params_override=[repr(settings)])
+
+
+def count_step(cluster, settings):
+    """(bytes that a step puts into sums, weights that the worker holds) on this worker."""
+    import numpy as np
+
+    from dc_tf import experiment as experiment_lib
+    from dc_tf.distributed.collectives import Collective
+    from dc_tf.planning.stages import plan_stages
+    from dc_tf.training.step import Learner
+
+    experiment = experiment_lib.load(params_override=[settings])
+    plan = plan_stages(experiment, 128, cluster.size)[1]
+    with cluster.strategy.scope():
+        trunk = VGG16(**{n: getattr(experiment.model, n) for n in ("width", "resolution", "fc")})
+        trunk.built_at_resolution()
+    learner = Learner(cluster, plan, trunk, experiment.stages[1], experiment.model, stage_index=1)
+    learner.start_round(0)
+    sent, reduce = [], Collective._reduce
+
+    def counting(self, tensor):
+        if tensor.dtype != tf.int32:  # which comes back as int64
+            sent.append(tensor.shape.num_elements() * tensor.dtype.size)
+        return reduce(self, tensor)
+
+    Collective._reduce = counting
+    try:
+        served = plan.topology.served(cluster.rank)
+        batch = {
+            "image": np.zeros([plan.per_worker, 32, 32, 3], np.float32),
+            "super_id": np.repeat(served, plan.per_served).astype(np.int32),
+            "sub_id": np.zeros(plan.per_worker, np.int32),
+        }
+        learner.step({k: tf.constant(v) for k, v in batch.items()}, tf.constant(0))
+    finally:
+        Collective._reduce = reduce
+    return sum(sent), sum(w.shape.num_elements() for w in sum(learner._weights(), []))
+
+
+class SizeTest(tf.test.TestCase):
+    def test_weights_of_the_trunk_are_those_of_the_network(self):
+        for model in (
+            {"width": 1 / 16, "resolution": 32, "fc": 16},
+            {"width": 0.1, "resolution": 47, "fc": 24, "sobel": False},
+            {"width": 0.05, "resolution": 64, "fc": 8},
+        ):
+            trunk = VGG16(**model).built_at_resolution()
+            settings = experiment(model=model).model
+            counts = [
+                sum(v.shape.num_elements() for v in variables)
+                for variables in (trunk.trainable_variables, trunk.non_trainable_variables)
+            ]
+            self.assertEqual(training_cost.trunk_weights(settings), counts[0])
+            size = training_cost.StageSize.of(experiment(model=model), experiment().stages[0], 1)
+            self.assertEqual(size.statistics, counts[1])
+
+    def test_the_papers_trunk(self):
+        # VGG-16 with 2 input channels, batch norm and 7 x 7 x 512 into fc6.
+        weights = training_cost.trunk_weights(
+            load(params_override=["{data: {path: x}, stages: [{}]}"]).model
+        )
+        self.assertEqual(weights, 134_260_544 + 2 * 4224 - 3 * 3 * 64)
+
+    def test_optimizers_keep_what_is_planned(self):
+        known = {"SGD", "Adam", "AdamW", "Nadam", "Adamax", "Adagrad", "Adadelta", "RMSprop"}
+        self.assertContainsSubset(known, dir(keras.optimizers))
+        for name in (*known, "Lion", "Ftrl"):
+            for momentum in (0.0, 0.9):
+                settings = Optimizer(name=name, momentum=momentum)
+                optimizer = make_optimizer(settings)
+                weight = tf.Variable(tf.zeros([1000]))
+                optimizer.build([weight])
+                kept = sum(v.shape.num_elements() for v in optimizer.variables) // 1000
+                self.assertEqual(training_cost.slots(settings), kept, name)
+
+    @pytest.mark.slow
+    def test_a_step_exchanges_what_was_planned(self):
+        for changes in (
+            {},
+            {"stage_clusters": 1, "stage_rotations": 1, "stage_sub_clusters": 4},
+            {"stage_loss": "product"},
+            {"stage_clusters": 1, "stage_rotations": 1, "model": {"sync_batch_norm": "group"}},
+            {"stage_accumulate": 1, "model": {"compute_dtype": "float16"}},
+        ):
+            planned = experiment(**changes)
+            size = training_cost.StageSize.of(planned, planned.stages[1], workers=2)
+            settings = to_yaml(planned)
+            for sent, weights in workers.on_cluster(2, count_step, settings):
+                self.assertEqual(size.exchanged_bytes, sent, changes)
+                self.assertEqual(size.weights, weights, changes)
+
+    def test_the_cache_is_counted_as_memory_of_the_clustering(self):
+        for cache_gb in (0, 2):
+            planned = experiment(stage_clustering={"cache_gb": cache_gb})
+            problem = training_cost.problem_of(planned, planned.stages[1], 10**9, workers=1)
+            self.assertEqual(estimate(problem, P4D).memory.cache, cache_gb * 10**9)
+
+    def test_alone_nothing_is_exchanged(self):
+        size = training_cost.StageSize.of(experiment(), experiment().stages[1], workers=1)
+        self.assertEqual((size.exchanged_bytes, size.sent_bytes), (0, 0))
+
+    def test_parts_of_a_batch_need_less_memory(self):
+        whole = training_cost.StageSize.of(experiment(), experiment().stages[1], 1)
+        parts = experiment(stage_accumulate=2)
+        parts = training_cost.StageSize.of(parts, parts.stages[1], 1)
+        self.assertEqual(2 * parts.activation_bytes, whole.activation_bytes)
+
+
+class PlanTest(tf.test.TestCase):
+    def test_who_serves_what(self):
+        plan = make_plan(experiment(), ROWS, 4)
+        rotnet, deeper = plan.stages
+        self.assertEqual(rotnet.groups, [((i,), (i,)) for i in range(4)])
+        self.assertEqual(deeper.groups, [((i,), (2 * i, 2 * i + 1)) for i in range(4)])
+        wide = make_plan(experiment(stage_batch_size=64), ROWS, 8).stages[0]
+        self.assertEqual(wide.groups[1], ((2, 3), (1,)))
+
+    @pytest.mark.slow
+    def test_steps_and_clusterings_are_those_of_the_run(self):
+        folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+        data = runs.make_data(folder, ROWS)
+        settings = runs.settings(data)
+        workdir = os.path.join(folder, "run")
+        (result,) = workers.on_cluster(1, runs.train, settings, workdir)
+        planned = load(params_override=[repr(settings)])
+        plan = make_plan(planned, ROWS, 1)
+        self.assertEqual(plan.steps, result["steps"])
+        clusterings = sum(s["clusterings"] for s in as_dict(plan)["stages"])
+        self.assertEqual(clusterings, result["rounds"])
+        self.check_checkpoints(plan, RunDir(workdir).checkpoints)
+        self.check_rates(plan, RunDir(workdir))
+
+    def check_checkpoints(self, plan, folder):
+        """The last checkpoint holds the numbers that were planned, and some names."""
+        newest = os.path.join(folder, sorted(os.listdir(folder))[-1])
+        held = sum(os.path.getsize(os.path.join(newest, name)) for name in os.listdir(newest))
+        planned = plan.stages[1].size.checkpoint_bytes
+        self.assertBetween(held, planned, planned + 200_000)
+
+    def check_rates(self, plan, run):
+        """The time is that of the images at the speed that the run has written."""
+        rates = rates_of(run)
+        self.assertEqual(set(rates.images_per_s), {0, 1})
+        images = plan.stages[1].steps * 32
+        seconds = images / rates.images_per_s[1]
+        self.assertAlmostEqual(seconds_of(1, plan.stages[1], rates), seconds)
+        self.assertIn("images a second (measured by the run", as_text(plan, rates))
+
+    def test_without_a_measured_speed_no_time_is_given(self):
+        plan = make_plan(experiment(), ROWS, 2)
+        self.assertIn("time: not known", as_text(plan))
+        self.assertNotIn("images a second", as_text(plan))
+        self.assertIsNone(as_dict(plan)["stages"][0]["train_seconds"])
+
+    def test_more_workers_need_less_scratch_and_not_less_of_the_run_folder(self):
+        one, four = (make_plan(experiment(), ROWS, n) for n in (1, 4))
+        self.assertGreater(one.scratch_bytes, 2 * four.scratch_bytes)
+        self.assertEqual(one.shared_bytes, four.shared_bytes)
+
+    def test_a_gpu_takes_what_is_not_the_hosts(self):
+        host, gpu = (make_plan(experiment(), ROWS, 2, on_gpu) for on_gpu in (False, True))
+        self.assertEqual(host.device_bytes, 0)
+        self.assertGreater(gpu.device_bytes, 0)
+        self.assertGreaterEqual(host.host_bytes, gpu.device_bytes)
+
+    def test_what_does_not_fit_is_refused(self):
+        with self.assertRaisesRegex(ConfigError, r"stages\[0\] .*3 workers"):
+            make_plan(experiment(), ROWS, 3)
+
+
+if __name__ == "__main__":
+    tf.test.main()

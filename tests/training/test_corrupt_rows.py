@@ -1,0 +1,91 @@
+"""Training on a data set with damaged rows: it goes on, counts them, and ends where it would."""
+
+import os
+import shutil
+import tempfile
+
+import numpy as np
+import pytest
+import runs
+import tensorflow as tf
+import workers
+
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.errors import DataError
+from dc_tf.run_dir import RunDir
+from dc_tf.training.corrupt_rows import damaged_rows
+from dc_tf.training.metrics import read
+
+DAMAGED = [10, 11, 77]  # of 128
+
+
+class Found:
+    """StandIns as a worker may have them."""
+
+    allowed = 5
+
+    def __init__(self, *rows):
+        self._rows = rows
+
+    def rows(self):
+        return np.array(self._rows, np.int64)
+
+
+def _together(cluster, *found):
+    try:
+        return damaged_rows(Found(*found[cluster.rank]), cluster.world)
+    except DataError as error:
+        return str(error)
+
+
+class DamageTest(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def data_with_damage(self):
+        path = runs.make_data(self.folder)
+        dataset = Dataset.open(path)
+        shards, entries = dataset.locate(DAMAGED)
+        for shard, (offset, length, _) in zip(shards, entries):
+            with open(dataset.shard_path(shard), "r+b") as file:
+                file.seek(offset + length // 2)
+                file.write(b"\0\1\2\3")
+        return path
+
+    def test_rows_found_by_several_workers_count_once_and_all_know_of_all(self):
+        for rows in workers.on_cluster(3, _together, (7, 10**10), (), (3, 7)):
+            self.assertAllEqual(rows, [3, 7, 10**10])
+        for rows in workers.on_cluster(2, _together, (), ()):
+            self.assertEmpty(rows)
+        for error in workers.on_cluster(2, _together, (1, 2, 3), (4, 5, 6)):
+            self.assertRegex(error, "6 rows are damaged.*max_bad_share allows 5")
+
+    @pytest.mark.slow
+    def test_a_run_counts_damaged_rows_and_resumes_as_one_that_was_not_stopped(self):
+        settings = runs.settings(self.data_with_damage())
+        settings["data"]["max_bad_share"] = 0.05
+        ends, folders = [], [os.path.join(self.folder, name) for name in ("whole", "parts")]
+        for folder, stops in zip(folders, ([], [("train", 11)])):
+            for stop in [*stops, None]:
+                (result,) = workers.on_cluster(1, runs.train, settings, folder, stop)
+            ends.append(runs.end_state(folder))
+        self.assertEqual(ends[0].keys(), ends[1].keys())
+        for name, value in ends[0].items():
+            self.assertAllEqual(ends[1][name], value, name)
+        self.assertEqual(result["damaged_rows"], len(DAMAGED))
+        lines = [line for line in read(RunDir(folders[0]).metrics) if line["event"] == "data"]
+        self.assertEqual(lines[-1]["damaged_rows"], len(DAMAGED))
+        self.assertEqual(lines[-1]["damaged_share"], len(DAMAGED) / 128)
+
+    def test_without_a_share_the_first_damaged_row_ends_the_run(self):
+        settings = runs.settings(self.data_with_damage())
+        settings["data"]["max_bad_share"] = 0
+        workdir = os.path.join(self.folder, "run")
+        with self.assertRaisesRegex(Exception, "shard-00000.*offset.*checksum.*--verify"):
+            workers.on_cluster(1, runs.train, settings, workdir)
+
+
+if __name__ == "__main__":
+    tf.test.main()
