@@ -13,7 +13,7 @@ import workers
 FAULTS = 4
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.alone
 class ChaosTest(tf.test.TestCase):
     def test_runs_under_random_faults_end_as_the_one_that_nobody_disturbed(self):

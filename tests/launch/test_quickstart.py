@@ -277,7 +277,6 @@ SMALL = (
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 class QuickstartTest(tf.test.TestCase):
     def setUp(self):
         super().setUp()

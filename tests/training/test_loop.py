@@ -111,7 +111,7 @@ class LoopTest(tf.test.TestCase):
         workers.on_cluster(2, runs.train, self.settings, parts)
         self.assert_same_end(parts, whole)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_two_workers_that_differ_in_statistics_resume_as_well(self):
         """With each worker's own batch norm and optimizers and losses other than the paper's."""
         rotnet, deeper = self.settings["stages"]

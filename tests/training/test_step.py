@@ -152,7 +152,7 @@ class StepTest(Compared):
     def test_one_and_ten_steps_with_4_super_classes_are_the_same_on_1_and_4_workers(self):
         self.check(Case(steps=10), sizes=(4,))
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_one_and_ten_steps_with_8_super_classes_are_the_same_on_1_2_and_4_workers(self):
         self.check(Case(clusters=2, steps=10), sizes=(2, 4))
 
@@ -179,7 +179,7 @@ class StepTest(Compared):
         self.assertEqual(alone[0]["sub"], {})
         self.assert_same(workers.on_cluster(2, train, case), alone, step=2, share=1e-2)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_any_optimizer_of_keras_does_not_depend_on_the_number_of_workers(self):
         optimizer = Optimizer(name="Adam", learning_rate=RATE)
         optimizer.options.override({"global_clipnorm": 0.1, "epsilon": 1e-3}, is_strict=False)
@@ -187,7 +187,7 @@ class StepTest(Compared):
         spread = workers.on_cluster(2, train, Case(optimizer=optimizer))
         self.assert_same(spread, alone, step=1, share=1e-2)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_xla_changes_rounding_only(self):
         for size in (1, 2):
             model = Model(dropout=False, sync_batch_norm="off")

@@ -293,7 +293,7 @@ class MemoryTest(tf.test.TestCase):
     def test_all_of_whitening_takes_memory_for_a_few_matrices(self):
         self.assertLess(self.more_mb(2048), 384)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_features_of_the_papers_length_take_less_than_1_gb(self):
         self.assertLess(self.more_mb(4096), 1000)
 

@@ -245,7 +245,7 @@ class Voc07DetectionTest(tf.test.TestCase):
         self.assertEqual(code, 2, err)
         self.assertIn("use another folder", err)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_two_workers_find_the_same(self):
         folder = self.folder()
         protocol = dataclasses.replace(TINY, iterations=1)
@@ -259,7 +259,7 @@ class Voc07DetectionTest(tf.test.TestCase):
             for rows, expected in zip(shared, alone, strict=True):
                 self.assertAllClose(rows, expected, rtol=1e-5, atol=1e-5)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_a_loss_that_explodes_is_reported(self):
         protocol = dataclasses.replace(TINY, learning_rate=1e20, iterations=4, drops=(3,))
         with self.assertRaisesRegex(DataError, "lower learning_rate"):
