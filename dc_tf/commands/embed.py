@@ -13,45 +13,37 @@ end it with exit code 42.
 
 import sys
 
-from absl import flags
-
 from dc_tf import pulse
+from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.errors import ConfigError
 
-FLAGS = flags.FlagValues()
+FLAGS = CommandFlags()
 
-
-def _define(kind, name, default, text, **options):
-    return getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=FLAGS, **options)
-
-
-MODEL = _define("string", "model", None, "SavedModel or run folder.", required=True)
-STAGE = _define("string", "stage", "", "Of a run: take it as it was when this stage ended.")
-RANDOM_INIT = _define(
-    "bool", "random_init", False, "Of an untrained network of the model's shape, to compare with."
+MODEL = FLAGS.string("model", None, "SavedModel or run folder.", required=True)
+STAGE = FLAGS.string("stage", "", "Of a run: take it as it was when this stage ended.")
+RANDOM_INIT = FLAGS.bool(
+    "random_init", False, "Of an untrained network of the model's shape, to compare with."
 )
-SEED = _define("integer", "seed", 0, "Of the untrained network.", lower_bound=0)
-DATA = _define("string", "data", None, "Data set folder.", required=True)
-OUTPUT = _define("string", "output", None, "Folder for the matrices.", required=True)
-LAYER = _define(
-    "list",
+SEED = FLAGS.integer("seed", 0, "Of the untrained network.", lower_bound=0)
+DATA = FLAGS.string("data", None, "Data set folder.", required=True)
+OUTPUT = FLAGS.string("output", None, "Folder for the matrices.", required=True)
+LAYER = FLAGS.list(
     "layer",
     None,
     "conv1..conv13, fc6, fc7, comma-separated, or 'all'; without it the one that measured best.",
 )
-CELLS = _define("integer", "cells", 1, "Maps are averaged over so many parts, each way.")
-DTYPE = _define("string", "dtype", "float32", "Of the files: float32 or float16.")
-COMPUTE_DTYPE = _define(
-    "string",
+CELLS = FLAGS.integer("cells", 1, "Maps are averaged over so many parts, each way.")
+DTYPE = FLAGS.string("dtype", "float32", "Of the files: float32 or float16.")
+COMPUTE_DTYPE = FLAGS.string(
     "compute_dtype",
     "auto",
     "Of the products: float32, bfloat16, or auto, which measures the faster; features that were "
     "begun keep what they began with.",
 )
-BATCH_SIZE = _define("integer", "batch_size", 256, "Images at a time.")
-ROWS_PER_FILE = _define("integer", "rows_per_file", 1_000_000, "Images of one file, in memory.")
-MAX_BAD_SHARE = _define(
-    "float", "max_bad_share", 0.0, "Share of damaged images that others may stand in for."
+BATCH_SIZE = FLAGS.integer("batch_size", 256, "Images at a time.")
+ROWS_PER_FILE = FLAGS.integer("rows_per_file", 1_000_000, "Images of one file, in memory.")
+MAX_BAD_SHARE = FLAGS.float(
+    "max_bad_share", 0.0, "Share of damaged images that others may stand in for."
 )
 
 

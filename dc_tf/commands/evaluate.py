@@ -24,89 +24,76 @@ import contextlib
 import json
 import os
 
-from absl import flags, logging
+from absl import logging
 
 from dc_tf import pulse
+from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.commands.results import Result
 from dc_tf.data.storage.files import same_place
 from dc_tf.errors import ConfigError, DataError
 
-FLAGS = flags.FlagValues()
+FLAGS = CommandFlags()
 _PICTURES = (".png", ".pdf", ".svg")
 # Workers that do not watch one another may start so long after the first.
 _JOIN_S = 600.0
 _COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
-
-def _define(kind, name, default, text, **options):
-    return getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=FLAGS, **options)
-
-
-TASK = _define("string", "task", None, "Name of the task; not needed with a file that names it.")
-CONFIG_FILE = _define(
-    "multi_string", "config_file", [], "YAML file with the task's name and settings."
-)
-PROTOCOL = _define(
-    "string",
+TASK = FLAGS.string("task", None, "Name of the task; not needed with a file that names it.")
+CONFIG_FILE = FLAGS.multi_string("config_file", [], "YAML file with the task's name and settings.")
+PROTOCOL = FLAGS.string(
     "protocol",
     "auto",
     "paper, small, or auto: by the size of network and data, or as a file says.",
 )
-PARAMS_OVERRIDE = _define(
-    "multi_string", "params_override", [], "Settings over those of the files: a=1,b=2 or YAML."
+PARAMS_OVERRIDE = FLAGS.multi_string(
+    "params_override", [], "Settings over those of the files: a=1,b=2 or YAML."
 )
-MODEL = _define(
-    "string",
+MODEL = FLAGS.string(
     "model",
     None,
     "SavedModel or run folder. nmi: run folder, or output of kmeans.",
     required=True,
 )
-STAGE = _define("string", "stage", "", "Of a run: take it as it was when this stage ended.")
-TRAIN = _define(
-    "string",
+STAGE = FLAGS.string("stage", "", "Of a run: take it as it was when this stage ended.")
+TRAIN = FLAGS.string(
     "train",
     None,
     "Labelled data set to learn from. nmi: the run's, if it has moved; of kmeans, the one that was "
     "embedded. retrieval: folder of other images, for whitening.",
 )
-TEST = _define(
-    "string",
+TEST = FLAGS.string(
     "test",
     None,
     "Labelled data set to measure on. retrieval: folder of images with a ground truth.",
 )
-LAYER = _define("list", "layer", ["all"], "conv1..conv13, fc6, fc7, comma-separated, or 'all'.")
-OUTPUT = _define("string", "output", None, "JSON file for the result.")
-PLOT = _define("string", "plot", None, "Picture of accuracy by layer, e.g. layers.png.")
-RANDOM_INIT = _define("bool", "random_init", True, "Measure an untrained network beside it.")
-ESTIMATE = _define(
-    "bool", "estimate", True, "Measure for some seconds first what it will cost, and print that."
+LAYER = FLAGS.list("layer", ["all"], "conv1..conv13, fc6, fc7, comma-separated, or 'all'.")
+OUTPUT = FLAGS.string("output", None, "JSON file for the result.")
+PLOT = FLAGS.string("plot", None, "Picture of accuracy by layer, e.g. layers.png.")
+RANDOM_INIT = FLAGS.bool("random_init", True, "Measure an untrained network beside it.")
+ESTIMATE = FLAGS.bool(
+    "estimate", True, "Measure for some seconds first what it will cost, and print that."
 )
-COMPUTE_DTYPE = _define(
-    "string",
+COMPUTE_DTYPE = FLAGS.string(
     "compute_dtype",
     "auto",
     "Of the network's products: float32, bfloat16, or auto, which measures the faster.",
 )
-RESIZE = _define("integer", "resize", None, "Pixels of the short side before the centre crop.")
-SEED = _define("integer", "seed", 0, "Of the untrained network, classifiers and augmentation.")
-WATCH_DIR = _define(
-    "string",
+RESIZE = FLAGS.integer("resize", None, "Pixels of the short side before the centre crop.")
+SEED = FLAGS.integer("seed", 0, "Of the untrained network, classifiers and augmentation.")
+WATCH_DIR = FLAGS.string(
     "watch_dir",
     None,
     "With several workers: folder that all see. They tell one another there how they are, and when "
     "one is gone or hangs the others end, and say which.",
 )
-TIMEOUT_S = _define(
-    "float",
+TIMEOUT_S = FLAGS.float(
     "timeout_s",
     600.0,
     "With --watch_dir: seconds that a worker may be silent or do nothing; 0: for ever.",
     lower_bound=0,
 )
-SCRATCH = _define(
-    "string", "scratch", None, "Folder for features that memory cannot hold (the system's own)."
+SCRATCH = FLAGS.string(
+    "scratch", None, "Folder for features that memory cannot hold (the system's own)."
 )
 
 

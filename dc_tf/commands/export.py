@@ -7,35 +7,26 @@ keras_weights: a `.weights.h5` file for `dc_tf.nn.vgg16.VGG16(...).load_weights`
 onnx: a `.onnx` file of all layers; needs tf2onnx.
 """
 
-from absl import flags
-
+from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.errors import ConfigError
 
-FLAGS = flags.FlagValues()
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Run folder of `dc_tf train`.", flag_values=FLAGS, required=True
-)
-STAGE = flags.DEFINE_string(
-    "stage", "", "Take the network as it was when this stage ended.", flag_values=FLAGS
-)
-OUTPUT = flags.DEFINE_string(
-    "output", None, "Folder of the SavedModel, or file.", flag_values=FLAGS, required=True
-)
-FORMAT = flags.DEFINE_enum(
+FLAGS = CommandFlags()
+WORKDIR = FLAGS.string("workdir", None, "Run folder of `dc_tf train`.", required=True)
+STAGE = FLAGS.string("stage", "", "Take the network as it was when this stage ended.")
+OUTPUT = FLAGS.string("output", None, "Folder of the SavedModel, or file.", required=True)
+FORMAT = FLAGS.enum(
     "format",
     "saved_model",
     ["saved_model", "keras", "keras_weights", "onnx"],
     "What is written; see above.",
-    flag_values=FLAGS,
 )
-SOBEL = flags.DEFINE_string(
+SOBEL = FLAGS.string(
     "sobel",
     "layer",
     "'layer' keeps the fixed Sobel stage; 'folded' makes it and conv1 one 5x5 convolution on RGB "
     "that can be trained.",
-    flag_values=FLAGS,
 )
-OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace what is there.", flag_values=FLAGS)
+OVERWRITE = FLAGS.bool("overwrite", False, "Replace what is there.")
 
 
 def run() -> dict:

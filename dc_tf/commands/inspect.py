@@ -9,27 +9,21 @@ the exit code is 1 if there is one.
 
 import sys
 
-from absl import flags
-
+from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.commands.results import Result
 from dc_tf.errors import ConfigError, DataError
 
-FLAGS = flags.FlagValues()
-DATA = flags.DEFINE_string("data", None, "Folder of the data set.", flag_values=FLAGS)
-SAMPLE = flags.DEFINE_integer(
+FLAGS = CommandFlags()
+DATA = FLAGS.string("data", None, "Folder of the data set.")
+SAMPLE = FLAGS.integer(
     "sample",
     1000,
     "Rows that are read, evenly spread, for formats, sizes and metadata.",
     lower_bound=1,
-    flag_values=FLAGS,
 )
-OUTPUT = flags.DEFINE_string(
-    "output", None, "PNG to write, with 64 of the images.", flag_values=FLAGS
-)
-VERIFY = flags.DEFINE_bool("verify", False, "Read everything, check it.", flag_values=FLAGS)
-WORKERS = flags.DEFINE_integer(
-    "workers", None, "Processes; None: one for each core.", lower_bound=1, flag_values=FLAGS
-)
+OUTPUT = FLAGS.string("output", None, "PNG to write, with 64 of the images.")
+VERIFY = FLAGS.bool("verify", False, "Read everything, check it.")
+WORKERS = FLAGS.integer("workers", None, "Processes; None: one for each core.", lower_bound=1)
 ARGUMENT = DATA  # may stand without its name
 
 _SHEET = 64

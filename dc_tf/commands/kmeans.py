@@ -12,75 +12,63 @@ SIGTERM and Ctrl-C save after the iteration and end with exit code 42; a second 
 import contextlib
 import hashlib
 
-from absl import flags
-
+from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.commands.results import Result
 from dc_tf.errors import ConfigError, DataError
 
 INITS = ("random", "k-means++", "k-means||")
 
-FLAGS = flags.FlagValues()
+FLAGS = CommandFlags()
 
-
-def _define(kind, name, default, *text, **options):
-    return getattr(flags, f"DEFINE_{kind}")(name, default, *text, flag_values=FLAGS, **options)
-
-
-INPUT = _define(
-    "string",
+INPUT = FLAGS.string(
     "input",
     None,
     "A .npy file, a pattern in quotes ('shards/*.npy', in sorted order), or several with commas "
     "between them.",
     required=True,
 )
-OUTPUT = _define("string", "output", None, "Folder, shared by all workers.", required=True)
-K = _define("integer", "k", None, "Number of clusters.", lower_bound=1, required=True)
-ITERATIONS = _define("integer", "iterations", 10, "Of Lloyd, at most.", lower_bound=0)
-INIT = _define(
-    "string",
+OUTPUT = FLAGS.string("output", None, "Folder, shared by all workers.", required=True)
+K = FLAGS.integer("k", None, "Number of clusters.", lower_bound=1, required=True)
+ITERATIONS = FLAGS.integer("iterations", 10, "Of Lloyd, at most.", lower_bound=0)
+INIT = FLAGS.string(
     "init",
     "random",
     "Where to start: distinct random rows; k-means++ or (in quotes, for large k) k-means|| draw "
     "rows far from one another; or a .npy file with (k, dim) centroids.",
 )
-SEED = _define("integer", "seed", 0, "Of everything that is drawn.", lower_bound=0)
-PRECISION = _define(
-    "enum",
+SEED = FLAGS.integer("seed", 0, "Of everything that is drawn.", lower_bound=0)
+PRECISION = FLAGS.enum(
     "precision",
     "auto",
     ["auto", "float32", "bfloat16"],
     "Of the products; auto measures which is faster on all workers. A clustering that was begun "
     "keeps what it began with.",
 )
-BACKEND = _define(
-    "enum", "backend", "auto", ["auto", "tensorflow", "faiss"], "What finds the nearest centroids."
+BACKEND = FLAGS.enum(
+    "backend", "auto", ["auto", "tensorflow", "faiss"], "What finds the nearest centroids."
 )
-SPHERICAL = _define("bool", "spherical", False, "Keep centroids at length 1, for --normalize.")
-NORMALIZE = _define("bool", "normalize", False, "Scale every row to length 1.")
-TOLERANCE = _define(
-    "float", "tolerance", 0.0, "Stop once an iteration gains no more than this share (0: never)."
+SPHERICAL = FLAGS.bool("spherical", False, "Keep centroids at length 1, for --normalize.")
+NORMALIZE = FLAGS.bool("normalize", False, "Scale every row to length 1.")
+TOLERANCE = FLAGS.float(
+    "tolerance", 0.0, "Stop once an iteration gains no more than this share (0: never)."
 )
-OVERWRITE = _define(
-    "bool", "overwrite", False, "Replace a clustering in the output that is finished or another."
+OVERWRITE = FLAGS.bool(
+    "overwrite", False, "Replace a clustering in the output that is finished or another."
 )
-SAVE_EVERY_S = _define(
-    "float",
+SAVE_EVERY_S = FLAGS.float(
     "save_every_s",
     60.0,
     "Seconds between saves of what a restart goes on from; 0: after every iteration.",
     lower_bound=0,
 )
-CACHE_GB = _define(
-    "float",
+CACHE_GB = FLAGS.float(
     "cache_gb",
     0.25,
     "Keep a worker's rows in device memory if they take no more than this.",
     lower_bound=0,
 )
 
-TIMEOUT_S = _define(
-    "float",
+TIMEOUT_S = FLAGS.float(
     "timeout_s",
     600.0,
     "Seconds that a worker may be silent or do nothing before the others end, and say so; 0: for "

@@ -1,7 +1,7 @@
 """The command line: `dc_tf COMMAND --flags`.
 
 A command is a module with a docstring, whose first line is its help, its own
-`FLAGS = flags.FlagValues()` and `run() -> dict`; the dictionary is printed as the last line on
+`FLAGS = CommandFlags()` and `run() -> dict`; the dictionary is printed as the last line on
 stdout, one JSON object, or on a terminal as a table (`results`). A flag named `ARGUMENT` may be
 given without its name. Only the command that was asked for is imported.
 

@@ -11,9 +11,10 @@ import contextlib
 import os
 import sys
 
-from absl import flags, logging
+from absl import logging
 
 from dc_tf import pulse
+from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.commands.logs import logged_to
 from dc_tf.commands.results import Result
 from dc_tf.errors import ConfigError, DataError
@@ -21,48 +22,40 @@ from dc_tf.errors import ConfigError, DataError
 # Workers that measure do not watch one another, and may start so long after the first.
 _JOIN_S = 300.0
 
-FLAGS = flags.FlagValues()
-CONFIG_FILE = flags.DEFINE_multi_string(
+FLAGS = CommandFlags()
+CONFIG_FILE = FLAGS.multi_string(
     "config_file",
     [],
     "YAML file with what differs from the defaults; a later one overrides an earlier one.",
-    flag_values=FLAGS,
 )
-PARAMS_OVERRIDE = flags.DEFINE_multi_string(
+PARAMS_OVERRIDE = FLAGS.multi_string(
     "params_override",
     [],
     "Settings over those of the files: a.b=c,stages[0].epochs=3, a YAML mapping, or a YAML file.",
-    flag_values=FLAGS,
 )
-WORKDIR = flags.DEFINE_string(
+WORKDIR = FLAGS.string(
     "workdir",
     None,
     "Run folder, shared by all workers; created if missing.",
-    flag_values=FLAGS,
     required=True,
 )
-DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Print the plan and what it costs; start nothing.", flag_values=FLAGS
-)
-WORKERS = flags.DEFINE_integer(
+DRY_RUN = FLAGS.bool("dry_run", False, "Print the plan and what it costs; start nothing.")
+WORKERS = FLAGS.integer(
     "workers",
     None,
     "With --dry_run: plan for so many workers, instead of those that TF_CONFIG names.",
     lower_bound=1,
-    flag_values=FLAGS,
 )
-MEASURE = flags.DEFINE_bool(
+MEASURE = FLAGS.bool(
     "measure",
     False,
     "With --dry_run: measure the speed of training and extraction here. Under launch/local.py or "
     "TF_CONFIG all workers measure together; a process alone measures the part of one worker.",
-    flag_values=FLAGS,
 )
-GPUS = flags.DEFINE_bool(
+GPUS = FLAGS.bool(
     "gpus",
     None,
     "With --dry_run: whether the workers have GPUs; None: as this machine.",
-    flag_values=FLAGS,
 )
 
 
