@@ -148,9 +148,10 @@ def _check_shared(folder, rank):
 def _dry_run(experiment, run_dir, task) -> dict | None:
     """Prints the plan on the chief, or raises what keeps the run from starting."""
     from dc_tf.data.storage.manifest import Dataset
-    from dc_tf.planning.plan import make_plan, rates_of
+    from dc_tf.planning.plan import make_plan
     from dc_tf.planning.report import as_dict, as_text
     from dc_tf.training.precisions import choose_precisions
+    from dc_tf.training.rates import rates_of
 
     workers = WORKERS.value or task.size
     refusal = _refusal(experiment, run_dir, workers)
@@ -221,7 +222,7 @@ def _check_sizes(experiment, workers):
 def _refusal(experiment, run_dir, workers) -> ConfigError | None:
     """What keeps this worker from training, found before anything is started."""
     from dc_tf.data.storage.manifest import Dataset
-    from dc_tf.training.loop import check_start
+    from dc_tf.training.preflight import check_start
 
     try:
         dataset = Dataset.open(experiment.data.path)

@@ -22,15 +22,10 @@ import numpy as np
 from absl import logging
 
 from dc_tf import run_dir
-from dc_tf.clustering.assignments import (
-    Assignments,
-    collapse_warnings,
-    nmi,
-    size_histogram,
-    write,
-)
+from dc_tf.clustering.assignments import Assignments, write
 from dc_tf.clustering.hierarchy import hierarchical_kmeans
 from dc_tf.clustering.resume import Snapshots, claim
+from dc_tf.clustering.statistics import collapse_warnings, nmi, size_histogram
 from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import DataError
 from dc_tf.progress import IterationProgress

@@ -15,7 +15,6 @@ import zlib
 import numpy as np
 
 import dc_tf
-from dc_tf.clustering.assignments import count_statistics, size_warnings
 from dc_tf.clustering.cost.hardware import CORE, P4D
 from dc_tf.clustering.cost.model import Problem, memory_of
 from dc_tf.clustering.job.output import KMeansDir
@@ -24,6 +23,7 @@ from dc_tf.clustering.search.backends import choose_precision, make_backend
 from dc_tf.clustering.search.tensors import has_gpu
 from dc_tf.clustering.search.tiles import transit_bytes
 from dc_tf.clustering.shared_state import SharedState
+from dc_tf.clustering.statistics import count_statistics, size_warnings
 from dc_tf.clustering.store.embeddings import Embeddings, UnitRows
 from dc_tf.clustering.validate import inspect
 from dc_tf.distributed.collective_errors import all_or_none
