@@ -23,10 +23,12 @@ LAYERS = [
     {"run_dir"},
     {"experiment"},
     {"settings"},
+    {"kmeans_options"},
     {"hyperparams"},
     {"progress"},
     {"pulse"},
-    {"errors", "kernels", "keras", "memory", "seeds"},
+    {"kernels", "keras", "memory", "seeds"},
+    {"errors"},
 ]
 
 # Narrower than their layer: the algorithms, which must be usable without the rest.
@@ -35,6 +37,7 @@ ONLY = {
         "clustering",
         "distributed",
         "errors",
+        "kmeans_options",
         "memory",
         "precision",
         "progress",

@@ -150,19 +150,13 @@ def _cluster(store, stage, scratch, cluster, seed, previous):
             stage.clusters,
             stage.sub_clusters,
             cluster.world,
-            iterations=settings.iterations,
-            seed=seed,
-            init=settings.init,
+            seed,
+            settings.kmeans_options(),
             previous=(previous.cluster[rows], previous.sub[rows]) if previous else None,
             snapshots=Snapshots(
                 os.path.join(scratch, "kmeans"), cluster.world, settings.save_every_s
             ),
             on_progress=progress.update,
-            precision=settings.precision,
-            spherical=settings.spherical,
-            tolerance=settings.tolerance,
-            backend=settings.backend,
-            cache_bytes=settings.cache_bytes,
         )
     level1 = result.report["level1"]
     if level1 and level1["empty"]:

@@ -29,6 +29,7 @@ from dc_tf.clustering.validate import inspect
 from dc_tf.distributed.collective_errors import all_or_none
 from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import ConfigError, DataError
+from dc_tf.kmeans_options import KMeansOptions
 from dc_tf.memory import free_memory, gpu_memory, size
 from dc_tf.precision import AUTO, tell
 from dc_tf.progress import IterationProgress, Progress
@@ -48,7 +49,7 @@ class KMeansJob:
             dim, dtype.
         overwrite: replace what is in the output.
         save_every_s: seconds from one save to the next; 0 saves after every iteration.
-        cache_bytes: as in `kmeans`.
+        cache_bytes: as in `KMeansOptions`.
     """
 
     input: str
@@ -218,7 +219,8 @@ def _cluster_rows(own, job, cluster, clock):
         shared.save_if_due(state)
         clock.start()
 
-    names = ("k", "iterations", "seed", "precision", "backend", "spherical", "tolerance")
+    names = ("iterations", "precision", "backend", "spherical", "tolerance")
+    chosen = {name: job.settings[name] for name in names}
     with IterationProgress(
         job.settings["iterations"],
         job.embeddings.rows,
@@ -230,13 +232,13 @@ def _cluster_rows(own, job, cluster, clock):
         clock.start()
         result = kmeans(
             UnitRows(own) if job.settings["normalize"] else own,
-            comm=cluster.world,
-            init=job.init,
-            cache_bytes=job.cache_bytes,
+            job.settings["k"],
+            cluster.world,
+            job.settings["seed"],
+            KMeansOptions(init=job.init, cache_bytes=job.cache_bytes, **chosen),
             on_iteration=on_iteration,
             on_progress=progress.update,
             state=state,
-            **{name: job.settings[name] for name in names},
         )
         progress.update(0, iteration=result.iterations, objective=result.objective[-1])
     return result
