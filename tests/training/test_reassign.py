@@ -26,7 +26,6 @@ from dc_tf.clustering.store.whitening import Moments, Whitening
 from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader
-from dc_tf.distributed.blocks import row_block
 from dc_tf.distributed.cluster import connect
 from dc_tf.distributed.collectives import Solo
 from dc_tf.experiment import Clustering, Stage, load
@@ -178,11 +177,6 @@ class PhasesTest(tf.test.TestCase):
         self.assertEqual(kept.cluster.tobytes(), again.cluster.tobytes())
         self.assertEqual(kept.report, again.report)
         self.assertEqual(reads[1] - reads[0], 3)  # all passes but the first of four
-
-    def test_blocks_cover_all_rows_in_order(self):
-        for rows, size in ((10, 3), (2, 4), (7, 1)):
-            blocks = [row_block(rows, rank, size) for rank in range(size)]
-            self.assertEqual([row for block in blocks for row in block], list(range(rows)))
 
     def test_progress_has_a_line_for_each_level_and_knows_what_was_done_before(self):
         err = io.StringIO()
