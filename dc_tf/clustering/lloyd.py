@@ -223,7 +223,7 @@ class Lloyd:
         return np.maximum(spread, 0.0)
 
     def _means(self, state, counts):
-        """(k, dim) float32 means of the rows of all workers; an empty cluster keeps its centroid."""
+        """(k, dim) float32 means of all workers' rows; an empty cluster keeps its centroid."""
         centroids = state.centroids.copy()
         sums = blocks.summed_blocks(self._k, self._row_bytes, self._own_sums, self._comm)
         for block, total in sums:
@@ -237,7 +237,8 @@ class Lloyd:
         part = np.empty((block.stop - block.start, self._points.dim), np.float32)
 
         def copy(rows):
-            part[rows] = self._assigner.sums[block.start + rows.start : block.start + rows.stop]
+            these = slice(block.start + rows.start, block.start + rows.stop)
+            part[rows] = np.asarray(self._assigner.sums[these])
 
         self._in_parallel(copy, len(part))
         return part
