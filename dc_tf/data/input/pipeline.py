@@ -40,7 +40,8 @@ def training_batches(
 
     Args:
         reader: RowReader.
-        draws: Draws; what does not fill a last batch is left out.
+        draws: Draws, or another NamedTuple of arrays with row, rotation and seed; its other columns
+            are labels. What does not fill a last batch is left out.
         batch_size: int, images a step.
         size: int, side of the images in pixels.
         min_area: of the random crop, see `augment.random_resized_crop`.
@@ -51,8 +52,8 @@ def training_batches(
         prefetch: int, batches kept ready.
 
     Returns:
-        tf.data.Dataset of dict: image (batch, size, size, 3) float32 in [0, 1], super_id (batch,)
-        int32, sub_id (batch,) int32. Iterating raises a TensorFlow error that names row, shard and
+        tf.data.Dataset of dict: image (batch, size, size, 3) float32 in [0, 1], and each column of
+        labels, for Draws super_id (batch,) int32 and sub_id (batch,) int32. Iterating raises a TensorFlow error that names row, shard and
         offset where an image cannot be read, or too many are damaged (`RowReader`'s
         `max_bad_share`); `reader.data_errors` makes it a DataError.
 
