@@ -53,9 +53,9 @@ def training_batches(
 
     Returns:
         tf.data.Dataset of dict: image (batch, size, size, 3) float32 in [0, 1], and each column of
-        labels, for Draws super_id (batch,) int32 and sub_id (batch,) int32. Iterating raises a TensorFlow error that names row, shard and
-        offset where an image cannot be read, or too many are damaged (`RowReader`'s
-        `max_bad_share`); `reader.data_errors` makes it a DataError.
+        labels, for Draws super_id (batch,) int32 and sub_id (batch,) int32. Iterating raises a
+        TensorFlow error that names row, shard and offset where an image cannot be read, or too many
+        are damaged (`RowReader`'s `max_bad_share`); `reader.data_errors` makes it a DataError.
 
     Raises:
         ConfigError: no full batch, or draws of unequal lengths.
