@@ -14,6 +14,7 @@ import yaml
 from dc_tf import settings as settings_lib
 from dc_tf.errors import ConfigError
 from dc_tf.hyperparams import Config
+from dc_tf.kmeans_options import BACKENDS, INITS, PRECISIONS, KMeansOptions
 
 LOSSES = ("hierarchical", "product")
 _MODEL_CHOICES = {
@@ -21,9 +22,9 @@ _MODEL_CHOICES = {
     "sync_batch_norm": ("world", "group", "off"),
 }
 _CLUSTERING_CHOICES = {
-    "init": ("random", "k-means++", "k-means||", "previous"),
-    "precision": ("float32", "bfloat16", "auto"),
-    "backend": ("auto", "tensorflow", "faiss"),
+    "init": (*INITS, "previous"),
+    "precision": PRECISIONS,
+    "backend": BACKENDS,
     "store_dtype": ("float16", "bfloat16", "float32"),
 }
 
@@ -98,21 +99,27 @@ class Clustering(Config):
     """
 
     whitening_dim: int = 0
-    iterations: int = 10
+    iterations: int = KMeansOptions.iterations
     batch_size: int = 256
-    init: str = "random"
-    precision: str = "float32"
-    spherical: bool = False
-    tolerance: float = 0.0
-    backend: str = "auto"
-    cache_gb: float = 0.25
+    init: str = KMeansOptions.init
+    precision: str = KMeansOptions.precision
+    spherical: bool = KMeansOptions.spherical
+    tolerance: float = KMeansOptions.tolerance
+    backend: str = KMeansOptions.backend
+    cache_gb: float = KMeansOptions.cache_bytes / 1e9
     store_dtype: str = "float16"
     save_every_s: float = 60.0
 
     @property
     def cache_bytes(self) -> int:
-        """`cache_gb` as `kmeans` takes it."""
-        return int(self.cache_gb * 1e9)
+        """`cache_gb` in bytes."""
+        return round(self.cache_gb * 1e9)
+
+    def kmeans_options(self) -> KMeansOptions:
+        """These settings as k-means takes them."""
+        names = ("iterations", "init", "precision", "spherical", "tolerance", "backend")
+        values = {name: getattr(self, name) for name in names}
+        return KMeansOptions(cache_bytes=self.cache_bytes, **values)
 
     def result_settings(self) -> dict:
         """Settings that the clusters depend on."""

@@ -31,7 +31,8 @@ class Assigner:
     """This worker's rows and the clusters they are in.
 
     Args:
-        points, k, precision, backend, memory_bytes, cache_bytes: as in `kmeans`.
+        points, k: as in `kmeans`.
+        precision, backend, memory_bytes, cache_bytes: as in `KMeansOptions`.
 
     Attributes:
         backend: name of what finds the nearest centroids.

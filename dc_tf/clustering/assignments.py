@@ -17,6 +17,7 @@ import zipfile
 import numpy as np
 import tensorflow as tf
 
+from dc_tf.clustering.statistics import count_statistics
 from dc_tf.errors import DataError
 
 _LIST = "assignments.json"
@@ -79,120 +80,6 @@ class Assignments:
 def is_complete(folder) -> bool:
     """Whether `Assignments.open` would find assignments in the folder."""
     return tf.io.gfile.exists(os.path.join(folder, _LIST))
-
-
-def count_statistics(counts) -> dict:
-    """How evenly rows are spread.
-
-    Args:
-        counts: (k,) rows of each cluster.
-
-    Returns:
-        `rows`; `largest_share` of them in one cluster; `empty` clusters; `entropy` of a row's
-        cluster in nats, log(k) when all are equal; `imbalance_factor`, k * sum(share ** 2): 1 when
-        all are equal, k when one has all; `sizes`, see `size_histogram`.
-    """
-    rows = int(np.sum(counts))
-    shares = np.asarray(counts, np.float64) / max(1, rows)
-    filled = shares[shares > 0]
-    return {
-        "rows": rows,
-        "largest_share": float(shares.max()),
-        "empty": int(np.count_nonzero(shares == 0)),
-        "entropy": max(0.0, float(-np.sum(filled * np.log(filled)))),
-        "imbalance_factor": float(len(shares) * np.sum(shares**2)),
-        "sizes": size_histogram(counts),
-    }
-
-
-def size_histogram(counts) -> list[int]:
-    """How many clusters are how large, by powers of two.
-
-    Args:
-        counts: (k,) rows of each cluster.
-
-    Returns:
-        number of clusters that have no row, 1 row, 2 to 3, 4 to 7, 8 to 15, ... up to the largest.
-    """
-    # frexp gives the number of binary digits: 0 for 0, 1 for 1, 2 for 2 and 3, ...
-    return np.bincount(np.frexp(np.asarray(counts, np.float64))[1]).tolist()
-
-
-def collapse_warnings(counts) -> list[str]:
-    """What a person should know about clusters that say little, a sentence each.
-
-    Args:
-        counts: (clusters, sub_clusters) rows of each sub-cluster; sub_clusters may be 1.
-    """
-    counts = np.asarray(counts)
-    totals = counts.sum(axis=1)
-    rows, filled = int(totals.sum()), np.flatnonzero(totals)
-    if not rows:
-        return []
-    warnings = []
-    if _holds_most(totals):
-        warnings.append(
-            f"cluster {totals.argmax()} holds {_percent(totals.max(), rows)} of all rows: the "
-            "features hardly tell the images apart. If it grows from round to round, training "
-            "collapses; lower the learning rate or start from a pre-trained trunk."
-        )
-    crowded = [i for i in filled if _holds_most(counts[i])]
-    if crowded:
-        share = max(counts[i].max() / totals[i] for i in crowded)
-        warnings.append(
-            f"in {len(crowded)} of {len(filled)} clusters one sub-cluster holds most rows, up to "
-            f"{_percent(share, 1)}: their sub-clusters say little. Look for images that are nearly "
-            "alike, or lower sub_clusters."
-        )
-    empty = int(np.count_nonzero(counts[filled] == 0))
-    if 2 * empty > counts[filled].size:
-        warnings.append(
-            f"{empty} of {counts[filled].size} sub-clusters are empty: there are fewer different "
-            f"rows than sub-clusters ({rows} rows in all). Lower sub_clusters, or use more images."
-        )
-    return warnings
-
-
-def size_warnings(counts) -> list[str]:
-    """What a person should know about any clusters that say little, a sentence each.
-
-    Args:
-        counts: (k,) rows of each cluster.
-    """
-    counts = np.asarray(counts)
-    rows, empty = int(counts.sum()), int(np.count_nonzero(counts == 0))
-    warnings = []
-    if rows and _holds_most(counts):
-        warnings.append(
-            f"cluster {counts.argmax()} holds {_percent(counts.max(), rows)} of all rows, so the "
-            "clusters say little. Look for rows that are equal or nearly so, or bring rows of very "
-            "different lengths to the same one."
-        )
-    if rows and 2 * empty > len(counts):
-        warnings.append(
-            f"{empty} of {len(counts)} clusters are empty: there are fewer different rows than "
-            "clusters. Ask for fewer."
-        )
-    return warnings
-
-
-def _holds_most(counts) -> bool:
-    """Whether the largest is more than half of the way from an even share to everything."""
-    return len(counts) > 1 and 2 * counts.max() > (1 + 1 / len(counts)) * counts.sum()
-
-
-def _percent(part, whole):
-    return f"{100 * part / whole:.0f}%"
-
-
-def nmi(a, b) -> float:
-    """Normalised mutual information of two labellings (N,), in [0, 1], 1 for the same partition.
-
-    Normalised by the mean of the two entropies.
-    """
-    from sklearn import metrics  # takes seconds to import; most commands never come here
-
-    return float(metrics.normalized_mutual_info_score(a, b))
 
 
 def write(folder, comm, first_row, cluster, sub, clusters, sub_clusters):

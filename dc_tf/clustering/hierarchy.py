@@ -23,6 +23,7 @@ from dc_tf.clustering.row_partition import Layout, rows_at
 from dc_tf.clustering.store.points import Subset, as_points
 from dc_tf.distributed import blocks
 from dc_tf.errors import ConfigError
+from dc_tf.kmeans_options import KMeansOptions
 
 
 class Hierarchy(NamedTuple):
@@ -49,13 +50,12 @@ def hierarchical_kmeans(
     clusters,
     sub_clusters,
     comm,
-    iterations=10,
     seed=0,
-    init="random",
+    options=None,
     previous=None,
     snapshots=None,
     on_progress=None,
-    **settings,
+    **changes,
 ) -> Hierarchy:
     """Clusters the rows of all workers at two levels.
 
@@ -65,10 +65,10 @@ def hierarchical_kmeans(
         sub_clusters: k in each cluster; 0 gives every row sub-cluster 0. In a cluster with fewer
             rows than k, or none, the surplus sub-clusters are empty.
         comm: `Communicator` of all workers.
-        iterations: of Lloyd, at each level.
         seed: for the initial rows of each problem.
-        init: as in `kmeans`, or "previous": the means of the rows by their `previous` labels; at
-            the second level, of those that stayed in their cluster.
+        options: KMeansOptions of each problem; None takes its defaults. Here `init` may also be
+            "previous": the means of the rows by their `previous` labels; at the second level, of
+            those that stayed in their cluster.
         previous: (cluster, sub) labels of this worker's rows, (rows,) int32 each; None on all
             workers makes "previous" be "random".
         snapshots: `resume.Snapshots` of this very problem. What they hold is not done again, and
@@ -77,8 +77,7 @@ def hierarchical_kmeans(
             each chunk of own rows (0 rows, and `drawn=`, while `init` draws), or with `(rows,
             level=, skipped=True, cluster=)` for what need not be done, with `iteration=` where it
             was done before. Each level adds up to `iterations + 1` times the own rows.
-        **settings: further ones of `kmeans`: precision, spherical, tolerance, backend,
-            memory_bytes, cache_bytes.
+        **changes: single options, in place of those of `options`.
 
     Raises:
         ConfigError: for impossible settings.
@@ -88,11 +87,12 @@ def hierarchical_kmeans(
         raise ConfigError(
             f"clusters={clusters}, sub_clusters={sub_clusters}: at least 1 and 0 are needed."
         )
+    options = dataclasses.replace(options or KMeansOptions(), **changes)
     work = _Work(as_points(store), clusters, sub_clusters, snapshots)
-    solver = _Solver(work, comm, iterations, seed, init, previous, on_progress, settings)
+    solver = _Solver(work, comm, seed, options, previous, on_progress)
     state = work.restore()
     for problem in work.problems[: work.done]:
-        solver.skip(problem, iterations + 1)
+        solver.skip(problem, options.iterations + 1)
     for problem in work.problems[work.done :]:
         work.record(problem, solver.solve(problem, state))
         state = None
@@ -193,15 +193,13 @@ class _Work:
 class _Solver:
     """Solves one problem after the other, all in the same way."""
 
-    def __init__(self, work, comm, iterations, seed, init, previous, on_progress, settings):
+    def __init__(self, work, comm, seed, options, previous, on_progress):
         self._work = work
         self._comm = comm
-        self._iterations = iterations
         self._seed = seed
-        self._init = init
+        self._options = options
         self._previous = previous
         self._on_progress = on_progress
-        self._settings = settings
 
     def solve(self, problem, state=None):
         """`KMeansResult` of a problem, from its beginning or from a `KMeansState`."""
@@ -214,15 +212,14 @@ class _Solver:
             rows,
             problem.k,
             self._comm,
-            self._iterations,
-            seed=seed,
+            seed,
+            self._options,
             init="random" if state else self._start(problem, rows, seed),
             state=state,
             on_iteration=self._work.save,
             on_progress=lambda count, **figures: self._progress(count, problem, figures),
-            **self._settings,
         )
-        self.skip(problem, self._iterations - result.iterations)
+        self.skip(problem, self._options.iterations - result.iterations)
         return result
 
     def skip(self, problem, passes, **figures):
@@ -239,8 +236,8 @@ class _Solver:
 
     def _start(self, problem, rows, seed):
         """The `init` of a problem's `kmeans`."""
-        if self._init != "previous":
-            return self._init
+        if self._options.init != "previous":
+            return self._options.init
         labels = self._previous_labels(problem)
         if labels is None:
             return "random"

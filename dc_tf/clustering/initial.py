@@ -23,7 +23,7 @@ from dc_tf.clustering.search.backends import make_backend
 from dc_tf.clustering.search.parallel_chunks import in_lanes
 from dc_tf.clustering.store.points import as_points, chunks
 from dc_tf.distributed import blocks
-from dc_tf.distributed.collectives import Solo
+from dc_tf.distributed.collectives import Solo, all_gather
 from dc_tf.errors import ConfigError
 
 METHODS = ("random", "k-means++", "k-means||")
@@ -182,13 +182,11 @@ def _mixed(words):
     return words ^ (words >> np.uint64(31))
 
 
-def _gathered(told, comm):
+def _gathered(own, comm):
     """(rows, size * n): every worker's (rows, n) float64, which may be infinite."""
     if comm.size == 1:
-        return told
-    everyone = np.zeros((len(told), comm.size, told.shape[1]))
-    everyone[:, comm.rank] = told
-    return comm.all_sum(everyone).numpy().reshape(len(told), -1)
+        return own
+    return np.moveaxis(all_gather(own, comm), 0, 1).reshape(len(own), -1)
 
 
 def mean_centroids(points, labels, k, comm, default) -> np.ndarray:

@@ -10,7 +10,7 @@ the same clusters on any number of workers, up to rounding. A group of one is pl
     result.centroids, result.assignments
 """
 
-import operator
+import dataclasses
 
 import numpy as np
 
@@ -21,11 +21,9 @@ from dc_tf.clustering.search.backends import choose_precision
 from dc_tf.clustering.search.tensors import exact_float32
 from dc_tf.clustering.store.points import as_points
 from dc_tf.distributed.collectives import Solo
-from dc_tf.errors import ConfigError
+from dc_tf.kmeans_options import KMeansOptions, whole
 
-__all__ = ["CACHE_BYTES", "KMeansResult", "KMeansState", "kmeans"]
-
-CACHE_BYTES = 256 << 20
+__all__ = ["KMeansResult", "KMeansState", "kmeans"]
 
 
 @exact_float32()
@@ -33,18 +31,12 @@ def kmeans(
     points,
     k,
     comm=None,
-    iterations=10,
     seed=0,
-    init="random",
-    precision="float32",
-    spherical=False,
-    tolerance=0.0,
-    backend="auto",
-    memory_bytes=None,
-    cache_bytes=CACHE_BYTES,
+    options=None,
     on_iteration=None,
     on_progress=None,
     state=None,
+    **changes,
 ) -> KMeansResult:
     """Clusters the rows of all workers: `iterations` of Lloyd and a final assignment.
 
@@ -64,62 +56,40 @@ def kmeans(
             `points.Points`. n may be 0.
         k: number of clusters, at least 1.
         comm: `Communicator` of the workers whose rows are clustered together; None is this one.
-        iterations: at least 0.
         seed: at least 0; draws the initial rows, and the directions in which clusters are split.
-        init: "random", "k-means++" or "k-means||" (see `dc_tf.clustering.initial`), or a (k, dim)
-            array of initial centroids, the same on all workers.
-        precision: "float32", or "bfloat16" for the products (summed in float32). A row then moves
-            only to a centroid that is nearer in float32, so the objective never increases. "auto"
-            is bfloat16 where that is faster on all workers; it is measured. A worker whose
-            bfloat16 products lose digits takes float32's.
-        spherical: keep centroids at length 1; meant for rows of length 1.
-        tolerance: stop when an iteration lowers the objective by no more than this share of it; 0
-            does all iterations.
-        backend: "tensorflow", "faiss" (float32 only) or "auto", the faster for k and dim.
-        memory_bytes: bound for the temporaries of the assignment; None is an eighth of the memory
-            that is free but at most 256 MiB, on a GPU a sixteenth of its own but at most 2 GiB.
-        cache_bytes: keep the rows, as the products take them, in device memory if they need no more
-            than this.
+        options: KMeansOptions; None takes its defaults.
         on_iteration: called with the `KMeansState` after each iteration, on every worker.
         on_progress: called with `(rows, iteration=, objective=)` after each chunk of own rows, and
             with `(0, iteration=0, objective=None, drawn=)` as "k-means++" and "k-means||" draw.
-        state: a `KMeansState` to go on from, in place of `init`.
+        state: a `KMeansState` to resume from, in place of `init`.
+        **changes: single options, in place of those of `options`.
 
     Raises:
         ConfigError: for impossible settings.
         DataError: on every worker, for rows that are not finite or differ in length.
     """
-    k, iterations = _whole("k", k, 1), _whole("iterations", iterations, 0)
-    seed = _whole("seed", seed, 0)
-    if not 0 <= tolerance < 1:
-        raise ConfigError(f"tolerance={tolerance}; use a share of the objective, less than 1.")
+    options = dataclasses.replace(options or KMeansOptions(), **changes)
+    k, seed = whole("k", k, 1), whole("seed", seed, 0)
     points = as_points(points)
     comm = comm or Solo()
-    precision = choose_precision(precision, backend, k, points.dim, comm).dtype
-    assigner = Assigner(points, k, precision, backend, memory_bytes, cache_bytes)
+    precision = choose_precision(options.precision, options.backend, k, points.dim, comm).dtype
+    assigner = Assigner(
+        points, k, precision, options.backend, options.memory_bytes, options.cache_bytes
+    )
     survey = Survey.make(points, comm, seed)
     if survey.layout.total == 0:
-        return _nothing(k, points.dim, iterations, assigner)
-    lloyd = Lloyd(points, k, comm, survey, assigner, seed, spherical, on_progress)
-    state = lloyd.resumed(state) if state else lloyd.first_state(init)
-    while state.iteration < iterations and not _converged(state.objective, tolerance):
+        return _nothing(k, points.dim, options.iterations, assigner)
+    lloyd = Lloyd(points, k, comm, survey, assigner, seed, options.spherical, on_progress)
+    state = lloyd.resumed(state) if state else lloyd.first_state(options.init)
+    while state.iteration < options.iterations and not _converged(state, options.tolerance):
         state = lloyd.iterate(state)
         if on_iteration:
             on_iteration(state)
     return lloyd.finish(state)
 
 
-def _whole(name, value, least) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = -1
-    if number < least:
-        raise ConfigError(f"{name}={value!r}; use a whole number, at least {least}.")
-    return number
-
-
-def _converged(objective, tolerance):
+def _converged(state, tolerance):
+    objective = state.objective
     if not tolerance or len(objective) < 2:
         return False
     return objective[-2] - objective[-1] <= tolerance * objective[-2]

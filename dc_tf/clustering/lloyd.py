@@ -113,6 +113,7 @@ class Lloyd:
         self._seed = seed
         self._spherical = spherical
         self._on_progress = on_progress
+        self._row_bytes = 4 * points.dim
         assigner.begin(survey)
 
     def first_state(self, init) -> KMeansState:
@@ -186,7 +187,8 @@ class Lloyd:
             objective = state.objective[-1] if state.objective else None
             self._report(rows, iteration=state.iteration, objective=objective)
         counts = self._all_counts()
-        spread, centroids = self._spread_and_means(state, counts, means)
+        spread = self._spread(state)
+        centroids = self._means(state, counts) if means else None
         objective = float(self._comm.all_sum(np.float64(spread.sum())))
         return _Pass(counts, spread, objective), centroids
 
@@ -205,42 +207,46 @@ class Lloyd:
         counts = self._assigner.counts
         return self._comm.all_sum(counts.astype(exact)).numpy().astype(np.int64)
 
-    def _spread_and_means(self, state, counts, means):
-        """(k,) spread of own rows around `state.centroids`; means of the world's rows.
+    def _spread(self, state):
+        """(k,) float64 sum of squared distances of own rows to their centroid.
 
-        The spread follows from sums and lengths: sum |x|^2 - 2 c . sum x + n |c|^2. An empty
-        cluster keeps its centroid.
+        It follows from sums and lengths: sum |x|^2 - 2 c . sum x + n |c|^2.
         """
         spread = self._assigner.squares.copy()
-        own = self._assigner.counts
+        own, shift = self._assigner.counts, self._survey.shift
+
+        def add(rows):
+            sums = np.asarray(self._assigner.sums[rows])
+            spread[rows] += _spread_of(sums, state.centroids[rows], own[rows], shift)
+
+        self._in_parallel(add, self._k)
+        return np.maximum(spread, 0.0)
+
+    def _means(self, state, counts):
+        """(k, dim) float32 means of all workers' rows; an empty cluster keeps its centroid."""
         centroids = state.centroids.copy()
-        shift = self._survey.shift
-        row_bytes = 4 * self._points.dim
-
-        def own_part(block):
-            part = np.empty((block.stop - block.start, self._points.dim), np.float32)
-
-            def look_at(rows):
-                these = slice(block.start + rows.start, block.start + rows.stop)
-                sums = np.asarray(self._assigner.sums[these])
-                spread[these] += _spread_of(sums, state.centroids[these], own[these], shift)
-                # Summed in float64 here and exchanged in float32: half the bytes, and the
-                # centroids are float32 as well.
-                part[rows] = sums
-
-            for _ in in_lanes(look_at, blocks.blocks(len(part), row_bytes, _LANE_BYTES)):
-                pass
-            return part
-
-        if not means:
-            for block in blocks.blocks(self._k, row_bytes):
-                own_part(block)
-            return np.maximum(spread, 0.0), None
-        for block, total in blocks.summed_blocks(self._k, row_bytes, own_part, self._comm):
+        sums = blocks.summed_blocks(self._k, self._row_bytes, self._own_sums, self._comm)
+        for block, total in sums:
             filled = counts[block, None] > 0
             total /= np.maximum(counts[block, None], 1).astype(np.float32)
             np.copyto(centroids[block], total, where=filled)
-        return np.maximum(spread, 0.0), self._on_sphere(centroids)
+        return self._on_sphere(centroids)
+
+    def _own_sums(self, block):
+        """Sums of own rows in some clusters, float32: half the bytes to exchange."""
+        part = np.empty((block.stop - block.start, self._points.dim), np.float32)
+
+        def copy(rows):
+            these = slice(block.start + rows.start, block.start + rows.stop)
+            part[rows] = np.asarray(self._assigner.sums[these])
+
+        self._in_parallel(copy, len(part))
+        return part
+
+    def _in_parallel(self, work, count):
+        """Calls `work` with slices that cover `count` clusters."""
+        for _ in in_lanes(work, blocks.blocks(count, self._row_bytes, _LANE_BYTES)):
+            pass
 
     def _on_sphere(self, centroids):
         if not self._spherical:

@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 from dc_tf.distributed import blocks
+from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import DataError
 
 
@@ -27,9 +28,7 @@ class Layout:
     @classmethod
     def agree(cls, points, comm) -> "Layout":
         """Tells the others what this worker has; DataError on all if the lengths differ."""
-        shapes = np.zeros((2, comm.size), np.int64)
-        shapes[:, comm.rank] = points.rows, points.dim
-        rows, dims = comm.all_sum(shapes).numpy()
+        rows, dims = all_gather([points.rows, points.dim], comm).T
         if len(set(dims)) > 1:
             raise DataError(f"rows have {dims.tolist()} components on workers 0, 1, ...")
         return cls(first=int(rows[: comm.rank].sum()), total=int(rows.sum()))

@@ -11,6 +11,7 @@ import tensorflow as tf
 from dc_tf.clustering.row_partition import Layout, rows_at
 from dc_tf.clustering.search.parallel_chunks import in_lanes
 from dc_tf.clustering.search.tensors import as_tensor
+from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import DataError
 
 _SAMPLE = 256
@@ -51,11 +52,10 @@ class Survey:
         shift = _shift(points, comm, layout, seed) if layout.total else None
         norms, max_abs = _measure(points, np.float32(0) if shift is None else shift)
         bad = np.flatnonzero(~np.isfinite(norms))
-        told = np.zeros((3, comm.size))
         bad_row = layout.first + bad[0] + 1 if bad.size else 0
-        told[:, comm.rank] = max_abs, bad_row, norms.sum(dtype=np.float64)
-        # A number that is not finite would hide what other workers say.
-        all_max, bad_rows, all_norms = comm.all_sum(np.nan_to_num(told)).numpy()
+        own = np.float64([max_abs, bad_row, norms.sum(dtype=np.float64)])
+        # One number that is not finite would make those of all workers so.
+        all_max, bad_rows, all_norms = all_gather(np.nan_to_num(own), comm).T
         if bad_rows.any():
             row = int(bad_rows[np.flatnonzero(bad_rows)[0]]) - 1
             raise DataError(f"row {row} is not finite, or too large to be squared in float32.")

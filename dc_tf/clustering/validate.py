@@ -6,6 +6,7 @@ checksum = inspect(embeddings.part(start, stop), comm)   # DataError names the f
 import numpy as np
 
 from dc_tf.clustering.search.parallel_chunks import in_lanes
+from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import DataError
 
 _BLOCK_BYTES = 16 << 20
@@ -32,14 +33,9 @@ def inspect(embeddings, comm, on_progress=None) -> str:
         checksum, bad_row = _look_at_all(embeddings, on_progress)
     except DataError as error:
         failure = error  # The others wait for our numbers; raising now would leave them there.
-    told = np.zeros((4, comm.size), np.int64)
-    told[:, comm.rank] = [
-        checksum & 0xFFFFFFFF,
-        checksum >> 32,
-        0 if bad_row is None else bad_row + 1,
-        failure is not None,
-    ]
-    low, high, bad_rows, failures = comm.all_sum(told).numpy()
+    bad = 0 if bad_row is None else bad_row + 1
+    own = [checksum & 0xFFFFFFFF, checksum >> 32, bad, failure is not None]
+    low, high, bad_rows, failures = all_gather(own, comm).T
     if failures.any():
         raise failure or DataError(f"worker {np.argmax(failures)} cannot read its embeddings.")
     if bad_rows.any():

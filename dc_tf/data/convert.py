@@ -20,7 +20,7 @@ from absl import logging
 from dc_tf import pulse
 from dc_tf.data.sources import image_files
 from dc_tf.data.sources.digests import Digests
-from dc_tf.data.sources.folder import open_source
+from dc_tf.data.sources.open import open_source
 from dc_tf.data.storage import files
 from dc_tf.data.storage.files import same_place
 from dc_tf.data.storage.manifest import Dataset

@@ -20,9 +20,10 @@ from dc_tf.doctor import comparison, data, estimate, machine, network
 from dc_tf.doctor.beginning import begin
 from dc_tf.doctor.report import Report
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.planning.plan import Rates, make_plan, rates_of
+from dc_tf.planning.plan import Rates, make_plan
 from dc_tf.planning.report import as_dict
-from dc_tf.training.loop import check_start
+from dc_tf.training.preflight import check_start
+from dc_tf.training.rates import rates_of
 
 _SEEN_S = 10.0  # until a file of another worker has to be seen; network file systems keep lists
 

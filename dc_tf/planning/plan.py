@@ -10,14 +10,12 @@ measures the network.
 """
 
 import dataclasses
-import os
 
 from dc_tf.clustering.cost import model as clustering_cost
 from dc_tf.clustering.cost.hardware import CORE, P4D, Machine
 from dc_tf.data.input.batch_plan import BatchPlan
 from dc_tf.planning.stages import plan_stages
 from dc_tf.planning.training_cost import StageSize, problem_of
-from dc_tf.training.metrics import read
 
 # Of Python, TensorFlow and its libraries: without a GPU as `clustering/cost/hardware.py` has it.
 RUNTIME_BYTES = int(CORE.runtime_bytes)
@@ -185,15 +183,3 @@ def make_plan(experiment, rows: int, workers: int, on_gpu: bool = False) -> Plan
         experiment.keep_checkpoints,
         on_gpu,
     )
-
-
-def rates_of(run) -> Rates:
-    """What the run in a folder has measured so far: the median speed of each stage."""
-    if not os.path.exists(run.metrics):
-        return Rates()
-    speeds: dict[int, list[float]] = {}
-    for line in read(run.metrics):
-        if line["event"] == "train":
-            speeds.setdefault(line["stage"], []).append(line["images_per_second"])
-    medians = {stage: sorted(found)[len(found) // 2] for stage, found in speeds.items()}
-    return Rates(medians, f"measured by the run in {run.path} so far")

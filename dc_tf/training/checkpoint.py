@@ -109,7 +109,7 @@ class Checkpoints:
         if self._cluster.is_chief:
             _shared(learner).write(os.path.join(aside, "shared"))
         if learner.saves_heads:
-            for super_class, head in learner.sub_heads.items():
+            for super_class, head in learner.heads.sub_heads.items():
                 tf.train.Checkpoint(head=head).write(_head_path(aside, super_class))
         self._cluster.world.barrier()
         if self._cluster.is_chief:
@@ -132,7 +132,7 @@ class Checkpoints:
         """Reads the weights and optimizers that this worker holds."""
         with self._cluster.strategy.scope():
             _shared(learner).read(os.path.join(path, "shared")).assert_existing_objects_matched()
-        for super_class, head in learner.sub_heads.items():
+        for super_class, head in learner.heads.sub_heads.items():
             reading = tf.train.Checkpoint(head=head).read(_head_path(path, super_class))
             reading.assert_existing_objects_matched()
 
@@ -266,7 +266,7 @@ def _shared(learner) -> tf.train.Checkpoint:
     parts = {
         "trunk": learner.trunk,
         "optimizer": learner.trunk_optimizer,
-        "super_head": learner.super_head,
+        "super_head": learner.heads.super_head,
     }
     if learner.loss_scale is not None:
         parts["loss_scale"] = learner.loss_scale

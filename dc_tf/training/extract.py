@@ -22,14 +22,10 @@ from dc_tf.clustering.store.feature_store import FeatureStore
 from dc_tf.clustering.store.whitening import Moments, Whitening, whiten_store
 from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage.reader import data_errors
+from dc_tf.distributed.blocks import row_block
 from dc_tf.distributed.collectives import all_agree, all_gather
 from dc_tf.errors import DataError
 from dc_tf.progress import Progress
-
-
-def block_of(rows: int, rank: int, size: int) -> range:
-    """The row ids that a worker owns: the rank-th of `size` nearly equal runs."""
-    return range(rows * rank // size, rows * (rank + 1) // size)
 
 
 def extract(trunk, reader, experiment, stage, scratch, cluster):
@@ -119,7 +115,7 @@ def _raw_store(trunk, reader, stage, scratch, cluster):
         return FeatureStore.open(path)
     except DataError:
         run_dir.remove_tree(path)
-    rows = block_of(reader.dataset.rows, cluster.rank, cluster.size)
+    rows = row_block(reader.dataset.rows, cluster.rank, cluster.size)
     dtype = stage.clustering.store_dtype
     raw, white = trunk.settings["fc"], stage.clustering.whitening_dim or trunk.settings["fc"]
     if white != raw:

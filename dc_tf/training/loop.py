@@ -10,13 +10,13 @@ import dataclasses
 
 from dc_tf import pulse, run_dir
 from dc_tf.clustering.assignments import Assignments, is_complete
-from dc_tf.clustering.search.backends import make_backend
 from dc_tf.data.input.pipeline import training_batches
 from dc_tf.data.input.sampler import Sampler
+from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader
 from dc_tf.distributed.collectives import all_agree
-from dc_tf.errors import ConfigError, DataError, Preempted
+from dc_tf.errors import DataError, Preempted
 from dc_tf.planning.stages import plan_stages
 from dc_tf.seeds import derive
 from dc_tf.training import reassign
@@ -27,9 +27,8 @@ from dc_tf.training.checkpoint import (
     read_position,
 )
 from dc_tf.training.corrupt_rows import damaged_rows
-from dc_tf.training.init_from import check_initial, initial_weights
+from dc_tf.training.init_from import initial_weights
 from dc_tf.training.metrics import MetricsLog, last_epoch_means
-from dc_tf.training.optimizers import check_optimizer
 from dc_tf.training.precisions import without_auto
 from dc_tf.training.step import Learner
 from dc_tf.training.trainer import StageTrainer
@@ -72,7 +71,7 @@ class Pretraining:
         self._run = run
         self._cluster = cluster
         self._dataset = Dataset.open(experiment.data.path)
-        self._reader = RowReader(self._dataset, experiment.data.max_bad_share)
+        self._reader = FallbackRows(RowReader(self._dataset), experiment.data.max_bad_share)
         self._damaged = 0
         self._plans = plan_stages(experiment, self._dataset.rows, cluster.size)
         self._checkpoints = Checkpoints(run, cluster, experiment.keep_checkpoints)
@@ -213,7 +212,7 @@ class Pretraining:
 
     def _report_damage(self):
         """Writes how many rows were found damaged, whenever there are more."""
-        damaged = len(damaged_rows(self._reader.stand_ins, self._cluster.world))
+        damaged = len(damaged_rows(self._reader, self._cluster.world))
         if damaged > self._damaged:
             share = damaged / self._dataset.rows
             self._metrics.write(
@@ -264,26 +263,6 @@ def make_batches(experiment, reader, plan, draws, start_step=0):
         start_step=start_step,
         threads=experiment.threads or None,
     )
-
-
-def check_start(experiment, rows: int, workers: int):
-    """Refuses what `pretrain` could not do, before anything is started.
-
-    Raises:
-        ConfigError: a stage does not fit the worker count or the data set or needs what is not
-            installed, or `init_from` cannot be its start.
-        DataError: what `init_from` holds is damaged.
-    """
-    plan_stages(experiment, rows, workers)
-    for i, stage in enumerate(experiment.stages):
-        clustering = stage.clustering
-        precision = clustering.precision
-        make_backend(clustering.backend, 1, 1, "float32" if precision == "auto" else precision)
-        try:
-            check_optimizer(stage.optimizer)
-        except ConfigError as error:
-            raise ConfigError(f"stages[{i}].{error}") from error
-    check_initial(experiment)
 
 
 def learning_rate(optimizer, epoch: int) -> float:

@@ -24,6 +24,7 @@ from dc_tf.clustering.cost.hardware import CORE, P4D, Product
 from dc_tf.clustering.search.backends import make_backend
 from dc_tf.data.input.draws import Draws
 from dc_tf.data.input.pipeline import evaluation_batches, training_batches
+from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader, data_errors
 from dc_tf.distributed.collectives import Solo, broadcast_json
@@ -71,7 +72,9 @@ class _Measurement:
         self._cluster = cluster if self._together else _FirstWorker(cluster)
         self._on_gpu = bool(tf.config.list_physical_devices("GPU"))
         self._started = started
-        self._reader = RowReader(Dataset.open(experiment.data.path), experiment.data.max_bad_share)
+        self._reader = FallbackRows(
+            RowReader(Dataset.open(experiment.data.path)), experiment.data.max_bad_share
+        )
         self._seed = np.random.SeedSequence([experiment.seed, cluster.rank])
 
     def rates(self):

@@ -22,15 +22,10 @@ import numpy as np
 from absl import logging
 
 from dc_tf import run_dir
-from dc_tf.clustering.assignments import (
-    Assignments,
-    collapse_warnings,
-    nmi,
-    size_histogram,
-    write,
-)
+from dc_tf.clustering.assignments import Assignments, write
 from dc_tf.clustering.hierarchy import hierarchical_kmeans
 from dc_tf.clustering.resume import Snapshots, claim
+from dc_tf.clustering.statistics import collapse_warnings, nmi, size_histogram
 from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import DataError
 from dc_tf.progress import IterationProgress
@@ -155,19 +150,13 @@ def _cluster(store, stage, scratch, cluster, seed, previous):
             stage.clusters,
             stage.sub_clusters,
             cluster.world,
-            iterations=settings.iterations,
-            seed=seed,
-            init=settings.init,
+            seed,
+            settings.kmeans_options(),
             previous=(previous.cluster[rows], previous.sub[rows]) if previous else None,
             snapshots=Snapshots(
                 os.path.join(scratch, "kmeans"), cluster.world, settings.save_every_s
             ),
             on_progress=progress.update,
-            precision=settings.precision,
-            spherical=settings.spherical,
-            tolerance=settings.tolerance,
-            backend=settings.backend,
-            cache_bytes=settings.cache_bytes,
         )
     level1 = result.report["level1"]
     if level1 and level1["empty"]:

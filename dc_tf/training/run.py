@@ -98,9 +98,10 @@ def dry_run(experiment, workdir, workers=None, measures=False, gpus=None) -> Dry
     workers = workers or task.size
     _check_sizes(experiment, workers)
     # From here on with TensorFlow.
-    from dc_tf.planning.plan import make_plan, rates_of
+    from dc_tf.planning.plan import make_plan
     from dc_tf.planning.report import as_dict, as_text
     from dc_tf.training.precisions import choose_precisions
+    from dc_tf.training.rates import rates_of
 
     refusal = _refusal(experiment, folder, workers)
     if refusal:
@@ -204,7 +205,7 @@ def _check_sizes(experiment, workers):
 
 def _refusal(experiment, run_dir, workers) -> ConfigError | None:
     """What keeps this worker from training, found before anything is started."""
-    from dc_tf.training.loop import check_start
+    from dc_tf.training.preflight import check_start
 
     try:
         dataset = Dataset.open(experiment.data.path)

@@ -15,15 +15,10 @@ from dc_tf.distributed.collectives import Solo, all_sum_packed
 from dc_tf.nn import losses
 from dc_tf.nn.vgg16 import dropout_mask
 from dc_tf.seeds import derive
-from dc_tf.training.classifier import Classifier
+from dc_tf.training.heads import Heads, squared_norm
 from dc_tf.training.loss_scale import LossScale, all_finite
 from dc_tf.training.optimizers import decayed, make_optimizer
-
-# What `step` returns, per worker: over its images, and its share of what all workers know. Added up
-# over the workers these are sums over the global batch, steps taken, squared gradient norms,
-# and how many workers ask for the end.
-IMAGE_SUMS = ("images", "loss", "super_loss", "sub_loss", "super_hits", "rotation_hits", "sub_hits")
-SUMS = (*IMAGE_SUMS, "steps", "trunk_gradient", "head_gradient", "stops")
+from dc_tf.training.step_metrics import IMAGE_NAMES, STEP_NAMES, pack
 
 
 class Learner:
@@ -33,8 +28,7 @@ class Learner:
         plan: BatchPlan, how the batch is made up.
         trunk: VGG16, mirrored.
         trunk_optimizer: of the trunk; its momentum lasts as long as the stage.
-        super_head: Classifier, V; of all pairs of super-class and sub-class in the product loss.
-        sub_heads: {super-class: Classifier}, the W_s that this worker serves; empty without.
+        heads: Heads, V and the W_s that this worker serves.
         loss_scale: LossScale where the network computes in float16, else None.
     """
 
@@ -60,7 +54,7 @@ class Learner:
         with cluster.strategy.scope():
             self.trunk_optimizer = make_optimizer(stage.optimizer)
             self.trunk_optimizer.build(trunk.trainable_variables)
-        self._make_heads()
+        self.heads = Heads(cluster, plan, stage, self._fc)
         self.loss_scale = LossScale() if model.compute_dtype == "float16" else None
         self._normalized_with = statistics_comm(model, cluster, plan.topology)
         trunk.share_statistics(self._normalized_with)
@@ -68,33 +62,9 @@ class Learner:
         if model.xla:
             self._compute = tf.function(self._gradients, jit_compile=True, autograph=False)
 
-    def _make_heads(self):
-        cluster, stage, topology = self._cluster, self._stage, self.plan.topology
-        classes = topology.super_classes
-        if stage.loss == "product":
-            self.super_head = Classifier(
-                stage, self._fc, classes * stage.sub_clusters, cluster.world
-            )
-            self.sub_heads = {}
-            return
-        sharers = cluster.group(topology.sharers(cluster.rank))
-        served = topology.served(cluster.rank) if stage.sub_clusters else ()
-        # W_s is averaged over the images of its own super-class, 1/S of the batch.
-        scale = 1.0 if stage.optimizer.literal_head_scale else float(classes)
-        self.super_head = Classifier(stage, self._fc, classes, cluster.world)
-        self.sub_heads = {
-            s: Classifier(stage, self._fc, stage.sub_clusters, sharers, scale) for s in served
-        }
-
     def start_round(self, round_index: int):
-        """New labels: draws V and every W_s anew, forgets their momentum, keeps the trunk's.
-
-        V keeps its meaning, and so its weights, where its classes are rotations only.
-        """
-        if round_index == 0 or self.plan.clusters > 1 or self._stage.loss == "product":
-            self.super_head.reset(derive("super head", *self._seed, round_index))
-        for super_class, head in self.sub_heads.items():
-            head.reset(derive("sub head", *self._seed, round_index, super_class))
+        """Resets the heads for new labels; the trunk and its momentum stay."""
+        self.heads.reset(self._seed, round_index)
 
     @property
     def saves_heads(self) -> bool:
@@ -106,7 +76,7 @@ class Learner:
             optimizer.learning_rate.assign(rate)
 
     def optimizers(self) -> list:
-        return [self.trunk_optimizer, *(head.optimizer for head in self._heads())]
+        return [self.trunk_optimizer, *(head.optimizer for head in self.heads)]
 
     def average_statistics(self):
         """Makes the running statistics of batch norm the mean over all workers.
@@ -135,7 +105,7 @@ class Learner:
                 same, and all learn of it.
 
         Returns:
-            (len(SUMS),) float32, in the order of SUMS.
+            (len(step_metrics.NAMES),) float32 of this worker.
         """
         sums, gradients, finite = self._cluster.strategy.run(
             self._replica_step, args=(batch, step_seed, stop)
@@ -153,7 +123,7 @@ class Learner:
         scale = 1.0 if self.loss_scale is None else self.loss_scale.value
         sums, gradients = self._accumulated(batch, scale)
         trunk, *heads = [[g / scale for g in part] for part in gradients]
-        heads = [head.sum_gradients(part) for head, part in zip(self._heads(), heads)]
+        heads = self.heads.sum_gradients(heads)
         # By our own exchange, so that it takes its turn among those of batch norm and heads.
         finite = tf.constant(True)
         stop = tf.convert_to_tensor(stop)
@@ -164,10 +134,15 @@ class Learner:
             bad = 1.0 - tf.cast(all_finite(sum(heads, [])), tf.float32)
             *trunk, bad, stops = all_sum_packed([*trunk, bad, stop], self._cluster.world)
             finite = tf.logical_and(all_finite(trunk), tf.equal(bad, 0.0))
-        norms = self._squared_norms(trunk, heads)
-        taken = tf.stack([1.0 / self._cluster.size, *norms])
-        taken = tf.where(finite, taken, tf.zeros_like(taken))
-        return tf.concat([sums, taken, [stops / self._cluster.size]], 0), [trunk, *heads], finite
+        share = tf.where(finite, 1.0 / self._cluster.size, 0.0)
+        measured = pack(
+            STEP_NAMES,
+            steps=share,
+            trunk_gradient=_where(finite, squared_norm(trunk) / self._cluster.size),
+            head_gradient=_where(finite, self.heads.squared_norm(heads)),
+            stops=stops / self._cluster.size,
+        )
+        return tf.concat([sums, measured], 0), [trunk, *heads], finite
 
     def _accumulated(self, batch, scale):
         """(image sums, gradients of trunk and heads) of this worker's batch, in equal parts."""
@@ -181,7 +156,7 @@ class Learner:
             return i + 1, tf.nest.map_structure(tf.add, total, self._compute(part, scale))
 
         zeros = [[tf.zeros(w.shape) for w in weights] for weights in self._weights()]
-        begin = tf.constant(0), (tf.zeros([len(IMAGE_SUMS)]), zeros)
+        begin = tf.constant(0), (tf.zeros([len(IMAGE_NAMES)]), zeros)
         # One after the other: this is how memory is saved.
         return tf.while_loop(lambda i, _: i < count, add, begin, parallel_iterations=1)[1]
 
@@ -205,18 +180,7 @@ class Learner:
     def _forward(self, batch) -> losses.Objective:
         features = self.trunk(batch["image"], training=True, dropout_mask=batch["dropout_mask"])
         features = tf.nn.relu(features["fc7"])
-        logits = self.super_head.head(features)
-        ids = batch["super_id"], batch["sub_id"]
-        if self._stage.loss == "product":
-            return losses.product(logits, self.plan.topology.super_classes, *ids)
-        return losses.hierarchical(logits, self._sub_logits(features), *ids)
-
-    def _sub_logits(self, features):
-        """(b, k): each image through the head of its own super-class, or None without heads."""
-        if not self.sub_heads:
-            return None
-        parts = tf.split(features, len(self.sub_heads))
-        return tf.concat([h.head(x) for h, x in zip(self.sub_heads.values(), parts)], 0)
+        return self.heads.objective(features, batch["super_id"], batch["sub_id"])
 
     def _apply(self, gradients):
         trunk, *heads = gradients
@@ -225,14 +189,10 @@ class Learner:
             zip(decayed(trunk, variables, self._stage.optimizer.weight_decay), variables),
             skip_gradients_aggregation=True,
         )
-        for head, part in zip(self._heads(), heads):
-            head.apply(part)
-
-    def _heads(self) -> list[Classifier]:
-        return [self.super_head, *self.sub_heads.values()]
+        self.heads.apply(heads)
 
     def _weights(self) -> list[list[tf.Variable]]:
-        return [self.trunk.trainable_variables, *(head.weights for head in self._heads())]
+        return [self.trunk.trainable_variables, *(head.weights for head in self.heads)]
 
     def _dropout_mask(self, step_seed):
         """This worker's rows of a mask that depends on step and super-class, not on W."""
@@ -248,29 +208,24 @@ class Learner:
         return tf.concat(masks, 0)
 
     def _image_sums(self, batch, objective):
-        """(len(IMAGE_SUMS),) float32."""
+        """(len(IMAGE_NAMES),) float32."""
         loss, super_logits, sub_logits = objective
         super_ids, rotations = batch["super_id"], self.plan.rotations
         guess = tf.argmax(super_logits, -1, tf.int32)
         super_loss = losses.cross_entropy(super_logits, super_ids)
-        hits = tf.zeros_like(loss)
+        sub_hits = 0.0
         if sub_logits is not None:
-            hits = _equal(tf.argmax(sub_logits, -1, tf.int32), batch["sub_id"])
-        columns = [
-            tf.ones_like(loss),
-            loss,
-            super_loss,
-            loss - super_loss,
-            _equal(guess, super_ids),
-            _equal(guess % rotations, super_ids % rotations),
-            hits,
-        ]
-        return tf.reduce_sum(tf.stack(columns), 1)
-
-    def _squared_norms(self, trunk, heads):
-        """This worker's shares of the squared gradient norms of the trunk and of all heads."""
-        of_heads = [_squared_norm(part) / head.holders for head, part in zip(self._heads(), heads)]
-        return _squared_norm(trunk) / self._cluster.size, tf.add_n(of_heads)
+            sub_hits = _count_equal(tf.argmax(sub_logits, -1, tf.int32), batch["sub_id"])
+        return pack(
+            IMAGE_NAMES,
+            images=tf.size(loss),
+            loss=tf.reduce_sum(loss),
+            super_loss=tf.reduce_sum(super_loss),
+            sub_loss=tf.reduce_sum(loss - super_loss),
+            super_hits=_count_equal(guess, super_ids),
+            rotation_hits=_count_equal(guess % rotations, super_ids % rotations),
+            sub_hits=sub_hits,
+        )
 
 
 def statistics_comm(model, cluster, topology):
@@ -282,9 +237,9 @@ def statistics_comm(model, cluster, topology):
     return cluster.world
 
 
-def _squared_norm(tensors):
-    return 2.0 * tf.add_n([tf.nn.l2_loss(t) for t in tensors])
+def _where(finite, value):
+    return tf.where(finite, value, tf.zeros_like(value))
 
 
-def _equal(a, b):
-    return tf.cast(tf.equal(a, b), tf.float32)
+def _count_equal(a, b):
+    return tf.reduce_sum(tf.cast(tf.equal(a, b), tf.float32))

@@ -20,8 +20,8 @@ from dc_tf import pulse, run_dir
 from dc_tf.data.storage.reader import data_errors
 from dc_tf.errors import DataError, Preempted
 from dc_tf.progress import Progress
+from dc_tf.training import step_metrics
 from dc_tf.training.loss_scale import LEAST
-from dc_tf.training.step import SUMS
 
 # Share of the time from which on waiting for images is worth a warning, and how long to look first.
 _INPUT_BOUND = 0.2
@@ -197,7 +197,7 @@ class EpochTrainer(orbit.AbstractTrainer):
         """
         started, waited = time.monotonic(), 0.0
         num_steps = int(num_steps)
-        sums = tf.zeros([len(SUMS)])
+        sums = tf.zeros([len(step_metrics.NAMES)])
         for _ in range(num_steps):
             asked = time.monotonic()
             pulse.beat("waits for images")
@@ -210,12 +210,13 @@ class EpochTrainer(orbit.AbstractTrainer):
         *sums, all_waited = self._cluster.world.all_sum(tf.concat([sums, [waited]], 0)).numpy()
         seconds = time.monotonic() - started
         self._watch_input(waited, seconds)
-        figures = mean_figures(sums)
+        metrics = step_metrics.mean_metrics(sums)
+        total = step_metrics.unpack(sums)
         if self._learner.loss_scale is not None:
-            figures["loss_scale"] = float(self._learner.loss_scale.value)
-            figures["skipped_steps"] = num_steps - round(float(sums[SUMS.index("steps")]))
-        return figures | {
-            "images_per_second": float(sums[0]) / seconds,
+            metrics["loss_scale"] = float(self._learner.loss_scale.value)
+            metrics["skipped_steps"] = num_steps - round(total["steps"])
+        return metrics | {
+            "images_per_second": total["images"] / seconds,
             "input_wait": float(all_waited) / self._cluster.size / seconds,
         }
 
@@ -230,7 +231,7 @@ class EpochTrainer(orbit.AbstractTrainer):
 
     def _stop_if_agreed(self):
         """Every worker finds the same in the result of the same step, so all stop together."""
-        if len(self._results) == _LAG and float(self._results[0][SUMS.index("stops")]) > 0:
+        if len(self._results) == _LAG and step_metrics.value(self._results[0], "stops") > 0:
             raise _Stop
 
     def _watch_input(self, waited, seconds):
@@ -248,23 +249,3 @@ class EpochTrainer(orbit.AbstractTrainer):
             self._cluster.rank,
             100 * share,
         )
-
-
-def mean_figures(sums) -> dict[str, float]:
-    """Named means from a vector of SUMS, added up over the workers.
-
-    Accuracies are in [0, 1], losses in nats per image. Gradient norms are Euclidean, of the mean
-    over the global batch, and their squares are averaged over the steps that were taken.
-    """
-    total = dict(zip(SUMS, (float(value) for value in sums)))
-    images, steps = max(total["images"], 1.0), max(total["steps"], 1.0)
-    return {
-        "loss": total["loss"] / images,
-        "super_loss": total["super_loss"] / images,
-        "sub_loss": total["sub_loss"] / images,
-        "super_accuracy": total["super_hits"] / images,
-        "rotation_accuracy": total["rotation_hits"] / images,
-        "sub_accuracy": total["sub_hits"] / images,
-        "gradient_norm": math.sqrt(total["trunk_gradient"] / steps),
-        "head_gradient_norm": math.sqrt(total["head_gradient"] / steps),
-    }

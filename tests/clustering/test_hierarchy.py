@@ -298,7 +298,9 @@ def last_round():
 def start_again(comm, x, cluster, sub):
     """Clusters from the last round's labels, without an iteration."""
     x, *previous = (np.array_split(part, comm.size)[comm.rank] for part in (x, cluster, sub))
-    return hierarchical_kmeans(x, 3, 4, comm, 0, init="previous", previous=tuple(previous))
+    return hierarchical_kmeans(
+        x, 3, 4, comm, iterations=0, init="previous", previous=tuple(previous)
+    )
 
 
 def means(x, labels, k):

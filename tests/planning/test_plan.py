@@ -15,10 +15,11 @@ from dc_tf.errors import ConfigError
 from dc_tf.experiment import Optimizer, load, to_yaml
 from dc_tf.nn.vgg16 import VGG16
 from dc_tf.planning import training_cost
-from dc_tf.planning.plan import make_plan, rates_of
+from dc_tf.planning.plan import make_plan
 from dc_tf.planning.report import as_dict, as_text, seconds_of
 from dc_tf.run_dir import RunDir
 from dc_tf.training.optimizers import make_optimizer
+from dc_tf.training.rates import rates_of
 
 ROWS = 128
 

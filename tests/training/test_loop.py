@@ -23,8 +23,9 @@ from dc_tf.planning.stages import plan_stages
 from dc_tf.run_dir import RunDir, read_json
 from dc_tf.training.checkpoint import complete_checkpoints, load_trunk
 from dc_tf.training.init_from import check_initial, initial_weights
-from dc_tf.training.loop import check_start, learning_rate
+from dc_tf.training.loop import learning_rate
 from dc_tf.training.metrics import read
+from dc_tf.training.preflight import check_start
 
 # On 128 images the stages of runs.SETTINGS take 2 * 4 and 3 * 4 steps; clusterings are at 8, 16.
 STEPS = 20

@@ -12,7 +12,8 @@ from dc_tf.data.input.batch_plan import BatchPlan
 from dc_tf.distributed.topology import Topology
 from dc_tf.experiment import Model, Optimizer, Stage
 from dc_tf.nn.vgg16 import VGG16
-from dc_tf.training.step import SUMS, Learner
+from dc_tf.training.step import Learner
+from dc_tf.training.step_metrics import unpack
 
 pytestmark = pytest.mark.numeric
 
@@ -86,8 +87,8 @@ def new_trunk(compute_dtype="float32"):
 def _weights(learner):
     return {
         "trunk": [v.numpy() for v in learner.trunk.variables],
-        "super": [v.numpy() for v in learner.super_head.weights],
-        "sub": {s: [v.numpy() for v in h.weights] for s, h in learner.sub_heads.items()},
+        "super": [v.numpy() for v in learner.heads.super_head.weights],
+        "sub": {s: [v.numpy() for v in h.weights] for s, h in learner.heads.sub_heads.items()},
     }
 
 
@@ -212,7 +213,7 @@ class ByHandTest(Compared):
             expected = dict(by_hand["weights"])
             expected["sub"] = {s: expected["sub"][s] for s in one[0]["sub"]}
             self.assert_same([{1: expected}], one, step=1, share=1e-3)
-            sums = dict(zip(SUMS, one["sums"][0]))
+            sums = unpack(one["sums"][0])
             self.assertEqual(sums["images"], BATCH)
             self.assertAllClose(sums["loss"] / BATCH, by_hand["loss"], rtol=1e-5)
             self.assertAllClose(sums["loss"], sums["super_loss"] + sums["sub_loss"], rtol=1e-5)
@@ -275,7 +276,7 @@ class HalfTest(Compared):
             after += itertools.compress(one[1]["trunk"], trained)
             for a, b in zip(after, before, strict=True):
                 self.assertAllEqual(a, b)
-            sums = dict(zip(SUMS, one["sums"][0]))
+            sums = unpack(one["sums"][0])
             taken = ("steps", "trunk_gradient", "head_gradient")
             self.assertAllEqual([sums[name] for name in taken], [0, 0, 0])
 

@@ -104,7 +104,7 @@ def in_tensorflow(cluster, case, network, heads, batches):
     assign_weights(network.weights, trunk)
     plan = BatchPlan(case.clusters, 4, BATCH, Topology(1, case.super_classes))
     learner = Learner(cluster, plan, trunk, case.stage, Model(dropout=False))
-    held = [learner.super_head, *learner.sub_heads.values()]
+    held = list(learner.heads)
     for head, values in zip(held, heads, strict=True):
         for variable, value in zip(head.weights, values, strict=True):
             variable.assign(value)

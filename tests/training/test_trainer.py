@@ -11,8 +11,8 @@ from dc_tf.errors import DataError
 from dc_tf.run_dir import RunDir, read_json
 from dc_tf.training import trainer
 from dc_tf.training.checkpoint import Position
-from dc_tf.training.step import SUMS
-from dc_tf.training.trainer import EpochTrainer, StageTrainer, mean_figures
+from dc_tf.training.step_metrics import NAMES, mean_metrics
+from dc_tf.training.trainer import EpochTrainer, StageTrainer
 
 CLOCK = [0.0]
 
@@ -28,7 +28,7 @@ class Steps:
 
     def step(self, batch, step_seed, stop):
         CLOCK[0] += self._seconds
-        return tf.one_hot(SUMS.index("images"), len(SUMS))
+        return tf.one_hot(NAMES.index("images"), len(NAMES))
 
 
 def images_every(seconds):
@@ -84,10 +84,10 @@ class TrainerTest(tf.test.TestCase):
         self.assertEqual(kept["gradient_norm"], float("inf"))
 
     def test_means_are_over_images_and_norms_over_the_steps_taken(self):
-        sums = dict.fromkeys(SUMS, 0.0)
+        sums = dict.fromkeys(NAMES, 0.0)
         sums |= {"images": 8, "loss": 24, "super_loss": 16, "sub_loss": 8, "super_hits": 2}
         sums |= {"steps": 2, "trunk_gradient": 50, "head_gradient": 18}
-        figures = mean_figures(np.float32(list(sums.values())))
+        figures = mean_metrics(np.float32(list(sums.values())))
         expected = {"loss": 3, "super_loss": 2, "sub_loss": 1, "super_accuracy": 0.25}
         expected |= {"gradient_norm": 5, "head_gradient_norm": 3, "sub_accuracy": 0}
         for name, value in expected.items():

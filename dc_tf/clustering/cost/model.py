@@ -15,6 +15,7 @@ import math
 from dc_tf.clustering.cost.hardware import Machine
 from dc_tf.distributed.blocks import MESSAGE_BYTES
 from dc_tf.errors import ConfigError
+from dc_tf.kmeans_options import KMeansOptions
 
 # Rows that are wanted are read in one piece, others between them included, if there is one in so
 # many bytes (`row_file.py`).
@@ -46,7 +47,7 @@ class Problem:
         store_dtype: of the rows on the disk.
         raw_dim: components before whitening; 0 if rows are clustered as they are.
         moved: share of the rows that change their cluster, the mean of all passes but the first.
-        memory_bytes, cache_bytes: as in `kmeans`.
+        memory_bytes, cache_bytes: as in `KMeansOptions`.
     """
 
     rows: int
@@ -54,13 +55,13 @@ class Problem:
     clusters: int
     sub_clusters: int = 0
     workers: int = 1
-    iterations: int = 10
-    precision: str = "float32"
+    iterations: int = KMeansOptions.iterations
+    precision: str = KMeansOptions.precision
     store_dtype: str = "float16"
     raw_dim: int = 0
     moved: float = 0.1
-    memory_bytes: int | None = None
-    cache_bytes: int = 256 << 20
+    memory_bytes: int | None = KMeansOptions.memory_bytes
+    cache_bytes: int = KMeansOptions.cache_bytes
 
     def __post_init__(self):
         counts = (self.rows, self.dim, self.clusters, self.workers)

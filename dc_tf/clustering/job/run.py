@@ -15,7 +15,6 @@ import zlib
 import numpy as np
 
 import dc_tf
-from dc_tf.clustering.assignments import count_statistics, size_warnings
 from dc_tf.clustering.cost.hardware import CORE, P4D
 from dc_tf.clustering.cost.model import Problem, memory_of
 from dc_tf.clustering.job.output import KMeansDir
@@ -24,11 +23,14 @@ from dc_tf.clustering.search.backends import choose_precision, make_backend
 from dc_tf.clustering.search.tensors import has_gpu
 from dc_tf.clustering.search.tiles import transit_bytes
 from dc_tf.clustering.shared_state import SharedState
+from dc_tf.clustering.statistics import count_statistics, size_warnings
 from dc_tf.clustering.store.embeddings import Embeddings, UnitRows
 from dc_tf.clustering.validate import inspect
+from dc_tf.distributed.blocks import row_block
 from dc_tf.distributed.collective_errors import all_or_none
 from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import ConfigError, DataError
+from dc_tf.kmeans_options import KMeansOptions
 from dc_tf.memory import free_memory, gpu_memory, size
 from dc_tf.precision import AUTO, tell
 from dc_tf.progress import IterationProgress, Progress
@@ -48,7 +50,7 @@ class KMeansJob:
             dim, dtype.
         overwrite: replace what is in the output.
         save_every_s: seconds from one save to the next; 0 saves after every iteration.
-        cache_bytes: as in `kmeans`.
+        cache_bytes: as in `KMeansOptions`.
     """
 
     input: str
@@ -62,8 +64,8 @@ class KMeansJob:
 
     def share(self, rank, size) -> Embeddings:
         """The contiguous block of rows of one of `size` workers."""
-        rows = self.embeddings.rows
-        return self.embeddings.part(rows * rank // size, rows * (rank + 1) // size)
+        own = row_block(self.embeddings.rows, rank, size)
+        return self.embeddings.part(own.start, own.stop)
 
     def disk_bytes(self) -> int:
         """Upper bound of what the output takes while it is made: three saves, parts, result."""
@@ -218,7 +220,8 @@ def _cluster_rows(own, job, cluster, clock):
         shared.save_if_due(state)
         clock.start()
 
-    names = ("k", "iterations", "seed", "precision", "backend", "spherical", "tolerance")
+    names = ("iterations", "precision", "backend", "spherical", "tolerance")
+    chosen = {name: job.settings[name] for name in names}
     with IterationProgress(
         job.settings["iterations"],
         job.embeddings.rows,
@@ -230,13 +233,13 @@ def _cluster_rows(own, job, cluster, clock):
         clock.start()
         result = kmeans(
             UnitRows(own) if job.settings["normalize"] else own,
-            comm=cluster.world,
-            init=job.init,
-            cache_bytes=job.cache_bytes,
+            job.settings["k"],
+            cluster.world,
+            job.settings["seed"],
+            KMeansOptions(init=job.init, cache_bytes=job.cache_bytes, **chosen),
             on_iteration=on_iteration,
             on_progress=progress.update,
             state=state,
-            **{name: job.settings[name] for name in names},
         )
         progress.update(0, iteration=result.iterations, objective=result.objective[-1])
     return result

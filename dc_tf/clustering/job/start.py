@@ -14,11 +14,8 @@ from dc_tf.clustering.job.output import KMeansDir
 from dc_tf.clustering.store.embeddings import Embeddings, NpyFile, find_files
 from dc_tf.distributed.task import TaskSpec, task_from_environment
 from dc_tf.errors import ConfigError, DataError
+from dc_tf.kmeans_options import BACKENDS, INITS, PRECISIONS
 from dc_tf.run_dir import locked
-
-INITS = ("random", "k-means++", "k-means||")
-PRECISIONS = ("auto", "float32", "bfloat16")
-BACKENDS = ("auto", "tensorflow", "faiss")
 
 
 @dataclasses.dataclass(frozen=True)

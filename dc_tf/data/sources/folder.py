@@ -1,103 +1,13 @@
-"""Where images come from: a folder, a list, tar files or a TensorFlow data set, read the same way.
-
-    source = open_source("photos", labels_from_folders=True)
-    source.class_names, source.total
-    for item in source.items():
-        item.name, item.content, item.label, item.meta
-
-A source gives its items in one fixed order, and from any item's `place` on it gives the rest of
-them, so that a conversion can be stopped anywhere. Nothing it holds grows with the number of items.
-"""
+"""Image files in a folder and its sub-folders, in the order of their relative paths."""
 
 import hashlib
 import os
-import typing
 
+from dc_tf.data.sources.item import Item, reason_to_skip
 from dc_tf.data.storage import files
-from dc_tf.data.storage.files import expand, is_local, same_place
-from dc_tf.data.storage.metadata import text
+from dc_tf.data.storage.files import is_local, same_place
 from dc_tf.errors import ConfigError
 from dc_tf.progress import Progress
-
-_MAX_NAME = 4096  # characters; as long as a path can be
-
-
-class Item(typing.NamedTuple):
-    """One thing that may be an image.
-
-    Attributes:
-        name: str that tells a person where it came from, such as a relative path.
-        content: str, the path of the file, or bytes, the file itself; None where there is a reason.
-        place: value for JSON; `items(place)` goes on behind this item.
-        label: int, or None.
-        meta: dict of name to value, see `metadata.bounded`.
-        reason: str, why it is not even tried, or None.
-    """
-
-    name: str
-    content: str | bytes | None
-    place: object
-    label: int | None = None
-    meta: typing.Mapping = {}  # never written to
-    reason: str | None = None
-
-
-class Source(typing.Protocol):
-    """What every kind of source offers.
-
-    Attributes:
-        total: number of items, or None where only reading all would tell.
-        class_names: list of str, one for each label, or None.
-        identity: dict for JSON, the same as long as `items` gives the same items.
-    """
-
-    total: int | None
-    class_names: list | None
-    identity: dict
-
-    def items(self, place=None):
-        """Yields Items in their order; with the `place` of one, those behind it."""
-
-
-def open_source(input, labels_from_folders=False, skip=None, tfds_data_dir=None, progress=True):
-    """Opens a source of any kind.
-
-    Args:
-        input: folder; CSV, TSV or JSONL file (`lists`); tar files, as a path or pattern (`tars`);
-            or "tfds:NAME" (`tfds_source`).
-        labels_from_folders: whether the first-level sub-folder is the class.
-        skip: folder that is left out, when it lies inside the input.
-        tfds_data_dir: where TensorFlow data sets are kept; None: their own default.
-        progress: whether to show progress while listing.
-
-    Raises:
-        ConfigError: there is no such input, or it is of no known kind.
-        DataError: a list that cannot be read.
-    """
-    # The kinds import this module for Item.
-    from dc_tf.data.sources import lists, tars
-    from dc_tf.data.sources import tfds as tfds_source
-
-    is_folder = not input.startswith(tfds_source.PREFIX) and files.is_folder(input)
-    if labels_from_folders and not is_folder:
-        raise ConfigError(f"labels_from_folders needs a folder as input; {input} is not one.")
-    if is_folder:
-        return FolderSource(input, labels_from_folders, skip, progress)
-    if input.startswith(tfds_source.PREFIX):
-        return tfds_source.TfdsSource(input, tfds_data_dir)
-    paths = expand(input)
-    missing = [path for path in paths if not files.exists(path)]
-    if missing or not paths:
-        there_is = f"there is no {missing[0]}" if missing else "no file has such a name"
-        raise ConfigError(f"The input {input} is not there: {there_is}.")
-    if len(paths) == 1 and paths[0].endswith(lists.SUFFIXES):
-        return lists.open_list(paths[0], progress)
-    if all(tars.is_tar(path) for path in paths):
-        return tars.TarSource(paths)
-    raise ConfigError(
-        f"The input {input} is neither a folder, a list ({', '.join(lists.SUFFIXES)}), tar files "
-        f"nor {tfds_source.PREFIX}NAME."
-    )
 
 
 class FolderSource:
@@ -186,21 +96,6 @@ def _local_names(folder):
 def _remote_names(folder):
     names = files.names_in(folder)
     return [name + "/" * files.is_folder(os.path.join(folder, name)) for name in names]
-
-
-def reason_to_skip(path):
-    """Why a file with such a path is not tried: str, or None."""
-    parts = path.split("/")
-    if "__MACOSX" in parts:
-        return "macOS archive leftovers"
-    if any(part.startswith(".") and part not in (".", "..") for part in parts):
-        return "hidden file"
-    return None
-
-
-def short_name(name):
-    """A name as it is stored with an image."""
-    return name if len(name) <= _MAX_NAME else text(name, _MAX_NAME)
 
 
 def _class_of(path):

@@ -17,7 +17,7 @@ import json
 import os
 import re
 
-from dc_tf.data.sources.folder import Item, short_name
+from dc_tf.data.sources.item import Item, short_name
 from dc_tf.data.storage.files import is_local, open_binary
 from dc_tf.data.storage.metadata import MAX_NAME, bounded, text
 from dc_tf.errors import ConfigError, DataError

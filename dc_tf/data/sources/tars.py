@@ -21,8 +21,8 @@ import zlib
 
 from absl import logging
 
-from dc_tf.data.sources.folder import Item, reason_to_skip, short_name
 from dc_tf.data.sources.image_files import MAX_FILE_BYTES
+from dc_tf.data.sources.item import Item, reason_to_skip, short_name
 from dc_tf.data.storage.files import open_binary, size_of
 from dc_tf.data.storage.metadata import bounded, text
 

@@ -8,7 +8,7 @@ import contextlib
 import re
 import sys
 
-from dc_tf.data.sources.folder import Item
+from dc_tf.data.sources.item import Item
 from dc_tf.data.storage.metadata import bounded
 from dc_tf.errors import ConfigError
 

@@ -20,7 +20,7 @@ import itertools
 import numpy as np
 
 from dc_tf import experiment
-from dc_tf.clustering.assignments import nmi
+from dc_tf.clustering.statistics import nmi
 from dc_tf.data.inspection import examples_of, spread_rows
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed.collective_errors import all_or_none

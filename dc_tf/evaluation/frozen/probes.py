@@ -13,6 +13,8 @@ import zlib
 
 import tensorflow as tf
 
+from dc_tf.evaluation.losses import multi_label_loss
+
 
 class Probes(tf.Module):
     """Softmax or logistic regression per layer by SGD with momentum and coupled weight decay.
@@ -110,16 +112,3 @@ def _loss_and_error(logits, labels):
     truth = tf.cast(labels == 1, tf.float32)
     counted = tf.cast((labels == 0) | (labels == 1), tf.float32)
     return multi_label_loss(logits, labels), (tf.sigmoid(logits) - truth) * counted
-
-
-def multi_label_loss(logits, labels):
-    """(b,) binary cross-entropy summed over the classes that count, in nats.
-
-    Args:
-        logits: (b, classes) float32.
-        labels: (b, classes) integers: 1 present, 0 absent, others not counted.
-    """
-    truth = tf.cast(labels == 1, tf.float32)
-    counted = tf.cast((labels == 0) | (labels == 1), tf.float32)
-    loss = tf.nn.sigmoid_cross_entropy_with_logits(labels=truth, logits=logits)
-    return tf.reduce_sum(loss * counted, 1)

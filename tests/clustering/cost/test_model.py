@@ -20,6 +20,8 @@ from dc_tf.clustering.search import nearest, tiles
 from dc_tf.clustering.store import row_file
 from dc_tf.clustering.store.points import ArrayPoints
 from dc_tf.errors import ConfigError
+from dc_tf.experiment import Clustering
+from dc_tf.kmeans_options import KMeansOptions
 
 BENCHMARKS = pathlib.Path(__file__).parents[3] / "benchmarks"
 PAPER = Problem(rows=96_000_000, dim=4096, clusters=4, sub_clusters=80_000, workers=64)
@@ -255,7 +257,9 @@ class SettingsTest(tf.test.TestCase):
     def test_defaults_and_constants_are_those_of_kmeans(self):
         defaults = Problem(rows=1, dim=1, clusters=1)
         self.assertEqual(cost_model.TEMPORARIES, {False: tiles._CPU_BYTES, True: tiles._GPU_BYTES})
-        self.assertEqual(defaults.cache_bytes, kmeans.CACHE_BYTES)
+        for name in ("iterations", "precision", "cache_bytes", "memory_bytes"):
+            self.assertEqual(getattr(defaults, name), getattr(KMeansOptions(), name), name)
+        self.assertEqual(vars(Clustering().kmeans_options()), vars(KMeansOptions()))
         self.assertEqual(cost_model._BYTES_PER_CALL, row_file._BYTES_PER_CALL)
         self.assertEqual(cost_model._PROPOSED_BYTES, assign._PROPOSED_BYTES)
 

@@ -5,7 +5,8 @@ import os
 import pictures
 import tensorflow as tf
 
-from dc_tf.data.sources.folder import FolderSource, open_source, walk
+from dc_tf.data.sources.folder import FolderSource, walk
+from dc_tf.data.sources.open import open_source
 from dc_tf.errors import ConfigError
 
 

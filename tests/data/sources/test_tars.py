@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from dc_tf.data.convert import convert
 from dc_tf.data.sources import tars
-from dc_tf.data.sources.folder import open_source
+from dc_tf.data.sources.open import open_source
 from dc_tf.data.sources.tars import TarSource, is_tar
 
 PACK = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}

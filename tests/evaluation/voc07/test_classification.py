@@ -17,7 +17,7 @@ from dc_tf.commands.main import main
 from dc_tf.data.voc.devkit import read_splits
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.evaluation.frozen.probes import multi_label_loss
+from dc_tf.evaluation.losses import multi_label_loss
 from dc_tf.evaluation.models import at_resolution, open_model
 from dc_tf.evaluation.tasks import read_protocol
 from dc_tf.evaluation.voc07 import classification as voc07_classification

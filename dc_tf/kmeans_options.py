@@ -1,0 +1,71 @@
+"""How k-means is run: one declaration for experiments, commands, cost model and k-means itself.
+
+options = KMeansOptions(iterations=20, precision="bfloat16")
+result = kmeans(points, k=1000, options=options)
+"""
+
+import dataclasses
+import operator
+
+from dc_tf.errors import ConfigError
+
+INITS = ("random", "k-means++", "k-means||")
+PRECISIONS = ("float32", "bfloat16", "auto")
+BACKENDS = ("auto", "tensorflow", "faiss")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KMeansOptions:
+    """What can be chosen of a k-means, besides its rows, k and seed.
+
+    Attributes:
+        iterations: of Lloyd, at least 0; the most, where `tolerance` is set.
+        init: "random", "k-means++" or "k-means||" (see `dc_tf.clustering.initial`), or a (k, dim)
+            array of initial centroids, the same on all workers.
+        precision: "float32", or "bfloat16" for the products (summed in float32). A row then moves
+            only to a centroid that is nearer in float32, so the objective never increases. "auto"
+            measures and takes bfloat16 where it is faster on all workers. A worker whose bfloat16
+            products lose digits takes float32's.
+        spherical: keep centroids at length 1; meant for rows of length 1.
+        tolerance: stop when an iteration lowers the objective by no more than this share of it; 0
+            does all iterations.
+        backend: "tensorflow", "faiss" (float32 only) or "auto", the faster for k and dim.
+        cache_bytes: keep the rows, as the products take them, in device memory if they need no more
+            than this.
+        memory_bytes: bound for the temporaries of the assignment; None is an eighth of the memory
+            that is free but at most 256 MiB, on a GPU a sixteenth of its own but at most 2 GiB.
+
+    Raises:
+        ConfigError: for values that cannot work.
+    """
+
+    iterations: int = 10
+    init: object = "random"
+    precision: str = "float32"
+    spherical: bool = False
+    tolerance: float = 0.0
+    backend: str = "auto"
+    cache_bytes: int = 250_000_000
+    memory_bytes: int | None = None
+
+    def __post_init__(self):
+        whole("iterations", self.iterations, 0)
+        if not 0 <= self.tolerance < 1:
+            raise ConfigError(
+                f"tolerance={self.tolerance}; use a share of the objective, less than 1."
+            )
+
+
+def whole(name, value, least) -> int:
+    """`value` as an int.
+
+    Raises:
+        ConfigError: it is not a whole number, or less than `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if number < least:
+        raise ConfigError(f"{name}={value!r}; use a whole number, at least {least}.")
+    return number

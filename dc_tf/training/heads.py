@@ -1,0 +1,101 @@
+"""The heads of a stage that one worker holds: V and its share of the W_s.
+
+heads = Heads(cluster, plan, stage, features=4096)
+heads.reset((seed, stage_index), round_index=0)
+objective = heads.objective(features, super_ids, sub_ids)
+"""
+
+import tensorflow as tf
+
+from dc_tf.nn import losses
+from dc_tf.seeds import derive
+from dc_tf.training.classifier import Classifier
+
+
+class Heads:
+    """V, and W_s for each super-class s that this worker serves, always in this order.
+
+    Attributes:
+        super_head: Classifier, V; of all pairs of super-class and sub-class in the product loss.
+        sub_heads: {super-class: Classifier}, the W_s that this worker serves; empty without.
+    """
+
+    def __init__(self, cluster, plan, stage, features: int):
+        """Creates the heads; `reset` draws their weights.
+
+        Args:
+            cluster: Cluster.
+            plan: BatchPlan of the stage.
+            stage: experiment.Stage.
+            features: input dimension.
+        """
+        self._plan = plan
+        self._product = stage.loss == "product"
+        topology = plan.topology
+        classes = topology.super_classes
+        outputs = classes * stage.sub_clusters if self._product else classes
+        self.super_head = Classifier(stage, features, outputs, cluster.world)
+        served = ()
+        if stage.sub_clusters and not self._product:
+            served = topology.served(cluster.rank)
+        sharers = cluster.group(topology.sharers(cluster.rank)) if served else None
+        # W_s is averaged over the images of its own super-class, 1/S of the batch.
+        scale = 1.0 if stage.optimizer.literal_head_scale else float(classes)
+        self.sub_heads = {
+            s: Classifier(stage, features, stage.sub_clusters, sharers, scale) for s in served
+        }
+
+    def __iter__(self):
+        """Yields each Classifier, V first."""
+        yield from (self.super_head, *self.sub_heads.values())
+
+    def reset(self, seed: tuple[int, int], round_index: int):
+        """Draws V and every W_s anew and clears their momentum.
+
+        V keeps its weights where its classes keep their meaning: rotations only.
+
+        Args:
+            seed: of the experiment, and the stage's index.
+            round_index: of the clustering whose labels follow.
+        """
+        if round_index == 0 or self._plan.clusters > 1 or self._product:
+            self.super_head.reset(derive("super head", *seed, round_index))
+        for super_class, head in self.sub_heads.items():
+            head.reset(derive("sub head", *seed, round_index, super_class))
+
+    def objective(self, features, super_ids, sub_ids) -> losses.Objective:
+        """The loss of each image, with the logits it comes from.
+
+        Args:
+            features: (b, d) float32, images of the served super-classes one after the other.
+            super_ids, sub_ids: (b,) int32.
+        """
+        logits = self.super_head.head(features)
+        if self._product:
+            return losses.product(logits, self._plan.topology.super_classes, super_ids, sub_ids)
+        return losses.hierarchical(logits, self._sub_logits(features), super_ids, sub_ids)
+
+    def _sub_logits(self, features):
+        """(b, k): each image through the head of its own super-class, or None without heads."""
+        if not self.sub_heads:
+            return None
+        parts = tf.split(features, len(self.sub_heads))
+        return tf.concat([h.head(x) for h, x in zip(self.sub_heads.values(), parts)], 0)
+
+    def sum_gradients(self, gradients) -> list[list[tf.Tensor]]:
+        """Scaled gradients of each head, summed over the workers that hold it."""
+        return [head.sum_gradients(part) for head, part in zip(self, gradients)]
+
+    def apply(self, gradients):
+        """One optimizer step of each head along what `sum_gradients` returned."""
+        for head, part in zip(self, gradients):
+            head.apply(part)
+
+    def squared_norm(self, gradients) -> tf.Tensor:
+        """This worker's share of the squared norm of the gradients of all heads."""
+        return tf.add_n([squared_norm(part) / head.holders for head, part in zip(self, gradients)])
+
+
+def squared_norm(tensors) -> tf.Tensor:
+    """Sum of the squares of all entries."""
+    return 2.0 * tf.add_n([tf.nn.l2_loss(t) for t in tensors])

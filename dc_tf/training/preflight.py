@@ -1,0 +1,27 @@
+"""What keeps a run from starting, found before anything is started."""
+
+from dc_tf.clustering.search.backends import make_backend
+from dc_tf.errors import ConfigError
+from dc_tf.planning.stages import plan_stages
+from dc_tf.training.init_from import check_initial
+from dc_tf.training.optimizers import check_optimizer
+
+
+def check_start(experiment, rows: int, workers: int):
+    """Refuses what `pretrain` could not do, before anything is started.
+
+    Raises:
+        ConfigError: a stage does not fit the worker count or the data set or needs what is not
+            installed, or `init_from` cannot be its start.
+        DataError: what `init_from` holds is damaged.
+    """
+    plan_stages(experiment, rows, workers)
+    for i, stage in enumerate(experiment.stages):
+        clustering = stage.clustering
+        precision = clustering.precision
+        make_backend(clustering.backend, 1, 1, "float32" if precision == "auto" else precision)
+        try:
+            check_optimizer(stage.optimizer)
+        except ConfigError as error:
+            raise ConfigError(f"stages[{i}].{error}") from error
+    check_initial(experiment)

@@ -1,0 +1,59 @@
+"""What a training step measures, by name.
+
+A step returns one vector, so that all of it crosses to the host, and between workers, at once.
+Added up over the workers, its entries are sums over the global batch.
+
+    sums = pack(images=64.0, loss=..., ...)     # in the graph, every name of NAMES
+    unpack(sums)["images"]                      # float
+    mean_metrics(sums)["rotation_accuracy"]
+"""
+
+import math
+
+import tensorflow as tf
+
+# Sums over images.
+IMAGE_NAMES = (
+    *("images", "loss", "super_loss", "sub_loss", "super_hits", "rotation_hits", "sub_hits"),
+)
+# Shares of what all workers know, which add up to: steps taken, squared gradient norms, and the
+# number of workers that ask to stop.
+STEP_NAMES = ("steps", "trunk_gradient", "head_gradient", "stops")
+NAMES = (*IMAGE_NAMES, *STEP_NAMES)
+
+
+def pack(names=NAMES, **values) -> tf.Tensor:
+    """(len(names),) float32 from one scalar for each name."""
+    if values.keys() != set(names):
+        raise ValueError(f"got {sorted(values)}; needs {sorted(names)}.")
+    return tf.stack([tf.cast(values[name], tf.float32) for name in names])
+
+
+def unpack(sums) -> dict[str, float]:
+    """{name: value} of a vector of NAMES."""
+    return dict(zip(NAMES, (float(value) for value in sums), strict=True))
+
+
+def value(sums, name: str) -> float:
+    """One entry of a vector of NAMES."""
+    return float(sums[NAMES.index(name)])
+
+
+def mean_metrics(sums) -> dict[str, float]:
+    """Named means from a vector of NAMES, added up over the workers.
+
+    Accuracies are in [0, 1], losses in nats per image. Gradient norms are Euclidean, of the mean
+    over the global batch, and their squares are averaged over the steps that were taken.
+    """
+    total = unpack(sums)
+    images, steps = max(total["images"], 1.0), max(total["steps"], 1.0)
+    return {
+        "loss": total["loss"] / images,
+        "super_loss": total["super_loss"] / images,
+        "sub_loss": total["sub_loss"] / images,
+        "super_accuracy": total["super_hits"] / images,
+        "rotation_accuracy": total["rotation_hits"] / images,
+        "sub_accuracy": total["sub_hits"] / images,
+        "gradient_norm": math.sqrt(total["trunk_gradient"] / steps),
+        "head_gradient_norm": math.sqrt(total["head_gradient"] / steps),
+    }
