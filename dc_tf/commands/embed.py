@@ -11,11 +11,7 @@ OUTPUT/rows-00000-of-00003.npy. Call it again to go on where it was stopped; SIG
 end it with exit code 42.
 """
 
-import sys
-
-from dc_tf import pulse
 from dc_tf.commands.command_flags import CommandFlags
-from dc_tf.errors import ConfigError
 
 FLAGS = CommandFlags()
 
@@ -48,40 +44,21 @@ MAX_BAD_SHARE = FLAGS.float(
 
 
 def run() -> dict:
-    if COMPUTE_DTYPE.value not in ("auto", "float32", "bfloat16"):
-        raise ConfigError(
-            f"--compute_dtype is {COMPUTE_DTYPE.value!r}; use auto, float32 or bfloat16."
-        )
-    if not 0 <= MAX_BAD_SHARE.value < 1:
-        raise ConfigError(f"--max_bad_share is {MAX_BAD_SHARE.value}; use [0, 1).")
-    from dc_tf.data.storage.manifest import Dataset
+    """Writes the features; returns what they are."""
+    from dc_tf.evaluation.frozen.start import embed_files
 
-    dataset = Dataset.open(DATA.value)
-    # After all that can be checked without TensorFlow, which takes seconds to import.
-    from dc_tf.evaluation.frozen.embed import choose_layers, compute_dtype, embed
-    from dc_tf.evaluation.frozen.features import parse_layers
-    from dc_tf.evaluation.models import open_model, random_init
-    from dc_tf.precision import tell
-
-    layers = LAYER.value and parse_layers(LAYER.value)
-    choice = compute_dtype(OUTPUT.value, COMPUTE_DTYPE.value)
-    tell(choice, "embed")
-    subject = open_model(MODEL.value, choice.dtype, STAGE.value)
-    if not layers:
-        layers, reason = choose_layers(subject, OUTPUT.value, CELLS.value)
-        print(reason, file=sys.stderr, flush=True)
-    if RANDOM_INIT.value:
-        subject = random_init(subject, SEED.value)
-    with pulse.stoppable():
-        about = embed(
-            subject,
-            dataset,
-            OUTPUT.value,
-            layers,
-            CELLS.value,
-            DTYPE.value,
-            BATCH_SIZE.value,
-            ROWS_PER_FILE.value,
-            MAX_BAD_SHARE.value,
-        )
-    return {"output": OUTPUT.value, **about}
+    return embed_files(
+        MODEL.value,
+        DATA.value,
+        OUTPUT.value,
+        layers=LAYER.value,
+        stage=STAGE.value,
+        random_init=RANDOM_INIT.value,
+        seed=SEED.value,
+        cells=CELLS.value,
+        dtype=DTYPE.value,
+        compute_dtype=COMPUTE_DTYPE.value,
+        batch_size=BATCH_SIZE.value,
+        rows_per_file=ROWS_PER_FILE.value,
+        max_bad_share=MAX_BAD_SHARE.value,
+    )

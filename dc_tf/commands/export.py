@@ -8,7 +8,6 @@ onnx: a `.onnx` file of all layers; needs tf2onnx.
 """
 
 from dc_tf.commands.command_flags import CommandFlags
-from dc_tf.errors import ConfigError
 
 FLAGS = CommandFlags()
 WORKDIR = FLAGS.string("workdir", None, "Run folder of `dc_tf train`.", required=True)
@@ -30,31 +29,14 @@ OVERWRITE = FLAGS.bool("overwrite", False, "Replace what is there.")
 
 
 def run() -> dict:
-    # After the flags are known to be right, since TensorFlow takes seconds to import.
-    from dc_tf.export.file_formats import check_file, write_file
-    from dc_tf.export.provenance import of_run
-    from dc_tf.export.saved_model import SOBEL_FORMS, check_output, export_saved_model
-    from dc_tf.training.checkpoint import load_trunk
+    """Writes the network; returns what was written."""
+    from dc_tf.training.export_run import export_run
 
-    if SOBEL.value not in SOBEL_FORMS:
-        raise ConfigError(f"--sobel is {SOBEL.value!r}; use one of {', '.join(SOBEL_FORMS)}.")
-    one_file = FORMAT.value != "saved_model"
-    if one_file:
-        check_file(OUTPUT.value, FORMAT.value, OVERWRITE.value)
-    else:
-        check_output(OUTPUT.value, OVERWRITE.value)
-    trunk, experiment = load_trunk(WORKDIR.value, STAGE.value)
-    about = {"export": OUTPUT.value, "format": FORMAT.value, "sobel": SOBEL.value}
-    if one_file:
-        write_file(trunk, OUTPUT.value, FORMAT.value, SOBEL.value, OVERWRITE.value)
-        return about | {"settings": trunk.settings}
-    metadata = export_saved_model(
-        trunk,
+    return export_run(
+        WORKDIR.value,
         OUTPUT.value,
-        SOBEL.value,
-        weight_decay=experiment.stages[-1].optimizer.weight_decay,
-        short_side=experiment.data.resize or None,
-        source=of_run(WORKDIR.value, STAGE.value, experiment),
+        format=FORMAT.value,
+        sobel=SOBEL.value,
+        stage=STAGE.value,
         overwrite=OVERWRITE.value,
     )
-    return about | {"settings": metadata.settings, "outputs": metadata.outputs}

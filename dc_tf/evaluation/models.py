@@ -54,6 +54,12 @@ def open_model(path: str, compute_dtype="float32", stage="") -> Subject:
     raise _no_model(path)
 
 
+def of_trunk(trunk) -> Subject:
+    """A network that is in memory, with images shown to it as to an exported one."""
+    short_side = default_short_side(trunk.settings["resolution"])
+    return Subject("a trunk in memory", trunk, short_side, trunk.compute_dtype)
+
+
 def network_settings(path: str) -> dict:
     """`width`, `resolution`, `fc` and `sobel` of a model or a run, without loading its weights.
 

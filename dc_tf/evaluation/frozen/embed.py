@@ -2,6 +2,7 @@
 
     result = embed(subject, dataset, "/data/features", layers=("fc7",))
     # fc7-00000-of-00003.npy ... (rows, d); rows-00000-of-00003.npy ... (rows,) int64 row ids
+    arrays = embed_in_memory(subject, dataset, layers=("fc7",))     # {"fc7": (rows, d)}
 
 A call that was stopped is gone on with: files that are there are whole, and are not made again.
 """
@@ -62,11 +63,7 @@ def embed(
         DataError: an image cannot be read.
         Preempted: the process was asked to stop.
     """
-    if dtype not in DTYPES or min(cells, batch_size, rows_per_file) < 1:
-        raise ConfigError(
-            f"dtype is {dtype!r}, cells {cells}, batch_size {batch_size} and rows_per_file "
-            f"{rows_per_file}; use {' or '.join(DTYPES)} and positive numbers."
-        )
+    _check_numbers(dtype, cells=cells, batch_size=batch_size, rows_per_file=rows_per_file)
     extractor = Extractor(subject.trunk, {layer: cell_average(layer, cells) for layer in layers})
     # Whole batches: a row's last digits can depend on its neighbours.
     rows_per_file = -(-rows_per_file // batch_size) * batch_size
@@ -105,6 +102,43 @@ def embed(
     return about
 
 
+def embed_in_memory(
+    subject,
+    dataset,
+    layers=("fc7",),
+    cells=1,
+    dtype="float32",
+    batch_size=256,
+    max_bad_share=0.0,
+) -> dict:
+    """The features of all rows at once.
+
+    Args:
+        As of `embed`.
+
+    Returns:
+        {layer: (rows, d) array of `dtype`}, rows in the order of their ids.
+
+    Raises:
+        ConfigError, DataError, Preempted: as of `embed`.
+    """
+    _check_numbers(dtype, cells=cells, batch_size=batch_size)
+    extractor = Extractor(subject.trunk, {layer: cell_average(layer, cells) for layer in layers})
+    reader = FallbackRows(RowReader(dataset), max_bad_share)
+    rows = np.arange(dataset.rows)
+    batches = evaluation_batches(reader, rows, batch_size, subject.resolution, subject.short_side)
+    with data_errors(), Progress(dataset.rows, "embed", "images") as progress:
+        return _features(extractor, batches, dataset.rows, dtype, progress)
+
+
+def _check_numbers(dtype, **numbers):
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; use {' or '.join(DTYPES)}.")
+    for name, number in numbers.items():
+        if number < 1:
+            raise ConfigError(f"{name} is {number}; use a positive number.")
+
+
 def choose_layers(subject, output, cells) -> tuple[tuple[str, ...], str]:
     """The layers to embed where none was asked for, and a sentence that says why these.
 
@@ -113,11 +147,11 @@ def choose_layers(subject, output, cells) -> tuple[tuple[str, ...], str]:
 
     Args:
         subject: models.Subject, trained; its name is the path of the model.
-        output: folder of features, which need not be there.
+        output: folder of features, which need not be there; None without one.
         cells: parts of a map, each way, as asked for.
     """
-    path = os.path.join(output, ABOUT)
-    if os.path.isfile(path):
+    path = output and os.path.join(output, ABOUT)
+    if path and os.path.isfile(path):
         layers = parse_layers(run_dir.read_json(path).get("dims", ()))
         return layers, f"layer {', '.join(layers)}: as in {output}"
     found = remembered.recommend(subject.name, weights_digest(subject.trunk))
@@ -138,8 +172,8 @@ def choose_layers(subject, output, cells) -> tuple[tuple[str, ...], str]:
 
 def compute_dtype(output, asked) -> Choice:
     """The type of the network's products: what `asked` means, or what `output` was begun with."""
-    about = os.path.join(output, ABOUT)
-    if asked == AUTO and os.path.isfile(about):
+    about = output and os.path.join(output, ABOUT)
+    if asked == AUTO and about and os.path.isfile(about):
         begun = run_dir.read_json(about).get("compute_dtype")
         if begun:
             return Choice(asked, begun, reason="auto: as the features in --output began")
