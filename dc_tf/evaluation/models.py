@@ -57,7 +57,7 @@ def open_model(path: str, compute_dtype="float32", stage="") -> Subject:
 def of_trunk(trunk) -> Subject:
     """A network that is in memory, with images shown to it as to an exported one."""
     short_side = default_short_side(trunk.settings["resolution"])
-    return Subject("a trunk in memory", trunk, short_side, trunk.compute_dtype)
+    return Subject("a trunk in memory", trunk, short_side, trunk.fc7.compute_dtype)
 
 
 def network_settings(path: str) -> dict:

@@ -4,9 +4,13 @@ start = prepare(input="x.npy", output="/clusters", k=1000)      # checks; withou
 result = start.run()                                            # as TF_CONFIG says
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import hashlib
+import os
+import typing
 
 import numpy as np
 
@@ -14,8 +18,11 @@ from dc_tf.clustering.job.output import KMeansDir
 from dc_tf.clustering.store.embeddings import Embeddings, NpyFile, find_files
 from dc_tf.distributed.task import TaskSpec, task_from_environment
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.kmeans_options import BACKENDS, INITS, PRECISIONS
+from dc_tf.kmeans_options import BACKENDS, INITS, PRECISIONS, KMeansOptions
 from dc_tf.run_dir import locked
+
+if typing.TYPE_CHECKING:
+    from dc_tf.clustering.lloyd import KMeansResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +30,7 @@ class Asked:
     """What to cluster, how, and where to.
 
     Attributes:
-        input: a `.npy` file, a pattern, or several with commas between them.
+        input: a `.npy` file, a pattern, or several with commas between them; or a list of files.
         output: folder, shared by all workers.
         k, iterations, seed, precision, backend, spherical, tolerance: as of `kmeans`.
         init: name of a method, or a `.npy` file with (k, dim) centroids.
@@ -34,7 +41,7 @@ class Asked:
         timeout_s: seconds that a worker may be silent or do nothing; 0: for ever.
     """
 
-    input: str
+    input: str | os.PathLike | list
     output: str
     k: int
     iterations: int = 10
@@ -51,7 +58,7 @@ class Asked:
     timeout_s: float = 600.0
 
 
-def prepare(**asked) -> "Start":
+def prepare(**asked) -> Start:
     """Checks what was asked for, as far as that needs no TensorFlow.
 
     Args:
@@ -134,7 +141,7 @@ def _lock(output, setting, end):
 
 def _checked(asked, output) -> dict:
     """Attributes of a `KMeansJob`, checked as far as they can be without reading all rows."""
-    paths = find_files(asked.input)
+    paths = _files(asked.input)
     output.check_inputs(paths if asked.init in INITS else [*paths, asked.init])
     embeddings = Embeddings.open(paths)
     _check_numbers(asked, embeddings.rows)
@@ -151,6 +158,18 @@ def _checked(asked, output) -> dict:
         "save_every_s": asked.save_every_s,
         "cache_bytes": int(asked.cache_gb * 1e9),
     }
+
+
+def names_files(x) -> bool:
+    """Whether this is a path or pattern, or a list of paths, and not an array."""
+    paths = x if isinstance(x, list | tuple) and len(x) else [x]
+    return all(isinstance(path, str | os.PathLike) for path in paths)
+
+
+def _files(given) -> list[str]:
+    if isinstance(given, list | tuple):
+        return [os.fspath(path) for path in given]
+    return find_files(os.fspath(given))
 
 
 def _settings(asked, embeddings, centroids, output) -> dict:
@@ -213,3 +232,29 @@ def read_centroids(path, k, dim):
     if not np.isfinite(centroids).all():
         raise DataError(f"--init={path} has values that are not finite in float32.")
     return centroids
+
+
+def cluster_in_memory(x, k, seed, normalize, cache_gb, init="random", **options) -> KMeansResult:
+    """k-means by this process alone, with the result in memory only.
+
+    Args:
+        x: (rows, dim) floating array; or files, as `Asked.input`.
+        k, seed: as of `kmeans`.
+        normalize, cache_gb: as of `Asked`.
+        init, options: of `KMeansOptions`; `init` may be a `.npy` file as well.
+
+    Raises:
+        ConfigError: a setting that cannot work.
+        DataError: files that cannot be used, rows that are not finite.
+    """
+    from dc_tf.clustering.kmeans import kmeans
+    from dc_tf.clustering.store.embeddings import UnitRows
+    from dc_tf.clustering.store.points import as_points
+
+    points = as_points(Embeddings.open(_files(x)) if names_files(x) else x)
+    if k > points.rows:
+        raise ConfigError(f"--k={k} clusters need as many rows and there are {points.rows}.")
+    if isinstance(init, str) and init not in INITS:
+        init = read_centroids(init, k, points.dim)
+    options = KMeansOptions(init=init, cache_bytes=int(cache_gb * 1e9), **options)
+    return kmeans(UnitRows(points) if normalize else points, k, seed=seed, options=options)
