@@ -162,7 +162,7 @@ def convert(
         rows_per_shard: rows of a file; None: files of 256 MiB.
         workers: processes; None: one for each core. They import the main module again, so a script
             that asks for more than one needs `if __name__ == "__main__":`.
-        overwrite: replace the data set in the output, or an unfinished one that was begun otherwise.
+        overwrite: replace the data set in the output, or an unfinished one begun otherwise.
         tfds_data_dir: where TensorFlow data sets are kept; None: as usual.
 
     Returns:
