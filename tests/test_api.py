@@ -46,7 +46,9 @@ class SessionTest(tf.test.TestCase):
     def setUpClass(cls):
         super().setUpClass()
         cls.folder = tempfile.mkdtemp()
-        cls.enterClassContext(working_in(cls.folder))
+        stack = contextlib.ExitStack()
+        cls.addClassCleanup(stack.close)
+        stack.enter_context(working_in(cls.folder))
         for name in ("cats", "dogs"):
             for number in range(2):
                 pictures.write(f"photos/{name}", f"{number}.png", pictures.encoded(number))

@@ -66,7 +66,7 @@ class WheelTest(tf.test.TestCase):
         program = "import dc_tf, json; from dc_tf import shipped; e = dc_tf.load_experiment("
         program += "'cifar10_small', data={'path': 'D'}); print(json.dumps([dc_tf.__file__, "
         program += "*shipped.presets(), *shipped.presets('evaluation'), e.stages[0].epochs]))"
-        file, *presets, epochs = json.loads(self.run_in("python", "-P", "-c", program))
+        file, *presets, epochs = json.loads(self.run_in("python", "-c", program))
         self.assertStartsWith(file, str(self.folder))
         expected = [p.stem for kind in ("", "evaluation") for p in names(ROOT / "configs" / kind)]
         self.assertEqual(presets, expected)

@@ -40,7 +40,7 @@ WORKERS = FLAGS.integer(
 MEASURE = FLAGS.bool(
     "measure",
     False,
-    "With --dry_run: measure the speed of training and extraction here. Under launch/local.py or "
+    "With --dry_run: measure the speed of training and extraction here. Under `dc_tf launch` or "
     "TF_CONFIG all workers measure together; a process alone measures the part of one worker.",
 )
 GPUS = FLAGS.bool(

@@ -16,7 +16,7 @@ WORKER += "print('is', task['index']); print(json.dumps({'got': sys.argv[1:]}))"
 
 class LaunchTest(tf.test.TestCase):
     def call(self, *argv):
-        """(exit code, stdout, stderr) of `dc_tf launch`, in a process of its own for its signals."""
+        """(exit code, stdout, stderr) of a process, since a launcher takes all signals."""
         done = subprocess.run(
             [sys.executable, "-m", "dc_tf", "launch", *argv],
             env=os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"},

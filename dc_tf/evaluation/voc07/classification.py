@@ -4,7 +4,7 @@ FC68 trains fresh fc6, fc7 and fc8 on frozen convolutions, ALL trains everything
 its running statistics. A class of which an image has only difficult objects counts neither in
 training nor in the measure. The score of an image is the sum over random crops.
 
-    dc_tf evaluate --config_file=configs/evaluation/voc07_classification_fc68.yaml \
+    dc_tf evaluate --config_file=voc07_classification_fc68 \
         --model=MODEL --train=VOCdevkit
 
 `--train` is the development kit; which of its lists are trained and measured on, `train_split` and

@@ -2,7 +2,7 @@
 
 FC68 keeps the convolutions as they are, ALL trains them too; everything behind them starts anew.
 
-    dc_tf evaluate --config_file=configs/evaluation/voc07_detection_fc68.yaml \
+    dc_tf evaluate --config_file=voc07_detection_fc68 \
         --model=MODEL --train=VOCdevkit --params_override=workdir=WORK
 
 The paper's detector is Fast R-CNN, which takes its proposals from another program; this one learns
