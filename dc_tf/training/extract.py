@@ -84,7 +84,7 @@ def whiten(store, moments, stage, scratch, world) -> FeatureStore:
     dim = stage.clustering.whitening_dim or store.dim
     path = os.path.join(scratch, "whitening.npz")
     kept = _kept_whitening(path)
-    whitening = _told_whitening(kept, (store.dim, dim), world)
+    whitening = _broadcast_whitening(kept, (store.dim, dim), world)
     if whitening is None:
         _check_not_mapped(store, world)
         whitening = Whitening.fit(moments or Moments.of(store), world, dim)
@@ -139,7 +139,7 @@ def _kept_whitening(path):
         return None
 
 
-def _told_whitening(kept, shape, world):
+def _broadcast_whitening(kept, shape, world):
     """What any worker has kept, on all of them; None if none has."""
     holders = np.flatnonzero(all_gather(kept is not None, world))
     if not holders.size:

@@ -55,11 +55,11 @@ class ClusterSums:
         else:
             self._sums = tf.Variable(tf.zeros((k, dim), tf.float64), trainable=False)
         # To add and subtract this rounds to its unit in the last place, the quantum.
-        self._magnet = np.float64(1.5 * 2.0 ** (_FLOAT64_BITS - 1) * quantum)
+        self._rounding_constant = np.float64(1.5 * 2.0 ** (_FLOAT64_BITS - 1) * quantum)
         self._exact_float16 = quantum <= _FLOAT16_QUANTUM
         piece_bytes = _GPU_CHUNK_BYTES if self._on_gpu else _CHUNK_BYTES
         self._step = max(1, piece_bytes // (8 * dim))
-        self._rooms = threading.local()
+        self._scratch = threading.local()
         self._lock = threading.Lock()
 
     def move(self, rows, old, new):
@@ -120,14 +120,14 @@ class ClusterSums:
             if self._exact_float16 and rows.dtype == np.float16:
                 return values
             if self._on_gpu:
-                return values + self._magnet - self._magnet
+                return values + self._rounding_constant - self._rounding_constant
             rows = np.asarray(values)
         # In place, in memory that is there: new memory would cost more than the arithmetic.
-        if not hasattr(self._rooms, "multiples"):
-            self._rooms.multiples = aligned_empty((self._step, rows.shape[1]), np.float64)
-        multiples = self._rooms.multiples[: len(rows)]
-        np.add(rows, self._magnet, out=multiples)
-        multiples -= self._magnet
+        if not hasattr(self._scratch, "multiples"):
+            self._scratch.multiples = aligned_empty((self._step, rows.shape[1]), np.float64)
+        multiples = self._scratch.multiples[: len(rows)]
+        np.add(rows, self._rounding_constant, out=multiples)
+        multiples -= self._rounding_constant
         return as_tensor(multiples)
 
     def __getitem__(self, block: slice) -> tf.Tensor:
