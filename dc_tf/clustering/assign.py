@@ -1,8 +1,8 @@
 """One pass of k-means over a worker's rows: labels, and the sums that follow from them.
 
-Chunks are worked on in lanes (`lanes.py`). Labels of the last pass are kept, and only rows that
-change their cluster are taken out of one sum and put into another: after the first iterations few
-do, so a pass costs little more than its matrix product.
+Several threads process chunks of rows (`search/parallel_chunks.py`). The assigner keeps the labels
+of the last pass and moves only rows that change their cluster from one sum to another. After the
+first iterations few do, so a pass costs little more than its matrix product.
 
     assigner.begin(stats)
     for rows in assigner.assign(centroids, used, level): ...

@@ -6,7 +6,7 @@ separate problems on the gathered rows.
 
     cluster, sub, counts, report = hierarchical_kmeans(store, 4, 1000, comm=world)
 
-With `snapshots`, a killed call that is made again goes on between two iterations.
+With `snapshots`, a repeated call resumes an interrupted one between two iterations.
 
 Reference: Caron et al. 2019, section 3.
 """

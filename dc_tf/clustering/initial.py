@@ -1,16 +1,16 @@
-"""Where k-means starts, alike on any number of workers.
+"""Initial centroids of k-means, the same on any number of workers.
 
     centroids = initial_centroids("k-means++", points, k, comm, stats, seed)
 
-"random" draws distinct rows, as in the paper. "k-means++" draws one row after the other with
-probability proportional to its squared distance D^2 from those already drawn (Arthur and
-Vassilvitskii 2007): k passes over the rows, for small k. "k-means||" draws k / 2 rows in each of
-five passes and then k of these in the same manner, each weighted with the rows that it stands
-for (Bahmani et al. 2012): for large k.
+"random" draws distinct rows, as in the paper. "k-means++" draws rows one by one with probability
+proportional to the squared distance D^2 from the rows already drawn (Arthur and Vassilvitskii
+2007): k passes over the rows, for small k. "k-means||" draws k / 2 rows in each of five passes,
+then k of these by k-means++, each weighted by the number of rows nearest to it (Bahmani et al.
+2012): for large k.
 
-Draws are races: every row draws an exponential time from a hash of its position and divides it by
-its weight, and the earliest win. So which rows are drawn depends on no order of summation, and
-every worker needs to tell only its own earliest.
+Sampling uses exponential races: each row draws an exponential time from a hash of its position and
+divides it by its weight; the smallest times win. The drawn rows therefore do not depend on an
+order of summation, and a worker sends only its own smallest times.
 """
 
 import hashlib

@@ -1,9 +1,9 @@
 """Lloyd k-means on rows that stay on the worker that owns them.
 
-Per iteration the group exchanges one (k, d) sum, one (k,) count and a few numbers more, so the
-traffic does not depend on the number of rows. All decisions are taken from exchanged numbers, by
-every worker alike: initial rows are drawn by their position in rank order, so the same rows give
-the same clusters on any number of workers, up to rounding. A group of one is plain k-means.
+Per iteration the group exchanges one (k, d) sum, one (k,) count and a few scalars, so traffic does
+not depend on the number of rows. Every worker takes the same decisions from the exchanged numbers,
+and initial rows are drawn by their global position: the same rows give the same clusters on any
+number of workers, up to rounding. A group of one is plain k-means.
 
     result = kmeans(x, k=1000)                                   # one process, any float array
     result = kmeans(store, k=1000, comm=cluster.world, precision="bfloat16")

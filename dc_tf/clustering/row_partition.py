@@ -1,4 +1,4 @@
-"""Which rows are whose: positions run over the workers in rank order.
+"""How rows are divided among workers: global positions follow the order of ranks.
 
 partition = RowPartition.agree(points, comm)
 rows = rows_at(positions, points, comm, partition)     # the same on every worker

@@ -1,4 +1,4 @@
-"""One look at all rows before k-means starts: how many, how large, and whether all are finite.
+"""Statistics of all rows before k-means starts: number, magnitude, and whether all are finite.
 
 stats = RowStats.make(points, comm, seed)     # DataError on every worker for a row that is not
 """

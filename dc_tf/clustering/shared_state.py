@@ -1,8 +1,8 @@
-"""K-means in progress, kept in a folder that all workers share.
+"""Snapshots of a k-means in progress, in a folder that all workers share.
 
-The first worker saves what is the same on all of them, every worker the labels of its rows. The
-same number of workers goes on exactly; another number goes on from the centroids, without labels,
-which is the same up to rounding.
+Rank 0 saves the state that all workers have in common, every worker the labels of its rows. The
+same number of workers resumes exactly. Another number resumes from the centroids, without labels,
+and agrees up to rounding.
 
     shared = SharedState(folder, comm)
     kmeans(rows, k, comm, state=shared.newest(k, rows.dim), on_iteration=shared.save_if_due)

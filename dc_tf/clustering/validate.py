@@ -1,4 +1,4 @@
-"""One look at all embeddings before anything is done with them: all finite, and which they are.
+"""Validates all embeddings before clustering: every value is finite; returns a checksum.
 
 checksum = inspect(embeddings.part(start, stop), comm)   # DataError names the file and the row
 """

@@ -1,9 +1,9 @@
-"""The sums of the rows of each cluster, without any rounding error.
+"""Sums of the rows of each cluster, added without rounding error.
 
-Rows are added as multiples of a power of two, the quantum, that is so fine that a row loses less
-than float32 would and so coarse that no sum of rows needs more bits than float64 has. Additions
-are then exact, so it does not matter in which order, by how many threads or in how many steps
-rows were added and taken away again: only rows that change their cluster need to be touched.
+Rows are rounded to multiples of a power of two, the quantum: fine enough that a row loses less
+than in float32, coarse enough that every sum of rows fits into the bits of float64. Additions are
+then exact and independent of order, threads and steps, so rows can be added and subtracted, and
+only rows that change their cluster are processed.
 
     sums = ClusterSums(k, dim, quantum_of(max_abs, rows))
     sums.move(rows, old_labels, new_labels)
