@@ -476,6 +476,8 @@ def kmeans(
 
     if output is not None and not names_files(x):
         raise ConfigError("output is for files; np.save the array and give its path as x.")
+    if output is not None and not isinstance(init, str | os.PathLike):
+        raise ConfigError("init is an array; with output, np.save it and give its path.")
     options = {
         "iterations": iterations,
         "init": os.fspath(init) if isinstance(init, os.PathLike) else init,

@@ -7,14 +7,23 @@ attribute `export`, and importing a module of this package would put the package
 """
 
 import importlib
+import inspect
 import sys
 import types
 
 
 class _CallablePackage(types.ModuleType):
     def __call__(self, *args, **kwargs):
-        # By name, since the function stands on what this package holds.
-        return importlib.import_module("dc_tf.api").export(*args, **kwargs)
+        return _function()(*args, **kwargs)
+
+    @property
+    def __signature__(self):
+        return inspect.signature(_function())
+
+
+def _function():
+    """`dc_tf.api.export`; by name, since it stands on what this package holds."""
+    return importlib.import_module("dc_tf.api").export
 
 
 sys.modules[__name__].__class__ = _CallablePackage
