@@ -145,8 +145,9 @@ def convert(
 ) -> dict:
     """Converts images to a data set: of a folder, a list, tar files or a TensorFlow data set.
 
-    >>> dc_tf.convert("photos", "DATA", labels_from_folders=True, workers=1)["classes"]
-    ['cats', 'dogs']
+    >>> made = dc_tf.convert("photos", "DATA", labels_from_folders=True, workers=1)
+    >>> made["rows"], made["rejected"], dc_tf.open_dataset("DATA").class_names
+    (4, 0, ('cats', 'dogs'))
 
     Args:
         input: folder with its sub-folders; CSV, TSV or JSONL list; tar files, as a path or pattern;
@@ -166,8 +167,8 @@ def convert(
         tfds_data_dir: where TensorFlow data sets are kept; None: as usual.
 
     Returns:
-        dict of output, rows, rejected, classes (None without) and rejected_list (path of a file
-        with a line for each image that could not be used).
+        dict of output, rows, rejected, classes (their number, None without) and rejected_list (path
+        of a file with a line for each image that could not be used).
 
     Raises:
         ConfigError: a setting that cannot work, a missing input, an output that is in use.
@@ -224,14 +225,15 @@ def load_experiment(
 ) -> Experiment:
     """The settings of a run: the paper's, then those of each file, then the overrides.
 
+    >>> dc_tf.load_experiment("quickstart", "data.path=scenes,stages[0].epochs=3").stages[0].epochs
+    3
+    >>> rotnet = {"name": "rotnet", "epochs": 1, "clusters": 1, "sub_clusters": 0, "batch_size": 32}
     >>> experiment = dc_tf.load_experiment(
     ...     "quickstart",
-    ...     "stages[0].epochs=1,stages[1].epochs=1,stages[1].sub_clusters=3",
     ...     data={"path": "scenes"},
-    ...     model={"width": 0.0625, "resolution": 32, "fc": 16, "compute_dtype": "float32"},
+    ...     model={"width": 0.0625, "resolution": 32, "fc": 64, "compute_dtype": "float32"},
+    ...     stages=[rotnet],
     ... )
-    >>> [(stage.name, stage.epochs) for stage in experiment.stages]
-    [('rotnet', 1), ('deepercluster', 1)]
 
     Args:
         config_files: name of a preset, such as "quickstart" or "deepercluster_yfcc100m", or path of
@@ -294,7 +296,7 @@ def export(
     """Writes the network of a run so that it loads anywhere and can be fine-tuned.
 
     >>> dc_tf.export("RUN", "MODEL")["outputs"]["fc7"]
-    [16]
+    [64]
 
     Args:
         run: run folder of `pretrain`.
@@ -325,7 +327,7 @@ def load_trunk(model: Path, stage: str = "", compute_dtype: str = "float32") -> 
 
     >>> trunk = dc_tf.load_trunk("MODEL")
     >>> trunk(np.zeros([2, 32, 32, 3], "float32"), training=False)["fc7"].shape
-    TensorShape([2, 16])
+    TensorShape([2, 64])
 
     Args:
         model: run folder, or SavedModel of `export` or `dc_tf import_torch`.
@@ -368,7 +370,7 @@ def embed(
     >>> features.shape, features.dtype
     ((96, 8), dtype('float32'))
     >>> dc_tf.embed("MODEL", "scenes", ["conv4", "fc7"], output="FEATURES")["dims"]
-    {'conv4': 8, 'fc7': 16}
+    {'conv4': 8, 'fc7': 64}
 
     Args:
         model: run folder, SavedModel, or a network of `load_trunk`.
@@ -439,8 +441,8 @@ def kmeans(
     >>> clusters.centroids.shape, clusters.assignments.shape, len(clusters.objective)
     ((5, 8), (96,), 11)
     >>> np.save("features.npy", features)
-    >>> dc_tf.kmeans("features.npy", k=5, output="CLUSTERS").counts.sum()
-    96
+    >>> dc_tf.kmeans("features.npy", k=5, output="CLUSTERS").assignments.shape
+    (96,)
 
     Args:
         x: (rows, dim) floating array; or a `.npy` file, a pattern ("shards/*.npy"), or a list of
