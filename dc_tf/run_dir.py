@@ -74,13 +74,13 @@ class RunDir:
         return os.path.join(self.path, "clusterings")
 
     @property
-    def pulses(self) -> str:
-        """What each worker is at, for the watchdog."""
-        return os.path.join(self.path, "pulses")
+    def heartbeats(self) -> str:
+        """The heartbeat file of each worker, for the watchdog."""
+        return os.path.join(self.path, "heartbeats")
 
     @property
     def stacks(self) -> str:
-        """What the threads of workers that were held up were at."""
+        """Stacks of the threads of workers that the watchdog ended."""
         return os.path.join(self.path, "stacks")
 
     @property

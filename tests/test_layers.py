@@ -19,13 +19,12 @@ LAYERS = [
     {"clustering", "data"},
     {"nn"},
     {"precision"},
+    {"progress"},
     {"distributed"},
     {"run_dir"},
     {"experiment"},
     {"settings"},
     {"hyperparams"},
-    {"progress"},
-    {"pulse"},
     {"errors", "kernels", "keras", "memory", "seeds"},
 ]
 
@@ -38,9 +37,8 @@ ONLY = {
         "memory",
         "precision",
         "progress",
-        "pulse",
     },
-    "data": {"data", "distributed", "errors", "progress", "pulse", "seeds"},
+    "data": {"data", "distributed", "errors", "progress", "seeds"},
     "nn": {"nn", "keras", "errors"},
 }
 
@@ -58,6 +56,14 @@ class LayersTest(tf.test.TestCase):
         for module, part in modules():
             if part in ONLY:
                 self.assertContainsSubset(imports(module), ONLY[part], module)
+
+    def test_what_commands_use_before_tensorflow_does_not_import_it(self):
+        self.assertEqual((PACKAGE / "distributed" / "__init__.py").read_text(), "")
+        for name in ("heartbeat", "stop_request", "task"):
+            found = set(imported_names(PACKAGE / "distributed" / f"{name}.py"))
+            ours = {full for full in found if full.startswith("dc_tf")}
+            self.assertLessEqual(ours, {"dc_tf.errors.ConfigError", "dc_tf.errors.Preempted"}, name)
+            self.assertNotIn("tensorflow", {full.partition(".")[0] for full in found}, name)
 
     def test_only_distributed_knows_tf_config(self):
         for module, part in modules():

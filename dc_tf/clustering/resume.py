@@ -21,10 +21,9 @@ import zipfile
 import numpy as np
 from absl import logging
 
-from dc_tf import pulse
 from dc_tf.atomic import write_whole
 from dc_tf.clustering.kmeans import KMeansState
-from dc_tf.distributed import blocks
+from dc_tf.distributed import blocks, stop_request
 from dc_tf.errors import Preempted
 
 _JOB = "job.json"
@@ -100,7 +99,7 @@ class Snapshots:
         Raises:
             Preempted: on all workers, when one was asked to stop; it is saved.
         """
-        stops = pulse.stop_asked()
+        stops = stop_request.requested()
         due = time.monotonic() >= self._due and self._comm.rank == 0
         due, stops = blocks.all_sum_array(np.array([due, stops], np.int64), self._comm)
         if due or stops:

@@ -15,7 +15,7 @@ import uuid
 from dc_tf import experiment as experiment_lib
 from dc_tf import run_dir
 from dc_tf.distributed.cluster import connect
-from dc_tf.distributed.rendezvous import Meeting, NoMeeting, PortTaken
+from dc_tf.distributed.rendezvous import PortTaken, Rendezvous, RendezvousFailed
 from dc_tf.doctor import comparison, data, estimate, machine, network
 from dc_tf.doctor.beginning import begin
 from dc_tf.doctor.report import Report
@@ -66,7 +66,7 @@ def examine(options: Options, begun=None) -> Report:
         if task.size == 1:
             visit.alone(stack)
         else:
-            visit.meet(stack)
+            visit.with_others(stack)
     return report
 
 
@@ -92,11 +92,11 @@ class _Visit:
         self.show_estimate(None)
         self._report.ok("other workers", "there are none: this worker is alone")
 
-    def meet(self, stack):
+    def with_others(self, stack):
         """Finds the others, compares, looks at what is this worker's own, and sums with them."""
         try:
-            meeting = stack.enter_context(
-                Meeting(self._task.addresses, self._task.rank, self._options.timeout_s)
+            rendezvous = stack.enter_context(
+                Rendezvous(self._task.addresses, self._task.rank, self._options.timeout_s)
             )
         except PortTaken as error:
             self._report.fail(
@@ -108,19 +108,19 @@ class _Visit:
         marker = self._leave_marker(stack)
         try:
             own = comparison.facts_of(self._task, self._gpus, self._experiment)
-            facts = meeting.exchange({**own, "marker": marker, "made": self._made})
+            facts = rendezvous.exchange({**own, "marker": marker, "made": self._made})
             self._made = any(found["made"] for found in facts.values())
             comparison.compare(self._report, facts)
             self._check_markers({rank: found["marker"] for rank, found in facts.items()})
             self.look_at_own()
-            results = meeting.exchange(self._results())
-        except NoMeeting as error:
+            results = rendezvous.exchange(self._results())
+        except RendezvousFailed as error:
             self._name_missing(error)
             if self._dataset is None:
                 self.look_at_own()
             self.show_estimate(None)
             return
-        meeting.close()
+        rendezvous.close()
         stack.pop_all().close()  # markers were seen by all
         self._tell_of_others(results)
         if self._dataset is not None:

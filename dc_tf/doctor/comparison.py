@@ -1,6 +1,6 @@
 """What has to be the same on all workers, and whether it is.
 
-facts = meeting.exchange(facts_of(task, gpus, experiment) | {...})
+facts = rendezvous.exchange(facts_of(task, gpus, experiment) | {...})
 compare(report, facts)
 """
 

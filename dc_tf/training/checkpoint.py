@@ -23,7 +23,8 @@ import tensorflow as tf
 from absl import logging
 
 from dc_tf import experiment as experiment_lib
-from dc_tf import pulse, run_dir
+from dc_tf import run_dir
+from dc_tf.distributed import heartbeat
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.nn.vgg16 import VGG16
 
@@ -79,7 +80,7 @@ class Checkpoints:
             DataError: the disk is full or cannot be written; what was there before is whole.
         """
         try:
-            with pulse.patient("checkpoint"):
+            with heartbeat.slow_operation("checkpoint"):
                 self._save(position, learner)
         except (
             OSError,

@@ -17,11 +17,12 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from dc_tf import pulse, run_dir
+from dc_tf import run_dir
 from dc_tf.clustering.store.feature_store import FeatureStore
 from dc_tf.clustering.store.whitening import Moments, Whitening, whiten_store
 from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage.reader import data_errors
+from dc_tf.distributed import stop_request
 from dc_tf.distributed.collectives import all_agree, all_gather
 from dc_tf.errors import DataError
 from dc_tf.progress import Progress
@@ -63,9 +64,9 @@ def extract(trunk, reader, experiment, stage, scratch, cluster):
             moments.update(store.write(done, features))
             done += len(features)
             progress.update(len(features))
-            if pulse.stop_asked():
+            if stop_request.requested():
                 store.flush()
-                pulse.stop_if_asked(f"{done} images of this worker are extracted")
+                stop_request.raise_if_requested(f"{done} images of this worker are extracted")
             if time.monotonic() - flushed >= stage.clustering.save_every_s:
                 store.flush()
                 flushed = time.monotonic()

@@ -23,7 +23,7 @@ class KMeansDir:
     Attributes:
         path: absolute path of the folder.
         centroids, assignments, about: the files of a finished clustering.
-        pulses, stacks: folders for what workers say and keep while they watch one another.
+        heartbeats, stacks: folders of the watchdogs of the workers.
         lock: held by the first worker while they are at it.
         state: folder for the k-means in progress.
     """
@@ -41,7 +41,8 @@ class KMeansDir:
         self._marks = os.path.join(self._unfinished, "workers")
         self.state = os.path.join(self._unfinished, "state")
         self._watch = os.path.join(self.path, "kmeans_workers")
-        self.pulses, self.stacks = (os.path.join(self._watch, n) for n in ("pulses", "stacks"))
+        self.heartbeats = os.path.join(self._watch, "heartbeats")
+        self.stacks = os.path.join(self._watch, "stacks")
         self.lock = os.path.join(self._watch, "lock")
         self._is_new = not os.path.exists(self.path)
 
@@ -86,7 +87,7 @@ class KMeansDir:
             )
 
     def tidy(self):
-        """Removes what the watchdogs heard and kept, when all have ended; for every worker.
+        """Removes the files of the watchdogs, when all have ended; for every worker.
 
         Also the folder itself, if nothing came of it: this worker may be the one that made it.
         """

@@ -12,10 +12,11 @@ import re
 
 import numpy as np
 
-from dc_tf import pulse, run_dir
+from dc_tf import run_dir
 from dc_tf.atomic import write_whole
 from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage.reader import RowReader, data_errors
+from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import remembered
 from dc_tf.evaluation.frozen.features import Extractor, parse_layers, storable
@@ -186,7 +187,7 @@ def _features(extractor, batches, rows, dtype, progress) -> dict:
             arrays[layer][done : done + count] = storable(vectors, dtype)
         done += count
         progress.update(count)
-        pulse.stop_if_asked("the files that are whole are kept")
+        stop_request.raise_if_requested("the files that are whole are kept")
     return arrays
 
 
