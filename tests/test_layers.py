@@ -25,12 +25,14 @@ LAYERS = [
     {"experiment"},
     {"settings"},
     {"hyperparams"},
+    {"atomic"},
     {"errors", "kernels", "keras", "memory", "seeds"},
 ]
 
 # Narrower than their layer: the algorithms, which must be usable without the rest.
 ONLY = {
     "clustering": {
+        "atomic",
         "clustering",
         "distributed",
         "errors",
@@ -38,7 +40,7 @@ ONLY = {
         "precision",
         "progress",
     },
-    "data": {"data", "distributed", "errors", "progress", "seeds"},
+    "data": {"atomic", "data", "distributed", "errors", "progress", "seeds"},
     "nn": {"nn", "keras", "errors"},
 }
 

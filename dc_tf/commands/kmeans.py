@@ -127,8 +127,8 @@ def run() -> dict | None:
 
 def _lock(output, setting, end):
     """Keeps other jobs from the output for as long as the ExitStack `end` lasts."""
+    from dc_tf.atomic import locked
     from dc_tf.distributed.session import writable
-    from dc_tf.run_dir import locked
 
     try:
         with writable(setting):

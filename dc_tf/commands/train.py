@@ -79,8 +79,8 @@ def run() -> dict | None:
     if DRY_RUN.value or task.size == 1:
         _check_sizes(experiment, workers)
     # After all that can be known without it, since TensorFlow takes seconds to import.
+    from dc_tf.atomic import locked
     from dc_tf.distributed.session import watched, writable
-    from dc_tf.run_dir import locked
 
     if DRY_RUN.value:
         return _dry_run(experiment, folder, task)
@@ -236,7 +236,7 @@ def _refusal(experiment, run_dir, workers) -> ConfigError | None:
 
 def _check_same_run(experiment, dataset, run_dir):
     from dc_tf import experiment as experiment_lib
-    from dc_tf.run_dir import read_json
+    from dc_tf.atomic import read_json
     from dc_tf.training.precisions import as_begun
 
     if not os.path.exists(run_dir.config):
@@ -257,9 +257,9 @@ def _check_same_run(experiment, dataset, run_dir):
 
 
 def _write_experiment(experiment, run_dir):
+    from dc_tf.atomic import write_json, write_text
     from dc_tf.data.storage.manifest import Dataset
     from dc_tf.experiment import to_yaml
-    from dc_tf.run_dir import write_json, write_text
 
     dataset = Dataset.open(experiment.data.path)
     write_json(run_dir.data, {"path": dataset.path, "fingerprint": dataset.fingerprint()})

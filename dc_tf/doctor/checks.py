@@ -12,8 +12,8 @@ import os
 import threading
 import uuid
 
+from dc_tf import atomic
 from dc_tf import experiment as experiment_lib
-from dc_tf import run_dir
 from dc_tf.distributed.cluster import connect
 from dc_tf.distributed.rendezvous import PortTaken, Rendezvous, RendezvousFailed
 from dc_tf.doctor import comparison, data, estimate, machine, network
@@ -22,6 +22,7 @@ from dc_tf.doctor.report import Report
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.planning.plan import Rates, make_plan, rates_of
 from dc_tf.planning.report import as_dict
+from dc_tf.run_dir import RunDir
 from dc_tf.training.loop import check_start
 
 _SEEN_S = 10.0  # until a file of another worker has to be seen; network file systems keep lists
@@ -79,7 +80,7 @@ class _Visit:
         self._task = task
         self._gpus = gpus
         self._experiment = self._load()
-        self._run = run_dir.RunDir(options.workdir) if options.workdir else None
+        self._run = RunDir(options.workdir) if options.workdir else None
         self._dataset = self._plan = None
         self._made = self._run is not None and not os.path.exists(self._run.path)
 
@@ -185,7 +186,7 @@ class _Visit:
         options = self._options
         files = list(options.config_file)
         if not files and not options.params_override and options.workdir:
-            own = run_dir.RunDir(options.workdir).config
+            own = RunDir(options.workdir).config
             files = [own] if os.path.exists(own) else []
         if not files and not options.params_override:
             self._report.warn(
@@ -213,7 +214,7 @@ class _Visit:
         path = os.path.join(self._run.path, name)
         try:
             self._run.create()
-            run_dir.write_text(path, name)
+            atomic.write_text(path, name)
         except OSError as error:
             self._report.fail(
                 "run folder", f"cannot be written: {error}", "let all workers write to --workdir"

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from dc_tf import run_dir
+from dc_tf import atomic
 from dc_tf.clustering.store.feature_store import FeatureStore
 from dc_tf.clustering.store.whitening import Moments, Whitening, whiten_store
 from dc_tf.data.input.pipeline import evaluation_batches
@@ -119,7 +119,7 @@ def _raw_store(trunk, reader, stage, scratch, cluster):
     try:
         return FeatureStore.open(path)
     except DataError:
-        run_dir.remove_tree(path)
+        atomic.remove_tree(path)
     rows = block_of(reader.dataset.rows, cluster.rank, cluster.size)
     dtype = stage.clustering.store_dtype
     raw, white = trunk.settings["fc"], stage.clustering.whitening_dim or trunk.settings["fc"]

@@ -8,7 +8,7 @@ at the exact step.
 
 import dataclasses
 
-from dc_tf import run_dir
+from dc_tf import atomic
 from dc_tf.clustering.assignments import Assignments, is_complete
 from dc_tf.clustering.search.backends import make_backend
 from dc_tf.data.input.pipeline import training_batches
@@ -122,7 +122,7 @@ class Pretraining:
             "damaged_rows": self._damaged,
             **last_epoch_means(self._run.metrics),
         }
-        run_dir.write_json(self._run.result, result)
+        atomic.write_json(self._run.result, result)
         return result
 
     def _stop_if_asked(self):
@@ -163,7 +163,7 @@ class Pretraining:
         if not all_agree(is_complete(folder), self._cluster.world):
             self._reassign(index, stage, round_index, folder)
         # A kill after the last worker had written leaves its features.
-        run_dir.remove_tree(self._run.features(self._cluster.rank))
+        atomic.remove_tree(self._run.features(self._cluster.rank))
         with heartbeat.slow_operation("preparing"):
             assignments = Assignments.open(folder)
             if self._cluster.is_chief:

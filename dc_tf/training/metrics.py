@@ -12,7 +12,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from dc_tf import run_dir
+from dc_tf import atomic
 
 
 class MetricsLog:
@@ -30,7 +30,7 @@ class MetricsLog:
         self._enabled = enabled
         if enabled and os.path.exists(path):
             kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= from_step]
-            run_dir.write_text(path, "".join(kept))
+            atomic.write_text(path, "".join(kept))
 
     def has(self, **figures) -> bool:
         """Whether some line has all these figures; on the chief."""

@@ -16,7 +16,7 @@ import orbit
 import tensorflow as tf
 from absl import logging
 
-from dc_tf import run_dir
+from dc_tf import atomic
 from dc_tf.data.storage.reader import data_errors
 from dc_tf.distributed import heartbeat, stop_request
 from dc_tf.errors import DataError, Preempted
@@ -151,7 +151,7 @@ class StageTrainer:
     def _keep_failed_step(self, output):
         if self._cluster.is_chief:
             position = dataclasses.asdict(self.position)
-            run_dir.write_json(self._run.failed_step, position | self._figures | output)
+            atomic.write_json(self._run.failed_step, position | self._figures | output)
 
     def _log(self, output):
         self._metrics.write("train", self.position.global_step, **self._figures, **output)

@@ -12,9 +12,9 @@ import tempfile
 
 import numpy as np
 
-from dc_tf.atomic import write_whole
+from dc_tf import atomic
+from dc_tf.atomic import read_json, remove_tree, require_mounted
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.run_dir import read_json, remove_tree, require_mounted, write_json, write_text
 
 
 class KMeansDir:
@@ -121,7 +121,7 @@ class KMeansDir:
                 f"{free / 1e9:.3g} GB free; make room or use another folder."
             )
 
-    def claim(self, settings, overwrite) -> dict | None:
+    def begin(self, settings, overwrite) -> dict | None:
         """Makes the folder that of a clustering, for the first worker.
 
         An unfinished one with the same settings stays and is gone on with, also to overwrite.
@@ -142,7 +142,7 @@ class KMeansDir:
                 os.remove(self.about)  # From here on there is nothing complete.
             if self._unfinished_settings() != settings:
                 self._empty()
-                write_json(self._settings, settings)
+                atomic.write_json(self._settings, settings)
             remove_tree(self._marks)
             os.makedirs(self._marks)
         return None
@@ -174,7 +174,7 @@ class KMeansDir:
         """
         with _disk_errors(self.path):
             part = np.asarray(assignments, np.int32)
-            write_whole(self._part(rank, size), lambda file: np.save(file, part))
+            atomic.write_file(self._part(rank, size), lambda file: np.save(file, part))
 
     def finish(self, rows, size, centroids, about):
         """Joins the parts of `size` workers, `rows` together, and commits; for the first worker.
@@ -184,9 +184,9 @@ class KMeansDir:
         """
         with _disk_errors(self.path):
             parts = [self._part(rank, size) for rank in range(size)]
-            write_whole(self.assignments, lambda file: _join(file, rows, parts))
-            write_whole(self.centroids, lambda file: np.save(file, centroids))
-            write_text(self.about, json.dumps(about, indent=1) + "\n")
+            atomic.write_file(self.assignments, lambda file: _join(file, rows, parts))
+            atomic.write_file(self.centroids, lambda file: np.save(file, centroids))
+            atomic.write_text(self.about, json.dumps(about, indent=1) + "\n")
             remove_tree(self._unfinished)
 
     def _settings_before(self):

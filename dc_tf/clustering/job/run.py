@@ -90,7 +90,7 @@ def run_job(job, cluster) -> dict:
         job = dataclasses.replace(job, settings=job.settings | {"precision": precision.dtype})
     _check_start(job, cluster)
     settings = {**job.settings, "input_checksum": _inspected(own, cluster)}
-    finished = _claim(job, settings, cluster)
+    finished = _begin(job, settings, cluster)
     if finished is not None:
         return finished
     if cluster.is_chief:
@@ -179,12 +179,12 @@ def _inspected(own, cluster) -> str:
             raise ConfigError(str(error)) from error  # Nothing was started.
 
 
-def _claim(job, settings, cluster) -> dict | None:
+def _begin(job, settings, cluster) -> dict | None:
     """Makes the output ours; the result if it is there already, for which only the chief cares."""
     finished = None
     with raise_on_all(cluster.world):
         if cluster.is_chief:
-            finished = job.output.claim(settings, job.overwrite)
+            finished = job.output.begin(settings, job.overwrite)
     if int(cluster.world.broadcast(np.int64(finished is not None))):
         return _again(finished, job.output.path) if cluster.is_chief else {}
     with raise_on_all(cluster.world):

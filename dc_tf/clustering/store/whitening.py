@@ -18,7 +18,7 @@ import numpy as np
 import scipy.linalg
 import tensorflow as tf
 
-from dc_tf.atomic import write_whole
+from dc_tf.atomic import write_file
 from dc_tf.clustering.store.feature_store import FeatureStore
 from dc_tf.clustering.store.in_place import rewrite
 from dc_tf.clustering.store.points import Points, chunks
@@ -183,7 +183,7 @@ class Whitening:
 
     def save(self, path):
         """Writes an `.npz` file, which is whole or absent, on a local disk."""
-        write_whole(path, lambda file: np.savez(file, mean=self.mean, basis=self.basis))
+        write_file(path, lambda file: np.savez(file, mean=self.mean, basis=self.basis))
 
     @classmethod
     def load(cls, path) -> "Whitening":

@@ -12,8 +12,7 @@ import re
 
 import numpy as np
 
-from dc_tf import run_dir
-from dc_tf.atomic import write_whole
+from dc_tf import atomic
 from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage.reader import RowReader, data_errors
 from dc_tf.distributed import stop_request
@@ -86,7 +85,7 @@ def embed(
     }
     # The weights tell what the model is, not where it lies.
     path = os.path.join(output, ABOUT)
-    run_dir.claim(path, about, "--output", "features", free=("model",))
+    atomic.refuse_foreign(path, about, "--output", "features", free=("model",))
     reader = RowReader(dataset, max_bad_share)
     with data_errors(), Progress(dataset.rows, "embed", "images") as progress:
         for number, start in enumerate(starts):
@@ -101,7 +100,7 @@ def embed(
             )
             found = _features(extractor, batches, len(rows), dtype, progress)
             for name, array in {**found, "rows": rows}.items():
-                write_whole(paths[name], lambda file, array=array: np.save(file, array))
+                atomic.write_file(paths[name], lambda file, array=array: np.save(file, array))
     return about
 
 
@@ -118,7 +117,7 @@ def choose_layers(subject, output, cells) -> tuple[tuple[str, ...], str]:
     """
     path = os.path.join(output, ABOUT)
     if os.path.isfile(path):
-        layers = parse_layers(run_dir.read_json(path).get("dims", ()))
+        layers = parse_layers(atomic.read_json(path).get("dims", ()))
         return layers, f"layer {', '.join(layers)}: as in {output}"
     found = remembered.recommend(subject.name, weights_digest(subject.trunk))
     if found is None:
@@ -140,7 +139,7 @@ def compute_dtype(output, asked) -> Choice:
     """The type of the network's products: what `asked` means, or what `output` was begun with."""
     about = os.path.join(output, ABOUT)
     if asked == AUTO and os.path.isfile(about):
-        begun = run_dir.read_json(about).get("compute_dtype")
+        begun = atomic.read_json(about).get("compute_dtype")
         if begun:
             return Choice(asked, begun, reason="auto: as the features in --output began")
     return choose(asked, "convolution")
@@ -172,7 +171,7 @@ def origin(path) -> Origin | None:
     if not match or not os.path.isfile(about) or not os.path.isfile(rows):
         return None
     try:
-        return Origin(run_dir.read_json(about)["data"], np.load(rows, allow_pickle=False))
+        return Origin(atomic.read_json(about)["data"], np.load(rows, allow_pickle=False))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{rows} or {about} cannot be read: {error}") from error
 
