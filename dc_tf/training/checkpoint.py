@@ -31,8 +31,8 @@ from dc_tf.run_dir import RunDir
 
 _NAME = re.compile(r"step-(\d{10})$")
 _POSITION = "position.json"
-# What TensorFlow and the system raise where a file cannot be written.
-_OF_DISKS = (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)
+# Errors of TensorFlow and of the system where a file cannot be written.
+_DISK_ERRORS = (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +83,7 @@ class Checkpoints:
         try:
             with heartbeat.slow_operation("checkpoint"):
                 self._save(position, learner)
-        except (
-            OSError,
-            tf.errors.ResourceExhaustedError,
-            tf.errors.PermissionDeniedError,
-        ) as error:
+        except _DISK_ERRORS as error:
             raise DataError(
                 f"the checkpoint of step {position.global_step} cannot be written to "
                 f"{self._folder}: {error}. Those before it are whole; make room there and start "
@@ -173,8 +169,7 @@ def _write_position(folder, position):
 
 
 def _read_about(path) -> dict:
-    about = atomic.read_json(os.path.join(path, _POSITION))
-    return about if "position" in about else {"position": about, "bytes": {}}  # before sizes
+    return atomic.read_json(os.path.join(path, _POSITION))
 
 
 def _is_whole(path) -> bool:
@@ -183,7 +178,7 @@ def _is_whole(path) -> bool:
         about = _read_about(path)
         found = _sizes(path)
         wrong = [name for name, size in about["bytes"].items() if found.get(name) != size]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         wrong = [f"{_POSITION} ({error})"]
     if wrong:
         logging.warning("%s is damaged and is not used: %s", path, ", ".join(wrong))

@@ -21,7 +21,7 @@ class MetricsLog:
     Args:
         run: RunDir.
         enabled: False writes nothing (workers other than the chief).
-        from_step: lines of this global step and later are from a life that was lost; they go.
+        from_step: lines after this global step are dropped on resume.
     """
 
     def __init__(self, run, enabled: bool, from_step: int):
