@@ -135,7 +135,7 @@ class ProcessTest(tf.test.TestCase):
             process = fork_server.start(command_line("kmeans", *flags), environment, stderr=log)
             self.addCleanup(process.send_signal, signal.SIGKILL)
             until = time.monotonic() + LIMIT_S
-            while not list(output.glob("kmeans_workers/pulses/*")):
+            while not list(output.glob("kmeans_workers/heartbeats/*")):
                 self.assertLess(time.monotonic(), until)
                 time.sleep(0.02)
             process.send_signal(signal.SIGTERM)
