@@ -22,7 +22,7 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 
-from dc_tf import pulse
+from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError, DataError
 
 if typing.TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _front(**names):
 
         @functools.wraps(function)
         def call(*args, **kwargs):
-            pulse.forget()
+            stop_request.reset()
             try:
                 return function(*args, **kwargs)
             except (ConfigError, DataError) as error:
@@ -177,7 +177,7 @@ def convert(
     """
     from dc_tf.data.convert import convert as convert_images
 
-    with pulse.stoppable():
+    with stop_request.signals_handled():
         return convert_images(
             os.fspath(input),
             os.fspath(output),

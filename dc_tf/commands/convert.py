@@ -10,9 +10,9 @@ killed, it goes on where it was when it is started again in the same way; SIGTER
 end it with exit code 42.
 """
 
-from dc_tf import pulse
 from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.data import convert
+from dc_tf.distributed import stop_request
 
 FLAGS = CommandFlags()
 INPUT = FLAGS.string(
@@ -65,7 +65,7 @@ TFDS_DATA_DIR = FLAGS.string(
 
 def run():
     """Runs the command; returns what was written and how many files were rejected."""
-    with pulse.stoppable():
+    with stop_request.signals_handled():
         return convert.convert(
             INPUT.value,
             OUTPUT.value,

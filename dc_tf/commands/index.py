@@ -11,8 +11,8 @@ anew the indexes that are missing or damaged.
 
 import os
 
-from dc_tf import pulse
 from dc_tf.commands.command_flags import CommandFlags
+from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError
 
 FLAGS = CommandFlags()
@@ -67,7 +67,7 @@ def run():
         label_offset=LABEL_OFFSET.value,
     )
     class_names = _class_names()
-    with pulse.stoppable():
+    with stop_request.signals_handled():
         return index_tfrecords.adopt(
             INPUT.value,
             OUTPUT.value,

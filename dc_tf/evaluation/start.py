@@ -13,8 +13,8 @@ import os
 
 from absl import logging
 
-from dc_tf import pulse
 from dc_tf.data.storage.files import same_place
+from dc_tf.distributed import heartbeat, stop_request
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError, DataError
 
@@ -112,7 +112,7 @@ def evaluate(
     asked = tasks.read(task, config_files, params_override, protocol, seed=seed, scratch=scratch)
     if plot and asked.task not in tasks.BY_LAYER:
         raise ConfigError(f"--plot is of layers, which only {', '.join(tasks.BY_LAYER)} measure.")
-    with _joined(watch_dir, timeout_s) as cluster, pulse.patient("evaluation"):
+    with _joined(watch_dir, timeout_s) as cluster, heartbeat.slow_operation("evaluation"):
         request = tasks.Request(
             task=asked.task,
             model=model,
@@ -166,13 +166,13 @@ def _joined(watch_dir, timeout_s):
         cluster = None
         if task.size > 1 and watch_dir:
             setting = f"--watch_dir={watch_dir}"
-            folders = (os.path.join(watch_dir, name) for name in ("pulses", "stacks"))
+            folders = (os.path.join(watch_dir, name) for name in ("heartbeats", "stacks"))
             watching = watched(setting, *folders, task, timeout_s)
             cluster = join(stack.enter_context(watching))
         elif task.size > 1:
             cluster = connect(within_s=_JOIN_S)
         if cluster:
-            # TensorFlow has taken them for itself. Nothing is saved before the end.
-            pulse.reset_signals()
+            # TensorFlow has installed its own. Nothing is saved before the end.
+            stop_request.restore_default_handlers()
             stack.enter_context(leaving(cluster))
         yield cluster

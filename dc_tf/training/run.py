@@ -14,12 +14,13 @@ import sys
 from absl import logging
 
 from dc_tf import experiment as experiment_lib
-from dc_tf import pulse
+from dc_tf.atomic import locked, read_json, write_json, write_text
 from dc_tf.data.storage.manifest import Dataset
+from dc_tf.distributed import stop_request
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.planning.stages import plan_stages
-from dc_tf.run_dir import RunDir, locked, read_json, write_json, write_text
+from dc_tf.run_dir import RunDir
 from dc_tf.run_log import logged_to
 
 # Workers that measure do not watch one another, and may start so long after the first.
@@ -52,7 +53,8 @@ def train(experiment, workdir, on_log=None) -> dict | None:
     if refusal and task.size == 1:
         raise refusal
     setting = f"--workdir={folder.path}"
-    watching = watched(setting, folder.pulses, folder.stacks, task, experiment.watchdog.timeout_s)
+    timeout_s = experiment.watchdog.timeout_s
+    watching = watched(setting, folder.heartbeats, folder.stacks, task, timeout_s)
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(watching)
         with writable(setting):
@@ -122,21 +124,21 @@ def dry_run(experiment, workdir, workers=None, measures=False, gpus=None) -> Dry
 
 
 def _train(experiment, folder, refusal, watchdog):
-    from dc_tf.distributed.collective_errors import all_or_none, refuse_together
+    from dc_tf.distributed.collective_errors import raise_if_any, raise_on_all
     from dc_tf.distributed.session import join, leaving
     from dc_tf.training.loop import pretrain
     from dc_tf.training.precisions import choose_precisions
 
     cluster = join(watchdog)
     with leaving(cluster):
-        refuse_together(refusal, cluster.world)
+        raise_if_any(refusal, cluster.world)
         chosen = choose_precisions(experiment, cluster.world, _begun(folder))
         experiment = chosen.experiment
         if cluster.is_chief:
             _tell(chosen)
             _write_experiment(experiment, folder)
         cluster.world.barrier()
-        with all_or_none(cluster.world):
+        with raise_on_all(cluster.world):
             _check_shared(folder, cluster.rank)
         return pretrain(experiment, folder, cluster)
 
@@ -176,7 +178,8 @@ def _measured(experiment, run_dir, rows, workers, task, gpus):
         )
     cluster = connect(within_s=_JOIN_S)
     if task.size > 1:
-        pulse.reset_signals()  # TensorFlow has taken them for itself, and nothing is to be saved.
+        # TensorFlow has installed its own, and nothing is to be saved.
+        stop_request.restore_default_handlers()
     with leaving(cluster):
         chosen = choose_precisions(experiment, cluster.world, earlier=_begun(run_dir))
         plan = make_plan(chosen.experiment, rows, workers, _on_gpu(gpus))

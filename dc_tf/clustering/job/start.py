@@ -14,12 +14,12 @@ import typing
 
 import numpy as np
 
+from dc_tf.atomic import locked
 from dc_tf.clustering.job.output import KMeansDir
 from dc_tf.clustering.store.embeddings import Embeddings, NpyFile, find_files
 from dc_tf.distributed.task import TaskSpec, task_from_environment
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.kmeans_options import BACKENDS, INITS, PRECISIONS, KMeansOptions
-from dc_tf.run_dir import locked
 
 if typing.TYPE_CHECKING:
     from dc_tf.clustering.lloyd import KMeansResult
@@ -108,7 +108,7 @@ class Start:
             Preempted: a worker was asked to stop; what was done is saved.
         """
         from dc_tf.clustering.job.run import KMeansJob, run_job
-        from dc_tf.distributed.collective_errors import refuse_together
+        from dc_tf.distributed.collective_errors import raise_if_any
         from dc_tf.distributed.session import join, leaving, watched
 
         output, task = self.output, self.task
@@ -116,13 +116,15 @@ class Start:
         with contextlib.ExitStack() as end:
             if task.size == 1:
                 end.callback(output.tidy)  # Nobody else looks there, however it ends.
-            watching = watched(setting, output.pulses, output.stacks, task, self.asked.timeout_s)
+            watching = watched(
+                setting, output.heartbeats, output.stacks, task, self.asked.timeout_s
+            )
             with watching as watchdog:
                 if task.rank == 0:
                     _lock(output, setting, end)
                 cluster = join(watchdog)
                 end.enter_context(leaving(cluster, output.tidy))
-                refuse_together(self.refusal, cluster.world)
+                raise_if_any(self.refusal, cluster.world)
                 result = run_job(KMeansJob(**self.job), cluster)
         return result if cluster.is_chief else None
 

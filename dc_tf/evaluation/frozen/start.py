@@ -9,8 +9,8 @@ TensorFlow, which takes seconds to import, comes after all that can be refused w
 import os
 import sys
 
-from dc_tf import pulse
 from dc_tf.data.storage.manifest import Dataset
+from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError
 
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
@@ -37,7 +37,7 @@ def embed_files(model, data, output, rows_per_file=1_000_000, **asked) -> dict:
     begun = _Asked(model, data, output, **asked)
     from dc_tf.evaluation.frozen.embed import embed
 
-    with pulse.stoppable():
+    with stop_request.signals_handled():
         about = embed(
             begun.subject,
             begun.dataset,
