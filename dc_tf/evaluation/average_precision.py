@@ -64,15 +64,15 @@ def classes_of(logits, labels) -> dict:
     Returns:
         {"area", "eleven_points": (classes,) float64}, nan for a class that is never present.
     """
-    figures = []
+    metrics = []
     for scores, truth in zip(np.transpose(logits), np.transpose(labels)):
         counted = (truth == 0) | (truth == 1)
         if not np.any(truth == 1):
-            figures.append((np.nan, np.nan))
+            metrics.append((np.nan, np.nan))
             continue
         found = curve(scores[counted], truth[counted] == 1)
-        figures.append((area(*found), eleven_points(*found)))
-    areas, points = np.transpose(figures)
+        metrics.append((area(*found), eleven_points(*found)))
+    areas, points = np.transpose(metrics)
     return {"area": areas, "eleven_points": points}
 
 

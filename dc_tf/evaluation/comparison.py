@@ -1,4 +1,4 @@
-"""A network's figures by layer beside those of an untrained network of its shape.
+"""A network's metrics by layer beside those of an untrained network of its shape.
 
     found = compare({"conv7": 0.60, "fc7": 0.41}, {"conv7": 0.50, "fc7": 0.46}, images=267)
     found["below_random_init"]       # ["fc7"]
@@ -11,7 +11,7 @@ import math
 
 
 def compare(own: dict, untrained: dict | None, images: int) -> dict:
-    """What the figures say.
+    """What the metrics say.
 
     Args:
         own: {layer: share in [0, 1]}, at least one.
@@ -33,9 +33,9 @@ def compare(own: dict, untrained: dict | None, images: int) -> dict:
     }
 
 
-def best(figures: dict) -> str:
-    """The layer with the highest figure; the first of equal ones."""
-    return max(figures, key=figures.get)
+def best(metrics: dict) -> str:
+    """The layer with the highest metric; the first of equal ones."""
+    return max(metrics, key=metrics.get)
 
 
 def is_below(own: float, untrained: float, images: int) -> bool:
@@ -45,7 +45,7 @@ def is_below(own: float, untrained: float, images: int) -> bool:
 
 
 def advice(what: str, own: float, untrained: float | None, images: int) -> str | None:
-    """A sentence on a network that is below an untrained one in its only figure; else None."""
+    """A sentence on a network that is below an untrained one in its only metric; else None."""
     if untrained is None or not is_below(own, untrained, images):
         return None
     return (
@@ -55,11 +55,11 @@ def advice(what: str, own: float, untrained: float | None, images: int) -> str |
 
 
 def _advice(own, untrained, below, top):
-    figures = ", ".join(
+    metrics = ", ".join(
         f"{layer} ({100 * own[layer]:.1f} % against {100 * untrained[layer]:.1f} %)"
         for layer in below
     )
-    said = f"{figures} {'ends' if len(below) == 1 else 'end'} below an untrained network: "
+    said = f"{metrics} {'ends' if len(below) == 1 else 'end'} below an untrained network: "
     if top in below:
         return said + "train longer, or on more images."
     return f"{said}train longer, or take {top}, the best layer here ({100 * own[top]:.1f} %)."

@@ -1,7 +1,7 @@
 """Opens what is to be measured: an exported model or a run, and an untrained network beside it.
 
-subject = open_model("/models/mine", compute_dtype="bfloat16")
-baseline = random_init(subject)
+frozen = open_model("/models/mine", compute_dtype="bfloat16")
+baseline = random_init(frozen)
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from dc_tf.run_dir import RunDir
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class FrozenModel:
     """A frozen network and how images are shown to it.
 
     Attributes:
@@ -38,7 +38,7 @@ class Subject:
         return self.trunk.settings["resolution"]
 
 
-def open_model(path: str, compute_dtype="float32", stage="") -> Subject:
+def open_model(path: str, compute_dtype="float32", stage="") -> FrozenModel:
     """Loads an exported model, or a run: its newest state, or as it was when `stage` ended.
 
     Raises:
@@ -48,7 +48,7 @@ def open_model(path: str, compute_dtype="float32", stage="") -> Subject:
     path = os.path.expanduser(path)
     if is_saved_model(path):
         trunk = restore_trunk(path, compute_dtype)
-        return Subject(path, trunk, read_metadata(path).short_side, compute_dtype)
+        return FrozenModel(path, trunk, read_metadata(path).short_side, compute_dtype)
     if os.path.isfile(RunDir(path).config):
         return _open_run(path, compute_dtype, stage)
     raise _no_model(path)
@@ -69,26 +69,26 @@ def network_settings(path: str) -> dict:
     raise _no_model(path)
 
 
-def random_init(subject: Subject, seed=0) -> Subject:
+def random_init(frozen: FrozenModel, seed=0) -> FrozenModel:
     """An untrained network of the same shape, shown the same images."""
-    trunk = VGG16(**subject.trunk.settings, compute_dtype=subject.compute_dtype, seed=seed)
-    return dataclasses.replace(subject, name="random init", trunk=trunk.built_at_resolution())
+    trunk = VGG16(**frozen.trunk.settings, compute_dtype=frozen.compute_dtype, seed=seed)
+    return dataclasses.replace(frozen, name="random init", trunk=trunk.built_at_resolution())
 
 
-def at_resolution(subject: Subject, resolution: int) -> Subject:
+def at_resolution(frozen: FrozenModel, resolution: int) -> FrozenModel:
     """The same convolutions for images of another size; fc6 and fc7 are fresh ones, untrained."""
-    if resolution == subject.resolution:
-        return subject
-    settings = {**subject.trunk.settings, "resolution": resolution}
-    if isinstance(subject.trunk, FoldedVGG16):
+    if resolution == frozen.resolution:
+        return frozen
+    settings = {**frozen.trunk.settings, "resolution": resolution}
+    if isinstance(frozen.trunk, FoldedVGG16):
         settings.pop("sobel")
-    trunk = type(subject.trunk)(**settings, compute_dtype=subject.compute_dtype)
-    weights, into = named_weights(subject.trunk), named_weights(trunk.built_at_resolution())
+    trunk = type(frozen.trunk)(**settings, compute_dtype=frozen.compute_dtype)
+    weights, into = named_weights(frozen.trunk), named_weights(trunk.built_at_resolution())
     for layer in CONV_LAYERS:
         for name, variable in into[layer].items():
             variable.assign(weights[layer][name])
     short_side = default_short_side(resolution)
-    return dataclasses.replace(subject, trunk=trunk, short_side=short_side)
+    return dataclasses.replace(frozen, trunk=trunk, short_side=short_side)
 
 
 def _no_model(path):
@@ -106,4 +106,4 @@ def _open_run(path, compute_dtype, stage):
     trunk = VGG16(**trained.settings, compute_dtype=compute_dtype).built_at_resolution()
     copy_weights(trained, into=trunk)
     short_side = settings.data.resize or default_short_side(trained.settings["resolution"])
-    return Subject(path, trunk, short_side, compute_dtype)
+    return FrozenModel(path, trunk, short_side, compute_dtype)

@@ -1,17 +1,17 @@
-"""The paper's figures, to stand beside one's own on the paper's data sets, in percent.
+"""The paper's results, to stand beside one's own on the paper's data sets, in percent.
 
     name = data_of(protocol.paper, labelled_data(classes=1000, train=1_281_167, test=50_000))
-    linear_figures(name)                     # "" gives none
+    linear_results(name)                     # "" gives none
 
-A task's setting `paper` is "auto" unless a user says otherwise: then the paper's figures are shown
+A task's setting `paper` is "auto" unless a user says otherwise: then the paper's results are shown
 where the data are the paper's by what is in them, never by a path. ImageNet and Places205 are
 known by their number of classes and of training and test images; VOC 2007 by the names of its 20
 classes and the sizes of the lists `trainval` and `test`, if these are used; Oxford5k and Paris6k by
 their classic ground truth, its 55 queries and the number of images. Counts may be up to 1 % lower,
 since files that cannot be read are often left out. `paper: imagenet` states that the data are
-ImageNet's; `paper: ""` shows no figures.
+ImageNet's; `paper: ""` shows no metrics.
 
-Source of the figures: REFERENCE section 5; of the counts: the data sets' own publications.
+Sources: docs/reference.md, section 5, for the results; the data sets' publications for the counts.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ def voc_data(class_names, train, test) -> Facts:
 
 
 def retrieval_data(kind: str, images: int, queries: int) -> Facts:
-    """Facts of a ground truth for retrieval; `kind` as of `retrieval_truth.Truth`."""
+    """Facts of a ground truth for retrieval; `kind` as of `retrieval.ground_truth.GroundTruth`."""
     return Facts(kind, 0, images, queries)
 
 
@@ -88,7 +88,7 @@ def data_of(setting: str, facts: Facts, among=tuple(_KNOWN)) -> str:
     Args:
         setting: `paper` of the protocol: "auto", a name of `among`, or "".
         facts: of the data at hand.
-        among: names of the data sets whose figures a task can show.
+        among: names of the data sets whose metrics a task can show.
     """
     if setting != AUTO:
         return setting
@@ -194,11 +194,11 @@ LINEAR_VOC07 = {
 LINEAR_DATA = (*LINEAR_TOP1, "voc07")
 
 
-def linear_figures(data: str) -> dict:
+def linear_results(data: str) -> dict:
     """{method: {layer: share in [0, 1]}} of linear classifiers; fc6 and fc7 were not measured.
 
     Args:
-        data: of LINEAR_DATA, or "" for no figures. For "voc07" it is mAP, and of conv13 alone.
+        data: of LINEAR_DATA, or "" for no metrics. For "voc07" it is mAP, and of conv13 alone.
     """
     if not data:
         return {}

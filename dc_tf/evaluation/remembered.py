@@ -32,14 +32,14 @@ class Recommended:
 
     Attributes:
         layer: its name.
-        reason: by which figure, a clause for people.
-        figures: {layer: share in [0, 1]} of the layers that were measured.
+        reason: by which metric, a clause for people.
+        metrics: {layer: share in [0, 1]} of the layers that were measured.
         cells: parts, each way, that maps were averaged over; None where that is not how.
     """
 
     layer: str
     reason: str
-    figures: dict
+    metrics: dict
     cells: int | None = None
 
 
@@ -83,24 +83,24 @@ def recommend(model: str, weights: str) -> Recommended | None:
 
 
 def _recommended(entry, name):
-    figures = entry["layers"]
-    layer = best(figures)
+    metrics = entry["layers"]
+    layer = best(metrics)
     reason = (
-        f"best {name} {entry['figure']} of {len(figures)} layers ({100 * figures[layer]:.1f} %)"
+        f"best {name} {entry['figure']} of {len(metrics)} layers ({100 * metrics[layer]:.1f} %)"
     )
-    return Recommended(layer, reason, figures, entry["protocol"].get("cells"))
+    return Recommended(layer, reason, metrics, entry["protocol"].get("cells"))
 
 
 def _entry(result):
-    figure = result["figure"]
+    metric = result["figure"]
     return {
         "task": result["task"],
-        "figure": figure,
+        "figure": metric,
         "weights": result["opened"]["weights"],
         "test": result["opened"].get("test", result["train"]),
         "test_rows": result["test_rows"],
         "protocol": {k: v for k, v in result["protocol"].items() if k != "scratch"},
-        "layers": {layer: values[figure] for layer, values in result["layers"].items()},
+        "layers": {layer: values[metric] for layer, values in result["layers"].items()},
     }
 
 

@@ -50,20 +50,20 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
         raise ConfigError("--test is missing; give a data set, labels are not needed.")
     dataset = Dataset.open(request.test)
     kernel, bias, rotations = read_head(request.model, request.stage)
-    subject = request.subject()
+    frozen = request.frozen_model()
     images = evaluation_batches(
         RowReader(dataset),
         range(dataset.rows),
         protocol.batch_size,
-        subject.resolution,
-        subject.short_side,
+        frozen.resolution,
+        frozen.short_side,
     )
     forward = tf.function(
-        lambda x: subject.trunk(x, training=False)["fc7"],
+        lambda x: frozen.trunk(x, training=False)["fc7"],
         autograph=False,
         reduce_retracing=True,
     )
-    request.announce(lambda: work(forward, subject, images, dataset.rows, rotations), networks=1)
+    request.announce(lambda: work(forward, frozen, images, dataset.rows, rotations), networks=1)
     hits = np.zeros(rotations)
     with data_errors(), Progress(dataset.rows, "rotation", "images") as progress:
         for batch in images:
@@ -79,7 +79,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     return result, f"rotation accuracy, {dataset.rows} images: {100 * accuracy:.2f} %"
 
 
-def work(forward, subject, images, rows, rotations) -> Work:
+def work(forward, frozen, images, rows, rotations) -> Work:
     """What is done to the network: every image in every rotation."""
 
     def sample(turned):
@@ -88,7 +88,7 @@ def work(forward, subject, images, rows, rotations) -> Work:
                 wait(forward(batch["image"]))
         return turned
 
-    text = f"{rows:,} images at {subject.resolution} pixels, {rotations} rotations"
+    text = f"{rows:,} images at {frozen.resolution} pixels, {rotations} rotations"
     return Work(text, (Part("turned images", rotations * rows, sample, min(rows, _SAMPLED)),))
 
 

@@ -18,7 +18,7 @@ from dc_tf.distributed.cluster import Cluster
 from dc_tf.distributed.collectives import Communicator, Solo
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation import protocols
-from dc_tf.evaluation.models import Subject, open_model
+from dc_tf.evaluation.models import FrozenModel, open_model
 from dc_tf.evaluation.splits import Split, open_splits
 from dc_tf.export.weights import weights_digest
 from dc_tf.precision import choose, tell
@@ -90,7 +90,7 @@ class Request:
         if self.before:
             self.before(work, networks or 1 + self.random_init)
 
-    def subject(self) -> Subject:
+    def frozen_model(self) -> FrozenModel:
         """The network that was asked for.
 
         Raises:
@@ -99,17 +99,16 @@ class Request:
         choice = choose(self.compute_dtype, "convolution", comm=self.world)
         if self.world.rank == 0:
             tell(choice, "evaluate")
-        subject = open_model(self.model, choice.dtype, self.stage)
+        frozen = open_model(self.model, choice.dtype, self.stage)
         self.opened["compute_dtype"] = choice.dtype
-        self.opened["weights"] = weights_digest(subject.trunk)
+        self.opened["weights"] = weights_digest(frozen.trunk)
         if self.resize is None:
-            return subject
-        if self.resize < subject.resolution:
+            return frozen
+        if self.resize < frozen.resolution:
             raise ConfigError(
-                f"--resize is {self.resize}; the network's crop needs at least "
-                f"{subject.resolution}."
+                f"--resize is {self.resize}; the network's crop needs at least {frozen.resolution}."
             )
-        return dataclasses.replace(subject, short_side=self.resize)
+        return dataclasses.replace(frozen, short_side=self.resize)
 
     def splits(self) -> tuple[Split, Split]:
         """The labelled data sets.

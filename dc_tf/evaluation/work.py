@@ -1,6 +1,6 @@
 """Parts of the work of more than one task, for `cost`.
 
-features_part(extractor, subject, train, test, batch_size=256)
+features_part(extractor, frozen, train, test, batch_size=256)
 """
 
 import numpy as np
@@ -11,19 +11,19 @@ from dc_tf.evaluation.cost import Part, rate, spread
 _PLACES = 256  # images that samples are taken from
 
 
-def text_of(subject, train, test, more="") -> str:
+def text_of(frozen, train, test, more="") -> str:
     """The amount of work: "1,334 and 334 images at 48 pixels"."""
-    text = f"{len(train.rows):,} and {len(test.rows):,} images at {subject.resolution} pixels"
+    text = f"{len(train.rows):,} and {len(test.rows):,} images at {frozen.resolution} pixels"
     return f"{text}, {more}" if more else text
 
 
-def features_part(extractor, subject, train, test, batch_size) -> Part:
+def features_part(extractor, frozen, train, test, batch_size) -> Part:
     """All images of both splits once through a network, from centre crops."""
     count = len(train.rows) + len(test.rows)
-    return forward_part(extractor, subject, train, count, batch_size)
+    return forward_part(extractor, frozen, train, count, batch_size)
 
 
-def forward_part(network, subject, split, count, batch_size) -> Part:
+def forward_part(network, frozen, split, count, batch_size) -> Part:
     """Centre crops through a network.
 
     Args:
@@ -39,7 +39,7 @@ def forward_part(network, subject, split, count, batch_size) -> Part:
     def sample(images):
         if not pipeline:
             places = spread(len(split.rows), min(len(split.rows), _PLACES))
-            ones = split.images(1, subject.resolution, subject.short_side, places)
+            ones = split.images(1, frozen.resolution, frozen.short_side, places)
             pipeline.append(iter(ones.repeat()))
         with split.errors():
             wait(network(tf.concat([next(pipeline[0]) for _ in range(images)], 0)))

@@ -47,12 +47,12 @@ def slow_envelope(scores, hits, positives):
 class AveragePrecisionTest(tf.test.TestCase):
     def test_closed_forms(self):
         perfect = curve([3, 2, 1, 0], [1, 1, 0, 0])
-        for figure in (area, enveloped_area, eleven_points):
-            self.assertAlmostEqual(figure(*perfect), 1.0)
+        for metric in (area, enveloped_area, eleven_points):
+            self.assertAlmostEqual(metric(*perfect), 1.0)
         # Hits at ranks 2 and 4: precision 1/2 at recall 1/2 and at recall 1.
         worst = curve([3, 2, 1, 0], [0, 1, 0, 1])
-        for figure in (area, enveloped_area, eleven_points):
-            self.assertAlmostEqual(figure(*worst), 0.5)
+        for metric in (area, enveloped_area, eleven_points):
+            self.assertAlmostEqual(metric(*worst), 0.5)
         # Hits at ranks 1 and 3: 1 up to recall 1/2 (six of the eleven points), then 2/3.
         mixed = curve([3, 2, 1], [1, 0, 1])
         self.assertAlmostEqual(area(*mixed), (1 + 2 / 3) / 2)
@@ -99,8 +99,8 @@ class AveragePrecisionTest(tf.test.TestCase):
                 self.assertAlmostEqual(point, expected)
 
     def test_nothing_found_is_zero_and_nothing_to_find_is_no_number(self):
-        for figure in (area, enveloped_area, eleven_points):
-            self.assertEqual(figure(*curve([], [], positives=3)), 0.0)
+        for metric in (area, enveloped_area, eleven_points):
+            self.assertEqual(metric(*curve([], [], positives=3)), 0.0)
         self.assertTrue(np.isnan(area(*curve([1.0], [False], positives=0))))
 
     def test_classes_leave_out_what_is_not_to_be_counted(self):

@@ -1,4 +1,4 @@
-"""The paper's figures stand beside the paper's data sets only."""
+"""The paper's results stand beside the paper's data sets only."""
 
 import tensorflow as tf
 
@@ -9,7 +9,7 @@ from dc_tf.evaluation.paper import (
     check_setting,
     data_of,
     labelled_data,
-    linear_figures,
+    linear_results,
     retrieval_data,
     voc_data,
 )
@@ -52,7 +52,7 @@ class PaperTest(tf.test.TestCase):
     def test_a_setting_states_what_the_data_are_or_hides_the_figures(self):
         self.assertEqual(data_of("places205", labelled_data(7, 10, 10)), "places205")
         self.assertEqual(data_of("", labelled_data(1000, 1_281_167, 50_000)), "")
-        self.assertEqual(linear_figures(""), {})
+        self.assertEqual(linear_results(""), {})
 
     def test_a_name_without_figures_is_refused(self):
         for make in (linear_probe.Protocol, finetune.Protocol, retrieval.Protocol):

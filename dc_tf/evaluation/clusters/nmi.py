@@ -34,7 +34,7 @@ LABEL, PLACE = "label", "place"
 _COORDINATES = ("latitude", "longitude")
 _BLOCK = 256  # images whose metadata a worker reads before it tells the others
 # Of the table, in its order. What chance gives of the first two grows with the number of clusters.
-_FIGURES = {
+_METRICS = {
     "nmi": "normalised mutual information of clusters with",
     "purity": "share of images that have their cluster's most frequent value of",
     "adjusted_rand": "adjusted Rand index, 0 by chance, of clusters with",
@@ -71,14 +71,14 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     found = found[: all_gather(len(found), request.world).min()]
     dataset = Dataset.open(request.train or _data_path(request.model))
     columns = read_columns(dataset, protocol, request.world)
-    figures = evaluate(found, dataset, columns, request.world)
-    if not figures:
+    metrics = evaluate(found, dataset, columns, request.world)
+    if not metrics:
         raise DataError(
             f"{request.model} has no complete clustering of more than one cluster yet; let `dc_tf "
             "train` go on."
         )
-    result = {"train": dataset.path, "rows": len(columns.rows), "clusterings": figures}
-    return result, table(figures)
+    result = {"train": dataset.path, "rows": len(columns.rows), "clusterings": metrics}
+    return result, table(metrics)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +146,8 @@ def _compared(clustering, dataset, columns) -> list[dict]:
     for level, labels in clustering.levels(dataset).items():
         place = {"stage": clustering.stage, "round": clustering.round, "level": level}
         for column, values in columns.values.items():
-            figures = compare(labels[columns.rows], values)
-            result.append({**place, "column": column, **figures})
+            metrics = compare(labels[columns.rows], values)
+            result.append({**place, "column": column, **metrics})
     return result
 
 
@@ -176,22 +176,22 @@ def purity(clusters, values) -> float:
 
 
 def table(result: list[dict]) -> str:
-    """A block for each figure: one line a clustering and level, one column a column."""
-    return "\n\n".join(_block(result, figure, title) for figure, title in _FIGURES.items())
+    """A block for each metric: one line a clustering and level, one column a column."""
+    return "\n\n".join(_block(result, metric, title) for metric, title in _METRICS.items())
 
 
-def _block(result, figure, title) -> str:
+def _block(result, metric, title) -> str:
     columns = list(dict.fromkeys(line["column"] for line in result))
     width = {name: max(len(name), 6) for name in columns}
     lines = ["stage round level         " + "  ".join(f"{n:>{width[n]}}" for n in columns)]
-    cells = {(o["stage"], o["round"], o["level"], o["column"]): o[figure] for o in result}
+    cells = {(o["stage"], o["round"], o["level"], o["column"]): o[metric] for o in result}
     for stage, round_index, level in dict.fromkeys(key[:3] for key in cells):
         numbers = [
             f"{cells[stage, round_index, level, name]:>{width[name]}.3f}" for name in columns
         ]
         place = " ".join(f"{'-' if n is None else n:>5}" for n in (stage, round_index))
         lines.append(f"{place} {level:13} " + "  ".join(numbers))
-    return "\n".join([f"{figure}: {title}", *lines])
+    return "\n".join([f"{metric}: {title}", *lines])
 
 
 def _data_path(model) -> str:

@@ -1,8 +1,8 @@
 """Where a fine-tuning stands, on disk: one folder that is complete or absent.
 
-    states = TuningStates("/models/tuned/seed0", world)
-    states.save(tuner, Position(epoch=3, step=120, global_step=720))
-    position = states.restore(tuner)       # None where nothing was saved
+    states = FineTuneCheckpoints("/models/tuned/seed0", world)
+    states.save(fine_tuner, Position(epoch=3, step=120, global_step=720))
+    position = states.restore(fine_tuner)       # None where nothing was saved
 
 The first worker writes; all read, so all see the same folder. What is saved is the same on any
 number of workers, so fine-tuning goes on with another number than before.
@@ -32,7 +32,7 @@ class Position:
         epoch: the number of epochs when all is done.
         step: of the epoch.
         global_step: steps taken.
-        sums: tuner.SUMS over the steps of the epoch so far.
+        sums: fine_tuner.SUMS over the steps of the epoch so far.
         last: means over the last full epoch: {"loss", "accuracy"}.
     """
 
@@ -43,7 +43,7 @@ class Position:
     last: dict = dataclasses.field(default_factory=dict)
 
 
-class TuningStates:
+class FineTuneCheckpoints:
     """The newest state of one fine-tuning.
 
     Args:
@@ -55,15 +55,15 @@ class TuningStates:
         self._folder = folder
         self._world = world
 
-    def save(self, tuner, position: Position):
+    def save(self, fine_tuner, position: Position):
         """Writes a state and removes older ones; returns when it is complete."""
         if self._folder and self._world.rank == 0:
             final = os.path.join(self._folder, f"step-{position.global_step:010d}")
             if position.global_step not in _steps(self._folder):
-                self._write(tuner, position, final)
+                self._write(fine_tuner, position, final)
         self._world.barrier()
 
-    def restore(self, tuner) -> Position | None:
+    def restore(self, fine_tuner) -> Position | None:
         """Brings weights and optimizer to the newest state; None without one.
 
         Raises:
@@ -75,7 +75,7 @@ class TuningStates:
             return None
         path = os.path.join(self._folder, f"step-{step:010d}")
         try:
-            reading = _checkpoint(tuner).read(os.path.join(path, "state"))
+            reading = _checkpoint(fine_tuner).read(os.path.join(path, "state"))
             reading.assert_existing_objects_matched()
             values = run_dir.read_json(os.path.join(path, _POSITION))
             return Position(**values | {"sums": tuple(values["sums"])})
@@ -85,11 +85,11 @@ class TuningStates:
                 "to begin again. All workers must see it."
             ) from error
 
-    def _write(self, tuner, position, final):
+    def _write(self, fine_tuner, position, final):
         aside = final + ".partial"
         run_dir.remove_tree(aside)
         os.makedirs(aside)
-        _checkpoint(tuner).write(os.path.join(aside, "state"))
+        _checkpoint(fine_tuner).write(os.path.join(aside, "state"))
         run_dir.write_json(os.path.join(aside, _POSITION), dataclasses.asdict(position))
         run_dir.sync_tree(aside)
         run_dir.remove_tree(final)  # half of one
@@ -123,8 +123,10 @@ def claim(folder: str, about: dict, world: Communicator):
         raise refusal or ConfigError("workdir was refused; the first worker says why.")
 
 
-def _checkpoint(tuner):
-    return tf.train.Checkpoint(trunk=tuner.trunk, head=tuner.head, optimizer=tuner.optimizer)
+def _checkpoint(fine_tuner):
+    return tf.train.Checkpoint(
+        trunk=fine_tuner.trunk, head=fine_tuner.head, optimizer=fine_tuner.optimizer
+    )
 
 
 def _steps(folder):

@@ -1,8 +1,8 @@
 """A network with a new classifier on top, and the step that trains all of it.
 
-    tuner = Tuner(trunk, classes=1000, protocol, world, seed=0)
-    tuner.set_rate(0.01)
-    sums = tuner.step(images, labels, step)       # over the batches of all workers
+    fine_tuner = FineTuner(trunk, classes=1000, protocol, world, seed=0)
+    fine_tuner.set_rate(0.01)
+    sums = fine_tuner.step(images, labels, step)       # over the batches of all workers
 
 Every worker holds all weights as variables of its own, starts from the same numbers and applies the
 same summed gradient; batch norm in training is over the images of all workers. So the result does
@@ -23,7 +23,7 @@ SUMS = ("images", "loss", "hits")
 _DROPPED = ("fc6", "fc7")
 
 
-class Tuner(tf.Module):
+class FineTuner(tf.Module):
     """The trained weights and their optimizer.
 
     Attributes:
@@ -42,7 +42,7 @@ class Tuner(tf.Module):
             world: Communicator of the workers that train together.
             seed: of the new weights and of dropout.
         """
-        super().__init__(name="tuner")
+        super().__init__(name="fine_tuner")
         self.trunk = trunk
         self.head = LinearHead(trunk.settings["fc"], classes)
         self._reset(protocol.init_deviation, protocol.init_bias, seed)

@@ -8,7 +8,7 @@ begin anew. An untrained network goes through the same beside it.
 Workers share every batch, the test images, and the folder of `workdir`, from which a call that was
 stopped goes on. How one network is trained is in `tuning`.
 
-Reference: Caron et al. 2019, Table 2; REFERENCE section 5.
+Reference: Caron et al. 2019, Table 2; docs/reference.md, section 5.
 """
 
 import dataclasses
@@ -54,11 +54,11 @@ class Protocol:
         init_deviation, init_bias: of the new fc6, fc7 and classifier: N(0, deviation).
         min_crop_area: smallest share of an image that a random crop keeps.
         flip: whether to mirror half of the images.
-        seeds: how many times all is done; figures are means, with deviations for more than one.
+        seeds: how many times all is done; metrics are means, with deviations for more than one.
         seed: of the first time; others follow.
         workdir: folder, seen by all workers, to go on from after a stop; "" for none.
         save_every: steps from one saved state to the next; an epoch's end is saved as well.
-        paper: whose figures of the paper are shown as well: "auto", those after 100 or 90 epochs
+        paper: whose metrics of the paper are shown as well: "auto", those after 100 or 90 epochs
             where the data are ImageNet's, see `paper`; "imagenet100" or "imagenet90"; "" for none.
     """
 
@@ -113,42 +113,42 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     """The task; see `tasks`."""
     train, test = request.splits()
     check(protocol, train, request.world)
-    subject = request.subject()
-    request.announce(lambda: work(subject, train, test, protocol))
-    claim(protocol.workdir, _about(subject, train, test, protocol), request.world)
+    frozen = request.frozen_model()
+    request.announce(lambda: work(frozen, train, test, protocol))
+    claim(protocol.workdir, _about(frozen, train, test, protocol), request.world)
     seeds = range(protocol.seed, protocol.seed + protocol.seeds)
     runs = {"figures": [], "random_init": []}
     for seed in seeds:
-        figures = fine_tune(subject, train, test, protocol, request.world, seed, "model")
-        runs["figures"].append(figures)
+        metrics = fine_tune(frozen, train, test, protocol, request.world, seed, "model")
+        runs["figures"].append(metrics)
         if request.random_init:
-            begin = random_init(subject, seed)
-            figures = fine_tune(begin, train, test, protocol, request.world, seed, "random_init")
-            runs["random_init"].append(figures)
-    result = summary(runs, subject, train, test)
-    result["paper_dataset"] = _paper_figures(protocol, train, test)
+            begin = random_init(frozen, seed)
+            metrics = fine_tune(begin, train, test, protocol, request.world, seed, "random_init")
+            runs["random_init"].append(metrics)
+    result = summary(runs, frozen, train, test)
+    result["paper_dataset"] = _paper_results(protocol, train, test)
     return result, table(result, protocol)
 
 
-def work(subject, train, test, protocol: Protocol) -> Work:
+def work(frozen, train, test, protocol: Protocol) -> Work:
     """What is done to one network: for each seed all steps, then the test images."""
     batch_size = protocol.batch_size
     steps = protocol.epochs * (len(train.rows) // batch_size)
-    forward = tf.function(lambda images: subject.trunk(images, training=False)["fc7"])
-    tests = forward_part(forward, subject, test, protocol.seeds * len(test.rows), batch_size)
+    forward = tf.function(lambda images: frozen.trunk(images, training=False)["fc7"])
+    tests = forward_part(forward, frozen, test, protocol.seeds * len(test.rows), batch_size)
 
     def prepare(size):
-        return one_step(subject, train, dataclasses.replace(protocol, batch_size=size))
+        return one_step(frozen, train, dataclasses.replace(protocol, batch_size=size))
 
     count = protocol.seeds * steps * batch_size
     seeds = f", {protocol.seeds} seeds" if protocol.seeds > 1 else ""
     return Work(
-        text_of(subject, train, test, f"{protocol.epochs} epochs{seeds}"),
+        text_of(frozen, train, test, f"{protocol.epochs} epochs{seeds}"),
         (steps_part(count, batch_size, prepare, tests), tests),
     )
 
 
-def _paper_figures(protocol, train, test) -> str:
+def _paper_results(protocol, train, test) -> str:
     """One of paper.FINETUNE, or ""."""
     if protocol.paper != paper.AUTO:
         return protocol.paper
@@ -182,21 +182,21 @@ def check(protocol, train, world):
         )
 
 
-def summary(runs, subject, train, test) -> dict:
+def summary(runs, frozen, train, test) -> dict:
     """JSON-able dict: `figures` and `random_init` (None without) with means, deviations over the
-    seeds (sample standard deviation, 0 for one) and the figures of each; `top1`, `top5`,
+    seeds (sample standard deviation, 0 for one) and the metrics of each; `top1`, `top5`,
     `random_init_top1`, `random_init_top5`; what was measured on what.
     """
-    result = {name: _over_seeds(figures) for name, figures in runs.items()}
-    for figure in ("top1", "top5"):
-        result[figure] = result["figures"][figure]
+    result = {name: _over_seeds(metrics) for name, metrics in runs.items()}
+    for metric in ("top1", "top5"):
+        result[metric] = result["figures"][metric]
         untrained = result["random_init"]
-        result[f"random_init_{figure}"] = untrained[figure] if untrained else None
+        result[f"random_init_{metric}"] = untrained[metric] if untrained else None
     shares = result["top1"], result["random_init_top1"]
     result["advice"] = advice("the model", *shares, len(test.rows))
     return result | {
-        "network": {**subject.trunk.settings, "compute_dtype": subject.compute_dtype},
-        "short_side": subject.short_side,
+        "network": {**frozen.trunk.settings, "compute_dtype": frozen.compute_dtype},
+        "short_side": frozen.short_side,
         "classes": train.classes,
         "train_rows": len(train.rows),
         "test_rows": len(test.rows),
@@ -212,45 +212,45 @@ def table(result, protocol) -> str:
     ]
     for name, label in (("figures", "model"), ("random_init", "random init")):
         if found := result[name]:
-            cells = [_percent(found[f], found[f"{f}_std"], protocol.seeds) for f in _FIGURES]
+            cells = [_percent(found[f], found[f"{f}_std"], protocol.seeds) for f in _METRICS]
             lines.append(f"{label:24}" + "".join(f"{cell:>16}" for cell in cells))
-    figures = paper.FINETUNE.get(result["paper_dataset"], {})
-    for method, percents in figures.items():
+    metrics = paper.FINETUNE.get(result["paper_dataset"], {})
+    for method, percents in metrics.items():
         cells = ["-" if p is None else f"{p:.1f}" for p in (*percents, None)]
         lines.append(f"{'paper: ' + method:24}" + "".join(f"{cell:>16}" for cell in cells))
-    if figures:
+    if metrics:
         lines.append("paper: on ImageNet")
     if result["advice"]:
         lines.append(result["advice"])
     return "\n".join(lines)
 
 
-_FIGURES = ("top1", "top5", "mean_class")
+_METRICS = ("top1", "top5", "mean_class")
 
 
-def _about(subject, train, test, protocol) -> dict:
+def _about(frozen, train, test, protocol) -> dict:
     """What a state in `workdir` depends on; the model by its weights, data sets by contents."""
     settings = dataclasses.asdict(protocol)
     for name in ("workdir", "seed", "seeds", "save_every", "paper"):
         del settings[name]
     return {
         **{k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()},
-        "weights": weights_digest(subject.trunk),
-        "compute_dtype": subject.compute_dtype,
+        "weights": weights_digest(frozen.trunk),
+        "compute_dtype": frozen.compute_dtype,
         "train": train.reader.dataset.fingerprint(),
         "test": test.reader.dataset.fingerprint(),
     }
 
 
-def _over_seeds(figures) -> dict | None:
-    if not figures:
+def _over_seeds(metrics) -> dict | None:
+    if not metrics:
         return None
-    values = {name: [one[name] for one in figures] for name in figures[0]}
+    values = {name: [one[name] for one in metrics] for name in metrics[0]}
     means = {name: float(np.mean(v)) for name, v in values.items()}
     deviations = {
         f"{name}_std": float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for name, v in values.items()
     }
-    return means | deviations | {"seeds": figures}
+    return means | deviations | {"seeds": metrics}
 
 
 def _percent(share, deviation, seeds):

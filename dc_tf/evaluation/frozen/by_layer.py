@@ -2,8 +2,8 @@
 
     result, text = run(knn.evaluate, request, knn.Protocol(), knn.work)
 
-What measures is a function `evaluate(subject, train, test, layers, protocol, world)` to
-`{layer: {figure: value}}` of this worker's share of the layers. The first figure, `top1` or
+What measures is a function `evaluate(frozen, train, test, layers, protocol, world)` to
+`{layer: {metric: value}}` of this worker's share of the layers. The first metric, `top1` or
 `map`, a share in [0, 1], is the one that layers are compared by.
 """
 
@@ -11,7 +11,7 @@ from dc_tf.distributed.collectives import ALONE, broadcast_json
 from dc_tf.evaluation.comparison import compare
 from dc_tf.evaluation.frozen.features import parse_layers
 from dc_tf.evaluation.models import random_init
-from dc_tf.evaluation.paper import linear_figures
+from dc_tf.evaluation.paper import linear_results
 
 
 def run(
@@ -20,7 +20,7 @@ def run(
     """What a task's own `run` does when it measures layer by layer.
 
     Args:
-        work: function of (subject, train, test, layers, protocol) to what is done to one network,
+        work: function of (frozen, train, test, layers, protocol) to what is done to one network,
             cost.Work.
         open_splits: function of request and protocol to both splits; None for data sets of one
             label.
@@ -29,22 +29,22 @@ def run(
     """
     layers = parse_layers(request.layers)
     train, test = open_splits(request, protocol) if open_splits else request.splits()
-    subject = request.subject()
-    request.announce(lambda: work(subject, train, test, layers, protocol))
+    frozen = request.frozen_model()
+    request.announce(lambda: work(frozen, train, test, layers, protocol))
     baseline, seed, world = request.random_init, request.seed, request.world
-    result = measure(evaluate, subject, train, test, layers, protocol, baseline, seed, world)
+    result = measure(evaluate, frozen, train, test, layers, protocol, baseline, seed, world)
     result["paper_dataset"] = paper_data(protocol, train, test)
     return result, table(request.task, result)
 
 
 def measure(
-    evaluate, subject, train, test, layers, protocol, baseline=True, seed=0, world=ALONE
+    evaluate, frozen, train, test, layers, protocol, baseline=True, seed=0, world=ALONE
 ) -> dict:
     """Runs a task on a model and, if asked for, on random weights.
 
     Args:
         evaluate: function, see above.
-        subject: models.Subject.
+        frozen: models.FrozenModel.
         train, test: splits.Split.
         layers: names of layers.
         protocol: the task's.
@@ -53,9 +53,9 @@ def measure(
         world: Communicator of the workers that share the work; all return the same.
 
     Returns:
-        JSON-able dict: `layers` by name with the task's figures, `random_init` the same (or
+        JSON-able dict: `layers` by name with the task's metrics, `random_init` the same (or
         None); `figure`, the name of the one that layers are compared by; what
-        `comparison.compare` finds in it; under the name of the figure, such as `top1`, that of
+        `comparison.compare` finds in it; under the name of the metric, such as `top1`, that of
         `best_layer`, and as `random_init_top1` that of `random_init_best_layer`; sizes of both
         sets.
     """
@@ -67,9 +67,9 @@ def measure(
             found |= broadcast_json(own, world, root)
         return {layer: found[layer] for layer in layers}
 
-    own = measured(subject)
-    untrained = measured(random_init(subject, seed)) if baseline else None
-    name = first_figure(own)
+    own = measured(frozen)
+    untrained = measured(random_init(frozen, seed)) if baseline else None
+    name = first_metric(own)
     shares = _shares(untrained, name) if untrained else None
     found = compare(_shares(own, name), shares, len(test.rows))
     return {
@@ -79,8 +79,8 @@ def measure(
         **found,
         name: own[found["best_layer"]][name],
         f"random_init_{name}": shares[found["random_init_best_layer"]] if untrained else None,
-        "network": {**subject.trunk.settings, "compute_dtype": subject.compute_dtype},
-        "short_side": subject.short_side,
+        "network": {**frozen.trunk.settings, "compute_dtype": frozen.compute_dtype},
+        "short_side": frozen.short_side,
         "classes": train.classes,
         "train_rows": len(train.rows),
         "test_rows": len(test.rows),
@@ -90,26 +90,26 @@ def measure(
 def table(task_name: str, result: dict) -> str:
     """Percentages by layer, the paper's beside them on its data; then what they say."""
     own, untrained, name = result["layers"], result["random_init"], result["figure"]
-    figures = [f for f in next(iter(own.values())) if f.startswith(("top", "mean", "map"))]
-    columns = {f: {layer: own[layer][f] for layer in own} for f in figures}
+    metrics = [f for f in next(iter(own.values())) if f.startswith(("top", "mean", "map"))]
+    columns = {f: {layer: own[layer][f] for layer in own} for f in metrics}
     if untrained:
         columns["random init"] = _shares(untrained, name)
     notes = [f"{task_name}, percent of {result['test_rows']} test images"]
     paper = result["paper_dataset"]
-    for method, figures in linear_figures(paper).items():
-        columns[f"paper:{method}"] = {**dict.fromkeys(own), **figures}
+    for method, metrics in linear_results(paper).items():
+        columns[f"paper:{method}"] = {**dict.fromkeys(own), **metrics}
     if paper:
         notes.append(f"paper: on {paper}")
     return "\n".join([*notes, _format(columns, list(own)), *_lines(result)])
 
 
-def first_figure(figures: dict) -> str:
-    """The name of the figure, of `{layer: {figure: value}}`, that layers are compared by."""
-    return next(iter(next(iter(figures.values()))))
+def first_metric(metrics: dict) -> str:
+    """The name of the metric, of `{layer: {metric: value}}`, that layers are compared by."""
+    return next(iter(next(iter(metrics.values()))))
 
 
-def _shares(figures, name):
-    return {layer: values[name] for layer, values in figures.items()}
+def _shares(metrics, name):
+    return {layer: values[name] for layer, values in metrics.items()}
 
 
 def _lines(result):

@@ -1,6 +1,6 @@
 """Features of every image of a data set, as matrices in files.
 
-    result = embed(subject, dataset, "/data/features", layers=("fc7",))
+    result = embed(frozen, dataset, "/data/features", layers=("fc7",))
     # fc7-00000-of-00003.npy ... (rows, d); rows-00000-of-00003.npy ... (rows,) int64 row ids
 
 A call that was stopped is gone on with: files that are there are whole, and are not made again.
@@ -32,7 +32,7 @@ _FILE = re.compile(r".+(-\d+-of-\d+\.npy)$")
 
 
 def embed(
-    subject,
+    frozen,
     dataset,
     output,
     layers=("fc7",),
@@ -45,7 +45,7 @@ def embed(
     """Writes the features of all rows.
 
     Args:
-        subject: models.Subject.
+        frozen: models.FrozenModel.
         dataset: data.manifest.Dataset.
         output: folder; made if missing.
         layers: names of layers. Maps of convolutions are averaged over `cells` x `cells` parts; fc7
@@ -67,21 +67,21 @@ def embed(
             f"dtype is {dtype!r}, cells {cells}, batch_size {batch_size} and rows_per_file "
             f"{rows_per_file}; use {' or '.join(DTYPES)} and positive numbers."
         )
-    extractor = Extractor(subject.trunk, {layer: cell_average(layer, cells) for layer in layers})
+    extractor = Extractor(frozen.trunk, {layer: cell_average(layer, cells) for layer in layers})
     # Whole batches: a row's last digits can depend on its neighbours.
     rows_per_file = -(-rows_per_file // batch_size) * batch_size
     starts = range(0, dataset.rows, rows_per_file)
     about = {
-        "model": subject.name,
-        "weights": weights_digest(subject.trunk),
+        "model": frozen.name,
+        "weights": weights_digest(frozen.trunk),
         "data": dataset.fingerprint(),
         "rows": dataset.rows,
         "files": len(starts),
         "dims": extractor.dims,
         "cells": cells,
         "dtype": dtype,
-        "short_side": subject.short_side,
-        "compute_dtype": subject.compute_dtype,
+        "short_side": frozen.short_side,
+        "compute_dtype": frozen.compute_dtype,
         "batch_size": batch_size,
     }
     # The weights tell what the model is, not where it lies.
@@ -97,7 +97,7 @@ def embed(
                 progress.skip(len(rows))
                 continue
             batches = evaluation_batches(
-                reader, rows, batch_size, subject.resolution, subject.short_side
+                reader, rows, batch_size, frozen.resolution, frozen.short_side
             )
             found = _features(extractor, batches, len(rows), dtype, progress)
             for name, array in {**found, "rows": rows}.items():
@@ -105,14 +105,14 @@ def embed(
     return about
 
 
-def choose_layers(subject, output, cells) -> tuple[tuple[str, ...], str]:
+def choose_layers(frozen, output, cells) -> tuple[tuple[str, ...], str]:
     """The layers to embed where none was asked for, and a sentence that says why these.
 
     They are those whose features the folder has already, or the one that measured best, see
     `remembered`, or fc7.
 
     Args:
-        subject: models.Subject, trained; its name is the path of the model.
+        frozen: models.FrozenModel, trained; its name is the path of the model.
         output: folder of features, which need not be there.
         cells: parts of a map, each way, as asked for.
     """
@@ -120,16 +120,16 @@ def choose_layers(subject, output, cells) -> tuple[tuple[str, ...], str]:
     if os.path.isfile(path):
         layers = parse_layers(run_dir.read_json(path).get("dims", ()))
         return layers, f"layer {', '.join(layers)}: as in {output}"
-    found = remembered.recommend(subject.name, weights_digest(subject.trunk))
+    found = remembered.recommend(frozen.name, weights_digest(frozen.trunk))
     if found is None:
         return (DEFAULT_LAYER,), (
             f"layer {DEFAULT_LAYER}: the default, since none of this model has been measured; "
-            f"dc_tf evaluate --task=knn --model={subject.name} --train=DATA --test=TEST finds the "
+            f"dc_tf evaluate --task=knn --model={frozen.name} --train=DATA --test=TEST finds the "
             "best one"
         )
     text = f"layer {found.layer}: {found.reason}"
-    if found.layer != DEFAULT_LAYER and DEFAULT_LAYER in found.figures:
-        share = 100 * found.figures[DEFAULT_LAYER]
+    if found.layer != DEFAULT_LAYER and DEFAULT_LAYER in found.metrics:
+        share = 100 * found.metrics[DEFAULT_LAYER]
         text += f"; {DEFAULT_LAYER} has {share:.1f} %, --layer={DEFAULT_LAYER} for that"
     if found.layer.startswith("conv") and found.cells not in (None, cells):
         text += f"; measured with --cells={found.cells}, which keeps where things are"

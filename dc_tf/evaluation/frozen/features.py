@@ -1,7 +1,7 @@
 """Frozen features of a labelled data set, all asked-for layers in one pass over the images.
 
-    extractor = Extractor(subject.trunk, {"conv13": cell_average("conv13")})
-    features = extract(extractor, subject, split, batch_size=256)
+    extractor = Extractor(frozen.trunk, {"conv13": cell_average("conv13")})
+    features = extract(extractor, frozen, split, batch_size=256)
     features["conv13"]             # (n, d), rows in the order of split.rows
 
 The arrays live in memory up to a bound and in files of a scratch folder beyond, so memory stays
@@ -65,10 +65,10 @@ class Extractor:
         """{layer: (b, dim) float32} of (b, r, r, 3) float32 images in [0, 1], all layers."""
         return self._vectors(images)
 
-    def over(self, subject, split, batch_size, what):
+    def over(self, frozen, split, batch_size, what):
         """Yields (first position, {layer: (b, dim) tensor}) over a split, with progress."""
         own = own_batches(len(split.rows), batch_size, self._world)
-        images = split.images(batch_size, subject.resolution, subject.short_side, own)
+        images = split.images(batch_size, frozen.resolution, frozen.short_side, own)
         enabled = self._world.rank == 0
         with split.errors(), Progress(len(split.rows), what, "images", enabled) as progress:
             for vectors in self.in_turn(images, len(split.rows), batch_size):
@@ -107,10 +107,10 @@ def own_batches(rows: int, batch_size: int, world) -> np.ndarray:
     return places[places // batch_size % world.size == world.rank]
 
 
-class Store:
+class FeatureCache:
     """Arrays in memory up to a bound, then in files of a folder that is removed at the end.
 
-    with Store("/scratch") as store: ...
+    with FeatureCache("/scratch") as cache: ...
     """
 
     def __init__(self, folder=None, memory_bytes=MEMORY_BYTES):
@@ -157,7 +157,7 @@ class Store:
         return np.lib.format.open_memmap(path, "w+", dtype, tuple(shape))
 
 
-def extract(extractor, subject, split, store, batch_size=256, dtype="float32", what="features"):
+def extract(extractor, frozen, split, cache, batch_size=256, dtype="float32", what="features"):
     """Features of all rows of a split.
 
     Args:
@@ -167,28 +167,28 @@ def extract(extractor, subject, split, store, batch_size=256, dtype="float32", w
         {own layer: (n, dim) array}.
     """
     rows = len(split.rows)
-    arrays = {layer: store.array((rows, dim), dtype) for layer, dim in extractor.dims.items()}
-    for start, vectors in extractor.over(subject, split, batch_size, what):
+    arrays = {layer: cache.array((rows, dim), dtype) for layer, dim in extractor.dims.items()}
+    for start, vectors in extractor.over(frozen, split, batch_size, what):
         for layer, values in vectors.items():
             arrays[layer][start : start + len(values)] = storable(values, dtype)
     return arrays
 
 
-def extract_cells(subject, splits, layers, protocol, store, world=ALONE) -> list[dict]:
+def extract_cells(frozen, splits, layers, protocol, cache, world=ALONE) -> list[dict]:
     """For each split, {own layer: (n, dim) float32 array} of maps averaged over a few cells.
 
     Args:
         protocol: has `cells` and `batch_size`.
     """
-    extractor = cell_extractor(subject.trunk, layers, protocol.cells, world)
+    extractor = cell_extractor(frozen.trunk, layers, protocol.cells, world)
     return [
         extract(
             extractor,
-            subject,
+            frozen,
             split,
-            store,
+            cache,
             protocol.batch_size,
-            what=f"{subject.name}: features of {split.path}",
+            what=f"{frozen.name}: features of {split.path}",
         )
         for split in splits
     ]

@@ -2,10 +2,10 @@
 
 Maps are averaged over a few cells, fc vectors taken as they are; centred by the training set's
 mean, compared by cosine, exactly (faiss). A neighbour votes with exp(cosine / temperature).
-Nothing is learned, so the figure is of the features alone. Rows are read a chunk at a time, so
+Nothing is learned, so the metric is of the features alone. Rows are read a chunk at a time, so
 that features on disk never have to fit memory.
 
-    results = evaluate(subject, train, test, ["conv7", "conv13"], Protocol())
+    results = evaluate(frozen, train, test, ["conv7", "conv13"], Protocol())
     results["conv13"]["top1"]
 
 Reference for the weighting: Wu et al. 2018 (non-parametric instance discrimination), section 3.4.
@@ -20,7 +20,7 @@ from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.cost import Part, Work
 from dc_tf.evaluation.frozen import by_layer
-from dc_tf.evaluation.frozen.features import Store, cell_extractor, directions, extract_cells
+from dc_tf.evaluation.frozen.features import FeatureCache, cell_extractor, directions, extract_cells
 from dc_tf.evaluation.metrics import accuracy, mean_class_accuracy
 from dc_tf.evaluation.work import features_part, text_of
 from dc_tf.progress import Progress
@@ -65,16 +65,16 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     return by_layer.run(evaluate, request, protocol, work)
 
 
-def work(subject, train, test, layers, protocol: Protocol) -> Work:
+def work(frozen, train, test, layers, protocol: Protocol) -> Work:
     """What is done to one network: all images once, all test rows against all training rows."""
-    extractor = cell_extractor(subject.trunk, layers, protocol.cells)
+    extractor = cell_extractor(frozen.trunk, layers, protocol.cells)
     columns = sum(extractor.dims.values())
     millions = len(train.rows) * len(test.rows) * columns / 1e6
     search = _search(columns // len(layers), max(protocol.neighbours))
     return Work(
-        text_of(subject, train, test),
+        text_of(frozen, train, test),
         (
-            features_part(extractor, subject, train, test, protocol.batch_size),
+            features_part(extractor, frozen, train, test, protocol.batch_size),
             Part("millions of products of the search", millions, search, _TEST_ROWS),
         ),
     )
@@ -96,11 +96,11 @@ def _search(dim, neighbours):
     return sample
 
 
-def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
+def evaluate(frozen, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
     """Classifies a test split by a training split.
 
     Args:
-        subject: models.Subject.
+        frozen: models.FrozenModel.
         train, test: splits.Split.
         layers: names of layers.
         world: Communicator of the workers that share the layers.
@@ -109,10 +109,10 @@ def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> d
         {own layer: {"top1": largest number of neighbours, "mean_class": the same averaged over
         classes, "top1_k1": ..., "top1_k5": ..., ...}}, shares in [0, 1].
     """
-    with Store(protocol.scratch) as store:
-        features = extract_cells(subject, (train, test), layers, protocol, store, world)
+    with FeatureCache(protocol.scratch) as cache:
+        features = extract_cells(frozen, (train, test), layers, protocol, cache, world)
         results = {}
-        own, what = features[0], f"{subject.name}: k-NN"
+        own, what = features[0], f"{frozen.name}: k-NN"
         with Progress(len(own), what, "layers", world.rank == 0) as progress:
             for layer in own:
                 predicted = classify(
@@ -122,7 +122,7 @@ def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> d
                     protocol.neighbours,
                     protocol.temperature,
                 )
-                results[layer] = _figures(predicted, test.labels)
+                results[layer] = _metrics(predicted, test.labels)
                 progress.update(1, top1=results[layer]["top1"])
     return results
 
@@ -206,7 +206,7 @@ def _vote(votes, labels, classes):
     return sums.reshape(-1, classes).argmax(1)
 
 
-def _figures(predicted, labels):
+def _metrics(predicted, labels):
     most = max(predicted)
     return {
         "top1": accuracy(predicted[most], labels),

@@ -3,7 +3,7 @@
 Features after ReLU, average-pooled without padding to under 10,000 dimensions, all layers in one
 pass over the images: one frozen forward, one classifier a layer.
 
-    results = evaluate(subject, train, test, ["conv13"], Protocol())
+    results = evaluate(frozen, train, test, ["conv13"], Protocol())
 
 `train_split` and `test_split` take the images of a VOC development kit in `--train` instead, of
 which one may have many classes: logistic regressions, mean average precision.
@@ -11,7 +11,7 @@ which one may have many classes: logistic regressions, mean average precision.
 With `augment` every epoch sees new crops, through the network. Without, features are computed
 once, from centre crops, and kept. Test images are centre crops.
 
-Reference: Caron et al. 2019, Figure 2 and Table 4; REFERENCE section 5.
+Reference: Caron et al. 2019, Figure 2 and Table 4; docs/reference.md, section 5.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.average_precision import classes_of
 from dc_tf.evaluation.cost import Part, Work
 from dc_tf.evaluation.frozen import by_layer
-from dc_tf.evaluation.frozen.features import Extractor, Store, extract, own_batches
+from dc_tf.evaluation.frozen.features import Extractor, FeatureCache, extract, own_batches
 from dc_tf.evaluation.frozen.pooling import MAX_FEATURES, grid_average
 from dc_tf.evaluation.frozen.probes import Probes
 from dc_tf.evaluation.metrics import accuracy, classes_above, mean_class_accuracy
@@ -64,7 +64,7 @@ class Protocol:
     Attributes:
         learning_rate: initial one for all layers; None means that of `rates`.
         rates: initial learning rates by layer; FC_RATE for others.
-        paper: the paper's data set whose figures are shown as well: "auto" recognises it, see
+        paper: the paper's data set whose metrics are shown as well: "auto" recognises it, see
             `paper`; "imagenet", "places205" or "voc07"; "" for none.
         train_split, test_split: lists of a VOC development kit; "" for data sets of one label.
         augment: new random crop and flip each epoch; otherwise features are cached.
@@ -130,19 +130,19 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     )
 
 
-def work(subject, train, test, layers, protocol: Protocol) -> Work:
+def work(frozen, train, test, layers, protocol: Protocol) -> Work:
     """What is done to one network: features once, or of new crops in each epoch, and all steps."""
-    pools = _pools(subject.trunk, layers, protocol.max_features)
-    extractor = Extractor(subject.trunk, pools)
+    pools = _pools(frozen.trunk, layers, protocol.max_features)
+    extractor = Extractor(frozen.trunk, pools)
     batch_size = min(protocol.batch_size, len(train.rows))
     # Standardisation takes an epoch of images before the first one.
     passes = protocol.epochs + protocol.standardize if protocol.augment else 1
     images = passes * len(train.rows) + len(test.rows)
     steps = protocol.epochs * (len(train.rows) // batch_size)
     return Work(
-        text_of(subject, train, test, f"{protocol.epochs} epochs"),
+        text_of(frozen, train, test, f"{protocol.epochs} epochs"),
         (
-            forward_part(extractor, subject, train, images, batch_size),
+            forward_part(extractor, frozen, train, images, batch_size),
             Part("steps", steps, _steps(extractor.dims, train, batch_size, protocol), steps),
         ),
     )
@@ -182,11 +182,11 @@ def _paper_data(protocol, train, test) -> str:
     return data_of(protocol.paper, facts, LINEAR_DATA)
 
 
-def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
+def evaluate(frozen, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
     """Trains classifiers on a training split and measures them on a test split.
 
     Args:
-        subject: models.Subject.
+        frozen: models.FrozenModel.
         train, test: splits.Split, or MultiLabelSplit.
         layers: names of layers.
         world: Communicator of the workers that share the layers.
@@ -200,8 +200,8 @@ def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> d
         ConfigError: a setting that cannot work.
         DataError: a loss that is not finite.
     """
-    pools = _pools(subject.trunk, layers, protocol.max_features)
-    extractor = Extractor(subject.trunk, pools, world)
+    pools = _pools(frozen.trunk, layers, protocol.max_features)
+    extractor = Extractor(frozen.trunk, pools, world)
     rates = {layer: protocol.rate(layer) for layer in extractor.layers}
     probes = Probes(
         extractor.dims,
@@ -211,19 +211,19 @@ def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> d
         protocol.weight_decay,
         protocol.seed,
     )
-    with Store(protocol.scratch) as store:
+    with FeatureCache(protocol.scratch) as cache:
         if protocol.augment:
-            epoch_batches = _streamed(subject, extractor, train, protocol, world)
+            epoch_batches = _streamed(frozen, extractor, train, protocol, world)
         else:
-            what = f"{subject.name}: features of {train.path}"
-            cache = extract(extractor, subject, train, store, protocol.batch_size, "float16", what)
-            epoch_batches = _cached(cache, train.labels, protocol)
+            what = f"{frozen.name}: features of {train.path}"
+            arrays = extract(extractor, frozen, train, cache, protocol.batch_size, "float16", what)
+            epoch_batches = _cached(arrays, train.labels, protocol)
         if protocol.standardize:
             _standardize(probes, (features for features, _ in epoch_batches(0)))
-        losses = _train(probes, epoch_batches, train, protocol, subject.name, world.rank == 0)
-    results = _test(probes, extractor, subject, test, protocol)
-    for layer, figures in results.items():
-        figures.update(train_loss=losses[layer], dimensions=extractor.dims[layer])
+        losses = _train(probes, epoch_batches, train, protocol, frozen.name, world.rank == 0)
+    results = _test(probes, extractor, frozen, test, protocol)
+    for layer, metrics in results.items():
+        metrics.update(train_loss=losses[layer], dimensions=extractor.dims[layer])
     return results
 
 
@@ -236,7 +236,7 @@ def _pools(trunk, layers, max_features):
     }
 
 
-def _streamed(subject, extractor, split, protocol, world):
+def _streamed(frozen, extractor, split, protocol, world):
     """A function of the epoch to its batches, augmented, (features, labels)."""
     rows = len(split.rows)
     batch_size = min(protocol.batch_size, rows)
@@ -245,7 +245,7 @@ def _streamed(subject, extractor, split, protocol, world):
         order = np.random.default_rng((protocol.seed, epoch)).permutation(rows)
         order = order[: rows - rows % batch_size]
         own = order[own_batches(len(order), batch_size, world)]
-        images = _augmented(subject, split, own, batch_size, _FIRST_SEED + protocol.seed + epoch)
+        images = _augmented(frozen, split, own, batch_size, _FIRST_SEED + protocol.seed + epoch)
         for number, features in enumerate(extractor.in_turn(images, len(order), batch_size)):
             start = number * batch_size
             yield features, split.labels[order[start : start + batch_size]]
@@ -253,12 +253,12 @@ def _streamed(subject, extractor, split, protocol, world):
     return batches
 
 
-def _augmented(subject, split, places, batch_size, seed):
+def _augmented(frozen, split, places, batch_size, seed):
     """Batches of random crops of a split's rows, by their places in it."""
     if not len(places):  # a worker more than there are batches
         return iter(())
     seeds = np.stack([np.full(len(places), seed), places], 1).astype(np.int32)
-    return split.augmented(places, seeds, batch_size, subject.resolution)
+    return split.augmented(places, seeds, batch_size, frozen.resolution)
 
 
 def _cached(arrays, labels, protocol):
@@ -336,18 +336,18 @@ def _check_finite(losses, protocol):
             )
 
 
-def _test(probes, extractor, subject, split, protocol):
+def _test(probes, extractor, frozen, split, protocol):
     kept = {layer: [] for layer in extractor.layers}
-    what = f"{subject.name}: features of {split.path}"
-    for start, features in extractor.over(subject, split, protocol.batch_size, what):
+    what = f"{frozen.name}: features of {split.path}"
+    for start, features in extractor.over(frozen, split, protocol.batch_size, what):
         for layer, logits in probes.logits(features).items():
             labels = split.labels[start : start + len(logits)]
             kept[layer].append(_needed(logits.numpy(), labels))
-    return {layer: _figures(np.concatenate(parts), split.labels) for layer, parts in kept.items()}
+    return {layer: _metrics(np.concatenate(parts), split.labels) for layer, parts in kept.items()}
 
 
 def _needed(logits, labels):
-    """What the figures need of a batch: of one label an image, two numbers instead of all logits.
+    """What the metrics need of a batch: of one label an image, two numbers instead of all logits.
 
     Returns:
         (b, 2) int64, the predicted class and how many classes are above the label; of several
@@ -358,7 +358,7 @@ def _needed(logits, labels):
     return np.stack([logits.argmax(1), classes_above(logits, labels)], axis=1)
 
 
-def _figures(needed, labels):
+def _metrics(needed, labels):
     if labels.ndim == 2:
         found = classes_of(needed, labels)
         names = {"map": "area", "map_11_points": "eleven_points"}

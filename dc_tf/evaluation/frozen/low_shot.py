@@ -3,7 +3,7 @@
 Features as for k-NN: maps averaged over a few cells, centred by the training set's mean, of length
 1. In each draw, the images of a smaller number of shots are among those of a larger one.
 
-    results = evaluate(subject, train, test, ["conv11", "conv13"], Protocol())
+    results = evaluate(frozen, train, test, ["conv11", "conv13"], Protocol())
     results["conv13"]["top1_s8"], results["conv13"]["std_s8"]
 """
 
@@ -15,7 +15,7 @@ from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.cost import Part, Work
 from dc_tf.evaluation.frozen import by_layer
-from dc_tf.evaluation.frozen.features import Store, cell_extractor, directions, extract_cells
+from dc_tf.evaluation.frozen.features import FeatureCache, cell_extractor, directions, extract_cells
 from dc_tf.evaluation.metrics import accuracy
 from dc_tf.evaluation.work import features_part, text_of
 from dc_tf.progress import Progress
@@ -27,7 +27,7 @@ class Protocol:
 
     Attributes:
         shots: images of each class, ascending; `top1` is that of the largest.
-        draws: how often images are drawn; figures are means and deviations over these.
+        draws: how often images are drawn; metrics are means and deviations over these.
         cost: C of the SVM.
         cells, batch_size, scratch: as of `knn.Protocol`.
         seed: of the draws.
@@ -54,17 +54,17 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     return by_layer.run(evaluate, request, protocol, work)
 
 
-def work(subject, train, test, layers, protocol: Protocol) -> Work:
+def work(frozen, train, test, layers, protocol: Protocol) -> Work:
     """What is done to one network: all images once, then the fits, counted in their images."""
-    extractor = cell_extractor(subject.trunk, layers, protocol.cells)
+    extractor = cell_extractor(frozen.trunk, layers, protocol.cells)
     dim = sum(extractor.dims.values()) // len(layers)
     rows = [shots * len(np.unique(train.labels)) for shots in protocol.shots]
     labels = np.arange(max(rows)) % len(np.unique(train.labels))
     fits = protocol.draws * len(layers)
     return Work(
-        text_of(subject, train, test, f"{fits * len(rows)} fits"),
+        text_of(frozen, train, test, f"{fits * len(rows)} fits"),
         (
-            features_part(extractor, subject, train, test, protocol.batch_size),
+            features_part(extractor, frozen, train, test, protocol.batch_size),
             Part("images of fits", fits * sum(rows), _fit(dim, labels, protocol.cost), max(rows)),
         ),
     )
@@ -83,11 +83,11 @@ def _fit(dim, labels, cost):
     return sample
 
 
-def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
+def evaluate(frozen, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
     """Classifies a test split after learning from few images of a training split.
 
     Args:
-        subject: models.Subject.
+        frozen: models.FrozenModel.
         train, test: splits.Split.
         layers: names of layers.
         world: Communicator of the workers that share the layers.
@@ -100,11 +100,11 @@ def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> d
         ConfigError: a class of the training split has fewer images than the largest shot.
     """
     drawn = draw(train, protocol)
-    with Store(protocol.scratch) as store:
-        both = extract_cells(subject, (train, test), layers, protocol, store, world)
+    with FeatureCache(protocol.scratch) as cache:
+        both = extract_cells(frozen, (train, test), layers, protocol, cache, world)
         results = {}
         fits = len(both[0]) * protocol.draws * len(protocol.shots)
-        with Progress(fits, f"{subject.name}: SVMs", "fits", world.rank == 0) as progress:
+        with Progress(fits, f"{frozen.name}: SVMs", "fits", world.rank == 0) as progress:
             for layer in both[0]:
                 known, unknown = (features[layer] for features in both)
                 mean = np.mean(known, axis=0, dtype=np.float64).astype(np.float32)
@@ -116,7 +116,7 @@ def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> d
                     )
                     hits[place] = accuracy(predicted, test.labels)
                     progress.update(1)
-                results[layer] = _figures(hits, protocol.shots)
+                results[layer] = _metrics(hits, protocol.shots)
     return results
 
 
@@ -145,9 +145,9 @@ def classify(features, labels, unknown, cost) -> np.ndarray:
     return svm.LinearSVC(C=cost, dual=True, max_iter=10_000).fit(features, labels).predict(unknown)
 
 
-def _figures(hits, shots) -> dict:
-    figures = {"top1": float(hits[:, -1].mean())}
+def _metrics(hits, shots) -> dict:
+    metrics = {"top1": float(hits[:, -1].mean())}
     for place, count in enumerate(shots):
-        figures[f"top1_s{count}"] = float(hits[:, place].mean())
-        figures[f"std_s{count}"] = float(hits[:, place].std(ddof=1)) if len(hits) > 1 else 0.0
-    return figures
+        metrics[f"top1_s{count}"] = float(hits[:, place].mean())
+        metrics[f"std_s{count}"] = float(hits[:, place].std(ddof=1)) if len(hits) > 1 else 0.0
+    return metrics

@@ -6,7 +6,7 @@ plot(result, "layers.png")
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dc_tf.evaluation.paper import linear_figures
+from dc_tf.evaluation.paper import linear_results
 
 _DOTS_PER_INCH = 120
 _TITLES = {"top1": "top-1", "map": "mean average precision"}
@@ -34,7 +34,7 @@ def plot(result: dict, path: str):
         curves["random init"] = {layer: figures[name] for layer, figures in untrained}
     for label, curve in curves.items():
         axes.plot(list(curve), [100 * share for share in curve.values()], marker="o", label=label)
-    for method, shares in linear_figures(paper).items():
+    for method, shares in linear_results(paper).items():
         curve = {layer: share for layer, share in shares.items() if layer in own}
         label = f"paper, {paper}: {method}"
         axes.plot(list(curve), [100 * share for share in curve.values()], "--.", label=label)

@@ -31,7 +31,7 @@ class Query:
         path: of its image.
         box: (left, top, right, bottom) in pixels, of the part that is searched with; None for all.
         row: of the same image in the database, if there is no box; else None.
-        answers: {figure: Answer}; figures without positives are absent.
+        answers: {metric: Answer}; metrics without positives are absent.
     """
 
     path: str
@@ -41,23 +41,23 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """A benchmark.
 
     Attributes:
         kind: "classic", "revisited" or "groups".
         database: paths of the images that are searched, by row id.
         queries: list of Query.
-        figures: names of the figures; the last is the one to be named in a line.
+        metrics: names of the metrics; the last is the one to be named in a line.
     """
 
     kind: str
     database: list[str]
     queries: list[Query]
-    figures: tuple[str, ...]
+    metrics: tuple[str, ...]
 
 
-def groups(folder: str) -> Truth:
+def groups(folder: str) -> GroundTruth:
     """Each sub-folder shows one object; each image of it is to find the others.
 
     Images directly in `folder`, and groups of one, are in the database and query nothing.
@@ -83,7 +83,7 @@ def groups(folder: str) -> Truth:
             f"{folder!r} has neither '*_query.txt' nor 'gnd_*' files, and no sub-folder with two "
             "images of the same object; see 'dc_tf/evaluation/retrieval/task.py' for the layouts."
         )
-    return Truth("groups", paths, queries, ("map",))
+    return GroundTruth("groups", paths, queries, ("map",))
 
 
 def images_in(folder: str) -> list[str]:

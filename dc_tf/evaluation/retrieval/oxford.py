@@ -17,9 +17,9 @@ import tensorflow as tf
 from dc_tf.errors import DataError
 from dc_tf.evaluation.retrieval.ground_truth import (
     Answer,
+    GroundTruth,
     ImageNames,
     Query,
-    Truth,
     checked_box,
     files_in,
 )
@@ -33,7 +33,7 @@ def query_files(folder: str) -> list[str]:
     return [path for path in files_in(folder) if path.endswith(QUERY)]
 
 
-def read_oxford(folder: str) -> Truth:
+def read_oxford(folder: str) -> GroundTruth:
     """The benchmark; every image under the folder is in the database.
 
     Raises:
@@ -62,7 +62,7 @@ def read_oxford(folder: str) -> Truth:
             raise DataError(f"{stem}_good.txt and {stem}_ok.txt name no image to be found.")
         answers = {"map": Answer(positives, np.setdiff1d(junk, positives))}
         queries.append(Query(names.path(name, path), box, None, answers))
-    return Truth("classic", database, queries, ("map",))
+    return GroundTruth("classic", database, queries, ("map",))
 
 
 def _lines(path):

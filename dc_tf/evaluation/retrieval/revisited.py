@@ -18,36 +18,36 @@ import tensorflow as tf
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.retrieval.ground_truth import (
     Answer,
+    GroundTruth,
     ImageNames,
     Query,
-    Truth,
     checked_box,
     files_in,
 )
 from dc_tf.evaluation.retrieval.safe_pickle import load_plain
 
 # What is to be found, and what is junk besides `junk`.
-FIGURES = {
+METRICS = {
     "easy": (("easy",), ("hard",)),
     "hard": (("hard",), ("easy",)),
     "medium": (("easy", "hard"), ()),
 }
 
 
-def truth_files(folder: str) -> list[str]:
+def ground_truth_files(folder: str) -> list[str]:
     """Paths of the files under a folder that may hold such a ground truth."""
     names = [(path, path.rpartition("/")[2]) for path in files_in(folder)]
     return [p for p, name in names if name.startswith("gnd_") and name.endswith((".pkl", ".json"))]
 
 
-def read_revisited(folder: str) -> Truth:
+def read_revisited(folder: str) -> GroundTruth:
     """The benchmark.
 
     Raises:
         ConfigError: not exactly one ground truth.
         DataError: it is not understood, or an image that it names is missing.
     """
-    paths = truth_files(folder)
+    paths = ground_truth_files(folder)
     if len(paths) != 1:
         raise ConfigError(f"{folder!r} has {len(paths)} files 'gnd_*.pkl' or '.json'; leave one.")
     values = _read(paths[0])
@@ -62,17 +62,17 @@ def read_revisited(folder: str) -> Truth:
         ) from error
     if not any(query.answers for query in queries):
         raise DataError(f"{paths[0]} has no query with an image to be found.")
-    return Truth("revisited", database, queries, tuple(FIGURES))
+    return GroundTruth("revisited", database, queries, tuple(METRICS))
 
 
 def _query(names, name, entry, size, source):
     rows = {kind: _rows(entry[kind], size, source) for kind in ("easy", "hard", "junk")}
     answers = {}
-    for figure, (wanted, ignored) in FIGURES.items():
+    for metric, (wanted, ignored) in METRICS.items():
         positives = np.concatenate([rows[kind] for kind in wanted])
         if len(positives):
             junk = np.concatenate([rows[kind] for kind in ("junk", *ignored)])
-            answers[figure] = Answer(positives, junk)
+            answers[metric] = Answer(positives, junk)
     path = names.path(str(name), source)
     return Query(path, checked_box(entry["bbx"], source), None, answers)
 

@@ -1,8 +1,8 @@
 """One R-MAC vector for each image of a folder, whitened by the regions of other images.
 
-    describer = Describer(subject.trunk, protocol, world, "model")
-    whitening, bad = describer.fit(paths)                 # of another data set
-    vectors, bad = describer.vectors(requests, whitening)
+    extractor = RMACExtractor(frozen.trunk, protocol, world, "model")
+    whitening, bad = extractor.fit(paths)                 # of another data set
+    vectors, bad = extractor.vectors(requests, whitening)
 
 Workers share the images. Regions are never kept: moments for whitening, one vector an image
 after it, so that memory is flat in the number of regions.
@@ -21,7 +21,7 @@ from dc_tf.progress import Progress
 _SUM_ROWS = 1 << 14  # of vectors in one exchange
 
 
-class Describer:
+class RMACExtractor:
     """Images of any size to vectors, by the convolutions of a network.
 
     Attributes:

@@ -9,7 +9,7 @@ The paper's detector is Fast R-CNN, which takes its proposals from another progr
 its own on the same features. `docs/fidelity.md` lists what differs. In `workdir` training goes on
 where it stopped.
 
-Reference: Caron et al. 2019, Table 1; Ren et al. 2015; REFERENCE section 5.
+Reference: Caron et al. 2019, Table 1; Ren et al. 2015; docs/reference.md, section 5.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from dc_tf.evaluation import paper
 from dc_tf.evaluation.comparison import advice
 from dc_tf.evaluation.cost import Part, Work
 from dc_tf.evaluation.models import random_init
-from dc_tf.evaluation.voc07.detection_metrics import OVERLAP, coco_figures, voc_figures
+from dc_tf.evaluation.voc07.detection_metrics import OVERLAP, coco_metrics, voc_metrics
 from dc_tf.evaluation.voc07.images import image_errors, open_voc, voc_facts
 from dc_tf.evaluation.voc07.network import TUNES
 from dc_tf.evaluation.work import wait
@@ -87,7 +87,7 @@ class Protocol:
         max_detections: of an image.
         workdir: folder for records and checkpoints that is kept; "" for one that is removed.
         scratch: folder for that one; None for the system's own.
-        paper: the paper's data set whose figures are shown as well: "auto" recognises it, see
+        paper: the paper's data set whose metrics are shown as well: "auto" recognises it, see
             `paper`; "voc07"; "" for none.
     """
 
@@ -152,13 +152,13 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
             f"{workers} workers cannot share a batch of {protocol.batch_size} images evenly; set "
             f"batch_size to a multiple of {workers}."
         )
-    subject = request.subject()
-    request.announce(lambda: work(subject, *splits, protocol))
+    frozen = request.frozen_model()
+    request.announce(lambda: work(frozen, *splits, protocol))
     with _folder(request, protocol) as folder:
-        own = evaluate(subject, *splits, protocol, os.path.join(folder, "model"), request.cluster)
+        own = evaluate(frozen, *splits, protocol, os.path.join(folder, "model"), request.cluster)
         untrained = None
         if request.random_init:
-            beside = random_init(subject, request.seed)
+            beside = random_init(frozen, request.seed)
             at = os.path.join(folder, "random_init")
             untrained = evaluate(beside, *splits, protocol, at, request.cluster)
     result = {
@@ -170,12 +170,12 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
         "classes": splits[0].classes,
         "train_images": len(splits[0]),
         "test_images": len(splits[1]),
-        "network": {**subject.trunk.settings, "compute_dtype": subject.compute_dtype},
+        "network": {**frozen.trunk.settings, "compute_dtype": frozen.compute_dtype},
     }
     return result, table(result, protocol)
 
 
-def work(subject, train, test, protocol: Protocol) -> Work:
+def work(frozen, train, test, protocol: Protocol) -> Work:
     """What is done to one network, in passes of one image of training through the convolutions.
 
     Convolutions are timed, with what the other layers multiply added in proportion: building the
@@ -185,13 +185,13 @@ def work(subject, train, test, protocol: Protocol) -> Work:
     from dc_tf.evaluation.voc07.detector import padded_side  # brings tf-models' vision
 
     side = padded_side(protocol.train_scales[1])
-    whole = _products(subject, train, protocol, side, protocol.sampled_regions)
+    whole = _products(frozen, train, protocol, side, protocol.sampled_regions)
     trained = 3 * sum(whole) if protocol.tune == "all" else whole[0] + 3 * whole[1]
     passes = protocol.iterations * protocol.batch_size * trained / whole[0]
     for scale in protocol.test_scales:
-        tested = _products(subject, train, protocol, padded_side(scale), protocol.proposals)
+        tested = _products(frozen, train, protocol, padded_side(scale), protocol.proposals)
         passes += len(test) * sum(tested) / whole[0]
-    convolve = tf.function(lambda images: subject.trunk.convolutions(images)["conv13"])
+    convolve = tf.function(lambda images: frozen.trunk.convolutions(images)["conv13"])
 
     def sample(images):
         for start in range(0, images, protocol.batch_size):
@@ -207,9 +207,9 @@ def work(subject, train, test, protocol: Protocol) -> Work:
     return Work(text, (Part("images through the convolutions", passes, sample, _SAMPLED),))
 
 
-def _products(subject, split, protocol, side, regions):
+def _products(frozen, split, protocol, side, regions):
     """Multiplications for an image of `side` pixels: of the convolutions, of the new layers."""
-    widths = channels(subject.trunk.settings["width"])
+    widths = channels(frozen.trunk.settings["width"])
     convolutions, before, pixels = 0, _INPUT_CHANNELS, side * side
     for block in widths:
         for after in block:
@@ -223,26 +223,26 @@ def _products(subject, split, protocol, side, regions):
     return convolutions, proposing + regions * region
 
 
-def evaluate(subject, train, test, protocol: Protocol, folder: str, cluster=None) -> dict:
+def evaluate(frozen, train, test, protocol: Protocol, folder: str, cluster=None) -> dict:
     """Trains a detector on one split and measures it on another.
 
     Args:
-        subject: models.Subject.
+        frozen: models.FrozenModel.
         train, test: VocSplit.
         folder: for what is written; of this detector alone.
         cluster: the workers; None for one alone.
 
     Returns:
-        The figures of `detections.voc_figures` and `coco_figures`; the same on all workers.
+        The metrics of `detections.voc_metrics` and `coco_metrics`; the same on all workers.
     """
     from dc_tf.evaluation.voc07 import detector  # tf-models' vision takes seconds to import
 
     with image_errors(train):
-        model = detector.train(subject, train, protocol, folder, cluster)
+        model = detector.train(frozen, train, protocol, folder, cluster)
     world = cluster.world if cluster else None
     with image_errors(test):
-        found = detector.detect(model, subject, test, protocol, folder, world)
-    return voc_figures(test, found) | coco_figures(test, found)
+        found = detector.detect(model, frozen, test, protocol, folder, world)
+    return voc_metrics(test, found) | coco_metrics(test, found)
 
 
 class _folder:
@@ -293,8 +293,8 @@ def table(result: dict, protocol: Protocol) -> str:
         if found:
             lines.append(f"{name:24}" + "".join(f"{_percent(found[c]):>11}" for c in _COLUMNS))
     if result["paper_dataset"]:
-        figures = paper.VOC07_DETECTION[protocol.tune]
-        lines += [f"paper: {name:17}{value:11.2f}" for name, value in figures.items()]
+        metrics = paper.VOC07_DETECTION[protocol.tune]
+        lines += [f"paper: {name:17}{value:11.2f}" for name, value in metrics.items()]
         lines.append("the paper's: Fast R-CNN on VOC07's test; this is Faster R-CNN")
     if result["advice"]:
         lines.append(result["advice"])

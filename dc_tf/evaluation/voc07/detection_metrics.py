@@ -1,7 +1,7 @@
 """How good boxes are: VOC's mean average precision at an overlap of one half, and COCO's.
 
-    figures = voc_figures(split, detections)          # {"map", "map_11_points", "per_class"}
-    figures |= coco_figures(split, detections)        # {"coco_map", "coco_map_50", "coco_map_75"}
+    metrics = voc_metrics(split, detections)          # {"map", "map_11_points", "per_class"}
+    metrics |= coco_metrics(split, detections)        # {"coco_map", "coco_map_50", "coco_map_75"}
 
 `detections` is one (k, 6) array an image: top, left, bottom, right in pixels, score, class. An
 object that is difficult counts in neither way: to find it is neither right nor wrong.
@@ -17,7 +17,7 @@ import numpy as np
 from dc_tf.evaluation.average_precision import curve, eleven_points, enveloped_area
 
 OVERLAP = 0.5
-_NO_OBJECTS = -1.0  # COCO's figure where there was nothing to find
+_NO_OBJECTS = -1.0  # COCO's metric where there was nothing to find
 
 
 def overlaps(a, b) -> np.ndarray:
@@ -31,8 +31,8 @@ def overlaps(a, b) -> np.ndarray:
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
-def voc_figures(split, detections) -> dict:
-    """VOC's figures.
+def voc_metrics(split, detections) -> dict:
+    """VOC's metrics.
 
     Returns:
         `map`, mean over classes of the area under the curve (VOC 2010's, with each precision the
@@ -83,8 +83,8 @@ def _match(boxes, objects, difficult):
     return kinds
 
 
-def coco_figures(split, detections) -> dict:
-    """COCO's figures by its own program: mean over ten overlaps from .5 to .95, at .5, at .75.
+def coco_metrics(split, detections) -> dict:
+    """COCO's metrics by its own program: mean over ten overlaps from .5 to .95, at .5, at .75.
 
     Difficult objects are its crowds. Images with no detection count, which they do not in the
     evaluator of tf-models-official: that takes the images from the detections.

@@ -1,7 +1,7 @@
 """Trains the Faster R-CNN of tf-models-official on our trunk, through its own task and trainer.
 
-model = train(subject, split, protocol, folder, cluster)
-found = detect(model, subject, split, protocol, folder, world)     # one (k, 6) array an image
+model = train(frozen, split, protocol, folder, cluster)
+found = detect(model, frozen, split, protocol, folder, world)     # one (k, 6) array an image
 """
 
 import contextlib
@@ -34,11 +34,11 @@ _STEPS_PER_LOOP = 50
 _ASPECT = 4 / 3  # of most images of VOC: scales are short sides, the trainer's are long ones
 
 
-def train(subject, split, protocol, folder, cluster=None):
+def train(frozen, split, protocol, folder, cluster=None):
     """Trains, or goes on where a checkpoint in the folder is; returns the Keras model.
 
     Args:
-        subject: models.Subject, whose convolutions the detector starts from.
+        frozen: models.FrozenModel, whose convolutions the detector starts from.
         split: VocSplit.
         protocol: voc07_detection.Protocol.
         folder: of this detector alone; records, starting weights and checkpoints go there.
@@ -50,7 +50,7 @@ def train(subject, split, protocol, folder, cluster=None):
     tf.random.set_seed(protocol.seed)
     rank = cluster.rank if cluster else 0
     params = config_definitions.ExperimentConfig(
-        task=task_config(subject, len(split.classes), protocol, train_side(protocol)),
+        task=task_config(frozen, len(split.classes), protocol, train_side(protocol)),
         trainer=trainer_config(
             protocol.iterations,
             protocol.learning_rate,
@@ -62,7 +62,7 @@ def train(subject, split, protocol, folder, cluster=None):
         ),
     )
     own = os.path.join(folder, f"worker-{rank}")
-    backbone = tf.train.Checkpoint(backbone=VggBackbone(subject.trunk))
+    backbone = tf.train.Checkpoint(backbone=VggBackbone(frozen.trunk))
     params.task.init_checkpoint = backbone.write(os.path.join(own, "backbone"))
     paths = write_records(split, os.path.join(own, split.name), _TRAIN_SHARDS)
     params.task.train_data = _train_data(paths, protocol)
@@ -73,7 +73,7 @@ def train(subject, split, protocol, folder, cluster=None):
     with _silence():
         runner = _Runner(strategy, task, "train", params, checkpoints, save_summary=rank == 0)
     _check_same_step(runner.trainer.global_step, cluster)
-    what = f"{subject.name}: {protocol.tune} on {split.name}"
+    what = f"{frozen.name}: {protocol.tune} on {split.name}"
     done = int(runner.trainer.global_step.numpy())
     with Progress(protocol.iterations, what, "steps", enabled=rank == 0, done=done) as progress:
         show = _shows(progress, runner.trainer.global_step)
@@ -120,14 +120,14 @@ def _check_same_step(step, cluster):
         )
 
 
-def task_config(subject, classes, protocol, side) -> maskrcnn.MaskRCNNTask:
+def task_config(frozen, classes, protocol, side) -> maskrcnn.MaskRCNNTask:
     """The task of tf-models-official without data, for square inputs of a side in pixels."""
-    settings = subject.trunk.settings
+    settings = frozen.trunk.settings
     network = Vgg16(
         width=settings["width"],
         sobel=settings["sobel"],
-        folded=isinstance(subject.trunk, FoldedVGG16),
-        compute_dtype=subject.compute_dtype,
+        folded=isinstance(frozen.trunk, FoldedVGG16),
+        compute_dtype=frozen.compute_dtype,
     )
     model = model_config(classes, side, Backbone(dc_tf_vgg16=network), protocol.head_units)
     model.anchor.anchor_size = protocol.anchor_size
@@ -157,7 +157,7 @@ def padded_side(scale: int) -> int:
     return _padded(_long_side(scale))
 
 
-def detect(model, subject, split, protocol, folder, world=None) -> list:
+def detect(model, frozen, split, protocol, folder, world=None) -> list:
     """Finds objects at all test scales; each worker looks at some images, all return all.
 
     Returns:
@@ -171,10 +171,10 @@ def detect(model, subject, split, protocol, folder, world=None) -> list:
     weights = model.get_weights()
     found = [[] for _ in split.images]
     total = len(places) * len(protocol.test_scales)
-    what = f"{subject.name}: objects of {split.name}"
+    what = f"{frozen.name}: objects of {split.name}"
     with Progress(total, what, "images", enabled=world.rank == 0) as progress:
         for scale in protocol.test_scales if places else ():
-            for place, rows in _at_scale(weights, subject, split, protocol, records, scale):
+            for place, rows in _at_scale(weights, frozen, split, protocol, records, scale):
                 found[place].append(rows)
                 progress.update(1)
     kept = np.zeros((len(split), protocol.max_detections, 6), np.float32)
@@ -195,10 +195,10 @@ def merge(rows, overlap, most):
     return rows[np.argsort(-rows[:, 4], kind="stable")][:most]
 
 
-def _at_scale(weights, subject, split, protocol, records, scale):
+def _at_scale(weights, frozen, split, protocol, records, scale):
     """Yields (place, (k, 6) rows) of the images in some records."""
     long_side = _long_side(scale)
-    config = task_config(subject, len(split.classes), protocol, padded_side(scale))
+    config = task_config(frozen, len(split.classes), protocol, padded_side(scale))
     model = task_factory.get_task(config).build_model()
     model.set_weights(weights)
     # The reader scales to exactly this side and pads to what the model takes.

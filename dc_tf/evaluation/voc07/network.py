@@ -1,6 +1,6 @@
 """A trunk with fresh fully connected layers, fine-tuned to say which classes an image has.
 
-    network = MultiLabelNetwork(subject.trunk, classes=20, tune="fc68")
+    network = MultiLabelNetwork(frozen.trunk, classes=20, tune="fc68")
     network.reset(seed=0)
     loss = network.step(images, labels, key=(0, step), rate=0.002, weight_decay=1e-5)
     scores = network.logits(images)
@@ -20,7 +20,7 @@ from dc_tf.nn.vgg16 import dropout_mask
 from dc_tf.seeds import derive
 
 TUNES = ("fc68", "all")
-_BIAS = 0.1  # of fresh layers (REFERENCE section 5)
+_BIAS = 0.1  # of fresh layers (docs/reference.md, section 5)
 
 
 class MultiLabelNetwork(tf.Module):

@@ -1,4 +1,4 @@
-"""Clusters against what is known of images: figures in closed form, columns, and whole runs."""
+"""Clusters against what is known of images: metrics in closed form, columns, and whole runs."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ from dc_tf.evaluation.clusters.nmi import Protocol, compare, purity, read_column
 from dc_tf.evaluation.tasks import Request
 
 
-class FiguresTest(tf.test.TestCase):
+class MetricsTest(tf.test.TestCase):
     def test_in_closed_form(self):
         values = np.repeat([0, 1, 2], 8)
         same = compare(5 - values, values)  # other names, the same parts
@@ -139,8 +139,8 @@ class RunTest(tf.test.TestCase):
         with open(output, encoding="utf-8") as file:
             self.assertEqual(json.load(file), result)
         shown = r"stage round level +label +camera\n +1 +0 clusters"
-        for figure in ("nmi", "purity", "adjusted_rand"):
-            self.assertRegex(out, rf"(^|\n){figure}: .*\n{shown}")
+        for metric in ("nmi", "purity", "adjusted_rand"):
+            self.assertRegex(out, rf"(^|\n){metric}: .*\n{shown}")
 
     def test_what_cannot_be_compared_is_refused(self):
         other = runs.make_data(tempfile.mkdtemp(dir=self.folder), images=41)

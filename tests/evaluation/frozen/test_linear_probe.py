@@ -150,10 +150,10 @@ class PoolingTest(tf.test.TestCase):
         self.assertAllEqual(cell_average("fc7")(vectors), [[-1, 2]])
 
 
-class FiguresTest(tf.test.TestCase):
+class MetricsTest(tf.test.TestCase):
     """Scores stand in for those of the classifiers; the last batch is a short one."""
 
-    def figures(self, scores, labels, batch_size=64):
+    def metrics(self, scores, labels, batch_size=64):
         """What `_test` finds, and the most bytes that it held while it ran."""
         starts = range(0, len(labels), batch_size)
         extractor, probes = mock.Mock(layers=["conv1", "fc7"]), mock.Mock()
@@ -175,7 +175,7 @@ class FiguresTest(tf.test.TestCase):
         random = np.random.default_rng(0)
         scores = random.integers(0, 9, (1000, 12)).astype(np.float32)  # many are equal
         labels = random.integers(0, 10, 1000).astype(np.int32)
-        found, _ = self.figures(scores, labels)
+        found, _ = self.metrics(scores, labels)
         for layer, own in {"conv1": scores, "fc7": -scores}.items():
             predicted = own.argmax(1)
             expected = {
@@ -189,14 +189,14 @@ class FiguresTest(tf.test.TestCase):
         random = np.random.default_rng(0)
         scores = random.standard_normal((300, 4)).astype(np.float32)
         labels = random.integers(0, 2, (300, 4)).astype(np.int8)
-        found, _ = self.figures(scores, labels)
+        found, _ = self.metrics(scores, labels)
         for layer, own in {"conv1": scores, "fc7": -scores}.items():
             expected = average_precision_score(labels, own, average="macro")
             self.assertAllClose(found[layer]["map"], expected)
 
     def test_of_one_label_an_image_no_more_than_a_batch_of_scores_is_held(self):
         scores = np.random.default_rng(0).standard_normal((5000, 1000), np.float32)  # 20 MB
-        _, peak = self.figures(scores, np.zeros(5000, np.int32))
+        _, peak = self.metrics(scores, np.zeros(5000, np.int32))
         self.assertLess(peak, 8 * scores[:64].nbytes)  # 2 MB
 
 
