@@ -1,6 +1,6 @@
 """One iteration of Lloyd over many workers: assign, exchange, divide, refill.
 
-lloyd = Lloyd(points, k, comm, survey, assigner, seed, spherical=False, on_progress=None)
+lloyd = Lloyd(points, k, comm, stats, assigner, seed, spherical=False, on_progress=None)
 state = lloyd.first_state("random")
 while state.iteration < 10:
     state = lloyd.iterate(state)
@@ -12,11 +12,11 @@ import dataclasses
 import numpy as np
 
 from dc_tf.clustering.initial import METHODS, first_of_equals, initial_centroids
-from dc_tf.clustering.search.parallel_chunks import in_lanes
+from dc_tf.clustering.search.parallel_chunks import in_parallel
 from dc_tf.distributed import blocks
 from dc_tf.errors import ConfigError, DataError
 
-_LANE_BYTES = 2 << 20
+_CHUNK_BYTES = 2 << 20
 # bfloat16 scores are finest at this share of the mean squared distance: a little above it, since
 # positive scores are compared faster than negative ones.
 _LEVEL = 17 / 16
@@ -100,21 +100,21 @@ class Lloyd:
 
     Args:
         points, k, comm, seed, spherical, on_progress: as in `kmeans`.
-        survey: `Survey` of the points.
+        stats: `RowStats` of the points.
         assigner: `Assigner` of the points.
     """
 
-    def __init__(self, points, k, comm, survey, assigner, seed, spherical, on_progress):
+    def __init__(self, points, k, comm, stats, assigner, seed, spherical, on_progress):
         self._points = points
         self._k = k
         self._comm = blocks.Meter(comm)
-        self._survey = survey
+        self._stats = stats
         self._assigner = assigner
         self._seed = seed
         self._spherical = spherical
         self._on_progress = on_progress
         self._row_bytes = 4 * points.dim
-        assigner.begin(survey)
+        assigner.begin(stats)
 
     def first_state(self, init) -> KMeansState:
         if isinstance(init, str):
@@ -123,7 +123,7 @@ class Lloyd:
                 self._points,
                 self._k,
                 self._comm.comm,
-                self._survey,
+                self._stats,
                 self._seed,
                 lambda drawn: self._report(0, iteration=0, objective=None, drawn=drawn),
             )
@@ -198,12 +198,12 @@ class Lloyd:
 
     def _level(self, state):
         """About the squared distance of a row from its centroid."""
-        total = self._survey.layout.total
-        mean = state.objective[-1] / total if state.objective else self._survey.mean_norm
+        total = self._stats.partition.total
+        mean = state.objective[-1] / total if state.objective else self._stats.mean_norm
         return _LEVEL * mean
 
     def _all_counts(self):
-        exact = np.int32 if self._survey.layout.total < 2**31 else np.int64
+        exact = np.int32 if self._stats.partition.total < 2**31 else np.int64
         counts = self._assigner.counts
         return self._comm.all_sum(counts.astype(exact)).numpy().astype(np.int64)
 
@@ -213,7 +213,7 @@ class Lloyd:
         It follows from sums and lengths: sum |x|^2 - 2 c . sum x + n |c|^2.
         """
         spread = self._assigner.squares.copy()
-        own, shift = self._assigner.counts, self._survey.shift
+        own, shift = self._assigner.counts, self._stats.shift
 
         def add(rows):
             sums = np.asarray(self._assigner.sums[rows])
@@ -245,7 +245,7 @@ class Lloyd:
 
     def _in_parallel(self, work, count):
         """Calls `work` with slices that cover `count` clusters."""
-        for _ in in_lanes(work, blocks.blocks(count, self._row_bytes, _LANE_BYTES)):
+        for _ in in_parallel(work, blocks.blocks(count, self._row_bytes, _CHUNK_BYTES)):
             pass
 
     def _on_sphere(self, centroids):
@@ -281,7 +281,7 @@ class Lloyd:
         count = np.maximum(done.counts, 1)
         spread = self._comm.all_sum(done.spread).numpy() / count
         squared = spread - _squared_distance(centroids, state.centroids)
-        origin = 0.0 if self._survey.shift is None else self._survey.shift
+        origin = 0.0 if self._stats.shift is None else self._stats.shift
         scale = spread + _squared_distance(centroids, origin)
         splittable = (done.counts > 1) & (squared > _POINT_LIKE * scale)
         return np.sqrt(np.where(splittable, squared, 0.0))

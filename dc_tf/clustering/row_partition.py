@@ -1,7 +1,7 @@
-"""Which rows are whose: positions run over the workers in rank order.
+"""How rows are divided among workers: global positions follow the order of ranks.
 
-layout = Layout.agree(points, comm)
-rows = rows_at(positions, points, comm, layout)     # the same on every worker
+partition = RowPartition.agree(points, comm)
+rows = rows_at(positions, points, comm, partition)     # the same on every worker
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from dc_tf.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class RowPartition:
     """The place of this worker's rows among all.
 
     Attributes:
@@ -26,7 +26,7 @@ class Layout:
     total: int
 
     @classmethod
-    def agree(cls, points, comm) -> "Layout":
+    def agree(cls, points, comm) -> "RowPartition":
         """Tells the others what this worker has; DataError on all if the lengths differ."""
         rows, dims = all_gather([points.rows, points.dim], comm).T
         if len(set(dims)) > 1:
@@ -34,16 +34,16 @@ class Layout:
         return cls(first=int(rows[: comm.rank].sum()), total=int(rows.sum()))
 
 
-def rows_at(positions, points, comm, layout) -> np.ndarray:
+def rows_at(positions, points, comm, partition) -> np.ndarray:
     """(n, dim) float32: rows of any worker, on every worker.
 
     Args:
-        positions: (n,) int64 in [0, layout.total), the same on all workers.
+        positions: (n,) int64 in [0, partition.total), the same on all workers.
 
     Raises:
         DataError: on every worker, for a row that is not finite.
     """
-    local = positions - layout.first
+    local = positions - partition.first
     mine = (0 <= local) & (local < points.rows)
 
     def my_part(block):

@@ -1,11 +1,11 @@
-"""One look at all embeddings before anything is done with them: all finite, and which they are.
+"""Validates all embeddings before clustering: every value is finite; returns a checksum.
 
 checksum = inspect(embeddings.part(start, stop), comm)   # DataError names the file and the row
 """
 
 import numpy as np
 
-from dc_tf.clustering.search.parallel_chunks import in_lanes
+from dc_tf.clustering.search.parallel_chunks import in_parallel
 from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import DataError
 
@@ -54,7 +54,7 @@ def _look_at_all(embeddings, on_progress):
         return len(block), _checksum(block, first, weights), _first_bad(block, first)
 
     total = 0
-    for rows, checksum, bad_row in in_lanes(look, range(0, embeddings.rows, step)):
+    for rows, checksum, bad_row in in_parallel(look, range(0, embeddings.rows, step)):
         if bad_row is not None:
             return 0, bad_row
         total = (total + checksum) % 2**64

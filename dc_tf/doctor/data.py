@@ -1,4 +1,4 @@
-"""Whether the data set can be read and is what was written.
+"""Checks that the data set is readable and matches its checksums.
 
 found = check_data(report, path, rank=0, workers=4, sample=200, verify=False)
 """

@@ -1,4 +1,4 @@
-"""Sums over the joined workers: whether they are right, and how fast.
+"""Checks all-reduce over the connected workers: correctness and bandwidth.
 
 rates = check_sums(report, cluster, groups)
 rates[tuple(range(cluster.size))].seconds(size)

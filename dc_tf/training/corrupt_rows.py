@@ -1,4 +1,4 @@
-"""Damaged rows that the workers met, put together.
+"""The union of the corrupt rows that all workers have found.
 
 damaged_rows(rows, cluster.world)      # the same on every worker
 """

@@ -2,8 +2,7 @@
 
     result = pretrain(experiment, run, cluster)
 
-Every worker runs this same program; on a run folder that has a checkpoint it goes on from there,
-at the exact step.
+Every worker runs this program. On a run folder with a checkpoint, it resumes at the exact step.
 """
 
 import dataclasses

@@ -1,11 +1,11 @@
-"""What all workers saw in one step of a run: which images, with which labels, and their pixels.
+"""Reproduces the global batch of one step of a run: images, labels and pixels.
 
     step = find_step(run)                   # the one whose loss was not finite
     batch = replay(run, step)
     batch.draws.row, batch.images
 
-Everything is drawn anew from the seeds and the clusters of that round, so it needs no GPU and no
-other worker, and is the same whatever the number of workers was.
+The batch follows from the seeds and the clusters of its round. Reproducing it needs neither a GPU
+nor other workers, and does not depend on the run's number of workers.
 """
 
 import dataclasses

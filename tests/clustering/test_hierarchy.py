@@ -199,7 +199,14 @@ class ResumeTest(tf.test.TestCase):
         snapshots = Snapshots(folder, Solo(), every_s=0)
         try:
             result = hierarchical_kmeans(
-                self.x, 2, 3, Solo(), 3, snapshots=snapshots, on_progress=work, **settings
+                self.x,
+                2,
+                3,
+                Solo(),
+                iterations=3,
+                snapshots=snapshots,
+                on_progress=work,
+                **settings,
             )
         except Stopped:
             result = None

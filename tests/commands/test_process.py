@@ -66,11 +66,12 @@ class ProcessTest(tf.test.TestCase):
             ]
 
         self.assertEqual(self.call_forked(*command("whole")).returncode, 0)
-        slowed = [sys.executable, str(ROOT / "tests" / "slowed.py"), "convert", "0.05"]
+        support = ROOT / "tests" / "support"
+        slowed = [sys.executable, str(support / "slowed.py"), "convert", "0.05"]
         marker = folder / "marker"
         with subprocess.Popen(
             [*slowed, str(marker), *command("stopped")],
-            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{support}"},
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,  # a scheduler tells all processes of a job

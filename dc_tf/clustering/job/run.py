@@ -1,4 +1,4 @@
-"""The work of `dc_tf kmeans` on one of its workers: look at the rows, cluster, write.
+"""Runs `dc_tf kmeans` on one worker: validates the rows, clusters them, writes the result.
 
 result = run_job(job, cluster)
 """
