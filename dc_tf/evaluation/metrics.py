@@ -1,4 +1,4 @@
-"""Figures of classification."""
+"""Classification metrics."""
 
 import numpy as np
 
@@ -9,18 +9,18 @@ def accuracy(predicted, labels) -> float:
 
 
 def mean_class_accuracy(predicted, labels) -> float:
-    """Accuracy within each class of `labels`, averaged: what an unbalanced set hides."""
+    """Accuracy within each class of `labels`, averaged over classes: every class weighs the same."""
     hit = np.asarray(predicted) == np.asarray(labels)
     return float(np.mean([hit[labels == label].mean() for label in np.unique(labels)]))
 
 
 def top_k_accuracy(scores, labels, k: int) -> float:
-    """Share of rows of (n, classes) scores with fewer than k classes strictly above the label."""
+    """Share of rows whose label is among the k highest of the (n, classes) scores."""
     return float(np.mean(classes_above(scores, labels) < k))
 
 
 def classes_above(scores, labels) -> np.ndarray:
-    """(n,) int64: of (n, classes) scores, how many are strictly above that of the (n,) label."""
+    """(n,) int64: how many of a row's (n, classes) scores are strictly above its label's."""
     scores, labels = np.asarray(scores), np.asarray(labels)
     own = scores[np.arange(len(labels)), labels]
     return (scores > own[:, None]).sum(1)

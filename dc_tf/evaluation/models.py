@@ -1,4 +1,4 @@
-"""Opens what is to be measured: an exported model or a run, and an untrained network beside it.
+"""Loads the network to evaluate from an exported model or a run, and makes an untrained baseline.
 
 frozen = open_model("/models/mine", compute_dtype="bfloat16")
 baseline = random_init(frozen)
@@ -19,13 +19,13 @@ from dc_tf.run_dir import RunDir
 
 @dataclasses.dataclass(frozen=True)
 class FrozenModel:
-    """A frozen network and how images are shown to it.
+    """A network with fixed weights, and the preprocessing of its images.
 
     Attributes:
-        name: for tables and results.
-        trunk: built VGG16, or FoldedVGG16.
-        short_side: pixels, of images before the centre crop at the trunk's resolution.
-        compute_dtype: "float32" or "bfloat16", of the trunk.
+        name: name in tables and results.
+        trunk: built VGG16 or FoldedVGG16.
+        short_side: short side in pixels before the centre crop to the trunk's resolution.
+        compute_dtype: "float32" or "bfloat16", compute type of the trunk.
     """
 
     name: str
@@ -35,15 +35,16 @@ class FrozenModel:
 
     @property
     def resolution(self) -> int:
+        """Side of the network's input in pixels."""
         return self.trunk.settings["resolution"]
 
 
 def open_model(path: str, compute_dtype="float32", stage="") -> FrozenModel:
-    """Loads an exported model, or a run: its newest state, or as it was when `stage` ended.
+    """Loads an exported model, or a run's newest checkpoint or the one at the end of `stage`.
 
     Raises:
-        ConfigError: the path holds neither.
-        DataError: what it holds is damaged.
+        ConfigError: the path is neither an exported model nor a run.
+        DataError: the model or the run is damaged.
     """
     path = os.path.expanduser(path)
     if is_saved_model(path):
@@ -55,10 +56,10 @@ def open_model(path: str, compute_dtype="float32", stage="") -> FrozenModel:
 
 
 def network_settings(path: str) -> dict:
-    """`width`, `resolution`, `fc` and `sobel` of a model or a run, without loading its weights.
+    """`width`, `resolution`, `fc` and `sobel` of a model or a run; does not load the weights.
 
     Raises:
-        ConfigError, DataError: as `open_model`.
+        ConfigError, DataError: as in `open_model`.
     """
     path = os.path.expanduser(path)
     if is_saved_model(path):
@@ -70,13 +71,13 @@ def network_settings(path: str) -> dict:
 
 
 def random_init(frozen: FrozenModel, seed=0) -> FrozenModel:
-    """An untrained network of the same shape, shown the same images."""
+    """An untrained network of the same shape, with the same preprocessing."""
     trunk = VGG16(**frozen.trunk.settings, compute_dtype=frozen.compute_dtype, seed=seed)
     return dataclasses.replace(frozen, name="random init", trunk=trunk.built_at_resolution())
 
 
 def at_resolution(frozen: FrozenModel, resolution: int) -> FrozenModel:
-    """The same convolutions for images of another size; fc6 and fc7 are fresh ones, untrained."""
+    """The same convolutions for another image size; fc6 and fc7 are newly initialised."""
     if resolution == frozen.resolution:
         return frozen
     settings = {**frozen.trunk.settings, "resolution": resolution}
@@ -99,7 +100,7 @@ def _no_model(path):
 
 
 def _open_run(path, compute_dtype, stage):
-    # Training is a large import that an exported model does without.
+    # dc_tf.training is slow to import; exported models do not need it.
     from dc_tf.training.checkpoint import load_trunk
 
     trained, settings = load_trunk(path, stage)

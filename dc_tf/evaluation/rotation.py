@@ -1,8 +1,8 @@
-"""How well a run tells which way up images are that it has not seen: the pretext task itself.
+"""Accuracy of the pretext task: predicting the rotation of held-out images.
 
-Every image of a data set, whole, in each of the stage's rotations, through the network and the
-super-class head V of a run's checkpoint. Labels are not needed. In training the same is measured on
-random crops, while the weights still move.
+The task applies the network and the super-class head V of a run's checkpoint to the centre crop of
+every image, in each rotation of the stage. No labels are needed. The training log has the same
+accuracy on random crops of the training images.
 
     dc_tf evaluate --task=rotation --model=RUN --stage=rotnet --test=DATA
 
@@ -26,7 +26,7 @@ from dc_tf.progress import Progress
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import find_checkpoint, read_position
 
-_SAMPLED = 128  # images of a try, at most
+_SAMPLED = 128  # largest number of images of a cost sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Protocol:
     """Settings.
 
     Attributes:
-        batch_size: images at a time, each in all rotations.
+        batch_size: images per batch; each goes through the network in all rotations.
     """
 
     batch_size: int = 128
@@ -45,9 +45,9 @@ class Protocol:
 
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
-    """The task; see `tasks`."""
+    """Runs the task; see `tasks`."""
     if not request.test:
-        raise ConfigError("--test is missing; give a data set, labels are not needed.")
+        raise ConfigError("--test is missing; give a data set (labels are not needed).")
     dataset = Dataset.open(request.test)
     kernel, bias, rotations = read_head(request.model, request.stage)
     frozen = request.frozen_model()
@@ -68,7 +68,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     with data_errors(), Progress(dataset.rows, "rotation", "images") as progress:
         for batch in images:
             for turn in range(rotations):
-                # Turns of a quarter counter-clockwise; of two rotations the other is upside down.
+                # Quarter turns counter-clockwise; with two rotations the second is 180 degrees.
                 turned = tf.image.rot90(batch["image"], turn * 4 // rotations)
                 logits = tf.nn.relu(forward(turned)) @ kernel + bias
                 hits[turn] += np.sum(np.argmax(logits, 1) % rotations == turn)
@@ -80,7 +80,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
 
 
 def work(forward, frozen, images, rows, rotations) -> Work:
-    """What is done to the network: every image in every rotation."""
+    """The work: every image in every rotation."""
 
     def sample(turned):
         with data_errors():
@@ -93,11 +93,11 @@ def work(forward, frozen, images, rows, rotations) -> Work:
 
 
 def read_head(model, stage) -> tuple[np.ndarray, np.ndarray, int]:
-    """V of a run: (fc, S) kernel, (S,) bias, and the number of rotations that S has.
+    """Head V of a run: (fc, S) kernel, (S,) bias, and the number of rotations.
 
     Raises:
-        ConfigError: not a run, or the stage does not turn images.
-        DataError: the run has no such checkpoint yet.
+        ConfigError: not a run, or the stage has no head for rotations.
+        DataError: the run has no checkpoint of the stage yet.
     """
     folder = RunDir(model)
     if not os.path.isfile(folder.config):
