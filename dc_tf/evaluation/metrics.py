@@ -9,13 +9,13 @@ def accuracy(predicted, labels) -> float:
 
 
 def mean_class_accuracy(predicted, labels) -> float:
-    """Accuracy within each class of `labels`, averaged over classes: every class weighs the same."""
+    """Accuracy within each class of `labels`, averaged over classes with equal weights."""
     hit = np.asarray(predicted) == np.asarray(labels)
     return float(np.mean([hit[labels == label].mean() for label in np.unique(labels)]))
 
 
 def top_k_accuracy(scores, labels, k: int) -> float:
-    """Share of rows whose label is among the k highest of the (n, classes) scores."""
+    """Share of rows of (n, classes) scores with fewer than k classes strictly above the label."""
     return float(np.mean(classes_above(scores, labels) < k))
 
 

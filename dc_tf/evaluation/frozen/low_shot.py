@@ -1,7 +1,7 @@
-"""How few labels are enough: linear SVMs on frozen features of a few images of each class.
+"""Low-shot classification: linear SVMs on frozen features of a few images per class.
 
-Features as for k-NN: maps averaged over a few cells, centred by the training set's mean, of length
-1. In each draw, the images of a smaller number of shots are among those of a larger one.
+Features are those of k-NN: maps averaged over a few cells, centred by the training set's mean and
+scaled to length 1. Within a draw, the images for fewer shots are a subset of those for more.
 
     results = evaluate(frozen, train, test, ["conv11", "conv13"], Protocol())
     results["conv13"]["top1_s8"], results["conv13"]["std_s8"]
@@ -26,11 +26,11 @@ class Protocol:
     """Settings.
 
     Attributes:
-        shots: images of each class, ascending; `top1` is that of the largest.
-        draws: how often images are drawn; metrics are means and deviations over these.
+        shots: numbers of images per class, ascending; `top1` is the accuracy at the largest.
+        draws: number of random draws of images; metrics are means and deviations over draws.
         cost: C of the SVM.
-        cells, batch_size, scratch: as of `knn.Protocol`.
-        seed: of the draws.
+        cells, batch_size, scratch: as in `knn.Protocol`.
+        seed: seed of the draws.
     """
 
     shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
@@ -50,12 +50,12 @@ class Protocol:
 
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
-    """The task; see `tasks`."""
+    """Runs the task; see `tasks`."""
     return by_layer.run(evaluate, request, protocol, work)
 
 
 def work(frozen, train, test, layers, protocol: Protocol) -> Work:
-    """What is done to one network: all images once, then the fits, counted in their images."""
+    """The work: one pass over all images, then the fits, counted in images."""
     extractor = cell_extractor(frozen.trunk, layers, protocol.cells)
     dim = sum(extractor.dims.values()) // len(layers)
     rows = [shots * len(np.unique(train.labels)) for shots in protocol.shots]
@@ -71,7 +71,7 @@ def work(frozen, train, test, layers, protocol: Protocol) -> Work:
 
 
 def _fit(dim, labels, cost):
-    """A function that fits some random vectors with these labels, at least one of each class."""
+    """A function that fits random vectors with these labels, at least one per class."""
     random = np.random.default_rng(0)
     vectors = directions(random.standard_normal((len(labels), dim), np.float32), 0.0)
 
@@ -84,7 +84,7 @@ def _fit(dim, labels, cost):
 
 
 def evaluate(frozen, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
-    """Classifies a test split after learning from few images of a training split.
+    """Trains on a few images of a training split and classifies a test split.
 
     Args:
         frozen: models.FrozenModel.
@@ -93,11 +93,12 @@ def evaluate(frozen, train, test, layers, protocol: Protocol, world=ALONE) -> di
         world: Communicator of the workers that share the layers.
 
     Returns:
-        {own layer: {"top1": of the largest number of shots, "top1_s1": mean over the draws,
-        "std_s1": their sample standard deviation (0 for one draw), ...}}, shares in [0, 1].
+        {own layer: {"top1": accuracy at the largest number of shots, "top1_s1": mean over draws,
+        "std_s1": sample standard deviation over draws (0 for one draw), ...}}, shares in [0, 1].
 
     Raises:
-        ConfigError: a class of the training split has fewer images than the largest shot.
+        ConfigError: a class of the training split has fewer images than the largest number of
+            shots.
     """
     drawn = draw(train, protocol)
     with FeatureCache(protocol.scratch) as cache:
@@ -121,13 +122,13 @@ def evaluate(frozen, train, test, layers, protocol: Protocol, world=ALONE) -> di
 
 
 def draw(split, protocol) -> np.ndarray:
-    """(draws, shots) object array of (n,) positions in `split.rows`, ascending."""
+    """(draws, shots) object array of (n,) ascending indices into `split.rows`."""
     classes, counts = np.unique(split.labels, return_counts=True)
     if counts.min() < protocol.shots[-1]:
         poorest = classes[counts.argmin()]
         raise ConfigError(
             f"class {poorest} of {split.path} has {counts.min()} images, but up to "
-            f"{protocol.shots[-1]} a class are asked for; lower shots."
+            f"{protocol.shots[-1]} per class are needed; lower shots."
         )
     drawn = np.empty((protocol.draws, len(protocol.shots)), object)
     for number in range(protocol.draws):
@@ -139,7 +140,7 @@ def draw(split, protocol) -> np.ndarray:
 
 
 def classify(features, labels, unknown, cost) -> np.ndarray:
-    """(t,) predicted classes of (t, d) features, from (n, d) features and their (n,) labels."""
+    """Fits an SVM to (n, d) features and (n,) labels; predicts (t,) classes of (t, d) `unknown`."""
     from sklearn import svm  # takes seconds to import
 
     return svm.LinearSVC(C=cost, dual=True, max_iter=10_000).fit(features, labels).predict(unknown)
