@@ -1,11 +1,11 @@
-"""Where a fine-tuning stands, on disk: one folder that is complete or absent.
+"""Checkpoints of fine-tuning: one folder each, either complete or absent.
 
-    states = FineTuneCheckpoints("/models/tuned/seed0", world)
-    states.save(fine_tuner, Position(epoch=3, step=120, global_step=720))
-    position = states.restore(fine_tuner)       # None where nothing was saved
+    checkpoints = FineTuneCheckpoints("/models/tuned/seed0", world)
+    checkpoints.save(fine_tuner, Position(epoch=3, step=120, global_step=720))
+    position = checkpoints.restore(fine_tuner)       # None if nothing was saved
 
-The first worker writes; all read, so all see the same folder. What is saved is the same on any
-number of workers, so fine-tuning goes on with another number than before.
+Rank 0 writes and all workers read, so all need access to the folder. The contents do not depend on
+the number of workers, so fine-tuning can resume with a different number.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ _ABOUT = "about.json"
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """What comes next.
+    """The next step to run.
 
     Attributes:
-        epoch: the number of epochs when all is done.
-        step: of the epoch.
-        global_step: steps taken.
-        sums: fine_tuner.SUMS over the steps of the epoch so far.
-        last: means over the last full epoch: {"loss", "accuracy"}.
+        epoch: epoch of the step; the number of epochs at the end of fine-tuning.
+        step: index of the step in the epoch.
+        global_step: number of steps taken.
+        sums: `step.SUMS` over the steps of the epoch so far.
+        last: means over the last full epoch: {"loss", "hits"}.
     """
 
     epoch: int = 0
@@ -44,19 +44,19 @@ class Position:
 
 
 class FineTuneCheckpoints:
-    """The newest state of one fine-tuning.
+    """Saves and restores the newest state of one fine-tuning.
 
     Args:
-        folder: path; "" saves nothing.
-        world: Communicator of the workers, which all make the same calls.
+        folder: path; "" disables saving.
+        world: Communicator of the workers; all workers must make the same calls.
     """
 
     def __init__(self, folder: str, world: Communicator):
         self._folder = folder
         self._world = world
 
-    def save(self, fine_tuner, position: Position):
-        """Writes a state and removes older ones; returns when it is complete."""
+    def save(self, fine_tuner, position: Position) -> None:
+        """Writes a checkpoint and removes older ones; returns when it is complete."""
         if self._folder and self._world.rank == 0:
             final = os.path.join(self._folder, f"step-{position.global_step:010d}")
             if position.global_step not in _steps(self._folder):
@@ -64,10 +64,10 @@ class FineTuneCheckpoints:
         self._world.barrier()
 
     def restore(self, fine_tuner) -> Position | None:
-        """Brings weights and optimizer to the newest state; None without one.
+        """Restores weights and optimizer from the newest checkpoint; None if there is none.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: the checkpoint cannot be read.
         """
         newest = _steps(self._folder)[-1:] if self._folder and self._world.rank == 0 else []
         step = int(self._world.broadcast(np.int64(newest[0] if newest else -1)))
@@ -81,8 +81,8 @@ class FineTuneCheckpoints:
             return Position(**values | {"sums": tuple(values["sums"])})
         except (tf.errors.OpError, AssertionError, OSError, ValueError, KeyError) as error:
             raise DataError(
-                f"the state of fine-tuning in {path} cannot be read ({error}); remove that folder "
-                "to begin again. All workers must see it."
+                f"the fine-tuning checkpoint {path} cannot be read ({error}); check that all "
+                "workers have access to it, or remove that folder to start over."
             ) from error
 
     def _write(self, fine_tuner, position, final):
@@ -92,7 +92,7 @@ class FineTuneCheckpoints:
         _checkpoint(fine_tuner).write(os.path.join(aside, "state"))
         run_dir.write_json(os.path.join(aside, _POSITION), dataclasses.asdict(position))
         run_dir.sync_tree(aside)
-        run_dir.remove_tree(final)  # half of one
+        run_dir.remove_tree(final)  # an incomplete checkpoint
         run_dir.rename_tree(aside, final, order=lambda name: name == _POSITION)
         run_dir.sync_folder(self._folder)
         for name in os.listdir(self._folder):
@@ -100,27 +100,28 @@ class FineTuneCheckpoints:
                 run_dir.remove_tree(os.path.join(self._folder, name))
 
 
-def claim(folder: str, about: dict, world: Communicator):
-    """Makes a work folder, or recognises it as that of an earlier call for the same.
+def claim(folder: str, about: dict, world: Communicator) -> None:
+    """Creates a work folder, or checks that an existing one belongs to the same fine-tuning.
 
     Args:
-        folder: path; "" is none.
-        about: JSON-able dict that tells one fine-tuning from another.
+        folder: path; "" for no folder.
+        about: JSON-serialisable dict that identifies the fine-tuning.
+        world: Communicator of the workers.
 
     Raises:
-        ConfigError: it holds something else.
+        ConfigError: the folder has other contents.
     """
     if not folder:
         return
-    refusal = None
+    failure = None
     if world.rank == 0:
         try:
             path = os.path.join(os.path.abspath(folder), _ABOUT)
             run_dir.claim(path, about, "workdir", "fine-tunings")
         except ConfigError as error:
-            refusal = error
-    if not all_agree(refusal is None, world):  # no worker waits for one that has given up
-        raise refusal or ConfigError("workdir was refused; the first worker says why.")
+            failure = error
+    if not all_agree(failure is None, world):  # so that all workers raise
+        raise failure or ConfigError("workdir cannot be used; see the message of rank 0.")
 
 
 def _checkpoint(fine_tuner):
@@ -130,7 +131,7 @@ def _checkpoint(fine_tuner):
 
 
 def _steps(folder):
-    """Global steps of the complete states, ascending."""
+    """Global steps of the complete checkpoints, ascending."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     names = [name for name in names if os.path.exists(os.path.join(folder, name, _POSITION))]
     return sorted(int(found[1]) for name in names if (found := _NAME.match(name)))

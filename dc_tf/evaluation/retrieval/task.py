@@ -1,18 +1,19 @@
-"""Finds images of the same object: R-MAC vectors of convolutions, compared by dot product.
+"""Instance retrieval: ranks images by the dot product of R-MAC vectors.
 
     result, table = run(request, Protocol())
 
-`--test` is a folder of images with one of three ground truths anywhere in it, `--train` a folder of
-other images (no labels, any depth), whose regions the whitening is fitted on:
+`--train` is a folder of images (no labels, any depth) that the whitening is fitted on. `--test` is
+a folder of other images with one of three kinds of ground truth, at any depth:
 
 classic: `*_query.txt`, `*_good.txt`, `*_ok.txt`, `*_junk.txt` of Oxford5k or Paris6k.
 revisited: one `gnd_*.pkl` or `gnd_*.json` of ROxford5k or RParis6k.
-groups: neither; a sub-folder for each object, each of whose images is to find the others.
+groups: neither; one sub-folder per object, whose images are each other's positives.
 
 Reference: Caron et al. 2019, Table 6; Tolias et al. 2016; docs/reference.md, section 5.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -31,9 +32,9 @@ from dc_tf.evaluation.retrieval.revisited import ground_truth_files, read_revisi
 from dc_tf.evaluation.retrieval.rmac_features import RMACExtractor
 from dc_tf.nn.vgg16 import CONV_LAYERS
 
-_SAMPLED = 256  # images of a try, at most
+_SAMPLED = 256  # largest number of images of a cost sample
 _RANKED = 1 << 24  # row ids in memory at a time
-# Minutes on a CPU for a network of small images and some hundred photographs.
+# Takes minutes on a CPU for a network of small images and a few hundred photographs.
 SMALL = {"longest_side": 128}
 
 
@@ -42,15 +43,15 @@ class Protocol:
     """Settings; the defaults are the paper's.
 
     Attributes:
-        longest_side: pixels that the longest side of every image is brought to; a query's box is
-            cut from the image at that size.
-        layer: whose map is taken, after ReLU and before pooling.
-        levels: scales of regions.
-        overlap: share of a region's area that its neighbour has in common, as nearly as can be.
-        dimensions: of whitened regions; 0 for as many as the map has channels (512 in VGG-16).
-        ignore_unreadable: leave broken images out of database, ground truth and whitening, as is
-            usual for the 20 of Paris6k; else they are an error.
-        paper: the paper's data set whose metrics are shown as well: "auto" recognises it, see
+        longest_side: longest side in pixels to which every image is scaled; a query's box is
+            cropped at that scale.
+        layer: convolutional layer, after ReLU and before pooling.
+        levels: number of scales of regions.
+        overlap: target overlap of neighbouring regions, as a share of their area.
+        dimensions: dimensions after whitening; 0 for the number of channels (512 in VGG-16).
+        ignore_unreadable: leave damaged images out of database, ground truth and whitening, as is
+            usual for the 20 of Paris6k; otherwise they are an error.
+        paper: the paper's data set whose results are shown beside: "auto" to recognise it, see
             `paper`; "oxford5k" or "paris6k"; "" for none.
     """
 
@@ -68,25 +69,30 @@ class Protocol:
         if self.layer not in CONV_LAYERS:
             raise ConfigError(f"layer is {self.layer!r}; use one of {', '.join(CONV_LAYERS)}.")
         if self.levels < 1 or self.dimensions < 0:
-            raise ConfigError("levels is less than 1 or dimensions is negative.")
+            raise ConfigError(
+                f"levels is {self.levels} and dimensions is {self.dimensions}; use at least 1 "
+                "level and 0 or more dimensions."
+            )
         if not 0 <= self.overlap < 1:
             raise ConfigError(f"overlap is {self.overlap}; use 0 or more, less than 1.")
         paper.check_setting(self.paper, paper.RETRIEVAL)
 
 
 def paper_variant(given: dict) -> tuple[dict, int]:
-    """See `protocols`. A network of large images needs large ones, of whatever number."""
+    """See `protocols`. The choice depends on the network only, not on the number of images."""
     del given
     return {}, 0
 
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
-    """The task; see `tasks`."""
+    """Runs the task; see `tasks`."""
     for name in ("train", "test"):
         if not getattr(request, name):
             raise ConfigError(f"--{name} is missing; give a folder of images.")
     if same_place(request.train, request.test):
-        raise ConfigError("--train and --test are the same; whitening is fitted on other images.")
+        raise ConfigError(
+            "--train and --test are the same folder; give other images as --train, for whitening."
+        )
     ground_truth = read_ground_truth(request.test)
     others = images_in(request.train)
     frozen = request.frozen_model()
@@ -122,7 +128,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
 
 
 def work(frozen, ground_truth, others, protocol: Protocol) -> Work:
-    """What is done to one network: every image once, those of queries with a box again."""
+    """The work: every image once, and query images with a box once more."""
     extractor = RMACExtractor(frozen.trunk, protocol, ALONE, frozen.name)
     boxed = sum(query.row is None for query in ground_truth.queries)
     count = len(others) + len(ground_truth.database) + boxed
@@ -131,7 +137,7 @@ def work(frozen, ground_truth, others, protocol: Protocol) -> Work:
         paths = [ground_truth.database[row] for row in spread(len(ground_truth.database), images)]
         requests = [(row, path, None) for row, path in enumerate(paths)]
         for _, image in scaled_images(requests, protocol.longest_side):
-            if not isinstance(image, DataError):  # the task itself says what is wrong with it
+            if not isinstance(image, DataError):  # the task itself reports unusable images
                 extractor.regions(image)
         return images
 
@@ -140,11 +146,11 @@ def work(frozen, ground_truth, others, protocol: Protocol) -> Work:
 
 
 def read_ground_truth(folder: str) -> GroundTruth:
-    """The ground truth of a folder, whichever of the three it has.
+    """Reads the ground truth of a folder, of any of the three kinds.
 
     Raises:
-        ConfigError: none or several.
-        DataError: it is damaged, or an image that it names is missing.
+        ConfigError: the folder has no ground truth, or several.
+        DataError: the ground truth is damaged, or it names an image that is missing.
     """
     classic, revisited = query_files(folder), ground_truth_files(folder)
     if classic and revisited:
@@ -165,15 +171,15 @@ def evaluate(frozen, ground_truth, others, protocol, world) -> dict:
         ground_truth: GroundTruth.
         others: paths of the images that whitening is fitted on.
         protocol: Protocol.
-        world: Communicator.
+        world: Communicator of the workers.
 
     Returns:
-        {metric: mean over its queries, in [0, 1]}; "unreadable": paths of the database that were
-        left out; "whitening_unreadable": how many of `others` were.
+        {metric: mean over its queries, in [0, 1]}; "unreadable": paths of database images that
+        were left out; "whitening_unreadable": number of images in `others` that were left out.
 
     Raises:
-        ConfigError: dimensions that network or images do not allow.
-        DataError: an image that cannot be used, or nothing left to be found.
+        ConfigError: `dimensions` is too large for the network or the images.
+        DataError: an image is unusable, or no query has a readable positive.
     """
     extractor = RMACExtractor(frozen.trunk, protocol, world, frozen.name)
     ignore = protocol.ignore_unreadable
@@ -184,26 +190,26 @@ def evaluate(frozen, ground_truth, others, protocol, world) -> dict:
     used = [i for i, q in enumerate(ground_truth.queries) if q.row is None or not bad[q.row]]
     found = {metric: [] for metric in ground_truth.metrics}
     left_out = np.flatnonzero(bad)
-    for i, ranked in zip(used, rankings(database, queries[used])):
+    for i, ranked in zip(used, rankings(database, queries[used]), strict=True):
         for metric, answer in ground_truth.queries[i].answers.items():
             junk = np.union1d(answer.junk, left_out)
             if len(np.setdiff1d(answer.positives, junk)):
                 found[metric].append(average_precision(ranked, answer.positives, junk))
     metrics = {name: float(np.mean(values)) for name, values in found.items() if values}
     if ground_truth.metrics[-1] not in metrics:
-        raise DataError("no query is left with an image to be found that can be read.")
+        raise DataError("no query has a readable positive; repair the images of --test.")
     unreadable = [ground_truth.database[row] for row in left_out]
     return metrics | {"unreadable": unreadable, "whitening_unreadable": int(no_use.sum())}
 
 
-def rankings(database, queries):
-    """Yields for each query (n,) int64 row ids of the database by falling dot product; exact.
+def rankings(database, queries) -> Iterator[np.ndarray]:
+    """Yields for each query (n,) int64 database row ids by descending dot product; exact.
 
     Args:
         database: (n, d) float32.
         queries: (q, d) float32.
     """
-    import faiss  # slow to import, and not needed by other tasks
+    import faiss  # slow to import
 
     index = faiss.IndexFlatIP(database.shape[1])
     index.add(database)
@@ -213,7 +219,7 @@ def rankings(database, queries):
 
 
 def table(result, ground_truth, protocol) -> str:
-    """Percentages, the paper's below."""
+    """Table of percentages, with the paper's results on its data."""
     lines = [
         f"retrieval ({ground_truth.kind}) by {protocol.layer}, mean average precision in percent; "
         f"{result['queries']} queries in {result['images']} images",
@@ -234,7 +240,7 @@ def table(result, ground_truth, protocol) -> str:
 
 
 def _query_vectors(extractor, whitening, ground_truth, database):
-    """(q, d) float32; whole images of the database are not computed again."""
+    """(q, d) float32; reuses the vectors of whole images that are in the database."""
     vectors = np.empty((len(ground_truth.queries), database.shape[1]), np.float32)
     boxed = []
     for i, query in enumerate(ground_truth.queries):
