@@ -103,9 +103,9 @@ class KMeansClustering:
                 return None
             if origin.data != dataset.fingerprint():
                 raise DataError(
-                    f"{self.path} has clustered {path}, features of the data set {origin.data}, "
-                    f"but --train={dataset.path} is {dataset.fingerprint()}; give the data set "
-                    "that was embedded."
+                    f"{self.path} has clustered {path}, features of a data set of "
+                    f"{origin.data}, but --train={dataset.path} has {dataset.fingerprint()}; give "
+                    "the data set that was embedded."
                 )
             if len(origin.row_ids) != rows:
                 raise DataError(

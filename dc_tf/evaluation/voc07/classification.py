@@ -1,15 +1,15 @@
-"""Fine-tuning to tell which of VOC's classes an image has: FC68 and ALL.
+"""Multi-label classification on VOC 2007 by fine-tuning: FC68 and ALL.
 
-FC68 trains fresh fc6, fc7 and fc8 on frozen convolutions, ALL trains everything; batch norm keeps
-its running statistics. A class of which an image has only difficult objects counts neither in
-training nor in the measure. The score of an image is the sum over random crops.
+FC68 trains newly initialised fc6, fc7 and fc8 on frozen convolutions; ALL trains all layers. Batch
+norm uses its running statistics. Training and evaluation ignore a class of which an image has only
+difficult objects. The score of an image is the sum of its logits over random crops.
 
     dc_tf evaluate --config_file=configs/evaluation/voc07_classification_fc68.yaml \
         --model=MODEL --train=VOCdevkit
 
-`--train` is the development kit; which of its lists are trained and measured on, `train_split` and
-`test_split` say. With several rates or weight decays, those are taken that do best on another pair
-of lists, by default trained on train and measured on val.
+`--train` is the development kit; `train_split` and `test_split` are the lists for training and
+evaluation. Given several learning rates or weight decays, the task selects the best pair on two
+other lists, by default trained on `train` and evaluated on `val`.
 
 Reference: Caron et al. 2019, Table 1; docs/reference.md, section 5.
 """
@@ -35,11 +35,11 @@ from dc_tf.evaluation.work import steps_part, wait
 from dc_tf.progress import Progress
 from dc_tf.seeds import derive
 
-_CHECK_EVERY = 100  # steps between looks at the loss
+_CHECK_EVERY = 100  # steps between checks of the loss
 _MEASURES = ("map", "map_11_points")
 
 
-# FC68 in minutes on a CPU, for small networks and small sets.
+# FC68 in minutes on a CPU, for small networks and small data sets.
 # Results: benchmarks/results/voc_cells.md.
 SMALL = {
     "iterations": 500,
@@ -60,17 +60,18 @@ class Protocol:
 
     Attributes:
         tune: "fc68" or "all".
-        train_split, test_split: lists of ImageSets/Main.
-        learning_rates, weight_decays: tried in all pairs if there is more than one.
-        tuning_train_split, tuning_test_split: the lists on which they are tried.
-        drop_every: iterations after which the rate is multiplied by drop_factor, again and again.
+        train_split, test_split: lists in ImageSets/Main.
+        learning_rates, weight_decays: if there are several, all pairs are tried.
+        tuning_train_split, tuning_test_split: the lists on which pairs are tried.
+        drop_every: the learning rate is multiplied by drop_factor after every so many iterations.
         clip_norm: largest norm of the gradient.
-        deviation: of the fresh weights; 0.01 suits 4096 units, narrow networks need more.
-        resolution: side of the crops in pixels; 0 for that which the network was trained at.
-        crops: random crops of a test image whose logits are summed.
-        seeds: runs whose mean and deviation are reported.
-        seed: of the first of them.
-        paper: the paper's data set whose metrics are shown as well: "auto" recognises it, see
+        deviation: standard deviation of the new weights; 0.01 suits 4096 units, narrower networks
+            need more.
+        resolution: side of the crops in pixels; 0 for the network's training resolution.
+        crops: number of random crops per test image, whose logits are summed.
+        seeds: number of runs; mean and deviation are reported.
+        seed: seed of the first run.
+        paper: the paper's data set whose results are shown beside: "auto" to recognise it, see
             `paper`; "voc07"; "" for none.
     """
 
@@ -111,7 +112,7 @@ class Protocol:
 
     @property
     def pairs(self) -> list[tuple[float, float]]:
-        """(learning rate, weight decay) to try."""
+        """All pairs (learning rate, weight decay)."""
         return list(itertools.product(self.learning_rates, self.weight_decays))
 
 
@@ -121,15 +122,15 @@ def paper_variant(given: dict) -> tuple[dict, int]:
 
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
-    """The task; see `tasks`."""
+    """Runs the task; see `tasks`."""
     names = [protocol.train_split, protocol.test_split]
     if len(protocol.pairs) > 1:
         names += [protocol.tuning_train_split, protocol.tuning_test_split]
     splits = open_voc(request, names)
     if protocol.batch_size < request.world.size:
         raise ConfigError(
-            f"{request.world.size} workers cannot share a batch of {protocol.batch_size}; use at "
-            "most as many workers as images."
+            f"{request.world.size} workers cannot share a batch of {protocol.batch_size} images; "
+            f"use at most {protocol.batch_size} workers, or a larger batch_size."
         )
     frozen = request.frozen_model()
     frozen = at_resolution(frozen, protocol.resolution or frozen.resolution)
@@ -158,7 +159,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
 
 
 def work(frozen, splits, protocol: Protocol) -> Work:
-    """What is done to one network: all trainings, and the crops of test images after each."""
+    """The work: all training runs, and the crops of the test images after each."""
     trained = protocol.seeds
     crops = protocol.seeds * protocol.crops * len(splits[1])
     if len(protocol.pairs) > 1:
@@ -190,7 +191,7 @@ def _try_crops(split, places, batch_size, resolution):
 
 
 def _one_step(frozen, split, protocol, batch_size):
-    """A function that takes a step of this process alone, and leaves the network as it was."""
+    """A function that runs a step in this process only and then restores the network."""
     network = _network(frozen, split, protocol, Solo())
     labels = split.presence()
     key, zero = np.zeros(2, np.int32), np.float32(0)
@@ -199,7 +200,7 @@ def _one_step(frozen, split, protocol, batch_size):
         places = spread(len(split), batch_size)
         (images,) = _try_crops(split, places, batch_size, frozen.resolution)
         try:
-            # At a rate of zero, but with all that a step computes.
+            # A learning rate of zero, but the full computation of a step.
             return network.step(images, labels[places], np.int32(0), batch_size, key, zero, zero)
         finally:
             network.restore()
@@ -220,17 +221,19 @@ def _network(frozen, split, protocol, world):
 
 
 def evaluate(frozen, splits, protocol: Protocol, world=None) -> dict:
-    """Chooses rate and weight decay, then trains and measures with each seed.
+    """Selects learning rate and weight decay, then trains and evaluates once per seed.
 
     Args:
-        frozen: models.FrozenModel; its trunk is as before in the end.
-        splits: VocSplit to train and to test on; with several pairs, two more to choose them on.
-        world: Communicator of the workers that share the work; all return the same.
+        frozen: models.FrozenModel; its trunk is restored at the end.
+        splits: VocSplit for training and for testing; with several pairs, two more to select on.
+        protocol: Protocol.
+        world: Communicator of the workers that share the work; all get the same result.
 
     Returns:
-        JSON-able dict: `map` and `map_11_points`, means over the seeds in [0, 1], with `_std` the
-        sample deviations (0 for one seed); `per_class` area by class; `runs`, the metrics of each
-        seed; `tried`, the pairs with their `map`; `learning_rate` and `weight_decay` taken.
+        JSON-serialisable dict: `map` and `map_11_points`, means over seeds in [0, 1], with sample
+        standard deviations as `_std` (0 for one seed); `per_class`, area by class; `runs`, the
+        metrics of each seed; `tried`, the pairs with their `map`; the selected `learning_rate` and
+        `weight_decay`.
     """
     world = world or Solo()
     network = _network(frozen, splits[0], protocol, world)
@@ -249,7 +252,7 @@ def evaluate(frozen, splits, protocol: Protocol, world=None) -> dict:
     per_class = np.mean([one.pop("per_class") for one in runs], 0)
     return {
         **_mean_and_deviation(runs),
-        "per_class": dict(zip(splits[0].classes, per_class.tolist())),
+        "per_class": dict(zip(splits[0].classes, per_class.tolist(), strict=True)),
         "runs": runs,
         "tried": tried,
         "learning_rate": best[0],
@@ -259,7 +262,7 @@ def evaluate(frozen, splits, protocol: Protocol, world=None) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """What training and measuring once takes."""
+    """Trains and evaluates the network once per call of `measure`."""
 
     network: MultiLabelNetwork
     frozen: object
@@ -279,7 +282,7 @@ class _Job:
         }
 
     def _train(self, split, rate, decay, seed):
-        """The loss, averaged over the last steps."""
+        """Trains the network; returns the loss, averaged over the last checks."""
         protocol, size = self.protocol, self.protocol.batch_size
         first, stop = (size * (self.world.rank + i) // self.world.size for i in (0, 1))
         order = _order(len(split), protocol.iterations * size, seed)
@@ -306,7 +309,7 @@ class _Job:
         return float(np.mean(losses[-10:]))
 
     def _logits(self, split, seed):
-        """(n, classes) sums over the crops; each worker computes some images, all get all."""
+        """(n, classes) sums of logits over crops; workers share the images, all get the result."""
         count, crops, world = len(split), self.protocol.crops, self.world
         own = row_block(count, world.rank, world.size)
         mine = np.arange(own.start * crops, own.stop * crops)
@@ -326,7 +329,7 @@ class _Job:
 
 
 def _order(images, count, seed):
-    """(count,) places: one permutation after another."""
+    """(count,) image indices: concatenated random permutations."""
     random = np.random.default_rng(derive("voc07 order", seed))
     return np.concatenate([random.permutation(images) for _ in range(-(-count // images))])[:count]
 
@@ -347,7 +350,7 @@ def _mean_and_deviation(runs):
 
 
 def table(result: dict, protocol: Protocol) -> str:
-    """Percentages, the paper's below on its data."""
+    """Table of percentages, with the paper's results on its data."""
     lines = [
         f"voc07_classification {protocol.tune}, mAP in percent of {result['test_images']} images "
         f"of {protocol.test_split}, {protocol.seeds} runs",

@@ -255,10 +255,10 @@ class KMeansTest(tf.test.TestCase):
 
     def test_rows_that_are_not_those_of_the_data_set_are_refused(self):
         clusters = self.clustered(f"{self.features}/fc7-*.npy")
-        self.assertRegex(self.refusal(clusters), "--train is missing; .* data set that was embed")
+        self.assertRegex(self.refusal(clusters), "--train is missing, .* data set that was embed")
         other = write_stripes(os.path.join(self.folder, "other"), 50, seed=1)
         message = self.refusal(clusters, f"--train={other}")
-        self.assertRegex(message, "data set of 50 rows, sha.* --train=.*/other is one of 50 rows")
+        self.assertRegex(message, "data set of 50 rows, sha.* --train=.*/other has 50 rows")
         part = self.clustered(f"{self.parts}/fc7-00001-of-*.npy")
         message = self.refusal(part, f"--train={self.data}")
         self.assertRegex(message, "clustered 16 rows of .*fc7-00001.* not the 50 rows of --train")

@@ -108,7 +108,7 @@ class ImagesTest(tf.test.TestCase):
         self.assertEqual(part.shape, (60, 80, 3))
         self.assertAllClose(part[4:-4, 4:-4], whole[12:64, 24:96], atol=1e-5)
         self.assertEqual(scaled_image(path, (0, 0, 2, 40), 160).shape, (80, 14, 3))
-        with self.assertRaisesRegex(DataError, "outside of"):
+        with self.assertRaisesRegex(DataError, "is outside "):
             scaled_image(path, (90, 0, 95, 10), 160)
 
 
@@ -151,7 +151,7 @@ class TruthTest(tf.test.TestCase):
             ({"query": "all_1 5 2 1 9"}, "left < right"),
             ({"query": "all_1 5 x 1 9"}, "four numbers"),
             ({"query": ""}, "left < right|four numbers"),
-            ({"good": "", "ok": ""}, "no image to be found"),
+            ({"good": "", "ok": ""}, "name no image"),
         ):
             with self.assertRaisesRegex(DataError, message):
                 read_ground_truth(self.oxford(**files))
