@@ -1,4 +1,4 @@
-"""What an evaluation costs: arithmetic at known rates, and counts against the work itself."""
+"""Cost estimates: arithmetic at known rates, and counts of parts against the actual work."""
 
 import contextlib
 import dataclasses
@@ -37,7 +37,7 @@ from dc_tf.evaluation.work import steps_part
 
 
 class Machine:
-    """A clock, and work that moves it: `per_s` units a second, and some seconds for each call."""
+    """A fake clock, advanced by work of `per_s` units per second plus a fixed time per call."""
 
     def __init__(self, per_s, overhead_s=0.0, first_s=0.0):
         self.now = 0.0
@@ -60,7 +60,7 @@ class RateTest(tf.test.TestCase):
     def test_the_first_sample_which_traces_the_network_is_not_timed(self):
         self.assertAllClose(Machine(per_s=50, first_s=30).rate(), 50)
 
-    def test_what_a_call_costs_anyway_hardly_counts(self):
+    def test_the_fixed_cost_of_a_call_hardly_changes_the_rate(self):
         for per_s, overhead_s in ((1e4, 0.05), (100, 0.5), (7, 0.3)):
             self.assertAllClose(Machine(per_s, overhead_s).rate(), per_s, rtol=0.1)
         # Where it takes half of the time there is, the rate is within a factor of two.
@@ -118,7 +118,7 @@ class EstimateTest(tf.test.TestCase):
 
         self.assertAllClose(self.estimate(world=Three()), 25 / 3)
 
-    def test_durations_are_said_in_one_unit(self):
+    def test_durations_are_formatted_in_one_unit(self):
         for seconds, text in {
             0.2: "about 1 s",
             80: "about 80 s",
@@ -160,7 +160,7 @@ def counted(owner, name, units=lambda *arguments: len(arguments[0])):
 
 
 class CountsTest(tf.test.TestCase):
-    """Parts say what a task then does: counted on small data, sampled not at all."""
+    """The counts of a task's parts equal the work that the task then does on small data."""
 
     @classmethod
     def setUpClass(cls):

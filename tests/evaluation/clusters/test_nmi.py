@@ -1,4 +1,4 @@
-"""Clusters against what is known of images: metrics in closed form, columns, and whole runs."""
+"""Agreement of clusters with labels and metadata: closed forms, columns, and whole runs."""
 
 import contextlib
 import io
@@ -49,7 +49,7 @@ class MetricsTest(tf.test.TestCase):
 
 
 class TableTest(tf.test.TestCase):
-    def test_every_figure_has_a_block_with_a_line_a_round_and_a_column_a_column(self):
+    def test_every_metric_has_a_block_with_a_line_per_round_and_a_column_per_column(self):
         nmi, rand, share = [0.1, 0.2, 0.3, 0.4], [-0.012, 0.0, 0.5, 1.0], [0.25, 0.5, 0.75, 1.0]
         places = [(number, name) for number in (0, 11) for name in ("label", "photographer")]
         result = [
@@ -171,7 +171,7 @@ class RunTest(tf.test.TestCase):
             self.assertIn(f"metadata: {max_rows}/{max_rows} images (100%), done", shown)
             self.assertEmpty(silence)
 
-    def test_what_one_of_two_workers_cannot_read_ends_both(self):
+    def test_a_read_error_on_one_of_two_workers_stops_both(self):
         damaged = os.path.join(self.folder, "damaged")
         shutil.copytree(self.run_folder, damaged)
         second = sorted(os.listdir(os.path.join(damaged, "clusterings")))[-1]
@@ -183,7 +183,7 @@ class RunTest(tf.test.TestCase):
 
 
 def measured_on(cluster, model, train, settings):
-    """What a worker finds, or why it does not, and what it shows on the way."""
+    """A worker's result or error, and its progress output."""
     from dc_tf.evaluation.clusters import nmi
 
     shown = io.StringIO()
@@ -204,7 +204,7 @@ class KMeansTest(tf.test.TestCase):
         super().setUpClass()
         cls.folder = tempfile.mkdtemp()
         cls.addClassCleanup(shutil.rmtree, cls.folder)
-        # Three classes, so that rows in another order have other labels.
+        # Three classes, so that a different order of rows gives different labels.
         cls.data = write_stripes(os.path.join(cls.folder, "data"), 50, 0, "abc", lambda c: c == "c")
         model = write_model(os.path.join(cls.folder, "model"))
         cls.features = os.path.join(cls.folder, "features")

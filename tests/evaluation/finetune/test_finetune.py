@@ -1,4 +1,4 @@
-"""Fine-tuning: its steps against PyTorch's rule, workers against one, stops against none."""
+"""Fine-tuning: steps equal PyTorch's SGD; workers and interruptions do not change the result."""
 
 import dataclasses
 import json
@@ -30,13 +30,13 @@ SMALL = Protocol(epochs=3, batch_size=16, learning_rate=0.02, drops=(2,), init_d
 
 
 def weights(fine_tuner):
-    """Everything that training changes, running statistics and momenta too."""
+    """Everything that training changes, including running statistics and momenta."""
     state = [*fine_tuner.trunk.get_weights(), *(v.numpy() for v in fine_tuner.weights)]
     return state + [m.numpy() for m in fine_tuner.optimizer.momentums]
 
 
 def tuned(world, model, data, protocol, stop_at=None):
-    """(metrics, all weights) of a fine-tuning on this worker, or None where it was stopped."""
+    """(metrics, all weights, steps) of a fine-tuning on this worker; None if it was stopped."""
     kept, steps = [], []
     make, step = FineTuner.__init__, FineTuner.step
 
@@ -157,7 +157,7 @@ class FinetuneTest(tf.test.TestCase):
         self.assertEqual(both[0][0], both[1][0])
 
     @pytest.mark.slow
-    def test_a_stopped_call_goes_on_to_the_same_weights_on_another_number_of_workers_too(self):
+    def test_an_interrupted_call_resumes_to_the_same_weights_on_another_number_of_workers_too(self):
         whole = tuned(Solo(), self.model, self.data, SMALL)
         folder = self.folder()
         protocol = dataclasses.replace(SMALL, workdir=folder, save_every=2)
@@ -177,7 +177,7 @@ class FinetuneTest(tf.test.TestCase):
         self.assertEqual((finished[0], finished[2]), (resumed[0], []))
 
     @pytest.mark.slow
-    def test_a_half_written_state_is_not_taken(self):
+    def test_an_incomplete_checkpoint_is_not_restored(self):
         folder = self.folder()
         protocol = dataclasses.replace(SMALL, workdir=folder, save_every=2)
         tuned(Solo(), self.model, self.data, protocol, stop_at=5)
@@ -306,7 +306,7 @@ class FinetuneTest(tf.test.TestCase):
 
 
 class Part:
-    """A worker whose exchanges are not used; `solo` takes its own numbers for all."""
+    """A worker without collectives; with `solo`, sums are those of this worker alone."""
 
     def __init__(self, rank, size=2, solo=False):
         self.rank, self.size, self._solo = rank, size, solo

@@ -1,4 +1,4 @@
-"""Features on disk: whose they are, that they are those of the network, and going on."""
+"""Features on disk: their origin, their values, and resuming an interrupted call."""
 
 import contextlib
 import dataclasses
@@ -79,7 +79,7 @@ class EmbedTest(tf.test.TestCase):
         self.assertEqual(found.dtype, np.float16)
         self.assertAllEqual(found, np.full((ROWS, 12), 65504, np.float16))
 
-    def test_a_call_that_was_stopped_goes_on_to_the_same_bytes(self):
+    def test_an_interrupted_call_resumes_to_the_same_bytes(self):
         whole, parts = self.folder(), self.folder()
         self.write(whole)
         call, calls = embed_module.Extractor.__call__, []

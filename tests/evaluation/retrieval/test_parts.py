@@ -1,4 +1,4 @@
-"""Ranking, regions and ground truths by themselves: against simpler code, and what is refused."""
+"""Unit tests of ranking, regions and ground truths: against simpler code, and invalid inputs."""
 
 import json
 import os

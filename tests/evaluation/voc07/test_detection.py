@@ -69,7 +69,7 @@ def measured(cluster, model, kit, protocol, folder):
 
 
 def detected(cluster, model, kit, protocol, folder):
-    """The metrics, what a worker of several finds, and what one alone with the same detector."""
+    """The metrics, and the detections of several workers and of one with the same detector."""
     detect, shared = detector.detect, []
 
     def detect_twice(*args):
@@ -224,7 +224,7 @@ class Voc07DetectionTest(tf.test.TestCase):
         self.assertEqual(detector.merge(rows[:0], 0.5, 2).shape, (0, 6))
 
     @pytest.mark.slow
-    def test_the_command_trains_measures_and_goes_on_where_it_was(self):
+    def test_the_command_trains_evaluates_and_resumes(self):
         workdir = self.folder()
         flags = [f"--params_override=workdir={workdir},tune=all", "--norandom_init"]
         code, out, err = self.call(*flags)

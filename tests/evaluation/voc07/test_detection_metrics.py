@@ -45,7 +45,7 @@ def random_scene(seed, images=12):
 
 
 def slow_eleven_points(split, detections, number):
-    """The development kit's loop, one detection after another over all images."""
+    """The development kit's algorithm: one detection at a time over all images."""
     rows = [(r[4], p, r[:4]) for p, image in enumerate(detections) for r in image if r[5] == number]
     rows.sort(key=lambda row: -row[0])
     taken, right, wrong, points = set(), 0, 0, []
@@ -84,7 +84,7 @@ class DetectionsTest(tf.test.TestCase):
         b = [[0, 0, 10, 10], [5, 0, 15, 10], [0, 10, 10, 20], [2, 2, 4, 7]]
         self.assertAllClose(overlaps(a, b), [[1, 1 / 3, 0, 0.1], [0, 0, 0, 0]])
 
-    def test_everything_found_is_one_for_all_figures(self):
+    def test_finding_everything_gives_one_for_all_metrics(self):
         box = (10, 10, 40, 50)
         split = split_of([(box, 0, False), ((50, 50, 90, 90), 1, False)], [])
         rows = found((box, 0.9, 0), ((50, 50, 90, 90), 0.8, 1))
@@ -127,7 +127,7 @@ class DetectionsTest(tf.test.TestCase):
         self.assertEqual(coco_metrics(split, [found(), found()])["coco_map"], 0.0)
         self.assertEqual(voc_metrics(split, [found(), found()])["map"], 0.0)
 
-    def test_figures_are_those_of_the_development_kits_loop(self):
+    def test_metrics_equal_those_of_the_development_kits_algorithm(self):
         for seed in range(8):
             split, detections = random_scene(seed)
             metrics = voc_metrics(split, detections)
@@ -139,7 +139,7 @@ class DetectionsTest(tf.test.TestCase):
             )
 
     def test_coco_at_one_half_is_near_vocs_area(self):
-        # COCO reads the same envelope at 101 recalls and lets a second box take another object.
+        # COCO samples the envelope at 101 recalls and may match a second box to another object.
         for seed in range(4):
             split, detections = random_scene(seed, images=40)
             ours = voc_metrics(split, detections)["map"]
