@@ -11,6 +11,7 @@ has the task, and a function `run(request, protocol) -> (JSON-serialisable dict,
 import dataclasses
 import importlib
 import math
+import types
 from collections.abc import Callable
 
 from dc_tf import settings
@@ -153,7 +154,9 @@ def read(
     return protocols.read(module, name, given, config_files, wanted, **under)
 
 
-def read_protocol(task: str | None, config_files=(), params_override=(), **under):
+def read_protocol(
+    task: str | None, config_files=(), params_override=(), **under
+) -> tuple[types.ModuleType, object]:
     """The task's module and its protocol: the paper's, unless the settings name another.
 
     For callers that do not use `auto`; see `read` for arguments and errors.

@@ -40,6 +40,7 @@ IMAGENET_RATES = dict(
     zip(
         CONV_LAYERS,
         (0.005, 0.01, 0.03, 0.03, 0.03, 0.03, 0.02, 0.03, 0.03, 0.03, 0.02, 0.02, 0.02),
+        strict=True,
     )
 )
 FC_RATE = 0.02  # conv13's; the paper has no classifiers on fc6 and fc7
