@@ -1,4 +1,4 @@
-"""Names and layouts of the released checkpoints, on arrays made here; needs no PyTorch."""
+"""Names and layouts of the released checkpoints, on synthetic arrays; does not need PyTorch."""
 
 import numpy as np
 import tensorflow as tf
@@ -8,7 +8,7 @@ from dc_tf.export.torch_weights import from_torch
 from dc_tf.export.weights import assign_weights, named_weights
 from dc_tf.nn.vgg16 import CONV_LAYERS, LAYERS, VGG16
 
-# As REFERENCE section 6 lists them.
+# As docs/reference.md, section 6, lists them.
 CONVS = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
 CHANNELS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 # Maps of 2 x 2 enter fc6, so that its permutation matters.
@@ -129,7 +129,7 @@ class TorchWeightsTest(tf.test.TestCase):
             state = checkpoint() | {"features.0.weight": np.zeros(shape, np.float32)}
             self.refused(state, "'features.0.weight'", str(shape))
 
-    def test_a_network_for_another_resolution_is_told_by_fc6(self):
+    def test_a_network_for_another_resolution_is_detected_by_fc6(self):
         self.refused(
             checkpoint(), "'classifier.0.weight'", "(12, 128)", "(12, 1568)", resolution=224
         )

@@ -39,7 +39,7 @@ def embed_files(model, data, output, rows_per_file=1_000_000, **asked) -> dict:
 
     with stop_request.signals_handled():
         about = embed(
-            begun.subject,
+            begun.frozen,
             begun.dataset,
             output,
             begun.layers,
@@ -67,7 +67,7 @@ def embed_arrays(model, data, **asked) -> dict:
     begun = _Asked(model, data, None, **asked)
     from dc_tf.evaluation.frozen.embed import embed_in_memory
 
-    return embed_in_memory(begun.subject, begun.dataset, begun.layers, **begun.numbers)
+    return embed_in_memory(begun.frozen, begun.dataset, begun.layers, **begun.numbers)
 
 
 class _Asked:
@@ -75,7 +75,7 @@ class _Asked:
 
     Attributes:
         dataset: Dataset.
-        subject: models.Subject.
+        frozen: models.FrozenModel.
         layers: tuple of names.
         numbers: further arguments of `embed.embed`.
     """
@@ -110,17 +110,17 @@ class _Asked:
         from dc_tf.evaluation.models import random_init as untrained
 
         self.layers = layers and parse_layers(layers)
-        self.subject = _subject(model, output, compute_dtype, stage)
+        self.frozen = _frozen(model, output, compute_dtype, stage)
         if not self.layers and not _is_path(model):
             self.layers = (DEFAULT_LAYER,)
         if not self.layers:
-            self.layers, reason = choose_layers(self.subject, output, cells)
+            self.layers, reason = choose_layers(self.frozen, output, cells)
             print(reason, file=sys.stderr, flush=True)
         if random_init:
-            self.subject = untrained(self.subject, seed)
+            self.frozen = untrained(self.frozen, seed)
 
 
-def _subject(model, output, asked, stage):
+def _frozen(model, output, asked, stage):
     """The network, in the type of its products that is the faster, or that `output` has."""
     from dc_tf.evaluation.frozen.embed import compute_dtype
     from dc_tf.evaluation.models import of_trunk, open_model
