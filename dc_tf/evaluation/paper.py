@@ -11,7 +11,7 @@ their classic ground truth, its 55 queries and the number of images. Counts may 
 since files that cannot be read are often left out. `paper: imagenet` states that the data are
 ImageNet's; `paper: ""` shows no figures.
 
-Source of the figures: REFERENCE section 5; of the counts: the data sets' own publications.
+Source of the figures: docs/reference.md, section 5; of the counts: the data sets' own publications.
 """
 
 import dataclasses

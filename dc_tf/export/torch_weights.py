@@ -7,7 +7,7 @@
 PyTorch keeps convolutions as (out, in, h, w) and linear layers as (out, in), and flattens maps as
 (c, h, w); here they are (h, w, in, out), (in, out) and (h, w, c).
 
-Reference: REFERENCE section 6.
+Reference: docs/reference.md, section 6.
 """
 
 import dataclasses

@@ -8,7 +8,7 @@ from dc_tf.export.torch_weights import from_torch
 from dc_tf.export.weights import assign_weights, named_weights
 from dc_tf.nn.vgg16 import CONV_LAYERS, LAYERS, VGG16
 
-# As REFERENCE section 6 lists them.
+# As docs/reference.md, section 6, lists them.
 CONVS = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
 CHANNELS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 # Maps of 2 x 2 enter fc6, so that its permutation matters.

@@ -8,7 +8,7 @@ begin anew. An untrained network goes through the same beside it.
 Workers share every batch, the test images, and the folder of `workdir`, from which a call that was
 stopped goes on. How one network is trained is in `tuning`.
 
-Reference: Caron et al. 2019, Table 2; REFERENCE section 5.
+Reference: Caron et al. 2019, Table 2; docs/reference.md, section 5.
 """
 
 import dataclasses
@@ -49,6 +49,7 @@ class Protocol:
         batch_size: images of a step over all workers.
         learning_rate: of the first epoch.
         drops: epochs after which it is multiplied by `drop_factor`.
+        momentum: of SGD.
         weight_decay: added to the gradient of every trainable weight, times the weight.
         dropout: share of fc6 and of fc7 that is left out in training.
         init_deviation, init_bias: of the new fc6, fc7 and classifier: N(0, deviation).

@@ -11,7 +11,7 @@ which one may have many classes: logistic regressions, mean average precision.
 With `augment` every epoch sees new crops, through the network. Without, features are computed
 once, from centre crops, and kept. Test images are centre crops.
 
-Reference: Caron et al. 2019, Figure 2 and Table 4; REFERENCE section 5.
+Reference: Caron et al. 2019, Figure 2 and Table 4; docs/reference.md, section 5.
 """
 
 import dataclasses
@@ -62,16 +62,20 @@ class Protocol:
     """Settings; the defaults are the paper's.
 
     Attributes:
+        epochs: passes over the training images.
+        batch_size: images of a step.
         learning_rate: initial one for all layers; None means that of `rates`.
         rates: initial learning rates by layer; FC_RATE for others.
         paper: the paper's data set whose figures are shown as well: "auto" recognises it, see
             `paper`; "imagenet", "places205" or "voc07"; "" for none.
         train_split, test_split: lists of a VOC development kit; "" for data sets of one label.
+        momentum, weight_decay: of SGD.
         augment: new random crop and flip each epoch; otherwise features are cached.
         standardize: bring each dimension to mean 0, and the whole to length about 1, by the
             statistics of an epoch of training images. Not the paper's; one learning rate of 2
             (up to 7 is stable) then suits all layers, and few epochs suffice.
         max_features: bound on a classifier's input dimensions.
+        seed: of the order of the images and of augmentation.
         scratch: folder for features that do not fit memory; None for the system's own.
     """
 

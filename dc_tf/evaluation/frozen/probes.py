@@ -19,7 +19,8 @@ from dc_tf.evaluation.losses import multi_label_loss
 class Probes(tf.Module):
     """Softmax or logistic regression per layer by SGD with momentum and coupled weight decay.
 
-    The learning rate of step t is rate / sqrt(1 + rate * weight_decay * t) (REFERENCE section 5).
+    The learning rate of step t is rate / sqrt(1 + rate * weight_decay * t) (docs/reference.md,
+    section 5).
     """
 
     def __init__(self, dims, classes, rates, momentum=0.9, weight_decay=1e-5, seed=0):

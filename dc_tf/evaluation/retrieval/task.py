@@ -9,7 +9,7 @@ classic: `*_query.txt`, `*_good.txt`, `*_ok.txt`, `*_junk.txt` of Oxford5k or Pa
 revisited: one `gnd_*.pkl` or `gnd_*.json` of ROxford5k or RParis6k.
 groups: neither; a sub-folder for each object, each of whose images is to find the others.
 
-Reference: Caron et al. 2019, Table 6; Tolias et al. 2016; REFERENCE section 5.
+Reference: Caron et al. 2019, Table 6; Tolias et al. 2016; docs/reference.md, section 5.
 """
 
 import dataclasses

@@ -11,7 +11,7 @@ training nor in the measure. The score of an image is the sum over random crops.
 `test_split` say. With several rates or weight decays, those are taken that do best on another pair
 of lists, by default trained on train and measured on val.
 
-Reference: Caron et al. 2019, Table 1; REFERENCE section 5.
+Reference: Caron et al. 2019, Table 1; docs/reference.md, section 5.
 """
 
 import dataclasses
@@ -62,7 +62,10 @@ class Protocol:
         train_split, test_split: lists of ImageSets/Main.
         learning_rates, weight_decays: tried in all pairs if there is more than one.
         tuning_train_split, tuning_test_split: the lists on which they are tried.
+        iterations: steps of `batch_size` images.
+        batch_size: images of a step.
         drop_every: iterations after which the rate is multiplied by drop_factor, again and again.
+        momentum: of SGD.
         clip_norm: largest norm of the gradient.
         deviation: of the fresh weights; 0.01 suits 4096 units, narrow networks need more.
         resolution: side of the crops in pixels; 0 for that which the network was trained at.

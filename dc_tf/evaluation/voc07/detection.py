@@ -9,7 +9,7 @@ The paper's detector is Fast R-CNN, which takes its proposals from another progr
 its own on the same features. `docs/fidelity.md` lists what differs. In `workdir` training goes on
 where it stopped.
 
-Reference: Caron et al. 2019, Table 1; Ren et al. 2015; REFERENCE section 5.
+Reference: Caron et al. 2019, Table 1; Ren et al. 2015; docs/reference.md, section 5.
 """
 
 import dataclasses
@@ -73,10 +73,14 @@ class Protocol:
         tune: "fc68" or "all".
         train_split, test_split: lists of ImageSets/Main.
         iterations: steps of `batch_size` images of all workers together.
+        batch_size: images of a step over all workers.
+        learning_rate: after `warmup`.
         drops: steps at which the rate is multiplied by drop_factor.
         warmup: steps in which the rate grows from a tenth.
+        momentum, weight_decay: of SGD; decay is of kernels only.
         train_scales: least and most pixels of the short side of a 4:3 image, drawn anew each time.
         test_scales: each test image is looked at in all of them; detections are merged.
+        test_batch_size: test images at a time.
         anchor_size: of the smallest anchor, in steps of 16 pixels; there are 1, 2 and 4 times it.
         head_units: of the two fully connected layers.
         proposals: regions that the first stage hands on.
@@ -85,6 +89,7 @@ class Protocol:
         min_score: detections below it are dropped.
         nms_overlap: of two detections of a class that overlap more, the better one stays.
         max_detections: of an image.
+        seed: of everything that is drawn.
         workdir: folder for records and checkpoints that is kept; "" for one that is removed.
         scratch: folder for that one; None for the system's own.
         paper: the paper's data set whose figures are shown as well: "auto" recognises it, see

@@ -20,7 +20,7 @@ from dc_tf.nn.vgg16 import dropout_mask
 from dc_tf.seeds import derive
 
 TUNES = ("fc68", "all")
-_BIAS = 0.1  # of fresh layers (REFERENCE section 5)
+_BIAS = 0.1  # of fresh layers (docs/reference.md, section 5)
 
 
 class MultiLabelNetwork(tf.Module):
