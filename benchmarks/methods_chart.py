@@ -1,6 +1,7 @@
 """A chart of what `methods.py` has measured: accuracy by layer, mean over the seeds, as SVG.
 
-    python benchmarks/methods_chart.py --input=benchmarks/results/methods --output=docs/images/cifar10.svg
+    python benchmarks/methods_chart.py --input=benchmarks/results/methods \\
+        --output=docs/images/cifar10.svg
 
 Plain text, so that it is the same wherever it is drawn; needs nothing but Python.
 """
@@ -23,7 +24,7 @@ PANEL = (WIDTH - 2 * LEFT - GAP + 24) / 2
 DEPTH = 230
 STYLE = """
     .panel { fill: #ffffff; stroke: #d0d7de; }
-    text { font: 14px system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; fill: #1f2328; }
+    text { font: 14px system-ui, "Segoe UI", Roboto, Arial, sans-serif; fill: #1f2328; }
     .title { font-weight: 600; font-size: 16px; }
     .grid { stroke: #d8dee4; }
     .line { fill: none; stroke-width: 2.4; }
@@ -55,7 +56,7 @@ def chart(seeds) -> str:
     """The SVG of the figures of some seeds, {measure: {layer: {method: percent}}} each."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
-        f"  <title>Top-1 accuracy by layer on CIFAR-10, mean of {len(seeds)} seeds</title>",
+        f"  <title>Top-1 accuracy by layer, mean of {len(seeds)} seeds</title>",
         f"  <style>{STYLE}  </style>",
         f'  <rect class="panel" x="1" y="1" width="{WIDTH - 2}" height="{HEIGHT - 2}" rx="10"/>',
         *legend(),
@@ -92,9 +93,7 @@ def panel(seeds, measure, left):
     for index, layer in enumerate(layers):
         at = f"{x(index):.1f},{TOP + DEPTH + 16}"
         place = at.replace(",", '" y="')
-        yield (
-            f'  <text x="{place}" text-anchor="end" transform="rotate(-55 {at})">{layer}</text>'
-        )
+        yield (f'  <text x="{place}" text-anchor="end" transform="rotate(-55 {at})">{layer}</text>')
     for method in METHODS:
         means = [statistics.mean(s[measure][layer][method] for s in seeds) for layer in layers]
         points = " ".join(f"{x(i):.1f},{y(mean):.1f}" for i, mean in enumerate(means))

@@ -1,4 +1,4 @@
-"""The parts of the handbook that come from the code, and pages that lie elsewhere in the repository.
+"""Parts of the handbook that come from the code, and pages that lie elsewhere.
 
     python docs/generate.py commands        # prints a part, as Markdown
 
@@ -122,7 +122,8 @@ def settings() -> str:
         (experiment.Clustering, "stages[i].clustering."),
         (experiment.Watchdog, "watchdog."),
     ):
-        about = described(inspect.getdoc(kind))
+        names = [field.name for field in dataclasses.fields(kind)]
+        about = _with_neighbours(names, described(inspect.getdoc(kind)))
         parts += [f"## {kind.__name__}", docstring_markdown(_before_sections(kind.__doc__))]
         rows = []
         for field in dataclasses.fields(kind):
@@ -174,7 +175,7 @@ def protocol(module: str) -> tuple[dict, dict]:
         for line in node.body
         if isinstance(line, ast.AnnAssign)
     }
-    return fields, described(ast.get_docstring(node))
+    return fields, _with_neighbours(fields, described(ast.get_docstring(node)))
 
 
 def configurations() -> str:
@@ -340,6 +341,16 @@ def described(text: str) -> dict[str, str]:
     return found
 
 
+def _with_neighbours(names, about):
+    """Descriptions; a name without one is referred to another's text that mentions it."""
+    found = dict(about)
+    for name in names:
+        where = (n for n, text in about.items() if re.search(rf"\b{name}\b", text))
+        if name not in about and (other := next(where, None)):
+            found[name] = f"see `{other}`."
+    return found
+
+
 def _before_sections(text):
     return re.split(r"\n\s*(?:Attributes|Args|Returns|Raises):\n", inspect.cleandoc(text))[0]
 
@@ -457,6 +468,8 @@ def _default_code(node, module):
     if isinstance(node, ast.Call):  # dataclasses.field(default_factory=lambda: ...)
         factory = node.keywords[0].value
         node = factory.body if isinstance(factory, ast.Lambda) else factory
+        if isinstance(node, ast.Call):  # dict(NAME)
+            node = node.args[0]
     if isinstance(node, ast.Name | ast.Attribute):
         value = _constant(ast.unparse(node), module)
         return ast.unparse(node) if value is None else _yaml(value)
