@@ -284,11 +284,11 @@ def steps_of(path, k, precision):
     """Seconds of iterations, and of searching alone in the same process, in turns."""
     from dc_tf.clustering.kmeans import kmeans
     from dc_tf.clustering.search.nearest import NearestCentroid
-    from dc_tf.clustering.search.parallel_chunks import in_lanes, lane_count
+    from dc_tf.clustering.search.parallel_chunks import in_parallel, thread_count
     from dc_tf.clustering.search.tiles import transit_bytes
 
     x = np.load(path, mmap_mode="c")
-    nearest = NearestCentroid(k, x.shape[1], precision, transit_bytes() // lane_count())
+    nearest = NearestCentroid(k, x.shape[1], precision, transit_bytes() // thread_count())
     nearest.load(initial(x, k))
     step = nearest.chunk_rows
     chunks = [nearest.prepared(x[i : i + step]) for i in range(0, len(x), step)]
@@ -301,7 +301,7 @@ def steps_of(path, k, precision):
         moved.append(1.0 if labels is None else float(np.mean(labels != state.labels)))
         labels = state.labels
         begin = time.perf_counter()
-        for _ in in_lanes(nearest, chunks):
+        for _ in in_parallel(nearest, chunks):
             pass
         searches.append(time.perf_counter() - begin)
         begin = time.perf_counter()

@@ -154,16 +154,16 @@ def resident_after_a_clustering():
 def measured_products(precision):
     """Seconds of one score by `NearestCentroid`, arg-max included, for some lengths of rows."""
     from dc_tf.clustering.search.nearest import NearestCentroid
-    from dc_tf.clustering.search.parallel_chunks import in_lanes, lane_count
+    from dc_tf.clustering.search.parallel_chunks import in_parallel, thread_count
     from dc_tf.clustering.search.tiles import transit_bytes
 
     k, found = 2048, []
     for dim in (64, 256, 1024, 2048):
-        nearest = NearestCentroid(k, dim, precision, transit_bytes() // lane_count())
+        nearest = NearestCentroid(k, dim, precision, transit_bytes() // thread_count())
         nearest.load(normal(k, dim))
         x = nearest.prepared(normal(nearest.chunk_rows, dim))
         chunks = [x] * max(4, 8192 // nearest.chunk_rows)
-        took = seconds(lambda n=nearest, c=chunks: list(in_lanes(n, c)))
+        took = seconds(lambda n=nearest, c=chunks: list(in_parallel(n, c)))
         longer = int(x.shape[1]) - dim
         found.append({"dim": dim, "longer": longer, "score_s": took / (len(chunks) * len(x) * k)})
     return found
@@ -181,11 +181,11 @@ def fitted(products):
 def component_seconds(store, product):
     """Of reading, casting and looking at one component when there are four centroids."""
     from dc_tf.clustering.search.nearest import NearestCentroid
-    from dc_tf.clustering.search.parallel_chunks import in_lanes, lane_count
+    from dc_tf.clustering.search.parallel_chunks import in_parallel, thread_count
     from dc_tf.clustering.search.tiles import transit_bytes
 
     k, rows = 4, 60_000
-    nearest = NearestCentroid(k, store.dim, memory_bytes=transit_bytes() // lane_count())
+    nearest = NearestCentroid(k, store.dim, memory_bytes=transit_bytes() // thread_count())
     nearest.load(normal(k, store.dim))
     starts = range(0, rows, nearest.chunk_rows)
 
@@ -193,7 +193,7 @@ def component_seconds(store, product):
         x = store.read(start, min(start + nearest.chunk_rows, rows))
         return nearest(nearest.prepared(x))[0]
 
-    took = seconds(lambda: list(in_lanes(look, starts)))
+    took = seconds(lambda: list(in_parallel(look, starts)))
     return max(
         0.0, took / (rows * store.dim) - k * (2 / product.flops + product.score_s / store.dim)
     )
@@ -201,14 +201,14 @@ def component_seconds(store, product):
 
 def scattered_seconds(store):
     """Of a component, by which every fourth row takes longer to read than rows in order."""
-    from dc_tf.clustering.search.parallel_chunks import in_lanes
+    from dc_tf.clustering.search.parallel_chunks import in_parallel
     from dc_tf.clustering.store.points import Subset
 
     rows = store.rows // 4
     starts = range(0, rows, 4096)
 
     def read(points):
-        list(in_lanes(lambda start: len(points.read(start, min(start + 4096, rows))), starts))
+        list(in_parallel(lambda start: len(points.read(start, min(start + 4096, rows))), starts))
 
     subset = Subset(store, np.arange(0, 4 * rows, 4))
     scattered_s, in_order_s = (seconds(lambda p=p: read(p)) for p in (subset, store))
@@ -216,10 +216,10 @@ def scattered_seconds(store):
 
 
 def survey_seconds(store):
-    from dc_tf.clustering.row_stats import Survey
+    from dc_tf.clustering.row_stats import RowStats
     from dc_tf.distributed.collectives import Solo
 
-    return seconds(lambda: Survey.make(store, Solo(), 0)) / (store.rows * store.dim)
+    return seconds(lambda: RowStats.make(store, Solo(), 0)) / (store.rows * store.dim)
 
 
 def moved_seconds():
@@ -284,7 +284,7 @@ def whitening_rates(store):
 
 def cold_rate(store):
     """Bytes of features a second that the system had not in memory."""
-    from dc_tf.clustering.search.parallel_chunks import in_lanes
+    from dc_tf.clustering.search.parallel_chunks import in_parallel
     from dc_tf.clustering.store.feature_store import FeatureStore
 
     path, rows, dim = store.path, store.rows, store.dim
@@ -294,7 +294,7 @@ def cold_rate(store):
         forget(path)
         store = FeatureStore.open(path)
         begin = time.perf_counter()
-        for _ in in_lanes(
+        for _ in in_parallel(
             lambda i, s=store: len(s.read(i, min(i + 4096, rows))), range(0, rows, 4096)
         ):
             pass

@@ -1,7 +1,7 @@
-"""The configuration of an experiment: what is trained, on what, in which stages.
+"""The configuration of an experiment: data, model and stages.
 
-Defaults are the paper's and live here; a YAML file says only what differs, and
-`--params_override` what differs from the file.
+The defaults are the paper's. A YAML file overrides them, and `--params_override` overrides the
+file.
 
     experiment = load(["configs/quickstart.yaml"], "data.path=/data/mine,stages[0].epochs=2")
 """

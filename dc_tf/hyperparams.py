@@ -1,8 +1,8 @@
-"""`official.modeling.hyperparams`, without importing TensorFlow, which it needs for its files only.
+"""`official.modeling.hyperparams` without importing TensorFlow, which it uses for files only.
 
     from dc_tf.hyperparams import Config
 
-So a wrong setting is refused in the second that it takes to read it.
+Commands can then refuse wrong settings before TensorFlow's seconds of import.
 """
 
 import importlib
@@ -11,7 +11,7 @@ import types
 
 
 class _Later(types.ModuleType):
-    """Stands for a module among the names of those that use it inside functions only."""
+    """A placeholder for a module that its users access inside functions only."""
 
     def __getattr__(self, name):
         return getattr(importlib.import_module(self.__name__), name)

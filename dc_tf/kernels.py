@@ -1,11 +1,11 @@
-"""Which kernels TensorFlow computes with on CPUs, decided before it is imported.
+"""Selects TensorFlow's CPU kernels, oneDNN or Eigen, before TensorFlow is imported.
 
     choice = choose()      # dc_tf's first import has done it
     enabled()              # whether oneDNN is on in this process; imports TensorFlow
 
-TensorFlow leaves oneDNN off on processors without the VNNI instructions, where it makes float32
-about twice as fast all the same (`benchmarks/results/step.md`). TensorFlow reads
-TF_ENABLE_ONEDNN_OPTS once, so this module runs before it, and imports only the standard library.
+TensorFlow disables oneDNN on processors without VNNI instructions, although it makes float32 about
+twice as fast there (`benchmarks/results/step.md`). TensorFlow reads TF_ENABLE_ONEDNN_OPTS once, so
+this module runs before it and imports only the standard library.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""How much memory this worker's machine has left, and sizes for people.
+"""Free memory of this worker's machine, and readable sizes.
 
 free_memory(), gpu_memory("free"), size(12.3e9)
 """

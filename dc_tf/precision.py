@@ -1,12 +1,12 @@
-"""Which floating-point type to compute in, by what this device does with bfloat16.
+"""Chooses the floating-point type by measuring bfloat16 on this device.
 
     choice = choose("auto", "convolution", comm=cluster.world)
     choice.dtype, str(choice)     # "float32", "float32 (auto: bfloat16 is 0.12 times as fast)"
     excess_error(tf.matmul, 256)  # at most 1 where products are summed in float32, rounded once
 
-bfloat16 is five times as fast as float32 on some devices and eight times slower on others, and not
-every kernel sums its products in float32 and rounds them once: without bfloat16 units, TensorFlow's
-kernel for CPUs truncates. Both are measured, once a process, not looked up by the device's name.
+bfloat16 is five times as fast as float32 on some devices and eight times slower on others. Not
+every kernel accumulates in float32 and rounds once: without bfloat16 units, TensorFlow's CPU kernel
+truncates. Speed and rounding are measured once per process, not looked up by device name.
 """
 
 import dataclasses

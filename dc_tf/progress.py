@@ -1,10 +1,10 @@
-"""How far long work has come: a bar on a terminal, a plain line now and then elsewhere.
+"""Progress of long work: a bar on a terminal, occasional plain lines elsewhere.
 
     with Progress(total=4000, what="extract", unit="images") as progress:
         for batch in batches:
             progress.update(len(batch), loss=0.12)
 
-Everything goes to stderr; stdout is kept for results.
+Progress goes to stderr; stdout is reserved for results.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Seeds that depend on what they are for and on nothing else, e.g. not on the number of workers.
+"""Seeds derived from their purpose alone, independent of the number of workers.
 
 np.random.default_rng(derive("head", seed, stage, super_class))
 """

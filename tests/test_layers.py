@@ -1,4 +1,5 @@
 import ast
+import functools
 import pathlib
 
 import tensorflow as tf
@@ -62,6 +63,18 @@ class LayersTest(tf.test.TestCase):
             if part in ONLY:
                 self.assertContainsSubset(imports(module), ONLY[part], module)
 
+    def test_planning_and_doctor_do_without_the_trainer(self):
+        for module, part in modules():
+            if part in ("planning", "doctor"):
+                found = reached(dotted(module))
+                trainer = {f"dc_tf.training.{name}" for name in ("trainer", "step", "loop")}
+                self.assertEmpty(found & trainer, module)
+
+    def test_no_module_imports_itself_in_a_circle(self):
+        for module, _ in modules():
+            for imported in direct(dotted(module)):
+                self.assertNotIn(dotted(module), reached(imported), f"{module}, {imported}")
+
     def test_only_distributed_knows_tf_config(self):
         for module, part in modules():
             if part != "distributed":
@@ -112,6 +125,32 @@ def modules():
     for path in sorted(PACKAGE.rglob("*.py")):
         if path != PACKAGE / "__init__.py":
             yield path, path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def dotted(path):
+    """ "dc_tf.nn.heads" of its path."""
+    return ".".join(["dc_tf", *path.relative_to(PACKAGE).with_suffix("").parts])
+
+
+@functools.cache
+def direct(module):
+    """Modules of dc_tf, without packages, that a module imports anywhere in it."""
+    path = PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    names = {name for name in imported_names(path) if name.startswith("dc_tf.")}
+    # "dc_tf.nn.heads.LinearHead" names a thing in a module, "dc_tf.nn.heads" the module.
+    both = {*names, *(name.rpartition(".")[0] for name in names)}
+    known = {dotted(path) for path, _ in modules()}
+    return both & known
+
+
+@functools.cache
+def reached(module):
+    """Modules that a module imports, directly or through others."""
+    found, new = set(), {module}
+    while new:
+        new = set().union(*map(direct, new)) - found
+        found |= new
+    return frozenset(found)
 
 
 def imported_names(path):

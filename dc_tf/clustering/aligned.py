@@ -1,4 +1,4 @@
-"""Arrays that lie as TensorFlow's own tensors do.
+"""NumPy arrays aligned as TensorFlow aligns its tensors.
 
 rows = aligned_empty((1024, 64), np.float16)    # `tensors.as_tensor` need not copy it
 """

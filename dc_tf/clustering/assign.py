@@ -1,10 +1,10 @@
 """One pass of k-means over a worker's rows: labels, and the sums that follow from them.
 
-Chunks are worked on in lanes (`lanes.py`). Labels of the last pass are kept, and only rows that
-change their cluster are taken out of one sum and put into another: after the first iterations few
-do, so a pass costs little more than its matrix product.
+Several threads process chunks of rows (`search/parallel_chunks.py`). The assigner keeps the labels
+of the last pass and moves only rows that change their cluster from one sum to another. After the
+first iterations few do, so a pass costs little more than its matrix product.
 
-    assigner.begin(survey)
+    assigner.begin(stats)
     for rows in assigner.assign(centroids, used, level): ...
     assigner.labels, assigner.counts, assigner.sums, assigner.squares
 """
@@ -14,7 +14,7 @@ import threading
 import numpy as np
 
 from dc_tf.clustering.search.backends import make_backend
-from dc_tf.clustering.search.parallel_chunks import in_lanes, lane_count
+from dc_tf.clustering.search.parallel_chunks import in_parallel, thread_count
 from dc_tf.clustering.search.sums import ClusterSums, quantum_of
 from dc_tf.clustering.search.tensors import has_gpu
 from dc_tf.clustering.search.tiles import transit_bytes
@@ -46,18 +46,18 @@ class Assigner:
     def __init__(self, points, k, precision, backend, memory_bytes, cache_bytes):
         self._points = points
         self._k = k
-        lane_bytes = (memory_bytes or transit_bytes(has_gpu())) // lane_count()
-        self._nearest = make_backend(backend, k, points.dim, precision, lane_bytes)
+        chunk_bytes = (memory_bytes or transit_bytes(has_gpu())) // thread_count()
+        self._nearest = make_backend(backend, k, points.dim, precision, chunk_bytes)
         fits = points.rows * self._nearest.row_bytes <= cache_bytes
         self._cache = {} if fits else None
         self._proposals = _Proposals(4 * points.dim)
         self.backend = self._nearest.name
         self.precision = self._nearest.precision
 
-    def begin(self, survey):
+    def begin(self, stats):
         """Starts with no row in any cluster."""
-        self._survey = survey
-        quantum = quantum_of(survey.max_abs, survey.layout.total)
+        self._stats = stats
+        quantum = quantum_of(stats.max_abs, stats.partition.total)
         self.sums = ClusterSums(self._k, self._points.dim, quantum)
         self.labels = np.full(self._points.rows, -1, np.int32)
         self.counts = np.zeros(self._k, np.int64)
@@ -70,7 +70,7 @@ class Assigner:
             rows = self._points.read(part.start, part.stop)
             self.sums.move(rows, self.labels[part], labels[part])
 
-        for _ in in_lanes(add, self._chunks()):
+        for _ in in_parallel(add, self._chunks()):
             pass
         self.labels = np.array(labels, np.int32)
         self._count()
@@ -82,14 +82,14 @@ class Assigner:
             centroids, used: (k, dim) float32 and (k,) bool.
             level: about the squared distance of a row from its centroid.
         """
-        self._nearest.load(centroids, used, self._survey.shift, level)
+        self._nearest.load(centroids, used, self._stats.shift, level)
         self.labels = self.labels.copy()
 
         def assign(part):
             self._propose(part)
             return part.stop - part.start
 
-        yield from in_lanes(assign, self._chunks())
+        yield from in_parallel(assign, self._chunks())
         self._settle(self._proposals.take_all())
         self._count()
 
@@ -99,7 +99,7 @@ class Assigner:
         x = self._cache.get(part.start) if self._cache is not None else None
         if x is None:
             rows = self._points.read(part.start, part.stop)
-            x = self._nearest.prepared(rows, self._survey.norms[part])
+            x = self._nearest.prepared(rows, self._stats.norms[part])
             if self._cache is not None:
                 self._cache[part.start] = x
         found, _ = self._nearest(x)
@@ -133,7 +133,7 @@ class Assigner:
 
     def _count(self):
         self.counts = np.bincount(self.labels, minlength=self._k)
-        squares = np.bincount(self.labels, self._survey.norms, self._k)
+        squares = np.bincount(self.labels, self._stats.norms, self._k)
         self.squares = squares.astype(np.float64, copy=False)  # of no rows, NumPy counts integers
 
 

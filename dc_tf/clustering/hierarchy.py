@@ -6,7 +6,7 @@ separate problems on the gathered rows.
 
     cluster, sub, counts, report = hierarchical_kmeans(store, 4, 1000, comm=world)
 
-With `snapshots`, a killed call that is made again goes on between two iterations.
+With `snapshots`, a repeated call resumes an interrupted one between two iterations.
 
 Reference: Caron et al. 2019, section 3.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from dc_tf.clustering.initial import mean_centroids
 from dc_tf.clustering.kmeans import kmeans
 from dc_tf.clustering.resume import Snapshot, pack_state, unpack_state
-from dc_tf.clustering.row_partition import Layout, rows_at
+from dc_tf.clustering.row_partition import RowPartition, rows_at
 from dc_tf.clustering.store.points import Subset, as_points
 from dc_tf.distributed import blocks
 from dc_tf.errors import ConfigError
@@ -263,12 +263,12 @@ class _Solver:
 
 def _random_rows(points, k, comm, seed):
     """(k, dim) float32 rows of any worker; they repeat where there are fewer than k."""
-    layout = Layout.agree(points, comm)
-    if not layout.total:
+    partition = RowPartition.agree(points, comm)
+    if not partition.total:
         return np.zeros((k, points.dim), np.float32)
-    count = min(k, layout.total)
-    drawn = np.random.default_rng(seed).choice(layout.total, count, replace=False)
-    return np.resize(rows_at(drawn, points, comm, layout), (k, points.dim))
+    count = min(k, partition.total)
+    drawn = np.random.default_rng(seed).choice(partition.total, count, replace=False)
+    return np.resize(rows_at(drawn, points, comm, partition), (k, points.dim))
 
 
 def _summary(result):

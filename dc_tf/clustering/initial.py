@@ -1,16 +1,16 @@
-"""Where k-means starts, alike on any number of workers.
+"""Initial centroids of k-means, the same on any number of workers.
 
-    centroids = initial_centroids("k-means++", points, k, comm, survey, seed)
+    centroids = initial_centroids("k-means++", points, k, comm, stats, seed)
 
-"random" draws distinct rows, as in the paper. "k-means++" draws one row after the other with
-probability proportional to its squared distance D^2 from those already drawn (Arthur and
-Vassilvitskii 2007): k passes over the rows, for small k. "k-means||" draws k / 2 rows in each of
-five passes and then k of these in the same manner, each weighted with the rows that it stands
-for (Bahmani et al. 2012): for large k.
+"random" draws distinct rows, as in the paper. "k-means++" draws rows one by one with probability
+proportional to the squared distance D^2 from the rows already drawn (Arthur and Vassilvitskii
+2007): k passes over the rows, for small k. "k-means||" draws k / 2 rows in each of five passes,
+then k of these by k-means++, each weighted by the number of rows nearest to it (Bahmani et al.
+2012): for large k.
 
-Draws are races: every row draws an exponential time from a hash of its position and divides it by
-its weight, and the earliest win. So which rows are drawn depends on no order of summation, and
-every worker needs to tell only its own earliest.
+Sampling uses exponential races: each row draws an exponential time from a hash of its position and
+divides it by its weight; the smallest times win. The drawn rows therefore do not depend on an
+order of summation, and a worker sends only its own smallest times.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ import hashlib
 import numpy as np
 
 from dc_tf.clustering.row_partition import rows_at
-from dc_tf.clustering.row_stats import Survey
+from dc_tf.clustering.row_stats import RowStats
 from dc_tf.clustering.search.backends import make_backend
-from dc_tf.clustering.search.parallel_chunks import in_lanes
+from dc_tf.clustering.search.parallel_chunks import in_parallel
 from dc_tf.clustering.store.points import as_points, chunks
 from dc_tf.distributed import blocks
-from dc_tf.distributed.collectives import Solo
+from dc_tf.distributed.collectives import Solo, all_gather
 from dc_tf.errors import ConfigError
 
 METHODS = ("random", "k-means++", "k-means||")
@@ -36,7 +36,7 @@ _EQUAL = 1e-6
 _CHUNK_BYTES = 16 << 20
 
 
-def initial_centroids(method, points, k, comm, survey, seed, on_drawn=None) -> np.ndarray:
+def initial_centroids(method, points, k, comm, stats, seed, on_drawn=None) -> np.ndarray:
     """(n, dim) float32 rows to start from, n = min(k, rows of all workers) or fewer.
 
     They are fewer when fewer rows are distinct and the method looks at distances.
@@ -46,7 +46,7 @@ def initial_centroids(method, points, k, comm, survey, seed, on_drawn=None) -> n
         points: this worker's rows.
         k: number of clusters.
         comm: `Communicator` of the workers.
-        survey: `Survey` of the rows.
+        stats: `RowStats` of the rows.
         seed: of the draws.
         on_drawn: called with the number of rows drawn so far, where they are drawn one after the
             other.
@@ -56,11 +56,11 @@ def initial_centroids(method, points, k, comm, survey, seed, on_drawn=None) -> n
     """
     if method not in METHODS:
         raise ConfigError(f"init is {method!r}; use {', '.join(METHODS)}, or a (k, dim) array.")
-    count = min(k, survey.layout.total)
+    count = min(k, stats.partition.total)
     if method == "random":
-        drawn = np.random.default_rng(seed).choice(survey.layout.total, count, replace=False)
-        return rows_at(drawn, points, comm, survey.layout)
-    draws = _Draws(points, comm, survey, seed, on_drawn=on_drawn)
+        drawn = np.random.default_rng(seed).choice(stats.partition.total, count, replace=False)
+        return rows_at(drawn, points, comm, stats.partition)
+    draws = _Draws(points, comm, stats, seed, on_drawn=on_drawn)
     if method == "k-means++":
         draws.add_until(count, at_once=1)
         return draws.drawn
@@ -75,8 +75,8 @@ def _reduced(candidates, weights, count, seed):
     if len(candidates) <= count:
         return candidates
     points = as_points(candidates)
-    survey = Survey.make(points, Solo(), seed)
-    draws = _Draws(points, Solo(), survey, seed, weights)
+    stats = RowStats.make(points, Solo(), seed)
+    draws = _Draws(points, Solo(), stats, seed, weights)
     draws.add_until(count, at_once=-(-count // _STEPS))
     return draws.drawn
 
@@ -85,20 +85,20 @@ class _Draws:
     """Rows drawn so far, with every row's squared distance from the nearest of them.
 
     Args:
-        points, comm, survey, seed, on_drawn: as in `initial_centroids`.
+        points, comm, stats, seed, on_drawn: as in `initial_centroids`.
         weights: (rows,) of this worker's rows; None is 1.
 
     Attributes:
         drawn: (n, dim) float32, the same on every worker.
     """
 
-    def __init__(self, points, comm, survey, seed, weights=None, on_drawn=None):
+    def __init__(self, points, comm, stats, seed, weights=None, on_drawn=None):
         self._on_drawn = on_drawn
         self._points = points
         self._comm = comm
-        self._survey = survey
+        self._stats = stats
         self._weights = np.ones(points.rows) if weights is None else weights.astype(np.float64)
-        self._random = _Exponential(seed, survey.layout.first, points.rows)
+        self._random = _Exponential(seed, stats.partition.first, points.rows)
         self._distance = np.ones(points.rows)  # the first draw is by weight alone
         self._nearest = np.zeros(points.rows, np.int64)
         self.drawn = np.empty((0, points.dim), np.float32)
@@ -112,7 +112,7 @@ class _Draws:
         """Draws up to `count` rows more; returns how many there were to draw."""
         positions = self._earliest(count)
         if positions.size:
-            new = rows_at(positions, self._points, self._comm, self._survey.layout)
+            new = rows_at(positions, self._points, self._comm, self._stats.partition)
             self._approach(new, positions)
             self.drawn = np.concatenate([self.drawn, new])
             if self._on_drawn:
@@ -129,11 +129,11 @@ class _Draws:
         with np.errstate(divide="ignore"):
             times = self._random.draw() / weight
         mine = np.argpartition(times, count - 1)[:count] if count < len(times) else slice(None)
-        told = np.full((2, count), np.inf)
+        own = np.full((2, count), np.inf)
         found = times[mine]
-        told[0, : len(found)] = found
-        told[1, : len(found)] = self._survey.layout.first + np.arange(len(times))[mine]
-        times, positions = _gathered(told, self._comm)
+        own[0, : len(found)] = found
+        own[1, : len(found)] = self._stats.partition.first + np.arange(len(times))[mine]
+        times, positions = _gathered(own, self._comm)
         order = np.lexsort((positions, times))[:count]
         return positions[order][np.isfinite(times[order])].astype(np.int64)
 
@@ -142,22 +142,22 @@ class _Draws:
         if not len(self.drawn):
             self._distance[:] = np.inf
         nearest = make_backend("tensorflow", len(new), self._points.dim, "float32")
-        nearest.load(new, shift=self._survey.shift)
+        nearest.load(new, shift=self._stats.shift)
 
         def approach(start):
             part = slice(start, min(start + nearest.chunk_rows, self._points.rows))
             x = nearest.prepared(self._points.read(part.start, part.stop))
             label, score = nearest(x)
-            norms = self._survey.norms[part]
+            norms = self._stats.norms[part]
             distance = norms - 2.0 * score
             distance[distance < _EQUAL * norms] = 0.0
             nearer = distance < self._distance[part]
             self._distance[part][nearer] = distance[nearer]
             self._nearest[part][nearer] = len(self.drawn) + label[nearer]
 
-        for _ in in_lanes(approach, range(0, self._points.rows, nearest.chunk_rows)):
+        for _ in in_parallel(approach, range(0, self._points.rows, nearest.chunk_rows)):
             pass
-        local = positions - self._survey.layout.first
+        local = positions - self._stats.partition.first
         self._distance[local[(0 <= local) & (local < self._points.rows)]] = 0.0
 
 
@@ -182,13 +182,11 @@ def _mixed(words):
     return words ^ (words >> np.uint64(31))
 
 
-def _gathered(told, comm):
+def _gathered(own, comm):
     """(rows, size * n): every worker's (rows, n) float64, which may be infinite."""
     if comm.size == 1:
-        return told
-    everyone = np.zeros((len(told), comm.size, told.shape[1]))
-    everyone[:, comm.rank] = told
-    return comm.all_sum(everyone).numpy().reshape(len(told), -1)
+        return own
+    return np.moveaxis(all_gather(own, comm), 0, 1).reshape(len(own), -1)
 
 
 def mean_centroids(points, labels, k, comm, default) -> np.ndarray:

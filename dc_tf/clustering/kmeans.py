@@ -1,9 +1,9 @@
 """Lloyd k-means on rows that stay on the worker that owns them.
 
-Per iteration the group exchanges one (k, d) sum, one (k,) count and a few numbers more, so the
-traffic does not depend on the number of rows. All decisions are taken from exchanged numbers, by
-every worker alike: initial rows are drawn by their position in rank order, so the same rows give
-the same clusters on any number of workers, up to rounding. A group of one is plain k-means.
+Per iteration the group exchanges one (k, d) sum, one (k,) count and a few scalars, so traffic does
+not depend on the number of rows. Every worker takes the same decisions from the exchanged numbers,
+and initial rows are drawn by their global position: the same rows give the same clusters on any
+number of workers, up to rounding. A group of one is plain k-means.
 
     result = kmeans(x, k=1000)                                   # one process, any float array
     result = kmeans(store, k=1000, comm=cluster.world, precision="bfloat16")
@@ -16,7 +16,7 @@ import numpy as np
 
 from dc_tf.clustering.assign import Assigner
 from dc_tf.clustering.lloyd import KMeansResult, KMeansState, Lloyd
-from dc_tf.clustering.row_stats import Survey
+from dc_tf.clustering.row_stats import RowStats
 from dc_tf.clustering.search.backends import choose_precision
 from dc_tf.clustering.search.tensors import exact_float32
 from dc_tf.clustering.store.points import as_points
@@ -76,10 +76,10 @@ def kmeans(
     assigner = Assigner(
         points, k, precision, options.backend, options.memory_bytes, options.cache_bytes
     )
-    survey = Survey.make(points, comm, seed)
-    if survey.layout.total == 0:
+    stats = RowStats.make(points, comm, seed)
+    if stats.partition.total == 0:
         return _nothing(k, points.dim, options.iterations, assigner)
-    lloyd = Lloyd(points, k, comm, survey, assigner, seed, options.spherical, on_progress)
+    lloyd = Lloyd(points, k, comm, stats, assigner, seed, options.spherical, on_progress)
     state = lloyd.resumed(state) if state else lloyd.first_state(options.init)
     while state.iteration < options.iterations and not _converged(state, options.tolerance):
         state = lloyd.iterate(state)

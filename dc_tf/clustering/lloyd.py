@@ -1,6 +1,6 @@
 """One iteration of Lloyd over many workers: assign, exchange, divide, refill.
 
-lloyd = Lloyd(points, k, comm, survey, assigner, seed, spherical=False, on_progress=None)
+lloyd = Lloyd(points, k, comm, stats, assigner, seed, spherical=False, on_progress=None)
 state = lloyd.first_state("random")
 while state.iteration < 10:
     state = lloyd.iterate(state)
@@ -12,11 +12,11 @@ import dataclasses
 import numpy as np
 
 from dc_tf.clustering.initial import METHODS, first_of_equals, initial_centroids
-from dc_tf.clustering.search.parallel_chunks import in_lanes
+from dc_tf.clustering.search.parallel_chunks import in_parallel
 from dc_tf.distributed import blocks
 from dc_tf.errors import ConfigError, DataError
 
-_LANE_BYTES = 2 << 20
+_CHUNK_BYTES = 2 << 20
 # bfloat16 scores are finest at this share of the mean squared distance: a little above it, since
 # positive scores are compared faster than negative ones.
 _LEVEL = 17 / 16
@@ -100,20 +100,21 @@ class Lloyd:
 
     Args:
         points, k, comm, seed, spherical, on_progress: as in `kmeans`.
-        survey: `Survey` of the points.
+        stats: `RowStats` of the points.
         assigner: `Assigner` of the points.
     """
 
-    def __init__(self, points, k, comm, survey, assigner, seed, spherical, on_progress):
+    def __init__(self, points, k, comm, stats, assigner, seed, spherical, on_progress):
         self._points = points
         self._k = k
         self._comm = blocks.Meter(comm)
-        self._survey = survey
+        self._stats = stats
         self._assigner = assigner
         self._seed = seed
         self._spherical = spherical
         self._on_progress = on_progress
-        assigner.begin(survey)
+        self._row_bytes = 4 * points.dim
+        assigner.begin(stats)
 
     def first_state(self, init) -> KMeansState:
         if isinstance(init, str):
@@ -122,7 +123,7 @@ class Lloyd:
                 self._points,
                 self._k,
                 self._comm.comm,
-                self._survey,
+                self._stats,
                 self._seed,
                 lambda drawn: self._report(0, iteration=0, objective=None, drawn=drawn),
             )
@@ -186,7 +187,8 @@ class Lloyd:
             objective = state.objective[-1] if state.objective else None
             self._report(rows, iteration=state.iteration, objective=objective)
         counts = self._all_counts()
-        spread, centroids = self._spread_and_means(state, counts, means)
+        spread = self._spread(state)
+        centroids = self._means(state, counts) if means else None
         objective = float(self._comm.all_sum(np.float64(spread.sum())))
         return _Pass(counts, spread, objective), centroids
 
@@ -196,51 +198,55 @@ class Lloyd:
 
     def _level(self, state):
         """About the squared distance of a row from its centroid."""
-        total = self._survey.layout.total
-        mean = state.objective[-1] / total if state.objective else self._survey.mean_norm
+        total = self._stats.partition.total
+        mean = state.objective[-1] / total if state.objective else self._stats.mean_norm
         return _LEVEL * mean
 
     def _all_counts(self):
-        exact = np.int32 if self._survey.layout.total < 2**31 else np.int64
+        exact = np.int32 if self._stats.partition.total < 2**31 else np.int64
         counts = self._assigner.counts
         return self._comm.all_sum(counts.astype(exact)).numpy().astype(np.int64)
 
-    def _spread_and_means(self, state, counts, means):
-        """(k,) spread of own rows around `state.centroids`; means of the world's rows.
+    def _spread(self, state):
+        """(k,) float64 sum of squared distances of own rows to their centroid.
 
-        The spread follows from sums and lengths: sum |x|^2 - 2 c . sum x + n |c|^2. An empty
-        cluster keeps its centroid.
+        It follows from sums and lengths: sum |x|^2 - 2 c . sum x + n |c|^2.
         """
         spread = self._assigner.squares.copy()
-        own = self._assigner.counts
+        own, shift = self._assigner.counts, self._stats.shift
+
+        def add(rows):
+            sums = np.asarray(self._assigner.sums[rows])
+            spread[rows] += _spread_of(sums, state.centroids[rows], own[rows], shift)
+
+        self._in_parallel(add, self._k)
+        return np.maximum(spread, 0.0)
+
+    def _means(self, state, counts):
+        """(k, dim) float32 means of all workers' rows; an empty cluster keeps its centroid."""
         centroids = state.centroids.copy()
-        shift = self._survey.shift
-        row_bytes = 4 * self._points.dim
-
-        def own_part(block):
-            part = np.empty((block.stop - block.start, self._points.dim), np.float32)
-
-            def look_at(rows):
-                these = slice(block.start + rows.start, block.start + rows.stop)
-                sums = np.asarray(self._assigner.sums[these])
-                spread[these] += _spread_of(sums, state.centroids[these], own[these], shift)
-                # Summed in float64 here and exchanged in float32: half the bytes, and the
-                # centroids are float32 as well.
-                part[rows] = sums
-
-            for _ in in_lanes(look_at, blocks.blocks(len(part), row_bytes, _LANE_BYTES)):
-                pass
-            return part
-
-        if not means:
-            for block in blocks.blocks(self._k, row_bytes):
-                own_part(block)
-            return np.maximum(spread, 0.0), None
-        for block, total in blocks.summed_blocks(self._k, row_bytes, own_part, self._comm):
+        sums = blocks.summed_blocks(self._k, self._row_bytes, self._own_sums, self._comm)
+        for block, total in sums:
             filled = counts[block, None] > 0
             total /= np.maximum(counts[block, None], 1).astype(np.float32)
             np.copyto(centroids[block], total, where=filled)
-        return np.maximum(spread, 0.0), self._on_sphere(centroids)
+        return self._on_sphere(centroids)
+
+    def _own_sums(self, block):
+        """Sums of own rows in some clusters, float32: half the bytes to exchange."""
+        part = np.empty((block.stop - block.start, self._points.dim), np.float32)
+
+        def copy(rows):
+            these = slice(block.start + rows.start, block.start + rows.stop)
+            part[rows] = np.asarray(self._assigner.sums[these])
+
+        self._in_parallel(copy, len(part))
+        return part
+
+    def _in_parallel(self, work, count):
+        """Calls `work` with slices that cover `count` clusters."""
+        for _ in in_parallel(work, blocks.blocks(count, self._row_bytes, _CHUNK_BYTES)):
+            pass
 
     def _on_sphere(self, centroids):
         if not self._spherical:
@@ -275,7 +281,7 @@ class Lloyd:
         count = np.maximum(done.counts, 1)
         spread = self._comm.all_sum(done.spread).numpy() / count
         squared = spread - _squared_distance(centroids, state.centroids)
-        origin = 0.0 if self._survey.shift is None else self._survey.shift
+        origin = 0.0 if self._stats.shift is None else self._stats.shift
         scale = spread + _squared_distance(centroids, origin)
         splittable = (done.counts > 1) & (squared > _POINT_LIKE * scale)
         return np.sqrt(np.where(splittable, squared, 0.0))

@@ -24,7 +24,7 @@ from absl import logging
 from dc_tf import pulse
 from dc_tf.atomic import write_whole
 from dc_tf.clustering.kmeans import KMeansState
-from dc_tf.distributed import blocks
+from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import Preempted
 
 _JOB = "job.json"
@@ -102,7 +102,7 @@ class Snapshots:
         """
         stops = pulse.stop_asked()
         due = time.monotonic() >= self._due and self._comm.rank == 0
-        due, stops = blocks.all_sum_array(np.array([due, stops], np.int64), self._comm)
+        due, stops = self._comm.all_sum(np.array([due, stops], np.int64)).numpy()
         if due or stops:
             self.save(generation, snapshot())
         if stops:
@@ -184,9 +184,9 @@ def _read_job(path):
 
 def _all_gather(generations, comm) -> list[list[int]]:
     """Every worker's generations, by rank; each has at most `_KEPT`."""
-    mine = np.zeros((comm.size, _KEPT), np.int64)
-    mine[comm.rank, : len(generations)] = np.add(generations, 1)
-    return [[int(g) - 1 for g in row if g] for row in blocks.all_sum_array(mine, comm)]
+    mine = np.zeros(_KEPT, np.int64)
+    mine[: len(generations)] = np.add(generations, 1)
+    return [[int(g) - 1 for g in row if g] for row in all_gather(mine, comm)]
 
 
 def _write_snapshot(file, snapshot):

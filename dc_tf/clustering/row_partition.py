@@ -1,7 +1,7 @@
-"""Which rows are whose: positions run over the workers in rank order.
+"""How rows are divided among workers: global positions follow the order of ranks.
 
-layout = Layout.agree(points, comm)
-rows = rows_at(positions, points, comm, layout)     # the same on every worker
+partition = RowPartition.agree(points, comm)
+rows = rows_at(positions, points, comm, partition)     # the same on every worker
 """
 
 import dataclasses
@@ -9,11 +9,12 @@ import dataclasses
 import numpy as np
 
 from dc_tf.distributed import blocks
+from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class RowPartition:
     """The place of this worker's rows among all.
 
     Attributes:
@@ -25,26 +26,24 @@ class Layout:
     total: int
 
     @classmethod
-    def agree(cls, points, comm) -> "Layout":
+    def agree(cls, points, comm) -> "RowPartition":
         """Tells the others what this worker has; DataError on all if the lengths differ."""
-        shapes = np.zeros((2, comm.size), np.int64)
-        shapes[:, comm.rank] = points.rows, points.dim
-        rows, dims = comm.all_sum(shapes).numpy()
+        rows, dims = all_gather([points.rows, points.dim], comm).T
         if len(set(dims)) > 1:
             raise DataError(f"rows have {dims.tolist()} components on workers 0, 1, ...")
         return cls(first=int(rows[: comm.rank].sum()), total=int(rows.sum()))
 
 
-def rows_at(positions, points, comm, layout) -> np.ndarray:
+def rows_at(positions, points, comm, partition) -> np.ndarray:
     """(n, dim) float32: rows of any worker, on every worker.
 
     Args:
-        positions: (n,) int64 in [0, layout.total), the same on all workers.
+        positions: (n,) int64 in [0, partition.total), the same on all workers.
 
     Raises:
         DataError: on every worker, for a row that is not finite.
     """
-    local = positions - layout.first
+    local = positions - partition.first
     mine = (0 <= local) & (local < points.rows)
 
     def my_part(block):

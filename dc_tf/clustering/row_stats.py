@@ -1,6 +1,6 @@
-"""One look at all rows before k-means starts: how many, how large, and whether all are finite.
+"""Statistics of all rows before k-means starts: number, magnitude, and whether all are finite.
 
-survey = Survey.make(points, comm, seed)     # DataError on every worker for a row that is not
+stats = RowStats.make(points, comm, seed)     # DataError on every worker for a row that is not
 """
 
 import dataclasses
@@ -8,9 +8,10 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.clustering.row_partition import Layout, rows_at
-from dc_tf.clustering.search.parallel_chunks import in_lanes
+from dc_tf.clustering.row_partition import RowPartition, rows_at
+from dc_tf.clustering.search.parallel_chunks import in_parallel
 from dc_tf.clustering.search.tensors import as_tensor
+from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import DataError
 
 _SAMPLE = 256
@@ -22,40 +23,39 @@ _SMALLEST = 1e-17
 
 
 @dataclasses.dataclass(frozen=True)
-class Survey:
+class RowStats:
     """What k-means needs to know about the rows; all but `norms` is the same on every worker.
 
     Attributes:
-        layout: of the rows over the workers.
+        partition: of the rows over the workers.
         shift: (dim,) float32 to subtract from rows before products, or None if they lie around 0.
         norms: (rows,) float32 squared lengths of this worker's shifted rows.
         max_abs: largest absolute component of a row, not shifted.
         mean_norm: mean of all workers' norms.
     """
 
-    layout: Layout
+    partition: RowPartition
     shift: np.ndarray | None
     norms: np.ndarray
     max_abs: float
     mean_norm: float
 
     @classmethod
-    def make(cls, points, comm, seed) -> "Survey":
+    def make(cls, points, comm, seed) -> "RowStats":
         """Reads all rows once.
 
         Raises:
             DataError: on every worker, for rows that differ in length, and for one that is not
                 finite or too large to be squared in float32, or if all are too small.
         """
-        layout = Layout.agree(points, comm)
-        shift = _shift(points, comm, layout, seed) if layout.total else None
+        partition = RowPartition.agree(points, comm)
+        shift = _shift(points, comm, partition, seed) if partition.total else None
         norms, max_abs = _measure(points, np.float32(0) if shift is None else shift)
         bad = np.flatnonzero(~np.isfinite(norms))
-        told = np.zeros((3, comm.size))
-        bad_row = layout.first + bad[0] + 1 if bad.size else 0
-        told[:, comm.rank] = max_abs, bad_row, norms.sum(dtype=np.float64)
-        # A number that is not finite would hide what other workers say.
-        all_max, bad_rows, all_norms = comm.all_sum(np.nan_to_num(told)).numpy()
+        bad_row = partition.first + bad[0] + 1 if bad.size else 0
+        own = np.float64([max_abs, bad_row, norms.sum(dtype=np.float64)])
+        # One number that is not finite would make those of all workers so.
+        all_max, bad_rows, all_norms = all_gather(np.nan_to_num(own), comm).T
         if bad_rows.any():
             row = int(bad_rows[np.flatnonzero(bad_rows)[0]]) - 1
             raise DataError(f"row {row} is not finite, or too large to be squared in float32.")
@@ -65,16 +65,16 @@ class Survey:
                 f"no component is above {largest:.1e}, too small to be squared in float32; "
                 "multiply the rows by a constant."
             )
-        mean_norm = float(all_norms.sum()) / max(1, layout.total)
-        return cls(layout, shift, norms, largest, mean_norm)
+        mean_norm = float(all_norms.sum()) / max(1, partition.total)
+        return cls(partition, shift, norms, largest, mean_norm)
 
 
-def _shift(points, comm, layout, seed):
+def _shift(points, comm, partition, seed):
     """The mean of some rows, if it is far from 0 compared to their spread."""
     drawn = np.random.default_rng((seed, 1)).choice(
-        layout.total, min(_SAMPLE, layout.total), replace=False
+        partition.total, min(_SAMPLE, partition.total), replace=False
     )
-    sample = rows_at(np.sort(drawn), points, comm, layout).astype(np.float64)
+    sample = rows_at(np.sort(drawn), points, comm, partition).astype(np.float64)
     mean = sample.mean(axis=0)
     variance = np.sum((sample - mean) ** 2) / len(sample)
     return mean.astype(np.float32) if np.sum(mean**2) > _OFF_CENTRE * variance else None
@@ -96,7 +96,7 @@ def _measure(points, shift):
         return float(largest)
 
     shift = tf.constant(shift)
-    for largest in in_lanes(measure, range(0, points.rows, step)):
+    for largest in in_parallel(measure, range(0, points.rows, step)):
         max_abs = max(max_abs, largest)
     return norms, max_abs
 

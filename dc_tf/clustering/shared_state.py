@@ -1,8 +1,8 @@
-"""K-means in progress, kept in a folder that all workers share.
+"""Snapshots of a k-means in progress, in a folder that all workers share.
 
-The first worker saves what is the same on all of them, every worker the labels of its rows. The
-same number of workers goes on exactly; another number goes on from the centroids, without labels,
-which is the same up to rounding.
+Rank 0 saves the state that all workers have in common, every worker the labels of its rows. The
+same number of workers resumes exactly. Another number resumes from the centroids, without labels,
+and agrees up to rounding.
 
     shared = SharedState(folder, comm)
     kmeans(rows, k, comm, state=shared.newest(k, rows.dim), on_iteration=shared.save_if_due)
@@ -50,8 +50,8 @@ class SharedState:
         if about is None:
             return None
         arrays = {
-            "centroids": self._told(snapshot, "centroids", (k, dim), np.float32),
-            "used": self._told(snapshot, "used", (k,), np.int32).astype(bool),
+            "centroids": self._broadcast(snapshot, "centroids", (k, dim), np.float32),
+            "used": self._broadcast(snapshot, "used", (k,), np.int32).astype(bool),
         }
         of_this_world = self._comm.broadcast(np.int64(snapshot is own))
         labels = {"labels": own.arrays["labels"] if of_this_world else None}
@@ -71,7 +71,7 @@ class SharedState:
         found = [Snapshots(path, Solo()).newest() for path in others if path != own]
         return max(found, key=_iteration, default=None)
 
-    def _told(self, snapshot, name, shape, dtype):
+    def _broadcast(self, snapshot, name, shape, dtype):
         """The first worker's array; the others add nothing to it."""
         own = snapshot.arrays[name] if self._comm.rank == 0 else np.zeros(shape)
         return blocks.all_sum_array(np.asarray(own, dtype), self._comm)

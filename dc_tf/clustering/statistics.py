@@ -1,4 +1,4 @@
-"""How evenly clusters are filled, and what to say where they are not."""
+"""Sizes of clusters: statistics, histograms, and warnings for collapsed ones."""
 
 import numpy as np
 

@@ -1,11 +1,12 @@
-"""One look at all embeddings before anything is done with them: all finite, and which they are.
+"""Validates all embeddings before clustering: every value is finite; returns a checksum.
 
 checksum = inspect(embeddings.part(start, stop), comm)   # DataError names the file and the row
 """
 
 import numpy as np
 
-from dc_tf.clustering.search.parallel_chunks import in_lanes
+from dc_tf.clustering.search.parallel_chunks import in_parallel
+from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import DataError
 
 _BLOCK_BYTES = 16 << 20
@@ -32,14 +33,9 @@ def inspect(embeddings, comm, on_progress=None) -> str:
         checksum, bad_row = _look_at_all(embeddings, on_progress)
     except DataError as error:
         failure = error  # The others wait for our numbers; raising now would leave them there.
-    told = np.zeros((4, comm.size), np.int64)
-    told[:, comm.rank] = [
-        checksum & 0xFFFFFFFF,
-        checksum >> 32,
-        0 if bad_row is None else bad_row + 1,
-        failure is not None,
-    ]
-    low, high, bad_rows, failures = comm.all_sum(told).numpy()
+    bad = 0 if bad_row is None else bad_row + 1
+    own = [checksum & 0xFFFFFFFF, checksum >> 32, bad, failure is not None]
+    low, high, bad_rows, failures = all_gather(own, comm).T
     if failures.any():
         raise failure or DataError(f"worker {np.argmax(failures)} cannot read its embeddings.")
     if bad_rows.any():
@@ -58,7 +54,7 @@ def _look_at_all(embeddings, on_progress):
         return len(block), _checksum(block, first, weights), _first_bad(block, first)
 
     total = 0
-    for rows, checksum, bad_row in in_lanes(look, range(0, embeddings.rows, step)):
+    for rows, checksum, bad_row in in_parallel(look, range(0, embeddings.rows, step)):
         if bad_row is not None:
             return 0, bad_row
         total = (total + checksum) % 2**64

@@ -11,10 +11,9 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dc_tf.data.storage.fallback_rows import DamagedRow
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.metadata import text
-from dc_tf.data.storage.reader import RowReader
+from dc_tf.data.storage.reader import DamagedRow, RowReader
 
 _TOP = 10  # classes and names of metadata that are shown
 _QUANTILES = (0, 0.05, 0.5, 0.95, 1)

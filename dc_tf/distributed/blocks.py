@@ -11,7 +11,13 @@ import dataclasses
 
 import numpy as np
 
+# Of one message: large enough for the full bandwidth, small enough for memory and for cutting in.
 MESSAGE_BYTES = 64 << 20
+
+
+def row_block(rows: int, rank: int, size: int) -> range:
+    """The rows that a worker owns: the rank-th of `size` nearly equal runs."""
+    return range(rows * rank // size, rows * (rank + 1) // size)
 
 
 @dataclasses.dataclass

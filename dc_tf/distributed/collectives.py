@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf import pulse
+from dc_tf.distributed.blocks import MESSAGE_BYTES
 
 
 class Communicator(Protocol):
@@ -134,7 +135,7 @@ class Collective:
             )
 
 
-def all_sum_packed(tensors, comm: Communicator, pack_bytes=64 << 20) -> list[tf.Tensor]:
+def all_sum_packed(tensors, comm: Communicator, pack_bytes=MESSAGE_BYTES) -> list[tf.Tensor]:
     """Sums of many tensors over the group, in messages of at most `pack_bytes`.
 
     Small tensors are joined and large ones cut: a message costs a fixed time, and one of a few
@@ -186,12 +187,26 @@ def all_agree(condition: bool, comm: Communicator) -> bool:
     return int(comm.all_sum(np.int64(bool(condition)))) == comm.size
 
 
-def all_gather(number, comm: Communicator) -> np.ndarray:
-    """(size,) every member's number, by rank: int64 for whole numbers and bools, else float64."""
-    kind = np.float64 if isinstance(number, (float, np.floating)) else np.int64
-    mine = np.zeros(comm.size, kind)
-    mine[comm.rank] = number
-    return comm.all_sum(mine).numpy()
+def all_gather(values, comm: Communicator) -> np.ndarray:
+    """(size, ...) every member's numbers, by rank: int64 for whole numbers and bools, else float64.
+
+    Args:
+        values: a number, or numbers in an array of the same shape on every member.
+        comm: the group.
+    """
+    values = np.asarray(values)
+    kind = np.float64 if np.issubdtype(values.dtype, np.floating) else np.int64
+    gathered = np.zeros((comm.size, *values.shape), kind)
+    gathered[comm.rank] = values  # with the others' zeros, a sum is exact
+    return comm.all_sum(gathered).numpy()
+
+
+def all_gather_json(value, comm: Communicator) -> list:
+    """Every member's JSON-ready value, by rank."""
+    text = json.dumps(value).encode()
+    lengths = all_gather(len(text), comm)
+    padded = np.frombuffer(text.ljust(lengths.max()), np.uint8)
+    return [json.loads(row.astype(np.uint8).tobytes()) for row in all_gather(padded, comm)]
 
 
 def broadcast_json(value, comm: Communicator, root=0):

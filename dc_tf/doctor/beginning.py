@@ -1,4 +1,4 @@
-"""The checks that need no TensorFlow: versions, and what TF_CONFIG says.
+"""Checks that need no TensorFlow: versions and TF_CONFIG.
 
 report, task, trouble = begin()
 """

@@ -1,9 +1,9 @@
-"""All checks in their order: this worker alone, then the others, then TensorFlow between them.
+"""Runs all checks in order: this worker, then its peers, then TensorFlow between them.
 
     report = examine(Options(config_file=["a.yaml"], workdir="/runs/mine", timeout_s=60))
     report.failed
 
-What would hang comes last, and only when all that it needs was found in order.
+Checks that could hang run last, and only if everything they need has passed.
 """
 
 import contextlib

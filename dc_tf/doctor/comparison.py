@@ -1,4 +1,4 @@
-"""What has to be the same on all workers, and whether it is.
+"""Compares what must be equal on all workers.
 
 facts = meeting.exchange(facts_of(task, gpus, experiment) | {...})
 compare(report, facts)

@@ -1,4 +1,4 @@
-"""Whether the data set can be read and is what was written.
+"""Checks that the data set is readable and matches its checksums.
 
 found = check_data(report, path, rank=0, workers=4, sample=200, verify=False)
 """
@@ -9,9 +9,8 @@ import time
 import numpy as np
 from PIL import Image
 
-from dc_tf.data.storage.fallback_rows import DamagedRow
 from dc_tf.data.storage.manifest import Dataset
-from dc_tf.data.storage.reader import RowReader
+from dc_tf.data.storage.reader import DamagedRow, RowReader
 from dc_tf.data.storage.verify import check_shard, describe
 from dc_tf.errors import DataError
 from dc_tf.memory import size

@@ -1,4 +1,4 @@
-"""What the experiment will cost, with seconds where they were measured here.
+"""Cost of the experiment, in seconds where rates were measured.
 
 for text in lines(plan, rate, rates): ...
 """

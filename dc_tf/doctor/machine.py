@@ -1,4 +1,4 @@
-"""What this worker's machine has: GPUs, memory, disks.
+"""Checks the GPUs, memory and disks of this worker's machine.
 
 gpus = check_devices(report, task)
 check_memory(report, plan, neighbours=1)

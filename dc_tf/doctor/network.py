@@ -1,4 +1,4 @@
-"""Sums over the joined workers: whether they are right, and how fast.
+"""Checks all-reduce over the connected workers: correctness and bandwidth.
 
 rates = check_sums(report, cluster, groups)
 rates[tuple(range(cluster.size))].seconds(size)
@@ -14,9 +14,9 @@ import time
 import numpy as np
 import tensorflow as tf
 
+from dc_tf.distributed.blocks import MESSAGE_BYTES
 from dc_tf.memory import size
 
-MESSAGE_BYTES = 64 << 20
 _SMALL = 2  # float32 of the message that measures latency
 _REPEATS = 3
 

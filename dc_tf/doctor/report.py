@@ -1,4 +1,4 @@
-"""What the checks found: one line each, `ok|warn|FAIL  what  detail`, and one JSON object.
+"""Results of the checks: a line each, `ok|warn|FAIL  what  detail`, and one JSON object.
 
 report = Report(rank=0)
 report.ok("gpus", "8 on each worker")

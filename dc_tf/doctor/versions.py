@@ -1,4 +1,4 @@
-"""Installed versions against what `setup.py` asks for.
+"""Checks installed versions against the ranges of `setup.py`.
 
 check(report)
 installed()   # {"python": "3.11.7", "tensorflow": "2.20.0", ...}

@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from dc_tf.data.input.draws import Draws
+from dc_tf.data.input.draws import ImageDraws
 from dc_tf.data.input.pipeline import evaluation_batches, training_batches
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader, data_errors
@@ -51,7 +51,7 @@ class Split:
             seeds: (n, 2) int32.
         """
         zeros = np.zeros(len(places), np.int32)
-        draws = Draws(self.rows[places], zeros, zeros, zeros, seeds)
+        draws = ImageDraws(self.rows[places], zeros, seeds)
         batches = training_batches(self.reader, draws, batch_size, resolution)
         return batches.map(lambda batch: batch["image"])
 

@@ -1,12 +1,11 @@
-"""What a run will do and what it will cost a worker, before anything is started.
+"""Plans a run before it starts: its steps, and the bytes and memory of one worker.
 
     plan = make_plan(experiment, rows=96_000_000, workers=64)
     plan.scratch_bytes, plan.stages[0].steps_per_epoch
-    print(as_text(plan))    # of plan_report.py
+    print(as_text(plan))    # of report.py
 
-Bytes are computed from counts. Seconds are given only where a rate was measured on these machines:
-`rates_of(run)` finds what a run has written, `measure.measure` takes some steps, `dc_tf doctor`
-measures the network.
+Bytes follow from counts. Seconds need measured rates: `training.rates.rates_of(run)` reads those
+of a run, `training.measure.measure` takes some steps, `dc_tf doctor` measures the network.
 """
 
 import dataclasses

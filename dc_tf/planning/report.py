@@ -1,4 +1,4 @@
-"""A plan for people and for programs.
+"""A plan as text and as JSON.
 
 print(as_text(plan, rates_of(run)))
 json.dumps(as_dict(plan))

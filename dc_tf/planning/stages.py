@@ -1,4 +1,4 @@
-"""Whether an experiment fits a data set and a number of workers; needs no TensorFlow.
+"""Checks an experiment against the number of images and workers; needs no TensorFlow.
 
 plans = plan_stages(experiment, dataset.rows, workers=16)   # a BatchPlan for each stage
 """

@@ -1,7 +1,7 @@
-"""What a stage of training costs a worker, before it is run: weights, messages and memory.
+"""Predicts the cost of training a stage on one worker: weights, messages and memory.
 
-Plain arithmetic on counts, in the way of `dc_tf.clustering.cost.model`, which does the clustering
-between the epochs. Weights and messages are exact; the memory of activations is a lower bound.
+Plain arithmetic on counts; `dc_tf.clustering.cost.model` predicts the clustering between epochs.
+Weights and messages are exact; the memory of activations is a lower bound.
 
     size = StageSize.of(experiment, stage, workers=64)
     size.weights, size.exchanged_bytes, size.memory_bytes

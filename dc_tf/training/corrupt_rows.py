@@ -1,6 +1,6 @@
-"""Damaged rows that the workers met, put together.
+"""The union of the corrupt rows that all workers have found.
 
-damaged_rows(reader.stand_ins, cluster.world)      # the same on every worker
+damaged_rows(rows, cluster.world)      # the same on every worker
 """
 
 import numpy as np
@@ -9,11 +9,11 @@ from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import DataError
 
 
-def damaged_rows(stand_ins, comm) -> np.ndarray:
+def damaged_rows(fallback, comm) -> np.ndarray:
     """Rows that some worker found damaged since it was started.
 
     Args:
-        stand_ins: StandIns of this worker's reader.
+        fallback: FallbackRows of this worker.
         comm: Communicator.
 
     Returns:
@@ -22,7 +22,7 @@ def damaged_rows(stand_ins, comm) -> np.ndarray:
     Raises:
         DataError: on all workers, when they are more than the share that is allowed.
     """
-    mine = stand_ins.rows()
+    mine = fallback.rows()
     counts = all_gather(len(mine), comm)
     if not counts.any():
         return np.zeros(0, np.int64)
@@ -30,9 +30,9 @@ def damaged_rows(stand_ins, comm) -> np.ndarray:
     first = counts[: comm.rank].sum()
     gathered[first : first + len(mine)] = mine
     rows = np.unique(comm.all_sum(gathered).numpy())
-    if len(rows) > stand_ins.allowed:
+    if len(rows) > fallback.allowed:
         raise DataError(
             f"{len(rows)} rows are damaged, together on all workers; data.max_bad_share allows "
-            f"{stand_ins.allowed:g}. See the log for each, bring the data back, or raise it."
+            f"{fallback.allowed:g}. See the log for each, bring the data back, or raise it."
         )
     return rows

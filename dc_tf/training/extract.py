@@ -1,12 +1,11 @@
-"""The trunk's features of a worker's own rows, whitened, on its own disk.
+"""Extracts the features of a worker's own rows to its own disk, and whitens them.
 
     store, moments = extract(trunk, reader, experiment, stage, scratch, cluster)
     store = whiten(store, moments, stage, scratch, cluster.world)
 
-Rows are added to the moments as they are stored, so whitening reads them once, to map them. Both
-go on where a killed process stopped, from what they find in `scratch`: the last batch that is on
-disk, and the last block of rows that was whitened. Moments are not kept there: those of the rows
-that an earlier process stored are taken from the store, and are the same to the bit.
+Extraction accumulates the moments while it stores rows, so whitening reads the rows once. Both
+resume from `scratch` after a crash: from the last batch on disk, and from the last whitened block.
+Moments are not saved; those of rows stored before the crash are recomputed, bit for bit.
 """
 
 import os
@@ -22,14 +21,10 @@ from dc_tf.clustering.store.feature_store import FeatureStore
 from dc_tf.clustering.store.whitening import Moments, Whitening, whiten_store
 from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage.reader import data_errors
+from dc_tf.distributed.blocks import row_block
 from dc_tf.distributed.collectives import all_agree, all_gather
 from dc_tf.errors import DataError
 from dc_tf.progress import Progress
-
-
-def block_of(rows: int, rank: int, size: int) -> range:
-    """The row ids that a worker owns: the rank-th of `size` nearly equal runs."""
-    return range(rows * rank // size, rows * (rank + 1) // size)
 
 
 def extract(trunk, reader, experiment, stage, scratch, cluster):
@@ -88,7 +83,7 @@ def whiten(store, moments, stage, scratch, world) -> FeatureStore:
     dim = stage.clustering.whitening_dim or store.dim
     path = os.path.join(scratch, "whitening.npz")
     kept = _kept_whitening(path)
-    whitening = _told_whitening(kept, (store.dim, dim), world)
+    whitening = _broadcast_whitening(kept, (store.dim, dim), world)
     if whitening is None:
         _check_not_mapped(store, world)
         whitening = Whitening.fit(moments or Moments.of(store), world, dim)
@@ -119,7 +114,7 @@ def _raw_store(trunk, reader, stage, scratch, cluster):
         return FeatureStore.open(path)
     except DataError:
         run_dir.remove_tree(path)
-    rows = block_of(reader.dataset.rows, cluster.rank, cluster.size)
+    rows = row_block(reader.dataset.rows, cluster.rank, cluster.size)
     dtype = stage.clustering.store_dtype
     raw, white = trunk.settings["fc"], stage.clustering.whitening_dim or trunk.settings["fc"]
     if white != raw:
@@ -143,7 +138,7 @@ def _kept_whitening(path):
         return None
 
 
-def _told_whitening(kept, shape, world):
+def _broadcast_whitening(kept, shape, world):
     """What any worker has kept, on all of them; None if none has."""
     holders = np.flatnonzero(all_gather(kept is not None, world))
     if not holders.size:

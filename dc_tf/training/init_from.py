@@ -1,4 +1,4 @@
-"""What a run's trunk starts from, if not from random weights: a run, a stage of it, or an export.
+"""Initial weights from another run, a stage of it, or an exported model (setting `init_from`).
 
 check_initial(experiment)                        # before anything is started
 trunk.set_weights(initial_weights(experiment))

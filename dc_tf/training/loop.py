@@ -2,8 +2,7 @@
 
     result = pretrain(experiment, run, cluster)
 
-Every worker runs this same program; on a run folder that has a checkpoint it goes on from there,
-at the exact step.
+Every worker runs this program. On a run folder with a checkpoint, it resumes at the exact step.
 """
 
 import dataclasses
@@ -12,6 +11,7 @@ from dc_tf import pulse, run_dir
 from dc_tf.clustering.assignments import Assignments, is_complete
 from dc_tf.data.input.pipeline import training_batches
 from dc_tf.data.input.sampler import Sampler
+from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader
 from dc_tf.distributed.collectives import all_agree
@@ -70,7 +70,7 @@ class Pretraining:
         self._run = run
         self._cluster = cluster
         self._dataset = Dataset.open(experiment.data.path)
-        self._reader = RowReader(self._dataset, experiment.data.max_bad_share)
+        self._reader = FallbackRows(RowReader(self._dataset), experiment.data.max_bad_share)
         self._damaged = 0
         self._plans = plan_stages(experiment, self._dataset.rows, cluster.size)
         self._checkpoints = Checkpoints(run, cluster, experiment.keep_checkpoints)
@@ -211,7 +211,7 @@ class Pretraining:
 
     def _report_damage(self):
         """Writes how many rows were found damaged, whenever there are more."""
-        damaged = len(damaged_rows(self._reader.stand_ins, self._cluster.world))
+        damaged = len(damaged_rows(self._reader, self._cluster.world))
         if damaged > self._damaged:
             share = damaged / self._dataset.rows
             self._metrics.write(

@@ -1,4 +1,4 @@
-"""Dynamic scaling of the loss, so that small gradients are not lost in float16.
+"""Dynamic loss scaling, so that small gradients do not underflow in float16.
 
     scale = LossScale()
     loss = scale.value * loss            # and the gradients over scale.value

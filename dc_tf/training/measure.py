@@ -1,15 +1,15 @@
-"""How fast this machine trains the stages of an experiment: a few real steps before the run.
+"""Measures the training speed of each stage by a few real steps before the run.
 
     rates = measure(experiment, plan, cluster)
-    print(as_text(plan, rates))                        # of plan_report.py
+    print(as_text(plan, rates))                        # of planning/report.py
 
-Steps are those of the run: its network, heads and exchanges, and images of its data set with its
-augmentation; labels are drawn at random. The learning rate is 0. Extraction passes images through
-the network as a clustering does; of k-means only the search for the nearest centroid is measured,
-the rest is estimated (`clustering/cost/model.py`).
+A measured step is a step of the run: its network, heads, exchanges, images and augmentation, with
+random labels and a learning rate of 0. Extraction is measured as a clustering runs it. Of k-means
+only the search for the nearest centroid is measured; the cost model estimates the rest
+(`clustering/cost/model.py`).
 
-A cluster of all planned workers measures together. A process on its own measures the part of the
-first worker, without exchanges; the others are taken to be as fast.
+All planned workers measure together if they are connected. A process alone measures the share of
+rank 0 without exchanges and assumes that the others are as fast.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from dc_tf.clustering.cost.hardware import CORE, P4D, Product
 from dc_tf.clustering.search.backends import make_backend
 from dc_tf.data.input.draws import Draws
 from dc_tf.data.input.pipeline import evaluation_batches, training_batches
+from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader, data_errors
 from dc_tf.distributed.collectives import Solo, broadcast_json
@@ -71,7 +72,9 @@ class _Measurement:
         self._cluster = cluster if self._together else _FirstWorker(cluster)
         self._on_gpu = bool(tf.config.list_physical_devices("GPU"))
         self._started = started
-        self._reader = RowReader(Dataset.open(experiment.data.path), experiment.data.max_bad_share)
+        self._reader = FallbackRows(
+            RowReader(Dataset.open(experiment.data.path)), experiment.data.max_bad_share
+        )
         self._seed = np.random.SeedSequence([experiment.seed, cluster.rank])
 
     def rates(self):

@@ -1,9 +1,9 @@
-"""What a run says about itself: `metrics.jsonl`, one JSON object a line, written by the chief.
+"""The metrics log of a run: `metrics.jsonl`, one JSON object a line, written by the chief.
 
     log = MetricsLog(run, enabled=cluster.is_chief, from_step=1200)
     log.write("train", step=1250, loss=3.2)
 
-Training figures go to TensorBoard through orbit, those of a clustering from here.
+Training metrics reach TensorBoard through orbit, those of a clustering through this module.
 """
 
 import json

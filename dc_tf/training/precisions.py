@@ -1,10 +1,10 @@
-"""The floating-point types of an experiment: "auto" becomes the same type on all workers.
+"""Resolves "auto" in the floating-point types of an experiment, alike on all workers.
 
     chosen = choose_precisions(experiment, cluster.world)
-    chosen.experiment, chosen.lines    # what to train, and what to say about it
+    chosen.experiment, chosen.lines    # what to train, and why
 
-A choice is written into the run with the other settings, so that a run that goes on elsewhere
-keeps its types.
+The choice is saved with the other settings of the run, so a run resumed on another machine keeps
+its types.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What keeps a run from starting, found before anything is started."""
+"""Checks an experiment before a run starts."""
 
 from dc_tf.clustering.search.backends import make_backend
 from dc_tf.errors import ConfigError

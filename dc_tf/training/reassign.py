@@ -1,16 +1,15 @@
-"""From the trunk's features of the whole collection to new cluster assignments.
+"""Computes new cluster assignments from the features of the whole collection.
 
     reassign(trunk, reader, experiment, stage, folder, scratch, cluster, seed=0)
     assignments = Assignments.open(folder)
 
-Each worker extracts its own block of rows to its own disk; features never leave it. Only moments,
-counts and sums are exchanged. The assignments are written by all and read by all.
+Each worker extracts its own block of rows to its own disk; features never leave it. Workers
+exchange moments, counts and sums only. All workers write assignments, and all read them.
 
-A killed call that is made again goes on where it stopped: after the last batch that is on disk, or
-after the last iteration that all workers have saved. It ends with the same assignments, to the
-bit where the trunk gives the same features again, as it does on a CPU. All of that lies in
-`scratch`, which also says what it belongs to: another trunk, round, number of workers or setting
-begins from nothing.
+A repeated call resumes an interrupted one after the last batch on disk, or after the last iteration
+that all workers have saved. The assignments are the same, bit for bit where the trunk is
+deterministic, as on a CPU. `scratch` holds the intermediate state and a description of its job;
+state of another trunk, round, number of workers or setting is discarded.
 """
 
 import contextlib

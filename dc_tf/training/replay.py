@@ -1,11 +1,11 @@
-"""What all workers saw in one step of a run: which images, with which labels, and their pixels.
+"""Reproduces the global batch of one step of a run: images, labels and pixels.
 
     step = find_step(run)                   # the one whose loss was not finite
     batch = replay(run, step)
     batch.draws.row, batch.images
 
-Everything is drawn anew from the seeds and the clusters of that round, so it needs no GPU and no
-other worker, and is the same whatever the number of workers was.
+The batch follows from the seeds and the clusters of its round. Reproducing it needs neither a GPU
+nor other workers, and does not depend on the run's number of workers.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from dc_tf import experiment as experiment_lib
 from dc_tf import run_dir
 from dc_tf.clustering.assignments import Assignments, is_complete
 from dc_tf.data.input.draws import Draws
+from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader, data_errors
 from dc_tf.errors import ConfigError, DataError
@@ -99,7 +100,7 @@ def replay(run, step: int) -> Batch:
     assignments = _assignments(run, index, stage, epoch)
     sampler = make_sampler(experiment, index, plan, dataset.rows, assignments)
     draws = sampler.epoch(epoch, 0)
-    reader = RowReader(dataset, experiment.data.max_bad_share)
+    reader = FallbackRows(RowReader(dataset), experiment.data.max_bad_share)
     batches = make_batches(experiment, reader, plan, draws, start_step=place)
     with data_errors():
         images = next(iter(batches))["image"].numpy()

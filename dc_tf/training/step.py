@@ -1,12 +1,12 @@
-"""One optimisation step of a stage, written for one replica.
+"""One optimization step of a stage, written for one replica.
 
     learner = Learner(cluster, plan, trunk, stage, model, seed=0, stage_index=1)
     learner.start_round(0)
     sums = learner.step(batch, step_seed)
 
-The trunk is mirrored by the strategy. The super-class head V is held by every worker, a sub-class
-head W_s by the workers that serve super-class s. Gradients are summed over those who hold the
-weights. A run on one worker and on sixteen gives the same weights.
+The strategy mirrors the trunk. Every worker holds the super-class head V; the workers that serve
+super-class s hold its sub-class head W_s. Gradients are summed over the holders of a weight, so one
+worker and sixteen compute the same weights.
 """
 
 import tensorflow as tf

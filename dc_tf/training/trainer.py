@@ -1,4 +1,4 @@
-"""Training for an epoch: orbit's outer loop around some steps at a time of ours.
+"""Trains for one epoch: orbit's controller around an inner loop of steps.
 
 trainer = StageTrainer(experiment, run, cluster, learner, checkpoints, metrics, position)
 trainer.train_epoch(batches, steps=100, title="rotnet epoch 1/9", learning_rate=0.1)

@@ -8,7 +8,7 @@ from absl.testing import parameterized
 
 from dc_tf.clustering.initial import METHODS, first_of_equals, initial_centroids, mean_centroids
 from dc_tf.clustering.kmeans import kmeans
-from dc_tf.clustering.row_stats import Survey
+from dc_tf.clustering.row_stats import RowStats
 from dc_tf.clustering.store.points import as_points
 from dc_tf.distributed.collectives import Solo
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.numeric
 
 def draw(comm, x, count, method="random", seed=0):
     points = as_points(np.array_split(x, comm.size)[comm.rank])
-    return initial_centroids(method, points, count, comm, Survey.make(points, comm, seed), seed)
+    return initial_centroids(method, points, count, comm, RowStats.make(points, comm, seed), seed)
 
 
 def means_of_share(comm, x, labels, k, default):

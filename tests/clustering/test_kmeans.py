@@ -44,10 +44,10 @@ def plain_lloyd(x, init, iterations):
 
 def all_counts(comm, counts, total):
     """What two workers with these counts find, `total` rows on all of them."""
-    layout = types.SimpleNamespace(total=total)
+    partition = types.SimpleNamespace(total=total)
     lloyd = types.SimpleNamespace(
         _comm=blocks.Meter(comm),
-        _survey=types.SimpleNamespace(layout=layout),
+        _stats=types.SimpleNamespace(partition=partition),
         _assigner=types.SimpleNamespace(counts=counts),
     )
     return Lloyd._all_counts(lloyd)

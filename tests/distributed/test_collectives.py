@@ -4,7 +4,14 @@ import numpy as np
 import tensorflow as tf
 import workers
 
-from dc_tf.distributed.collectives import Solo, all_agree, all_gather, all_sum_packed
+from dc_tf.distributed.blocks import row_block
+from dc_tf.distributed.collectives import (
+    Solo,
+    all_agree,
+    all_gather,
+    all_gather_json,
+    all_sum_packed,
+)
 
 
 def _sums(cluster):
@@ -13,6 +20,9 @@ def _sums(cluster):
     everyone = cluster.world.all_sum(np.float64([rank, 1])).numpy()
     in_pair = [pair.all_sum(np.int64(10**12 + rank + i)).numpy() for i in range(3)]
     counts = all_gather(rank * 5, cluster.world)
+    assert all_gather([[0.5, rank]], cluster.world)[:, 0, 1].tolist() == [0, 1, 2, 3]
+    names = all_gather_json({"name": "worker" * rank}, cluster.world)
+    assert [len(one["name"]) for one in names] == [0, 6, 12, 18]
     sent = cluster.world.broadcast(np.float32([rank]), root=2).numpy()
     cluster.world.barrier()
     return everyone, in_pair, counts, sent
@@ -147,6 +157,14 @@ class CollectivesTest(tf.test.TestCase):
     def test_solo_is_the_identity(self):
         self.assertAllEqual(Solo().all_sum([1, 2]), [1, 2])
         self.assertAllEqual(Solo().broadcast([3.0]), [3.0])
+
+
+class RowBlockTest(tf.test.TestCase):
+    def test_blocks_join_and_differ_by_one_row_at_most(self):
+        for rows, size in ((0, 3), (2, 4), (10, 3), (128, 64)):
+            blocks = [row_block(rows, rank, size) for rank in range(size)]
+            self.assertEqual([row for block in blocks for row in block], list(range(rows)))
+            self.assertLessEqual(max(map(len, blocks)) - min(map(len, blocks)), 1)
 
 
 if __name__ == "__main__":

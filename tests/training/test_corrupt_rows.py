@@ -20,7 +20,7 @@ DAMAGED = [10, 11, 77]  # of 128
 
 
 class Found:
-    """StandIns as a worker may have them."""
+    """FallbackRows as a worker may have them."""
 
     allowed = 5
 

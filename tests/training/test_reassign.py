@@ -178,11 +178,6 @@ class PhasesTest(tf.test.TestCase):
         self.assertEqual(kept.report, again.report)
         self.assertEqual(reads[1] - reads[0], 3)  # all passes but the first of four
 
-    def test_blocks_cover_all_rows_in_order(self):
-        for rows, size in ((10, 3), (2, 4), (7, 1)):
-            blocks = [extract.block_of(rows, rank, size) for rank in range(size)]
-            self.assertEqual([row for block in blocks for row in block], list(range(rows)))
-
     def test_progress_has_a_line_for_each_level_and_knows_what_was_done_before(self):
         err = io.StringIO()
         levels = reassign._LevelProgress(3, 20, 10, {1: 1, 2: 4}, True)

@@ -1,8 +1,8 @@
-"""What a worker can do, in the numbers that the cost model (`cost.py`) takes.
+"""Hardware constants of one worker, the input of the cost model (`model.py`).
 
     machine = dataclasses.replace(CORE, disk_bytes_per_s=500e6)
 
-`benchmarks/scaling.py` measures those of the machine that it runs on.
+`benchmarks/scaling.py` measures the constants of its own machine.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
-"""What a clustering will cost, before it is run: seconds, FLOPs, bytes and memory of a worker.
+"""Predicts the cost of a clustering: seconds, FLOPs, bytes and memory of one worker.
 
-Plain arithmetic on counts, without TensorFlow: the steps of `kmeans.py` and `hierarchy.py`, each
-with what it does a row, a component or a centroid, times what that takes on a machine. How the
-formulas come about, and how far they are from measured times, is in `docs/scaling.md`.
+Plain arithmetic on counts, without TensorFlow: for each step of `kmeans.py` and `hierarchy.py`,
+the operations per row, component or centroid times their cost on the hardware. `docs/scaling.md`
+derives the formulas and compares them with measured times.
 
     problem = Problem(rows=96_000_000, dim=4096, clusters=4, sub_clusters=80_000, workers=64)
     cost = estimate(problem, P4D)

@@ -1,4 +1,4 @@
-"""The work of `dc_tf kmeans` on one of its workers: look at the rows, cluster, write.
+"""Runs `dc_tf kmeans` on one worker: validates the rows, clusters them, writes the result.
 
 result = run_job(job, cluster)
 """
@@ -26,6 +26,7 @@ from dc_tf.clustering.shared_state import SharedState
 from dc_tf.clustering.statistics import count_statistics, size_warnings
 from dc_tf.clustering.store.embeddings import Embeddings, UnitRows
 from dc_tf.clustering.validate import inspect
+from dc_tf.distributed.blocks import row_block
 from dc_tf.distributed.collective_errors import all_or_none
 from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import ConfigError, DataError
@@ -63,8 +64,8 @@ class KMeansJob:
 
     def share(self, rank, size) -> Embeddings:
         """The contiguous block of rows of one of `size` workers."""
-        rows = self.embeddings.rows
-        return self.embeddings.part(rows * rank // size, rows * (rank + 1) // size)
+        own = row_block(self.embeddings.rows, rank, size)
+        return self.embeddings.part(own.start, own.stop)
 
     def disk_bytes(self) -> int:
         """Upper bound of what the output takes while it is made: three saves, parts, result."""

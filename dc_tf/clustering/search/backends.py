@@ -1,4 +1,4 @@
-"""What finds the nearest centroid of every row: TensorFlow, or faiss where that is faster.
+"""Selects the search for the nearest centroid: TensorFlow, or faiss where it is faster.
 
 nearest = make_backend("auto", k, dim, precision)
 nearest.name

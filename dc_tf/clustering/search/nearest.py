@@ -3,17 +3,17 @@
 `argmin |x - c|^2` is `argmax x.c - |c|^2 / 2`: one product of a chunk of rows with a tile of
 centroids, then an arg-max that stays in the tile. Rows and centroids are first moved by `shift`:
 a large common offset would otherwise cancel away the digits that matter. Equal scores go to the
-lowest index, in a tile and between tiles, so the tiling shows in nothing but speed.
+lowest index, in a tile and between tiles, so the tiling affects speed only.
 
     nearest = NearestCentroid(k, dim, "bfloat16")
     nearest.load(centroids)
     labels, scores = nearest(nearest.prepared(rows))
 
-With bfloat16 the products are summed in float32 and rounded to the 8 digits of a bfloat16 at the
-end. So that the digits are those that matter, what is summed is `(level - |x - c|^2) / 2`: with a
-level near the squared distance of a row from its centroid, the best scores are close to 0, where
-bfloat16 is fine. Of centroids still too close to call, `nearer` says which is nearer in float32.
-Kernels that round otherwise lose these digits: `backends.choose_precision` keeps bfloat16 off them.
+With bfloat16, products are summed in float32 and the sum is rounded to bfloat16's 8 bits. To keep
+the relevant bits, the score is `(level - |x - c|^2) / 2`: with a level near the squared distance
+of a row from its centroid, the best scores are close to 0, where bfloat16 has the finest spacing.
+`nearer` resolves remaining near-ties in float32. Kernels that round intermediate sums lose these
+bits; `backends.choose_precision` does not use bfloat16 with them.
 """
 
 import numpy as np

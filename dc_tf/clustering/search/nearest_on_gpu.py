@@ -1,7 +1,7 @@
-"""The nearest centroid of every row, on a GPU: all tiles in one program, nothing but labels back.
+"""The nearest centroid of every row on a GPU: one program for all tiles returns labels only.
 
-A program of XLA multiplies a chunk of rows with one tile of centroids after the other and keeps the
-best of them on the device. It also runs on a CPU, where `nearest.NearestCentroid` is faster.
+One XLA program multiplies a chunk of rows with each tile of centroids in turn and keeps the best
+score on the device. It also runs on a CPU, where `nearest.NearestCentroid` is faster.
 
     nearest = NearestOnGpu(k, dim, "bfloat16")
     nearest.load(centroids)

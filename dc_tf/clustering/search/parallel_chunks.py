@@ -1,9 +1,9 @@
-"""Chunks of rows worked on by a few threads, so that one reads while another computes.
+"""Processes chunks of rows in a few threads, so that reading and computing overlap.
 
-TensorFlow's kernels and NumPy's loops release the interpreter; on a CPU, work of one thread fills
-the cores that another leaves idle, and on a GPU the next chunk is read and sent meanwhile.
+TensorFlow's kernels and NumPy's loops release the interpreter lock. On a CPU, one thread uses the
+cores that another leaves idle; on a GPU, the next chunk is read and copied during a product.
 
-    for result in in_lanes(work_on_chunk, range(0, rows, chunk_rows)): ...
+    for result in in_parallel(work_on_chunk, range(0, rows, chunk_rows)): ...
 """
 
 import concurrent.futures
@@ -12,10 +12,10 @@ import os
 import tensorflow as tf
 
 
-def lane_count() -> int:
-    """Threads that work on chunks: one more than TensorFlow uses in a kernel, but 2 to 4.
+def thread_count() -> int:
+    """Number of threads: one more than TensorFlow uses in a kernel, within 2 to 4.
 
-    With as many, a core waits whenever a lane looks for the largest score.
+    With as many as kernel threads, a core would idle during every arg-max.
     """
     threads = (
         tf.config.threading.get_intra_op_parallelism_threads()
@@ -25,9 +25,9 @@ def lane_count() -> int:
     return max(2, min(4, threads + 1))
 
 
-def in_lanes(function, chunks):
+def in_parallel(function, chunks):
     """Yields `function(chunk)` in the order of `chunks`; an error in one ends the others."""
-    pool = concurrent.futures.ThreadPoolExecutor(lane_count(), "lane")
+    pool = concurrent.futures.ThreadPoolExecutor(thread_count(), "chunk")
     try:
         yield from pool.map(function, chunks)
     finally:

@@ -1,9 +1,9 @@
-"""The sums of the rows of each cluster, without any rounding error.
+"""Sums of the rows of each cluster, added without rounding error.
 
-Rows are added as multiples of a power of two, the quantum, that is so fine that a row loses less
-than float32 would and so coarse that no sum of rows needs more bits than float64 has. Additions
-are then exact, so it does not matter in which order, by how many threads or in how many steps
-rows were added and taken away again: only rows that change their cluster need to be touched.
+Rows are rounded to multiples of a power of two, the quantum: fine enough that a row loses less
+than in float32, coarse enough that every sum of rows fits into the bits of float64. Additions are
+then exact and independent of order, threads and steps, so rows can be added and subtracted, and
+only rows that change their cluster are processed.
 
     sums = ClusterSums(k, dim, quantum_of(max_abs, rows))
     sums.move(rows, old_labels, new_labels)
@@ -55,11 +55,11 @@ class ClusterSums:
         else:
             self._sums = tf.Variable(tf.zeros((k, dim), tf.float64), trainable=False)
         # To add and subtract this rounds to its unit in the last place, the quantum.
-        self._magnet = np.float64(1.5 * 2.0 ** (_FLOAT64_BITS - 1) * quantum)
+        self._rounding_constant = np.float64(1.5 * 2.0 ** (_FLOAT64_BITS - 1) * quantum)
         self._exact_float16 = quantum <= _FLOAT16_QUANTUM
         piece_bytes = _GPU_CHUNK_BYTES if self._on_gpu else _CHUNK_BYTES
         self._step = max(1, piece_bytes // (8 * dim))
-        self._rooms = threading.local()
+        self._scratch = threading.local()
         self._lock = threading.Lock()
 
     def move(self, rows, old, new):
@@ -120,14 +120,14 @@ class ClusterSums:
             if self._exact_float16 and rows.dtype == np.float16:
                 return values
             if self._on_gpu:
-                return values + self._magnet - self._magnet
+                return values + self._rounding_constant - self._rounding_constant
             rows = np.asarray(values)
         # In place, in memory that is there: new memory would cost more than the arithmetic.
-        if not hasattr(self._rooms, "multiples"):
-            self._rooms.multiples = aligned_empty((self._step, rows.shape[1]), np.float64)
-        multiples = self._rooms.multiples[: len(rows)]
-        np.add(rows, self._magnet, out=multiples)
-        multiples -= self._magnet
+        if not hasattr(self._scratch, "multiples"):
+            self._scratch.multiples = aligned_empty((self._step, rows.shape[1]), np.float64)
+        multiples = self._scratch.multiples[: len(rows)]
+        np.add(rows, self._rounding_constant, out=multiples)
+        multiples -= self._rounding_constant
         return as_tensor(multiples)
 
     def __getitem__(self, block: slice) -> tf.Tensor:

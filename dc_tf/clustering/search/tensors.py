@@ -1,7 +1,7 @@
-"""NumPy rows as TensorFlow sees them and back, without a copy where that is possible.
+"""Converts NumPy rows to tensors and back, without a copy where possible.
 
-TensorFlow copies an array that becomes a tensor, which costs more than to cluster it into a few
-clusters. Through DLPack it reads the array in place, if that lies as TensorFlow's own do.
+`tf.convert_to_tensor` copies an array, which costs more than assigning its rows to a few clusters.
+Through DLPack, TensorFlow reads an array in place if its memory is aligned as TensorFlow's is.
 
     x = as_tensor(aligned_empty((1024, 64), np.float16))
     y = as_array(tf.matmul(x, x, transpose_b=True))

@@ -1,7 +1,7 @@
-"""How many rows and centroids are multiplied at once: what is fast, in the memory there is.
+"""Chooses how many rows and centroids one product takes: fast, within the memory limit.
 
-On a CPU, scores should stay in its cache until they are compared. On a GPU a product should be so
-large that starting it costs nothing beside it.
+On a CPU, scores should stay in the cache until the arg-max reads them. On a GPU, a product should
+be large enough to hide its launch.
 
     shape = tile_shape(k, dim, item_bytes=4, memory_bytes=transit_bytes())
     shape.rows, shape.centroids

@@ -1,7 +1,7 @@
 """Rows of `.npy` files as points for k-means: one file or many, larger than memory.
 
-Headers are checked when the files are opened, rows are read when they are asked for, so a worker
-reads no more than its part. Several files are one matrix, their rows in the order of the files.
+Opening checks the headers only; rows are read on demand, so a worker reads its own part. Several
+files form one matrix, in the order of the files.
 
     embeddings = Embeddings.open(find_files("shards/*.npy"))
     result = kmeans(embeddings, k=1000)

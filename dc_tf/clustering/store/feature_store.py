@@ -1,17 +1,17 @@
 """Feature rows of one worker on its own disk, larger than memory.
 
-A folder with `rows.npy`, readable by anyone with NumPy, and `store.json`, which says what it holds.
-Rows are written in order while they are extracted and read in blocks or by position; `flush` makes
-what is written last through a crash, and says how far that is, so an extraction goes on where it
-stopped. Memory does not grow with the number of rows.
+A folder with `rows.npy`, which `np.load` reads, and `store.json`, which describes it. Extraction
+writes rows in order; readers take blocks or positions. `flush` makes the written rows durable and
+records their number, from which an interrupted extraction resumes. Memory does not grow with the
+number of rows.
 
     store = FeatureStore.create(path, rows=1000, dim=64)
     store.write(0, features)
     store.flush()
     for start, block in chunks(FeatureStore.open(path), 4096): ...
 
-NumPy itself has no bfloat16: it reads such a file as two bytes a number, `V2`, as it writes one;
-`np.load(path).view(ml_dtypes.bfloat16)` has the numbers.
+NumPy has no bfloat16 and reads such a file as `V2`, two bytes a value;
+`np.load(path).view(ml_dtypes.bfloat16)` returns the values.
 """
 
 import json

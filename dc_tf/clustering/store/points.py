@@ -1,8 +1,8 @@
-"""What k-means reads: this worker's rows, in blocks or by position.
+"""The interface through which k-means reads this worker's rows.
 
-A source of points has `rows`, `dim`, `dtype`, `read(start, stop)` and `take(positions)`, and any
-number of threads may read from it at once. A `FeatureStore` is one; an array becomes one; a
-`Subset` is some rows of another, so a problem inside a problem needs no copy of its rows.
+Points have `rows`, `dim`, `dtype`, `read(start, stop)` and `take(positions)`, safe to call from any
+number of threads. `FeatureStore` implements it, `as_points` wraps an array, and `Subset` selects
+rows of other points without a copy, for the second level of a hierarchy.
 
     points = as_points(x)
     for start, block in chunks(points, 4096): ...

@@ -1,10 +1,9 @@
 """Rows of equal length in a file, read and written by position, by any number of threads.
 
-The file is read, not mapped: cached pages of a mapping count as memory of the process until they
-are given back, and a file that is cut short kills the process. From the page cache, rows in order
-come at 6 GB/s and every fourth row of 8 KB at 2 GB/s, half and a third of what a mapping gives on
-2 busy cores, but far more than k-means takes on them (`benchmarks/feature_store.py`). From the disk
-itself reading was up to three times as fast.
+The file is read, not memory-mapped: mapped pages count as memory of the process, and a truncated
+file would kill it. From the page cache, sequential rows are read at 6 GB/s and every fourth row of
+8 KB at 2 GB/s: half and a third of a mapping's rate on 2 busy cores, but far more than k-means
+consumes there (`benchmarks/feature_store.py`). From disk, reading was up to three times as fast.
 
     file = RowFile.create("rows.npy", rows=1000, dim=64, dtype=np.dtype(np.float16))
     file.write(0, rows)

@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Draws(NamedTuple):
-    """What one worker sees in one epoch, in order; arrays of equal length n.
+    """What one worker sees in one epoch of pre-training, in order; arrays of equal length n.
 
     Attributes:
         row: (n,) int64 row ids.
@@ -20,4 +20,25 @@ class Draws(NamedTuple):
     rotation: np.ndarray
     super_id: np.ndarray
     sub_id: np.ndarray
+    seed: np.ndarray
+
+
+class ImageDraws(NamedTuple):
+    """Images without labels; `row`, `rotation` and `seed` as in `Draws`."""
+
+    row: np.ndarray
+    rotation: np.ndarray
+    seed: np.ndarray
+
+
+class LabelledDraws(NamedTuple):
+    """Images with their classes; `row`, `rotation` and `seed` as in `Draws`.
+
+    Attributes:
+        label: (n,) int32.
+    """
+
+    row: np.ndarray
+    rotation: np.ndarray
+    label: np.ndarray
     seed: np.ndarray

@@ -6,7 +6,7 @@
 
 Records are read a batch at a time, decoded in parallel and delivered in order: step t gives the
 same images to the bit whatever the number of threads and wherever the run was resumed. Damaged
-rows make no difference to that: see `stand_ins`.
+rows make no difference to that: see `storage.fallback_rows`.
 """
 
 import numpy as np
@@ -14,8 +14,9 @@ import tensorflow as tf
 
 from dc_tf.data.input import augment
 from dc_tf.data.storage import schema
-from dc_tf.data.storage.fallback_rows import DamagedRow
+from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.processes import cores
+from dc_tf.data.storage.reader import DamagedRow
 from dc_tf.errors import ConfigError, DataError
 
 _READS_AHEAD = 2
@@ -39,8 +40,9 @@ def training_batches(
     """Augmented, rotated images with their labels, for one epoch of one worker.
 
     Args:
-        reader: RowReader.
-        draws: Draws; what does not fill a last batch is left out.
+        reader: RowReader, where a damaged row is an error, or FallbackRows.
+        draws: Draws, or another NamedTuple of arrays with row, rotation and seed; its other columns
+            are labels. What does not fill a last batch is left out.
         batch_size: int, images a step.
         size: int, side of the images in pixels.
         min_area: of the random crop, see `augment.random_resized_crop`.
@@ -51,10 +53,10 @@ def training_batches(
         prefetch: int, batches kept ready.
 
     Returns:
-        tf.data.Dataset of dict: image (batch, size, size, 3) float32 in [0, 1], super_id (batch,)
-        int32, sub_id (batch,) int32. Iterating raises a TensorFlow error that names row, shard and
-        offset where an image cannot be read, or too many are damaged (`RowReader`'s
-        `max_bad_share`); `reader.data_errors` makes it a DataError.
+        tf.data.Dataset of dict: image (batch, size, size, 3) float32 in [0, 1], and each column of
+        labels, for Draws super_id (batch,) int32 and sub_id (batch,) int32. Iterating raises a
+        TensorFlow error that names row, shard and offset where an image cannot be read, or too many
+        are damaged (`FallbackRows`); `reader.data_errors` makes it a DataError.
 
     Raises:
         ConfigError: no full batch, or draws of unequal lengths.
@@ -81,7 +83,7 @@ def evaluation_batches(reader, row_ids, batch_size, size, short_side, threads=No
     """Images as they are, centre-cropped, in order; the last batch may be short.
 
     Args:
-        reader: RowReader.
+        reader: RowReader, where a damaged row is an error, or FallbackRows.
         row_ids: (n,) integers.
         batch_size: int, most images in a batch.
         size: int, side of the images in pixels.
@@ -128,7 +130,7 @@ def _batches(reader, columns, batch_size, prepare, span, threads):
     """Reads, prepares image by image, and batches; what fails is filled in by a stand-in.
 
     Args:
-        reader: RowReader.
+        reader: RowReader, where a damaged row is an error, or FallbackRows.
         columns: dict of name to (n, ...) array, among them `row`. They stay in NumPy, so an epoch
             of any length costs the graph nothing.
         batch_size: int.
@@ -212,10 +214,12 @@ def _fill_gaps(batches, span, batch_size, prepare_place):
 def _preparing(reader, columns, prepare):
     """A function of a place to the prepared item there, from its row's image or the stand-in's."""
 
+    rows = reader if isinstance(reader, FallbackRows) else FallbackRows(reader, max_share=0.0)
+
     def prepare_place(place):
         item = {name: tf.constant(column[place]) for name, column in columns.items()}
         row = int(item["row"])
-        image = reader.stand_ins.image(row)
+        image = rows.image(row)
         try:
             return prepare({"encoded": image, **item})
         except tf.errors.OpError as error:

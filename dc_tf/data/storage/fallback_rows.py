@@ -1,7 +1,8 @@
-"""What pipelines give instead of a damaged row: the next row, in row-id order, that is good.
+"""Replaces a corrupt row by the next row, in row-id order, that is good.
 
-    stand_ins = StandIns(reader, max_bad_share=0.001)
-    stand_ins.image(13)          # the encoded image of row 13 or, if that is damaged, of row 14
+    rows = FallbackRows(RowReader(dataset), max_share=0.001)
+    rows.image(13)               # the encoded image of row 13 or, if that is corrupt, of row 14
+    batches = training_batches(rows, draws, batch_size=48, size=224)
 
 That depends on nothing but the data, so every worker gives the same image, whatever their number
 and whenever the run was resumed; and since clustering sees the stand-in too, a damaged row simply
@@ -15,21 +16,26 @@ import threading
 import numpy as np
 from absl import logging
 
+from dc_tf.data.storage.reader import DamagedRow
 from dc_tf.errors import DataError
 
 
-class DamagedRow(DataError):
-    """A row whose bytes are not what was written, or not an image. Reading it again is no use."""
-
-
-class StandIns:
+class FallbackRows:
     """Finds good rows, counts damaged ones, and stops when there are too many. Thread-safe.
 
     Attributes:
+        dataset: of the reader.
         max_share: share of the rows that may be damaged.
     """
 
     def __init__(self, reader, max_share):
+        """Prepares; reads nothing.
+
+        Args:
+            reader: RowReader.
+            max_share: share of the rows, in [0, 1], that may be damaged.
+        """
+        self.dataset = reader.dataset
         self.max_share = max_share
         self._reader = reader
         self._next_good = {}  # of each row known to be damaged
@@ -38,10 +44,14 @@ class StandIns:
     def __len__(self):
         return len(self._next_good)
 
+    def read(self, row_ids, damaged=None):
+        """As `RowReader.read`: records as they are, without replacement."""
+        return self._reader.read(row_ids, damaged)
+
     @property
     def allowed(self):
         """How many rows may be damaged, a number that need not be whole."""
-        rows = self._reader.dataset.rows
+        rows = self.dataset.rows
         return min(self.max_share * rows, rows - 1)
 
     def rows(self):
@@ -70,7 +80,7 @@ class StandIns:
                     break
                 self._check_share(len(self._next_good) + len(damaged) + 1, fault)
                 damaged.append((row, fault))
-                row = (row + 1) % self._reader.dataset.rows
+                row = (row + 1) % self.dataset.rows
             for bad, fault in damaged:
                 self._next_good[bad] = row
                 logging.warning("%s Row %d stands in for it.", fault, row)
@@ -88,12 +98,12 @@ class StandIns:
             tf.io.decode_image(image, channels=3, expand_animations=False)
         except tf.errors.OpError as error:
             cause = re.sub(r"\{\{.*?\}\} ?|\[Op:.*", "", error.message.splitlines()[0]).strip(" .")
-            place = self._reader.dataset.describe(row)
+            place = self.dataset.describe(row)
             return None, f"The image of {place} cannot be decoded: {cause}."
         return image, None
 
     def _check_share(self, damaged, fault):
-        rows, path = self._reader.dataset.rows, self._reader.dataset.path
+        rows, path = self.dataset.rows, self.dataset.path
         if damaged <= self.allowed:
             return
         what_to_do = f"`dc_tf inspect {path} --verify` lists what is damaged; bring it back"

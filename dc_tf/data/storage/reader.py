@@ -16,7 +16,6 @@ import re
 import threading
 
 from dc_tf.data.storage import files, schema
-from dc_tf.data.storage.fallback_rows import DamagedRow, StandIns
 from dc_tf.data.storage.files import is_local
 from dc_tf.data.storage.tfrecord import FOOTER_BYTES, HEADER_BYTES, MAX_RECORD_BYTES, unframe
 from dc_tf.errors import DataError
@@ -26,24 +25,24 @@ _REMOTE_READS = 32  # at once, each from a file of its own
 _MAX_REMOTE_IDLE = 96  # files kept open beside those; each has a buffer of half a MB
 
 
+class DamagedRow(DataError):
+    """A row whose bytes are not what was written, or not an image. Reading it again is no use."""
+
+
 class RowReader:
     """Reads records of a data set by row id. Safe to use from several threads.
 
     Attributes:
         dataset: the Dataset.
-        stand_ins: StandIns, the damaged rows that pipelines met and what they gave instead.
     """
 
-    def __init__(self, dataset, max_bad_share=0.0):
+    def __init__(self, dataset):
         """Prepares; files are opened when they are needed.
 
         Args:
             dataset: Dataset.
-            max_bad_share: share of the rows, in [0, 1], that may be damaged; pipelines replace
-                them by the next good row. Beyond it, and always in `read`, they are an error.
         """
         self.dataset = dataset
-        self.stand_ins = StandIns(self, max_bad_share)
         local = all(is_local(dataset.shard_path(number)) for number in range(len(dataset.shards)))
         self._files = _LocalFiles(dataset) if local else _RemoteFiles(dataset)
 

@@ -13,7 +13,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.data.input.draws import Draws
+from dc_tf.data.input.draws import LabelledDraws
 from dc_tf.data.input.pipeline import training_batches
 from dc_tf.data.storage.reader import data_errors
 from dc_tf.distributed.collectives import ALONE
@@ -82,7 +82,7 @@ def one_step(subject, train, protocol):
                 epoch = _epoch(train, protocol, subject.resolution, ALONE, 0, Position())
                 state["batches"] = iter(epoch)
                 batch = next(state["batches"])
-            return tuner.step(batch["image"], batch["super_id"], tf.constant(0, tf.int32))
+            return tuner.step(batch["image"], batch["label"], tf.constant(0, tf.int32))
 
     return step
 
@@ -141,11 +141,10 @@ def _epoch(split, protocol, resolution, world, seed, position):
     own = order.reshape(-1, world.size, share)[:, world.rank].reshape(-1)
     zeros = np.zeros(len(own), np.int32)
     crops = np.full(len(own), derive("fine-tuning crops", seed, position.epoch))
-    draws = Draws(
+    draws = LabelledDraws(
         row=split.rows[own],
         rotation=zeros,
-        super_id=split.labels[own],
-        sub_id=zeros,
+        label=split.labels[own],
         seed=np.stack([crops, own], 1).astype(np.int32),
     )
     return training_batches(
@@ -165,7 +164,7 @@ def _train_epoch(tuner, batches, steps, protocol, position, states, progress) ->
     step, number = position.step, position.global_step
     sums = tf.constant(position.sums)
     for batch in batches:
-        sums += tuner.step(batch["image"], batch["super_id"], tf.constant(number, tf.int32))
+        sums += tuner.step(batch["image"], batch["label"], tf.constant(number, tf.int32))
         step, number = step + 1, number + 1
         progress.update(1)
         save = step < steps and number % protocol.save_every == 0

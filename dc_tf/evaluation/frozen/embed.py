@@ -15,6 +15,7 @@ import numpy as np
 from dc_tf import pulse, run_dir
 from dc_tf.atomic import write_whole
 from dc_tf.data.input.pipeline import evaluation_batches
+from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.reader import RowReader, data_errors
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import remembered
@@ -51,7 +52,7 @@ def embed(
             is before ReLU, as it is clustered.
         dtype: of the files; in "float16" what is beyond its range is clipped.
         rows_per_file: rows of a file; so many are in memory at a time.
-        max_bad_share: as of `RowReader`.
+        max_bad_share: share of the rows that may be damaged.
 
     Returns:
         what `embed.json` says: where the features are from, `rows`, `files` of each layer, `dims`.
@@ -86,7 +87,7 @@ def embed(
     # The weights tell what the model is, not where it lies.
     path = os.path.join(output, ABOUT)
     run_dir.claim(path, about, "--output", "features", free=("model",))
-    reader = RowReader(dataset, max_bad_share)
+    reader = FallbackRows(RowReader(dataset), max_bad_share)
     with data_errors(), Progress(dataset.rows, "embed", "images") as progress:
         for number, start in enumerate(starts):
             rows = np.arange(start, min(start + rows_per_file, dataset.rows))

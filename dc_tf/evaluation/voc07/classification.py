@@ -21,6 +21,7 @@ import itertools
 import numpy as np
 import tensorflow as tf
 
+from dc_tf.distributed.blocks import row_block
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import paper
@@ -310,8 +311,8 @@ class _Job:
     def _logits(self, split, seed):
         """(n, classes) sums over the crops; each worker computes some images, all get all."""
         count, crops, world = len(split), self.protocol.crops, self.world
-        first, stop = (count * (world.rank + i) // world.size for i in (0, 1))
-        mine = np.arange(first * crops, stop * crops)
+        own = row_block(count, world.rank, world.size)
+        mine = np.arange(own.start * crops, own.stop * crops)
         keys = np.stack([np.full(len(mine), derive("voc07 test", seed)), mine], 1)
         size, resolution = self.protocol.batch_size, self.subject.resolution
         sums = np.zeros((count, len(split.classes)), np.float32)

@@ -14,6 +14,7 @@ from official.core import config_definitions, task_factory, train_lib
 from official.vision import registry_imports  # noqa: F401 (registers the tasks)
 from official.vision.configs import maskrcnn
 
+from dc_tf.distributed.blocks import row_block
 from dc_tf.distributed.collectives import Solo, all_gather
 from dc_tf.errors import DataError
 from dc_tf.evaluation.voc07.backbone import (
@@ -164,8 +165,7 @@ def detect(model, subject, split, protocol, folder, world=None) -> list:
         pixels of the image, score, class from 0; best first.
     """
     world = world or Solo()
-    first, stop = (len(split) * (world.rank + i) // world.size for i in (0, 1))
-    places = range(first, stop)
+    places = row_block(len(split), world.rank, world.size)
     prefix = os.path.join(folder, f"worker-{world.rank}", f"{split.name}-part")
     records = write_records(split, prefix, places=places)
     weights = model.get_weights()

@@ -12,6 +12,7 @@ from dc_tf.data.input import augment
 from dc_tf.data.input.draws import Draws
 from dc_tf.data.input.pipeline import evaluation_batches, training_batches
 from dc_tf.data.storage import schema
+from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader, data_errors
 from dc_tf.data.storage.writer import DatasetWriter
@@ -134,7 +135,7 @@ class PipelineTest(tf.test.TestCase):
         bad = {0: 1, 7: 9, 8: 9, 22: 1}  # row 22 is the last: row 0 follows it, and is bad too
         dataset = self.make(broken=list(bad)).dataset
         for batch_size in (1, 4, 7, ROWS):
-            reader = RowReader(dataset, max_bad_share=0.2)
+            reader = FallbackRows(RowReader(dataset), 0.2)
             batches = list(evaluation_batches(reader, np.arange(ROWS), batch_size, 16, 16))
             self.assertAllEqual(np.concatenate([b["row"] for b in batches]), np.arange(ROWS))
             self.assertEqual({len(b["row"]) for b in batches[:-1]} | {batch_size}, {batch_size})
@@ -142,16 +143,16 @@ class PipelineTest(tf.test.TestCase):
             for row in range(ROWS):
                 expected = augment.center_crop(picture(bad.get(row, row)), 16, 16)
                 self.assertAllClose(images[row], expected)
-            self.assertLen(reader.stand_ins, 4)
-            self.assertAllEqual(reader.stand_ins.rows(), [0, 7, 8, 22])
+            self.assertLen(reader, 4)
+            self.assertAllEqual(reader.rows(), [0, 7, 8, 22])
 
-    def test_stand_ins_are_the_same_for_any_threads_and_after_a_resume(self):
+    def test_fallback_rows_are_the_same_for_any_threads_and_after_a_resume(self):
         dataset = self.make(broken=[2, 3, 13]).dataset
         wanted = draws(96)
-        reader = RowReader(dataset, max_bad_share=0.2)
+        reader = FallbackRows(RowReader(dataset), 0.2)
         whole = list(training_batches(reader, wanted, 8, 16, threads=1))
         for start, threads in ((0, None), (0, 3), (5, 1), (11, None)):
-            reader = RowReader(dataset, max_bad_share=0.2)
+            reader = FallbackRows(RowReader(dataset), 0.2)
             rest = training_batches(reader, wanted, 8, 16, start_step=start, threads=threads)
             for one, other in zip(whole[start:], rest, strict=True):
                 self.assertAllEqual(one["image"], other["image"])
@@ -164,13 +165,13 @@ class PipelineTest(tf.test.TestCase):
     def test_a_shard_that_was_cut_short_is_filled_from_the_next(self):
         dataset = self.make().dataset
         os.truncate(dataset.shard_path(0), dataset.index(0)[4, 0] + 20)
-        reader = RowReader(dataset, max_bad_share=0.5)
+        reader = FallbackRows(RowReader(dataset), 0.5)
         batches = list(evaluation_batches(reader, np.arange(ROWS), 4, 16, 16))
         images = np.concatenate([b["image"] for b in batches])
         self.assertAllClose(images[3], augment.center_crop(picture(3), 16, 16))
         for row in range(4, 10):  # a gap longer than a batch
             self.assertAllEqual(images[row], images[10])
-        self.assertLen(reader.stand_ins, 6)
+        self.assertLen(reader, 6)
 
     def test_a_record_that_is_no_example_does_not_harm_its_neighbours(self):
         path = os.path.join(self.get_temp_dir(), "garbage")
@@ -180,30 +181,42 @@ class PipelineTest(tf.test.TestCase):
             with DatasetWriter(path) as writer:
                 for row in range(6):
                     writer.write(b"" if row == 2 else picture(row))
-        reader = RowReader(Dataset.open(path), max_bad_share=0.2)
+        reader = FallbackRows(RowReader(Dataset.open(path)), 0.2)
         (batch,) = evaluation_batches(reader, np.arange(6), 6, 16, 16)
         for row in range(6):
             expected = augment.center_crop(picture(3 if row == 2 else row), 16, 16)
             self.assertAllClose(batch["image"][row], expected)
-        self.assertLen(reader.stand_ins, 1)
+        self.assertLen(reader, 1)
 
     def test_beyond_the_share_it_is_an_error_that_says_what_to_do(self):
         dataset = self.make(broken=[3, 9, 14]).dataset
         named = "row 14 .*shard-00001.*offset .*3 of 23 rows.*max_bad_share = 0.1 .*--verify.*raise"
         with self.assertRaisesRegex(DataError, named), data_errors():
-            list(evaluation_batches(RowReader(dataset, 0.1), np.arange(ROWS), 4, 16, 16))
+            list(
+                evaluation_batches(
+                    FallbackRows(RowReader(dataset), 0.1), np.arange(ROWS), 4, 16, 16
+                )
+            )
         all_bad = self.make(broken=list(range(ROWS))).dataset
         with self.assertRaisesRegex(DataError, "23 of 23 rows"), data_errors():
-            list(evaluation_batches(RowReader(all_bad, 1.0), np.arange(ROWS), 4, 16, 16))
+            list(
+                evaluation_batches(
+                    FallbackRows(RowReader(all_bad), 1.0), np.arange(ROWS), 4, 16, 16
+                )
+            )
 
     def test_a_shard_that_is_gone_is_an_error_whatever_the_share(self):
         dataset = self.make().dataset
         os.remove(dataset.shard_path(1))
         with self.assertRaisesRegex(DataError, "shard-00001.*cannot be read"), data_errors():
-            list(evaluation_batches(RowReader(dataset, 1.0), np.arange(ROWS), 4, 16, 16))
+            list(
+                evaluation_batches(
+                    FallbackRows(RowReader(dataset), 1.0), np.arange(ROWS), 4, 16, 16
+                )
+            )
 
     def test_each_damaged_row_is_logged_once(self):
-        reader = RowReader(self.make(broken=[5]).dataset, max_bad_share=0.2)
+        reader = FallbackRows(RowReader(self.make(broken=[5]).dataset), 0.2)
         with self.assertLogs("absl", "WARNING") as logged:
             for _ in range(3):
                 list(evaluation_batches(reader, np.arange(ROWS), 4, 16, 16))

@@ -15,9 +15,9 @@ import tensorflow as tf
 from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage import reader as reader_lib
 from dc_tf.data.storage import schema
-from dc_tf.data.storage.fallback_rows import DamagedRow
+from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.manifest import Dataset
-from dc_tf.data.storage.reader import RowReader, data_errors
+from dc_tf.data.storage.reader import DamagedRow, RowReader, data_errors
 from dc_tf.data.storage.writer import DatasetWriter
 from dc_tf.errors import DataError
 
@@ -138,10 +138,10 @@ class RemoteTest(tf.test.TestCase):
         super().setUp()
         self.path = os.path.join(self.get_temp_dir(), "data")
 
-    def remote(self, dataset, **settings):
+    def remote(self, dataset):
         """A reader of local shards that takes them for remote ones."""
         with mock.patch.object(reader_lib, "is_local", lambda path: False):
-            return RowReader(dataset, **settings)
+            return RowReader(dataset)
 
     def test_many_records_are_read_at_once_and_come_in_order(self):
         dataset, rows = write(self.path, rows=100), np.random.default_rng(0).permutation(100)
@@ -187,12 +187,12 @@ class RemoteTest(tf.test.TestCase):
             damage(dataset, row)
         batches = {}
         for name, reader in (
-            ("local", RowReader(dataset, max_bad_share=0.1)),
-            ("remote", self.remote(dataset, max_bad_share=0.1)),
+            ("local", FallbackRows(RowReader(dataset), 0.1)),
+            ("remote", FallbackRows(self.remote(dataset), 0.1)),
         ):
             with slow_files() as source, data_errors():
                 (batches[name],) = evaluation_batches(reader, np.arange(60), 60, 8, 8)
-            self.assertAllEqual(reader.stand_ins.rows(), [0, 30])
+            self.assertAllEqual(reader.rows(), [0, 30])
         self.assertAllEqual(batches["remote"]["image"], batches["local"]["image"])
         # One by one it is 65: up to the damage, each row, and what stands in for two.
         self.assertLess(source.turns, 30)
