@@ -218,16 +218,20 @@ def checkpoint() -> str:
 
 def api() -> str:
     """The functions of the Python API with their docstrings."""
-    path = ROOT / "dc_tf" / "api.py"
-    if not path.is_file():
-        return ""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
     parts = []
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            parts += [f"## {node.name}", f"```python\n{_signature(node)}\n```"]
-            parts.append(docstring_markdown(ast.get_docstring(node) or ""))
+    for name, node in api_functions().items():
+        parts += [f"## {name}", f"```python\n{_signature(node)}\n```"]
+        parts.append(docstring_markdown(ast.get_docstring(node)))
     return "\n\n".join(parts)
+
+
+def api_functions() -> dict[str, ast.FunctionDef]:
+    """Public functions of `dc_tf.api`, in the order of its `__all__`; none where it is absent."""
+    if not _path("dc_tf.api").is_file():
+        return {}
+    tree = _parsed("dc_tf.api")
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return {name: functions[name] for name in _module_value(tree, "__all__")}
 
 
 PARTS = {
@@ -257,6 +261,8 @@ def docstring_markdown(text: str, shell_only=False) -> str:
         lines = block.splitlines()
         if re.match(r"(Args|Attributes|Returns|Raises|Yields|Folder [^:]*):$", lines[0]):
             parts.append(_section(lines))
+        elif lines[0].startswith(">>> "):
+            parts.append("```python\n" + "\n".join(lines) + "\n```")
         elif lines[0].startswith("    ") or _is_shell(lines):
             code = inspect.cleandoc("\n" + block)
             if not shell_only or _is_shell(code.splitlines()):
@@ -369,14 +375,31 @@ def _sentence(text):
 
 
 def _signature(node):
-    if isinstance(node, ast.ClassDef):
-        return f"class dc_tf.{node.name}"
+    """A function as one calls it, one argument a line where a line is too short for all."""
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     one_line = f"dc_tf.{node.name}({ast.unparse(node.args)}){returns}"
     if len(one_line) <= 90:
         return one_line
-    arguments = re.split(r", (?![^\[\](){}]*[\])}])", ast.unparse(node.args))
-    return f"dc_tf.{node.name}(\n    " + ",\n    ".join(arguments) + f",\n){returns}"
+    # Each argument by itself, so that a comma inside of a type does not part it.
+    own, lines = node.args, []
+    plain = [*own.posonlyargs, *own.args]
+    defaults = [None] * (len(plain) - len(own.defaults)) + own.defaults
+    lines += [_argument(a, d) for a, d in zip(plain, defaults)]
+    if own.vararg or own.kwonlyargs:
+        lines.append(f"*{_argument(own.vararg, None)}" if own.vararg else "*")
+    lines += [_argument(a, d) for a, d in zip(own.kwonlyargs, own.kw_defaults)]
+    if own.kwarg:
+        lines.append(f"**{_argument(own.kwarg, None)}")
+    return f"dc_tf.{node.name}(\n" + "".join(f"    {line},\n" for line in lines) + f"){returns}"
+
+
+def _argument(node, default):
+    text = ast.unparse(node)
+    if default is None:
+        return text
+    return (
+        f"{text} = {ast.unparse(default)}" if node.annotation else f"{text}={ast.unparse(default)}"
+    )
 
 
 # Tables.

@@ -194,6 +194,16 @@ class ReferenceTest(unittest.TestCase):
             missing += [name for name in names - {"dc_tf", "tensorflow"} if f"`{name}`" not in text]
         self.assertEqual(missing, [])
 
+    @unittest.skipUnless((ROOT / "dc_tf" / "api.py").is_file(), "there is no dc_tf/api.py")
+    def test_every_function_of_the_api_is_there(self):
+        text = page("python-api.md")
+        functions = generate.api_functions()
+        self.assertTrue(functions)
+        for name, node in functions.items():
+            section = text.split(f"\n## {name}\n")[1].split("\n## ")[0]
+            for argument in [*node.args.args, *node.args.kwonlyargs]:
+                self.assertIn(f"- `{argument.arg}`: ", section, name)
+
     def test_sections_of_facts_that_modules_cite_exist(self):
         sections = set(re.findall(r"(?m)^## (\d+)\. ", (DOCS / "reference.md").read_text()))
         cited = {
