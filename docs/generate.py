@@ -98,14 +98,56 @@ def commands() -> str:
         argument = getattr(module, "ARGUMENT", None)
         if argument is not None:
             parts.append(f"The value of `--{argument.name}` may stand without its name.")
-        rows = [_flag_row(module.FLAGS[flag]) for flag in flag_names(module)]
-        parts.append(_table(("flag", "kind", "default", "meaning"), rows))
+        if hasattr(module, "FLAGS"):
+            rows = [_flag_row(module.FLAGS[flag]) for flag in flag_names(module)]
+            parts.append(_table(("flag", "kind", "default", "meaning"), rows))
+        else:
+            parts.append(program("local"))
     return "\n\n".join(parts)
+
+
+def program(name: str) -> str:
+    """The options of a program of launch/."""
+    rows = [(f"`{option}`", _sentence(text)) for option, text in options(name).items()]
+    return _table(("flag", "meaning"), rows)
+
+
+def options(name: str) -> dict[str, str]:
+    """{option: help} of a program of launch/, from its calls of `add_argument`."""
+    tree = ast.parse((ROOT / "launch" / f"{name}.py").read_text(encoding="utf-8"))
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
+            option = ast.literal_eval(node.args[0])
+            text = next((k.value for k in node.keywords if k.arg == "help"), None)
+            if option.startswith("--") and text is not None:
+                found[option] = _text(text, tree)
+    return found
+
+
+def _text(node, tree):
+    """Text of a string, with constants of the module in place of their names."""
+    if isinstance(node, ast.Constant):
+        return node.value
+    parts = []
+    for part in node.values:
+        if isinstance(part, ast.Constant):
+            parts.append(part.value)
+        else:
+            source = ast.unparse(part.value)
+            value = _module_value(tree, source)
+            if value is None and "." in source:  # of a module beside it
+                module, _, constant = source.partition(".")
+                other = (ROOT / "launch" / f"{module}.py").read_text(encoding="utf-8")
+                value = _module_value(ast.parse(other), constant)
+            form = ast.literal_eval(ast.unparse(part.format_spec)[1:]) if part.format_spec else ""
+            parts.append(source if value is None else format(value, form))
+    return "".join(parts)
 
 
 def flag_names(module) -> list[str]:
     """Names of a command's own flags, in the order in which they are defined."""
-    return [name for name in module.FLAGS if name not in _SKIPPED_FLAGS]
+    return [name for name in getattr(module, "FLAGS", ()) if name not in _SKIPPED_FLAGS]
 
 
 def settings() -> str:
@@ -236,6 +278,8 @@ def api_functions() -> dict[str, ast.FunctionDef]:
 
 PARTS = {
     "commands": commands,
+    "quickstart": lambda: program("quickstart"),
+    "local": lambda: program("local"),
     "settings": settings,
     "evaluation": evaluation,
     "configurations": configurations,

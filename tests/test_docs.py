@@ -45,11 +45,11 @@ def sources(*folders):
             yield path, path.read_text(encoding="utf-8")
 
 
-def keys(path, *functions):
-    """Names that the functions of a module put into dictionaries: literal keys, and x["name"]."""
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+def keys(pattern, *functions):
+    """Names that the functions of modules put into dictionaries: literal keys, and x["name"]."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in ROOT.glob(pattern)]
     found = set()
-    for node in ast.walk(tree):
+    for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.FunctionDef) and node.name in functions:
             for inner in ast.walk(node):
                 if isinstance(inner, ast.Dict):
@@ -119,9 +119,13 @@ class ReferenceTest(unittest.TestCase):
         for command, path in COMMANDS.items():
             section = text.split(f"\n## {command}\n")[1].split("\n## ")[0]
             module = importlib.import_module(path)
-            self.assertTrue(generate.flag_names(module))
-            for flag in generate.flag_names(module):
+            flags = generate.flag_names(module) or [o[2:] for o in generate.options("local")]
+            self.assertTrue(flags)
+            for flag in flags:
                 self.assertRegex(section, rf"\| `--(\[no\])?{flag}` \|", command)
+        for name in ("quickstart", "local"):
+            for option in generate.options(name):
+                self.assertIn(f"| `{option}` |", text.split("\n## launch/quickstart.sh\n")[1])
 
     def test_every_setting_is_there_and_described(self):
         from dc_tf import experiment
@@ -177,19 +181,19 @@ class ReferenceTest(unittest.TestCase):
 
     def test_every_metric_is_there(self):
         text, missing = page("metrics.md"), []
-        for path, *functions in (
+        for pattern, *functions in (
             ("dc_tf/training/step_metrics.py", "mean_metrics"),
             ("dc_tf/training/trainer.py", "train", "train_epoch"),
             ("dc_tf/training/reassign.py", "describe", "_report"),
             ("dc_tf/training/loop.py", "result"),
             ("dc_tf/clustering/statistics.py", "count_statistics"),
             ("dc_tf/clustering/hierarchy.py", "_summary"),
-            ("dc_tf/clustering/job/run.py", "_about"),
-            ("dc_tf/commands/kmeans.py", "_settings"),
+            ("dc_tf/clustering/job/*.py", "_about"),
+            ("dc_tf/c*/**/*.py", "_settings"),
             ("dc_tf/evaluation/run.py", "_described"),
         ):
-            names = keys(path, *functions)
-            self.assertTrue(names, path)
+            names = keys(pattern, *functions)
+            self.assertTrue(names, pattern)
             # A key of `versions` is a package.
             missing += [name for name in names - {"dc_tf", "tensorflow"} if f"`{name}`" not in text]
         self.assertEqual(missing, [])
