@@ -10,8 +10,9 @@ import subprocess
 import sys
 
 from dc_tf import experiment as experiment_lib
+from dc_tf.atomic import read_json
 from dc_tf.data.storage.manifest import Dataset
-from dc_tf.run_dir import RunDir, read_json
+from dc_tf.run_dir import RunDir
 
 TASKS = {
     "knn": ["--task=knn"],

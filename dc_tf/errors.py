@@ -6,29 +6,35 @@ PREEMPTED, HELD_UP = 42, 43
 
 
 class ConfigError(ValueError):
-    """A setting, flag or TF_CONFIG that cannot work; raised before anything is started.
-
-    Attributes:
-        of_all: whether all workers know that they raise one; see `distributed.refusal`.
-    """
-
-    of_all = False
+    """A setting, flag or TF_CONFIG that cannot work; raised before anything is started."""
 
 
 class DataError(RuntimeError):
     """Data that cannot be used: missing, incomplete, corrupt or not finite.
 
     Attributes:
-        of_all: as of `ConfigError`.
         result: dict that a command prints all the same, or None.
     """
-
-    of_all = False
 
     def __init__(self, message, result=None):
         super().__init__(message)
         self.result = result
 
 
+class RaisedOnAll(Exception):
+    """An error that every worker raises at the same place, so that they can leave together.
+
+    `distributed.collective_errors` raises its subclasses.
+    """
+
+
+class ConfigErrorOnAll(RaisedOnAll, ConfigError):
+    """A ConfigError of at least one worker, raised on all."""
+
+
+class DataErrorOnAll(RaisedOnAll, DataError):
+    """A DataError of at least one worker, raised on all."""
+
+
 class Preempted(Exception):
-    """The process was asked to stop and has saved; started again, it goes on."""
+    """The process was asked to stop and has saved; started again, it resumes."""

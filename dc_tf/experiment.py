@@ -376,8 +376,8 @@ def _check_stage(stage, name, model, need):
     need(not together, name("rotations_together"), True, "use it with clusters = 1 only")
     pointless = stage.super_classes == 1 and stage.sub_clusters == 0
     need(not pointless, name("rotations"), 1, "use more rotations, clusters or sub_clusters")
-    heads = ("uniform", "normal")
-    need(stage.head_initializer in heads, name("head_initializer"), stage.head_initializer, heads)
+    head = stage.head_initializer
+    need(head in ("uniform", "normal"), name("head_initializer"), head, "use uniform or normal")
     need(stage.loss in LOSSES, name("loss"), stage.loss, f"use {' or '.join(LOSSES)}")
     flat = stage.loss == "product" and not stage.sub_clusters
     need(not flat, name("loss"), "product", "use it with sub_clusters")

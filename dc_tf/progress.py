@@ -10,7 +10,7 @@ Progress goes to stderr; stdout is reserved for results.
 import sys
 import time
 
-from dc_tf import pulse
+from dc_tf.distributed import heartbeat
 
 # Of tqdm: our own count, with separators, in place of its own.
 _BAR = (
@@ -53,7 +53,7 @@ class Progress:
         self._bar = None
 
     def __enter__(self):
-        pulse.beat(self._what)
+        heartbeat.beat(self._what)
         self._started = self._working_since = self._last_line = time.monotonic()
         if self._resumes:
             self._write_resumed()
@@ -88,7 +88,7 @@ class Progress:
 
         Calls with 0 before anything is finished tell of preparations, no part of the rate.
         """
-        pulse.beat(self._what)
+        heartbeat.beat(self._what)
         if self.done == self._skipped:
             if not n:
                 self._working_since = time.monotonic()

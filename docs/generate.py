@@ -194,7 +194,7 @@ def evaluation() -> str:
             )
             for field, default in fields.items()
         ]
-        head = ("setting", "default", *(("`--protocol=small`",) if small else ()), "meaning")
+        head = ("setting", "default", *(("small protocol",) if small else ()), "meaning")
         parts += [
             f"## {name}",
             docstring_markdown(ast.get_docstring(tree), shell_only=True),

@@ -72,6 +72,7 @@ class ExperimentTest(tf.test.TestCase):
             ("stages[1].accumulate=0", r"stages.1.\.accumulate is 0; use at least 1"),
             ("stages[1].loss=flat", "'flat'; use hierarchical or product"),
             ("stages[0].loss=product", "use it with sub_clusters"),
+            ("stages[0].head_initializer=foo", "is 'foo'; use uniform or normal"),
             ("stages[0].optimizer.options=3", "options.* holds int; expected a mapping"),
             ("checkpoint_every=0", "at least 1"),
             ("nonsense", "expected a mapping"),

@@ -20,14 +20,14 @@ LAYERS = [
     {"clustering", "data"},
     {"nn"},
     {"precision"},
+    {"progress"},
     {"distributed"},
     {"run_dir"},
     {"experiment"},
     {"settings"},
     {"kmeans_options"},
     {"hyperparams"},
-    {"progress"},
-    {"pulse"},
+    {"atomic"},
     {"kernels", "keras", "memory", "seeds"},
     {"errors"},
 ]
@@ -35,6 +35,7 @@ LAYERS = [
 # Narrower than their layer: the algorithms, which must be usable without the rest.
 ONLY = {
     "clustering": {
+        "atomic",
         "clustering",
         "distributed",
         "errors",
@@ -42,9 +43,8 @@ ONLY = {
         "memory",
         "precision",
         "progress",
-        "pulse",
     },
-    "data": {"data", "distributed", "errors", "progress", "pulse", "seeds"},
+    "data": {"atomic", "data", "distributed", "errors", "progress", "seeds"},
     "nn": {"nn", "keras", "errors"},
 }
 
@@ -74,6 +74,14 @@ class LayersTest(tf.test.TestCase):
         for module, _ in modules():
             for imported in direct(dotted(module)):
                 self.assertNotIn(dotted(module), reached(imported), f"{module}, {imported}")
+
+    def test_what_commands_use_before_tensorflow_does_not_import_it(self):
+        self.assertEqual((PACKAGE / "distributed" / "__init__.py").read_text(), "")
+        for name in ("heartbeat", "stop_request", "task"):
+            found = set(imported_names(PACKAGE / "distributed" / f"{name}.py"))
+            ours = {full for full in found if full.startswith("dc_tf")}
+            self.assertLessEqual(ours, {"dc_tf.errors.ConfigError", "dc_tf.errors.Preempted"}, name)
+            self.assertNotIn("tensorflow", {full.partition(".")[0] for full in found}, name)
 
     def test_only_distributed_knows_tf_config(self):
         for module, part in modules():

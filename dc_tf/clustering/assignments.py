@@ -17,6 +17,7 @@ import zipfile
 import numpy as np
 import tensorflow as tf
 
+from dc_tf import atomic
 from dc_tf.clustering.statistics import count_statistics
 from dc_tf.errors import DataError
 
@@ -104,15 +105,14 @@ def write_block(folder, rank, world, first_row, cluster, sub):
         first_row: row id of its first row.
         cluster, sub: (n,) int32.
     """
-    data = io.BytesIO()
-    np.savez(
-        data,
-        first_row=np.int64(first_row),
-        cluster=np.asarray(cluster, np.int32),
-        sub=np.asarray(sub, np.int32),
-    )
-    tf.io.gfile.makedirs(folder)
-    _write_whole(os.path.join(folder, _block_name(rank, world)), data.getvalue())
+    arrays = {
+        "first_row": np.int64(first_row),
+        "cluster": np.asarray(cluster, np.int32),
+        "sub": np.asarray(sub, np.int32),
+    }
+    atomic.make_folder(folder)
+    path = os.path.join(folder, _block_name(rank, world))
+    atomic.write_file(path, lambda file: np.savez(file, **arrays))
 
 
 def commit(folder, world, clusters, sub_clusters):
@@ -128,7 +128,7 @@ def commit(folder, world, clusters, sub_clusters):
         raise DataError(f"{folder} lacks a block of assignments: {error}") from error
     _check_contiguous(blocks, folder)
     about = {"blocks": names, "clusters": clusters, "sub_clusters": max(1, sub_clusters)}
-    _write_whole(os.path.join(folder, _LIST), json.dumps(about).encode())
+    atomic.write_text(os.path.join(folder, _LIST), json.dumps(about))
 
 
 def _block_name(rank, world):
@@ -154,14 +154,3 @@ def _read_block(path):
 def _read(path):
     with tf.io.gfile.GFile(path, "rb") as file:
         return file.read()
-
-
-def _write_whole(path, data):
-    aside = path + ".tmp"
-    with tf.io.gfile.GFile(aside, "wb") as file:
-        file.write(data)
-    if "://" not in path:
-        descriptor = os.open(aside, os.O_RDONLY)
-        os.fsync(descriptor)  # the list of blocks must not reach the disk before they do
-        os.close(descriptor)
-    tf.io.gfile.rename(aside, path, overwrite=True)

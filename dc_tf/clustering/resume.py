@@ -4,7 +4,6 @@ Every worker writes its own file, complete or not at all. The two newest stay: a
 some workers have written the newest and others have not. At the restart all take the newest that
 every one of them has, or none.
 
-    claim(folder, job)                        # empties the scratch of another job
     snapshots = Snapshots(folder + "/kmeans", comm, every_s=60)
     snapshot = snapshots.newest()             # the same generation on all workers, or None
     snapshots.save_if_due(7, lambda: Snapshot({"done": 2}, {"labels": labels}))
@@ -13,7 +12,6 @@ every one of them has, or none.
 import dataclasses
 import json
 import os
-import shutil
 import struct
 import time
 import zipfile
@@ -21,13 +19,12 @@ import zipfile
 import numpy as np
 from absl import logging
 
-from dc_tf import pulse
-from dc_tf.atomic import write_whole
+from dc_tf.atomic import write_file
 from dc_tf.clustering.kmeans import KMeansState
+from dc_tf.distributed import stop_request
 from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import Preempted
 
-_JOB = "job.json"
 _ABOUT = "about"
 _KEPT = 2
 # Share of the time that saving may take where the disk is slow and the state large.
@@ -100,7 +97,7 @@ class Snapshots:
         Raises:
             Preempted: on all workers, when one was asked to stop; it is saved.
         """
-        stops = pulse.stop_asked()
+        stops = stop_request.requested()
         due = time.monotonic() >= self._due and self._comm.rank == 0
         due, stops = self._comm.all_sum(np.array([due, stops], np.int64)).numpy()
         if due or stops:
@@ -116,7 +113,7 @@ class Snapshots:
         started = time.monotonic()
         try:
             os.makedirs(self._folder, exist_ok=True)
-            write_whole(self._path(generation), lambda file: _write_snapshot(file, snapshot))
+            write_file(self._path(generation), lambda file: _write_snapshot(file, snapshot))
             for old in self._generations()[:-_KEPT]:
                 os.remove(self._path(old))
         except OSError as error:
@@ -156,30 +153,6 @@ def unpack_state(snapshot: Snapshot) -> KMeansState:
     """The inverse of `pack_state`."""
     about = snapshot.about | {"objective": tuple(snapshot.about["objective"])}
     return KMeansState(**about, **snapshot.arrays)
-
-
-def claim(folder, job: dict):
-    """Makes `folder` the scratch of `job`; what another job left in it is removed.
-
-    Args:
-        folder: of one worker.
-        job: JSON-ready dict with everything that the results depend on.
-    """
-    path = os.path.join(folder, _JOB)
-    job = json.loads(json.dumps(job))  # tuples as they will be read
-    if _read_job(path) == job:
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(folder)
-    write_whole(path, lambda file: file.write(json.dumps(job, indent=1).encode()))
-
-
-def _read_job(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError):
-        return None
 
 
 def _all_gather(generations, comm) -> list[list[int]]:

@@ -12,8 +12,8 @@ end it with exit code 42.
 
 from absl import flags
 
-from dc_tf import pulse
 from dc_tf.data import convert
+from dc_tf.distributed import stop_request
 
 FLAGS = flags.FlagValues()
 INPUT = flags.DEFINE_string(
@@ -82,7 +82,7 @@ TFDS_DATA_DIR = flags.DEFINE_string(
 
 def run():
     """Runs the command; returns what was written and how many files were rejected."""
-    with pulse.stoppable():
+    with stop_request.signals_handled():
         return convert.convert(
             INPUT.value,
             OUTPUT.value,

@@ -15,7 +15,7 @@ import sys
 
 from absl import flags
 
-from dc_tf import pulse
+from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError
 
 FLAGS = flags.FlagValues()
@@ -80,7 +80,7 @@ def run() -> dict:
         print(reason, file=sys.stderr, flush=True)
     if RANDOM_INIT.value:
         subject = random_init(subject, SEED.value)
-    with pulse.stoppable():
+    with stop_request.signals_handled():
         about = embed(
             subject,
             dataset,

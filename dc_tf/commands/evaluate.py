@@ -26,9 +26,9 @@ import os
 
 from absl import flags, logging
 
-from dc_tf import pulse
 from dc_tf.commands.results import Result
 from dc_tf.data.storage.files import same_place
+from dc_tf.distributed import heartbeat, stop_request
 from dc_tf.errors import ConfigError, DataError
 
 FLAGS = flags.FlagValues()
@@ -131,7 +131,7 @@ def run() -> dict | None:
     )
     if PLOT.value and asked.task not in tasks.BY_LAYER:
         raise ConfigError(f"--plot is of layers, which only {', '.join(tasks.BY_LAYER)} measure.")
-    with _joined() as cluster, pulse.patient("evaluation"):
+    with _joined() as cluster, heartbeat.slow_operation("evaluation"):
         request = tasks.Request(
             task=asked.task,
             model=MODEL.value,
@@ -208,13 +208,13 @@ def _joined():
         cluster = None
         if task.size > 1 and WATCH_DIR.value:
             setting = f"--watch_dir={WATCH_DIR.value}"
-            folders = (os.path.join(WATCH_DIR.value, name) for name in ("pulses", "stacks"))
+            folders = (os.path.join(WATCH_DIR.value, name) for name in ("heartbeats", "stacks"))
             watching = watched(setting, *folders, task, TIMEOUT_S.value)
             cluster = join(stack.enter_context(watching))
         elif task.size > 1:
             cluster = connect(within_s=_JOIN_S)
         if cluster:
-            # TensorFlow has taken them for itself. Nothing is saved before the end.
-            pulse.reset_signals()
+            # TensorFlow has installed its own. Nothing is saved before the end.
+            stop_request.restore_default_handlers()
             stack.enter_context(leaving(cluster))
         yield cluster

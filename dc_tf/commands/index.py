@@ -13,7 +13,7 @@ import os
 
 from absl import flags
 
-from dc_tf import pulse
+from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError
 
 FLAGS = flags.FlagValues()
@@ -83,7 +83,7 @@ def run():
         label_offset=LABEL_OFFSET.value,
     )
     class_names = _class_names()
-    with pulse.stoppable():
+    with stop_request.signals_handled():
         return index_tfrecords.adopt(
             INPUT.value,
             OUTPUT.value,

@@ -108,27 +108,27 @@ def run() -> dict | None:
 
     import_tensorflow()
     from dc_tf.clustering.job.run import KMeansJob, run_job
-    from dc_tf.distributed.collective_errors import refuse_together
+    from dc_tf.distributed.collective_errors import raise_if_any
     from dc_tf.distributed.session import join, leaving, watched
 
     setting = f"--output={output.path}"
     with contextlib.ExitStack() as end:
         if task.size == 1:
             end.callback(output.tidy)  # Nobody else looks there, however it ends.
-        with watched(setting, output.pulses, output.stacks, task, TIMEOUT_S.value) as watchdog:
+        with watched(setting, output.heartbeats, output.stacks, task, TIMEOUT_S.value) as watchdog:
             if task.rank == 0:
                 _lock(output, setting, end)
             cluster = join(watchdog)
             end.enter_context(leaving(cluster, output.tidy))
-            refuse_together(refusal, cluster.world)
+            raise_if_any(refusal, cluster.world)
             result = run_job(KMeansJob(**checked), cluster)
     return Result(result, path=output.about) if cluster.is_chief else None
 
 
 def _lock(output, setting, end):
     """Keeps other jobs from the output for as long as the ExitStack `end` lasts."""
+    from dc_tf.atomic import locked
     from dc_tf.distributed.session import writable
-    from dc_tf.run_dir import locked
 
     try:
         with writable(setting):

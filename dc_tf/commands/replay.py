@@ -27,7 +27,8 @@ _SHEET = 64
 
 def run():
     """Runs the command; returns where the step is and what was written."""
-    from dc_tf.run_dir import RunDir, require_mounted, write_text
+    from dc_tf.atomic import require_mounted, write_text
+    from dc_tf.run_dir import RunDir
     from dc_tf.training.replay import find_step, replay
 
     if not WORKDIR.value or not OUTPUT.value:

@@ -13,9 +13,9 @@ import sys
 
 from absl import flags, logging
 
-from dc_tf import pulse
 from dc_tf.commands.logs import logged_to
 from dc_tf.commands.results import Result
+from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError, DataError
 
 # Workers that measure do not watch one another, and may start so long after the first.
@@ -79,8 +79,8 @@ def run() -> dict | None:
     if DRY_RUN.value or task.size == 1:
         _check_sizes(experiment, workers)
     # After all that can be known without it, since TensorFlow takes seconds to import.
+    from dc_tf.atomic import locked
     from dc_tf.distributed.session import watched, writable
-    from dc_tf.run_dir import locked
 
     if DRY_RUN.value:
         return _dry_run(experiment, folder, task)
@@ -92,7 +92,8 @@ def run() -> dict | None:
     if refusal and task.size == 1:
         raise refusal
     setting = f"--workdir={folder.path}"
-    watching = watched(setting, folder.pulses, folder.stacks, task, experiment.watchdog.timeout_s)
+    timeout_s = experiment.watchdog.timeout_s
+    watching = watched(setting, folder.heartbeats, folder.stacks, task, timeout_s)
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(watching)
         with writable(setting):
@@ -103,21 +104,21 @@ def run() -> dict | None:
 
 
 def _train(experiment, folder, refusal, watchdog):
-    from dc_tf.distributed.collective_errors import all_or_none, refuse_together
+    from dc_tf.distributed.collective_errors import raise_if_any, raise_on_all
     from dc_tf.distributed.session import join, leaving
     from dc_tf.training.loop import pretrain
     from dc_tf.training.precisions import choose_precisions
 
     cluster = join(watchdog)
     with leaving(cluster):
-        refuse_together(refusal, cluster.world)
+        raise_if_any(refusal, cluster.world)
         chosen = choose_precisions(experiment, cluster.world, _begun(folder))
         experiment = chosen.experiment
         if cluster.is_chief:
             _tell(chosen)
             _write_experiment(experiment, folder)
         cluster.world.barrier()
-        with all_or_none(cluster.world):
+        with raise_on_all(cluster.world):
             _check_shared(folder, cluster.rank)
         result = pretrain(experiment, folder, cluster)
         return result and Result(result, path=folder.result)
@@ -189,7 +190,8 @@ def _measured(experiment, run_dir, rows, workers, task):
         )
     cluster = connect(within_s=_JOIN_S)
     if task.size > 1:
-        pulse.reset_signals()  # TensorFlow has taken them for itself, and nothing is to be saved.
+        # TensorFlow has installed its own, and nothing is to be saved.
+        stop_request.restore_default_handlers()
     with leaving(cluster):
         chosen = choose_precisions(experiment, cluster.world, earlier=_begun(run_dir))
         plan = make_plan(chosen.experiment, rows, workers, _on_gpu())
@@ -235,7 +237,7 @@ def _refusal(experiment, run_dir, workers) -> ConfigError | None:
 
 def _check_same_run(experiment, dataset, run_dir):
     from dc_tf import experiment as experiment_lib
-    from dc_tf.run_dir import read_json
+    from dc_tf.atomic import read_json
     from dc_tf.training.precisions import as_begun
 
     if not os.path.exists(run_dir.config):
@@ -256,9 +258,9 @@ def _check_same_run(experiment, dataset, run_dir):
 
 
 def _write_experiment(experiment, run_dir):
+    from dc_tf.atomic import write_json, write_text
     from dc_tf.data.storage.manifest import Dataset
     from dc_tf.experiment import to_yaml
-    from dc_tf.run_dir import write_json, write_text
 
     dataset = Dataset.open(experiment.data.path)
     write_json(run_dir.data, {"path": dataset.path, "fingerprint": dataset.fingerprint()})

@@ -17,7 +17,6 @@ import os
 
 from absl import logging
 
-from dc_tf import pulse
 from dc_tf.data.sources import image_files
 from dc_tf.data.sources.digests import Digests
 from dc_tf.data.sources.open import open_source
@@ -27,6 +26,7 @@ from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.processes import map_lists
 from dc_tf.data.storage.staging import Draft, check_output, is_begun
 from dc_tf.data.storage.writer import DatasetWriter, is_finished
+from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.progress import Progress
 
@@ -133,7 +133,7 @@ class _Conversion:
             for item, cleaned in self._cleaned(workers):
                 self._take(item, cleaned)
                 bar.update(1, rejected=self.rejected)
-                pulse.stop_if_asked("the shards that are finished are kept")
+                stop_request.raise_if_requested("the shards that are finished are kept")
         self._close_shard()
         if not self._writer.rows:
             reason = self._nothing_usable(input)

@@ -1,55 +1,58 @@
-"""Parts of a program that all workers get through, or none: no one is left waiting for the others.
+"""An error of the user on one worker becomes an error on all, so that none waits for the others.
 
-    with all_or_none(cluster.world):
-        look_at_own_files()                      # one worker's error of the user ends all
+    with raise_on_all(cluster.world):
+        check_own_files()
 
-The error says `of_all` then, so that whoever ends the program knows that all workers get there.
+What is raised is a `RaisedOnAll`: whoever ends the program can rely on all workers raising one.
 """
 
 import contextlib
 
 import numpy as np
 
-from dc_tf.distributed.collectives import all_gather
-from dc_tf.errors import ConfigError, DataError
+from dc_tf.distributed.collectives import Communicator, all_gather
+from dc_tf.errors import ConfigError, ConfigErrorOnAll, DataError, DataErrorOnAll
 
-_KINDS = (None, ConfigError, DataError)
+_KINDS = (None, ConfigErrorOnAll, DataErrorOnAll)  # by the number that workers gather
 
 
 @contextlib.contextmanager
-def all_or_none(world):
-    """Inside, workers exchange nothing, or raise together.
+def raise_on_all(world: Communicator):
+    """Inside, workers exchange nothing; at its end all raise if the body raised on any of them.
 
     Args:
         world: Communicator of the workers.
 
     Raises:
-        ConfigError, DataError: as `refuse_together`.
+        ConfigErrorOnAll, DataErrorOnAll: as `raise_if_any`.
     """
-    refusal = None
+    own = None
     try:
         yield
     except (ConfigError, DataError) as error:
-        refusal = error
-    refuse_together(refusal, world)
+        own = error
+    raise_if_any(own, world)
 
 
-def refuse_together(refusal, world):
-    """Ends all workers when one of them cannot go on.
+def raise_if_any(own: ConfigError | DataError | None, world: Communicator):
+    """Raises on all workers if any of them has an error.
 
     Args:
-        refusal: this worker's ConfigError or DataError, or None.
+        own: this worker's error, or None.
         world: Communicator of the workers.
 
     Raises:
-        The refusal, or on a worker without one, one like that of the first worker that has one.
+        ConfigErrorOnAll, DataErrorOnAll: from this worker's own error where there is one;
+            elsewhere it names the first worker that has one.
     """
-    kind = 0 if refusal is None else 1 if isinstance(refusal, ConfigError) else 2
+    kind = 0 if own is None else 1 if isinstance(own, ConfigError) else 2
     kinds = all_gather(kind, world)
-    refused = np.flatnonzero(kinds)
-    if not refused.size:
+    failed = np.flatnonzero(kinds)
+    if not failed.size:
         return
-    first = refused[0]
-    error = refusal or _KINDS[kinds[first]](f"worker {first} cannot go on; see what it says.")
-    error.of_all = True
-    raise error
+    if isinstance(own, DataError):
+        raise DataErrorOnAll(str(own), own.result) from own
+    if own is not None:
+        raise ConfigErrorOnAll(str(own)) from own
+    first = failed[0]
+    raise _KINDS[kinds[first]](f"worker {first} failed; see its log.")

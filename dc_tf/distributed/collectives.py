@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
-from dc_tf import pulse
+from dc_tf.distributed import heartbeat
 from dc_tf.distributed.blocks import MESSAGE_BYTES
 
 
@@ -122,7 +122,7 @@ class Collective:
         if tensor.dtype == tf.int32 and "GPU" in self._link.device:
             return tf.cast(self._reduce(tf.cast(tensor, tf.int64)), tf.int32)
         # A fresh instance key per call (per trace in a graph) keeps consecutive calls apart.
-        with pulse.waiting(), tf.device(self._link.device):
+        with heartbeat.waiting(), tf.device(self._link.device):
             return tf.raw_ops.CollectiveReduceV2(
                 input=tensor,
                 group_size=self.size,

@@ -1,17 +1,17 @@
-"""The pulses of all workers of a run, as small files in the folder that they share.
+"""Every worker's heartbeat as a small file in a folder that all workers share.
 
-    pulses = Pulses("/runs/mine/pulses", task)
-    pulses.write({"phase": "extract"})
-    seen = pulses.look(rank=2)          # Seen(words={"phase": ...}, silent_s=0.8)
+    files = HeartbeatFiles("/runs/mine/heartbeats", task)
+    files.write({"phase": "extract"})
+    seen = files.look(rank=2)          # Seen(status={"phase": ...}, silent_s=0.8)
 
-No two clocks need to agree: a worker is as silent as its file has been unchanged while we looked;
-time in which this process could not look says nothing about others. What lay there before we first
-looked may be of an earlier life and counts for nothing, until `all_are_here`.
+Clocks need not agree: a worker is silent for as long as its file was seen unchanged, and time in
+which this process could not look does not count. A file that was there at the first look may come
+from an earlier incarnation of the worker and is ignored, until `rendezvous_done`.
 
-    pulses.meets()                      # ask again and again, until all workers are there
+    files.try_rendezvous()             # again and again, until it returns True
 
-Every process has a life, a name that no other has. The first worker says which lives it hears,
-once each has said that it hears the first one's; so no word of an earlier life can be meant.
+Every process has an incarnation, a random id. Rank 0 publishes its peers' incarnations once each
+peer has acknowledged rank 0's, so no file of an earlier incarnation can complete a rendezvous.
 """
 
 import dataclasses
@@ -31,16 +31,16 @@ class Seen:
     """A worker as another one sees it.
 
     Attributes:
-        words: what it last said; None if it has said nothing since we look.
-        silent_s: seconds since it last said something, or since we look.
+        status: what it last wrote; None if it has written nothing since we look.
+        silent_s: seconds since it last wrote, or since we look.
     """
 
-    words: dict | None
+    status: dict | None
     silent_s: float
 
 
-class Pulses:
-    """The files of the workers that were started together.
+class HeartbeatFiles:
+    """The heartbeat files of the workers that were started together.
 
     Args:
         folder: shared by all workers. A set of workers, known by its addresses, has a folder of
@@ -54,73 +54,79 @@ class Pulses:
         self._parent = folder
         self._folder = os.path.join(folder, name)
         self._rank, self._size = task.rank, task.size
-        self._life = uuid.uuid4().hex[:12]
+        self._incarnation = uuid.uuid4().hex[:12]
         self._count = 0
         self._longest_s = 2 * period_s
-        self._all_are_here = False
-        self._words, self._greeting = {}, {}
-        self._lock = threading.Lock()  # the watchdog writes, and who waits for the others
-        self._known = {}  # rank: (life and count, seconds unchanged, when looked, changed ever)
+        self._rendezvous_done = False
+        self._status, self._acknowledged = {}, {}
+        self._lock = threading.Lock()  # the watchdog writes, and so does the rendezvous
+        self._known = {}  # rank: (incarnation and count, s unchanged, when looked, changed ever)
         os.makedirs(self._folder, exist_ok=True)
 
-    def write(self, words: dict):
-        """Replaces what this worker says; JSON-ready."""
+    def write(self, status: dict):
+        """Replaces this worker's status; JSON-ready."""
         with self._lock:
-            self._words = words
+            self._status = status
             self._write()
 
-    def meets(self) -> bool:
-        """Whether all workers are there and know it; goes one step towards that."""
-        first = self._read(0) or {}
+    def try_rendezvous(self) -> bool:
+        """Takes one step of the rendezvous; whether all workers are there and know it."""
         if self._rank:
-            self._greet({"hears": first.get("life")})
-            return first.get("heard", {}).get(str(self._rank)) == self._life
+            chief = self._read(0) or {}
+            self._acknowledge({"chief": chief.get("incarnation")})
+            return chief.get("peers", {}).get(str(self._rank)) == self._incarnation
         others = [self._read(rank) or {} for rank in range(1, self._size)]
-        if any(words.get("hears") != self._life for words in others):
+        if not all(map(self._acknowledges, others)):
             return False
-        self._greet({"heard": {rank: words["life"] for rank, words in enumerate(others, 1)}})
+        peers = {rank: status["incarnation"] for rank, status in enumerate(others, 1)}
+        self._acknowledge({"peers": peers})
         return True
 
-    def awaited(self) -> list[int]:
-        """Ranks of the workers that do not hear the first one yet; others wait for that one."""
+    def missing_ranks(self) -> list[int]:
+        """Ranks whose acknowledgement rank 0 lacks; other workers wait for rank 0."""
         if self._rank:
             return [0]
         ranks = range(1, self._size)
-        return [rank for rank in ranks if (self._read(rank) or {}).get("hears") != self._life]
+        return [rank for rank in ranks if not self._acknowledges(self._read(rank) or {})]
 
-    def _greet(self, greeting):
+    def _acknowledges(self, status):
+        return status.get("chief") == self._incarnation
+
+    def _acknowledge(self, acknowledged):
         with self._lock:
-            if greeting != self._greeting:
-                self._greeting = greeting
+            if acknowledged != self._acknowledged:
+                self._acknowledged = acknowledged
                 self._write()
 
     def _write(self):
         self._count += 1
-        words = {**self._words, **self._greeting, "life": self._life, "count": self._count}
+        status = self._status | self._acknowledged
+        status |= {"incarnation": self._incarnation, "count": self._count, "pid": os.getpid()}
         path = self._path(self._rank)
-        aside = f"{path}.{self._life}"
-        with open(aside, "w", encoding="utf-8") as file:
-            json.dump(words | {"pid": os.getpid()}, file)
-        os.replace(aside, path)
+        # Not `atomic`: a heartbeat every second need not survive a crash of the machine.
+        staging = f"{path}.{self._incarnation}"
+        with open(staging, "w", encoding="utf-8") as file:
+            json.dump(status, file)
+        os.replace(staging, path)
 
-    def all_are_here(self):
-        """All workers have met, so whatever lies there now is of their present life."""
-        self._all_are_here = True
+    def rendezvous_done(self):
+        """From now on every file is known to come from the present incarnation of its worker."""
+        self._rendezvous_done = True
 
     def look(self, rank: int) -> Seen:
-        """What worker `rank` says, and for how long it has said nothing new."""
-        words = self._read(rank)
-        mark = (words["life"], words["count"]) if words else None
+        """The status of worker `rank`, and for how long it has been unchanged."""
+        status = self._read(rank)
+        mark = (status["incarnation"], status["count"]) if status else None
         now = time.monotonic()
         before, silent_s, looked, alive = self._known.get(rank, (mark, 0.0, now, False))
         silent_s += min(now - looked, self._longest_s)
         if mark != before:
             silent_s, alive = 0.0, True
         self._known[rank] = (mark, silent_s, now, alive)
-        return Seen(words if alive or self._all_are_here else None, silent_s)
+        return Seen(status if alive or self._rendezvous_done else None, silent_s)
 
     def remove_old(self):
-        """Removes what sets of workers left that have said nothing for a week."""
+        """Removes the folders of sets of workers that have written nothing for a week."""
         for name in os.listdir(self._parent):
             path = os.path.join(self._parent, name)
             if path != self._folder and time.time() - os.path.getmtime(path) > _KEEP_S:
@@ -129,10 +135,10 @@ class Pulses:
     def _read(self, rank):
         try:
             with open(self._path(rank), encoding="utf-8") as file:
-                words = json.load(file)
+                status = json.load(file)
         except (OSError, ValueError):  # not there yet, or a file system between two versions
             return None
-        return words if {"life", "count"} <= words.keys() else None
+        return status if {"incarnation", "count"} <= status.keys() else None
 
     def _path(self, rank):
         return os.path.join(self._folder, f"worker-{rank:05d}.json")

@@ -1,16 +1,16 @@
-"""Workers that meet by plain TCP, before TensorFlow is joined, and tell each other what they know.
+"""Rendezvous of workers by plain TCP, before TensorFlow joins them, to exchange facts as JSON.
 
-    with Meeting(task.addresses, task.rank, timeout_s=60) as meeting:
-        found = meeting.exchange({"gpus": 8})      # {rank: facts of that worker}
-        found = meeting.exchange({"failed": 0})    # and again
+    with Rendezvous(task.addresses, task.rank, timeout_s=60) as rendezvous:
+        found = rendezvous.exchange({"gpus": 8})      # {rank: facts of that worker}
+        found = rendezvous.exchange({"failed": 0})    # and again
 
 TensorFlow waits for a silent peer and does not say for which. Here every worker listens on its own
 port of TF_CONFIG and asks every other, so each that is silent is named, and each pair that a
-firewall keeps apart. Workers may start in any order within the time.
+firewall separates. Workers may start in any order within the time.
 
-An answer carries the worker's facts and how far it is: it has heard some (0), all (1), or knows
-that all have heard all (2). It leaves a round when it knows that (2) and each other has been told
-so; whoever still listens then knows enough to go on without it.
+A message carries the worker's facts and its level: it has the facts of some (0) or of all (1), or
+knows that all workers have those of all (2). A worker leaves a round at level 2, once each peer has
+received that level; whoever is still in the round then needs no more of it.
 
 Like TensorFlow's own connections, these have no authentication: what comes is bounded and parsed as
 JSON, and what is not understood is dropped, but whoever reaches the port can pose as a worker.
@@ -39,8 +39,8 @@ class PortTaken(Exception):
     """Another process listens on this worker's own port."""
 
 
-class NoMeeting(Exception):
-    """Not all workers came.
+class RendezvousFailed(Exception):
+    """Not all workers were reached in time.
 
     Attributes:
         silent: {rank: why it could not be talked to}.
@@ -60,13 +60,13 @@ class _Peer:
     facts: dict | None = None
     level: int = 0
     missing: tuple = ()
-    told: int = -1
+    level_sent: int = -1  # highest own level that it has received
     busy_at: float = 0.0  # when it last said that it has not come to this round yet
     trouble: str = "it did not answer"
 
 
-class Meeting:
-    """This worker's place among the others; listens from its start to its end.
+class Rendezvous:
+    """This worker's part in a rendezvous; it listens until it is closed.
 
     Args:
         addresses: "host:port" of all workers by rank; this one listens on the port of its own.
@@ -86,10 +86,10 @@ class Meeting:
         self._server = _listen(_port(addresses[rank]), self._answer)
 
     def exchange(self, facts: dict) -> dict[int, dict]:
-        """{rank: facts} of all workers, when all have heard of all.
+        """{rank: facts} of all workers, once all workers have those of all.
 
         Raises:
-            NoMeeting: not within the time.
+            RendezvousFailed: not within the time.
         """
         others = [rank for rank in range(len(self._addresses)) if rank != self._rank]
         peers = {rank: _Peer() for rank in others}
@@ -97,14 +97,14 @@ class Meeting:
             self._rounds.append((facts, peers))
         number, started = len(self._rounds) - 1, time.monotonic()
         with concurrent.futures.ThreadPoolExecutor(min(_THREADS, max(1, len(others)))) as pool:
-            while waiting := [rank for rank in others if _needs(peers[rank])]:
-                list(pool.map(lambda rank: self._ask(number, rank), waiting))
-                heard = max(started, *(peers[rank].busy_at for rank in waiting))
-                if time.monotonic() > heard + self._timeout_s:
-                    break  # with level 2 all is known, and telling the others was courtesy
+            while unfinished := [rank for rank in others if _needs(peers[rank])]:
+                list(pool.map(lambda rank: self._ask(number, rank), unfinished))
+                active = max(started, *(peers[rank].busy_at for rank in unfinished))
+                if time.monotonic() > active + self._timeout_s:
+                    break  # at level 2 all is known here; only peers lack something
                 time.sleep(_PAUSE_S)
         if _level(peers) < 2:
-            raise _no_meeting(peers)
+            raise _failure(peers)
         return {self._rank: facts} | {rank: peer.facts for rank, peer in peers.items()}
 
     def close(self):
@@ -119,7 +119,7 @@ class Meeting:
         self.close()
 
     def _ask(self, number, rank):
-        """Tells a peer how far this worker is, and notes what it answers."""
+        """Sends a peer this worker's facts and level, and notes its answer."""
         with self._lock:
             message, level = self._message(number)
         peer = self._rounds[number][1][rank]
@@ -127,7 +127,7 @@ class Meeting:
             answer = _talk(self._addresses[rank], message)
         except _GONE as error:
             if peer.level >= 1 and level == 2:
-                peer.told = 2  # it has what it needs and has left
+                peer.level_sent = 2  # it has what it needs and has left
             peer.trouble = _reason(error)
             return
         with self._lock:
@@ -139,7 +139,7 @@ class Meeting:
                 )
             elif isinstance(answer.get("facts"), dict):
                 self._note(number, answer)
-                peer.told = max(peer.told, level)
+                peer.level_sent = max(peer.level_sent, level)
             else:
                 peer.busy_at = time.monotonic()
                 peer.trouble = "it does not come to this check"
@@ -155,7 +155,7 @@ class Meeting:
             if peer is not None and request["workers"] == len(self._addresses):
                 self._note(number, request)
                 message, level = self._message(number)
-                peer.told = max(peer.told, level)
+                peer.level_sent = max(peer.level_sent, level)
             return message
 
     def _message(self, number):
@@ -166,7 +166,7 @@ class Meeting:
         return message | {"level": level, "missing": missing, "facts": facts}, level
 
     def _note(self, number, message):
-        """Takes in what a peer says of itself."""
+        """Records the facts and level of a peer's message."""
         peer = self._rounds[number][1][message["rank"]]
         if isinstance(message.get("facts"), dict):
             peer.level = max(peer.level, int(message["level"]))
@@ -175,8 +175,8 @@ class Meeting:
 
 
 def _needs(peer):
-    """Whether there is something left to learn from a peer, or to tell it."""
-    return peer.told < 2 or peer.level < 1
+    """Whether there is something left to receive from a peer, or to send it."""
+    return peer.level_sent < 2 or peer.level < 1
 
 
 def _level(peers):
@@ -185,11 +185,11 @@ def _level(peers):
     return 2 if all(peer.level >= 1 for peer in peers.values()) else 1
 
 
-def _no_meeting(peers):
+def _failure(peers):
     silent = {rank: peer.trouble for rank, peer in peers.items() if peer.facts is None}
     heard = {rank: peer for rank, peer in peers.items() if peer.facts is not None}
     apart = {rank: peer.missing for rank, peer in heard.items() if peer.level < 1}
-    return NoMeeting(silent, apart)
+    return RendezvousFailed(silent, apart)
 
 
 def _listen(port, answer):

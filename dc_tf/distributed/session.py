@@ -2,29 +2,29 @@
 
 import contextlib
 
-from dc_tf import pulse
+from dc_tf.distributed import heartbeat
 from dc_tf.distributed.cluster import connect
 from dc_tf.distributed.watchdog import Watchdog
-from dc_tf.errors import ConfigError, DataError
+from dc_tf.errors import ConfigError, RaisedOnAll
 
 # How long TensorFlow may take to join workers that are there. Starting a GPU takes some of that.
 _JOIN_S = 60.0
 
 
 @contextlib.contextmanager
-def watched(setting, pulses, stacks, task, timeout_s):
+def watched(setting, heartbeats, stacks, task, timeout_s):
     """Inside, a `Watchdog`.
 
     Args:
-        setting: what names the folder that holds the others, for messages: "--workdir=/runs/mine".
-        pulses, stacks, task, timeout_s: as of `Watchdog`.
+        setting: the flag that names the folder of the others, for messages: "--workdir=/runs/mine".
+        heartbeats, stacks, task, timeout_s: as of `Watchdog`.
 
     Raises:
         ConfigError: the folder cannot be made or written.
     """
     with contextlib.ExitStack() as stack:
         with writable(setting):
-            watchdog = stack.enter_context(Watchdog(pulses, task, timeout_s, stacks))
+            watchdog = stack.enter_context(Watchdog(heartbeats, task, timeout_s, stacks))
         yield watchdog
 
 
@@ -46,9 +46,9 @@ def writable(setting):
 
 
 def join(watchdog):
-    """The cluster of all workers, once they have met; see `Watchdog.meet`."""
-    with pulse.patient("joining the others"):
-        watchdog.meet()
+    """The cluster of all workers, which wait for one another first; see `Watchdog.rendezvous`."""
+    with heartbeat.slow_operation("joining the others"):
+        watchdog.rendezvous()
         cluster = connect(within_s=_JOIN_S)
     watchdog.joined()
     return cluster
@@ -56,7 +56,7 @@ def join(watchdog):
 
 @contextlib.contextmanager
 def leaving(cluster, tidy=None):
-    """At its end the workers leave the cluster together, unless this one fails and others do not.
+    """At its end the workers leave the cluster together, unless this one fails by itself.
 
     Args:
         cluster: `distributed.cluster.Cluster`.
@@ -64,9 +64,8 @@ def leaving(cluster, tidy=None):
     """
     try:
         yield
-    except (ConfigError, DataError) as error:
-        if error.of_all:
-            _leave(cluster, tidy)
+    except RaisedOnAll:
+        _leave(cluster, tidy)
         raise
     _leave(cluster, tidy)
 

@@ -1,18 +1,18 @@
-"""Ends a worker that waits for one that is gone or hangs, and says which; hears signals to stop.
+"""Ends this process when a peer dies or hangs, and names the peer; handles signals to stop.
 
-    with Watchdog(run.pulses, task, timeout_s=600, stacks=run.stacks) as watchdog:
-        watchdog.meet()
+    with Watchdog(run.heartbeats, task, timeout_s=600, stacks=run.stacks) as watchdog:
+        watchdog.rendezvous()
         cluster = connect(within_s=60)
         watchdog.joined()
         ...
 
-Every worker says in a small file what it is at (`pulses`). The first worker looks at all of them
-and judges (`verdict`); the others look at its file, for its verdict and for whether it lives. A
-worker that cannot go on writes the stacks of its threads and ends at once: what blocks it is a
-call that no exception reaches.
+Every worker writes its heartbeat to a small file (`heartbeat_files`). Rank 0 reads all of them and
+diagnoses (`diagnosis`); the others read the file of rank 0, for its diagnosis and for whether it
+lives. A worker that cannot continue writes the stacks of its threads and ends at once: it is
+blocked in a call that no exception reaches.
 
-SIGTERM, SIGUSR1 as SLURM sends it, and Ctrl-C ask the work to save and stop; one worker that was
-asked tells the others.
+SIGTERM, SIGUSR1 as SLURM sends it, and Ctrl-C request a stop of this worker (`stop_request`), and
+through its heartbeat file of all.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ import time
 import tensorflow as tf
 from absl import logging
 
-from dc_tf import pulse
-from dc_tf.distributed.diagnosis import GONE_S, answers, judge, judge_judge, name
-from dc_tf.distributed.heartbeat_files import Pulses
+from dc_tf.distributed import heartbeat, stop_request
+from dc_tf.distributed.diagnosis import GONE_S, answers, diagnose, diagnose_chief, name
+from dc_tf.distributed.heartbeat_files import HeartbeatFiles
 from dc_tf.errors import HELD_UP, PREEMPTED, Preempted
 
 # What TensorFlow raises on a worker when another one goes away.
@@ -42,19 +42,19 @@ _OF_PEERS = (
     tf.errors.UnavailableError,
     tf.errors.UnknownError,
 )
-# After so long a worker says for whom it waits.
-_TELL_S = 10.0
+# After so long a worker logs for whom it waits.
+_LOG_MISSING_AFTER_S = 10.0
 
 
 class Watchdog:
-    """Watches from `with` on; on the way out says how the work ended.
+    """Watches from `with` on; its exit publishes how the work ended.
 
     Args:
-        folder: of the pulses, shared by all workers; made if missing.
+        folder: of the heartbeat files, shared by all workers; made if missing.
         task: cluster.TaskSpec of this worker.
-        timeout_s: seconds that a worker may be silent or do nothing; ten times as long where it
-            is known to take long (`pulse.patient`). 0 waits for ever for a worker that lives.
-        stacks: folder for the stacks of a worker that was held up.
+        timeout_s: seconds that a worker may be silent or do nothing; ten times as long in a
+            `heartbeat.slow_operation`. 0 waits for ever for a worker that lives.
+        stacks: folder for the stacks of a worker that is ended.
         period_s: seconds between two looks; by default 1, more for more than 32 workers.
     """
 
@@ -63,7 +63,7 @@ class Watchdog:
         self._timeout_s = timeout_s or math.inf
         self._stacks = stacks
         self._period_s = period_s or max(1.0, task.size / 32)
-        self._pulses = Pulses(folder, task, self._period_s)
+        self._files = HeartbeatFiles(folder, task, self._period_s)
         self._broken = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -71,118 +71,120 @@ class Watchdog:
         self._handlers = {}
 
     def __enter__(self):
-        pulse.beat()
-        self._hear_signals()
+        heartbeat.beat()
+        self._install_handlers()
         if self._task.rank == 0:
-            self._pulses.remove_old()
-        self._pulses.write(self._words())  # a folder that cannot be written is an error here
+            self._files.remove_old()
+        self._files.write(self._status())  # a folder that cannot be written is an error here
         self._thread.start()
         return self
 
     def __exit__(self, kind, error, trace):
         if isinstance(error, _OF_PEERS) and self._task.size > 1:
-            # It says that a connection broke; the verdict will say whose, and end this process.
+            # A connection broke; the diagnosis will say to whom, and end this process.
             logging.debug("an exchange failed: %s", error)
             self._broken = True
-            with pulse.waiting():
+            with heartbeat.waiting():
                 self._thread.join(min(GONE_S, self._timeout_s) + 10 * self._period_s)
         self._ended.set()
         self._thread.join()
-        self._say(_last_words(error))
+        self._publish(_last_status(error))
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(-1)
         self._listening.close()
         self._woken.close()
 
-    def meet(self):
-        """Waits until all workers are there; the watchdog ends those who wait for one in vain.
+    def rendezvous(self):
+        """Waits until all workers are there; the watchdog ends this process if one never comes.
 
-        While TensorFlow joins them this process is deaf, since it keeps the interpreter for itself,
-        and it would wait up to an hour for one that never comes. So that is waited for here.
+        TensorFlow would wait up to an hour for a missing worker, and holds the interpreter while it
+        does, so that neither signals nor the watchdog get a turn.
 
         Raises:
-            Preempted: the process was told to stop before all were there.
+            Preempted: this process was asked to stop before all were there.
         """
-        tell_at = time.monotonic() + _TELL_S
-        while not self._pulses.meets():
-            if time.monotonic() >= tell_at:
-                self._tell_who_is_awaited()
-                tell_at = math.inf
-            pulse.stop_if_asked("it was waiting for the other workers and had not begun")
-            pulse.beat()  # who does not come is to blame, not who waits
+        log_at = time.monotonic() + _LOG_MISSING_AFTER_S
+        while not self._files.try_rendezvous():
+            if time.monotonic() >= log_at:
+                self._log_missing()
+                log_at = math.inf
+            stop_request.raise_if_requested(
+                "it was waiting for the other workers and had not begun"
+            )
+            heartbeat.beat()  # the missing worker is to blame, not this one
             time.sleep(self._period_s / 10)
-        self._pulses.all_are_here()
+        self._files.rendezvous_done()
 
-    def _tell_who_is_awaited(self):
-        awaited = [name(rank, self._task.addresses) for rank in self._pulses.awaited()]
+    def _log_missing(self):
+        missing = [name(rank, self._task.addresses) for rank in self._files.missing_ranks()]
         if self._task.rank:
-            logging.warning("waits until %s has met all workers", *awaited)
-        elif awaited:
-            logging.warning("waits for %s", ", ".join(awaited))
+            logging.warning("waits until %s has met all workers", *missing)
+        elif missing:
+            logging.warning("waits for %s", ", ".join(missing))
 
     def joined(self):
         """Call after `connect`, in which TensorFlow has taken SIGTERM for itself."""
-        self._hear_signals()
+        self._install_handlers()
 
-    def _hear_signals(self):
-        """Signals arrive in the watchdog's thread too: the main one may be held up in a call."""
+    def _install_handlers(self):
+        """Signals reach the watchdog's thread too: the main one may be blocked in a call."""
         self._woken.setblocking(False)
         signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
-        for number, before in pulse.hear_signals().items():
+        for number, before in stop_request.install_handlers().items():
             self._handlers.setdefault(number, before)
 
     def _watch(self):
         self._listening.settimeout(self._period_s)
         while not self._ended.is_set():
             try:
-                if set(self._listening.recv(16)) & set(map(int, pulse.SIGNALS)):
-                    pulse.ask_to_stop()
+                if set(self._listening.recv(16)) & set(map(int, stop_request.SIGNALS)):
+                    stop_request.request()
             except TimeoutError:
-                pass  # The period is over and nothing was heard.
+                pass  # The period is over without a signal.
             self._look()
 
     def _look(self):
-        self._say({})
-        verdict = self._verdict()
-        if verdict and not self._ended.is_set():
-            self._conclude(verdict)
+        self._publish({})
+        diagnosis = self._diagnose()
+        if diagnosis and not self._ended.is_set():
+            self._end_process(diagnosis)
 
-    def _say(self, words):
-        """A disk that is full or away keeps this worker from being heard, and from nothing else."""
+    def _publish(self, more):
+        """Writes the heartbeat file; the work continues if the disk is full or gone."""
         try:
-            self._pulses.write(self._words() | words)
+            self._files.write(self._status() | more)
         except OSError as error:
             logging.log_first_n(logging.WARNING, "the watchdog is not heard: %s", 1, error)
 
-    def _verdict(self) -> dict | None:
+    def _diagnose(self) -> dict | None:
         """{"kind", "rank", "message"} of the reason to end, or None."""
         task, timeout_s = self._task, self._timeout_s
         ranks = range(task.size) if task.rank == 0 else (0,)
-        seen = {rank: self._pulses.look(rank) for rank in ranks}
-        if any((one.words or {}).get("stopping") for one in seen.values()):
-            pulse.ask_to_stop()
+        seen = {rank: self._files.look(rank) for rank in ranks}
+        if any((one.status or {}).get("stopping") for one in seen.values()):
+            stop_request.request()
         if task.rank == 0:
-            found = judge(seen, task.addresses, timeout_s, answers)
+            found = diagnose(seen, task.addresses, timeout_s, answers)
             return found and vars(found)
-        told = (seen[0].words or {}).get("verdict")
-        if told:
-            return told
-        found = judge_judge(seen[0], task.addresses, timeout_s, answers)
+        published = (seen[0].status or {}).get("diagnosis")
+        if published:
+            return published
+        found = diagnose_chief(seen[0], task.addresses, timeout_s, answers)
         return found and vars(found)
 
-    def _conclude(self, verdict):
-        """Tells the others, shows what this process was at, and ends it."""
-        self._say({"verdict": verdict})
-        preempted = verdict["kind"] == "preempted"
-        text = f"dc_tf: {verdict['message']}"
+    def _end_process(self, diagnosis):
+        """Publishes the diagnosis, prints it with this process's phase, and ends the process."""
+        self._publish({"diagnosis": diagnosis})
+        preempted = diagnosis["kind"] == "preempted"
+        text = f"dc_tf: {diagnosis['message']}"
         if not preempted:
-            text += f" This worker ({self._task.rank}) was at {pulse.read()['phase']!r}"
+            text += f" This worker ({self._task.rank}) was at {heartbeat.read()['phase']!r}"
             text += f"{self._dump_stacks()}. Start all workers again: the work goes on where it was"
             text += " saved."
         with contextlib.suppress(OSError):  # the disk of the log is full, and this must end
             print(text, file=sys.stderr, flush=True)
-        readers = self._task.size - 1 - (verdict["kind"] == "gone")
+        readers = self._task.size - 1 - (diagnosis["kind"] == "gone")
         if self._task.rank == 0 and readers:
             time.sleep(3 * self._period_s)  # until the others have read it
         with contextlib.suppress(OSError):
@@ -190,7 +192,7 @@ class Watchdog:
         os._exit(PREEMPTED if preempted else HELD_UP)
 
     def _dump_stacks(self) -> str:
-        """What all threads are at, in a file; says where."""
+        """Writes the stacks of all threads to a file; returns a clause that says where."""
         path = os.path.join(self._stacks, f"worker-{self._task.rank:05d}.txt")
         try:
             os.makedirs(self._stacks, exist_ok=True)
@@ -200,11 +202,12 @@ class Watchdog:
             return f"; its stacks could not be kept ({error})"
         return f"; its stacks are in {path}"
 
-    def _words(self):
-        return {**pulse.read(), "stopping": pulse.stop_asked(), "broken": self._broken}
+    def _status(self):
+        stopping = stop_request.requested()
+        return {**heartbeat.read(), "stopping": stopping, "broken": self._broken}
 
 
-def _last_words(error) -> dict:
+def _last_status(error) -> dict:
     if error is None:
         return {"end": "done"}
     if isinstance(error, Preempted):

@@ -12,16 +12,17 @@ import os
 import threading
 import uuid
 
+from dc_tf import atomic
 from dc_tf import experiment as experiment_lib
-from dc_tf import run_dir
 from dc_tf.distributed.cluster import connect
-from dc_tf.distributed.rendezvous import Meeting, NoMeeting, PortTaken
+from dc_tf.distributed.rendezvous import PortTaken, Rendezvous, RendezvousFailed
 from dc_tf.doctor import comparison, data, estimate, machine, network
 from dc_tf.doctor.beginning import begin
 from dc_tf.doctor.report import Report
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.planning.plan import Rates, make_plan
 from dc_tf.planning.report import as_dict
+from dc_tf.run_dir import RunDir
 from dc_tf.training.preflight import check_start
 from dc_tf.training.rates import rates_of
 
@@ -67,7 +68,7 @@ def examine(options: Options, begun=None) -> Report:
         if task.size == 1:
             visit.alone(stack)
         else:
-            visit.meet(stack)
+            visit.with_others(stack)
     return report
 
 
@@ -80,7 +81,7 @@ class _Visit:
         self._task = task
         self._gpus = gpus
         self._experiment = self._load()
-        self._run = run_dir.RunDir(options.workdir) if options.workdir else None
+        self._run = RunDir(options.workdir) if options.workdir else None
         self._dataset = self._plan = None
         self._made = self._run is not None and not os.path.exists(self._run.path)
 
@@ -93,11 +94,11 @@ class _Visit:
         self.show_estimate(None)
         self._report.ok("other workers", "there are none: this worker is alone")
 
-    def meet(self, stack):
+    def with_others(self, stack):
         """Finds the others, compares, looks at what is this worker's own, and sums with them."""
         try:
-            meeting = stack.enter_context(
-                Meeting(self._task.addresses, self._task.rank, self._options.timeout_s)
+            rendezvous = stack.enter_context(
+                Rendezvous(self._task.addresses, self._task.rank, self._options.timeout_s)
             )
         except PortTaken as error:
             self._report.fail(
@@ -109,19 +110,19 @@ class _Visit:
         marker = self._leave_marker(stack)
         try:
             own = comparison.facts_of(self._task, self._gpus, self._experiment)
-            facts = meeting.exchange({**own, "marker": marker, "made": self._made})
+            facts = rendezvous.exchange({**own, "marker": marker, "made": self._made})
             self._made = any(found["made"] for found in facts.values())
             comparison.compare(self._report, facts)
             self._check_markers({rank: found["marker"] for rank, found in facts.items()})
             self.look_at_own()
-            results = meeting.exchange(self._results())
-        except NoMeeting as error:
+            results = rendezvous.exchange(self._results())
+        except RendezvousFailed as error:
             self._name_missing(error)
             if self._dataset is None:
                 self.look_at_own()
             self.show_estimate(None)
             return
-        meeting.close()
+        rendezvous.close()
         stack.pop_all().close()  # markers were seen by all
         self._tell_of_others(results)
         if self._dataset is not None:
@@ -186,7 +187,7 @@ class _Visit:
         options = self._options
         files = list(options.config_file)
         if not files and not options.params_override and options.workdir:
-            own = run_dir.RunDir(options.workdir).config
+            own = RunDir(options.workdir).config
             files = [own] if os.path.exists(own) else []
         if not files and not options.params_override:
             self._report.warn(
@@ -214,7 +215,7 @@ class _Visit:
         path = os.path.join(self._run.path, name)
         try:
             self._run.create()
-            run_dir.write_text(path, name)
+            atomic.write_text(path, name)
         except OSError as error:
             self._report.fail(
                 "run folder", f"cannot be written: {error}", "let all workers write to --workdir"

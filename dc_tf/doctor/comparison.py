@@ -1,6 +1,6 @@
 """Compares what must be equal on all workers.
 
-facts = meeting.exchange(facts_of(task, gpus, experiment) | {...})
+facts = rendezvous.exchange(facts_of(task, gpus, experiment) | {...})
 compare(report, facts)
 """
 

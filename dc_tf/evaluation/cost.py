@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dc_tf.distributed.collective_errors import all_or_none
+from dc_tf.distributed.collective_errors import raise_on_all
 
 SECONDS = 2.0  # for one part
 _GROWTH = 8  # of samples
@@ -71,7 +71,7 @@ def estimate(work: Work, networks: int, world, clock=time.monotonic) -> float:
     Raises:
         ConfigError, DataError: what the work itself would raise.
     """
-    with all_or_none(world):
+    with raise_on_all(world):
         rates = [rate(part, clock=clock) for part in work.parts]
     rates = world.all_sum(np.array(rates, np.float64)).numpy()
     return networks * sum(part.count / per_s for part, per_s in zip(work.parts, rates))

@@ -12,11 +12,11 @@ was trained further, are not taken for them. A folder that cannot be written is 
 import dataclasses
 import json
 import os
-import uuid
 
 import tensorflow as tf
 from absl import logging
 
+from dc_tf.data.storage import files
 from dc_tf.evaluation.comparison import best
 
 EVALUATIONS = "evaluations.json"
@@ -129,11 +129,5 @@ def _read(path) -> list:
 
 
 def _write(path, entries):
-    aside = f"{path}.{uuid.uuid4().hex}.tmp"
-    try:
-        with tf.io.gfile.GFile(aside, "w") as file:
-            file.write(json.dumps(entries, indent=1) + "\n")
-        tf.io.gfile.rename(aside, path, overwrite=True)
-    finally:
-        if tf.io.gfile.exists(aside):
-            tf.io.gfile.remove(aside)
+    data = (json.dumps(entries, indent=1) + "\n").encode()
+    files.write_file(path, lambda file: file.write(data), concurrent=True)

@@ -8,10 +8,10 @@ Input of the last two is (b, r, r, 3) float32 RGB in [0, 1] at the network's own
 """
 
 import os
-import uuid
 
 import tensorflow as tf
 
+from dc_tf import atomic
 from dc_tf.errors import ConfigError
 from dc_tf.export.keras_model import keras_model
 from dc_tf.export.saved_model import plain_copy
@@ -53,18 +53,13 @@ def write_file(trunk, output: str, form: str, sobel="layer", overwrite=False):
     """
     check_file(output, form, overwrite)
     network = plain_copy(trunk, sobel)
-    aside = output.removesuffix(ENDINGS[form]) + f".{uuid.uuid4().hex}{ENDINGS[form]}"
-    try:
+    with atomic.replacing(output, concurrent=True, ending=ENDINGS[form]) as staging:
         if form == "keras_weights":
-            network.save_weights(aside)
+            network.save_weights(staging)
         elif form == "keras":
-            keras_model(network).save(aside)
+            keras_model(network).save(staging)
         else:
-            _write_onnx(network, aside)
-        os.replace(aside, output)
-    finally:
-        if os.path.exists(aside):
-            os.remove(aside)
+            _write_onnx(network, staging)
 
 
 def _write_onnx(network, path):

@@ -7,7 +7,8 @@ source["data"]["fingerprint"], source["metrics"]["loss"]
 import json
 import os
 
-from dc_tf.run_dir import RunDir, read_json
+from dc_tf.atomic import read_json
+from dc_tf.run_dir import RunDir
 
 
 def of_run(workdir: str, stage: str, experiment) -> dict:

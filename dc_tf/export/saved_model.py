@@ -25,6 +25,8 @@ import tensorflow as tf
 from absl import logging
 
 import dc_tf
+from dc_tf import atomic
+from dc_tf.data.storage.files import is_local
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.export.fold_sobel import FoldedVGG16, fold
 from dc_tf.export.metadata import Metadata, default_short_side, read_metadata, write_metadata
@@ -266,10 +268,19 @@ def _clear_up(output):
 
 
 def _move(aside, output):
-    """Puts the finished folder in place; what was there goes only after that has worked."""
+    """Puts the finished folder in place; what was there goes only after that has worked.
+
+    Not `atomic.commit_folder`: a complete model may be at `output`, and either may be at an address
+    that only TensorFlow can reach. Between the two renames a crash leaves none at `output`, which
+    `_clear_up` repairs.
+    """
     old = aside + _OLD
+    if is_local(output):
+        atomic.sync_tree(aside)
     if tf.io.gfile.exists(output):
         tf.io.gfile.rename(output, old)
     tf.io.gfile.rename(aside, output)
+    if is_local(output):
+        atomic.sync(os.path.dirname(os.path.abspath(output)))
     if tf.io.gfile.exists(old):
         tf.io.gfile.rmtree(old)

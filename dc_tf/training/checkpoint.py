@@ -22,15 +22,17 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from dc_tf import atomic
 from dc_tf import experiment as experiment_lib
-from dc_tf import pulse, run_dir
+from dc_tf.distributed import heartbeat
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.nn.vgg16 import VGG16
+from dc_tf.run_dir import RunDir
 
 _NAME = re.compile(r"step-(\d{10})$")
 _POSITION = "position.json"
-# What TensorFlow and the system raise where a file cannot be written.
-_OF_DISKS = (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)
+# Errors of TensorFlow and of the system where a file cannot be written.
+_DISK_ERRORS = (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +81,9 @@ class Checkpoints:
             DataError: the disk is full or cannot be written; what was there before is whole.
         """
         try:
-            with pulse.patient("checkpoint"):
+            with heartbeat.slow_operation("checkpoint"):
                 self._save(position, learner)
-        except (
-            OSError,
-            tf.errors.ResourceExhaustedError,
-            tf.errors.PermissionDeniedError,
-        ) as error:
+        except _DISK_ERRORS as error:
             raise DataError(
                 f"the checkpoint of step {position.global_step} cannot be written to "
                 f"{self._folder}: {error}. Those before it are whole; make room there and start "
@@ -95,29 +93,26 @@ class Checkpoints:
     def _save(self, position, learner):
         learner.average_statistics()
         final = os.path.join(self._folder, f"step-{position.global_step:010d}")
-        aside = final + ".partial"
         if self._has(final):
             # No step was taken since: only what comes next is said differently.
             if self._cluster.is_chief:
                 _write_position(final, position)
             self._cluster.world.barrier()
             return
+        staging = atomic.staged_folder(final)
         if self._cluster.is_chief:
-            self._remove_partial()
-            os.makedirs(aside)
+            atomic.remove_staged_folders(self._folder)
+            atomic.stage_folder(final)
         self._cluster.world.barrier()
         if self._cluster.is_chief:
-            _shared(learner).write(os.path.join(aside, "shared"))
+            _shared(learner).write(os.path.join(staging, "shared"))
         if learner.saves_heads:
             for super_class, head in learner.heads.sub_heads.items():
-                tf.train.Checkpoint(head=head).write(_head_path(aside, super_class))
+                tf.train.Checkpoint(head=head).write(_head_path(staging, super_class))
         self._cluster.world.barrier()
         if self._cluster.is_chief:
-            run_dir.sync_tree(aside)
-            _write_position(aside, position)
-            run_dir.remove_tree(final)  # one that was damaged
-            run_dir.rename_tree(aside, final, order=lambda name: name == _POSITION)
-            run_dir.sync_folder(self._folder)
+            _write_position(staging, position)
+            atomic.commit_folder(final, last=_POSITION)
             self._prune()
         self._cluster.world.barrier()
 
@@ -145,15 +140,7 @@ class Checkpoints:
         """Removes all but the newest and those at the end of a stage, which people compare."""
         for path in complete_checkpoints(self._folder)[: -self._keep]:
             if not read_position(path).stage_begins:
-                # Never half of it under a complete name.
-                run_dir.rename_tree(path, path + ".partial", order=lambda n: n != _POSITION)
-        self._remove_partial()
-
-    def _remove_partial(self):
-        if os.path.isdir(self._folder):
-            for name in os.listdir(self._folder):
-                if name.endswith(".partial"):
-                    run_dir.remove_tree(os.path.join(self._folder, name))
+                atomic.discard_folder(path, last=_POSITION)
 
     def _has(self, path: str) -> bool:
         """Whether the chief sees a complete checkpoint at `path`; the same on every worker."""
@@ -178,12 +165,11 @@ def _write_position(folder, position):
     sizes = _sizes(folder)
     sizes.pop(_POSITION, None)
     about = {"position": dataclasses.asdict(position), "bytes": sizes}
-    run_dir.write_json(os.path.join(folder, _POSITION), about)
+    atomic.write_json(os.path.join(folder, _POSITION), about)
 
 
 def _read_about(path) -> dict:
-    about = run_dir.read_json(os.path.join(path, _POSITION))
-    return about if "position" in about else {"position": about, "bytes": {}}  # before sizes
+    return atomic.read_json(os.path.join(path, _POSITION))
 
 
 def _is_whole(path) -> bool:
@@ -192,7 +178,7 @@ def _is_whole(path) -> bool:
         about = _read_about(path)
         found = _sizes(path)
         wrong = [name for name, size in about["bytes"].items() if found.get(name) != size]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         wrong = [f"{_POSITION} ({error})"]
     if wrong:
         logging.warning("%s is damaged and is not used: %s", path, ", ".join(wrong))
@@ -220,7 +206,7 @@ def load_trunk(workdir: str, after_stage: str = ""):
         ConfigError: the run has no stage of that name.
         DataError: the folder is not of a run, or has no such checkpoint yet.
     """
-    run = run_dir.RunDir(workdir)
+    run = RunDir(workdir)
     if not os.path.exists(run.config):
         raise DataError(f"{workdir} is not a run folder: it has no {os.path.basename(run.config)}.")
     experiment = experiment_lib.load([run.config])

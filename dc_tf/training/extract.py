@@ -16,11 +16,12 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from dc_tf import pulse, run_dir
+from dc_tf import atomic
 from dc_tf.clustering.store.feature_store import FeatureStore
 from dc_tf.clustering.store.whitening import Moments, Whitening, whiten_store
 from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage.reader import data_errors
+from dc_tf.distributed import stop_request
 from dc_tf.distributed.blocks import row_block
 from dc_tf.distributed.collectives import all_agree, all_gather
 from dc_tf.errors import DataError
@@ -58,9 +59,9 @@ def extract(trunk, reader, experiment, stage, scratch, cluster):
             moments.update(store.write(done, features))
             done += len(features)
             progress.update(len(features))
-            if pulse.stop_asked():
+            if stop_request.requested():
                 store.flush()
-                pulse.stop_if_asked(f"{done} images of this worker are extracted")
+                stop_request.raise_if_requested(f"{done} images of this worker are extracted")
             if time.monotonic() - flushed >= stage.clustering.save_every_s:
                 store.flush()
                 flushed = time.monotonic()
@@ -113,7 +114,7 @@ def _raw_store(trunk, reader, stage, scratch, cluster):
     try:
         return FeatureStore.open(path)
     except DataError:
-        run_dir.remove_tree(path)
+        atomic.remove_tree(path)
     rows = row_block(reader.dataset.rows, cluster.rank, cluster.size)
     dtype = stage.clustering.store_dtype
     raw, white = trunk.settings["fc"], stage.clustering.whitening_dim or trunk.settings["fc"]

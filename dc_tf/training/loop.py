@@ -7,13 +7,14 @@ Every worker runs this program. On a run folder with a checkpoint, it resumes at
 
 import dataclasses
 
-from dc_tf import pulse, run_dir
+from dc_tf import atomic
 from dc_tf.clustering.assignments import Assignments, is_complete
 from dc_tf.data.input.pipeline import training_batches
 from dc_tf.data.input.sampler import Sampler
 from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader
+from dc_tf.distributed import heartbeat, stop_request
 from dc_tf.distributed.collectives import all_agree
 from dc_tf.errors import DataError, Preempted
 from dc_tf.planning.stages import plan_stages
@@ -50,7 +51,7 @@ def pretrain(experiment, run, cluster) -> dict | None:
         DataError: an image cannot be read, or the loss is not finite.
         Preempted: a worker was asked to stop; what was done is saved.
     """
-    with pulse.patient("preparing"):
+    with heartbeat.slow_operation("preparing"):
         experiment = without_auto(experiment, cluster.world)
         training = Pretraining(experiment, run, cluster)
     for index in range(training.position.stage, len(experiment.stages)):
@@ -82,7 +83,7 @@ class Pretraining:
     def run_stage(self, index: int):
         """A method for its epochs: each round clusters, then trains on the clusters."""
         stage = self._experiment.stages[index]
-        with pulse.patient("preparing"):
+        with heartbeat.slow_operation("preparing"):
             learner = self._learner(index, stage)
         trainer = StageTrainer(
             self._experiment,
@@ -119,11 +120,11 @@ class Pretraining:
             "damaged_rows": self._damaged,
             **last_epoch_means(self._run.metrics),
         }
-        run_dir.write_json(self._run.result, result)
+        atomic.write_json(self._run.result, result)
         return result
 
     def _stop_if_asked(self):
-        if not all_agree(not pulse.stop_asked(), self._cluster.world):
+        if not all_agree(not stop_request.requested(), self._cluster.world):
             raise Preempted(f"was asked to stop; saved at step {self.position.global_step}")
 
     def _make_trunk(self):
@@ -160,8 +161,8 @@ class Pretraining:
         if not all_agree(is_complete(folder), self._cluster.world):
             self._reassign(index, stage, round_index, folder)
         # A kill after the last worker had written leaves its features.
-        run_dir.remove_tree(self._run.features(self._cluster.rank))
-        with pulse.patient("preparing"):
+        atomic.remove_tree(self._run.features(self._cluster.rank))
+        with heartbeat.slow_operation("preparing"):
             assignments = Assignments.open(folder)
             if self._cluster.is_chief:
                 self._report(index, round_index, assignments)
@@ -222,10 +223,10 @@ class Pretraining:
     def _train_round(self, index, stage, trainer, assignments, last):
         """The epochs from where training stands to `last`, the next clustering."""
         plan = self._plans[index]
-        with pulse.patient("preparing"):
+        with heartbeat.slow_operation("preparing"):
             sampler = make_sampler(self._experiment, index, plan, self._dataset.rows, assignments)
         for epoch in range(trainer.position.epoch, last):
-            with pulse.patient("preparing"):
+            with heartbeat.slow_operation("preparing"):
                 draws = sampler.epoch(epoch, self._cluster.rank)
                 start = trainer.position.step
                 batches = make_batches(self._experiment, self._reader, plan, draws, start)

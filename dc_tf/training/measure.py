@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from dc_tf import memory, pulse
+from dc_tf import memory
 from dc_tf.clustering.cost.hardware import CORE, P4D, Product
 from dc_tf.clustering.search.backends import make_backend
 from dc_tf.data.input.draws import Draws
@@ -27,6 +27,7 @@ from dc_tf.data.input.pipeline import evaluation_batches, training_batches
 from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader, data_errors
+from dc_tf.distributed import heartbeat
 from dc_tf.distributed.collectives import Solo, broadcast_json
 from dc_tf.planning.plan import RUNTIME_BYTES, Rates
 from dc_tf.training.checkpoint import new_trunk
@@ -59,7 +60,7 @@ def measure(experiment, plan, cluster) -> Rates:
         Rates, the same on all workers, with a sentence for each stage that was not measured.
     """
     started = time.monotonic()
-    with pulse.patient("measuring the speed"):
+    with heartbeat.slow_operation("measuring the speed"):
         return _Measurement(experiment, plan, cluster, started).rates()
 
 

@@ -12,7 +12,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from dc_tf import run_dir
+from dc_tf import atomic
 
 
 class MetricsLog:
@@ -21,7 +21,7 @@ class MetricsLog:
     Args:
         run: RunDir.
         enabled: False writes nothing (workers other than the chief).
-        from_step: lines of this global step and later are from a life that was lost; they go.
+        from_step: lines after this global step are dropped on resume.
     """
 
     def __init__(self, run, enabled: bool, from_step: int):
@@ -30,7 +30,7 @@ class MetricsLog:
         self._enabled = enabled
         if enabled and os.path.exists(path):
             kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= from_step]
-            run_dir.write_text(path, "".join(kept))
+            atomic.write_text(path, "".join(kept))
 
     def has(self, **figures) -> bool:
         """Whether some line has all these figures; on the chief."""

@@ -20,10 +20,10 @@ import time
 import numpy as np
 from absl import logging
 
-from dc_tf import run_dir
+from dc_tf import atomic
 from dc_tf.clustering.assignments import Assignments, write
 from dc_tf.clustering.hierarchy import hierarchical_kmeans
-from dc_tf.clustering.resume import Snapshots, claim
+from dc_tf.clustering.resume import Snapshots
 from dc_tf.clustering.statistics import collapse_warnings, nmi, size_histogram
 from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import DataError
@@ -31,6 +31,7 @@ from dc_tf.progress import IterationProgress
 from dc_tf.training.extract import extract, whiten
 
 _REPORT = "report.json"
+_JOB = "job.json"  # in the scratch: what its content depends on
 
 
 def reassign(trunk, reader, experiment, stage, folder, scratch, cluster, seed, previous=None):
@@ -51,7 +52,8 @@ def reassign(trunk, reader, experiment, stage, folder, scratch, cluster, seed, p
     Raises:
         DataError: on all workers, when the features cannot be told apart into that many clusters.
     """
-    claim(scratch, _job(trunk, reader, experiment, stage, cluster, seed))
+    job = _job(trunk, reader, experiment, stage, cluster, seed)
+    atomic.reset_foreign(os.path.join(scratch, _JOB), job)
     started = time.monotonic()
     store, moments = extract(trunk, reader, experiment, stage, scratch, cluster)
     extracted = time.monotonic()
@@ -64,7 +66,7 @@ def reassign(trunk, reader, experiment, stage, folder, scratch, cluster, seed, p
     }
     if cluster.is_chief:
         os.makedirs(folder, exist_ok=True)
-        run_dir.write_json(os.path.join(folder, _REPORT), _report(result) | seconds)
+        atomic.write_json(os.path.join(folder, _REPORT), _report(result) | seconds)
     write(
         folder,
         cluster.world,
@@ -74,7 +76,7 @@ def reassign(trunk, reader, experiment, stage, folder, scratch, cluster, seed, p
         stage.clusters,
         stage.sub_clusters,
     )
-    run_dir.remove_tree(scratch)
+    atomic.remove_tree(scratch)
 
 
 def read_report(folder: str) -> dict:
@@ -85,7 +87,7 @@ def read_report(folder: str) -> dict:
         `assignments.size_histogram`; `warnings`, sentences; `extract_seconds` and
         `cluster_seconds` since the last restart.
     """
-    return run_dir.read_json(os.path.join(folder, _REPORT))
+    return atomic.read_json(os.path.join(folder, _REPORT))
 
 
 def describe(assignments: Assignments, previous: Assignments | None, labels) -> dict:

@@ -13,8 +13,8 @@ import os
 
 import numpy as np
 
+from dc_tf import atomic
 from dc_tf import experiment as experiment_lib
-from dc_tf import run_dir
 from dc_tf.clustering.assignments import Assignments, is_complete
 from dc_tf.data.input.draws import Draws
 from dc_tf.data.storage.fallback_rows import FallbackRows
@@ -79,7 +79,7 @@ def find_step(run) -> int:
     """
     if not os.path.exists(run.failed_step):
         raise ConfigError(f"{run.path} has no failed step; name one with --step.")
-    return run_dir.read_json(run.failed_step)["global_step"]
+    return atomic.read_json(run.failed_step)["global_step"]
 
 
 def replay(run, step: int) -> Batch:

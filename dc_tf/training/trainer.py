@@ -16,8 +16,9 @@ import orbit
 import tensorflow as tf
 from absl import logging
 
-from dc_tf import pulse, run_dir
+from dc_tf import atomic
 from dc_tf.data.storage.reader import data_errors
+from dc_tf.distributed import heartbeat, stop_request
 from dc_tf.errors import DataError, Preempted
 from dc_tf.progress import Progress
 from dc_tf.training import step_metrics
@@ -87,7 +88,7 @@ class StageTrainer:
         self._learner.set_learning_rate(learning_rate)
         self._figures = {"stage": self.position.stage, "epoch": self.position.epoch}
         self._figures["learning_rate"] = learning_rate
-        with pulse.patient("preparing"):
+        with heartbeat.slow_operation("preparing"):
             self._inner.start_epoch(batches)
         done = self.position.step
         self._progress = Progress(
@@ -150,7 +151,7 @@ class StageTrainer:
     def _keep_failed_step(self, output):
         if self._cluster.is_chief:
             position = dataclasses.asdict(self.position)
-            run_dir.write_json(self._run.failed_step, position | self._figures | output)
+            atomic.write_json(self._run.failed_step, position | self._figures | output)
 
     def _log(self, output):
         self._metrics.write("train", self.position.global_step, **self._figures, **output)
@@ -200,7 +201,7 @@ class EpochTrainer(orbit.AbstractTrainer):
         sums = tf.zeros([len(step_metrics.NAMES)])
         for _ in range(num_steps):
             asked = time.monotonic()
-            pulse.beat("waits for images")
+            heartbeat.beat("waits for images")
             with data_errors():
                 batch = next(self._batches)
             waited += time.monotonic() - asked
@@ -221,10 +222,10 @@ class EpochTrainer(orbit.AbstractTrainer):
         }
 
     def _step(self, batch):
-        stop = tf.constant(float(pulse.stop_asked()))
-        with pulse.waiting("a training step"), contextlib.ExitStack() as stack:
+        stop = tf.constant(float(stop_request.requested()))
+        with heartbeat.waiting("a training step"), contextlib.ExitStack() as stack:
             if not self._results:
-                stack.enter_context(pulse.patient("the first training step"))
+                stack.enter_context(heartbeat.slow_operation("the first training step"))
             result = self._learner.step(batch, tf.cast(self._global_step, tf.int32), stop)
         self._results.append(result)
         return result

@@ -84,55 +84,6 @@ class AssignmentsTest(tf.test.TestCase):
     def test_the_flat_label_names_cluster_and_sub_cluster(self):
         self.assertAllEqual(Assignments(CLUSTER, SUB, 4, 2).flat(), [1, 1, 0, 2, 3, 7])
 
-    def test_even_clusters_have_imbalance_one_and_entropy_log_k(self):
-        figures = assignments.count_statistics(np.full(8, 5))
-        self.assertNear(figures["imbalance_factor"], 1.0, 1e-12)
-        self.assertNear(figures["entropy"], np.log(8), 1e-12)
-        alone = assignments.count_statistics(np.array([7, 0, 0]))
-        self.assertEqual((alone["imbalance_factor"], alone["entropy"]), (3.0, 0.0))
 
-    def test_sizes_are_counted_by_powers_of_two(self):
-        sizes = [0, 0, 1, 2, 3, 4, 7, 8, 15, 16, 1023, 1024]
-        rng = np.random.default_rng(0)
-        expected = [2, 1, 2, 2, 2, 1, 0, 0, 0, 0, 1, 1]
-        self.assertEqual(assignments.size_histogram(rng.permutation(sizes)), expected)
-        self.assertEqual(assignments.size_histogram([0, 0]), [2])
-        figures = Assignments(CLUSTER, SUB, 4, 2).statistics()
-        self.assertEqual(figures["clusters"]["sizes"], [1, 1, 2])
-        self.assertEqual(figures["sub_clusters"]["sizes"], [3, 4, 1])
-
-    def test_healthy_clusters_are_no_reason_to_warn(self):
-        rng = np.random.default_rng(0)
-        for m, k in ((4, 100), (1, 50), (8, 1)):
-            self.assertEqual(assignments.collapse_warnings(rng.poisson(20, (m, k))), [])
-        self.assertEqual(assignments.collapse_warnings(np.array([[70], [30]])), [])
-        # An empty cluster has empty sub-clusters by nature.
-        self.assertEqual(assignments.collapse_warnings(np.array([[5, 6], [5, 6], [0, 0]])), [])
-
-    def test_a_collapse_is_told_in_plain_words(self):
-        even = np.full((4, 10), 5)
-        one_cluster = even * np.array([[1], [20], [1], [1]])
-        one_sub = even.copy()
-        one_sub[2, 0] = 200
-        empty = np.where(np.arange(10) < 4, even, 0)
-        for counts, message in (
-            (one_cluster, "cluster 1 holds 87% of all rows"),
-            (one_sub, "in 1 of 4 clusters one sub-cluster holds most rows, up to 82%"),
-            (empty, r"24 of 40 sub-clusters are empty: .* \(80 rows in all\)"),
-        ):
-            (warning,) = assignments.collapse_warnings(counts)
-            self.assertRegex(warning, message)
-        self.assertLen(assignments.collapse_warnings(np.array([[97, 0, 0], [1, 0, 0]])), 3)
-
-    def test_clusters_of_any_rows_that_say_little_are_told_in_plain_words(self):
-        self.assertEqual(assignments.size_warnings(np.full(10, 5)), [])
-        self.assertEqual(assignments.size_warnings(np.zeros(10)), [])
-        (crowded,) = assignments.size_warnings(np.array([1, 1, 97, 1]))
-        self.assertIn("cluster 2 holds 97% of all rows", crowded)
-        (empty,) = assignments.size_warnings(np.array([5, 5, 5, 0, 0, 0, 0]))
-        self.assertIn("4 of 7 clusters are empty", empty)
-
-    def test_nmi_knows_the_same_partition_and_an_independent_one(self):
-        self.assertNear(assignments.nmi(CLUSTER, 10 - CLUSTER), 1.0, 1e-9)
-        a, b = np.divmod(np.arange(16), 4)
-        self.assertNear(assignments.nmi(a, b), 0.0, 1e-9)
+if __name__ == "__main__":
+    tf.test.main()

@@ -127,9 +127,14 @@ class HierarchyTest(tf.test.TestCase):
                 self.assertEqual(work.rows, dict.fromkeys(levels, 90 * 5))
                 self.assertEqual(work.skipped > 0, tolerance > 0)
 
-    def test_the_report_is_json(self):
+    def test_the_report_comes_back_from_json_with_both_levels(self):
         x, _ = separated([60, 30])
-        json.dumps(hierarchical_kmeans(x, 2, 3, Solo()).report)
+        report = hierarchical_kmeans(x, 2, 3, Solo()).report
+        self.assertEqual(json.loads(json.dumps(report)), report)
+        self.assertLen(report["level2"], 2)
+        for level in (report["level1"], *report["level2"]):
+            objective = level["objective"]
+            self.assertLessEqual(objective[-1], objective[0])
 
     def test_counts_are_those_of_the_labels_of_all_workers(self):
         x = np.random.default_rng(1).normal(size=(200, 4)).astype(np.float32)
@@ -199,7 +204,14 @@ class ResumeTest(tf.test.TestCase):
         snapshots = Snapshots(folder, Solo(), every_s=0)
         try:
             result = hierarchical_kmeans(
-                self.x, 2, 3, Solo(), 3, snapshots=snapshots, on_progress=work, **settings
+                self.x,
+                2,
+                3,
+                Solo(),
+                iterations=3,
+                snapshots=snapshots,
+                on_progress=work,
+                **settings,
             )
         except Stopped:
             result = None

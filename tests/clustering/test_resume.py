@@ -11,7 +11,7 @@ import workers
 
 from dc_tf.clustering import resume
 from dc_tf.clustering.kmeans import KMeansState
-from dc_tf.clustering.resume import Snapshot, Snapshots, claim, pack_state, unpack_state
+from dc_tf.clustering.resume import Snapshot, Snapshots, pack_state, unpack_state
 from dc_tf.distributed.collectives import Solo
 
 
@@ -124,7 +124,7 @@ class SnapshotsTest(tf.test.TestCase):
 
         with (
             mock.patch.object(resume.time, "monotonic", lambda: clock[0]),
-            mock.patch.object(resume, "write_whole", slow),
+            mock.patch.object(resume, "write_file", slow),
         ):
             snapshots = Snapshots(self.folder, Solo(), every_s=60)
             saves = []
@@ -157,23 +157,6 @@ class SnapshotsTest(tf.test.TestCase):
                 self.assertEqual((ours.dtype, ours.tobytes()), (theirs.dtype, theirs.tobytes()))
         self.assertIsNone(unpack_state(pack_state(first)).labels)
         self.assertAllEqual(after.labels, state.labels)
-
-
-class ClaimTest(tf.test.TestCase):
-    def test_scratch_stays_for_the_same_job_only(self):
-        folder = os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), "scratch")
-        note = pathlib.Path(folder, "note")
-        jobs = [{"seed": 1, "worker": (0, 2)}, {"seed": 2, "worker": (0, 2)}]
-        claim(folder, jobs[0])
-        note.touch()
-        claim(folder, dict(jobs[0]))
-        self.assertTrue(note.exists())
-        claim(folder, jobs[1])
-        self.assertFalse(note.exists())
-        note.touch()
-        pathlib.Path(folder, "job.json").write_text('{"seed": 2')
-        claim(folder, jobs[1])
-        self.assertFalse(note.exists())
 
 
 def _flipped(data):

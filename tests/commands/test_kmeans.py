@@ -321,8 +321,8 @@ class RefusalTest(CommandTest):
             time.sleep(0.02)
         message = self.refusal(2, iterations=1_000_000)
         self.assertRegex(message, f"--output=.*out is in use by process {process.pid} on ")
-        pulses = pathlib.Path(self.output, "kmeans_workers", "pulses")
-        self.assertLen(list(pulses.glob("*/worker-00000.json")), 1)
+        heartbeats = pathlib.Path(self.output, "kmeans_workers", "heartbeats")
+        self.assertLen(list(heartbeats.glob("*/worker-00000.json")), 1)
         process.send_signal(signal.SIGTERM)
         self.assertEqual(process.wait(LIMIT_S), 42)
 

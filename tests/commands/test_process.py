@@ -66,11 +66,12 @@ class ProcessTest(tf.test.TestCase):
             ]
 
         self.assertEqual(self.call_forked(*command("whole")).returncode, 0)
-        slowed = [sys.executable, str(ROOT / "tests" / "slowed.py"), "convert", "0.05"]
+        support = ROOT / "tests" / "support"
+        slowed = [sys.executable, str(support / "slowed.py"), "convert", "0.05"]
         marker = folder / "marker"
         with subprocess.Popen(
             [*slowed, str(marker), *command("stopped")],
-            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{support}"},
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,  # a scheduler tells all processes of a job
@@ -134,7 +135,7 @@ class ProcessTest(tf.test.TestCase):
             process = fork_server.start(command_line("kmeans", *flags), environment, stderr=log)
             self.addCleanup(process.send_signal, signal.SIGKILL)
             until = time.monotonic() + LIMIT_S
-            while not list(output.glob("kmeans_workers/pulses/*")):
+            while not list(output.glob("kmeans_workers/heartbeats/*")):
                 self.assertLess(time.monotonic(), until)
                 time.sleep(0.02)
             process.send_signal(signal.SIGTERM)

@@ -16,6 +16,7 @@ import real_data
 import tensorflow as tf
 from PIL import Image
 
+import dc_tf
 from dc_tf.data import convert as convert_lib
 from dc_tf.data.convert import convert
 from dc_tf.data.input.pipeline import evaluation_batches
@@ -28,7 +29,7 @@ from dc_tf.errors import ConfigError, DataError
 
 CRASHING = """
 import os, signal
-from dc_tf.data import image_files
+from dc_tf.data.sources import image_files
 
 def clean_all(paths, rules):
     if any(path.endswith("17.png") for path in paths):
@@ -38,7 +39,7 @@ def clean_all(paths, rules):
 
 SLOW = """
 import sys, time
-from dc_tf.data import image_files
+from dc_tf.data.sources import image_files
 from dc_tf.data.convert import convert
 
 def clean_all(paths, rules):
@@ -350,7 +351,7 @@ class SigkillTest(Folder):
         for number in range(100):
             self.write(f"{number:02d}.png")
         script = pictures.write(self.get_temp_dir(), "slow.py", SLOW)
-        root = os.path.dirname(os.path.dirname(os.path.dirname(image_files.__file__)))
+        root = os.path.dirname(os.path.dirname(dc_tf.__file__))
         process = subprocess.Popen(
             [sys.executable, script, self.input, self.output],
             env={**os.environ, "PYTHONPATH": root},

@@ -1,4 +1,4 @@
-"""Workers that meet by TCP: threads of this process in place of workers, each with its own port."""
+"""Rendezvous by TCP: threads of this process in place of workers, each with its own port."""
 
 import concurrent.futures
 import contextlib
@@ -9,23 +9,23 @@ import time
 import tensorflow as tf
 import workers
 
-from dc_tf.distributed.rendezvous import Meeting, NoMeeting, PortTaken
+from dc_tf.distributed.rendezvous import PortTaken, Rendezvous, RendezvousFailed
 
 
 def addresses(count):
     return [f"localhost:{port}" for port in workers.free_ports(count)]
 
 
-class MeetingTest(tf.test.TestCase):
+class RendezvousTest(tf.test.TestCase):
     def run_all(self, count, body, timeout_s=10.0, lists=None, absent=()):
-        """[body(meeting, rank) or its NoMeeting] of all workers but the absent, in threads."""
+        """{rank: what body(rendezvous, rank) returns, or its RendezvousFailed}, in threads."""
         lists = lists or [addresses(count)] * count
 
         def work(rank):
-            with Meeting(lists[rank], rank, timeout_s) as meeting:
+            with Rendezvous(lists[rank], rank, timeout_s) as rendezvous:
                 try:
-                    return body(meeting, rank)
-                except NoMeeting as error:
+                    return body(rendezvous, rank)
+                except RendezvousFailed as error:
                     return error
 
         ranks = [rank for rank in range(count) if rank not in absent]
@@ -34,23 +34,23 @@ class MeetingTest(tf.test.TestCase):
 
     def test_all_learn_what_all_know(self):
         for count in (2, 5):
-            found = self.run_all(count, lambda meeting, rank: meeting.exchange({"is": rank}))
+            found = self.run_all(count, lambda rendezvous, rank: rendezvous.exchange({"is": rank}))
             expected = {rank: {"is": rank} for rank in range(count)}
             self.assertEqual(found, {rank: expected for rank in range(count)})
 
     def test_workers_may_start_late_and_be_busy_between_rounds(self):
-        def body(meeting, rank):
-            first = meeting.exchange({"round": 0})
+        def body(rendezvous, rank):
+            first = rendezvous.exchange({"round": 0})
             time.sleep(1.5 * (rank == 1))  # longer than the time for a silent worker
-            return first, meeting.exchange({"round": 1})
+            return first, rendezvous.exchange({"round": 1})
 
         lists = [addresses(3)] * 3
         with concurrent.futures.ThreadPoolExecutor(3) as pool:
 
             def work(rank):
                 time.sleep(0.5 * rank)
-                with Meeting(lists[rank], rank, timeout_s=5 if rank != 2 else 1.2) as meeting:
-                    return body(meeting, rank)
+                with Rendezvous(lists[rank], rank, timeout_s=5 if rank != 2 else 1.2) as rendezvous:
+                    return body(rendezvous, rank)
 
             for first, second in pool.map(work, range(3)):
                 self.assertEqual(set(first), {0, 1, 2})
@@ -80,9 +80,9 @@ class MeetingTest(tf.test.TestCase):
         lists = [[a, b, c], [a, b, c], [a, c, b]]
         # Worker 2 listens at what the others call worker 1's address.
         with contextlib.ExitStack() as stack:
-            first = stack.enter_context(Meeting(lists[0], 0, 1.0))
-            stack.enter_context(Meeting(lists[2], 2, 1.0))
-            with self.assertRaises(NoMeeting) as caught:
+            first = stack.enter_context(Rendezvous(lists[0], 0, 1.0))
+            stack.enter_context(Rendezvous(lists[2], 2, 1.0))
+            with self.assertRaises(RendezvousFailed) as caught:
                 first.exchange({})
         self.assertIn("worker 2 answers there", caught.exception.silent[1])
 
@@ -98,9 +98,9 @@ class MeetingTest(tf.test.TestCase):
 
             threading.Thread(target=talk, daemon=True).start()
             names = [*addresses(1), f"localhost:{stranger.getsockname()[1]}"]
-            with Meeting(names, 0, 1.0) as meeting:
-                with self.assertRaises(NoMeeting) as caught:
-                    meeting.exchange({})
+            with Rendezvous(names, 0, 1.0) as rendezvous:
+                with self.assertRaises(RendezvousFailed) as caught:
+                    rendezvous.exchange({})
             stranger.shutdown(socket.SHUT_RDWR)
         self.assertRegex(caught.exception.silent[1], "something else|reset|pipe")
 
@@ -111,22 +111,22 @@ class MeetingTest(tf.test.TestCase):
         junk += [magic + len(t).to_bytes(4, "little") + t for t in (b"{}", b'{"round": [1]}', b"{")]
         junk += [magic + b'\x2a\0\0\0{"round": 0, "rank": {}, "workers": 2}    ']
 
-        def body(meeting, rank):
-            meeting.exchange({})
+        def body(rendezvous, rank):
+            rendezvous.exchange({})
             for data in junk if rank == 0 else ():
                 with socket.create_connection(("localhost", int(names[1].split(":")[1]))) as s:
                     s.sendall(data)
-            return meeting.exchange({"is": rank})
+            return rendezvous.exchange({"is": rank})
 
         found = self.run_all(2, body, lists=[names, names])
         self.assertEqual(found[1], {0: {"is": 0}, 1: {"is": 1}})
 
     def test_a_port_that_is_taken_is_an_error_at_once(self):
         names = addresses(2)
-        with Meeting(names, 0, 1.0):
+        with Rendezvous(names, 0, 1.0):
             with self.assertRaisesRegex(PortTaken, names[0].split(":")[1]):
-                Meeting(names, 0, 1.0)
-        Meeting(names, 0, 1.0).close()  # free again at once
+                Rendezvous(names, 0, 1.0)
+        Rendezvous(names, 0, 1.0).close()  # free again at once
 
 
 if __name__ == "__main__":

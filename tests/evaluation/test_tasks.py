@@ -20,7 +20,7 @@ from dc_tf.evaluation.frozen.features import Extractor, Store, extract, parse_la
 from dc_tf.evaluation.frozen.pooling import cell_average
 from dc_tf.evaluation.models import open_model, random_init
 from dc_tf.evaluation.splits import open_splits
-from dc_tf.evaluation.tasks import Request, read_protocol
+from dc_tf.evaluation.tasks import TASKS, Request, read_protocol
 from dc_tf.export.weights import weights_digest
 from dc_tf.nn.vgg16 import LAYERS
 
@@ -311,7 +311,8 @@ class TasksTest(tf.test.TestCase):
         self.assertNotEmpty(paths)
         for path in paths:
             task, _ = read_protocol(None, [path])
-            self.assertIn(f"task: {task.__name__.rpartition('.')[2]}\n", open(path).read())
+            (name,) = (name for name, module in TASKS.items() if module == task.__name__)
+            self.assertIn(f"task: {name}\n", open(path).read())
 
     def test_a_picture_of_layers_is_refused_where_none_are_measured(self):
         code, _, err = self.call("--task=nmi", "--plot=layers.png")

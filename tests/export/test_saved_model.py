@@ -23,7 +23,7 @@ from dc_tf.export.weights import flat_weights, named_weights
 from dc_tf.nn.vgg16 import LAYERS, VGG16
 
 RESOLUTION = 32
-TESTS = os.path.join(workers.REPOSITORY, "tests")
+TESTS = os.path.join(workers.REPOSITORY, "tests", "support")
 
 
 def network(seed=0, **settings):

@@ -13,16 +13,18 @@ import shutil
 import signal
 from unittest import mock
 
-_TOUCHES = (
+TOUCHES = (
     (os, "fsync"),
     (os, "replace"),
     (os, "pwrite"),
     (os, "posix_fallocate"),
     (shutil, "rmtree"),
 )
+# Of whole folders; `shutil.rmtree` is done by these, so each of its steps counts as well.
+FOLDER_TOUCHES = ((os, "mkdir"), (os, "unlink"), (os, "rmdir"), (os, "remove"), (os, "open"))
 
 
-def killed_at(n, work) -> bool:
+def killed_at(n, work, touches=TOUCHES) -> bool:
     """Whether `work()`, in a fork, ended before its n-th touch; else SIGKILL came just before it.
 
     What was being written then is written half.
@@ -31,7 +33,7 @@ def killed_at(n, work) -> bool:
     if not child:
         code = 1
         try:
-            with _Countdown(n).installed():
+            with _Countdown(n, touches).installed():
                 work()
             code = 0
         finally:
@@ -45,12 +47,13 @@ def killed_at(n, work) -> bool:
 
 
 class _Countdown:
-    def __init__(self, touches):
-        self._left = touches
+    def __init__(self, left, touches):
+        self._left = left
+        self._touches = touches
 
     def installed(self):
         stack = contextlib.ExitStack()
-        for module, name in _TOUCHES:
+        for module, name in self._touches:
             counted = self._counted(module, name)
             stack.enter_context(mock.patch.object(module, name, counted))
         return stack

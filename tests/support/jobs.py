@@ -100,9 +100,9 @@ class Job:
         return None not in self.codes()
 
     def phase(self, workdir, rank) -> str:
-        """What the worker last said that it is at."""
+        """The phase in the worker's newest heartbeat file."""
         found = sorted(
-            pathlib.Path(workdir, "pulses").glob(f"*/worker-{rank:05d}.json"),
+            pathlib.Path(workdir, "heartbeats").glob(f"*/worker-{rank:05d}.json"),
             key=lambda path: path.stat().st_mtime,
         )
         return json.loads(found[-1].read_text())["phase"] if found else "start"

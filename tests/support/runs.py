@@ -11,10 +11,11 @@ import numpy as np
 import tensorflow as tf
 import workers
 
+from dc_tf.atomic import write_text
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.synthetic.generate import generate
 from dc_tf.experiment import load, to_yaml
-from dc_tf.run_dir import RunDir, write_text
+from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import complete_checkpoints
 from dc_tf.training.loop import pretrain
 

@@ -2,20 +2,20 @@
 
     python tests/support/slowed.py PHASE SECONDS MARKER train --flags
 
-Whenever the pulse says that the process is at a phase whose name begins with PHASE, the file MARKER
-is made, and SECONDS go by. What runs is the real command.
+At every heartbeat of a phase whose name begins with PHASE, the file MARKER is made, and SECONDS go
+by. What runs is the real command.
 """
 
 import pathlib
 import sys
 import time
 
-from dc_tf import pulse
 from dc_tf.commands import main
+from dc_tf.distributed import heartbeat
 
 
 def slow(phase, seconds, marker):
-    beat = pulse.beat
+    beat = heartbeat.beat
 
     def slow_beat(at=None):
         beat(at)
@@ -23,7 +23,7 @@ def slow(phase, seconds, marker):
             pathlib.Path(marker).touch()
             time.sleep(seconds)
 
-    pulse.beat = slow_beat
+    heartbeat.beat = slow_beat
 
 
 if __name__ == "__main__":

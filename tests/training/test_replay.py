@@ -13,9 +13,10 @@ import runs
 import tensorflow as tf
 import workers
 
+from dc_tf.atomic import write_json
 from dc_tf.commands.main import main
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.run_dir import RunDir, write_json
+from dc_tf.run_dir import RunDir
 from dc_tf.training import loop
 from dc_tf.training.replay import find_step, replay
 

@@ -302,7 +302,7 @@ def _by_hand(cluster, case, parts):
     start = Learner(cluster, plan, mirrored, case.stage, case.model, seed=7)
     start.start_round(0)
     trunk = new_trunk()
-    v, subs = start.super_head.weights, [h.weights for h in start.sub_heads.values()]
+    v, subs = start.heads.super_head.weights, [h.weights for h in start.heads.sub_heads.values()]
     batch = global_batch(plan, 0)
     heads = [w for head in subs for w in head]
     weights = [*trunk.trainable_variables, *v, *heads]

@@ -6,9 +6,10 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from dc_tf.atomic import read_json
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import DataError
-from dc_tf.run_dir import RunDir, read_json
+from dc_tf.run_dir import RunDir
 from dc_tf.training import trainer
 from dc_tf.training.checkpoint import Position
 from dc_tf.training.step_metrics import NAMES, mean_metrics

@@ -27,7 +27,7 @@ _PROPOSED_BYTES = 16 << 20
 # Temporaries of the assignment where there is ample memory (`tiles.py`), by whether on a GPU; one
 # with less is given smaller chunks.
 TEMPORARIES = {False: 256 << 20, True: 2 << 30}
-# Two snapshots are kept while the next is written (`resume.py`).
+# Two snapshots are kept while the next is written (`resume.py`, which needs TensorFlow).
 _SNAPSHOTS = 3
 _ITEM = {"float16": 2, "bfloat16": 2, "float32": 4}
 

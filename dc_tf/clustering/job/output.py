@@ -12,9 +12,9 @@ import tempfile
 
 import numpy as np
 
-from dc_tf.atomic import write_whole
+from dc_tf import atomic
+from dc_tf.atomic import read_json, remove_tree, require_mounted
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.run_dir import read_json, remove_tree, require_mounted, write_json, write_text
 
 
 class KMeansDir:
@@ -23,7 +23,7 @@ class KMeansDir:
     Attributes:
         path: absolute path of the folder.
         centroids, assignments, about: the files of a finished clustering.
-        pulses, stacks: folders for what workers say and keep while they watch one another.
+        heartbeats, stacks: folders of the watchdogs of the workers.
         lock: held by the first worker while they are at it.
         state: folder for the k-means in progress.
     """
@@ -41,7 +41,8 @@ class KMeansDir:
         self._marks = os.path.join(self._unfinished, "workers")
         self.state = os.path.join(self._unfinished, "state")
         self._watch = os.path.join(self.path, "kmeans_workers")
-        self.pulses, self.stacks = (os.path.join(self._watch, n) for n in ("pulses", "stacks"))
+        self.heartbeats = os.path.join(self._watch, "heartbeats")
+        self.stacks = os.path.join(self._watch, "stacks")
         self.lock = os.path.join(self._watch, "lock")
         self._is_new = not os.path.exists(self.path)
 
@@ -86,7 +87,7 @@ class KMeansDir:
             )
 
     def tidy(self):
-        """Removes what the watchdogs heard and kept, when all have ended; for every worker.
+        """Removes the files of the watchdogs, when all have ended; for every worker.
 
         Also the folder itself, if nothing came of it: this worker may be the one that made it.
         """
@@ -120,7 +121,7 @@ class KMeansDir:
                 f"{free / 1e9:.3g} GB free; make room or use another folder."
             )
 
-    def claim(self, settings, overwrite) -> dict | None:
+    def begin(self, settings, overwrite) -> dict | None:
         """Makes the folder that of a clustering, for the first worker.
 
         An unfinished one with the same settings stays and is gone on with, also to overwrite.
@@ -141,7 +142,7 @@ class KMeansDir:
                 os.remove(self.about)  # From here on there is nothing complete.
             if self._unfinished_settings() != settings:
                 self._empty()
-                write_json(self._settings, settings)
+                atomic.write_json(self._settings, settings)
             remove_tree(self._marks)
             os.makedirs(self._marks)
         return None
@@ -173,7 +174,7 @@ class KMeansDir:
         """
         with _disk_errors(self.path):
             part = np.asarray(assignments, np.int32)
-            write_whole(self._part(rank, size), lambda file: np.save(file, part))
+            atomic.write_file(self._part(rank, size), lambda file: np.save(file, part))
 
     def finish(self, rows, size, centroids, about):
         """Joins the parts of `size` workers, `rows` together, and commits; for the first worker.
@@ -183,9 +184,9 @@ class KMeansDir:
         """
         with _disk_errors(self.path):
             parts = [self._part(rank, size) for rank in range(size)]
-            write_whole(self.assignments, lambda file: _join(file, rows, parts))
-            write_whole(self.centroids, lambda file: np.save(file, centroids))
-            write_text(self.about, json.dumps(about, indent=1) + "\n")
+            atomic.write_file(self.assignments, lambda file: _join(file, rows, parts))
+            atomic.write_file(self.centroids, lambda file: np.save(file, centroids))
+            atomic.write_text(self.about, json.dumps(about, indent=1) + "\n")
             remove_tree(self._unfinished)
 
     def _settings_before(self):

@@ -27,7 +27,7 @@ from dc_tf.clustering.statistics import count_statistics, size_warnings
 from dc_tf.clustering.store.embeddings import Embeddings, UnitRows
 from dc_tf.clustering.validate import inspect
 from dc_tf.distributed.blocks import row_block
-from dc_tf.distributed.collective_errors import all_or_none
+from dc_tf.distributed.collective_errors import raise_on_all
 from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.kmeans_options import KMeansOptions
@@ -85,14 +85,14 @@ def run_job(job, cluster) -> dict:
         rows_per_second, empty_clusters, backend, rows, output.
     """
     own = job.share(cluster.rank, cluster.size)
-    with all_or_none(cluster.world):
+    with raise_on_all(cluster.world):
         _check_alike(job, cluster)
     precision = _precision(job, cluster)
     if precision.asked == AUTO:
         job = dataclasses.replace(job, settings=job.settings | {"precision": precision.dtype})
     _check_start(job, cluster)
     settings = {**job.settings, "input_checksum": _inspected(own, cluster)}
-    finished = _claim(job, settings, cluster)
+    finished = _begin(job, settings, cluster)
     if finished is not None:
         return finished
     if cluster.is_chief:
@@ -102,9 +102,9 @@ def run_job(job, cluster) -> dict:
     about = _about(job, settings, result, cluster.size, clock)
     for warning in about["warnings"] if cluster.is_chief else ():
         _note(warning)
-    with all_or_none(cluster.world):
+    with raise_on_all(cluster.world):
         job.output.write_part(cluster.rank, cluster.size, result.assignments)
-    with all_or_none(cluster.world):
+    with raise_on_all(cluster.world):
         if cluster.is_chief:
             job.output.finish(job.embeddings.rows, cluster.size, result.centroids, about)
     return about["result"]
@@ -112,7 +112,7 @@ def run_job(job, cluster) -> dict:
 
 def _check_start(job, cluster):
     """What can go wrong and is known before the rows are read."""
-    with all_or_none(cluster.world):
+    with raise_on_all(cluster.world):
         # On all workers, since faiss may be installed on some of them only.
         settings = job.settings
         make_backend(
@@ -173,24 +173,25 @@ def _check_alike(job, cluster):
 def _inspected(own, cluster) -> str:
     """Checksum of all rows, after a look at each; ConfigError on all workers for a bad one."""
     total = own.rows * cluster.size  # Shares are equal, so the chief's tells how far all are.
-    with all_or_none(cluster.world), Progress(total, "check", enabled=cluster.is_chief) as progress:
+    shown = Progress(total, "check", enabled=cluster.is_chief)
+    with raise_on_all(cluster.world), shown as progress:
         try:
             return inspect(own, cluster.world, lambda rows: progress.update(rows * cluster.size))
         except DataError as error:
             raise ConfigError(str(error)) from error  # Nothing was started.
 
 
-def _claim(job, settings, cluster) -> dict | None:
+def _begin(job, settings, cluster) -> dict | None:
     """Makes the output ours; the result if it is there already, for which only the chief cares."""
     finished = None
-    with all_or_none(cluster.world):
+    with raise_on_all(cluster.world):
         if cluster.is_chief:
-            finished = job.output.claim(settings, job.overwrite)
+            finished = job.output.begin(settings, job.overwrite)
     if int(cluster.world.broadcast(np.int64(finished is not None))):
         return _again(finished, job.output.path) if cluster.is_chief else {}
-    with all_or_none(cluster.world):
+    with raise_on_all(cluster.world):
         job.output.sign(cluster.rank)
-    with all_or_none(cluster.world):
+    with raise_on_all(cluster.world):
         missing = job.output.missing(cluster.size) if cluster.is_chief else []
         if missing:
             raise ConfigError(

@@ -21,7 +21,7 @@ import shutil
 import numpy as np
 from absl import logging
 
-from dc_tf.atomic import write_whole
+from dc_tf.atomic import staged_file, write_file
 from dc_tf.clustering.store.embeddings import NpyFile
 from dc_tf.clustering.store.points import BFLOAT16, DTYPES
 from dc_tf.clustering.store.row_file import RowFile
@@ -150,7 +150,7 @@ class FeatureStore:
         note["matrix"] = [self.rows, self.dim, self.dtype.name]
         path = os.path.join(self.path, _NOTE)
         try:
-            write_whole(path, lambda file: file.write(json.dumps(note).encode()))
+            write_file(path, lambda file: file.write(json.dumps(note).encode()))
         except OSError as error:
             raise DataError(f"{path} cannot be written: {error.strerror}.") from error
 
@@ -244,7 +244,7 @@ def _read_note(path):
 def _remove(path):
     """Removes the store at `path`, if there is one, and nothing else."""
     if os.path.isdir(path):
-        others = set(os.listdir(path)) - {_ROWS, _NOTE, f"{_NOTE}.tmp", ASIDE}
+        others = set(os.listdir(path)) - {_ROWS, _NOTE, staged_file(_NOTE), ASIDE}
         if others:
             raise ConfigError(
                 f"{path} holds {min(others)}, which is not of a feature store; name another folder."

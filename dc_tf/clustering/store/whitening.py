@@ -18,11 +18,11 @@ import numpy as np
 import scipy.linalg
 import tensorflow as tf
 
-from dc_tf import pulse
-from dc_tf.atomic import write_whole
+from dc_tf.atomic import write_file
 from dc_tf.clustering.store.feature_store import FeatureStore
 from dc_tf.clustering.store.in_place import rewrite
 from dc_tf.clustering.store.points import Points, chunks
+from dc_tf.distributed import heartbeat
 from dc_tf.distributed.blocks import summed_blocks
 from dc_tf.errors import ConfigError, DataError
 
@@ -63,7 +63,7 @@ class Moments:
         moments = cls(points.dim)
         for _, block in chunks(points, moments._block, stop=rows):
             moments.update(block)
-            pulse.beat("moments")
+            heartbeat.beat("moments")
         return moments
 
     def update(self, rows):
@@ -162,7 +162,7 @@ class Whitening:
         # Broadcast, since two kinds of CPU need not agree on the last digits or on the sign.
         basis = np.zeros((moments.dim, dim), np.float32)
         if comm.rank == 0:
-            with pulse.patient("eigenvectors"):
+            with heartbeat.slow_operation("eigenvectors"):
                 basis = _basis(covariance, dim, floor)
         return cls(mean.astype(np.float32), comm.broadcast(basis).numpy())
 
@@ -183,7 +183,7 @@ class Whitening:
 
     def save(self, path):
         """Writes an `.npz` file, which is whole or absent, on a local disk."""
-        write_whole(path, lambda file: np.savez(file, mean=self.mean, basis=self.basis))
+        write_file(path, lambda file: np.savez(file, mean=self.mean, basis=self.basis))
 
     @classmethod
     def load(cls, path) -> "Whitening":
@@ -226,7 +226,7 @@ def whiten_store(store: FeatureStore, whitening: Whitening, path=None) -> Featur
     done -= done % chunk_rows if done < target.rows else 0
     for start, rows in chunks(store, chunk_rows, done):
         target.write(start, whitening.apply(rows))
-        pulse.beat("whiten")
+        heartbeat.beat("whiten")
         if target.written % flush_rows == 0:
             target.flush()
     target.flush()

@@ -14,6 +14,9 @@ import io
 import os
 import re
 import shutil
+import uuid
+
+from dc_tf import atomic
 
 
 def is_local(path):
@@ -126,14 +129,26 @@ def expand(pattern):
 
 
 def sync(path):
-    """Brings a local file, or a folder's entries, to disk; a machine may stop at any time."""
-    if not is_local(path):
+    """As `atomic.sync`, of a local file or folder; others are on disk when they are closed."""
+    if is_local(path):
+        atomic.sync(path)
+
+
+def write_file(path, write, concurrent=False):
+    """Writes a file completely or not at all, as `atomic.write_file`."""
+    if is_local(path):
+        atomic.write_file(path, write, concurrent)
         return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    staging = f"{path}.{uuid.uuid4().hex}.tmp"
+    with os_errors():
+        try:
+            with _gfile().GFile(staging, "wb") as file:
+                file.write(b"")  # without any write there would be no file
+                write(file)
+            _gfile().rename(staging, path, overwrite=True)
+        finally:
+            if _gfile().exists(staging):
+                _gfile().remove(staging)
 
 
 class _RemoteFile(io.RawIOBase):

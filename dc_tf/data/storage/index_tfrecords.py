@@ -16,7 +16,6 @@ import re
 
 from absl import logging
 
-from dc_tf import pulse
 from dc_tf.data.storage import files, schema, tfrecord
 from dc_tf.data.storage.files import expand, is_local, size_of
 from dc_tf.data.storage.manifest import (
@@ -31,6 +30,7 @@ from dc_tf.data.storage.processes import map_shards
 from dc_tf.data.storage.scan import scan_shards
 from dc_tf.data.storage.staging import Draft
 from dc_tf.data.storage.writer import is_finished
+from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.progress import Progress
 
@@ -131,7 +131,7 @@ def _scan_all(draft, paths, names, sizes, features, max_bad_share, workers, prog
             )
             rows, rejected = rows + len(index), rejected + len(bad)
             bar.update(1, rows=rows, rejected=rejected)
-            pulse.stop_if_asked("the files that were read are known")
+            stop_request.raise_if_requested("the files that were read are known")
 
 
 def _commit(draft, names, features, class_names, max_bad_share, job):

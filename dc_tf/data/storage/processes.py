@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 
-from dc_tf import pulse
+from dc_tf.distributed import stop_request
 
 _LISTS_AHEAD = 4  # for each process; bounds what waits in memory
 _BYTES_AHEAD = 256 << 20
@@ -51,7 +51,7 @@ def map_lists(function, lists, workers=None, initializer=None, crashed=None, wei
                 yield from _in_pool(pool, function, source, waiting, workers or cores(), weight)
             return
         except concurrent.futures.process.BrokenProcessPool:
-            pulse.stop_if_asked()  # so were its processes, and they have done it
+            stop_request.raise_if_requested()  # so were its processes, and they have done it
             if crashed is None:
                 raise
             # A process crashed or was killed. The list whose turn it is goes item by item, to find
@@ -114,7 +114,7 @@ def _one_by_one(function, items, initializer, crashed):
                     yield from pool.submit(function, [todo[0]]).result()
                     todo.popleft()
             except concurrent.futures.process.BrokenProcessPool:
-                pulse.stop_if_asked()
+                stop_request.raise_if_requested()
                 yield crashed(todo.popleft())
 
 

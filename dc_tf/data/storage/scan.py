@@ -77,10 +77,10 @@ def repair(path, workers=None, progress=True):
                     f"not the {shard.rows} of the manifest, so its index cannot be made anew; "
                     f"bring the shard back."
                 )
-            aside = dataset.index_path(number) + ".tmp"
-            with files.opened(aside, "wb") as file:
-                file.write(encode_index(scanned.index))
-            files.rename(aside, dataset.index_path(number))
+            index = encode_index(scanned.index)
+            files.write_file(
+                dataset.index_path(number), lambda file, index=index: file.write(index)
+            )
             bar.update(1)
     return {
         "output": path,

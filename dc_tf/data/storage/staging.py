@@ -7,8 +7,8 @@
         draft.add_note({"shard": ..., "place": 4711})  # from here on it counts as finished
         draft.commit({"3.tfrecord": "shard-00003-of-00004.tfrecord"}, manifest)
 
-A process may be killed at any time. Notes and manifest are written aside and renamed, so each is
-whole or absent, and a commit that was cut off is repeated with the same result.
+A process may be killed at any time. Notes and manifest are complete or absent, and an interrupted
+commit is repeated with the same result.
 """
 
 import fcntl
@@ -109,13 +109,13 @@ class Draft:
 
     def write(self, name, content):
         """Writes a text file that is whole or absent; `content` is str or an iterable of them."""
-        aside = self.path(name) + ".tmp"
-        with files.opened(aside, "w") as file:
-            file.write("")  # without any write there would be no file
-            for part in [content] if isinstance(content, str) else content:
-                file.write(part)
-        sync(aside)
-        files.rename(aside, self.path(name))
+        parts = [content] if isinstance(content, str) else content
+
+        def write(file):
+            for part in parts:
+                file.write(part.encode())
+
+        files.write_file(self.path(name), write)
 
     def is_committing(self):
         """Whether a commit was begun: some files may have been moved already."""

@@ -16,7 +16,6 @@ from dc_tf.errors import DataError
 HEADER_BYTES = 12  # payload length (8) and its checksum (4), before the payload
 FOOTER_BYTES = 4  # the payload's checksum, after it
 MAX_RECORD_BYTES = 1 << 30  # a longer one is taken for damage
-_BAD_HEADER = "has a damaged header, which hides what is behind it"
 _CUT_SHORT = "ends early: the shard was cut short"
 
 

@@ -14,10 +14,11 @@ import re
 import numpy as np
 from absl import logging
 
+from dc_tf.atomic import read_json
 from dc_tf.clustering.assignments import Assignments, is_complete
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.frozen import embed
-from dc_tf.run_dir import RunDir, read_json
+from dc_tf.run_dir import RunDir
 
 _FOLDER = re.compile(r"stage-(\d+)-round-(\d+)$")
 # As clustering/job/output.py names them.

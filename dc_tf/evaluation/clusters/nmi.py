@@ -23,7 +23,7 @@ from dc_tf import experiment
 from dc_tf.clustering.statistics import nmi
 from dc_tf.data.inspection import examples_of, spread_rows
 from dc_tf.data.storage.manifest import Dataset
-from dc_tf.distributed.collective_errors import all_or_none
+from dc_tf.distributed.collective_errors import raise_on_all
 from dc_tf.distributed.collectives import ALONE, all_gather, broadcast_json
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.clusters import clusterings
@@ -132,7 +132,7 @@ def evaluate(found, dataset, columns: Columns, world=ALONE) -> list[dict]:
         DataError: a clustering is of another data set.
     """
     own = []
-    with all_or_none(world):
+    with raise_on_all(world):
         for clustering in found[world.rank :: world.size]:
             own.append(_compared(clustering, dataset, columns))
     lines = [None] * len(found)
@@ -220,7 +220,7 @@ def _metas(dataset, rows, world):
     with Progress(len(rows), "metadata", "images", enabled=world.rank == 0) as progress:
         for block, share in zip(blocks, shares):
             own = []
-            with all_or_none(world):
+            with raise_on_all(world):
                 for example in itertools.islice(source, len(share)):
                     own.append(example["meta"] if example else {})
             for root in range(world.size):

@@ -15,9 +15,10 @@ import re
 import numpy as np
 import tensorflow as tf
 
-from dc_tf import run_dir
-from dc_tf.distributed.collectives import Communicator, all_agree
-from dc_tf.errors import ConfigError, DataError
+from dc_tf import atomic
+from dc_tf.distributed.collective_errors import raise_on_all
+from dc_tf.distributed.collectives import Communicator
+from dc_tf.errors import DataError
 
 _NAME = re.compile(r"step-(\d{10})$")
 _POSITION = "position.json"
@@ -33,7 +34,7 @@ class Position:
         step: of the epoch.
         global_step: steps taken.
         sums: tuner.SUMS over the steps of the epoch so far.
-        last: means over the last full epoch: {"loss", "accuracy"}.
+        last: means over the last full epoch, {"loss", "hits"}.
     """
 
     epoch: int = 0
@@ -77,7 +78,7 @@ class TuningStates:
         try:
             reading = _checkpoint(tuner).read(os.path.join(path, "state"))
             reading.assert_existing_objects_matched()
-            values = run_dir.read_json(os.path.join(path, _POSITION))
+            values = atomic.read_json(os.path.join(path, _POSITION))
             return Position(**values | {"sums": tuple(values["sums"])})
         except (tf.errors.OpError, AssertionError, OSError, ValueError, KeyError) as error:
             raise DataError(
@@ -86,41 +87,32 @@ class TuningStates:
             ) from error
 
     def _write(self, tuner, position, final):
-        aside = final + ".partial"
-        run_dir.remove_tree(aside)
-        os.makedirs(aside)
-        _checkpoint(tuner).write(os.path.join(aside, "state"))
-        run_dir.write_json(os.path.join(aside, _POSITION), dataclasses.asdict(position))
-        run_dir.sync_tree(aside)
-        run_dir.remove_tree(final)  # half of one
-        run_dir.rename_tree(aside, final, order=lambda name: name == _POSITION)
-        run_dir.sync_folder(self._folder)
+        staging = atomic.stage_folder(final)
+        _checkpoint(tuner).write(os.path.join(staging, "state"))
+        atomic.write_json(os.path.join(staging, _POSITION), dataclasses.asdict(position))
+        atomic.commit_folder(final, last=_POSITION)
         for name in os.listdir(self._folder):
             if name != os.path.basename(final):
-                run_dir.remove_tree(os.path.join(self._folder, name))
+                atomic.remove_tree(os.path.join(self._folder, name))
 
 
-def claim(folder: str, about: dict, world: Communicator):
-    """Makes a work folder, or recognises it as that of an earlier call for the same.
+def refuse_foreign_on_all(folder: str, about: dict, world: Communicator):
+    """As `atomic.refuse_foreign` of a work folder, by the first worker for all.
 
     Args:
         folder: path; "" is none.
         about: JSON-able dict that tells one fine-tuning from another.
 
     Raises:
-        ConfigError: it holds something else.
+        ConfigErrorOnAll: it holds something else.
     """
     if not folder:
         return
-    refusal = None
-    if world.rank == 0:
-        try:
+    with raise_on_all(world):
+        if world.rank == 0:
+            atomic.require_mounted(folder, "workdir")
             path = os.path.join(os.path.abspath(folder), _ABOUT)
-            run_dir.claim(path, about, "workdir", "fine-tunings")
-        except ConfigError as error:
-            refusal = error
-    if not all_agree(refusal is None, world):  # no worker waits for one that has given up
-        raise refusal or ConfigError("workdir was refused; the first worker says why.")
+            atomic.refuse_foreign(path, about, "workdir", "fine-tunings")
 
 
 def _checkpoint(tuner):

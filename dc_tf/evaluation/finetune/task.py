@@ -20,7 +20,7 @@ from dc_tf.errors import ConfigError
 from dc_tf.evaluation import paper
 from dc_tf.evaluation.comparison import advice
 from dc_tf.evaluation.cost import Work
-from dc_tf.evaluation.finetune.checkpoint import claim
+from dc_tf.evaluation.finetune.checkpoint import refuse_foreign_on_all
 from dc_tf.evaluation.finetune.train import fine_tune, one_step
 from dc_tf.evaluation.models import random_init
 from dc_tf.evaluation.work import forward_part, steps_part, text_of
@@ -116,7 +116,8 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     check(protocol, train, request.world)
     subject = request.subject()
     request.announce(lambda: work(subject, train, test, protocol))
-    claim(protocol.workdir, _about(subject, train, test, protocol), request.world)
+    about = _about(subject, train, test, protocol)
+    refuse_foreign_on_all(protocol.workdir, about, request.world)
     seeds = range(protocol.seed, protocol.seed + protocol.seeds)
     runs = {"figures": [], "random_init": []}
     for seed in seeds:

@@ -12,11 +12,11 @@ import re
 
 import numpy as np
 
-from dc_tf import pulse, run_dir
-from dc_tf.atomic import write_whole
+from dc_tf import atomic
 from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.reader import RowReader, data_errors
+from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import remembered
 from dc_tf.evaluation.frozen.features import Extractor, parse_layers, storable
@@ -86,7 +86,7 @@ def embed(
     }
     # The weights tell what the model is, not where it lies.
     path = os.path.join(output, ABOUT)
-    run_dir.claim(path, about, "--output", "features", free=("model",))
+    atomic.refuse_foreign(path, about, "--output", "features", free=("model",))
     reader = FallbackRows(RowReader(dataset), max_bad_share)
     with data_errors(), Progress(dataset.rows, "embed", "images") as progress:
         for number, start in enumerate(starts):
@@ -101,7 +101,7 @@ def embed(
             )
             found = _features(extractor, batches, len(rows), dtype, progress)
             for name, array in {**found, "rows": rows}.items():
-                write_whole(paths[name], lambda file, array=array: np.save(file, array))
+                atomic.write_file(paths[name], lambda file, array=array: np.save(file, array))
     return about
 
 
@@ -118,7 +118,7 @@ def choose_layers(subject, output, cells) -> tuple[tuple[str, ...], str]:
     """
     path = os.path.join(output, ABOUT)
     if os.path.isfile(path):
-        layers = parse_layers(run_dir.read_json(path).get("dims", ()))
+        layers = parse_layers(atomic.read_json(path).get("dims", ()))
         return layers, f"layer {', '.join(layers)}: as in {output}"
     found = remembered.recommend(subject.name, weights_digest(subject.trunk))
     if found is None:
@@ -140,7 +140,7 @@ def compute_dtype(output, asked) -> Choice:
     """The type of the network's products: what `asked` means, or what `output` was begun with."""
     about = os.path.join(output, ABOUT)
     if asked == AUTO and os.path.isfile(about):
-        begun = run_dir.read_json(about).get("compute_dtype")
+        begun = atomic.read_json(about).get("compute_dtype")
         if begun:
             return Choice(asked, begun, reason="auto: as the features in --output began")
     return choose(asked, "convolution")
@@ -172,7 +172,7 @@ def origin(path) -> Origin | None:
     if not match or not os.path.isfile(about) or not os.path.isfile(rows):
         return None
     try:
-        return Origin(run_dir.read_json(about)["data"], np.load(rows, allow_pickle=False))
+        return Origin(atomic.read_json(about)["data"], np.load(rows, allow_pickle=False))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{rows} or {about} cannot be read: {error}") from error
 
@@ -187,7 +187,7 @@ def _features(extractor, batches, rows, dtype, progress) -> dict:
             arrays[layer][done : done + count] = storable(vectors, dtype)
         done += count
         progress.update(count)
-        pulse.stop_if_asked("the files that are whole are kept")
+        stop_request.raise_if_requested("the files that are whole are kept")
     return arrays
 
 

@@ -20,6 +20,7 @@ import tempfile
 
 import tensorflow as tf
 
+from dc_tf.data.storage import files
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation import paper
 from dc_tf.evaluation.comparison import advice
@@ -278,8 +279,7 @@ class _folder:
         self._request.world.barrier()
         if self._request.world.rank == 0:
             tf.io.gfile.makedirs(self._path)
-            with tf.io.gfile.GFile(path, "w") as file:
-                file.write(work)
+            files.write_file(path, lambda file: file.write(work.encode()))
         return self._path
 
     def __exit__(self, *_):

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import workers
 
-from dc_tf.clustering import assign, kmeans
+from dc_tf.clustering import assign, kmeans, resume
 from dc_tf.clustering.cost import model as cost_model
 from dc_tf.clustering.cost.hardware import CORE, P4D, PAPER_GPU, Product
 from dc_tf.clustering.cost.model import Problem, estimate
@@ -128,6 +128,9 @@ class TimeTest(tf.test.TestCase):
             length = estimate(problem, CORE).level1.flops / (2 * k)
             row_bytes = nearest.NearestCentroid(k, dim, precision).row_bytes
             self.assertEqual(length * tf.as_dtype(precision).size, row_bytes)
+
+    def test_snapshots_take_the_space_of_those_kept_and_the_one_being_written(self):
+        self.assertEqual(cost_model._SNAPSHOTS, resume._KEPT + 1)
 
     def test_rows_are_read_as_often_as_kmeans_reads_them(self):
         for cache_bytes in (0, 1 << 20):

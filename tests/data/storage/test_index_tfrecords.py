@@ -10,7 +10,6 @@ import numpy as np
 import pictures
 import tensorflow as tf
 
-from dc_tf import pulse
 from dc_tf.data.convert import convert
 from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage import index_tfrecords as adopt_lib
@@ -20,6 +19,7 @@ from dc_tf.data.storage.reader import RowReader
 from dc_tf.data.storage.scan import repair
 from dc_tf.data.storage.schema import Features
 from dc_tf.data.storage.verify import verify
+from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError, DataError, Preempted
 
 IMAGENET = Features(source="image/filename", meta="", label_offset=-1)
@@ -179,11 +179,11 @@ class AdoptTest(tf.test.TestCase):
                 os.kill(os.getpid(), signal.SIGTERM)
             return scan(paths, features)
 
-        self.addCleanup(pulse.forget)
+        self.addCleanup(stop_request.reset)
         with mock.patch.object(adopt_lib, "scan_shards", stop_after_the_second):
-            with self.assertRaises(Preempted), pulse.stoppable():
+            with self.assertRaises(Preempted), stop_request.signals_handled():
                 self.adopt(pattern, overwrite=True)
-            pulse.forget()
+            stop_request.reset()
             Dataset.open(self.folder)  # the old one stays usable
             self.adopt(pattern, overwrite=True)
         self.assertEqual(scanned[2:], ["train-00002-of-00003"])

@@ -14,11 +14,11 @@ import numpy as np
 import runs
 import tensorflow as tf
 
-from dc_tf import pulse
 from dc_tf.commands.main import main
 from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader
+from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError, Preempted
 from dc_tf.evaluation.frozen import embed as embed_module
 from dc_tf.evaluation.frozen.embed import embed
@@ -90,12 +90,12 @@ class EmbedTest(tf.test.TestCase):
                 os.kill(os.getpid(), signal.SIGTERM)
             return call(extractor, images)
 
-        self.addCleanup(pulse.forget)
+        self.addCleanup(stop_request.reset)
         with mock.patch.object(embed_module.Extractor, "__call__", stop_at_the_fifth):
-            with self.assertRaises(Preempted), pulse.stoppable():
+            with self.assertRaises(Preempted), stop_request.signals_handled():
                 self.write(parts)
             self.assertLen(self.read(parts, "fc7"), 2)
-            pulse.forget()
+            stop_request.reset()
             self.write(parts)
         self.assertLen(calls, 5 + 3)  # two files of two batches stayed; two of 2 and 1 were made
         for name in os.listdir(whole):

@@ -1,0 +1,64 @@
+"""Statistics of cluster sizes against closed forms, and the warnings that follow from them."""
+
+import numpy as np
+import tensorflow as tf
+
+from dc_tf.clustering import statistics
+
+CLUSTER = np.array([0, 0, 0, 1, 1, 3], np.int32)
+
+
+class StatisticsTest(tf.test.TestCase):
+    def test_even_clusters_have_imbalance_one_and_entropy_log_k(self):
+        found = statistics.count_statistics(np.full(8, 5))
+        self.assertNear(found["imbalance_factor"], 1.0, 1e-12)
+        self.assertNear(found["entropy"], np.log(8), 1e-12)
+        alone = statistics.count_statistics(np.array([7, 0, 0]))
+        self.assertEqual((alone["imbalance_factor"], alone["entropy"]), (3.0, 0.0))
+
+    def test_sizes_are_counted_by_powers_of_two(self):
+        sizes = [0, 0, 1, 2, 3, 4, 7, 8, 15, 16, 1023, 1024]
+        rng = np.random.default_rng(0)
+        expected = [2, 1, 2, 2, 2, 1, 0, 0, 0, 0, 1, 1]
+        self.assertEqual(statistics.size_histogram(rng.permutation(sizes)), expected)
+        self.assertEqual(statistics.size_histogram([0, 0]), [2])
+
+    def test_healthy_clusters_are_no_reason_to_warn(self):
+        rng = np.random.default_rng(0)
+        for m, k in ((4, 100), (1, 50), (8, 1)):
+            self.assertEqual(statistics.collapse_warnings(rng.poisson(20, (m, k))), [])
+        self.assertEqual(statistics.collapse_warnings(np.array([[70], [30]])), [])
+        # An empty cluster has empty sub-clusters by nature.
+        self.assertEqual(statistics.collapse_warnings(np.array([[5, 6], [5, 6], [0, 0]])), [])
+
+    def test_a_collapse_is_told_in_plain_words(self):
+        even = np.full((4, 10), 5)
+        one_cluster = even * np.array([[1], [20], [1], [1]])
+        one_sub = even.copy()
+        one_sub[2, 0] = 200
+        empty = np.where(np.arange(10) < 4, even, 0)
+        for counts, message in (
+            (one_cluster, "cluster 1 holds 87% of all rows"),
+            (one_sub, "in 1 of 4 clusters one sub-cluster holds most rows, up to 82%"),
+            (empty, r"24 of 40 sub-clusters are empty: .* \(80 rows in all\)"),
+        ):
+            (warning,) = statistics.collapse_warnings(counts)
+            self.assertRegex(warning, message)
+        self.assertLen(statistics.collapse_warnings(np.array([[97, 0, 0], [1, 0, 0]])), 3)
+
+    def test_clusters_of_any_rows_that_say_little_are_told_in_plain_words(self):
+        self.assertEqual(statistics.size_warnings(np.full(10, 5)), [])
+        self.assertEqual(statistics.size_warnings(np.zeros(10)), [])
+        (crowded,) = statistics.size_warnings(np.array([1, 1, 97, 1]))
+        self.assertIn("cluster 2 holds 97% of all rows", crowded)
+        (empty,) = statistics.size_warnings(np.array([5, 5, 5, 0, 0, 0, 0]))
+        self.assertIn("4 of 7 clusters are empty", empty)
+
+    def test_nmi_knows_the_same_partition_and_an_independent_one(self):
+        self.assertNear(statistics.nmi(CLUSTER, 10 - CLUSTER), 1.0, 1e-9)
+        a, b = np.divmod(np.arange(16), 4)
+        self.assertNear(statistics.nmi(a, b), 0.0, 1e-9)
+
+
+if __name__ == "__main__":
+    tf.test.main()
