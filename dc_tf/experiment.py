@@ -56,6 +56,10 @@ class Model(Config):
     """The trunk and how it is trained; see `dc_tf.nn.vgg16.VGG16`.
 
     Attributes:
+        width: multiplies the number of channels of every convolution.
+        resolution: side of the images that the network sees, in pixels.
+        fc: units of fc6 and of fc7.
+        sobel: take image gradients as input; otherwise normalised RGB.
         compute_dtype: "float32", or products in "bfloat16" or "float16"; weights stay float32. In
             float16 the loss is scaled, and a step whose gradients overflow is left out. "auto" is
             bfloat16 where that is faster on all workers, else float32 (`dc_tf.precision`); what
@@ -165,6 +169,7 @@ class Stage(Config):
 
     Attributes:
         name: of the stage in progress, results and `--stage`.
+        epochs: each of about N images.
         rotations: R; 1 (upright only), 2 (and upside down) or 4.
         clusters: m, clusters of the first level.
         sub_clusters: k, clusters inside each of the m; 0 trains without them.

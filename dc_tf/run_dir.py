@@ -57,10 +57,12 @@ class RunDir:
 
     @property
     def checkpoints(self) -> str:
+        """A folder for each checkpoint, the newest `keep_checkpoints` and those of stages' ends."""
         return os.path.join(self.path, "checkpoints")
 
     @property
     def clusterings(self) -> str:
+        """A folder for each clustering."""
         return os.path.join(self.path, "clusterings")
 
     @property

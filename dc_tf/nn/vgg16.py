@@ -45,7 +45,7 @@ class VGG16(keras.Model):
         compute_dtype: "float32", or "bfloat16" or "float16" products with float32 weights.
         seed: of the initial weights.
 
-    Reference: Caron et al. 2019, section 4; facts of REFERENCE section 2.
+    Reference: Caron et al. 2019, section 4; docs/reference.md, section 2.
     """
 
     def __init__(

@@ -54,6 +54,7 @@ class Protocol:
         init_deviation, init_bias: fc6, fc7 and the classifier have weights from N(0, deviation) and
             this bias.
         min_crop_area: smallest share of an image's area that a random crop covers.
+        momentum: of SGD.
         flip: whether to mirror half of the images.
         seeds: number of runs; metrics are means, with deviations for more than one run.
         seed: seed of the first run; the others have the following numbers.

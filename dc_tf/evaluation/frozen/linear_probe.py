@@ -77,6 +77,8 @@ class Protocol:
             of 2 (stable up to 7) then fits all layers, and few epochs are enough.
         max_features: bound on a classifier's input dimensions.
         scratch: folder for features that do not fit memory; None for the system's temporary folder.
+        momentum, weight_decay: of SGD.
+        seed: of the order of the images and of augmentation.
     """
 
     epochs: int = 100

@@ -64,6 +64,9 @@ class Protocol:
         learning_rates, weight_decays: if there are several, all pairs are tried.
         tuning_train_split, tuning_test_split: the lists on which pairs are tried.
         drop_every: the learning rate is multiplied by drop_factor after every so many iterations.
+        iterations: steps of `batch_size` images.
+        batch_size: images of a step.
+        momentum: of SGD.
         clip_norm: largest norm of the gradient.
         deviation: standard deviation of the new weights; 0.01 suits 4096 units, narrower networks
             need more.

@@ -92,6 +92,10 @@ class Protocol:
         workdir: folder for records and checkpoints; "" for a temporary one.
         scratch: parent of the temporary folder; None for the system's temporary folder.
         paper: the paper's data set whose results are shown beside: "auto" to recognise it, see
+        learning_rate: after `warmup`.
+        momentum, weight_decay: of SGD; decay is of kernels only.
+        test_batch_size: test images at a time.
+        seed: of everything that is drawn.
             `paper`; "voc07"; "" for none.
     """
 
