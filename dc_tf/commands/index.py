@@ -84,7 +84,7 @@ def run():
     )
     class_names = _class_names()
     with pulse.stoppable():
-        return index_tfrecords.adopt(
+        return index_tfrecords.index_tfrecords(
             INPUT.value,
             OUTPUT.value,
             features,

@@ -25,7 +25,7 @@ from dc_tf.data.storage import files
 from dc_tf.data.storage.files import same_place
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.processes import map_lists
-from dc_tf.data.storage.staging import Draft, check_output, is_begun
+from dc_tf.data.storage.staging import Staging, check_output, is_begun
 from dc_tf.data.storage.writer import DatasetWriter, is_finished
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.progress import Progress
@@ -103,7 +103,7 @@ def convert(
     }
     if is_finished(output, job) and not overwrite:
         logging.warning("%s is complete already; --overwrite makes it anew.", output)
-        Draft(output, job, overwrite=True).discard()  # a kill may have left this undone
+        Staging(output, job, overwrite=True).discard()  # a kill may have left this undone
     else:
         with DatasetWriter(output, source.class_names, rows_per_shard, overwrite, job) as writer:
             _Conversion(source, writer, rules).run(input, workers, progress)

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.metadata import text
-from dc_tf.data.storage.reader import DamagedRow, RowReader
+from dc_tf.data.storage.reader import CorruptRow, RowReader
 
 _TOP = 10  # classes and names of metadata that are shown
 _QUANTILES = (0, 0.05, 0.5, 0.95, 1)
@@ -49,7 +49,7 @@ def inspect(path, sample=1000):
 
 
 def examples(dataset, count):
-    """Yields (row, decoded example or None where it is damaged) of rows spread over all."""
+    """Yields (row, decoded example or None where it is corrupt) of rows spread over all."""
     rows = spread_rows(dataset, count)
     return zip(rows.tolist(), examples_of(dataset, rows))
 
@@ -60,12 +60,12 @@ def spread_rows(dataset, count) -> np.ndarray:
 
 
 def examples_of(dataset, rows):
-    """Yields the decoded example of each of some rows, None where it is damaged."""
+    """Yields the decoded example of each of some rows, None where it is corrupt."""
     reader = RowReader(dataset)
     for row in rows.tolist():
         try:
             yield reader.examples([row])[0]
-        except DamagedRow:
+        except CorruptRow:
             yield None
 
 
@@ -80,7 +80,7 @@ def as_text(report):
             f"{_size(record['least'])} to {_size(record['most'])}, mean {_size(record['mean'])}",
         ),
         ("labels", _label_text(labels, report["rows"])),
-        ("sample", f"{sample['rows']} rows, {sample['damaged']} of them damaged"),
+        ("sample", f"{sample['rows']} rows, {sample['corrupt']} of them corrupt"),
         ("formats", _counts(sample["formats"])),
         ("width", _range(sample["width"])),
         ("height", _range(sample["height"])),
@@ -144,13 +144,13 @@ def _labels(dataset):
 
 
 def _sample(dataset, count):
-    seen, damaged, formats, sizes = 0, 0, collections.Counter(), []
+    seen, corrupt, formats, sizes = 0, 0, collections.Counter(), []
     names, shown = collections.Counter(), {}
     for _, example in examples(dataset, count):
         seen += 1
         header = example and _header(example["encoded"])
         if header is None:
-            damaged += 1
+            corrupt += 1
             continue
         formats[header[0]] += 1
         sizes.append(header[1])
@@ -158,10 +158,10 @@ def _sample(dataset, count):
             names[name] += 1
             shown.setdefault(name, _short(value))
     width, height = np.array(sizes or [(0, 0)]).T
-    good = max(1, seen - damaged)
+    good = max(1, seen - corrupt)
     return {
         "rows": seen,
-        "damaged": damaged,
+        "damaged": corrupt,
         "formats": dict(formats.most_common()),
         "width": np.quantile(width, _QUANTILES).astype(int).tolist(),
         "height": np.quantile(height, _QUANTILES).astype(int).tolist(),
@@ -194,7 +194,7 @@ def _tile(row, example, names):
         if example["label"] is not None:
             caption += f" {_name(names, example['label'])}"
     except Exception:  # A sheet is for looking: what cannot be shown says so.
-        caption += " damaged"
+        caption += " corrupt"
     caption = text(caption, 20).encode("ascii", "replace").decode()
     ImageDraw.Draw(tile).text((3, _TILE), caption, fill="black")
     return tile

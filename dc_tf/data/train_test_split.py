@@ -1,6 +1,6 @@
 """Splits a labelled data set in two, so that features can be measured on images never seen.
 
-hold_out("/data/all", train="/data/train", test="/data/test", every=5)
+train_test_split("/data/all", train="/data/train", test="/data/test", every=5)
 
 The same as a program, for `launch/quickstart.py`; the line that it prints is null where there are
 no labels to measure with:
@@ -22,7 +22,7 @@ _ROWS_AT_ONCE = 256
 _ROWS_PER_SHARD = 1000
 
 
-def hold_out(source, train, test, every=5):
+def train_test_split(source, train, test, every=5):
     """Copies the rows of a data set into two new ones.
 
     Args:
@@ -59,7 +59,7 @@ def hold_out(source, train, test, every=5):
 
 
 def measurable(source):
-    """Whether a data set has two classes that `hold_out` can put into both sets. bool."""
+    """Whether a data set has two classes that `train_test_split` can put into both sets. bool."""
     labels = Dataset.open(source).labels()
     return int((np.bincount(labels[labels >= 0], minlength=1) >= 2).sum()) >= 2
 
@@ -69,7 +69,7 @@ def held_out_rows(labels, every):
 
     Args:
         labels: (n,) int32, -1 for none.
-        every: int, see `hold_out`.
+        every: int, see `train_test_split`.
 
     Returns:
         (n,) bool.
@@ -81,4 +81,4 @@ def held_out_rows(labels, every):
 
 
 if __name__ == "__main__":
-    print(json.dumps(hold_out(*sys.argv[1:]) if measurable(sys.argv[1]) else None))
+    print(json.dumps(train_test_split(*sys.argv[1:]) if measurable(sys.argv[1]) else None))

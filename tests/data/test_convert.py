@@ -28,7 +28,7 @@ from dc_tf.errors import ConfigError, DataError
 
 CRASHING = """
 import os, signal
-from dc_tf.data import image_files
+from dc_tf.data.sources import image_files
 
 def clean_all(paths, rules):
     if any(path.endswith("17.png") for path in paths):
@@ -38,7 +38,7 @@ def clean_all(paths, rules):
 
 SLOW = """
 import sys, time
-from dc_tf.data import image_files
+from dc_tf.data.sources import image_files
 from dc_tf.data.convert import convert
 
 def clean_all(paths, rules):
@@ -250,7 +250,7 @@ class ResumeTest(Folder):
 
             return guarded
 
-        with mock.patch.object(staging.Draft, "__exit__", lambda self, *_: self._release_lock()):
+        with mock.patch.object(staging.Staging, "__exit__", lambda self, *_: self._release_lock()):
             with (
                 mock.patch.multiple(
                     files,
@@ -340,9 +340,9 @@ class ResumeTest(Folder):
         self.assertEqual(pictures.files(self.output), undisturbed)
 
     def test_two_at_the_same_time_are_refused(self):
-        with staging.Draft(self.output, {"job": 1}):
+        with staging.Staging(self.output, {"job": 1}):
             with self.assertRaisesRegex(ConfigError, "Another process"):
-                staging.Draft(self.output, {"job": 1}).__enter__()
+                staging.Staging(self.output, {"job": 1}).__enter__()
 
 
 class SigkillTest(Folder):

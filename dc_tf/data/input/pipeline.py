@@ -16,7 +16,7 @@ from dc_tf.data.input import augment
 from dc_tf.data.storage import schema
 from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.processes import cores
-from dc_tf.data.storage.reader import DamagedRow
+from dc_tf.data.storage.reader import CorruptRow
 from dc_tf.errors import ConfigError, DataError
 
 _READS_AHEAD = 2
@@ -40,7 +40,7 @@ def training_batches(
     """Augmented, rotated images with their labels, for one epoch of one worker.
 
     Args:
-        reader: RowReader, where a damaged row is an error, or FallbackRows.
+        reader: RowReader, where a corrupt row is an error, or FallbackRows.
         draws: Draws, or another NamedTuple of arrays with row, rotation and seed; its other columns
             are labels. What does not fill a last batch is left out.
         batch_size: int, images a step.
@@ -56,7 +56,7 @@ def training_batches(
         tf.data.Dataset of dict: image (batch, size, size, 3) float32 in [0, 1], and each column of
         labels, for Draws super_id (batch,) int32 and sub_id (batch,) int32. Iterating raises a
         TensorFlow error that names row, shard and offset where an image cannot be read, or too many
-        are damaged (`FallbackRows`); `reader.data_errors` makes it a DataError.
+        are corrupt (`FallbackRows`); `reader.data_errors` makes it a DataError.
 
     Raises:
         ConfigError: no full batch, or draws of unequal lengths.
@@ -83,7 +83,7 @@ def evaluation_batches(reader, row_ids, batch_size, size, short_side, threads=No
     """Images as they are, centre-cropped, in order; the last batch may be short.
 
     Args:
-        reader: RowReader, where a damaged row is an error, or FallbackRows.
+        reader: RowReader, where a corrupt row is an error, or FallbackRows.
         row_ids: (n,) integers.
         batch_size: int, most images in a batch.
         size: int, side of the images in pixels.
@@ -130,7 +130,7 @@ def _batches(reader, columns, batch_size, prepare, span, threads):
     """Reads, prepares image by image, and batches; what fails is filled in by a stand-in.
 
     Args:
-        reader: RowReader, where a damaged row is an error, or FallbackRows.
+        reader: RowReader, where a corrupt row is an error, or FallbackRows.
         columns: dict of name to (n, ...) array, among them `row`. They stay in NumPy, so an epoch
             of any length costs the graph nothing.
         batch_size: int.
@@ -250,17 +250,17 @@ def _slicer(columns, batch_size):
 
 
 def _reading(reader):
-    """A function that adds `encoded` to a batch of columns; empty where the record is damaged."""
+    """A function that adds `encoded` to a batch of columns; empty where the record is corrupt."""
 
-    def read_undamaged(row_ids):
+    def read_good(row_ids):
         try:
             records = reader.read(row_ids)
-        except DamagedRow:
-            records = reader.read(row_ids, damaged=b"")
+        except CorruptRow:
+            records = reader.read(row_ids, corrupt=b"")
         return np.array(records, object)  # TensorFlow takes a list for many results
 
     def add_encoded(columns):
-        records = tf.numpy_function(read_undamaged, [columns["row"]], tf.string, stateful=False)
+        records = tf.numpy_function(read_good, [columns["row"]], tf.string, stateful=False)
         records = tf.ensure_shape(records, columns["row"].shape)
         return {"encoded": schema.parse_images(records, reader.dataset.features), **columns}
 

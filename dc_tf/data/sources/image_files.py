@@ -176,7 +176,7 @@ def _is_strict_png(data):
 def _orientation(image):
     try:
         return image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # A damaged EXIF block does not make the picture unusable.
+    except Exception:  # A corrupt EXIF block does not make the picture unusable.
         return 1
 
 

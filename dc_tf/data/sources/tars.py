@@ -160,7 +160,7 @@ def _members(path, skip):
                 if count > skip and not info.isdir():
                     yield _member(file, info, count)
     except _FAULTS as error:
-        reason = f"is damaged behind member {count}: {error or type(error).__name__}"
+        reason = f"is corrupt behind member {count}: {error or type(error).__name__}"
         logging.warning("%s %s", path, reason)
         if count + 1 > skip:
             yield _Member(os.path.basename(path), None, reason, count + 1)
@@ -175,8 +175,8 @@ def _headers(file):
         last = info.offset_data
         tar.members, tar.pax_headers = [], {}  # It would remember all of them.
         yield info
-    if any(file.last_header):  # tarfile takes a damaged header for the zeros that mark the end.
-        raise EOFError("a damaged header")
+    if any(file.last_header):  # tarfile takes a corrupt header for the zeros that mark the end.
+        raise EOFError("a corrupt header")
 
 
 def _member(file, info, count):

@@ -25,7 +25,7 @@ _REMOTE_READS = 32  # at once, each from a file of its own
 _MAX_REMOTE_IDLE = 96  # files kept open beside those; each has a buffer of half a MB
 
 
-class DamagedRow(DataError):
+class CorruptRow(DataError):
     """A row whose bytes are not what was written, or not an image. Reading it again is no use."""
 
 
@@ -46,26 +46,26 @@ class RowReader:
         local = all(is_local(dataset.shard_path(number)) for number in range(len(dataset.shards)))
         self._files = _LocalFiles(dataset) if local else _RemoteFiles(dataset)
 
-    def read(self, row_ids, damaged=None):
+    def read(self, row_ids, corrupt=None):
         """Reads records.
 
         Args:
             row_ids: (n,) integers in [0, N), in any order, repeats allowed.
-            damaged: bytes to give instead of a damaged record; None makes that an error.
+            corrupt: bytes to give instead of a corrupt record; None makes that an error.
 
         Returns:
             list of n bytes, serialised examples.
 
         Raises:
-            DamagedRow: a record that is cut short, has a wrong checksum, or is not the one that was
+            CorruptRow: a record that is cut short, has a wrong checksum, or is not the one that was
                 indexed. Names the shard and the offset.
             DataError: a row id out of range; a shard that is missing or cannot be read.
         """
         shards, entries = self.dataset.locate(row_ids)
         places = shards.tolist(), entries[:, 0].tolist(), entries[:, 1].tolist()
         read_one = self._read_one
-        if damaged is not None:
-            read_one = functools.partial(self._read_or, damaged)
+        if corrupt is not None:
+            read_one = functools.partial(self._read_or, corrupt)
         return list(self._files.map(read_one, *places))
 
     def examples(self, row_ids):
@@ -75,7 +75,7 @@ class RowReader:
             list of n dict, see `schema.decode_example`.
 
         Raises:
-            DamagedRow, DataError: as in `read`, and for a record that does not hold an image.
+            CorruptRow, DataError: as in `read`, and for a record that does not hold an image.
         """
         return [
             self._decode(row, record)
@@ -90,15 +90,15 @@ class RowReader:
         try:
             return schema.decode_example(record, self.dataset.features)
         except ValueError as error:
-            raise DamagedRow(f"The record of {self.dataset.describe(row_id)} {error}.") from error
+            raise CorruptRow(f"The record of {self.dataset.describe(row_id)} {error}.") from error
 
     def _read_one(self, shard, offset, length):
         start, frame_bytes = offset - HEADER_BYTES, HEADER_BYTES + length + FOOTER_BYTES
         inside = 0 <= start <= self.dataset.shards[shard].bytes - frame_bytes
         if not inside or not 0 <= length <= MAX_RECORD_BYTES:
-            raise DamagedRow(
+            raise CorruptRow(
                 f"{self._place(shard, offset)} with {length} bytes cannot be: the shard has "
-                f"{self.dataset.shards[shard].bytes}, so its index is damaged."
+                f"{self.dataset.shards[shard].bytes}, so its index is corrupt."
             )
         try:
             frame = self._files.read(shard, start, frame_bytes)
@@ -106,14 +106,14 @@ class RowReader:
             raise DataError(f"{self._place(shard, offset)} cannot be read: {error}") from error
         record, fault = unframe(frame, length)
         if fault:
-            raise DamagedRow(f"{self._place(shard, offset)} {fault}.")
+            raise CorruptRow(f"{self._place(shard, offset)} {fault}.")
         return record
 
-    def _read_or(self, damaged, *place):
+    def _read_or(self, corrupt, *place):
         try:
             return self._read_one(*place)
-        except DamagedRow:
-            return damaged
+        except CorruptRow:
+            return corrupt
 
     def _place(self, shard, offset):
         return f"The record in {self.dataset.shard_path(shard)} at offset {offset}"
@@ -131,7 +131,7 @@ def data_errors():
     try:
         yield
     except tf.errors.OpError as error:
-        found = re.search(r"(?:DataError|DamagedRow): (.*)", error.message)
+        found = re.search(r"(?:DataError|CorruptRow): (.*)", error.message)
         if not found:
             raise
         raise DataError(found.group(1)) from error

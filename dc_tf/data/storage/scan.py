@@ -1,7 +1,7 @@
 """Reading TFRecord files from end to end: where each record lies, and which are bad.
 
 index, checksum, bad = scan_shard("train-00000-of-01024", Features())
-repair("/data/mine")          # makes indexes anew that are missing or damaged
+repair("/data/mine")          # makes indexes anew that are missing or corrupt
 """
 
 import functools
@@ -55,7 +55,7 @@ def scan_shard(path, features):
 
 
 def repair(path, workers=None, progress=True):
-    """Makes anew the indexes of a data set that are missing or damaged.
+    """Makes anew the indexes of a data set that are missing or corrupt.
 
     Returns:
         dict: output, rows, shards, repaired (names of shards).

@@ -1,11 +1,11 @@
 """A data set in the making: what is finished waits in a folder inside, until all of it is.
 
-    with Draft("/data/mine", job={"what": "convert", "quality": 92}) as draft:
-        for note in draft.notes():                     # what an interrupted call had finished
+    with Staging("/data/mine", job={"what": "convert", "quality": 92}) as staging:
+        for note in staging.notes():                     # what an interrupted call had finished
             ...
-        ...                                            # writes draft.path("3.tfrecord")
-        draft.add_note({"shard": ..., "place": 4711})  # from here on it counts as finished
-        draft.commit({"3.tfrecord": "shard-00003-of-00004.tfrecord"}, manifest)
+        ...                                            # writes staging.path("3.tfrecord")
+        staging.add_note({"shard": ..., "place": 4711})  # from here on it counts as finished
+        staging.commit({"3.tfrecord": "shard-00003-of-00004.tfrecord"}, manifest)
 
 A process may be killed at any time. Notes and manifest are written aside and renamed, so each is
 whole or absent, and a commit that was cut off is repeated with the same result.
@@ -25,7 +25,7 @@ FOLDER = ".writing"
 _JOB, _LOCK = "job.json", "lock"
 
 
-class Draft:
+class Staging:
     """The unfinished part of a data set folder. A context manager, for one process at a time.
 
     Leaving it without a commit keeps what is finished for the next call of the same job; without a
@@ -38,10 +38,10 @@ class Draft:
         Args:
             path: folder of the data set, created if missing.
             job: dict for JSON that decides what is written, or None.
-            overwrite: whether to replace a data set that is there, and to drop the draft of
+            overwrite: whether to replace a data set that is there, and to drop the staging of
                 another job. Other files are left alone.
-            alone: whether other files in the folder, or the draft of another job, are a reason to
-                refuse it. A draft is dropped else.
+            alone: whether other files in the folder, or the staging of another job, are a reason to
+                refuse it. A staging is dropped else.
 
         Raises:
             ConfigError: the folder holds something and `overwrite` is not set.
@@ -54,7 +54,7 @@ class Draft:
             if alone or files.exists(os.path.join(self._output, MANIFEST)):
                 check_output(self._output, overwrite)
             if alone:
-                _check_draft(self._output, self._job, overwrite)
+                _check_staging(self._output, self._job, overwrite)
                 _check_shards(self._output)
 
     def __enter__(self):
@@ -74,7 +74,7 @@ class Draft:
         self._release_lock()
 
     def path(self, name):
-        """Path of a file of the draft."""
+        """Path of a file of the staging."""
         return os.path.join(self._output, FOLDER, name)
 
     def notes(self):
@@ -85,7 +85,7 @@ class Draft:
             yield _read_json(self.path(f"{number}.json"))
 
     def add_note(self, note):
-        """Remembers that something is finished: files of the draft are whole, a place is reached.
+        """Remembers that something is finished: files of the staging are whole, a place is reached.
 
         Args:
             note: dict for JSON.
@@ -125,7 +125,7 @@ class Draft:
         """Puts files in place of the data set that was there, the manifest last.
 
         Args:
-            moves: dict of names in the draft to names in the data set.
+            moves: dict of names in the staging to names in the data set.
             manifest: dict for JSON.
         """
         if not self.is_committing():
@@ -141,7 +141,7 @@ class Draft:
         self.discard()
 
     def discard(self):
-        """Removes the draft, and what a commit that was cut off has moved already."""
+        """Removes the staging, and what a commit that was cut off has moved already."""
         if self.is_committing():
             _remove_data_set(self._output, self.path(MANIFEST), ())
         self._release_lock()
@@ -197,7 +197,7 @@ def check_output(path, overwrite):
         )
 
 
-def _check_draft(path, job, overwrite):
+def _check_staging(path, job, overwrite):
     other = _read_job(path)
     if other is None or overwrite:
         return

@@ -16,7 +16,7 @@ from dc_tf.errors import DataError
 HEADER_BYTES = 12  # payload length (8) and its checksum (4), before the payload
 FOOTER_BYTES = 4  # the payload's checksum, after it
 MAX_RECORD_BYTES = 1 << 30  # a longer one is taken for damage
-_BAD_HEADER = "has a damaged header, which hides what is behind it"
+_BAD_HEADER = "has a corrupt header, which hides what is behind it"
 _CUT_SHORT = "ends early: the shard was cut short"
 
 
@@ -36,12 +36,12 @@ def unframe(frame, length):
     if stored != length:
         return None, (
             f"has {stored} bytes, but the index says {length}: the shard is not the one that was "
-            "indexed, or is damaged"
+            "indexed, or is corrupt"
         )
     payload = frame[HEADER_BYTES : HEADER_BYTES + length]
     (checksum,) = struct.unpack_from("<I", frame, HEADER_BYTES + length)
     if masked_crc(payload) != checksum:
-        return None, "is damaged: its checksum is wrong"
+        return None, "is corrupt: its checksum is wrong"
     return payload, None
 
 
@@ -80,7 +80,7 @@ def scan(path):
                 yield (
                     offset,
                     None,
-                    _CUT_SHORT if cut else "has a damaged header, which hides the rest",
+                    _CUT_SHORT if cut else "has a corrupt header, which hides the rest",
                 )
                 return
             frame_bytes = HEADER_BYTES + length + FOOTER_BYTES
@@ -90,7 +90,7 @@ def scan(path):
 
 
 def header_length(header):
-    """Length of the payload that a header announces, or None when it is damaged or cut short."""
+    """Length of the payload that a header announces, or None when it is corrupt or cut short."""
     if len(header) < HEADER_BYTES:
         return None
     length, checksum = struct.unpack("<QI", header)
@@ -108,4 +108,4 @@ def _check_start(path, header, size):
             "uncompressed: rewrite it with tf.io.TFRecordWriter without options, or (if it was "
             "made by gzip) with gunzip."
         )
-    raise DataError(f"{path} is not a TFRecord file, or its first record is damaged.")
+    raise DataError(f"{path} is not a TFRecord file, or its first record is corrupt.")

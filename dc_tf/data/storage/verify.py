@@ -1,7 +1,7 @@
 """Comparing a data set with what was written: every record, checksum, label and index.
 
-for damage in verify(Dataset.open("/data/mine")):
-    damage.shard, damage.offset, damage.reason
+for fault in verify(Dataset.open("/data/mine")):
+    fault.shard, fault.offset, fault.reason
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from dc_tf.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
-class Damage:
+class CorruptShard:
     """What is wrong with a shard.
 
     Attributes:
@@ -43,18 +43,18 @@ def verify(dataset, workers=None, progress=True):
         progress: whether to show progress.
 
     Yields:
-        Damage, one for each shard that is not what was written, as it is found.
+        CorruptShard, one for each shard that is not what was written, as it is found.
     """
     numbers = list(range(len(dataset.shards)))
     total = sum(shard.bytes for shard in dataset.shards)
     check = functools.partial(check_shards, path=dataset.path)
     found, bad = map_shards(check, numbers, total, workers), 0
     with Progress(dataset.rows, "verify", "rows", enabled=progress) as bar:
-        for shard, damage in zip(dataset.shards, found, strict=True):
-            bad += damage is not None
+        for shard, fault in zip(dataset.shards, found, strict=True):
+            bad += fault is not None
             bar.update(shard.rows, bad_shards=bad)
-            if damage is not None:
-                yield damage
+            if fault is not None:
+                yield fault
 
 
 def check_shards(numbers, path):
@@ -64,21 +64,25 @@ def check_shards(numbers, path):
 
 
 def check_shard(dataset, number):
-    """What is wrong with a shard: Damage, or None."""
+    """What is wrong with a shard: CorruptShard, or None."""
     shard, path = dataset.shards[number], dataset.shard_path(number)
     try:
         entries = {offset: rest for offset, *rest in dataset.index(number).tolist()}
         size = size_of(path)
         bad, digest = _compare(path, entries, dataset.features)
     except (OSError, DataError) as error:
-        return Damage(shard.name, shard.rows, None, f"cannot be read: {error}")
+        return CorruptShard(shard.name, shard.rows, None, f"cannot be read: {error}")
     if bad:
-        return Damage(shard.name, len(bad), *bad[0])
+        return CorruptShard(shard.name, len(bad), *bad[0])
     if size != shard.bytes:
-        return Damage(shard.name, 0, None, f"has {size} bytes; the manifest says {shard.bytes}")
+        return CorruptShard(
+            shard.name, 0, None, f"has {size} bytes; the manifest says {shard.bytes}"
+        )
     if len(entries) != shard.rows or checksum(digest) != shard.checksum:
         # Every record is whole in itself: it is another one, or they were put together anew.
-        return Damage(shard.name, shard.rows, None, "is not what was written: its checksum differs")
+        return CorruptShard(
+            shard.name, shard.rows, None, "is not what was written: its checksum differs"
+        )
     return None
 
 
@@ -109,12 +113,12 @@ def _difference(record, length, label, features):
     if (len(record), stored) != (length, label):
         return (
             f"has {len(record)} bytes and label {stored}; the index says {length} and {label}: the "
-            "index is damaged"
+            "index is corrupt"
         )
     return None
 
 
-def describe(damage, folder):
-    """One line about a Damage."""
-    where = "" if damage.offset is None else f", {damage.rows} rows, the first at {damage.offset}"
-    return f"{os.path.join(folder, damage.shard)}{where}: {damage.reason}"
+def describe(fault, folder):
+    """One line about a CorruptShard."""
+    where = "" if fault.offset is None else f", {fault.rows} rows, the first at {fault.offset}"
+    return f"{os.path.join(folder, fault.shard)}{where}: {fault.reason}"

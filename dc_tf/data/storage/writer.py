@@ -23,7 +23,7 @@ from dc_tf.data.storage.manifest import (
     checksum,
     encode_index,
 )
-from dc_tf.data.storage.staging import Draft
+from dc_tf.data.storage.staging import Staging
 from dc_tf.data.storage.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame
 from dc_tf.errors import ConfigError, DataError
 
@@ -66,18 +66,18 @@ class DatasetWriter:
         self._shards = []
         self._files = []
         self._current = None
-        self._draft = Draft(path, job, overwrite)
+        self._staging = Staging(path, job, overwrite)
 
     def __enter__(self):
-        self._draft.__enter__()
+        self._staging.__enter__()
         noted = 0
-        for note in self._draft.notes():
+        for note in self._staging.notes():
             shard = note["shard"] and Shard(**note["shard"])
             if shard and not self._is_whole(shard):
                 break
             self._shards += [shard] if shard else []
             noted += 1
-        self._draft.forget_notes(noted)
+        self._staging.forget_notes(noted)
         self.rows = sum(shard.rows for shard in self._shards)
         return self
 
@@ -87,7 +87,7 @@ class DatasetWriter:
                 self.close_shard()
                 self._commit()
         finally:
-            self._draft.__exit__(kind, error, trace)
+            self._staging.__exit__(kind, error, trace)
 
     @property
     def is_full(self):
@@ -95,7 +95,7 @@ class DatasetWriter:
 
     def notes(self):
         """Yields what was noted with each shard that is finished, by this and earlier writers."""
-        for note in self._draft.notes():
+        for note in self._staging.notes():
             yield note["note"]
 
     def write(self, encoded, label=None, source="", meta=None):
@@ -115,7 +115,7 @@ class DatasetWriter:
         if self.is_full:
             self.close_shard()
         if self._current is None:
-            self._current = _OpenShard(self._draft.path(f"{len(self._shards)}.tfrecord"))
+            self._current = _OpenShard(self._staging.path(f"{len(self._shards)}.tfrecord"))
         self._current.write(schema.encode_example(encoded, label, source, meta), label)
         self.rows += 1
         return self.rows - 1
@@ -132,16 +132,16 @@ class DatasetWriter:
         shard = self._current.close() if self._current is not None else None
         self._current = None
         self._shards += [shard] if shard else []
-        self._draft.add_note({"shard": shard and dataclasses.asdict(shard), "note": note})
+        self._staging.add_note({"shard": shard and dataclasses.asdict(shard), "note": note})
 
     def write_file(self, name, text):
         """Adds a text file, a str or an iterable of them; it is in place when the data set is."""
-        self._draft.write(name, text)
+        self._staging.write(name, text)
         self._files.append(name)
 
     def discard(self):
         """Gives up: a later writer of the same job begins anew."""
-        self._draft.discard()
+        self._staging.discard()
 
     def _commit(self):
         if not self.rows:
@@ -160,13 +160,13 @@ class DatasetWriter:
             "shards": shards,
             "origin": self._job,
         }
-        self._draft.commit(moves, manifest)
+        self._staging.commit(moves, manifest)
 
     def _is_whole(self, shard):
         """Whether a shard that was noted is there: a power cut may have taken it."""
-        if self._draft.is_committing():
+        if self._staging.is_committing():
             return True
-        paths = [self._draft.path(shard.name + suffix) for suffix in ("", INDEX_SUFFIX)]
+        paths = [self._staging.path(shard.name + suffix) for suffix in ("", INDEX_SUFFIX)]
         return all(map(files.exists, paths)) and size_of(paths[0]) == shard.bytes
 
 
