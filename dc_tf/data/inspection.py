@@ -80,7 +80,7 @@ def as_text(report):
             f"{_size(record['least'])} to {_size(record['most'])}, mean {_size(record['mean'])}",
         ),
         ("labels", _label_text(labels, report["rows"])),
-        ("sample", f"{sample['rows']} rows, {sample['corrupt']} of them corrupt"),
+        ("sample", f"{sample['rows']} rows, {sample['damaged']} of them corrupt"),
         ("formats", _counts(sample["formats"])),
         ("width", _range(sample["width"])),
         ("height", _range(sample["height"])),

@@ -44,7 +44,7 @@ class DataCommandsTest(tf.test.TestCase):
         self.assertEqual(Dataset.open(self.path("data")).class_names, ("a", "b"))
         with self.assertLogs("absl", "WARNING") as logged:
             self.assertEqual(self.converted()[:2], (0, result))
-        self.assertIn("is complete already", logged.output[0])
+        self.assertIn("is already complete", logged.output[0])
 
     def test_inspect_takes_its_data_set_with_or_without_the_flags_name(self):
         self.converted()

@@ -341,7 +341,7 @@ class ResumeTest(Folder):
 
     def test_two_at_the_same_time_are_refused(self):
         with staging.Staging(self.output, {"job": 1}):
-            with self.assertRaisesRegex(ConfigError, "Another process"):
+            with self.assertRaisesRegex(ConfigError, "another process"):
                 staging.Staging(self.output, {"job": 1}).__enter__()
 
 

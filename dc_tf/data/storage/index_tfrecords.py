@@ -180,8 +180,12 @@ def _check_first_record(path, features):
             f"--label_feature (empty: none), and see --label_offset."
         ) from error
     if features.label and features.label not in there:
-        logging.warning("the first record of %s has no %s; rows without it get no label; it has %s.",
-                        path, features.label, ", ".join(there))  # fmt: skip
+        logging.warning(
+            "the first record of %s has no %s; such rows get no label; its features are %s.",
+            path,
+            features.label,
+            ", ".join(there),
+        )
 
 
 def _check_labels(labels, class_names, features):
@@ -240,7 +244,7 @@ def _warn_of_gaps(paths):
         missing = sorted(set(range(min(totals))) - {int(match[1]) for match in numbered})
         if missing and len(totals) == 1:
             logging.warning(
-                "%d of %d files are missing (the first is number %d); their images are left out.",
+                "%d of %d files are missing, the first is number %d; their images are left out.",
                 len(missing),
                 min(totals),
                 missing[0],

@@ -1,4 +1,4 @@
-"""Comparing a data set with what was written: every record, checksum, label and index.
+"""Verifies a data set: every record, checksum, label and index.
 
 for fault in verify(Dataset.open("/data/mine")):
     fault.shard, fault.offset, fault.reason
@@ -19,12 +19,12 @@ from dc_tf.progress import Progress
 
 @dataclasses.dataclass(frozen=True)
 class CorruptShard:
-    """What is wrong with a shard.
+    """A shard that failed verification.
 
     Attributes:
-        shard: its name in the manifest.
-        rows: rows of it that cannot be used; of these, the others are good.
-        offset: of the first of them in bytes, or None where it is not about a record.
+        shard: name of the shard in the manifest.
+        rows: number of its rows that cannot be used.
+        offset: byte offset of the first such row, or None if the fault is not in a record.
         reason: str.
     """
 
@@ -35,15 +35,15 @@ class CorruptShard:
 
 
 def verify(dataset, workers=None, progress=True):
-    """Reads everything.
+    """Reads all shards and compares them with manifest and indexes.
 
     Args:
         dataset: Dataset.
-        workers: processes; None: one for each core.
+        workers: number of processes; None: one per core.
         progress: whether to show progress.
 
     Yields:
-        CorruptShard, one for each shard that is not what was written, as it is found.
+        CorruptShard for each shard that differs from what was written, as soon as it is found.
     """
     numbers = list(range(len(dataset.shards)))
     total = sum(shard.bytes for shard in dataset.shards)
@@ -58,13 +58,13 @@ def verify(dataset, workers=None, progress=True):
 
 
 def check_shards(numbers, path):
-    """`check_shard` for some shards of the data set in `path`: the work of one process."""
+    """`check_shard` of each number, for the data set in `path`; the work of one process."""
     dataset = Dataset.open(path)
     return [check_shard(dataset, number) for number in numbers]
 
 
 def check_shard(dataset, number):
-    """What is wrong with a shard: CorruptShard, or None."""
+    """Verifies a shard: CorruptShard, or None if it is intact."""
     shard, path = dataset.shards[number], dataset.shard_path(number)
     try:
         entries = {offset: rest for offset, *rest in dataset.index(number).tolist()}
@@ -79,7 +79,7 @@ def check_shard(dataset, number):
             shard.name, 0, None, f"has {size} bytes; the manifest says {shard.bytes}"
         )
     if len(entries) != shard.rows or checksum(digest) != shard.checksum:
-        # Every record is whole in itself: it is another one, or they were put together anew.
+        # Every record is valid, so records were replaced, added or removed.
         return CorruptShard(
             shard.name, shard.rows, None, "is not what was written: its checksum differs"
         )
@@ -87,24 +87,24 @@ def check_shard(dataset, number):
 
 
 def _compare(path, entries, features):
-    """List of (offset, reason) of the rows in `entries` that are bad, and a digest of the good."""
-    bad, digest, fault_behind = [], hashlib.sha256(), "is not where the index says"
+    """List of (offset, reason) of the bad rows in `entries`, and a digest of the valid ones."""
+    bad, digest, last_fault = [], hashlib.sha256(), "is not where the index says"
     missing = dict(entries)
     for offset, record, fault in tfrecord.scan(path):
         if fault is not None:
-            fault_behind = fault  # if it is the last, what is behind it could not be found
+            last_fault = fault  # if it ends the scan, it explains the records not found
         if missing.pop(offset, None) is None:
-            continue  # left out when it was adopted
+            continue  # a bad record, left out of the index
         fault = fault or _difference(record, *entries[offset], features)
         if fault:
             bad.append((offset, fault))
         else:
             digest.update(record)
-    return sorted(bad + [(offset, fault_behind) for offset in missing]), digest
+    return sorted(bad + [(offset, last_fault) for offset in missing]), digest
 
 
 def _difference(record, length, label, features):
-    """How a record differs from its index entry: str, or None."""
+    """How a record differs from its index entry: str, or None if it does not."""
     try:
         _, stored = schema.image_and_label(record, features)
     except ValueError as error:
@@ -119,6 +119,6 @@ def _difference(record, length, label, features):
 
 
 def describe(fault, folder):
-    """One line about a CorruptShard."""
+    """A one-line description of a CorruptShard."""
     where = "" if fault.offset is None else f", {fault.rows} rows, the first at {fault.offset}"
     return f"{os.path.join(folder, fault.shard)}{where}: {fault.reason}"

@@ -221,7 +221,7 @@ class PipelineTest(tf.test.TestCase):
             for _ in range(3):
                 list(evaluation_batches(reader, np.arange(ROWS), 4, 16, 16))
         self.assertLen(logged.output, 1)
-        self.assertRegex(logged.output[0], "row 5 .*shard-00000.*offset.*Row 6 stands in for it")
+        self.assertRegex(logged.output[0], "row 5 .*shard-00000.*offset.*Row 6 replaces it")
 
     def test_what_cannot_work_is_refused(self):
         reader = self.make()

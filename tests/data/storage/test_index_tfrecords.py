@@ -1,4 +1,4 @@
-"""TFRecords of others: adopted as they are, with their names, and with what is wrong with them."""
+"""TFRecords of other programs: indexed in place, with any feature names, bad records left out."""
 
 import dataclasses
 import os
@@ -155,7 +155,7 @@ class IndexTfrecordsTest(tf.test.TestCase):
         with self.assertRaisesRegex(DataError, "is compressed"):
             self.index(self.folder)
         self.shard("a.tfrecord", [])
-        with self.assertRaisesRegex(DataError, "no good record"):
+        with self.assertRaisesRegex(DataError, "no valid record"):
             self.index(os.path.join(self.folder, "a.tfrecord"))
 
     def test_missing_files_of_a_series_are_told(self):
@@ -197,7 +197,7 @@ class IndexTfrecordsTest(tf.test.TestCase):
         images = os.path.join(self.get_temp_dir(), "images")
         for number in range(2):
             pictures.write(images, f"{number}.png", pictures.encoded(number))
-        with self.assertRaisesRegex(ConfigError, "belongs to somebody else"):
+        with self.assertRaisesRegex(ConfigError, "no data set written there lists"):
             convert(images, self.folder, workers=1, overwrite=True, progress=False)
         self.assertEqual(pictures.files(self.folder)[name], kept)
         self.index(self.folder, class_names=["a", "b", "c"], overwrite=True)

@@ -124,7 +124,7 @@ class ManifestTest(tf.test.TestCase):
     def test_a_row_outside_is_named(self):
         write(self.path)
         for row in (-1, 5):
-            with self.assertRaisesRegex(DataError, f"Row {row} .*0..4"):
+            with self.assertRaisesRegex(DataError, f"row {row} .*0..4"):
                 Dataset.open(self.path).locate([0, row])
 
     def test_a_data_set_behind_gfile_works_like_a_local_one(self):

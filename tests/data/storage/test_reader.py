@@ -127,7 +127,7 @@ class ReaderTest(tf.test.TestCase):
         batches = tf.data.Dataset.range(40).map(
             lambda row: tf.numpy_function(lambda row: reader.read([row])[0], [row], tf.string)
         )
-        with self.assertRaisesRegex(DataError, "^Row 20 is not in"), data_errors():
+        with self.assertRaisesRegex(DataError, "^row 20 is not in"), data_errors():
             list(batches)
 
 

@@ -62,7 +62,7 @@ class TfrecordTest(tf.test.TestCase):
             first, second = tfrecord.scan(path)
             self.assertIsNone(first[2])
             self.assertEqual(second[:2], (26 + 12, None))
-            self.assertRegex(second[2], "cut short")
+            self.assertRegex(second[2], "truncated")
 
     def test_compressed_files_and_others_are_refused(self):
         for kind in ("GZIP", "ZLIB"):

@@ -50,7 +50,7 @@ class VerifyTest(tf.test.TestCase):
         os.remove(self.dataset.shard_path(3))
         cut, header, gone = self.found()
         self.assertEqual((cut.rows, cut.offset), (2, first[2]))
-        self.assertIn("cut short", cut.reason)
+        self.assertIn("truncated", cut.reason)
         self.assertEqual((header.rows, header.offset), (3, second[1]))
         self.assertIn("corrupt header", header.reason)
         self.assertEqual((gone.rows, gone.offset), (2, None))
