@@ -1,4 +1,4 @@
-"""What a data set holds, in numbers and in a picture.
+"""Summarizes a data set: counts, sizes, labels, metadata and a contact sheet.
 
 report = inspect("/data/mine", sample=1000)
 print(as_text(report))
@@ -15,18 +15,18 @@ from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.metadata import text
 from dc_tf.data.storage.reader import CorruptRow, RowReader
 
-_TOP = 10  # classes and names of metadata that are shown
+_TOP = 10  # classes and metadata names shown
 _QUANTILES = (0, 0.05, 0.5, 0.95, 1)
 _COLUMNS, _TILE, _CAPTION = 8, 128, 14  # pixels
 _MAX_PIXELS = 100_000_000
 
 
-def inspect(path, sample=1000):
-    """Counts from the manifest and the indexes, and what a sample of the rows shows.
+def inspect(path, sample=1000) -> dict:
+    """Summarizes manifest, indexes and a sample of the rows.
 
     Args:
         path: folder of the data set.
-        sample: how many rows to read, evenly spread.
+        sample: number of rows to read, evenly spaced.
 
     Returns:
         dict for JSON.
@@ -49,18 +49,18 @@ def inspect(path, sample=1000):
 
 
 def examples(dataset, count):
-    """Yields (row, decoded example or None where it is corrupt) of rows spread over all."""
+    """Yields (row, decoded example or None if corrupt) of `count` evenly spaced rows."""
     rows = spread_rows(dataset, count)
-    return zip(rows.tolist(), examples_of(dataset, rows))
+    return zip(rows.tolist(), examples_of(dataset, rows), strict=True)
 
 
 def spread_rows(dataset, count) -> np.ndarray:
-    """(n,) int64: `count` row ids, or all that there are, spread over the data set."""
+    """(n,) int64: `count` evenly spaced row ids, or all rows if there are fewer."""
     return np.linspace(0, dataset.rows - 1, min(count, dataset.rows)).astype(np.int64)
 
 
 def examples_of(dataset, rows):
-    """Yields the decoded example of each of some rows, None where it is corrupt."""
+    """Yields the decoded example of each row, None if it is corrupt."""
     reader = RowReader(dataset)
     for row in rows.tolist():
         try:
@@ -69,8 +69,8 @@ def examples_of(dataset, rows):
             yield None
 
 
-def as_text(report):
-    """The report for people, a few lines."""
+def as_text(report) -> str:
+    """The report of `inspect` as a few lines of text."""
     labels, sample, record = report["labels"], report["sample"], report["record_bytes"]
     lines = [
         ("data set", f"{report['data']} (made by {report['made_by'] or 'dc_tf'})"),
@@ -92,8 +92,8 @@ def as_text(report):
     return "\n".join(f"{name:<20} {value}" for name, value in lines)
 
 
-def contact_sheet(examples, names, path):
-    """Writes a PNG with a sample's images in rows of eight, each with its row id and class.
+def contact_sheet(examples, names, path) -> None:
+    """Writes a PNG with the images in rows of eight, each with its row id and class.
 
     Args:
         examples: iterable of (row, example or None).
@@ -111,7 +111,7 @@ def contact_sheet(examples, names, path):
 
 
 def _record_bytes(dataset):
-    """Sizes of all records, from the indexes; one shard is in memory at a time."""
+    """Statistics of all record sizes, from the indexes, one shard at a time."""
     least, most, powers = np.inf, 0, np.zeros(64, np.int64)
     for number in range(len(dataset.shards)):
         lengths = np.asarray(dataset.index(number)[:, 1])
@@ -173,11 +173,11 @@ def _sample(dataset, count):
 
 
 def _header(encoded):
-    """(format, (width, height)) of an image, or None when it is not one."""
+    """(format, (width, height)) of an image, or None if it is not an image."""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             return image.format, image.size
-    except Exception:  # Pillow raises anything on a corrupt header.
+    except Exception:  # Pillow raises any exception on a corrupt header.
         return None
 
 
@@ -193,7 +193,7 @@ def _tile(row, example, names):
         tile.paste(image, ((_TILE - image.width) // 2, (_TILE - image.height) // 2))
         if example["label"] is not None:
             caption += f" {_name(names, example['label'])}"
-    except Exception:  # A sheet is for looking: what cannot be shown says so.
+    except Exception:  # The tile of an unreadable image says so.
         caption += " corrupt"
     caption = text(caption, 20).encode("ascii", "replace").decode()
     ImageDraw.Draw(tile).text((3, _TILE), caption, fill="black")

@@ -174,7 +174,7 @@ class ConvertTest(Folder):
         ]:
             with self.assertRaisesRegex(ConfigError, message):
                 self.convert(**settings)
-        with self.assertRaisesRegex(ConfigError, "not there"):
+        with self.assertRaisesRegex(ConfigError, "does not exist"):
             convert(self.input + "x", self.output, progress=False)
         with self.assertRaisesRegex(ConfigError, "neither a folder"):
             convert(os.path.join(self.input, "a.png"), self.output, progress=False)
