@@ -68,7 +68,7 @@ def run():
     )
     class_names = _class_names()
     with stop_request.signals_handled():
-        return index_tfrecords.adopt(
+        return index_tfrecords.index_tfrecords(
             INPUT.value,
             OUTPUT.value,
             features,

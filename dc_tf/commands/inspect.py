@@ -1,9 +1,9 @@
-"""Shows what a data set holds: counts, sizes, labels, metadata, and whether it is undamaged.
+"""Shows what a data set holds: counts, sizes, labels, metadata, and whether it is intact.
 
     dc_tf inspect /data/photos
     dc_tf inspect /data/photos --output=sheet.png --verify
 
-With --verify everything is read and compared with the checksums; each damaged shard is named, and
+With --verify everything is read and compared with the checksums; each corrupt shard is named, and
 the exit code is 1 if there is one.
 """
 
@@ -52,7 +52,7 @@ def run():
         _check(report)
     elif damaged := report["sample"]["damaged"]:
         raise DataError(
-            f"{damaged} of the {report['sample']['rows']} rows of the sample are damaged; --verify "
+            f"{damaged} of the {report['sample']['rows']} rows of the sample are corrupt; --verify "
             "reads everything and names the shards.",
             result=report,
         )
@@ -64,7 +64,7 @@ def _check(report):
     if damage:
         rows = sum(shard["rows"] for shard in damage)
         raise DataError(
-            f"{len(damage)} of {report['shards']} shards are damaged, {rows} of {report['rows']} "
+            f"{len(damage)} of {report['shards']} shards are corrupt, {rows} of {report['rows']} "
             f"rows; the first is {damage[0]['shard']}: {damage[0]['reason']}.",
             result=report,
         )
