@@ -256,6 +256,7 @@ class ResumeTest(Folder):
                 mock.patch.multiple(
                     files,
                     rename=guard(files.rename),
+                    write_file=guard(files.write_file),
                     remove=guard(files.remove),
                     remove_folder=guard(files.remove_folder),
                     make_folder=guard(files.make_folder),

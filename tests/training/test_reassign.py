@@ -152,10 +152,10 @@ class PhasesTest(tf.test.TestCase):
     def test_a_worker_that_lost_the_whitening_gets_that_of_another(self):
         path = os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), "whitening-")
         kept = Whitening(np.arange(4, dtype=np.float32), np.ones((4, 2), np.float32))
-        self.assertEqual(workers.on_workers(2, told_whitening, path), [None, None])
+        self.assertEqual(workers.on_workers(2, broadcast_whitening, path), [None, None])
         pathlib.Path(f"{path}0").write_bytes(b"PK damaged")
         kept.save(f"{path}1")
-        for mean, basis in workers.on_workers(2, told_whitening, path):
+        for mean, basis in workers.on_workers(2, broadcast_whitening, path):
             self.assertAllEqual(mean, kept.mean)
             self.assertAllEqual(basis, kept.basis)
 
@@ -335,9 +335,9 @@ def _after(event, owner, name):
     return told
 
 
-def told_whitening(comm, path):
+def broadcast_whitening(comm, path):
     kept = extract._kept_whitening(f"{path}{comm.rank}")
-    found = extract._told_whitening(kept, (4, 2), comm)
+    found = extract._broadcast_whitening(kept, (4, 2), comm)
     return found and (found.mean, found.basis)
 
 
