@@ -8,12 +8,21 @@ import setuptools
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.*)"', (HERE / "dc_tf/__init__.py").read_text())[1]
 
+# Folders that a wheel carries inside the package; dc_tf/shipped.py finds them here and there.
+# The first layer of an image (launch/docker) is built without them.
+SHIPPED = [name for name in ("configs", "launch") if (HERE / name).is_dir()]
+
 setuptools.setup(
     name="dc_tf",
     version=VERSION,
     description="DeeperCluster in TensorFlow: visual features from images that nobody labelled",
     license="Apache-2.0",
-    packages=setuptools.find_packages(include=["dc_tf", "dc_tf.*"]),
+    packages=[
+        *setuptools.find_packages(include=["dc_tf", "dc_tf.*"]),
+        *(f"dc_tf.{name}" for name in SHIPPED),
+    ],
+    package_dir={f"dc_tf.{name}": name for name in SHIPPED},
+    package_data={"dc_tf.configs": ["*.yaml", "evaluation/*.yaml"]},
     python_requires=">=3.10,<3.13",
     # Ranges are what the code needs; constraints.txt has the one tested version of everything.
     install_requires=[

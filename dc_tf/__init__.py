@@ -1,13 +1,53 @@
-"""Visual features from images that nobody labelled: DeeperCluster in TensorFlow."""
+"""Visual features from images that nobody labelled: DeeperCluster in TensorFlow.
 
+    import dc_tf
+
+    dc_tf.convert("photos", "DATA")                                  # a folder of images
+    experiment = dc_tf.load_experiment("quickstart", data={"path": "DATA"})
+    dc_tf.pretrain(experiment, "RUN")
+    dc_tf.export("RUN", "MODEL")
+    features = dc_tf.embed("MODEL", "DATA", layer="conv4")           # (images, d) array
+    clusters = dc_tf.kmeans(features, k=100)
+
+`generate`, `open_dataset`, `load_trunk` and `evaluate` are the others; each has its own help, as
+`help(dc_tf.embed)`. They are imported, and TensorFlow with them, when they are first used. The
+same from a shell: `dc_tf --help`.
+"""
+
+import importlib
 import os
 
 from dc_tf import kernels
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "convert",
+    "embed",
+    "evaluate",
+    "export",
+    "generate",
+    "kmeans",
+    "load_experiment",
+    "load_trunk",
+    "open_dataset",
+    "pretrain",
+]
+
 # TensorFlow reads this when it is imported, and tf-models-official and tensorflow-hub follow it:
 # Keras 2, as in `keras.py`. Without it Keras 3 is loaded as well, which takes a second more.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 # Also before TensorFlow is imported, by whatever way of the package.
 KERNELS = kernels.choose()
+
+
+def __getattr__(name):
+    if name == "export":  # also the package of that name, which can be called
+        return importlib.import_module("dc_tf.export")
+    if name in __all__:
+        return getattr(importlib.import_module("dc_tf.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

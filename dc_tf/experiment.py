@@ -3,7 +3,7 @@
 The defaults are the paper's. A YAML file overrides them, and `--params_override` overrides the
 file.
 
-    experiment = load(["configs/quickstart.yaml"], "data.path=/data/mine,stages[0].epochs=2")
+    experiment = load(["quickstart"], ["data.path=/data/mine,stages[0].epochs=2"])
 """
 
 import dataclasses
@@ -266,7 +266,7 @@ def load(config_files=(), params_override=()) -> Experiment:
     """The defaults, then each YAML file, then each override, checked.
 
     Args:
-        config_files: paths; a later file overrides an earlier one.
+        config_files: paths, or names of presets; a later file overrides an earlier one.
         params_override: YAML/JSON mappings, "a.b=c,d=e" strings (stages[0].epochs=3 reaches into
             a list), or paths of YAML files, as in tf-models.
 

@@ -5,13 +5,16 @@ config = fill(Experiment(), settings)                 # names and types checked
 protocol = build(knn.Protocol, {"cells": 1})          # the same for a dataclass
 """
 
+import collections.abc
 import dataclasses
 import math
+import os
 import re
 import typing
 
 import yaml
 
+from dc_tf import shipped
 from dc_tf.errors import ConfigError
 from dc_tf.hyperparams import Config
 
@@ -20,15 +23,16 @@ def read(config_files=(), params_override=()) -> dict:
     """The files laid over one another in order, then the overrides.
 
     Args:
-        config_files: paths of YAML files.
-        params_override: "a.b=c,d=e" strings, YAML/JSON mappings, or paths of YAML files.
+        config_files: paths of YAML files, or names of presets (`shipped.config_file`).
+        params_override: "a.b=c,d=e" strings, YAML/JSON mappings as text, paths of YAML files, or
+            dicts, whose names may be dotted: {"a.b": c}.
 
     Raises:
         ConfigError: unreadable or not a mapping.
     """
     settings: dict = {}
     for path in config_files:
-        _merge(settings, _read_yaml(path))
+        _merge(settings, _read_yaml(shipped.config_file(path)))
     for override in params_override:
         _merge(settings, _read_override(override))
     return settings
@@ -143,7 +147,9 @@ def _read_remote(path: str) -> str:
         raise OSError(error.message) from error
 
 
-def _read_override(text: str) -> dict:
+def _read_override(text) -> dict:
+    if isinstance(text, collections.abc.Mapping):
+        return _read_mapping(text)
     if text.endswith((".yaml", ".yml", ".json")) and "=" not in text:
         return _read_yaml(text)
     try:
@@ -151,7 +157,8 @@ def _read_override(text: str) -> dict:
             return _mapping(yaml.safe_load(text), text)
         # A comma separates settings only where a name and '=' follow it.
         parts = re.split(r",\s*(?=[A-Za-z_][\w.\[\]]*\s*=)", text)
-        return _nested(part.split("=", 1) for part in parts)
+        assignments = (part.split("=", 1) for part in parts)
+        return _nested((name.strip(), yaml.safe_load(value)) for name, value in assignments)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(
             f"--params_override {text!r} is not understood ({error}); write "
@@ -159,17 +166,33 @@ def _read_override(text: str) -> dict:
         ) from error
 
 
+def _read_mapping(settings) -> dict:
+    try:
+        return _nested((str(name), _plain(value)) for name, value in settings.items())
+    except ValueError as error:
+        raise ConfigError(f"params_override {dict(settings)!r}: {error}.") from error
+
+
+def _plain(value):
+    """As YAML would give it: Python has more kinds of mappings, sequences and paths."""
+    if isinstance(value, collections.abc.Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 def _nested(assignments) -> dict:
-    """[("a.b", "1"), ("a.c", "x")] to {"a": {"b": 1, "c": "x"}}."""
+    """[("a.b", 1), ("a.c", "x")] to {"a": {"b": 1, "c": "x"}}."""
     settings: dict = {}
     for name, value in assignments:
-        *parents, leaf = name.strip().split(".")
+        *parents, leaf = name.split(".")
         place = settings
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise ValueError(f"{parent} is both a value and a mapping")
-        place[leaf] = yaml.safe_load(value)
+        place[leaf] = value
     return settings
 
 

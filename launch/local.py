@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Starts N workers of one job on this machine and looks after them.
 
-    launch/local.py --workers=4 -- train --config_file=configs/quickstart.yaml --workdir=/tmp/run
+    launch/local.py --workers=4 -- train --config_file=quickstart --workdir=/tmp/run
+    dc_tf launch --workers=4 -- train --config_file=quickstart --workdir=/tmp/run     # the same
 
 What follows `--` is a dc_tf command line; every worker gets it, with a TF_CONFIG of its own.
 One worker per GPU where there are GPUs, otherwise the cores are shared out. Output lines get the
@@ -30,6 +31,9 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# A wheel carries this file inside the package, which the interpreter then finds by itself.
+IN_REPOSITORY = (ROOT / "dc_tf").is_dir()
+NAME = "local.py" if __name__ == "__main__" else "dc_tf launch"
 WRONG_USAGE, PREEMPTED = 2, 42
 POLL_S = 0.05
 # One Ctrl-C, `timeout` or job scheduler may signal a process twice: itself and with its group.
@@ -49,7 +53,7 @@ def main(argv=None):
     try:
         devices = share_devices(options.workers, visible_gpus())
     except UsageError as error:
-        print(f"local.py: {error}", file=sys.stderr)
+        print(f"{NAME}: {error}", file=sys.stderr)
         return WRONG_USAGE
     stop = StopSignals()
     for attempt in range(options.max_restarts + 1):
@@ -67,7 +71,8 @@ def parse(argv):
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="local.py --workers=N [--max_restarts=K] [--threads=T] -- COMMAND --flags",
+        prog=NAME,
+        usage=f"{NAME} --workers=N [--max_restarts=K] [--threads=T] -- COMMAND --flags",
         allow_abbrev=False,
     )
     parser.add_argument("--workers", type=int, required=True, help="processes to start")
@@ -90,7 +95,7 @@ def parse(argv):
         if value is not None and value < least:
             parser.error(f"--{name}={value} is too small; the least is {least}")
     if not argv[split + 1 :]:
-        parser.error("no command; write it behind --, as in: local.py --workers=2 -- train ...")
+        parser.error(f"no command; write it behind --, as in: {NAME} --workers=2 -- train ...")
     program = shlex.split(options.program) if options.program else [python(), "-m", "dc_tf"]
     return options, program + argv[split + 1 :]
 
@@ -136,7 +141,9 @@ def environments(workers, devices, threads):
     for index in range(workers):
         task = {"type": "worker", "index": index}
         added = {"TF_CONFIG": json.dumps({"cluster": {"worker": hosts}, "task": task})}
-        added["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))
+        if IN_REPOSITORY:
+            paths = [str(ROOT), os.getenv("PYTHONPATH")]
+            added["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         added["PYTHONUNBUFFERED"] = "1"
         if devices:
             added["CUDA_VISIBLE_DEVICES"] = devices[index]
@@ -370,7 +377,7 @@ def write(out, line):
 
 
 def note(text):
-    write(sys.stderr, f"local.py: {text}")
+    write(sys.stderr, f"{NAME}: {text}")
 
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None

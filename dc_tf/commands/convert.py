@@ -10,73 +10,56 @@ killed, it goes on where it was when it is started again in the same way; SIGTER
 end it with exit code 42.
 """
 
-from absl import flags
-
+from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.data import convert
 from dc_tf.distributed import stop_request
 
-FLAGS = flags.FlagValues()
-INPUT = flags.DEFINE_string(
+FLAGS = CommandFlags()
+INPUT = FLAGS.string(
     "input",
     None,
     "Folder of images with its sub-folders; CSV, TSV or JSONL list with a `path` for each; tar "
     "files, as a path or pattern; or tfds:NAME or tfds:NAME:SPLIT.",
-    flag_values=FLAGS,
     required=True,
 )
-OUTPUT = flags.DEFINE_string(
-    "output", None, "Folder of the data set.", flag_values=FLAGS, required=True
-)
-LABELS = flags.DEFINE_bool(
-    "labels_from_folders", False, "First-level sub-folders are the classes.", flag_values=FLAGS
-)
-SHORT_SIDE = flags.DEFINE_integer(
+OUTPUT = FLAGS.string("output", None, "Folder of the data set.", required=True)
+LABELS = FLAGS.bool("labels_from_folders", False, "First-level sub-folders are the classes.")
+SHORT_SIDE = FLAGS.integer(
     "short_side",
     None,
     "Longest short side in pixels; larger images are made smaller. None: no bound.",
     lower_bound=1,
-    flag_values=FLAGS,
 )
-FORMAT = flags.DEFINE_enum(
+FORMAT = FLAGS.enum(
     "format",
     "keep",
     convert.FORMATS,
     "What is written; keep: PNG stays PNG, everything else becomes JPEG.",
-    flag_values=FLAGS,
 )
-QUALITY = flags.DEFINE_integer(
-    "quality", 92, "Of the JPEGs that are written.", 1, 95, flag_values=FLAGS
+QUALITY = FLAGS.integer(
+    "quality", 92, "Of the JPEGs that are written.", lower_bound=1, upper_bound=95
 )
-MAX_PIXELS = flags.DEFINE_integer(
+MAX_PIXELS = FLAGS.integer(
     "max_pixels",
     100_000_000,
     "Images whose header announces more pixels are rejected, not decoded.",
     lower_bound=1,
-    flag_values=FLAGS,
 )
-DROP_DUPLICATES = flags.DEFINE_bool(
+DROP_DUPLICATES = FLAGS.bool(
     "drop_duplicates",
     False,
     "Reject images that have the same size and pixels, as they are written, as an earlier one.",
-    flag_values=FLAGS,
 )
-DROP_BLANK = flags.DEFINE_bool(
-    "drop_blank", False, "Reject images of a single colour.", flag_values=FLAGS
-)
-ROWS_PER_SHARD = flags.DEFINE_integer(
-    "rows_per_shard", None, "None: shards of 256 MiB.", lower_bound=1, flag_values=FLAGS
-)
-WORKERS = flags.DEFINE_integer(
-    "workers", None, "Processes; None: one for each core.", lower_bound=1, flag_values=FLAGS
-)
-OVERWRITE = flags.DEFINE_bool(
+DROP_BLANK = FLAGS.bool("drop_blank", False, "Reject images of a single colour.")
+ROWS_PER_SHARD = FLAGS.integer("rows_per_shard", None, "None: shards of 256 MiB.", lower_bound=1)
+WORKERS = FLAGS.integer("workers", None, "Processes; None: one for each core.", lower_bound=1)
+OVERWRITE = FLAGS.bool(
     "overwrite",
     False,
     "Replace the data set in the output; drop an unfinished one that was begun otherwise.",
-    flag_values=FLAGS,
 )
-TFDS_DATA_DIR = flags.DEFINE_string(
-    "tfds_data_dir", None, "Where tfds: data sets are kept; None: as usual.", flag_values=FLAGS
+TFDS_DATA_DIR = FLAGS.string(
+    "tfds_data_dir", None, "Where tfds: data sets are kept; None: as usual."
 )
 
 

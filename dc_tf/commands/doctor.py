@@ -11,32 +11,24 @@ and nothing stays in the run folder.
 Exit codes: 0 nothing failed, 1 something failed, 2 wrong usage.
 """
 
-from absl import flags
-
+from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.commands.results import Result
 from dc_tf.errors import DataError
 
-FLAGS = flags.FlagValues()
-CONFIG_FILE = flags.DEFINE_multi_string(
-    "config_file", [], "As of `train`; without, what the run in --workdir has.", flag_values=FLAGS
+FLAGS = CommandFlags()
+CONFIG_FILE = FLAGS.multi_string(
+    "config_file", [], "As of `train`; without, what the run in --workdir has."
 )
-PARAMS_OVERRIDE = flags.DEFINE_multi_string(
-    "params_override", [], "As of `train`.", flag_values=FLAGS
-)
-WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, as of `train`.", flag_values=FLAGS)
-TIMEOUT_S = flags.DEFINE_float(
+PARAMS_OVERRIDE = FLAGS.multi_string("params_override", [], "As of `train`.")
+WORKDIR = FLAGS.string("workdir", None, "Run folder, as of `train`.")
+TIMEOUT_S = FLAGS.float(
     "timeout_s",
     60.0,
     "Seconds to wait for workers that have not started, and for TensorFlow to join them.",
     lower_bound=1.0,
-    flag_values=FLAGS,
 )
-SAMPLE = flags.DEFINE_integer(
-    "sample", 200, "Images that each worker reads and decodes.", lower_bound=1, flag_values=FLAGS
-)
-VERIFY = flags.DEFINE_bool(
-    "verify", False, "Read all shards, each worker its share, and check them.", flag_values=FLAGS
-)
+SAMPLE = FLAGS.integer("sample", 200, "Images that each worker reads and decodes.", lower_bound=1)
+VERIFY = FLAGS.bool("verify", False, "Read all shards, each worker its share, and check them.")
 
 
 def run() -> dict:

@@ -4,34 +4,27 @@ dc_tf generate --output=/tmp/scenes
 dc_tf generate --output=/tmp/scenes_test --split=test --images=1000
 """
 
-from absl import flags
-
+from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.data.synthetic import generate
 
-FLAGS = flags.FlagValues()
-OUTPUT = flags.DEFINE_string(
-    "output", None, "Folder of the data set to write.", flag_values=FLAGS, required=True
-)
-IMAGES = flags.DEFINE_integer("images", 4000, "How many images.", flag_values=FLAGS)
-SIZE = flags.DEFINE_integer("size", 64, "Pixels of a side; 64 to 96 look best.", flag_values=FLAGS)
-SEED = flags.DEFINE_integer("seed", 0, "The same seed, the same images.", flag_values=FLAGS)
-SPLIT = flags.DEFINE_enum(
+FLAGS = CommandFlags()
+OUTPUT = FLAGS.string("output", None, "Folder of the data set to write.", required=True)
+IMAGES = FLAGS.integer("images", 4000, "How many images.")
+SIZE = FLAGS.integer("size", 64, "Pixels of a side; 64 to 96 look best.")
+SEED = FLAGS.integer("seed", 0, "The same seed, the same images.")
+SPLIT = FLAGS.enum(
     "split",
     "train",
     list(generate.SPLITS),
     "Two sets of one seed that share people and places but no image.",
-    flag_values=FLAGS,
 )
-CLASSES = flags.DEFINE_integer(
+CLASSES = FLAGS.integer(
     "classes",
     len(generate.CLASS_NAMES),
     f"Only the most frequent of {', '.join(generate.CLASS_NAMES)}.",
-    flag_values=FLAGS,
 )
-ROWS_PER_SHARD = flags.DEFINE_integer("rows_per_shard", 1000, "Shard size.", flag_values=FLAGS)
-OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Replace a data set that is already in --output.", flag_values=FLAGS
-)
+ROWS_PER_SHARD = FLAGS.integer("rows_per_shard", 1000, "Shard size.")
+OVERWRITE = FLAGS.bool("overwrite", False, "Replace a data set that is already in --output.")
 
 
 def run():

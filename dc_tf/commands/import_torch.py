@@ -7,34 +7,25 @@ Needs PyTorch: pip install torch
 
 import os
 
-from absl import flags
-
+from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.errors import ConfigError
 
-FLAGS = flags.FlagValues()
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "File of PyTorch, such as ours.pth.", flag_values=FLAGS, required=True
-)
-OUTPUT = flags.DEFINE_string(
-    "output", None, "Folder for the SavedModel.", flag_values=FLAGS, required=True
-)
-SOBEL = flags.DEFINE_string(
+FLAGS = CommandFlags()
+CHECKPOINT = FLAGS.string("checkpoint", None, "File of PyTorch, such as ours.pth.", required=True)
+OUTPUT = FLAGS.string("output", None, "Folder for the SavedModel.", required=True)
+SOBEL = FLAGS.string(
     "sobel",
     "layer",
     "'layer' keeps the fixed Sobel stage; 'folded' makes it and conv1 one 5x5 convolution on RGB "
     "that can be trained.",
-    flag_values=FLAGS,
 )
-RESOLUTION = flags.DEFINE_integer(
+RESOLUTION = FLAGS.integer(
     "resolution",
     224,
     "Pixels, side of the images that the network was trained on.",
     lower_bound=30,
-    flag_values=FLAGS,
 )
-OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Replace a SavedModel that is there.", flag_values=FLAGS
-)
+OVERWRITE = FLAGS.bool("overwrite", False, "Replace a SavedModel that is there.")
 
 
 def run() -> dict:

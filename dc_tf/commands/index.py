@@ -11,59 +11,43 @@ anew the indexes that are missing or damaged.
 
 import os
 
-from absl import flags
-
+from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError
 
-FLAGS = flags.FlagValues()
-INPUT = flags.DEFINE_string(
-    "input", None, "TFRecord files: a pattern, or a folder.", flag_values=FLAGS, required=True
-)
-OUTPUT = flags.DEFINE_string(
-    "output", None, "Folder of the data set; None: that of the files.", flag_values=FLAGS
-)
-IMAGE_FEATURE = flags.DEFINE_string(
-    "image_feature", "image/encoded", "Encoded JPEG, PNG, GIF or BMP.", flag_values=FLAGS
-)
-LABEL_FEATURE = flags.DEFINE_string(
-    "label_feature", "image/class/label", "An integer; empty: no labels.", flag_values=FLAGS
-)
-LABEL_OFFSET = flags.DEFINE_integer(
+FLAGS = CommandFlags()
+INPUT = FLAGS.string("input", None, "TFRecord files: a pattern, or a folder.", required=True)
+OUTPUT = FLAGS.string("output", None, "Folder of the data set; None: that of the files.")
+IMAGE_FEATURE = FLAGS.string("image_feature", "image/encoded", "Encoded JPEG, PNG, GIF or BMP.")
+LABEL_FEATURE = FLAGS.string("label_feature", "image/class/label", "An integer; empty: no labels.")
+LABEL_OFFSET = FLAGS.integer(
     "label_offset",
     0,
     "Added to the labels; -1 where classes are counted from 1, as in the usual ImageNet TFRecords. "
     "A result of -1 means no label.",
-    flag_values=FLAGS,
 )
-SOURCE_FEATURE = flags.DEFINE_string(
+SOURCE_FEATURE = FLAGS.string(
     "source_feature",
     "image/filename",
     "Text that tells a person where an image came from; empty: none.",
-    flag_values=FLAGS,
 )
-CLASS_NAMES = flags.DEFINE_string(
+CLASS_NAMES = FLAGS.string(
     "class_names",
     None,
     "Text file with the name of class 0, 1, ..., one a line.",
-    flag_values=FLAGS,
 )
-MAX_BAD_SHARE = flags.DEFINE_float(
+MAX_BAD_SHARE = FLAGS.float(
     "max_bad_share",
     0.0,
     "Share of the records that may be bad; they are left out. Beyond it, nothing is written.",
-    0.0,
-    1.0,
-    flag_values=FLAGS,
+    lower_bound=0.0,
+    upper_bound=1.0,
 )
-WORKERS = flags.DEFINE_integer(
-    "workers", None, "Processes; None: one for each core.", lower_bound=1, flag_values=FLAGS
-)
-OVERWRITE = flags.DEFINE_bool(
+WORKERS = FLAGS.integer("workers", None, "Processes; None: one for each core.", lower_bound=1)
+OVERWRITE = FLAGS.bool(
     "overwrite",
     False,
     "Replace the data set in the output; the TFRecords of others are never removed.",
-    flag_values=FLAGS,
 )
 
 
@@ -84,7 +68,7 @@ def run():
     )
     class_names = _class_names()
     with stop_request.signals_handled():
-        return index_tfrecords.adopt(
+        return index_tfrecords.index_tfrecords(
             INPUT.value,
             OUTPUT.value,
             features,

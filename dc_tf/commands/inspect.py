@@ -1,35 +1,29 @@
-"""Shows what a data set holds: counts, sizes, labels, metadata, and whether it is undamaged.
+"""Shows what a data set holds: counts, sizes, labels, metadata, and whether it is intact.
 
     dc_tf inspect /data/photos
     dc_tf inspect /data/photos --output=sheet.png --verify
 
-With --verify everything is read and compared with the checksums; each damaged shard is named, and
+With --verify everything is read and compared with the checksums; each corrupt shard is named, and
 the exit code is 1 if there is one.
 """
 
 import sys
 
-from absl import flags
-
+from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.commands.results import Result
 from dc_tf.errors import ConfigError, DataError
 
-FLAGS = flags.FlagValues()
-DATA = flags.DEFINE_string("data", None, "Folder of the data set.", flag_values=FLAGS)
-SAMPLE = flags.DEFINE_integer(
+FLAGS = CommandFlags()
+DATA = FLAGS.string("data", None, "Folder of the data set.")
+SAMPLE = FLAGS.integer(
     "sample",
     1000,
     "Rows that are read, evenly spread, for formats, sizes and metadata.",
     lower_bound=1,
-    flag_values=FLAGS,
 )
-OUTPUT = flags.DEFINE_string(
-    "output", None, "PNG to write, with 64 of the images.", flag_values=FLAGS
-)
-VERIFY = flags.DEFINE_bool("verify", False, "Read everything, check it.", flag_values=FLAGS)
-WORKERS = flags.DEFINE_integer(
-    "workers", None, "Processes; None: one for each core.", lower_bound=1, flag_values=FLAGS
-)
+OUTPUT = FLAGS.string("output", None, "PNG to write, with 64 of the images.")
+VERIFY = FLAGS.bool("verify", False, "Read everything, check it.")
+WORKERS = FLAGS.integer("workers", None, "Processes; None: one for each core.", lower_bound=1)
 ARGUMENT = DATA  # may stand without its name
 
 _SHEET = 64
@@ -58,7 +52,7 @@ def run():
         _check(report)
     elif damaged := report["sample"]["damaged"]:
         raise DataError(
-            f"{damaged} of the {report['sample']['rows']} rows of the sample are damaged; --verify "
+            f"{damaged} of the {report['sample']['rows']} rows of the sample are corrupt; --verify "
             "reads everything and names the shards.",
             result=report,
         )
@@ -70,7 +64,7 @@ def _check(report):
     if damage:
         rows = sum(shard["rows"] for shard in damage)
         raise DataError(
-            f"{len(damage)} of {report['shards']} shards are damaged, {rows} of {report['rows']} "
+            f"{len(damage)} of {report['shards']} shards are corrupt, {rows} of {report['rows']} "
             f"rows; the first is {damage[0]['shard']}: {damage[0]['reason']}.",
             result=report,
         )

@@ -1,9 +1,10 @@
 """The command line: `dc_tf COMMAND --flags`.
 
 A command is a module with a docstring, whose first line is its help, its own
-`FLAGS = flags.FlagValues()` and `run() -> dict`; the dictionary is printed as the last line on
+`FLAGS = CommandFlags()` and `run() -> dict`; the dictionary is printed as the last line on
 stdout, one JSON object, or on a terminal as a table (`results`). A flag named `ARGUMENT` may be
-given without its name. Only the command that was asked for is imported.
+given without its name. Only the command that was asked for is imported. `launch` has flags of
+another kind, and `main(argv) -> exit code` in place of these.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration, nothing was started; 42 asked to stop,
 state saved, start again; 43 held up by another worker that failed, is gone or hangs.
@@ -25,6 +26,7 @@ import traceback
 
 from absl import flags, logging
 
+from dc_tf import __version__
 from dc_tf.commands import native_log, results
 from dc_tf.commands.logs import ScreenFormatter
 from dc_tf.errors import PREEMPTED, ConfigError, DataError, Preempted
@@ -35,6 +37,7 @@ COMMANDS = {
     "index": "dc_tf.commands.index",
     "inspect": "dc_tf.commands.inspect",
     "train": "dc_tf.commands.train",
+    "launch": "dc_tf.commands.launch",
     "replay": "dc_tf.commands.replay",
     "kmeans": "dc_tf.commands.kmeans",
     "embed": "dc_tf.commands.embed",
@@ -48,6 +51,7 @@ DONE, FAILED, WRONG_USAGE = 0, 1, 2
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg")  # of NVIDIA's driver; the second under Windows
 _HELP = ("--help", "-help", "-h", "help")
+_VERSION = ("--version", "version")
 
 
 def main(argv=None):
@@ -64,6 +68,9 @@ def main(argv=None):
         if not argv or argv[0] in _HELP:
             print(_overview(), file=sys.stdout if argv else sys.stderr)
             return DONE if argv else WRONG_USAGE
+        if argv[0] in _VERSION:
+            print(f"dc_tf {__version__}")
+            return DONE
         return _dispatch(argv[0], argv[1:])
     except (ConfigError, flags.Error) as error:
         return _complain(error, WRONG_USAGE)
@@ -111,6 +118,8 @@ def _dispatch(name, args):
     # not multiply in float16.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if _sees_gpu() else "3")
     command = importlib.import_module(COMMANDS[name])
+    if hasattr(command, "main"):
+        return command.main(args)
     if _asks_for_help(args):
         print(_help(name, command))
         return DONE
@@ -179,7 +188,13 @@ def _overview():
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {_first_line(module)}" for name, module in COMMANDS.items()]
     return "\n".join(
-        ["Usage: dc_tf COMMAND --flags", "", *lines, "", "Flags: dc_tf COMMAND --help"]
+        [
+            "Usage: dc_tf COMMAND --flags",
+            "",
+            *lines,
+            "",
+            "Flags: dc_tf COMMAND --help. Version: dc_tf --version",
+        ]
     )
 
 

@@ -10,16 +10,13 @@ the bad step may lie up to so many steps earlier.
 import json
 import os
 
-from absl import flags
-
+from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.errors import ConfigError
 
-FLAGS = flags.FlagValues()
-WORKDIR = flags.DEFINE_string("workdir", None, "Run folder.", flag_values=FLAGS)
-STEP = flags.DEFINE_integer(
-    "step", None, "Number of the step; by default the failed one.", flag_values=FLAGS
-)
-OUTPUT = flags.DEFINE_string("output", None, "Folder for what is found.", flag_values=FLAGS)
+FLAGS = CommandFlags()
+WORKDIR = FLAGS.string("workdir", None, "Run folder.")
+STEP = FLAGS.integer("step", None, "Number of the step; by default the failed one.")
+OUTPUT = FLAGS.string("output", None, "Folder for what is found.")
 ARGUMENT = WORKDIR  # may stand without its name
 
 _SHEET = 64

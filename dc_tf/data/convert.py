@@ -1,12 +1,12 @@
-"""Images from anywhere to a data set: in parallel, in a fixed order, and whatever the files are.
+"""Converts images from any source to a data set, in parallel and in a deterministic order.
 
     convert("photos", "/data/photos", labels_from_folders=True)
     convert("list.csv", "/data/photos", drop_duplicates=True)
 
 Every item of the source (see `sources`) becomes a row or a line of `rejected.jsonl` ({"path",
-"reason"}), in the order of the source, whatever the number of processes. A conversion that was
-stopped, even killed, goes on where its last finished shard ends when it is called again, and ends
-with the same bytes as an undisturbed one.
+"reason"}), in the order of the source, for any number of processes. A conversion that was stopped
+or killed resumes after its last finished shard when it is called again; the result is the same to
+the byte as without the interruption.
 """
 
 import base64
@@ -24,7 +24,7 @@ from dc_tf.data.storage import files
 from dc_tf.data.storage.files import same_place
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.processes import map_lists
-from dc_tf.data.storage.staging import Draft, check_output, is_begun
+from dc_tf.data.storage.staging import Staging, check_output, is_begun
 from dc_tf.data.storage.writer import DatasetWriter, is_finished
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError, DataError
@@ -32,7 +32,7 @@ from dc_tf.progress import Progress
 
 REJECTED = "rejected.jsonl"
 FORMATS = ("keep", "jpeg", "png")
-_CHUNK = 16  # items sent to a process at a time
+_CHUNK = 16  # items per task of a process
 _CHUNK_BYTES = 8 << 20
 
 
@@ -52,41 +52,41 @@ def convert(
     tfds_data_dir=None,
     progress=True,
 ):
-    """Converts all images of a source; or goes on with what an earlier call began.
+    """Converts all images of a source; an interrupted call resumes.
 
     Args:
         input: folder, list, tar files or TensorFlow data set; see `sources.open_source`.
         output: folder of the data set.
-        labels_from_folders: whether the first-level sub-folder is the class. Files beside the
+        labels_from_folders: whether the first-level sub-folder is the class. Files outside the
             sub-folders have no label.
-        max_short_side: pixels; images with a longer short side are made smaller. None: no bound.
+        max_short_side: pixels; images with a longer short side are downscaled. None: no limit.
         format: "jpeg", "png", or "keep": PNG stays PNG and everything else becomes JPEG.
-        quality: of the JPEGs that are written. Clean RGB JPEGs are passed through unchanged.
-        max_pixels: images whose header announces more are rejected without decoding.
-        drop_duplicates: whether an image is rejected that has the same size and pixels, after all
-            that is done to them, as one before it.
-        drop_blank: whether an image of a single colour is rejected.
+        quality: JPEG quality of re-encoded images. Clean RGB JPEGs are copied unchanged.
+        max_pixels: images whose header states more are rejected without decoding.
+        drop_duplicates: whether to reject an image whose converted size and pixels equal those of
+            an earlier one.
+        drop_blank: whether to reject an image of a single colour.
         rows_per_shard: see DatasetWriter.
-        workers: processes; None: one for each core.
-        overwrite: whether to replace a data set in `output`, and to drop the unfinished one of
+        workers: number of processes; None: one per core.
+        overwrite: whether to replace a data set in `output`, and to discard an unfinished one of
             another source or other settings.
-        tfds_data_dir: where TensorFlow data sets are kept; None: their own default.
+        tfds_data_dir: folder of TensorFlow data sets; None: the default of tensorflow-datasets.
         progress: whether to show progress.
 
     Returns:
         dict: output, rows, rejected, classes (None without), rejected_list (path).
 
     Raises:
-        ConfigError: a setting that cannot work, a missing input, an output that is in use, or one
-            that was begun from another source or with other settings.
-        DataError: not one usable image, or a list that cannot be read.
+        ConfigError: a setting is invalid, the input is missing, or the output is in use or holds an
+            unfinished data set of another source or other settings.
+        DataError: no image is usable, or a list cannot be read.
         Preempted: the process was asked to stop.
     """
     rules = _rules(format, max_short_side, max_pixels, quality, drop_duplicates, drop_blank)
     input, output = os.fspath(input), os.fspath(output)
     if same_place(input, output):
-        raise ConfigError(f"Input and output are both {input}; give another output.")
-    if not is_begun(output):  # else what is there decides, when the source is known
+        raise ConfigError(f"input and output are both {input}; give another output.")
+    if not is_begun(output):  # otherwise checked against the job below
         check_output(output, overwrite)
     source = open_source(input, labels_from_folders, output, tfds_data_dir, progress)
     job = {
@@ -102,8 +102,8 @@ def convert(
         "rows_per_shard": rows_per_shard,
     }
     if is_finished(output, job) and not overwrite:
-        logging.warning("%s is complete already; --overwrite makes it anew.", output)
-        Draft(output, job, overwrite=True).discard()  # a kill may have left this undone
+        logging.warning("%s is already complete; use --overwrite to convert it again.", output)
+        Staging(output, job, overwrite=True).discard()  # left over if a commit was killed
     else:
         with DatasetWriter(output, source.class_names, rows_per_shard, overwrite, job) as writer:
             _Conversion(source, writer, rules).run(input, workers, progress)
@@ -114,7 +114,7 @@ class _Conversion:
     """One conversion in progress.
 
     Attributes:
-        rejected: int, items without a row so far, those of earlier calls among them.
+        rejected: int, items rejected so far, including those of earlier calls.
     """
 
     def __init__(self, source, writer, rules):
@@ -123,15 +123,15 @@ class _Conversion:
         self._rules = rules
         self._seen = Digests() if rules.digest else None
         self._place, self._items, self.rejected = None, 0, 0
-        # Of the shard that is being written:
+        # Of the current shard:
         self._new_rejected, self._new_digests, self._new_items = [], [], 0
 
     def run(self, input, workers, progress):
-        self._take_up()
+        self._resume()
         with Progress(self._source.total, "convert", "images", enabled=progress) as bar:
             bar.skip(self._items)
             for item, cleaned in self._cleaned(workers):
-                self._take(item, cleaned)
+                self._add(item, cleaned)
                 bar.update(1, rejected=self.rejected)
                 stop_request.raise_if_requested("the shards that are finished are kept")
         self._close_shard()
@@ -141,8 +141,8 @@ class _Conversion:
             raise DataError(reason)
         self._write_rejected()
 
-    def _take_up(self):
-        """Goes to where an earlier call came to."""
+    def _resume(self):
+        """Restores the state after the last shard that earlier calls finished."""
         digests = []
         for note in self._writer.notes():
             self._place = note["place"]
@@ -153,7 +153,7 @@ class _Conversion:
             self._seen.extend(b"".join(digests), first_row=0)
 
     def _cleaned(self, workers):
-        """Yields (item, Cleaned) in order; only items with content go through a process."""
+        """Yields (item, Cleaned) in order; items without content skip the pool."""
         items, sent = itertools.tee(self._source.items(self._place))
         chunks = _chunks(item.content for item in sent if item.reason is None)
         outcomes = map_lists(
@@ -167,7 +167,7 @@ class _Conversion:
         for item in items:
             yield item, next(outcomes) if item.reason is None else None
 
-    def _take(self, item, cleaned):
+    def _add(self, item, cleaned):
         reason = item.reason or cleaned.reason
         if reason is None and self._seen is not None:
             first = self._seen.add(cleaned.digest, self._writer.rows)
@@ -210,13 +210,13 @@ class _Conversion:
             return f"{input} holds no files; give a folder of images, or a list of them."
         path, reason = rejected[0]
         return (
-            f"None of the {len(rejected)} files in {input} is a usable image; the first, {path}: "
+            f"none of the {len(rejected)} files in {input} is a usable image; the first, {path}: "
             f"{reason}."
         )
 
 
 def _chunks(contents):
-    """Lists of at most `_CHUNK` contents and, but for the last of them, `_CHUNK_BYTES`."""
+    """Yields lists of contents, each closed at `_CHUNK` items or once it has `_CHUNK_BYTES`."""
     chunk = []
     for content in contents:
         chunk.append(content)

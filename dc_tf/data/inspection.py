@@ -1,4 +1,4 @@
-"""What a data set holds, in numbers and in a picture.
+"""Summarizes a data set: counts, sizes, labels, metadata and a contact sheet.
 
 report = inspect("/data/mine", sample=1000)
 print(as_text(report))
@@ -13,20 +13,20 @@ from PIL import Image, ImageDraw
 
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.metadata import text
-from dc_tf.data.storage.reader import DamagedRow, RowReader
+from dc_tf.data.storage.reader import CorruptRow, RowReader
 
-_TOP = 10  # classes and names of metadata that are shown
+_TOP = 10  # classes and metadata names shown
 _QUANTILES = (0, 0.05, 0.5, 0.95, 1)
 _COLUMNS, _TILE, _CAPTION = 8, 128, 14  # pixels
 _MAX_PIXELS = 100_000_000
 
 
-def inspect(path, sample=1000):
-    """Counts from the manifest and the indexes, and what a sample of the rows shows.
+def inspect(path, sample=1000) -> dict:
+    """Summarizes manifest, indexes and a sample of the rows.
 
     Args:
         path: folder of the data set.
-        sample: how many rows to read, evenly spread.
+        sample: number of rows to read, evenly spaced.
 
     Returns:
         dict for JSON.
@@ -49,28 +49,28 @@ def inspect(path, sample=1000):
 
 
 def examples(dataset, count):
-    """Yields (row, decoded example or None where it is damaged) of rows spread over all."""
+    """Yields (row, decoded example or None if corrupt) of `count` evenly spaced rows."""
     rows = spread_rows(dataset, count)
-    return zip(rows.tolist(), examples_of(dataset, rows))
+    return zip(rows.tolist(), examples_of(dataset, rows), strict=True)
 
 
 def spread_rows(dataset, count) -> np.ndarray:
-    """(n,) int64: `count` row ids, or all that there are, spread over the data set."""
+    """(n,) int64: `count` evenly spaced row ids, or all rows if there are fewer."""
     return np.linspace(0, dataset.rows - 1, min(count, dataset.rows)).astype(np.int64)
 
 
 def examples_of(dataset, rows):
-    """Yields the decoded example of each of some rows, None where it is damaged."""
+    """Yields the decoded example of each row, None if it is corrupt."""
     reader = RowReader(dataset)
     for row in rows.tolist():
         try:
             yield reader.examples([row])[0]
-        except DamagedRow:
+        except CorruptRow:
             yield None
 
 
-def as_text(report):
-    """The report for people, a few lines."""
+def as_text(report) -> str:
+    """The report of `inspect` as a few lines of text."""
     labels, sample, record = report["labels"], report["sample"], report["record_bytes"]
     lines = [
         ("data set", f"{report['data']} (made by {report['made_by'] or 'dc_tf'})"),
@@ -80,7 +80,7 @@ def as_text(report):
             f"{_size(record['least'])} to {_size(record['most'])}, mean {_size(record['mean'])}",
         ),
         ("labels", _label_text(labels, report["rows"])),
-        ("sample", f"{sample['rows']} rows, {sample['damaged']} of them damaged"),
+        ("sample", f"{sample['rows']} rows, {sample['damaged']} of them corrupt"),
         ("formats", _counts(sample["formats"])),
         ("width", _range(sample["width"])),
         ("height", _range(sample["height"])),
@@ -92,8 +92,8 @@ def as_text(report):
     return "\n".join(f"{name:<20} {value}" for name, value in lines)
 
 
-def contact_sheet(examples, names, path):
-    """Writes a PNG with a sample's images in rows of eight, each with its row id and class.
+def contact_sheet(examples, names, path) -> None:
+    """Writes a PNG with the images in rows of eight, each with its row id and class.
 
     Args:
         examples: iterable of (row, example or None).
@@ -111,7 +111,7 @@ def contact_sheet(examples, names, path):
 
 
 def _record_bytes(dataset):
-    """Sizes of all records, from the indexes; one shard is in memory at a time."""
+    """Statistics of all record sizes, from the indexes, one shard at a time."""
     least, most, powers = np.inf, 0, np.zeros(64, np.int64)
     for number in range(len(dataset.shards)):
         lengths = np.asarray(dataset.index(number)[:, 1])
@@ -144,13 +144,13 @@ def _labels(dataset):
 
 
 def _sample(dataset, count):
-    seen, damaged, formats, sizes = 0, 0, collections.Counter(), []
+    seen, corrupt, formats, sizes = 0, 0, collections.Counter(), []
     names, shown = collections.Counter(), {}
     for _, example in examples(dataset, count):
         seen += 1
         header = example and _header(example["encoded"])
         if header is None:
-            damaged += 1
+            corrupt += 1
             continue
         formats[header[0]] += 1
         sizes.append(header[1])
@@ -158,10 +158,10 @@ def _sample(dataset, count):
             names[name] += 1
             shown.setdefault(name, _short(value))
     width, height = np.array(sizes or [(0, 0)]).T
-    good = max(1, seen - damaged)
+    good = max(1, seen - corrupt)
     return {
         "rows": seen,
-        "damaged": damaged,
+        "damaged": corrupt,
         "formats": dict(formats.most_common()),
         "width": np.quantile(width, _QUANTILES).astype(int).tolist(),
         "height": np.quantile(height, _QUANTILES).astype(int).tolist(),
@@ -173,11 +173,11 @@ def _sample(dataset, count):
 
 
 def _header(encoded):
-    """(format, (width, height)) of an image, or None when it is not one."""
+    """(format, (width, height)) of an image, or None if it is not an image."""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             return image.format, image.size
-    except Exception:  # Pillow raises anything on a corrupt header.
+    except Exception:  # Pillow raises any exception on a corrupt header.
         return None
 
 
@@ -193,8 +193,8 @@ def _tile(row, example, names):
         tile.paste(image, ((_TILE - image.width) // 2, (_TILE - image.height) // 2))
         if example["label"] is not None:
             caption += f" {_name(names, example['label'])}"
-    except Exception:  # A sheet is for looking: what cannot be shown says so.
-        caption += " damaged"
+    except Exception:  # The tile of an unreadable image says so.
+        caption += " corrupt"
     caption = text(caption, 20).encode("ascii", "replace").decode()
     ImageDraw.Draw(tile).text((3, _TILE), caption, fill="black")
     return tile

@@ -1,9 +1,9 @@
-"""Splits a labelled data set in two, so that features can be measured on images never seen.
+"""Splits a labelled data set into a training and a test set.
 
-hold_out("/data/all", train="/data/train", test="/data/test", every=5)
+train_test_split("/data/all", train="/data/train", test="/data/test", every=5)
 
-The same as a program, for `launch/quickstart.py`; the line that it prints is null where there are
-no labels to measure with:
+`launch/quickstart.py` runs it as a program, which prints the row counts as JSON, or null if the
+data set has too few labels to evaluate with:
 
     python -m dc_tf.data.train_test_split /data/all /data/train /data/test
 """
@@ -22,20 +22,20 @@ _ROWS_AT_ONCE = 256
 _ROWS_PER_SHARD = 1000
 
 
-def hold_out(source, train, test, every=5):
+def train_test_split(source, train, test, every=5) -> dict:
     """Copies the rows of a data set into two new ones.
 
     Args:
         source: folder of a data set.
-        train, test: folders to write; a data set that is there is replaced.
-        every: int >= 2; of each class, rows 1, 1 + every, ... in row order go to `test`, so that
+        train, test: folders to write; existing data sets are replaced.
+        every: int >= 2; rows 1, 1 + every, ... of each class in row order go to `test`, so that
             every class of two or more images is in both. Rows without a label go to `train`.
 
     Returns:
         dict of the row counts of `train` and `test`.
 
     Raises:
-        DataError: `source` is incomplete, or leaves one of the two without a row.
+        DataError: `source` is incomplete, or one of the two sets would be empty.
     """
     dataset = Dataset.open(source)
     reader = RowReader(dataset)
@@ -47,7 +47,7 @@ def hold_out(source, train, test, every=5):
     ):
         with (
             DatasetWriter(output, dataset.class_names, _ROWS_PER_SHARD, overwrite=True) as writer,
-            Progress(len(rows), f"hold out, {name}", "images") as progress,
+            Progress(len(rows), f"split, {name}", "images") as progress,
         ):
             for start in range(0, len(rows), _ROWS_AT_ONCE):
                 examples = reader.examples(rows[start : start + _ROWS_AT_ONCE])
@@ -58,18 +58,18 @@ def hold_out(source, train, test, every=5):
     return counts
 
 
-def measurable(source):
-    """Whether a data set has two classes that `hold_out` can put into both sets. bool."""
+def measurable(source) -> bool:
+    """Whether at least two classes have the two images needed to be in both sets."""
     labels = Dataset.open(source).labels()
     return int((np.bincount(labels[labels >= 0], minlength=1) >= 2).sum()) >= 2
 
 
-def held_out_rows(labels, every):
-    """Which rows are for testing.
+def held_out_rows(labels, every) -> np.ndarray:
+    """Marks the rows of the test set.
 
     Args:
         labels: (n,) int32, -1 for none.
-        every: int, see `hold_out`.
+        every: int, see `train_test_split`.
 
     Returns:
         (n,) bool.
@@ -81,4 +81,4 @@ def held_out_rows(labels, every):
 
 
 if __name__ == "__main__":
-    print(json.dumps(hold_out(*sys.argv[1:]) if measurable(sys.argv[1]) else None))
+    print(json.dumps(train_test_split(*sys.argv[1:]) if measurable(sys.argv[1]) else None))

@@ -89,6 +89,6 @@ def _handle(number, _):
 
 
 def reset():
-    """Restores the state of a new process, for tests."""
+    """Restores the state of a new process: an earlier request to stop is over."""
     _stop.clear()
     _State.interrupted = False

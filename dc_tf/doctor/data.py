@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dc_tf.data.storage.manifest import Dataset
-from dc_tf.data.storage.reader import DamagedRow, RowReader
+from dc_tf.data.storage.reader import CorruptRow, RowReader
 from dc_tf.data.storage.verify import check_shard, describe
 from dc_tf.errors import DataError
 from dc_tf.memory import size
@@ -42,7 +42,7 @@ def check_images(report, dataset, rank, workers, sample):
     for row in rows.tolist():
         try:
             _decode(reader, row)
-        except DamagedRow as error:
+        except CorruptRow as error:
             bad.append(str(error))
         except DataError as error:
             report.fail("images", str(error), "make the shards readable on this worker")
@@ -51,7 +51,7 @@ def check_images(report, dataset, rank, workers, sample):
     if bad:
         report.fail(
             "images",
-            f"{len(bad)} of {len(rows)} that were read are damaged; {bad[0]}",
+            f"{len(bad)} of {len(rows)} that were read are corrupt; {bad[0]}",
             f"dc_tf inspect {dataset.path} --verify names all; training goes on up to "
             "data.max_bad_share",
         )
@@ -66,9 +66,9 @@ def check_images(report, dataset, rank, workers, sample):
 def check_shards(report, dataset, rank, workers):
     """Reads this worker's share of the shards, every record, and compares all checksums."""
     own = range(rank, len(dataset.shards), workers)
-    bad = [damage for damage in (check_shard(dataset, number) for number in own) if damage]
-    for damage in bad:
-        report.fail("shard", describe(damage, dataset.path), "copy it again, or convert it again")
+    bad = [fault for fault in (check_shard(dataset, number) for number in own) if fault]
+    for fault in bad:
+        report.fail("shard", describe(fault, dataset.path), "copy it again, or convert it again")
     if not bad:
         report.ok("shards", f"{len(own)} of {len(dataset.shards)} read: all checksums are right")
 
@@ -86,4 +86,4 @@ def _decode(reader, row):
             image.load()
     except Exception as error:  # Pillow raises anything on a corrupt image.
         where = reader.dataset.describe(row)
-        raise DamagedRow(f"The image of {where} cannot be decoded: {error}.") from error
+        raise CorruptRow(f"The image of {where} cannot be decoded: {error}.") from error

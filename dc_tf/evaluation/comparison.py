@@ -1,27 +1,27 @@
-"""A network's figures by layer beside those of an untrained network of its shape.
+"""Compares a network's metrics by layer with those of an untrained network of the same shape.
 
     found = compare({"conv7": 0.60, "fc7": 0.41}, {"conv7": 0.50, "fc7": 0.46}, images=267)
     found["below_random_init"]       # ["fc7"]
     found["advice"]                  # "fc7 ends below ... train longer, or take conv7 ..."
 
-All that this needs is in the JSON result of a task, so that it can be repeated from there.
+The JSON result of a task contains all the inputs, so the comparison can be repeated from it.
 """
 
 import math
 
 
 def compare(own: dict, untrained: dict | None, images: int) -> dict:
-    """What the figures say.
+    """Finds the best layer, and the layers that are worse than in an untrained network.
 
     Args:
-        own: {layer: share in [0, 1]}, at least one.
-        untrained: the same layers of the untrained network; None where it was not measured.
-        images: number of test images that the shares are of.
+        own: {layer: share in [0, 1]}, at least one layer.
+        untrained: the same for the untrained network; None if it was not measured.
+        images: number of test images behind each share.
 
     Returns:
-        JSON-able dict: `best_layer`; `random_init_best_layer` (None without an untrained network);
-        `below_random_init`, the layers, in the order of `own`, that end below their untrained
-        twins; `advice`, a sentence on those, or None where there are none.
+        JSON-serialisable dict: `best_layer`; `random_init_best_layer` (None without an untrained
+        network); `below_random_init`, the layers, in the order of `own`, with a share below that
+        of the untrained network; `advice`, a sentence on those layers, or None if there are none.
     """
     top = best(own)
     below = [layer for layer in own if untrained and is_below(own[layer], untrained[layer], images)]
@@ -33,19 +33,19 @@ def compare(own: dict, untrained: dict | None, images: int) -> dict:
     }
 
 
-def best(figures: dict) -> str:
-    """The layer with the highest figure; the first of equal ones."""
-    return max(figures, key=figures.get)
+def best(metrics: dict) -> str:
+    """The layer with the highest metric; the first one on a tie."""
+    return max(metrics, key=metrics.get)
 
 
 def is_below(own: float, untrained: float, images: int) -> bool:
-    """Whether a share is lower by more than one standard error of the difference of two shares."""
+    """Whether a share is lower by more than one standard error of the difference."""
     variance = own * (1 - own) + untrained * (1 - untrained)
     return untrained - own > math.sqrt(max(variance, 0.0) / images)
 
 
 def advice(what: str, own: float, untrained: float | None, images: int) -> str | None:
-    """A sentence on a network that is below an untrained one in its only figure; else None."""
+    """A sentence if the network's single metric is below that of an untrained one, else None."""
     if untrained is None or not is_below(own, untrained, images):
         return None
     return (
@@ -55,11 +55,11 @@ def advice(what: str, own: float, untrained: float | None, images: int) -> str |
 
 
 def _advice(own, untrained, below, top):
-    figures = ", ".join(
+    shares = ", ".join(
         f"{layer} ({100 * own[layer]:.1f} % against {100 * untrained[layer]:.1f} %)"
         for layer in below
     )
-    said = f"{figures} {'ends' if len(below) == 1 else 'end'} below an untrained network: "
+    text = f"{shares} {'ends' if len(below) == 1 else 'end'} below an untrained network: "
     if top in below:
-        return said + "train longer, or on more images."
-    return f"{said}train longer, or take {top}, the best layer here ({100 * own[top]:.1f} %)."
+        return text + "train longer, or on more images."
+    return f"{text}train longer, or take {top}, the best layer here ({100 * own[top]:.1f} %)."

@@ -1,19 +1,18 @@
-"""What an evaluation will cost, from some seconds of the same work on the machine at hand.
+"""Estimates how long an evaluation takes, by timing samples of its work on this machine.
 
     work = Work("1,334 images at 48 pixels", (Part("features", 1334, sample, most=256),))
     seconds = estimate(work, networks=2, world=Solo())
     print(f"knn: {work.text}: {about(seconds)} on this machine")
 
-A task says what it does to one network as parts: how many units there are, and a function that does
-some of them with the network and images of the task itself. Samples of a part grow until `SECONDS`
-have passed; a sample of one, which traces the network, comes first and is not timed. The rate is by
-what the last sample does and takes more than the first, so that what a call costs anyway, such as
-the start of an input pipeline, hardly counts. A part takes at most twice `SECONDS` and a unit,
-after the tracing, and no more memory than a batch of the task. On several workers all of them
-measure at the same time, and their rates are added.
+A task describes its work on one network as parts: a number of units, and a function that performs
+some of them with the task's own network and images. Samples of a part grow until `SECONDS` have
+passed; a first sample of one unit, which traces the network, is not timed. The rate is the
+difference in units between the last and the first timed sample over the difference in time, which
+cancels the fixed cost of a call, such as starting an input pipeline. After tracing, measuring a
+part takes at most twice `SECONDS` plus one unit, and no more memory than a batch of the task. All
+workers measure at the same time, and their rates are added.
 
-Of the work of a task the parts count what takes most of the time; the estimate is meant to be
-within a factor of two.
+Parts cover only the work that takes most of the time; the estimate aims at a factor of two.
 """
 
 import dataclasses
@@ -25,20 +24,20 @@ import numpy as np
 
 from dc_tf.distributed.collective_errors import raise_on_all
 
-SECONDS = 2.0  # for one part
-_GROWTH = 8  # of samples
+SECONDS = 2.0  # of sampling per part
+_GROWTH = 8  # largest ratio of a sample to the one before
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Work of one kind.
+    """One kind of work.
 
     Attributes:
-        name: of the work.
-        count: units of it, for one network.
-        sample: function of a number of units that does so many or somewhat more, and returns how
-            many.
-        most: units of the largest sample.
+        name: name of the work.
+        count: number of units for one network.
+        sample: function that takes a number of units, performs at least that many, and returns how
+            many it performed.
+        most: number of units of the largest sample.
     """
 
     name: str
@@ -49,11 +48,11 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a task does to one network.
+    """The work of a task on one network.
 
     Attributes:
-        text: the amount of it for people.
-        parts: of it.
+        text: the amount of work, for messages.
+        parts: the kinds of work it consists of.
     """
 
     text: str
@@ -61,24 +60,24 @@ class Work:
 
 
 def estimate(work: Work, networks: int, world, clock=time.monotonic) -> float:
-    """Seconds that the work takes for some networks of one shape.
+    """Estimates the seconds that the work takes on networks of one shape.
 
     Args:
-        networks: number of them.
-        world: Communicator of the workers that share the work; all make the same call.
-        clock: function to seconds.
+        networks: number of networks.
+        world: Communicator of the workers that share the work; all workers must call this.
+        clock: function that returns seconds.
 
     Raises:
-        ConfigError, DataError: what the work itself would raise.
+        ConfigError, DataError: the errors of the work itself.
     """
     with raise_on_all(world):
         rates = [rate(part, clock=clock) for part in work.parts]
     rates = world.all_sum(np.array(rates, np.float64)).numpy()
-    return networks * sum(part.count / per_s for part, per_s in zip(work.parts, rates))
+    return networks * sum(part.count / per_s for part, per_s in zip(work.parts, rates, strict=True))
 
 
 def rate(part: Part, seconds=SECONDS, clock=time.monotonic) -> float:
-    """Units a second on this worker."""
+    """Units per second on this worker."""
     most = max(1, min(part.most, math.ceil(part.count)))
     part.sample(1)
     first = last = _timed(part, 1, clock)
@@ -100,14 +99,14 @@ def _timed(part, wanted, clock):
 
 
 def _seconds_per_unit(first, last):
-    """Of two samples: by what the larger one does and takes more, as far as that can be told."""
-    more, longer = (b - a for a, b in zip(first, last))
+    """Difference in time over difference in units; the average of the last sample if equal."""
+    more, longer = (b - a for a, b in zip(first, last, strict=True))
     average = last[1] / last[0]
     return max(longer / more, average / _GROWTH) if more > 0 else average
 
 
 def about(seconds: float) -> str:
-    """A duration in one unit and one or two digits: "about 2 min"."""
+    """Formats a duration in a single unit: "about 2 min"."""
     for unit, length, next_length in (
         ("s", 1, 100),
         ("min", 60, 100 * 60),
@@ -119,5 +118,5 @@ def about(seconds: float) -> str:
 
 
 def spread(rows: int, count: int) -> np.ndarray:
-    """(count,) places of [0, rows), spread over all of them; repeated if there are fewer."""
+    """(count,) evenly spaced indices in [0, rows); with repeats if `rows` is smaller."""
     return np.arange(count) * rows // count if count <= rows else np.arange(count) % rows

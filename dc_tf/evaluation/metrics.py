@@ -1,4 +1,4 @@
-"""Figures of classification."""
+"""Classification metrics."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ def accuracy(predicted, labels) -> float:
 
 
 def mean_class_accuracy(predicted, labels) -> float:
-    """Accuracy within each class of `labels`, averaged: what an unbalanced set hides."""
+    """Accuracy within each class of `labels`, averaged over classes with equal weights."""
     hit = np.asarray(predicted) == np.asarray(labels)
     return float(np.mean([hit[labels == label].mean() for label in np.unique(labels)]))
 
@@ -20,7 +20,7 @@ def top_k_accuracy(scores, labels, k: int) -> float:
 
 
 def classes_above(scores, labels) -> np.ndarray:
-    """(n,) int64: of (n, classes) scores, how many are strictly above that of the (n,) label."""
+    """(n,) int64: how many of a row's (n, classes) scores are strictly above its label's."""
     scores, labels = np.asarray(scores), np.asarray(labels)
     own = scores[np.arange(len(labels)), labels]
     return (scores > own[:, None]).sum(1)

@@ -1,7 +1,7 @@
-"""Opens what is to be measured: an exported model or a run, and an untrained network beside it.
+"""Loads the network to evaluate from an exported model or a run, and makes an untrained baseline.
 
-subject = open_model("/models/mine", compute_dtype="bfloat16")
-baseline = random_init(subject)
+frozen = open_model("/models/mine", compute_dtype="bfloat16")
+baseline = random_init(frozen)
 """
 
 import dataclasses
@@ -18,14 +18,14 @@ from dc_tf.run_dir import RunDir
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
-    """A frozen network and how images are shown to it.
+class FrozenModel:
+    """A network with fixed weights, and the preprocessing of its images.
 
     Attributes:
-        name: for tables and results.
-        trunk: built VGG16, or FoldedVGG16.
-        short_side: pixels, of images before the centre crop at the trunk's resolution.
-        compute_dtype: "float32" or "bfloat16", of the trunk.
+        name: name in tables and results.
+        trunk: built VGG16 or FoldedVGG16.
+        short_side: short side in pixels before the centre crop to the trunk's resolution.
+        compute_dtype: "float32" or "bfloat16", compute type of the trunk.
     """
 
     name: str
@@ -35,30 +35,37 @@ class Subject:
 
     @property
     def resolution(self) -> int:
+        """Side of the network's input in pixels."""
         return self.trunk.settings["resolution"]
 
 
-def open_model(path: str, compute_dtype="float32", stage="") -> Subject:
-    """Loads an exported model, or a run: its newest state, or as it was when `stage` ended.
+def open_model(path: str, compute_dtype="float32", stage="") -> FrozenModel:
+    """Loads an exported model, or a run's newest checkpoint or the one at the end of `stage`.
 
     Raises:
-        ConfigError: the path holds neither.
-        DataError: what it holds is damaged.
+        ConfigError: the path is neither an exported model nor a run.
+        DataError: the model or the run is damaged.
     """
     path = os.path.expanduser(path)
     if is_saved_model(path):
         trunk = restore_trunk(path, compute_dtype)
-        return Subject(path, trunk, read_metadata(path).short_side, compute_dtype)
+        return FrozenModel(path, trunk, read_metadata(path).short_side, compute_dtype)
     if os.path.isfile(RunDir(path).config):
         return _open_run(path, compute_dtype, stage)
     raise _no_model(path)
 
 
+def of_trunk(trunk) -> FrozenModel:
+    """A network that is in memory, with images shown to it as to an exported one."""
+    short_side = default_short_side(trunk.settings["resolution"])
+    return FrozenModel("a trunk in memory", trunk, short_side, trunk.fc7.compute_dtype)
+
+
 def network_settings(path: str) -> dict:
-    """`width`, `resolution`, `fc` and `sobel` of a model or a run, without loading its weights.
+    """`width`, `resolution`, `fc` and `sobel` of a model or a run; does not load the weights.
 
     Raises:
-        ConfigError, DataError: as `open_model`.
+        ConfigError, DataError: as in `open_model`.
     """
     path = os.path.expanduser(path)
     if is_saved_model(path):
@@ -69,26 +76,26 @@ def network_settings(path: str) -> dict:
     raise _no_model(path)
 
 
-def random_init(subject: Subject, seed=0) -> Subject:
-    """An untrained network of the same shape, shown the same images."""
-    trunk = VGG16(**subject.trunk.settings, compute_dtype=subject.compute_dtype, seed=seed)
-    return dataclasses.replace(subject, name="random init", trunk=trunk.built_at_resolution())
+def random_init(frozen: FrozenModel, seed=0) -> FrozenModel:
+    """An untrained network of the same shape, with the same preprocessing."""
+    trunk = VGG16(**frozen.trunk.settings, compute_dtype=frozen.compute_dtype, seed=seed)
+    return dataclasses.replace(frozen, name="random init", trunk=trunk.built_at_resolution())
 
 
-def at_resolution(subject: Subject, resolution: int) -> Subject:
-    """The same convolutions for images of another size; fc6 and fc7 are fresh ones, untrained."""
-    if resolution == subject.resolution:
-        return subject
-    settings = {**subject.trunk.settings, "resolution": resolution}
-    if isinstance(subject.trunk, FoldedVGG16):
+def at_resolution(frozen: FrozenModel, resolution: int) -> FrozenModel:
+    """The same convolutions for another image size; fc6 and fc7 are newly initialised."""
+    if resolution == frozen.resolution:
+        return frozen
+    settings = {**frozen.trunk.settings, "resolution": resolution}
+    if isinstance(frozen.trunk, FoldedVGG16):
         settings.pop("sobel")
-    trunk = type(subject.trunk)(**settings, compute_dtype=subject.compute_dtype)
-    weights, into = named_weights(subject.trunk), named_weights(trunk.built_at_resolution())
+    trunk = type(frozen.trunk)(**settings, compute_dtype=frozen.compute_dtype)
+    weights, into = named_weights(frozen.trunk), named_weights(trunk.built_at_resolution())
     for layer in CONV_LAYERS:
         for name, variable in into[layer].items():
             variable.assign(weights[layer][name])
     short_side = default_short_side(resolution)
-    return dataclasses.replace(subject, trunk=trunk, short_side=short_side)
+    return dataclasses.replace(frozen, trunk=trunk, short_side=short_side)
 
 
 def _no_model(path):
@@ -99,11 +106,11 @@ def _no_model(path):
 
 
 def _open_run(path, compute_dtype, stage):
-    # Training is a large import that an exported model does without.
+    # dc_tf.training is slow to import; exported models do not need it.
     from dc_tf.training.checkpoint import load_trunk
 
     trained, settings = load_trunk(path, stage)
     trunk = VGG16(**trained.settings, compute_dtype=compute_dtype).built_at_resolution()
     copy_weights(trained, into=trunk)
     short_side = settings.data.resize or default_short_side(trained.settings["resolution"])
-    return Subject(path, trunk, short_side, compute_dtype)
+    return FrozenModel(path, trunk, short_side, compute_dtype)

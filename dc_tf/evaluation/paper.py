@@ -1,17 +1,17 @@
-"""The paper's figures, to stand beside one's own on the paper's data sets, in percent.
+"""The paper's results in percent, shown beside measured ones on the paper's data sets.
 
     name = data_of(protocol.paper, labelled_data(classes=1000, train=1_281_167, test=50_000))
-    linear_figures(name)                     # "" gives none
+    linear_results(name)                     # {} for ""
 
-A task's setting `paper` is "auto" unless a user says otherwise: then the paper's figures are shown
-where the data are the paper's by what is in them, never by a path. ImageNet and Places205 are
-known by their number of classes and of training and test images; VOC 2007 by the names of its 20
-classes and the sizes of the lists `trainval` and `test`, if these are used; Oxford5k and Paris6k by
-their classic ground truth, its 55 queries and the number of images. Counts may be up to 1 % lower,
-since files that cannot be read are often left out. `paper: imagenet` states that the data are
-ImageNet's; `paper: ""` shows no figures.
+The default of a task's setting `paper` is "auto", which shows the paper's results if the contents
+of the data, never their path, match a data set of the paper. ImageNet and Places205 are recognised
+by their numbers of classes and of training and test images; VOC 2007 by the names of its 20 classes
+and the sizes of the lists `trainval` and `test`, if these are used; Oxford5k and Paris6k by their
+classic ground truth with 55 queries and the number of images. Counts may be up to 1 % lower, since
+unreadable files are often left out. `paper: imagenet` declares the data to be ImageNet's;
+`paper: ""` shows no results of the paper.
 
-Source of the figures: docs/reference.md, section 5; of the counts: the data sets' own publications.
+Sources: docs/reference.md, section 5, for the results; the data sets' publications for the counts.
 """
 
 import dataclasses
@@ -20,18 +20,18 @@ from dc_tf.errors import ConfigError
 from dc_tf.nn.vgg16 import CONV_LAYERS
 
 AUTO = "auto"
-_MISSING_SHARE = 0.01  # of the images of a copy
+_MISSING_SHARE = 0.01  # of the images that a copy may lack
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What tells a data set from others.
+    """Properties by which a data set is recognised.
 
     Attributes:
-        kind: of classes or of ground truth; equal facts are of equal kinds.
-        train: number of images to learn from; 0 where the set is only measured on.
-        test: number of images to measure on.
-        queries: of a ground truth for retrieval.
+        kind: identifies the classes or the kind of ground truth.
+        train: number of training images; 0 for a set without training images.
+        test: number of test images.
+        queries: number of queries of a retrieval ground truth.
     """
 
     kind: object
@@ -40,7 +40,7 @@ class Facts:
     queries: int = 0
 
     def is_copy_of(self, other: "Facts") -> bool:
-        """Whether these are the facts of a copy of `other` that may lack a few images."""
+        """Whether these match `other`, up to a few missing images."""
         return (self.kind, self.queries) == (other.kind, other.queries) and all(
             (1 - _MISSING_SHARE) * whole <= own <= whole
             for own, whole in ((self.train, other.train), (self.test, other.test))
@@ -48,7 +48,7 @@ class Facts:
 
 
 def labelled_data(classes: int, train: int, test: int) -> Facts:
-    """Facts of data sets of one label an image."""
+    """Facts of data sets with one label per image."""
     return Facts(f"{classes} classes", train, test)
 
 
@@ -56,18 +56,18 @@ def voc_data(class_names, train, test) -> Facts:
     """Facts of two lists of a VOC development kit.
 
     Args:
-        class_names: of the kit.
-        train, test: (name of the list, number of its images).
+        class_names: names of the kit's classes.
+        train, test: (name of a list, number of its images).
     """
     return Facts((frozenset(class_names), train[0], test[0]), train[1], test[1])
 
 
 def retrieval_data(kind: str, images: int, queries: int) -> Facts:
-    """Facts of a ground truth for retrieval; `kind` as of `retrieval_truth.Truth`."""
+    """Facts of a retrieval ground truth; for `kind` see `retrieval.ground_truth.GroundTruth`."""
     return Facts(kind, 0, images, queries)
 
 
-# Class by class in the order of the development kit.
+# In the order of the development kit.
 _VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
@@ -83,20 +83,20 @@ _KNOWN = {
 
 
 def data_of(setting: str, facts: Facts, among=tuple(_KNOWN)) -> str:
-    """Which of the paper's data sets has been measured on; "" for none of them.
+    """Name of the paper's data set that the data are; "" for none.
 
     Args:
-        setting: `paper` of the protocol: "auto", a name of `among`, or "".
-        facts: of the data at hand.
-        among: names of the data sets whose figures a task can show.
+        setting: `paper` of the protocol: "auto", a name in `among`, or "".
+        facts: Facts of the data.
+        among: names of the data sets for which the paper has results of this task.
     """
     if setting != AUTO:
         return setting
     return next((name for name in among if facts.is_copy_of(_KNOWN[name])), "")
 
 
-def check_setting(setting: str, names):
-    """ConfigError for a setting `paper` that a task does not know."""
+def check_setting(setting: str, names) -> None:
+    """Raises ConfigError for a value of the setting `paper` that the task does not support."""
     if setting not in ("", AUTO, *names):
         known = ", ".join([AUTO, *names])
         raise ConfigError(f'paper is {setting!r}; use one of {known}, or "" for none.')
@@ -122,7 +122,7 @@ LINEAR_TOP1 = {
     },
 }
 
-# ImageNet fine-tuning, (top-1, top-5) after 100 and after 90 epochs (Table 2); None: not given.
+# ImageNet fine-tuning, (top-1, top-5) after 100 and after 90 epochs (Table 2); None: not reported.
 FINETUNE = {
     "imagenet100": {
         "from scratch": (73.9, 91.7),
@@ -194,17 +194,20 @@ LINEAR_VOC07 = {
 LINEAR_DATA = (*LINEAR_TOP1, "voc07")
 
 
-def linear_figures(data: str) -> dict:
-    """{method: {layer: share in [0, 1]}} of linear classifiers; fc6 and fc7 were not measured.
+def linear_results(data: str) -> dict:
+    """{method: {layer: share in [0, 1]}} of linear classifiers; the paper has no fc6 and fc7.
 
     Args:
-        data: of LINEAR_DATA, or "" for no figures. For "voc07" it is mAP, and of conv13 alone.
+        data: a name in LINEAR_DATA, or "" for {}. "voc07" gives the mAP of conv13 only.
     """
     if not data:
         return {}
     if data == "voc07":
         return {method: {"conv13": round(p / 100, 4)} for method, p in LINEAR_VOC07.items()}
     return {
-        method: {layer: round(percent / 100, 4) for layer, percent in zip(CONV_LAYERS, percents)}
+        method: {
+            layer: round(percent / 100, 4)
+            for layer, percent in zip(CONV_LAYERS, percents, strict=True)
+        }
         for method, percents in LINEAR_TOP1[data].items()
     }

@@ -1,20 +1,20 @@
-"""Which settings a task runs with: the paper's, small ones, or those of a file; and why.
+"""Chooses a task's settings (the paper's, small ones, or those of a file) and says why.
 
     asked = read(module, "linear_probe", given={"epochs": 3}, files=[], wanted="auto")
     chosen = asked.choose(network={"width": 0.25, "resolution": 48}, images=1334)
     chosen.protocol, chosen.name, chosen.reason      # Protocol(epochs=3, ...), "small", "the ..."
 
-A task's module has a dataclass `Protocol`. Where the paper has settings for the task, these are
-its defaults. Then the module also has `SMALL`, the {setting: value} in which its small protocol
-differs, and `paper_variant(given)`: for what was given, the {setting: value} in which the paper's
-differ from the defaults, and the number of images that the paper has. A task without `SMALL` has
-one protocol.
+A task's module has a dataclass `Protocol`, whose defaults are the paper's settings if the paper has
+the task. Such a module also has `SMALL`, the {setting: value} in which the small protocol differs
+from the defaults, and `paper_variant(given)`, which returns, for the given settings, the
+{setting: value} in which the paper's protocol differs from the defaults, and the paper's number of
+images. A task without `SMALL` has a single protocol.
 
-`auto` takes the paper's protocol for a network of at least half of the paper's width and of 158
-pixels, half of the paper's 224 x 224, on at least a tenth of the paper's images (retrieval: on any
-number). These are facts of what is measured, not of the machine, so the same command does the same
-everywhere. A file of settings precedes `auto`: settings that it leaves out have the protocol's
-defaults, or the values of the protocol that it names with `protocol: small`.
+`auto` selects the paper's protocol for a network of at least half the paper's width and 158 pixels
+(half the area of 224 x 224) on at least a tenth of the paper's images (retrieval: any number). The
+choice depends on the network and the data, not on the machine, so a command has the same settings
+everywhere. A file of settings takes precedence over `auto`: settings missing from the file have the
+protocol's defaults, or the values of the protocol that the file names with `protocol: small`.
 """
 
 import dataclasses
@@ -43,9 +43,9 @@ class Chosen:
 
     Attributes:
         protocol: the task's Protocol.
-        name: "paper", "small", "file"; "" where the task has one protocol only.
-        reason: why it is this one, a clause for a sentence; "" where there was no choice.
-        alternative: the flag that takes the other one, as the end of a sentence; "" without.
+        name: "paper", "small" or "file"; "" if the task has a single protocol.
+        reason: why it was chosen, as a clause; "" if there was no choice.
+        alternative: the flag that selects the other one, as the end of a sentence; "" if none.
     """
 
     protocol: object
@@ -56,15 +56,15 @@ class Chosen:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What was asked for, before the network and the data are known.
+    """The settings given by the user, before the network and the data are known.
 
     Attributes:
-        module: of the task.
-        task: its name.
-        given: {setting: value} of files and overrides.
+        module: the task's module.
+        task: the task's name.
+        given: {setting: value} from files and overrides.
         files: names of the files.
-        named: "paper" or "small" where a flag or a file says so; else "".
-        under: settings for tasks that have such ones, under the given ones.
+        named: "paper" or "small" if a flag or a file names it, else "".
+        under: settings that apply if the task has them; those in `given` take precedence.
     """
 
     module: object
@@ -76,18 +76,18 @@ class Asked:
 
     @property
     def is_open(self) -> bool:
-        """Whether network and data decide."""
+        """Whether the choice depends on the network and the data."""
         return _has_two(self.module) and not self.named and not self.files
 
     def choose(self, network=None, images=0) -> Chosen:
-        """The protocol.
+        """Chooses the protocol.
 
         Args:
-            network: settings of the network, with "width" and "resolution"; None if not known.
-            images: to learn from, or to search in.
+            network: settings of the network, with "width" and "resolution"; None if unknown.
+            images: number of training images, or of database images for retrieval.
 
         Raises:
-            ConfigError: a setting that cannot work.
+            ConfigError: a setting has an invalid value.
         """
         files = ", ".join(os.path.basename(path) for path in self.files)
         if not _has_two(self.module):
@@ -110,18 +110,19 @@ class Asked:
 
 
 def read(module, task: str, given: dict, files=(), wanted=AUTO, **under) -> Asked:
-    """What was asked for, checked as far as it can be without network and data.
+    """Checks the given settings as far as possible without the network and the data.
 
     Args:
-        module: of the task.
-        given: {setting: value} of files and overrides, which may hold `protocol`.
-        files: paths of the files among them.
+        module: the task's module.
+        task: the task's name.
+        given: {setting: value} from files and overrides, which may include `protocol`.
+        files: paths of the files that settings come from.
         wanted: "paper", "small" or "auto".
-        under: settings for tasks that have such ones, under those given.
+        under: settings that apply if the task has them; those in `given` take precedence.
 
     Raises:
-        ConfigError: a protocol that the task does not have, or that a file says differently; an
-            unknown setting, or a value that cannot work.
+        ConfigError: a protocol that the task does not have or that contradicts the file's, an
+            unknown setting, or an invalid value.
     """
     given = dict(given)
     in_file = given.pop("protocol", "")
@@ -142,7 +143,7 @@ def read(module, task: str, given: dict, files=(), wanted=AUTO, **under) -> Aske
     names = {field.name for field in dataclasses.fields(module.Protocol)}
     under = {name: value for name, value in under.items() if name in names}
     asked = Asked(module, task, given, tuple(files), named[0] if named else "", under)
-    # Whatever it will be: what was given must fit, and is refused before anything is opened.
+    # Reject invalid settings before anything is opened.
     asked.choose()
     return asked
 
@@ -152,7 +153,7 @@ def _has_two(module):
 
 
 def _by_size(network, images, paper_images):
-    """(name, reason) by what the network and the data are."""
+    """(name, reason), by the size of the network and of the data."""
     network = network or {"width": PAPER_WIDTH, "resolution": PAPER_RESOLUTION}
     width, resolution = network["width"], network["resolution"]
     if width < _LEAST_WIDTH or resolution < _LEAST_RESOLUTION:

@@ -1,12 +1,12 @@
-"""Figures by layer that were measured of a model, kept beside it for whoever needs a layer.
+"""Keeps the metrics by layer of a model beside it, and recommends a layer from them.
 
-    remember("/models/mine", result)                     # of `dc_tf evaluate`, by layer
+    remember("/models/mine", result)                     # a result by layer of `dc_tf evaluate`
     found = recommend("/models/mine", weights)
     found.layer, found.reason            # "conv7", "best k-NN top1 of 15 layers (60.2 %)"
 
-`evaluations.json` lies in the folder of the SavedModel or of the run; nothing of the model itself
-changes. It names the weights that were measured, so that those of another stage, or of a run that
-was trained further, are not taken for them. A folder that cannot be written is left as it is.
+The file `evaluations.json` is in the folder of the SavedModel or of the run; the model itself does
+not change. Each entry has a digest of the measured weights, so results do not apply to another
+stage, or to a run that was trained further. A read-only folder is left unchanged.
 """
 
 import dataclasses
@@ -20,59 +20,59 @@ from dc_tf.data.storage import files
 from dc_tf.evaluation.comparison import best
 
 EVALUATIONS = "evaluations.json"
-# The first that was measured decides: embeddings are compared, as in k-NN, more than classified.
+# In order of preference: k-NN first, since embeddings are mostly used for comparison.
 _TASKS = {"knn": "k-NN", "linear_probe": "linear probe", "low_shot": "few labels"}
-_KEPT = 20  # results of a model, the newest
+_KEPT = 20  # newest results per model
 _NOT_WRITABLE = (OSError, tf.errors.OpError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Recommended:
-    """The layer that measured best.
+    """The layer with the best metric.
 
     Attributes:
-        layer: its name.
-        reason: by which figure, a clause for people.
-        figures: {layer: share in [0, 1]} of the layers that were measured.
-        cells: parts, each way, that maps were averaged over; None where that is not how.
+        layer: name of the layer.
+        reason: the metric it is best by, as a clause for messages.
+        metrics: {layer: share in [0, 1]} of the measured layers.
+        cells: maps were averaged over `cells` x `cells` cells; None for other pooling.
     """
 
     layer: str
     reason: str
-    figures: dict
+    metrics: dict
     cells: int | None = None
 
 
 def remember(model: str, result: dict) -> str | None:
-    """Keeps what a task has found by layer; results of other weights or settings stay.
+    """Saves a task's metrics by layer; results of other weights or settings are kept.
 
     Args:
         model: path of a SavedModel or of a run.
-        result: of the command.
+        result: the JSON result of the evaluation.
 
     Returns:
-        Path of the file; None where it could not be written.
+        Path of the file; None if it could not be written.
     """
     entry = _entry(result)
     path = _path(model)
     kept = [one for one in _read(path) if _key(one) != _key(entry)]
     for one in _read(path):
-        if _key(one) == _key(entry):  # other layers may have been measured in another call
+        if _key(one) == _key(entry):  # keep layers that only the earlier call measured
             entry["layers"] = one["layers"] | entry["layers"]
     try:
         _write(path, [*kept, entry][-_KEPT:])
     except _NOT_WRITABLE as error:
-        logging.info("%s is not written, so `embed` will not know the best layer: %s", path, error)
+        logging.info("%s cannot be written; `embed` will not find the best layer: %s", path, error)
         return None
     return path
 
 
 def recommend(model: str, weights: str) -> Recommended | None:
-    """The best layer by the newest result of the first task that was measured; None without.
+    """The best layer by the newest result of the preferred task; None if nothing was measured.
 
     Args:
         model: path of a SavedModel or of a run.
-        weights: digest of the network's weights.
+        weights: `weights_digest` of the network.
     """
     entries = [one for one in _read(_path(model)) if one["weights"] == weights]
     for task, name in _TASKS.items():
@@ -83,24 +83,24 @@ def recommend(model: str, weights: str) -> Recommended | None:
 
 
 def _recommended(entry, name):
-    figures = entry["layers"]
-    layer = best(figures)
+    metrics = entry["layers"]
+    layer = best(metrics)
     reason = (
-        f"best {name} {entry['figure']} of {len(figures)} layers ({100 * figures[layer]:.1f} %)"
+        f"best {name} {entry['figure']} of {len(metrics)} layers ({100 * metrics[layer]:.1f} %)"
     )
-    return Recommended(layer, reason, figures, entry["protocol"].get("cells"))
+    return Recommended(layer, reason, metrics, entry["protocol"].get("cells"))
 
 
 def _entry(result):
-    figure = result["figure"]
+    metric = result["figure"]
     return {
         "task": result["task"],
-        "figure": figure,
+        "figure": metric,
         "weights": result["opened"]["weights"],
         "test": result["opened"].get("test", result["train"]),
         "test_rows": result["test_rows"],
         "protocol": {k: v for k, v in result["protocol"].items() if k != "scratch"},
-        "layers": {layer: values[figure] for layer, values in result["layers"].items()},
+        "layers": {layer: values[metric] for layer, values in result["layers"].items()},
     }
 
 
@@ -114,7 +114,7 @@ def _path(model):
 
 
 def _read(path) -> list:
-    """The entries of a file; none where it is missing or is not what `remember` writes."""
+    """The entries of a file; [] if it is missing or not in the format of `remember`."""
     try:
         with tf.io.gfile.GFile(path) as file:
             entries = json.load(file)
@@ -124,7 +124,7 @@ def _read(path) -> list:
     except tf.errors.NotFoundError:
         return []
     except (*_NOT_WRITABLE, ValueError, KeyError, TypeError) as error:
-        logging.warning("%s cannot be used: %r", path, error)
+        logging.warning("%s is damaged and is ignored: %r", path, error)
         return []
 
 

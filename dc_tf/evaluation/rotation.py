@@ -1,8 +1,8 @@
-"""How well a run tells which way up images are that it has not seen: the pretext task itself.
+"""Accuracy of the pretext task: predicting the rotation of held-out images.
 
-Every image of a data set, whole, in each of the stage's rotations, through the network and the
-super-class head V of a run's checkpoint. Labels are not needed. In training the same is measured on
-random crops, while the weights still move.
+The task applies the network and the super-class head V of a run's checkpoint to the centre crop of
+every image, in each rotation of the stage. No labels are needed. The training log has the same
+accuracy on random crops of the training images.
 
     dc_tf evaluate --task=rotation --model=RUN --stage=rotnet --test=DATA
 
@@ -26,7 +26,7 @@ from dc_tf.progress import Progress
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import find_checkpoint, read_position
 
-_SAMPLED = 128  # images of a try, at most
+_SAMPLED = 128  # largest number of images of a cost sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Protocol:
     """Settings.
 
     Attributes:
-        batch_size: images at a time, each in all rotations.
+        batch_size: images per batch; each goes through the network in all rotations.
     """
 
     batch_size: int = 128
@@ -45,30 +45,30 @@ class Protocol:
 
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
-    """The task; see `tasks`."""
+    """Runs the task; see `tasks`."""
     if not request.test:
-        raise ConfigError("--test is missing; give a data set, labels are not needed.")
+        raise ConfigError("--test is missing; give a data set (labels are not needed).")
     dataset = Dataset.open(request.test)
     kernel, bias, rotations = read_head(request.model, request.stage)
-    subject = request.subject()
+    frozen = request.frozen_model()
     images = evaluation_batches(
         RowReader(dataset),
         range(dataset.rows),
         protocol.batch_size,
-        subject.resolution,
-        subject.short_side,
+        frozen.resolution,
+        frozen.short_side,
     )
     forward = tf.function(
-        lambda x: subject.trunk(x, training=False)["fc7"],
+        lambda x: frozen.trunk(x, training=False)["fc7"],
         autograph=False,
         reduce_retracing=True,
     )
-    request.announce(lambda: work(forward, subject, images, dataset.rows, rotations), networks=1)
+    request.announce(lambda: work(forward, frozen, images, dataset.rows, rotations), networks=1)
     hits = np.zeros(rotations)
     with data_errors(), Progress(dataset.rows, "rotation", "images") as progress:
         for batch in images:
             for turn in range(rotations):
-                # Turns of a quarter counter-clockwise; of two rotations the other is upside down.
+                # Quarter turns counter-clockwise; with two rotations the second is 180 degrees.
                 turned = tf.image.rot90(batch["image"], turn * 4 // rotations)
                 logits = tf.nn.relu(forward(turned)) @ kernel + bias
                 hits[turn] += np.sum(np.argmax(logits, 1) % rotations == turn)
@@ -79,8 +79,8 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     return result, f"rotation accuracy, {dataset.rows} images: {100 * accuracy:.2f} %"
 
 
-def work(forward, subject, images, rows, rotations) -> Work:
-    """What is done to the network: every image in every rotation."""
+def work(forward, frozen, images, rows, rotations) -> Work:
+    """The work: every image in every rotation."""
 
     def sample(turned):
         with data_errors():
@@ -88,16 +88,16 @@ def work(forward, subject, images, rows, rotations) -> Work:
                 wait(forward(batch["image"]))
         return turned
 
-    text = f"{rows:,} images at {subject.resolution} pixels, {rotations} rotations"
+    text = f"{rows:,} images at {frozen.resolution} pixels, {rotations} rotations"
     return Work(text, (Part("turned images", rotations * rows, sample, min(rows, _SAMPLED)),))
 
 
 def read_head(model, stage) -> tuple[np.ndarray, np.ndarray, int]:
-    """V of a run: (fc, S) kernel, (S,) bias, and the number of rotations that S has.
+    """Head V of a run: (fc, S) kernel, (S,) bias, and the number of rotations.
 
     Raises:
-        ConfigError: not a run, or the stage does not turn images.
-        DataError: the run has no such checkpoint yet.
+        ConfigError: not a run, or the stage has no head for rotations.
+        DataError: the run has no checkpoint of the stage yet.
     """
     folder = RunDir(model)
     if not os.path.isfile(folder.config):

@@ -1,12 +1,14 @@
-"""The labelled rows of the data sets that a task trains and tests on.
+"""The labelled rows of a task's training and test set.
 
 train, test = open_splits("/data/train", "/data/test")
 train.labels, train.classes
 """
 
+import contextlib
 import dataclasses
 
 import numpy as np
+import tensorflow as tf
 
 from dc_tf.data.input.draws import ImageDraws
 from dc_tf.data.input.pipeline import evaluation_batches, training_batches
@@ -17,11 +19,11 @@ from dc_tf.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Rows of a data set that have a label.
+    """The rows of a data set that have a label.
 
     Attributes:
-        path: of the data set.
-        reader: reads its rows.
+        path: path of the data set.
+        reader: RowReader of the data set.
         rows: (n,) int64 row ids.
         labels: (n,) int32 in [0, classes), numbered as in the training set.
         classes: number of classes, the same for training and test set.
@@ -33,21 +35,21 @@ class Split:
     labels: np.ndarray
     classes: int
 
-    def images(self, batch_size, resolution, short_side, places=slice(None)):
+    def images(self, batch_size, resolution, short_side, places=slice(None)) -> tf.data.Dataset:
         """Centre crops in the order of `rows`: batches of (b, r, r, 3) float32 in [0, 1].
 
         Args:
-            places: which of the rows, by default all.
+            places: selects from `rows`; all by default.
         """
         rows = self.rows[places]
         batches = evaluation_batches(self.reader, rows, batch_size, resolution, short_side)
         return batches.map(lambda batch: batch["image"])
 
-    def augmented(self, places, seeds, batch_size, resolution):
-        """Random crops as in training, full batches only.
+    def augmented(self, places, seeds, batch_size, resolution) -> tf.data.Dataset:
+        """Random crops as in training, in full batches only.
 
         Args:
-            places: (n,) integers, places in `rows`.
+            places: (n,) integers, indices into `rows`.
             seeds: (n, 2) int32.
         """
         zeros = np.zeros(len(places), np.int32)
@@ -55,37 +57,40 @@ class Split:
         batches = training_batches(self.reader, draws, batch_size, resolution)
         return batches.map(lambda batch: batch["image"])
 
-    def errors(self):
-        """A context in which what goes wrong with an image is a DataError that names it."""
+    def errors(self) -> contextlib.AbstractContextManager:
+        """A context that turns a failure to read an image into a DataError that names it."""
         return data_errors()
 
 
 def open_splits(train: str, test: str) -> tuple[Split, Split]:
-    """Opens both data sets; labels of the second are brought to the numbers of the first.
+    """Opens both data sets; test labels are renumbered to the training set's class ids.
 
     Rows without a label are left out.
 
     Raises:
-        ConfigError: a data set has no labels, or one beyond the names of its classes; or the test
-            set has a class that the training set does not know.
-        DataError: a data set that cannot be opened.
+        ConfigError: a data set has no labels or a label without a class name, or the test set has
+            a class that the training set lacks.
+        DataError: a data set cannot be opened.
     """
     datasets = [Dataset.open(path) for path in (train, test)]
-    rows, labels = zip(*(_labelled(dataset) for dataset in datasets))
+    rows, labels = zip(*(_labelled(dataset) for dataset in datasets), strict=True)
     labels = labels[0], _renumber(labels[1], *datasets)
     classes = int(labels[0].max()) + 1
     if datasets[0].class_names is not None:
         classes = max(classes, len(datasets[0].class_names))
     if classes < 2:
-        raise ConfigError(f"the data set {train!r} has one class only; measuring needs two.")
+        raise ConfigError(
+            f"the data set {train!r} has one class only; use one with at least two classes."
+        )
     if labels[1].max() >= classes:
         raise ConfigError(
-            f"the data set {test!r} has label {labels[1].max()}, but {train!r} knows only "
+            f"the data set {test!r} has label {labels[1].max()}, but {train!r} has only "
             f"0..{classes - 1}; use data sets with the same classes."
         )
     readers = [RowReader(dataset) for dataset in datasets]
     paths = train, test
-    train, test = (Split(*values, classes) for values in zip(paths, readers, rows, labels))
+    columns = zip(paths, readers, rows, labels, strict=True)
+    train, test = (Split(*values, classes) for values in columns)
     return train, test
 
 
@@ -101,14 +106,14 @@ def _labelled(dataset):
     if names is not None and labels.max() >= len(names):
         raise ConfigError(
             f"the data set {dataset.path!r} has the label {labels.max()} in row "
-            f"{labels.argmax()}, but names for the classes 0..{len(names) - 1} only; convert or "
+            f"{labels.argmax()}, but class names only for 0..{len(names) - 1}; convert or "
             "index it again with the right labels."
         )
     return rows.astype(np.int64), labels[rows]
 
 
 def _renumber(labels, train, test):
-    """Class names decide where both sets have them: folders may be sorted into other numbers."""
+    """Maps labels by class name if both sets have names; their numbering may differ."""
     if train.class_names is None or test.class_names is None:
         return labels
     numbers = {name: number for number, name in enumerate(train.class_names)}
@@ -119,7 +124,7 @@ def _renumber(labels, train, test):
     if unknown:
         raise ConfigError(
             f"the data set {test.path!r} has the class {unknown[0]!r}, which {train.path!r} does "
-            "not know; use data sets with the same classes."
+            "not have; use data sets with the same classes."
         )
     table = np.array([numbers.get(name, -1) for name in test.class_names], np.int32)
     return table[labels]

@@ -1,16 +1,17 @@
-"""The tasks by name, and what they are asked.
+"""The evaluation tasks by name, and the request that they take.
 
     task, protocol = read_protocol("knn", [], ["cells=1"])
     result, table = task.run(Request("knn", model="/models/mine", train=..., test=...), protocol)
 
-A task is a module with a `Protocol`, a dataclass whose defaults are the paper's settings where it
-has some, and `run(request, protocol) -> (JSON-able dict, table to print)`. `protocols` says which
-settings are taken where more than one set of them exists.
+A task is a module with a dataclass `Protocol`, whose defaults are the paper's settings if the paper
+has the task, and a function `run(request, protocol) -> (JSON-serialisable dict, table to print)`.
+`protocols` chooses between several sets of settings.
 """
 
 import dataclasses
 import importlib
 import math
+import types
 from collections.abc import Callable
 
 from dc_tf import settings
@@ -18,7 +19,7 @@ from dc_tf.distributed.cluster import Cluster
 from dc_tf.distributed.collectives import Communicator, Solo
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation import protocols
-from dc_tf.evaluation.models import Subject, open_model
+from dc_tf.evaluation.models import FrozenModel, open_model
 from dc_tf.evaluation.splits import Split, open_splits
 from dc_tf.export.weights import weights_digest
 from dc_tf.precision import choose, tell
@@ -34,31 +35,32 @@ TASKS = {
     "voc07_classification": "dc_tf.evaluation.voc07.classification",
     "voc07_detection": "dc_tf.evaluation.voc07.detection",
 }
-# Those that measure every layer.
+# Tasks that measure every layer.
 BY_LAYER = ("knn", "linear_probe", "low_shot")
-# Those whose images are of a VOC development kit.
+# Tasks that read a VOC development kit.
 DEVKIT = ("voc07_classification", "voc07_detection")
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is to be measured, on what.
+    """What to evaluate, and on which data.
 
     Attributes:
-        task: name.
+        task: name of the task.
         model: path of a SavedModel or of a run folder.
-        stage: of a run: as it was when this stage ended; "" for its newest state.
-        train, test: paths of data sets, None where they were not given.
-        layers: names, or "all".
-        random_init: whether to measure an untrained network of the same shape as well.
-        compute_dtype: "float32" or "bfloat16", of the network's products, or "auto", the faster.
-        resize: pixels of the short side before the centre crop; None for the model's own.
-        seed: of the untrained network.
-        cluster: the workers that share the work; all return the same. None for one alone.
-        before: called with a function to the work on one network (cost.Work) and with the number
-            of networks, when all is open and before the long part begins; None for nothing.
-        opened: what was opened, filled in: the digest of the `weights` of the network, its
-            `compute_dtype`, and the fingerprints of the data sets `train` and `test`.
+        stage: of a run, selects the checkpoint at the end of this stage; "" for the newest one.
+        train, test: paths of data sets; None if not given.
+        layers: names of layers, or "all".
+        random_init: whether to also measure an untrained network of the same shape.
+        compute_dtype: "float32", "bfloat16", or "auto" for the faster one.
+        resize: short side in pixels before the centre crop; None for the model's own.
+        seed: seed of the untrained network.
+        cluster: the workers that share the work; all get the same result. None for a single
+            process.
+        before: called once everything is open, before the long part, with a function that returns
+            the work on one network (cost.Work) and with the number of networks; None to skip.
+        opened: filled in by the task: the digest of the network's `weights`, its `compute_dtype`,
+            and the fingerprints of the data sets `train` and `test`.
     """
 
     task: str
@@ -80,67 +82,66 @@ class Request:
         """The communicator of all workers."""
         return self.cluster.world if self.cluster else Solo()
 
-    def announce(self, work: Callable, networks: int | None = None):
-        """Tells `before` what a task is going to do.
+    def announce(self, work: Callable, networks: int | None = None) -> None:
+        """Passes the coming work to `before`.
 
         Args:
-            work: function to cost.Work.
-            networks: to which it does that; None for the model and, if asked for, an untrained one.
+            work: function that returns cost.Work.
+            networks: number of networks; None for the model plus, if `random_init`, an untrained
+                one.
         """
         if self.before:
             self.before(work, networks or 1 + self.random_init)
 
-    def subject(self) -> Subject:
-        """The network that was asked for.
+    def frozen_model(self) -> FrozenModel:
+        """Loads the requested network.
 
         Raises:
-            ConfigError: the path holds none, or it cannot be used as asked.
+            ConfigError: the path has no network, or `resize` is too small.
         """
         choice = choose(self.compute_dtype, "convolution", comm=self.world)
         if self.world.rank == 0:
             tell(choice, "evaluate")
-        subject = open_model(self.model, choice.dtype, self.stage)
+        frozen = open_model(self.model, choice.dtype, self.stage)
         self.opened["compute_dtype"] = choice.dtype
-        self.opened["weights"] = weights_digest(subject.trunk)
+        self.opened["weights"] = weights_digest(frozen.trunk)
         if self.resize is None:
-            return subject
-        if self.resize < subject.resolution:
+            return frozen
+        if self.resize < frozen.resolution:
             raise ConfigError(
-                f"--resize is {self.resize}; the network's crop needs at least "
-                f"{subject.resolution}."
+                f"--resize is {self.resize}; the network's crop needs at least {frozen.resolution}."
             )
-        return dataclasses.replace(subject, short_side=self.resize)
+        return dataclasses.replace(frozen, short_side=self.resize)
 
     def splits(self) -> tuple[Split, Split]:
-        """The labelled data sets.
+        """Opens the labelled data sets.
 
         Raises:
-            ConfigError: one is missing or has no labels.
+            ConfigError: a data set is missing or has no labels.
         """
         for name in ("train", "test"):
             if not getattr(self, name):
                 raise ConfigError(f"--{name} is missing; give a data set with labels.")
         splits = open_splits(self.train, self.test)
-        for name, split in zip(("train", "test"), splits):
+        for name, split in zip(("train", "test"), splits, strict=True):
             self.opened[name] = split.reader.dataset.fingerprint()
         return splits
 
 
-def read(task: str | None, config_files=(), params_override=(), wanted=protocols.AUTO, **under):
-    """What was asked for: the task with its settings, of which the protocol may still be open.
+def read(
+    task: str | None, config_files=(), params_override=(), wanted=protocols.AUTO, **under
+) -> protocols.Asked:
+    """Reads the task and its settings; the protocol may still depend on network and data.
 
     Args:
-        task: name; None takes the one that a file names (`task: knn`).
-        config_files: paths of YAML files of settings of the protocol.
-        params_override: settings over those of the files; see `settings.read`.
+        task: name; None for the one that a file names (`task: knn`).
+        config_files: paths of YAML files with settings of the protocol.
+        params_override: settings that take precedence over the files; see `settings.read`.
         wanted: "paper", "small" or "auto".
-        under: settings for tasks that have such ones, under those of the files.
-
-    Returns:
-        protocols.Asked.
+        under: settings that apply if the task has them; the files take precedence.
 
     Raises:
-        ConfigError: an unknown task, protocol or setting, or a value that cannot work.
+        ConfigError: an unknown task, protocol or setting, or an invalid value.
     """
     given = settings.read(config_files, params_override)
     named = given.pop("task", None)
@@ -153,10 +154,12 @@ def read(task: str | None, config_files=(), params_override=(), wanted=protocols
     return protocols.read(module, name, given, config_files, wanted, **under)
 
 
-def read_protocol(task: str | None, config_files=(), params_override=(), **under):
-    """The task's module and its protocol; the paper's where nothing names another one.
+def read_protocol(
+    task: str | None, config_files=(), params_override=(), **under
+) -> tuple[types.ModuleType, object]:
+    """The task's module and its protocol: the paper's, unless the settings name another.
 
-    For callers that choose themselves; see `read` for arguments and errors.
+    For callers that do not use `auto`; see `read` for arguments and errors.
     """
     asked = read(task, config_files, params_override, **under)
     return asked.module, asked.choose(images=math.inf).protocol

@@ -1,6 +1,6 @@
-"""Parts of the work of more than one task, for `cost`.
+"""Parts of work that several tasks share, for `cost`.
 
-features_part(extractor, subject, train, test, batch_size=256)
+features_part(extractor, frozen, train, test, batch_size=256)
 """
 
 import numpy as np
@@ -8,38 +8,39 @@ import tensorflow as tf
 
 from dc_tf.evaluation.cost import Part, rate, spread
 
-_PLACES = 256  # images that samples are taken from
+_PLACES = 256  # number of images that samples are drawn from
 
 
-def text_of(subject, train, test, more="") -> str:
+def text_of(frozen, train, test, more="") -> str:
     """The amount of work: "1,334 and 334 images at 48 pixels"."""
-    text = f"{len(train.rows):,} and {len(test.rows):,} images at {subject.resolution} pixels"
+    text = f"{len(train.rows):,} and {len(test.rows):,} images at {frozen.resolution} pixels"
     return f"{text}, {more}" if more else text
 
 
-def features_part(extractor, subject, train, test, batch_size) -> Part:
-    """All images of both splits once through a network, from centre crops."""
+def features_part(extractor, frozen, train, test, batch_size) -> Part:
+    """One pass of the network over the centre crops of both splits."""
     count = len(train.rows) + len(test.rows)
-    return forward_part(extractor, subject, train, count, batch_size)
+    return forward_part(extractor, frozen, train, count, batch_size)
 
 
-def forward_part(network, subject, split, count, batch_size) -> Part:
-    """Centre crops through a network.
+def forward_part(network, frozen, split, count, batch_size) -> Part:
+    """Forward passes of a network on centre crops.
 
     Args:
         network: function of (b, r, r, 3) images.
-        split: splits.Split or MultiLabelSplit, whose images the samples are of.
-        count: of images in all.
-        batch_size: images at a time, at most.
+        frozen: models.FrozenModel, for the preprocessing.
+        split: splits.Split or MultiLabelSplit that samples are taken from.
+        count: total number of images.
+        batch_size: largest number of images per batch.
     """
 
-    # One pipeline for all samples: to build one takes longer than many images.
+    # One pipeline for all samples: building it takes longer than reading many images.
     pipeline = []
 
     def sample(images):
         if not pipeline:
             places = spread(len(split.rows), min(len(split.rows), _PLACES))
-            ones = split.images(1, subject.resolution, subject.short_side, places)
+            ones = split.images(1, frozen.resolution, frozen.short_side, places)
             pipeline.append(iter(ones.repeat()))
         with split.errors():
             wait(network(tf.concat([next(pipeline[0]) for _ in range(images)], 0)))
@@ -52,11 +53,12 @@ def steps_part(count, most, prepare, forward: Part) -> Part:
     """Training steps, counted in images.
 
     Args:
-        count: images of all steps.
-        most: images of a step.
-        prepare: function of a batch size, at most `most`, to a function that takes one such step.
-        forward: the forward pass of the same network, by whose speed the batch is chosen: a step of
-            the task itself may take minutes.
+        count: total number of images over all steps.
+        most: images per step of the task.
+        prepare: function that takes a batch size, at most `most`, and returns a function that runs
+            one step of that size.
+        forward: part for the forward pass of the same network. Its rate determines the batch size
+            of the samples, since a full step of the task may take minutes.
     """
     taken = []
 
@@ -73,7 +75,7 @@ def steps_part(count, most, prepare, forward: Part) -> Part:
     return Part("images of training steps", count, sample, most)
 
 
-def wait(tensors):
-    """Returns when a tensor, or the first one of a dictionary, has been computed."""
+def wait(tensors) -> None:
+    """Blocks until a tensor, or the first one of a dictionary, has been computed."""
     value = next(iter(tensors.values())) if isinstance(tensors, dict) else tensors
     np.asarray(value)

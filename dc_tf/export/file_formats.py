@@ -1,10 +1,10 @@
-"""The trained network as one file: weights for Keras, a Keras model, or ONNX.
+"""Exports the trained network as one file: Keras weights, a Keras model, or ONNX.
 
-    write_file(trunk, "mine.weights.h5", "keras_weights")   # VGG16(...).load_weights takes it
-    write_file(trunk, "mine.keras", "keras")                # keras.models.load_model
-    write_file(trunk, "mine.onnx", "onnx")                  # onnxruntime, without TensorFlow
+    write_file(trunk, "mine.weights.h5", "keras_weights")   # for VGG16(...).load_weights
+    write_file(trunk, "mine.keras", "keras")                # for keras.models.load_model
+    write_file(trunk, "mine.onnx", "onnx")                  # for onnxruntime, without TensorFlow
 
-Input of the last two is (b, r, r, 3) float32 RGB in [0, 1] at the network's own resolution.
+The input of the last two is (b, r, r, 3) float32 RGB in [0, 1] at the network's resolution.
 """
 
 import os
@@ -20,33 +20,35 @@ ENDINGS = {"keras_weights": ".weights.h5", "keras": ".keras", "onnx": ".onnx"}
 _OPSET = 17
 
 
-def check_file(output: str, form: str, overwrite: bool):
-    """Refuses a file that cannot be written as asked; before anything is loaded.
+def check_file(output: str, form: str, overwrite: bool) -> None:
+    """Checks that a file can be written, before anything is loaded.
 
     Raises:
-        ConfigError: says why.
+        ConfigError: the file name, its folder, an existing file or a missing package prevents it.
     """
     if not output.endswith(ENDINGS[form]):
-        raise ConfigError(f"the output is {output!r}; for {form} its name ends in {ENDINGS[form]}.")
+        raise ConfigError(
+            f"the output is {output!r}; for {form} use a name that ends in {ENDINGS[form]}."
+        )
     if os.path.isdir(output):
         raise ConfigError(f"the output {output!r} is a folder; name a file.")
     if os.path.exists(output) and not overwrite:
         raise ConfigError(f"the output {output!r} exists; choose another or give --overwrite.")
     if not os.path.isdir(os.path.dirname(os.path.abspath(output))):
-        raise ConfigError(f"the folder of {output!r} does not exist; make it first.")
+        raise ConfigError(f"the folder of {output!r} does not exist; create it first.")
     if form == "onnx":
         _converter()
 
 
-def write_file(trunk, output: str, form: str, sobel="layer", overwrite=False):
-    """Writes a file that is complete or absent.
+def write_file(trunk, output: str, form: str, sobel="layer", overwrite=False) -> None:
+    """Writes the file atomically.
 
     Args:
-        trunk: built VGG16; it stays as it is.
+        trunk: built VGG16; not modified.
         output: path of a local file.
         form: a key of ENDINGS.
         sobel: "layer" or "folded", see `saved_model.export_saved_model`.
-        overwrite: replace a file that is there.
+        overwrite: whether to replace an existing file.
 
     Raises:
         ConfigError: as in `check_file`, or `sobel` does not fit the trunk.
@@ -78,7 +80,7 @@ def _converter():
         import tf2onnx
     except ImportError as error:
         raise ConfigError(
-            "ONNX needs the converter tf2onnx; install it with 'pip install -c constraints.txt "
-            "tf2onnx', or the extra 'onnx'."
+            "the ONNX format needs the package tf2onnx, which is missing; install it with 'pip "
+            "install -c constraints.txt tf2onnx', or install the extra 'onnx'."
         ) from error
     return tf2onnx

@@ -1,10 +1,10 @@
-"""Sobel and the first convolution as one 5x5 convolution on RGB.
+"""Folds Sobel and the first convolution into one 5x5 convolution on RGB.
 
-Both are linear, so they compose; with Sobel's padding of 2 the fold is exact on every pixel,
-borders included. The folded network can be trained from its first layer on, which no longer is
-bound to grey gradients.
+Both are linear, so their composition is a convolution; with Sobel's padding of 2 the fold is exact
+at every pixel, including the borders. The first layer of the folded network is trainable and is
+not restricted to gradients of grey images.
 
-    folded = fold(trunk)       # same features as trunk, to rounding
+    folded = fold(trunk)       # same features as trunk, up to rounding
 """
 
 import numpy as np
@@ -16,23 +16,23 @@ from dc_tf.export.weights import assign_weights, named_weights
 from dc_tf.nn.sobel import sobel_kernel
 from dc_tf.nn.vgg16 import VGG16
 
-# Sobel pads grey by 2 and conv1 pads Sobel's maps by 1. Outside of the 2 Sobel's maps are zero
-# anyway, so one padding of 3 does both.
+# Sobel pads grey by 2 and conv1 pads Sobel's maps by 1. Sobel's maps are zero outside the padding
+# of 2, so a single padding of 3 is equivalent.
 PADDING = 3
 
 
 class Padding(keras.layers.Layer):
     """Zero-pads (b, h, w, 3) normalised RGB by 3 on each side."""
 
-    def call(self, images):
+    def call(self, images) -> tf.Tensor:
         sides = [PADDING, PADDING]
         return tf.pad(images, [[0, 0], sides, sides, [0, 0]])
 
 
 class FoldedVGG16(VGG16):
-    """`VGG16(sobel=True)` with a trainable 5x5 conv1 on RGB in place of Sobel and a 3x3 conv1.
+    """`VGG16(sobel=True)` with a trainable 5x5 conv1 on RGB instead of Sobel and a 3x3 conv1.
 
-    Takes the arguments of `VGG16` except for `sobel`; same input, endpoints and map sizes.
+    It has the arguments of `VGG16` except `sobel`, and the same input, endpoints and map sizes.
     """
 
     def __init__(self, **settings):
@@ -45,18 +45,18 @@ class FoldedVGG16(VGG16):
 
 
 def fold_kernel(kernel) -> np.ndarray:
-    """The RGB kernel that does what Sobel followed by `kernel` does.
+    """The RGB kernel that is equivalent to Sobel followed by `kernel`.
 
     Args:
-        kernel: (3, 3, 2, c) of conv1, on Sobel's two channels.
+        kernel: (3, 3, 2, c), conv1's kernel on the two channels of Sobel.
 
     Returns:
-        (5, 5, 3, c) float32; the same for the three colours, each a third of grey.
+        (5, 5, 3, c) float32; equal for the three colours, each a third of the grey kernel.
     """
     kernel = np.asarray(kernel, np.float64)
     sobel = sobel_kernel()[:, :, 0, :]
     folded = np.zeros((5, 5, kernel.shape[-1]))
-    # y[p] = sum_a k[a] sum_b s[b] x[p + a + b]: offsets add up, a full convolution of the kernels.
+    # y[p] = sum_a k[a] sum_b s[b] x[p + a + b]: the full convolution of both kernels.
     for i in range(3):
         for j in range(3):
             folded[i : i + 3, j : j + 3] += np.einsum("yxg,gc->yxc", sobel, kernel[i, j])
@@ -73,7 +73,7 @@ def fold(trunk: VGG16, compute_dtype="float32") -> FoldedVGG16:
     if isinstance(trunk, FoldedVGG16) or not settings.pop("sobel"):
         raise ConfigError(
             "sobel is 'folded', but this network has no Sobel stage to fold; use sobel='layer', "
-            "which exports it as it is."
+            "which exports the network unchanged."
         )
     folded = FoldedVGG16(**settings, compute_dtype=compute_dtype).built_at_resolution()
     values = {k: {n: v.numpy() for n, v in d.items()} for k, d in named_weights(trunk).items()}

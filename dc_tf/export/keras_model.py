@@ -1,11 +1,11 @@
-"""The network of plain Keras layers, named as those of `keras.applications.VGG16`.
+"""Builds the network from built-in Keras layers, named as in `keras.applications.VGG16`.
 
     model = keras_model(trunk)
     model.get_layer("block5_conv3_relu").output      # conv13
     model.get_layer("fc1"), model.get_layer("fc2")   # fc6 after ReLU, fc7 before ReLU
 
-Nothing of this package is in it, so that a file of it loads without. A convolution `blockI_convJ`
-is followed by `blockI_convJ_bn` and `blockI_convJ_relu`.
+The model has no layers of this package, so a saved model loads without it. A convolution
+`blockI_convJ` is followed by `blockI_convJ_bn` and `blockI_convJ_relu`.
 """
 
 import numpy as np
@@ -18,17 +18,17 @@ from dc_tf.nn.sobel import RGB_MEAN, RGB_STD, sobel_kernel
 from dc_tf.nn.vgg16 import DROPOUT
 
 
-def keras_model(trunk):
+def keras_model(trunk) -> keras.Model:
     """A functional model with the weights of a built trunk.
 
-    (b, r, r, 3) float32 RGB in [0, 1] to fc7, before ReLU, (b, fc).
+    It maps (b, r, r, 3) float32 RGB in [0, 1] to fc7 before ReLU, (b, fc).
 
     Args:
         trunk: built VGG16 or FoldedVGG16, float32.
     """
     resolution = trunk.settings["resolution"]
     weights = iter(named_weights(trunk).values())
-    settings = []  # (layer, its weights), to be set once the model has been built
+    settings = []  # (layer, its weights), set after the model is built
     images = keras.layers.Input([resolution, resolution, 3], name="images")
     x = _stem(trunk, images, settings)
     for b, block in enumerate(trunk.blocks, 1):
@@ -50,9 +50,11 @@ def keras_model(trunk):
 
 
 def _stem(trunk, images, settings):
-    """Normalised RGB, padded, or its image gradients where Sobel is a stage of its own."""
+    """Padded normalised RGB, or Sobel's image gradients if Sobel is a stage of its own."""
     x = keras.layers.Rescaling(
-        [1 / s for s in RGB_STD], [-m / s for m, s in zip(RGB_MEAN, RGB_STD)], name="normalize"
+        [1 / s for s in RGB_STD],
+        [-m / s for m, s in zip(RGB_MEAN, RGB_STD, strict=True)],
+        name="normalize",
     )(images)
     if isinstance(trunk, FoldedVGG16):
         return keras.layers.ZeroPadding2D(PADDING, name="padding")(x)
@@ -67,7 +69,7 @@ def _stem(trunk, images, settings):
 
 def _convolution(x, name, values, settings):
     size, _, _, filters = values["kernel"].shape
-    padding = "same" if size == 3 else "valid"  # a folded conv1 has its padding before it
+    padding = "same" if size == 3 else "valid"  # a folded conv1 is padded by a layer before it
     conv = keras.layers.Conv2D(filters, size, padding=padding, name=name)
     norm = keras.layers.BatchNormalization(
         epsilon=EPSILON, momentum=RUNNING_MOMENTUM, name=f"{name}_bn"

@@ -1,9 +1,9 @@
-"""A model card: `README.md` beside an exported model, for people, from what `dc_tf.json` says.
+"""Writes a model card, `README.md` in the folder of an exported model, from its metadata.
 
-write_model_card("/models/mine", metadata)
+    write_model_card("/models/mine", metadata)
 
-Names and settings can hold anything, so all of them are escaped for Markdown. Folders of the
-machine are not named, only their last part.
+Names and settings may contain any text, so all of them are escaped for Markdown. Of paths, only the
+last component is shown.
 """
 
 import copy
@@ -36,7 +36,7 @@ images could be used.
 """
 
 
-def write_model_card(path: str, metadata):
+def write_model_card(path: str, metadata) -> None:
     """Writes the card of an exported model.
 
     Args:
@@ -72,7 +72,7 @@ def model_card(metadata) -> str:
 
 
 def escape(text) -> str:
-    """Text on one line that Markdown shows as it is, in a table too, without HTML or links."""
+    """Text on one line, escaped so that Markdown and its tables show it without markup."""
     text = " ".join(str(text).split())
     text = re.sub(r"([\\`*_{}\[\]()#+\-.!|~>:@])", r"\\\1", text)
     return text.replace("&", "&amp;").replace("<", "&lt;")
@@ -121,7 +121,7 @@ def _training(source):
         taken = (
             f"after the stage {escape(source['stage'])}" if source.get("stage") else "at its end"
         )
-        # Indented, so that no text of a setting can end the block.
+        # An indented block, since text of a setting could end a fenced one.
         return f"The network is that of the run {taken}. Its settings:\n\n" + _indented(text)
     if "checkpoint" in source:
         rows = [("checkpoint", _last_part(source["checkpoint"])), ("SHA-256", source["sha256"])]
@@ -157,7 +157,7 @@ def _last_part(path):
 
 
 def _plain(value):
-    """Tuples as lists: YAML has no other way to write them safely."""
+    """Converts tuples to lists and keys to text, for yaml.safe_dump."""
     if isinstance(value, dict):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What a run's folder says of the network that it made: for `dc_tf.json` and the model card.
+"""The provenance of a run's network, for `dc_tf.json` and the model card.
 
 source = of_run("/runs/mine", stage="", experiment=experiment)
 source["data"]["fingerprint"], source["metrics"]["loss"]
@@ -12,17 +12,17 @@ from dc_tf.run_dir import RunDir
 
 
 def of_run(workdir: str, stage: str, experiment) -> dict:
-    """JSON-able dict on where a network comes from.
+    """JSON-serialisable dict that describes the origin of a network.
 
     Args:
         workdir: folder of the run.
-        stage: the network is as it was when this stage ended; "" for its newest state.
+        stage: the stage at whose end the network was taken; "" for the newest state.
         experiment: experiment.Experiment of the run.
 
     Returns:
-        workdir, stage, experiment (all settings), data (path, fingerprint with the number of rows;
-        {} where the run has not said) and metrics (the last line of training, of the stage; {}
-        without).
+        workdir, stage, experiment (all settings), data (path and fingerprint, with the number of
+        rows; {} if not recorded) and metrics (the last training metrics, of the stage if given; {}
+        if there are none).
     """
     run = RunDir(workdir)
     return {
@@ -42,7 +42,7 @@ def _last_training(path, stage, experiment):
     with open(path, encoding="utf-8") as f:
         for line in f:
             if not line.endswith("\n"):
-                break  # a writer was stopped within it
+                break  # the writer was interrupted within the line
             values = json.loads(line)
             if values["event"] == "train" and number in (None, values["stage"]):
                 found = values

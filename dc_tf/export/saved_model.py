@@ -1,19 +1,19 @@
-"""The trained network as a reusable SavedModel, and back.
+"""Exports the trained network as a reusable SavedModel, and loads it back.
 
     export_saved_model(trunk, "/models/mine", sobel="folded")
 
-    model = tf.saved_model.load("/models/mine")                     # needs only TensorFlow
+    model = tf.saved_model.load("/models/mine")                     # requires only TensorFlow
     features = model(images)["conv13"]                              # uint8, or float in [0, 1]
     layer = hub.KerasLayer("/models/mine", trainable=True, output_key="fc7")
 
-The loaded object has `__call__(images, training=False)` to a dict of conv1..conv13 (maps after
-ReLU), fc6 (after ReLU) and fc7 (before ReLU), `variables`, `trainable_variables`,
-`regularization_losses` (one callable a trainable variable, in the same order) and `weights` by
-layer and name. Images are (b, h, w, 3); any size but the network's own is resized to it
-(bilinear, antialiased, no crop). In training mode batch statistics are those of the caller's own
-batch, and fc6's dropout is on. Signatures: `serving_default` (uint8) and `serving_float`.
-Beside the model, `dc_tf.json` holds the settings, the shapes of the outputs and the versions, and
-`README.md` says the same and more for people.
+The loaded object has `__call__(images, training=False)`, which returns a dict of conv1..conv13
+(maps after ReLU), fc6 (after ReLU) and fc7 (before ReLU); `variables`, `trainable_variables`,
+`regularization_losses` (one callable per trainable variable, in the same order) and `weights` by
+layer and name. Images are (b, h, w, 3) and are resized to the network's resolution (bilinear,
+antialiased, no crop). In training mode batch norm uses the statistics of the caller's batch, and
+fc6 has dropout. The signatures are `serving_default` (uint8) and `serving_float`. In the same
+folder, `dc_tf.json` has the settings, the shapes of the outputs and the versions, and `README.md`
+is the model card.
 """
 
 import glob
@@ -42,9 +42,9 @@ from dc_tf.export.weights import (
 from dc_tf.nn.vgg16 import LAYERS, VGG16
 
 SOBEL_FORMS = ("layer", "folded")
-# How a model is called while another takes its place.
+# Suffix of a model while another replaces it.
 _OLD = ".old"
-# Nothing has been written for so long: the export has ended. One takes a minute at most.
+# An export takes a minute at most; without writes for this long, it has been killed.
 _ABANDONED_S = 3600
 
 
@@ -57,16 +57,17 @@ def export_saved_model(
     source=None,
     overwrite=False,
 ) -> Metadata:
-    """Writes a built trunk as a SavedModel that is complete or absent.
+    """Writes a built trunk as a SavedModel, atomically.
 
     Args:
-        trunk: built; its weights are copied, so it may belong to a strategy or compute in bfloat16.
+        trunk: built trunk; its weights are copied, so it may belong to a strategy or compute in
+            bfloat16.
         output: folder.
-        sobel: "layer" keeps the network as it is, "folded" makes Sobel and conv1 one convolution.
-        weight_decay: L2 coefficient, as a gradient of `weight_decay * w`.
-        short_side: pixels, of images before the centre crop; None means 256/224 of the resolution.
-        source: JSON-able dict on where the model comes from.
-        overwrite: replace a model that is there.
+        sobel: "layer" keeps the network unchanged, "folded" merges Sobel and conv1.
+        weight_decay: L2 coefficient, with the gradient `weight_decay * w`.
+        short_side: short side in pixels before the centre crop; None for 256/224 of the resolution.
+        source: JSON-serialisable dict that describes the origin of the model.
+        overwrite: whether to replace an existing model.
 
     Raises:
         ConfigError: `output` exists, or `sobel` is unknown or does not fit the trunk.
@@ -93,13 +94,13 @@ def export_saved_model(
     return metadata
 
 
-def check_output(output: str, overwrite: bool):
-    """Refuses to replace something by accident, or anything that is not a SavedModel at all.
+def check_output(output: str, overwrite: bool) -> None:
+    """Checks that `output` is free, or with `overwrite` a SavedModel.
 
-    Puts back what an export was replacing when it was killed, and removes what it had written.
+    First restores a model that a killed export was replacing, and removes what that export wrote.
 
     Raises:
-        ConfigError: says what is there.
+        ConfigError: the output exists and must not be replaced.
     """
     if not output:
         raise ConfigError("the output is empty; name a folder for the SavedModel.")
@@ -111,19 +112,20 @@ def check_output(output: str, overwrite: bool):
     if not is_saved_model(output):
         raise ConfigError(
             f"the output {output!r} exists and is no SavedModel, so it is not overwritten; "
-            "choose another."
+            "choose another folder."
         )
 
 
 def is_saved_model(path: str) -> bool:
+    """Whether a folder contains a SavedModel."""
     return tf.io.gfile.exists(os.path.join(path, "saved_model.pb"))
 
 
 def restore_trunk(path: str, compute_dtype="float32") -> VGG16:
-    """The network of an exported model, built and with its weights; a FoldedVGG16 if folded.
+    """Loads the network of an exported model, built and with its weights; a FoldedVGG16 if folded.
 
     Raises:
-        DataError: not an exported model, or damaged.
+        DataError: the path is not an exported model, or it is damaged.
     """
     metadata = read_metadata(path)
     settings = dict(metadata.settings)
@@ -136,12 +138,12 @@ def restore_trunk(path: str, compute_dtype="float32") -> VGG16:
         reader = tf.train.load_checkpoint(prefix)
         assign_weights(_read_weights(reader, named_weights(trunk)), trunk)
     except (tf.errors.OpError, ValueError) as error:
-        raise DataError(f"the weights in {path!r} cannot be used: {error}") from error
+        raise DataError(f"the weights in {path!r} are damaged: {error}") from error
     return trunk
 
 
-def plain_copy(trunk, sobel):
-    """A float32 network of this process alone: batch norm must not wait for other workers.
+def plain_copy(trunk, sobel) -> VGG16:
+    """A float32 copy without a Communicator, so batch norm does not wait for other workers.
 
     Raises:
         ConfigError: `sobel` is unknown, or does not fit the trunk.
@@ -172,8 +174,10 @@ def _write(model, metadata, path):
 
 
 class _Exported(tf.train.Checkpoint):
-    """The object that is saved. It holds variables and functions only, no Keras layer, so that
-    loading needs neither Keras nor this package.
+    """The saved object.
+
+    It has variables and functions only, no Keras layers, so loading requires neither Keras nor this
+    package.
     """
 
     def __init__(self, model, weight_decay):
@@ -221,7 +225,7 @@ def _image_spec(dtype, name):
 
 
 def _fit(images, resolution):
-    """(b, h, w, 3) resized to the network's resolution; at that size, untouched."""
+    """Resizes (b, h, w, 3) images to the network's resolution; unchanged at that size."""
     size = [resolution, resolution]
     images = tf.cond(
         tf.reduce_all(tf.shape(images)[1:3] == size),
@@ -242,7 +246,7 @@ def _decay(variable, weight_decay):
 
 
 def _read_weights(reader, weights):
-    """{layer: {name: array}}: `variables` was saved in the order of `flat_weights`."""
+    """{layer: {name: array}}; `variables` is saved in the order of `flat_weights`."""
     places = iter(range(len(flat_weights(weights))))
     key = "variables/{}/.ATTRIBUTES/VARIABLE_VALUE"
     return {
@@ -256,14 +260,14 @@ def _is_empty_folder(path):
 
 
 def _clear_up(output):
-    """Of exports to `output` that were killed; those at work have written something lately."""
+    """Cleans up after killed exports to `output`; a running one has written recently."""
     for path in sorted(tf.io.gfile.glob(f"{glob.escape(output.rstrip('/'))}.*.writing*")):
         if path.endswith(_OLD) and not tf.io.gfile.exists(output):
             tf.io.gfile.rename(path, output)
             continue
         written_s = tf.io.gfile.stat(path).mtime_nsec / 1e9  # 0 where folders have no time
         if 0 < written_s < time.time() - _ABANDONED_S:
-            logging.info("%s is of an export that was killed; it is removed", path)
+            logging.info("removing %s, left by an export that was killed.", path)
             tf.io.gfile.rmtree(path)
 
 

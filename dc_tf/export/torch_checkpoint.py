@@ -1,9 +1,9 @@
-"""Reads the arrays of a PyTorch checkpoint without running anything that is in the file.
+"""Reads the arrays of a PyTorch checkpoint without running code from the file.
 
     check_checkpoint("ours.pth")
     state = read_checkpoint("ours.pth")     # {"module.features.0.weight": array, ...}
 
-The one place that needs PyTorch, which is an optional extra.
+Only this module requires PyTorch, which is an optional extra.
 """
 
 import collections.abc
@@ -14,26 +14,27 @@ import warnings
 
 from dc_tf.errors import ConfigError, DataError
 
-# Where programs put the weights inside of what they save.
+# Keys under which programs save the weights.
 _PLACES = ("state_dict", "model")
 _INSTALL = "pip install torch"
-# Before it, a file could run code in spite of `weights_only` (CVE-2025-32434).
+# In earlier versions a file can run code in spite of `weights_only` (CVE-2025-32434).
 _SAFE_VERSION = (2, 6)
 
 
-def check_checkpoint(path: str):
-    """Raises ConfigError if the file or PyTorch is missing, or if that is too old."""
+def check_checkpoint(path: str) -> None:
+    """Raises ConfigError if the file or PyTorch is missing, or if PyTorch is too old."""
     if not os.path.isfile(path):
         raise ConfigError(f"there is no file {path!r}; name a checkpoint of PyTorch.")
     try:
         import torch
     except ImportError as error:
         raise ConfigError(
-            f"reading a checkpoint needs PyTorch; its CPU build is enough: {_INSTALL}"
+            f"reading a checkpoint needs PyTorch, which is missing; its CPU build is enough: "
+            f"{_INSTALL}"
         ) from error
     if torch.__version__ < _SAFE_VERSION:
         raise ConfigError(
-            f"PyTorch {torch.__version__} cannot read files of others safely; use 2.6 or later."
+            f"PyTorch {torch.__version__} cannot read untrusted files safely; use 2.6 or later."
         )
 
 
@@ -41,15 +42,15 @@ def read_checkpoint(path: str) -> dict:
     """The tensors in a checkpoint file.
 
     Args:
-        path: local file: a mapping of names to tensors, or a mapping that has one as `state_dict`
-            or `model`.
+        path: local file with a mapping of names to tensors, possibly under the key `state_dict` or
+            `model`.
 
     Returns:
-        {key: array}, sharing memory with the tensors.
+        {key: array}; the arrays share memory with the tensors.
 
     Raises:
-        ConfigError: as `check_checkpoint`.
-        DataError: the file is not a checkpoint, or holds more than data.
+        ConfigError: as in `check_checkpoint`.
+        DataError: the file is not a checkpoint, or it contains code.
     """
     check_checkpoint(path)
     import torch
@@ -60,13 +61,15 @@ def read_checkpoint(path: str) -> dict:
             content = content[place]
     tensors = _tensors(torch, content)
     if not tensors:
-        raise DataError(f"{path!r} holds no named tensors, but {type(content).__name__}.")
+        raise DataError(
+            f"{path!r} holds no named tensors, but {type(content).__name__}; save a state_dict."
+        )
     _check_size(path, tensors)
     return {key: _array(path, key, tensor) for key, tensor in tensors.items()}
 
 
 def digest(path: str) -> str:
-    """SHA-256 of a file, hexadecimal: which of the released files it is."""
+    """SHA-256 of a file, hexadecimal."""
     sha = hashlib.sha256()
     with open(path, "rb") as f:
         while block := f.read(1 << 20):
@@ -76,16 +79,16 @@ def digest(path: str) -> str:
 
 def _load(torch, path):
     try:
-        with warnings.catch_warnings():  # of PyTorch, for people who wrote the file themselves
+        with warnings.catch_warnings():  # PyTorch's warnings address the author of the file
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # A file that is anything else can fail in any way.
-        # PyTorch's own advice would be to run what is in the file.
+    except Exception as error:  # a malformed file can raise anything
+        # Replaces PyTorch's message, which advises running the code in the file.
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         if foreign:
             raise DataError(
                 f"{path!r} holds {foreign[1]!r} and is not read, since that could run its author's "
-                "code; whoever trusts the file can load it and save its state_dict alone."
+                "code; if you trust the file, load it and save only its state_dict."
             ) from error
         raise DataError(f"{path!r} is damaged, or no checkpoint of PyTorch.") from error
 
@@ -100,7 +103,7 @@ def _tensors(torch, content):
 
 
 def _check_size(path, tensors):
-    """Few bytes can stand for many, by strides of 0, which would fill the memory when copied."""
+    """Rejects tensors larger than the file: strides of 0 would fill the memory when copied."""
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if size > os.path.getsize(path):
         raise DataError(f"{path!r} claims {size} bytes of tensors, more than the file has.")

@@ -1,11 +1,11 @@
-"""Weights of the paper's PyTorch program as weights of our trunk: names and layouts, in NumPy.
+"""Converts weights of the paper's PyTorch program to our names and layouts, in NumPy.
 
     network = from_torch(state)             # {key: array} of a checkpoint
     trunk = VGG16(**network.settings).built_at_resolution()
     assign_weights(network.weights, trunk)
 
-PyTorch keeps convolutions as (out, in, h, w) and linear layers as (out, in), and flattens maps as
-(c, h, w); here they are (h, w, in, out), (in, out) and (h, w, c).
+PyTorch stores convolutions as (out, in, h, w) and linear layers as (out, in), and flattens maps in
+the order (c, h, w); here the layouts are (h, w, in, out), (in, out) and (h, w, c).
 
 Reference: docs/reference.md, section 6.
 """
@@ -20,7 +20,7 @@ from dc_tf.errors import DataError
 from dc_tf.nn.sobel import sobel_kernel
 from dc_tf.nn.vgg16 import BLOCKS, CONV_LAYERS, channels, final_map_size
 
-# What DataParallel and the program's own model put before a key.
+# Prefixes of keys from DataParallel and from the program's model.
 _WRAPPERS = re.compile(r"^((module|body)\.)+")
 _BATCH_NORM = {
     "gamma": "weight",
@@ -29,19 +29,19 @@ _BATCH_NORM = {
     "moving_variance": "running_var",
 }
 _BATCH_COUNT = "num_batches_tracked"
-# Axes of PyTorch's arrays in our order, by rank.
+# Permutation from PyTorch's axes to ours, by rank.
 _ORDER = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
 _EXPECTED = "VGG-16 with batch norm as the DeeperCluster program saves it"
 
 
 @dataclasses.dataclass(frozen=True)
 class TorchNetwork:
-    """A trunk as a checkpoint has it.
+    """The trunk in a checkpoint.
 
     Attributes:
-        settings: of `VGG16`: width, resolution, fc, sobel.
-        weights: {layer: {name: float32 array}}, as `assign_weights` takes them.
-        ignored: keys of the checkpoint that are no part of it, such as a head's.
+        settings: settings of `VGG16`: width, resolution, fc, sobel.
+        weights: {layer: {name: float32 array}}, for `assign_weights`.
+        ignored: keys of the checkpoint that do not belong to the trunk, such as a head's.
     """
 
     settings: dict
@@ -50,9 +50,9 @@ class TorchNetwork:
 
 
 class _Entry(NamedTuple):
-    """A weight: its layer and name here, its key and shape there.
+    """A weight: its layer and name here, its key and shape in the checkpoint.
 
-    `maps` is the (c, h, w) that the inputs of fc6 are flattened from; None for all others.
+    `maps` is the (c, h, w) shape that fc6's inputs are flattened from; None for other weights.
     """
 
     layer: str
@@ -63,15 +63,15 @@ class _Entry(NamedTuple):
 
 
 def from_torch(state, resolution=224) -> TorchNetwork:
-    """The trunk, of any width, in the arrays of a checkpoint.
+    """Converts the arrays of a checkpoint to a trunk of any width.
 
     Args:
         state: {key: array}. Keys may start with `module.` and `body.`.
-        resolution: side, in pixels, of the square images that the network is for.
+        resolution: side of the network's input in pixels.
 
     Raises:
-        DataError: naming the key that is missing, has another shape, is not finite, or for which
-            this network has no place.
+        DataError: a key is missing, unexpected, or has another shape or values that are not finite;
+            the message names it.
     """
     state = _without_wrappers(state)
     settings = _settings(state, resolution)
@@ -87,7 +87,7 @@ def from_torch(state, resolution=224) -> TorchNetwork:
 
 
 def _entries(width, resolution, fc, sobel):
-    """Yields every weight of the trunk, input side first."""
+    """Yields every weight of the trunk, from the input to the output."""
     inputs = 2 if sobel else 3
     layers, place = iter(CONV_LAYERS), 0
     for block in channels(width):
@@ -125,7 +125,7 @@ def _without_wrappers(state):
 
 
 def _settings(state, resolution) -> dict:
-    """Of `VGG16`, as the first convolution and the first linear layer show them."""
+    """Settings of `VGG16`, from the shapes of the first convolution and first linear layer."""
     conv = _shape(state, "features.0.weight", "(64, 2, 3, 3), or (64, 3, 3, 3) for RGB")
     linear = _shape(state, "classifier.0.weight", "(4096, 25088)")
     outputs, inputs = (*conv, 0, 0)[:2]
@@ -140,8 +140,8 @@ def _settings(state, resolution) -> dict:
 def _shape(state, key, expected) -> tuple[int, ...]:
     if key not in state:
         raise DataError(
-            f"the checkpoint has no {key!r} of shape {expected}, but {len(state)} other keys from "
-            f"{next(iter(state), None)!r} on; expected is {_EXPECTED}."
+            f"the checkpoint has no {key!r} of shape {expected}, but {len(state)} other keys, the "
+            f"first of which is {next(iter(state), None)!r}; expected {_EXPECTED}."
         )
     return tuple(np.shape(state[key]))
 
@@ -160,10 +160,10 @@ def _check(state, entry, settings):
 
 
 def _belongs(key, array) -> bool:
-    """Whether a key without a weight is part of the network all the same.
+    """Whether a key that is not a weight of the trunk still belongs to it.
 
     Raises:
-        DataError: it is part of another network.
+        DataError: the key belongs to another network.
     """
     if key.startswith("sobel."):
         _check_sobel(key, array)
@@ -178,7 +178,7 @@ def _belongs(key, array) -> bool:
 
 
 def _check_sobel(key, array):
-    """The fixed filters are not read, but with others than ours features would differ."""
+    """Checks that the fixed filters equal ours; otherwise the features would differ."""
     gradients = sobel_kernel().transpose(3, 2, 0, 1)
     fixed = [np.full((1, 3, 1, 1), 1 / 3), gradients, np.zeros(1), np.zeros(2)]
     same_shape = [values for values in fixed if values.shape == np.shape(array)]

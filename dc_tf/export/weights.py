@@ -1,4 +1,4 @@
-"""The weights of a trunk by layer and name: the order in which they are exported and copied.
+"""The weights of a trunk by layer and name, in the order in which they are exported and copied.
 
 named_weights(trunk)["conv3"]["kernel"]     # tf.Variable (3, 3, c_in, c_out)
 copy_weights(trained, into=fresh)
@@ -16,13 +16,13 @@ STATISTICS = ("moving_mean", "moving_variance")
 
 
 def named_weights(trunk) -> dict:
-    """{layer: {name: tf.Variable}} of a built trunk, input side first.
+    """{layer: {name: tf.Variable}} of a built trunk, from the input to the output.
 
     Convolutions have kernel, bias and batch norm's gamma, beta, moving_mean and moving_variance;
     fc6 and fc7 have kernel and bias.
     """
     convs = [conv for block in trunk.blocks for conv in block]
-    weights = {name: _conv_weights(conv) for name, conv in zip(CONV_LAYERS, convs)}
+    weights = {name: _conv_weights(conv) for name, conv in zip(CONV_LAYERS, convs, strict=True)}
     for name in ("fc6", "fc7"):
         dense = getattr(trunk, name)
         weights[name] = {"kernel": dense.kernel, "bias": dense.bias}
@@ -39,22 +39,22 @@ def trainable_weights(weights: dict) -> list:
     return [v for layer in weights.values() for name, v in layer.items() if name not in STATISTICS]
 
 
-def copy_weights(trunk, into):
-    """Sets the weights of one built trunk to those of another of the same shape.
+def copy_weights(trunk, into) -> None:
+    """Copies the weights of a built trunk to another one of the same shape.
 
     Raises:
-        ConfigError: naming the first weight whose shape differs.
+        ConfigError: a shape differs; the message names the first such weight.
     """
     assign_weights(
         {k: {n: v.value() for n, v in d.items()} for k, d in named_weights(trunk).items()}, into
     )
 
 
-def assign_weights(values: dict, into):
+def assign_weights(values: dict, into) -> None:
     """Sets the weights of a built trunk from {layer: {name: array}}.
 
     Raises:
-        ConfigError: naming the first weight that is missing or of another shape.
+        ConfigError: a weight is missing or has another shape; the message names the first one.
     """
     for layer, weights in named_weights(into).items():
         for name, variable in weights.items():
@@ -62,16 +62,16 @@ def assign_weights(values: dict, into):
             given = None if value is None else tuple(value.shape)
             if given != tuple(variable.shape):
                 raise ConfigError(
-                    f"the weight {layer}/{name} is {given or 'missing'}; this network needs "
-                    f"{tuple(variable.shape)}. Use weights of a network of the same settings."
+                    f"the weight {layer}/{name} is {given or 'missing'}, but this network needs "
+                    f"{tuple(variable.shape)}; use weights of a network with the same settings."
                 )
             variable.assign(value)
 
 
 def weights_digest(trunk) -> str:
-    """Names a built network by the values of its weights: "sha256:...".
+    """Digest of a built network's weights: "sha256:...".
 
-    The same for a copy; that of a network with Sobel folded into conv1 is another.
+    A copy has the same digest; a network with Sobel folded into conv1 has a different one.
     """
     digest = hashlib.sha256()
     for array in trunk.get_weights():

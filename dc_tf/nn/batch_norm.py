@@ -1,7 +1,7 @@
 """Batch normalisation whose statistics may span a group of workers.
 
 layer = BatchNorm()                        # statistics of this worker's batch
-layer = BatchNorm(all_sum=world.all_sum)   # of the batches of all workers together
+layer = BatchNorm(all_sum=world.all_sum)   # statistics over the batches of all workers
 """
 
 import tensorflow as tf
@@ -9,21 +9,21 @@ import tensorflow as tf
 from dc_tf import keras
 
 EPSILON = 1e-5
-# Share of the old value that running statistics keep per step (PyTorch's momentum of 0.1).
+# Weight of the old value in the running statistics per step (PyTorch's momentum of 0.1).
 RUNNING_MOMENTUM = 0.9
 
 
 class BatchNorm(keras.layers.Layer):
     """Normalises channels of (b, h, w, c) over (b, h, w), then scales and shifts.
 
-    Keras' own layer in its synchronised form exchanges mean and square mean apart, is not fused,
-    and keeps a biased running variance where its fused form keeps an unbiased one, so results
-    would depend on the number of workers. This layer keeps the unbiased one (n - 1, as PyTorch)
-    at any number, exchanges one vector per pass, and has an explicit gradient.
+    Keras' synchronised layer is not fused, exchanges the mean and the mean square separately, and
+    keeps a biased running variance, while its fused layer keeps an unbiased one; so results would
+    depend on the number of workers. This layer always keeps the unbiased variance (n - 1, as in
+    PyTorch), exchanges one vector per pass, and has an explicit gradient.
 
     Attributes:
-        all_sum: sums a tensor over the workers whose images are normalised together;
-            None where that is this worker alone.
+        all_sum: function that sums a tensor over the workers that share batch statistics; None
+            for statistics of this worker alone.
     """
 
     def __init__(self, all_sum=None, **kwargs):
@@ -108,7 +108,7 @@ def _synchronized(x, gamma, beta, all_sum):
             _, local_shift, local_scale = _split_sums(packed)
             _, shift, scale = _split_sums(all_sum(packed))
             dx = (dy - shift / count - normalized * (scale / count)) * (inverse * gamma)
-            # The step sums gradients of weights over the workers, so these stay local.
+            # The training step sums weight gradients over the workers, so these stay local.
             return tf.cast(dx, x.dtype), local_scale, local_shift
 
         return (tf.cast(y, x.dtype), mean, unbiased), gradient
@@ -117,7 +117,7 @@ def _synchronized(x, gamma, beta, all_sum):
 
 
 def _pack_sums(a, b, count):
-    """One (1 + 2c,) vector: the count and both sums over batch and space."""
+    """One (1 + 2c,) vector: the count, then the sums of `a` and `b` over batch and space."""
     sums = [tf.reduce_sum(t, list(range(t.shape.rank - 1))) for t in (a, b)]
     return tf.concat([tf.reshape(tf.cast(count, tf.float32), [1]), *sums], 0)
 

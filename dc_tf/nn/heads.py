@@ -1,7 +1,7 @@
 """Linear classifiers on the trunk's features, as plain local variables.
 
-A head belongs to the workers that serve it and is not mirrored by the strategy: every worker
-that holds one starts it from the same numbers and applies the same summed gradient.
+A head belongs to the workers that serve it and is not mirrored by the strategy: each of them
+initializes it with the same random numbers and applies the same summed gradient.
 
     head = LinearHead(features=4096, classes=80_000)
     head.reset(np.random.default_rng((seed, super_class)))
@@ -22,8 +22,8 @@ class LinearHead(tf.Module):
     Args:
         features: input dimension.
         classes: number of logits.
-        initializer: "uniform" in +-1/sqrt(features) (DeeperCluster), or "normal" with deviation
-            0.01 and no bias (DeepCluster).
+        initializer: "uniform" in +-1/sqrt(features) (DeeperCluster), or "normal" with standard
+            deviation 0.01 and zero bias (DeepCluster).
     """
 
     def __init__(self, features: int, classes: int, initializer="uniform", name=None):
@@ -34,10 +34,10 @@ class LinearHead(tf.Module):
         self.kernel = tf.Variable(tf.zeros([features, classes]), name="kernel")
         self.bias = tf.Variable(tf.zeros([classes]), name="bias")
 
-    def __call__(self, features):
+    def __call__(self, features) -> tf.Tensor:
         return tf.matmul(features, self.kernel) + self.bias
 
-    def reset(self, random: np.random.Generator):
+    def reset(self, random: np.random.Generator) -> None:
         """Draws new weights from `random`."""
         if self._initializer == "normal":
             self.kernel.assign(0.01 * random.standard_normal(self.kernel.shape, np.float32))

@@ -1,4 +1,4 @@
-"""The pretext losses, per image and in nats."""
+"""Pretext losses, in nats per image."""
 
 from typing import NamedTuple
 
@@ -6,12 +6,13 @@ import tensorflow as tf
 
 
 class Objective(NamedTuple):
-    """What a batch is to be judged by.
+    """Loss and logits of a batch.
 
     Attributes:
         loss: (batch,) float32; the step averages it over the batch.
         super_logits: (batch, num_super) float32.
-        sub_logits: (batch, num_sub) float32 inside the image's own super-class; None without.
+        sub_logits: (batch, num_sub) float32, within the image's own super-class; None without
+            sub-classes.
     """
 
     loss: tf.Tensor
@@ -19,21 +20,21 @@ class Objective(NamedTuple):
     sub_logits: tf.Tensor | None
 
 
-def cross_entropy(logits, ids):
+def cross_entropy(logits, ids) -> tf.Tensor:
     """(batch,) float32 cross-entropy of softmax(`logits` (batch, classes)) at `ids` (batch,)."""
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=ids, logits=logits)
 
 
 def hierarchical(super_logits, sub_logits, super_ids, sub_ids) -> Objective:
-    """Cross-entropy of the super-class plus that of the sub-class inside it.
+    """Cross-entropy of the super-class plus that of the sub-class within it.
 
-    RotNet (Eq. 1) is the case without sub-classes, DeepCluster (Eq. 2) the case of a single
-    super-class, whose own term is zero.
+    Without sub-classes it is RotNet's loss (Eq. 1); with a single super-class, whose term is zero,
+    it is DeepCluster's (Eq. 2).
 
     Args:
         super_logits: (batch, num_super) float32.
         sub_logits: (batch, num_sub) float32, from the head of the images' own super-class; None
-            where there are no sub-classes.
+            without sub-classes.
         super_ids: (batch,) int32 in [0, num_super).
         sub_ids: (batch,) int32 in [0, num_sub).
 
@@ -48,8 +49,8 @@ def hierarchical(super_logits, sub_logits, super_ids, sub_ids) -> Objective:
 def product(logits, num_super, super_ids, sub_ids) -> Objective:
     """Cross-entropy of one softmax over all pairs of a super-class and a sub-class.
 
-    The softmax of a pair is that of its super-class, whose logit is the log-sum-exp over its
-    sub-classes, times that of the sub-class inside it; so both can be judged apart.
+    The softmax of a pair factors into that of its super-class, whose logit is the log-sum-exp over
+    its sub-classes, and that of the sub-class within it; so accuracy is reported for each.
 
     Args:
         logits: (batch, num_super * num_sub) float32, super-class by super-class.

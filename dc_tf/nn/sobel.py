@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from dc_tf import keras
 
-# Channel statistics of ImageNet, the ones of the paper's program.
+# Channel statistics of ImageNet, as in the paper's code.
 RGB_MEAN = (0.485, 0.456, 0.406)
 RGB_STD = (0.229, 0.224, 0.225)
 
@@ -23,7 +23,7 @@ def sobel_kernel() -> np.ndarray:
 
 
 class Normalize(keras.layers.Layer):
-    """RGB in [0, 1] minus the channel mean, over the channel deviation."""
+    """RGB in [0, 1] minus the channel mean, divided by the channel standard deviation."""
 
     def call(self, images):
         mean = tf.constant(RGB_MEAN, images.dtype)
@@ -31,10 +31,10 @@ class Normalize(keras.layers.Layer):
 
 
 class Sobel(keras.layers.Layer):
-    """Grey (mean of the channels), zero-padded by 2, then the two Sobel kernels, unpadded.
+    """Averages the channels, zero-pads by 2 and convolves with the two Sobel kernels, unpadded.
 
-    (b, h, w, 3) -> (b, h + 2, w + 2, 2), not scaled. With this padding it folds exactly,
-    borders included, into the convolution after it (see `dc_tf.export.fold_sobel`).
+    (b, h, w, 3) -> (b, h + 2, w + 2, 2), not scaled. With this padding the layer folds exactly,
+    including borders, into the next convolution (see `dc_tf.export.fold_sobel`).
     """
 
     def call(self, images):
@@ -45,7 +45,7 @@ class Sobel(keras.layers.Layer):
 
 
 class RgbPadding(keras.layers.Layer):
-    """Zero-pads raw RGB by 1, so that maps have the size that they have behind Sobel."""
+    """Zero-pads RGB by 1, so that later maps have the same size as with Sobel."""
 
     def call(self, images):
         return tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]])

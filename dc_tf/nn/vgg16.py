@@ -1,4 +1,4 @@
-"""VGG-16 with batch norm behind a fixed Sobel stage: the network that is trained.
+"""The trained network: VGG-16 with batch norm on a fixed Sobel stage.
 
 trunk = VGG16(width=1.0, resolution=224, fc=4096)
 endpoints = trunk(images)      # {"conv1": ..., "conv13": ..., "fc6": ..., "fc7": ...}
@@ -32,17 +32,17 @@ def final_map_size(resolution: int) -> int:
 
 
 class VGG16(keras.Model):
-    """(b, r, r, 3) float32 RGB in [0, 1] to a dict of all layers' features, float32.
+    """Maps (b, r, r, 3) float32 RGB in [0, 1] to a dict of all layers' features, float32.
 
-    `conv1`..`conv13` are maps after ReLU and before pooling; `fc6` is after ReLU; `fc7` is
-    before ReLU and is the vector that is clustered. Heads take ReLU(fc7).
+    `conv1`..`conv13` are maps after ReLU and before pooling; `fc6` is after ReLU; `fc7` is before
+    ReLU and is the vector that is clustered. Heads take ReLU(fc7).
 
     Args:
         width: multiplies every channel count of the convolutions.
         resolution: side r of the square input, in pixels.
         fc: units of fc6 and fc7.
-        sobel: image gradients as input; otherwise normalised RGB.
-        compute_dtype: "float32", or "bfloat16" or "float16" products with float32 weights.
+        sobel: whether the input stage computes image gradients; otherwise normalised RGB.
+        compute_dtype: "float32", or "bfloat16" or "float16" for products, with float32 weights.
         seed: of the initial weights.
 
     Reference: Caron et al. 2019, section 4; docs/reference.md, section 2.
@@ -76,9 +76,8 @@ class VGG16(keras.Model):
 
         Args:
             images: (b, r, r, 3) float32 in [0, 1].
-            training: batch statistics and dropout, instead of running statistics.
-            dropout_mask: (b, fc) multiplies fc6 when training; by default a random one
-                of 0 and 2.
+            training: whether to use batch statistics and dropout instead of running statistics.
+            dropout_mask: (b, fc) factors of fc6 in training; by default random 0 and 2.
         """
         endpoints, x = self.convolve(images, training)
         x = endpoints["fc6"] = tf.nn.relu(self.fc6(x))
@@ -88,11 +87,11 @@ class VGG16(keras.Model):
         return _float32(endpoints)
 
     def convolve(self, images, training=False):
-        """The convolutions alone, at the network's resolution.
+        """Runs the convolutions alone, at the network's resolution.
 
         Returns:
             {"conv1": ... "conv13": maps after ReLU}; (b, d) the last map after pooling, flattened,
-            which is what fc6 takes. Both in the type that products are computed in.
+            which is the input of fc6. Both in `compute_dtype`.
         """
         endpoints = self._convolve(images, training)
         x = tf.nn.max_pool2d(endpoints[CONV_LAYERS[-1]], 2, 2, "VALID")
@@ -101,8 +100,8 @@ class VGG16(keras.Model):
     def convolutions(self, images):
         """`conv1`..`conv13` of images of any size, (b, h, w, 3), in inference mode.
 
-        Maps of conv13 have (h + 2) // 16 x (w + 2) // 16 pixels. What is left out of a map costs
-        nothing inside a `tf.function`.
+        Maps of conv13 have (h + 2) // 16 x (w + 2) // 16 pixels. In a `tf.function`, unused maps are
+        not computed.
         """
         return _float32(self._convolve(images, training=False))
 
@@ -117,16 +116,16 @@ class VGG16(keras.Model):
                 x = endpoints[next(names)] = conv(x, training=training)
         return endpoints
 
-    def share_statistics(self, comm):
-        """From now on, batch norm in training is over the images of all workers of `comm`.
+    def share_statistics(self, comm) -> None:
+        """Shares batch statistics in training over all workers of `comm`.
 
-        Until then it is over the images of this worker. What was traced before does not change.
+        By default they are those of this worker's images. Functions traced before do not change.
         """
         for conv in itertools.chain(*self.blocks):
             conv.norm.all_sum = comm.all_sum if comm.size > 1 else None
 
-    def built_at_resolution(self):
-        """Itself, with all weights created."""
+    def built_at_resolution(self) -> "VGG16":
+        """Creates all weights and returns self."""
         resolution = self.settings["resolution"]
         self(tf.zeros([1, resolution, resolution, 3]))
         return self

@@ -1,6 +1,6 @@
 """The union of the corrupt rows that all workers have found.
 
-damaged_rows(rows, cluster.world)      # the same on every worker
+corrupt_rows(rows, cluster.world)      # the same on every worker
 """
 
 import numpy as np
@@ -9,8 +9,8 @@ from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import DataError
 
 
-def damaged_rows(fallback, comm) -> np.ndarray:
-    """Rows that some worker found damaged since it was started.
+def corrupt_rows(fallback, comm) -> np.ndarray:
+    """Rows that some worker found corrupt since it was started.
 
     Args:
         fallback: FallbackRows of this worker.
@@ -32,7 +32,7 @@ def damaged_rows(fallback, comm) -> np.ndarray:
     rows = np.unique(comm.all_sum(gathered).numpy())
     if len(rows) > fallback.allowed:
         raise DataError(
-            f"{len(rows)} rows are damaged, together on all workers; data.max_bad_share allows "
+            f"{len(rows)} rows are corrupt, together on all workers; data.max_bad_share allows "
             f"{fallback.allowed:g}. See the log for each, bring the data back, or raise it."
         )
     return rows

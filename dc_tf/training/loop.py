@@ -26,7 +26,7 @@ from dc_tf.training.checkpoint import (
     new_trunk,
     read_position,
 )
-from dc_tf.training.corrupt_rows import damaged_rows
+from dc_tf.training.corrupt_rows import corrupt_rows
 from dc_tf.training.init_from import initial_weights
 from dc_tf.training.metrics import MetricsLog, last_epoch_means
 from dc_tf.training.precisions import without_auto
@@ -212,7 +212,7 @@ class Pretraining:
 
     def _report_damage(self):
         """Writes how many rows were found damaged, whenever there are more."""
-        damaged = len(damaged_rows(self._reader, self._cluster.world))
+        damaged = len(corrupt_rows(self._reader, self._cluster.world))
         if damaged > self._damaged:
             share = damaged / self._dataset.rows
             self._metrics.write(

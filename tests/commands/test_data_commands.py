@@ -44,7 +44,7 @@ class DataCommandsTest(tf.test.TestCase):
         self.assertEqual(Dataset.open(self.path("data")).class_names, ("a", "b"))
         with self.assertLogs("absl", "WARNING") as logged:
             self.assertEqual(self.converted()[:2], (0, result))
-        self.assertIn("is complete already", logged.output[0])
+        self.assertIn("is already complete", logged.output[0])
 
     def test_inspect_takes_its_data_set_with_or_without_the_flags_name(self):
         self.converted()
@@ -70,12 +70,12 @@ class DataCommandsTest(tf.test.TestCase):
         self.assertEqual(
             [d["shard"] for d in report["damage"]], [dataset.shards[i].name for i in (0, 2)]
         )
-        self.assertIn("2 of 3 shards are damaged, 5 of 9 rows", err)
+        self.assertIn("2 of 3 shards are corrupt, 5 of 9 rows", err)
         for shard in (0, 2):
             self.assertIn(f"{dataset.shard_path(shard)}, ", err)
         code, report, err = self.call("inspect", dataset.path)
         self.assertEqual((code, report["rows"], report["sample"]["damaged"]), (1, 9, 5))
-        self.assertIn("5 of the 9 rows of the sample are damaged; --verify", err)
+        self.assertIn("5 of the 9 rows of the sample are corrupt; --verify", err)
 
     def test_index_adopts_records_with_other_names_and_repairs_a_data_set(self):
         folder = self.path("theirs")

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags, logging
 
+import dc_tf
 from dc_tf.commands import main as main_module
 from dc_tf.commands.main import COMMANDS, main
 from dc_tf.errors import ConfigError, DataError
@@ -114,6 +115,12 @@ class MainTest(tf.test.TestCase):
         lines = err.getvalue().splitlines()
         self.assertEqual(lines[-2], "dc_tf: warning: 3 is much")
         self.assertRegex(lines[-1], r"^I\d{4} .* test_main.py:\d+\] begins$")
+
+    def test_the_version_is_told(self):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            self.assertEqual(main(["--version"]), 0)
+        self.assertEqual(out.getvalue(), f"dc_tf {dc_tf.__version__}\n")
 
     def test_an_unknown_command_names_those_that_exist(self):
         err = io.StringIO()

@@ -175,7 +175,7 @@ class ConvertTest(Folder):
         ]:
             with self.assertRaisesRegex(ConfigError, message):
                 self.convert(**settings)
-        with self.assertRaisesRegex(ConfigError, "not there"):
+        with self.assertRaisesRegex(ConfigError, "does not exist"):
             convert(self.input + "x", self.output, progress=False)
         with self.assertRaisesRegex(ConfigError, "neither a folder"):
             convert(os.path.join(self.input, "a.png"), self.output, progress=False)
@@ -251,7 +251,7 @@ class ResumeTest(Folder):
 
             return guarded
 
-        with mock.patch.object(staging.Draft, "__exit__", lambda self, *_: self._release_lock()):
+        with mock.patch.object(staging.Staging, "__exit__", lambda self, *_: self._release_lock()):
             with (
                 mock.patch.multiple(
                     files,
@@ -341,9 +341,9 @@ class ResumeTest(Folder):
         self.assertEqual(pictures.files(self.output), undisturbed)
 
     def test_two_at_the_same_time_are_refused(self):
-        with staging.Draft(self.output, {"job": 1}):
-            with self.assertRaisesRegex(ConfigError, "Another process"):
-                staging.Draft(self.output, {"job": 1}).__enter__()
+        with staging.Staging(self.output, {"job": 1}):
+            with self.assertRaisesRegex(ConfigError, "another process"):
+                staging.Staging(self.output, {"job": 1}).__enter__()
 
 
 class SigkillTest(Folder):

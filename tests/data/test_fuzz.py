@@ -41,7 +41,7 @@ class FuzzTest(tf.test.TestCase):
         self.assertLess(grown, MAX_GROWTH_BYTES)
         super().tearDown()
 
-    def test_what_is_undamaged_is_accepted(self):
+    def test_what_is_intact_is_accepted(self):
         for name, target in self.targets.items():
             for number, data in enumerate(target.seeds):
                 self.assertTrue(target(data), f"{name} {number}")

@@ -183,11 +183,11 @@ class HostileTest(tf.test.TestCase):
             with self.assertRaisesRegex(DataError, "dc_tf index"):
                 Dataset.open(dataset.path).labels()
 
-    def test_an_index_that_leads_out_of_its_shard_is_damage(self):
+    def test_an_index_that_leads_out_of_its_shard_is_corrupt(self):
         dataset = self.dataset()
         for entry in ((2**62, 8, 0), (-5, 8, 0), (12, 2**61, 0), (12, -1, 0)):
             np.save(dataset.index_path(0), np.tile(np.int64(entry), (3, 1)))
-            with self.assertRaisesRegex(DataError, "index is damaged"):
+            with self.assertRaisesRegex(DataError, "index is corrupt"):
                 RowReader(Dataset.open(dataset.path)).read([0])
 
     def test_a_manifest_names_no_files_above_its_folder(self):
@@ -199,14 +199,14 @@ class HostileTest(tf.test.TestCase):
             shards = [{**manifest["shards"][0], "name": name}]
             with open(path, "w") as file:
                 json.dump({**manifest, "shards": shards}, file)
-            with self.assertRaisesRegex(DataError, "is damaged"):
+            with self.assertRaisesRegex(DataError, "is corrupt"):
                 Dataset.open(dataset.path)
 
-    def test_a_manifest_that_is_nested_without_end_is_damaged(self):
+    def test_a_manifest_that_is_nested_without_end_is_corrupt(self):
         path = os.path.join(self.dataset().path, MANIFEST)
         with open(path, "w") as file:
             file.write('{"a": ' + "[" * 200_000)
-        with self.assertRaisesRegex(DataError, "is damaged"):
+        with self.assertRaisesRegex(DataError, "is corrupt"):
             Dataset.open(os.path.dirname(path))
 
 

@@ -56,14 +56,14 @@ class InspectionTest(tf.test.TestCase):
             self.assertIn(expected, text)
         self.assertNotIn("\0", text)
 
-    def test_a_sample_is_spread_over_all_rows_and_damage_does_not_stop_it(self):
+    def test_a_sample_is_spread_over_all_rows_and_corrupt_rows_do_not_stop_it(self):
         dataset = Dataset.open(self.path)
         os.truncate(dataset.shard_path(2), 50)
         rows = [row for row, _ in examples(dataset, 5)]
         self.assertEqual(rows, [0, 12, 24, 36, 49])
         report = inspect(self.path, sample=50)
         self.assertEqual(report["sample"]["damaged"], 10)
-        self.assertIn("10 of them damaged", as_text(report))
+        self.assertIn("10 of them corrupt", as_text(report))
 
     def test_a_sheet_shows_the_images_it_can(self):
         dataset = Dataset.open(self.path)

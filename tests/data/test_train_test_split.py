@@ -8,7 +8,7 @@ from dc_tf.data.storage import schema
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader
 from dc_tf.data.storage.writer import DatasetWriter
-from dc_tf.data.train_test_split import held_out_rows, hold_out, measurable
+from dc_tf.data.train_test_split import held_out_rows, measurable, train_test_split
 
 
 class HoldOutTest(tf.test.TestCase):
@@ -18,7 +18,7 @@ class HoldOutTest(tf.test.TestCase):
             for i in range(20):
                 meta = {"camera": f"c{i}", "latitude": 0.5 * i}
                 writer.write(f"bytes {i}".encode(), label=i % 2, source=f"{i}.jpg", meta=meta)
-        counts = hold_out(folder / "all", folder / "train", folder / "test", every=5)
+        counts = train_test_split(folder / "all", folder / "train", folder / "test", every=5)
         self.assertEqual(counts, {"train": 16, "test": 4})
         whole, train, test = (self.rows(folder / name) for name in ("all", "train", "test"))
         self.assertCountEqual(train + test, whole)

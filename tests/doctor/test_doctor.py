@@ -103,7 +103,7 @@ class DoctorTest(tf.test.TestCase):
             warned["precision"]["detail"],
         )
 
-    def test_a_damaged_image_fails_and_says_what_to_do(self):
+    def test_a_corrupt_image_fails_and_says_what_to_do(self):
         data = runs.make_data(tempfile.mkdtemp(dir=self.folder), images=12)
         dataset = Dataset.open(data)
         with open(dataset.shard_path(0), "r+b") as file:
@@ -114,7 +114,7 @@ class DoctorTest(tf.test.TestCase):
                 f"--params_override=data.path={data}", self.one_stage(), *flags
             )
             self.assertEqual(code, 1)
-            self.assertIn("damaged", self.failed(result)[what]["detail"])
+            self.assertIn("corrupt", self.failed(result)[what]["detail"])
             self.assertNotEmpty(self.failed(result)[what]["remedy"])
 
     def one_stage(self):

@@ -20,7 +20,7 @@ def ranked(seed, n=60, ties=False):
 
 
 def slow_points(scores, hits, positives):
-    """VOC 2007 word by word, one threshold after another, in whole numbers where it can be."""
+    """VOC 2007's definition, one threshold at a time, in integers where possible."""
     total = 0.0
     for tenth in range(11):
         best = 0.0
@@ -47,12 +47,12 @@ def slow_envelope(scores, hits, positives):
 class AveragePrecisionTest(tf.test.TestCase):
     def test_closed_forms(self):
         perfect = curve([3, 2, 1, 0], [1, 1, 0, 0])
-        for figure in (area, enveloped_area, eleven_points):
-            self.assertAlmostEqual(figure(*perfect), 1.0)
+        for metric in (area, enveloped_area, eleven_points):
+            self.assertAlmostEqual(metric(*perfect), 1.0)
         # Hits at ranks 2 and 4: precision 1/2 at recall 1/2 and at recall 1.
         worst = curve([3, 2, 1, 0], [0, 1, 0, 1])
-        for figure in (area, enveloped_area, eleven_points):
-            self.assertAlmostEqual(figure(*worst), 0.5)
+        for metric in (area, enveloped_area, eleven_points):
+            self.assertAlmostEqual(metric(*worst), 0.5)
         # Hits at ranks 1 and 3: 1 up to recall 1/2 (six of the eleven points), then 2/3.
         mixed = curve([3, 2, 1], [1, 0, 1])
         self.assertAlmostEqual(area(*mixed), (1 + 2 / 3) / 2)
@@ -98,12 +98,12 @@ class AveragePrecisionTest(tf.test.TestCase):
                 point = eleven_points(*curve(scores, hits, positives))
                 self.assertAlmostEqual(point, expected)
 
-    def test_nothing_found_is_zero_and_nothing_to_find_is_no_number(self):
-        for figure in (area, enveloped_area, eleven_points):
-            self.assertEqual(figure(*curve([], [], positives=3)), 0.0)
+    def test_no_hits_give_zero_and_no_positives_give_nan(self):
+        for metric in (area, enveloped_area, eleven_points):
+            self.assertEqual(metric(*curve([], [], positives=3)), 0.0)
         self.assertTrue(np.isnan(area(*curve([1.0], [False], positives=0))))
 
-    def test_classes_leave_out_what_is_not_to_be_counted(self):
+    def test_classes_ignore_labels_that_are_neither_0_nor_1(self):
         scores, hits = ranked(0)
         labels = np.stack([hits, hits, np.zeros_like(hits)], 1).astype(np.int8)
         labels[5:9, 1] = -1

@@ -1,4 +1,4 @@
-"""Layers beside their untrained twins."""
+"""Layers compared with those of an untrained network."""
 
 import tensorflow as tf
 
@@ -6,7 +6,7 @@ from dc_tf.evaluation.comparison import advice, compare
 
 
 class ComparisonTest(tf.test.TestCase):
-    def test_layers_below_their_untrained_twins_are_named_with_figures_and_a_way_out(self):
+    def test_layers_below_those_of_an_untrained_network_are_named_with_metrics_and_advice(self):
         own = {"conv7": 0.602, "conv13": 0.31, "fc7": 0.41}
         untrained = {"conv7": 0.505, "conv13": 0.46, "fc7": 0.46}
         found = compare(own, untrained, images=2000)
@@ -25,7 +25,7 @@ class ComparisonTest(tf.test.TestCase):
         self.assertIn("conv1 (30.0 % against 50.0 %) ends below", found["advice"])
         self.assertNotIn("take conv1", found["advice"])
 
-    def test_what_chance_explains_is_not_below(self):
+    def test_a_difference_within_the_standard_error_is_not_below(self):
         own, untrained = {"fc7": 0.43}, {"fc7": 0.46}
         self.assertEqual(compare(own, untrained, images=100)["below_random_init"], [])
         self.assertEqual(compare(own, untrained, images=10_000)["below_random_init"], ["fc7"])
@@ -38,7 +38,7 @@ class ComparisonTest(tf.test.TestCase):
         self.assertIsNone(found["random_init_best_layer"])
         self.assertIsNone(found["advice"])
 
-    def test_a_network_with_one_figure_gets_a_sentence_too(self):
+    def test_a_network_with_one_metric_gets_advice_too(self):
         self.assertIsNone(advice("the model", 0.5, 0.4, images=100))
         self.assertIsNone(advice("the model", 0.1, None, images=100))
         self.assertEqual(

@@ -1,4 +1,4 @@
-"""What an evaluation costs: arithmetic at known rates, and counts against the work itself."""
+"""Cost estimates: arithmetic at known rates, and counts of parts against the actual work."""
 
 import contextlib
 import dataclasses
@@ -20,15 +20,15 @@ from dc_tf.evaluation import cost
 from dc_tf.evaluation.cost import Part, Work
 from dc_tf.evaluation.finetune import task as finetune
 from dc_tf.evaluation.finetune import train as finetune_train
-from dc_tf.evaluation.finetune.step import Tuner
+from dc_tf.evaluation.finetune.step import FineTuner
 from dc_tf.evaluation.frozen import knn, linear_probe, low_shot
 from dc_tf.evaluation.frozen.features import Extractor
 from dc_tf.evaluation.frozen.probes import Probes
 from dc_tf.evaluation.models import open_model
 from dc_tf.evaluation.retrieval import task as retrieval
 from dc_tf.evaluation.retrieval.ground_truth import images_in
-from dc_tf.evaluation.retrieval.rmac_features import Describer
-from dc_tf.evaluation.retrieval.task import read_truth
+from dc_tf.evaluation.retrieval.rmac_features import RMACExtractor
+from dc_tf.evaluation.retrieval.task import read_ground_truth
 from dc_tf.evaluation.splits import open_splits
 from dc_tf.evaluation.voc07 import classification as voc07_classification
 from dc_tf.evaluation.voc07 import detection as voc07_detection
@@ -37,7 +37,7 @@ from dc_tf.evaluation.work import steps_part
 
 
 class Machine:
-    """A clock, and work that moves it: `per_s` units a second, and some seconds for each call."""
+    """A fake clock, advanced by work of `per_s` units per second plus a fixed time per call."""
 
     def __init__(self, per_s, overhead_s=0.0, first_s=0.0):
         self.now = 0.0
@@ -60,7 +60,7 @@ class RateTest(tf.test.TestCase):
     def test_the_first_sample_which_traces_the_network_is_not_timed(self):
         self.assertAllClose(Machine(per_s=50, first_s=30).rate(), 50)
 
-    def test_what_a_call_costs_anyway_hardly_counts(self):
+    def test_the_fixed_cost_of_a_call_hardly_changes_the_rate(self):
         for per_s, overhead_s in ((1e4, 0.05), (100, 0.5), (7, 0.3)):
             self.assertAllClose(Machine(per_s, overhead_s).rate(), per_s, rtol=0.1)
         # Where it takes half of the time there is, the rate is within a factor of two.
@@ -118,7 +118,7 @@ class EstimateTest(tf.test.TestCase):
 
         self.assertAllClose(self.estimate(world=Three()), 25 / 3)
 
-    def test_durations_are_said_in_one_unit(self):
+    def test_durations_are_formatted_in_one_unit(self):
         for seconds, text in {
             0.2: "about 1 s",
             80: "about 80 s",
@@ -160,7 +160,7 @@ def counted(owner, name, units=lambda *arguments: len(arguments[0])):
 
 
 class CountsTest(tf.test.TestCase):
-    """Parts say what a task then does: counted on small data, sampled not at all."""
+    """The counts of a task's parts equal the work that the task then does on small data."""
 
     @classmethod
     def setUpClass(cls):
@@ -170,16 +170,16 @@ class CountsTest(tf.test.TestCase):
         train = write_stripes(os.path.join(cls.root, "train"), 26, seed=0)
         test = write_stripes(os.path.join(cls.root, "test"), 14, seed=1)
         cls.splits = open_splits(train, test)
-        cls.subject = open_model(write_model(os.path.join(cls.root, "model")))
+        cls.frozen = open_model(write_model(os.path.join(cls.root, "model")))
 
     def counts(self, work):
         return [part.count for part in work.parts]
 
     def test_of_features_and_the_search_of_neighbours(self):
         protocol, layers = knn.Protocol(batch_size=8), ["conv2", "fc7"]
-        images, millions = self.counts(knn.work(self.subject, *self.splits, layers, protocol))
+        images, millions = self.counts(knn.work(self.frozen, *self.splits, layers, protocol))
         with counted(Extractor, "__call__") as calls:
-            knn.evaluate(self.subject, *self.splits, layers, protocol)
+            knn.evaluate(self.frozen, *self.splits, layers, protocol)
         self.assertEqual(images, sum(calls))
         # conv2 has 4 channels in 2 x 2 cells, fc7 12 numbers.
         self.assertAllClose(millions, 26 * 14 * (4 * 4 + 12) / 1e6)
@@ -189,31 +189,31 @@ class CountsTest(tf.test.TestCase):
             protocol = linear_probe.Protocol(
                 epochs=3, batch_size=8, augment=augment, standardize=True, learning_rate=1.0
             )
-            work = linear_probe.work(self.subject, *self.splits, ["conv4"], protocol)
+            work = linear_probe.work(self.frozen, *self.splits, ["conv4"], protocol)
             images, steps = self.counts(work)
             with counted(Extractor, "__call__") as calls, counted(Probes, "step") as taken:
-                linear_probe.evaluate(self.subject, *self.splits, ["conv4"], protocol)
+                linear_probe.evaluate(self.frozen, *self.splits, ["conv4"], protocol)
             self.assertEqual(steps, len(taken))
             # Incomplete batches are left out of an epoch of new crops.
             self.assertAllClose(images, sum(calls), atol=8 if augment else 0)
 
     def test_of_fits_to_few_labels(self):
         protocol = low_shot.Protocol(shots=(1, 4), draws=3)
-        work = low_shot.work(self.subject, *self.splits, ["conv2", "fc7"], protocol)
+        work = low_shot.work(self.frozen, *self.splits, ["conv2", "fc7"], protocol)
         fitted = []
         with mock.patch.object(low_shot, "classify") as classify:
             classify.side_effect = lambda rows, labels, test, cost: (
                 fitted.append(len(rows)) or np.zeros(len(test), int)
             )
-            low_shot.evaluate(self.subject, *self.splits, ["conv2", "fc7"], protocol)
+            low_shot.evaluate(self.frozen, *self.splits, ["conv2", "fc7"], protocol)
         self.assertEqual(self.counts(work), [26 + 14, sum(fitted)])
 
     def test_of_steps_and_tests_of_fine_tuning(self):
         protocol = finetune.Protocol(epochs=2, batch_size=8, seeds=2, drops=(), init_deviation=0.1)
-        trained, tested = self.counts(finetune.work(self.subject, *self.splits, protocol))
-        with counted(Tuner, "step") as steps, counted(Tuner, "logits") as logits:
+        trained, tested = self.counts(finetune.work(self.frozen, *self.splits, protocol))
+        with counted(FineTuner, "step") as steps, counted(FineTuner, "logits") as logits:
             for seed in range(2):
-                finetune_train.fine_tune(self.subject, *self.splits, protocol, Solo(), seed)
+                finetune_train.fine_tune(self.frozen, *self.splits, protocol, Solo(), seed)
         self.assertEqual((trained, tested), (sum(steps), sum(logits)))
 
     def test_of_crops_of_a_development_kit(self):
@@ -223,21 +223,23 @@ class CountsTest(tf.test.TestCase):
         protocol = voc07_classification.Protocol(
             iterations=3, batch_size=4, crops=2, seeds=2, learning_rates=(0.1, 0.2)
         )
-        trained, tested = self.counts(voc07_classification.work(self.subject, splits, protocol))
+        trained, tested = self.counts(voc07_classification.work(self.frozen, splits, protocol))
         with (
             counted(MultiLabelNetwork, "step") as steps,
             counted(MultiLabelNetwork, "logits") as crops,
         ):
-            voc07_classification.evaluate(self.subject, splits, protocol)
+            voc07_classification.evaluate(self.frozen, splits, protocol)
         self.assertEqual((trained, tested), (sum(steps), sum(crops)))
 
     def test_of_images_that_are_searched(self):
-        truth = read_truth(write_groups(os.path.join(self.root, "groups"), range(2), 3, seed=2))
+        ground_truth = read_ground_truth(
+            write_groups(os.path.join(self.root, "groups"), range(2), 3, seed=2)
+        )
         others = images_in(write_groups(os.path.join(self.root, "others"), range(4, 7), 2, seed=1))
         protocol = retrieval.Protocol(longest_side=96, dimensions=4)
-        (images,) = self.counts(retrieval.work(self.subject, truth, others, protocol))
-        with counted(Describer, "regions", units=lambda image: 1) as regions:
-            retrieval.evaluate(self.subject, truth, others, protocol, Solo())
+        (images,) = self.counts(retrieval.work(self.frozen, ground_truth, others, protocol))
+        with counted(RMACExtractor, "regions", units=lambda image: 1) as regions:
+            retrieval.evaluate(self.frozen, ground_truth, others, protocol, Solo())
         self.assertEqual(images, sum(regions))
 
     def test_of_the_products_of_a_detector(self):
@@ -247,10 +249,10 @@ class CountsTest(tf.test.TestCase):
         protocol = voc07_detection.Protocol(head_units=16)
         side = 64
         convolutions, others = voc07_detection._products(
-            self.subject, split, protocol, side, regions=10
+            self.frozen, split, protocol, side, regions=10
         )
-        maps = self.subject.trunk.convolutions(tf.zeros([1, side, side, 3]))
-        kernels = [conv.conv.kernel for block in self.subject.trunk.blocks for conv in block]
+        maps = self.frozen.trunk.convolutions(tf.zeros([1, side, side, 3]))
+        kernels = [conv.conv.kernel for block in self.frozen.trunk.blocks for conv in block]
         # The stem adds a pixel on each side, which the count leaves out.
         expected = sum(
             int(tf.size(kernel)) * m.shape[1] * m.shape[2]
@@ -259,7 +261,7 @@ class CountsTest(tf.test.TestCase):
         self.assertAllClose(convolutions, expected, rtol=0.15)
         from dc_tf.evaluation.voc07 import detector
 
-        config = detector.task_config(self.subject, len(split.classes), protocol, side)
+        config = detector.task_config(self.frozen, len(split.classes), protocol, side)
         model = detector.task_factory.get_task(config).build_model()
         proposing, classifying = (
             sum(int(tf.size(w)) for w in head.trainable_weights if len(w.shape) > 1)
@@ -270,35 +272,37 @@ class CountsTest(tf.test.TestCase):
         self.assertAllClose(others, proposing * cells + classifying * 10, rtol=0.1)
 
     def test_a_sample_of_every_part_runs_and_leaves_the_network_as_it_was(self):
-        before = self.subject.trunk.get_weights()
+        before = self.frozen.trunk.get_weights()
         kit = devkit.draw(os.path.join(self.root, "sampled"), {"trainval": 6, "test": 4})
         voc = read_splits(kit, ("trainval", "test"))
-        truth = read_truth(write_groups(os.path.join(self.root, "few"), range(2), 2, seed=2))
-        others = truth.database
+        ground_truth = read_ground_truth(
+            write_groups(os.path.join(self.root, "few"), range(2), 2, seed=2)
+        )
+        others = ground_truth.database
         tuned = voc07_classification.Protocol(batch_size=4, tune="all")
         works = [
-            knn.work(self.subject, *self.splits, ["conv2"], knn.Protocol()),
-            linear_probe.work(self.subject, *self.splits, ["conv2"], linear_probe.Protocol()),
-            low_shot.work(self.subject, *self.splits, ["conv2"], low_shot.Protocol(shots=(1, 8))),
-            finetune.work(self.subject, *self.splits, finetune.Protocol(batch_size=8)),
-            voc07_classification.work(self.subject, voc, tuned),
+            knn.work(self.frozen, *self.splits, ["conv2"], knn.Protocol()),
+            linear_probe.work(self.frozen, *self.splits, ["conv2"], linear_probe.Protocol()),
+            low_shot.work(self.frozen, *self.splits, ["conv2"], low_shot.Protocol(shots=(1, 8))),
+            finetune.work(self.frozen, *self.splits, finetune.Protocol(batch_size=8)),
+            voc07_classification.work(self.frozen, voc, tuned),
             voc07_detection.work(
-                self.subject, *voc, voc07_detection.Protocol(train_scales=(40, 60))
+                self.frozen, *voc, voc07_detection.Protocol(train_scales=(40, 60))
             ),
-            retrieval.work(self.subject, truth, others, retrieval.Protocol(longest_side=64)),
+            retrieval.work(self.frozen, ground_truth, others, retrieval.Protocol(longest_side=64)),
         ]
         with mock.patch("dc_tf.evaluation.work.rate", return_value=16.0):
             for work in works:
                 for part in work.parts:
                     for units in (1, 3):
                         self.assertGreaterEqual(part.sample(units), units, part.name)
-        for now, then in zip(self.subject.trunk.get_weights(), before):
+        for now, then in zip(self.frozen.trunk.get_weights(), before):
             self.assertAllEqual(now, then)
 
     def test_an_image_that_cannot_be_read_is_the_same_error_as_in_the_work(self):
         train, test = self.splits
         lost = dataclasses.replace(train, rows=train.rows + 10_000)
-        work = knn.work(self.subject, lost, test, ["conv2"], knn.Protocol())
+        work = knn.work(self.frozen, lost, test, ["conv2"], knn.Protocol())
         with self.assertRaisesRegex(DataError, "is not in"):
             cost.estimate(work, 1, Solo())
 

@@ -1,4 +1,4 @@
-"""The paper's figures stand beside the paper's data sets only."""
+"""The paper's results are shown on the paper's data sets only."""
 
 import tensorflow as tf
 
@@ -9,7 +9,7 @@ from dc_tf.evaluation.paper import (
     check_setting,
     data_of,
     labelled_data,
-    linear_figures,
+    linear_results,
     retrieval_data,
     voc_data,
 )
@@ -45,16 +45,16 @@ class PaperTest(tf.test.TestCase):
         ):
             self.assertEqual(data_of("auto", facts), name, facts)
 
-    def test_a_task_asks_only_for_what_it_has_figures_of(self):
+    def test_a_task_recognises_only_data_sets_that_it_has_results_for(self):
         facts = labelled_data(205, 2_448_873, 20_500)
         self.assertEqual(data_of("auto", facts, ("imagenet",)), "")
 
-    def test_a_setting_states_what_the_data_are_or_hides_the_figures(self):
+    def test_the_setting_declares_the_data_set_or_hides_the_results(self):
         self.assertEqual(data_of("places205", labelled_data(7, 10, 10)), "places205")
         self.assertEqual(data_of("", labelled_data(1000, 1_281_167, 50_000)), "")
-        self.assertEqual(linear_figures(""), {})
+        self.assertEqual(linear_results(""), {})
 
-    def test_a_name_without_figures_is_refused(self):
+    def test_a_name_without_results_is_rejected(self):
         for make in (linear_probe.Protocol, finetune.Protocol, retrieval.Protocol):
             with self.assertRaisesRegex(ConfigError, "paper is 'mine'; use one of auto, "):
                 make(paper="mine")

@@ -143,16 +143,16 @@ class EmbedTest(tf.test.TestCase):
         self.assertEqual(np.load(os.path.join(folder, "conv2-00000-of-00001.npy")).shape[0], 20)
 
     def test_without_results_it_is_fc7_and_how_to_measure_is_said(self):
-        subject = open_model(self.model)
-        layers, reason = choose_layers(subject, os.path.join(self.root, "none"), 1)
+        frozen = open_model(self.model)
+        layers, reason = choose_layers(frozen, os.path.join(self.root, "none"), 1)
         self.assertEqual(layers, ("fc7",))
         self.assertIn(f"dc_tf evaluate --task=knn --model={self.model}", reason)
 
     def test_a_best_fc7_has_no_alternative(self):
-        subject = open_model(self.model)
-        digest = weights_digest(subject.trunk)
+        frozen = open_model(self.model)
+        digest = weights_digest(frozen.trunk)
         remember(self.model, result({"conv2": 0.2, "fc7": 0.4}, weights=digest, cells=2))
-        layers, reason = choose_layers(subject, os.path.join(self.root, "none"), 1)
+        layers, reason = choose_layers(frozen, os.path.join(self.root, "none"), 1)
         self.assertEqual(layers, ("fc7",))
         self.assertEqual(reason, "layer fc7: best k-NN top1 of 2 layers (40.0 %)")
 

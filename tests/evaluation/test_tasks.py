@@ -16,7 +16,7 @@ from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.writer import DatasetWriter
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.frozen import knn, linear_probe, low_shot
-from dc_tf.evaluation.frozen.features import Extractor, Store, extract, parse_layers
+from dc_tf.evaluation.frozen.features import Extractor, FeatureCache, extract, parse_layers
 from dc_tf.evaluation.frozen.pooling import cell_average
 from dc_tf.evaluation.models import open_model, random_init
 from dc_tf.evaluation.splits import open_splits
@@ -45,7 +45,7 @@ class TasksTest(tf.test.TestCase):
         cls.train = write_stripes(os.path.join(cls.root, "train"), 60, seed=0)
         cls.test = write_stripes(os.path.join(cls.root, "test"), 40, seed=1)
         cls.model = write_model(os.path.join(cls.root, "model"))
-        cls.subject = open_model(cls.model)
+        cls.frozen = open_model(cls.model)
 
     def splits(self):
         return open_splits(self.train, self.test)
@@ -56,33 +56,33 @@ class TasksTest(tf.test.TestCase):
 
     def test_features_are_those_of_the_network_in_the_order_of_the_rows(self):
         train, _ = self.splits()
-        extractor = Extractor(self.subject.trunk, {n: cell_average(n) for n in ("conv4", "fc7")})
+        extractor = Extractor(self.frozen.trunk, {n: cell_average(n) for n in ("conv4", "fc7")})
         images = np.concatenate(list(train.images(64, RESOLUTION, RESOLUTION)))
-        with Store() as store:
-            found = extract(extractor, self.subject, train, store, batch_size=7)
-        expected = self.subject.trunk(images)
+        with FeatureCache() as cache:
+            found = extract(extractor, self.frozen, train, cache, batch_size=7)
+        expected = self.frozen.trunk(images)
         self.assertAllClose(found["fc7"], expected["fc7"], atol=1e-5)
         self.assertAllClose(found["conv4"], np.mean(expected["conv4"], (1, 2)), atol=1e-5)
 
     def test_features_beyond_the_memory_bound_go_to_files_that_are_removed(self):
         train, _ = self.splits()
-        extractor = Extractor(self.subject.trunk, {"conv4": cell_average("conv4")})
+        extractor = Extractor(self.frozen.trunk, {"conv4": cell_average("conv4")})
         scratch = os.path.join(self.get_temp_dir(), "scratch")
-        with Store(scratch, memory_bytes=0) as store, Store() as memory:
-            found = extract(extractor, self.subject, train, store)["conv4"]
+        with FeatureCache(scratch, memory_bytes=0) as cache, FeatureCache() as memory:
+            found = extract(extractor, self.frozen, train, cache)["conv4"]
             self.assertIsInstance(found, np.memmap)
-            self.assertAllEqual(found, extract(extractor, self.subject, train, memory)["conv4"])
+            self.assertAllEqual(found, extract(extractor, self.frozen, train, memory)["conv4"])
             self.assertLen(os.listdir(scratch), 1)
         self.assertEmpty(os.listdir(scratch))
 
     def test_neighbours_find_the_stripes(self):
-        results = knn.evaluate(self.subject, *self.splits(), ["conv2", "conv4"], knn.Protocol())
+        results = knn.evaluate(self.frozen, *self.splits(), ["conv2", "conv4"], knn.Protocol())
         self.assertGreater(results["conv4"]["top1"], 0.9)
         self.assertEqual(results["conv4"]["top1"], results["conv4"]["top1_k20"])
 
     def test_few_labels_find_the_stripes(self):
         protocol = low_shot.Protocol(shots=(1, 8, 20), draws=3)
-        results = low_shot.evaluate(self.subject, *self.splits(), ["conv4"], protocol)["conv4"]
+        results = low_shot.evaluate(self.frozen, *self.splits(), ["conv4"], protocol)["conv4"]
         self.assertGreater(results["top1_s20"], 0.9)
         self.assertEqual(results["top1"], results["top1_s20"])
 
@@ -94,16 +94,16 @@ class TasksTest(tf.test.TestCase):
             for split in splits
         ]
 
-        def figures():
+        def metrics():
             with mock.patch.object(low_shot, "extract_cells", return_value=noisy):
-                return low_shot.evaluate(self.subject, *splits, ["fc7"], protocol)["fc7"]
+                return low_shot.evaluate(self.frozen, *splits, ["fc7"], protocol)["fc7"]
 
-        found = figures()
+        found = metrics()
         self.assertLess(found["top1_s1"], found["top1_s5"])
         self.assertLess(found["top1_s5"], found["top1_s30"])
         self.assertGreater(found["std_s1"], 0.0)
         self.assertEqual(found["std_s30"], 0.0)  # all images, in every draw
-        self.assertEqual(figures(), found)
+        self.assertEqual(metrics(), found)
 
     def test_fewer_shots_are_among_more_and_every_class_has_as_many(self):
         train, _ = self.splits()
@@ -128,7 +128,7 @@ class TasksTest(tf.test.TestCase):
             epochs=4, batch_size=16, standardize=True, learning_rate=2.0
         )
         for protocol in (small, augmented):
-            results = linear_probe.evaluate(self.subject, *self.splits(), ["conv3"], protocol)
+            results = linear_probe.evaluate(self.frozen, *self.splits(), ["conv3"], protocol)
             self.assertGreater(results["conv3"]["top1"], 0.9)
             self.assertLess(results["conv3"]["train_loss"], 0.6)
         self.assertLess(results["conv3"]["dimensions"], 10_000)
@@ -139,8 +139,8 @@ class TasksTest(tf.test.TestCase):
             protocol = linear_probe.Protocol(
                 epochs=2, batch_size=16, augment=augment, learning_rate=0.01, max_features=200
             )
-            both = linear_probe.evaluate(self.subject, *self.splits(), ["conv3", "fc6"], protocol)
-            alone = linear_probe.evaluate(self.subject, *self.splits(), ["conv3"], protocol)
+            both = linear_probe.evaluate(self.frozen, *self.splits(), ["conv3", "fc6"], protocol)
+            alone = linear_probe.evaluate(self.frozen, *self.splits(), ["conv3"], protocol)
             self.assertAllClose(both["conv3"], alone["conv3"], rtol=1e-4)
 
     @pytest.mark.slow
@@ -170,13 +170,13 @@ class TasksTest(tf.test.TestCase):
     def test_a_loss_that_explodes_is_reported(self):
         protocol = linear_probe.Protocol(epochs=2, augment=False, learning_rate=1e38)
         with self.assertRaisesRegex(DataError, "lower learning_rate"):
-            linear_probe.evaluate(self.subject, *self.splits(), ["conv3"], protocol)
+            linear_probe.evaluate(self.frozen, *self.splits(), ["conv3"], protocol)
 
     def test_test_labels_follow_the_names_of_the_training_classes(self):
         turned = write_stripes(os.path.join(self.root, "turned"), 40, seed=1, names=NAMES[::-1])
         train, test = open_splits(self.train, turned)
         self.assertAllEqual(test.labels[:4], [1, 0, 1, 0])
-        results = knn.evaluate(self.subject, train, test, ["conv4"], knn.Protocol())
+        results = knn.evaluate(self.frozen, train, test, ["conv4"], knn.Protocol())
         self.assertGreater(results["conv4"]["top1"], 0.9)
 
     def test_data_sets_that_cannot_be_measured_on_are_refused(self):
@@ -204,14 +204,14 @@ class TasksTest(tf.test.TestCase):
         self.assertAllEqual(train.labels, [1, 0])
 
     def test_random_init_has_the_shape_and_other_weights(self):
-        untrained = random_init(self.subject, seed=1)
-        self.assertEqual(untrained.trunk.settings, self.subject.trunk.settings)
-        self.assertNotAllClose(untrained.trunk.fc7.kernel, self.subject.trunk.fc7.kernel)
+        untrained = random_init(self.frozen, seed=1)
+        self.assertEqual(untrained.trunk.settings, self.frozen.trunk.settings)
+        self.assertNotAllClose(untrained.trunk.fc7.kernel, self.frozen.trunk.fc7.kernel)
 
     def test_bfloat16_products_give_nearly_the_same_features(self):
         rough = open_model(self.model, compute_dtype="bfloat16")
         images = np.random.default_rng(0).random((4, RESOLUTION, RESOLUTION, 3), np.float32)
-        expected, found = self.subject.trunk(images)["conv7"], rough.trunk(images)["conv7"]
+        expected, found = self.frozen.trunk(images)["conv7"], rough.trunk(images)["conv7"]
         self.assertAllClose(found, expected, atol=0.05 * np.abs(expected).max())
 
     def test_the_command_prints_a_table_and_writes_and_returns_json(self):
@@ -223,7 +223,7 @@ class TasksTest(tf.test.TestCase):
             self.assertEqual(json.load(f), result)
         self.assertEqual(list(result["layers"]), ["conv2", "fc7"])
         self.assertEqual(list(result["random_init"]), ["conv2", "fc7"])
-        self.assertEqual(result["opened"]["weights"], weights_digest(self.subject.trunk))
+        self.assertEqual(result["opened"]["weights"], weights_digest(self.frozen.trunk))
         self.assertEqual(result["opened"]["test"], Dataset.open(self.test).fingerprint())
         self.assertEqual(result["versions"]["tensorflow"], tf.__version__)
         self.assertEqual(result["top1"], result["layers"][result["best_layer"]]["top1"])

@@ -1,4 +1,4 @@
-"""Single files: the same features, without this package where that is promised."""
+"""Single-file formats have the network's features, and load without this package if documented."""
 
 import importlib.util
 import os
@@ -23,7 +23,7 @@ HAS_ONNX = all(importlib.util.find_spec(name) for name in ("tf2onnx", "onnxrunti
 
 
 def network(sobel=True):
-    """With running statistics that are not those of a new network."""
+    """A network whose running statistics differ from the initial ones."""
     trunk = VGG16(**SETTINGS, sobel=sobel, seed=3).built_at_resolution()
     trunk(images(8, seed=1), training=True)
     return trunk

@@ -13,7 +13,7 @@ RESOLUTION = 40
 
 
 def trained_like(seed=0, **settings):
-    """A small network whose weights all differ from their initial values, but keep its scale."""
+    """A small network whose weights differ from the initial ones, at the same scale."""
     settings = dict(width=1 / 16, resolution=RESOLUTION, fc=12) | settings
     trunk = VGG16(**settings, seed=seed).built_at_resolution()
     random = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""The card says what is known, and nothing that data says becomes Markdown or HTML."""
+"""The model card has all metadata, and no text from the data becomes Markdown or HTML."""
 
 import os
 import re
@@ -38,7 +38,7 @@ class ModelCardTest(tf.test.TestCase):
         with open(os.path.join(path, "README.md")) as f:
             return path, f.read()
 
-    def test_a_run_is_told_by_data_settings_figures_and_weights(self):
+    def test_a_run_is_described_by_data_settings_metrics_and_weights(self):
         data = runs.make_data(self.root, images=64)
         settings = runs.settings(data)
         settings["stages"] = [stage | {"epochs": 1} for stage in settings["stages"]]
@@ -101,7 +101,7 @@ class ModelCardTest(tf.test.TestCase):
             }
         )
         card = model_card(read_metadata(path))
-        # Code is what is indented or fenced; the rest must not hold anything live.
+        # Only indented or fenced text is code; the rest must not contain markup.
         prose = re.sub(r"```python.*?```", "", card, flags=re.DOTALL)
         prose = "\n".join(line for line in prose.splitlines() if not line.startswith("    "))
         for live in (r"(?<!\\)`", r"(?<!\\)\[", "<", r"(?<!\\)!"):

@@ -1,4 +1,4 @@
-"""What is read from a file of PyTorch, and what is refused without being run."""
+"""Reading PyTorch checkpoints: which contents are read, and which are rejected without running."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""Names and layouts of the released checkpoints, on arrays made here; needs no PyTorch."""
+"""Names and layouts of the released checkpoints, on synthetic arrays; does not need PyTorch."""
 
 import numpy as np
 import tensorflow as tf
@@ -129,7 +129,7 @@ class TorchWeightsTest(tf.test.TestCase):
             state = checkpoint() | {"features.0.weight": np.zeros(shape, np.float32)}
             self.refused(state, "'features.0.weight'", str(shape))
 
-    def test_a_network_for_another_resolution_is_told_by_fc6(self):
+    def test_a_network_for_another_resolution_is_detected_by_fc6(self):
         self.refused(
             checkpoint(), "'classifier.0.weight'", "(12, 128)", "(12, 1568)", resolution=224
         )

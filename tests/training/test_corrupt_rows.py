@@ -1,4 +1,4 @@
-"""Training on a data set with damaged rows: it goes on, counts them, and ends where it would."""
+"""Training on a data set with corrupt rows: it goes on, counts them, and ends where it would."""
 
 import os
 import shutil
@@ -13,10 +13,10 @@ import workers
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import DataError
 from dc_tf.run_dir import RunDir
-from dc_tf.training.corrupt_rows import damaged_rows
+from dc_tf.training.corrupt_rows import corrupt_rows
 from dc_tf.training.metrics import read
 
-DAMAGED = [10, 11, 77]  # of 128
+CORRUPT = [10, 11, 77]  # of 128
 
 
 class Found:
@@ -33,21 +33,21 @@ class Found:
 
 def _together(cluster, *found):
     try:
-        return damaged_rows(Found(*found[cluster.rank]), cluster.world)
+        return corrupt_rows(Found(*found[cluster.rank]), cluster.world)
     except DataError as error:
         return str(error)
 
 
-class DamageTest(tf.test.TestCase):
+class CorruptRowsTest(tf.test.TestCase):
     def setUp(self):
         super().setUp()
         self.folder = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, self.folder)
 
-    def data_with_damage(self):
+    def data_with_corrupt_rows(self):
         path = runs.make_data(self.folder)
         dataset = Dataset.open(path)
-        shards, entries = dataset.locate(DAMAGED)
+        shards, entries = dataset.locate(CORRUPT)
         for shard, (offset, length, _) in zip(shards, entries):
             with open(dataset.shard_path(shard), "r+b") as file:
                 file.seek(offset + length // 2)
@@ -60,11 +60,11 @@ class DamageTest(tf.test.TestCase):
         for rows in workers.on_cluster(2, _together, (), ()):
             self.assertEmpty(rows)
         for error in workers.on_cluster(2, _together, (1, 2, 3), (4, 5, 6)):
-            self.assertRegex(error, "6 rows are damaged.*max_bad_share allows 5")
+            self.assertRegex(error, "6 rows are corrupt.*max_bad_share allows 5")
 
     @pytest.mark.slow
-    def test_a_run_counts_damaged_rows_and_resumes_as_one_that_was_not_stopped(self):
-        settings = runs.settings(self.data_with_damage())
+    def test_a_run_counts_corrupt_rows_and_resumes_as_one_that_was_not_stopped(self):
+        settings = runs.settings(self.data_with_corrupt_rows())
         settings["data"]["max_bad_share"] = 0.05
         ends, folders = [], [os.path.join(self.folder, name) for name in ("whole", "parts")]
         for folder, stops in zip(folders, ([], [("train", 11)])):
@@ -74,13 +74,13 @@ class DamageTest(tf.test.TestCase):
         self.assertEqual(ends[0].keys(), ends[1].keys())
         for name, value in ends[0].items():
             self.assertAllEqual(ends[1][name], value, name)
-        self.assertEqual(result["damaged_rows"], len(DAMAGED))
+        self.assertEqual(result["damaged_rows"], len(CORRUPT))
         lines = [line for line in read(RunDir(folders[0]).metrics) if line["event"] == "data"]
-        self.assertEqual(lines[-1]["damaged_rows"], len(DAMAGED))
-        self.assertEqual(lines[-1]["damaged_share"], len(DAMAGED) / 128)
+        self.assertEqual(lines[-1]["damaged_rows"], len(CORRUPT))
+        self.assertEqual(lines[-1]["damaged_share"], len(CORRUPT) / 128)
 
-    def test_without_a_share_the_first_damaged_row_ends_the_run(self):
-        settings = runs.settings(self.data_with_damage())
+    def test_without_a_share_the_first_corrupt_row_ends_the_run(self):
+        settings = runs.settings(self.data_with_corrupt_rows())
         settings["data"]["max_bad_share"] = 0
         workdir = os.path.join(self.folder, "run")
         with self.assertRaisesRegex(Exception, "shard-00000.*offset.*checksum.*--verify"):

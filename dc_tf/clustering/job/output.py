@@ -189,6 +189,31 @@ class KMeansDir:
             atomic.write_text(self.about, json.dumps(about, indent=1) + "\n")
             remove_tree(self._unfinished)
 
+    def read(self):
+        """The finished clustering, as a KMeansResult with the assignments of all rows.
+
+        Raises:
+            DataError: it is not finished, or damaged.
+        """
+        from dc_tf.clustering.lloyd import KMeansResult  # brings TensorFlow
+
+        try:
+            about = read_json(self.about)
+            centroids, assignments = np.load(self.centroids), np.load(self.assignments)
+            return KMeansResult(
+                centroids=centroids,
+                assignments=assignments,
+                counts=np.bincount(assignments, minlength=len(centroids)),
+                objective=about["objective"],
+                iterations=about["result"]["iterations"],
+                reseeded=about["reseeded"],
+                exchanged_bytes=about["exchanged_bytes_per_iteration"],
+                backend=about["result"]["backend"],
+                precision=about["result"]["precision"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{self.path} has no whole clustering: {error}") from error
+
     def _settings_before(self):
         """Settings of the clustering in the folder, finished or not; None if there is none."""
         if not os.path.exists(self.about):

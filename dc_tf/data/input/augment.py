@@ -1,11 +1,10 @@
-"""From encoded bytes to a square image, as stateless ops: the same seed gives the same pixels.
+"""Decodes, crops, flips and rotates images with stateless ops: equal seeds give equal pixels.
 
     image = random_resized_crop(encoded, 224, seed=(7, 3))
     image = rotate(image, quarter_turns=1)
 
-The order matters, because the rotation is a label: crop, flip, then rotate. All run on the CPU, on
-one image, inside `tf.data.Dataset.map`. Resizing is bilinear and antialiased: a large photograph
-made small keeps its edges instead of turning them into noise.
+The rotation is a label, so it comes last: crop, flip, rotate. All functions process one image on
+the CPU, inside `tf.data.Dataset.map`. Resizing is bilinear and antialiased.
 """
 
 import math
@@ -16,24 +15,25 @@ _TRIES = 10
 
 
 def random_resized_crop(encoded, size, seed, min_area=0.08, max_ratio=4 / 3, flip=True):
-    """Cuts a random part of random shape, resizes it to a square and mirrors it half of the time.
+    """Crops a random window, resizes it to a square and flips it with probability 1/2.
 
-    The part's area is uniform in [min_area, 1] of the image's, its width / height log-uniform in
-    [1 / max_ratio, max_ratio], its place uniform. Of ten tries the first that fits is taken; if
-    none fits, the largest centred part of an allowed shape. Of a JPEG only the part is decoded.
+    The window's share of the image area is uniform in [min_area, 1], its width / height log-uniform
+    in [1 / max_ratio, max_ratio], its position uniform. The first of ten draws that fits is used;
+    if none fits, the largest centred window of an allowed shape. Only the window of a JPEG is
+    decoded.
 
     Args:
         encoded: () string, a JPEG or PNG.
         size: int, side of the result in pixels.
         seed: (2,) int32 or int64.
-        min_area: smallest share of the image's area, in (0, 1].
+        min_area: smallest fraction of the image's area, in (0, 1].
         max_ratio: largest width / height, at least 1.
-        flip: whether to mirror.
+        flip: whether to flip horizontally at random.
 
     Returns:
         (size, size, 3) float32 in [0, 1].
 
-    Reference: Szegedy et al. 2015, section 6, with the fallback that is in common use.
+    Reference: Szegedy et al. 2015, section 6, with the usual fallback to a centred window.
     """
     uniform = tf.random.stateless_uniform([2 * _TRIES + 3], seed, alg="philox")
 
@@ -47,7 +47,7 @@ def random_resized_crop(encoded, size, seed, min_area=0.08, max_ratio=4 / 3, fli
 
 
 def random_window(height, width, uniform, min_area, max_ratio):
-    """Chooses the part of an image that `random_resized_crop` keeps.
+    """Chooses the window that `random_resized_crop` cuts.
 
     Args:
         height: () int32, pixels.
@@ -64,7 +64,7 @@ def random_window(height, width, uniform, min_area, max_ratio):
     ratio = tf.exp((2 * uniform[_TRIES : 2 * _TRIES] - 1) * math.log(max_ratio))
     heights, widths = tf.round(tf.sqrt(area / ratio)), tf.round(tf.sqrt(area * ratio))
     fits = (heights >= 1) & (widths >= 1) & (heights <= height) & (widths <= width)
-    # The fallback stands behind the tries, so that the first that fits is always there.
+    # The fallback follows the draws as one that always fits.
     fallback_height = tf.minimum(height, tf.round(width * max_ratio))
     fallback_width = tf.minimum(width, tf.round(height * max_ratio))
     first = tf.argmax(tf.concat([fits, [True]], 0), output_type=tf.int32)
@@ -82,7 +82,7 @@ def center_crop(encoded, size, short_side):
     Args:
         encoded: () string, a JPEG or PNG.
         size: int, side of the result in pixels, at most `short_side`.
-        short_side: int, length in pixels that the short side is brought to.
+        short_side: int, length in pixels of the short side after resizing.
 
     Returns:
         (size, size, 3) float32 in [0, 1].
@@ -91,12 +91,12 @@ def center_crop(encoded, size, short_side):
     shape = tf.cast(tf.shape(image)[:2], tf.float32)
     resized = tf.round(shape * (short_side / tf.reduce_min(shape)))
     offset = tf.floor((resized - size) / 2)
-    # One op scales all and computes only what is kept.
+    # One op scales the image and computes only the cropped pixels.
     return _scale(image, size, scale=resized / shape, offset=offset)
 
 
 def rotate(image, quarter_turns):
-    """Turns a square image counter-clockwise.
+    """Rotates a square image counter-clockwise.
 
     Args:
         image: (size, size, channels), any type.
@@ -114,7 +114,7 @@ def rotate(image, quarter_turns):
 
 
 def _decode_window(encoded, choose):
-    """Decodes the part that `choose(height, width)` -> (top, left, height, width) names."""
+    """Decodes the window (top, left, height, width) that `choose(height, width)` returns."""
 
     def from_jpeg():
         shape = tf.io.extract_jpeg_shape(encoded)
@@ -143,14 +143,14 @@ def _scale(image, size, scale, offset):
     turned = tf.transpose(tall, [1, 0, 2])
     scaled = _scale_rows(turned, size, scale[1], offset[1])
     scaled = tf.transpose(tf.reshape(scaled, [size, size, 3]), [1, 0, 2])
-    # The weights of a pixel's neighbours may add up to a rounding error more than 1.
+    # The weights of a pixel's neighbours may exceed a sum of 1 by a rounding error.
     return tf.minimum(scaled / 255.0, 1.0)
 
 
 def _scale_rows(image, size, scale, offset):
-    """Scales and cuts the height alone; (1, size, 1, width * channels) float32."""
-    # A row goes in as the channels of one pixel. Those the op adds as vectors, so that both
-    # directions, one after the other, take less than half the time of one call for both.
+    """Scales and crops the height alone; (1, size, 1, width * channels) float32."""
+    # A row is passed as the channels of one pixel, which the op adds as vectors: the two directions
+    # one after the other take less than half the time of one call for both.
     return tf.raw_ops.ScaleAndTranslate(
         images=tf.reshape(image, [1, tf.shape(image)[0], 1, -1]),
         size=[size, 1],

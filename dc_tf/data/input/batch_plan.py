@@ -1,4 +1,4 @@
-"""How a global batch is made up, and which worker holds which part of it."""
+"""Composition of the global batch and its partition over workers."""
 
 import dataclasses
 
@@ -7,15 +7,15 @@ from dc_tf.distributed.topology import Topology
 
 @dataclasses.dataclass(frozen=True)
 class BatchPlan:
-    """How a global batch is made up and who holds which part of it.
+    """Composition of the global batch and its partition over workers.
 
     Super-class s = cluster * rotations + rotation; every super-class has the same number of images
     in every batch.
 
     Attributes:
         clusters, rotations: m and R; S = m * R super-classes.
-        batch_size: images of one step over all workers.
-        together: the R rotations of an image are in the same batch (one cluster only).
+        batch_size: images per step over all workers.
+        together: whether the R rotations of an image are in the same batch (one cluster only).
         topology: which worker serves which super-classes.
 
     Raises:
@@ -43,9 +43,9 @@ class BatchPlan:
 
     @property
     def per_worker(self) -> int:
-        """Images of one worker in one step: one equal part for each super-class it serves."""
+        """Images per worker and step, divided equally among the super-classes that it serves."""
         return self.batch_size // self.topology.workers
 
     def steps(self, rows: int) -> int:
-        """Steps of an epoch, which sees about `rows` images in total; at least 1."""
+        """Steps per epoch of about `rows` images; at least 1."""
         return max(1, rows // self.batch_size)

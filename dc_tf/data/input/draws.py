@@ -1,4 +1,4 @@
-"""Which images a worker sees, with what it learns of each."""
+"""The sampler's draws: image, rotation, labels and augmentation seed of each."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,14 @@ import numpy as np
 
 
 class Draws(NamedTuple):
-    """What one worker sees in one epoch of pre-training, in order; arrays of equal length n.
+    """One worker's images of a pre-training epoch, in order; arrays of equal length n.
 
     Attributes:
         row: (n,) int64 row ids.
         rotation: (n,) int32 quarter turns, counter-clockwise.
         super_id: (n,) int32 super-class.
-        sub_id: (n,) int32 sub-class inside it.
-        seed: (n, 2) int32 seeds of the augmentation.
+        sub_id: (n,) int32 sub-class within the super-class.
+        seed: (n, 2) int32 augmentation seeds.
     """
 
     row: np.ndarray

@@ -4,9 +4,9 @@
     for batch in batches:          # image (48, 224, 224, 3), super_id (48,), sub_id (48,)
         ...
 
-Records are read a batch at a time, decoded in parallel and delivered in order: step t gives the
-same images to the bit whatever the number of threads and wherever the run was resumed. Damaged
-rows make no difference to that: see `storage.fallback_rows`.
+Records are read a batch at a time, decoded in parallel and delivered in order: the images of step t
+are bitwise equal for any number of threads and after any resume, also with corrupt rows (see
+`storage.fallback_rows`).
 """
 
 import numpy as np
@@ -16,15 +16,15 @@ from dc_tf.data.input import augment
 from dc_tf.data.storage import schema
 from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.processes import cores
-from dc_tf.data.storage.reader import DamagedRow
+from dc_tf.data.storage.reader import CorruptRow
 from dc_tf.errors import ConfigError, DataError
 
 _READS_AHEAD = 2
-# Branches are TensorFlow's own already, and to look for others takes a third of an epoch's start.
-_as_it_stands = tf.autograph.experimental.do_not_convert
+# Control flow uses TensorFlow ops already; AutoGraph takes a third of an epoch's start-up time.
+_without_autograph = tf.autograph.experimental.do_not_convert
 
 
-@_as_it_stands
+@_without_autograph
 def training_batches(
     reader,
     draws,
@@ -40,26 +40,26 @@ def training_batches(
     """Augmented, rotated images with their labels, for one epoch of one worker.
 
     Args:
-        reader: RowReader, where a damaged row is an error, or FallbackRows.
+        reader: RowReader, where a corrupt row is an error, or FallbackRows.
         draws: Draws, or another NamedTuple of arrays with row, rotation and seed; its other columns
-            are labels. What does not fill a last batch is left out.
-        batch_size: int, images a step.
+            are labels. Draws beyond the last full batch are dropped.
+        batch_size: int, images per step.
         size: int, side of the images in pixels.
         min_area: of the random crop, see `augment.random_resized_crop`.
         max_ratio: of the random crop.
-        flip: whether to mirror half of the images.
-        start_step: int, steps to skip; they are neither read nor decoded.
+        flip: whether to flip half of the images.
+        start_step: int, steps to skip without reading or decoding.
         threads: int, threads that decode; None for one a core.
         prefetch: int, batches kept ready.
 
     Returns:
         tf.data.Dataset of dict: image (batch, size, size, 3) float32 in [0, 1], and each column of
         labels, for Draws super_id (batch,) int32 and sub_id (batch,) int32. Iterating raises a
-        TensorFlow error that names row, shard and offset where an image cannot be read, or too many
-        are damaged (`FallbackRows`); `reader.data_errors` makes it a DataError.
+        TensorFlow error that names row, shard and offset if an image cannot be read or too many
+        are corrupt (`FallbackRows`); `reader.data_errors` converts it to a DataError.
 
     Raises:
-        ConfigError: no full batch, or draws of unequal lengths.
+        ConfigError: there is no full batch, or the draws differ in length.
     """
     _check_draws(draws, batch_size)
     steps = len(draws.row) // batch_size
@@ -78,16 +78,16 @@ def training_batches(
     return with_options(batches.map(fix_shapes).prefetch(prefetch), threads)
 
 
-@_as_it_stands
+@_without_autograph
 def evaluation_batches(reader, row_ids, batch_size, size, short_side, threads=None, prefetch=2):
-    """Images as they are, centre-cropped, in order; the last batch may be short.
+    """Centre-cropped images without augmentation, in order; the last batch may be smaller.
 
     Args:
-        reader: RowReader, where a damaged row is an error, or FallbackRows.
+        reader: RowReader, where a corrupt row is an error, or FallbackRows.
         row_ids: (n,) integers.
-        batch_size: int, most images in a batch.
+        batch_size: int, largest number of images per batch.
         size: int, side of the images in pixels.
-        short_side: int, length in pixels that the short side is brought to before the crop.
+        short_side: int, length in pixels of the short side after resizing, before the crop.
         threads: int, threads that decode; None for one a core.
         prefetch: int, batches kept ready.
 
@@ -113,13 +113,13 @@ def evaluation_batches(reader, row_ids, batch_size, size, short_side, threads=No
 
 
 def with_options(dataset, threads=None):
-    """How a pipeline of one worker runs: in order, and on the threads that it was given."""
+    """Sets the options of one worker's pipeline: deterministic order, own thread pool."""
     options = tf.data.Options()
     options.deterministic = True
-    # Each worker makes its own batches already.
+    # Each worker builds its own batches already.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    # An iterator that goes away waits for the thread that tunes it, which may sleep up to a minute
-    # without hearing that it is to end, and all workers with it.
+    # Destroying an iterator waits for its autotune thread, which may sleep for up to a minute; all
+    # workers would wait with it.
     options.autotune.enabled = False
     if threads is not None:
         options.threading.private_threadpool_size = threads
@@ -127,19 +127,19 @@ def with_options(dataset, threads=None):
 
 
 def _batches(reader, columns, batch_size, prepare, span, threads):
-    """Reads, prepares image by image, and batches; what fails is filled in by a stand-in.
+    """Reads, prepares and batches images; images that fail are replaced by fallback rows.
 
     Args:
-        reader: RowReader, where a damaged row is an error, or FallbackRows.
-        columns: dict of name to (n, ...) array, among them `row`. They stay in NumPy, so an epoch
-            of any length costs the graph nothing.
+        reader: RowReader, where a corrupt row is an error, or FallbackRows.
+        columns: dict of name to (n, ...) array, including `row`. They stay in NumPy, so the graph
+            does not grow with the epoch.
         batch_size: int.
         prepare: function of one item (dict of columns and `encoded`) to a dict without `encoded`.
         span: (first step, step to stop before).
         threads: int or None.
 
     Returns:
-        tf.data.Dataset of dict, one a step, in order.
+        tf.data.Dataset of dict, one per step, in order.
     """
     first, stop = span
     calls = threads or cores()
@@ -148,8 +148,8 @@ def _batches(reader, columns, batch_size, prepare, span, threads):
     batches = tf.data.Dataset.range(first, stop).map(_slicer(columns, batch_size))
     batches = batches.map(_reading(reader), num_parallel_calls=_READS_AHEAD, deterministic=True)
     items = batches.unbatch().map(prepare, num_parallel_calls=calls, deterministic=True)
-    # A failure inside TensorFlow cannot say which image it was. So failures are dropped here, and
-    # the gaps that they leave in `place` are filled below.
+    # A TensorFlow error does not identify its image. So errors are dropped here, and the gaps that
+    # they leave in `place` are filled below.
     whole = items.ignore_errors().batch(batch_size)
     span = first * batch_size, min(stop * batch_size, len(rows))
     prepare_place = _preparing(reader, columns, prepare)
@@ -160,14 +160,13 @@ def _fill_gaps(batches, span, batch_size, prepare_place):
     """Completes batches from which items are missing.
 
     Args:
-        batches: tf.data.Dataset of dict of (b, ...) tensors, among them `place`, ascending.
-        span: (first, stop), the places that there should be.
-        batch_size: int, most items in a batch.
-        prepare_place: function of a place to the item that belongs there.
+        batches: tf.data.Dataset of dict of (b, ...) tensors, including `place`, ascending.
+        span: (first, stop), the range of expected places.
+        batch_size: int, largest number of items per batch.
+        prepare_place: function of a place to its item.
 
     Returns:
-        tf.data.Dataset of dict without `place`, in order. A batch from which nothing was missing
-        passes as it is.
+        tf.data.Dataset of dict without `place`, in order. Complete batches pass unchanged.
     """
     first, stop = (np.int64(place) for place in span)
     spec = batches.element_spec
@@ -187,7 +186,7 @@ def _fill_gaps(batches, span, batch_size, prepare_place):
 
     def filled(places, batch):
         types = [spec[name].dtype for name in spec]
-        # In NumPy, since this is rare and in a graph would have to be traced for each epoch.
+        # In NumPy: gaps are rare, and a graph would be traced again in each epoch.
         parts = tf.numpy_function(fill, [places, *(batch[name] for name in spec)], types)
         for part, name in zip(parts, spec, strict=True):
             part.set_shape(spec[name].shape)
@@ -204,7 +203,7 @@ def _fill_gaps(batches, span, batch_size, prepare_place):
         ]
         return [np.stack([item[name] for item in items]) for name in spec]
 
-    # One batch more, an empty one, shows what is missing at the end.
+    # An empty batch at the end reveals the items missing after the last batch.
     empty = tf.nest.map_structure(_empty_like, spec)
     batches = batches.concatenate(tf.data.Dataset.from_tensors(empty))
     batches = batches.scan(first, begin_and_end).flat_map(pieces)
@@ -212,7 +211,7 @@ def _fill_gaps(batches, span, batch_size, prepare_place):
 
 
 def _preparing(reader, columns, prepare):
-    """A function of a place to the prepared item there, from its row's image or the stand-in's."""
+    """A function of a place to its prepared item, from its row's image or the fallback row's."""
 
     rows = reader if isinstance(reader, FallbackRows) else FallbackRows(reader, max_share=0.0)
 
@@ -224,15 +223,15 @@ def _preparing(reader, columns, prepare):
             return prepare({"encoded": image, **item})
         except tf.errors.OpError as error:
             raise DataError(
-                f"The image of {reader.dataset.describe(row)}, or what stands in for it, cannot "
-                f"be prepared, although it can be decoded: {error.message.splitlines()[0]}"
+                f"the image of {reader.dataset.describe(row)}, or of its fallback row, can be "
+                f"decoded but not prepared: {error.message.splitlines()[0]}"
             ) from error
 
     return prepare_place
 
 
 def _slicer(columns, batch_size):
-    """A function of a step to the dict of that step's part of each column."""
+    """A function of a step to the dict of that step's slice of each column."""
     names = list(columns)
 
     def cut(step):
@@ -250,17 +249,17 @@ def _slicer(columns, batch_size):
 
 
 def _reading(reader):
-    """A function that adds `encoded` to a batch of columns; empty where the record is damaged."""
+    """A function that adds `encoded` to a batch of columns; empty for corrupt records."""
 
-    def read_undamaged(row_ids):
+    def read_good(row_ids):
         try:
             records = reader.read(row_ids)
-        except DamagedRow:
-            records = reader.read(row_ids, damaged=b"")
-        return np.array(records, object)  # TensorFlow takes a list for many results
+        except CorruptRow:
+            records = reader.read(row_ids, corrupt=b"")
+        return np.array(records, object)  # TensorFlow would take a list for several results
 
     def add_encoded(columns):
-        records = tf.numpy_function(read_undamaged, [columns["row"]], tf.string, stateful=False)
+        records = tf.numpy_function(read_good, [columns["row"]], tf.string, stateful=False)
         records = tf.ensure_shape(records, columns["row"].shape)
         return {"encoded": schema.parse_images(records, reader.dataset.features), **columns}
 
@@ -278,9 +277,11 @@ def _fix_batch(tensor, batch_size):
 def _check_draws(draws, batch_size):
     lengths = {name: len(array) for name, array in draws._asdict().items()}
     if len(set(lengths.values())) != 1:
-        raise ConfigError(f"The arrays of the draws differ in length: {lengths}.")
+        raise ConfigError(
+            f"the arrays of the draws differ in length: {lengths}; give equal lengths."
+        )
     if len(draws.row) < batch_size:
         raise ConfigError(
-            f"A batch of {batch_size} needs as many draws, but this worker's epoch has "
+            f"a batch of {batch_size} needs as many draws, but this worker's epoch has "
             f"{len(draws.row)}; use a smaller batch, fewer workers or more images."
         )

@@ -1,7 +1,7 @@
-"""Which images each super-class sees in an epoch: a pure function of the assignments and seeds.
+"""Draws the images of each super-class in an epoch, as a pure function of assignments and seeds.
 
 All workers compute the same epoch and take their own part of it, so the global batch of step t is
-the same set of (image, rotation, augmentation seed) on any number of workers.
+the same set of (image, rotation, augmentation seed) for any number of workers.
 
     sampler = Sampler(dataset.rows, plan, assignments.cluster, assignments.sub, seed=0, stage=1)
     draws = sampler.epoch(7, rank=3)     # this worker's images of epoch 7, in order of its steps
@@ -20,10 +20,10 @@ class Sampler:
     Args:
         rows: N.
         plan: BatchPlan.
-        cluster: (N,) integer cluster of each row, or None where there is only one.
-        sub: (N,) integer sub-cluster of each row inside its cluster, or None without them.
+        cluster: (N,) integer cluster of each row, or None for a single cluster.
+        sub: (N,) integer sub-cluster of each row within its cluster, or None without sub-clusters.
         seed: of the experiment.
-        stage: index of the stage, so that stages differ.
+        stage: index of the stage; stages draw differently.
     """
 
     def __init__(self, rows, plan, cluster=None, sub=None, seed=0, stage=0):
@@ -35,13 +35,13 @@ class Sampler:
 
     @property
     def steps(self) -> int:
-        """Steps in an epoch."""
+        """Steps per epoch."""
         return self._plan.steps(self._rows)
 
     def epoch(self, epoch: int, rank: int) -> Draws:
-        """What worker `rank` sees in epoch `epoch` of the stage, step after step.
+        """The draws of worker `rank` in epoch `epoch` of the stage, step by step.
 
-        Inside a step come the super-classes that it serves, each with `plan.per_served` images.
+        Within a step they are grouped by served super-class, `plan.per_served` images each.
 
         Raises:
             DataError: a cluster has no images.
@@ -49,13 +49,13 @@ class Sampler:
         served = self._plan.topology.served(rank)
         parts = [self._super_class(epoch, s, rank) for s in served]
         # Each part is (steps, per_served, ...); a step holds its rows of all parts.
-        return Draws(*(self._interleave(columns) for columns in zip(*parts)))
+        return Draws(*(self._interleave(columns) for columns in zip(*parts, strict=True)))
 
     def _super_class(self, epoch, super_class, rank) -> Draws:
         """The part of worker `rank` in the epoch of one super-class."""
         plan = self._plan
         cluster, rotation = divmod(super_class, plan.rotations)
-        # The rotations of an image come together by drawing, and cropping, the same.
+        # With `together`, all rotations share the draws and the crops of the cluster.
         stream = (epoch, cluster, 0 if plan.together else rotation)
         rows, sub = self._rows_of(cluster, stream)
         positions = np.arange(len(rows)).reshape(self.steps, plan.per_super_class)
@@ -70,7 +70,7 @@ class Sampler:
         )
 
     def _rows_of(self, cluster, stream):
-        """(n,) int64 rows and (n,) their sub-clusters: one epoch of one super-class, in order."""
+        """(n,) int64 rows and (n,) sub-clusters of one super-class's epoch, in order."""
         if self._cluster is None:
             members = np.arange(self._rows, dtype=np.int64)
         else:
@@ -93,13 +93,13 @@ class Sampler:
 
 
 def draw_uniformly(sub_ids, size, random) -> np.ndarray:
-    """Positions in `sub_ids`, uniform over the clusters that occur in it.
+    """Draws positions in `sub_ids`, uniform over the non-empty clusters.
 
-    Each of the c non-empty clusters gives ceil(size / c) draws, without replacement if it is large
-    enough, else with; these are shuffled and cut to `size`.
+    Each of the c non-empty clusters gives ceil(size / c) draws, without replacement if it has that
+    many rows and with replacement otherwise; the draws are shuffled and cut to `size`.
 
     Args:
-        sub_ids: (n,) integer cluster of each row, from 0 on; 1 <= n < 2**32.
+        sub_ids: (n,) non-negative integer cluster of each row; 1 <= n < 2**32.
         size: number of draws.
         random: np.random.Generator.
 
@@ -123,14 +123,14 @@ def draw_uniformly(sub_ids, size, random) -> np.ndarray:
 
 
 def draws_per_cluster(size, clusters) -> int:
-    """How often each of the non-empty clusters is drawn from, to make `size` draws in total."""
+    """Draws per non-empty cluster that make at least `size` draws in total."""
     return -(-size // clusters)
 
 
 def _grouped(sub_ids, shuffled) -> np.ndarray:
-    """`shuffled` (n,) uint32 positions in `sub_ids`, cluster after cluster, else in their order."""
-    # Cluster and place as one number, sorted in place: at tens of millions of rows a stable argsort
-    # takes nearly twice the time and more memory.
+    """`shuffled` (n,) uint32 positions in `sub_ids`, stably sorted by cluster."""
+    # Cluster and position as one integer, sorted in place: at tens of millions of rows a stable
+    # argsort takes nearly twice the time and more memory.
     keys = sub_ids[shuffled].astype(np.uint64)
     keys <<= 32
     keys |= np.arange(len(keys), dtype=np.uint32)
@@ -141,10 +141,10 @@ def _grouped(sub_ids, shuffled) -> np.ndarray:
 
 
 def augmentation_seeds(seed, rows, positions) -> np.ndarray:
-    """(n, 2) int32 seeds, a hash of `seed`, the row and its place in the epoch.
+    """(n, 2) int32 seeds, a hash of `seed`, the row and its position in the epoch.
 
-    The place is in it because an image of a small cluster comes several times in one epoch, and
-    should look different each time.
+    The position is included so that repeated draws of an image in one epoch are augmented
+    differently.
     """
     hashed = mix(mix(np.uint64(seed) + rows.astype(np.uint64)) + positions.astype(np.uint64))
     return hashed.view(np.int32).reshape(-1, 2)

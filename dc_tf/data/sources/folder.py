@@ -27,8 +27,8 @@ class FolderSource:
         self.class_names = sorted(names - {None}) or None
         if labels_from_folders and not self.class_names:
             raise ConfigError(
-                f"labels_from_folders is set, but {folder} has no sub-folders with files; leave it "
-                f"out, or put the images of each class into a folder of its own."
+                f"labels_from_folders is set, but {folder} has no sub-folders with files; "
+                f"unset it, or put the images of each class into a folder of its own."
             )
         self.identity = {"files": self.total, "list": digest.hexdigest()}
 
@@ -44,14 +44,14 @@ class FolderSource:
 def walk(folder, skip=None):
     """Lists the files below a folder in the order of their relative paths.
 
-    Links to folders are followed, each folder once. Holds one folder's entries of each level.
+    Follows links to folders; visits each folder once. Memory holds one folder listing per level.
 
     Args:
         folder: str.
-        skip: str, a folder that is left out.
+        skip: str, a folder to leave out.
 
     Yields:
-        (relative path, reason not to try it or None).
+        (relative path, reason to skip it or None).
     """
     seen = set()
     stack = [("", _enter(folder, "", skip, seen))]
@@ -70,14 +70,14 @@ def walk(folder, skip=None):
 def _enter(root, parent, skip, seen):
     """Yields (name, fault) in the folder `parent` of `root`; names of folders end with a slash.
 
-    With its slash, a folder sorts to where the paths inside it belong.
+    The slash sorts a folder to the position of the paths inside it.
     """
     folder = os.path.join(root, parent)
     if skip is not None and same_place(folder, skip):
         return
     if is_local(root):
         real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder that was visited, or to one above itself
+        if real in seen:  # a link to a visited folder or to a parent
             return
         seen.add(real)
     try:

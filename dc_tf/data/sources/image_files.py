@@ -1,10 +1,10 @@
-"""One image file made clean, or the reason why it cannot be: no TensorFlow, so a pool starts fast.
+"""Normalizes an image file to an upright RGB JPEG or PNG, or states why it cannot be used.
 
     encoded, reason, digest = clean("/photos/dog.tif", Rules(max_short_side=256))
 
-The result is an upright RGB JPEG or PNG. What an EXIF tag says about turning is done to the
-pixels, since the rotation of an image is what the network is to learn. A file that is that already
-is passed through unchanged.
+The EXIF orientation is applied to the pixels, since the network learns to predict rotations. A file
+that already has the target form is copied unchanged. Does not import TensorFlow, so that process
+pools start fast.
 """
 
 import dataclasses
@@ -26,15 +26,15 @@ _ORIENTATION = 0x0112  # EXIF tag; 1 or absent: upright
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What `clean` makes.
+    """Settings of `clean`.
 
     Attributes:
         format: "jpeg", "png", or "keep": PNG stays PNG, everything else becomes JPEG.
-        max_short_side: pixels; longer short sides are made this long. None: no bound.
-        max_pixels: most pixels that a header may announce; checked before anything is decoded.
-        quality: of the JPEGs that are written, 1-95.
-        digest: whether to digest the pixels, to find duplicates by.
-        drop_blank: whether an image of a single colour is refused.
+        max_short_side: pixels; longer short sides are downscaled to it. None: no limit.
+        max_pixels: largest number of pixels in a header; checked before decoding.
+        quality: JPEG quality of re-encoded images, 1-95.
+        digest: whether to digest the pixels, to detect duplicates.
+        drop_blank: whether to reject an image of a single colour.
     """
 
     format: str = "keep"
@@ -46,13 +46,13 @@ class Rules:
 
 
 class Cleaned(typing.NamedTuple):
-    """What came of an image file.
+    """Result of `clean`.
 
     Attributes:
-        encoded: bytes of a JPEG or PNG; None where there is a reason.
-        reason: str, why there is none, or None.
-        digest: 16 bytes, the same for images of the same size and pixels after all that was done
-            to them; empty where it was not asked for.
+        encoded: bytes of a JPEG or PNG; None if the file was rejected.
+        reason: str, why the file was rejected, or None.
+        digest: 16 bytes, equal for equal sizes and pixels after conversion; empty unless
+            `Rules.digest` is set.
     """
 
     encoded: bytes | None
@@ -60,16 +60,16 @@ class Cleaned(typing.NamedTuple):
     digest: bytes = b""
 
 
-def silence():
-    """Sends what C decoders print about bad files nowhere; for the processes of a pool."""
+def silence() -> None:
+    """Discards this process's stderr, where C decoders report bad files; for pool processes."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-def clean(source, rules):
-    """Reads an image file whatever its name says it is.
+def clean(source, rules) -> Cleaned:
+    """Normalizes an image file, whatever its file extension.
 
     Args:
-        source: str, its path; with "://" it is read through `tf.io.gfile`. Or its bytes.
+        source: str, its path or a URL for `tf.io.gfile`; or bytes, its content.
         rules: Rules.
 
     Returns:
@@ -80,12 +80,12 @@ def clean(source, rules):
         if not data:
             return Cleaned(None, "empty file")
         return _clean_bytes(data, rules)
-    except Exception as error:  # Decoders raise anything on a corrupt file; it is only ever listed.
+    except Exception as error:  # Decoders raise any exception on a corrupt file.
         return Cleaned(None, _reason(error))
 
 
-def clean_all(sources, rules):
-    """`clean` for each of some files, as a list: the work of one process of a pool."""
+def clean_all(sources, rules) -> list[Cleaned]:
+    """`clean` of each source; the work of one process of a pool."""
     return [clean(source, rules) for source in sources]
 
 
@@ -98,7 +98,7 @@ def _clean_bytes(data, rules):
             _check_dimensions(image, rules)
             name = _target_format(image, rules)
             if _is_clean(image, name, rules):
-                image.load()  # A file that is cut short fails here.
+                image.load()  # A truncated file fails here.
                 if _is_whole_jpeg(data) if name == "JPEG" else _is_strict_png(data):
                     return _cleaned(data, image, rules)
             image = _upright_rgb(image, rules)
@@ -106,7 +106,7 @@ def _clean_bytes(data, rules):
 
 
 def _cleaned(encoded, image, rules):
-    """Cleaned, from the bytes and the RGB image that they were made from or show."""
+    """Cleaned, from the encoded bytes and the same image in RGB."""
     if rules.drop_blank:
         lows, highs = zip(*image.getextrema(), strict=True)
         if lows == highs:
@@ -142,7 +142,7 @@ def _check_dimensions(image, rules):
 def _target_format(image, rules):
     if rules.format != "keep":
         return rules.format.upper()
-    # A multi-picture file (MPO) starts with a plain JPEG, but carries others behind it.
+    # A multi-picture file (MPO) is a JPEG followed by further images.
     return "PNG" if image.format == "PNG" else "JPEG"
 
 
@@ -160,12 +160,12 @@ def _is_clean(image, name, rules):
 
 
 def _is_whole_jpeg(data):
-    """Whether a marker ends the last scan: TensorFlow refuses what reads beyond the file's end."""
+    """Whether an end marker follows the last scan: TensorFlow rejects files without one."""
     return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
 
 
 def _is_strict_png(data):
-    """Whether every chunk's checksum is right: TensorFlow refuses what Pillow lets pass."""
+    """Whether all chunk checksums are right: TensorFlow checks some that Pillow ignores."""
     try:
         Image.open(io.BytesIO(data)).verify()
     except Exception:
@@ -176,14 +176,14 @@ def _is_strict_png(data):
 def _orientation(image):
     try:
         return image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # A damaged EXIF block does not make the picture unusable.
+    except Exception:  # A corrupt EXIF block does not make the picture unusable.
         return 1
 
 
 def _upright_rgb(image, rules):
     short = rules.max_short_side
     if short is not None and image.format == "JPEG":
-        # Decodes at a fraction of the size, never below what is asked for twice over.
+        # Decodes at reduced size, but at no less than twice the target.
         image.draft("RGB", (2 * short, 2 * short))
     image.load()
     if _orientation(image) != 1:

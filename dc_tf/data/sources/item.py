@@ -1,7 +1,7 @@
-"""What every source of images gives.
+"""The interface of image sources.
 
-A source yields its items in one fixed order, and resumes behind any item's `place`, so a conversion
-can stop anywhere. Its memory does not grow with the number of items.
+A source yields its items in a fixed order and can resume after any item, so a conversion can stop
+anywhere. Its memory does not grow with the number of items.
 """
 
 import typing
@@ -12,32 +12,32 @@ _MAX_NAME = 4096  # characters; as long as a path can be
 
 
 class Item(typing.NamedTuple):
-    """One thing that may be an image.
+    """A candidate image.
 
     Attributes:
-        name: str that tells a person where it came from, such as a relative path.
-        content: str, the path of the file, or bytes, the file itself; None where there is a reason.
-        place: value for JSON; `items(place)` goes on behind this item.
+        name: str that describes its origin, such as a relative path.
+        content: str, path of the file, or bytes, its content; None if there is a reason.
+        place: JSON-serializable; `items(place)` resumes after this item.
         label: int, or None.
         meta: dict of name to value, see `metadata.bounded`.
-        reason: str, why it is not even tried, or None.
+        reason: str, why the item is skipped, or None.
     """
 
     name: str
     content: str | bytes | None
     place: object
     label: int | None = None
-    meta: typing.Mapping = {}  # never written to
+    meta: typing.Mapping = {}  # never modified
     reason: str | None = None
 
 
 class Source(typing.Protocol):
-    """What every kind of source offers.
+    """An image source.
 
     Attributes:
-        total: number of items, or None where only reading all would tell.
+        total: number of items, or None if unknown before reading all.
         class_names: list of str, one for each label, or None.
-        identity: dict for JSON, the same as long as `items` gives the same items.
+        identity: JSON-serializable dict that changes when the items do.
     """
 
     total: int | None
@@ -45,11 +45,11 @@ class Source(typing.Protocol):
     identity: dict
 
     def items(self, place=None):
-        """Yields Items in their order; with the `place` of one, those behind it."""
+        """Yields the Items in order; given the `place` of one, those after it."""
 
 
-def reason_to_skip(path):
-    """Why a file with such a path is not tried: str, or None."""
+def reason_to_skip(path) -> str | None:
+    """Why to skip a file with this path: str, or None."""
     parts = path.split("/")
     if "__MACOSX" in parts:
         return "macOS archive leftovers"
@@ -58,6 +58,6 @@ def reason_to_skip(path):
     return None
 
 
-def short_name(name):
-    """A name as it is stored with an image."""
+def short_name(name) -> str:
+    """The name of an item as stored with its image, shortened if needed."""
     return name if len(name) <= _MAX_NAME else text(name, _MAX_NAME)

@@ -1,13 +1,12 @@
-"""Lists of images with what is known about them: CSV, TSV, and JSONL.
+"""Lists of images with labels and metadata: CSV, TSV and JSONL.
 
     path,label,camera                  {"path": "a.jpg", "label": "cat", "camera": "K1000"}
     a.jpg,cat,K1000                    {"path": "b.jpg", "label": "dog", "hashtag": ["sea", "sun"]}
     b.jpg,dog,
 
-Paths are relative to the list's folder, absolute, or URLs. `label` is a number from 0 on (-1 or
-empty: none); if any is not, all are taken for names of classes, numbered in alphabetical order.
-Everything else becomes metadata. A column of a CSV of which every value is a number is stored as
-numbers.
+Paths are relative to the list's folder, absolute, or URLs. `label` is a non-negative integer (-1 or
+empty: none); if any value is not a number, all are class names, numbered in alphabetical order. All
+other columns become metadata; a CSV column with only numbers is stored as numbers.
 """
 
 import csv
@@ -28,18 +27,16 @@ PATH, LABEL = "path", "label"
 _MAX_LINE = 16 << 20  # characters
 _MAX_CLASSES = 1_000_000
 _INTEGER = re.compile(r"[-+]?(0|[1-9]\d{0,17})")  # 007 is a name
-_LABEL_NUMBER = re.compile(
-    _INTEGER.pattern + r"(\.0+)?"
-)  # 3.0 is what is left of a 3 by some tools
+_LABEL_NUMBER = re.compile(_INTEGER.pattern + r"(\.0+)?")  # some tools write 3 as 3.0
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 def open_list(path, progress=True):
-    """The source that a list is; reads all of it once.
+    """Opens a list as a source; reads all of it once.
 
     Raises:
-        ConfigError: no column of paths.
-        DataError: the list breaks the rules of its format; says where.
+        ConfigError: there is no column of paths.
+        DataError: the list violates its format; names the line.
     """
     if path.endswith((".jsonl", ".ndjson")):
         return ListSource(path, json_entries, False, progress)
@@ -90,11 +87,11 @@ class ListSource:
 
 
 def csv_entries(path):
-    """Yields (dict of column to str, None) or (None, what is wrong), for each line but the head.
+    """Yields (dict of column to str, None) or (None, fault), for each line after the header.
 
     Raises:
-        ConfigError: no column `path`, or two of one name.
-        DataError: quoting that does not add up, or a line without end.
+        ConfigError: there is no column `path`, or two columns have the same name.
+        DataError: the quoting is invalid, or a line is too long.
     """
     delimiter = "\t" if path.endswith(".tsv") else ","
     reader = csv.reader(_lines(path), delimiter=delimiter, strict=True)
@@ -105,16 +102,16 @@ def csv_entries(path):
             if len(fields) == len(head):
                 yield dict(zip(head, fields, strict=True)), None
             elif fields:
-                yield None, f"{len(fields)} fields; the head has {len(head)}"
+                yield None, f"{len(fields)} fields; the header has {len(head)}"
     except csv.Error as error:
         raise DataError(
             f"{path}, line {reader.line_num}: {error}. Fields with a comma, a quote or a line "
-            f'break must stand in quotes, quotes inside them twice: "say ""cheese""".'
+            f'break must be quoted, with quotes inside them doubled: "say ""cheese""".'
         ) from error
 
 
 def json_entries(path):
-    """Yields (dict, None), or (None, what is wrong), for each line that is not empty."""
+    """Yields (dict, None) or (None, fault), for each non-empty line."""
     for line in _lines(path):
         if not line.strip():
             continue
@@ -130,10 +127,10 @@ def json_entries(path):
 
 
 class _Columns:
-    """What the columns of a list hold, once all of it was seen.
+    """The types of a list's columns, inferred from all of its lines.
 
     Args:
-        untyped: whether everything is text, numbers too, as in a CSV.
+        untyped: whether the format stores numbers as text, as CSV does.
     """
 
     def __init__(self, untyped):
@@ -153,13 +150,15 @@ class _Columns:
         self._named = self._named or not _is_number(label)
         self._labels.add(_class_name(label))
         if len(self._labels) > _MAX_CLASSES:
-            raise ConfigError(f"There are more than {_MAX_CLASSES} different values of {LABEL}.")
+            raise ConfigError(
+                f"the list has more than {_MAX_CLASSES} different values of {LABEL}; use fewer classes."
+            )
 
     def class_names(self):
         return sorted(self._labels) if self._named else None
 
     def typed(self, name, value):
-        """A value as it is to be stored: a number where the whole column is."""
+        """A value in the type of its column: a number if the whole column is numeric."""
         kind = {"int": int, "float": float}.get(self._kinds.get(name))
         return kind(value) if kind and value else value
 
@@ -168,21 +167,21 @@ def _label(value, numbers):
     """The label of an image: int or None.
 
     Args:
-        value: as it stands in the list.
-        numbers: dict of class name to label; empty where the values are numbers themselves.
+        value: as read from the list.
+        numbers: dict of class name to label; empty if the values are numbers.
 
     Raises:
-        ValueError: it cannot be one.
+        ValueError: the value is not a valid label.
     """
     if value is None or value == "":
         return None
     if not isinstance(value, str | int | float):
-        raise ValueError(f"a {LABEL} that is a {type(value).__name__}; an image has one")
+        raise ValueError(f"the {LABEL} is a {type(value).__name__}; expected a number or a name")
     if numbers:
         return numbers[_class_name(value)]
     label = int(float(value))
     if not -1 <= label < 2**31 - 1:
-        raise ValueError(f"{LABEL} {value} is not a number from 0 on")
+        raise ValueError(f"{LABEL} {value} is out of range; it must be from 0 to {2**31 - 2}")
     return None if label == -1 else label
 
 
@@ -198,7 +197,7 @@ def _wider(kind, value):
 
 
 def _is_code(value):
-    """Whether digits are a name rather than a quantity: 007, or too many to be exact."""
+    """Whether digits are an identifier rather than a number: 007, or more than 18 digits."""
     digits = value.lstrip("+-")
     return digits.isdigit() and not _INTEGER.fullmatch(value)
 
@@ -223,7 +222,7 @@ def _check_head(path, head):
 
 def _lines(path):
     with open_binary(path) as binary:
-        # utf-8-sig: spreadsheets put a mark first. File names need not be valid UTF-8.
+        # utf-8-sig: spreadsheets write a byte-order mark. File names need not be valid UTF-8.
         file = io.TextIOWrapper(binary, "utf-8-sig", "surrogateescape", newline="")
         number = 0
         while line := file.readline(_MAX_LINE):

@@ -1,4 +1,4 @@
-"""Opens a folder, a list, tar files or a TensorFlow data set; all are read the same way.
+"""Opens a folder, a list, tar files or a TensorFlow data set as an image source.
 
 source = open_source("photos", labels_from_folders=True)
 source.class_names, source.total
@@ -21,13 +21,13 @@ def open_source(input, labels_from_folders=False, skip=None, tfds_data_dir=None,
         input: folder; CSV, TSV or JSONL file (`lists`); tar files, as a path or pattern (`tars`);
             or "tfds:NAME" (`tfds`).
         labels_from_folders: whether the first-level sub-folder is the class.
-        skip: folder that is left out, when it lies inside the input.
-        tfds_data_dir: where TensorFlow data sets are kept; None: their own default.
+        skip: folder to leave out if it is inside the input.
+        tfds_data_dir: folder of TensorFlow data sets; None: the default of tensorflow-datasets.
         progress: whether to show progress while listing.
 
     Raises:
-        ConfigError: there is no such input, or it is of no known kind.
-        DataError: a list that cannot be read.
+        ConfigError: the input does not exist, or is of no known kind.
+        DataError: a list cannot be read.
     """
     is_folder = not input.startswith(tfds_source.PREFIX) and files.is_folder(input)
     if labels_from_folders and not is_folder:
@@ -39,13 +39,13 @@ def open_source(input, labels_from_folders=False, skip=None, tfds_data_dir=None,
     paths = expand(input)
     missing = [path for path in paths if not files.exists(path)]
     if missing or not paths:
-        there_is = f"there is no {missing[0]}" if missing else "no file has such a name"
-        raise ConfigError(f"The input {input} is not there: {there_is}.")
+        reason = f"{missing[0]} is missing" if missing else "no file matches"
+        raise ConfigError(f"the input {input} does not exist: {reason}.")
     if len(paths) == 1 and paths[0].endswith(lists.SUFFIXES):
         return lists.open_list(paths[0], progress)
     if all(tars.is_tar(path) for path in paths):
         return tars.TarSource(paths)
     raise ConfigError(
-        f"The input {input} is neither a folder, a list ({', '.join(lists.SUFFIXES)}), tar files "
+        f"the input {input} is neither a folder, a list ({', '.join(lists.SUFFIXES)}), tar files "
         f"nor {tfds_source.PREFIX}NAME."
     )

@@ -1,13 +1,13 @@
-"""Tar files as web data sets have them: an image and its metadata are members of one name.
+"""Tar files in WebDataset format: an image and its metadata are members with the same stem.
 
     n01440764/0017.jpg     the image
-    n01440764/0017.json    what is known about it: becomes metadata; "label", if a number, the label
-    n01440764/0017.cls     its label, a number
-    n01440764/0017.txt     a text about it: becomes the metadata `txt`
+    n01440764/0017.json    metadata; an integer "label" is the label
+    n01440764/0017.cls     the label, a number
+    n01440764/0017.txt     a caption, stored as the metadata `txt`
 
-Members of one name stand one behind the other. Any tar will do: what is no image is listed with
-the reason. Nothing is ever unpacked to a disk, names in a tar are text and no paths, and what a tar
-says about sizes is not believed. Compressed tars (gzip, bzip2, xz) are read as well.
+Members with the same stem must be adjacent. Any tar file is accepted: members that are not images
+are listed with the reason. Nothing is unpacked to disk, member names are not used as paths, and
+sizes in headers are bounded before use. Tars compressed by gzip, bzip2 or xz are read as well.
 """
 
 import bz2
@@ -30,8 +30,8 @@ _SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 _METADATA = ("json", "txt", "cls")
 _MAX_METADATA_BYTES = 1 << 20
-_MAX_HEADER_BYTES = 1 << 16  # of one member; long names and extensions stand in it
-_MAX_GROUP = 64  # members of one name that are held at once
+_MAX_HEADER_BYTES = 1 << 16  # per member; includes long names and extended headers
+_MAX_GROUP = 64  # members with the same stem held in memory
 _MAX_GROUP_BYTES = 64 << 20
 _FAULTS = (
     *(tarfile.TarError, OSError, EOFError, RecursionError, ValueError),
@@ -40,7 +40,7 @@ _FAULTS = (
 
 
 class TarSource:
-    """The images in some tar files, in the order in which they stand in them."""
+    """The images of tar files, in the order of their members."""
 
     def __init__(self, paths):
         self._paths = list(paths)
@@ -58,13 +58,13 @@ class TarSource:
 
 
 class _Member(typing.NamedTuple):
-    """One file of a tar, or a reason.
+    """One file of a tar, or the reason to skip it.
 
     Attributes:
         name: str.
-        data: bytes, or None where there is a reason.
+        data: bytes, or None if there is a reason.
         reason: str or None.
-        end: number of members up to and with this one.
+        end: number of members up to and including this one.
     """
 
     name: str
@@ -73,7 +73,7 @@ class _Member(typing.NamedTuple):
     end: int
 
 
-def is_tar(path):
+def is_tar(path) -> bool:
     """Whether a file is a tar, by its name or its content."""
     if path.endswith(_SUFFIXES):
         return True
@@ -86,7 +86,7 @@ def is_tar(path):
 
 
 def _groups(path, skip):
-    """Yields lists of members of one name that follow each other, without the first `skip`."""
+    """Yields lists of adjacent members with the same stem, without the first `skip` members."""
     group, key, held = [], None, 0
     for member in _members(path, skip):
         full = len(group) >= _MAX_GROUP or held + len(member.data or b"") > _MAX_GROUP_BYTES
@@ -112,7 +112,7 @@ def _items(group, number):
             except ValueError as error:
                 member = member._replace(data=None, reason=f"no {extension}: {error}")
         images.append(member)
-    # Members of the tar before the group, and images of the group; or all members and none.
+    # (members of the tar to skip, images of the next group to skip) to resume after each image.
     places = [(group[0].end - 1, i) for i in range(1, len(images))] + [(group[-1].end, 0)]
     meta = bounded(meta)
     return [
@@ -140,19 +140,19 @@ def _with_metadata(label, meta, extension, data):
 
 def _as_label(label):
     if not -1 <= label < 2**31 - 1:
-        raise ValueError(f"label {label} is not a number from 0 on")
+        raise ValueError(f"label {label} is out of range; it must be from 0 to {2**31 - 2}")
     return None if label == -1 else label
 
 
 def _split(name):
-    """("a/0017", "seg.png") for "a/0017.seg.png": web data sets split at the name's first dot."""
+    """("a/0017", "seg.png") for "a/0017.seg.png": WebDataset splits at the name's first dot."""
     folder, slash, file = name.rpartition("/")
     key, _, extension = file.partition(".")
     return folder + slash + key, extension.lower()
 
 
 def _members(path, skip):
-    """Yields the _Members of a tar that are not folders, without the first `skip` of any kind."""
+    """Yields the files of a tar as _Members, after the first `skip` members of any type."""
     count = 0
     try:
         with _Uncompressed(path) as file:
@@ -160,7 +160,7 @@ def _members(path, skip):
                 if count > skip and not info.isdir():
                     yield _member(file, info, count)
     except _FAULTS as error:
-        reason = f"is damaged behind member {count}: {error or type(error).__name__}"
+        reason = f"is corrupt after member {count}: {error or type(error).__name__}"
         logging.warning("%s %s", path, reason)
         if count + 1 > skip:
             yield _Member(os.path.basename(path), None, reason, count + 1)
@@ -171,12 +171,12 @@ def _headers(file):
     tar, last = _open_tar(file), -1
     while (info := tar.next()) is not None:
         if info.offset_data <= last or info.size < 0:
-            raise EOFError("a header that points back")
+            raise EOFError("a header points backwards")
         last = info.offset_data
-        tar.members, tar.pax_headers = [], {}  # It would remember all of them.
+        tar.members, tar.pax_headers = [], {}  # tarfile would keep all of them.
         yield info
-    if any(file.last_header):  # tarfile takes a damaged header for the zeros that mark the end.
-        raise EOFError("a damaged header")
+    if any(file.last_header):  # tarfile takes a corrupt header for the end of the file.
+        raise EOFError("a corrupt header")
 
 
 def _member(file, info, count):
@@ -196,10 +196,10 @@ def _open_tar(file):
 
 
 class _Uncompressed:
-    """A tar's bytes, whatever it was compressed with. tarfile sees headers through it, no more.
+    """The decompressed bytes of a tar file. tarfile reads only headers through it.
 
     Attributes:
-        last_header: bytes that tarfile read last.
+        last_header: the last bytes that tarfile read.
     """
 
     def __init__(self, path):
@@ -211,18 +211,18 @@ class _Uncompressed:
         self.tell, self.seek = self._file.tell, self._file.seek
 
     def read(self, count):
-        # tarfile would read whatever a header says is the length of its extension.
+        # tarfile would read an extended header of any length.
         if count > _MAX_HEADER_BYTES:
             raise ValueError(f"a header of {count} bytes, more than {_MAX_HEADER_BYTES}")
         self.last_header = self._file.read(count)
         return self.last_header
 
     def member(self, offset, size):
-        """The content of a member; raises EOFError where the tar is cut short."""
+        """The content of a member; raises EOFError if the tar is truncated."""
         self._file.seek(offset)
         data = self._file.read(size)
         if len(data) < size:
-            raise EOFError("cut short")
+            raise EOFError("truncated")
         return data
 
     def __enter__(self):

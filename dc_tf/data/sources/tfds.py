@@ -1,7 +1,7 @@
 """TensorFlow data sets as a source: "tfds:cifar10", "tfds:imagenet_v2/matched-frequency:test".
 
-The encoded images are taken as they are stored, without decoding. A `ClassLabel` named `label`
-becomes the label; other numbers and texts become metadata.
+Encoded images are copied without decoding. A `ClassLabel` feature named `label` becomes the label;
+other numbers and strings become metadata.
 """
 
 import contextlib
@@ -19,24 +19,24 @@ _FORM = re.compile(r"tfds:(?P<name>[^:\[\]]+(:[\d.*]+)?)(:(?P<split>.+))?")
 
 
 class TfdsSource:
-    """The images of one split, in the order in which they are stored."""
+    """The images of one split, in storage order."""
 
     def __init__(self, name, data_dir=None):
-        """Opens, and downloads and prepares where that was not done yet.
+        """Opens the data set; downloads and prepares it first if needed.
 
         Args:
-            name: "tfds:NAME" or "tfds:NAME:SPLIT"; a split may be a part, "train[:10%]".
-            data_dir: where the data sets are kept; None: tensorflow-datasets' own default.
+            name: "tfds:NAME" or "tfds:NAME:SPLIT"; a split may be a slice, "train[:10%]".
+            data_dir: folder of the data sets; None: the default of tensorflow-datasets.
 
         Raises:
-            ConfigError: no such data set or split, or one without images.
+            ConfigError: there is no such data set or split, or it has no images.
         """
         self._tfds = _import_tfds()
         name, self._split = split_name(name)
         try:
             self._builder = self._tfds.builder(name, data_dir=data_dir)
         except (self._tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
-            raise ConfigError(f"There is no TensorFlow data set {name!r}: {error}") from error
+            raise ConfigError(f"there is no TensorFlow data set {name!r}: {error}") from error
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
             self._builder.download_and_prepare()
         info = self._builder.info
@@ -58,7 +58,7 @@ class TfdsSource:
             split=self._split,
             decoders={name: skip_decoding for name in self._images},
             shuffle_files=False,
-            # One file after the other, so that the order is that of the files.
+            # One file after another, for a deterministic order.
             read_config=self._tfds.ReadConfig(
                 interleave_cycle_length=1, add_tfds_id=True, try_autocache=False
             ),
@@ -84,7 +84,7 @@ class TfdsSource:
 
 
 def split_name(text):
-    """("mnist:3.0.1", "test") for "tfds:mnist:3.0.1:test"; the split is "train" where none is."""
+    """("mnist:3.0.1", "test") for "tfds:mnist:3.0.1:test"; the split defaults to "train"."""
     match = _FORM.fullmatch(text)
     if not match:
         raise ConfigError(f"{text!r} is not of the form tfds:NAME or tfds:NAME:SPLIT.")
@@ -99,18 +99,21 @@ def _image_feature(name, images):
     if "image" in images:
         return "image"
     if len(images) != 1:
-        there = ", ".join(images) or "none"
-        raise ConfigError(f"{name} has no feature `image`, and not just one of images: {there}.")
+        found = ", ".join(images) or "none"
+        raise ConfigError(
+            f"{name} needs a feature `image` or a single image feature; its image features are "
+            f"{found}."
+        )
     return images[0]
 
 
 def _import_tfds():
     try:
-        import importlib_resources  # noqa: F401  # which the next one uses but does not ask for
+        import importlib_resources  # noqa: F401  # an undeclared dependency of the next import
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ConfigError(
-            f"{PREFIX} needs a package that is not here ({error}); `pip install "
+            f"{PREFIX} needs a package that is not installed ({error}); run `pip install "
             f"tensorflow-datasets importlib-resources`."
         ) from error
     return tfds

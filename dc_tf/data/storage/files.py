@@ -1,11 +1,11 @@
-"""Files on local disks and behind `tf.io.gfile`, used the same way; no TensorFlow for local ones.
+"""One interface to local files and those of `tf.io.gfile`; local ones do not import TensorFlow.
 
     with open_binary("gs://bucket/list.csv") as file:
         file.read(100)
     with opened("gs://bucket/manifest.json") as file:
         file.read()
 
-What fails is an OSError for both.
+Errors are OSError for both.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from dc_tf import atomic
 
 
 def is_local(path):
-    """Whether a path is on this machine's file systems, rather than behind `tf.io.gfile`."""
+    """Whether a path is on a mounted file system, rather than a URL for `tf.io.gfile`."""
     return "://" not in path
 
 
@@ -48,7 +48,7 @@ def size_of(path):
 
 @contextlib.contextmanager
 def opened(path, mode="r"):
-    """A file, text in UTF-8 or with "b" bytes, to be read or written from its start to its end."""
+    """Opens a file for sequential reading or writing: UTF-8 text, or bytes with "b" in `mode`."""
     if is_local(path):
         with open(path, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
@@ -57,16 +57,16 @@ def opened(path, mode="r"):
             yield file
 
 
-def exists(path):
+def exists(path) -> bool:
     return os.path.exists(path) if is_local(path) else _gfile().exists(path)
 
 
-def is_folder(path):
+def is_folder(path) -> bool:
     return os.path.isdir(path) if is_local(path) else _gfile().isdir(path)
 
 
 def names_in(folder):
-    """Names of the files and folders in a folder, in no order; no slash behind them."""
+    """Names of the files and folders in a folder, in arbitrary order, without trailing slashes."""
     if is_local(folder):
         return os.listdir(folder)
     with os_errors():
@@ -74,7 +74,7 @@ def names_in(folder):
 
 
 def make_folder(path):
-    """Makes a folder and those that it lies in, where they are not there."""
+    """Creates a folder and its missing parents."""
     if is_local(path):
         os.makedirs(path, exist_ok=True)
     else:
@@ -91,7 +91,7 @@ def remove(path):
 
 
 def rename(path, new):
-    """Renames a file; one that has the new name is replaced."""
+    """Renames a file, replacing an existing one."""
     if is_local(path):
         os.replace(path, new)
     else:
@@ -100,7 +100,7 @@ def rename(path, new):
 
 
 def remove_folder(path):
-    """Removes a folder with all that is in it."""
+    """Removes a folder and its contents."""
     if is_local(path):
         shutil.rmtree(path)
     else:
@@ -109,11 +109,11 @@ def remove_folder(path):
 
 
 def expand(pattern):
-    """Files that a pattern names: sorted list of str.
+    """Expands a pattern to a sorted list of paths.
 
     Args:
-        pattern: a path, a glob pattern, or one with number ranges as web data sets have them:
-            "train-{0000..0147}.tar". A range is expanded, whether its files exist or not.
+        pattern: a path, a glob pattern, or one with number ranges as in WebDataset:
+            "train-{0000..0147}.tar". Ranges expand to all numbers, also of missing files.
     """
     ranges = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if ranges:
@@ -152,7 +152,7 @@ def write_file(path, write, concurrent=False):
 
 
 class _RemoteFile(io.RawIOBase):
-    """A `tf.io.gfile.GFile` as Python's own kind of file."""
+    """Adapts a `tf.io.gfile.GFile` to `io.RawIOBase`."""
 
     def __init__(self, path):
         with os_errors():
@@ -187,7 +187,7 @@ class _RemoteFile(io.RawIOBase):
 
 @contextlib.contextmanager
 def os_errors():
-    """Inside, where TensorFlow is used, its errors become OSErrors."""
+    """Converts TensorFlow errors raised in the body to OSError."""
     import tensorflow as tf
 
     try:

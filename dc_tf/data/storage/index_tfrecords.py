@@ -1,10 +1,11 @@
-"""TFRecords of others as a data set: an index and a manifest beside them, and no byte rewritten.
+"""Indexes existing TFRecord files as a data set without rewriting them.
 
-    adopt("/data/imagenet/train-*", features=Features(label_offset=-1))
-    adopt("gs://bucket/coco/*.tfrecord", output="/data/coco", features=Features(image="img"))
+    index_tfrecords("/data/imagenet/train-*", features=Features(label_offset=-1))
+    index_tfrecords("gs://bucket/coco/*", "/data/coco", features=Features(image="img"))
 
-The records may call their features as they like. Each is read once: its checksums, its image's
-header and its label are checked, and a bad record is left out and listed.
+Only indexes and a manifest are written. The records may use any feature names. Each record is read
+once; its checksums, image header and label are checked, and bad records are left out and listed in
+`rejected.jsonl`.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from dc_tf.data.storage.manifest import (
 )
 from dc_tf.data.storage.processes import map_shards
 from dc_tf.data.storage.scan import scan_shards
-from dc_tf.data.storage.staging import Draft
+from dc_tf.data.storage.staging import Staging
 from dc_tf.data.storage.writer import is_finished
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError, DataError
@@ -37,7 +38,7 @@ from dc_tf.progress import Progress
 REJECTED = "rejected.jsonl"
 
 
-def adopt(
+def index_tfrecords(
     input,
     output=None,
     features=schema.OURS,
@@ -47,24 +48,25 @@ def adopt(
     overwrite=False,
     progress=True,
 ):
-    """Makes a data set of TFRecord files where they are; or goes on with what a call began.
+    """Indexes TFRecord files in place; an interrupted call resumes.
 
     Args:
-        input: folder, path or pattern of the files; rows are in the order of their names.
-        output: folder for indexes and manifest; None: that of the files.
+        input: folder, path or pattern of the files; rows are in file-name order.
+        output: folder for indexes and manifest; None: the folder of the files.
         features: schema.Features.
         class_names: list of str, one for each label, or None.
-        max_bad_share: share of the records, in [0, 1], that may be bad.
-        workers: processes; None: one for each core.
-        overwrite: whether to replace a data set in `output`; adopted files are never removed.
+        max_bad_share: largest fraction of bad records accepted, in [0, 1].
+        workers: number of processes; None: one per core.
+        overwrite: whether to replace a data set in `output`; TFRecord files that were indexed in
+            place are never removed.
         progress: whether to show progress.
 
     Returns:
         dict: output, rows, shards, rejected, labels ([least, largest], None without).
 
     Raises:
-        ConfigError: no such files, or a feature that their records do not have.
-        DataError: more bad records than allowed; names file and offset of one.
+        ConfigError: no file matches, or the records lack a feature.
+        DataError: there are more bad records than allowed; names file and offset of one.
         Preempted: the process was asked to stop.
     """
     paths = shard_paths(input)
@@ -80,9 +82,9 @@ def adopt(
         "features": dataclasses.asdict(features),
     }
     if overwrite or not (is_finished(output, job) and _class_names(output) == class_names):
-        with Draft(output, job, overwrite, alone=False) as draft:
-            _scan_all(draft, paths, names, sizes, features, max_bad_share, workers, progress)
-            _commit(draft, names, features, class_names, max_bad_share, job)
+        with Staging(output, job, overwrite, alone=False) as staging:
+            _scan_all(staging, paths, names, sizes, features, max_bad_share, workers, progress)
+            _commit(staging, names, features, class_names, max_bad_share, job)
     return _result(output)
 
 
@@ -101,16 +103,16 @@ def shard_paths(input):
     paths = [path for path in paths if not path.endswith(INDEX_SUFFIX)]
     if not paths or not all(files.exists(path) for path in paths):
         raise ConfigError(
-            f"There are no TFRecord files {input}; give a pattern, such as '/data/train-*', or a "
+            f"no TFRecord files match {input}; give a pattern, such as '/data/train-*', or a "
             f"folder of files with `tfrecord` in their names."
         )
     _warn_of_gaps(paths)
     return paths
 
 
-def _scan_all(draft, paths, names, sizes, features, max_bad_share, workers, progress):
-    """Scans the shards that an earlier call did not; index and note of each go to the draft."""
-    done, rows, rejected = sum(1 for _ in draft.notes()), 0, 0
+def _scan_all(staging, paths, names, sizes, features, max_bad_share, workers, progress):
+    """Scans the shards not yet scanned; writes the index and note of each to `staging`."""
+    done, rows, rejected = sum(1 for _ in staging.notes()), 0, 0
     scan = functools.partial(scan_shards, features=features)
     scanned = map_shards(scan, paths[done:], sum(sizes[done:]), workers)
     with Progress(len(paths), "index", "files", enabled=progress) as bar:
@@ -119,8 +121,8 @@ def _scan_all(draft, paths, names, sizes, features, max_bad_share, workers, prog
             if bad and not max_bad_share:
                 raise DataError(_bad_record(paths[number], *bad[0], "leaves bad ones out"))
             labels = [label for _, _, label in index if label != schema.NO_LABEL]
-            draft.write_bytes(f"{number}{INDEX_SUFFIX}", encode_index(index))
-            draft.add_note(
+            staging.write_bytes(f"{number}{INDEX_SUFFIX}", encode_index(index))
+            staging.add_note(
                 {
                     "shard": dataclasses.asdict(
                         Shard(names[number], len(index), sizes[number], digest)
@@ -134,17 +136,17 @@ def _scan_all(draft, paths, names, sizes, features, max_bad_share, workers, prog
             stop_request.raise_if_requested("the files that were read are known")
 
 
-def _commit(draft, names, features, class_names, max_bad_share, job):
-    notes = list(draft.notes())
+def _commit(staging, names, features, class_names, max_bad_share, job):
+    notes = list(staging.notes())
     shards = [note["shard"] for note in notes]
     rows = sum(shard["rows"] for shard in shards)
     bad = [(shard["name"], *fault) for shard, n in zip(shards, notes) for fault in n["bad"]]
     labels = [label for note in notes for label in note["labels"] or ()]
     if len(bad) > max_bad_share * (rows + len(bad)) or not rows:
-        what = f"allows for fewer than the {len(bad)} bad ones of {rows + len(bad)}"
-        raise DataError(_bad_record(*bad[0], what) if bad else "The files hold no record.")
+        what = f"allows fewer than the {len(bad)} bad ones of {rows + len(bad)}"
+        raise DataError(_bad_record(*bad[0], what) if bad else "the files hold no records.")
     _check_labels(labels, class_names, features)
-    draft.write(
+    staging.write(
         REJECTED,
         (json.dumps({"path": f"{name}@{at}", "reason": why}) + "\n" for name, at, why in bad),
     )
@@ -161,36 +163,40 @@ def _commit(draft, names, features, class_names, max_bad_share, job):
         f"{number}{INDEX_SUFFIX}": os.path.basename(name) + INDEX_SUFFIX
         for number, name in enumerate(names)
     }
-    draft.commit({**moves, REJECTED: REJECTED}, manifest)
+    staging.commit({**moves, REJECTED: REJECTED}, manifest)
 
 
 def _check_first_record(path, features):
-    """Tells a wrong name of a feature from a bad record, before anything is scanned."""
+    """Reports a wrong feature name before the scan, which would reject every record."""
     record = next((record for _, record, _ in tfrecord.scan(path) if record is not None), None)
     if record is None:
-        raise DataError(f"{path} holds no good record.")
+        raise DataError(f"{path} holds no valid record.")
     try:
         there = schema.feature_names(record)
         schema.image_and_label(record, features)
     except ValueError as error:
         raise ConfigError(
-            f"The first record of {path} {error}. Name its features with --image_feature and "
+            f"the first record of {path} {error}; name its features with --image_feature and "
             f"--label_feature (empty: none), and see --label_offset."
         ) from error
     if features.label and features.label not in there:
-        logging.warning("The first record of %s has no %s; rows like it get no label; it has %s.",
-                        path, features.label, ", ".join(there))  # fmt: skip
+        logging.warning(
+            "the first record of %s has no %s; such rows get no label; its features are %s.",
+            path,
+            features.label,
+            ", ".join(there),
+        )
 
 
 def _check_labels(labels, class_names, features):
     if class_names is not None and labels and max(labels) >= len(class_names):
         raise ConfigError(
-            f"There is a label {max(labels)}, but only {len(class_names)} class names; check "
-            f"--label_offset and --class_names."
+            f"the records have label {max(labels)}, but only {len(class_names)} class names are "
+            f"given; check --label_offset and --class_names."
         )
     if labels and min(labels) > 0 and not features.label_offset:
         logging.warning(
-            "The least label is %d: if classes are counted from 1, as in the usual ImageNet "
+            "the smallest label is %d; if classes are numbered from 1, as in the usual ImageNet "
             "TFRecords, use --label_offset=-1.",
             min(labels),
         )
@@ -201,8 +207,8 @@ def _check_names(paths):
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else 0
     if twice:
         raise ConfigError(
-            f"Two of the files are called {min(twice)}; their indexes would be, too. Make a data "
-            f"set of each folder."
+            f"two of the files are named {min(twice)}, so their indexes would collide; index each "
+            f"folder as a data set of its own."
         )
 
 
@@ -214,12 +220,14 @@ def _class_names(output):
 def _folder_of(paths):
     folders = {os.path.dirname(path) for path in paths}
     if len(folders) > 1:
-        raise ConfigError(f"The files lie in {len(folders)} folders; say in --output where to.")
+        raise ConfigError(
+            f"the files are in {len(folders)} folders; name the output folder with --output."
+        )
     return folders.pop() or "."
 
 
 def _name_from(output, path):
-    """A shard's path as the manifest has it: just the name of a file in the data set's folder."""
+    """A shard's path as stored in the manifest: the bare file name if it is in `output`."""
     if os.path.dirname(path) == output.rstrip("/"):
         return os.path.basename(path)
     if is_local(path) and is_local(output):
@@ -229,14 +237,14 @@ def _name_from(output, path):
 
 
 def _warn_of_gaps(paths):
-    """Names like train-00003-of-01024 tell how many there should be."""
+    """Warns of missing files, where names such as train-00003-of-01024 state the total."""
     numbered = [re.search(r"(\d+)-of-(\d+)", os.path.basename(path)) for path in paths]
     if all(numbered):
         totals = {int(match[2]) for match in numbered}
         missing = sorted(set(range(min(totals))) - {int(match[1]) for match in numbered})
         if missing and len(totals) == 1:
             logging.warning(
-                "%d of %d files are missing, the first is number %d; their images will be, too.",
+                "%d of %d files are missing, the first is number %d; their images are left out.",
                 len(missing),
                 min(totals),
                 missing[0],
@@ -244,7 +252,7 @@ def _warn_of_gaps(paths):
 
 
 def _bad_record(path, offset, fault, what):
-    return f"The record in {path} at offset {offset} {fault}. --max_bad_share {what}."
+    return f"the record in {path} at offset {offset} {fault}. --max_bad_share {what}."
 
 
 def _result(output):

@@ -3,10 +3,10 @@
     dataset = Dataset.open("/data/mine")
     dataset.rows, dataset.labels(), dataset.locate([7, 0])
 
-`manifest.json` is written last: a folder that has one is complete. A row id is a position in
-manifest order, 0..N-1, and names an image for as long as the data set exists. Paths may be anything
-that `tf.io.gfile` reads. `writer.DatasetWriter` makes such a folder, `adopt` one whose shards are
-TFRecords of others, wherever they lie.
+`manifest.json` is written last, so a folder that has one is complete. A row id is a position in
+manifest order, 0..N-1, and identifies an image for as long as the data set exists. Paths may be
+anything that `tf.io.gfile` reads. `writer.DatasetWriter` writes such a folder; `index_tfrecords`
+makes one whose shards are existing TFRecord files, in any folder.
 
 Folder:
     shard-00000-of-00002.tfrecord             records
@@ -38,7 +38,7 @@ class Shard:
     """One TFRecord file of a data set, as the manifest lists it.
 
     Attributes:
-        name: file name inside the folder; path or URL of an adopted shard that lies elsewhere.
+        name: file name inside the folder; path or URL of an indexed shard in another folder.
         rows: number of records.
         bytes: file size.
         checksum: "sha256:..." over the records' payloads in order.
@@ -51,15 +51,15 @@ class Shard:
 
 
 class Dataset:
-    """What a data set holds and where each row lies; reads indexes, never images.
+    """A data set's contents and the location of each row; reads indexes, never images.
 
     Attributes:
         path: str.
         rows: int, N.
         shards: tuple of Shard.
         class_names: tuple of str, or None without classes.
-        features: Features, the names inside the records.
-        origin: dict, what it was made from and how; {} where its maker did not say.
+        features: Features, the feature names of the records.
+        origin: dict, source and settings that the data set was made with; {} if not recorded.
         offsets: (shards + 1,) int64, the first row id of each shard, then N.
     """
 
@@ -87,16 +87,16 @@ class Dataset:
         try:
             dataset = cls(path, manifest)
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise DataError(f"{os.path.join(path, MANIFEST)} is damaged: {error!r}.") from error
+            raise DataError(f"{os.path.join(path, MANIFEST)} is corrupt: {error!r}.") from error
         if dataset.rows != manifest.get("rows"):
             raise DataError(
-                f"{os.path.join(path, MANIFEST)} is damaged: it counts {manifest.get('rows')} "
+                f"{os.path.join(path, MANIFEST)} is corrupt: it counts {manifest.get('rows')} "
                 f"rows, but its shards have {dataset.rows}."
             )
         return dataset
 
     def fingerprint(self):
-        """Names the contents: the same for a copy elsewhere, another after any change. str."""
+        """A str that identifies the contents: equal for copies, different after any change."""
         checksums = [shard.checksum for shard in self.shards]
         return f"{self.rows} rows, {checksum(hashlib.sha256(json.dumps(checksums).encode()))}"
 
@@ -106,7 +106,7 @@ class Dataset:
         return np.concatenate(parts).astype(np.int32)
 
     def locate(self, row_ids):
-        """Where rows lie.
+        """Finds shard, offset, length and label of rows.
 
         Args:
             row_ids: (n,) integers in [0, N), in any order, repeats allowed.
@@ -121,7 +121,7 @@ class Dataset:
         if row_ids.size and (row_ids.min() < 0 or row_ids.max() >= self.rows):
             wrong = row_ids[(row_ids < 0) | (row_ids >= self.rows)][0]
             raise DataError(
-                f"Row {wrong} is not in {self.path}, which has rows 0..{self.rows - 1}."
+                f"row {wrong} is not in {self.path}, which has rows 0..{self.rows - 1}."
             )
         shards = np.searchsorted(self.offsets, row_ids, side="right") - 1
         entries = np.empty((len(row_ids), 3), np.int64)
@@ -141,39 +141,39 @@ class Dataset:
         return os.path.join(self.path, name) if is_local(name) else name
 
     def index_path(self, number):
-        """Path of a shard's index, which lies in the data set's folder wherever the shard does."""
+        """Path of a shard's index, always in the data set's folder."""
         return os.path.join(self.path, os.path.basename(self.shards[number].name) + INDEX_SUFFIX)
 
     def index(self, number):
-        """Index of a shard, (rows, 3) int64: offset, length, label. Mapped, not read, if local."""
+        """Index of a shard, (rows, 3) int64: offset, length, label; memory-mapped if local."""
         if number not in self._indexes:
             self._indexes[number] = self._load_index(number)
         return self._indexes[number]
 
     def _load_index(self, number):
         path, rows = self.index_path(number), self.shards[number].rows
-        remedy = f"`dc_tf index --input={self.path}` makes what is missing anew."
+        remedy = f"`dc_tf index --input={self.path}` rebuilds it."
         try:
             with open_binary(path) as file:
                 shape, fortran, dtype = _read_header(file)
                 start = file.tell()
                 if shape != (rows, 3) or dtype != np.int64 or fortran:
                     raise DataError(
-                        f"The index {path} is {dtype} of shape {shape}; the manifest says int64 of "
+                        f"the index {path} is {dtype} of shape {shape}; the manifest says int64 of "
                         f"shape {(rows, 3)}. {remedy}"
                     )
                 return _map_numbers(path, file, start, shape)
         except DataError:
             raise
-        except Exception as error:  # NumPy raises anything on a header that is damaged.
-            raise DataError(f"The index {path} cannot be read: {error}. {remedy}") from error
+        except Exception as error:  # NumPy raises any exception on a corrupt header.
+            raise DataError(f"the index {path} cannot be read: {error}. {remedy}") from error
 
 
 def read_manifest(path):
     """The manifest of a complete data set, as a dict.
 
     Raises:
-        DataError: there is none, it is damaged, or of an unknown schema version.
+        DataError: it is missing, corrupt, or of an unknown schema version.
     """
     try:
         with files.opened(os.path.join(path, MANIFEST), "r") as file:
@@ -181,15 +181,15 @@ def read_manifest(path):
     except OSError as error:
         state = "is incomplete" if files.is_folder(path) else "does not exist"
         raise DataError(
-            f"The data set {path} {state}: it has no {MANIFEST}. Make it with "
+            f"the data set {path} {state}: it has no {MANIFEST}. Make it with "
             f"`dc_tf convert --input=IMAGES --output={path}` or `dc_tf generate --output={path}`."
         ) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{os.path.join(path, MANIFEST)} is damaged: {error}.") from error
+        raise DataError(f"{os.path.join(path, MANIFEST)} is corrupt: {error}.") from error
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(
-            f"The data set {path} has schema version {version}; this program reads version "
+            f"the data set {path} has schema version {version}; this program reads version "
             f"{SCHEMA_VERSION}. Make it again with `dc_tf convert` or `dc_tf generate`."
         )
     return manifest
@@ -207,15 +207,15 @@ def encode_index(entries):
 
 
 def checksum(digest):
-    """A finished SHA-256 as it stands in a manifest."""
+    """A finished SHA-256 in the manifest's format."""
     return f"sha256:{digest.hexdigest()}"
 
 
 def _check_types(dataset):
-    """Refuses what only looks like a manifest, before anything is opened or counted by it.
+    """Rejects invalid manifests before any file is opened or memory allocated from their values.
 
     Raises:
-        TypeError: a value of another kind, or one that cannot be.
+        TypeError: a value has the wrong type or is out of range.
     """
     names = dataset.class_names or ()
     texts = [*names, *(shard.name for shard in dataset.shards)]
@@ -224,7 +224,7 @@ def _check_types(dataset):
     offset = features.pop("label_offset")
     for text in (*texts, *features.values()):
         if not isinstance(text, str):
-            raise TypeError(f"{text!r} where a text was expected")
+            raise TypeError(f"{text!r} where a string was expected")
     numbers = [count for shard in dataset.shards for count in (shard.rows, shard.bytes)]
     for number in (*numbers, abs(offset)):
         if type(number) is not int or not 0 <= number < 2**62:
@@ -232,13 +232,15 @@ def _check_types(dataset):
     for name in (shard.name for shard in dataset.shards):
         whole = not is_local(name) or os.path.isabs(name) or os.path.basename(name) == name
         if not whole or not name or "\0" in name or name in (".", ".."):
-            raise TypeError(f"{name!r} where a file in the folder, or a whole path, was expected")
+            raise TypeError(
+                f"{name!r} where a file in the folder, or an absolute path, was expected"
+            )
     if not isinstance(dataset.origin, dict):
         raise TypeError("origin is not a mapping")
 
 
 def _read_header(file):
-    """(shape, whether columns come first, dtype) of a .npy file; nothing is allocated by it."""
+    """(shape, is Fortran order, dtype) of a .npy file, read without allocating the array."""
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise ValueError(f"version {version} of the format where (1, 0) was expected")
@@ -246,7 +248,7 @@ def _read_header(file):
 
 
 def _map_numbers(path, file, start, shape):
-    """The int64 numbers behind the header, mapped if they are local."""
+    """The int64 array after the header, memory-mapped if local."""
     count = shape[0] * shape[1]
     if size_of(path) != start + 8 * count:
         raise ValueError(f"it has {size_of(path)} bytes, not {start + 8 * count}")

@@ -1,10 +1,10 @@
-"""What is known about an image, made safe to store and to show: bounded in number and length.
+"""Sanitizes image metadata for storage and display: bounds its number and length.
 
     bounded({"hashtag": ["sea", "dog"], "exif": {"year": 1984}, "note": "a\\0b"})
     # {"hashtag": ["sea", "dog"], "exif.year": 1984, "note": "a b"}
 
-Metadata comes from strangers' files. Text loses its control characters and what is beyond
-`MAX_TEXT`; values that cannot be stored are left out, never an error.
+Metadata comes from untrusted files. Text is stripped of control characters and cut to `MAX_TEXT`;
+values that cannot be stored are left out silently.
 """
 
 import math
@@ -12,18 +12,18 @@ import re
 
 MAX_TEXT = 1000  # characters
 MAX_NAME = 100  # characters
-MAX_ITEMS = 100  # names of an image, and values of a name
+MAX_ITEMS = 100  # names per image, and values per name
 _MAX_DEPTH = 4
-# Controls, marks that break lines or turn the direction of text, and halves of characters.
+# Control characters, line separators, bidirectional marks and lone surrogates.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
 
 
 def bounded(values):
-    """A flat dict of what can be kept.
+    """Flattens a dict and keeps the values that can be stored.
 
     Args:
         values: dict of name to str, bytes, bool, number, None, NumPy value, a list of them, or a
-            dict, whose names are appended after a dot.
+            nested dict, whose names are appended after a dot.
 
     Returns:
         dict of name to str, int, finite float, or a non-empty list of one of these.

@@ -1,9 +1,9 @@
-"""Work spread over processes: results in order, memory bounded, and no process left behind.
+"""Maps functions over process pools: ordered results, bounded memory, no orphaned processes.
 
     for result in map_lists(draw_chunk, [[0, 1, 2], [3, 4]], workers=4):
-        ...                                    # draw_chunk([0, 1, 2]) gives three, and so on
+        ...                                    # draw_chunk([0, 1, 2]) returns three results
 
-The functions are imported by name in the processes, so their modules should load quickly.
+The processes import the functions by name, so their modules should load quickly.
 """
 
 import collections
@@ -15,34 +15,34 @@ import threading
 
 from dc_tf.distributed import stop_request
 
-_LISTS_AHEAD = 4  # for each process; bounds what waits in memory
+_LISTS_AHEAD = 4  # per process; bounds the memory of pending results
 _BYTES_AHEAD = 256 << 20
 _WORTH_A_PROCESS = 1 << 30  # bytes of shards
 
 
-def cores():
+def cores() -> int:
     """CPU cores that this process may use."""
-    can_tell = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 1
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 def map_lists(function, lists, workers=None, initializer=None, crashed=None, weight=None):
     """Calls a function on each of many lists, in processes, and yields all results in order.
 
     Args:
-        function: picklable; from a list to a list of as many results.
-        lists: iterable of lists; taken as they are needed.
-        workers: processes; None: one for each core.
+        function: picklable; maps a list to a list of the same length.
+        lists: iterable of lists, consumed lazily.
+        workers: number of processes; None: one per core.
         initializer: function that each process calls first.
-        crashed: function of an item to the result of an item whose process died of it; the others
-            go on. None: a process that dies is an error.
-        weight: function of a list to the bytes it holds; bounds what waits.
+        crashed: function of an item whose process crashed to that item's result; the remaining
+            items are processed. None: a crashed process is an error.
+        weight: function of a list to its size in bytes; bounds the pending lists.
 
     Raises:
         Preempted: a process ended, and this one was asked to stop.
     """
     lists = iter(lists)
-    again = collections.deque()  # what a broken pool left undone
+    again = collections.deque()  # lists that a broken pool did not finish
     while True:
         waiting = collections.deque()
         try:
@@ -51,11 +51,11 @@ def map_lists(function, lists, workers=None, initializer=None, crashed=None, wei
                 yield from _in_pool(pool, function, source, waiting, workers or cores(), weight)
             return
         except concurrent.futures.process.BrokenProcessPool:
-            stop_request.raise_if_requested()  # so were its processes, and they have done it
+            stop_request.raise_if_requested()  # the same signal ended the pool's processes
             if crashed is None:
                 raise
-            # A process crashed or was killed. The list whose turn it is goes item by item, to find
-            # out which does it; if none does, it is in a later list.
+            # A process crashed or was killed. The first unfinished list is processed item by item
+            # to find the one that crashes; if none does, it is in a later list.
             again = collections.deque([job for job, _ in waiting] + list(again))
             if again:
                 yield from _one_by_one(function, again.popleft(), initializer, crashed)
@@ -67,8 +67,9 @@ def map_shards(function, shards, total_bytes, workers=None):
     Args:
         function: picklable; from a list of shards to a list of results.
         shards: list.
-        total_bytes: of all shards; little work is done here, as processes take seconds to start.
-        workers: processes; None: one for each core.
+        total_bytes: of all shards; below 1 GiB the work is done in this process, since processes
+            take seconds to start.
+        workers: number of processes; None: one per core.
     """
     if total_bytes < _WORTH_A_PROCESS or workers == 1:
         for shard in shards:
@@ -119,7 +120,7 @@ def _one_by_one(function, items, initializer, crashed):
 
 
 def _pool(workers, initializer):
-    # Not forked: a fork of a process that runs TensorFlow's threads may never wake up.
+    # Not forked: a fork of a process that runs TensorFlow's threads may deadlock.
     context = multiprocessing.get_context("spawn")
     return concurrent.futures.ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start, initargs=(initializer,)
@@ -130,10 +131,10 @@ def _start(initializer):
     parent = multiprocessing.parent_process()
 
     def end_with_parent():
-        parent.join()  # Killed, it cannot tell its pool to end.
+        parent.join()  # A killed parent cannot shut down its pool.
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to decide upon
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     if initializer is not None:
         initializer()

@@ -1,11 +1,11 @@
-"""Reading records by row id: in any order, from many threads, with positioned reads.
+"""Reads records by row id: in any order, from many threads, with positioned reads.
 
     reader = RowReader(Dataset.open("/data/mine"))
     reader.read([7, 0, 7])                                  # three records, bytes
     reader.examples([7])[0]["meta"]                         # decoded, with metadata
 
-A worker reads just the rows that it is to see, in the sampler's order; nothing is ever re-sharded.
-Every record is checked against its checksum.
+A worker reads only the rows that its sampler draws, in that order; data is never re-sharded. Every
+record is checked against its checksum.
 """
 
 import concurrent.futures
@@ -20,13 +20,13 @@ from dc_tf.data.storage.files import is_local
 from dc_tf.data.storage.tfrecord import FOOTER_BYTES, HEADER_BYTES, MAX_RECORD_BYTES, unframe
 from dc_tf.errors import DataError
 
-_MAX_OPEN = 256  # files kept open; the shards beyond are opened for each read
-_REMOTE_READS = 32  # at once, each from a file of its own
-_MAX_REMOTE_IDLE = 96  # files kept open beside those; each has a buffer of half a MB
+_MAX_OPEN = 256  # files kept open; further shards are opened for each read
+_REMOTE_READS = 32  # concurrent reads, each from its own file
+_MAX_REMOTE_IDLE = 96  # idle files kept open in addition; each has a buffer of half a MB
 
 
-class DamagedRow(DataError):
-    """A row whose bytes are not what was written, or not an image. Reading it again is no use."""
+class CorruptRow(DataError):
+    """A row whose bytes changed after writing or are not an image; retrying does not help."""
 
 
 class RowReader:
@@ -37,7 +37,7 @@ class RowReader:
     """
 
     def __init__(self, dataset):
-        """Prepares; files are opened when they are needed.
+        """Prepares; files are opened on first use.
 
         Args:
             dataset: Dataset.
@@ -46,36 +46,36 @@ class RowReader:
         local = all(is_local(dataset.shard_path(number)) for number in range(len(dataset.shards)))
         self._files = _LocalFiles(dataset) if local else _RemoteFiles(dataset)
 
-    def read(self, row_ids, damaged=None):
+    def read(self, row_ids, corrupt=None):
         """Reads records.
 
         Args:
             row_ids: (n,) integers in [0, N), in any order, repeats allowed.
-            damaged: bytes to give instead of a damaged record; None makes that an error.
+            corrupt: bytes returned in place of a corrupt record; None: a corrupt record raises.
 
         Returns:
             list of n bytes, serialised examples.
 
         Raises:
-            DamagedRow: a record that is cut short, has a wrong checksum, or is not the one that was
+            CorruptRow: a record is truncated, has a wrong checksum, or is not the one that was
                 indexed. Names the shard and the offset.
-            DataError: a row id out of range; a shard that is missing or cannot be read.
+            DataError: a row id is out of range, or a shard is missing or cannot be read.
         """
         shards, entries = self.dataset.locate(row_ids)
         places = shards.tolist(), entries[:, 0].tolist(), entries[:, 1].tolist()
         read_one = self._read_one
-        if damaged is not None:
-            read_one = functools.partial(self._read_or, damaged)
+        if corrupt is not None:
+            read_one = functools.partial(self._read_or, corrupt)
         return list(self._files.map(read_one, *places))
 
     def examples(self, row_ids):
-        """Reads and decodes records, whatever their features are called.
+        """Reads and decodes records, with the feature names of the data set.
 
         Returns:
             list of n dict, see `schema.decode_example`.
 
         Raises:
-            DamagedRow, DataError: as in `read`, and for a record that does not hold an image.
+            CorruptRow, DataError: as in `read`, and for a record that does not hold an image.
         """
         return [
             self._decode(row, record)
@@ -90,15 +90,15 @@ class RowReader:
         try:
             return schema.decode_example(record, self.dataset.features)
         except ValueError as error:
-            raise DamagedRow(f"The record of {self.dataset.describe(row_id)} {error}.") from error
+            raise CorruptRow(f"the record of {self.dataset.describe(row_id)} {error}.") from error
 
     def _read_one(self, shard, offset, length):
         start, frame_bytes = offset - HEADER_BYTES, HEADER_BYTES + length + FOOTER_BYTES
         inside = 0 <= start <= self.dataset.shards[shard].bytes - frame_bytes
         if not inside or not 0 <= length <= MAX_RECORD_BYTES:
-            raise DamagedRow(
-                f"{self._place(shard, offset)} with {length} bytes cannot be: the shard has "
-                f"{self.dataset.shards[shard].bytes}, so its index is damaged."
+            raise CorruptRow(
+                f"{self._place(shard, offset)} with {length} bytes exceeds its shard, which has "
+                f"{self.dataset.shards[shard].bytes}: the index is corrupt."
             )
         try:
             frame = self._files.read(shard, start, frame_bytes)
@@ -106,22 +106,22 @@ class RowReader:
             raise DataError(f"{self._place(shard, offset)} cannot be read: {error}") from error
         record, fault = unframe(frame, length)
         if fault:
-            raise DamagedRow(f"{self._place(shard, offset)} {fault}.")
+            raise CorruptRow(f"{self._place(shard, offset)} {fault}.")
         return record
 
-    def _read_or(self, damaged, *place):
+    def _read_or(self, corrupt, *place):
         try:
             return self._read_one(*place)
-        except DamagedRow:
-            return damaged
+        except CorruptRow:
+            return corrupt
 
     def _place(self, shard, offset):
-        return f"The record in {self.dataset.shard_path(shard)} at offset {offset}"
+        return f"the record in {self.dataset.shard_path(shard)} at offset {offset}"
 
 
 @contextlib.contextmanager
 def data_errors():
-    """Turns TensorFlow's wrapping of a DataError raised inside a pipeline back into a DataError.
+    """Converts a TensorFlow error that wraps a DataError of a pipeline back to a DataError.
 
     with data_errors():
         for batch in batches: ...
@@ -131,7 +131,7 @@ def data_errors():
     try:
         yield
     except tf.errors.OpError as error:
-        found = re.search(r"(?:DataError|DamagedRow): (.*)", error.message)
+        found = re.search(r"(?:DataError|CorruptRow): (.*)", error.message)
         if not found:
             raise
         raise DataError(found.group(1)) from error
@@ -177,9 +177,9 @@ class _LocalFiles:
 
 
 class _RemoteFiles:
-    """Reads through `tf.io.gfile`, many at once, as each waits for an answer from afar.
+    """Concurrent reads through `tf.io.gfile`, to hide network latency.
 
-    A remote file has one position, so a read has one to itself while it lasts.
+    A GFile has a single position, so each read has exclusive use of one.
     """
 
     def __init__(self, dataset):
@@ -187,15 +187,15 @@ class _RemoteFiles:
         self._begin()
 
     def map(self, read_one, *places):
-        """Results of `read_one` for each place, in order; so the first that fails raises."""
+        """Results of `read_one` for each place, in order; raises the first error in that order."""
         if self._process != os.getpid():
-            self._begin()  # in a fork there are no threads, and a lock may be held for ever
+            self._begin()  # a fork has no threads, and a lock may stay held
         return self._threads().map(read_one, *places)
 
     def read(self, shard, start, count):
         import tensorflow as tf  # Not for local files: it takes seconds to import.
 
-        idle = self._idle  # `close` begins another list, and this read's file goes with the old one
+        idle = self._idle  # `close` replaces the list, so a file of this read is dropped with it
         file = self._take(idle, shard)
         with files.os_errors():
             if file is None:
@@ -204,12 +204,12 @@ class _RemoteFiles:
                 file.seek(start)
                 content = file.read(count)
             except tf.errors.OutOfRangeError:
-                return b""  # behind its end, as of a local file
+                return b""  # past the end, as for a local file
         self._keep(idle, shard, file)
         return content
 
     def close(self):
-        # Nobody is interrupted: the threads end when nobody uses the pool, and so do the files.
+        # Reads in progress complete: pool and files are released when no longer referenced.
         self._pool, self._idle = None, []
 
     def _begin(self):

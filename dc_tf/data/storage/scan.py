@@ -1,7 +1,7 @@
-"""Reading TFRecord files from end to end: where each record lies, and which are bad.
+"""Scans TFRecord files for the offset of each record and for bad records.
 
 index, checksum, bad = scan_shard("train-00000-of-01024", Features())
-repair("/data/mine")          # makes indexes anew that are missing or damaged
+repair("/data/mine")          # rebuilds missing or corrupt indexes
 """
 
 import functools
@@ -22,10 +22,10 @@ _MAX_PIXELS = 100_000_000
 
 
 class Scanned(typing.NamedTuple):
-    """What reading a shard told.
+    """Result of a shard's scan.
 
     Attributes:
-        index: list of (offset, length, label) of the good records.
+        index: list of (offset, length, label) of the valid records.
         checksum: str, over their payloads.
         bad: list of (offset, reason).
     """
@@ -36,7 +36,7 @@ class Scanned(typing.NamedTuple):
 
 
 def scan_shards(paths, features):
-    """`scan_shard` for each of some paths, as a list: the work of one process."""
+    """`scan_shard` of each path; the work of one process."""
     return [scan_shard(path, features) for path in paths]
 
 
@@ -55,13 +55,13 @@ def scan_shard(path, features):
 
 
 def repair(path, workers=None, progress=True):
-    """Makes anew the indexes of a data set that are missing or damaged.
+    """Rebuilds the missing or corrupt indexes of a data set.
 
     Returns:
         dict: output, rows, shards, repaired (names of shards).
 
     Raises:
-        DataError: a shard is no longer what the manifest says, so that its rows cannot be told.
+        DataError: a shard's content differs from the manifest, so its rows are unknown.
     """
     dataset = Dataset.open(path)
     broken = [number for number in range(len(dataset.shards)) if not _has_index(dataset, number)]
@@ -73,9 +73,9 @@ def repair(path, workers=None, progress=True):
             shard = dataset.shards[number]
             if (len(scanned.index), scanned.checksum) != (shard.rows, shard.checksum):
                 raise DataError(
-                    f"{dataset.shard_path(number)} has {len(scanned.index)} good records that are "
-                    f"not the {shard.rows} of the manifest, so its index cannot be made anew; "
-                    f"bring the shard back."
+                    f"{dataset.shard_path(number)} has {len(scanned.index)} valid records that are "
+                    f"not the {shard.rows} of the manifest, so its index cannot be rebuilt; "
+                    f"restore the shard."
                 )
             index = encode_index(scanned.index)
             files.write_file(
@@ -91,7 +91,7 @@ def repair(path, workers=None, progress=True):
 
 
 def _check_record(record, features):
-    """(label, None) of a good record, or (None, what is wrong)."""
+    """(label, None) of a valid record, or (None, fault)."""
     try:
         image, label = schema.image_and_label(record, features)
         with Image.open(io.BytesIO(image)) as header:  # reads no pixels
@@ -99,7 +99,7 @@ def _check_record(record, features):
                 return None, f"holds a {header.format}; TensorFlow decodes {', '.join(_FORMATS)}"
             if header.width * header.height > _MAX_PIXELS:
                 return None, f"holds an image of {header.width}x{header.height} pixels"
-    except Exception as error:  # Pillow raises anything on a corrupt header; it is only listed.
+    except Exception as error:  # Pillow raises any exception on a corrupt header.
         return None, f"cannot be used: {error}"
     return schema.NO_LABEL if label is None else label, None
 

@@ -1,11 +1,11 @@
-"""One image as a `tf.train.Example`: the names, the writer and the two readers.
+"""One image as a `tf.train.Example`: feature names, encoder and decoders.
 
     record = encode_example(jpeg_bytes, label=3, source="dogs/rex.jpg", meta={"camera": "K1000"})
     parse_images(tf.constant([record]))                 # in a graph, a batch at a time
     decode_example(record)["meta"]                      # in Python, one record with its metadata
 
-Our names are those of the usual ImageNet TFRecords. Records made by others may have any: a data
-set that adopted them says in its manifest which (`Features`).
+The default names are those of the usual ImageNet TFRecords. Records written by other programs may
+use others, which the manifest of their data set lists (`Features`).
 """
 
 import dataclasses
@@ -20,15 +20,15 @@ NO_LABEL = -1
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """Where the records of a data set keep what.
+    """Feature names of a data set's records.
 
     Attributes:
         image: feature with the encoded image.
         label: integer feature; "" for none.
-        source: text feature that tells a person where the image came from; "" for none.
-        meta: what names of metadata start with; "" takes all other features for metadata.
-        label_offset: added to what is stored; -1 where classes are counted from 1. A result of -1
-            means no label.
+        source: text feature that describes the image's origin; "" for none.
+        meta: prefix of metadata features; "" takes all other features as metadata.
+        label_offset: added to the stored label; -1 for classes numbered from 1. A sum of -1 means
+            no label.
     """
 
     image: str = "image/encoded"
@@ -42,12 +42,12 @@ OURS = Features()
 
 
 def encode_example(encoded, label=None, source="", meta=None):
-    """Serialises one image with what is known about it.
+    """Serializes one image with its label and metadata.
 
     Args:
         encoded: bytes of an RGB JPEG or PNG.
         label: int >= 0, or None where the image has none.
-        source: str that tells a person where the image came from, such as its relative path.
+        source: str that describes the image's origin, such as its relative path.
         meta: dict of name to str, int, float or a list of one of them; stored as `meta/NAME`.
 
     Returns:
@@ -64,7 +64,7 @@ def encode_example(encoded, label=None, source="", meta=None):
 
 
 def parse_images(serialized, features=OURS):
-    """The encoded images of a batch of records, inside a graph.
+    """Extracts the encoded images from a batch of records, in a graph.
 
     Args:
         serialized: (n,) string.
@@ -73,7 +73,7 @@ def parse_images(serialized, features=OURS):
     Returns:
         (n,) string; empty where a record has no image.
     """
-    import tensorflow as tf  # Only where a graph is made: it takes seconds to import.
+    import tensorflow as tf  # Imported lazily: it takes seconds.
 
     image = tf.io.FixedLenFeature([], tf.string, default_value="")
     return tf.io.parse_example(serialized, {features.image: image})[features.image]
@@ -88,10 +88,10 @@ def decode_example(serialized, features=OURS):
 
     Returns:
         dict of `encoded` bytes, `label` int or None, `source` str, `meta` dict of name to value; a
-        value stored as a list of one comes back as that one.
+        list of one value is returned as the value.
 
     Raises:
-        ValueError: not an Example, no image in it, or a label that is not one integer.
+        ValueError: it is not an Example, has no image, or its label is not a single integer.
     """
     values = _parse(serialized)
     known = {features.image, features.label, features.source}
@@ -147,7 +147,7 @@ def _label(values, features):
         raise ValueError(f"has {what} in {features.label}; an image has one integer")
     label = stored[0] + features.label_offset
     if not NO_LABEL <= label < 2**31:
-        raise ValueError(f"has label {stored[0]}, with label_offset {label}; it must be from 0 on")
+        raise ValueError(f"has label {stored[0]}, with label_offset {label}; it must be at least 0")
     return None if label == NO_LABEL else label
 
 
@@ -164,7 +164,7 @@ def _add(example, name, value):
 
 
 def _bytes(text):
-    # File names need not be valid UTF-8; Python holds their odd bytes as surrogates.
+    # File names need not be valid UTF-8; Python represents invalid bytes as surrogates.
     return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
 
 

@@ -1,11 +1,11 @@
-"""A data set in the making: what is finished waits in a folder inside, until all of it is.
+"""Stages an unfinished data set in a sub-folder, then commits it by renames.
 
-    with Draft("/data/mine", job={"what": "convert", "quality": 92}) as draft:
-        for note in draft.notes():                     # what an interrupted call had finished
+    with Staging("/data/mine", job={"what": "convert", "quality": 92}) as staging:
+        for note in staging.notes():                     # finished by an interrupted call
             ...
-        ...                                            # writes draft.path("3.tfrecord")
-        draft.add_note({"shard": ..., "place": 4711})  # from here on it counts as finished
-        draft.commit({"3.tfrecord": "shard-00003-of-00004.tfrecord"}, manifest)
+        ...                                            # writes staging.path("3.tfrecord")
+        staging.add_note({"shard": ..., "place": 4711})  # now recorded as finished
+        staging.commit({"3.tfrecord": "shard-00003-of-00004.tfrecord"}, manifest)
 
 A process may be killed at any time. Notes and manifest are complete or absent, and an interrupted
 commit is repeated with the same result.
@@ -25,11 +25,11 @@ FOLDER = ".writing"
 _JOB, _LOCK = "job.json", "lock"
 
 
-class Draft:
+class Staging:
     """The unfinished part of a data set folder. A context manager, for one process at a time.
 
-    Leaving it without a commit keeps what is finished for the next call of the same job; without a
-    job everything is removed. A data set that is to be replaced stays usable until the commit.
+    Leaving the context without a commit keeps the finished files for the next call of the same job;
+    without a job everything is removed. A data set to be replaced stays usable until the commit.
     """
 
     def __init__(self, path, job=None, overwrite=False, alone=True):
@@ -37,24 +37,24 @@ class Draft:
 
         Args:
             path: folder of the data set, created if missing.
-            job: dict for JSON that decides what is written, or None.
-            overwrite: whether to replace a data set that is there, and to drop the draft of
-                another job. Other files are left alone.
-            alone: whether other files in the folder, or the draft of another job, are a reason to
-                refuse it. A draft is dropped else.
+            job: JSON-serializable dict that determines what is written, or None.
+            overwrite: whether to replace an existing data set, and to discard the staged files of
+                another job. Other files are kept.
+            alone: whether to reject a folder that holds other files or the staged files of another
+                job. Otherwise such staged files are discarded.
 
         Raises:
-            ConfigError: the folder holds something and `overwrite` is not set.
+            ConfigError: the folder is not empty and `overwrite` is not set.
         """
         self._output = os.fspath(path)
         self._job = _plain(job)
         self._lock = None
-        self._noted = 0  # notes that are there for sure
+        self._noted = 0  # lower bound of the number of notes
         if not self._continues():
             if alone or files.exists(os.path.join(self._output, MANIFEST)):
                 check_output(self._output, overwrite)
             if alone:
-                _check_draft(self._output, self._job, overwrite)
+                _check_staging(self._output, self._job, overwrite)
                 _check_shards(self._output)
 
     def __enter__(self):
@@ -74,7 +74,7 @@ class Draft:
         self._release_lock()
 
     def path(self, name):
-        """Path of a file of the draft."""
+        """Path of a staged file."""
         return os.path.join(self._output, FOLDER, name)
 
     def notes(self):
@@ -85,10 +85,10 @@ class Draft:
             yield _read_json(self.path(f"{number}.json"))
 
     def add_note(self, note):
-        """Remembers that something is finished: files of the draft are whole, a place is reached.
+        """Records that the staged files written so far are complete.
 
         Args:
-            note: dict for JSON.
+            note: JSON-serializable dict.
         """
         number = next(n for n in itertools.count(self._noted) if not self._has(f"{n}.json"))
         self.write(f"{number}.json", json.dumps(note))
@@ -102,7 +102,7 @@ class Draft:
             files.remove(self.path(f"{number}.json"))
 
     def write_bytes(self, name, content):
-        """Writes a file; a note says when it is whole."""
+        """Writes a file; it counts as complete once a note is added."""
         with files.opened(self.path(name), "wb") as file:
             file.write(content)
         sync(self.path(name))
@@ -118,19 +118,19 @@ class Draft:
         files.write_file(self.path(name), write)
 
     def is_committing(self):
-        """Whether a commit was begun: some files may have been moved already."""
+        """Whether a commit has started: some files may have been moved already."""
         return self._has(MANIFEST)
 
     def commit(self, moves, manifest):
-        """Puts files in place of the data set that was there, the manifest last.
+        """Replaces the previous data set by the staged files, the manifest last.
 
         Args:
-            moves: dict of names in the draft to names in the data set.
-            manifest: dict for JSON.
+            moves: dict of staged names to names in the data set.
+            manifest: JSON-serializable dict.
         """
         if not self.is_committing():
             self.write(MANIFEST, json.dumps(manifest, indent=1))
-        # What is adopted may be a data set of ours that lies in the same folder.
+        # The shards indexed in place may be those of the data set being replaced.
         kept = {*moves.values(), *(shard["name"] for shard in manifest["shards"])}
         _remove_data_set(self._output, os.path.join(self._output, MANIFEST), kept)
         for name, final in moves.items():
@@ -141,7 +141,7 @@ class Draft:
         self.discard()
 
     def discard(self):
-        """Removes the draft, and what a commit that was cut off has moved already."""
+        """Removes the staged files, and those that an interrupted commit has already moved."""
         if self.is_committing():
             _remove_data_set(self._output, self.path(MANIFEST), ())
         self._release_lock()
@@ -161,11 +161,13 @@ class Draft:
         if not is_local(self._output):
             return
         self._lock = open(self.path(_LOCK), "w")
-        try:  # The system gives it back when the process ends, however it ends.
+        try:  # The operating system releases the lock when the process ends.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._release_lock()
-            raise ConfigError(f"Another process is writing to {self._output}; wait.") from error
+            raise ConfigError(
+                f"another process is writing to {self._output}; wait until it ends."
+            ) from error
 
     def _release_lock(self):
         if self._lock is not None:
@@ -174,30 +176,30 @@ class Draft:
 
 
 def is_begun(path):
-    """Whether a folder holds a data set, whole or unfinished."""
+    """Whether a folder holds a complete or unfinished data set."""
     names = (MANIFEST, os.path.join(FOLDER, _JOB))
     return any(files.exists(os.path.join(path, name)) for name in names)
 
 
 def check_output(path, overwrite):
-    """Refuses a folder that must not be written to.
+    """Checks that a folder may be written to.
 
     Raises:
-        ConfigError: it is a file, or holds something and `overwrite` is not set.
+        ConfigError: it is a file, or it is not empty and `overwrite` is not set.
     """
     if not files.exists(path):
         return
     if not files.is_folder(path):
-        raise ConfigError(f"The output {path} is a file; give a folder.")
+        raise ConfigError(f"the output {path} is a file; give a folder.")
     left = [name for name in files.names_in(path) if name != FOLDER]
     if left and not overwrite:
         raise ConfigError(
-            f"The output {path} is not empty (it has {left[0]}); give a new folder, or --overwrite "
+            f"the output {path} is not empty (it has {left[0]}); give a new folder, or --overwrite "
             f"to replace the data set in it."
         )
 
 
-def _check_draft(path, job, overwrite):
+def _check_staging(path, job, overwrite):
     other = _read_job(path)
     if other is None or overwrite:
         return
@@ -208,13 +210,14 @@ def _check_draft(path, job, overwrite):
         if other.get(name) != job.get(name)
     )
     raise ConfigError(
-        f"{path} holds an unfinished data set that was begun with another input or other settings "
-        f"({differences}). Finish it with what it was begun with, or use --overwrite to drop it."
+        f"{path} holds an unfinished data set with another input or other settings "
+        f"({differences}); finish it with its own input and settings, or discard it with "
+        f"--overwrite."
     )
 
 
 def _check_shards(path):
-    """Refuses a folder with files that a data set written there would replace, but are not ours."""
+    """Rejects a folder with shard files that no data set there lists, since they would be lost."""
     ours = set()
     for manifest in (os.path.join(path, MANIFEST), os.path.join(path, FOLDER, MANIFEST)):
         listed = _read_json(manifest) if files.exists(manifest) else None
@@ -224,20 +227,20 @@ def _check_shards(path):
     for name in names:
         if name.startswith("shard-") and name.endswith(".tfrecord") and name not in ours:
             raise ConfigError(
-                f"{path} holds {name}, which belongs to somebody else: no data set that was "
-                f"written there lists it. Give another folder, or move it away."
+                f"{path} holds {name}, which no data set written there lists; give another "
+                f"folder, or move the file away."
             )
 
 
 def _remove_data_set(path, manifest_path, kept):
-    """Removes the files that a manifest lists, but for the names `kept`, and the manifest itself.
+    """Removes the files that a manifest lists, except the names `kept`, and the manifest itself.
 
-    Shards that were adopted belong to somebody else: only their indexes go.
+    Of shards that were indexed in place, only the indexes are removed.
     """
     if not files.exists(manifest_path):
         return
     manifest = _read_json(manifest_path)
-    # The manifest first: from here on the folder counts as incomplete.
+    # The manifest first: without it the folder counts as incomplete.
     files.remove(manifest_path)
     shards = manifest.get("shards", []) if isinstance(manifest, dict) else []
     for shard in shards:

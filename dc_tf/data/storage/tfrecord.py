@@ -1,4 +1,4 @@
-"""The frame around each record of a TFRecord file: length, its checksum, payload, its checksum.
+"""TFRecord framing: payload length, its checksum, payload, its checksum.
 
     for offset, payload, fault in scan("train-00000-of-01024"):
         ...
@@ -15,19 +15,19 @@ from dc_tf.errors import DataError
 
 HEADER_BYTES = 12  # payload length (8) and its checksum (4), before the payload
 FOOTER_BYTES = 4  # the payload's checksum, after it
-MAX_RECORD_BYTES = 1 << 30  # a longer one is taken for damage
-_CUT_SHORT = "ends early: the shard was cut short"
+MAX_RECORD_BYTES = 1 << 30  # a longer one counts as corrupt
+_CUT_SHORT = "ends early: the shard is truncated"
 
 
 def unframe(frame, length):
-    """Takes a record out of its frame and checks it.
+    """Extracts the payload of a framed record and checks it.
 
     Args:
-        frame: bytes from the start of the header on, as many as there are up to the footer's end.
-        length: of the payload in bytes, as the index has it.
+        frame: bytes from the header to the end of the footer; fewer if the file is truncated.
+        length: payload length in bytes, from the index.
 
     Returns:
-        (bytes, None), the payload as it was written, or (None, str) with what is wrong.
+        (payload bytes, None), or (None, str) with the fault.
     """
     if len(frame) < HEADER_BYTES + length + FOOTER_BYTES:
         return None, _CUT_SHORT
@@ -35,17 +35,17 @@ def unframe(frame, length):
     if stored != length:
         return None, (
             f"has {stored} bytes, but the index says {length}: the shard is not the one that was "
-            "indexed, or is damaged"
+            "indexed, or is corrupt"
         )
     payload = frame[HEADER_BYTES : HEADER_BYTES + length]
     (checksum,) = struct.unpack_from("<I", frame, HEADER_BYTES + length)
     if masked_crc(payload) != checksum:
-        return None, "is damaged: its checksum is wrong"
+        return None, "is corrupt: its checksum is wrong"
     return payload, None
 
 
 def frame(payload):
-    """The bytes of a record in a file: header, payload, footer."""
+    """Frames a payload: header, payload, footer, as bytes."""
     length = struct.pack("<Q", len(payload))
     checksum = struct.pack("<I", masked_crc(length))
     return b"".join((length, checksum, payload, struct.pack("<I", masked_crc(payload))))
@@ -58,14 +58,14 @@ def masked_crc(data):
 
 
 def scan(path):
-    """Reads a file from its start to its end.
+    """Reads a file sequentially.
 
     Yields:
-        (offset of the payload, payload bytes, None) for a good record, (offset, None, str) with
-        what is wrong for a bad one. After a bad header nothing more can be found.
+        (offset of the payload, payload bytes, None) for a valid record, (offset, None, str) with
+        the fault for a bad one. A bad header ends the scan, since the next offset is unknown.
 
     Raises:
-        DataError: the file is compressed, or not a TFRecord file at all.
+        DataError: the file is compressed, or is not a TFRecord file.
     """
     with open_binary(path) as file:
         left = size_of(path)
@@ -79,7 +79,7 @@ def scan(path):
                 yield (
                     offset,
                     None,
-                    _CUT_SHORT if cut else "has a damaged header, which hides the rest",
+                    _CUT_SHORT if cut else "has a corrupt header, so the records after it are lost",
                 )
                 return
             frame_bytes = HEADER_BYTES + length + FOOTER_BYTES
@@ -89,7 +89,7 @@ def scan(path):
 
 
 def header_length(header):
-    """Length of the payload that a header announces, or None when it is damaged or cut short."""
+    """Payload length in a header, or None if the header is corrupt or truncated."""
     if len(header) < HEADER_BYTES:
         return None
     length, checksum = struct.unpack("<QI", header)
@@ -103,8 +103,8 @@ def _check_start(path, header, size):
         return
     if header[:2] == b"\x1f\x8b" or header[:1] == b"\x78":
         raise DataError(
-            f"{path} is compressed. Rows are read by their place in the file, so it must be "
+            f"{path} is compressed. Rows are read by their offset in the file, so it must be "
             "uncompressed: rewrite it with tf.io.TFRecordWriter without options, or (if it was "
             "made by gzip) with gunzip."
         )
-    raise DataError(f"{path} is not a TFRecord file, or its first record is damaged.")
+    raise DataError(f"{path} is not a TFRecord file, or its first record is corrupt.")

@@ -1,4 +1,4 @@
-"""Writing a data set: rows in, shards with indexes and a manifest out.
+"""Writes a data set: rows to shards with indexes and a manifest.
 
     with DatasetWriter("/data/mine", class_names=["cat", "dog"]) as writer:
         writer.write(jpeg_bytes, label=1, source="dog/rex.jpg")
@@ -23,7 +23,7 @@ from dc_tf.data.storage.manifest import (
     checksum,
     encode_index,
 )
-from dc_tf.data.storage.staging import Draft
+from dc_tf.data.storage.staging import Staging
 from dc_tf.data.storage.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame
 from dc_tf.errors import ConfigError, DataError
 
@@ -31,16 +31,15 @@ _SHARD_BYTES = 256 << 20  # 10 TB make 40,000 shards: as many indexes as can be 
 
 
 class DatasetWriter:
-    """Writes a data set: shards aside, then into place, the manifest last.
+    """Writes a data set: stages the shards, then moves them into place, the manifest last.
 
-    A context manager. When the body raises, the folder is left as it was; but with a `job`, the
-    finished shards are kept, and a writer of the same job goes on behind them, so that the result
-    is that of an undisturbed one. A data set that is to be replaced stays usable until the new one
-    is whole.
+    A context manager. If the body raises, the folder is unchanged; with a `job`, the finished
+    shards are kept, and a writer of the same job resumes after them with the same result as an
+    uninterrupted one. A data set to be replaced stays usable until the new one is complete.
 
     Attributes:
         rows: int, rows written so far.
-        is_full: whether the shard is. The next `write` begins another, unless `close_shard` did.
+        is_full: whether the current shard is full; the next `write` then starts another.
     """
 
     def __init__(self, path, class_names=None, rows_per_shard=None, overwrite=False, job=None):
@@ -50,11 +49,12 @@ class DatasetWriter:
             path: folder, created if missing.
             class_names: list of str, one for each label, or None.
             rows_per_shard: rows in each shard but the last; None closes a shard at 256 MiB.
-            overwrite: whether to replace a data set that is there. Other files are left alone.
-            job: dict for JSON that says what is written and how, for the manifest.
+            overwrite: whether to replace an existing data set. Other files are kept.
+            job: JSON-serializable dict that describes source and settings, for the manifest.
 
         Raises:
-            ConfigError: the folder is not empty and `overwrite` is not set, or a bad setting.
+            ConfigError: the folder is not empty and `overwrite` is not set, or `rows_per_shard`
+                is less than 1.
         """
         if rows_per_shard is not None and rows_per_shard < 1:
             raise ConfigError(f"rows_per_shard is {rows_per_shard}; it must be at least 1.")
@@ -66,18 +66,18 @@ class DatasetWriter:
         self._shards = []
         self._files = []
         self._current = None
-        self._draft = Draft(path, job, overwrite)
+        self._staging = Staging(path, job, overwrite)
 
     def __enter__(self):
-        self._draft.__enter__()
+        self._staging.__enter__()
         noted = 0
-        for note in self._draft.notes():
+        for note in self._staging.notes():
             shard = note["shard"] and Shard(**note["shard"])
             if shard and not self._is_whole(shard):
                 break
             self._shards += [shard] if shard else []
             noted += 1
-        self._draft.forget_notes(noted)
+        self._staging.forget_notes(noted)
         self.rows = sum(shard.rows for shard in self._shards)
         return self
 
@@ -87,15 +87,15 @@ class DatasetWriter:
                 self.close_shard()
                 self._commit()
         finally:
-            self._draft.__exit__(kind, error, trace)
+            self._staging.__exit__(kind, error, trace)
 
     @property
     def is_full(self):
         return self._current is not None and self._current.is_full(self._rows_per_shard)
 
     def notes(self):
-        """Yields what was noted with each shard that is finished, by this and earlier writers."""
-        for note in self._draft.notes():
+        """Yields the note of each finished shard, of this and earlier writers of the job."""
+        for note in self._staging.notes():
             yield note["note"]
 
     def write(self, encoded, label=None, source="", meta=None):
@@ -105,48 +105,48 @@ class DatasetWriter:
             int, the row's id.
 
         Raises:
-            DataError: a label outside the class names.
+            DataError: the label is outside the class names.
         """
         classes = len(self._class_names) if self._class_names is not None else np.inf
         if label is not None and not 0 <= label < classes:
             raise DataError(
-                f"{source or 'An image'} has label {label}; the class names allow 0..{classes - 1}."
+                f"{source or 'an image'} has label {label}; the class names allow 0..{classes - 1}."
             )
         if self.is_full:
             self.close_shard()
         if self._current is None:
-            self._current = _OpenShard(self._draft.path(f"{len(self._shards)}.tfrecord"))
+            self._current = _OpenShard(self._staging.path(f"{len(self._shards)}.tfrecord"))
         self._current.write(schema.encode_example(encoded, label, source, meta), label)
         self.rows += 1
         return self.rows - 1
 
     def close_shard(self, note=None):
-        """Finishes the shard: it will not be written again.
+        """Finishes the current shard; a resumed writer will not write it again.
 
         Args:
-            note: dict for JSON; a later writer of the same job finds it in `notes`. With a note,
-                it counts even when no row was written since the last.
+            note: JSON-serializable dict that a later writer of the job finds in `notes`. With a
+                note, the call is recorded even if no row was written since the last.
         """
         if self._current is None and note is None:
             return
         shard = self._current.close() if self._current is not None else None
         self._current = None
         self._shards += [shard] if shard else []
-        self._draft.add_note({"shard": shard and dataclasses.asdict(shard), "note": note})
+        self._staging.add_note({"shard": shard and dataclasses.asdict(shard), "note": note})
 
     def write_file(self, name, text):
-        """Adds a text file, a str or an iterable of them; it is in place when the data set is."""
-        self._draft.write(name, text)
+        """Adds a text file, from a str or an iterable of str, committed with the data set."""
+        self._staging.write(name, text)
         self._files.append(name)
 
     def discard(self):
-        """Gives up: a later writer of the same job begins anew."""
-        self._draft.discard()
+        """Removes everything staged: a later writer of the same job starts over."""
+        self._staging.discard()
 
     def _commit(self):
         if not self.rows:
             self.discard()
-            raise DataError(f"No image was written to {self._path}; a data set needs at least one.")
+            raise DataError(f"no image was written to {self._path}; a data set needs at least one.")
         shards, moves = [], {name: name for name in self._files}
         for number, shard in enumerate(self._shards):
             name = f"shard-{number:05d}-of-{len(self._shards):05d}.tfrecord"
@@ -160,18 +160,18 @@ class DatasetWriter:
             "shards": shards,
             "origin": self._job,
         }
-        self._draft.commit(moves, manifest)
+        self._staging.commit(moves, manifest)
 
     def _is_whole(self, shard):
-        """Whether a shard that was noted is there: a power cut may have taken it."""
-        if self._draft.is_committing():
+        """Whether a noted shard is complete on disk: a power failure may have removed it."""
+        if self._staging.is_committing():
             return True
-        paths = [self._draft.path(shard.name + suffix) for suffix in ("", INDEX_SUFFIX)]
+        paths = [self._staging.path(shard.name + suffix) for suffix in ("", INDEX_SUFFIX)]
         return all(map(files.exists, paths)) and size_of(paths[0]) == shard.bytes
 
 
 def is_finished(path, job):
-    """Whether a folder holds the whole data set that this job makes."""
+    """Whether a folder holds the complete data set of this job."""
     try:
         return Dataset.open(path).origin == job
     except DataError:
@@ -179,7 +179,7 @@ def is_finished(path, job):
 
 
 class _OpenShard:
-    """A shard that is being written, with its index in memory."""
+    """The shard being written, with its index in memory."""
 
     def __init__(self, path):
         self._path = path

@@ -18,14 +18,14 @@ import numpy as np
 from PIL import Image
 
 from dc_tf.data.storage.processes import cores, map_lists
-from dc_tf.data.synthetic.objects import SUBJECTS
+from dc_tf.data.synthetic.objects import OBJECTS
 from dc_tf.data.synthetic.photo_metadata import PhotoSite
 from dc_tf.data.synthetic.scenes import scene
 from dc_tf.errors import ConfigError
 from dc_tf.progress import Progress
 
 SPLITS = ("train", "test")
-CLASS_NAMES = tuple(SUBJECTS)
+CLASS_NAMES = tuple(OBJECTS)
 _CHUNK = 64  # pictures a process draws at a time
 
 

@@ -57,7 +57,7 @@ def draw(name, height, rng):
     """Draws one subject.
 
     Args:
-        name: one of SUBJECTS.
+        name: one of OBJECTS.
         height: int, pixels from foot to top.
         rng: np.random.Generator; decides on build, colours and which way it faces.
 
@@ -65,7 +65,7 @@ def draw(name, height, rng):
         PIL RGBA image, cut to the drawn columns; its last row is the foot.
     """
     brush = Brush(height)
-    SUBJECTS[name](brush, rng)
+    OBJECTS[name](brush, rng)
     left, _, right, _ = brush.image.getbbox()
     image = brush.image.crop((left, 0, right, height))
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
@@ -330,7 +330,7 @@ def mushroom(brush, rng):
 
 
 # Most frequent first.
-SUBJECTS = {
+OBJECTS = {
     "tree": tree,
     "house": house,
     "person": person,

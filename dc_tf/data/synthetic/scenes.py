@@ -70,7 +70,7 @@ def scene(subject, place, hour, size, rng):
     """Draws one picture.
 
     Args:
-        subject: one of subjects.SUBJECTS, what the picture shows.
+        subject: one of objects.OBJECTS, what the picture shows.
         place: one of PLACES, where it stands.
         hour: one of HOURS, the light.
         size: int, pixels of a side.

@@ -1,10 +1,10 @@
-"""One VOC annotation file: the objects of an image, with their boxes.
+"""Parses a PASCAL VOC annotation file: the objects of an image with their boxes.
 
     annotation = parse(open("000005.xml", "rb").read())
     annotation.objects[0].name, annotation.objects[0].box
 
-A file with a document type is refused: with it comes all that makes XML of strangers dangerous,
-entities that expand or that name other files; VOC has none.
+A file with a document type is rejected: it enables the attacks of untrusted XML, entities that
+expand exponentially or read other files. VOC files have none.
 """
 
 import xml.etree.ElementTree as ElementTree
@@ -22,7 +22,7 @@ class Object(NamedTuple):
         name: of its class.
         box: (top, left, bottom, right) in pixels from the image's top left corner, so that the
             whole of a 10 x 10 image is (0, 0, 10, 10).
-        difficult: marked as hard to see; not counted in either way.
+        difficult: marked as hard to recognize; ignored by the evaluation.
     """
 
     name: str
@@ -31,10 +31,10 @@ class Object(NamedTuple):
 
 
 class Annotation(NamedTuple):
-    """What a file says.
+    """Contents of an annotation file.
 
     Attributes:
-        size: (height, width) in pixels; (0, 0) where it is not told.
+        size: (height, width) in pixels; (0, 0) if not given.
         objects: tuple of Object, in the order of the file.
     """
 
@@ -46,7 +46,7 @@ def parse(data: bytes) -> Annotation:
     """Reads an annotation.
 
     Raises:
-        ValueError: it is no XML, no annotation, too large, or has a document type.
+        ValueError: it is not XML or not an annotation, is too large, or has a document type.
     """
     if len(data) > MAX_BYTES:
         raise ValueError(f"has {len(data)} bytes, more than {MAX_BYTES}")
@@ -55,7 +55,7 @@ def parse(data: bytes) -> Annotation:
         raise ValueError(f"is a <{root.tag}>, not an <annotation>")
     size = root.find("size")
     height, width = (0, 0) if size is None else (int(_number(size, n)) for n in ("height", "width"))
-    # Direct children only: objects of people have parts, such as heads, with boxes of their own.
+    # Direct children only: a person's parts, such as the head, are nested and have boxes too.
     return Annotation((height, width), tuple(_object(node) for node in root.findall("object")))
 
 
@@ -89,7 +89,7 @@ def _object(node):
             f"has an object {name!r} from ({left:g}, {top:g}) to ({right:g}, {bottom:g})"
         )
     difficult = node.find("difficult") is not None and _number(node, "difficult") != 0
-    # VOC counts pixels from 1 and its last one belongs to the box.
+    # VOC numbers pixels from 1 and includes the last pixel in the box.
     return Object(name, (top - 1, left - 1, bottom, right), difficult)
 
 

@@ -1,12 +1,12 @@
 """Image sets in the format of PASCAL VOC: images, XML annotations, lists of names.
 
     trainval, test = read_splits("VOCdevkit", ("trainval", "test"))
-    trainval.presence()          # (n, classes) int8: 1 there, 0 not there, -1 only as difficult
+    trainval.presence()          # (n, classes) int8: 1 present, 0 absent, -1 only difficult objects
 
-The folder is VOC2007 itself, or one that holds it or another folder with JPEGImages, Annotations
-and ImageSets/Main. Classes are those of files ImageSets/Main/CLASS_SPLIT.txt where there are any,
-else all that the annotations name. Everything is looked at before anything is computed: whatever
-is missing or cannot be understood is an error that names the file.
+The folder is VOC2007, or a parent of it or of another folder with JPEGImages, Annotations and
+ImageSets/Main. Classes are those of the files ImageSets/Main/CLASS_SPLIT.txt, or, without such
+files, all that the annotations name. All files are checked before anything is computed; an error
+names the file that is missing or invalid.
 
 Reference: Everingham et al. 2010, and its development kit for 2007.
 """
@@ -29,7 +29,7 @@ VOC2007 = "VOC2007"
 MAX_PIXELS = 100_000_000
 _PARTS = ("JPEGImages", "Annotations", "ImageSets/Main")
 _SUFFIXES = (".jpg", ".jpeg", ".png")
-_READERS = 8  # files at a time, which may be far away
+_READERS = 8  # concurrent reads, to hide network latency
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,22 +71,22 @@ class VocSplit:
         return len(self.images)
 
     def presence(self) -> np.ndarray:
-        """(n, classes) int8: 1 for a class with an object that is not difficult, -1 for one that
-        has only difficult ones, which is not to be counted, 0 for the others.
+        """(n, classes) int8: 1 if the image has a non-difficult object of the class, -1 if it has
+        only difficult ones, which the evaluation ignores, else 0.
         """
         labels = np.zeros((len(self), len(self.classes)), np.int8)
-        for label, objects in zip(labels, self.objects):
+        for label, objects in zip(labels, self.objects, strict=True):
             label[objects.classes] = -1
             label[objects.classes[~objects.difficult]] = 1
         return labels
 
 
 def read_splits(path: str, names) -> list[VocSplit]:
-    """Reads image sets of one folder; the numbers of the classes are the same in all of them.
+    """Reads image sets of one folder; class numbers are the same in all of them.
 
     Raises:
-        ConfigError: the folder holds no such set, or has no list of that name.
-        DataError: what a list, an annotation or an image lacks, or what is wrong with it.
+        ConfigError: the folder holds no image set, or has no list of that name.
+        DataError: a list, an annotation or an image is missing or invalid.
     """
     folder = find_folder(path)
     lists = {name: _read_list(folder, name) for name in names}
@@ -101,7 +101,7 @@ def read_splits(path: str, names) -> list[VocSplit]:
 
 
 def list_length(path: str, name: str) -> int:
-    """Number of images that a list of an image set names; nothing else is read.
+    """Number of images in a list of an image set; reads only the list.
 
     Raises:
         ConfigError, DataError: as `read_splits`.
@@ -186,8 +186,8 @@ def _read_image(folder, name):
     except ValueError as error:
         raise DataError(f"the annotation {annotation_path} {error}.") from error
     if all(annotation.size) and annotation.size != size:
-        told, real = (f"{width}x{height}" for height, width in (annotation.size, size))
-        raise DataError(f"{annotation_path} is of an image of {told} pixels; {path} has {real}.")
+        stated, real = (f"{width}x{height}" for height, width in (annotation.size, size))
+        raise DataError(f"{annotation_path} is of an image of {stated} pixels; {path} has {real}.")
     return path, size, annotation.objects
 
 
@@ -206,16 +206,19 @@ def _image_size(path):
 
 def _split(folder, name, images, found, classes):
     numbers = {class_name: number for number, class_name in enumerate(classes)}
-    paths, sizes, objects = zip(*(found[image] for image in images))
-    for image, boxes in zip(images, objects):
+    paths, sizes, objects = zip(*(found[image] for image in images), strict=True)
+    for image, boxes in zip(images, objects, strict=True):
         unknown = sorted({o.name for o in boxes} - set(classes))
         if unknown:
             raise DataError(
-                f"the annotation of {image} in {folder} has the class {unknown[0]!r}, which no "
-                f"ImageSets/Main/CLASS_SPLIT.txt is of; they are of {', '.join(classes)}."
+                f"the annotation of {image} in {folder} has the class {unknown[0]!r}, which has no "
+                f"file ImageSets/Main/CLASS_SPLIT.txt; those that exist are for "
+                f"{', '.join(classes)}."
             )
     sizes = np.array(sizes, np.int32)
-    objects = tuple(_arrays(boxes, numbers, size) for boxes, size in zip(objects, sizes))
+    objects = tuple(
+        _arrays(boxes, numbers, size) for boxes, size in zip(objects, sizes, strict=True)
+    )
     return VocSplit(folder, name, classes, paths, sizes, objects)
 
 

@@ -1,10 +1,10 @@
-"""Clusterings of a data set, by row id: those of a run, or the one of an output of `dc_tf kmeans`.
+"""Reads the clusterings of a run, or the clustering of `dc_tf kmeans`, by row id of a data set.
 
     for clustering in find("/runs/mine"):
         clustering.stage, clustering.round, clustering.levels(dataset)  # {"clusters": (N,) labels}
 
-Embeddings may come from anywhere. What `dc_tf embed` wrote says of which data set it is and which
-row is whose, and is held to that; other rows are taken for those of the data set in its order.
+`dc_tf kmeans` clusters embeddings from any source. Files of `dc_tf embed` record their data set and
+row ids, which are checked; rows of other files are assumed to be in the order of the data set.
 """
 
 import dataclasses
@@ -21,31 +21,31 @@ from dc_tf.evaluation.frozen import embed
 from dc_tf.run_dir import RunDir
 
 _FOLDER = re.compile(r"stage-(\d+)-round-(\d+)$")
-# As clustering/job/output.py names them.
+# File names of clustering/job/output.py.
 _ABOUT, _ASSIGNMENTS = "clustering.json", "assignments.npy"
 
 
 @dataclasses.dataclass(frozen=True)
 class RunClustering:
-    """What a run has made of one stage and round."""
+    """The clustering of one stage and round of a run."""
 
     run: RunDir
     stage: int
     round: int
 
     def levels(self, dataset) -> dict[str, np.ndarray]:
-        """Labels (N,) of "clusters", and of "sub_clusters" for both levels in one.
+        """{"clusters": (N,) labels, "sub_clusters": (N,) labels of both levels combined}.
 
-        A level of one cluster says nothing, and is left out.
+        Levels with a single cluster are left out.
 
         Raises:
-            DataError: the assignments are of another data set, or damaged.
+            DataError: the assignments belong to another data set or are damaged.
         """
         assignments = Assignments.open(self.run.clustering(self.stage, self.round))
         if len(assignments.cluster) != dataset.rows:
             raise DataError(
                 f"{self.run.path} has clustered {len(assignments.cluster)} images, but the data "
-                f"set has {dataset.rows}; give the one that the run was made of as --train."
+                f"set has {dataset.rows}; give the data set of the run as --train."
             )
         levels = {}
         if assignments.clusters > 1:
@@ -57,14 +57,14 @@ class RunClustering:
 
 @dataclasses.dataclass(frozen=True)
 class KMeansClustering:
-    """What `dc_tf kmeans` has written to its output; of no stage and round."""
+    """The clustering in an output folder of `dc_tf kmeans`; it has no stage and round."""
 
     path: str
     stage = None
     round = None
 
     def levels(self, dataset) -> dict[str, np.ndarray]:
-        """Labels (N,) of "clusters".
+        """{"clusters": (N,) labels}.
 
         Raises:
             DataError: the rows are not those of the data set, or a file is damaged.
@@ -91,27 +91,27 @@ class KMeansClustering:
         return {"clusters": labels}
 
     def _row_ids(self, files, dataset):
-        """The row ids of all rows of the files; None where one does not tell."""
+        """The row ids of all rows of the files; None if a file does not record them."""
         ids = [np.zeros(0, np.int64)]
         for path, rows in files:
             origin = embed.origin(path)
             if origin is None:
                 logging.warning(
-                    "No row ids of `dc_tf embed` lie beside %s: the rows of %s are taken for those "
-                    "of %s, in its order.",
+                    "no row ids of `dc_tf embed` lie beside %s; assuming that the rows of %s are "
+                    "in the order of %s.",
                     *(path, self.path, dataset.path),
                 )
                 return None
             if origin.data != dataset.fingerprint():
                 raise DataError(
-                    f"{self.path} has clustered {path}, features of a data set of {origin.data}; "
-                    f"--train={dataset.path} is one of {dataset.fingerprint()}. Give the one that "
-                    "was embedded."
+                    f"{self.path} has clustered {path}, features of a data set of "
+                    f"{origin.data}, but --train={dataset.path} has {dataset.fingerprint()}; give "
+                    "the data set that was embedded."
                 )
             if len(origin.row_ids) != rows:
                 raise DataError(
-                    f"{path} had {rows} rows when {self.path} was made of it, and now has row ids "
-                    f"of {len(origin.row_ids)}; cluster it again."
+                    f"{path} had {rows} rows when {self.path} was computed, but now has "
+                    f"{len(origin.row_ids)} row ids; cluster it again."
                 )
             ids.append(origin.row_ids)
         return np.concatenate(ids)
@@ -121,10 +121,10 @@ class KMeansClustering:
 
 
 def find(path: str) -> list[RunClustering] | list[KMeansClustering]:
-    """All complete clusterings of a folder, in the order in which they were made.
+    """All complete clusterings of a folder, oldest first.
 
     Raises:
-        ConfigError: the folder is neither of a run that makes clusters nor of a finished k-means.
+        ConfigError: the folder is neither a run with clusters nor a finished k-means.
     """
     run = RunDir(path)
     if os.path.isdir(run.clusterings):
@@ -135,13 +135,13 @@ def find(path: str) -> list[RunClustering] | list[KMeansClustering]:
     if is_kmeans(path):
         return [KMeansClustering(run.path)]
     raise ConfigError(
-        f"--model={path} is neither a run that has made clusters nor the --output of a `dc_tf "
-        "kmeans` that has finished."
+        f"--model={path} is neither a run with clusters nor the --output of a `dc_tf kmeans` "
+        "that has finished; give one of these."
     )
 
 
 def is_kmeans(path: str) -> bool:
-    """Whether a folder is the output of a `dc_tf kmeans` that has finished."""
+    """Whether a folder is the output of a finished `dc_tf kmeans`."""
     return os.path.isfile(os.path.join(os.path.expanduser(path), _ABOUT))
 
 

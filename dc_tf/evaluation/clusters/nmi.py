@@ -1,16 +1,16 @@
-"""What clusters know of things that nobody told them: labels, hashtags, users, cameras, places.
+"""Agreement of clusters with labels and metadata: hashtags, users, cameras, places.
 
     columns = read_columns(dataset, Protocol())
     result = evaluate(clusterings.find(path), dataset, columns)
     print(table(result))
 
-For every clustering of a run, or that of `dc_tf kmeans`, and every column of what is known about
-the images: normalised mutual information, adjusted Rand index, and purity, the share of images
-whose value is the most frequent one of their cluster. Images of which a column says nothing are
-left out of that column. Workers share the reading of metadata, and the clusterings.
+For every clustering of a run, or that of `dc_tf kmeans`, and every column of labels or metadata,
+the task computes normalised mutual information, adjusted Rand index, and purity: the share of
+images whose value is the most frequent one of their cluster. A column's metrics leave out images
+without a value. Workers share the reading of metadata, and the clusterings.
 
-Reference: Caron et al. 2019, section 4.2 and Figure 4. Of several hashtags an image is taken to
-have its rarest; a place is a cell of latitude and longitude.
+Reference: Caron et al. 2019, section 4.2 and Figure 4. An image with several hashtags is assigned
+its rarest one; a place is a cell of latitude and longitude.
 """
 
 import collections
@@ -32,9 +32,9 @@ from dc_tf.run_dir import RunDir
 
 LABEL, PLACE = "label", "place"
 _COORDINATES = ("latitude", "longitude")
-_BLOCK = 256  # images whose metadata a worker reads before it tells the others
-# Of the table, in its order. What chance gives of the first two grows with the number of clusters.
-_FIGURES = {
+_BLOCK = 256  # images whose metadata a worker reads between broadcasts
+# In the order of the table. The chance level of the first two grows with the number of clusters.
+_METRICS = {
     "nmi": "normalised mutual information of clusters with",
     "purity": "share of images that have their cluster's most frequent value of",
     "adjusted_rand": "adjusted Rand index, 0 by chance, of clusters with",
@@ -46,10 +46,10 @@ class Protocol:
     """Settings.
 
     Attributes:
-        columns: "label", "place" (from latitude and longitude), or names of metadata; none takes
-            all that there are.
-        max_rows: images whose metadata is read, spread over the data set.
-        cell_degrees: side of the cell that is a place.
+        columns: "label", "place" (from latitude and longitude), or names of metadata; empty for
+            all available columns.
+        max_rows: largest number of images whose metadata is read, spread over the data set.
+        cell_degrees: side of a place's cell, in degrees.
     """
 
     columns: tuple[str, ...] = ()
@@ -65,29 +65,29 @@ class Protocol:
 
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
-    """The task; see `tasks`. The data set is --train, or that of a run where it was not given."""
+    """Runs the task; see `tasks`. The data set is --train, by default that of the run."""
     found = clusterings.find(request.model)
-    # A run may go on meanwhile, so that one worker sees a round more than another.
+    # The run may still be training, so workers may find different numbers of rounds.
     found = found[: all_gather(len(found), request.world).min()]
     dataset = Dataset.open(request.train or _data_path(request.model))
     columns = read_columns(dataset, protocol, request.world)
-    figures = evaluate(found, dataset, columns, request.world)
-    if not figures:
+    metrics = evaluate(found, dataset, columns, request.world)
+    if not metrics:
         raise DataError(
-            f"{request.model} has no complete clustering of more than one cluster yet; let `dc_tf "
-            "train` go on."
+            f"{request.model} has no complete clustering of more than one cluster yet; continue "
+            "`dc_tf train`."
         )
-    result = {"train": dataset.path, "rows": len(columns.rows), "clusterings": figures}
-    return result, table(figures)
+    result = {"train": dataset.path, "rows": len(columns.rows), "clusterings": metrics}
+    return result, table(metrics)
 
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """What is known about some rows of a data set.
+    """Labels and metadata of some rows of a data set.
 
     Attributes:
         rows: (n,) int64 row ids.
-        values: {name: (n,) int64}, a number for each different value, -1 where there is none.
+        values: {name: (n,) int64}, ids of the distinct values, -1 for a missing value.
     """
 
     rows: np.ndarray
@@ -98,10 +98,10 @@ def read_columns(dataset, protocol: Protocol, world=ALONE) -> Columns:
     """Reads labels and metadata of a data.manifest.Dataset.
 
     Args:
-        world: Communicator of the workers that share the reading; all return the same.
+        world: Communicator of the workers that share the reading; all get the same result.
 
     Raises:
-        ConfigError: a column that the data set does not have; it names those that it has.
+        ConfigError: the data set does not have a column; the message lists those that it has.
     """
     names = protocol.columns
     wants_meta = not names or set(names) - {LABEL}
@@ -118,18 +118,22 @@ def read_columns(dataset, protocol: Protocol, world=ALONE) -> Columns:
 
 
 def evaluate(found, dataset, columns: Columns, world=ALONE) -> list[dict]:
-    """Figures of the clusterings of a data set that `clusterings.find` has found, in their order.
+    """Metrics of clusterings of a data set, in their order.
 
     Args:
-        world: Communicator of the workers that share the clusterings; all return the same.
+        found: list of `clusterings.find`.
+        dataset: data.manifest.Dataset.
+        columns: Columns of the data set.
+        world: Communicator of the workers that share the clusterings; all get the same result.
 
     Returns:
-        dicts of `stage` and `round` (int; None of k-means), `level` ("clusters", or "sub_clusters"
-        for both levels in one), `column`, `rows` (that have a value), `values` (different ones),
-        `nmi`, `adjusted_rand`, `purity`, each in [0, 1] but the Rand index, which may be below 0.
+        One dict per clustering, level and column: `stage` and `round` (int; None for k-means),
+        `level` ("clusters", or "sub_clusters" for both levels combined), `column`, `rows` (number
+        of rows with a value), `values` (number of distinct values), and `nmi`, `adjusted_rand`,
+        `purity`, each in [0, 1] except the Rand index, which may be negative.
 
     Raises:
-        DataError: a clustering is of another data set.
+        DataError: a clustering belongs to another data set.
     """
     own = []
     with raise_on_all(world):
@@ -146,13 +150,13 @@ def _compared(clustering, dataset, columns) -> list[dict]:
     for level, labels in clustering.levels(dataset).items():
         place = {"stage": clustering.stage, "round": clustering.round, "level": level}
         for column, values in columns.values.items():
-            figures = compare(labels[columns.rows], values)
-            result.append({**place, "column": column, **figures})
+            metrics = compare(labels[columns.rows], values)
+            result.append({**place, "column": column, **metrics})
     return result
 
 
 def compare(clusters, values) -> dict:
-    """Figures of one clustering (n,) and one column (n,), whose negative values are unknown."""
+    """Metrics of (n,) clusters and a column's (n,) values; negative values are unknown."""
     from sklearn import metrics  # takes seconds to import
 
     known = values >= 0
@@ -167,7 +171,7 @@ def compare(clusters, values) -> dict:
 
 
 def purity(clusters, values) -> float:
-    """Share of rows that have the most frequent value of their cluster; (n,) integers each."""
+    """Share of rows with the most frequent value of their cluster; takes (n,) integers."""
     if not len(clusters):
         return 0.0
     pairs, counts = np.unique(np.stack([clusters, values], 1), axis=0, return_counts=True)
@@ -176,29 +180,29 @@ def purity(clusters, values) -> float:
 
 
 def table(result: list[dict]) -> str:
-    """A block for each figure: one line a clustering and level, one column a column."""
-    return "\n\n".join(_block(result, figure, title) for figure, title in _FIGURES.items())
+    """One block per metric: a line per clustering and level, a column per column."""
+    return "\n\n".join(_block(result, metric, title) for metric, title in _METRICS.items())
 
 
-def _block(result, figure, title) -> str:
+def _block(result, metric, title) -> str:
     columns = list(dict.fromkeys(line["column"] for line in result))
     width = {name: max(len(name), 6) for name in columns}
     lines = ["stage round level         " + "  ".join(f"{n:>{width[n]}}" for n in columns)]
-    cells = {(o["stage"], o["round"], o["level"], o["column"]): o[figure] for o in result}
+    cells = {(o["stage"], o["round"], o["level"], o["column"]): o[metric] for o in result}
     for stage, round_index, level in dict.fromkeys(key[:3] for key in cells):
         numbers = [
             f"{cells[stage, round_index, level, name]:>{width[name]}.3f}" for name in columns
         ]
         place = " ".join(f"{'-' if n is None else n:>5}" for n in (stage, round_index))
         lines.append(f"{place} {level:13} " + "  ".join(numbers))
-    return "\n".join([f"{figure}: {title}", *lines])
+    return "\n".join([f"{metric}: {title}", *lines])
 
 
 def _data_path(model) -> str:
     if clusterings.is_kmeans(model):
         raise ConfigError(
-            f"--train is missing; --model={model} is of `dc_tf kmeans`, which knows no labels: "
-            "give the data set that was embedded."
+            f"--train is missing, and --model={model} is of `dc_tf kmeans`, which does not record "
+            "the data set; give the data set that was embedded."
         )
     return experiment.load([RunDir(model).config]).data.path
 
@@ -209,16 +213,16 @@ def _label_values(dataset, rows):
 
 
 def _metas(dataset, rows, world):
-    """Yields the metadata of each of some rows, {} of a damaged one.
+    """Yields the metadata of each row, {} for a damaged one.
 
-    Workers read a share each and tell the others. All have to take as many.
+    Each worker reads a share and broadcasts it. All workers must take the same number of items.
     """
     step = _BLOCK * world.size
     blocks = [rows[start : start + step] for start in range(0, len(rows), step)]
     shares = [np.array_split(block, world.size)[world.rank] for block in blocks]
     source = examples_of(dataset, np.concatenate([rows[:0], *shares]))
     with Progress(len(rows), "metadata", "images", enabled=world.rank == 0) as progress:
-        for block, share in zip(blocks, shares):
+        for block, share in zip(blocks, shares, strict=True):
             own = []
             with raise_on_all(world):
                 for example in itertools.islice(source, len(share)):
@@ -229,13 +233,13 @@ def _metas(dataset, rows, world):
 
 
 def _meta_values(metas, count, cell_degrees) -> dict:
-    """{name: [value of each row, or None]} of the metadata of `count` rows, and of places."""
+    """{name: [value of each row, or None]} from the metadata of `count` rows, with places."""
     raw = collections.defaultdict(lambda: [None] * count)
     for place, meta in enumerate(metas):
         for name, value in meta.items():
             raw[name][place] = value
     if all(name in raw for name in _COORDINATES):
-        pairs = zip(*(raw.pop(name) for name in _COORDINATES))
+        pairs = zip(*(raw.pop(name) for name in _COORDINATES), strict=True)
         raw[PLACE] = [_cell(pair, cell_degrees) for pair in pairs]
     return {name: _rarest(column) for name, column in raw.items()}
 
@@ -247,7 +251,7 @@ def _cell(pair, degrees):
 
 
 def _rarest(column):
-    """Of a list of values the one that the fewest rows have; the first of equally rare ones."""
+    """Replaces each list of values by its rarest value over all rows; the smallest on a tie."""
     counts = collections.Counter()
     for value in column:
         if isinstance(value, list):

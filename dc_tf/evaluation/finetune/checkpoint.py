@@ -1,11 +1,11 @@
-"""Where a fine-tuning stands, on disk: one folder that is complete or absent.
+"""Checkpoints of fine-tuning: one folder each, either complete or absent.
 
-    states = TuningStates("/models/tuned/seed0", world)
-    states.save(tuner, Position(epoch=3, step=120, global_step=720))
-    position = states.restore(tuner)       # None where nothing was saved
+    checkpoints = FineTuneCheckpoints("/models/tuned/seed0", world)
+    checkpoints.save(fine_tuner, Position(epoch=3, step=120, global_step=720))
+    position = checkpoints.restore(fine_tuner)       # None if nothing was saved
 
-The first worker writes; all read, so all see the same folder. What is saved is the same on any
-number of workers, so fine-tuning goes on with another number than before.
+Rank 0 writes and all workers read, so all need access to the folder. The contents do not depend on
+the number of workers, so fine-tuning can resume with a different number.
 """
 
 import dataclasses
@@ -27,14 +27,14 @@ _ABOUT = "about.json"
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """What comes next.
+    """The next step to run.
 
     Attributes:
-        epoch: the number of epochs when all is done.
-        step: of the epoch.
-        global_step: steps taken.
-        sums: tuner.SUMS over the steps of the epoch so far.
-        last: means over the last full epoch, {"loss", "hits"}.
+        epoch: epoch of the step; the number of epochs at the end of fine-tuning.
+        step: index of the step in the epoch.
+        global_step: number of steps taken.
+        sums: `step.SUMS` over the steps of the epoch so far.
+        last: means over the last full epoch: {"loss", "hits"}.
     """
 
     epoch: int = 0
@@ -44,31 +44,31 @@ class Position:
     last: dict = dataclasses.field(default_factory=dict)
 
 
-class TuningStates:
-    """The newest state of one fine-tuning.
+class FineTuneCheckpoints:
+    """Saves and restores the newest state of one fine-tuning.
 
     Args:
-        folder: path; "" saves nothing.
-        world: Communicator of the workers, which all make the same calls.
+        folder: path; "" disables saving.
+        world: Communicator of the workers; all workers must make the same calls.
     """
 
     def __init__(self, folder: str, world: Communicator):
         self._folder = folder
         self._world = world
 
-    def save(self, tuner, position: Position):
-        """Writes a state and removes older ones; returns when it is complete."""
+    def save(self, fine_tuner, position: Position) -> None:
+        """Writes a checkpoint and removes older ones; returns when it is complete."""
         if self._folder and self._world.rank == 0:
             final = os.path.join(self._folder, f"step-{position.global_step:010d}")
             if position.global_step not in _steps(self._folder):
-                self._write(tuner, position, final)
+                self._write(fine_tuner, position, final)
         self._world.barrier()
 
-    def restore(self, tuner) -> Position | None:
-        """Brings weights and optimizer to the newest state; None without one.
+    def restore(self, fine_tuner) -> Position | None:
+        """Restores weights and optimizer from the newest checkpoint; None if there is none.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: the checkpoint cannot be read.
         """
         newest = _steps(self._folder)[-1:] if self._folder and self._world.rank == 0 else []
         step = int(self._world.broadcast(np.int64(newest[0] if newest else -1)))
@@ -76,19 +76,19 @@ class TuningStates:
             return None
         path = os.path.join(self._folder, f"step-{step:010d}")
         try:
-            reading = _checkpoint(tuner).read(os.path.join(path, "state"))
+            reading = _checkpoint(fine_tuner).read(os.path.join(path, "state"))
             reading.assert_existing_objects_matched()
             values = atomic.read_json(os.path.join(path, _POSITION))
             return Position(**values | {"sums": tuple(values["sums"])})
         except (tf.errors.OpError, AssertionError, OSError, ValueError, KeyError) as error:
             raise DataError(
-                f"the state of fine-tuning in {path} cannot be read ({error}); remove that folder "
-                "to begin again. All workers must see it."
+                f"the fine-tuning checkpoint {path} cannot be read ({error}); check that all "
+                "workers have access to it, or remove that folder to start over."
             ) from error
 
-    def _write(self, tuner, position, final):
+    def _write(self, fine_tuner, position, final):
         staging = atomic.stage_folder(final)
-        _checkpoint(tuner).write(os.path.join(staging, "state"))
+        _checkpoint(fine_tuner).write(os.path.join(staging, "state"))
         atomic.write_json(os.path.join(staging, _POSITION), dataclasses.asdict(position))
         atomic.commit_folder(final, last=_POSITION)
         for name in os.listdir(self._folder):
@@ -100,8 +100,9 @@ def refuse_foreign_on_all(folder: str, about: dict, world: Communicator):
     """As `atomic.refuse_foreign` of a work folder, by the first worker for all.
 
     Args:
-        folder: path; "" is none.
-        about: JSON-able dict that tells one fine-tuning from another.
+        folder: path; "" for no folder.
+        about: JSON-serialisable dict that identifies the fine-tuning.
+        world: Communicator of the workers.
 
     Raises:
         ConfigErrorOnAll: it holds something else.
@@ -115,12 +116,14 @@ def refuse_foreign_on_all(folder: str, about: dict, world: Communicator):
             atomic.refuse_foreign(path, about, "workdir", "fine-tunings")
 
 
-def _checkpoint(tuner):
-    return tf.train.Checkpoint(trunk=tuner.trunk, head=tuner.head, optimizer=tuner.optimizer)
+def _checkpoint(fine_tuner):
+    return tf.train.Checkpoint(
+        trunk=fine_tuner.trunk, head=fine_tuner.head, optimizer=fine_tuner.optimizer
+    )
 
 
 def _steps(folder):
-    """Global steps of the complete states, ascending."""
+    """Global steps of the complete checkpoints, ascending."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     names = [name for name in names if os.path.exists(os.path.join(folder, name, _POSITION))]
     return sorted(int(found[1]) for name in names if (found := _NAME.match(name)))

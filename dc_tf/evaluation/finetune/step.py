@@ -1,12 +1,12 @@
-"""A network with a new classifier on top, and the step that trains all of it.
+"""A network with a new classifier on top, and the training step of all its layers.
 
-    tuner = Tuner(trunk, classes=1000, protocol, world, seed=0)
-    tuner.set_rate(0.01)
-    sums = tuner.step(images, labels, step)       # over the batches of all workers
+    fine_tuner = FineTuner(trunk, classes=1000, protocol, world, seed=0)
+    fine_tuner.set_rate(0.01)
+    sums = fine_tuner.step(images, labels, step)       # over the batches of all workers
 
-Every worker holds all weights as variables of its own, starts from the same numbers and applies the
-same summed gradient; batch norm in training is over the images of all workers. So the result does
-not depend on their number, beyond rounding.
+Every worker has its own copy of all weights, starts from the same values and applies the same
+summed gradient; batch norm uses the statistics of the images of all workers. The result therefore
+does not depend on the number of workers, up to rounding.
 """
 
 import numpy as np
@@ -23,26 +23,26 @@ SUMS = ("images", "loss", "hits")
 _DROPPED = ("fc6", "fc7")
 
 
-class Tuner(tf.Module):
+class FineTuner(tf.Module):
     """The trained weights and their optimizer.
 
     Attributes:
-        trunk: VGG16 or FoldedVGG16; all of it is trained.
+        trunk: VGG16 or FoldedVGG16, of which all layers are trained.
         head: LinearHead on ReLU(fc7).
-        optimizer: keras SGD of all trainable weights.
+        optimizer: Keras SGD over all trainable weights.
     """
 
     def __init__(self, trunk, classes, protocol, world, seed):
-        """Draws fc6, fc7 and the classifier anew.
+        """Initialises fc6, fc7 and the classifier at random.
 
         Args:
-            trunk: built, of this process alone; its convolutions are where training starts.
+            trunk: built trunk owned by this process; training starts from its convolutions.
             classes: number of classes.
             protocol: finetune.Protocol.
             world: Communicator of the workers that train together.
-            seed: of the new weights and of dropout.
+            seed: seed of the new weights and of dropout.
         """
-        super().__init__(name="tuner")
+        super().__init__(name="fine_tuner")
         self.trunk = trunk
         self.head = LinearHead(trunk.settings["fc"], classes)
         self._reset(protocol.init_deviation, protocol.init_bias, seed)
@@ -62,14 +62,15 @@ class Tuner(tf.Module):
 
     @property
     def weights(self) -> list[tf.Variable]:
-        """All that is trained."""
+        """All trained variables."""
         return [*self.trunk.trainable_variables, self.head.kernel, self.head.bias]
 
-    def set_rate(self, rate: float):
+    def set_rate(self, rate: float) -> None:
         """Changes the learning rate.
 
-        Keras' momentum holds steps, where PyTorch's holds gradients. Scaling it with the rate makes
-        them the same: a step becomes smaller by the whole factor at once.
+        Keras accumulates steps (rate * gradient) in the momentum, PyTorch accumulates gradients.
+        Scaling the momentum by the change of the rate makes both equal: the step size changes by
+        the full factor at once.
         """
         before = float(self.optimizer.learning_rate)
         if rate == np.float32(before):
@@ -79,13 +80,13 @@ class Tuner(tf.Module):
         self.optimizer.learning_rate.assign(rate)
 
     @tf.function(autograph=False)
-    def step(self, images, labels, step):
-        """Changes the weights by one step of gradient descent on the global batch.
+    def step(self, images, labels, step) -> tf.Tensor:
+        """Runs one SGD step on the global batch.
 
         Args:
             images: (b, r, r, 3) float32 in [0, 1], this worker's part of the batch.
             labels: (b,) int32.
-            step: int32 scalar, steps taken so far; with the seed it decides on dropout.
+            step: int32 scalar, number of steps taken; with the seed it determines dropout.
 
         Returns:
             (len(SUMS),) float32, sums over the global batch before the update.
@@ -101,17 +102,17 @@ class Tuner(tf.Module):
         sums = tf.reduce_sum(tf.stack([tf.ones_like(losses), losses, hits]), 1)
         *gradients, sums = all_sum_packed([*gradients, sums], self._world)
         gradients = decayed(gradients, self.weights, self._weight_decay)
-        self.optimizer.apply_gradients(zip(gradients, self.weights))
+        self.optimizer.apply_gradients(zip(gradients, self.weights, strict=True))
         return sums
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def logits(self, images):
+    def logits(self, images) -> tf.Tensor:
         """(b, classes) float32 in inference mode."""
         return self.head(tf.nn.relu(self.trunk(images, training=False)["fc7"]))
 
     @tf.function(autograph=False)
-    def is_finite(self):
-        """Whether all weights and running statistics are, () bool."""
+    def is_finite(self) -> tf.Tensor:
+        """() bool, whether all weights and running statistics are finite."""
         weights = [*self.trunk.weights, self.head.kernel, self.head.bias]
         return tf.reduce_all([tf.reduce_all(tf.math.is_finite(w)) for w in weights])
 
@@ -123,7 +124,10 @@ class Tuner(tf.Module):
             layer.bias.assign(tf.fill(layer.bias.shape, bias))
 
     def _masks(self, step):
-        """For fc6 and fc7, this worker's rows of a mask of the whole batch: the same at any W."""
+        """For fc6 and fc7, this worker's rows of the global batch's dropout mask.
+
+        The mask of the global batch does not depend on the number of workers.
+        """
         shape = [self._batch_size, self.trunk.settings["fc"]]
         share = self._batch_size // self._world.size
         rows = slice(self._world.rank * share, (self._world.rank + 1) * share)

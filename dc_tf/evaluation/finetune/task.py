@@ -1,12 +1,12 @@
-"""Fine-tunes all of a network on labels: what pre-training is worth as a start.
+"""Fine-tunes all layers of a network on labels, with an untrained network as a baseline.
 
-Sobel is folded into a 5x5 conv1, which learns like every other layer; fc6, fc7 and the classifier
-begin anew. An untrained network goes through the same beside it.
+Sobel is folded into a 5x5 conv1, which is trained like every other layer; fc6, fc7 and the
+classifier are initialised at random.
 
     result, table = run(request, Protocol(epochs=100))
 
-Workers share every batch, the test images, and the folder of `workdir`, from which a call that was
-stopped goes on. How one network is trained is in `tuning`.
+Workers share every batch, the test images, and the folder `workdir`, from which an interrupted call
+resumes. `train` trains one network.
 
 Reference: Caron et al. 2019, Table 2; docs/reference.md, section 5.
 """
@@ -26,8 +26,8 @@ from dc_tf.evaluation.models import random_init
 from dc_tf.evaluation.work import forward_part, steps_part, text_of
 from dc_tf.export.weights import weights_digest
 
-# Minutes on a CPU for a small network and some thousand small images. New layers as narrow as the
-# paper's would hardly move in so few steps.
+# Takes minutes on a CPU for a small network and a few thousand small images. With the paper's
+# initial deviation the new layers would hardly change in so few steps.
 SMALL = {
     "epochs": 15,
     "batch_size": 50,
@@ -45,22 +45,23 @@ class Protocol:
     """Settings; the defaults are the paper's.
 
     Attributes:
-        epochs: each of (images // batch_size) steps.
-        batch_size: images of a step over all workers.
-        learning_rate: of the first epoch.
-        drops: epochs after which it is multiplied by `drop_factor`.
+        epochs: number of epochs of (images // batch_size) steps.
+        batch_size: images per step over all workers.
+        learning_rate: learning rate of the first epoch.
+        drops: epochs after which the learning rate is multiplied by `drop_factor`.
+        weight_decay: L2 coefficient; `weight_decay * weight` is added to the gradients.
+        dropout: dropout rate of fc6 and fc7.
+        init_deviation, init_bias: fc6, fc7 and the classifier have weights from N(0, deviation) and
+            this bias.
+        min_crop_area: smallest share of an image's area that a random crop covers.
         momentum: of SGD.
-        weight_decay: added to the gradient of every trainable weight, times the weight.
-        dropout: share of fc6 and of fc7 that is left out in training.
-        init_deviation, init_bias: of the new fc6, fc7 and classifier: N(0, deviation).
-        min_crop_area: smallest share of an image that a random crop keeps.
         flip: whether to mirror half of the images.
-        seeds: how many times all is done; figures are means, with deviations for more than one.
-        seed: of the first time; others follow.
-        workdir: folder, seen by all workers, to go on from after a stop; "" for none.
-        save_every: steps from one saved state to the next; an epoch's end is saved as well.
-        paper: whose figures of the paper are shown as well: "auto", those after 100 or 90 epochs
-            where the data are ImageNet's, see `paper`; "imagenet100" or "imagenet90"; "" for none.
+        seeds: number of runs; metrics are means, with deviations for more than one run.
+        seed: seed of the first run; the others have the following numbers.
+        workdir: folder shared by all workers, from which an interrupted call resumes; "" for none.
+        save_every: steps between checkpoints; one is also written at the end of every epoch.
+        paper: results of the paper that are shown beside: "auto" for those after 100 or 90 epochs
+            if the data are ImageNet's, see `paper`; "imagenet100" or "imagenet90"; "" for none.
     """
 
     epochs: int = 100
@@ -92,7 +93,9 @@ class Protocol:
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use 0 or more, less than 1.")
         if self.weight_decay < 0 or self.seed < 0:
-            raise ConfigError("weight_decay or seed is negative.")
+            raise ConfigError(
+                f"weight_decay is {self.weight_decay} and seed is {self.seed}; use 0 or more."
+            )
         if not 0 < self.min_crop_area <= 1:
             raise ConfigError(f"min_crop_area is {self.min_crop_area}; use more than 0, up to 1.")
         if list(self.drops) != sorted(set(self.drops)) or any(d < 1 for d in self.drops):
@@ -105,53 +108,55 @@ class Protocol:
 
 
 def paper_variant(given: dict) -> tuple[dict, int]:
-    """See `protocols`. After 90 epochs the last drop is not reached, which is the paper's too."""
+    """See `protocols`. With 90 epochs the last drop is not reached, as in the paper."""
     del given
     return {}, _PAPER_IMAGES
 
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
-    """The task; see `tasks`."""
+    """Runs the task; see `tasks`."""
     train, test = request.splits()
     check(protocol, train, request.world)
-    subject = request.subject()
-    request.announce(lambda: work(subject, train, test, protocol))
-    about = _about(subject, train, test, protocol)
+    frozen = request.frozen_model()
+    request.announce(lambda: work(frozen, train, test, protocol))
+    about = _about(frozen, train, test, protocol)
     refuse_foreign_on_all(protocol.workdir, about, request.world)
     seeds = range(protocol.seed, protocol.seed + protocol.seeds)
     runs = {"figures": [], "random_init": []}
     for seed in seeds:
-        figures = fine_tune(subject, train, test, protocol, request.world, seed, "model")
-        runs["figures"].append(figures)
+        metrics = fine_tune(frozen, train, test, protocol, request.world, seed, "model")
+        runs["figures"].append(metrics)
         if request.random_init:
-            begin = random_init(subject, seed)
-            figures = fine_tune(begin, train, test, protocol, request.world, seed, "random_init")
-            runs["random_init"].append(figures)
-    result = summary(runs, subject, train, test)
-    result["paper_dataset"] = _paper_figures(protocol, train, test)
+            untrained = random_init(frozen, seed)
+            metrics = fine_tune(
+                untrained, train, test, protocol, request.world, seed, "random_init"
+            )
+            runs["random_init"].append(metrics)
+    result = summary(runs, frozen, train, test)
+    result["paper_dataset"] = _paper_results(protocol, train, test)
     return result, table(result, protocol)
 
 
-def work(subject, train, test, protocol: Protocol) -> Work:
-    """What is done to one network: for each seed all steps, then the test images."""
+def work(frozen, train, test, protocol: Protocol) -> Work:
+    """The work: for each seed, all training steps and the test images."""
     batch_size = protocol.batch_size
     steps = protocol.epochs * (len(train.rows) // batch_size)
-    forward = tf.function(lambda images: subject.trunk(images, training=False)["fc7"])
-    tests = forward_part(forward, subject, test, protocol.seeds * len(test.rows), batch_size)
+    forward = tf.function(lambda images: frozen.trunk(images, training=False)["fc7"])
+    tests = forward_part(forward, frozen, test, protocol.seeds * len(test.rows), batch_size)
 
     def prepare(size):
-        return one_step(subject, train, dataclasses.replace(protocol, batch_size=size))
+        return one_step(frozen, train, dataclasses.replace(protocol, batch_size=size))
 
     count = protocol.seeds * steps * batch_size
     seeds = f", {protocol.seeds} seeds" if protocol.seeds > 1 else ""
     return Work(
-        text_of(subject, train, test, f"{protocol.epochs} epochs{seeds}"),
+        text_of(frozen, train, test, f"{protocol.epochs} epochs{seeds}"),
         (steps_part(count, batch_size, prepare, tests), tests),
     )
 
 
-def _paper_figures(protocol, train, test) -> str:
-    """One of paper.FINETUNE, or ""."""
+def _paper_results(protocol, train, test) -> str:
+    """A key of paper.FINETUNE, or ""."""
     if protocol.paper != paper.AUTO:
         return protocol.paper
     facts = paper.labelled_data(train.classes, len(train.rows), len(test.rows))
@@ -160,11 +165,12 @@ def _paper_figures(protocol, train, test) -> str:
     return name if name in paper.FINETUNE else ""
 
 
-def check(protocol, train, world):
-    """Refuses what cannot be trained.
+def check(protocol, train, world) -> None:
+    """Checks that fine-tuning is possible.
 
     Raises:
-        ConfigError: a batch that workers cannot share or images cannot fill, or one class only.
+        ConfigError: the workers cannot share a batch evenly, the training split is smaller than a
+            batch, or it has one class only.
     """
     if protocol.batch_size % world.size:
         raise ConfigError(
@@ -179,26 +185,29 @@ def check(protocol, train, world):
     classes = np.unique(train.labels)
     if len(classes) < 2:
         raise ConfigError(
-            f"all labelled images of {train.path!r} are of class {classes[0]}; training a "
-            "classifier needs two classes."
+            f"all labelled images of {train.path!r} are of class {classes[0]}; use data with at "
+            "least two classes."
         )
 
 
-def summary(runs, subject, train, test) -> dict:
-    """JSON-able dict: `figures` and `random_init` (None without) with means, deviations over the
-    seeds (sample standard deviation, 0 for one) and the figures of each; `top1`, `top5`,
-    `random_init_top1`, `random_init_top5`; what was measured on what.
+def summary(runs, frozen, train, test) -> dict:
+    """Summarises the metrics of all seeds.
+
+    Returns:
+        JSON-serialisable dict: `figures` and `random_init` (None if not measured), each with means,
+        sample standard deviations over seeds (0 for one seed) and the metrics of each seed; `top1`,
+        `top5`, `random_init_top1`, `random_init_top5`; the network and the sizes of the data.
     """
-    result = {name: _over_seeds(figures) for name, figures in runs.items()}
-    for figure in ("top1", "top5"):
-        result[figure] = result["figures"][figure]
+    result = {name: _over_seeds(metrics) for name, metrics in runs.items()}
+    for metric in ("top1", "top5"):
+        result[metric] = result["figures"][metric]
         untrained = result["random_init"]
-        result[f"random_init_{figure}"] = untrained[figure] if untrained else None
+        result[f"random_init_{metric}"] = untrained[metric] if untrained else None
     shares = result["top1"], result["random_init_top1"]
     result["advice"] = advice("the model", *shares, len(test.rows))
     return result | {
-        "network": {**subject.trunk.settings, "compute_dtype": subject.compute_dtype},
-        "short_side": subject.short_side,
+        "network": {**frozen.trunk.settings, "compute_dtype": frozen.compute_dtype},
+        "short_side": frozen.short_side,
         "classes": train.classes,
         "train_rows": len(train.rows),
         "test_rows": len(test.rows),
@@ -206,7 +215,7 @@ def summary(runs, subject, train, test) -> dict:
 
 
 def table(result, protocol) -> str:
-    """Percentages, the paper's below."""
+    """Table of percentages, with the paper's results on its data."""
     lines = [
         f"finetune, percent of {result['test_rows']} test images; {protocol.epochs} epochs on "
         f"{result['train_rows']}; seeds: {protocol.seeds}",
@@ -214,45 +223,45 @@ def table(result, protocol) -> str:
     ]
     for name, label in (("figures", "model"), ("random_init", "random init")):
         if found := result[name]:
-            cells = [_percent(found[f], found[f"{f}_std"], protocol.seeds) for f in _FIGURES]
+            cells = [_percent(found[f], found[f"{f}_std"], protocol.seeds) for f in _METRICS]
             lines.append(f"{label:24}" + "".join(f"{cell:>16}" for cell in cells))
-    figures = paper.FINETUNE.get(result["paper_dataset"], {})
-    for method, percents in figures.items():
+    metrics = paper.FINETUNE.get(result["paper_dataset"], {})
+    for method, percents in metrics.items():
         cells = ["-" if p is None else f"{p:.1f}" for p in (*percents, None)]
         lines.append(f"{'paper: ' + method:24}" + "".join(f"{cell:>16}" for cell in cells))
-    if figures:
+    if metrics:
         lines.append("paper: on ImageNet")
     if result["advice"]:
         lines.append(result["advice"])
     return "\n".join(lines)
 
 
-_FIGURES = ("top1", "top5", "mean_class")
+_METRICS = ("top1", "top5", "mean_class")
 
 
-def _about(subject, train, test, protocol) -> dict:
-    """What a state in `workdir` depends on; the model by its weights, data sets by contents."""
+def _about(frozen, train, test, protocol) -> dict:
+    """What a checkpoint depends on; the model by its weights, the data sets by their contents."""
     settings = dataclasses.asdict(protocol)
     for name in ("workdir", "seed", "seeds", "save_every", "paper"):
         del settings[name]
     return {
         **{k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()},
-        "weights": weights_digest(subject.trunk),
-        "compute_dtype": subject.compute_dtype,
+        "weights": weights_digest(frozen.trunk),
+        "compute_dtype": frozen.compute_dtype,
         "train": train.reader.dataset.fingerprint(),
         "test": test.reader.dataset.fingerprint(),
     }
 
 
-def _over_seeds(figures) -> dict | None:
-    if not figures:
+def _over_seeds(metrics) -> dict | None:
+    if not metrics:
         return None
-    values = {name: [one[name] for one in figures] for name in figures[0]}
+    values = {name: [one[name] for one in metrics] for name in metrics[0]}
     means = {name: float(np.mean(v)) for name, v in values.items()}
     deviations = {
         f"{name}_std": float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for name, v in values.items()
     }
-    return means | deviations | {"seeds": figures}
+    return means | deviations | {"seeds": metrics}
 
 
 def _percent(share, deviation, seeds):

@@ -1,63 +1,68 @@
-"""Measures a model layer by layer, an untrained network of the same shape beside it.
+"""Measures a model and an untrained network of the same shape layer by layer.
 
     result, text = run(knn.evaluate, request, knn.Protocol(), knn.work)
 
-What measures is a function `evaluate(subject, train, test, layers, protocol, world)` to
-`{layer: {figure: value}}` of this worker's share of the layers. The first figure, `top1` or
-`map`, a share in [0, 1], is the one that layers are compared by.
+A task provides a function `evaluate(frozen, train, test, layers, protocol, world)`, which returns
+`{layer: {metric: value}}` for this worker's share of the layers. Layers are compared by the first
+metric, `top1` or `map`, a share in [0, 1].
 """
 
 from dc_tf.distributed.collectives import ALONE, broadcast_json
 from dc_tf.evaluation.comparison import compare
 from dc_tf.evaluation.frozen.features import parse_layers
 from dc_tf.evaluation.models import random_init
-from dc_tf.evaluation.paper import linear_figures
+from dc_tf.evaluation.paper import linear_results
 
 
 def run(
     evaluate, request, protocol, work, open_splits=None, paper_data=lambda *_: ""
 ) -> tuple[dict, str]:
-    """What a task's own `run` does when it measures layer by layer.
+    """Implements `run` of a task that measures layer by layer.
 
     Args:
-        work: function of (subject, train, test, layers, protocol) to what is done to one network,
-            cost.Work.
-        open_splits: function of request and protocol to both splits; None for data sets of one
-            label.
-        paper_data: function of (protocol, train, test) to one of paper.LINEAR_DATA that was
-            measured on, or "".
+        evaluate: function, see above.
+        request: tasks.Request.
+        protocol: the task's Protocol.
+        work: function of (frozen, train, test, layers, protocol) that returns cost.Work for one
+            network.
+        open_splits: function of (request, protocol) that returns both splits; None for data sets
+            with one label per image.
+        paper_data: function of (protocol, train, test) that returns the name in paper.LINEAR_DATA
+            of the data, or "".
+
+    Returns:
+        The JSON-serialisable dict of `measure` with `paper_dataset`, and a table to print.
     """
     layers = parse_layers(request.layers)
     train, test = open_splits(request, protocol) if open_splits else request.splits()
-    subject = request.subject()
-    request.announce(lambda: work(subject, train, test, layers, protocol))
+    frozen = request.frozen_model()
+    request.announce(lambda: work(frozen, train, test, layers, protocol))
     baseline, seed, world = request.random_init, request.seed, request.world
-    result = measure(evaluate, subject, train, test, layers, protocol, baseline, seed, world)
+    result = measure(evaluate, frozen, train, test, layers, protocol, baseline, seed, world)
     result["paper_dataset"] = paper_data(protocol, train, test)
     return result, table(request.task, result)
 
 
 def measure(
-    evaluate, subject, train, test, layers, protocol, baseline=True, seed=0, world=ALONE
+    evaluate, frozen, train, test, layers, protocol, baseline=True, seed=0, world=ALONE
 ) -> dict:
-    """Runs a task on a model and, if asked for, on random weights.
+    """Runs a task on a model and, if `baseline`, on an untrained network.
 
     Args:
         evaluate: function, see above.
-        subject: models.Subject.
+        frozen: models.FrozenModel.
         train, test: splits.Split.
         layers: names of layers.
-        protocol: the task's.
-        baseline: whether to measure an untrained network as well.
-        seed: of the untrained network.
-        world: Communicator of the workers that share the work; all return the same.
+        protocol: the task's Protocol.
+        baseline: whether to also measure an untrained network.
+        seed: seed of the untrained network.
+        world: Communicator of the workers that share the work; all get the same result.
 
     Returns:
-        JSON-able dict: `layers` by name with the task's figures, `random_init` the same (or
-        None); `figure`, the name of the one that layers are compared by; what
-        `comparison.compare` finds in it; under the name of the figure, such as `top1`, that of
-        `best_layer`, and as `random_init_top1` that of `random_init_best_layer`; sizes of both
-        sets.
+        JSON-serialisable dict: `layers`, the task's metrics by layer; `random_init`, the same for
+        the untrained network, or None; `figure`, the name of the metric that layers are compared
+        by; the keys of `comparison.compare`; that metric of `best_layer` under its own name, such
+        as `top1`, and of `random_init_best_layer` as `random_init_top1`; sizes of both sets.
     """
 
     def measured(network):
@@ -67,9 +72,9 @@ def measure(
             found |= broadcast_json(own, world, root)
         return {layer: found[layer] for layer in layers}
 
-    own = measured(subject)
-    untrained = measured(random_init(subject, seed)) if baseline else None
-    name = first_figure(own)
+    own = measured(frozen)
+    untrained = measured(random_init(frozen, seed)) if baseline else None
+    name = first_metric(own)
     shares = _shares(untrained, name) if untrained else None
     found = compare(_shares(own, name), shares, len(test.rows))
     return {
@@ -79,8 +84,8 @@ def measure(
         **found,
         name: own[found["best_layer"]][name],
         f"random_init_{name}": shares[found["random_init_best_layer"]] if untrained else None,
-        "network": {**subject.trunk.settings, "compute_dtype": subject.compute_dtype},
-        "short_side": subject.short_side,
+        "network": {**frozen.trunk.settings, "compute_dtype": frozen.compute_dtype},
+        "short_side": frozen.short_side,
         "classes": train.classes,
         "train_rows": len(train.rows),
         "test_rows": len(test.rows),
@@ -88,28 +93,28 @@ def measure(
 
 
 def table(task_name: str, result: dict) -> str:
-    """Percentages by layer, the paper's beside them on its data; then what they say."""
+    """Percentages by layer, with the paper's on its data, followed by the best layer and advice."""
     own, untrained, name = result["layers"], result["random_init"], result["figure"]
-    figures = [f for f in next(iter(own.values())) if f.startswith(("top", "mean", "map"))]
-    columns = {f: {layer: own[layer][f] for layer in own} for f in figures}
+    metrics = [f for f in next(iter(own.values())) if f.startswith(("top", "mean", "map"))]
+    columns = {f: {layer: own[layer][f] for layer in own} for f in metrics}
     if untrained:
         columns["random init"] = _shares(untrained, name)
     notes = [f"{task_name}, percent of {result['test_rows']} test images"]
     paper = result["paper_dataset"]
-    for method, figures in linear_figures(paper).items():
-        columns[f"paper:{method}"] = {**dict.fromkeys(own), **figures}
+    for method, metrics in linear_results(paper).items():
+        columns[f"paper:{method}"] = {**dict.fromkeys(own), **metrics}
     if paper:
         notes.append(f"paper: on {paper}")
     return "\n".join([*notes, _format(columns, list(own)), *_lines(result)])
 
 
-def first_figure(figures: dict) -> str:
-    """The name of the figure, of `{layer: {figure: value}}`, that layers are compared by."""
-    return next(iter(next(iter(figures.values()))))
+def first_metric(metrics: dict) -> str:
+    """The name of the first metric in `{layer: {metric: value}}`; layers are compared by it."""
+    return next(iter(next(iter(metrics.values()))))
 
 
-def _shares(figures, name):
-    return {layer: values[name] for layer, values in figures.items()}
+def _shares(metrics, name):
+    return {layer: values[name] for layer, values in metrics.items()}
 
 
 def _lines(result):

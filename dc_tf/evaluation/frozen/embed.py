@@ -1,9 +1,10 @@
-"""Features of every image of a data set, as matrices in files.
+"""Writes the features of every image of a data set to matrix files.
 
-    result = embed(subject, dataset, "/data/features", layers=("fc7",))
+    result = embed(frozen, dataset, "/data/features", layers=("fc7",))
     # fc7-00000-of-00003.npy ... (rows, d); rows-00000-of-00003.npy ... (rows,) int64 row ids
+    arrays = embed_in_memory(frozen, dataset, layers=("fc7",))     # {"fc7": (rows, d)}
 
-A call that was stopped is gone on with: files that are there are whole, and are not made again.
+An interrupted call resumes: existing files are complete and are not written again.
 """
 
 import dataclasses
@@ -27,12 +28,12 @@ from dc_tf.progress import Progress
 
 DTYPES = ("float16", "float32")
 ABOUT = "embed.json"
-DEFAULT_LAYER = "fc7"  # which is clustered in training
+DEFAULT_LAYER = "fc7"  # the layer that training clusters
 _FILE = re.compile(r".+(-\d+-of-\d+\.npy)$")
 
 
 def embed(
-    subject,
+    frozen,
     dataset,
     output,
     layers=("fc7",),
@@ -45,46 +46,44 @@ def embed(
     """Writes the features of all rows.
 
     Args:
-        subject: models.Subject.
+        frozen: models.FrozenModel.
         dataset: data.manifest.Dataset.
-        output: folder; made if missing.
-        layers: names of layers. Maps of convolutions are averaged over `cells` x `cells` parts; fc7
-            is before ReLU, as it is clustered.
-        dtype: of the files; in "float16" what is beyond its range is clipped.
-        rows_per_file: rows of a file; so many are in memory at a time.
-        max_bad_share: share of the rows that may be damaged.
+        output: folder; created if missing.
+        layers: names of layers. Feature maps of convolutions are averaged over `cells` x `cells`
+            cells; fc7 is before ReLU, as in clustering.
+        cells: number of cells along each side of a map.
+        dtype: type of the files; "float16" clips values to its range.
+        batch_size: images per batch.
+        rows_per_file: rows per file; this many are in memory at a time.
+        max_bad_share: largest share of rows that may be damaged.
 
     Returns:
-        what `embed.json` says: where the features are from, `rows`, `files` of each layer, `dims`.
+        The contents of `embed.json`: the origin of the features, `rows`, `files` per layer, `dims`.
 
     Raises:
-        ConfigError: the folder has features of something else.
+        ConfigError: the folder has features of another model, data set or settings.
         DataError: an image cannot be read.
         Preempted: the process was asked to stop.
     """
-    if dtype not in DTYPES or min(cells, batch_size, rows_per_file) < 1:
-        raise ConfigError(
-            f"dtype is {dtype!r}, cells {cells}, batch_size {batch_size} and rows_per_file "
-            f"{rows_per_file}; use {' or '.join(DTYPES)} and positive numbers."
-        )
-    extractor = Extractor(subject.trunk, {layer: cell_average(layer, cells) for layer in layers})
+    _check_numbers(dtype, cells=cells, batch_size=batch_size, rows_per_file=rows_per_file)
+    extractor = Extractor(frozen.trunk, {layer: cell_average(layer, cells) for layer in layers})
     # Whole batches: a row's last digits can depend on its neighbours.
     rows_per_file = -(-rows_per_file // batch_size) * batch_size
     starts = range(0, dataset.rows, rows_per_file)
     about = {
-        "model": subject.name,
-        "weights": weights_digest(subject.trunk),
+        "model": frozen.name,
+        "weights": weights_digest(frozen.trunk),
         "data": dataset.fingerprint(),
         "rows": dataset.rows,
         "files": len(starts),
         "dims": extractor.dims,
         "cells": cells,
         "dtype": dtype,
-        "short_side": subject.short_side,
-        "compute_dtype": subject.compute_dtype,
+        "short_side": frozen.short_side,
+        "compute_dtype": frozen.compute_dtype,
         "batch_size": batch_size,
     }
-    # The weights tell what the model is, not where it lies.
+    # The weights identify the model, not its path.
     path = os.path.join(output, ABOUT)
     atomic.refuse_foreign(path, about, "--output", "features", free=("model",))
     reader = FallbackRows(RowReader(dataset), max_bad_share)
@@ -97,7 +96,7 @@ def embed(
                 progress.skip(len(rows))
                 continue
             batches = evaluation_batches(
-                reader, rows, batch_size, subject.resolution, subject.short_side
+                reader, rows, batch_size, frozen.resolution, frozen.short_side
             )
             found = _features(extractor, batches, len(rows), dtype, progress)
             for name, array in {**found, "rows": rows}.items():
@@ -105,54 +104,90 @@ def embed(
     return about
 
 
-def choose_layers(subject, output, cells) -> tuple[tuple[str, ...], str]:
-    """The layers to embed where none was asked for, and a sentence that says why these.
-
-    They are those whose features the folder has already, or the one that measured best, see
-    `remembered`, or fc7.
+def embed_in_memory(
+    frozen,
+    dataset,
+    layers=("fc7",),
+    cells=1,
+    dtype="float32",
+    batch_size=256,
+    max_bad_share=0.0,
+) -> dict:
+    """The features of all rows at once.
 
     Args:
-        subject: models.Subject, trained; its name is the path of the model.
-        output: folder of features, which need not be there.
+        As of `embed`.
+
+    Returns:
+        {layer: (rows, d) array of `dtype`}, rows in the order of their ids.
+
+    Raises:
+        ConfigError, DataError, Preempted: as of `embed`.
+    """
+    _check_numbers(dtype, cells=cells, batch_size=batch_size)
+    extractor = Extractor(frozen.trunk, {layer: cell_average(layer, cells) for layer in layers})
+    reader = FallbackRows(RowReader(dataset), max_bad_share)
+    rows = np.arange(dataset.rows)
+    batches = evaluation_batches(reader, rows, batch_size, frozen.resolution, frozen.short_side)
+    with data_errors(), Progress(dataset.rows, "embed", "images") as progress:
+        return _features(extractor, batches, dataset.rows, dtype, progress)
+
+
+def _check_numbers(dtype, **numbers):
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; use {' or '.join(DTYPES)}.")
+    for name, number in numbers.items():
+        if number < 1:
+            raise ConfigError(f"{name} is {number}; use a positive number.")
+
+
+def choose_layers(frozen, output, cells) -> tuple[tuple[str, ...], str]:
+    """The layers to embed where none was asked for, and a sentence that says why these.
+
+    The layers already in the folder, else the best measured layer (see `remembered`), else fc7.
+
+    Args:
+        frozen: models.FrozenModel, trained; its name is the path of the model.
+        output: folder of features, which need not be there; None without one.
         cells: parts of a map, each way, as asked for.
     """
-    path = os.path.join(output, ABOUT)
-    if os.path.isfile(path):
+    path = output and os.path.join(output, ABOUT)
+    if path and os.path.isfile(path):
         layers = parse_layers(atomic.read_json(path).get("dims", ()))
         return layers, f"layer {', '.join(layers)}: as in {output}"
-    found = remembered.recommend(subject.name, weights_digest(subject.trunk))
+    found = remembered.recommend(frozen.name, weights_digest(frozen.trunk))
     if found is None:
         return (DEFAULT_LAYER,), (
-            f"layer {DEFAULT_LAYER}: the default, since none of this model has been measured; "
-            f"dc_tf evaluate --task=knn --model={subject.name} --train=DATA --test=TEST finds the "
+            f"layer {DEFAULT_LAYER}: the default, since no layer of this model has been measured; "
+            f"dc_tf evaluate --task=knn --model={frozen.name} --train=DATA --test=TEST finds the "
             "best one"
         )
     text = f"layer {found.layer}: {found.reason}"
-    if found.layer != DEFAULT_LAYER and DEFAULT_LAYER in found.figures:
-        share = 100 * found.figures[DEFAULT_LAYER]
-        text += f"; {DEFAULT_LAYER} has {share:.1f} %, --layer={DEFAULT_LAYER} for that"
+    if found.layer != DEFAULT_LAYER and DEFAULT_LAYER in found.metrics:
+        share = 100 * found.metrics[DEFAULT_LAYER]
+        text += f"; {DEFAULT_LAYER} has {share:.1f} %, --layer={DEFAULT_LAYER} selects it"
     if found.layer.startswith("conv") and found.cells not in (None, cells):
-        text += f"; measured with --cells={found.cells}, which keeps where things are"
+        text += f"; measured with --cells={found.cells}, which keeps the spatial layout"
     return (found.layer,), text
 
 
 def compute_dtype(output, asked) -> Choice:
     """The type of the network's products: what `asked` means, or what `output` was begun with."""
-    about = os.path.join(output, ABOUT)
-    if asked == AUTO and os.path.isfile(about):
+    about = output and os.path.join(output, ABOUT)
+    if asked == AUTO and about and os.path.isfile(about):
         begun = atomic.read_json(about).get("compute_dtype")
         if begun:
-            return Choice(asked, begun, reason="auto: as the features in --output began")
+            return Choice(asked, begun, reason="auto: the type of the features in --output")
     return choose(asked, "convolution")
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Whose features a file has.
+    """The data set and the rows that a file of features belongs to.
 
     Attributes:
-        data: the fingerprint of the data set.
-        row_ids: (n,) int64, one for each row of the file.
+        data: fingerprint of the data set.
+        row_ids: (n,) int64, the row id of each row of the file.
     """
 
     data: str
@@ -160,10 +195,10 @@ class Origin:
 
 
 def origin(path) -> Origin | None:
-    """What `embed` has left beside a file of features; None if it did not write the file.
+    """The Origin that `embed` recorded beside a file of features; None if there is no record.
 
     Raises:
-        DataError: what it has left is damaged.
+        DataError: the record is damaged.
     """
     folder, name = os.path.split(path)
     match = _FILE.match(name)
@@ -178,7 +213,7 @@ def origin(path) -> Origin | None:
 
 
 def _features(extractor, batches, rows, dtype, progress) -> dict:
-    """{layer: (rows, d) array} of some batches of images."""
+    """{layer: (rows, d) array} of batches with `rows` images in total."""
     arrays = {layer: np.empty((rows, dim), dtype) for layer, dim in extractor.dims.items()}
     done = 0
     for batch in batches:

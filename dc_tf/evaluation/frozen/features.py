@@ -1,20 +1,22 @@
-"""Frozen features of a labelled data set, all asked-for layers in one pass over the images.
+"""Extracts features of a labelled data set, for all requested layers in one pass.
 
-    extractor = Extractor(subject.trunk, {"conv13": cell_average("conv13")})
-    features = extract(extractor, subject, split, batch_size=256)
-    features["conv13"]             # (n, d), rows in the order of split.rows
+    extractor = Extractor(frozen.trunk, {"conv13": cell_average("conv13")})
+    with FeatureCache() as cache:
+        features = extract(extractor, frozen, split, cache, batch_size=256)
+        features["conv13"]             # (n, d), rows in the order of split.rows
 
-The arrays live in memory up to a bound and in files of a scratch folder beyond, so memory stays
-flat in the number of images.
+The arrays are in memory up to a bound and in files of a scratch folder beyond it, so memory does
+not grow with the number of images.
 
-Several workers take the batches in turn and tell each other the vectors, so that all see what one
-alone would see, to the bit. Each keeps those of its own layers.
+Workers process the batches in turn and broadcast the vectors, so every worker gets the same bits as
+a single process would. Each keeps the vectors of its own layers.
 """
 
 import math
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -30,11 +32,11 @@ _HALF_MAX = np.finfo(np.float16).max
 
 
 class Extractor:
-    """Images to one pooled vector for each of some layers; nothing beyond the last is computed.
+    """Maps images to one pooled vector per layer; computes nothing beyond the last layer.
 
     Attributes:
-        layers: tuple of names: this worker's share of all.
-        dims: {layer: vector length} of these.
+        layers: tuple of names, this worker's share of the layers.
+        dims: {layer: vector length} of `layers`.
     """
 
     def __init__(self, trunk, pools: dict, world=ALONE):
@@ -42,7 +44,7 @@ class Extractor:
 
         Args:
             trunk: built VGG16.
-            pools: {layer: function of its batch of features to (b, d)}.
+            pools: {layer: function that pools a batch of its features to (b, d)}.
             world: Communicator of the workers that share the work.
         """
         resolution = trunk.settings["resolution"]
@@ -62,26 +64,26 @@ class Extractor:
         self.dims = {layer: self._all_dims[layer] for layer in self.layers}
 
     def __call__(self, images) -> dict:
-        """{layer: (b, dim) float32} of (b, r, r, 3) float32 images in [0, 1], all layers."""
+        """{layer: (b, dim) float32} of all layers, for (b, r, r, 3) float32 images in [0, 1]."""
         return self._vectors(images)
 
-    def over(self, subject, split, batch_size, what):
-        """Yields (first position, {layer: (b, dim) tensor}) over a split, with progress."""
+    def over(self, frozen, split, batch_size, what) -> Iterator[tuple[int, dict]]:
+        """Yields (first position, {own layer: (b, dim) tensor}) over a split, with progress."""
         own = own_batches(len(split.rows), batch_size, self._world)
-        images = split.images(batch_size, subject.resolution, subject.short_side, own)
+        images = split.images(batch_size, frozen.resolution, frozen.short_side, own)
         enabled = self._world.rank == 0
         with split.errors(), Progress(len(split.rows), what, "images", enabled) as progress:
             for vectors in self.in_turn(images, len(split.rows), batch_size):
                 yield progress.done, vectors
                 progress.update(min(batch_size, len(split.rows) - progress.done))
 
-    def in_turn(self, own_images, rows, batch_size):
-        """Yields {own layer: (b, dim) tensor} of all batches, of which each worker computes some.
+    def in_turn(self, own_images, rows, batch_size) -> Iterator[dict]:
+        """Yields {own layer: (b, dim) tensor} for all batches; each worker computes some of them.
 
         Args:
-            own_images: iterable of this worker's batches, in order: those of `own_batches`.
-            rows: number of images in all.
-            batch_size: of all batches but the last, which may be short.
+            own_images: iterable of this worker's batches in order, see `own_batches`.
+            rows: total number of images.
+            batch_size: size of all batches but the last, which may be shorter.
         """
         images, world = iter(own_images), self._world
         starts = range(0, rows, batch_size)
@@ -90,35 +92,35 @@ class Extractor:
             computed = self(next(images)) if mine else {}
             for root, start in enumerate(starts[first : first + world.size]):
                 count = min(batch_size, rows - start)
-                yield self._told(computed if root == world.rank else None, count, root)
+                yield self._broadcast(computed if root == world.rank else None, count, root)
 
-    def _told(self, computed, count, root):
-        """One worker's vectors on all of them, of which each keeps its own layers."""
-        told = {}
+    def _broadcast(self, computed, count, root):
+        """Broadcasts the vectors of worker `root`; returns those of this worker's layers."""
+        received = {}
         for layer, dim in self._all_dims.items():
             own = tf.zeros([count, dim]) if computed is None else computed[layer]
-            told[layer] = self._world.broadcast(own, root)
-        return {layer: told[layer] for layer in self.layers}
+            received[layer] = self._world.broadcast(own, root)
+        return {layer: received[layer] for layer in self.layers}
 
 
 def own_batches(rows: int, batch_size: int, world) -> np.ndarray:
-    """(n,) int64: places in [0, rows) of the batches that this worker takes, every size-th."""
+    """(n,) int64 indices in [0, rows) of this worker's batches: every `world.size`-th batch."""
     places = np.arange(rows)
     return places[places // batch_size % world.size == world.rank]
 
 
-class Store:
-    """Arrays in memory up to a bound, then in files of a folder that is removed at the end.
+class FeatureCache:
+    """Arrays in memory up to a bound, then in files of a folder that is removed on exit.
 
-    with Store("/scratch") as store: ...
+    with FeatureCache("/scratch") as cache: ...
     """
 
     def __init__(self, folder=None, memory_bytes=MEMORY_BYTES):
         """Prepares.
 
         Args:
-            folder: where files go; by default $DC_TF_SCRATCH or the system's temporary folder.
-            memory_bytes: bytes of all arrays that are kept in memory.
+            folder: folder for files; by default $DC_TF_SCRATCH or the system's temporary folder.
+            memory_bytes: total size of the arrays that are kept in memory.
         """
         self._parent = folder or os.environ.get("DC_TF_SCRATCH") or tempfile.gettempdir()
         self._left = memory_bytes
@@ -132,11 +134,11 @@ class Store:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def array(self, shape, dtype):
-        """A new (n, d) array.
+    def array(self, shape, dtype) -> np.ndarray:
+        """A new (n, d) array, or a memory map beyond the bound.
 
         Raises:
-            ConfigError: it fits neither memory nor disk.
+            ConfigError: the disk is too small for it.
         """
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if size <= self._left:
@@ -157,56 +159,65 @@ class Store:
         return np.lib.format.open_memmap(path, "w+", dtype, tuple(shape))
 
 
-def extract(extractor, subject, split, store, batch_size=256, dtype="float32", what="features"):
+def extract(
+    extractor, frozen, split, cache, batch_size=256, dtype="float32", what="features"
+) -> dict:
     """Features of all rows of a split.
 
     Args:
+        extractor: Extractor.
+        frozen: models.FrozenModel.
+        split: splits.Split.
+        cache: FeatureCache for the arrays.
+        batch_size: images per batch.
         dtype: "float32", or "float16" with values clipped to its range.
+        what: title of the progress.
 
     Returns:
         {own layer: (n, dim) array}.
     """
     rows = len(split.rows)
-    arrays = {layer: store.array((rows, dim), dtype) for layer, dim in extractor.dims.items()}
-    for start, vectors in extractor.over(subject, split, batch_size, what):
+    arrays = {layer: cache.array((rows, dim), dtype) for layer, dim in extractor.dims.items()}
+    for start, vectors in extractor.over(frozen, split, batch_size, what):
         for layer, values in vectors.items():
             arrays[layer][start : start + len(values)] = storable(values, dtype)
     return arrays
 
 
-def extract_cells(subject, splits, layers, protocol, store, world=ALONE) -> list[dict]:
-    """For each split, {own layer: (n, dim) float32 array} of maps averaged over a few cells.
+def extract_cells(frozen, splits, layers, protocol, cache, world=ALONE) -> list[dict]:
+    """For each split, {own layer: (n, dim) float32 array} of maps averaged over cells.
 
     Args:
-        protocol: has `cells` and `batch_size`.
+        splits: (training split, test split).
+        protocol: Protocol with `cells` and `batch_size`.
     """
-    extractor = cell_extractor(subject.trunk, layers, protocol.cells, world)
+    extractor = cell_extractor(frozen.trunk, layers, protocol.cells, world)
     return [
         extract(
             extractor,
-            subject,
+            frozen,
             split,
-            store,
+            cache,
             protocol.batch_size,
-            what=f"{subject.name}: features of {split.path}",
+            what=f"{frozen.name}: features of {name} images",
         )
-        for split in splits
+        for name, split in zip(("train", "test"), splits, strict=True)
     ]
 
 
 def cell_extractor(trunk, layers, cells, world=ALONE) -> Extractor:
-    """Of maps averaged over `cells` x `cells` parts; fc vectors as they are."""
+    """Extractor of maps averaged over `cells` x `cells` cells, and of unchanged fc vectors."""
     return Extractor(trunk, {layer: cell_average(layer, cells) for layer in layers}, world)
 
 
 def storable(values, dtype) -> np.ndarray:
-    """A tensor's numbers, for "float16" clipped to its range."""
+    """A tensor as an array; for "float16", clipped to its range."""
     values = values.numpy()
     return np.clip(values, -_HALF_MAX, _HALF_MAX) if dtype == "float16" else values
 
 
-def directions(features, mean):
-    """(n, d) float32 rows less the (d,) mean, of length 1; a row at the mean itself stays zero."""
+def directions(features, mean) -> np.ndarray:
+    """(n, d) float32 rows minus the (d,) mean, scaled to length 1; zero rows stay zero."""
     centred = np.asarray(features, np.float32) - mean
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     return np.ascontiguousarray(centred / np.maximum(length, np.finfo(np.float32).tiny))
@@ -216,7 +227,7 @@ def parse_layers(names) -> tuple[str, ...]:
     """Layers in the network's order, from names or "all".
 
     Raises:
-        ConfigError: an unknown name, or none.
+        ConfigError: a name is unknown, or there is none.
     """
     names = [name.strip() for name in names if name.strip()]
     unknown = sorted(set(names) - {*LAYERS, "all"})

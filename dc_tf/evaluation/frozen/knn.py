@@ -1,11 +1,11 @@
-"""Nearest neighbours among the training set's frozen features vote on the class.
+"""Weighted k-nearest-neighbour classification on frozen features.
 
-Maps are averaged over a few cells, fc vectors taken as they are; centred by the training set's
-mean, compared by cosine, exactly (faiss). A neighbour votes with exp(cosine / temperature).
-Nothing is learned, so the figure is of the features alone. Rows are read a chunk at a time, so
-that features on disk never have to fit memory.
+Feature maps are averaged over a few cells; fc vectors are used unchanged. Features are centred by
+the training set's mean and compared by cosine similarity with exact search (faiss). A neighbour
+votes with weight exp(cosine / temperature). Nothing is trained, so the metric depends on the
+features only. Rows are read in chunks, so features on disk may exceed memory.
 
-    results = evaluate(subject, train, test, ["conv7", "conv13"], Protocol())
+    results = evaluate(frozen, train, test, ["conv7", "conv13"], Protocol())
     results["conv13"]["top1"]
 
 Reference for the weighting: Wu et al. 2018 (non-parametric instance discrimination), section 3.4.
@@ -20,16 +20,16 @@ from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.cost import Part, Work
 from dc_tf.evaluation.frozen import by_layer
-from dc_tf.evaluation.frozen.features import Store, cell_extractor, directions, extract_cells
+from dc_tf.evaluation.frozen.features import FeatureCache, cell_extractor, directions, extract_cells
 from dc_tf.evaluation.metrics import accuracy, mean_class_accuracy
 from dc_tf.evaluation.work import features_part, text_of
 from dc_tf.progress import Progress
 
-# It reports each instruction set that its wheel was not built for.
+# faiss logs each instruction set that its wheel was not built for.
 logging.getLogger("faiss.loader").setLevel(logging.WARNING)
 
-_CHUNK_BYTES = 256 << 20  # of float32 rows of either split at a time
-_TEST_ROWS = 4096  # at most at a time: votes take a number for each row and class
+_CHUNK_BYTES = 256 << 20  # of float32 rows, per chunk of either split
+_TEST_ROWS = 4096  # largest chunk of test rows: votes take (rows, classes) numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Protocol:
     """Settings.
 
     Attributes:
-        neighbours: numbers of neighbours to report; `top1` is that of the largest.
-        temperature: of the votes.
-        cells: maps are averaged over cells x cells parts; 1 forgets where things are, which on
-            small images costs the early layers much.
-        batch_size: images at a time through the network.
-        scratch: folder for features that do not fit memory; None for the system's own.
+        neighbours: values of k to report; `top1` is the accuracy at the largest.
+        temperature: temperature of the votes.
+        cells: maps are averaged over cells x cells cells; 1 discards the spatial layout, which
+            on small images lowers the accuracy of early layers considerably.
+        batch_size: images per batch through the network.
+        scratch: folder for features that do not fit memory; None for the system's temporary folder.
     """
 
     neighbours: tuple[int, ...] = (1, 5, 20)
@@ -61,27 +61,27 @@ class Protocol:
 
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
-    """The task; see `tasks`."""
+    """Runs the task; see `tasks`."""
     return by_layer.run(evaluate, request, protocol, work)
 
 
-def work(subject, train, test, layers, protocol: Protocol) -> Work:
-    """What is done to one network: all images once, all test rows against all training rows."""
-    extractor = cell_extractor(subject.trunk, layers, protocol.cells)
+def work(frozen, train, test, layers, protocol: Protocol) -> Work:
+    """The work: one pass over all images, then a search of all test rows in all training rows."""
+    extractor = cell_extractor(frozen.trunk, layers, protocol.cells)
     columns = sum(extractor.dims.values())
     millions = len(train.rows) * len(test.rows) * columns / 1e6
     search = _search(columns // len(layers), max(protocol.neighbours))
     return Work(
-        text_of(subject, train, test),
+        text_of(frozen, train, test),
         (
-            features_part(extractor, subject, train, test, protocol.batch_size),
+            features_part(extractor, frozen, train, test, protocol.batch_size),
             Part("millions of products of the search", millions, search, _TEST_ROWS),
         ),
     )
 
 
 def _search(dim, neighbours):
-    """A function that compares some random rows with a million numbers of others."""
+    """A function that searches random rows in a database of a million numbers."""
     import faiss
 
     random = np.random.default_rng(0)
@@ -96,23 +96,23 @@ def _search(dim, neighbours):
     return sample
 
 
-def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
+def evaluate(frozen, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
     """Classifies a test split by a training split.
 
     Args:
-        subject: models.Subject.
+        frozen: models.FrozenModel.
         train, test: splits.Split.
         layers: names of layers.
         world: Communicator of the workers that share the layers.
 
     Returns:
-        {own layer: {"top1": largest number of neighbours, "mean_class": the same averaged over
+        {own layer: {"top1": accuracy at the largest k, "mean_class": the same averaged over
         classes, "top1_k1": ..., "top1_k5": ..., ...}}, shares in [0, 1].
     """
-    with Store(protocol.scratch) as store:
-        features = extract_cells(subject, (train, test), layers, protocol, store, world)
+    with FeatureCache(protocol.scratch) as cache:
+        features = extract_cells(frozen, (train, test), layers, protocol, cache, world)
         results = {}
-        own, what = features[0], f"{subject.name}: k-NN"
+        own, what = features[0], f"{frozen.name}: k-NN"
         with Progress(len(own), what, "layers", world.rank == 0) as progress:
             for layer in own:
                 predicted = classify(
@@ -122,7 +122,7 @@ def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> d
                     protocol.neighbours,
                     protocol.temperature,
                 )
-                results[layer] = _figures(predicted, test.labels)
+                results[layer] = _metrics(predicted, test.labels)
                 progress.update(1, top1=results[layer]["top1"])
     return results
 
@@ -131,12 +131,15 @@ def classify(train, test, train_labels, classes, neighbours=(20,), temperature=0
     """Predicts classes by weighted votes.
 
     Args:
-        train: (n, d) features; a number of neighbours beyond n means n.
+        train: (n, d) features; a k larger than n is reduced to n.
         test: (t, d) features.
         train_labels: (n,) int32 in [0, classes).
+        classes: number of classes.
+        neighbours: values of k.
+        temperature: temperature of the votes.
 
     Returns:
-        {k: (t,) int64 predicted classes} for k of `neighbours`.
+        {k: (t,) int64 predicted classes} for each k in `neighbours`.
     """
     cosines, rows = nearest(train, test, min(max(neighbours), len(train)))
     chunks = []
@@ -144,25 +147,26 @@ def classify(train, test, train_labels, classes, neighbours=(20,), temperature=0
         votes = np.exp((cosines[part] - cosines[part, :1]) / temperature)
         labels = train_labels[rows[part]]
         chunks.append([_vote(votes[:, :k], labels[:, :k], classes) for k in neighbours])
-    return {k: np.concatenate(parts) for k, parts in zip(neighbours, zip(*chunks))}
+    by_count = zip(*chunks, strict=True)
+    return {k: np.concatenate(parts) for k, parts in zip(neighbours, by_count, strict=True)}
 
 
 def nearest(train, test, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Training rows of the highest cosine with each test row, both less the training mean.
+    """For each test row, the training rows of highest cosine, after subtracting the training mean.
 
-    Apart from the result, memory grows with the rows of neither split. Each part of the training
-    set, which may be far larger than memory, is read once and meets all of the test set.
+    Apart from the result, memory does not depend on the size of either split. The training set may
+    exceed memory: each chunk of it is read once and compared with the whole test set.
 
     Args:
         train: (n, d) float32 array or memory map.
         test: (t, d) float32 array or memory map.
-        count: of rows for each, in [1, n].
+        count: number of training rows per test row, in [1, n].
 
     Returns:
-        (t, count) float32 cosines, falling, and (t, count) int64 rows in [0, n). Of equal cosines
-        the lower row comes first; which of those at the last place are left out faiss decides.
+        (t, count) float32 cosines, descending, and (t, count) int64 rows in [0, n). Of equal
+        cosines the lower row comes first; among those tied at the last place faiss chooses.
     """
-    import faiss  # slow to import, and not needed by other tasks
+    import faiss  # slow to import, and only this task needs it
 
     mean = np.mean(train, axis=0, dtype=np.float64).astype(np.float32)
     cosines = np.full((len(test), count), -np.inf, np.float32)
@@ -181,19 +185,19 @@ def nearest(train, test, count: int) -> tuple[np.ndarray, np.ndarray]:
                 np.concatenate([rows[part], known.start + places], axis=1),
                 count,
             )
-        del database  # else it is still there while the next one is made
+        del database  # free it before the next chunk is allocated
     return cosines, rows
 
 
 def _parts(features, most_rows=None) -> list[slice]:
-    """Slices of all rows in order, each within the bounds but of at least one row."""
+    """Consecutive slices over all rows, each within the bounds but at least one row long."""
     step = max(1, _CHUNK_BYTES // (4 * features.shape[1]))
     step = min(step, most_rows or step)
     return [slice(start, start + step) for start in range(0, len(features), step)]
 
 
 def _best(cosines, rows, count):
-    """The first `count` columns of each line by falling cosine, then by rising row."""
+    """The first `count` entries of each line by descending cosine, then ascending row."""
     order = np.lexsort((rows, -cosines))[:, :count]
     return np.take_along_axis(cosines, order, 1), np.take_along_axis(rows, order, 1)
 
@@ -206,7 +210,7 @@ def _vote(votes, labels, classes):
     return sums.reshape(-1, classes).argmax(1)
 
 
-def _figures(predicted, labels):
+def _metrics(predicted, labels):
     most = max(predicted)
     return {
         "top1": accuracy(predicted[most], labels),

@@ -1,15 +1,15 @@
-"""Linear classifiers on frozen layers: the paper's measure of what each layer knows.
+"""Linear classifiers on the frozen features of each layer, the paper's linear evaluation.
 
-Features after ReLU, average-pooled without padding to under 10,000 dimensions, all layers in one
-pass over the images: one frozen forward, one classifier a layer.
+Features are taken after ReLU and average-pooled without padding to under 10,000 dimensions. One
+forward pass of the network serves the classifiers of all layers.
 
-    results = evaluate(subject, train, test, ["conv13"], Protocol())
+    results = evaluate(frozen, train, test, ["conv13"], Protocol())
 
-`train_split` and `test_split` take the images of a VOC development kit in `--train` instead, of
-which one may have many classes: logistic regressions, mean average precision.
+With `train_split` and `test_split`, `--train` is a VOC development kit, whose images may have
+several classes: the classifiers are logistic regressions, measured by mean average precision.
 
-With `augment` every epoch sees new crops, through the network. Without, features are computed
-once, from centre crops, and kept. Test images are centre crops.
+With `augment` the network processes new random crops in every epoch. Without it, features of centre
+crops are computed once and cached. Test images are always centre crops.
 
 Reference: Caron et al. 2019, Figure 2 and Table 4; docs/reference.md, section 5.
 """
@@ -25,7 +25,7 @@ from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.average_precision import classes_of
 from dc_tf.evaluation.cost import Part, Work
 from dc_tf.evaluation.frozen import by_layer
-from dc_tf.evaluation.frozen.features import Extractor, Store, extract, own_batches
+from dc_tf.evaluation.frozen.features import Extractor, FeatureCache, extract, own_batches
 from dc_tf.evaluation.frozen.pooling import MAX_FEATURES, grid_average
 from dc_tf.evaluation.frozen.probes import Probes
 from dc_tf.evaluation.metrics import accuracy, classes_above, mean_class_accuracy
@@ -40,12 +40,13 @@ IMAGENET_RATES = dict(
     zip(
         CONV_LAYERS,
         (0.005, 0.01, 0.03, 0.03, 0.03, 0.03, 0.02, 0.03, 0.03, 0.03, 0.02, 0.02, 0.02),
+        strict=True,
     )
 )
-FC_RATE = 0.02  # the paper has no classifiers on fc6 and fc7; this is conv13's
-_FIRST_SEED = 1 << 20  # of augmentation, apart from that of the order
+FC_RATE = 0.02  # conv13's; the paper has no classifiers on fc6 and fc7
+_FIRST_SEED = 1 << 20  # of augmentation; keeps it distinct from the seed of the order
 
-# Minutes on a CPU: features of centre crops are computed once, standardised, and kept.
+# Takes minutes on a CPU: features of centre crops are computed once, standardised and cached.
 SMALL = {
     "epochs": 10,
     "augment": False,
@@ -62,21 +63,22 @@ class Protocol:
     """Settings; the defaults are the paper's.
 
     Attributes:
-        epochs: passes over the training images.
-        batch_size: images of a step.
-        learning_rate: initial one for all layers; None means that of `rates`.
-        rates: initial learning rates by layer; FC_RATE for others.
-        paper: the paper's data set whose figures are shown as well: "auto" recognises it, see
+        epochs: passes over the training split.
+        batch_size: images per step, and per batch through the network.
+        learning_rate: initial learning rate of all layers; None to use `rates`.
+        rates: initial learning rates by layer; FC_RATE for layers not listed.
+        paper: the paper's data set whose results are shown beside: "auto" to recognise it, see
             `paper`; "imagenet", "places205" or "voc07"; "" for none.
-        train_split, test_split: lists of a VOC development kit; "" for data sets of one label.
-        momentum, weight_decay: of SGD.
-        augment: new random crop and flip each epoch; otherwise features are cached.
-        standardize: bring each dimension to mean 0, and the whole to length about 1, by the
-            statistics of an epoch of training images. Not the paper's; one learning rate of 2
-            (up to 7 is stable) then suits all layers, and few epochs suffice.
+        train_split, test_split: lists of a VOC development kit; "" for data sets with one label
+            per image.
+        augment: use a new random crop and flip in each epoch; otherwise features are cached.
+        standardize: shift each dimension to mean 0 and scale vectors to length about 1, by the
+            statistics of an epoch of training images. The paper does not do this; a learning rate
+            of 2 (stable up to 7) then fits all layers, and few epochs are enough.
         max_features: bound on a classifier's input dimensions.
+        scratch: folder for features that do not fit memory; None for the system's temporary folder.
+        momentum, weight_decay: of SGD.
         seed: of the order of the images and of augmentation.
-        scratch: folder for features that do not fit memory; None for the system's own.
     """
 
     epochs: int = 100
@@ -100,7 +102,7 @@ class Protocol:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use at least 1.")
         check_setting(self.paper, LINEAR_DATA)
         if bool(self.train_split) != bool(self.test_split):
-            raise ConfigError("train_split and test_split go together; set both or neither.")
+            raise ConfigError("only one of train_split and test_split is set; set both or neither.")
         unknown = sorted(set(self.rates) - set(LAYERS))
         if unknown:
             raise ConfigError(f"rates has {', '.join(unknown)}; use {', '.join(LAYERS)}.")
@@ -116,14 +118,14 @@ class Protocol:
 
 
 def paper_variant(given: dict) -> tuple[dict, int]:
-    """See `protocols`. Learning rates are those of ImageNet, or of conv13 on VOC 2007."""
+    """See `protocols`. Learning rates are those for ImageNet, or for conv13 on VOC 2007."""
     if given.get("train_split"):
         return _PAPER_VOC07, _VOC07_IMAGES
     return {}, _IMAGENET_IMAGES
 
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
-    """The task; see `tasks`."""
+    """Runs the task; see `tasks`."""
     return by_layer.run(
         evaluate,
         request,
@@ -134,26 +136,26 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     )
 
 
-def work(subject, train, test, layers, protocol: Protocol) -> Work:
-    """What is done to one network: features once, or of new crops in each epoch, and all steps."""
-    pools = _pools(subject.trunk, layers, protocol.max_features)
-    extractor = Extractor(subject.trunk, pools)
+def work(frozen, train, test, layers, protocol: Protocol) -> Work:
+    """The work: features, once or of new crops in each epoch, and all training steps."""
+    pools = _pools(frozen.trunk, layers, protocol.max_features)
+    extractor = Extractor(frozen.trunk, pools)
     batch_size = min(protocol.batch_size, len(train.rows))
-    # Standardisation takes an epoch of images before the first one.
+    # Standardisation adds a pass over the images before the first epoch.
     passes = protocol.epochs + protocol.standardize if protocol.augment else 1
     images = passes * len(train.rows) + len(test.rows)
     steps = protocol.epochs * (len(train.rows) // batch_size)
     return Work(
-        text_of(subject, train, test, f"{protocol.epochs} epochs"),
+        text_of(frozen, train, test, f"{protocol.epochs} epochs"),
         (
-            forward_part(extractor, subject, train, images, batch_size),
+            forward_part(extractor, frozen, train, images, batch_size),
             Part("steps", steps, _steps(extractor.dims, train, batch_size, protocol), steps),
         ),
     )
 
 
 def _steps(dims, train, batch_size, protocol):
-    """A function that takes some steps of classifiers on random features."""
+    """A function that runs training steps of the classifiers on random features."""
     random = np.random.default_rng(0)
     rows = min(len(train.rows), 4 * batch_size)
     shapes = {layer: (rows, dim) for layer, dim in dims.items()}
@@ -186,26 +188,26 @@ def _paper_data(protocol, train, test) -> str:
     return data_of(protocol.paper, facts, LINEAR_DATA)
 
 
-def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
-    """Trains classifiers on a training split and measures them on a test split.
+def evaluate(frozen, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
+    """Trains the classifiers on a training split and evaluates them on a test split.
 
     Args:
-        subject: models.Subject.
+        frozen: models.FrozenModel.
         train, test: splits.Split, or MultiLabelSplit.
         layers: names of layers.
         world: Communicator of the workers that share the layers.
 
     Returns:
-        {own layer: {"top1", "top5", "mean_class": shares in [0, 1], "train_loss": nats, over the
-        last epoch, "dimensions": int}}; of several labels an image "map" and "map_11_points"
+        {own layer: {"top1", "top5", "mean_class": shares in [0, 1], "train_loss": in nats, over the
+        last epoch, "dimensions": int}}; with several labels per image, "map" and "map_11_points"
         instead of the first three.
 
     Raises:
-        ConfigError: a setting that cannot work.
-        DataError: a loss that is not finite.
+        ConfigError: a setting has an invalid value.
+        DataError: the loss is not finite.
     """
-    pools = _pools(subject.trunk, layers, protocol.max_features)
-    extractor = Extractor(subject.trunk, pools, world)
+    pools = _pools(frozen.trunk, layers, protocol.max_features)
+    extractor = Extractor(frozen.trunk, pools, world)
     rates = {layer: protocol.rate(layer) for layer in extractor.layers}
     probes = Probes(
         extractor.dims,
@@ -215,19 +217,19 @@ def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> d
         protocol.weight_decay,
         protocol.seed,
     )
-    with Store(protocol.scratch) as store:
+    with FeatureCache(protocol.scratch) as cache:
         if protocol.augment:
-            epoch_batches = _streamed(subject, extractor, train, protocol, world)
+            epoch_batches = _streamed(frozen, extractor, train, protocol, world)
         else:
-            what = f"{subject.name}: features of {train.path}"
-            cache = extract(extractor, subject, train, store, protocol.batch_size, "float16", what)
-            epoch_batches = _cached(cache, train.labels, protocol)
+            what = f"{frozen.name}: features of train images"
+            arrays = extract(extractor, frozen, train, cache, protocol.batch_size, "float16", what)
+            epoch_batches = _cached(arrays, train.labels, protocol)
         if protocol.standardize:
             _standardize(probes, (features for features, _ in epoch_batches(0)))
-        losses = _train(probes, epoch_batches, train, protocol, subject.name, world.rank == 0)
-    results = _test(probes, extractor, subject, test, protocol)
-    for layer, figures in results.items():
-        figures.update(train_loss=losses[layer], dimensions=extractor.dims[layer])
+        losses = _train(probes, epoch_batches, train, protocol, frozen.name, world.rank == 0)
+    results = _test(probes, extractor, frozen, test, protocol)
+    for layer, metrics in results.items():
+        metrics.update(train_loss=losses[layer], dimensions=extractor.dims[layer])
     return results
 
 
@@ -240,8 +242,8 @@ def _pools(trunk, layers, max_features):
     }
 
 
-def _streamed(subject, extractor, split, protocol, world):
-    """A function of the epoch to its batches, augmented, (features, labels)."""
+def _streamed(frozen, extractor, split, protocol, world):
+    """A function that yields an epoch's batches of (features, labels), augmented."""
     rows = len(split.rows)
     batch_size = min(protocol.batch_size, rows)
 
@@ -249,7 +251,7 @@ def _streamed(subject, extractor, split, protocol, world):
         order = np.random.default_rng((protocol.seed, epoch)).permutation(rows)
         order = order[: rows - rows % batch_size]
         own = order[own_batches(len(order), batch_size, world)]
-        images = _augmented(subject, split, own, batch_size, _FIRST_SEED + protocol.seed + epoch)
+        images = _augmented(frozen, split, own, batch_size, _FIRST_SEED + protocol.seed + epoch)
         for number, features in enumerate(extractor.in_turn(images, len(order), batch_size)):
             start = number * batch_size
             yield features, split.labels[order[start : start + batch_size]]
@@ -257,20 +259,20 @@ def _streamed(subject, extractor, split, protocol, world):
     return batches
 
 
-def _augmented(subject, split, places, batch_size, seed):
-    """Batches of random crops of a split's rows, by their places in it."""
-    if not len(places):  # a worker more than there are batches
+def _augmented(frozen, split, places, batch_size, seed):
+    """Batches of random crops of a split's rows, given by their indices."""
+    if not len(places):  # there are fewer batches than workers
         return iter(())
     seeds = np.stack([np.full(len(places), seed), places], 1).astype(np.int32)
-    return split.augmented(places, seeds, batch_size, subject.resolution)
+    return split.augmented(places, seeds, batch_size, frozen.resolution)
 
 
 def _cached(arrays, labels, protocol):
-    """A function of the epoch to its batches, (features, labels); the next is gathered ahead."""
+    """A function that yields an epoch's batches of (features, labels), with one prefetched."""
     batch_size = min(protocol.batch_size, len(labels))
 
     def gather(chosen):
-        chosen = np.sort(chosen)  # in the order of memory and disk
+        chosen = np.sort(chosen)  # read memory and disk sequentially
         return {layer: array[chosen] for layer, array in arrays.items()}, labels[chosen]
 
     def batches(epoch):
@@ -289,7 +291,7 @@ def _cached(arrays, labels, protocol):
 
 
 def _standardize(probes, batches):
-    """Sets each classifier's input statistics; float64 sums, per dimension."""
+    """Sets each classifier's input statistics from float64 sums per dimension."""
     count, sums, squares = 0, {}, {}
     for batch in batches:
         for layer, x in batch.items():
@@ -300,7 +302,7 @@ def _standardize(probes, batches):
     for layer in sums:
         mean = sums[layer] / count
         variance = np.maximum(squares[layer] / count - mean**2, 0)
-        # What is only rounding of a constant must not be blown up to unit variance.
+        # Rounding errors of a constant dimension must not be scaled up to unit variance.
         variance[variance <= 1e-6 * mean**2] = 0
         probes.standardize(layer, mean.astype(np.float32), np.sqrt(variance).astype(np.float32))
 
@@ -312,7 +314,7 @@ def _moments(x):
 
 
 def _train(probes, epoch_batches, split, protocol, name, shown):
-    """Runs all epochs; mean loss by layer over the last."""
+    """Runs all epochs; returns the mean loss by layer over the last one."""
     what, total = f"{name}: probes", protocol.epochs * len(split.rows)
     with split.errors(), Progress(total, what, "images", shown) as progress:
         for epoch in range(protocol.epochs):
@@ -324,7 +326,7 @@ def _train(probes, epoch_batches, split, protocol, name, shown):
                 progress.update(len(labels))
             losses = {layer: float(loss) / steps for layer, loss in total.items()}
             _check_finite(losses, protocol)
-            deepest = list(losses)[-1:]  # none where there are more workers than layers
+            deepest = list(losses)[-1:]  # empty if this worker has no layer
             progress.update(
                 0, epoch=epoch + 1, **{f"loss_{layer}": losses[layer] for layer in deepest}
             )
@@ -340,29 +342,29 @@ def _check_finite(losses, protocol):
             )
 
 
-def _test(probes, extractor, subject, split, protocol):
+def _test(probes, extractor, frozen, split, protocol):
     kept = {layer: [] for layer in extractor.layers}
-    what = f"{subject.name}: features of {split.path}"
-    for start, features in extractor.over(subject, split, protocol.batch_size, what):
+    what = f"{frozen.name}: features of test images"
+    for start, features in extractor.over(frozen, split, protocol.batch_size, what):
         for layer, logits in probes.logits(features).items():
             labels = split.labels[start : start + len(logits)]
             kept[layer].append(_needed(logits.numpy(), labels))
-    return {layer: _figures(np.concatenate(parts), split.labels) for layer, parts in kept.items()}
+    return {layer: _metrics(np.concatenate(parts), split.labels) for layer, parts in kept.items()}
 
 
 def _needed(logits, labels):
-    """What the figures need of a batch: of one label an image, two numbers instead of all logits.
+    """Reduces the logits of a batch to what the metrics need.
 
     Returns:
-        (b, 2) int64, the predicted class and how many classes are above the label; of several
-        labels the (b, classes) float32 logits, by which average precision orders all images.
+        With one label per image, (b, 2) int64: the predicted class and the number of classes above
+        the label. With several labels, the (b, classes) float32 logits, for average precision.
     """
     if labels.ndim == 2:
         return logits
     return np.stack([logits.argmax(1), classes_above(logits, labels)], axis=1)
 
 
-def _figures(needed, labels):
+def _metrics(needed, labels):
     if labels.ndim == 2:
         found = classes_of(needed, labels)
         names = {"map": "area", "map_11_points": "eleven_points"}

@@ -1,9 +1,9 @@
-"""How few labels are enough: linear SVMs on frozen features of a few images of each class.
+"""Low-shot classification: linear SVMs on frozen features of a few images per class.
 
-Features as for k-NN: maps averaged over a few cells, centred by the training set's mean, of length
-1. In each draw, the images of a smaller number of shots are among those of a larger one.
+Features are those of k-NN: maps averaged over a few cells, centred by the training set's mean and
+scaled to length 1. Within a draw, the images for fewer shots are a subset of those for more.
 
-    results = evaluate(subject, train, test, ["conv11", "conv13"], Protocol())
+    results = evaluate(frozen, train, test, ["conv11", "conv13"], Protocol())
     results["conv13"]["top1_s8"], results["conv13"]["std_s8"]
 """
 
@@ -15,7 +15,7 @@ from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.cost import Part, Work
 from dc_tf.evaluation.frozen import by_layer
-from dc_tf.evaluation.frozen.features import Store, cell_extractor, directions, extract_cells
+from dc_tf.evaluation.frozen.features import FeatureCache, cell_extractor, directions, extract_cells
 from dc_tf.evaluation.metrics import accuracy
 from dc_tf.evaluation.work import features_part, text_of
 from dc_tf.progress import Progress
@@ -26,11 +26,11 @@ class Protocol:
     """Settings.
 
     Attributes:
-        shots: images of each class, ascending; `top1` is that of the largest.
-        draws: how often images are drawn; figures are means and deviations over these.
+        shots: numbers of images per class, ascending; `top1` is the accuracy at the largest.
+        draws: number of random draws of images; metrics are means and deviations over draws.
         cost: C of the SVM.
-        cells, batch_size, scratch: as of `knn.Protocol`.
-        seed: of the draws.
+        cells, batch_size, scratch: as in `knn.Protocol`.
+        seed: seed of the draws.
     """
 
     shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
@@ -50,28 +50,28 @@ class Protocol:
 
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
-    """The task; see `tasks`."""
+    """Runs the task; see `tasks`."""
     return by_layer.run(evaluate, request, protocol, work)
 
 
-def work(subject, train, test, layers, protocol: Protocol) -> Work:
-    """What is done to one network: all images once, then the fits, counted in their images."""
-    extractor = cell_extractor(subject.trunk, layers, protocol.cells)
+def work(frozen, train, test, layers, protocol: Protocol) -> Work:
+    """The work: one pass over all images, then the fits, counted in images."""
+    extractor = cell_extractor(frozen.trunk, layers, protocol.cells)
     dim = sum(extractor.dims.values()) // len(layers)
     rows = [shots * len(np.unique(train.labels)) for shots in protocol.shots]
     labels = np.arange(max(rows)) % len(np.unique(train.labels))
     fits = protocol.draws * len(layers)
     return Work(
-        text_of(subject, train, test, f"{fits * len(rows)} fits"),
+        text_of(frozen, train, test, f"{fits * len(rows)} fits"),
         (
-            features_part(extractor, subject, train, test, protocol.batch_size),
+            features_part(extractor, frozen, train, test, protocol.batch_size),
             Part("images of fits", fits * sum(rows), _fit(dim, labels, protocol.cost), max(rows)),
         ),
     )
 
 
 def _fit(dim, labels, cost):
-    """A function that fits some random vectors with these labels, at least one of each class."""
+    """A function that fits random vectors with these labels, at least one per class."""
     random = np.random.default_rng(0)
     vectors = directions(random.standard_normal((len(labels), dim), np.float32), 0.0)
 
@@ -83,28 +83,29 @@ def _fit(dim, labels, cost):
     return sample
 
 
-def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
-    """Classifies a test split after learning from few images of a training split.
+def evaluate(frozen, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
+    """Trains on a few images of a training split and classifies a test split.
 
     Args:
-        subject: models.Subject.
+        frozen: models.FrozenModel.
         train, test: splits.Split.
         layers: names of layers.
         world: Communicator of the workers that share the layers.
 
     Returns:
-        {own layer: {"top1": of the largest number of shots, "top1_s1": mean over the draws,
-        "std_s1": their sample standard deviation (0 for one draw), ...}}, shares in [0, 1].
+        {own layer: {"top1": accuracy at the largest number of shots, "top1_s1": mean over draws,
+        "std_s1": sample standard deviation over draws (0 for one draw), ...}}, shares in [0, 1].
 
     Raises:
-        ConfigError: a class of the training split has fewer images than the largest shot.
+        ConfigError: a class of the training split has fewer images than the largest number of
+            shots.
     """
     drawn = draw(train, protocol)
-    with Store(protocol.scratch) as store:
-        both = extract_cells(subject, (train, test), layers, protocol, store, world)
+    with FeatureCache(protocol.scratch) as cache:
+        both = extract_cells(frozen, (train, test), layers, protocol, cache, world)
         results = {}
         fits = len(both[0]) * protocol.draws * len(protocol.shots)
-        with Progress(fits, f"{subject.name}: SVMs", "fits", world.rank == 0) as progress:
+        with Progress(fits, f"{frozen.name}: SVMs", "fits", world.rank == 0) as progress:
             for layer in both[0]:
                 known, unknown = (features[layer] for features in both)
                 mean = np.mean(known, axis=0, dtype=np.float64).astype(np.float32)
@@ -116,18 +117,18 @@ def evaluate(subject, train, test, layers, protocol: Protocol, world=ALONE) -> d
                     )
                     hits[place] = accuracy(predicted, test.labels)
                     progress.update(1)
-                results[layer] = _figures(hits, protocol.shots)
+                results[layer] = _metrics(hits, protocol.shots)
     return results
 
 
 def draw(split, protocol) -> np.ndarray:
-    """(draws, shots) object array of (n,) positions in `split.rows`, ascending."""
+    """(draws, shots) object array of (n,) ascending indices into `split.rows`."""
     classes, counts = np.unique(split.labels, return_counts=True)
     if counts.min() < protocol.shots[-1]:
         poorest = classes[counts.argmin()]
         raise ConfigError(
             f"class {poorest} of {split.path} has {counts.min()} images, but up to "
-            f"{protocol.shots[-1]} a class are asked for; lower shots."
+            f"{protocol.shots[-1]} per class are needed; lower shots."
         )
     drawn = np.empty((protocol.draws, len(protocol.shots)), object)
     for number in range(protocol.draws):
@@ -139,15 +140,15 @@ def draw(split, protocol) -> np.ndarray:
 
 
 def classify(features, labels, unknown, cost) -> np.ndarray:
-    """(t,) predicted classes of (t, d) features, from (n, d) features and their (n,) labels."""
+    """Fits an SVM to (n, d) features and (n,) labels; predicts (t,) classes of (t, d) `unknown`."""
     from sklearn import svm  # takes seconds to import
 
     return svm.LinearSVC(C=cost, dual=True, max_iter=10_000).fit(features, labels).predict(unknown)
 
 
-def _figures(hits, shots) -> dict:
-    figures = {"top1": float(hits[:, -1].mean())}
+def _metrics(hits, shots) -> dict:
+    metrics = {"top1": float(hits[:, -1].mean())}
     for place, count in enumerate(shots):
-        figures[f"top1_s{count}"] = float(hits[:, place].mean())
-        figures[f"std_s{count}"] = float(hits[:, place].std(ddof=1)) if len(hits) > 1 else 0.0
-    return figures
+        metrics[f"top1_s{count}"] = float(hits[:, place].mean())
+        metrics[f"std_s{count}"] = float(hits[:, place].std(ddof=1)) if len(hits) > 1 else 0.0
+    return metrics

@@ -1,4 +1,4 @@
-"""Accuracy by layer as a picture, with an untrained network and, on its data, the paper's curves.
+"""Plots accuracy by layer, with an untrained network and, on the paper's data, the paper's curves.
 
 plot(result, "layers.png")
 """
@@ -6,18 +6,18 @@ plot(result, "layers.png")
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dc_tf.evaluation.paper import linear_figures
+from dc_tf.evaluation.paper import linear_results
 
 _DOTS_PER_INCH = 120
 _TITLES = {"top1": "top-1", "map": "mean average precision"}
 
 
-def plot(result: dict, path: str):
-    """Draws the figure of every layer that layers are compared by.
+def plot(result: dict, path: str) -> None:
+    """Plots, for every layer, the metric that layers are compared by.
 
     Args:
-        result: of `by_layer.run`.
-        path: of the picture; its ending says the format (png, pdf, svg).
+        result: the dict of `by_layer.run`.
+        path: file to write; its extension selects the format (png, pdf, svg).
     """
     name, paper = result["figure"], result["paper_dataset"]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -27,14 +27,14 @@ def plot(result: dict, path: str):
         ylabel=f"{_TITLES.get(name, name)}, percent",
         title=f"{result['test_rows']} test images",
     )
-    own = {layer: figures[name] for layer, figures in result["layers"].items()}
+    own = {layer: metrics[name] for layer, metrics in result["layers"].items()}
     curves = {"this model": own}
     if result["random_init"]:
         untrained = result["random_init"].items()
-        curves["random init"] = {layer: figures[name] for layer, figures in untrained}
+        curves["random init"] = {layer: metrics[name] for layer, metrics in untrained}
     for label, curve in curves.items():
         axes.plot(list(curve), [100 * share for share in curve.values()], marker="o", label=label)
-    for method, shares in linear_figures(paper).items():
+    for method, shares in linear_results(paper).items():
         curve = {layer: share for layer, share in shares.items() if layer in own}
         label = f"paper, {paper}: {method}"
         axes.plot(list(curve), [100 * share for share in curve.values()], "--.", label=label)

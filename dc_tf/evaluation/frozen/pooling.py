@@ -1,4 +1,4 @@
-"""From a layer's features to one vector an image.
+"""Pools a layer's features to one vector per image.
 
 pool = grid_average("conv3", shape=(113, 113, 128), resolution=224)
 vectors = pool(maps)           # (b, 113, 113, 128) -> (b, 8192)
@@ -18,9 +18,9 @@ PAPER_RESOLUTION = 224
 
 
 def cell_average(layer: str, cells: int = 1) -> Callable:
-    """Maps averaged over `cells` x `cells` equal parts, or as many as they have pixels.
+    """Average pooling of maps to `cells` x `cells` cells, or to as many as the map has pixels.
 
-    fc6 and fc7 are taken as they are (fc7 before ReLU, as it is clustered).
+    fc6 and fc7 are unchanged (fc7 before ReLU, as in clustering).
     """
     if layer.startswith("fc"):
         return tf.identity
@@ -34,17 +34,19 @@ def cell_average(layer: str, cells: int = 1) -> Callable:
 
 
 def grid_average(layer: str, shape, resolution: int, max_features=MAX_FEATURES) -> Callable:
-    """Average pooling without padding to under `max_features` dimensions, then flattened.
+    """Average pooling without padding to fewer than `max_features` dimensions, then flattening.
 
-    The kernel (also the stride) is the paper's at its resolution, elsewhere the smallest that
-    brings the dimensions under the bound. fc6 and fc7 are taken after ReLU.
+    The kernel (and stride) is the paper's at the paper's resolution, else the smallest that meets
+    the bound. fc6 and fc7 are taken after ReLU.
 
     Args:
-        shape: of one image's features, (h, w, c) or (d,).
-        resolution: of the network's input, in pixels.
+        layer: name of the layer.
+        shape: shape of one image's features, (h, w, c) or (d,).
+        resolution: side of the network's input in pixels.
+        max_features: bound on the number of dimensions.
 
     Raises:
-        ConfigError: `max_features` cannot be met.
+        ConfigError: no kernel meets `max_features`.
     """
     if layer.startswith("fc"):
         return tf.nn.relu

@@ -1,12 +1,12 @@
-"""Linear classifiers on many layers, trained side by side on the same batches.
+"""Linear classifiers on many layers, trained together on the same batches.
 
-Each has its own weights, learning rate and seed; none sees another, so that many at once equal
-each alone.
+Each has its own weights, learning rate and seed and is independent of the others, so training them
+together gives the same weights as training each separately.
 
     probes = Probes(dims={"conv7": 8192}, classes=1000, rates={"conv7": 0.02})
     losses = probes.step({"conv7": vectors}, labels)
 
-Labels are one class an image, or a row of all classes, each there or not (see `step`).
+Labels are one class per image, or one row of class indicators per image (see `step`).
 """
 
 import zlib
@@ -19,8 +19,9 @@ from dc_tf.evaluation.losses import multi_label_loss
 class Probes(tf.Module):
     """Softmax or logistic regression per layer by SGD with momentum and coupled weight decay.
 
-    The learning rate of step t is rate / sqrt(1 + rate * weight_decay * t) (docs/reference.md,
-    section 5).
+    The learning rate of step t is rate / sqrt(1 + rate * weight_decay * t).
+
+    Reference: docs/reference.md, section 5.
     """
 
     def __init__(self, dims, classes, rates, momentum=0.9, weight_decay=1e-5, seed=0):
@@ -30,7 +31,7 @@ class Probes(tf.Module):
             dims: {layer: d}.
             classes: number of classes.
             rates: {layer: initial learning rate}.
-            seed: of the weights; together with a layer's name it decides them.
+            seed: seed of the weights, combined with the layer's name.
         """
         super().__init__(name="probes")
         self._rates = dict(rates)
@@ -51,11 +52,12 @@ class Probes(tf.Module):
             self._shifts[layer] = tf.Variable(tf.zeros([dim]), trainable=False)
             self._scales[layer] = tf.Variable(tf.ones([dim]), trainable=False)
 
-    def standardize(self, layer, mean, deviation):
-        """From now on the layer's features are (x - mean) / (deviation * sqrt(d)), length about 1.
+    def standardize(self, layer, mean, deviation) -> None:
+        """Sets the layer's input to (x - mean) / (deviation * sqrt(d)), of length about 1.
 
         Args:
-            mean, deviation: (d,) float32; dimensions that never vary are left out (zero).
+            layer: name of the layer.
+            mean, deviation: (d,) float32; dimensions with a deviation of 0 become 0.
         """
         dim = tf.cast(tf.size(mean), tf.float32)
         self._shifts[layer].assign(mean)
@@ -64,24 +66,24 @@ class Probes(tf.Module):
         )
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def step(self, features, labels):
-        """One update of all classifiers.
+    def step(self, features, labels) -> dict:
+        """Updates all classifiers by one step.
 
         Args:
             features: {layer: (b, d) float32 or float16}.
-            labels: (b,) int32 for softmax; or (b, classes) integers for a logistic regression of
-                each class: 1 present, 0 absent, others not counted.
+            labels: (b,) int32 for softmax; or (b, classes) integers for one logistic regression
+                per class: 1 present, 0 absent; other values are ignored.
 
         Returns:
-            {layer: scalar loss before the update, mean over the batch, nats; summed over classes}.
+            {layer: scalar loss before the update in nats: sum over classes, mean over the batch}.
         """
         losses = {layer: self._update(layer, x, labels) for layer, x in features.items()}
         self._time.assign_add(1.0)
         return losses
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def logits(self, features):
-        """{layer: (b, classes) float32}."""
+    def logits(self, features) -> dict:
+        """{layer: (b, classes) float32} of {layer: (b, d)} features."""
         return {layer: self._forward(layer, self._input(layer, x)) for layer, x in features.items()}
 
     def _input(self, layer, x):
@@ -91,7 +93,7 @@ class Probes(tf.Module):
         return tf.matmul(x, self._kernels[layer]) + self._biases[layer]
 
     def _update(self, layer, x, labels):
-        """The gradient of such regressions is short enough to be written out."""
+        """One SGD step with the closed-form gradient; returns the mean loss."""
         x = self._input(layer, x)
         loss, error = _loss_and_error(self._forward(layer, x), labels)
         error /= tf.cast(tf.shape(x)[0], tf.float32)
@@ -99,17 +101,18 @@ class Probes(tf.Module):
         rate = self._rates[layer]
         rate *= tf.math.rsqrt(1 + rate * self._weight_decay * self._time)
         weights = self._kernels[layer], self._biases[layer]
-        for weight, gradient, velocity in zip(weights, gradients, self._velocities[layer]):
+        velocities = self._velocities[layer]
+        for weight, gradient, velocity in zip(weights, gradients, velocities, strict=True):
             velocity.assign(self._momentum * velocity + gradient + self._weight_decay * weight)
             weight.assign_sub(rate * velocity)
         return tf.reduce_mean(loss)
 
 
 def _loss_and_error(logits, labels):
-    """(b,) loss of each image, and its (b, classes) gradient by the logits."""
+    """(b,) loss of each image, and its (b, classes) gradient with respect to the logits."""
     if labels.shape.rank == 1:
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
         return loss, tf.nn.softmax(logits) - tf.one_hot(labels, tf.shape(logits)[-1])
-    truth = tf.cast(labels == 1, tf.float32)
+    targets = tf.cast(labels == 1, tf.float32)
     counted = tf.cast((labels == 0) | (labels == 1), tf.float32)
-    return multi_label_loss(logits, labels), (tf.sigmoid(logits) - truth) * counted
+    return multi_label_loss(logits, labels), (tf.sigmoid(logits) - targets) * counted

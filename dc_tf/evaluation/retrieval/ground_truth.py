@@ -1,7 +1,8 @@
-"""What is to be found by what, in a folder of images: the common form of all ground truths.
+"""Retrieval ground truth: the database, the queries and their positives, in one common form.
 
-truth = groups("/data/objects")
-truth.database[truth.queries[0].row], truth.queries[0].answers["map"].positives
+ground_truth = groups("/data/objects")
+query = ground_truth.queries[0]
+ground_truth.database[query.row], query.answers["map"].positives
 """
 
 import os
@@ -17,7 +18,7 @@ IMAGE_NAMES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"
 
 @dataclass(frozen=True)
 class Answer:
-    """Row ids of the database that a query should find, and those that count neither way."""
+    """Database row ids of a query's positives, and of the junk images, which are ignored."""
 
     positives: np.ndarray
     junk: np.ndarray
@@ -25,13 +26,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Query:
-    """What is searched with.
+    """A query image, or a region of one.
 
     Attributes:
-        path: of its image.
-        box: (left, top, right, bottom) in pixels, of the part that is searched with; None for all.
-        row: of the same image in the database, if there is no box; else None.
-        answers: {figure: Answer}; figures without positives are absent.
+        path: path of the image.
+        box: (left, top, right, bottom) in pixels of the query region; None for the whole image.
+        row: row id of the same image in the database if there is no box, else None.
+        answers: {metric: Answer}; metrics without positives are absent.
     """
 
     path: str
@@ -41,29 +42,29 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """A benchmark.
+class GroundTruth:
+    """A retrieval benchmark.
 
     Attributes:
         kind: "classic", "revisited" or "groups".
-        database: paths of the images that are searched, by row id.
+        database: paths of the database images, by row id.
         queries: list of Query.
-        figures: names of the figures; the last is the one to be named in a line.
+        metrics: names of the metrics; the last one is the main metric.
     """
 
     kind: str
     database: list[str]
     queries: list[Query]
-    figures: tuple[str, ...]
+    metrics: tuple[str, ...]
 
 
-def groups(folder: str) -> Truth:
-    """Each sub-folder shows one object; each image of it is to find the others.
+def groups(folder: str) -> GroundTruth:
+    """One object per sub-folder; the positives of an image are the others of its sub-folder.
 
-    Images directly in `folder`, and groups of one, are in the database and query nothing.
+    Images directly in `folder`, and sub-folders with one image, are in the database only.
 
     Raises:
-        ConfigError: no group has two images.
+        ConfigError: no sub-folder has two images.
     """
     paths = images_in(folder)
     names = [os.path.relpath(path, folder).split(os.sep)[:-1] for path in paths]
@@ -73,9 +74,9 @@ def groups(folder: str) -> Truth:
         members.setdefault(name, []).append(row)
     rows = {name: np.array(found) for name, found in members.items()}
     queries = [
-        # All members and oneself as junk: one array serves the whole group.
+        # The query itself is junk, so all members can share one array of positives.
         Query(path, None, row, {"map": Answer(rows[name], np.array([row]))})
-        for row, (path, name) in enumerate(zip(paths, names))
+        for row, (path, name) in enumerate(zip(paths, names, strict=True))
         if name and len(rows[name]) > 1
     ]
     if not queries:
@@ -83,20 +84,20 @@ def groups(folder: str) -> Truth:
             f"{folder!r} has neither '*_query.txt' nor 'gnd_*' files, and no sub-folder with two "
             "images of the same object; see 'dc_tf/evaluation/retrieval/task.py' for the layouts."
         )
-    return Truth("groups", paths, queries, ("map",))
+    return GroundTruth("groups", paths, queries, ("map",))
 
 
 def images_in(folder: str) -> list[str]:
     """Paths of all images at any depth, sorted.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: the folder has no images.
     """
     paths = [path for path in files_in(folder) if path.lower().endswith(IMAGE_NAMES)]
     if not paths:
         raise ConfigError(
             f"{folder!r} holds no images ({', '.join(IMAGE_NAMES)}); retrieval reads image files, "
-            "not what `dc_tf convert` makes of them."
+            "not data sets of `dc_tf convert`."
         )
     return paths
 
@@ -104,7 +105,7 @@ def images_in(folder: str) -> list[str]:
 def files_in(folder: str) -> list[str]:
     """Paths of all files at any depth, sorted."""
     if not tf.io.gfile.isdir(folder):
-        raise ConfigError(f"{folder!r} is not a folder.")
+        raise ConfigError(f"{folder!r} is not a folder; give a folder of images.")
     return sorted(
         os.path.join(parent, name)
         for parent, _, names in tf.io.gfile.walk(folder)
@@ -114,7 +115,7 @@ def files_in(folder: str) -> list[str]:
 
 
 class ImageNames:
-    """Finds images by their name without folder and ending, as ground truths write it."""
+    """Finds images by file name without folder and extension, as ground truths list them."""
 
     def __init__(self, folder: str):
         self._folder = folder
@@ -126,7 +127,7 @@ class ImageNames:
         """Path of an image.
 
         Raises:
-            DataError: there is none or more than one; `source` is what names it.
+            DataError: no image or several have this name; the message cites `source`.
         """
         found = self._paths.get(_stem(name), [])
         if len(found) != 1:
@@ -140,10 +141,10 @@ class ImageNames:
 
 
 def checked_box(values, source) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom) of four finite numbers that enclose something.
+    """(left, top, right, bottom) as four finite numbers that enclose a positive area.
 
     Raises:
-        DataError: naming `source`.
+        DataError: the box is not valid; the message cites `source`.
     """
     try:
         box = tuple(float(value) for value in values)

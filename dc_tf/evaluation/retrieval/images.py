@@ -1,4 +1,4 @@
-"""Image files scaled to a longest side, cropped where asked, read ahead of their use.
+"""Reads image files scaled to a longest side and optionally cropped, with prefetching.
 
 for row, image in scaled_images(requests, longest_side=1024):   # (h, w, 3) float32 in [0, 1]
     ...
@@ -6,6 +6,7 @@ for row, image in scaled_images(requests, longest_side=1024):   # (h, w, 3) floa
 
 import collections
 import concurrent.futures
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -13,13 +14,13 @@ import tensorflow as tf
 from dc_tf.data.sources.image_files import Rules, clean
 from dc_tf.errors import DataError
 
-MIN_SIDE = 14  # pixels; the last map of convolutions has one pixel then
+MIN_SIDE = 14  # pixels; the last convolution's map then has one pixel
 _THREADS = 4
-_AHEAD = 8  # images in memory
+_AHEAD = 8  # prefetched images
 
 
-def scaled_images(requests, longest_side):
-    """Yields (row, image) in order; the image is the error where the file cannot be used.
+def scaled_images(requests, longest_side) -> Iterator[tuple]:
+    """Yields (row, image) in order; for an unusable file, a DataError in place of the image.
 
     Args:
         requests: list of (row, path, box or None), see `scaled_image`.
@@ -37,18 +38,19 @@ def scaled_images(requests, longest_side):
 
 
 def scaled_image(path: str, box, longest_side: int) -> np.ndarray:
-    """An image, or a part of it, scaled so that the longest side of the whole has a given length.
+    """An image, or a crop of it, at the scale that gives the whole image the longest side.
 
     Args:
-        path: of a file in any usual format.
-        box: (left, top, right, bottom) in pixels of the upright image, cut to it; None for all.
+        path: image file in any common format.
+        box: (left, top, right, bottom) in pixels of the upright image, clipped to it; None for the
+            whole image.
         longest_side: pixels.
 
     Returns:
-        (h, w, 3) float32 in [0, 1], no side under MIN_SIDE; bilinear, antialiased.
+        (h, w, 3) float32 in [0, 1], no side below MIN_SIDE; bilinear, antialiased.
 
     Raises:
-        DataError: the file is missing or broken, or the box outside of the image.
+        DataError: the file is missing or damaged, or the box is outside the image.
     """
     encoded, reason, _ = clean(path, Rules())
     if reason:
@@ -60,7 +62,7 @@ def scaled_image(path: str, box, longest_side: int) -> np.ndarray:
         left, top = (max(0, int(np.floor(value))) for value in box[:2])
         right, bottom = int(np.ceil(min(box[2], width))), int(np.ceil(min(box[3], height)))
         if left >= right or top >= bottom:
-            raise DataError(f"the box {box} is outside of {path}, {width}x{height} pixels.")
+            raise DataError(f"the box {box} is outside {path}, which has {width}x{height} pixels.")
         image = image[top:bottom, left:right]
     size = [max(MIN_SIDE, round(side * scale)) for side in image.shape[:2]]
     scaled = tf.image.resize(image, size, antialias=True) / 255.0

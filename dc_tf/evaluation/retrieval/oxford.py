@@ -1,10 +1,10 @@
-"""Ground truth of Oxford5k and Paris6k, as their text files have it.
+"""Ground truth of Oxford5k and Paris6k, read from their text files.
 
-    truth = read_oxford("/data/oxford5k")
+    ground_truth = read_oxford("/data/oxford5k")
 
-Anywhere under the folder: the images, and for each query `NAME_query.txt` (the image's name and a
-box: left, top, right, bottom), `NAME_good.txt`, `NAME_ok.txt` (names of images to be found) and
-`NAME_junk.txt` (names that count neither way). Oxford's query files put `oxc1_` before names.
+The folder holds, at any depth, the images and for each query `NAME_query.txt` (the image's name and
+a box: left, top, right, bottom), `NAME_good.txt` and `NAME_ok.txt` (names of the positives) and
+`NAME_junk.txt` (names of images to ignore). Oxford's query files prefix names with `oxc1_`.
 
 Reference: Philbin et al. 2007 and 2008.
 """
@@ -17,9 +17,9 @@ import tensorflow as tf
 from dc_tf.errors import DataError
 from dc_tf.evaluation.retrieval.ground_truth import (
     Answer,
+    GroundTruth,
     ImageNames,
     Query,
-    Truth,
     checked_box,
     files_in,
 )
@@ -33,11 +33,11 @@ def query_files(folder: str) -> list[str]:
     return [path for path in files_in(folder) if path.endswith(QUERY)]
 
 
-def read_oxford(folder: str) -> Truth:
+def read_oxford(folder: str) -> GroundTruth:
     """The benchmark; every image under the folder is in the database.
 
     Raises:
-        DataError: a file is missing or not understood, or an image that is named is missing.
+        DataError: a file is missing or malformed, or it names an image that is missing.
     """
     names = ImageNames(folder)
     rows = {name: row for row, name in enumerate(names.all())}
@@ -59,10 +59,10 @@ def read_oxford(folder: str) -> Truth:
         good, ok, junk = (rows_of(f"{stem}_{kind}.txt") for kind in ("good", "ok", "junk"))
         positives = np.union1d(good, ok)
         if not len(positives):
-            raise DataError(f"{stem}_good.txt and {stem}_ok.txt name no image to be found.")
+            raise DataError(f"{stem}_good.txt and {stem}_ok.txt name no image; a query needs one.")
         answers = {"map": Answer(positives, np.setdiff1d(junk, positives))}
         queries.append(Query(names.path(name, path), box, None, answers))
-    return Truth("classic", database, queries, ("map",))
+    return GroundTruth("classic", database, queries, ("map",))
 
 
 def _lines(path):

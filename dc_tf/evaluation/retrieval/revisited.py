@@ -1,13 +1,14 @@
 """Ground truth of ROxford5k and RParis6k: easy, medium and hard.
 
-    truth = read_revisited("/data/roxford5k")
+    ground_truth = read_revisited("/data/roxford5k")
 
-Anywhere under the folder: the images and one `gnd_*.pkl`, or `gnd_*.json` of the same content: a
-mapping of `imlist` (names of the database's images), `qimlist` (of the queries') and `gnd`, for
-each query a mapping of `bbx` (left, top, right, bottom) and `easy`, `hard`, `junk` (row ids).
+The folder holds, at any depth, the images and one `gnd_*.pkl`, or a `gnd_*.json` of the same
+content: a mapping with `imlist` (names of the database images), `qimlist` (names of the query
+images) and `gnd`, which has for each query a mapping with `bbx` (left, top, right, bottom) and
+`easy`, `hard`, `junk` (row ids).
 
-Reference: Radenovic et al. 2018. To be found is easy; easy and hard (medium); hard. Of the other
-two sets, what is not to be found counts neither way, as junk.
+Reference: Radenovic et al. 2018. The positives are the easy images (easy), the hard ones (hard), or
+both (medium). Easy and hard images that are not positives are ignored like junk.
 """
 
 import json
@@ -18,38 +19,40 @@ import tensorflow as tf
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.retrieval.ground_truth import (
     Answer,
+    GroundTruth,
     ImageNames,
     Query,
-    Truth,
     checked_box,
     files_in,
 )
 from dc_tf.evaluation.retrieval.safe_pickle import load_plain
 
-# What is to be found, and what is junk besides `junk`.
-FIGURES = {
+# {metric: (sets of positives, sets to ignore in addition to `junk`)}
+METRICS = {
     "easy": (("easy",), ("hard",)),
     "hard": (("hard",), ("easy",)),
     "medium": (("easy", "hard"), ()),
 }
 
 
-def truth_files(folder: str) -> list[str]:
+def ground_truth_files(folder: str) -> list[str]:
     """Paths of the files under a folder that may hold such a ground truth."""
     names = [(path, path.rpartition("/")[2]) for path in files_in(folder)]
     return [p for p, name in names if name.startswith("gnd_") and name.endswith((".pkl", ".json"))]
 
 
-def read_revisited(folder: str) -> Truth:
+def read_revisited(folder: str) -> GroundTruth:
     """The benchmark.
 
     Raises:
-        ConfigError: not exactly one ground truth.
-        DataError: it is not understood, or an image that it names is missing.
+        ConfigError: the folder has no ground truth, or several.
+        DataError: the ground truth is malformed, or it names an image that is missing.
     """
-    paths = truth_files(folder)
+    paths = ground_truth_files(folder)
     if len(paths) != 1:
-        raise ConfigError(f"{folder!r} has {len(paths)} files 'gnd_*.pkl' or '.json'; leave one.")
+        raise ConfigError(
+            f"{folder!r} has {len(paths)} files 'gnd_*.pkl' or 'gnd_*.json'; keep exactly one."
+        )
     values = _read(paths[0])
     names = ImageNames(folder)
     try:
@@ -58,21 +61,21 @@ def read_revisited(folder: str) -> Truth:
         queries = [_query(names, *entry, len(database), paths[0]) for entry in entries]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{paths[0]} is not a ground truth of imlist, qimlist and gnd: {error!r}."
+            f"{paths[0]} is not a ground truth with imlist, qimlist and gnd: {error!r}."
         ) from error
     if not any(query.answers for query in queries):
-        raise DataError(f"{paths[0]} has no query with an image to be found.")
-    return Truth("revisited", database, queries, tuple(FIGURES))
+        raise DataError(f"{paths[0]} has no query with a positive; use another ground truth.")
+    return GroundTruth("revisited", database, queries, tuple(METRICS))
 
 
 def _query(names, name, entry, size, source):
     rows = {kind: _rows(entry[kind], size, source) for kind in ("easy", "hard", "junk")}
     answers = {}
-    for figure, (wanted, ignored) in FIGURES.items():
+    for metric, (wanted, ignored) in METRICS.items():
         positives = np.concatenate([rows[kind] for kind in wanted])
         if len(positives):
             junk = np.concatenate([rows[kind] for kind in ("junk", *ignored)])
-            answers[figure] = Answer(positives, junk)
+            answers[metric] = Answer(positives, junk)
     path = names.path(str(name), source)
     return Query(path, checked_box(entry["bbx"], source), None, answers)
 

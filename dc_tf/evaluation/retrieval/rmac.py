@@ -1,4 +1,4 @@
-"""R-MAC: an image as the sum of the maxima of a feature map over a grid of regions.
+"""R-MAC: describes an image by the sum of a feature map's maxima over a grid of regions.
 
     regions = grid(48, 64)                        # (n, 3): top, left, side
     vectors = maxima(maps, regions)               # (48, 64, 512) -> (n, 512), L2-normalised
@@ -11,16 +11,17 @@ import numpy as np
 
 
 def grid(height: int, width: int, levels=3, overlap=0.4) -> np.ndarray:
-    """Square regions of a map at several scales, evenly spread.
+    """Evenly spaced square regions of a map at several scales.
 
-    At level 1 a region is as large as fits. Along the longer side there are as many as bring the
-    overlap of neighbours nearest to `overlap` (at least two; one in a square map). At level l
-    regions have 2 / (l + 1) of that side, and each direction has l - 1 more of them.
+    At level 1 the side of a region is the shorter side of the map. The number of regions along the
+    longer side is the one whose overlap of neighbours is nearest to `overlap` (at least two; one in
+    a square map). At level l the side is 2 / (l + 1) times that of level 1, and each direction has
+    l - 1 more regions.
 
     Args:
-        height, width: of the map, in its pixels.
-        levels: scales.
-        overlap: share of a region's area.
+        height, width: size of the map in its pixels.
+        levels: number of scales.
+        overlap: overlap of neighbours as a share of a region's area.
 
     Returns:
         (n, 3) int: top, left and side of each.
@@ -37,7 +38,7 @@ def grid(height: int, width: int, levels=3, overlap=0.4) -> np.ndarray:
 
 
 def maxima(maps, regions) -> np.ndarray:
-    """(n, c) float32: the maximum of each channel over each region, of length 1 (or 0).
+    """(n, c) float32: the maximum of each channel over each region, L2-normalised.
 
     Args:
         maps: (h, w, c) float32.
@@ -48,7 +49,7 @@ def maxima(maps, regions) -> np.ndarray:
 
 
 def aggregate(vectors) -> np.ndarray:
-    """(d,) float32 sum of (n, d) vectors, of length 1."""
+    """(d,) float32 sum of (n, d) vectors, L2-normalised."""
     return normalized(vectors.sum(0, keepdims=True))[0]
 
 
@@ -69,7 +70,7 @@ def _regions_along(short, long, overlap):
 
 
 def _starts(length, side, count):
-    """`count` starts from 0 to length - side, evenly spread and rounded down."""
+    """`count` evenly spaced starts from 0 to length - side, rounded down."""
     if count == 1:
         return [0]
     return [i * (length - side) // (count - 1) for i in range(count)]

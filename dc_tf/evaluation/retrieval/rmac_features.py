@@ -1,11 +1,11 @@
-"""One R-MAC vector for each image of a folder, whitened by the regions of other images.
+"""Computes one R-MAC vector per image, whitened with the regions of other images.
 
-    describer = Describer(subject.trunk, protocol, world, "model")
-    whitening, bad = describer.fit(paths)                 # of another data set
-    vectors, bad = describer.vectors(requests, whitening)
+    extractor = RMACExtractor(frozen.trunk, protocol, world, "model")
+    whitening, bad = extractor.fit(paths)                 # of another data set
+    vectors, bad = extractor.vectors(requests, whitening)
 
-Workers share the images. Regions are never kept: moments for whitening, one vector an image
-after it, so that memory is flat in the number of regions.
+Workers share the images. Region vectors are not kept, only the moments for whitening and one vector
+per image, so memory does not grow with the number of regions.
 """
 
 import numpy as np
@@ -18,15 +18,15 @@ from dc_tf.evaluation.retrieval import rmac
 from dc_tf.evaluation.retrieval.images import scaled_images
 from dc_tf.progress import Progress
 
-_SUM_ROWS = 1 << 14  # of vectors in one exchange
+_SUM_ROWS = 1 << 14  # vectors per all-reduce
 
 
-class Describer:
-    """Images of any size to vectors, by the convolutions of a network.
+class RMACExtractor:
+    """Maps images of any size to R-MAC vectors of a convolutional layer.
 
     Attributes:
-        channels: of the layer's map.
-        dimensions: of a vector.
+        channels: number of channels of the layer's map.
+        dimensions: length of a vector.
     """
 
     def __init__(self, trunk, protocol, world, name):
@@ -36,10 +36,10 @@ class Describer:
             trunk: built VGG16.
             protocol: retrieval.Protocol.
             world: Communicator of the workers that share the images.
-            name: for progress.
+            name: name in progress and messages.
 
         Raises:
-            ConfigError: more dimensions than channels.
+            ConfigError: there are more dimensions than channels.
         """
         self._protocol = protocol
         self._world = world
@@ -59,21 +59,21 @@ class Describer:
             )
 
     def regions(self, image) -> np.ndarray:
-        """(n, channels) float32 maxima over regions, of length 1, of an (h, w, 3) image."""
+        """(n, channels) float32 L2-normalised maxima over the regions of an (h, w, 3) image."""
         maps = self._maps(image[None]).numpy()[0]
         grid = rmac.grid(*maps.shape[:2], self._protocol.levels, self._protocol.overlap)
         return rmac.maxima(maps, grid)
 
     def fit(self, paths, ignore=False) -> tuple[Whitening, np.ndarray]:
-        """PCA whitening of all regions of some images, and (n,) bool, which of these are no use.
+        """PCA whitening of the regions of n images, and (n,) bool, which images are unusable.
 
         Args:
-            paths: of n images.
-            ignore: leave out images that cannot be used, rather than refuse them.
+            paths: paths of n images.
+            ignore: leave out unusable images instead of raising.
 
         Raises:
-            ConfigError: too few regions for the dimensions.
-            DataError: an image cannot be used.
+            ConfigError: there are too few regions for the dimensions.
+            DataError: an image is unusable.
         """
         moments = Moments(self.channels)
         requests = [(row, path, None) for row, path in enumerate(paths)]
@@ -82,23 +82,25 @@ class Describer:
         count = int(self._world.all_sum(np.int64(moments.rows)))
         if count <= self.dimensions:
             raise ConfigError(
-                f"whitening to {self.dimensions} dimensions needs more regions than that, but the "
-                f"{len(paths)} images of --train have {count}; give more images, or set fewer "
-                "dimensions."
+                f"whitening to {self.dimensions} dimensions needs more than {self.dimensions} "
+                f"regions, but the {len(paths)} images of --train have {count}; give more images, "
+                "or set fewer dimensions."
             )
         return Whitening.fit(moments, self._world, self.dimensions), bad
 
-    def vectors(self, requests, whitening, what="database", ignore=False):
-        """(n, dimensions) float32 vectors of length 1, and (n,) bool where there is none.
+    def vectors(
+        self, requests, whitening, what="database", ignore=False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(n, dimensions) float32 vectors of length 1, and (n,) bool, which images are unusable.
 
         Args:
             requests: list of n (row, path, box or None), rows 0..n-1 in order.
-            whitening: what `fit` returned.
-            what: for progress.
-            ignore: leave out images that cannot be used, rather than refuse them.
+            whitening: Whitening of `fit`.
+            what: title of the progress.
+            ignore: leave the vectors of unusable images at zero instead of raising.
 
         Raises:
-            DataError: an image cannot be used.
+            DataError: an image is unusable.
         """
         vectors = np.zeros((len(requests), self.dimensions), np.float32)
 
@@ -112,9 +114,11 @@ class Describer:
         return vectors, bad
 
     def _over(self, requests, what, use) -> list:
-        """Calls `use(row, regions)` for this worker's images; for all images, None or the fault.
+        """Calls `use(row, regions)` for this worker's images.
 
-        What is found wrong is told to all workers, so that all stop.
+        Returns:
+            For each image of all workers, None or why it is unusable. Every worker learns which
+            images are unusable, so all raise together.
         """
         reasons = [None] * len(requests)
         finite = True
@@ -130,8 +134,8 @@ class Describer:
                     use(row, regions)
                 progress.update(1)
         if not all_agree(finite, self._world):
-            raise DataError(f"{self._name} gives features that are not finite.")
-        # Others learn that it cannot be used; why, is known where it was read.
+            raise DataError(f"the features of {self._name} are not finite; use another model.")
+        # Only the worker that read an image knows the reason; the others learn that there is one.
         flags = np.array([reason is not None for reason in reasons], np.int64)
         for row in np.flatnonzero(self._world.all_sum(flags).numpy()):
             reasons[row] = reasons[row] or f"the image {requests[row][1]} cannot be used"
@@ -139,11 +143,11 @@ class Describer:
 
     @staticmethod
     def _checked(reasons, requests, ignore):
-        """(n,) bool, which images cannot be used."""
+        """(n,) bool, which images are unusable; raises for any unless `ignore`."""
         broken = [reason for reason in reasons if reason]
         if broken and not ignore:
             raise DataError(
-                f"{len(broken)} of {len(requests)} images are no use; {broken[0]}. To leave such "
-                "images out, set ignore_unreadable."
+                f"{len(broken)} of {len(requests)} images are unusable, such as this one: "
+                f"{broken[0].rstrip('.')}; repair them, or set ignore_unreadable to leave them out."
             )
         return np.array([reason is not None for reason in reasons], bool)

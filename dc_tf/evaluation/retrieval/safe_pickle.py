@@ -1,11 +1,11 @@
-"""Reads a pickle of plain values and number arrays without letting it do anything.
+"""Reads a pickle of plain values and numeric arrays without running code from the file.
 
     values = load_plain(data, "gnd_roxford5k.pkl")
 
-A pickle is a program that may call any function. Here the only ones that it can reach are
-stand-ins of this module, written in Python, so that not even NumPy's own reconstruction sees what
-the file says. Numbers, text, bytes, lists, tuples, dicts and arrays of numbers come back; anything
-else is refused.
+A pickle is a program that may call any function. This reader gives it access only to the
+replacement functions of this module, so even NumPy's reconstruction functions do not receive data
+from the file. It returns numbers, text, bytes, lists, tuples, dicts and numeric arrays, and raises
+on anything else.
 """
 
 import io
@@ -21,25 +21,25 @@ MAX_BYTES = 256 << 20
 MAX_VALUES = 5_000_000
 
 
-def load_plain(data: bytes, source: str):
-    """The value of a pickle.
+def load_plain(data: bytes, source: str) -> object:
+    """Loads a pickle of plain values.
 
     Args:
         data: the pickle.
-        source: where it is from, for messages.
+        source: name of the file, for messages.
 
     Raises:
-        DataError: too large, damaged, or it holds anything but plain values.
+        DataError: the pickle is too large or damaged, or it holds anything but plain values.
     """
     if len(data) > MAX_BYTES:
         raise DataError(f"{source} has {len(data)} bytes, more than {MAX_BYTES}.")
     try:
         values = _Unpickler(io.BytesIO(data), encoding="latin1").load()
         return _finished(values, itertools.count())
-    except Exception as error:  # A pickle can fail in any way; nothing of it is used then.
+    except Exception as error:  # a malformed pickle can raise anything
         raise DataError(
-            f"{source} cannot be read as plain values ({type(error).__name__}: {error}); convert "
-            "it to JSON where you trust it."
+            f"{source} cannot be read as plain values ({type(error).__name__}: {error}); if you "
+            "trust the file, convert it to JSON."
         ) from error
 
 
@@ -63,7 +63,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Call:
-    """A function that a pickle can call, but not set attributes of."""
+    """A function that a pickle can call but whose attributes it cannot set."""
 
     __slots__ = ("_function",)
 
@@ -78,7 +78,7 @@ class _Call:
 
 
 class _Type:
-    """Stands in for numpy.dtype: a kind and size of numbers, or of text."""
+    """Replaces numpy.dtype: the kind and size of numbers or text."""
 
     def __init__(self, name, *_):
         if not isinstance(name, str) or name[:1] not in "iufbSU" or not name[1:].isdigit():
@@ -97,7 +97,7 @@ class _Type:
 
 
 class _Array:
-    """Stands in for numpy.ndarray until the pickle has been read."""
+    """Replaces numpy.ndarray until the pickle has been read."""
 
     value = None
 
@@ -137,8 +137,8 @@ def _encode(text, encoding="latin1", *_):
 
 
 def _finished(value, visits):
-    """The value with arrays in place of their stand-ins."""
-    if next(visits) > MAX_VALUES:  # a small file may name the same list again and again
+    """The value with every `_Array` replaced by its array."""
+    if next(visits) > MAX_VALUES:  # a small file can refer to the same list many times
         raise ValueError(f"more than {MAX_VALUES} values")
     if isinstance(value, _Array):
         return value.value

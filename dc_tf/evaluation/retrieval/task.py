@@ -1,18 +1,19 @@
-"""Finds images of the same object: R-MAC vectors of convolutions, compared by dot product.
+"""Instance retrieval: ranks images by the dot product of R-MAC vectors.
 
     result, table = run(request, Protocol())
 
-`--test` is a folder of images with one of three ground truths anywhere in it, `--train` a folder of
-other images (no labels, any depth), whose regions the whitening is fitted on:
+`--train` is a folder of images (no labels, any depth) that the whitening is fitted on. `--test` is
+a folder of other images with one of three kinds of ground truth, at any depth:
 
 classic: `*_query.txt`, `*_good.txt`, `*_ok.txt`, `*_junk.txt` of Oxford5k or Paris6k.
 revisited: one `gnd_*.pkl` or `gnd_*.json` of ROxford5k or RParis6k.
-groups: neither; a sub-folder for each object, each of whose images is to find the others.
+groups: neither; one sub-folder per object, whose images are each other's positives.
 
 Reference: Caron et al. 2019, Table 6; Tolias et al. 2016; docs/reference.md, section 5.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -24,16 +25,16 @@ from dc_tf.evaluation.average_precision import average_precision
 from dc_tf.evaluation.comparison import advice
 from dc_tf.evaluation.cost import Part, Work, spread
 from dc_tf.evaluation.models import random_init
-from dc_tf.evaluation.retrieval.ground_truth import Truth, groups, images_in
+from dc_tf.evaluation.retrieval.ground_truth import GroundTruth, groups, images_in
 from dc_tf.evaluation.retrieval.images import MIN_SIDE, scaled_images
 from dc_tf.evaluation.retrieval.oxford import query_files, read_oxford
-from dc_tf.evaluation.retrieval.revisited import read_revisited, truth_files
-from dc_tf.evaluation.retrieval.rmac_features import Describer
+from dc_tf.evaluation.retrieval.revisited import ground_truth_files, read_revisited
+from dc_tf.evaluation.retrieval.rmac_features import RMACExtractor
 from dc_tf.nn.vgg16 import CONV_LAYERS
 
-_SAMPLED = 256  # images of a try, at most
+_SAMPLED = 256  # largest number of images of a cost sample
 _RANKED = 1 << 24  # row ids in memory at a time
-# Minutes on a CPU for a network of small images and some hundred photographs.
+# Takes minutes on a CPU for a network of small images and a few hundred photographs.
 SMALL = {"longest_side": 128}
 
 
@@ -42,15 +43,15 @@ class Protocol:
     """Settings; the defaults are the paper's.
 
     Attributes:
-        longest_side: pixels that the longest side of every image is brought to; a query's box is
-            cut from the image at that size.
-        layer: whose map is taken, after ReLU and before pooling.
-        levels: scales of regions.
-        overlap: share of a region's area that its neighbour has in common, as nearly as can be.
-        dimensions: of whitened regions; 0 for as many as the map has channels (512 in VGG-16).
-        ignore_unreadable: leave broken images out of database, ground truth and whitening, as is
-            usual for the 20 of Paris6k; else they are an error.
-        paper: the paper's data set whose figures are shown as well: "auto" recognises it, see
+        longest_side: longest side in pixels to which every image is scaled; a query's box is
+            cropped at that scale.
+        layer: convolutional layer, after ReLU and before pooling.
+        levels: number of scales of regions.
+        overlap: target overlap of neighbouring regions, as a share of their area.
+        dimensions: dimensions after whitening; 0 for the number of channels (512 in VGG-16).
+        ignore_unreadable: leave damaged images out of database, ground truth and whitening, as is
+            usual for the 20 of Paris6k; otherwise they are an error.
+        paper: the paper's data set whose results are shown beside: "auto" to recognise it, see
             `paper`; "oxford5k" or "paris6k"; "" for none.
     """
 
@@ -68,81 +69,90 @@ class Protocol:
         if self.layer not in CONV_LAYERS:
             raise ConfigError(f"layer is {self.layer!r}; use one of {', '.join(CONV_LAYERS)}.")
         if self.levels < 1 or self.dimensions < 0:
-            raise ConfigError("levels is less than 1 or dimensions is negative.")
+            raise ConfigError(
+                f"levels is {self.levels} and dimensions is {self.dimensions}; use at least 1 "
+                "level and 0 or more dimensions."
+            )
         if not 0 <= self.overlap < 1:
             raise ConfigError(f"overlap is {self.overlap}; use 0 or more, less than 1.")
         paper.check_setting(self.paper, paper.RETRIEVAL)
 
 
 def paper_variant(given: dict) -> tuple[dict, int]:
-    """See `protocols`. A network of large images needs large ones, of whatever number."""
+    """See `protocols`. The choice depends on the network only, not on the number of images."""
     del given
     return {}, 0
 
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
-    """The task; see `tasks`."""
+    """Runs the task; see `tasks`."""
     for name in ("train", "test"):
         if not getattr(request, name):
             raise ConfigError(f"--{name} is missing; give a folder of images.")
     if same_place(request.train, request.test):
-        raise ConfigError("--train and --test are the same; whitening is fitted on other images.")
-    truth = read_truth(request.test)
+        raise ConfigError(
+            "--train and --test are the same folder; give other images as --train, for whitening."
+        )
+    ground_truth = read_ground_truth(request.test)
     others = images_in(request.train)
-    subject = request.subject()
-    request.announce(lambda: work(subject, truth, others, protocol))
-    own = evaluate(subject, truth, others, protocol, request.world)
+    frozen = request.frozen_model()
+    request.announce(lambda: work(frozen, ground_truth, others, protocol))
+    own = evaluate(frozen, ground_truth, others, protocol, request.world)
     untrained = None
     if request.random_init:
-        begin = random_init(subject, request.seed)
-        untrained = evaluate(begin, truth, others, protocol, request.world)
-    main = truth.figures[-1]
+        begin = random_init(frozen, request.seed)
+        untrained = evaluate(begin, ground_truth, others, protocol, request.world)
+    main = ground_truth.metrics[-1]
     result = {
         "map": own[main],
         "random_init_map": untrained[main] if untrained else None,
         "figures": own,
         "random_init": untrained,
-        "kind": truth.kind,
-        "images": len(truth.database),
-        "queries": len(truth.queries),
+        "kind": ground_truth.kind,
+        "images": len(ground_truth.database),
+        "queries": len(ground_truth.queries),
         "whitening_images": len(others),
         "paper_dataset": paper.data_of(
             protocol.paper,
-            paper.retrieval_data(truth.kind, len(truth.database), len(truth.queries)),
+            paper.retrieval_data(
+                ground_truth.kind, len(ground_truth.database), len(ground_truth.queries)
+            ),
             tuple(paper.RETRIEVAL),
         ),
-        "advice": advice("the model", own[main], untrained and untrained[main], len(truth.queries)),
-        "network": {**subject.trunk.settings, "compute_dtype": subject.compute_dtype},
+        "advice": advice(
+            "the model", own[main], untrained and untrained[main], len(ground_truth.queries)
+        ),
+        "network": {**frozen.trunk.settings, "compute_dtype": frozen.compute_dtype},
     }
-    return result, table(result, truth, protocol)
+    return result, table(result, ground_truth, protocol)
 
 
-def work(subject, truth, others, protocol: Protocol) -> Work:
-    """What is done to one network: every image once, those of queries with a box again."""
-    describer = Describer(subject.trunk, protocol, ALONE, subject.name)
-    boxed = sum(query.row is None for query in truth.queries)
-    count = len(others) + len(truth.database) + boxed
+def work(frozen, ground_truth, others, protocol: Protocol) -> Work:
+    """The work: every image once, and query images with a box once more."""
+    extractor = RMACExtractor(frozen.trunk, protocol, ALONE, frozen.name)
+    boxed = sum(query.row is None for query in ground_truth.queries)
+    count = len(others) + len(ground_truth.database) + boxed
 
     def sample(images):
-        paths = [truth.database[row] for row in spread(len(truth.database), images)]
+        paths = [ground_truth.database[row] for row in spread(len(ground_truth.database), images)]
         requests = [(row, path, None) for row, path in enumerate(paths)]
         for _, image in scaled_images(requests, protocol.longest_side):
-            if not isinstance(image, DataError):  # the task itself says what is wrong with it
-                describer.regions(image)
+            if not isinstance(image, DataError):  # the task itself reports unusable images
+                extractor.regions(image)
         return images
 
     text = f"{count:,} images of {protocol.longest_side} pixels"
     return Work(text, (Part("images", count, sample, _SAMPLED),))
 
 
-def read_truth(folder: str) -> Truth:
-    """The ground truth of a folder, whichever of the three it has.
+def read_ground_truth(folder: str) -> GroundTruth:
+    """Reads the ground truth of a folder, of any of the three kinds.
 
     Raises:
-        ConfigError: none or several.
-        DataError: it is damaged, or an image that it names is missing.
+        ConfigError: the folder has no ground truth, or several.
+        DataError: the ground truth is damaged, or it names an image that is missing.
     """
-    classic, revisited = query_files(folder), truth_files(folder)
+    classic, revisited = query_files(folder), ground_truth_files(folder)
     if classic and revisited:
         raise ConfigError(
             f"{folder!r} has both {classic[0]} and {revisited[0]}; measure on one ground truth at "
@@ -153,53 +163,53 @@ def read_truth(folder: str) -> Truth:
     return read_revisited(folder) if revisited else groups(folder)
 
 
-def evaluate(subject, truth, others, protocol, world) -> dict:
+def evaluate(frozen, ground_truth, others, protocol, world) -> dict:
     """Mean average precision of a network.
 
     Args:
-        subject: models.Subject.
-        truth: Truth.
+        frozen: models.FrozenModel.
+        ground_truth: GroundTruth.
         others: paths of the images that whitening is fitted on.
         protocol: Protocol.
-        world: Communicator.
+        world: Communicator of the workers.
 
     Returns:
-        {figure: mean over its queries, in [0, 1]}; "unreadable": paths of the database that were
-        left out; "whitening_unreadable": how many of `others` were.
+        {metric: mean over its queries, in [0, 1]}; "unreadable": paths of database images that
+        were left out; "whitening_unreadable": number of images in `others` that were left out.
 
     Raises:
-        ConfigError: dimensions that network or images do not allow.
-        DataError: an image that cannot be used, or nothing left to be found.
+        ConfigError: `dimensions` is too large for the network or the images.
+        DataError: an image is unusable, or no query has a readable positive.
     """
-    describer = Describer(subject.trunk, protocol, world, subject.name)
+    extractor = RMACExtractor(frozen.trunk, protocol, world, frozen.name)
     ignore = protocol.ignore_unreadable
-    whitening, no_use = describer.fit(others, ignore)
-    requests = [(row, path, None) for row, path in enumerate(truth.database)]
-    database, bad = describer.vectors(requests, whitening, ignore=ignore)
-    queries = _query_vectors(describer, whitening, truth, database)
-    used = [i for i, q in enumerate(truth.queries) if q.row is None or not bad[q.row]]
-    found = {figure: [] for figure in truth.figures}
+    whitening, no_use = extractor.fit(others, ignore)
+    requests = [(row, path, None) for row, path in enumerate(ground_truth.database)]
+    database, bad = extractor.vectors(requests, whitening, ignore=ignore)
+    queries = _query_vectors(extractor, whitening, ground_truth, database)
+    used = [i for i, q in enumerate(ground_truth.queries) if q.row is None or not bad[q.row]]
+    found = {metric: [] for metric in ground_truth.metrics}
     left_out = np.flatnonzero(bad)
-    for i, ranked in zip(used, rankings(database, queries[used])):
-        for figure, answer in truth.queries[i].answers.items():
+    for i, ranked in zip(used, rankings(database, queries[used]), strict=True):
+        for metric, answer in ground_truth.queries[i].answers.items():
             junk = np.union1d(answer.junk, left_out)
             if len(np.setdiff1d(answer.positives, junk)):
-                found[figure].append(average_precision(ranked, answer.positives, junk))
-    figures = {name: float(np.mean(values)) for name, values in found.items() if values}
-    if truth.figures[-1] not in figures:
-        raise DataError("no query is left with an image to be found that can be read.")
-    unreadable = [truth.database[row] for row in left_out]
-    return figures | {"unreadable": unreadable, "whitening_unreadable": int(no_use.sum())}
+                found[metric].append(average_precision(ranked, answer.positives, junk))
+    metrics = {name: float(np.mean(values)) for name, values in found.items() if values}
+    if ground_truth.metrics[-1] not in metrics:
+        raise DataError("no query has a readable positive; repair the images of --test.")
+    unreadable = [ground_truth.database[row] for row in left_out]
+    return metrics | {"unreadable": unreadable, "whitening_unreadable": int(no_use.sum())}
 
 
-def rankings(database, queries):
-    """Yields for each query (n,) int64 row ids of the database by falling dot product; exact.
+def rankings(database, queries) -> Iterator[np.ndarray]:
+    """Yields for each query (n,) int64 database row ids by descending dot product; exact.
 
     Args:
         database: (n, d) float32.
         queries: (q, d) float32.
     """
-    import faiss  # slow to import, and not needed by other tasks
+    import faiss  # slow to import
 
     index = faiss.IndexFlatIP(database.shape[1])
     index.add(database)
@@ -208,16 +218,16 @@ def rankings(database, queries):
         yield from index.search(queries[start : start + chunk], len(database))[1]
 
 
-def table(result, truth, protocol) -> str:
-    """Percentages, the paper's below."""
+def table(result, ground_truth, protocol) -> str:
+    """Table of percentages, with the paper's results on its data."""
     lines = [
-        f"retrieval ({truth.kind}) by {protocol.layer}, mean average precision in percent; "
+        f"retrieval ({ground_truth.kind}) by {protocol.layer}, mean average precision in percent; "
         f"{result['queries']} queries in {result['images']} images",
-        f"{'':24}" + "".join(f"{figure:>10}" for figure in truth.figures),
+        f"{'':24}" + "".join(f"{metric:>10}" for metric in ground_truth.metrics),
     ]
     for name, label in (("figures", "model"), ("random_init", "random init")):
         if found := result[name]:
-            cells = [f"{100 * found[f]:.2f}" if f in found else "-" for f in truth.figures]
+            cells = [f"{100 * found[f]:.2f}" if f in found else "-" for f in ground_truth.metrics]
             lines.append(f"{label:24}" + "".join(f"{cell:>10}" for cell in cells))
     data = result["paper_dataset"]
     for method, percent in paper.RETRIEVAL.get(data, {}).items():
@@ -229,16 +239,18 @@ def table(result, truth, protocol) -> str:
     return "\n".join(lines)
 
 
-def _query_vectors(describer, whitening, truth, database):
-    """(q, d) float32; whole images of the database are not computed again."""
-    vectors = np.empty((len(truth.queries), database.shape[1]), np.float32)
+def _query_vectors(extractor, whitening, ground_truth, database):
+    """(q, d) float32; reuses the vectors of whole images that are in the database."""
+    vectors = np.empty((len(ground_truth.queries), database.shape[1]), np.float32)
     boxed = []
-    for i, query in enumerate(truth.queries):
+    for i, query in enumerate(ground_truth.queries):
         if query.row is None:
             boxed.append(i)
         else:
             vectors[i] = database[query.row]
-    requests = [(n, truth.queries[i].path, truth.queries[i].box) for n, i in enumerate(boxed)]
+    requests = [
+        (n, ground_truth.queries[i].path, ground_truth.queries[i].box) for n, i in enumerate(boxed)
+    ]
     if boxed:
-        vectors[boxed] = describer.vectors(requests, whitening, "queries")[0]
+        vectors[boxed] = extractor.vectors(requests, whitening, "queries")[0]
     return vectors

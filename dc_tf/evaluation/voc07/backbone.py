@@ -1,12 +1,12 @@
-"""Our trunk as a backbone of tf-models-official, and its Faster R-CNN on it as an experiment.
+"""Registers VGG-16 as a backbone of tf-models-official, and Faster R-CNN on it as an experiment.
 
     params = exp_factory.get_exp_config("dc_tf_fasterrcnn_vgg16_voc")      # the paper's settings
 
-Importing this module registers the backbone `dc_tf_vgg16` and the experiment. The backbone gives
-conv13 after ReLU, at a stride of 16 pixels, as level 4, and max-pooled as levels 5 and 6. There is
-no feature pyramid network: with a decoder of type `identity` the levels carry the three anchor
-sizes, and all regions but very large ones are cut from conv13 itself, as in Fast R-CNN. Batch
-norm keeps its running statistics.
+Importing this module registers the backbone `dc_tf_vgg16` and the experiment. The backbone outputs
+conv13 after ReLU, at a stride of 16 pixels, as level 4, and max-pooled copies as levels 5 and 6.
+There is no feature pyramid network: with a decoder of type `identity` each level has one of the
+three anchor sizes, and all but very large regions are cropped from conv13, as in Fast R-CNN. Batch
+norm uses its running statistics, also in training.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ STRIDE = 2**MAX_LEVEL  # sides of the network's input are multiples of it
 
 @dataclasses.dataclass
 class Vgg16(hyperparams.Config):
-    """The network's shape, as of `VGG16`; `folded` for `FoldedVGG16`."""
+    """Settings of `VGG16`; `folded` selects `FoldedVGG16`."""
 
     width: float = 1.0
     sobel: bool = True
@@ -40,17 +40,17 @@ class Vgg16(hyperparams.Config):
 
 @dataclasses.dataclass
 class Backbone(backbones.Backbone):
-    """The backbones of tf-models-official and ours."""
+    """The backbones of tf-models-official and `dc_tf_vgg16`."""
 
     type: str | None = BACKBONE
     dc_tf_vgg16: Vgg16 = dataclasses.field(default_factory=Vgg16)
 
 
 class VggBackbone(keras.Model):
-    """(b, h, w, 3) normalised RGB to {"4", "5", "6"}: conv13 at strides 16, 32 and 64.
+    """Maps (b, h, w, 3) normalised RGB to {"4", "5", "6"}: conv13 at strides 16, 32 and 64.
 
     Args:
-        trunk: VGG16, whose convolutions are used, not copied.
+        trunk: VGG16, whose convolutions are shared, not copied.
         input_shape: (h, w), multiples of STRIDE.
     """
 
@@ -67,11 +67,11 @@ class VggBackbone(keras.Model):
         }
 
     @property
-    def output_specs(self):
-        """{level: shape}, which tf-models-official asks for."""
+    def output_specs(self) -> dict:
+        """{level: shape}, as tf-models-official requires."""
         return self._output_specs
 
-    def call(self, images):
+    def call(self, images) -> dict:
         x = self.stem(images)
         for number, block in enumerate(self.blocks):
             if number:
@@ -86,9 +86,11 @@ class VggBackbone(keras.Model):
 
 
 @factory.register_backbone_builder(BACKBONE)
-def build_backbone(input_specs, backbone_config, norm_activation_config, l2_regularizer=None):
-    """The builder that tf-models-official calls."""
-    del norm_activation_config  # ours is fixed
+def build_backbone(
+    input_specs, backbone_config, norm_activation_config, l2_regularizer=None
+) -> VggBackbone:
+    """Builder function of the backbone, called by tf-models-official."""
+    del norm_activation_config  # VGG16 has fixed settings
     settings = backbone_config.get().as_dict()
     kind = VGG16
     if settings.pop("folded"):
@@ -103,9 +105,9 @@ def build_backbone(input_specs, backbone_config, norm_activation_config, l2_regu
 
 @exp_factory.register_config_factory(EXPERIMENT)
 def experiment() -> config_definitions.ExperimentConfig:
-    """Faster R-CNN on VGG-16 for VOC 2007 with the paper's settings for FC68, where it has some.
+    """Faster R-CNN on VGG-16 for VOC 2007, with those settings for FC68 that the paper gives.
 
-    `task.train_data.input_path` and `task.init_checkpoint` are to be filled in.
+    The caller sets `task.train_data.input_path` and `task.init_checkpoint`.
     """
     return config_definitions.ExperimentConfig(
         task=maskrcnn.MaskRCNNTask(
@@ -116,7 +118,7 @@ def experiment() -> config_definitions.ExperimentConfig:
                 dtype="float32",
                 global_batch_size=2,
                 parser=maskrcnn.Parser(
-                    # Of 960 pixels: long sides of images whose short side is 400 to 700 pixels.
+                    # Relative to 960: long sides of 4:3 images with a short side of 400 to 700.
                     aug_rand_hflip=True,
                     aug_scale_min=400 * 4 / 3 / 960,
                     aug_scale_max=700 * 4 / 3 / 960,
@@ -130,7 +132,7 @@ def experiment() -> config_definitions.ExperimentConfig:
 
 
 def model_config(classes, side=960, backbone=None, head_units=4096) -> maskrcnn.MaskRCNN:
-    """Faster R-CNN: two fully connected layers on 7 x 7 cells of conv13, no masks."""
+    """Faster R-CNN with two fully connected layers on 7 x 7 cells of conv13, without masks."""
     return maskrcnn.MaskRCNN(
         num_classes=classes + 1,
         input_size=[side, side, 3],
@@ -148,8 +150,10 @@ def model_config(classes, side=960, backbone=None, head_units=4096) -> maskrcnn.
     )
 
 
-def trainer_config(steps, rate, drops, factor, momentum=0.9, warmup=0, steps_per_loop=100):
-    """SGD with a rate that is multiplied by `factor` at each step of `drops`."""
+def trainer_config(
+    steps, rate, drops, factor, momentum=0.9, warmup=0, steps_per_loop=100
+) -> config_definitions.TrainerConfig:
+    """SGD with a learning rate that is multiplied by `factor` at each step in `drops`."""
     schedule = {
         "optimizer": {"type": "sgd", "sgd": {"momentum": momentum}},
         "learning_rate": {

@@ -1,15 +1,15 @@
-"""Fine-tuning to tell which of VOC's classes an image has: FC68 and ALL.
+"""Multi-label classification on VOC 2007 by fine-tuning: FC68 and ALL.
 
-FC68 trains fresh fc6, fc7 and fc8 on frozen convolutions, ALL trains everything; batch norm keeps
-its running statistics. A class of which an image has only difficult objects counts neither in
-training nor in the measure. The score of an image is the sum over random crops.
+FC68 trains newly initialised fc6, fc7 and fc8 on frozen convolutions; ALL trains all layers. Batch
+norm uses its running statistics. Training and evaluation ignore a class of which an image has only
+difficult objects. The score of an image is the sum of its logits over random crops.
 
-    dc_tf evaluate --config_file=configs/evaluation/voc07_classification_fc68.yaml \
+    dc_tf evaluate --config_file=voc07_classification_fc68 \
         --model=MODEL --train=VOCdevkit
 
-`--train` is the development kit; which of its lists are trained and measured on, `train_split` and
-`test_split` say. With several rates or weight decays, those are taken that do best on another pair
-of lists, by default trained on train and measured on val.
+`--train` is the development kit; `train_split` and `test_split` are the lists for training and
+evaluation. Given several learning rates or weight decays, the task selects the best pair on two
+other lists, by default trained on `train` and evaluated on `val`.
 
 Reference: Caron et al. 2019, Table 1; docs/reference.md, section 5.
 """
@@ -35,11 +35,11 @@ from dc_tf.evaluation.work import steps_part, wait
 from dc_tf.progress import Progress
 from dc_tf.seeds import derive
 
-_CHECK_EVERY = 100  # steps between looks at the loss
+_CHECK_EVERY = 100  # steps between checks of the loss
 _MEASURES = ("map", "map_11_points")
 
 
-# FC68 in minutes on a CPU, for small networks and small sets.
+# FC68 in minutes on a CPU, for small networks and small data sets.
 # Results: benchmarks/results/voc_cells.md.
 SMALL = {
     "iterations": 500,
@@ -60,20 +60,21 @@ class Protocol:
 
     Attributes:
         tune: "fc68" or "all".
-        train_split, test_split: lists of ImageSets/Main.
-        learning_rates, weight_decays: tried in all pairs if there is more than one.
-        tuning_train_split, tuning_test_split: the lists on which they are tried.
+        train_split, test_split: lists in ImageSets/Main.
+        learning_rates, weight_decays: if there are several, all pairs are tried.
+        tuning_train_split, tuning_test_split: the lists on which pairs are tried.
+        drop_every: the learning rate is multiplied by drop_factor after every so many iterations.
         iterations: steps of `batch_size` images.
         batch_size: images of a step.
-        drop_every: iterations after which the rate is multiplied by drop_factor, again and again.
         momentum: of SGD.
         clip_norm: largest norm of the gradient.
-        deviation: of the fresh weights; 0.01 suits 4096 units, narrow networks need more.
-        resolution: side of the crops in pixels; 0 for that which the network was trained at.
-        crops: random crops of a test image whose logits are summed.
-        seeds: runs whose mean and deviation are reported.
-        seed: of the first of them.
-        paper: the paper's data set whose figures are shown as well: "auto" recognises it, see
+        deviation: standard deviation of the new weights; 0.01 suits 4096 units, narrower networks
+            need more.
+        resolution: side of the crops in pixels; 0 for the network's training resolution.
+        crops: number of random crops per test image, whose logits are summed.
+        seeds: number of runs; mean and deviation are reported.
+        seed: seed of the first run.
+        paper: the paper's data set whose results are shown beside: "auto" to recognise it, see
             `paper`; "voc07"; "" for none.
     """
 
@@ -114,7 +115,7 @@ class Protocol:
 
     @property
     def pairs(self) -> list[tuple[float, float]]:
-        """(learning rate, weight decay) to try."""
+        """All pairs (learning rate, weight decay)."""
         return list(itertools.product(self.learning_rates, self.weight_decays))
 
 
@@ -124,23 +125,23 @@ def paper_variant(given: dict) -> tuple[dict, int]:
 
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
-    """The task; see `tasks`."""
+    """Runs the task; see `tasks`."""
     names = [protocol.train_split, protocol.test_split]
     if len(protocol.pairs) > 1:
         names += [protocol.tuning_train_split, protocol.tuning_test_split]
     splits = open_voc(request, names)
     if protocol.batch_size < request.world.size:
         raise ConfigError(
-            f"{request.world.size} workers cannot share a batch of {protocol.batch_size}; use at "
-            "most as many workers as images."
+            f"{request.world.size} workers cannot share a batch of {protocol.batch_size} images; "
+            f"use at most {protocol.batch_size} workers, or a larger batch_size."
         )
-    subject = request.subject()
-    subject = at_resolution(subject, protocol.resolution or subject.resolution)
-    request.announce(lambda: work(subject, splits, protocol))
-    result = evaluate(subject, splits, protocol, request.world)
+    frozen = request.frozen_model()
+    frozen = at_resolution(frozen, protocol.resolution or frozen.resolution)
+    request.announce(lambda: work(frozen, splits, protocol))
+    result = evaluate(frozen, splits, protocol, request.world)
     untrained = None
     if request.random_init:
-        untrained = evaluate(random_init(subject, request.seed), splits, protocol, request.world)
+        untrained = evaluate(random_init(frozen, request.seed), splits, protocol, request.world)
     result = {
         **result,
         "random_init": untrained,
@@ -155,33 +156,33 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
         "classes": splits[0].classes,
         "train_images": len(splits[0]),
         "test_images": len(splits[1]),
-        "network": {**subject.trunk.settings, "compute_dtype": subject.compute_dtype},
+        "network": {**frozen.trunk.settings, "compute_dtype": frozen.compute_dtype},
     }
     return result, table(result, protocol)
 
 
-def work(subject, splits, protocol: Protocol) -> Work:
-    """What is done to one network: all trainings, and the crops of test images after each."""
+def work(frozen, splits, protocol: Protocol) -> Work:
+    """The work: all training runs, and the crops of the test images after each."""
     trained = protocol.seeds
     crops = protocol.seeds * protocol.crops * len(splits[1])
     if len(protocol.pairs) > 1:
         trained += len(protocol.pairs)
         crops += len(protocol.pairs) * protocol.crops * len(splits[3])
-    forward = tf.function(lambda images: subject.trunk.convolve(images, training=False)[1])
+    forward = tf.function(lambda images: frozen.trunk.convolve(images, training=False)[1])
 
     def sample(images):
         places = spread(len(splits[1]), images)
-        batches = _try_crops(splits[1], places, protocol.batch_size, subject.resolution)
+        batches = _try_crops(splits[1], places, protocol.batch_size, frozen.resolution)
         for batch in batches:
             wait(forward(batch))
         return images
 
     tests = Part("crops through the network", crops, sample, protocol.batch_size)
     count = trained * protocol.iterations * protocol.batch_size
-    prepare = functools.partial(_one_step, subject, splits[0], protocol)
+    prepare = functools.partial(_one_step, frozen, splits[0], protocol)
     text = (
         f"{trained} trainings of {protocol.iterations:,} steps of {protocol.batch_size} images at "
-        f"{subject.resolution} pixels, {protocol.crops} crops of {len(splits[1]):,} test images"
+        f"{frozen.resolution} pixels, {protocol.crops} crops of {len(splits[1]):,} test images"
     )
     return Work(text, (steps_part(count, protocol.batch_size, prepare, tests), tests))
 
@@ -192,17 +193,17 @@ def _try_crops(split, places, batch_size, resolution):
         yield from random_crops(split, places, keys, batch_size, resolution)
 
 
-def _one_step(subject, split, protocol, batch_size):
-    """A function that takes a step of this process alone, and leaves the network as it was."""
-    network = _network(subject, split, protocol, Solo())
+def _one_step(frozen, split, protocol, batch_size):
+    """A function that runs a step in this process only and then restores the network."""
+    network = _network(frozen, split, protocol, Solo())
     labels = split.presence()
     key, zero = np.zeros(2, np.int32), np.float32(0)
 
     def step():
         places = spread(len(split), batch_size)
-        (images,) = _try_crops(split, places, batch_size, subject.resolution)
+        (images,) = _try_crops(split, places, batch_size, frozen.resolution)
         try:
-            # At a rate of zero, but with all that a step computes.
+            # A learning rate of zero, but the full computation of a step.
             return network.step(images, labels[places], np.int32(0), batch_size, key, zero, zero)
         finally:
             network.restore()
@@ -210,9 +211,9 @@ def _one_step(subject, split, protocol, batch_size):
     return step
 
 
-def _network(subject, split, protocol, world):
+def _network(frozen, split, protocol, world):
     return MultiLabelNetwork(
-        subject.trunk,
+        frozen.trunk,
         len(split.classes),
         protocol.tune,
         protocol.momentum,
@@ -222,22 +223,24 @@ def _network(subject, split, protocol, world):
     )
 
 
-def evaluate(subject, splits, protocol: Protocol, world=None) -> dict:
-    """Chooses rate and weight decay, then trains and measures with each seed.
+def evaluate(frozen, splits, protocol: Protocol, world=None) -> dict:
+    """Selects learning rate and weight decay, then trains and evaluates once per seed.
 
     Args:
-        subject: models.Subject; its trunk is as before in the end.
-        splits: VocSplit to train and to test on; with several pairs, two more to choose them on.
-        world: Communicator of the workers that share the work; all return the same.
+        frozen: models.FrozenModel; its trunk is restored at the end.
+        splits: VocSplit for training and for testing; with several pairs, two more to select on.
+        protocol: Protocol.
+        world: Communicator of the workers that share the work; all get the same result.
 
     Returns:
-        JSON-able dict: `map` and `map_11_points`, means over the seeds in [0, 1], with `_std` the
-        sample deviations (0 for one seed); `per_class` area by class; `runs`, the figures of each
-        seed; `tried`, the pairs with their `map`; `learning_rate` and `weight_decay` taken.
+        JSON-serialisable dict: `map` and `map_11_points`, means over seeds in [0, 1], with sample
+        standard deviations as `_std` (0 for one seed); `per_class`, area by class; `runs`, the
+        metrics of each seed; `tried`, the pairs with their `map`; the selected `learning_rate` and
+        `weight_decay`.
     """
     world = world or Solo()
-    network = _network(subject, splits[0], protocol, world)
-    job = _Job(network, subject, protocol, world)
+    network = _network(frozen, splits[0], protocol, world)
+    job = _Job(network, frozen, protocol, world)
     try:
         tried, best = [], protocol.pairs[0]
         if len(protocol.pairs) > 1:
@@ -252,7 +255,7 @@ def evaluate(subject, splits, protocol: Protocol, world=None) -> dict:
     per_class = np.mean([one.pop("per_class") for one in runs], 0)
     return {
         **_mean_and_deviation(runs),
-        "per_class": dict(zip(splits[0].classes, per_class.tolist())),
+        "per_class": dict(zip(splits[0].classes, per_class.tolist(), strict=True)),
         "runs": runs,
         "tried": tried,
         "learning_rate": best[0],
@@ -262,27 +265,27 @@ def evaluate(subject, splits, protocol: Protocol, world=None) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """What training and measuring once takes."""
+    """Trains and evaluates the network once per call of `measure`."""
 
     network: MultiLabelNetwork
-    subject: object
+    frozen: object
     protocol: Protocol
     world: object
 
     def measure(self, train, test, rate, decay, seed) -> dict:
         self.network.reset(seed)
         loss = self._train(train, rate, decay, seed)
-        figures = classes_of(self._logits(test, seed), test.presence())
+        metrics = classes_of(self._logits(test, seed), test.presence())
         return {
             "seed": seed,
             "train_loss": loss,
-            "map": float(np.nanmean(figures["area"])),
-            "map_11_points": float(np.nanmean(figures["eleven_points"])),
-            "per_class": figures["area"],
+            "map": float(np.nanmean(metrics["area"])),
+            "map_11_points": float(np.nanmean(metrics["eleven_points"])),
+            "per_class": metrics["area"],
         }
 
     def _train(self, split, rate, decay, seed):
-        """The loss, averaged over the last steps."""
+        """Trains the network; returns the loss, averaged over the last checks."""
         protocol, size = self.protocol, self.protocol.batch_size
         first, stop = (size * (self.world.rank + i) // self.world.size for i in (0, 1))
         order = _order(len(split), protocol.iterations * size, seed)
@@ -290,18 +293,18 @@ class _Job:
             [np.full(len(order), derive("voc07 train", seed)), np.arange(len(order))], 1
         )
         mine = np.arange(len(order)).reshape(-1, size)[:, first:stop].ravel()
-        resolution = self.subject.resolution
+        resolution = self.frozen.resolution
         images = random_crops(split, order[mine], keys[mine], stop - first, resolution)
         labels = split.presence()[order[mine]].reshape(protocol.iterations, stop - first, -1)
         dropout = derive("voc07 dropout", seed)
-        what = f"{self.subject.name}: {protocol.tune} on {split.name}"
+        what = f"{self.frozen.name}: {protocol.tune} on {split.name}"
         losses = []
         with image_errors(split), self._progress(protocol.iterations, what, "steps") as progress:
             for step, batch in enumerate(images):
                 now = rate * protocol.drop_factor ** (step // protocol.drop_every)
                 key = np.array([dropout, step], np.int32)
-                figures = np.float32(now), np.float32(decay)
-                loss = self.network.step(batch, labels[step], np.int32(first), size, key, *figures)
+                rates = np.float32(now), np.float32(decay)
+                loss = self.network.step(batch, labels[step], np.int32(first), size, key, *rates)
                 if (step + 1) % _CHECK_EVERY == 0 or step + 1 == protocol.iterations:
                     losses.append(_finite(float(loss), rate))
                     progress.update(0, loss=losses[-1])
@@ -309,14 +312,14 @@ class _Job:
         return float(np.mean(losses[-10:]))
 
     def _logits(self, split, seed):
-        """(n, classes) sums over the crops; each worker computes some images, all get all."""
+        """(n, classes) sums of logits over crops; workers share the images, all get the result."""
         count, crops, world = len(split), self.protocol.crops, self.world
         own = row_block(count, world.rank, world.size)
         mine = np.arange(own.start * crops, own.stop * crops)
         keys = np.stack([np.full(len(mine), derive("voc07 test", seed)), mine], 1)
-        size, resolution = self.protocol.batch_size, self.subject.resolution
+        size, resolution = self.protocol.batch_size, self.frozen.resolution
         sums = np.zeros((count, len(split.classes)), np.float32)
-        what = f"{self.subject.name}: crops of {split.name}"
+        what = f"{self.frozen.name}: crops of {split.name}"
         with image_errors(split), self._progress(len(mine), what, "crops") as progress:
             for batch in random_crops(split, mine // crops, keys, size, resolution):
                 places = mine[progress.done : progress.done + len(batch)] // crops
@@ -329,7 +332,7 @@ class _Job:
 
 
 def _order(images, count, seed):
-    """(count,) places: one permutation after another."""
+    """(count,) image indices: concatenated random permutations."""
     random = np.random.default_rng(derive("voc07 order", seed))
     return np.concatenate([random.permutation(images) for _ in range(-(-count // images))])[:count]
 
@@ -341,16 +344,16 @@ def _finite(loss, rate):
 
 
 def _mean_and_deviation(runs):
-    figures = {}
+    metrics = {}
     for name in _MEASURES:
         values = [one[name] for one in runs]
-        figures[name] = float(np.mean(values))
-        figures[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return figures
+        metrics[name] = float(np.mean(values))
+        metrics[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return metrics
 
 
 def table(result: dict, protocol: Protocol) -> str:
-    """Percentages, the paper's below on its data."""
+    """Table of percentages, with the paper's results on its data."""
     lines = [
         f"voc07_classification {protocol.tune}, mAP in percent of {result['test_images']} images "
         f"of {protocol.test_split}, {protocol.seeds} runs",
@@ -361,8 +364,8 @@ def table(result: dict, protocol: Protocol) -> str:
             a, b, c, d = (100 * found[f"{m}{end}"] for m in _MEASURES for end in ("", "_std"))
             lines.append(f"{name:24} {a:5.2f}  {b:5.2f}      {c:5.2f}  {d:5.2f}")
     if result["paper_dataset"]:
-        figures = paper.VOC07_CLASSIFICATION[protocol.tune]
-        lines += [f"paper: {name:17} {value:5.2f}" for name, value in figures.items()]
+        metrics = paper.VOC07_CLASSIFICATION[protocol.tune]
+        lines += [f"paper: {name:17} {value:5.2f}" for name, value in metrics.items()]
     if result["advice"]:
         lines.append(result["advice"])
     return "\n".join(lines)

@@ -1,13 +1,13 @@
 """Object detection on VOC: Faster R-CNN of tf-models-official on the trunk, FC68 and ALL.
 
-FC68 keeps the convolutions as they are, ALL trains them too; everything behind them starts anew.
+FC68 freezes the convolutions, ALL trains them too; all later layers are newly initialised.
 
-    dc_tf evaluate --config_file=configs/evaluation/voc07_detection_fc68.yaml \
+    dc_tf evaluate --config_file=voc07_detection_fc68 \
         --model=MODEL --train=VOCdevkit --params_override=workdir=WORK
 
-The paper's detector is Fast R-CNN, which takes its proposals from another program; this one learns
-its own on the same features. `docs/fidelity.md` lists what differs. In `workdir` training goes on
-where it stopped.
+The paper's detector is Fast R-CNN, which takes its proposals from another program; Faster R-CNN
+learns them on the same features. `docs/fidelity.md` lists the differences. Interrupted training
+resumes from `workdir`.
 
 Reference: Caron et al. 2019, Table 1; Ren et al. 2015; docs/reference.md, section 5.
 """
@@ -26,7 +26,7 @@ from dc_tf.evaluation import paper
 from dc_tf.evaluation.comparison import advice
 from dc_tf.evaluation.cost import Part, Work
 from dc_tf.evaluation.models import random_init
-from dc_tf.evaluation.voc07.detection_metrics import OVERLAP, coco_figures, voc_figures
+from dc_tf.evaluation.voc07.detection_metrics import OVERLAP, coco_metrics, voc_metrics
 from dc_tf.evaluation.voc07.images import image_errors, open_voc, voc_facts
 from dc_tf.evaluation.voc07.network import TUNES
 from dc_tf.evaluation.work import wait
@@ -41,7 +41,7 @@ _COLUMNS = {
 }
 
 
-# FC68 in minutes on a CPU, for small networks and small sets.
+# FC68 in minutes on a CPU, for small networks and small data sets.
 # Results: benchmarks/results/voc_cells.md.
 SMALL = {
     "iterations": 1000,
@@ -60,40 +60,42 @@ _PAPER_IMAGES = 5_011
 _PAPER_ALL = {"learning_rate": 0.002}
 
 
-_SAMPLED = 64  # images of a try, at most
-# Channels into conv1 behind Sobel, and of the layer that proposes regions; cells of conv13 and its
-# two max-pooled copies, in those of conv13 (see `vgg16_backbone`).
+_SAMPLED = 64  # largest number of images of a cost sample
+# Input channels of conv1 after Sobel; channels of the region proposal layer; total number of cells
+# of conv13 and its two max-pooled copies, relative to conv13 (see `backbone`).
 _INPUT_CHANNELS, _RPN_CHANNELS, _LEVELS_CELLS = 2, 512, 1 + 1 / 4 + 1 / 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """Settings; the defaults are the paper's for FC68, where it has some.
+    """Settings; the defaults are those for FC68 that the paper gives.
 
     Attributes:
         tune: "fc68" or "all".
-        train_split, test_split: lists of ImageSets/Main.
-        iterations: steps of `batch_size` images of all workers together.
-        batch_size: images of a step over all workers.
+        train_split, test_split: lists in ImageSets/Main.
+        iterations: number of steps.
+        batch_size: images per step over all workers.
+        drops: steps at which the learning rate is multiplied by drop_factor.
+        warmup: steps over which the learning rate grows from a tenth to its full value.
+        train_scales: smallest and largest short side of a 4:3 image in pixels, drawn at random for
+            each image.
+        test_scales: short sides at which each test image is processed; detections are merged.
+        anchor_size: side of the smallest anchor in units of 16 pixels; the others are 2 and 4 times
+            as large.
+        head_units: units of the two fully connected layers.
+        proposals: number of regions that the first stage proposes.
+        sampled_regions: number of proposals per image that the second stage is trained on.
+        norm_momentum: momentum of batch norm in the new layers.
+        min_score: detections with a lower score are dropped.
+        nms_overlap: overlap threshold of non-maximum suppression.
+        max_detections: largest number of detections per image.
+        workdir: folder for records and checkpoints; "" for a temporary one.
+        scratch: parent of the temporary folder; None for the system's temporary folder.
+        paper: the paper's data set whose results are shown beside: "auto" to recognise it, see
         learning_rate: after `warmup`.
-        drops: steps at which the rate is multiplied by drop_factor.
-        warmup: steps in which the rate grows from a tenth.
         momentum, weight_decay: of SGD; decay is of kernels only.
-        train_scales: least and most pixels of the short side of a 4:3 image, drawn anew each time.
-        test_scales: each test image is looked at in all of them; detections are merged.
         test_batch_size: test images at a time.
-        anchor_size: of the smallest anchor, in steps of 16 pixels; there are 1, 2 and 4 times it.
-        head_units: of the two fully connected layers.
-        proposals: regions that the first stage hands on.
-        sampled_regions: of which the second stage learns from so many an image.
-        norm_momentum: of batch norm in the new layers.
-        min_score: detections below it are dropped.
-        nms_overlap: of two detections of a class that overlap more, the better one stays.
-        max_detections: of an image.
         seed: of everything that is drawn.
-        workdir: folder for records and checkpoints that is kept; "" for one that is removed.
-        scratch: folder for that one; None for the system's own.
-        paper: the paper's data set whose figures are shown as well: "auto" recognises it, see
             `paper`; "voc07"; "" for none.
     """
 
@@ -136,7 +138,7 @@ class Protocol:
         low_high = self.train_scales
         if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1]:
             raise ConfigError(
-                f"train_scales is {low_high}; use the least and the most, [400, 700]."
+                f"train_scales is {low_high}; use a smallest and a largest one, [400, 700]."
             )
         if not self.test_scales or min(self.test_scales) <= 0:
             raise ConfigError(f"test_scales is {self.test_scales}; use numbers of pixels.")
@@ -150,7 +152,7 @@ def paper_variant(given: dict) -> tuple[dict, int]:
 
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
-    """The task; see `tasks`."""
+    """Runs the task; see `tasks`."""
     splits = open_voc(request, (protocol.train_split, protocol.test_split))
     workers = request.world.size
     if protocol.batch_size % workers:
@@ -158,15 +160,15 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
             f"{workers} workers cannot share a batch of {protocol.batch_size} images evenly; set "
             f"batch_size to a multiple of {workers}."
         )
-    subject = request.subject()
-    request.announce(lambda: work(subject, *splits, protocol))
+    frozen = request.frozen_model()
+    request.announce(lambda: work(frozen, *splits, protocol))
     with _folder(request, protocol) as folder:
-        own = evaluate(subject, *splits, protocol, os.path.join(folder, "model"), request.cluster)
+        own = evaluate(frozen, *splits, protocol, os.path.join(folder, "model"), request.cluster)
         untrained = None
         if request.random_init:
-            beside = random_init(subject, request.seed)
+            baseline = random_init(frozen, request.seed)
             at = os.path.join(folder, "random_init")
-            untrained = evaluate(beside, *splits, protocol, at, request.cluster)
+            untrained = evaluate(baseline, *splits, protocol, at, request.cluster)
     result = {
         **own,
         "random_init": untrained,
@@ -176,28 +178,28 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
         "classes": splits[0].classes,
         "train_images": len(splits[0]),
         "test_images": len(splits[1]),
-        "network": {**subject.trunk.settings, "compute_dtype": subject.compute_dtype},
+        "network": {**frozen.trunk.settings, "compute_dtype": frozen.compute_dtype},
     }
     return result, table(result, protocol)
 
 
-def work(subject, train, test, protocol: Protocol) -> Work:
-    """What is done to one network, in passes of one image of training through the convolutions.
+def work(frozen, train, test, protocol: Protocol) -> Work:
+    """The work, in units of one forward pass of a training image through the convolutions.
 
-    Convolutions are timed, with what the other layers multiply added in proportion: building the
-    detector itself takes longer than a few seconds. A backward pass counts as two forward ones;
-    with FC68 only the new layers have one.
+    Only the convolutions are timed, since building the detector would take too long for a sample;
+    the other layers are added in proportion to their multiplications. A backward pass counts as two
+    forward passes; with FC68 only the new layers have one.
     """
-    from dc_tf.evaluation.voc07.detector import padded_side  # brings tf-models' vision
+    from dc_tf.evaluation.voc07.detector import padded_side  # tf-models' vision is slow to import
 
     side = padded_side(protocol.train_scales[1])
-    whole = _products(subject, train, protocol, side, protocol.sampled_regions)
+    whole = _products(frozen, train, protocol, side, protocol.sampled_regions)
     trained = 3 * sum(whole) if protocol.tune == "all" else whole[0] + 3 * whole[1]
     passes = protocol.iterations * protocol.batch_size * trained / whole[0]
     for scale in protocol.test_scales:
-        tested = _products(subject, train, protocol, padded_side(scale), protocol.proposals)
+        tested = _products(frozen, train, protocol, padded_side(scale), protocol.proposals)
         passes += len(test) * sum(tested) / whole[0]
-    convolve = tf.function(lambda images: subject.trunk.convolutions(images)["conv13"])
+    convolve = tf.function(lambda images: frozen.trunk.convolutions(images)["conv13"])
 
     def sample(images):
         for start in range(0, images, protocol.batch_size):
@@ -213,9 +215,9 @@ def work(subject, train, test, protocol: Protocol) -> Work:
     return Work(text, (Part("images through the convolutions", passes, sample, _SAMPLED),))
 
 
-def _products(subject, split, protocol, side, regions):
-    """Multiplications for an image of `side` pixels: of the convolutions, of the new layers."""
-    widths = channels(subject.trunk.settings["width"])
+def _products(frozen, split, protocol, side, regions):
+    """Multiplications for an image of `side` pixels: (in the convolutions, in the new layers)."""
+    widths = channels(frozen.trunk.settings["width"])
     convolutions, before, pixels = 0, _INPUT_CHANNELS, side * side
     for block in widths:
         for after in block:
@@ -229,30 +231,31 @@ def _products(subject, split, protocol, side, regions):
     return convolutions, proposing + regions * region
 
 
-def evaluate(subject, train, test, protocol: Protocol, folder: str, cluster=None) -> dict:
-    """Trains a detector on one split and measures it on another.
+def evaluate(frozen, train, test, protocol: Protocol, folder: str, cluster=None) -> dict:
+    """Trains a detector on one split and evaluates it on another.
 
     Args:
-        subject: models.Subject.
+        frozen: models.FrozenModel.
         train, test: VocSplit.
-        folder: for what is written; of this detector alone.
-        cluster: the workers; None for one alone.
+        protocol: Protocol.
+        folder: folder for records and checkpoints, used by this detector only.
+        cluster: the workers; None for a single process.
 
     Returns:
-        The figures of `detections.voc_figures` and `coco_figures`; the same on all workers.
+        The metrics of `voc_metrics` and `coco_metrics`; the same on all workers.
     """
-    from dc_tf.evaluation.voc07 import detector  # tf-models' vision takes seconds to import
+    from dc_tf.evaluation.voc07 import detector  # tf-models' vision is slow to import
 
     with image_errors(train):
-        model = detector.train(subject, train, protocol, folder, cluster)
+        model = detector.train(frozen, train, protocol, folder, cluster)
     world = cluster.world if cluster else None
     with image_errors(test):
-        found = detector.detect(model, subject, test, protocol, folder, world)
-    return voc_figures(test, found) | coco_figures(test, found)
+        found = detector.detect(model, frozen, test, protocol, folder, world)
+    return voc_metrics(test, found) | coco_metrics(test, found)
 
 
 class _folder:
-    """The folder to work in: `workdir`, which must be of the same work, or one that goes again."""
+    """Context of the work folder: `workdir`, after a check of its settings, or a temporary one."""
 
     def __init__(self, request, protocol):
         self._request, self._protocol = request, protocol
@@ -273,8 +276,8 @@ class _folder:
             with tf.io.gfile.GFile(path) as file:
                 if file.read() != work:
                     raise ConfigError(
-                        f"workdir={self._path} is of other settings, workers or data, or another "
-                        f"model, see {path}; use another folder."
+                        f"workdir={self._path} has other settings, workers, data or another model, "
+                        f"see {path}; use another folder."
                     )
         self._request.world.barrier()
         if self._request.world.rank == 0:
@@ -288,7 +291,7 @@ class _folder:
 
 
 def table(result: dict, protocol: Protocol) -> str:
-    """Percentages, the paper's below on its data."""
+    """Table of percentages, with the paper's results on its data."""
     lines = [
         f"voc07_detection {protocol.tune}, mAP in percent of {result['test_images']} images of "
         f"{protocol.test_split}, at an overlap of {OVERLAP:g} but for COCO's own",
@@ -298,8 +301,8 @@ def table(result: dict, protocol: Protocol) -> str:
         if found:
             lines.append(f"{name:24}" + "".join(f"{_percent(found[c]):>11}" for c in _COLUMNS))
     if result["paper_dataset"]:
-        figures = paper.VOC07_DETECTION[protocol.tune]
-        lines += [f"paper: {name:17}{value:11.2f}" for name, value in figures.items()]
+        metrics = paper.VOC07_DETECTION[protocol.tune]
+        lines += [f"paper: {name:17}{value:11.2f}" for name, value in metrics.items()]
         lines.append("the paper's: Fast R-CNN on VOC07's test; this is Faster R-CNN")
     if result["advice"]:
         lines.append(result["advice"])

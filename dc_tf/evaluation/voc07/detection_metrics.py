@@ -1,10 +1,10 @@
-"""How good boxes are: VOC's mean average precision at an overlap of one half, and COCO's.
+"""Detection metrics: mean average precision of VOC, at an overlap of one half, and of COCO.
 
-    figures = voc_figures(split, detections)          # {"map", "map_11_points", "per_class"}
-    figures |= coco_figures(split, detections)        # {"coco_map", "coco_map_50", "coco_map_75"}
+    metrics = voc_metrics(split, detections)          # {"map", "map_11_points", "per_class"}
+    metrics |= coco_metrics(split, detections)        # {"coco_map", "coco_map_50", "coco_map_75"}
 
-`detections` is one (k, 6) array an image: top, left, bottom, right in pixels, score, class. An
-object that is difficult counts in neither way: to find it is neither right nor wrong.
+`detections` has one (k, 6) array per image: top, left, bottom, right in pixels, score, class.
+Difficult objects are ignored: a detection of one is neither a true nor a false positive.
 
 Reference: Everingham et al. 2010, section 4.2; Lin et al. 2014.
 """
@@ -17,11 +17,11 @@ import numpy as np
 from dc_tf.evaluation.average_precision import curve, eleven_points, enveloped_area
 
 OVERLAP = 0.5
-_NO_OBJECTS = -1.0  # COCO's figure where there was nothing to find
+_NO_OBJECTS = -1.0  # pycocotools' value of a metric without objects
 
 
 def overlaps(a, b) -> np.ndarray:
-    """(n, m) intersection over union of (n, 4) and (m, 4) boxes, top, left, bottom, right."""
+    """(n, m) intersection over union of (n, 4) and (m, 4) boxes (top, left, bottom, right)."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     start = np.maximum(a[:, None, :2], b[None, :, :2])
     stop = np.minimum(a[:, None, 2:], b[None, :, 2:])
@@ -31,31 +31,31 @@ def overlaps(a, b) -> np.ndarray:
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
-def voc_figures(split, detections) -> dict:
-    """VOC's figures.
+def voc_metrics(split, detections) -> dict:
+    """VOC's metrics.
 
     Returns:
-        `map`, mean over classes of the area under the curve (VOC 2010's, with each precision the
-        best at its recall or beyond), `map_11_points` (VOC 2007's), shares in [0, 1], and
-        `per_class`, the 11-point one by name. Classes with nothing to find are left out of means.
+        `map`, the mean over classes of the area under the precision envelope (VOC 2010),
+        `map_11_points` (VOC 2007), shares in [0, 1], and `per_class`, the 11-point average
+        precision by class name. Means leave out classes without objects.
     """
     areas, points = [], []
     for number in range(len(split.classes)):
-        scores, hits, positives = _judge(split.objects, detections, number)
+        scores, hits, positives = _hits(split.objects, detections, number)
         found = curve(scores, hits, positives)
         areas.append(enveloped_area(*found) if positives else np.nan)
         points.append(eleven_points(*found) if positives else np.nan)
     return {
         "map": float(np.nanmean(areas)),
         "map_11_points": float(np.nanmean(points)),
-        "per_class": dict(zip(split.classes, points)),
+        "per_class": dict(zip(split.classes, points, strict=True)),
     }
 
 
-def _judge(every, detections, number):
-    """(scores, hits, number of objects) of one class; detections that do not count are left out."""
+def _hits(every, detections, number):
+    """(scores, hits, number of objects) of one class, without detections of difficult objects."""
     scores, hits, positives = [], [], 0
-    for objects, found in zip(every, detections):
+    for objects, found in zip(every, detections, strict=True):
         mine = objects.classes == number
         difficult = objects.difficult[mine]
         positives += int(np.sum(~difficult))
@@ -68,12 +68,12 @@ def _judge(every, detections, number):
 
 
 def _match(boxes, objects, difficult):
-    """(n,) int: 1 right, 0 wrong, -1 of a difficult object; boxes by falling score."""
+    """(n,) int: 1 true positive, 0 false positive, -1 difficult; boxes by descending score."""
     kinds = np.zeros(len(boxes), int)
     taken = np.zeros(len(objects), bool)
     if not len(objects):
         return kinds
-    # A box belongs to the object that it overlaps most, even if another has it already.
+    # A box is assigned to the object that it overlaps most, even if that one is already matched.
     shares = overlaps(boxes, objects)
     for i, best in enumerate(shares.argmax(1)):
         if shares[i, best] < OVERLAP:
@@ -83,11 +83,11 @@ def _match(boxes, objects, difficult):
     return kinds
 
 
-def coco_figures(split, detections) -> dict:
-    """COCO's figures by its own program: mean over ten overlaps from .5 to .95, at .5, at .75.
+def coco_metrics(split, detections) -> dict:
+    """COCO's metrics by pycocotools: mean over ten overlaps from .5 to .95, at .5, at .75.
 
-    Difficult objects are its crowds. Images with no detection count, which they do not in the
-    evaluator of tf-models-official: that takes the images from the detections.
+    Difficult objects are marked as crowds. Images without detections are included; the evaluator of
+    tf-models-official leaves them out, since it takes the list of images from the detections.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -105,21 +105,23 @@ def coco_figures(split, detections) -> dict:
     names = ("coco_map", "coco_map_50", "coco_map_75")
     if not found:
         return dict.fromkeys(names, 0.0)
-    with contextlib.redirect_stdout(io.StringIO()):  # it reports each step
-        truth = COCO()
-        truth.dataset = _coco_dataset(split)
-        truth.createIndex()
-        judged = COCOeval(truth, truth.loadRes(found), "bbox")
-        judged.evaluate()
-        judged.accumulate()
-        judged.summarize()
-    return {n: None if v == _NO_OBJECTS else float(v) for n, v in zip(names, judged.stats)}
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints every step
+        ground_truth = COCO()
+        ground_truth.dataset = _coco_dataset(split)
+        ground_truth.createIndex()
+        evaluation = COCOeval(ground_truth, ground_truth.loadRes(found), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    # `stats` has more values than these three.
+    return {n: None if v == _NO_OBJECTS else float(v) for n, v in zip(names, evaluation.stats)}
 
 
 def _coco_dataset(split):
     annotations = []
     for place, objects in enumerate(split.objects):
-        for box, number, difficult in zip(objects.boxes, objects.classes, objects.difficult):
+        rows = zip(objects.boxes, objects.classes, objects.difficult, strict=True)
+        for box, number, difficult in rows:
             corner = _corner_and_size(box)
             annotations.append(
                 {

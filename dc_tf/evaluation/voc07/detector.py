@@ -1,7 +1,7 @@
-"""Trains the Faster R-CNN of tf-models-official on our trunk, through its own task and trainer.
+"""Trains the Faster R-CNN of tf-models-official on a trunk, with the package's task and trainer.
 
-model = train(subject, split, protocol, folder, cluster)
-found = detect(model, subject, split, protocol, folder, world)     # one (k, 6) array an image
+model = train(frozen, split, protocol, folder, cluster)
+found = detect(model, frozen, split, protocol, folder, world)     # one (k, 6) array per image
 """
 
 import contextlib
@@ -14,6 +14,7 @@ from official.core import config_definitions, task_factory, train_lib
 from official.vision import registry_imports  # noqa: F401 (registers the tasks)
 from official.vision.configs import maskrcnn
 
+from dc_tf import keras
 from dc_tf.distributed.blocks import row_block
 from dc_tf.distributed.collectives import Solo, all_gather
 from dc_tf.errors import DataError
@@ -31,18 +32,18 @@ from dc_tf.progress import Progress
 
 _TRAIN_SHARDS = 8
 _STEPS_PER_LOOP = 50
-_ASPECT = 4 / 3  # of most images of VOC: scales are short sides, the trainer's are long ones
+_ASPECT = 4 / 3  # of most VOC images; converts our short sides to the trainer's long sides
 
 
-def train(subject, split, protocol, folder, cluster=None):
-    """Trains, or goes on where a checkpoint in the folder is; returns the Keras model.
+def train(frozen, split, protocol, folder, cluster=None) -> keras.Model:
+    """Trains the detector, from a checkpoint in the folder if there is one; returns the model.
 
     Args:
-        subject: models.Subject, whose convolutions the detector starts from.
+        frozen: models.FrozenModel, whose convolutions the detector starts from.
         split: VocSplit.
-        protocol: voc07_detection.Protocol.
-        folder: of this detector alone; records, starting weights and checkpoints go there.
-        cluster: the workers; None for one alone.
+        protocol: detection.Protocol.
+        folder: folder for records, initial weights and checkpoints, used by this detector only.
+        cluster: the workers; None for a single process.
 
     Raises:
         DataError: the loss is not finite.
@@ -50,7 +51,7 @@ def train(subject, split, protocol, folder, cluster=None):
     tf.random.set_seed(protocol.seed)
     rank = cluster.rank if cluster else 0
     params = config_definitions.ExperimentConfig(
-        task=task_config(subject, len(split.classes), protocol, train_side(protocol)),
+        task=task_config(frozen, len(split.classes), protocol, train_side(protocol)),
         trainer=trainer_config(
             protocol.iterations,
             protocol.learning_rate,
@@ -62,7 +63,7 @@ def train(subject, split, protocol, folder, cluster=None):
         ),
     )
     own = os.path.join(folder, f"worker-{rank}")
-    backbone = tf.train.Checkpoint(backbone=VggBackbone(subject.trunk))
+    backbone = tf.train.Checkpoint(backbone=VggBackbone(frozen.trunk))
     params.task.init_checkpoint = backbone.write(os.path.join(own, "backbone"))
     paths = write_records(split, os.path.join(own, split.name), _TRAIN_SHARDS)
     params.task.train_data = _train_data(paths, protocol)
@@ -73,7 +74,7 @@ def train(subject, split, protocol, folder, cluster=None):
     with _silence():
         runner = _Runner(strategy, task, "train", params, checkpoints, save_summary=rank == 0)
     _check_same_step(runner.trainer.global_step, cluster)
-    what = f"{subject.name}: {protocol.tune} on {split.name}"
+    what = f"{frozen.name}: {protocol.tune} on {split.name}"
     done = int(runner.trainer.global_step.numpy())
     with Progress(protocol.iterations, what, "steps", enabled=rank == 0, done=done) as progress:
         show = _shows(progress, runner.trainer.global_step)
@@ -92,9 +93,9 @@ def train(subject, split, protocol, folder, cluster=None):
 
 
 class _Runner(train_lib.OrbitExperimentRunner):
-    """Each worker keeps its checkpoints and goes on from them.
+    """Each worker saves its own checkpoints and resumes from them.
 
-    In tf-models' own, all but the first write theirs to a folder that they never find again.
+    In the base class, all workers but the chief write to a temporary folder and cannot resume.
     """
 
     def _maybe_build_checkpoint_manager(self):
@@ -115,19 +116,19 @@ def _check_same_step(step, cluster):
     steps = all_gather(int(step.numpy()), cluster.world)
     if len(set(steps.tolist())) > 1:
         raise DataError(
-            f"the workers' checkpoints in workdir are of steps {', '.join(map(str, steps))}; take "
-            "away those that not all of them have."
+            f"the workers' checkpoints in workdir are of steps {', '.join(map(str, steps))}; "
+            "remove those that not all workers have."
         )
 
 
-def task_config(subject, classes, protocol, side) -> maskrcnn.MaskRCNNTask:
-    """The task of tf-models-official without data, for square inputs of a side in pixels."""
-    settings = subject.trunk.settings
+def task_config(frozen, classes, protocol, side) -> maskrcnn.MaskRCNNTask:
+    """The task of tf-models-official without data, for square inputs of `side` pixels."""
+    settings = frozen.trunk.settings
     network = Vgg16(
         width=settings["width"],
         sobel=settings["sobel"],
-        folded=isinstance(subject.trunk, FoldedVGG16),
-        compute_dtype=subject.compute_dtype,
+        folded=isinstance(frozen.trunk, FoldedVGG16),
+        compute_dtype=frozen.compute_dtype,
     )
     model = model_config(classes, side, Backbone(dc_tf_vgg16=network), protocol.head_units)
     model.anchor.anchor_size = protocol.anchor_size
@@ -148,21 +149,21 @@ def task_config(subject, classes, protocol, side) -> maskrcnn.MaskRCNNTask:
 
 
 def train_side(protocol) -> int:
-    """Side of the square that holds an image at the largest training scale."""
+    """Side of the square input that fits an image at the largest training scale."""
     return padded_side(protocol.train_scales[1])
 
 
 def padded_side(scale: int) -> int:
-    """Side of the square that holds an image whose short side, were it 4:3, has `scale` pixels."""
+    """Side of the square input that fits a 4:3 image with a short side of `scale` pixels."""
     return _padded(_long_side(scale))
 
 
-def detect(model, subject, split, protocol, folder, world=None) -> list:
-    """Finds objects at all test scales; each worker looks at some images, all return all.
+def detect(model, frozen, split, protocol, folder, world=None) -> list:
+    """Detects objects at all test scales; workers share the images, all get all detections.
 
     Returns:
-        One (k, 6) float32 array an image, k up to `max_detections`: top, left, bottom, right in
-        pixels of the image, score, class from 0; best first.
+        One (k, 6) float32 array per image, k <= `max_detections`: top, left, bottom, right in
+        pixels of the image, score, class from 0; highest score first.
     """
     world = world or Solo()
     places = row_block(len(split), world.rank, world.size)
@@ -171,10 +172,10 @@ def detect(model, subject, split, protocol, folder, world=None) -> list:
     weights = model.get_weights()
     found = [[] for _ in split.images]
     total = len(places) * len(protocol.test_scales)
-    what = f"{subject.name}: objects of {split.name}"
+    what = f"{frozen.name}: objects of {split.name}"
     with Progress(total, what, "images", enabled=world.rank == 0) as progress:
         for scale in protocol.test_scales if places else ():
-            for place, rows in _at_scale(weights, subject, split, protocol, records, scale):
+            for place, rows in _at_scale(weights, frozen, split, protocol, records, scale):
                 found[place].append(rows)
                 progress.update(1)
     kept = np.zeros((len(split), protocol.max_detections, 6), np.float32)
@@ -184,8 +185,8 @@ def detect(model, subject, split, protocol, folder, world=None) -> list:
     return [rows[rows[:, 4] > 0] for rows in world.all_sum(kept).numpy()]
 
 
-def merge(rows, overlap, most):
-    """Of (n, 6) detections at several scales those that no better one of their class overlaps."""
+def merge(rows, overlap, most) -> np.ndarray:
+    """Non-maximum suppression by class of (n, 6) detections at several scales; best `most`."""
     chosen = []
     for number in np.unique(rows[:, 5]):
         mine = rows[rows[:, 5] == number]
@@ -195,13 +196,13 @@ def merge(rows, overlap, most):
     return rows[np.argsort(-rows[:, 4], kind="stable")][:most]
 
 
-def _at_scale(weights, subject, split, protocol, records, scale):
+def _at_scale(weights, frozen, split, protocol, records, scale):
     """Yields (place, (k, 6) rows) of the images in some records."""
     long_side = _long_side(scale)
-    config = task_config(subject, len(split.classes), protocol, padded_side(scale))
+    config = task_config(frozen, len(split.classes), protocol, padded_side(scale))
     model = task_factory.get_task(config).build_model()
     model.set_weights(weights)
-    # The reader scales to exactly this side and pads to what the model takes.
+    # The reader scales to exactly this side and pads to the model's input size.
     config.model.input_size = [long_side, long_side, 3]
     data = maskrcnn.DataConfig(
         input_path=records,
@@ -244,12 +245,12 @@ def _train_data(paths, protocol):
 
 
 def _silence():
-    """A context in which orbit's reports do not get between our lines; stdout is for results."""
+    """A context that discards what orbit prints; stdout is reserved for results."""
     return contextlib.redirect_stdout(io.StringIO())
 
 
 def _shows(progress, global_step):
-    """An action of orbit that shows how far training is."""
+    """An orbit action that updates the progress."""
 
     def show(output):
         done = int(global_step.numpy())

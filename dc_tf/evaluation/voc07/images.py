@@ -1,11 +1,12 @@
-"""Images of a VOC split for networks, and its labels for linear classifiers.
+"""Input pipelines of VOC images, and VOC labels for linear classifiers.
 
 images = random_crops(split, places, seeds, batch_size=16, size=224)
-labelled = MultiLabelSplit.of(split)          # where a splits.Split is expected
+labelled = MultiLabelSplit.of(split)          # replaces a splits.Split
 """
 
 import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -22,32 +23,33 @@ def open_voc(request, names) -> list[VocSplit]:
     """The splits of the development kit that `--train` names.
 
     Raises:
-        ConfigError, DataError: as `read_splits`; or `--test` is given.
+        ConfigError, DataError: as in `read_splits`; also ConfigError if `--test` is given.
     """
     if not request.train:
         raise ConfigError("--train is missing; give a VOC development kit, such as VOCdevkit.")
     if request.test:
         raise ConfigError(
-            f"--test is {request.test!r}, but a VOC development kit in --train holds the images to "
-            "measure on as well; leave it out, and choose with train_split and test_split."
+            f"--test is {request.test!r}, but the VOC development kit in --train also holds the "
+            "test images; leave --test out, and choose lists with train_split and test_split."
         )
     splits = read_splits(request.train, dict.fromkeys(names))
     return [next(split for split in splits if split.name == name) for name in names]
 
 
 def voc_facts(train: VocSplit, test: VocSplit) -> Facts:
-    """By which the paper's VOC 2007 is known."""
+    """Facts by which the paper's VOC 2007 is recognised."""
     counts = ((split.name, len(split)) for split in (train, test))
     return voc_data(train.classes, *counts)
 
 
-def random_crops(split, places, seeds, batch_size, size):
+def random_crops(split, places, seeds, batch_size, size) -> tf.data.Dataset:
     """Random resized crops, half of them mirrored, as in training; the last batch may be short.
 
     Args:
         split: VocSplit.
-        places: (n,) integers, images by their place in the split; repeats allowed.
-        seeds: (n, 2) int32 of the crops.
+        places: (n,) integers, indices of images in the split; repeats allowed.
+        seeds: (n, 2) int32, seeds of the crops.
+        batch_size: images per batch.
         size: int, side in pixels.
 
     Returns:
@@ -62,8 +64,8 @@ def random_crops(split, places, seeds, batch_size, size):
     return _batches(columns, prepare, batch_size)
 
 
-def center_crops(split, batch_size, size, short_side, places=slice(None)):
-    """Centre crops of images, by default of all, in order; otherwise as `random_crops`."""
+def center_crops(split, batch_size, size, short_side, places=slice(None)) -> tf.data.Dataset:
+    """Centre crops of the images, or of those selected by `places`; else as `random_crops`."""
 
     def prepare(path):
         return augment.center_crop(tf.io.read_file(path), size, short_side)
@@ -72,8 +74,8 @@ def center_crops(split, batch_size, size, short_side, places=slice(None)):
 
 
 @contextlib.contextmanager
-def image_errors(split):
-    """Makes TensorFlow's failure to read an image a DataError that names the file."""
+def image_errors(split) -> Iterator[None]:
+    """Turns TensorFlow's errors on reading an image into a DataError that names the file."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -87,12 +89,12 @@ def image_errors(split):
 
 @dataclasses.dataclass(frozen=True)
 class MultiLabelSplit:
-    """What `splits.Split` is to data sets of one label an image.
+    """The interface of `splits.Split` for images with several labels.
 
     Attributes:
-        path: for messages.
+        path: path and list name, for messages.
         rows: (n,) int64, 0..n-1.
-        labels: (n, classes) int8: 1 present, 0 absent, -1 not counted.
+        labels: (n, classes) int8: 1 present, 0 absent, -1 ignored.
         classes: number of classes.
         split: VocSplit.
     """
@@ -105,17 +107,21 @@ class MultiLabelSplit:
 
     @classmethod
     def of(cls, split: VocSplit) -> "MultiLabelSplit":
+        """The labels of a VocSplit."""
         path = f"{split.path} ({split.name})"
         return cls(path, np.arange(len(split)), split.presence(), len(split.classes), split)
 
-    def images(self, batch_size, resolution, short_side, places=slice(None)):
+    def images(self, batch_size, resolution, short_side, places=slice(None)) -> tf.data.Dataset:
+        """Centre crops in the order of `rows`; see `Split.images`."""
         return center_crops(self.split, batch_size, resolution, short_side, places)
 
-    def augmented(self, places, seeds, batch_size, resolution):
+    def augmented(self, places, seeds, batch_size, resolution) -> tf.data.Dataset:
+        """Random crops in full batches only; see `Split.augmented`."""
         crops = random_crops(self.split, places, seeds, batch_size, resolution)
         return crops.take(len(places) // batch_size)
 
-    def errors(self):
+    def errors(self) -> contextlib.AbstractContextManager:
+        """See `image_errors`."""
         return image_errors(self.split)
 
 

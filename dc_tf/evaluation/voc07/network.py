@@ -1,12 +1,12 @@
-"""A trunk with fresh fully connected layers, fine-tuned to say which classes an image has.
+"""Multi-label fine-tuning of a trunk with newly initialised fully connected layers.
 
-    network = MultiLabelNetwork(subject.trunk, classes=20, tune="fc68")
+    network = MultiLabelNetwork(frozen.trunk, classes=20, tune="fc68")
     network.reset(seed=0)
     loss = network.step(images, labels, key=(0, step), rate=0.002, weight_decay=1e-5)
     scores = network.logits(images)
 
-Several workers each take their rows of the batch; gradients are summed over the world, so that
-all hold the same weights, those of one worker to rounding.
+Each worker processes its rows of the batch and gradients are summed over all workers, so all have
+the same weights, which equal those of a single process up to rounding.
 """
 
 import numpy as np
@@ -20,16 +20,16 @@ from dc_tf.nn.vgg16 import dropout_mask
 from dc_tf.seeds import derive
 
 TUNES = ("fc68", "all")
-_BIAS = 0.1  # of fresh layers (docs/reference.md, section 5)
+_BIAS = 0.1  # of new layers (docs/reference.md, section 5)
 
 
 class MultiLabelNetwork(tf.Module):
-    """Convolutions, fc6, ReLU, dropout, fc7, ReLU, fc8; batch norm by its running statistics.
+    """Convolutions, fc6, ReLU, dropout, fc7, ReLU, fc8; batch norm uses running statistics.
 
-    The trunk is used, not copied: `reset` writes into its weights, `restore` undoes that.
+    The trunk is shared, not copied: `reset` and `step` change its weights, `restore` undoes that.
 
     Attributes:
-        tuned: variables that are trained: fc6 to fc8, and with tune="all" those of the
+        tuned: trained variables: those of fc6 to fc8, and with tune="all" those of the
             convolutions and of batch norm.
     """
 
@@ -40,10 +40,12 @@ class MultiLabelNetwork(tf.Module):
 
         Args:
             trunk: built VGG16.
-            tune: "fc68" trains nothing but fc6, fc7 and fc8, "all" all weights.
-            clip_norm: largest norm of the gradient of all weights together.
-            deviation: of the fresh weights, drawn from N(0, deviation).
-            world: Communicator of the workers that train the same network; None for one alone.
+            classes: number of classes.
+            tune: "fc68" trains only fc6, fc7 and fc8; "all" trains all weights.
+            momentum: momentum of SGD.
+            clip_norm: largest global norm of the gradient.
+            deviation: standard deviation of the new weights.
+            world: Communicator of the workers that train together; None for a single process.
         """
         super().__init__(name="multi_label")
         self._trunk = trunk
@@ -61,8 +63,8 @@ class MultiLabelNetwork(tf.Module):
         self.tuned = [*([] if self._frozen else trainable_weights(weights)), *self._fresh]
         self._velocities = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self.tuned]
 
-    def reset(self, seed: int):
-        """The trunk's own convolutions, fresh fc6 to fc8 from the seed, an optimizer at rest."""
+    def reset(self, seed: int) -> None:
+        """Restores the convolutions, draws fc6 to fc8 from the seed, sets velocities to zero."""
         self.restore()
         random = np.random.default_rng(derive("voc07 fc", seed))
         for variable in self._fresh:
@@ -75,26 +77,27 @@ class MultiLabelNetwork(tf.Module):
         for velocity in self._velocities:
             velocity.assign(tf.zeros_like(velocity))
 
-    def restore(self):
-        """Gives the trunk back the weights that it came with."""
-        for variable, value in zip(flat_weights(named_weights(self._trunk)), self._initial):
+    def restore(self) -> None:
+        """Restores the trunk's initial weights."""
+        variables = flat_weights(named_weights(self._trunk))
+        for variable, value in zip(variables, self._initial, strict=True):
             variable.assign(value)
 
     @tf.function(autograph=False)
-    def step(self, images, labels, first, batch_size, key, rate, weight_decay):
-        """One step of SGD with momentum, clipping and coupled weight decay.
+    def step(self, images, labels, first, batch_size, key, rate, weight_decay) -> tf.Tensor:
+        """One step of SGD with momentum, gradient clipping and coupled weight decay.
 
         Args:
             images: (b, r, r, 3) float32 in [0, 1], this worker's rows of the batch.
-            labels: (b, classes) int8: 1 present, 0 absent, others not counted.
-            first: () int32, place of the first of them in the batch.
-            batch_size: int, images of all workers together.
+            labels: (b, classes) int8: 1 present, 0 absent; other values are ignored.
+            first: () int32, index of this worker's first row in the batch.
+            batch_size: int, images per step over all workers.
             key: (2,) int32, seed of the dropout.
             rate: () float32 learning rate.
             weight_decay: () float32.
 
         Returns:
-            () float32: cross-entropy summed over classes, its mean over the batch, in nats.
+            () float32: cross-entropy in nats, summed over classes, mean over the batch.
         """
         mask = dropout_mask([batch_size, self._trunk.fc6.units], key)
         mask = mask[first : first + tf.shape(images)[0]]
@@ -107,13 +110,14 @@ class MultiLabelNetwork(tf.Module):
         gradients = tape.gradient(loss, self.tuned)
         loss, *gradients = all_sum_packed([loss, *gradients], self._world)
         gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm)
-        for variable, gradient, velocity in zip(self.tuned, gradients, self._velocities):
+        updates = zip(self.tuned, gradients, self._velocities, strict=True)
+        for variable, gradient, velocity in updates:
             velocity.assign(self._momentum * velocity + gradient + weight_decay * variable)
             variable.assign_sub(rate * velocity)
         return loss
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def logits(self, images):
+    def logits(self, images) -> tf.Tensor:
         """(b, classes) float32 of (b, r, r, 3) images, without dropout."""
         return self._scores(self._features(images), None)
 

@@ -1,9 +1,9 @@
-"""A VOC split as the TFRecords that tf-models-official reads for detection.
+"""Writes a VOC split as TFRecords in the detection format of tf-models-official.
 
-paths = write_records(split, "/scratch/train", shards=8)
+    paths = write_records(split, "/scratch/train", shards=8)
 
-Boxes are in [0, 1]; classes count from 1, as 0 is background; a difficult object is a crowd,
-which is left out of training. `image/source_id` is the image's place in the split.
+Boxes are in [0, 1]; class ids start at 1, since 0 is the background; difficult objects are marked
+as crowds, which training leaves out. `image/source_id` is the image's index in the split.
 """
 
 import os
@@ -16,7 +16,9 @@ def write_records(split, prefix: str, shards=1, places=None) -> list[str]:
 
     Args:
         split: VocSplit.
-        places: which images, by their place; None for all.
+        prefix: path and beginning of the file names.
+        shards: number of files.
+        places: indices of the images to write; None for all.
 
     Returns:
         Paths of the files.

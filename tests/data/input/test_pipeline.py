@@ -124,14 +124,14 @@ class PipelineTest(tf.test.TestCase):
                 arrived.extend(batch["row"].numpy())
         self.assertEqual(arrived, list(range(12)))
 
-    def test_a_damaged_shard_is_named(self):
+    def test_a_corrupt_shard_is_named(self):
         reader = self.make()
         os.truncate(reader.dataset.shard_path(2), 10)
         for batch_size in (1, 4, 7, ROWS):
             with self.assertRaisesRegex(DataError, "shard-00002.*ends early"), data_errors():
                 list(evaluation_batches(reader, np.arange(ROWS), batch_size, 16, 16))
 
-    def test_damaged_rows_are_replaced_by_the_next_good_one_wherever_they_are(self):
+    def test_corrupt_rows_are_replaced_by_the_next_good_one_wherever_they_are(self):
         bad = {0: 1, 7: 9, 8: 9, 22: 1}  # row 22 is the last: row 0 follows it, and is bad too
         dataset = self.make(broken=list(bad)).dataset
         for batch_size in (1, 4, 7, ROWS):
@@ -215,13 +215,13 @@ class PipelineTest(tf.test.TestCase):
                 )
             )
 
-    def test_each_damaged_row_is_logged_once(self):
+    def test_each_corrupt_row_is_logged_once(self):
         reader = FallbackRows(RowReader(self.make(broken=[5]).dataset), 0.2)
         with self.assertLogs("absl", "WARNING") as logged:
             for _ in range(3):
                 list(evaluation_batches(reader, np.arange(ROWS), 4, 16, 16))
         self.assertLen(logged.output, 1)
-        self.assertRegex(logged.output[0], "row 5 .*shard-00000.*offset.*Row 6 stands in for it")
+        self.assertRegex(logged.output[0], "row 5 .*shard-00000.*offset.*Row 6 replaces it")
 
     def test_what_cannot_work_is_refused(self):
         reader = self.make()

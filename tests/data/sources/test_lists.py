@@ -67,7 +67,7 @@ class ListsTest(tf.test.TestCase):
         reasons = [item.reason for item in items]
         self.assertEqual(reasons[:4], [None] * 4)
         self.assertRegex(reasons[4], "is a list")
-        self.assertRegex(reasons[5], "not a number from 0 on")
+        self.assertRegex(reasons[5], "out of range")
         entries = [{"path": "a", "label": "x"}, {"path": "b", "label": 1}]
         source = self.open(self.jsonl(*entries), "m.jsonl")
         self.assertEqual(source.class_names, ["1", "x"])
@@ -91,7 +91,7 @@ class ListsTest(tf.test.TestCase):
         for item, reason in zip(items[1:], reasons, strict=True):
             self.assertRegex(item.reason, reason)
         reasons = [item.reason for item in self.items("path,x\na,1\nb\n,2\nc,3\n")]
-        self.assertEqual(reasons, [None, "1 fields; the head has 2", "no path", None])
+        self.assertEqual(reasons, [None, "1 fields; the header has 2", "no path", None])
 
     def test_what_makes_the_whole_list_doubtful_is_an_error_with_its_line(self):
         for text, error, message in [

@@ -1,4 +1,4 @@
-"""TFRecords of others: adopted as they are, with their names, and with what is wrong with them."""
+"""TFRecords of other programs: indexed in place, with any feature names, bad records left out."""
 
 import dataclasses
 import os
@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from dc_tf.data.convert import convert
 from dc_tf.data.input.pipeline import evaluation_batches
-from dc_tf.data.storage import index_tfrecords as adopt_lib
-from dc_tf.data.storage.index_tfrecords import adopt
+from dc_tf.data.storage import index_tfrecords as index_lib
+from dc_tf.data.storage.index_tfrecords import index_tfrecords
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader
 from dc_tf.data.storage.scan import repair
@@ -37,7 +37,7 @@ def imagenet_record(number, image=None):
     return example.SerializeToString()
 
 
-class AdoptTest(tf.test.TestCase):
+class IndexTfrecordsTest(tf.test.TestCase):
     def setUp(self):
         super().setUp()
         self.folder = os.path.join(self.get_temp_dir(), "theirs")
@@ -57,13 +57,13 @@ class AdoptTest(tf.test.TestCase):
             self.shard(f"train-{number:05d}-of-00003", records)
         return os.path.join(self.folder, "train-*")
 
-    def adopt(self, *args, **settings):
-        return adopt(*args, **{"features": IMAGENET, "progress": False, **settings})
+    def index(self, *args, **settings):
+        return index_tfrecords(*args, **{"features": IMAGENET, "progress": False, **settings})
 
     def test_imagenet_files_become_a_data_set_and_not_one_byte_of_them_changes(self):
         pattern = self.imagenet()
         before = pictures.files(self.folder)
-        result = self.adopt(pattern)
+        result = self.index(pattern)
         self.assertEqual((result["rows"], result["shards"], result["labels"]), (12, 3, [0, 2]))
         after = pictures.files(self.folder)
         self.assertEqual({name: after[name] for name in before}, before)
@@ -84,30 +84,30 @@ class AdoptTest(tf.test.TestCase):
         self.shard("a.tfrecord", [example.SerializeToString()] * 2)
         self.shard("notes.txt", [])
         output = os.path.join(self.get_temp_dir(), "ours")
-        self.adopt(self.folder, output, features=Features("jpg", "", "", ""))
+        self.index(self.folder, output, features=Features("jpg", "", "", ""))
         self.assertCountEqual(os.listdir(self.folder), ["a.tfrecord", "notes.txt"])
         moved = output + "2"  # only the index and the manifest
         shutil.move(output, moved)
         self.assertLen(pictures.examples(moved), 2)
         self.assertAllEqual(Dataset.open(moved).labels(), [-1, -1])
 
-    def test_files_behind_gfile_are_adopted_too(self):
+    def test_files_behind_gfile_are_indexed_too(self):
         local = self.shard("a.tfrecord", map(imagenet_record, range(3)))
-        tf.io.gfile.makedirs("ram://adopt_test")
-        tf.io.gfile.copy(local, "ram://adopt_test/a.tfrecord")
+        tf.io.gfile.makedirs("ram://index_test")
+        tf.io.gfile.copy(local, "ram://index_test/a.tfrecord")
         output = os.path.join(self.get_temp_dir(), "ours")
-        self.adopt("ram://adopt_test/a.tfrecord", output)
+        self.index("ram://index_test/a.tfrecord", output)
         self.assertLen(pictures.examples(output), 3)
-        self.adopt("ram://adopt_test/a.tfrecord")
-        self.assertLen(pictures.examples("ram://adopt_test"), 3)
+        self.index("ram://index_test/a.tfrecord")
+        self.assertLen(pictures.examples("ram://index_test"), 3)
 
     def test_a_wrong_name_of_a_feature_names_those_there_are(self):
         pattern = self.imagenet()
         features = Features("jpg", "", "", "")
         with self.assertRaisesRegex(ConfigError, "has no jpg; it has image/class/label, .*encoded"):
-            self.adopt(pattern, features=features)
+            self.index(pattern, features=features)
         with self.assertLogs("absl", "WARNING") as logged:
-            self.adopt(pattern, features=dataclasses.replace(IMAGENET, label="klass"))
+            self.index(pattern, features=dataclasses.replace(IMAGENET, label="klass"))
         self.assertRegex(logged.output[0], "has no klass; .*image/class/label")
 
     def test_a_bad_record_is_named_or_left_out_up_to_a_share(self):
@@ -119,13 +119,13 @@ class AdoptTest(tf.test.TestCase):
             file.seek(20)
             file.write(b"\0\0")
         with self.assertRaisesRegex(
-            DataError, "train-00001.* at offset 12 is damaged.*max_bad_share"
+            DataError, "train-00001.* at offset 12 is corrupt.*max_bad_share"
         ):
-            self.adopt(pattern)
+            self.index(pattern)
         self.assertFalse(os.path.exists(os.path.join(self.folder, "manifest.json")))
         with self.assertRaisesRegex(DataError, "fewer than the 3 bad ones of 12"):
-            self.adopt(pattern, max_bad_share=0.2)
-        result = self.adopt(pattern, max_bad_share=0.25)
+            self.index(pattern, max_bad_share=0.2)
+        result = self.index(pattern, max_bad_share=0.25)
         self.assertEqual((result["rows"], result["rejected"]), (9, 3))
         sources = [f"n{n}.JPEG" for n in (0, 1, 2, 3, 5, 8, 9, 10, 11)]
         self.assertEqual(pictures.sources(self.folder), sources)
@@ -138,40 +138,40 @@ class AdoptTest(tf.test.TestCase):
     def test_labels_have_to_fit(self):
         pattern = self.imagenet()
         with self.assertRaisesRegex(ConfigError, "has label 1, with label_offset -2"):
-            self.adopt(pattern, features=dataclasses.replace(IMAGENET, label_offset=-3))
+            self.index(pattern, features=dataclasses.replace(IMAGENET, label_offset=-3))
         with self.assertRaisesRegex(ConfigError, "label 2, but only 2 class names.*label_offset"):
-            self.adopt(pattern, class_names=["a", "b"])
+            self.index(pattern, class_names=["a", "b"])
         with self.assertLogs("absl", "WARNING") as logged:
-            self.adopt(pattern, features=dataclasses.replace(IMAGENET, label_offset=0))
+            self.index(pattern, features=dataclasses.replace(IMAGENET, label_offset=0))
         self.assertRegex(logged.output[0], "use --label_offset=-1")
-        self.adopt(pattern, class_names=["a", "b", "c"], overwrite=True)
+        self.index(pattern, class_names=["a", "b", "c"], overwrite=True)
         self.assertEqual(Dataset.open(self.folder).class_names, ("a", "b", "c"))
 
-    def test_what_cannot_be_adopted_is_refused(self):
+    def test_what_cannot_be_indexed_is_refused(self):
         with self.assertRaisesRegex(ConfigError, "no TFRecord files"):
-            self.adopt(self.folder)
+            self.index(self.folder)
         with tf.io.TFRecordWriter(os.path.join(self.folder, "z.tfrecord"), "GZIP") as writer:
             writer.write(imagenet_record(0))
         with self.assertRaisesRegex(DataError, "is compressed"):
-            self.adopt(self.folder)
+            self.index(self.folder)
         self.shard("a.tfrecord", [])
-        with self.assertRaisesRegex(DataError, "no good record"):
-            self.adopt(os.path.join(self.folder, "a.tfrecord"))
+        with self.assertRaisesRegex(DataError, "no valid record"):
+            self.index(os.path.join(self.folder, "a.tfrecord"))
 
     def test_missing_files_of_a_series_are_told(self):
         pattern = self.imagenet()
         os.remove(os.path.join(self.folder, "train-00001-of-00003"))
         with self.assertLogs("absl", "WARNING") as logged:
-            self.adopt(pattern)
+            self.index(pattern)
         self.assertRegex(logged.output[0], "1 of 3 files are missing, the first is number 1")
 
     def test_a_second_call_finishes_what_the_first_began(self):
         pattern = self.imagenet()
-        self.adopt(pattern)
+        self.index(pattern)
         whole = pictures.files(self.folder)
-        self.adopt(pattern, overwrite=True)
+        self.index(pattern, overwrite=True)
         self.assertEqual(pictures.files(self.folder), whole)
-        scan, scanned = adopt_lib.scan_shards, []
+        scan, scanned = index_lib.scan_shards, []
 
         def stop_after_the_second(paths, features):
             scanned.extend(map(os.path.basename, paths))
@@ -180,37 +180,37 @@ class AdoptTest(tf.test.TestCase):
             return scan(paths, features)
 
         self.addCleanup(stop_request.reset)
-        with mock.patch.object(adopt_lib, "scan_shards", stop_after_the_second):
+        with mock.patch.object(index_lib, "scan_shards", stop_after_the_second):
             with self.assertRaises(Preempted), stop_request.signals_handled():
-                self.adopt(pattern, overwrite=True)
+                self.index(pattern, overwrite=True)
             stop_request.reset()
             Dataset.open(self.folder)  # the old one stays usable
-            self.adopt(pattern, overwrite=True)
+            self.index(pattern, overwrite=True)
         self.assertEqual(scanned[2:], ["train-00002-of-00003"])
         self.assertEqual(pictures.files(self.folder), whole)
 
     def test_files_of_others_survive_when_their_folder_is_written_over(self):
         name = "shard-00000-of-00001.tfrecord"  # as we would call it
         self.shard(name, map(imagenet_record, range(3)))
-        self.adopt(self.folder)
+        self.index(self.folder)
         kept = pictures.files(self.folder)[name]
         images = os.path.join(self.get_temp_dir(), "images")
         for number in range(2):
             pictures.write(images, f"{number}.png", pictures.encoded(number))
-        with self.assertRaisesRegex(ConfigError, "belongs to somebody else"):
+        with self.assertRaisesRegex(ConfigError, "no data set written there lists"):
             convert(images, self.folder, workers=1, overwrite=True, progress=False)
         self.assertEqual(pictures.files(self.folder)[name], kept)
-        self.adopt(self.folder, class_names=["a", "b", "c"], overwrite=True)
+        self.index(self.folder, class_names=["a", "b", "c"], overwrite=True)
         self.assertEqual(pictures.files(self.folder)[name], kept)
 
-    def test_a_data_set_of_ours_can_be_adopted_where_it_is(self):
+    def test_a_data_set_of_ours_can_be_indexed_where_it_is(self):
         images = os.path.join(self.get_temp_dir(), "images")
         for number in range(5):
             pictures.write(images, f"{number}.png", pictures.encoded(number))
         output = os.path.join(self.get_temp_dir(), "ours")
         convert(images, output, rows_per_shard=2, workers=1, progress=False)
         before = pictures.files(output)
-        self.adopt(output, features=Features(meta=""), overwrite=True)
+        self.index(output, features=Features(meta=""), overwrite=True)
         after = pictures.files(output)
         del before["manifest.json"], after["manifest.json"]
         self.assertEqual(after, before)
@@ -218,7 +218,7 @@ class AdoptTest(tf.test.TestCase):
 
 
 class RepairTest(tf.test.TestCase):
-    def test_indexes_that_are_missing_or_damaged_are_made_anew(self):
+    def test_indexes_that_are_missing_or_corrupt_are_made_anew(self):
         images, path = (os.path.join(self.get_temp_dir(), name) for name in ("images", "data"))
         for number in range(7):
             pictures.write(images, f"{'ab'[number % 2]}/{number}.png", pictures.encoded(number))

@@ -124,7 +124,7 @@ class ManifestTest(tf.test.TestCase):
     def test_a_row_outside_is_named(self):
         write(self.path)
         for row in (-1, 5):
-            with self.assertRaisesRegex(DataError, f"Row {row} .*0..4"):
+            with self.assertRaisesRegex(DataError, f"row {row} .*0..4"):
                 Dataset.open(self.path).locate([0, row])
 
     def test_a_data_set_behind_gfile_works_like_a_local_one(self):
@@ -192,8 +192,8 @@ class ManifestTest(tf.test.TestCase):
             manifest = json.load(file)
         for change, message in [
             ({"rows": 6}, "counts 6 rows, but its shards have 5"),
-            ({"shards": [{"name": "a"}]}, "is damaged"),
-            ({"features": {"picture": "x"}}, "is damaged"),
+            ({"shards": [{"name": "a"}]}, "is corrupt"),
+            ({"features": {"picture": "x"}}, "is corrupt"),
             ({"schema_version": 99}, "version 99"),
         ]:
             with open(path, "w") as file:
@@ -203,7 +203,7 @@ class ManifestTest(tf.test.TestCase):
         for text in ("[]", "{", ""):
             with open(path, "w") as file:
                 file.write(text)
-            with self.assertRaisesRegex(DataError, "damaged|version None"):
+            with self.assertRaisesRegex(DataError, "corrupt|version None"):
                 Dataset.open(self.path)
 
     def test_the_writer_closes_a_shard_with_what_is_known_by_then(self):

@@ -1,4 +1,4 @@
-"""Reading by row id: any order, many threads, and what a damaged shard says."""
+"""Reading by row id: any order, many threads, and what a corrupt shard says."""
 
 import concurrent.futures
 import contextlib
@@ -17,7 +17,7 @@ from dc_tf.data.storage import reader as reader_lib
 from dc_tf.data.storage import schema
 from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.manifest import Dataset
-from dc_tf.data.storage.reader import DamagedRow, RowReader, data_errors
+from dc_tf.data.storage.reader import CorruptRow, RowReader, data_errors
 from dc_tf.data.storage.writer import DatasetWriter
 from dc_tf.errors import DataError
 
@@ -90,7 +90,7 @@ class ReaderTest(tf.test.TestCase):
             RowReader(dataset).read([13])
 
     def test_a_changed_byte_anywhere_in_a_record_is_told_by_its_checksum(self):
-        for path in (self.path, "ram://reader_damage/data"):
+        for path in (self.path, "ram://reader_corrupt/data"):
             dataset = write(path)
             with tf.io.gfile.GFile(dataset.shard_path(0), "rb") as file:
                 content = bytearray(file.read())
@@ -101,7 +101,7 @@ class ReaderTest(tf.test.TestCase):
                 with tf.io.gfile.GFile(dataset.shard_path(0), "wb") as file:
                     file.write(changed + bytes(content[place + 1 :]))
                 reader = RowReader(dataset)
-                with self.assertRaisesRegex(DamagedRow, f"offset {offset} is damaged"):
+                with self.assertRaisesRegex(CorruptRow, f"offset {offset} is corrupt"):
                     reader.read([3])
                 self.assertLen(reader.read([2, 4]), 2)
 
@@ -111,7 +111,7 @@ class ReaderTest(tf.test.TestCase):
             index = np.array(dataset.index(0))
             row, index[change[0], 0], index[change[0], 1] = change
             np.save(dataset.index_path(0), index)
-            with self.assertRaisesRegex(DamagedRow, "shard-00000.*index is damaged"):
+            with self.assertRaisesRegex(CorruptRow, "shard-00000.*index is corrupt"):
                 RowReader(Dataset.open(self.path)).read([row])
             tf.io.gfile.rmtree(self.path)
 
@@ -119,7 +119,7 @@ class ReaderTest(tf.test.TestCase):
         reader = RowReader(write(self.path))
         self.assertEqual(reader.examples([3])[0]["encoded"], b"3333")
         reader.dataset.features = schema.Features(image="img")
-        with self.assertRaisesRegex(DamagedRow, "row 3.*shard-00000.*has no img"):
+        with self.assertRaisesRegex(CorruptRow, "row 3.*shard-00000.*has no img"):
             reader.examples([3])
 
     def test_the_errors_of_a_pipeline_are_data_errors_again(self):
@@ -127,7 +127,7 @@ class ReaderTest(tf.test.TestCase):
         batches = tf.data.Dataset.range(40).map(
             lambda row: tf.numpy_function(lambda row: reader.read([row])[0], [row], tf.string)
         )
-        with self.assertRaisesRegex(DataError, "^Row 20 is not in"), data_errors():
+        with self.assertRaisesRegex(DataError, "^row 20 is not in"), data_errors():
             list(batches)
 
 
@@ -166,25 +166,25 @@ class RemoteTest(tf.test.TestCase):
                 remote.read(range(52, 60))
             self.assertEqual(source.opened, opened)
 
-    def test_a_batch_in_which_a_record_is_damaged_fails_as_a_local_one(self):
+    def test_a_batch_in_which_a_record_is_corrupt_fails_as_a_local_one(self):
         dataset = write(self.path, rows=40)
         for row in (17, 23):
-            damage(dataset, row)
+            corrupt(dataset, row)
         for reader in (RowReader(dataset), self.remote(dataset)):
             offset = dataset.index(2)[17 % 6, 0]
             with (
                 slow_files(seconds=0.001),
-                self.assertRaisesRegex(DamagedRow, f"shard-00002.* at offset {offset} is damaged"),
+                self.assertRaisesRegex(CorruptRow, f"shard-00002.* at offset {offset} is corrupt"),
             ):
                 reader.read(range(40))
-            records = reader.read(range(40), damaged=b"")
+            records = reader.read(range(40), corrupt=b"")
             self.assertEqual([row for row in range(40) if not records[row]], [17, 23])
             self.assertEqual(reader.read([16, 18]), [records[16], records[18]])
 
-    def test_a_batch_with_damaged_records_is_still_read_many_at_once(self):
+    def test_a_batch_with_corrupt_records_is_still_read_many_at_once(self):
         dataset = pictures(self.path, rows=60)
         for row in (0, 30):
-            damage(dataset, row)
+            corrupt(dataset, row)
         batches = {}
         for name, reader in (
             ("local", FallbackRows(RowReader(dataset), 0.1)),
@@ -197,9 +197,9 @@ class RemoteTest(tf.test.TestCase):
         # One by one it is 65: up to the damage, each row, and what stands in for two.
         self.assertLess(source.turns, 30)
 
-    def test_too_many_damaged_records_are_told_by_a_pipeline(self):
+    def test_too_many_corrupt_records_are_told_by_a_pipeline(self):
         dataset = pictures(self.path, rows=20)
-        damage(dataset, 7)
+        corrupt(dataset, 7)
         offset = dataset.index(1)[1, 0]
         batches = evaluation_batches(self.remote(dataset), np.arange(20), 8, 8, 8)
         with self.assertRaisesRegex(DataError, f"shard-00001.*offset {offset} is"), data_errors():
@@ -211,12 +211,12 @@ class RemoteTest(tf.test.TestCase):
         os.truncate(dataset.shard_path(0), offsets[3] + 3)
         os.remove(dataset.shard_path(2))
         remote = self.remote(dataset)
-        with self.assertRaisesRegex(DamagedRow, f"shard-00000.* offset {offsets[3]} ends early"):
+        with self.assertRaisesRegex(CorruptRow, f"shard-00000.* offset {offsets[3]} ends early"):
             remote.read(range(20))
         for reader in (remote, RowReader(dataset)):  # where the shard has ended before
-            with self.assertRaisesRegex(DamagedRow, f"shard-00000.* offset {offsets[5]} ends"):
+            with self.assertRaisesRegex(CorruptRow, f"shard-00000.* offset {offsets[5]} ends"):
                 reader.read([5])
-            self.assertEqual(reader.read(range(3, 6), damaged=b"none"), [b"none"] * 3)
+            self.assertEqual(reader.read(range(3, 6), corrupt=b"none"), [b"none"] * 3)
             self.assertEqual(contents(reader.read([2])), [b"222"])
         with self.assertRaisesRegex(DataError, "shard-00002.*cannot be read"):
             remote.read(range(6, 20))
@@ -319,7 +319,7 @@ def pictures(path, rows):
     return Dataset.open(path)
 
 
-def damage(dataset, row):
+def corrupt(dataset, row):
     """Changes a byte of a record."""
     (shard,), ((offset, *_),) = dataset.locate([row])
     with open(dataset.shard_path(shard), "r+b") as file:

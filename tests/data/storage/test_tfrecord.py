@@ -19,7 +19,7 @@ class TfrecordTest(tf.test.TestCase):
                 writer.write(record)
         return path
 
-    def damaged(self, path, offset, data=b"\xff"):
+    def corrupt(self, path, offset, data=b"\xff"):
         with open(path, "r+b") as file:
             file.seek(offset)
             file.write(data)
@@ -42,18 +42,18 @@ class TfrecordTest(tf.test.TestCase):
         with open(self.write(records), "rb") as file:
             self.assertEqual(b"".join(map(tfrecord.frame, records)), file.read())
 
-    def test_a_damaged_payload_is_skipped_and_a_damaged_header_hides_the_rest(self):
+    def test_a_corrupt_payload_is_skipped_and_a_corrupt_header_hides_the_rest(self):
         records = [b"a" * 10, b"b" * 20, b"c" * 30, b"d" * 40]
         second = 12 + 10 + 4 + 12
-        scanned = self.damaged(self.write(records), second + 5)
+        scanned = self.corrupt(self.write(records), second + 5)
         self.assertEqual(
             [record for _, record, _ in scanned], [b"a" * 10, None, b"c" * 30, b"d" * 40]
         )
         self.assertEqual(scanned[1][0], second)
         self.assertRegex(scanned[1][2], "checksum")
-        scanned = self.damaged(self.write(records), second - 12)
+        scanned = self.corrupt(self.write(records), second - 12)
         self.assertEqual([record for _, record, _ in scanned], [b"a" * 10, None])
-        self.assertRegex(scanned[1][2], "damaged header")
+        self.assertRegex(scanned[1][2], "corrupt header")
 
     def test_a_file_that_is_cut_short_says_so_wherever_it_was_cut(self):
         for size in range(27, 26 + 12 + 20 + 4):
@@ -62,7 +62,7 @@ class TfrecordTest(tf.test.TestCase):
             first, second = tfrecord.scan(path)
             self.assertIsNone(first[2])
             self.assertEqual(second[:2], (26 + 12, None))
-            self.assertRegex(second[2], "cut short")
+            self.assertRegex(second[2], "truncated")
 
     def test_compressed_files_and_others_are_refused(self):
         for kind in ("GZIP", "ZLIB"):

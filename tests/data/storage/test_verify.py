@@ -22,7 +22,7 @@ class VerifyTest(tf.test.TestCase):
                 writer.write(pictures.encoded(row), label=row % 3, source=f"{row}.png")
         self.dataset = Dataset.open(self.path)
 
-    def damage(self):
+    def found(self):
         return list(verify(Dataset.open(self.path), progress=False))
 
     def change(self, shard, offset, data):
@@ -30,29 +30,29 @@ class VerifyTest(tf.test.TestCase):
             file.seek(offset)
             file.write(data)
 
-    def test_an_undamaged_data_set_has_none(self):
-        self.assertEmpty(self.damage())
+    def test_an_intact_data_set_has_none(self):
+        self.assertEmpty(self.found())
 
     def test_a_changed_byte_is_named_with_its_record(self):
         offset = int(self.dataset.index(1)[2, 0])
         self.change(1, offset + 30, b"\0\1\2")
-        (found,) = self.damage()
+        (found,) = self.found()
         self.assertEqual((found.shard, found.rows), (self.dataset.shards[1].name, 1))
         self.assertEqual(found.offset, offset)
         self.assertIn("checksum", found.reason)
-        self.assertIn(f"shard-00001-of-00004.tfrecord, 1 rows, the first at {offset}: is damaged",
+        self.assertIn(f"shard-00001-of-00004.tfrecord, 1 rows, the first at {offset}: is corrupt",
                       describe(found, self.path))  # fmt: skip
 
-    def test_each_damaged_shard_is_found_and_the_others_are_looked_at(self):
+    def test_each_corrupt_shard_is_found_and_the_others_are_looked_at(self):
         first, second = self.dataset.index(0)[:, 0], self.dataset.index(2)[:, 0]
         os.truncate(self.dataset.shard_path(0), first[2] + 5)
         self.change(2, second[1] - 12, b"\xff" * 3)
         os.remove(self.dataset.shard_path(3))
-        cut, header, gone = self.damage()
+        cut, header, gone = self.found()
         self.assertEqual((cut.rows, cut.offset), (2, first[2]))
-        self.assertIn("cut short", cut.reason)
+        self.assertIn("truncated", cut.reason)
         self.assertEqual((header.rows, header.offset), (3, second[1]))
-        self.assertIn("damaged header", header.reason)
+        self.assertIn("corrupt header", header.reason)
         self.assertEqual((gone.rows, gone.offset), (2, None))
         self.assertIn("cannot be read", gone.reason)
 
@@ -62,13 +62,13 @@ class VerifyTest(tf.test.TestCase):
             kept = index[3, column]
             index[3, column] = value
             np.save(self.dataset.index_path(1), index)
-            (found,) = self.damage()
+            (found,) = self.found()
             self.assertEqual(found.rows, 1)
             self.assertRegex(found.reason, "index")
             index[3, column] = kept
             np.save(self.dataset.index_path(1), index)
         os.remove(self.dataset.index_path(1))
-        (found,) = self.damage()
+        (found,) = self.found()
         self.assertRegex(found.reason, "cannot be read.*dc_tf index")
 
     def test_shards_that_are_whole_but_others_are_found(self):
@@ -77,14 +77,14 @@ class VerifyTest(tf.test.TestCase):
             os.rename(a + suffix, a + "x")
             os.rename(b + suffix, a + suffix)
             os.rename(a + "x", b + suffix)
-        self.assertLen(self.damage(), 2)
-        self.assertIn("not what was written", self.damage()[0].reason)
+        self.assertLen(self.found(), 2)
+        self.assertIn("not what was written", self.found()[0].reason)
         for suffix in ("", ".index.npy"):
             os.rename(a + suffix, a + "x")
             os.rename(b + suffix, a + suffix)
             os.rename(a + "x", b + suffix)
         self.change(3, os.path.getsize(self.dataset.shard_path(3)), b"more")
-        (found,) = self.damage()
+        (found,) = self.found()
         self.assertEqual(found.rows, 0)
         self.assertRegex(found.reason, "bytes; the manifest says")
 
@@ -95,12 +95,12 @@ class VerifyTest(tf.test.TestCase):
         manifest["shards"][2]["checksum"] = manifest["shards"][1]["checksum"]
         with open(path, "w") as file:
             json.dump(manifest, file)
-        (found,) = self.damage()
+        (found,) = self.found()
         self.assertEqual(found.shard, "shard-00002-of-00004.tfrecord")
 
     def test_processes_find_the_same(self):
         os.truncate(self.dataset.shard_path(1), 100)
-        alone = self.damage()
+        alone = self.found()
         kept, processes._WORTH_A_PROCESS = processes._WORTH_A_PROCESS, 0
         self.addCleanup(setattr, processes, "_WORTH_A_PROCESS", kept)
         self.assertEqual(list(verify(self.dataset, workers=2, progress=False)), alone)

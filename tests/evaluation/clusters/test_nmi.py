@@ -1,4 +1,4 @@
-"""Clusters against what is known of images: figures in closed form, columns, and whole runs."""
+"""Agreement of clusters with labels and metadata: closed forms, columns, and whole runs."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ from dc_tf.evaluation.clusters.nmi import Protocol, compare, purity, read_column
 from dc_tf.evaluation.tasks import Request
 
 
-class FiguresTest(tf.test.TestCase):
+class MetricsTest(tf.test.TestCase):
     def test_in_closed_form(self):
         values = np.repeat([0, 1, 2], 8)
         same = compare(5 - values, values)  # other names, the same parts
@@ -49,7 +49,7 @@ class FiguresTest(tf.test.TestCase):
 
 
 class TableTest(tf.test.TestCase):
-    def test_every_figure_has_a_block_with_a_line_a_round_and_a_column_a_column(self):
+    def test_every_metric_has_a_block_with_a_line_per_round_and_a_column_per_column(self):
         nmi, rand, share = [0.1, 0.2, 0.3, 0.4], [-0.012, 0.0, 0.5, 1.0], [0.25, 0.5, 0.75, 1.0]
         places = [(number, name) for number in (0, 11) for name in ("label", "photographer")]
         result = [
@@ -139,8 +139,8 @@ class RunTest(tf.test.TestCase):
         with open(output, encoding="utf-8") as file:
             self.assertEqual(json.load(file), result)
         shown = r"stage round level +label +camera\n +1 +0 clusters"
-        for figure in ("nmi", "purity", "adjusted_rand"):
-            self.assertRegex(out, rf"(^|\n){figure}: .*\n{shown}")
+        for metric in ("nmi", "purity", "adjusted_rand"):
+            self.assertRegex(out, rf"(^|\n){metric}: .*\n{shown}")
 
     def test_what_cannot_be_compared_is_refused(self):
         other = runs.make_data(tempfile.mkdtemp(dir=self.folder), images=41)
@@ -171,7 +171,7 @@ class RunTest(tf.test.TestCase):
             self.assertIn(f"metadata: {max_rows}/{max_rows} images (100%), done", shown)
             self.assertEmpty(silence)
 
-    def test_what_one_of_two_workers_cannot_read_ends_both(self):
+    def test_a_read_error_on_one_of_two_workers_stops_both(self):
         damaged = os.path.join(self.folder, "damaged")
         shutil.copytree(self.run_folder, damaged)
         second = sorted(os.listdir(os.path.join(damaged, "clusterings")))[-1]
@@ -183,7 +183,7 @@ class RunTest(tf.test.TestCase):
 
 
 def measured_on(cluster, model, train, settings):
-    """What a worker finds, or why it does not, and what it shows on the way."""
+    """A worker's result or error, and its progress output."""
     from dc_tf.evaluation.clusters import nmi
 
     shown = io.StringIO()
@@ -204,7 +204,7 @@ class KMeansTest(tf.test.TestCase):
         super().setUpClass()
         cls.folder = tempfile.mkdtemp()
         cls.addClassCleanup(shutil.rmtree, cls.folder)
-        # Three classes, so that rows in another order have other labels.
+        # Three classes, so that a different order of rows gives different labels.
         cls.data = write_stripes(os.path.join(cls.folder, "data"), 50, 0, "abc", lambda c: c == "c")
         model = write_model(os.path.join(cls.folder, "model"))
         cls.features = os.path.join(cls.folder, "features")
@@ -255,10 +255,10 @@ class KMeansTest(tf.test.TestCase):
 
     def test_rows_that_are_not_those_of_the_data_set_are_refused(self):
         clusters = self.clustered(f"{self.features}/fc7-*.npy")
-        self.assertRegex(self.refusal(clusters), "--train is missing; .* data set that was embed")
+        self.assertRegex(self.refusal(clusters), "--train is missing, .* data set that was embed")
         other = write_stripes(os.path.join(self.folder, "other"), 50, seed=1)
         message = self.refusal(clusters, f"--train={other}")
-        self.assertRegex(message, "data set of 50 rows, sha.* --train=.*/other is one of 50 rows")
+        self.assertRegex(message, "data set of 50 rows, sha.* --train=.*/other has 50 rows")
         part = self.clustered(f"{self.parts}/fc7-00001-of-*.npy")
         message = self.refusal(part, f"--train={self.data}")
         self.assertRegex(message, "clustered 16 rows of .*fc7-00001.* not the 50 rows of --train")

@@ -1,4 +1,4 @@
-"""Fine-tuning: its steps against PyTorch's rule, workers against one, stops against none."""
+"""Fine-tuning: steps equal PyTorch's SGD; workers and interruptions do not change the result."""
 
 import dataclasses
 import json
@@ -18,8 +18,8 @@ from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.finetune import task as finetune
 from dc_tf.evaluation.finetune import train as finetune_train
-from dc_tf.evaluation.finetune.checkpoint import TuningStates
-from dc_tf.evaluation.finetune.step import Tuner
+from dc_tf.evaluation.finetune.checkpoint import FineTuneCheckpoints
+from dc_tf.evaluation.finetune.step import FineTuner
 from dc_tf.evaluation.finetune.task import Protocol
 from dc_tf.evaluation.models import open_model
 from dc_tf.evaluation.splits import open_splits
@@ -29,16 +29,16 @@ from dc_tf.export.fold_sobel import FoldedVGG16
 SMALL = Protocol(epochs=3, batch_size=16, learning_rate=0.02, drops=(2,), init_deviation=0.1)
 
 
-def weights(tuner):
-    """Everything that training changes, running statistics and momenta too."""
-    state = [*tuner.trunk.get_weights(), *(v.numpy() for v in tuner.weights)]
-    return state + [m.numpy() for m in tuner.optimizer.momentums]
+def weights(fine_tuner):
+    """Everything that training changes, including running statistics and momenta."""
+    state = [*fine_tuner.trunk.get_weights(), *(v.numpy() for v in fine_tuner.weights)]
+    return state + [m.numpy() for m in fine_tuner.optimizer.momentums]
 
 
 def tuned(world, model, data, protocol, stop_at=None):
-    """(figures, all weights) of a fine-tuning on this worker, or None where it was stopped."""
+    """(metrics, all weights, steps) of a fine-tuning on this worker; None if it was stopped."""
     kept, steps = [], []
-    make, step = Tuner.__init__, Tuner.step
+    make, step = FineTuner.__init__, FineTuner.step
 
     def keep(self, *args):
         make(self, *args)
@@ -48,16 +48,16 @@ def tuned(world, model, data, protocol, stop_at=None):
         steps.append(int(number))
         if int(number) == stop_at:
             raise KeyboardInterrupt
-        return step.__get__(self, Tuner)(images, labels, number)
+        return step.__get__(self, FineTuner)(images, labels, number)
 
-    with mock.patch.object(Tuner, "__init__", keep), mock.patch.object(Tuner, "step", stop):
+    with mock.patch.object(FineTuner, "__init__", keep), mock.patch.object(FineTuner, "step", stop):
         try:
-            figures = finetune_train.fine_tune(
+            metrics = finetune_train.fine_tune(
                 open_model(model), *open_splits(*data), protocol, world, seed=1
             )
         except KeyboardInterrupt:
             return None
-    return figures, weights(kept[0]), steps
+    return metrics, weights(kept[0]), steps
 
 
 class FinetuneTest(tf.test.TestCase):
@@ -74,9 +74,9 @@ class FinetuneTest(tf.test.TestCase):
     def folder(self):
         return os.path.join(tempfile.mkdtemp(dir=self.root), "work")
 
-    def tuner(self, protocol, classes=2, world=None):
+    def fine_tuner(self, protocol, classes=2, world=None):
         trunk = finetune_train.starting_point(open_model(self.model))
-        return Tuner(trunk, classes, protocol, world or Solo(), seed=0)
+        return FineTuner(trunk, classes, protocol, world or Solo(), seed=0)
 
     def test_stripes_are_learned_from_the_first_layer_on(self):
         protocol = Protocol(
@@ -87,30 +87,30 @@ class FinetuneTest(tf.test.TestCase):
             dropout=0.2,
             init_deviation=0.3,
         )
-        figures, after, _ = tuned(Solo(), self.model, self.data, protocol)
-        self.assertGreater(figures["top1"], 0.9)
-        self.assertEqual(figures["top5"], 1.0)
+        metrics, after, _ = tuned(Solo(), self.model, self.data, protocol)
+        self.assertGreater(metrics["top1"], 0.9)
+        self.assertEqual(metrics["top5"], 1.0)
         folded = [(5, 5, 3, 4)]
-        (begin,) = (w for w in self.tuner(SMALL).trunk.get_weights() if w.shape in folded)
+        (begin,) = (w for w in self.fine_tuner(SMALL).trunk.get_weights() if w.shape in folded)
         (end, *_) = (w for w in after if w.shape in folded)
         self.assertNotAllClose(end, begin, atol=1e-3)
         self.assertNotAllClose(end[..., 0, :], end[..., 2, :], atol=1e-6)  # colours part ways
 
     def test_new_layers_begin_from_the_papers_distribution_and_convolutions_from_the_model(self):
-        subject = open_model(self.model)
-        trunk = finetune_train.starting_point(subject)
+        frozen = open_model(self.model)
+        trunk = finetune_train.starting_point(frozen)
         self.assertIsInstance(trunk, FoldedVGG16)
         expected = trunk.blocks[1][0].conv.kernel.numpy()
-        tuner = Tuner(trunk, 900, Protocol(), Solo(), seed=0)
+        fine_tuner = FineTuner(trunk, 900, Protocol(), Solo(), seed=0)
         self.assertAllEqual(trunk.blocks[1][0].conv.kernel, expected)
-        for layer in (trunk.fc6, trunk.fc7, tuner.head):
+        for layer in (trunk.fc6, trunk.fc7, fine_tuner.head):
             self.assertAllEqual(layer.bias, np.full(layer.bias.shape, 0.1, np.float32))
-        self.assertAllClose(np.std(tuner.head.kernel), 0.01, rtol=0.05)
-        self.assertNotAllClose(trunk.fc7.kernel, subject.trunk.fc7.kernel)
+        self.assertAllClose(np.std(fine_tuner.head.kernel), 0.01, rtol=0.05)
+        self.assertNotAllClose(trunk.fc7.kernel, frozen.trunk.fc7.kernel)
 
     def test_steps_are_those_of_sgd_as_pytorch_writes_it_across_a_drop(self):
         protocol = dataclasses.replace(SMALL, dropout=0.0, weight_decay=0.05)
-        tuner, twin = self.tuner(protocol), self.tuner(protocol)
+        fine_tuner, twin = self.fine_tuner(protocol), self.fine_tuner(protocol)
         velocities = [np.zeros(w.shape, np.float32) for w in twin.weights]
         random = np.random.default_rng(0)
         for step, rate in enumerate([0.02, 0.02, 0.002, 0.002]):
@@ -124,21 +124,23 @@ class FinetuneTest(tf.test.TestCase):
             for i, (w, g) in enumerate(zip(twin.weights, tape.gradient(loss, twin.weights))):
                 velocities[i] = 0.9 * velocities[i] + g.numpy() + 0.05 * w.numpy()
                 w.assign_sub(rate * velocities[i])
-            tuner.set_rate(rate)
-            count, total, _ = tuner.step(images, labels, step).numpy()
+            fine_tuner.set_rate(rate)
+            count, total, _ = fine_tuner.step(images, labels, step).numpy()
             self.assertAllClose(total / count, loss, rtol=1e-4)
-        for a, b in zip(tuner.weights, twin.weights):
+        for a, b in zip(fine_tuner.weights, twin.weights):
             self.assertAllClose(a, b, rtol=1e-3, atol=2e-5)
 
     def test_dropout_leaves_half_out_anew_at_every_step(self):
-        tuner = self.tuner(SMALL)
-        first, second = (tuner._masks(tf.constant(step)) for step in (0, 1))
+        fine_tuner = self.fine_tuner(SMALL)
+        first, second = (fine_tuner._masks(tf.constant(step)) for step in (0, 1))
         for mask in (*first, *second):
             self.assertAllEqual(np.unique(mask), [0.0, 2.0])
         self.assertBetween(np.mean(first[0]), 0.8, 1.2)
         self.assertNotAllEqual(first[0], second[0])
         self.assertNotAllEqual(*first)
-        halves = [self.tuner(SMALL, world=Part(rank))._masks(tf.constant(0)) for rank in (0, 1)]
+        halves = [
+            self.fine_tuner(SMALL, world=Part(rank))._masks(tf.constant(0)) for rank in (0, 1)
+        ]
         for whole, *parts in zip(first, *halves):
             self.assertAllEqual(whole, np.concatenate(parts))
 
@@ -155,7 +157,7 @@ class FinetuneTest(tf.test.TestCase):
         self.assertEqual(both[0][0], both[1][0])
 
     @pytest.mark.slow
-    def test_a_stopped_call_goes_on_to_the_same_weights_on_another_number_of_workers_too(self):
+    def test_an_interrupted_call_resumes_to_the_same_weights_on_another_number_of_workers_too(self):
         whole = tuned(Solo(), self.model, self.data, SMALL)
         folder = self.folder()
         protocol = dataclasses.replace(SMALL, workdir=folder, save_every=2)
@@ -175,13 +177,15 @@ class FinetuneTest(tf.test.TestCase):
         self.assertEqual((finished[0], finished[2]), (resumed[0], []))
 
     @pytest.mark.slow
-    def test_a_half_written_state_is_not_taken(self):
+    def test_an_incomplete_checkpoint_is_not_restored(self):
         folder = self.folder()
         protocol = dataclasses.replace(SMALL, workdir=folder, save_every=2)
         tuned(Solo(), self.model, self.data, protocol, stop_at=5)
         state = os.path.join(folder, "model-seed1")
         os.makedirs(os.path.join(state, "step-0000000006.partial"))
-        self.assertEqual(TuningStates(state, Solo()).restore(self.tuner(SMALL)).global_step, 4)
+        self.assertEqual(
+            FineTuneCheckpoints(state, Solo()).restore(self.fine_tuner(SMALL)).global_step, 4
+        )
         os.remove(os.path.join(state, "step-0000000004", "state.index"))
         with self.assertRaisesRegex(DataError, "remove that folder"):
             tuned(Solo(), self.model, self.data, protocol)
@@ -207,25 +211,25 @@ class FinetuneTest(tf.test.TestCase):
         protocol = dataclasses.replace(SMALL, learning_rate=1e20, workdir=folder, save_every=1)
         with self.assertRaisesRegex(DataError, "diverged.*lower learning_rate"):
             tuned(Solo(), self.model, self.data, protocol)
-        tuner = self.tuner(SMALL)
-        if TuningStates(os.path.join(folder, "model-seed1"), Solo()).restore(tuner):
-            self.assertTrue(tuner.is_finite())
-        tuner.trunk.fc7.bias[0].assign(np.inf)
-        self.assertFalse(tuner.is_finite())
+        fine_tuner = self.fine_tuner(SMALL)
+        if FineTuneCheckpoints(os.path.join(folder, "model-seed1"), Solo()).restore(fine_tuner):
+            self.assertTrue(fine_tuner.is_finite())
+        fine_tuner.trunk.fc7.bias[0].assign(np.inf)
+        self.assertFalse(fine_tuner.is_finite())
 
     def test_accuracies_are_those_of_the_logits(self):
-        subject, (_, split) = open_model(self.model), open_splits(*self.data)
+        frozen, (_, split) = open_model(self.model), open_splits(*self.data)
         split = dataclasses.replace(split, classes=9)
         logits = np.random.default_rng(0).normal(size=(len(split.rows), 9))
         order = np.argsort(-logits, 1)
 
         def share(rank, size):
             parts = iter(np.array_split(logits, size)[rank][i : i + 4] for i in range(0, 99, 4))
-            tuner = mock.Mock()
-            tuner.logits.side_effect = lambda images: tf.constant(next(parts))
+            fine_tuner = mock.Mock()
+            fine_tuner.logits.side_effect = lambda images: tf.constant(next(parts))
             protocol = dataclasses.replace(SMALL, batch_size=4 * size)
             return finetune_train.measure(
-                tuner, subject, split, protocol, Part(rank, size, solo=True)
+                fine_tuner, frozen, split, protocol, Part(rank, size, solo=True)
             )
 
         found = share(0, 1)
@@ -287,7 +291,7 @@ class FinetuneTest(tf.test.TestCase):
             (self.train, strange, "label 1 in row 1"),
             (os.path.join(self.root, "absent"), self.test, "absent"),
         ):
-            with mock.patch.object(Tuner, "__init__", side_effect=AssertionError):
+            with mock.patch.object(FineTuner, "__init__", side_effect=AssertionError):
                 code, out, err = call(
                     "evaluate",
                     "--task=finetune",
@@ -302,7 +306,7 @@ class FinetuneTest(tf.test.TestCase):
 
 
 class Part:
-    """A worker whose exchanges are not used; `solo` takes its own numbers for all."""
+    """A worker without collectives; with `solo`, sums are those of this worker alone."""
 
     def __init__(self, rank, size=2, solo=False):
         self.rank, self.size, self._solo = rank, size, solo

@@ -1,4 +1,4 @@
-"""Features on disk: whose they are, that they are those of the network, and going on."""
+"""Features on disk: their origin, their values, and resuming an interrupted call."""
 
 import contextlib
 import dataclasses
@@ -40,7 +40,7 @@ class EmbedTest(tf.test.TestCase):
         cls.model = os.path.join(cls.root, "model")
         trunk = VGG16(width=1 / 16, resolution=RESOLUTION, fc=12, seed=7).built_at_resolution()
         export_saved_model(trunk, cls.model, short_side=RESOLUTION)
-        cls.subject = open_model(cls.model)
+        cls.frozen = open_model(cls.model)
         cls.dataset = Dataset.open(cls.data)
         images = evaluation_batches(
             RowReader(cls.dataset), np.arange(ROWS), ROWS, RESOLUTION, RESOLUTION
@@ -53,7 +53,7 @@ class EmbedTest(tf.test.TestCase):
 
     def write(self, folder, **changes):
         settings = dict(layers=("conv13", "fc7"), batch_size=8, rows_per_file=PER_FILE)
-        return embed(self.subject, self.dataset, folder, **{**settings, **changes})
+        return embed(self.frozen, self.dataset, folder, **{**settings, **changes})
 
     def read(self, folder, name):
         paths = sorted(tf.io.gfile.glob(os.path.join(folder, f"{name}-*.npy")))
@@ -79,7 +79,7 @@ class EmbedTest(tf.test.TestCase):
         self.assertEqual(found.dtype, np.float16)
         self.assertAllEqual(found, np.full((ROWS, 12), 65504, np.float16))
 
-    def test_a_call_that_was_stopped_goes_on_to_the_same_bytes(self):
+    def test_an_interrupted_call_resumes_to_the_same_bytes(self):
         whole, parts = self.folder(), self.folder()
         self.write(whole)
         call, calls = embed_module.Extractor.__call__, []
@@ -114,7 +114,7 @@ class EmbedTest(tf.test.TestCase):
         ):
             with self.assertRaisesRegex(ConfigError, message):
                 self.write(folder, **changes)
-        other = dataclasses.replace(self.subject, trunk=random_init(self.subject).trunk)
+        other = dataclasses.replace(self.frozen, trunk=random_init(self.frozen).trunk)
         with self.assertRaisesRegex(ConfigError, "other features .different: weights"):
             embed(other, self.dataset, folder, ("conv13", "fc7"), 1, "float32", 8, PER_FILE)
         with self.assertRaisesRegex(ConfigError, "holds other files"):

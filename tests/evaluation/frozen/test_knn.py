@@ -23,7 +23,7 @@ def blobs(n, classes=5, dim=8, seed=0):
 
 
 def bound(rows, dim=8):
-    """For a while no more float32 rows than this are taken at a time."""
+    """A context that limits the number of float32 rows per chunk."""
     return mock.patch.object(knn, "_CHUNK_BYTES", 4 * dim * rows)
 
 

@@ -15,7 +15,7 @@ from dc_tf.nn.vgg16 import CONV_LAYERS
 
 
 def toy(n=512, dim=20, classes=3, seed=0):
-    """Rows of classes that a hyperplane separates, at a scale and offset of their own."""
+    """Rows of linearly separable classes, with an arbitrary scale and offset."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, classes, n).astype(np.int32)
     x = random.standard_normal((n, dim)) + 4 * np.eye(classes, dim)[labels]
@@ -150,15 +150,15 @@ class PoolingTest(tf.test.TestCase):
         self.assertAllEqual(cell_average("fc7")(vectors), [[-1, 2]])
 
 
-class FiguresTest(tf.test.TestCase):
-    """Scores stand in for those of the classifiers; the last batch is a short one."""
+class MetricsTest(tf.test.TestCase):
+    """Metrics of given scores in place of the classifiers'; the last batch is short."""
 
-    def figures(self, scores, labels, batch_size=64):
-        """What `_test` finds, and the most bytes that it held while it ran."""
+    def metrics(self, scores, labels, batch_size=64):
+        """The metrics of `_test`, and its peak memory in bytes."""
         starts = range(0, len(labels), batch_size)
         extractor, probes = mock.Mock(layers=["conv1", "fc7"]), mock.Mock()
         extractor.over.return_value = ((start, start) for start in starts)
-        # A copy of its own for each call, as the classifiers give.
+        # A new copy for each call, as with the classifiers.
         probes.logits.side_effect = lambda start: {
             "conv1": Logits(scores[start : start + batch_size]),
             "fc7": Logits(-scores[start : start + batch_size]),
@@ -171,11 +171,11 @@ class FiguresTest(tf.test.TestCase):
         finally:
             tracemalloc.stop()
 
-    def test_one_label_an_image_gives_the_figures_of_all_scores(self):
+    def test_one_label_per_image_gives_the_metrics_of_all_scores(self):
         random = np.random.default_rng(0)
         scores = random.integers(0, 9, (1000, 12)).astype(np.float32)  # many are equal
         labels = random.integers(0, 10, 1000).astype(np.int32)
-        found, _ = self.figures(scores, labels)
+        found, _ = self.metrics(scores, labels)
         for layer, own in {"conv1": scores, "fc7": -scores}.items():
             predicted = own.argmax(1)
             expected = {
@@ -189,19 +189,19 @@ class FiguresTest(tf.test.TestCase):
         random = np.random.default_rng(0)
         scores = random.standard_normal((300, 4)).astype(np.float32)
         labels = random.integers(0, 2, (300, 4)).astype(np.int8)
-        found, _ = self.figures(scores, labels)
+        found, _ = self.metrics(scores, labels)
         for layer, own in {"conv1": scores, "fc7": -scores}.items():
             expected = average_precision_score(labels, own, average="macro")
             self.assertAllClose(found[layer]["map"], expected)
 
     def test_of_one_label_an_image_no_more_than_a_batch_of_scores_is_held(self):
         scores = np.random.default_rng(0).standard_normal((5000, 1000), np.float32)  # 20 MB
-        _, peak = self.figures(scores, np.zeros(5000, np.int32))
+        _, peak = self.metrics(scores, np.zeros(5000, np.int32))
         self.assertLess(peak, 8 * scores[:64].nbytes)  # 2 MB
 
 
 class Logits:
-    """A batch that is like a tensor."""
+    """A batch with the interface of a tensor."""
 
     def __init__(self, values):
         self._values = values.copy()

@@ -1,4 +1,4 @@
-"""Ranking, regions and ground truths by themselves: against simpler code, and what is refused."""
+"""Unit tests of ranking, regions and ground truths: against simpler code, and invalid inputs."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from dc_tf.evaluation.average_precision import average_precision
 from dc_tf.evaluation.retrieval import rmac
 from dc_tf.evaluation.retrieval.images import scaled_image
 from dc_tf.evaluation.retrieval.safe_pickle import load_plain
-from dc_tf.evaluation.retrieval.task import Protocol, rankings, read_truth
+from dc_tf.evaluation.retrieval.task import Protocol, rankings, read_ground_truth
 
 
 class AveragePrecisionTest(tf.test.TestCase):
@@ -34,10 +34,10 @@ class AveragePrecisionTest(tf.test.TestCase):
 
     def test_it_is_near_scikit_learns_where_many_are_found(self):
         random = np.random.default_rng(0)
-        truth, noise = random.random(5000) < 0.3, random.random(5000)
-        scores = noise + 0.5 * truth
-        found = average_precision(np.argsort(-scores), np.flatnonzero(truth))
-        self.assertAllClose(found, average_precision_score(truth, scores), atol=2e-3)
+        ground_truth, noise = random.random(5000) < 0.3, random.random(5000)
+        scores = noise + 0.5 * ground_truth
+        found = average_precision(np.argsort(-scores), np.flatnonzero(ground_truth))
+        self.assertAllClose(found, average_precision_score(ground_truth, scores), atol=2e-3)
 
     def test_closed_forms(self):
         self.assertEqual(average_precision([3, 1, 0, 2], [3, 1]), 1.0)
@@ -108,7 +108,7 @@ class ImagesTest(tf.test.TestCase):
         self.assertEqual(part.shape, (60, 80, 3))
         self.assertAllClose(part[4:-4, 4:-4], whole[12:64, 24:96], atol=1e-5)
         self.assertEqual(scaled_image(path, (0, 0, 2, 40), 160).shape, (80, 14, 3))
-        with self.assertRaisesRegex(DataError, "outside of"):
+        with self.assertRaisesRegex(DataError, "is outside "):
             scaled_image(path, (90, 0, 95, 10), 160)
 
 
@@ -135,10 +135,10 @@ class TruthTest(tf.test.TestCase):
 
     def test_oxfords_files_are_read(self):
         folder = self.oxford()
-        truth = read_truth(folder)
-        self.assertEqual(truth.kind, "classic")
-        self.assertLen(truth.database, 4)
-        (query,) = truth.queries
+        ground_truth = read_ground_truth(folder)
+        self.assertEqual(ground_truth.kind, "classic")
+        self.assertLen(ground_truth.database, 4)
+        (query,) = ground_truth.queries
         self.assertEqual(query.box, (1.5, 2.0, 8.0, 9.0))
         self.assertEqual(os.path.relpath(query.path, folder), "images/all_1.jpg")
         self.assertAllEqual(query.answers["map"].positives, [0, 1])
@@ -151,10 +151,10 @@ class TruthTest(tf.test.TestCase):
             ({"query": "all_1 5 2 1 9"}, "left < right"),
             ({"query": "all_1 5 x 1 9"}, "four numbers"),
             ({"query": ""}, "left < right|four numbers"),
-            ({"good": "", "ok": ""}, "no image to be found"),
+            ({"good": "", "ok": ""}, "name no image"),
         ):
             with self.assertRaisesRegex(DataError, message):
-                read_truth(self.oxford(**files))
+                read_ground_truth(self.oxford(**files))
 
     def revisited(self, name="gnd_test.pkl", **changes):
         folder = self.folder([f"jpg/{n}.png" for n in ("a", "b", "c", "d", "q")])
@@ -172,14 +172,14 @@ class TruthTest(tf.test.TestCase):
 
     def test_the_revisited_ground_truth_is_read_from_pickle_and_json(self):
         for name in ("gnd_test.pkl", "gnd_test.json"):
-            truth = read_truth(self.revisited(name))
-            (query,) = truth.queries
+            ground_truth = read_ground_truth(self.revisited(name))
+            (query,) = ground_truth.queries
             found = {f: (a.positives.tolist(), a.junk.tolist()) for f, a in query.answers.items()}
             self.assertEqual(
                 found,
                 {"easy": ([0], [2, 1]), "hard": ([1], [2, 0]), "medium": ([0, 1], [2])},
             )
-            self.assertEqual(truth.figures[-1], "medium")
+            self.assertEqual(ground_truth.metrics[-1], "medium")
 
     def test_what_is_wrong_with_a_revisited_ground_truth_is_said(self):
         for changes, message in (
@@ -193,15 +193,19 @@ class TruthTest(tf.test.TestCase):
             ),
         ):
             with self.assertRaisesRegex(DataError, message):
-                read_truth(self.revisited(**changes))
+                read_ground_truth(self.revisited(**changes))
 
     def test_groups_are_folders(self):
-        truth = read_truth(self.folder(["cup/1.png", "cup/2.png", "hat/x/1.png", "hat/2.png"]))
-        self.assertEqual(truth.kind, "groups")
-        self.assertLen(truth.queries, 4)
-        self.assertAllEqual(truth.queries[1].answers["map"].positives, [0, 1])
-        self.assertAllEqual(truth.queries[1].answers["map"].junk, [1])
-        alone = read_truth(self.folder(["cup/1.png", "cup/2.png", "hat/1.png", "0.png", "1.png"]))
+        ground_truth = read_ground_truth(
+            self.folder(["cup/1.png", "cup/2.png", "hat/x/1.png", "hat/2.png"])
+        )
+        self.assertEqual(ground_truth.kind, "groups")
+        self.assertLen(ground_truth.queries, 4)
+        self.assertAllEqual(ground_truth.queries[1].answers["map"].positives, [0, 1])
+        self.assertAllEqual(ground_truth.queries[1].answers["map"].junk, [1])
+        alone = read_ground_truth(
+            self.folder(["cup/1.png", "cup/2.png", "hat/1.png", "0.png", "1.png"])
+        )
         self.assertEqual([query.row for query in alone.queries], [2, 3])
 
     def test_folders_without_or_with_two_ground_truths_are_refused(self):
@@ -214,7 +218,7 @@ class TruthTest(tf.test.TestCase):
             (os.path.join(both, "absent"), "not a folder"),
         ):
             with self.assertRaisesRegex(ConfigError, message):
-                read_truth(folder)
+                read_ground_truth(folder)
 
     def test_senseless_settings_are_refused(self):
         for wrong in (

@@ -23,8 +23,8 @@ from dc_tf.evaluation.retrieval import rmac
 from dc_tf.evaluation.retrieval import task as retrieval
 from dc_tf.evaluation.retrieval.ground_truth import images_in
 from dc_tf.evaluation.retrieval.images import scaled_image
-from dc_tf.evaluation.retrieval.rmac_features import Describer
-from dc_tf.evaluation.retrieval.task import Protocol, read_truth
+from dc_tf.evaluation.retrieval.rmac_features import RMACExtractor
+from dc_tf.evaluation.retrieval.task import Protocol, read_ground_truth
 from dc_tf.evaluation.tasks import Request
 
 PROTOCOL = Protocol(longest_side=96, dimensions=16)
@@ -67,8 +67,8 @@ def write_oxford(folder):
 
 
 def measured(world, model, test, train, protocol):
-    subject = open_model(model)
-    return retrieval.evaluate(subject, read_truth(test), images_in(train), protocol, world)
+    frozen = open_model(model)
+    return retrieval.evaluate(frozen, read_ground_truth(test), images_in(train), protocol, world)
 
 
 class RetrievalTest(tf.test.TestCase):
@@ -106,10 +106,10 @@ class RetrievalTest(tf.test.TestCase):
             return total / np.linalg.norm(total)
 
         for folder in (self.oxford, self.groups):
-            truth = read_truth(folder)
-            database = np.stack([vector(path) for path in truth.database])
+            ground_truth = read_ground_truth(folder)
+            database = np.stack([vector(path) for path in ground_truth.database])
             areas = []
-            for query in truth.queries:
+            for query in ground_truth.queries:
                 ranked = np.argsort(-database @ vector(query.path, query.box))
                 answer = query.answers["map"]
                 areas.append(
@@ -170,7 +170,7 @@ class RetrievalTest(tf.test.TestCase):
 
     def test_features_that_are_not_finite_are_an_error(self):
         bad = np.full((9, 32), np.nan, np.float32)
-        with mock.patch.object(Describer, "regions", return_value=bad):
+        with mock.patch.object(RMACExtractor, "regions", return_value=bad):
             with self.assertRaisesRegex(DataError, "not finite"):
                 self.run_task()
 
@@ -194,7 +194,7 @@ class RetrievalTest(tf.test.TestCase):
     def test_the_command_names_a_missing_image_before_any_work(self):
         folder = shutil.copytree(self.oxford, os.path.join(self.root, "gap"))
         os.remove(os.path.join(folder, "jpg/obj0_2.png"))
-        with mock.patch.object(Describer, "__init__", side_effect=AssertionError):
+        with mock.patch.object(RMACExtractor, "__init__", side_effect=AssertionError):
             code, out, err = call(
                 "evaluate",
                 "--task=retrieval",

@@ -46,8 +46,8 @@ def batch(n=6, classes=3, seed=0):
 
 
 def step(network, images, labels, rate=0.1, weight_decay=0.01, key=KEY):
-    figures = np.float32(rate), np.float32(weight_decay)
-    return network.step(images, labels, np.int32(0), len(images), key, *figures)
+    rates = np.float32(rate), np.float32(weight_decay)
+    return network.step(images, labels, np.int32(0), len(images), key, *rates)
 
 
 def measured(cluster, model, folder, protocol):
@@ -180,12 +180,12 @@ class Voc07ClassificationTest(tf.test.TestCase):
         self.assertEqual(again["map_std"], 0.0)
 
     def test_the_score_of_an_image_is_the_sum_over_its_crops(self):
-        subject = open_model(self.model)
+        frozen = open_model(self.model)
         (split,) = read_splits(self.kit, ("test",))
-        network = MultiLabelNetwork(subject.trunk, 2, "fc68")
+        network = MultiLabelNetwork(frozen.trunk, 2, "fc68")
         network.reset(0)
         protocol = dataclasses.replace(QUICK, crops=3, batch_size=5)
-        job = voc07_classification._Job(network, subject, protocol, Solo())
+        job = voc07_classification._Job(network, frozen, protocol, Solo())
         found = job._logits(split, seed=0)
         places = np.arange(len(split) * 3)
         keys = np.stack(
@@ -240,29 +240,27 @@ class Voc07ClassificationTest(tf.test.TestCase):
         self.assertIn("map_11_points", result["random_init"])
 
     def test_the_model_is_as_before_in_the_end(self):
-        subject = open_model(self.model)
-        before = [v.numpy() for v in flat_weights(named_weights(subject.trunk))]
+        frozen = open_model(self.model)
+        before = [v.numpy() for v in flat_weights(named_weights(frozen.trunk))]
         splits = read_splits(self.kit, ("trainval", "test"))
         voc07_classification.evaluate(
-            subject, splits, dataclasses.replace(QUICK, tune="all", seeds=1)
+            frozen, splits, dataclasses.replace(QUICK, tune="all", seeds=1)
         )
-        for variable, value in zip(flat_weights(named_weights(subject.trunk)), before):
+        for variable, value in zip(flat_weights(named_weights(frozen.trunk)), before):
             self.assertAllEqual(variable, value)
 
     def test_convolutions_are_the_same_at_another_resolution(self):
         for sobel in ("layer", "folded"):
             path = os.path.join(self.root, sobel)
             export_saved_model(small_trunk(), path, sobel)
-            subject = open_model(path)
-            larger = at_resolution(subject, 64)
-            self.assertEqual((larger.resolution, subject.resolution), (64, RESOLUTION))
-            self.assertIs(type(larger.trunk), type(subject.trunk))
+            frozen = open_model(path)
+            larger = at_resolution(frozen, 64)
+            self.assertEqual((larger.resolution, frozen.resolution), (64, RESOLUTION))
+            self.assertIs(type(larger.trunk), type(frozen.trunk))
             images = np.random.default_rng(0).random((1, RESOLUTION, RESOLUTION, 3), np.float32)
-            expected, found = (s.trunk.convolve(images)[0]["conv13"] for s in (subject, larger))
+            expected, found = (s.trunk.convolve(images)[0]["conv13"] for s in (frozen, larger))
             self.assertAllEqual(found, expected)
-            self.assertEqual(
-                larger.trunk.fc6.kernel.shape[0], 4 * subject.trunk.fc6.kernel.shape[0]
-            )
+            self.assertEqual(larger.trunk.fc6.kernel.shape[0], 4 * frozen.trunk.fc6.kernel.shape[0])
 
     def test_what_cannot_work_is_refused_before_any_work(self):
         kit = f"--train={self.kit}"

@@ -69,7 +69,7 @@ def measured(cluster, model, kit, protocol, folder):
 
 
 def detected(cluster, model, kit, protocol, folder):
-    """The figures, what a worker of several finds, and what one alone with the same detector."""
+    """The metrics, and the detections of several workers and of one with the same detector."""
     detect, shared = detector.detect, []
 
     def detect_twice(*args):
@@ -79,8 +79,8 @@ def detected(cluster, model, kit, protocol, folder):
         return shared[0]
 
     with mock.patch.object(detector, "detect", detect_twice):
-        figures = measured(cluster, model, kit, protocol, folder)
-    return figures, *shared
+        metrics = measured(cluster, model, kit, protocol, folder)
+    return metrics, *shared
 
 
 class BackboneTest(tf.test.TestCase):
@@ -160,11 +160,11 @@ class Voc07DetectionTest(tf.test.TestCase):
     def test_fc68_keeps_the_convolutions_and_all_trains_them(self):
         for tune in ("fc68", "all"):
             # From a model and from random weights, what is trained starts from what was given.
-            subject = open_model(self.model)
-            subject = random_init(subject, seed=3) if tune == "all" else subject
-            before = weights_of(subject.trunk.blocks)
+            frozen = open_model(self.model)
+            frozen = random_init(frozen, seed=3) if tune == "all" else frozen
+            before = weights_of(frozen.trunk.blocks)
             protocol = dataclasses.replace(TINY, tune=tune, iterations=1, learning_rate=1e-3)
-            model = detector.train(subject, self.splits[0], protocol, self.folder())
+            model = detector.train(frozen, self.splits[0], protocol, self.folder())
             after = weights_of(model.backbone.blocks)
             for layer in CONV_LAYERS:
                 for name, value in before[layer].items():
@@ -175,7 +175,7 @@ class Voc07DetectionTest(tf.test.TestCase):
             changed = not np.array_equal(after["conv1"]["kernel"], before["conv1"]["kernel"])
             self.assertEqual(changed, tune == "all")
             self.assertAllEqual(
-                named_weights(subject.trunk)["conv1"]["kernel"], before["conv1"]["kernel"]
+                named_weights(frozen.trunk)["conv1"]["kernel"], before["conv1"]["kernel"]
             )
 
     def test_boxes_come_back_in_the_pixels_of_the_image(self):
@@ -202,8 +202,8 @@ class Voc07DetectionTest(tf.test.TestCase):
         protocol = dataclasses.replace(TINY, test_scales=(40, 48, 75))
         model = mock.Mock(get_weights=lambda: [])
         with mock.patch.object(MaskRCNNTask, "build_model", return_value=Whole()):
-            subject, test = open_model(self.model), self.splits[1]
-            found = detector.detect(model, subject, test, protocol, self.folder())
+            frozen, test = open_model(self.model), self.splits[1]
+            found = detector.detect(model, frozen, test, protocol, self.folder())
         self.assertLen(found, 5)
         for rows in found:  # of three scales, one of each is left
             height, width = 40, 56
@@ -224,7 +224,7 @@ class Voc07DetectionTest(tf.test.TestCase):
         self.assertEqual(detector.merge(rows[:0], 0.5, 2).shape, (0, 6))
 
     @pytest.mark.slow
-    def test_the_command_trains_measures_and_goes_on_where_it_was(self):
+    def test_the_command_trains_evaluates_and_resumes(self):
         workdir = self.folder()
         flags = [f"--params_override=workdir={workdir},tune=all", "--norandom_init"]
         code, out, err = self.call(*flags)

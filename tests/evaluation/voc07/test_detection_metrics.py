@@ -2,7 +2,7 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.data.voc.devkit import Objects, VocSplit
-from dc_tf.evaluation.voc07.detection_metrics import coco_figures, overlaps, voc_figures
+from dc_tf.evaluation.voc07.detection_metrics import coco_metrics, overlaps, voc_metrics
 
 
 def split_of(*images, classes=("cat", "dog")):
@@ -45,7 +45,7 @@ def random_scene(seed, images=12):
 
 
 def slow_eleven_points(split, detections, number):
-    """The development kit's loop, one detection after another over all images."""
+    """The development kit's algorithm: one detection at a time over all images."""
     rows = [(r[4], p, r[:4]) for p, image in enumerate(detections) for r in image if r[5] == number]
     rows.sort(key=lambda row: -row[0])
     taken, right, wrong, points = set(), 0, 0, []
@@ -84,21 +84,21 @@ class DetectionsTest(tf.test.TestCase):
         b = [[0, 0, 10, 10], [5, 0, 15, 10], [0, 10, 10, 20], [2, 2, 4, 7]]
         self.assertAllClose(overlaps(a, b), [[1, 1 / 3, 0, 0.1], [0, 0, 0, 0]])
 
-    def test_everything_found_is_one_for_all_figures(self):
+    def test_finding_everything_gives_one_for_all_metrics(self):
         box = (10, 10, 40, 50)
         split = split_of([(box, 0, False), ((50, 50, 90, 90), 1, False)], [])
         rows = found((box, 0.9, 0), ((50, 50, 90, 90), 0.8, 1))
-        figures = voc_figures(split, [rows, found()]) | coco_figures(split, [rows, found()])
+        metrics = voc_metrics(split, [rows, found()]) | coco_metrics(split, [rows, found()])
         for name in ("map", "map_11_points", "coco_map", "coco_map_50", "coco_map_75"):
-            self.assertAlmostEqual(figures[name], 1.0, places=5)
+            self.assertAlmostEqual(metrics[name], 1.0, places=5)
 
     def test_finding_an_object_twice_is_wrong_once(self):
         box = (10, 10, 40, 50)
         split = split_of([(box, 0, False)], [(box, 0, False)], classes=("cat",))
         twice = found((box, 0.9, 0), (box, 0.8, 0))
-        figures = voc_figures(split, [twice, found((box, 0.7, 0))])
-        self.assertAlmostEqual(figures["map"], (1 + 2 / 3) / 2)
-        self.assertAlmostEqual(figures["map_11_points"], (6 + 5 * 2 / 3) / 11)
+        metrics = voc_metrics(split, [twice, found((box, 0.7, 0))])
+        self.assertAlmostEqual(metrics["map"], (1 + 2 / 3) / 2)
+        self.assertAlmostEqual(metrics["map_11_points"], (6 + 5 * 2 / 3) / 11)
 
     def test_difficult_objects_count_in_neither_way(self):
         easy, hard = (10, 10, 40, 50), (50, 50, 90, 90)
@@ -106,44 +106,44 @@ class DetectionsTest(tf.test.TestCase):
         one = found((easy, 0.5, 0))
         both = found((easy, 0.5, 0), (hard, 0.9, 0), (hard, 0.8, 0))
         for rows in (one, both):
-            figures = voc_figures(split, [rows]) | coco_figures(split, [rows])
-            self.assertAlmostEqual(figures["map"], 1.0)
-            self.assertAlmostEqual(figures["coco_map"], 1.0, places=5)
+            metrics = voc_metrics(split, [rows]) | coco_metrics(split, [rows])
+            self.assertAlmostEqual(metrics["map"], 1.0)
+            self.assertAlmostEqual(metrics["coco_map"], 1.0, places=5)
 
     def test_an_overlap_of_one_half_suffices_for_voc_only(self):
         split = split_of([((0, 0, 20, 20), 0, False)], classes=("cat",))
         rows = found(((0, 0, 20, 12), 0.9, 0))  # 0.6: COCO's thresholds .5, .55 and .6
-        figures = voc_figures(split, [rows]) | coco_figures(split, [rows])
-        self.assertAlmostEqual(figures["map"], 1.0)
-        self.assertAlmostEqual(figures["coco_map"], 0.3, places=5)
-        self.assertAlmostEqual(figures["coco_map_50"], 1.0, places=5)
-        self.assertAlmostEqual(figures["coco_map_75"], 0.0)
+        metrics = voc_metrics(split, [rows]) | coco_metrics(split, [rows])
+        self.assertAlmostEqual(metrics["map"], 1.0)
+        self.assertAlmostEqual(metrics["coco_map"], 0.3, places=5)
+        self.assertAlmostEqual(metrics["coco_map_50"], 1.0, places=5)
+        self.assertAlmostEqual(metrics["coco_map_75"], 0.0)
 
     def test_images_without_detections_still_count(self):
         box = (10, 10, 40, 50)
         split = split_of([(box, 0, False)], [(box, 0, False)], classes=("cat",))
-        figures = coco_figures(split, [found((box, 0.9, 0)), found()])
-        self.assertAlmostEqual(figures["coco_map"], 51 / 101, places=5)
-        self.assertEqual(coco_figures(split, [found(), found()])["coco_map"], 0.0)
-        self.assertEqual(voc_figures(split, [found(), found()])["map"], 0.0)
+        metrics = coco_metrics(split, [found((box, 0.9, 0)), found()])
+        self.assertAlmostEqual(metrics["coco_map"], 51 / 101, places=5)
+        self.assertEqual(coco_metrics(split, [found(), found()])["coco_map"], 0.0)
+        self.assertEqual(voc_metrics(split, [found(), found()])["map"], 0.0)
 
-    def test_figures_are_those_of_the_development_kits_loop(self):
+    def test_metrics_equal_those_of_the_development_kits_algorithm(self):
         for seed in range(8):
             split, detections = random_scene(seed)
-            figures = voc_figures(split, detections)
+            metrics = voc_metrics(split, detections)
             for number, name in enumerate(split.classes):
                 expected = slow_eleven_points(split, detections, number)
-                self.assertAlmostEqual(figures["per_class"][name], expected, places=12)
+                self.assertAlmostEqual(metrics["per_class"][name], expected, places=12)
             self.assertAlmostEqual(
-                figures["map_11_points"], np.mean(list(figures["per_class"].values()))
+                metrics["map_11_points"], np.mean(list(metrics["per_class"].values()))
             )
 
     def test_coco_at_one_half_is_near_vocs_area(self):
-        # COCO reads the same envelope at 101 recalls and lets a second box take another object.
+        # COCO samples the envelope at 101 recalls and may match a second box to another object.
         for seed in range(4):
             split, detections = random_scene(seed, images=40)
-            ours = voc_figures(split, detections)["map"]
-            self.assertAllClose(coco_figures(split, detections)["coco_map_50"], ours, atol=0.03)
+            ours = voc_metrics(split, detections)["map"]
+            self.assertAllClose(coco_metrics(split, detections)["coco_map_50"], ours, atol=0.03)
 
 
 if __name__ == "__main__":

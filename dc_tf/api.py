@@ -1,0 +1,602 @@
+"""dc_tf in Python: the functions that `import dc_tf` has at its top.
+
+    import dc_tf
+
+    experiment = dc_tf.load_experiment("quickstart", data={"path": "DATA"})
+    dc_tf.pretrain(experiment, "RUN")
+    features = dc_tf.embed("RUN", "DATA", layer="conv4")
+    clusters = dc_tf.kmeans(features, k=100)
+
+They are what the commands of `dc_tf` call, with the same defaults, and refuse the same with the
+same words, but name arguments where a command names flags. Paths are str or PathLike. Progress
+goes to stderr. Ctrl-C asks a long call to save and end with `errors.Preempted`; the same call
+resumes. TensorFlow is imported by the first function that needs it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import re
+import typing
+from collections.abc import Mapping, Sequence
+
+from dc_tf.distributed import stop_request
+from dc_tf.errors import ConfigError, DataError
+
+if typing.TYPE_CHECKING:
+    import numpy as np
+
+    from dc_tf.clustering.lloyd import KMeansResult
+    from dc_tf.data.storage.manifest import Dataset
+    from dc_tf.evaluation.start import Evaluation
+    from dc_tf.experiment import Experiment
+    from dc_tf.nn.vgg16 import VGG16
+
+__all__ = [
+    "generate",
+    "convert",
+    "open_dataset",
+    "load_experiment",
+    "pretrain",
+    "export",
+    "load_trunk",
+    "embed",
+    "kmeans",
+    "evaluate",
+]
+
+Path = str | os.PathLike
+
+_COMMAND = r"`[^`]*`|'dc_tf [^']*'"  # what a message says to type in a shell
+_FLAG = re.compile(rf"{_COMMAND}|--(\w+)(=?)")
+
+
+def _front(**names):
+    """Decorates a function of this module.
+
+    A request to stop that ended an earlier call does not end this one, and errors name arguments.
+
+    Args:
+        names: {flag: argument} of those that differ.
+    """
+
+    def decorate(function):
+        arguments = inspect.signature(function).parameters
+        switches = {name for name, own in arguments.items() if own.annotation == "bool"}
+        known = {name: name for name in arguments} | names
+
+        def rename(match):
+            name = known.get(match[1])
+            if name is None:  # a command, or a flag of another one
+                return match[0]
+            return f"{name}=True" if name in switches and not match[2] else f"{name}{match[2]}"
+
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            stop_request.reset()
+            try:
+                return function(*args, **kwargs)
+            except (ConfigError, DataError) as error:
+                error.args = (_FLAG.sub(rename, str(error)),)
+                raise
+
+        return call
+
+    return decorate
+
+
+@_front()
+def generate(
+    output: Path,
+    images: int = 4000,
+    size: int = 64,
+    seed: int = 0,
+    split: str = "train",
+    classes: int | None = None,
+    rows_per_shard: int = 1000,
+    overwrite: bool = False,
+) -> dict:
+    """Writes a data set of drawn pictures, to try things on.
+
+    >>> dc_tf.generate("scenes", images=96)["rows"]
+    96
+
+    Args:
+        output: folder of the data set.
+        images: how many.
+        size: pixels of a side.
+        seed: the same seed, the same pictures.
+        split: "train" or "test"; no picture is in both.
+        classes: only the so many most frequent; None takes all.
+        rows_per_shard: rows of a file.
+        overwrite: replace a data set that is there.
+
+    Returns:
+        dict of output, rows, shards and class_counts.
+
+    Raises:
+        ConfigError: a setting out of its range, or an output that is not empty.
+    """
+    from dc_tf.data.synthetic import generate as lib
+
+    return lib.generate(
+        os.fspath(output), images, size, seed, split, classes, rows_per_shard, overwrite=overwrite
+    )
+
+
+@_front()
+def convert(
+    input: Path,
+    output: Path,
+    *,
+    labels_from_folders: bool = False,
+    short_side: int | None = None,
+    format: str = "keep",
+    quality: int = 92,
+    max_pixels: int = 100_000_000,
+    drop_duplicates: bool = False,
+    drop_blank: bool = False,
+    rows_per_shard: int | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    tfds_data_dir: Path | None = None,
+) -> dict:
+    """Converts images to a data set: of a folder, a list, tar files or a TensorFlow data set.
+
+    >>> made = dc_tf.convert("photos", "DATA", labels_from_folders=True, workers=1)
+    >>> made["rows"], made["rejected"], dc_tf.open_dataset("DATA").class_names
+    (4, 0, ('cats', 'dogs'))
+
+    Args:
+        input: folder with its sub-folders; CSV, TSV or JSONL list; tar files, as a path or pattern;
+            or "tfds:NAME:SPLIT".
+        output: folder of the data set.
+        labels_from_folders: first-level sub-folders are the classes.
+        short_side: pixels; images with a longer short side are made smaller. None: no bound.
+        format: "jpeg", "png", or "keep": PNG stays PNG, everything else becomes JPEG.
+        quality: of the JPEGs that are written, 1 to 95.
+        max_pixels: images that announce more are rejected without decoding.
+        drop_duplicates: reject images with the same size and pixels as an earlier one.
+        drop_blank: reject images of a single colour.
+        rows_per_shard: rows of a file; None: files of 256 MiB.
+        workers: processes; None: one for each core. They import the main module again, so a script
+            that asks for more than one needs `if __name__ == "__main__":`.
+        overwrite: replace the data set in the output, or an unfinished one begun otherwise.
+        tfds_data_dir: where TensorFlow data sets are kept; None: as usual.
+
+    Returns:
+        dict of output, rows, rejected, classes (their number, None without) and rejected_list (path
+        of a file with a line for each image that could not be used).
+
+    Raises:
+        ConfigError: a setting that cannot work, a missing input, an output that is in use.
+        DataError: not one usable image.
+        Preempted: after Ctrl-C; the shards that are whole are kept.
+    """
+    from dc_tf.data.convert import convert as convert_images
+
+    with stop_request.signals_handled():
+        return convert_images(
+            os.fspath(input),
+            os.fspath(output),
+            labels_from_folders=labels_from_folders,
+            max_short_side=short_side,
+            format=format,
+            quality=quality,
+            max_pixels=max_pixels,
+            drop_duplicates=drop_duplicates,
+            drop_blank=drop_blank,
+            rows_per_shard=rows_per_shard,
+            workers=workers,
+            overwrite=overwrite,
+            tfds_data_dir=tfds_data_dir,
+        )
+
+
+@_front()
+def open_dataset(path: Path) -> Dataset:
+    """Opens a data set of `convert` or `generate`, or of TFRecords that `dc_tf index` has indexed.
+
+    >>> data = dc_tf.open_dataset("scenes")
+    >>> data.rows, data.labels().shape, data.class_names[0]
+    (96, (96,), 'tree')
+
+    Args:
+        path: its folder.
+
+    Returns:
+        Dataset: rows, class_names, labels() (rows,) int32 with -1 for none, fingerprint().
+
+    Raises:
+        DataError: the folder is missing, incomplete or damaged.
+    """
+    from dc_tf.data.storage.manifest import Dataset
+
+    return Dataset.open(path)
+
+
+@_front(config_file="config_files")
+def load_experiment(
+    config_files: Path | Sequence[Path] = (),
+    params_override: str | Mapping | Sequence[str | Mapping] = (),
+    **overrides: object,
+) -> Experiment:
+    """The settings of a run: the paper's, then those of each file, then the overrides.
+
+    >>> dc_tf.load_experiment("quickstart", "data.path=scenes,stages[0].epochs=3").stages[0].epochs
+    3
+    >>> rotnet = {"name": "rotnet", "epochs": 1, "clusters": 1, "sub_clusters": 0, "batch_size": 32}
+    >>> experiment = dc_tf.load_experiment(
+    ...     "quickstart",
+    ...     data={"path": "scenes"},
+    ...     model={"width": 0.0625, "resolution": 32, "fc": 64, "compute_dtype": "float32"},
+    ...     stages=[rotnet],
+    ... )
+
+    Args:
+        config_files: name of a preset, such as "quickstart" or "deepercluster_yfcc100m", or path of
+            a YAML file; or several, of which a later one overrides an earlier one.
+        params_override: "a.b=c,stages[0].epochs=3", a mapping, whose names may be dotted, or a list
+            of them.
+        overrides: settings by name, over those: `seed=3`, `data={"path": DATA}`.
+
+    Returns:
+        Experiment; see `dc_tf.experiment` for all settings. They can be read as attributes,
+        `experiment.stages[0].epochs`.
+
+    Raises:
+        ConfigError: an unknown preset or setting, or a value that cannot work.
+    """
+    from dc_tf.experiment import load
+
+    return load(_several(config_files), [*_several(params_override), overrides])
+
+
+@_front()
+def pretrain(experiment: Experiment, workdir: Path) -> dict | None:
+    """Trains on this worker's share, as TF_CONFIG says; without TF_CONFIG, alone.
+
+    On a folder that has a checkpoint it resumes at the exact step; on one that is finished it
+    returns the result again.
+
+    >>> result = dc_tf.pretrain(experiment, "RUN")
+    >>> result["rows"], result["workers"]
+    (96, 1)
+
+    Args:
+        experiment: of `load_experiment`.
+        workdir: run folder, shared by all workers; made if missing.
+
+    Returns:
+        dict of rows, workers, rounds, steps, and the last epoch's losses and accuracies; None on
+        workers other than the first.
+
+    Raises:
+        ConfigError: a setting, data set or folder that cannot work; nothing was started.
+        DataError: an image cannot be read, or the loss is not finite.
+        Preempted: after Ctrl-C or SIGTERM; what was done is saved.
+    """
+    from dc_tf.training.run import train
+
+    return train(experiment, os.fspath(workdir))
+
+
+@_front(workdir="run")
+def export(
+    run: Path,
+    output: Path,
+    *,
+    format: str = "saved_model",
+    sobel: str = "layer",
+    stage: str = "",
+    overwrite: bool = False,
+) -> dict:
+    """Writes the network of a run so that it loads anywhere and can be fine-tuned.
+
+    >>> dc_tf.export("RUN", "MODEL")["outputs"]["fc7"]
+    [64]
+
+    Args:
+        run: run folder of `pretrain`.
+        output: folder of the SavedModel, or file.
+        format: "saved_model"; "keras", a `.keras` file of plain layers; "keras_weights", a
+            `.weights.h5` file; "onnx".
+        sobel: "layer" keeps the fixed Sobel stage; "folded" makes it and conv1 one 5x5 convolution
+            on RGB that can be trained.
+        stage: take the network as it was when this stage ended; "" for its newest state.
+        overwrite: replace what is there.
+
+    Returns:
+        dict of export (the output), format, sobel, settings, and of a SavedModel its outputs.
+
+    Raises:
+        ConfigError: an output that is there or cannot be made, an unknown choice or stage.
+        DataError: the folder is not of a run, or has no checkpoint yet.
+    """
+    from dc_tf.training.export_run import export_run
+
+    run, output = os.fspath(run), os.fspath(output)
+    return export_run(run, output, format, sobel, stage, overwrite)
+
+
+@_front()
+def load_trunk(model: Path, stage: str = "", compute_dtype: str = "float32") -> VGG16:
+    """The trained network, a Keras model of images to the features of every layer.
+
+    >>> trunk = dc_tf.load_trunk("MODEL")
+    >>> trunk(np.zeros([2, 32, 32, 3], "float32"), training=False)["fc7"].shape
+    TensorShape([2, 64])
+
+    Args:
+        model: run folder, or SavedModel of `export` or `dc_tf import_torch`.
+        stage: of a run: take it as it was when this stage ended.
+        compute_dtype: of the products, "float32" or "bfloat16".
+
+    Returns:
+        VGG16: of (b, r, r, 3) float32 images in [0, 1], r = `trunk.settings["resolution"]`, to a
+        dict of conv1..conv13 (maps after ReLU), fc6 (after ReLU) and fc7 (before ReLU).
+
+    Raises:
+        ConfigError: the path holds neither, or the run no such stage.
+        DataError: what it holds is damaged.
+    """
+    from dc_tf.evaluation.models import open_model
+
+    return open_model(os.fspath(model), compute_dtype, stage).trunk
+
+
+@_front()
+def embed(
+    model: Path | VGG16,
+    data: Path | Dataset,
+    layer: str | Sequence[str] | None = None,
+    output: Path | None = None,
+    *,
+    stage: str = "",
+    random_init: bool = False,
+    seed: int = 0,
+    cells: int = 1,
+    dtype: str = "float32",
+    compute_dtype: str = "auto",
+    batch_size: int = 256,
+    rows_per_file: int = 1_000_000,
+    max_bad_share: float = 0.0,
+) -> np.ndarray | dict:
+    """Features of every image of a data set: as an array, or as files.
+
+    >>> features = dc_tf.embed("MODEL", "scenes", layer="conv4")
+    >>> features.shape, features.dtype
+    ((96, 8), dtype('float32'))
+    >>> dc_tf.embed("MODEL", "scenes", ["conv4", "fc7"], output="FEATURES")["dims"]
+    {'conv4': 8, 'fc7': 64}
+
+    Args:
+        model: run folder, SavedModel, or a network of `load_trunk`.
+        data: data set folder, or one of `open_dataset`.
+        layer: conv1..conv13, fc6, fc7, several of them, or "all"; None takes the one that
+            `evaluate` has measured as the best of the model, fc7 if nothing was measured.
+        output: folder for `.npy` files; None returns arrays.
+        stage: of a run: take it as it was when this stage ended.
+        random_init: features of an untrained network of the model's shape, to compare with.
+        seed: of the untrained network.
+        cells: maps are averaged over `cells` x `cells` parts.
+        dtype: of the result, "float32" or "float16".
+        compute_dtype: of the products, "float32", "bfloat16", or "auto", which measures the faster.
+        batch_size: images at a time.
+        rows_per_file: images of one file; so many are in memory.
+        max_bad_share: share of damaged images that others may stand in for.
+
+    Returns:
+        (rows, d) array in the order of row ids, of several layers a dict of arrays; with `output`,
+        dict of output, rows, files, dims and where the features are from.
+
+    Raises:
+        ConfigError: a setting that cannot work, or a folder with features of something else.
+        DataError: a data set or model that cannot be used.
+        Preempted: after Ctrl-C, with `output`; the files that are whole are kept.
+    """
+    from dc_tf.evaluation.frozen.start import embed_arrays, embed_files
+
+    asked = {
+        "layers": None if layer is None else _names(layer),
+        "stage": stage,
+        "random_init": random_init,
+        "seed": seed,
+        "cells": cells,
+        "dtype": dtype,
+        "compute_dtype": compute_dtype,
+        "batch_size": batch_size,
+        "max_bad_share": max_bad_share,
+    }
+    if output is not None:
+        return embed_files(model, data, os.fspath(output), rows_per_file, **asked)
+    arrays = embed_arrays(model, data, **asked)
+    return arrays.popitem()[1] if len(arrays) == 1 else arrays
+
+
+@_front(input="x")
+def kmeans(
+    x: np.ndarray | Path | Sequence[Path],
+    k: int,
+    output: Path | None = None,
+    *,
+    iterations: int = 10,
+    init: str | np.ndarray = "random",
+    seed: int = 0,
+    precision: str = "auto",
+    backend: str = "auto",
+    spherical: bool = False,
+    normalize: bool = False,
+    tolerance: float = 0.0,
+    cache_gb: float = 0.25,
+    overwrite: bool = False,
+    save_every_s: float = 60.0,
+    timeout_s: float = 600.0,
+) -> KMeansResult | None:
+    """Clusters the rows of an array in memory, or of `.npy` files that may be larger than memory.
+
+    >>> clusters = dc_tf.kmeans(features, k=5)
+    >>> clusters.centroids.shape, clusters.assignments.shape, len(clusters.objective)
+    ((5, 8), (96,), 11)
+    >>> np.save("features.npy", features)
+    >>> dc_tf.kmeans("features.npy", k=5, output="CLUSTERS").assignments.shape
+    (96,)
+
+    Args:
+        x: (rows, dim) floating array; or a `.npy` file, a pattern ("shards/*.npy"), or a list of
+            files, whose rows follow one another.
+        k: number of clusters.
+        output: with files: folder for the result, shared by all workers that TF_CONFIG names; a
+            call that was stopped resumes there. None: in memory, by this process alone.
+        iterations: of Lloyd, at most.
+        init: "random" rows; "k-means++" or, for large k, "k-means||"; or (k, dim) centroids, with
+            `output` the path of a `.npy` file of them.
+        seed: of everything that is drawn.
+        precision: of the products, "float32", "bfloat16", or "auto", which measures the faster.
+        backend: "tensorflow", "faiss" or "auto".
+        spherical: keep centroids at length 1, for `normalize`.
+        normalize: scale every row to length 1.
+        tolerance: stop once an iteration gains no more than this share; 0: never.
+        cache_gb: keep the rows in device memory if they take no more than this.
+        overwrite: replace a clustering in the output that is finished or another.
+        save_every_s: with `output`, seconds between saves; 0: after every iteration.
+        timeout_s: with several workers, seconds that one may be silent or do nothing; 0: for ever.
+
+    Returns:
+        KMeansResult: centroids (k, dim) float32, assignments (rows,) int32, counts (k,) int64,
+        objective (sum of squared distances before each iteration and at the end), iterations and
+        more; None on workers other than the first.
+
+    Raises:
+        ConfigError: a setting that cannot work; nothing was started.
+        DataError: files that cannot be used, rows that are not finite.
+        Preempted: after Ctrl-C, with `output`; what was done is saved.
+    """
+    from dc_tf.clustering.job.start import cluster_in_memory, names_files, prepare
+
+    if output is not None and not names_files(x):
+        raise ConfigError("output is for files; np.save the array and give its path as x.")
+    if output is not None and not isinstance(init, str | os.PathLike):
+        raise ConfigError("init is an array; with output, np.save it and give its path.")
+    options = {
+        "iterations": iterations,
+        "init": os.fspath(init) if isinstance(init, os.PathLike) else init,
+        "precision": precision,
+        "backend": backend,
+        "spherical": spherical,
+        "tolerance": tolerance,
+    }
+    if output is None:
+        return cluster_in_memory(x, k, seed, normalize, cache_gb, **options)
+    start = prepare(
+        input=x,
+        output=os.fspath(output),
+        k=k,
+        seed=seed,
+        normalize=normalize,
+        overwrite=overwrite,
+        save_every_s=save_every_s,
+        cache_gb=cache_gb,
+        timeout_s=timeout_s,
+        **options,
+    )
+    return start.output.read() if start.run() else None
+
+
+@_front(config_file="config_files")
+def evaluate(
+    task: str | None,
+    model: Path,
+    train: Path | None = None,
+    test: Path | None = None,
+    *,
+    layer: str | Sequence[str] = "all",
+    config_files: Path | Sequence[Path] = (),
+    params_override: str | Mapping | Sequence[str | Mapping] = (),
+    protocol: str = "auto",
+    stage: str = "",
+    random_init: bool = True,
+    estimate: bool = True,
+    compute_dtype: str = "auto",
+    resize: int | None = None,
+    seed: int = 0,
+    output: Path | None = None,
+    plot: Path | None = None,
+    watch_dir: Path | None = None,
+    timeout_s: float = 600.0,
+    scratch: Path | None = None,
+) -> Evaluation | None:
+    """Measures what was learned, and an untrained network beside it.
+
+    >>> found = dc_tf.evaluate(
+    ...     "knn", "MODEL", train="scenes", test="scenes_test", layer="conv4", estimate=False
+    ... )
+    >>> 0 <= found["layers"]["conv4"]["top1"] <= 1
+    True
+
+    Args:
+        task: "knn", "linear_probe", "low_shot", "finetune", "retrieval", "nmi", "rotation",
+            "voc07_classification" or "voc07_detection"; None takes the one that a file names.
+        model: SavedModel or run folder. "nmi": run folder, or output of `kmeans`.
+        train: labelled data set to learn from, a VOC development kit, or for "retrieval" a folder
+            of other images.
+        test: labelled data set to measure on, or for "retrieval" a folder with a ground truth.
+        layer: conv1..conv13, fc6, fc7, several of them, or "all".
+        config_files: preset, such as "linear_probe_voc07", or path of a YAML file; or several.
+        params_override: settings over those of the files: "a=1,b=2", a mapping, or a list of them.
+        protocol: "paper", "small", or "auto": by the size of network and data.
+        stage: of a run: take it as it was when this stage ended.
+        random_init: measure an untrained network too.
+        estimate: measure for some seconds first what it will cost, and print that.
+        compute_dtype: of the products, "float32", "bfloat16", or "auto", which measures the faster.
+        resize: pixels of the short side before the centre crop; None: the model's own.
+        seed: of the untrained network, classifiers and augmentation.
+        output: JSON file for the result.
+        plot: picture of accuracy by layer.
+        watch_dir: of several workers: folder in which they watch one another.
+        timeout_s: with `watch_dir`, seconds that a worker may be silent or do nothing.
+        scratch: folder for features that memory cannot hold.
+
+    Returns:
+        dict of figures by name, with the settings that they were measured with; its attribute
+        `table` is a text for people. None on workers other than the first.
+
+    Raises:
+        ConfigError: what cannot work.
+        DataError: data or a model that cannot be used.
+    """
+    from dc_tf.evaluation import start
+
+    paths = {"train": train, "test": test, "output": output, "plot": plot}
+    paths |= {"watch_dir": watch_dir, "scratch": scratch}
+    paths = {name: None if path is None else os.fspath(path) for name, path in paths.items()}
+    found = start.evaluate(
+        task=task,
+        model=os.fspath(model),
+        layers=_names(layer),
+        config_files=_several(config_files),
+        params_override=_several(params_override),
+        protocol=protocol,
+        stage=stage,
+        random_init=random_init,
+        estimate=estimate,
+        compute_dtype=compute_dtype,
+        resize=resize,
+        seed=seed,
+        timeout_s=timeout_s,
+        **paths,
+    )
+    if found is not None:
+        found.write(paths["output"], paths["plot"])
+    return found
+
+
+def _several(given) -> list:
+    """One path, text or mapping as a list of one; several as they are."""
+    return [given] if isinstance(given, str | os.PathLike | Mapping) else list(given)
+
+
+def _names(layer) -> list[str]:
+    return layer.split(",") if isinstance(layer, str) else list(layer)

@@ -1,0 +1,31 @@
+"""Starts N workers of a command on this machine, and again where they fail.
+
+    dc_tf launch --workers=4 --max_restarts=1 -- train --config_file=quickstart --workdir=RUN
+
+This is launch/local.py of the repository, which has its own flags and exit codes: it passes on
+those of its workers.
+"""
+
+import importlib.util
+
+from dc_tf import shipped
+
+
+def main(argv) -> int:
+    """Runs the launcher.
+
+    Args:
+        argv: list of str, what follows `dc_tf launch`.
+
+    Returns:
+        exit code.
+    """
+    spec = importlib.util.spec_from_file_location(
+        "dc_tf_launcher", shipped.folder("launch") / "local.py"
+    )
+    launcher = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(launcher)
+    try:
+        return launcher.main(argv)
+    except SystemExit as end:  # of its parser, after --help and wrong flags
+        return int(end.code or 0)

@@ -1,0 +1,178 @@
+"""An evaluation from what was asked for to its files: what is refused, the workers, the result.
+
+    found = evaluate(task="knn", model="/models/mine", train=DATA, test=TEST)
+    print(found.table)
+    found.write(output="knn.json", plot="layers.png")
+
+TensorFlow, which takes seconds to import, comes after all that can be refused without it.
+"""
+
+import contextlib
+import json
+import os
+
+from absl import logging
+
+from dc_tf.data.storage.files import same_place
+from dc_tf.distributed import heartbeat, stop_request
+from dc_tf.distributed.task import task_from_environment
+from dc_tf.errors import ConfigError, DataError
+
+PICTURES = (".png", ".pdf", ".svg")
+COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
+# Workers that do not watch one another may start so long after the first.
+_JOIN_S = 600.0
+
+
+class Evaluation(dict):
+    """What was measured: JSON-able, by name.
+
+    Attributes:
+        table: the same for people.
+    """
+
+    def __init__(self, values, table):
+        super().__init__(values)
+        self.table = table
+
+    def write(self, output=None, plot=None):
+        """Writes the files that were asked for; what cannot be written is printed.
+
+        Args:
+            output: JSON file, or None.
+            plot: picture of accuracy by layer, or None.
+
+        Raises:
+            DataError: a file cannot be written.
+        """
+        import tensorflow as tf
+
+        try:
+            if output:
+                with tf.io.gfile.GFile(output, "w") as f:
+                    f.write(json.dumps(self, indent=1) + "\n")
+            if plot:
+                from dc_tf.evaluation.frozen.plot import plot as draw  # brings Matplotlib
+
+                draw(self, plot)
+        except (OSError, tf.errors.OpError) as error:
+            print(json.dumps(self), flush=True)  # hours of work, and nothing else has it
+            raise DataError(f"the result above could not be written: {error}") from error
+
+
+def evaluate(
+    *,
+    model,
+    task=None,
+    train=None,
+    test=None,
+    layers=("all",),
+    stage="",
+    config_files=(),
+    params_override=(),
+    protocol="auto",
+    output=None,
+    plot=None,
+    random_init=True,
+    estimate=True,
+    compute_dtype="auto",
+    resize=None,
+    seed=0,
+    watch_dir=None,
+    timeout_s=600.0,
+    scratch=None,
+) -> Evaluation | None:
+    """Measures on the workers that TF_CONFIG names; alone without.
+
+    Args:
+        model, task, train, test, layers, stage, random_init, compute_dtype, resize, seed: as of
+            `tasks.Request`; task None takes the one that a file names.
+        config_files, params_override, protocol, scratch: as of `tasks.read`.
+        output, plot: files that `Evaluation.write` will be asked for. Refused now rather than after
+            the work if they cannot be made.
+        estimate: measure for some seconds first what it will cost, and print that.
+        watch_dir: of several workers: folder in which they watch one another; None: they do not.
+        timeout_s: seconds that a worker may be silent or do nothing; 0: for ever.
+
+    Returns:
+        The result on the first worker, None on the others.
+
+    Raises:
+        ConfigError: what cannot work.
+        DataError: data or a model that cannot be used.
+    """
+    _check(compute_dtype, plot, train, test)
+    # After what is known to be right, since TensorFlow takes seconds to import.
+    from dc_tf.evaluation import run as evaluation
+    from dc_tf.evaluation import tasks
+
+    if task_from_environment().rank == 0:  # The others write nothing, and may not have the folder.
+        for name, path in (("output", output), ("plot", plot)):
+            _check_can_be_made(name, path)
+    asked = tasks.read(task, config_files, params_override, protocol, seed=seed, scratch=scratch)
+    if plot and asked.task not in tasks.BY_LAYER:
+        raise ConfigError(f"--plot is of layers, which only {', '.join(tasks.BY_LAYER)} measure.")
+    with _joined(watch_dir, timeout_s) as cluster, heartbeat.slow_operation("evaluation"):
+        request = tasks.Request(
+            task=asked.task,
+            model=model,
+            stage=stage,
+            train=train,
+            test=test,
+            layers=tuple(layers),
+            random_init=random_init,
+            compute_dtype=compute_dtype,
+            resize=resize,
+            seed=seed,
+            cluster=cluster,
+        )
+        result, table = evaluation.run(asked, request, estimate)
+    return None if cluster and not cluster.is_chief else Evaluation(result, table)
+
+
+def _check(compute_dtype, plot, train, test):
+    if compute_dtype not in COMPUTE_DTYPES:
+        raise ConfigError(
+            f"--compute_dtype is {compute_dtype!r}; use {' or '.join(COMPUTE_DTYPES)}."
+        )
+    if plot and not plot.endswith(PICTURES):
+        raise ConfigError(f"--plot is {plot}; its end must be {', '.join(PICTURES)}.")
+    if train and test and same_place(train, test):
+        logging.warning(
+            "--train and --test are both %s: figures will be better than on other images.", test
+        )
+
+
+def _check_can_be_made(name, path):
+    """ConfigError if a local file cannot be written: now rather than after the work."""
+    if not path or "://" in path:
+        return
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or os.path.isdir(path):
+        raise ConfigError(
+            f"--{name}={path} cannot be written; use a file in a folder that is there and can be "
+            "written."
+        )
+
+
+@contextlib.contextmanager
+def _joined(watch_dir, timeout_s):
+    """The cluster of the workers that TF_CONFIG names; None for a process on its own."""
+    from dc_tf.distributed.cluster import connect
+    from dc_tf.distributed.session import join, leaving, watched
+
+    task = task_from_environment()
+    with contextlib.ExitStack() as stack:
+        cluster = None
+        if task.size > 1 and watch_dir:
+            setting = f"--watch_dir={watch_dir}"
+            folders = (os.path.join(watch_dir, name) for name in ("heartbeats", "stacks"))
+            watching = watched(setting, *folders, task, timeout_s)
+            cluster = join(stack.enter_context(watching))
+        elif task.size > 1:
+            cluster = connect(within_s=_JOIN_S)
+        if cluster:
+            # TensorFlow has installed its own. Nothing is saved before the end.
+            stop_request.restore_default_handlers()
+            stack.enter_context(leaving(cluster))
+        yield cluster

@@ -1,0 +1,56 @@
+"""The network of a run as files for others.
+
+export_run("/runs/mine", "/models/mine")
+export_run("/runs/mine", "mine.keras", format="keras")
+"""
+
+from dc_tf.errors import ConfigError
+from dc_tf.export.file_formats import ENDINGS, check_file, write_file
+from dc_tf.export.provenance import of_run
+from dc_tf.export.saved_model import SOBEL_FORMS, check_output, export_saved_model
+from dc_tf.training.checkpoint import load_trunk
+
+SAVED_MODEL = "saved_model"
+
+
+def export_run(workdir, output, format=SAVED_MODEL, sobel="layer", stage="", overwrite=False):
+    """Writes a run's network, complete or not at all.
+
+    Args:
+        workdir: run folder.
+        output: folder of the SavedModel, or file.
+        format: "saved_model", "keras", "keras_weights" or "onnx".
+        sobel: "layer" or "folded", see `saved_model.export_saved_model`.
+        stage: take the network as it was when this stage ended; "" for its newest state.
+        overwrite: replace what is there.
+
+    Returns:
+        dict of export (the output), format, sobel, settings, and of a SavedModel its outputs.
+
+    Raises:
+        ConfigError: an output that is there or cannot be made, an unknown choice or stage.
+        DataError: the folder is not of a run, or has no checkpoint yet.
+    """
+    formats = (SAVED_MODEL, *ENDINGS)
+    for name, value, choices in (("format", format, formats), ("sobel", sobel, SOBEL_FORMS)):
+        if value not in choices:
+            raise ConfigError(f"--{name} is {value!r}; use one of {', '.join(choices)}.")
+    if format == SAVED_MODEL:
+        check_output(output, overwrite)
+    else:
+        check_file(output, format, overwrite)
+    trunk, experiment = load_trunk(workdir, stage)
+    about = {"export": output, "format": format, "sobel": sobel}
+    if format != SAVED_MODEL:
+        write_file(trunk, output, format, sobel, overwrite)
+        return about | {"settings": trunk.settings}
+    metadata = export_saved_model(
+        trunk,
+        output,
+        sobel,
+        weight_decay=experiment.stages[-1].optimizer.weight_decay,
+        short_side=experiment.data.resize or None,
+        source=of_run(workdir, stage, experiment),
+        overwrite=overwrite,
+    )
+    return about | {"settings": metadata.settings, "outputs": metadata.outputs}

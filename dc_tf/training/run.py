@@ -1,0 +1,245 @@
+"""A run from its settings to its result: what is refused, the workers, the training; or its plan.
+
+    result = train(experiment, "/runs/mine")       # as TF_CONFIG says; without TF_CONFIG, alone
+    plan = dry_run(experiment, "/runs/mine", workers=64)
+
+TensorFlow, which takes seconds to import, comes after all that can be refused without it.
+"""
+
+import contextlib
+import dataclasses
+import os
+import sys
+
+from absl import logging
+
+from dc_tf import experiment as experiment_lib
+from dc_tf.atomic import locked, read_json, write_json, write_text
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.distributed import stop_request
+from dc_tf.distributed.task import task_from_environment
+from dc_tf.errors import ConfigError, DataError
+from dc_tf.planning.stages import plan_stages
+from dc_tf.run_dir import RunDir
+from dc_tf.run_log import logged_to
+
+# Workers that measure do not watch one another, and may start so long after the first.
+_JOIN_S = 300.0
+
+
+def train(experiment, workdir, on_log=None) -> dict | None:
+    """Trains on this worker's share, or what is left of a run that has begun.
+
+    Args:
+        experiment: experiment.Experiment, the same on all workers.
+        workdir: run folder, shared by all workers; made if missing.
+        on_log: called with the path of this worker's log once it is there; None for nothing.
+
+    Returns:
+        what `loop.pretrain` does: figures on the chief, None on the others.
+
+    Raises:
+        ConfigError: a setting, data set or folder that cannot work; nothing was started.
+        DataError, Preempted: as of `loop.pretrain`.
+    """
+    folder = RunDir(workdir)
+    task = task_from_environment()
+    if task.size == 1:
+        _check_sizes(experiment, task.size)
+    # After all that can be known without it, since TensorFlow takes seconds to import.
+    from dc_tf.distributed.session import watched, writable
+
+    refusal = _refusal(experiment, folder, task.size)
+    if refusal and task.size == 1:
+        raise refusal
+    setting = f"--workdir={folder.path}"
+    timeout_s = experiment.watchdog.timeout_s
+    watching = watched(setting, folder.heartbeats, folder.stacks, task, timeout_s)
+    with contextlib.ExitStack() as stack:
+        watchdog = stack.enter_context(watching)
+        with writable(setting):
+            log = folder.log(task.rank)
+            stack.enter_context(logged_to(log))
+            if on_log:
+                on_log(log)
+            if task.rank == 0:
+                stack.enter_context(locked(folder.lock, folder.path))
+        return _train(experiment, folder, refusal, watchdog)
+
+
+@dataclasses.dataclass(frozen=True)
+class DryRun:
+    """What a run would do.
+
+    Attributes:
+        text: for people.
+        result: JSON-able dict.
+    """
+
+    text: str
+    result: dict
+
+
+def dry_run(experiment, workdir, workers=None, measures=False, gpus=None) -> DryRun | None:
+    """What `train` would do and what it costs; starts and writes nothing.
+
+    Args:
+        experiment, workdir: as of `train`.
+        workers: plan for so many; None for those that TF_CONFIG names.
+        measures: take some steps of each stage, and say how long the whole takes.
+        gpus: whether the workers have GPUs; None: as this machine.
+
+    Returns:
+        the plan on the chief, None on the others.
+
+    Raises:
+        ConfigError: as of `train`.
+    """
+    folder = RunDir(workdir)
+    task = task_from_environment()
+    workers = workers or task.size
+    _check_sizes(experiment, workers)
+    # From here on with TensorFlow.
+    from dc_tf.planning.plan import make_plan
+    from dc_tf.planning.report import as_dict, as_text
+    from dc_tf.training.precisions import choose_precisions
+    from dc_tf.training.rates import rates_of
+
+    refusal = _refusal(experiment, folder, workers)
+    if refusal:
+        raise refusal
+    rows = Dataset.open(experiment.data.path).rows
+    if measures:
+        chosen, plan, rates = _measured(experiment, folder, rows, workers, task, gpus)
+    if task.rank:
+        return None
+    if not measures:
+        chosen = choose_precisions(experiment, earlier=_begun(folder))
+        plan = make_plan(chosen.experiment, rows, workers, _on_gpu(gpus))
+        rates = rates_of(folder)
+    for warning in chosen.warnings:
+        logging.warning("%s", warning)
+    result = {"dry_run": True, "compute_dtype": chosen.model.dtype, **as_dict(plan, rates)}
+    return DryRun("\n".join([as_text(plan, rates), *chosen.lines]), result)
+
+
+def _train(experiment, folder, refusal, watchdog):
+    from dc_tf.distributed.collective_errors import raise_if_any, raise_on_all
+    from dc_tf.distributed.session import join, leaving
+    from dc_tf.training.loop import pretrain
+    from dc_tf.training.precisions import choose_precisions
+
+    cluster = join(watchdog)
+    with leaving(cluster):
+        raise_if_any(refusal, cluster.world)
+        chosen = choose_precisions(experiment, cluster.world, _begun(folder))
+        experiment = chosen.experiment
+        if cluster.is_chief:
+            _tell(chosen)
+            _write_experiment(experiment, folder)
+        cluster.world.barrier()
+        with raise_on_all(cluster.world):
+            _check_shared(folder, cluster.rank)
+        return pretrain(experiment, folder, cluster)
+
+
+def _begun(folder):
+    """The settings of the run in the folder, or None."""
+    return experiment_lib.load([folder.config]) if os.path.exists(folder.config) else None
+
+
+def _tell(chosen):
+    for line in chosen.lines:
+        print(f"train: {line}", file=sys.stderr, flush=True)
+    for warning in chosen.warnings:
+        logging.warning("%s", warning)
+
+
+def _check_shared(folder, rank):
+    if not os.path.exists(folder.config):
+        raise ConfigError(
+            f"--workdir={folder.path} is not the chief's folder on worker {rank}; use one that all "
+            "workers share."
+        )
+
+
+def _measured(experiment, run_dir, rows, workers, task, gpus):
+    """Precisions, plan and speed, from all workers of TF_CONFIG or from this process alone."""
+    from dc_tf.distributed.cluster import connect
+    from dc_tf.distributed.session import leaving
+    from dc_tf.planning.plan import make_plan
+    from dc_tf.training.measure import measure
+    from dc_tf.training.precisions import choose_precisions
+
+    if task.size not in (1, workers):
+        raise ConfigError(
+            f"--workers={workers} and TF_CONFIG has {task.size}, which would measure together; "
+            "leave out one of the two."
+        )
+    cluster = connect(within_s=_JOIN_S)
+    if task.size > 1:
+        # TensorFlow has installed its own, and nothing is to be saved.
+        stop_request.restore_default_handlers()
+    with leaving(cluster):
+        chosen = choose_precisions(experiment, cluster.world, earlier=_begun(run_dir))
+        plan = make_plan(chosen.experiment, rows, workers, _on_gpu(gpus))
+        return chosen, plan, measure(chosen.experiment, plan, cluster)
+
+
+def _on_gpu(gpus):
+    import tensorflow as tf
+
+    if gpus is not None:
+        return gpus
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _check_sizes(experiment, workers):
+    """Refuses a data set that is not there or does not fit; needs no TensorFlow.
+
+    Raises:
+        ConfigError: what does not fit.
+    """
+    try:
+        plan_stages(experiment, Dataset.open(experiment.data.path).rows, workers)
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _refusal(experiment, run_dir, workers) -> ConfigError | None:
+    """What keeps this worker from training, found before anything is started."""
+    from dc_tf.training.preflight import check_start
+
+    try:
+        dataset = Dataset.open(experiment.data.path)
+        check_start(experiment, dataset.rows, workers)
+        _check_same_run(experiment, dataset, run_dir)
+    except (ConfigError, DataError) as error:
+        return ConfigError(str(error))
+    return None
+
+
+def _check_same_run(experiment, dataset, run_dir):
+    from dc_tf.training.precisions import as_begun
+
+    if not os.path.exists(run_dir.config):
+        return
+    begun = experiment_lib.load([run_dir.config])
+    changed = experiment_lib.differences(begun, as_begun(experiment, begun))
+    if changed:
+        raise ConfigError(
+            f"{run_dir.path} holds a run with other settings ({'; '.join(changed)}); use another "
+            "--workdir, or the settings of that run."
+        )
+    before = read_json(run_dir.data)["fingerprint"] if os.path.exists(run_dir.data) else None
+    if before not in (None, dataset.fingerprint()):
+        raise ConfigError(
+            f"{run_dir.path} holds a run on another data set ({before}) than {dataset.path} "
+            f"({dataset.fingerprint()}); use another --workdir, or that data set."
+        )
+
+
+def _write_experiment(experiment, run_dir):
+    dataset = Dataset.open(experiment.data.path)
+    write_json(run_dir.data, {"path": dataset.path, "fingerprint": dataset.fingerprint()})
+    write_text(run_dir.config, experiment_lib.to_yaml(experiment))
