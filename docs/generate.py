@@ -268,9 +268,7 @@ def api() -> str:
 
 
 def api_functions() -> dict[str, ast.FunctionDef]:
-    """Public functions of `dc_tf.api`, in the order of its `__all__`; none where it is absent."""
-    if not _path("dc_tf.api").is_file():
-        return {}
+    """Public functions of `dc_tf.api`, in the order of its `__all__`."""
     tree = _parsed("dc_tf.api")
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     return {name: functions[name] for name in _module_value(tree, "__all__")}
