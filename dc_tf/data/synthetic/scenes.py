@@ -2,8 +2,8 @@
 
     image = scene("house", place="coast", size=64, rng=np.random.default_rng(0))
 
-Orientation shows in the objects, which stand on the ground, are brighter on top and cast shadows; in
-the ground, whose texture is coarser towards the viewer; in clouds, which are flat and grey below;
+Orientation shows in the objects, which stand on the ground, are brighter on top and cast shadows;
+in the ground, whose texture is coarser towards the viewer; in clouds, which are flat and grey below;
 and in hills on the horizon. Colour and brightness alone do not reveal it: palettes are random, some
 nights have dark skies over bright snow, mist gives sky and ground the same colour, and branches and
 fences hide corners. Does not import TensorFlow, so that drawing processes start fast.
