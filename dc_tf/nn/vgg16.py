@@ -100,8 +100,8 @@ class VGG16(keras.Model):
     def convolutions(self, images):
         """`conv1`..`conv13` of images of any size, (b, h, w, 3), in inference mode.
 
-        Maps of conv13 have (h + 2) // 16 x (w + 2) // 16 pixels. A `tf.function` does not compute
-        unused maps.
+        Maps of conv13 have (h + 2) // 16 x (w + 2) // 16 pixels. In a `tf.function`, unused maps
+        are not computed.
         """
         return _float32(self._convolve(images, training=False))
 

@@ -1,4 +1,4 @@
-"""The union of the corrupt rows that all workers have found.
+"""Gathers the corrupt rows that the workers have found.
 
 corrupt_rows(rows, cluster.world)      # the same on every worker
 """
@@ -10,7 +10,7 @@ from dc_tf.errors import DataError
 
 
 def corrupt_rows(fallback, comm) -> np.ndarray:
-    """Rows that some worker found corrupt since it was started.
+    """Rows that any worker has found corrupt since its start.
 
     Args:
         fallback: FallbackRows of this worker.
@@ -20,7 +20,7 @@ def corrupt_rows(fallback, comm) -> np.ndarray:
         (n,) int64, ascending.
 
     Raises:
-        DataError: on all workers, when they are more than the share that is allowed.
+        DataError: on all workers, if there are more than `data.max_bad_share` allows.
     """
     mine = fallback.rows()
     counts = all_gather(len(mine), comm)
@@ -32,7 +32,7 @@ def corrupt_rows(fallback, comm) -> np.ndarray:
     rows = np.unique(comm.all_sum(gathered).numpy())
     if len(rows) > fallback.allowed:
         raise DataError(
-            f"{len(rows)} rows are corrupt, together on all workers; data.max_bad_share allows "
-            f"{fallback.allowed:g}. See the log for each, bring the data back, or raise it."
+            f"{len(rows)} rows are corrupt over all workers; data.max_bad_share allows "
+            f"{fallback.allowed:g}. The log names each; restore the data, or raise the setting."
         )
     return rows

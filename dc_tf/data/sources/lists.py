@@ -151,8 +151,7 @@ class _Columns:
         self._labels.add(_class_name(label))
         if len(self._labels) > _MAX_CLASSES:
             raise ConfigError(
-                f"the list has more than {_MAX_CLASSES} different values of {LABEL}; use fewer "
-                "classes."
+                f"the list has more than {_MAX_CLASSES} values of {LABEL}; use fewer classes."
             )
 
     def class_names(self):

@@ -1,11 +1,10 @@
-"""The embedded data set: procedural scenes with an up and a down, long-tailed classes, metadata.
+"""The built-in data set: procedural upright scenes with long-tailed classes and metadata.
 
     generate("/tmp/scenes", images=4000, size=64, seed=0)
     generate("/tmp/scenes_test", images=1000, size=64, seed=0, split="test")
 
-Classes are numbered by frequency, which falls as 1 / rank. Picture i is made from (seed, split, i)
-alone: it is the same however many are made and however many processes make them, and no picture
-of one split is in the other.
+Classes are numbered by frequency, which falls as 1 / rank. Picture i depends only on (seed, split,
+i), not on the number of pictures or processes, and the splits share no picture.
 """
 
 import functools
@@ -26,7 +25,7 @@ from dc_tf.progress import Progress
 
 SPLITS = ("train", "test")
 CLASS_NAMES = tuple(OBJECTS)
-_CHUNK = 64  # pictures a process draws at a time
+_CHUNK = 64  # pictures per task of a process
 
 
 class Picture(typing.NamedTuple):
@@ -58,22 +57,22 @@ def generate(
 
     Args:
         output: folder, new or empty unless `overwrite`.
-        images: int, how many.
-        size: int, pixels of a side.
-        seed: int >= 0; another seed gives other pictures, people and places.
+        images: int, number of pictures.
+        size: int, side in pixels.
+        seed: int >= 0; determines pictures, users and places.
         split: "train" or "test".
-        classes: int, only the so many most frequent; None takes all.
+        classes: int, number of most frequent classes to draw; None: all.
         rows_per_shard: int.
-        processes: int, drawing processes; None takes one a core, 1 draws in this process.
+        processes: int, drawing processes; None: one per core; 1: draws in this process.
         overwrite: bool, whether to replace a data set in `output`.
 
     Returns:
         dict of output, rows, shards and class_counts (name to count).
 
     Raises:
-        ConfigError: a setting out of its range, or an output that is not empty.
+        ConfigError: a setting is out of range, or the output is not empty.
     """
-    # Drawing processes import this module; they need no TensorFlow, which takes seconds to load.
+    # Drawing processes import this module and need none of these.
     from dc_tf.data.storage.manifest import Dataset
     from dc_tf.data.storage.writer import DatasetWriter
 
@@ -95,7 +94,7 @@ def generate(
         "output": os.fspath(output),
         "rows": images,
         "shards": len(Dataset.open(output).shards),
-        "class_counts": dict(zip(names, counts.tolist())),
+        "class_counts": dict(zip(names, counts.tolist(), strict=True)),
     }
 
 
@@ -124,7 +123,7 @@ def _site(seed):
 
 
 def _drawn(draw, chunks, processes):
-    """Yields the pictures of all chunks, in their order."""
+    """Yields the pictures of all chunks, in order."""
     processes = min(processes or cores(), len(chunks))
     if processes == 1:
         return itertools.chain.from_iterable(map(draw, chunks))

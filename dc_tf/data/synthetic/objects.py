@@ -1,9 +1,9 @@
-"""Things that stand in the generated scenes, drawn by shape: each has a foot and a top.
+"""Draws the objects of the generated scenes, each with a foot and a top.
 
-    layer = draw("house", height=120, rng=np.random.default_rng(0))    # RGBA, cut to its box
+    layer = draw("house", height=120, rng=np.random.default_rng(0))    # RGBA, cropped to its box
 
-No colour belongs to a class, so that what tells a tree from a tower is its outline. Needs neither
-TensorFlow nor files, so that drawing processes start at once.
+Colours are independent of the class, so that classes differ only by shape. Does not import
+TensorFlow, so that drawing processes start fast.
 """
 
 import colorsys
@@ -17,10 +17,10 @@ LAMPLIGHT = (255, 222, 130)
 
 
 class Brush:
-    """Draws in units of the subject's height: x to the right from its middle, y up from its foot.
+    """Draws in units of the object's height: x to the right of its middle, y up from its foot.
 
     Attributes:
-        image: RGBA, twice as wide as the subject is high, transparent where nothing was drawn.
+        image: RGBA, twice as wide as the object is high, on a transparent background.
     """
 
     def __init__(self, height):
@@ -54,15 +54,15 @@ class Brush:
 
 
 def draw(name, height, rng):
-    """Draws one subject.
+    """Draws one object.
 
     Args:
         name: one of OBJECTS.
         height: int, pixels from foot to top.
-        rng: np.random.Generator; decides on build, colours and which way it faces.
+        rng: np.random.Generator; determines proportions, colours and direction.
 
     Returns:
-        PIL RGBA image, cut to the drawn columns; its last row is the foot.
+        PIL RGBA image, cropped to the drawn columns; its last row is the foot.
     """
     brush = Brush(height)
     OBJECTS[name](brush, rng)

@@ -1,12 +1,12 @@
-"""Who took a generated picture, where, with what, and how they tagged it.
+"""Metadata of the generated pictures: user, place, time of day, camera and hashtags.
 
     site = PhotoSite(seed=0)
     photo = site.take("boat", rng)      # .place and .hour for the scene, .meta() for the record
 
-As on a photo site, content and metadata go together without one giving the other away: boats are
-mostly seen on water, people stay near home and keep their camera, tags name the subject, the place
-or the light, or nothing of use. A few people take most of the pictures. Needs neither TensorFlow
-nor files, so that drawing processes start at once.
+As on a photo-sharing site, metadata correlates with content but does not determine it: boats are
+mostly on water, users stay near home and keep their camera, and hashtags name the subject, the
+place, the light or something unrelated. A few users take most of the pictures. Does not import
+TensorFlow, so that drawing processes start fast.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 
 from dc_tf.data.synthetic.scenes import HOURS, PLACES
 
-# Where a subject is mostly seen; one picture in ten is taken anywhere.
+# Usual places of each subject; one picture in ten is taken at any place.
 HAUNTS = {
     "tree": ("meadow", "forest", "village"),
     "house": ("village", "city", "mountains"),
@@ -31,7 +31,7 @@ HAUNTS = {
     "mushroom": ("forest", "meadow"),
 }
 
-# Words beside the subject's own name.
+# Hashtags of each subject besides its name.
 WORDS = {
     "tree": ("trees", "nature", "green"),
     "house": ("home", "architecture", "cottage"),
@@ -84,7 +84,7 @@ class Spot:
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
-    """One picture's circumstances.
+    """Place, time of day and metadata of one picture.
 
     Attributes:
         place, hour: str, keys of scenes.PLACES and scenes.HOURS.
@@ -116,12 +116,12 @@ class PhotoSite:
         self._spots = [_spot(place, rng) for place in PLACES for _ in range(spots_per_place)]
         self._users = [f"{_name(rng)}{rng.integers(10, 99)}" for _ in range(users)]
         self._cameras = rng.choice(CAMERAS, (users, 2), p=_zipf(len(CAMERAS)))
-        # (users, spots): how likely somebody takes a picture at a spot; most stay near home.
+        # (users, spots): relative frequency of a user's pictures at a spot; most stay near home.
         near = rng.random((users, len(self._spots))) < 0.15
         self._presence = _zipf(users)[:, None] * np.where(near, 1.0, 0.01)
 
     def take(self, subject, rng):
-        """Returns the Photo of a subject, as `rng` (np.random.Generator) decides."""
+        """Draws the Photo of a subject from `rng`, an np.random.Generator."""
         spot_id = self._spot_id(subject, rng)
         presence = self._presence[:, spot_id]
         user = rng.choice(len(self._users), p=presence / presence.sum())

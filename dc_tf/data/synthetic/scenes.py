@@ -1,12 +1,12 @@
-"""Generated pictures with a real up and down: things that stand under a sky, lit from above.
+"""Draws scenes with a visible orientation: objects on the ground under a sky, lit from above.
 
     image = scene("house", place="coast", size=64, rng=np.random.default_rng(0))
 
-What says where up is: things stand on the ground on their feet, are brighter on top, and throw
-shadows downwards; the ground gets coarser towards the viewer, clouds are flat and grey below, hills
-pile up to the horizon. What does not: colour and brightness alone. Palettes are random, nights have
-dark skies over bright snow, mist gives sky and ground one colour, branches and fences hide corners.
-Needs neither TensorFlow nor files, so that drawing processes start at once.
+Orientation shows in the objects, which stand on the ground, are brighter on top and cast shadows;
+in the ground, whose texture is coarser towards the viewer; in clouds, flat and grey below;
+and in hills on the horizon. Colour and brightness alone do not reveal it: palettes are random, some
+nights have dark skies over bright snow, mist gives sky and ground the same colour, and branches and
+fences hide corners. Does not import TensorFlow, so that drawing processes start fast.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from dc_tf.data.synthetic.objects import draw, hsv, shade
 
-FINER = 3  # Drawn this many times finer, then averaged down, for smooth edges.
+FINER = 3  # Supersampling factor, for smooth edges.
 
 # The ground's usual (hue, strength, light) and look; a third of all scenes depart from the hue.
 PLACES = {
@@ -42,7 +42,7 @@ HOURS = {
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What the parts of one picture have in common.
+    """Parameters shared by all parts of one picture.
 
     Attributes:
         side: int, pixels of the canvas, which is FINER times the picture.
@@ -120,7 +120,7 @@ def _setting(place, hour, size, rng):
 
 
 def _sky(setting, rng):
-    """The sky from top to horizon, brighter towards the sun's side; goes on below the horizon."""
+    """The sky from top to horizon, brighter towards the sun; also drawn below the horizon."""
     small = 24  # It is smooth; making it small and enlarging it is fast.
     y, x = np.mgrid[0:small, 0:small] / (small - 1)
     down = np.clip(y / setting.horizon, 0, 1)[..., None] ** rng.uniform(0.7, 1.6)
@@ -130,7 +130,7 @@ def _sky(setting, rng):
 
 
 def _clouds(canvas, setting, hour, rng):
-    """Heaps of balls on a flat, grey base, and now and then the sun or the moon."""
+    """Clouds of overlapping ellipses with a flat, grey base; sometimes the sun or the moon."""
     pen, side = ImageDraw.Draw(canvas), setting.side
     if hour != "overcast" and rng.random() < 0.3:
         x, y = (0.5 + 0.4 * setting.sun) * side, rng.uniform(0.08, 0.8) * setting.horizon * side
@@ -148,7 +148,7 @@ def _clouds(canvas, setting, hour, rng):
 
 
 def _hills(canvas, setting, rng):
-    """Ridges behind one another; the farther, the more they take on the colour of the air."""
+    """Ridges from far to near; the farther, the closer to the sky's colour."""
     pen, side = ImageDraw.Draw(canvas), setting.side
     color = rng.uniform(0.4, 0.9) * np.array(setting.ground)
     for distance in sorted(rng.uniform(0.2, 0.8, rng.integers(0, 3)))[::-1]:
@@ -214,7 +214,7 @@ def _street(pen, setting, rng):
 
 
 def _distant_thing(canvas, setting, subject, rng):
-    """Something else, small and pale at the horizon: a picture holds more than its subject."""
+    """Draws, in half of the pictures, another object, small and pale at the horizon."""
     if rng.random() < 0.5:
         other = rng.choice(
             [name for name in ("tree", "house", "tower", "windmill") if name != subject]
@@ -266,7 +266,7 @@ def _shadow(canvas, layer, corner, setting, haze):
 
 
 def _foreground(canvas, setting, rng):
-    """Branches, a fence or mist over an edge: a corner is not always what it seems."""
+    """Draws branches, a fence or mist over an edge, so that corners do not reveal orientation."""
     pen, side, kind = ImageDraw.Draw(canvas), setting.side, rng.random()
     if kind < 0.2:
         tone = shade(setting.ground, rng.uniform(0.3, 0.8))
@@ -292,7 +292,7 @@ def _foreground(canvas, setting, rng):
 
 
 def _develop(canvas, size, rng):
-    """Averages down and adds what cameras add: exposure, a colour cast and noise."""
+    """Downsamples and simulates a camera: exposure, a colour cast and noise."""
     pixels = np.asarray(canvas.reduce(FINER), np.float32)
     pixels = pixels * rng.uniform(0.85, 1.15) * rng.normal(1, 0.03, 3).astype(np.float32)
     pixels = pixels + rng.normal(0, rng.uniform(0.5, 4), (size, size, 1)).astype(np.float32)
