@@ -110,7 +110,7 @@ class EmbedTest(tf.test.TestCase):
             ({"layers": ("fc6",)}, "other features .different: dims"),
             ({"dtype": "float16"}, "other features .different: dtype"),
             ({"dtype": "int8"}, "dtype is 'int8'.* use float16 or float32"),
-            ({"cells": 0}, "cells 0"),
+            ({"cells": 0}, "cells is 0; use a positive number"),
         ):
             with self.assertRaisesRegex(ConfigError, message):
                 self.write(folder, **changes)
