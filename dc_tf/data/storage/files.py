@@ -16,12 +16,12 @@ import re
 import shutil
 
 
-def is_local(path):
+def is_local(path) -> bool:
     """Whether a path is on a mounted file system, rather than a URL for `tf.io.gfile`."""
     return "://" not in path
 
 
-def same_place(a, b):
+def same_place(a, b) -> bool:
     """Whether two paths name the same file or folder."""
     if is_local(a) and is_local(b):
         return os.path.realpath(a) == os.path.realpath(b)
@@ -35,7 +35,7 @@ def open_binary(path):
     return io.BufferedReader(_RemoteFile(path), 1 << 20)
 
 
-def size_of(path):
+def size_of(path) -> int:
     """Size of a file in bytes."""
     if is_local(path):
         return os.stat(path).st_size
@@ -62,7 +62,7 @@ def is_folder(path) -> bool:
     return os.path.isdir(path) if is_local(path) else _gfile().isdir(path)
 
 
-def names_in(folder):
+def names_in(folder) -> list[str]:
     """Names of the files and folders in a folder, in arbitrary order, without trailing slashes."""
     if is_local(folder):
         return os.listdir(folder)
@@ -70,7 +70,7 @@ def names_in(folder):
         return [name.rstrip("/") for name in _gfile().listdir(folder)]
 
 
-def make_folder(path):
+def make_folder(path) -> None:
     """Creates a folder and its missing parents."""
     if is_local(path):
         os.makedirs(path, exist_ok=True)
@@ -79,7 +79,7 @@ def make_folder(path):
             _gfile().makedirs(path)
 
 
-def remove(path):
+def remove(path) -> None:
     if is_local(path):
         os.remove(path)
     else:
@@ -87,7 +87,7 @@ def remove(path):
             _gfile().remove(path)
 
 
-def rename(path, new):
+def rename(path, new) -> None:
     """Renames a file, replacing an existing one."""
     if is_local(path):
         os.replace(path, new)
@@ -96,7 +96,7 @@ def rename(path, new):
             _gfile().rename(path, new, overwrite=True)
 
 
-def remove_folder(path):
+def remove_folder(path) -> None:
     """Removes a folder and its contents."""
     if is_local(path):
         shutil.rmtree(path)
@@ -105,7 +105,7 @@ def remove_folder(path):
             _gfile().rmtree(path)
 
 
-def expand(pattern):
+def expand(pattern) -> list[str]:
     """Expands a pattern to a sorted list of paths.
 
     Args:
@@ -125,7 +125,7 @@ def expand(pattern):
     return [pattern]
 
 
-def sync(path):
+def sync(path) -> None:
     """Flushes a local file, or a folder's entries, to disk, to survive a power failure."""
     if not is_local(path):
         return

@@ -51,7 +51,7 @@ def map_lists(function, lists, workers=None, initializer=None, crashed=None, wei
                 yield from _in_pool(pool, function, source, waiting, workers or cores(), weight)
             return
         except concurrent.futures.process.BrokenProcessPool:
-            pulse.stop_if_asked()  # the same signal ended the pool's processes
+            pulse.stop_if_asked()  # so were its processes, and they have done it
             if crashed is None:
                 raise
             # A process crashed or was killed. The first unfinished list is processed item by item
