@@ -4,9 +4,10 @@
 
 Orientation shows in the objects, which stand on the ground, are brighter on top and cast shadows;
 in the ground, whose texture is coarser towards the viewer; in clouds, which are flat and grey
-below; and in hills on the horizon. Colour and brightness alone do not reveal it: palettes are random, some
-nights have dark skies over bright snow, mist gives sky and ground the same colour, and branches and
-fences hide corners. Does not import TensorFlow, so that drawing processes start fast.
+below; and in hills on the horizon. Colour and brightness alone do not reveal it: palettes are
+random, some nights have dark skies over bright snow, mist gives sky and ground the same colour,
+and branches and fences hide corners. Does not import TensorFlow, so that drawing processes start
+fast.
 """
 
 import dataclasses
