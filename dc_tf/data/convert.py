@@ -51,7 +51,7 @@ def convert(
     overwrite=False,
     tfds_data_dir=None,
     progress=True,
-):
+) -> dict:
     """Converts all images of a source; an interrupted call resumes.
 
     Args:

@@ -71,7 +71,7 @@ class VGG16(keras.Model):
         self.fc6 = _linear(fc, fan_in, policy, next(seeds), "fc6")
         self.fc7 = _linear(fc, fc, policy, next(seeds), "fc7")
 
-    def call(self, images, training=False, dropout_mask=None):
+    def call(self, images, training=False, dropout_mask=None) -> dict:
         """Features of every layer.
 
         Args:
@@ -97,7 +97,7 @@ class VGG16(keras.Model):
         x = tf.nn.max_pool2d(endpoints[CONV_LAYERS[-1]], 2, 2, "VALID")
         return endpoints, tf.reshape(x, [-1, math.prod(x.shape[1:])])
 
-    def convolutions(self, images):
+    def convolutions(self, images) -> dict:
         """`conv1`..`conv13` of images of any size, (b, h, w, 3), in inference mode.
 
         Maps of conv13 have (h + 2) // 16 x (w + 2) // 16 pixels. In a `tf.function`, unused maps

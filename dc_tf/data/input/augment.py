@@ -14,7 +14,9 @@ import tensorflow as tf
 _TRIES = 10
 
 
-def random_resized_crop(encoded, size, seed, min_area=0.08, max_ratio=4 / 3, flip=True):
+def random_resized_crop(
+    encoded, size, seed, min_area=0.08, max_ratio=4 / 3, flip=True
+) -> tf.Tensor:
     """Crops a random window, resizes it to a square and flips it with probability 1/2.
 
     The window's share of the image area is uniform in [min_area, 1], its width / height log-uniform
@@ -46,7 +48,7 @@ def random_resized_crop(encoded, size, seed, min_area=0.08, max_ratio=4 / 3, fli
     return image
 
 
-def random_window(height, width, uniform, min_area, max_ratio):
+def random_window(height, width, uniform, min_area, max_ratio) -> tf.Tensor:
     """Chooses the window that `random_resized_crop` cuts.
 
     Args:
@@ -76,7 +78,7 @@ def random_window(height, width, uniform, min_area, max_ratio):
     return tf.cast(tf.concat([corner, [part_height, part_width]], 0), tf.int32)
 
 
-def center_crop(encoded, size, short_side):
+def center_crop(encoded, size, short_side) -> tf.Tensor:
     """Resizes the short side and cuts the centre.
 
     Args:
@@ -95,7 +97,7 @@ def center_crop(encoded, size, short_side):
     return _scale(image, size, scale=resized / shape, offset=offset)
 
 
-def rotate(image, quarter_turns):
+def rotate(image, quarter_turns) -> tf.Tensor:
     """Rotates a square image counter-clockwise.
 
     Args:

@@ -36,7 +36,7 @@ def training_batches(
     start_step=0,
     threads=None,
     prefetch=2,
-):
+) -> tf.data.Dataset:
     """Augmented, rotated images with their labels, for one epoch of one worker.
 
     Args:
@@ -79,7 +79,9 @@ def training_batches(
 
 
 @_without_autograph
-def evaluation_batches(reader, row_ids, batch_size, size, short_side, threads=None, prefetch=2):
+def evaluation_batches(
+    reader, row_ids, batch_size, size, short_side, threads=None, prefetch=2
+) -> tf.data.Dataset:
     """Centre-cropped images without augmentation, in order; the last batch may be smaller.
 
     Args:
@@ -112,7 +114,7 @@ def evaluation_batches(reader, row_ids, batch_size, size, short_side, threads=No
     return with_options(batches.prefetch(prefetch), threads)
 
 
-def with_options(dataset, threads=None):
+def with_options(dataset, threads=None) -> tf.data.Dataset:
     """Sets the options of one worker's pipeline: deterministic order, own thread pool."""
     options = tf.data.Options()
     options.deterministic = True

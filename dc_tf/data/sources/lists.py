@@ -31,7 +31,7 @@ _LABEL_NUMBER = re.compile(_INTEGER.pattern + r"(\.0+)?")  # some tools write 3 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
-def open_list(path, progress=True):
+def open_list(path, progress=True) -> "ListSource":
     """Opens a list as a source; reads all of it once.
 
     Raises:

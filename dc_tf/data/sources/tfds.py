@@ -83,7 +83,7 @@ class TfdsSource:
         return "label", list(features["label"].names) or None
 
 
-def split_name(text):
+def split_name(text) -> tuple[str, str]:
     """("mnist:3.0.1", "test") for "tfds:mnist:3.0.1:test"; the split defaults to "train"."""
     match = _FORM.fullmatch(text)
     if not match:

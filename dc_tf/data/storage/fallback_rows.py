@@ -44,22 +44,22 @@ class FallbackRows:
     def __len__(self):
         return len(self._next_good)
 
-    def read(self, row_ids, corrupt=None):
+    def read(self, row_ids, corrupt=None) -> list[bytes]:
         """`RowReader.read`: records without replacement."""
         return self._reader.read(row_ids, corrupt)
 
     @property
-    def allowed(self):
+    def allowed(self) -> float:
         """Largest number of corrupt rows accepted; may be fractional."""
         rows = self.dataset.rows
         return min(self.max_share * rows, rows - 1)
 
-    def rows(self):
+    def rows(self) -> np.ndarray:
         """Rows found corrupt so far, (n,) int64, ascending."""
         with self._lock:
             return np.array(sorted(self._next_good), np.int64)
 
-    def image(self, row):
+    def image(self, row) -> bytes:
         """The encoded image of a row, or of its replacement if the row is corrupt.
 
         Args:

@@ -19,12 +19,12 @@ import uuid
 from dc_tf import atomic
 
 
-def is_local(path):
+def is_local(path) -> bool:
     """Whether a path is on a mounted file system, rather than a URL for `tf.io.gfile`."""
     return "://" not in path
 
 
-def same_place(a, b):
+def same_place(a, b) -> bool:
     """Whether two paths name the same file or folder."""
     if is_local(a) and is_local(b):
         return os.path.realpath(a) == os.path.realpath(b)
@@ -38,7 +38,7 @@ def open_binary(path):
     return io.BufferedReader(_RemoteFile(path), 1 << 20)
 
 
-def size_of(path):
+def size_of(path) -> int:
     """Size of a file in bytes."""
     if is_local(path):
         return os.stat(path).st_size
@@ -65,7 +65,7 @@ def is_folder(path) -> bool:
     return os.path.isdir(path) if is_local(path) else _gfile().isdir(path)
 
 
-def names_in(folder):
+def names_in(folder) -> list[str]:
     """Names of the files and folders in a folder, in arbitrary order, without trailing slashes."""
     if is_local(folder):
         return os.listdir(folder)
@@ -73,7 +73,7 @@ def names_in(folder):
         return [name.rstrip("/") for name in _gfile().listdir(folder)]
 
 
-def make_folder(path):
+def make_folder(path) -> None:
     """Creates a folder and its missing parents."""
     if is_local(path):
         os.makedirs(path, exist_ok=True)
@@ -82,7 +82,7 @@ def make_folder(path):
             _gfile().makedirs(path)
 
 
-def remove(path):
+def remove(path) -> None:
     if is_local(path):
         os.remove(path)
     else:
@@ -90,7 +90,7 @@ def remove(path):
             _gfile().remove(path)
 
 
-def rename(path, new):
+def rename(path, new) -> None:
     """Renames a file, replacing an existing one."""
     if is_local(path):
         os.replace(path, new)
@@ -99,7 +99,7 @@ def rename(path, new):
             _gfile().rename(path, new, overwrite=True)
 
 
-def remove_folder(path):
+def remove_folder(path) -> None:
     """Removes a folder and its contents."""
     if is_local(path):
         shutil.rmtree(path)
@@ -108,7 +108,7 @@ def remove_folder(path):
             _gfile().rmtree(path)
 
 
-def expand(pattern):
+def expand(pattern) -> list[str]:
     """Expands a pattern to a sorted list of paths.
 
     Args:
@@ -128,13 +128,13 @@ def expand(pattern):
     return [pattern]
 
 
-def sync(path):
+def sync(path) -> None:
     """As `atomic.sync`, of a local file or folder; others are on disk when they are closed."""
     if is_local(path):
         atomic.sync(path)
 
 
-def write_file(path, write, concurrent=False):
+def write_file(path, write, concurrent=False) -> None:
     """Writes a file completely or not at all, as `atomic.write_file`."""
     if is_local(path):
         atomic.write_file(path, write, concurrent)

@@ -47,7 +47,7 @@ def index_tfrecords(
     workers=None,
     overwrite=False,
     progress=True,
-):
+) -> dict:
     """Indexes TFRecord files in place; an interrupted call resumes.
 
     Args:
@@ -88,7 +88,7 @@ def index_tfrecords(
     return _result(output)
 
 
-def shard_paths(input):
+def shard_paths(input) -> list[str]:
     """The TFRecord files that a folder, path or pattern names, sorted.
 
     Raises:
@@ -140,7 +140,11 @@ def _commit(staging, names, features, class_names, max_bad_share, job):
     notes = list(staging.notes())
     shards = [note["shard"] for note in notes]
     rows = sum(shard["rows"] for shard in shards)
-    bad = [(shard["name"], *fault) for shard, n in zip(shards, notes) for fault in n["bad"]]
+    bad = [
+        (shard["name"], *fault)
+        for shard, n in zip(shards, notes, strict=True)
+        for fault in n["bad"]
+    ]
     labels = [label for note in notes for label in note["labels"] or ()]
     if len(bad) > max_bad_share * (rows + len(bad)) or not rows:
         what = f"allows fewer than the {len(bad)} bad ones of {rows + len(bad)}"

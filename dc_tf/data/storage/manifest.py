@@ -76,7 +76,7 @@ class Dataset:
         self._indexes = {}
 
     @classmethod
-    def open(cls, path):
+    def open(cls, path) -> "Dataset":
         """Opens a complete data set.
 
         Raises:
@@ -95,17 +95,17 @@ class Dataset:
             )
         return dataset
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """A str that identifies the contents: equal for copies, different after any change."""
         checksums = [shard.checksum for shard in self.shards]
         return f"{self.rows} rows, {checksum(hashlib.sha256(json.dumps(checksums).encode()))}"
 
-    def labels(self):
+    def labels(self) -> np.ndarray:
         """Labels of all rows, (N,) int32, -1 where a row has none."""
         parts = [self.index(number)[:, 2] for number in range(len(self.shards))]
         return np.concatenate(parts).astype(np.int32)
 
-    def locate(self, row_ids):
+    def locate(self, row_ids) -> tuple[np.ndarray, np.ndarray]:
         """Finds shard, offset, length and label of rows.
 
         Args:
@@ -130,21 +130,21 @@ class Dataset:
             entries[chosen] = self.index(number)[row_ids[chosen] - self.offsets[number]]
         return shards, entries
 
-    def describe(self, row_id):
+    def describe(self, row_id) -> str:
         """Names a row for an error message: its id, shard and byte offset."""
         (shard,), (entry,) = self.locate([row_id])
         return f"row {row_id} ({self.shard_path(shard)}, offset {entry[0]}, {entry[1]} bytes)"
 
-    def shard_path(self, number):
+    def shard_path(self, number) -> str:
         """Path of a shard's TFRecord file."""
         name = self.shards[number].name
         return os.path.join(self.path, name) if is_local(name) else name
 
-    def index_path(self, number):
+    def index_path(self, number) -> str:
         """Path of a shard's index, always in the data set's folder."""
         return os.path.join(self.path, os.path.basename(self.shards[number].name) + INDEX_SUFFIX)
 
-    def index(self, number):
+    def index(self, number) -> np.ndarray:
         """Index of a shard, (rows, 3) int64: offset, length, label; memory-mapped if local."""
         if number not in self._indexes:
             self._indexes[number] = self._load_index(number)
@@ -169,7 +169,7 @@ class Dataset:
             raise DataError(f"the index {path} cannot be read: {error}. {remedy}") from error
 
 
-def read_manifest(path):
+def read_manifest(path) -> dict:
     """The manifest of a complete data set, as a dict.
 
     Raises:
@@ -195,7 +195,7 @@ def read_manifest(path):
     return manifest
 
 
-def encode_index(entries):
+def encode_index(entries) -> bytes:
     """Bytes of an index file.
 
     Args:
@@ -206,7 +206,7 @@ def encode_index(entries):
     return file.getvalue()
 
 
-def checksum(digest):
+def checksum(digest) -> str:
     """A finished SHA-256 in the manifest's format."""
     return f"sha256:{digest.hexdigest()}"
 

@@ -18,7 +18,7 @@ _MAX_DEPTH = 4
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
 
 
-def bounded(values):
+def bounded(values) -> dict:
     """Flattens a dict and keeps the values that can be stored.
 
     Args:
@@ -38,7 +38,7 @@ def bounded(values):
     return kept
 
 
-def text(value, limit=MAX_TEXT):
+def text(value, limit=MAX_TEXT) -> str:
     """A str without control characters, of at most `limit` characters."""
     if isinstance(value, bytes):
         value = value[: 4 * limit].decode("utf-8", "replace")

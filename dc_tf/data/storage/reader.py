@@ -46,7 +46,7 @@ class RowReader:
         local = all(is_local(dataset.shard_path(number)) for number in range(len(dataset.shards)))
         self._files = _LocalFiles(dataset) if local else _RemoteFiles(dataset)
 
-    def read(self, row_ids, corrupt=None):
+    def read(self, row_ids, corrupt=None) -> list[bytes]:
         """Reads records.
 
         Args:
@@ -68,7 +68,7 @@ class RowReader:
             read_one = functools.partial(self._read_or, corrupt)
         return list(self._files.map(read_one, *places))
 
-    def examples(self, row_ids):
+    def examples(self, row_ids) -> list[dict]:
         """Reads and decodes records, with the feature names of the data set.
 
         Returns:
@@ -82,7 +82,7 @@ class RowReader:
             for row, record in zip(row_ids, self.read(row_ids), strict=True)
         ]
 
-    def close(self):
+    def close(self) -> None:
         """Closes the files; a later read opens them again."""
         self._files.close()
 

@@ -35,12 +35,12 @@ class Scanned(typing.NamedTuple):
     bad: list
 
 
-def scan_shards(paths, features):
+def scan_shards(paths, features) -> list[Scanned]:
     """`scan_shard` of each path; the work of one process."""
     return [scan_shard(path, features) for path in paths]
 
 
-def scan_shard(path, features):
+def scan_shard(path, features) -> Scanned:
     """Reads all records of a TFRecord file: Scanned."""
     index, bad, digest = [], [], hashlib.sha256()
     for offset, record, fault in tfrecord.scan(path):
@@ -54,7 +54,7 @@ def scan_shard(path, features):
     return Scanned(index, checksum(digest), bad)
 
 
-def repair(path, workers=None, progress=True):
+def repair(path, workers=None, progress=True) -> dict:
     """Rebuilds the missing or corrupt indexes of a data set.
 
     Returns:

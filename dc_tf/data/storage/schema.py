@@ -41,7 +41,7 @@ class Features:
 OURS = Features()
 
 
-def encode_example(encoded, label=None, source="", meta=None):
+def encode_example(encoded, label=None, source="", meta=None) -> bytes:
     """Serializes one image with its label and metadata.
 
     Args:
@@ -79,7 +79,7 @@ def parse_images(serialized, features=OURS):
     return tf.io.parse_example(serialized, {features.image: image})[features.image]
 
 
-def decode_example(serialized, features=OURS):
+def decode_example(serialized, features=OURS) -> dict:
     """Decodes one record in Python, with its metadata.
 
     Args:
@@ -109,13 +109,13 @@ def decode_example(serialized, features=OURS):
     }
 
 
-def image_and_label(serialized, features=OURS):
+def image_and_label(serialized, features=OURS) -> tuple[bytes, int | None]:
     """The encoded image and the label of one record; arguments and errors as `decode_example`."""
     values = _parse(serialized)
     return _image(values, features), _label(values, features)
 
 
-def feature_names(serialized):
+def feature_names(serialized) -> list[str]:
     """Sorted names of all features of one record; errors as `decode_example`."""
     return sorted(_parse(serialized))
 

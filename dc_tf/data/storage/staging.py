@@ -73,7 +73,7 @@ class Staging:
             self.discard()
         self._release_lock()
 
-    def path(self, name):
+    def path(self, name) -> str:
         """Path of a staged file."""
         return os.path.join(self._output, FOLDER, name)
 
@@ -84,7 +84,7 @@ class Staging:
                 return
             yield _read_json(self.path(f"{number}.json"))
 
-    def add_note(self, note):
+    def add_note(self, note) -> None:
         """Records that the staged files written so far are complete.
 
         Args:
@@ -94,20 +94,20 @@ class Staging:
         self.write(f"{number}.json", json.dumps(note))
         self._noted = number + 1
 
-    def forget_notes(self, kept):
+    def forget_notes(self, kept) -> None:
         """Removes all notes but the first `kept`."""
         self._noted = kept
         numbers = itertools.takewhile(lambda n: self._has(f"{n}.json"), itertools.count(kept))
         for number in reversed(list(numbers)):  # a gap in the middle would hide later ones
             files.remove(self.path(f"{number}.json"))
 
-    def write_bytes(self, name, content):
+    def write_bytes(self, name, content) -> None:
         """Writes a file; it counts as complete once a note is added."""
         with files.opened(self.path(name), "wb") as file:
             file.write(content)
         sync(self.path(name))
 
-    def write(self, name, content):
+    def write(self, name, content) -> None:
         """Writes a text file that is whole or absent; `content` is str or an iterable of them."""
         parts = [content] if isinstance(content, str) else content
 
@@ -117,11 +117,11 @@ class Staging:
 
         files.write_file(self.path(name), write)
 
-    def is_committing(self):
+    def is_committing(self) -> bool:
         """Whether a commit has started: some files may have been moved already."""
         return self._has(MANIFEST)
 
-    def commit(self, moves, manifest):
+    def commit(self, moves, manifest) -> None:
         """Replaces the previous data set by the staged files, the manifest last.
 
         Args:
@@ -140,7 +140,7 @@ class Staging:
         sync(self._output)
         self.discard()
 
-    def discard(self):
+    def discard(self) -> None:
         """Removes the staged files, and those that an interrupted commit has already moved."""
         if self.is_committing():
             _remove_data_set(self._output, self.path(MANIFEST), ())
@@ -175,13 +175,13 @@ class Staging:
             self._lock = None
 
 
-def is_begun(path):
+def is_begun(path) -> bool:
     """Whether a folder holds a complete or unfinished data set."""
     names = (MANIFEST, os.path.join(FOLDER, _JOB))
     return any(files.exists(os.path.join(path, name)) for name in names)
 
 
-def check_output(path, overwrite):
+def check_output(path, overwrite) -> None:
     """Checks that a folder may be written to.
 
     Raises:

@@ -19,7 +19,7 @@ MAX_RECORD_BYTES = 1 << 30  # a longer one counts as corrupt
 _CUT_SHORT = "ends early: the shard is truncated"
 
 
-def unframe(frame, length):
+def unframe(frame, length) -> tuple[bytes | None, str | None]:
     """Extracts the payload of a framed record and checks it.
 
     Args:
@@ -44,14 +44,14 @@ def unframe(frame, length):
     return payload, None
 
 
-def frame(payload):
+def frame(payload) -> bytes:
     """Frames a payload: header, payload, footer, as bytes."""
     length = struct.pack("<Q", len(payload))
     checksum = struct.pack("<I", masked_crc(length))
     return b"".join((length, checksum, payload, struct.pack("<I", masked_crc(payload))))
 
 
-def masked_crc(data):
+def masked_crc(data) -> int:
     """The checksum of a TFRecord's header or payload: int in [0, 2**32)."""
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
@@ -88,7 +88,7 @@ def scan(path):
             offset, left = offset + frame_bytes, max(0, left - frame_bytes)
 
 
-def header_length(header):
+def header_length(header) -> int | None:
     """Payload length in a header, or None if the header is corrupt or truncated."""
     if len(header) < HEADER_BYTES:
         return None

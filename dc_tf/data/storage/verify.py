@@ -57,13 +57,13 @@ def verify(dataset, workers=None, progress=True):
                 yield fault
 
 
-def check_shards(numbers, path):
+def check_shards(numbers, path) -> list[CorruptShard | None]:
     """`check_shard` of each number, for the data set in `path`; the work of one process."""
     dataset = Dataset.open(path)
     return [check_shard(dataset, number) for number in numbers]
 
 
-def check_shard(dataset, number):
+def check_shard(dataset, number) -> CorruptShard | None:
     """Verifies a shard: CorruptShard, or None if it is intact."""
     shard, path = dataset.shards[number], dataset.shard_path(number)
     try:
@@ -118,7 +118,7 @@ def _difference(record, length, label, features):
     return None
 
 
-def describe(fault, folder):
+def describe(fault, folder) -> str:
     """A one-line description of a CorruptShard."""
     where = "" if fault.offset is None else f", {fault.rows} rows, the first at {fault.offset}"
     return f"{os.path.join(folder, fault.shard)}{where}: {fault.reason}"

@@ -90,7 +90,7 @@ class DatasetWriter:
             self._staging.__exit__(kind, error, trace)
 
     @property
-    def is_full(self):
+    def is_full(self) -> bool:
         return self._current is not None and self._current.is_full(self._rows_per_shard)
 
     def notes(self):
@@ -98,7 +98,7 @@ class DatasetWriter:
         for note in self._staging.notes():
             yield note["note"]
 
-    def write(self, encoded, label=None, source="", meta=None):
+    def write(self, encoded, label=None, source="", meta=None) -> int:
         """Appends one row; arguments as for `schema.encode_example`.
 
         Returns:
@@ -120,7 +120,7 @@ class DatasetWriter:
         self.rows += 1
         return self.rows - 1
 
-    def close_shard(self, note=None):
+    def close_shard(self, note=None) -> None:
         """Finishes the current shard; a resumed writer will not write it again.
 
         Args:
@@ -134,12 +134,12 @@ class DatasetWriter:
         self._shards += [shard] if shard else []
         self._staging.add_note({"shard": shard and dataclasses.asdict(shard), "note": note})
 
-    def write_file(self, name, text):
+    def write_file(self, name, text) -> None:
         """Adds a text file, from a str or an iterable of str, committed with the data set."""
         self._staging.write(name, text)
         self._files.append(name)
 
-    def discard(self):
+    def discard(self) -> None:
         """Removes everything staged: a later writer of the same job starts over."""
         self._staging.discard()
 
@@ -170,7 +170,7 @@ class DatasetWriter:
         return all(map(files.exists, paths)) and size_of(paths[0]) == shard.bytes
 
 
-def is_finished(path, job):
+def is_finished(path, job) -> bool:
     """Whether a folder holds the complete data set of this job."""
     try:
         return Dataset.open(path).origin == job

@@ -52,7 +52,7 @@ def generate(
     rows_per_shard=1000,
     processes=None,
     overwrite=False,
-):
+) -> dict:
     """Writes a data set of generated pictures.
 
     Args:
@@ -98,13 +98,13 @@ def generate(
     }
 
 
-def draw_chunk(indices, size, seed, split, classes):
+def draw_chunk(indices, size, seed, split, classes) -> list[Picture]:
     """Draws the pictures of the given indices: list of Picture."""
     site = _site(seed)
     return [draw_picture(site, index, size, seed, split, classes) for index in indices]
 
 
-def draw_picture(site, index, size, seed, split, classes):
+def draw_picture(site, index, size, seed, split, classes) -> Picture:
     """Draws picture `index` of a split; see `generate` for the rest."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     frequency = 1 / np.arange(1, classes + 1)

@@ -53,7 +53,7 @@ class Brush:
         return ((1 + x) * self._height, (1 - y) * (self._height - 1))
 
 
-def draw(name, height, rng):
+def draw(name, height, rng) -> Image.Image:
     """Draws one object.
 
     Args:
@@ -71,16 +71,16 @@ def draw(name, height, rng):
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
 
 
-def color(rng, light=(0.35, 0.95), strength=(0.15, 0.85)):
+def color(rng, light=(0.35, 0.95), strength=(0.15, 0.85)) -> tuple:
     """A random (red, green, blue) of 0..255, of any hue."""
     return hsv(rng.random(), rng.uniform(*strength), rng.uniform(*light))
 
 
-def hsv(hue, strength, light):
+def hsv(hue, strength, light) -> tuple:
     return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue % 1, strength, light))
 
 
-def shade(base, factor):
+def shade(base, factor) -> tuple:
     """A darker (factor < 1) or lighter (> 1) tone of a colour."""
     return tuple(int(min(255, part * factor)) for part in base)
 

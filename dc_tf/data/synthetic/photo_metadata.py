@@ -101,7 +101,7 @@ class Photo:
     latitude: float
     longitude: float
 
-    def meta(self):
+    def meta(self) -> dict:
         """The record's `meta/*`: dict of name to str, list of str or float."""
         names = ("user", "camera", "latitude", "longitude")
         known = {name: getattr(self, name) for name in names}
@@ -120,7 +120,7 @@ class PhotoSite:
         near = rng.random((users, len(self._spots))) < 0.15
         self._presence = _zipf(users)[:, None] * np.where(near, 1.0, 0.01)
 
-    def take(self, subject, rng):
+    def take(self, subject, rng) -> Photo:
         """Draws the Photo of a subject from `rng`, an np.random.Generator."""
         spot_id = self._spot_id(subject, rng)
         presence = self._presence[:, spot_id]

@@ -3,10 +3,11 @@
     image = scene("house", place="coast", size=64, rng=np.random.default_rng(0))
 
 Orientation shows in the objects, which stand on the ground, are brighter on top and cast shadows;
-in the ground, whose texture is coarser towards the viewer; in clouds, flat and grey below;
-and in hills on the horizon. Colour and brightness alone do not reveal it: palettes are random, some
-nights have dark skies over bright snow, mist gives sky and ground the same colour, and branches and
-fences hide corners. Does not import TensorFlow, so that drawing processes start fast.
+in the ground, whose texture is coarser towards the viewer; in clouds, which are flat and grey
+below; and in hills on the horizon. Colour and brightness alone do not reveal it: palettes are
+random, some nights have dark skies over bright snow, mist gives sky and ground the same colour,
+and branches and fences hide corners. Does not import TensorFlow, so that drawing processes start
+fast.
 """
 
 import dataclasses
@@ -66,7 +67,7 @@ class Setting:
     sun: float
 
 
-def scene(subject, place, hour, size, rng):
+def scene(subject, place, hour, size, rng) -> np.ndarray:
     """Draws one picture.
 
     Args:
@@ -160,7 +161,9 @@ def _hills(canvas, setting, rng):
         height = rng.uniform(0.04, 0.1) * (1 + distance) * (1 + 0.6 * waves)
         ridge = (setting.horizon + setting.slope * (x - 0.5) - np.maximum(height, 0)) * side
         shown = color * (1 - distance) + np.array(setting.low) * distance
-        pen.polygon([*zip(x * side, ridge), (side, side), (0, side)], fill=_ints(shown))
+        pen.polygon(
+            [*zip(x * side, ridge, strict=True), (side, side), (0, side)], fill=_ints(shown)
+        )
 
 
 def _ground(canvas, setting, rng):
