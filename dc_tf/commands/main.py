@@ -113,7 +113,7 @@ def run_and_exit():
 
 def _dispatch(name, args):
     if name not in COMMANDS:
-        raise ConfigError(f"There is no command {name!r}; there are: {', '.join(COMMANDS)}.")
+        raise ConfigError(f"there is no command {name!r}; use one of {', '.join(COMMANDS)}.")
     # For who calls this function. Without a GPU TensorFlow calls that an error, and that a CPU does
     # not multiply in float16.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if _sees_gpu() else "3")

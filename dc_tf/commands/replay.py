@@ -29,7 +29,7 @@ def run():
     from dc_tf.training.replay import find_step, replay
 
     if not WORKDIR.value or not OUTPUT.value:
-        raise ConfigError("Name both: dc_tf replay RUN --output=FOLDER.")
+        raise ConfigError("run or output is missing; use dc_tf replay RUN --output=FOLDER.")
     require_mounted(OUTPUT.value, "--output")
     folder = RunDir(WORKDIR.value)
     step = find_step(folder) if STEP.value is None else STEP.value

@@ -86,4 +86,4 @@ def _decode(reader, row):
             image.load()
     except Exception as error:  # Pillow raises anything on a corrupt image.
         where = reader.dataset.describe(row)
-        raise CorruptRow(f"The image of {where} cannot be decoded: {error}.") from error
+        raise CorruptRow(f"the image of {where} cannot be decoded: {error}.") from error
