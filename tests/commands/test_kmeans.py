@@ -432,13 +432,13 @@ class WorkersTest(CommandTest):
         first, second = workers.on_cluster(2, call_on_disk, full, *self.argv())
         self.assertEqual((first[0], second[0]), (1, 1))
         self.assertRegex(first[2], "needs .* GB more and its disk has 1e-06 GB free")
-        self.assertIn("worker 0 cannot go on", second[2])
+        self.assertIn("worker 0 failed; see its log", second[2])
 
     def test_workers_that_see_other_rows_are_refused(self):
         inputs = [self.input, self.save("y.npy", self.x[:599])]
         first, second = workers.on_cluster(2, call_on_other_inputs, inputs, *self.argv())
         self.assertEqual((first[0], second[0]), (2, 2))
-        self.assertIn("worker 1 cannot go on", first[2])
+        self.assertIn("worker 1 failed; see its log", first[2])
         self.assertRegex(second[2], "finds other files in --input=.*y.npy; start all alike")
         self.assertFalse(os.path.exists(self.output))
 

@@ -178,7 +178,7 @@ class RunTest(tf.test.TestCase):
         (block,) = tf.io.gfile.glob(os.path.join(damaged, "clusterings", second, "block-*"))
         os.remove(block)
         first, second = workers.on_cluster(2, measured_on, damaged, self.data, {})
-        self.assertIn("worker 1 cannot go on", first[0])
+        self.assertIn("worker 1 failed; see its log", first[0])
         self.assertIn("has no complete assignments", second[0])
 
 
