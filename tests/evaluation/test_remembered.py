@@ -133,7 +133,7 @@ class EmbedTest(tf.test.TestCase):
         self.assertEqual(list(json.loads(out.splitlines()[-1])["dims"]), ["conv2"])
         share = f"{100 * kept['layers']['fc7']:.1f}"
         self.assertIn("layer conv2: best k-NN top1 of 2 layers", err)
-        self.assertIn(f"; fc7 has {share} %, --layer=fc7 for that", err)
+        self.assertIn(f"; fc7 has {share} %, --layer=fc7 selects it", err)
         self.assertIn("--cells=2", err)
         # Whatever is measured meanwhile, a folder keeps its layer.
         self.forget()
