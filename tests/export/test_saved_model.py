@@ -23,7 +23,7 @@ from dc_tf.export.weights import flat_weights, named_weights
 from dc_tf.nn.vgg16 import LAYERS, VGG16
 
 RESOLUTION = 32
-TESTS = os.path.join(workers.REPOSITORY, "tests", "support")
+TESTS = os.path.join(workers.REPOSITORY, "tests")
 
 
 def network(seed=0, **settings):
@@ -188,7 +188,7 @@ assert "dc_tf" not in sys.modules
 from export.test_saved_model import export_saved_model, network
 export_saved_model(network(seed=1), {path!r}, overwrite=True)
 """
-        environment = os.environ | {"PYTHONPATH": f"{workers.REPOSITORY}:{TESTS}"}
+        environment = os.environ | {"PYTHONPATH": f"{workers.REPOSITORY}:{TESTS}:{TESTS}/support"}
         process = subprocess.Popen([sys.executable, "-c", program], env=environment)
         deadline = time.monotonic() + 120
         while not glob.glob(f"{path}.*.writing") and time.monotonic() < deadline:

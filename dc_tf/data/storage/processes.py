@@ -93,7 +93,7 @@ def _in_pool(pool, function, source, waiting, workers, weight):
                 if job is None:
                     break
                 waiting.append((job, None))  # in case the pool breaks while it is submitted
-                waiting[-1] = job, pool.submit(function, job)
+                waiting[-1] = job, _submit(pool, function, job)
                 held += weight(job) if weight else 0
             if not waiting:
                 return
@@ -112,7 +112,7 @@ def _one_by_one(function, items, initializer, crashed):
         with _pool(1, initializer) as pool:
             try:
                 while todo:
-                    yield from pool.submit(function, [todo[0]]).result()
+                    yield from _submit(pool, function, [todo[0]]).result()
                     todo.popleft()
             except concurrent.futures.process.BrokenProcessPool:
                 stop_request.raise_if_requested()
@@ -127,7 +127,21 @@ def _pool(workers, initializer):
     )
 
 
+def _submit(pool, function, job):
+    """As `pool.submit`, which may start a process; that inherits the blocked signal.
+
+    An interrupt that meets a process before `_start` would end it with a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(function, job)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start(initializer):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parent = multiprocessing.parent_process()
 
     def end_with_parent():
@@ -135,6 +149,5 @@ def _start(initializer):
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     if initializer is not None:
         initializer()

@@ -2,7 +2,10 @@
 
 import itertools
 import os
+import pathlib
 import signal
+import subprocess
+import sys
 import time
 import unittest
 
@@ -62,6 +65,51 @@ class ProcessesTest(unittest.TestCase):  # the processes import this, so no Tens
             next(heavy)
         self.assertLessEqual(len(taken), 4)
         heavy.close()
+
+    def test_an_interrupt_that_meets_starting_processes_leaves_no_trace(self):
+        program = [sys.executable, "-c", INTERRUPTED]
+        repository = pathlib.Path(__file__).resolve().parents[3]
+        process = subprocess.Popen(
+            program,
+            env=os.environ | {"PYTHONPATH": str(repository)},
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        with process:
+            self.assertEqual(process.stderr.readline(), "begins\n")
+            children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            # The first child is the tracker of multiprocessing, the second one of the pool.
+            until = time.monotonic() + 60
+            while len(children.read_text().split()) < 2:
+                self.assertLess(time.monotonic(), until)
+            os.killpg(process.pid, signal.SIGINT)
+            try:
+                _, rest = process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        self.assertEqual(process.returncode, 42, rest)
+        self.assertNotIn("Traceback", rest)
+
+
+INTERRUPTED = """
+import sys
+from dc_tf.data.storage.processes import map_lists
+from dc_tf.distributed import stop_request
+from dc_tf.errors import Preempted
+
+def main():
+    with stop_request.signals_handled():
+        print("begins", file=sys.stderr, flush=True)
+        for _ in map_lists(sorted, ([[i]] for i in range(100)), workers=2):
+            stop_request.raise_if_requested()
+
+try:
+    main()
+except Preempted:
+    sys.exit(42)
+"""
 
 
 if __name__ == "__main__":
