@@ -83,7 +83,7 @@ def _shift(points, comm, partition, seed):
 def _measure(points, shift):
     """(rows,) float32 squared lengths of shifted rows, and the largest absolute component."""
     norms = np.empty(points.rows, np.float32)
-    # Traced here, once for all lengths: lanes would do so at the same time, each for itself.
+    # Traced here, once for all lengths: otherwise several threads would trace at the same time.
     spec = tf.TensorSpec((None, points.dim), points.dtype)
     squares_of = _squares.get_concrete_function(spec, tf.TensorSpec(np.shape(shift)))
     step = max(16, _CHUNK_BYTES // (4 * points.dim))

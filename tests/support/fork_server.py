@@ -1,6 +1,6 @@
 """Python processes that start at once: forked from one that has imported TensorFlow and dc_tf.
 
-    process = nursery.start([sys.executable, "-m", "dc_tf", "train", ...], env=environment)
+    process = fork_server.start([sys.executable, "-m", "dc_tf", "train", ...], env=environment)
     process.wait(60)
 
 Importing takes seconds, more than most tests. What is forked has imported and done nothing else: no

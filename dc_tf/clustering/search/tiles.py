@@ -13,7 +13,7 @@ import functools
 from dc_tf.memory import free_memory, gpu_memory
 
 # So few multiplications OpenBLAS does in the thread that asks for them: its others would wait for
-# cores where lanes multiply.
+# cores where several threads multiply.
 BLAS_ALONE = 1 << 18
 
 _CPU_BYTES = 256 << 20
@@ -26,7 +26,7 @@ _GPU_SHARE = 1 / 16
 # Centroids of a tile; larger tiles are no faster.
 _CPU_TILE = 2048
 _GPU_TILE = 8192
-# Scores of a call on a CPU: what three lanes keep in its cache, but more for long rows, whose
+# Scores of a call on a CPU: what three threads keep in its cache, but more for long rows, whose
 # product pays for laying out its factors only if it has many.
 _SCORE_BYTES = 8 << 20
 _MAX_SCORE_BYTES = 32 << 20
