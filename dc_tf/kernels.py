@@ -14,8 +14,11 @@ import sys
 import warnings
 
 VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
+LIMIT = "ONEDNN_MAX_CPU_ISA"
 # oneDNN's float32 kernels want both; on older processors they were not measured.
 _NEEDED = ("avx2", "fma")
+# Values of LIMIT below which oneDNN has no kernel for bfloat16.
+_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,19 @@ def enabled() -> bool:
     from tensorflow.python.util import _pywrap_util_port
 
     return _pywrap_util_port.IsMklEnabled()
+
+
+def bfloat16_fault() -> str:
+    """Why bfloat16 would end this process; empty where it would not.
+
+    TensorFlow asks the processor, not oneDNN, whether oneDNN can multiply in bfloat16. Where the
+    environment keeps oneDNN from the instructions that the processor has, a product of matrices
+    ends in a segmentation fault, so it cannot be tried.
+    """
+    limit = os.environ.get(LIMIT, "").upper()
+    if limit not in _WITHOUT_BFLOAT16 or not enabled():
+        return ""
+    return f"{LIMIT}={limit} leaves oneDNN no bfloat16"
 
 
 def name(is_enabled: bool) -> str:

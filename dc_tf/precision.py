@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from dc_tf.distributed.collectives import ALONE, all_gather
 from dc_tf.errors import ConfigError
+from dc_tf.kernels import LIMIT, VARIABLE, bfloat16_fault
 
 AUTO = "auto"
 # How much faster bfloat16 has to be for `auto` to take it: it has fewer digits.
@@ -72,12 +73,19 @@ def choose(asked: str, work: str, dim: int = 256, comm=ALONE) -> Choice:
         on a worker.
 
     Raises:
-        ConfigError: `work` is neither.
+        ConfigError: `work` is neither; on every worker, "bfloat16" would end the process of one.
     """
     if work not in ("convolution", "product"):
         raise ConfigError(f"work is {work!r}; use 'convolution' or 'product'.")
     if asked not in (AUTO, "bfloat16"):
         return Choice(asked, asked)
+    fault = _bfloat16_fault(comm)
+    if fault and asked == AUTO:
+        return Choice(asked, "float32", reason=f"auto: {fault}")
+    if fault:
+        raise ConfigError(
+            f"bfloat16 cannot be used: {fault}; unset {LIMIT}, set {VARIABLE}=0, or take float32."
+        )
     where = "here" if comm.size == 1 else "on the slowest worker"
     prefix = "auto: " if asked == AUTO else ""
     if work == "product":
@@ -99,6 +107,13 @@ def tell(choice: Choice, who: str):
         return
     advice = "; auto would take float32, which is faster" if choice.slower else ""
     print(f"{who}: computes in {choice}{advice}", file=sys.stderr, flush=True)
+
+
+def _bfloat16_fault(comm):
+    """`kernels.bfloat16_fault` of this worker, or of another."""
+    own = bfloat16_fault()
+    on_others = all_gather(np.int32(bool(own)), comm).any()
+    return own or ("another worker's environment leaves oneDNN no bfloat16" if on_others else "")
 
 
 @functools.cache
