@@ -79,13 +79,9 @@ def choose(asked: str, work: str, dim: int = 256, comm=ALONE) -> Choice:
         raise ConfigError(f"work is {work!r}; use 'convolution' or 'product'.")
     if asked not in (AUTO, "bfloat16"):
         return Choice(asked, asked)
-    fault = _bfloat16_fault(comm)
-    if fault and asked == AUTO:
+    if asked == AUTO and (fault := _bfloat16_fault(comm)):
         return Choice(asked, "float32", reason=f"auto: {fault}")
-    if fault:
-        raise ConfigError(
-            f"bfloat16 cannot be used: {fault}; unset {LIMIT}, set {VARIABLE}=0, or take float32."
-        )
+    require_possible(asked, comm)
     where = "here" if comm.size == 1 else "on the slowest worker"
     prefix = "auto: " if asked == AUTO else ""
     if work == "product":
@@ -107,6 +103,15 @@ def tell(choice: Choice, who: str):
         return
     advice = "; auto would take float32, which is faster" if choice.slower else ""
     print(f"{who}: computes in {choice}{advice}", file=sys.stderr, flush=True)
+
+
+def require_possible(dtype: str, comm=ALONE) -> None:
+    """ConfigError on every worker if computing in `dtype`, or "auto", would end one's process."""
+    fault = _bfloat16_fault(comm) if dtype == "bfloat16" else ""
+    if fault:
+        raise ConfigError(
+            f"bfloat16 cannot be used: {fault}; unset {LIMIT}, set {VARIABLE}=0, or take float32."
+        )
 
 
 def _bfloat16_fault(comm):

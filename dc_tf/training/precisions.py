@@ -12,7 +12,7 @@ import dataclasses
 from dc_tf.clustering.search.backends import choose_precision
 from dc_tf.distributed.collectives import ALONE, broadcast_json
 from dc_tf.experiment import Experiment
-from dc_tf.precision import AUTO, Choice, choose
+from dc_tf.precision import AUTO, Choice, choose, require_possible
 
 _BEFORE = "auto: as this run began"
 
@@ -110,6 +110,7 @@ def _types(experiment):
 def _model_choice(experiment, before, world):
     asked = experiment.model.compute_dtype
     if asked == AUTO and before:
+        require_possible(before["model"], world)
         return Choice(asked, before["model"], reason=_BEFORE)
     return choose(asked, "convolution", comm=world)
 
@@ -120,6 +121,7 @@ def _clustering_choice(experiment, index, before, world):
         return None
     settings = stage.clustering
     if settings.precision == AUTO and before:
+        require_possible(before["stages"][index], world)
         return Choice(AUTO, before["stages"][index], reason=_BEFORE)
     k = max(stage.clusters, stage.sub_clusters)
     dim = settings.whitening_dim or experiment.model.fc

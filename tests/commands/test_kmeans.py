@@ -212,6 +212,7 @@ class ResultTest(CommandTest):
         self.result(backend="tensorflow", output=self.path("tensorflow"), **flags)
         self.assertAllClose(self.found().centroids, self.found(self.path("tensorflow")).centroids)
 
+    @pytest.mark.bfloat16
     def test_precision_is_measured_said_and_kept_by_a_clustering_that_goes_on(self):
         flags = {"backend": "tensorflow", "save_every_s": 0}
         with mock.patch.multiple(

@@ -25,6 +25,7 @@ def on_device(convolution, product):
     """A device on which bfloat16 is so many times as fast, and exact."""
     return mock.patch.multiple(
         precision,
+        bfloat16_fault=lambda: "",
         convolution_speed=lambda: convolution,
         product_speed=lambda dim: product,
         excess_error=lambda *_: 0.9,
