@@ -35,7 +35,7 @@ class Assigner:
         precision, backend, memory_bytes, cache_bytes: as in `KMeansOptions`.
 
     Attributes:
-        backend: name of what finds the nearest centroids.
+        backend: name of the search for the nearest centroids.
         precision: of its products.
         labels: (rows,) int32, a new array in each pass; negative before the first.
         counts: (k,) int64 rows of each cluster.
