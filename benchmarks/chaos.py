@@ -1,12 +1,13 @@
-"""A small experiment under random faults, and whether it ends as one that nobody disturbed.
+"""Runs a small experiment under random faults and compares it with an undisturbed run.
 
     python benchmarks/chaos.py --faults=100 --seed=0 --output=benchmarks/results/chaos.md
 
 Two workers train on generated pictures: RotNet, two clusterings, DeeperCluster. At a random moment
-one is killed, stopped, told to end, or all are; or its disk is full; or the newest checkpoint is
-cut short before the next start. All are started again until the run ends; then another run begins,
-until so many faults have been done. Each run must end with the weights, heads and optimizers of the
-undisturbed one, bit for bit, and every worker that was left must end by itself within `--limit_s`.
+one worker, or all, is killed, suspended or asked to stop, or its disk is full; or the newest
+checkpoint is truncated before the next start. All workers are restarted until the run ends; then
+another run begins, until `--faults` faults have been injected. Each run must end with the weights,
+heads and optimizers of the undisturbed run, bit for bit, and every surviving worker must exit by
+itself within `--limit_s`.
 """
 
 import collections
@@ -41,14 +42,14 @@ flags.DEFINE_float("limit_s", 90.0, "Seconds in which the others must have ended
 flags.DEFINE_string("output", None, "Markdown file for the table.")
 
 WORKERS = 2
-# A worker that is stopped is blamed after so many seconds.
+# Seconds after which a suspended worker is reported.
 TIMEOUT_S = 6.0
-# Everything takes this much longer, so that moments fall into all phases.
+# Slows everything down by this factor, so that faults hit all phases.
 SLOW = ("", 0.04)
 DONE, FAILED, PREEMPTED, HELD_UP = 0, 1, 42, 43
 
 
-def main(_):
+def main(_) -> None:
     unknown = sorted(set(FLAGS.kinds) - set(FAULTS))
     if unknown:
         sys.exit(f"--kinds has {', '.join(unknown)}; there are {', '.join(FAULTS)}.")
@@ -66,10 +67,10 @@ def main(_):
 
 
 class Chaos:
-    """Runs under faults.
+    """Runs an experiment under faults.
 
     Attributes:
-        faults, runs: how many so far.
+        faults, runs: number of faults and runs so far.
     """
 
     def __init__(self, folder, chance):
@@ -89,8 +90,8 @@ class Chaos:
         self._seconds = time.monotonic() - started
         note(f"undisturbed: {self._seconds:.0f} s")
 
-    def run(self):
-        """One run until it ends, disturbed as long as there are faults left."""
+    def run(self) -> None:
+        """One run until it ends, with faults as long as any are left."""
         workdir = os.path.join(self._folder, f"run-{self.runs}")
         while True:
             with self._job(workdir) as job:
@@ -106,9 +107,9 @@ class Chaos:
         shutil.rmtree(workdir)
 
     def _disturb(self, job, workdir) -> bool:
-        """Waits for a random moment of the work and does something; False if it was too late."""
+        """Injects a fault at a random moment; False if the run had ended before."""
         job.wait_until_slow()
-        # Half a run's time: a run that was disturbed goes on, so late phases have their share.
+        # Half a run's time; since a disturbed run resumes, late phases are hit as well.
         until = time.monotonic() + self._chance.uniform(0.0, self._seconds / 2)
         while time.monotonic() < until:
             if job.ended():
@@ -145,7 +146,7 @@ class Chaos:
         return jobs.Job(WORKERS, command, logs, SLOW)
 
     def report(self) -> str:
-        """Markdown."""
+        """The report as Markdown."""
         command = f"python benchmarks/chaos.py --faults={self.faults} --seed={FLAGS.seed}"
         if not FLAGS["kinds"].using_default_value:
             command += f" --kinds='{','.join(FLAGS.kinds)}'"
@@ -196,7 +197,7 @@ FAULTS = {
 
 
 def _end(job, rank, kind) -> float:
-    """Waits until all have ended by themselves; seconds that it took."""
+    """Waits until all workers have exited by themselves; returns the seconds it took."""
     started = time.monotonic()
     others = [r for r in range(WORKERS) if r != rank or kind.startswith("tell")]
     codes = job.wait(FLAGS.limit_s, others)
@@ -216,7 +217,7 @@ def _expect(condition, job):
         sys.exit(f"exit codes {job.codes()}\n{logs}")
 
 
-def note(text):
+def note(text) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

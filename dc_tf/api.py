@@ -210,7 +210,7 @@ def open_dataset(path: Path) -> Dataset:
         Dataset: rows, class_names, labels() (rows,) int32 with -1 for none, fingerprint().
 
     Raises:
-        DataError: the folder is missing, incomplete or damaged.
+        DataError: the folder is missing, incomplete or corrupt.
     """
     from dc_tf.data.storage.manifest import Dataset
 
@@ -340,7 +340,7 @@ def load_trunk(model: Path, stage: str = "", compute_dtype: str = "float32") -> 
 
     Raises:
         ConfigError: the path holds neither, or the run no such stage.
-        DataError: what it holds is damaged.
+        DataError: what it holds is corrupt.
     """
     from dc_tf.evaluation.models import open_model
 
@@ -386,7 +386,7 @@ def embed(
         compute_dtype: of the products, "float32", "bfloat16", or "auto", which measures the faster.
         batch_size: images at a time.
         rows_per_file: images of one file; so many are in memory.
-        max_bad_share: share of damaged images that others may stand in for.
+        max_bad_share: share of corrupt images that others may stand in for.
 
     Returns:
         (rows, d) array in the order of row ids, of several layers a dict of arrays; with `output`,

@@ -99,7 +99,7 @@ def stage_folder(path: str) -> str:
 
 
 def commit_folder(path: str, last: str):
-    """Moves the staged folder of `path` there; what is there, incomplete or damaged, goes.
+    """Moves the staged folder of `path` there; what is there, incomplete or corrupt, goes.
 
     File systems that cannot rename folders (mounted buckets, some layers of containers) get it file
     by file. So `path` is complete if it has the file `last`.

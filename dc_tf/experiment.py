@@ -39,7 +39,7 @@ class Data(Config):
         resize: short side, in pixels, before the centre crop from which features are extracted;
             0 means 256/224 of the resolution.
         flip: mirror half of the training images.
-        max_bad_share: share of the rows that may be damaged; in training, each is replaced by the
+        max_bad_share: share of the rows that may be corrupt; in training, each is replaced by the
             next good one, logged with its shard and offset, and counted. With 0, the first is an
             error.
     """
@@ -329,7 +329,7 @@ def _flat(value, name="") -> dict:
     return {k: v for part in parts for k, v in part.items()}
 
 
-def check(experiment: Experiment):
+def check(experiment: Experiment) -> None:
     """Refuses what cannot work on any number of workers.
 
     Raises:

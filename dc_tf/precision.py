@@ -97,7 +97,7 @@ def choose(asked: str, work: str, dim: int = 256, comm=ALONE) -> Choice:
     return Choice(asked, dtype, speed, reason)
 
 
-def tell(choice: Choice, who: str):
+def tell(choice: Choice, who: str) -> None:
     """Says on stderr what is computed in and why, where that was measured."""
     if not choice.reason:
         return

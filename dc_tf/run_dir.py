@@ -99,7 +99,7 @@ class RunDir:
         run = hashlib.sha256(self.path.encode()).hexdigest()[:12]  # runs may share a disk
         return os.path.join(root, f"dc_tf-{run}", f"worker-{rank:05d}")
 
-    def remove_features_of_others(self, size: int):
+    def remove_features_of_others(self, size: int) -> None:
         """Removes what is on this disk of workers that a world of `size` no longer has."""
         folder = os.path.dirname(self.features(0))
         for name in os.listdir(folder) if os.path.isdir(folder) else []:
@@ -108,5 +108,5 @@ class RunDir:
                 # Workers that share the disk do the same at the same time.
                 shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
 
-    def create(self):
+    def create(self) -> None:
         os.makedirs(self.path, exist_ok=True)

@@ -6,7 +6,7 @@
 No record is rewritten: an index of each file and a manifest are written beside the files, or to
 --output. Bad records are listed in `rejected.jsonl`. Started again, it goes on where it stopped, as
 after SIGTERM or Ctrl-C, which end it with exit code 42; on a data set that is complete, it makes
-anew the indexes that are missing or damaged.
+anew the indexes that are missing or corrupt.
 """
 
 import os

@@ -50,9 +50,9 @@ def run():
             report["damage"].append(vars(damage))
             print(verify.describe(damage, dataset.path), file=sys.stderr, flush=True)
         _check(report)
-    elif damaged := report["sample"]["damaged"]:
+    elif corrupt := report["sample"]["corrupt"]:
         raise DataError(
-            f"{damaged} of the {report['sample']['rows']} rows of the sample are corrupt; --verify "
+            f"{corrupt} of the {report['sample']['rows']} rows of the sample are corrupt; --verify "
             "reads everything and names the shards.",
             result=report,
         )

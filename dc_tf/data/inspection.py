@@ -80,7 +80,7 @@ def as_text(report) -> str:
             f"{_size(record['least'])} to {_size(record['most'])}, mean {_size(record['mean'])}",
         ),
         ("labels", _label_text(labels, report["rows"])),
-        ("sample", f"{sample['rows']} rows, {sample['damaged']} of them corrupt"),
+        ("sample", f"{sample['rows']} rows, {sample['corrupt']} of them corrupt"),
         ("formats", _counts(sample["formats"])),
         ("width", _range(sample["width"])),
         ("height", _range(sample["height"])),
@@ -161,7 +161,7 @@ def _sample(dataset, count):
     good = max(1, seen - corrupt)
     return {
         "rows": seen,
-        "damaged": corrupt,
+        "corrupt": corrupt,
         "formats": dict(formats.most_common()),
         "width": np.quantile(width, _QUANTILES).astype(int).tolist(),
         "height": np.quantile(height, _QUANTILES).astype(int).tolist(),

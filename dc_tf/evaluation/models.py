@@ -44,7 +44,7 @@ def open_model(path: str, compute_dtype="float32", stage="") -> FrozenModel:
 
     Raises:
         ConfigError: the path is neither an exported model nor a run.
-        DataError: the model or the run is damaged.
+        DataError: the model or the run is corrupt.
     """
     path = os.path.expanduser(path)
     if is_saved_model(path):

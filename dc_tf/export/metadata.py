@@ -46,7 +46,7 @@ def read_metadata(path: str) -> Metadata:
     """Reads `dc_tf.json` of an exported model.
 
     Raises:
-        DataError: the file is missing, damaged or has another format.
+        DataError: the file is missing, corrupt or has another format.
     """
     file = os.path.join(path, METADATA)
     try:
@@ -63,7 +63,7 @@ def read_metadata(path: str) -> Metadata:
             f"{path!r} is not a model of 'dc_tf export': {METADATA} cannot be read."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} is damaged: {error!r}; export the model again.") from error
+        raise DataError(f"{file} is corrupt: {error!r}; export the model again.") from error
 
 
 def write_metadata(path: str, metadata: Metadata) -> None:

@@ -125,7 +125,7 @@ def restore_trunk(path: str, compute_dtype="float32") -> VGG16:
     """Loads the network of an exported model, built and with its weights; a FoldedVGG16 if folded.
 
     Raises:
-        DataError: the path is not an exported model, or it is damaged.
+        DataError: the path is not an exported model, or it is corrupt.
     """
     metadata = read_metadata(path)
     settings = dict(metadata.settings)
@@ -138,7 +138,7 @@ def restore_trunk(path: str, compute_dtype="float32") -> VGG16:
         reader = tf.train.load_checkpoint(prefix)
         assign_weights(_read_weights(reader, named_weights(trunk)), trunk)
     except (tf.errors.OpError, ValueError) as error:
-        raise DataError(f"the weights in {path!r} are damaged: {error}") from error
+        raise DataError(f"the weights in {path!r} are corrupt: {error}") from error
     return trunk
 
 

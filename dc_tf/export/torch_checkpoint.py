@@ -90,7 +90,7 @@ def _load(torch, path):
                 f"{path!r} holds {foreign[1]!r} and is not read, since that could run its author's "
                 "code; if you trust the file, load it and save only its state_dict."
             ) from error
-        raise DataError(f"{path!r} is damaged, or no checkpoint of PyTorch.") from error
+        raise DataError(f"{path!r} is corrupt, or no checkpoint of PyTorch.") from error
 
 
 def _is_mapping(value):

@@ -156,7 +156,7 @@ def _check(state, entry, settings):
     if array.dtype.kind != "f":
         raise DataError(f"{key!r} of the checkpoint is {array.dtype}; expected float32.")
     if not np.isfinite(array).all():
-        raise DataError(f"{key!r} of the checkpoint is not finite; the file is damaged.")
+        raise DataError(f"{key!r} of the checkpoint is not finite; the file is corrupt.")
 
 
 def _belongs(key, array) -> bool:

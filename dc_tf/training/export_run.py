@@ -13,23 +13,25 @@ from dc_tf.training.checkpoint import load_trunk
 SAVED_MODEL = "saved_model"
 
 
-def export_run(workdir, output, format=SAVED_MODEL, sobel="layer", stage="", overwrite=False):
-    """Writes a run's network, complete or not at all.
+def export_run(
+    workdir, output, format=SAVED_MODEL, sobel="layer", stage="", overwrite=False
+) -> dict:
+    """Exports the network of a run; the output is complete or absent.
 
     Args:
         workdir: run folder.
         output: folder of the SavedModel, or file.
         format: "saved_model", "keras", "keras_weights" or "onnx".
         sobel: "layer" or "folded", see `saved_model.export_saved_model`.
-        stage: take the network as it was when this stage ended; "" for its newest state.
-        overwrite: replace what is there.
+        stage: export the network as of the end of this stage; "" for the newest checkpoint.
+        overwrite: replace an existing output.
 
     Returns:
-        dict of export (the output), format, sobel, settings, and of a SavedModel its outputs.
+        dict of export (the output), format, sobel and settings; of a SavedModel also outputs.
 
     Raises:
-        ConfigError: an output that is there or cannot be made, an unknown choice or stage.
-        DataError: the folder is not of a run, or has no checkpoint yet.
+        ConfigError: the output exists or cannot be written, or a choice or stage is unknown.
+        DataError: the folder is not a run folder, or has no checkpoint yet.
     """
     formats = (SAVED_MODEL, *ENDINGS)
     for name, value, choices in (("format", format, formats), ("sobel", sobel, SOBEL_FORMS)):

@@ -28,25 +28,27 @@ from dc_tf.errors import DataError
 from dc_tf.progress import Progress
 
 
-def extract(trunk, reader, experiment, stage, scratch, cluster):
-    """Writes the features of this worker's rows, or what is left of them to write.
+def extract(
+    trunk, reader, experiment, stage, scratch, cluster
+) -> tuple[FeatureStore, Moments | None]:
+    """Writes the features of this worker's rows; resumes from `scratch`.
 
     Args:
-        trunk, reader, experiment, stage, scratch, cluster: as of `reassign.reassign`.
+        trunk, reader, experiment, stage, scratch, cluster: as in `reassign.reassign`.
 
     Returns:
-        (FeatureStore, Moments): the complete store and the moments of its rows; None in place of
-        these where an earlier process had stored all rows, which may have been whitened since.
+        the complete store and the moments of its rows. Moments are None if an earlier process had
+        stored all rows, which may have been whitened since.
 
     Raises:
         DataError: an image cannot be read, features are not finite, or the disk is too small for
-            all that is to come.
-        Preempted: on this worker, when it was asked to stop; what it has is on disk.
+            the features of all rows.
+        Preempted: on this worker, when it was asked to stop; the features so far are on disk.
     """
     store = _raw_store(trunk, reader, stage, scratch, cluster)
     done, moments = store.written, None
     if done < store.rows:
-        # In whole batches from the first row: a row's last digits can depend on its neighbours.
+        # Whole batches from the first row, since rounding of a row can depend on its batch.
         done -= done % stage.clustering.batch_size
         moments = Moments.of(store, done)
     forward = tf.function(lambda x: trunk(x, training=False)["fc7"], autograph=False)
@@ -70,16 +72,19 @@ def extract(trunk, reader, experiment, stage, scratch, cluster):
 
 
 def whiten(store, moments, stage, scratch, world) -> FeatureStore:
-    """The store of whitened rows, or what is left of them to map.
+    """Whitens the rows of a store; resumes from `scratch`.
 
     Args:
-        store, moments: what `extract` has returned.
+        store, moments: as returned by `extract`.
         stage: experiment.Stage.
         scratch: folder of this worker.
-        world: the communicator of all workers.
+        world: Communicator of all workers.
+
+    Returns:
+        the store of whitened rows, (rows, whitening_dim or fc).
 
     Raises:
-        DataError: on all workers, when the rows are all equal.
+        DataError: on all workers, when all rows are equal.
     """
     dim = stage.clustering.whitening_dim or store.dim
     path = os.path.join(scratch, "whitening.npz")
@@ -89,12 +94,12 @@ def whiten(store, moments, stage, scratch, world) -> FeatureStore:
         _check_not_mapped(store, world)
         whitening = Whitening.fit(moments or Moments.of(store), world, dim)
     if kept is None:
-        whitening.save(path)  # before rows go through it in place
+        whitening.save(path)  # before rows are mapped in place
     return whiten_store(store, whitening, None if dim == store.dim else _white_path(scratch))
 
 
 def _batches(reader, experiment, stage, store, done):
-    """The images of the rows from `done` on."""
+    """Batches of the images of this worker's rows, from row `done` of them on."""
     if done == store.rows:
         return ()
     resolution = experiment.model.resolution
@@ -109,7 +114,7 @@ def _batches(reader, experiment, stage, store, done):
 
 
 def _raw_store(trunk, reader, stage, scratch, cluster):
-    """The store that the features go to, as an earlier life left it."""
+    """The store of the features: the one of an earlier process, or a new one."""
     path = os.path.join(scratch, "raw")
     try:
         return FeatureStore.open(path)
@@ -119,7 +124,7 @@ def _raw_store(trunk, reader, stage, scratch, cluster):
     dtype = stage.clustering.store_dtype
     raw, white = trunk.settings["fc"], stage.clustering.whitening_dim or trunk.settings["fc"]
     if white != raw:
-        # Takes its space now: a full disk shows before the hours of extraction, not after.
+        # Allocates the disk space now, so that a full disk is found before extraction, not after.
         FeatureStore.create(_white_path(scratch), len(rows), white, rows.start, dtype)
     return FeatureStore.create(path, len(rows), raw, rows.start, dtype)
 
@@ -129,18 +134,18 @@ def _white_path(scratch):
 
 
 def _kept_whitening(path):
-    """What this worker has kept, or None."""
+    """The whitening that this worker has saved, or None."""
     try:
         return Whitening.load(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        logging.warning("%s is damaged and is not used: %r", path, error)
+        logging.warning("%s is corrupt and is not used: %r", path, error)
         return None
 
 
 def _broadcast_whitening(kept, shape, world):
-    """What any worker has kept, on all of them; None if none has."""
+    """The whitening that some worker has saved, on all workers; None without."""
     holders = np.flatnonzero(all_gather(kept is not None, world))
     if not holders.size:
         return None
@@ -153,6 +158,6 @@ def _broadcast_whitening(kept, shape, world):
 def _check_not_mapped(store, world):
     if not all_agree(not store.made_by, world):
         raise DataError(
-            f"features have been whitened in place and the map is lost; remove {store.path} on "
+            f"the features were whitened in place and the map is lost; remove {store.path} on "
             "every worker, so that they are extracted again."
         )

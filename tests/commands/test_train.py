@@ -60,7 +60,7 @@ class TrainTest(tf.test.TestCase):
     def test_a_start_from_another_run_needs_a_finished_one_of_the_same_network(self):
         settings = runs.settings(self.data)
         message = self.refused({**settings, "init_from": "/nowhere"})
-        self.assertRegex(message, "init_from is '/nowhere', which is not a finished run")
+        self.assertRegex(message, "init_from is '/nowhere', which is neither a finished run")
         other = {**settings, "model": {**settings["model"], "fc": 8}}
         other["stages"] = [settings["stages"][0]]
         message = self.refused(

@@ -224,9 +224,9 @@ export_saved_model(network(seed=1), {path!r}, overwrite=True)
         self.exported()
         file = os.path.join(path, "dc_tf.json")
         values = json.loads(open(file).read())
-        for damaged in ["{", json.dumps(values | {"format": 9}), json.dumps({"format": 1})]:
+        for corrupt in ["{", json.dumps(values | {"format": 9}), json.dumps({"format": 1})]:
             with open(file, "w") as f:
-                f.write(damaged)
+                f.write(corrupt)
             with self.assertRaisesRegex(DataError, "dc_tf.json"):
                 read_metadata(path)
 

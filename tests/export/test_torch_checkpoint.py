@@ -78,8 +78,8 @@ class TorchCheckpointTest(tf.test.TestCase):
         self.save({"a": torch.ones(1000)})
         with open(self.path, "rb") as f:
             whole = f.read()
-        damaged = [b"", b"hello", b"\xff\xd8\xff\xe0JFIF", whole[: len(whole) // 2]]
-        for data in [*damaged, pickle.dumps([1, 2]), b"PK\x03\x04" + bytes(100)]:
+        corrupt = [b"", b"hello", b"\xff\xd8\xff\xe0JFIF", whole[: len(whole) // 2]]
+        for data in [*corrupt, pickle.dumps([1, 2]), b"PK\x03\x04" + bytes(100)]:
             with open(self.path, "wb") as f:
                 f.write(data)
             self.refused("no checkpoint")

@@ -134,7 +134,7 @@ class TorchWeightsTest(tf.test.TestCase):
             checkpoint(), "'classifier.0.weight'", "(12, 128)", "(12, 1568)", resolution=224
         )
 
-    def test_damaged_numbers_are_refused(self):
+    def test_corrupt_numbers_are_refused(self):
         for value in (np.nan, np.inf):
             state = checkpoint()
             state["features.38.running_var"][3] = value

@@ -76,7 +76,7 @@ def mutate(data, changes):
 
 
 class Target:
-    """A reader with undamaged examples of what it reads.
+    """A reader with intact examples of what it reads.
 
     Attributes:
         seeds: list of bytes.

@@ -104,7 +104,7 @@ class MeasureTest(tf.test.TestCase):
     def test_when_the_time_is_over_the_stages_that_are_left_say_so(self):
         plan, rates = measured(connect(), self.settings, limits={"_ALL_S": -1.0})
         self.assertEmpty(rates.images_per_s)
-        self.assertIn("the stages before took more than", as_text(plan, rates))
+        self.assertIn("earlier stages took more than", as_text(plan, rates))
 
     @pytest.mark.slow
     def test_workers_that_measure_together_know_the_same(self):

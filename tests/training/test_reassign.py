@@ -153,7 +153,7 @@ class PhasesTest(tf.test.TestCase):
         path = os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), "whitening-")
         kept = Whitening(np.arange(4, dtype=np.float32), np.ones((4, 2), np.float32))
         self.assertEqual(workers.on_workers(2, broadcast_whitening, path), [None, None])
-        pathlib.Path(f"{path}0").write_bytes(b"PK damaged")
+        pathlib.Path(f"{path}0").write_bytes(b"PK corrupt")
         kept.save(f"{path}1")
         for mean, basis in workers.on_workers(2, broadcast_whitening, path):
             self.assertAllEqual(mean, kept.mean)

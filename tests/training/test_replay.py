@@ -61,7 +61,9 @@ class ReplayTest(tf.test.TestCase):
         self.assertGreater(pathlib.Path(result["sheet"]).stat().st_size, 1000)
 
     def test_what_is_not_there_is_refused(self):
-        with self.assertRaisesRegex(ConfigError, "--step is 21; the run has the steps 1 to 20"):
+        with self.assertRaisesRegex(
+            ConfigError, "--step is 21; use one of the steps of the run, 1 to 20"
+        ):
             replay(RunDir(self.path), 21)
         with self.assertRaisesRegex(ConfigError, "is not a run folder"):
             replay(RunDir(self.folder), 1)

@@ -31,7 +31,7 @@ class Machine:
         double_flops: FLOP/s of float64 products, for the moments of whitening.
         component_s: to read one component of a row from memory and hand it to the product.
         scattered_s: more, for a component of a row of one cluster that lies among the others'.
-        survey_s: to read one component, square and compare it.
+        row_stats_s: to read one component, square and compare it.
         entered_s: to add one component of a row to the sum of its first cluster.
         moved_s: to take one component of a row out of one sum and put it into another.
         centroid_s: for one component of a centroid and iteration, whatever the rows: new sums,
@@ -53,7 +53,7 @@ class Machine:
     double_flops: float
     component_s: float
     scattered_s: float
-    survey_s: float
+    row_stats_s: float
     entered_s: float
     moved_s: float
     centroid_s: float
@@ -78,7 +78,7 @@ CORE = Machine(
     double_flops=41e9,
     component_s=1.24e-9,
     scattered_s=0.58e-9,
-    survey_s=1.77e-9,
+    row_stats_s=1.77e-9,
     entered_s=2.24e-9,
     moved_s=3.2e-9,
     centroid_s=8.9e-9,

@@ -100,7 +100,7 @@ class Level:
         read_bytes: from the disk by one worker, all passes; fewer if the system keeps them.
         exchanged_bytes: that a worker puts into the sums of one iteration of all problems.
         sent_bytes: that it sends for that in a ring.
-        survey_s, start_s: the look at all rows, and the initial centroids.
+        row_stats_s, start_s: lengths and finiteness of all rows; the initial centroids.
         assign_s: nearest centroids of the rows, all passes (the E-step).
         move_s: rows in and out of sums, all passes (the M-step, what depends on rows).
         centroids_s: what depends on the size of centroids only, all passes.
@@ -114,7 +114,7 @@ class Level:
     read_bytes: float
     exchanged_bytes: int
     sent_bytes: float
-    survey_s: float
+    row_stats_s: float
     start_s: float
     assign_s: float
     move_s: float
@@ -125,7 +125,7 @@ class Level:
     @property
     def shared_s(self) -> float:
         """Seconds that more workers make fewer."""
-        return self.survey_s + self.assign_s + self.move_s
+        return self.row_stats_s + self.assign_s + self.move_s
 
     @property
     def fixed_s(self) -> float:
@@ -309,7 +309,7 @@ def _level(problem, machine, problems, k, rows, kept) -> Level:
     read = rows * subset_read_bytes(problem.row_bytes, problems)
     disk_s = 0.0 if kept else read / machine.disk_bytes_per_s
     scattered_s = machine.scattered_s if problems > 1 else 0.0
-    survey_s = rows * dim * (machine.survey_s + scattered_s) + disk_s
+    row_stats_s = rows * dim * (machine.row_stats_s + scattered_s) + disk_s
     again_s = rows * dim * (machine.component_s + scattered_s) + disk_s
     products_s = rows * (k * _score_s(problem, machine, k) + machine.row_s)
     first_s = products_s + again_s
@@ -328,7 +328,7 @@ def _level(problem, machine, problems, k, rows, kept) -> Level:
         read_bytes=float(problems * read * (2 if cached else passes + 1)),
         exchanged_bytes=exchanged,
         sent_bytes=exchanged * 2 * (problem.workers - 1) / problem.workers,
-        survey_s=problems * survey_s,
+        row_stats_s=problems * row_stats_s,
         start_s=problems * (start_s + 3 * all_sum_s(256 * 4 * dim, problem.workers, machine)),
         assign_s=problems * sum(assign_s),
         move_s=problems * sum(moves_s),

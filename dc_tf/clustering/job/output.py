@@ -193,7 +193,7 @@ class KMeansDir:
         """The finished clustering, as a KMeansResult with the assignments of all rows.
 
         Raises:
-            DataError: it is not finished, or damaged.
+            DataError: it is not finished, or corrupt.
         """
         from dc_tf.clustering.lloyd import KMeansResult  # brings TensorFlow
 

@@ -97,7 +97,7 @@ class FeatureStore:
         """The store at `path`, complete or not; see `written`.
 
         Raises:
-            DataError: if there is none, or it is damaged.
+            DataError: if there is none, or it is corrupt.
         """
         note = _read_note(path)
         header = NpyFile.open(os.path.join(path, _ROWS))
@@ -237,7 +237,7 @@ def _read_note(path):
         raise DataError(f"{path} has no feature store: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}: {_NOTE} is damaged, extract the features again ({error})."
+            f"{path}: {_NOTE} is corrupt, extract the features again ({error})."
         ) from error
 
 

@@ -242,7 +242,7 @@ def _target(path, store, whitening):
             if target.made_by == whitening.name or not target.written:
                 target.made_by = whitening.name
                 return target
-    except DataError:  # None, or one that is damaged.
+    except DataError:  # None, or one that is corrupt.
         pass
     return FeatureStore.create(path, *kind, store.dtype, whitening.name)
 

@@ -246,7 +246,7 @@ class DamageTest(StoreTestCase):
         with self.assertRaisesRegex(DataError, "Not a directory"):
             FeatureStore.create(os.path.join(treasure, "below"), 3, 2)
 
-    def test_a_damaged_note_is_reported(self):
+    def test_a_corrupt_note_is_reported(self):
         for changes in (
             {"written": 51},
             {"written": "50"},
@@ -261,12 +261,12 @@ class DamageTest(StoreTestCase):
         ):
             self.filled()
             self.change_note(**changes)
-            with self.assertRaisesRegex(DataError, "store.json is damaged"):
+            with self.assertRaisesRegex(DataError, "store.json is corrupt"):
                 FeatureStore.open(self.path)
         for text in ("", '{"written": 5', "[]", "null", "7"):
             with open(os.path.join(self.path, "store.json"), "w") as file:
                 file.write(text)
-            with self.assertRaisesRegex(DataError, "store.json is damaged"):
+            with self.assertRaisesRegex(DataError, "store.json is corrupt"):
                 FeatureStore.open(self.path)
 
     def test_rows_of_another_store_are_not_taken_for_its_own(self):
