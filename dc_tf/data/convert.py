@@ -126,7 +126,7 @@ class _Conversion:
         # Of the current shard:
         self._new_rejected, self._new_digests, self._new_items = [], [], 0
 
-    def run(self, input, workers, progress):
+    def run(self, input, workers, progress) -> None:
         self._resume()
         with Progress(self._source.total, "convert", "images", enabled=progress) as bar:
             bar.skip(self._items)

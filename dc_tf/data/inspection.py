@@ -7,6 +7,7 @@ contact_sheet(examples(Dataset.open("/data/mine"), 64), "sheet.png")
 
 import collections
 import io
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -48,7 +49,7 @@ def inspect(path, sample=1000) -> dict:
     }
 
 
-def examples(dataset, count):
+def examples(dataset, count) -> Iterator[tuple[int, dict | None]]:
     """Yields (row, decoded example or None if corrupt) of `count` evenly spaced rows."""
     rows = spread_rows(dataset, count)
     return zip(rows.tolist(), examples_of(dataset, rows), strict=True)
@@ -59,7 +60,7 @@ def spread_rows(dataset, count) -> np.ndarray:
     return np.linspace(0, dataset.rows - 1, min(count, dataset.rows)).astype(np.int64)
 
 
-def examples_of(dataset, rows):
+def examples_of(dataset, rows) -> Iterator[dict | None]:
     """Yields the decoded example of each row, None if it is corrupt."""
     reader = RowReader(dataset)
     for row in rows.tolist():

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 
 from dc_tf.data.sources.item import Item, reason_to_skip
 from dc_tf.data.storage import files
@@ -32,7 +33,7 @@ class FolderSource:
             )
         self.identity = {"files": self.total, "list": digest.hexdigest()}
 
-    def items(self, place=None):
+    def items(self, place=None) -> Iterator[Item]:
         labels = {name: number for number, name in enumerate(self.class_names or ())}
         for number, (name, reason) in enumerate(walk(self._folder, self._skip), start=1):
             if number > (place or 0):
@@ -41,7 +42,7 @@ class FolderSource:
                 yield Item(name, content, number, label, reason=reason)
 
 
-def walk(folder, skip=None):
+def walk(folder, skip=None) -> Iterator[tuple[str, str | None]]:
     """Lists the files below a folder in the order of their relative paths.
 
     Follows links to folders; visits each folder once. Memory holds one folder listing per level.

@@ -5,6 +5,7 @@ anywhere. Its memory does not grow with the number of items.
 """
 
 import typing
+from collections.abc import Iterator
 
 from dc_tf.data.storage.metadata import text
 
@@ -44,7 +45,7 @@ class Source(typing.Protocol):
     class_names: list | None
     identity: dict
 
-    def items(self, place=None):
+    def items(self, place=None) -> Iterator[Item]:
         """Yields the Items in order; given the `place` of one, those after it."""
 
 

@@ -15,6 +15,7 @@ import io
 import json
 import os
 import re
+from collections.abc import Iterator
 
 from dc_tf.data.sources.item import Item, short_name
 from dc_tf.data.storage.files import is_local, open_binary
@@ -60,7 +61,7 @@ class ListSource:
         self.class_names = self._columns.class_names()
         self.identity = {"images": self.total, "list": _digest(path)}
 
-    def items(self, place=None):
+    def items(self, place=None) -> Iterator[Item]:
         folder = os.path.dirname(self._path)
         labels = {name: number for number, name in enumerate(self.class_names or ())}
         for number, (values, fault) in enumerate(self._entries(self._path), start=1):
@@ -86,7 +87,7 @@ class ListSource:
         return Item(name, content, number, label, bounded(meta))
 
 
-def csv_entries(path):
+def csv_entries(path) -> Iterator[tuple[dict | None, str | None]]:
     """Yields (dict of column to str, None) or (None, fault), for each line after the header.
 
     Raises:
@@ -110,7 +111,7 @@ def csv_entries(path):
         ) from error
 
 
-def json_entries(path):
+def json_entries(path) -> Iterator[tuple[dict | None, str | None]]:
     """Yields (dict, None) or (None, fault), for each non-empty line."""
     for line in _lines(path):
         if not line.strip():
@@ -139,7 +140,7 @@ class _Columns:
         self._labels = set()
         self._named = False
 
-    def see(self, values):
+    def see(self, values) -> None:
         if self._untyped:
             for name, value in values.items():
                 if value and self._kinds.get(name) != "str":
@@ -154,10 +155,10 @@ class _Columns:
                 f"the list has more than {_MAX_CLASSES} values of {LABEL}; use fewer classes."
             )
 
-    def class_names(self):
+    def class_names(self) -> list[str] | None:
         return sorted(self._labels) if self._named else None
 
-    def typed(self, name, value):
+    def typed(self, name, value) -> object:
         """A value in the type of its column: a number if the whole column is numeric."""
         kind = {"int": int, "float": float}.get(self._kinds.get(name))
         return kind(value) if kind and value else value

@@ -9,12 +9,15 @@ for item in source.items():
 from dc_tf.data.sources import lists, tars
 from dc_tf.data.sources import tfds as tfds_source
 from dc_tf.data.sources.folder import FolderSource
+from dc_tf.data.sources.item import Source
 from dc_tf.data.storage import files
 from dc_tf.data.storage.files import expand
 from dc_tf.errors import ConfigError
 
 
-def open_source(input, labels_from_folders=False, skip=None, tfds_data_dir=None, progress=True):
+def open_source(
+    input, labels_from_folders=False, skip=None, tfds_data_dir=None, progress=True
+) -> Source:
     """Opens a source of any kind.
 
     Args:

@@ -18,6 +18,7 @@ import os
 import tarfile
 import typing
 import zlib
+from collections.abc import Iterator
 
 from absl import logging
 
@@ -48,7 +49,7 @@ class TarSource:
         self.class_names = None
         self.identity = {"tars": [[os.path.basename(p), size_of(p)] for p in self._paths]}
 
-    def items(self, place=None):
+    def items(self, place=None) -> Iterator[Item]:
         first, skip, taken = place or (0, 0, 0)
         for number in range(first, len(self._paths)):
             for group in _groups(self._paths[number], skip):
@@ -210,14 +211,14 @@ class _Uncompressed:
         self._file = openers[0](self._raw, "rb") if openers else self._raw
         self.tell, self.seek = self._file.tell, self._file.seek
 
-    def read(self, count):
+    def read(self, count) -> bytes:
         # tarfile would read an extended header of any length.
         if count > _MAX_HEADER_BYTES:
             raise ValueError(f"a header of {count} bytes, more than {_MAX_HEADER_BYTES}")
         self.last_header = self._file.read(count)
         return self.last_header
 
-    def member(self, offset, size):
+    def member(self, offset, size) -> bytes:
         """The content of a member; raises EOFError if the tar is truncated."""
         self._file.seek(offset)
         data = self._file.read(size)

@@ -15,6 +15,7 @@ import fcntl
 import itertools
 import json
 import os
+from collections.abc import Iterator
 
 from dc_tf.data.storage import files
 from dc_tf.data.storage.files import is_local, sync
@@ -77,7 +78,7 @@ class Staging:
         """Path of a staged file."""
         return os.path.join(self._output, FOLDER, name)
 
-    def notes(self):
+    def notes(self) -> Iterator[dict]:
         """Yields the notes in the order in which they were added."""
         for number in itertools.count():
             if not files.exists(self.path(f"{number}.json")):

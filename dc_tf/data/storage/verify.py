@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+from collections.abc import Iterator
 
 from dc_tf.data.storage import schema, tfrecord
 from dc_tf.data.storage.files import size_of
@@ -34,7 +35,7 @@ class CorruptShard:
     reason: str
 
 
-def verify(dataset, workers=None, progress=True):
+def verify(dataset, workers=None, progress=True) -> Iterator[CorruptShard]:
     """Reads all shards and compares them with manifest and indexes.
 
     Args:
