@@ -3,6 +3,7 @@
 import contextlib
 import doctest
 import importlib
+import importlib.util
 import inspect
 import io
 import json
@@ -172,10 +173,10 @@ class FrontDoorTest(tf.test.TestCase):
         with self.assertRaisesRegex(ConfigError, message):
             dc_tf.load_experiment("mine", data={"path": "D"})
 
-    def test_the_package_of_exports_can_be_called_whatever_was_imported(self):
-        importlib.import_module("dc_tf.export.saved_model")
-        with self.assertRaisesRegex(DataError, "'?nowhere"):
-            dc_tf.export("nowhere", os.path.join(self.get_temp_dir(), "model"))
+    def test_no_module_takes_the_place_of_a_function(self):
+        for name in dc_tf.__all__:
+            self.assertIsNone(importlib.util.find_spec(f"dc_tf.{name}"), name)
+            self.assertTrue(inspect.isfunction(getattr(dc_tf, name)), name)
 
     def test_import_help_and_completion_import_nothing_slow(self):
         program = (

@@ -17,7 +17,7 @@ LAYERS = [
     {"report", "evaluation", "doctor"},
     {"training"},
     {"planning"},
-    {"export"},
+    {"exporting"},
     {"clustering", "data"},
     {"nn"},
     {"precision"},

@@ -30,10 +30,10 @@ OVERWRITE = FLAGS.bool("overwrite", False, "Replace a SavedModel that is there."
 
 def run() -> dict:
     # After the flags are known to be right, since TensorFlow takes seconds to import.
-    from dc_tf.export.saved_model import SOBEL_FORMS, check_output, export_saved_model
-    from dc_tf.export.torch_checkpoint import check_checkpoint, digest, read_checkpoint
-    from dc_tf.export.torch_weights import from_torch
-    from dc_tf.export.weights import assign_weights
+    from dc_tf.exporting.saved_model import SOBEL_FORMS, check_output, export_saved_model
+    from dc_tf.exporting.torch_checkpoint import check_checkpoint, digest, read_checkpoint
+    from dc_tf.exporting.torch_weights import from_torch
+    from dc_tf.exporting.weights import assign_weights
     from dc_tf.nn.vgg16 import VGG16
     from dc_tf.progress import Progress
 

@@ -34,7 +34,7 @@ class Sobel(keras.layers.Layer):
     """Averages the channels, zero-pads by 2 and convolves with the two Sobel kernels, unpadded.
 
     (b, h, w, 3) -> (b, h + 2, w + 2, 2), not scaled. With this padding the layer folds exactly,
-    including borders, into the next convolution (see `dc_tf.export.fold_sobel`).
+    including borders, into the next convolution (see `dc_tf.exporting.fold_sobel`).
     """
 
     def call(self, images) -> tf.Tensor:

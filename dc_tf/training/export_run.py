@@ -5,9 +5,9 @@ export_run("/runs/mine", "mine.keras", format="keras")
 """
 
 from dc_tf.errors import ConfigError
-from dc_tf.export.file_formats import ENDINGS, check_file, write_file
-from dc_tf.export.provenance import of_run
-from dc_tf.export.saved_model import SOBEL_FORMS, check_output, export_saved_model
+from dc_tf.exporting.file_formats import ENDINGS, check_file, write_file
+from dc_tf.exporting.provenance import of_run
+from dc_tf.exporting.saved_model import SOBEL_FORMS, check_output, export_saved_model
 from dc_tf.training.checkpoint import load_trunk
 
 SAVED_MODEL = "saved_model"

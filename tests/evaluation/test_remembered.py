@@ -15,7 +15,7 @@ from dc_tf.evaluation import remembered
 from dc_tf.evaluation.frozen.embed import choose_layers
 from dc_tf.evaluation.models import open_model
 from dc_tf.evaluation.remembered import EVALUATIONS, recommend, remember
-from dc_tf.export.weights import weights_digest
+from dc_tf.exporting.weights import weights_digest
 
 
 def result(layers, task="knn", weights="w", test="t", **protocol):

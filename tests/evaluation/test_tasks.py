@@ -21,7 +21,7 @@ from dc_tf.evaluation.frozen.pooling import cell_average
 from dc_tf.evaluation.models import open_model, random_init
 from dc_tf.evaluation.splits import open_splits
 from dc_tf.evaluation.tasks import TASKS, Request, read_protocol
-from dc_tf.export.weights import weights_digest
+from dc_tf.exporting.weights import weights_digest
 from dc_tf.nn.vgg16 import LAYERS
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs" / "evaluation"

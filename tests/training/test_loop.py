@@ -19,7 +19,7 @@ from dc_tf import experiment as experiment_lib
 from dc_tf.atomic import read_json
 from dc_tf.clustering.assignments import Assignments
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.export.saved_model import export_saved_model
+from dc_tf.exporting.saved_model import export_saved_model
 from dc_tf.planning.stages import plan_stages
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import complete_checkpoints, load_trunk

@@ -22,7 +22,7 @@ from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import remembered
 from dc_tf.evaluation.frozen.features import Extractor, parse_layers, storable
 from dc_tf.evaluation.frozen.pooling import cell_average
-from dc_tf.export.weights import weights_digest
+from dc_tf.exporting.weights import weights_digest
 from dc_tf.precision import AUTO, Choice, choose
 from dc_tf.progress import Progress
 

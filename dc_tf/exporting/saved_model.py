@@ -28,10 +28,10 @@ import dc_tf
 from dc_tf import atomic
 from dc_tf.data.storage.files import is_local
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.export.fold_sobel import FoldedVGG16, fold
-from dc_tf.export.metadata import Metadata, default_short_side, read_metadata, write_metadata
-from dc_tf.export.model_card import write_model_card
-from dc_tf.export.weights import (
+from dc_tf.exporting.fold_sobel import FoldedVGG16, fold
+from dc_tf.exporting.metadata import Metadata, default_short_side, read_metadata, write_metadata
+from dc_tf.exporting.model_card import write_model_card
+from dc_tf.exporting.weights import (
     assign_weights,
     copy_weights,
     flat_weights,

@@ -13,10 +13,10 @@ from striped import call
 
 from dc_tf.atomic import write_json
 from dc_tf.data.storage.manifest import Dataset
-from dc_tf.export.metadata import read_metadata
-from dc_tf.export.model_card import escape, model_card
-from dc_tf.export.saved_model import export_saved_model, restore_trunk
-from dc_tf.export.weights import weights_digest
+from dc_tf.exporting.metadata import read_metadata
+from dc_tf.exporting.model_card import escape, model_card
+from dc_tf.exporting.saved_model import export_saved_model, restore_trunk
+from dc_tf.exporting.weights import weights_digest
 from dc_tf.nn.vgg16 import VGG16
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import load_trunk

@@ -16,10 +16,10 @@ import workers
 
 from dc_tf import keras
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.export.fold_sobel import fold
-from dc_tf.export.metadata import read_metadata
-from dc_tf.export.saved_model import export_saved_model, restore_trunk
-from dc_tf.export.weights import flat_weights, named_weights
+from dc_tf.exporting.fold_sobel import fold
+from dc_tf.exporting.metadata import read_metadata
+from dc_tf.exporting.saved_model import export_saved_model, restore_trunk
+from dc_tf.exporting.weights import flat_weights, named_weights
 from dc_tf.nn.vgg16 import LAYERS, VGG16
 
 RESOLUTION = 32

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from dc_tf import keras
 from dc_tf.errors import ConfigError
-from dc_tf.export.file_formats import check_file, write_file
-from dc_tf.export.fold_sobel import FoldedVGG16, fold
+from dc_tf.exporting.file_formats import check_file, write_file
+from dc_tf.exporting.fold_sobel import FoldedVGG16, fold
 from dc_tf.nn.vgg16 import LAYERS, VGG16
 
 RESOLUTION = 32

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from dc_tf import atomic
 from dc_tf.errors import ConfigError
-from dc_tf.export.keras_model import keras_model
-from dc_tf.export.saved_model import plain_copy
+from dc_tf.exporting.keras_model import keras_model
+from dc_tf.exporting.saved_model import plain_copy
 
 ENDINGS = {"keras_weights": ".weights.h5", "keras": ".keras", "onnx": ".onnx"}
 _OPSET = 17

@@ -14,8 +14,8 @@ import tensorflow as tf
 from PIL import Image
 
 from dc_tf.commands.main import DONE, main
-from dc_tf.export.torch_weights import from_torch
-from dc_tf.export.weights import assign_weights
+from dc_tf.exporting.torch_weights import from_torch
+from dc_tf.exporting.weights import assign_weights
 from dc_tf.nn.vgg16 import LAYERS, VGG16
 
 torch = pytest.importorskip("torch", reason="pip install -c constraints.txt torch")

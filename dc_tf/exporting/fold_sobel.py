@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from dc_tf import keras
 from dc_tf.errors import ConfigError
-from dc_tf.export.weights import assign_weights, named_weights
+from dc_tf.exporting.weights import assign_weights, named_weights
 from dc_tf.nn.sobel import sobel_kernel
 from dc_tf.nn.vgg16 import VGG16
 

@@ -3,8 +3,8 @@ import pytest
 import tensorflow as tf
 
 from dc_tf.errors import ConfigError
-from dc_tf.export.fold_sobel import FoldedVGG16, fold, fold_kernel
-from dc_tf.export.weights import copy_weights, named_weights
+from dc_tf.exporting.fold_sobel import FoldedVGG16, fold, fold_kernel
+from dc_tf.exporting.weights import copy_weights, named_weights
 from dc_tf.nn.vgg16 import LAYERS, VGG16
 
 pytestmark = pytest.mark.numeric

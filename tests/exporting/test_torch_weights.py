@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.errors import DataError
-from dc_tf.export.torch_weights import from_torch
-from dc_tf.export.weights import assign_weights, named_weights
+from dc_tf.exporting.torch_weights import from_torch
+from dc_tf.exporting.weights import assign_weights, named_weights
 from dc_tf.nn.vgg16 import CONV_LAYERS, LAYERS, VGG16
 
 # As docs/reference.md, section 6, lists them.

@@ -11,8 +11,8 @@ The model has no layers of this package, so a saved model loads without it. A co
 import numpy as np
 
 from dc_tf import keras
-from dc_tf.export.fold_sobel import PADDING, FoldedVGG16
-from dc_tf.export.weights import named_weights
+from dc_tf.exporting.fold_sobel import PADDING, FoldedVGG16
+from dc_tf.exporting.weights import named_weights
 from dc_tf.nn.batch_norm import EPSILON, RUNNING_MOMENTUM
 from dc_tf.nn.sobel import RGB_MEAN, RGB_STD, sobel_kernel
 from dc_tf.nn.vgg16 import DROPOUT

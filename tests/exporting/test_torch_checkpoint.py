@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.export.torch_checkpoint import digest, read_checkpoint
+from dc_tf.exporting.torch_checkpoint import digest, read_checkpoint
 
 torch = pytest.importorskip("torch", reason="pip install -c constraints.txt torch")
 
