@@ -31,14 +31,14 @@ from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import complete_checkpoints
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("faults", 100, "How many.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "Of the kinds, the workers and the moments.")
+flags.DEFINE_integer("faults", 100, "Number of faults.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "Seed of kinds, workers and moments of the faults.")
 flags.DEFINE_list(
     "kinds",
-    ["kill", "kill", "still", "tell one", "tell all", "cut", "full disk"],
-    "What may happen; named twice, twice as often.",
+    ["kill", "kill", "suspend", "stop one", "stop all", "truncate", "full disk"],
+    "Kinds of faults to draw from; one named twice is drawn twice as often.",
 )
-flags.DEFINE_float("limit_s", 90.0, "Seconds in which the others must have ended.")
+flags.DEFINE_float("limit_s", 90.0, "Seconds within which the surviving workers must exit.")
 flags.DEFINE_string("output", None, "Markdown file for the table.")
 
 WORKERS = 2
@@ -120,10 +120,10 @@ class Chaos:
         phase = job.phase(workdir, rank)
         FAULTS[kind](job, rank)
         seconds = _end(job, rank, kind)
-        if job.codes() == [DONE] * WORKERS:  # it had just ended
+        if job.codes() == [DONE] * WORKERS:  # the run had just ended
             return False
-        if kind == "cut":
-            kind = f"kill, then cut {self._cut(workdir)}"
+        if kind == "truncate":
+            kind = f"kill, then truncate {self._truncate(workdir)}"
         self.faults += 1
         self._kinds[kind] += 1
         self._phases[phase] += 1
@@ -131,7 +131,7 @@ class Chaos:
         note(f"fault {self.faults}: {kind}, worker {rank}, at {phase!r}, over in {seconds:.1f} s")
         return True
 
-    def _cut(self, workdir) -> str:
+    def _truncate(self, workdir) -> str:
         """Halves a file of the newest checkpoint."""
         found = complete_checkpoints(RunDir(workdir).checkpoints)
         if len(found) < 2:
@@ -152,11 +152,10 @@ class Chaos:
             command += f" --kinds='{','.join(FLAGS.kinds)}'"
         lines = ["# Random faults", "", "```", command, "```", ""]
         lines += [
-            f"{self.faults} faults in {self.runs} runs of {WORKERS} workers. Every run ended",
-            "with the weights, heads and optimizers of the undisturbed one, bit for bit. Workers",
-            f"that were left had ended at most {self._slowest:.0f} s after the fault; one that is",
-            f"stopped is blamed after {TIMEOUT_S:.0f} s, one that was killed before it had said a "
-            "word after 60.",
+            f"{self.faults} faults in {self.runs} runs of {WORKERS} workers. Every run ended with",
+            "the weights, heads and optimizers of the undisturbed run, bit for bit. The surviving",
+            f"workers exited at most {self._slowest:.0f} s after the fault; a suspended worker is",
+            f"reported after {TIMEOUT_S:.0f} s, one killed before its first heartbeat after 60 s.",
             "",
         ]
         for title, counts in (("fault", self._kinds), ("at", self._phases)):
@@ -169,15 +168,15 @@ def _kill(job, rank):
     job.signal(rank, signal.SIGKILL)
 
 
-def _still(job, rank):
+def _suspend(job, rank):
     job.signal(rank, signal.SIGSTOP)
 
 
-def _tell_one(job, rank):
+def _stop_one(job, rank):
     job.signal(rank, signal.SIGTERM)
 
 
-def _tell_all(job, _):
+def _stop_all(job, _):
     for rank in range(WORKERS):
         job.signal(rank, signal.SIGUSR1)
 
@@ -188,10 +187,10 @@ def _fill(job, rank):
 
 FAULTS = {
     "kill": _kill,
-    "cut": _kill,
-    "still": _still,
-    "tell one": _tell_one,
-    "tell all": _tell_all,
+    "truncate": _kill,
+    "suspend": _suspend,
+    "stop one": _stop_one,
+    "stop all": _stop_all,
     "full disk": _fill,
 }
 
@@ -199,13 +198,13 @@ FAULTS = {
 def _end(job, rank, kind) -> float:
     """Waits until all workers have exited by themselves; returns the seconds it took."""
     started = time.monotonic()
-    others = [r for r in range(WORKERS) if r != rank or kind.startswith("tell")]
+    others = [r for r in range(WORKERS) if r != rank or kind.startswith("stop")]
     codes = job.wait(FLAGS.limit_s, others)
     seconds = time.monotonic() - started
     _expect(all(code in (DONE, PREEMPTED, HELD_UP) for code in codes), job)
     if kind == "full disk":
         _expect(job.wait(FLAGS.limit_s, [rank])[0] in (DONE, FAILED, PREEMPTED, HELD_UP), job)
-    if kind == "still":
+    if kind == "suspend":
         job.signal(rank, signal.SIGKILL)
     job.wait(FLAGS.limit_s)
     return seconds

@@ -31,7 +31,7 @@ _CLUSTERING_CHOICES = {
 
 @dataclasses.dataclass
 class Data(Config):
-    """Where images come from and how they are shown to the network.
+    """The data set and the preprocessing of its images.
 
     Attributes:
         path: data set folder, as `dc_tf convert` or `generate` writes it.
@@ -61,9 +61,9 @@ class Model(Config):
         fc: units of fc6 and of fc7.
         sobel: take image gradients as input; otherwise normalised RGB.
         compute_dtype: "float32", or products in "bfloat16" or "float16"; weights stay float32. In
-            float16 the loss is scaled, and a step whose gradients overflow is left out. "auto" is
-            bfloat16 where that is faster on all workers, else float32 (`dc_tf.precision`); what
-            was chosen is written into the run, which keeps it wherever it goes on.
+            float16 the loss is scaled, and a step whose gradients overflow is skipped. "auto" is
+            bfloat16 where that is faster on all workers, else float32 (`dc_tf.precision`); the
+            choice is saved in the run and kept when it resumes elsewhere.
         dropout: drop half of fc6 in training.
         sync_batch_norm: whose images are normalised together, those of the "world", of the "group"
             of workers that serve the same super-classes, or of each worker alone ("off"). Only with
@@ -87,19 +87,19 @@ class Clustering(Config):
 
     Attributes:
         whitening_dim: directions kept by the PCA; 0 keeps all.
-        iterations: of Lloyd's algorithm, at both levels; the most, where `tolerance` ends it.
+        iterations: of Lloyd's algorithm, at both levels; the maximum, if `tolerance` is set.
         batch_size: images per worker and step while features are extracted.
         init: "random" rows, as in the paper; "k-means++", good for few clusters; "k-means||", for
             many; "previous", the last round's clusters in this round's features.
         precision: of the products of rows and centroids, "float32", "bfloat16" or "auto", as of
             `Model.compute_dtype`.
         spherical: centroids of length 1, so that rows are compared by their angle only.
-        tolerance: relative gain of an iteration below which it is the last; 0 goes on.
+        tolerance: relative gain of an iteration below which it is the last; 0 runs all iterations.
         backend: of the search for the nearest centroid, "auto", "tensorflow" or "faiss".
         cache_gb: keep a worker's rows of a k-means in device memory if they take no more than this;
             else, and with 0, each pass reads them again. The clusters are the same.
         store_dtype: of the features on disk, "float16", "bfloat16" or "float32".
-        save_every_s: seconds between saves of a clustering in progress; 0 saves at every chance.
+        save_every_s: seconds between saves of a clustering in progress; 0 saves after every pass.
     """
 
     whitening_dim: int = 0
@@ -168,7 +168,7 @@ class Stage(Config):
     rotations = 1; DeeperCluster has several of each.
 
     Attributes:
-        name: of the stage in progress, results and `--stage`.
+        name: of the stage in progress lines, results and `--stage`.
         epochs: each of about N images.
         rotations: R; 1 (upright only), 2 (and upside down) or 4.
         clusters: m, clusters of the first level.
@@ -224,11 +224,11 @@ class Stage(Config):
 
 @dataclasses.dataclass
 class Watchdog(Config):
-    """How long to wait for a worker that is silent or does nothing.
+    """How long to wait for a worker that is silent or makes no progress.
 
     Attributes:
-        timeout_s: seconds; ten times as many where something is known to take long, as the first
-            step. One that has died is known in seconds. 0 waits for ever for one that lives.
+        timeout_s: seconds; ten times as many in slow operations such as the first step. A dead
+            worker is found within seconds. 0 waits for ever for a living one.
     """
 
     timeout_s: float = 600.0
@@ -236,17 +236,17 @@ class Watchdog(Config):
 
 @dataclasses.dataclass
 class Experiment(Config):
-    """Everything that a run is made of.
+    """All settings of a run.
 
     Attributes:
         seed: of initial weights, sampling, augmentation and clustering.
         stages: run one after the other on the same trunk.
         checkpoint_every: steps between checkpoints; one is also written after each round.
-        keep_checkpoints: newest ones that are kept.
+        keep_checkpoints: newest checkpoints to keep, beside those at the ends of stages.
         log_every: steps between lines of metrics.
         init_from: run folder, or exported or imported model, whose trunk this run starts from.
-        init_stage: name of a stage of that run, to start from where it ended; else the run's end.
-        threads: parallel calls of the input pipeline; 0 for one a core.
+        init_stage: name of a stage of that run, to start from its end; "" for the run's end.
+        threads: parallel calls of the input pipeline; 0 for one per core.
     """
 
     seed: int = 0
@@ -295,7 +295,7 @@ def to_yaml(experiment: Experiment) -> str:
 def differences(a: Experiment, b: Experiment) -> list[str]:
     """Settings in which two experiments give different results, as "name: this, that".
 
-    Where the data lie, how often to save, how many threads to use and what to keep in device
+    The path of the data, how often to save, the number of threads and the cache in device
     memory may differ.
     """
     first, second = (result_settings(e) for e in (a, b))

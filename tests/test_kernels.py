@@ -163,7 +163,7 @@ class ProcessTest(tf.test.TestCase):
         self.assertIn("[w0] decided: 0\n", out)
         self.assertIn("[w1] decided: 0\n", out)
 
-    def test_tensorflow_does_as_it_is_told_and_a_late_import_of_dc_tf_says_so(self):
+    def test_tensorflow_follows_the_setting_and_a_late_import_of_dc_tf_warns(self):
         code = (
             "import os, tensorflow, warnings\n"
             "del os.environ['TF_ENABLE_ONEDNN_OPTS']\n"

@@ -77,7 +77,7 @@ class DataCommandsTest(tf.test.TestCase):
         self.assertEqual((code, report["rows"], report["sample"]["corrupt"]), (1, 9, 5))
         self.assertIn("5 of the 9 rows of the sample are corrupt; --verify", err)
 
-    def test_index_adopts_records_with_other_names_and_repairs_a_data_set(self):
+    def test_index_reads_records_with_other_names_and_repairs_a_data_set(self):
         folder = self.path("theirs")
         os.makedirs(folder)
         example = tf.train.Example()

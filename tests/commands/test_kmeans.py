@@ -137,7 +137,7 @@ class CommandTest(tf.test.TestCase):
 
 
 class ResultTest(CommandTest):
-    def test_it_writes_what_the_function_finds_and_prints_the_figures(self):
+    def test_it_writes_what_the_function_finds_and_prints_the_metrics(self):
         code, out, err = call(*self.argv("--seed=3", iterations=5))
         self.assertEqual(code, 0, err)
         printed = json.loads(out.splitlines()[-1])
@@ -171,7 +171,7 @@ class ResultTest(CommandTest):
         self.assertEqual(about["versions"]["tensorflow"], tf.__version__)
         self.assertGreater(about["exchanged_bytes_per_iteration"], 0)
 
-    def test_a_collapse_is_told_in_plain_words(self):
+    def test_a_collapse_is_reported_in_plain_words(self):
         self.result(input=self.save("equal.npy", np.ones((100, 4), np.float32)))
         crowded, empty = self.found().about["warnings"]
         self.assertIn("holds 100% of all rows", crowded)

@@ -51,7 +51,7 @@ class ProcessTest(tf.test.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(json.loads(done.stdout.splitlines()[-1])["rows"], 300)
 
-    def test_convert_told_to_stop_with_its_pool_goes_on_to_the_same_bytes(self):
+    def test_convert_asked_to_stop_with_its_pool_resumes_to_the_same_bytes(self):
         folder = pathlib.Path(self.get_temp_dir())
         for number in range(60):
             pictures.write(folder / "images", f"{number:02}.png", pictures.encoded(number))

@@ -86,7 +86,7 @@ class RendezvousTest(tf.test.TestCase):
                 first.exchange({})
         self.assertIn("worker 2 answers there", caught.exception.silent[1])
 
-    def test_a_stranger_on_the_port_is_told_from_a_worker(self):
+    def test_a_stranger_on_the_port_is_distinguished_from_a_worker(self):
         with socket.create_server(("localhost", 0)) as stranger:
 
             def talk():

@@ -247,7 +247,7 @@ class TasksTest(tf.test.TestCase):
         self.assertEqual(code, 0, err)
         self.assertIn(f"--train and --test are both {self.train}/: figures", logs.output[0])
 
-    def test_the_command_shows_the_papers_figures_on_data_that_are_said_to_be_the_papers(self):
+    def test_the_command_shows_the_papers_accuracies_on_data_declared_as_the_papers(self):
         picture = os.path.join(self.get_temp_dir(), "layers.png")
         few = "--params_override=epochs=1,batch_size=16"
         flags = [f"--config_file={SMALL}", "--layer=conv13", "--norandom_init"]

@@ -104,7 +104,7 @@ class SummaryTest(tf.test.TestCase):
         result = epochs | figures | changes
         return result, summary.text(result, measured, measured)
 
-    def test_layers_below_their_untrained_twin_are_named_with_both_figures(self):
+    def test_layers_below_their_untrained_twin_are_named_with_both_accuracies(self):
         own, twin = (
             {"conv4": 0.6, "conv13": 0.31, "fc7": 0.5},
             dict.fromkeys(("conv4", "conv13", "fc7"), 0.46),

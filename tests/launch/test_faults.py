@@ -93,7 +93,7 @@ class FaultsTest(tf.test.TestCase):
             self.assertIn("commands/train.py", stacks)
         self.finish(workdir)
 
-    def test_workers_of_which_one_is_told_to_stop_save_at_one_step_and_go_on(self):
+    def test_workers_of_which_one_is_asked_to_stop_save_at_one_step_and_resume(self):
         workdir = self.workdir()
         for rank, number, phase in (
             (1, signal.SIGTERM, "a training step"),
@@ -157,7 +157,7 @@ class FaultsTest(tf.test.TestCase):
         with self.kmeans("killed") as job:
             self.assertEqual(job.wait(120), [0, 0], job.log(0))
 
-    def test_a_kmeans_told_to_stop_goes_on_where_it_was(self):
+    def test_a_kmeans_asked_to_stop_resumes_where_it_was(self):
         with self.kmeans("whole") as job:
             self.assertEqual(job.wait(120), [0, 0], job.log(0))
         with self.kmeans("stopped", slow=("kmeans", 0.5)) as job:

@@ -51,7 +51,7 @@ class PrecisionsTest(tf.test.TestCase):
         )
         self.assertNotIn("auto", experiment_lib.to_yaml(chosen.experiment).split("backend")[0])
 
-    def test_a_run_that_goes_on_elsewhere_keeps_its_types(self):
+    def test_a_run_that_resumes_elsewhere_keeps_its_types(self):
         with on_device(convolution=2.0, product=2.0):
             begun = choose_precisions(experiment()).experiment
         with on_device(convolution=0.1, product=0.1):

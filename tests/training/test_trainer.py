@@ -64,7 +64,7 @@ class TrainerTest(tf.test.TestCase):
         self.assertEqual(self.warnings(0.02, 0.0)[0], [])
         self.assertEqual(self.warnings(0.0, 0.02, after_s=60.0)[0], [])
 
-    def test_what_training_cannot_go_on_from_is_an_error(self):
+    def test_values_that_end_training_are_errors(self):
         stage = StageTrainer.__new__(StageTrainer)
         stage.position = Position(global_step=7)
         stage._cluster = mock.Mock(is_chief=True)

@@ -200,7 +200,7 @@ class FindFilesTest(FolderTest):
         with self.assertRaisesRegex(DataError, "gs://a/b.npy' is not on a file system; mount"):
             find_files("gs://a/b.npy")
 
-    def test_a_file_in_a_folder_that_may_not_be_looked_into_is_told_as_that(self):
+    def test_a_file_in_an_unreadable_folder_is_reported_as_that(self):
         with mock.patch.object(os, "stat", side_effect=PermissionError(13, "Permission denied")):
             with self.assertRaisesRegex(DataError, "c.npy cannot be read: Permission denied"):
                 Embeddings.open(find_files(self.path("c.npy")))

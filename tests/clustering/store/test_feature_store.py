@@ -131,7 +131,7 @@ class FeatureStoreTest(StoreTestCase):
         store.write(20, self.x[20:])
         self.assertAllEqual(store.read(0, 50), self.x.astype(np.float16))
 
-    def test_rows_are_durable_before_the_note_says_so(self):
+    def test_rows_are_synced_before_the_note_counts_them(self):
         store = FeatureStore.create(self.path, 50, 6)
         store.write(0, self.x)
         with mock.patch.object(RowFile, "sync", side_effect=DataError("disk")):
