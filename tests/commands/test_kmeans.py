@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import workers
+from absl.testing import parameterized
 
 from dc_tf import precision as precision_lib
 from dc_tf.clustering.job import run as kmeans_job
@@ -334,7 +335,7 @@ class RefusalTest(CommandTest):
         self.assertRegex(self.refusal(2), "clustering.json is not of a clustering of dc_tf")
 
 
-class AgainTest(CommandTest):
+class AgainTest(CommandTest, parameterized.TestCase):
     """A second call with the same output."""
 
     def test_a_finished_clustering_prints_its_result_again(self):
@@ -361,23 +362,22 @@ class AgainTest(CommandTest):
         self.result("--overwrite", k=3)
         self.assertEqual(self.found().centroids.shape, (3, DIM))
 
-    def test_an_interrupted_one_goes_on_and_ends_the_same(self):
+    @parameterized.parameters("float32", "bfloat16")
+    def test_an_interrupted_one_goes_on_and_ends_the_same(self, precision):
         # One cloud: so many rows are almost as near to two centroids that bfloat16 goes on the
         # same way only with the labels of the last iteration.
         cloud = self.save("cloud.npy", blobs(rows=2000, dim=64, k=1))
-        for precision in ("float32", "bfloat16"):
-            flags = {"input": cloud, "k": 64, "precision": precision, "save_every_s": 0}
-            output = self.path(f"whole-{precision}")
-            self.result(**flags, output=output)
-            part = self.path(precision)
-            code, _, err = stopped_after(1, call, *self.argv(**flags, output=part))
-            self.assertEqual(code, 1, err)
-            self.assertFalse(os.path.exists(os.path.join(part, "centroids.npy")))
-            self.assertRegex(self.refusal(2, **flags, output=part, seed=5), "other settings")
-            with mock.patch.object(kmeans_job, "kmeans", wraps=kmeans) as spy:
-                self.result("--overwrite", **flags, output=part)
-            self.assertEqual(spy.call_args.kwargs["state"].iteration, 1)
-            self.assert_same(self.found(part), self.found(output))
+        flags = {"input": cloud, "k": 64, "precision": precision, "save_every_s": 0}
+        whole, part = self.path("whole"), self.path("part")
+        self.result(**flags, output=whole)
+        code, _, err = stopped_after(1, call, *self.argv(**flags, output=part))
+        self.assertEqual(code, 1, err)
+        self.assertFalse(os.path.exists(os.path.join(part, "centroids.npy")))
+        self.assertRegex(self.refusal(2, **flags, output=part, seed=5), "other settings")
+        with mock.patch.object(kmeans_job, "kmeans", wraps=kmeans) as spy:
+            self.result("--overwrite", **flags, output=part)
+        self.assertEqual(spy.call_args.kwargs["state"].iteration, 1)
+        self.assert_same(self.found(part), self.found(whole))
 
     def test_what_is_there_already_needs_no_more_room(self):
         flags = {"save_every_s": 0, "iterations": 3, "k": 300}
