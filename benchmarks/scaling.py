@@ -133,7 +133,7 @@ def constants_of_one(folder):
         "double_flops": double_flops,
         "component_s": component_seconds(store, fitted(float32)),
         "scattered_s": scattered_seconds(store),
-        "survey_s": survey_seconds(store),
+        "row_stats_s": row_stats_seconds(store),
         "centroid_s": centroid_seconds(),
         "row_s": row_seconds(),
         "eigen_s": eigen_s,
@@ -215,7 +215,7 @@ def scattered_seconds(store):
     return max(0.0, scattered_s - in_order_s) / (rows * store.dim)
 
 
-def survey_seconds(store):
+def row_stats_seconds(store):
     from dc_tf.clustering.row_stats import RowStats
     from dc_tf.distributed.collectives import Solo
 

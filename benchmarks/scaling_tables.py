@@ -41,7 +41,7 @@ CONSTANTS = [
     ("double_flops", "GFLOP/s", 1e9),
     ("component_s", "ns", 1e-9),
     ("scattered_s", "ns", 1e-9),
-    ("survey_s", "ns", 1e-9),
+    ("row_stats_s", "ns", 1e-9),
     ("entered_s", "ns", 1e-9),
     ("moved_s", "ns", 1e-9),
     ("centroid_s", "ns", 1e-9),
