@@ -306,9 +306,9 @@ class RefusalTest(CommandTest):
         strange = os.path.join(self.output, "centroids.npy")
         np.save(strange, self.x)
         message = self.refusal(2, "--overwrite", input=strange)
-        self.assertRegex(message, "would write over .*centroids.npy, which is read")
-        self.assertRegex(self.refusal(2, "--overwrite", init=strange), "would write over")
-        self.assertRegex(self.refusal(2), "centroids.npy is there and not of a clustering of dc_tf")
+        self.assertRegex(message, "would overwrite .*centroids.npy, which is an input")
+        self.assertRegex(self.refusal(2, "--overwrite", init=strange), "would overwrite")
+        self.assertRegex(self.refusal(2), "centroids.npy exists and is not of a dc_tf clustering")
         self.assertAllEqual(np.load(strange), self.x)
 
     def test_an_output_that_another_process_is_at(self):
@@ -332,7 +332,7 @@ class RefusalTest(CommandTest):
         os.mkdir(self.output)
         with open(os.path.join(self.output, "clustering.json"), "w") as file:
             file.write("[1, 2]")
-        self.assertRegex(self.refusal(2), "clustering.json is not of a clustering of dc_tf")
+        self.assertRegex(self.refusal(2), "clustering.json is not of a dc_tf clustering")
 
 
 class AgainTest(CommandTest, parameterized.TestCase):
@@ -394,7 +394,7 @@ class AgainTest(CommandTest, parameterized.TestCase):
         full = OSError(28, "No space left on device")
         with mock.patch.object(np.lib.format, "write_array_header_1_0", side_effect=full):
             message = call(*self.argv(save_every_s=0))[2].splitlines()[-1]
-        self.assertRegex(message, "cannot be written: No space left.*what is done is kept")
+        self.assertRegex(message, "cannot be written: No space left.*which resumes")
         self.assertFalse(os.path.exists(os.path.join(self.output, "clustering.json")))
         self.result(save_every_s=0)
         self.assertAllEqual(self.found().assignments, kmeans(self.x, K).assignments)

@@ -32,14 +32,16 @@ def find_files(text: str) -> list[str]:
     What a pattern matches comes in sorted order; what stands between commas, in the order given.
 
     Raises:
-        DataError: nothing matches, or a file would come twice.
+        DataError: nothing matches, or a file is named twice.
     """
     if os.path.exists(text):  # Whatever characters are in its name.
         return [text]
     found = [path for part in text.split(",") for path in _matches(part.strip())]
     path, times = collections.Counter(found).most_common(1)[0]
     if times > 1:
-        raise DataError(f"{text!r} names {path} {times} times; its rows would count as often.")
+        raise DataError(
+            f"{text!r} names {path} {times} times; its rows would count that many times."
+        )
     return found
 
 
@@ -60,7 +62,7 @@ def _matches(pattern):
 
 
 def _is_there(path):
-    """Also for a file in a folder that may not be looked into, which opening it will tell."""
+    """Also true in a folder without permission to search it; opening the file reports that."""
     try:
         os.stat(path)
     except PermissionError:
@@ -217,7 +219,7 @@ class Embeddings:
         return Embeddings(self.files, self.first_row + start, stop - start)
 
     def where(self, row) -> str:
-        """Names a row, counted over all files, by its file and its place there."""
+        """The file and place of a row, which is counted over all files."""
         index = self._file_of(row)
         inside = row - int(self._bounds[index])
         return f"row {inside} of {self.files[index].path}"

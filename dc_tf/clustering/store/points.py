@@ -64,10 +64,12 @@ class ArrayPoints:
         self.dtype = array.dtype
         self._array = np.asarray(array)
 
-    def read(self, start, stop):
+    def read(self, start, stop) -> np.ndarray:
+        """As `Points.read`."""
         return self._array[start:stop]
 
-    def take(self, positions):
+    def take(self, positions) -> np.ndarray:
+        """As `Points.take`."""
         return np.take(self._array, positions, axis=0)
 
 
@@ -86,10 +88,12 @@ class Subset:
         self._points = points
         self._positions = positions
 
-    def read(self, start, stop):
+    def read(self, start, stop) -> np.ndarray:
+        """As `Points.read`."""
         return self._points.take(self._positions[start:stop])
 
-    def take(self, positions):
+    def take(self, positions) -> np.ndarray:
+        """As `Points.take`."""
         return self._points.take(self._positions[positions])
 
 

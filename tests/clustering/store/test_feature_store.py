@@ -33,7 +33,7 @@ class StoreTestCase(tf.test.TestCase):
         store.flush()
         return store
 
-    def change_note(self, **changes):
+    def change_metadata(self, **changes):
         path = os.path.join(self.path, "store.json")
         with open(path) as file:
             note = json.load(file) | changes
@@ -252,7 +252,7 @@ class DamageTest(StoreTestCase):
             {"written": "50"},
             {"written": True},
             {"first_row": -1},
-            {"rewritten": 51},
+            {"mapped": 51},
             {"made_by": None},
             {"matrix": [50, 6]},
             {"matrix": [50, 6, "int8"]},
@@ -260,8 +260,8 @@ class DamageTest(StoreTestCase):
             {"surprise": 0},
         ):
             self.filled()
-            self.change_note(**changes)
-            with self.assertRaisesRegex(DataError, "store.json is corrupt"):
+            self.change_metadata(**changes)
+            with self.assertRaisesRegex(DataError, "store.json is damaged"):
                 FeatureStore.open(self.path)
         for text in ("", '{"written": 5', "[]", "null", "7"):
             with open(os.path.join(self.path, "store.json"), "w") as file:
@@ -289,7 +289,7 @@ class DamageTest(StoreTestCase):
 
     def test_rows_that_are_half_mapped_are_neither_read_nor_written(self):
         self.filled()
-        self.change_note(made_by="whitening", rewritten=20)
+        self.change_metadata(made_by="whitening", mapped=20)
         store = FeatureStore.open(self.path)
         for use in (
             lambda: store.read(0, 1),
