@@ -14,7 +14,7 @@ import sys
 import warnings
 
 VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
-# oneDNN's float32 kernels want both; on older processors they were not measured.
+# oneDNN's float32 kernels need both; older processors were not measured.
 _NEEDED = ("avx2", "fma")
 
 
@@ -65,15 +65,15 @@ def enabled() -> bool:
 
 
 def name(is_enabled: bool) -> str:
-    """What people call the kernels."""
+    """Name of the kernels for messages."""
     return "oneDNN" if is_enabled else "TensorFlow's own"
 
 
 def _lacking(cpuinfo) -> str:
-    """Why oneDNN is not known to be faster here; empty where it is."""
+    """Why oneDNN is not known to be faster here; empty if it is."""
     machine = os.uname().machine if hasattr(os, "uname") else "unknown"
     if machine != "x86_64":
-        return f"the processor is of the kind {machine}"
+        return f"the processor is {machine}"
     try:
         with open(cpuinfo, encoding="utf-8", errors="replace") as file:
             flags = next((line.split() for line in file if line.startswith("flags")), None)

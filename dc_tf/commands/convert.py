@@ -5,9 +5,9 @@
     dc_tf convert --input='web/train-{0000..0099}.tar' --output=/data/web --drop_duplicates
     dc_tf convert --input=tfds:cifar10:train --output=/data/cifar10
 
-Every file becomes a row, or a line of `rejected.jsonl` in the output with the reason. Stopped or
-killed, it goes on where it was when it is started again in the same way; SIGTERM and Ctrl-C
-end it with exit code 42.
+Every file becomes a row, or a line of `rejected.jsonl` in the output with the reason. An
+interrupted conversion resumes when it is started again with the same flags; SIGTERM and Ctrl-C end
+it with exit code 42.
 """
 
 from dc_tf.commands.command_flags import CommandFlags
@@ -27,28 +27,28 @@ LABELS = FLAGS.bool("labels_from_folders", False, "First-level sub-folders are t
 SHORT_SIDE = FLAGS.integer(
     "short_side",
     None,
-    "Longest short side in pixels; larger images are made smaller. None: no bound.",
+    "Largest short side in pixels; larger images are downscaled. None: no limit.",
     lower_bound=1,
 )
 FORMAT = FLAGS.enum(
     "format",
     "keep",
     convert.FORMATS,
-    "What is written; keep: PNG stays PNG, everything else becomes JPEG.",
+    "Format of the images written; keep: PNG stays PNG, all others become JPEG.",
 )
 QUALITY = FLAGS.integer(
-    "quality", 92, "Of the JPEGs that are written.", lower_bound=1, upper_bound=95
+    "quality", 92, "Quality of the JPEGs written.", lower_bound=1, upper_bound=95
 )
 MAX_PIXELS = FLAGS.integer(
     "max_pixels",
     100_000_000,
-    "Images whose header announces more pixels are rejected, not decoded.",
+    "Images whose header states more pixels are rejected without decoding.",
     lower_bound=1,
 )
 DROP_DUPLICATES = FLAGS.bool(
     "drop_duplicates",
     False,
-    "Reject images that have the same size and pixels, as they are written, as an earlier one.",
+    "Reject images with exactly the size and pixels, as written, of an earlier image.",
 )
 DROP_BLANK = FLAGS.bool("drop_blank", False, "Reject images of a single colour.")
 ROWS_PER_SHARD = FLAGS.integer("rows_per_shard", None, "None: shards of 256 MiB.", lower_bound=1)
@@ -56,14 +56,14 @@ WORKERS = FLAGS.integer("workers", None, "Processes; None: one for each core.", 
 OVERWRITE = FLAGS.bool(
     "overwrite",
     False,
-    "Replace the data set in the output; drop an unfinished one that was begun otherwise.",
+    "Replace the data set in the output, or an unfinished one begun with other flags.",
 )
 TFDS_DATA_DIR = FLAGS.string(
-    "tfds_data_dir", None, "Where tfds: data sets are kept; None: as usual."
+    "tfds_data_dir", None, "Folder of tfds: data sets; None: that of tensorflow_datasets."
 )
 
 
-def run():
+def run() -> dict:
     """Runs the command; returns what was written and how many files were rejected."""
     with stop_request.signals_handled():
         return convert.convert(

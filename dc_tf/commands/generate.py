@@ -9,25 +9,26 @@ from dc_tf.data.synthetic import generate
 
 FLAGS = CommandFlags()
 OUTPUT = FLAGS.string("output", None, "Folder of the data set to write.", required=True)
-IMAGES = FLAGS.integer("images", 4000, "How many images.")
+IMAGES = FLAGS.integer("images", 4000, "Number of images.")
 SIZE = FLAGS.integer("size", 64, "Pixels of a side; 64 to 96 look best.")
-SEED = FLAGS.integer("seed", 0, "The same seed, the same images.")
+SEED = FLAGS.integer("seed", 0, "Seed; equal seeds give equal images.")
 SPLIT = FLAGS.enum(
     "split",
     "train",
     list(generate.SPLITS),
-    "Two sets of one seed that share people and places but no image.",
+    "Splits of one seed share people and places but no image.",
 )
 CLASSES = FLAGS.integer(
     "classes",
     len(generate.CLASS_NAMES),
     f"Only the most frequent of {', '.join(generate.CLASS_NAMES)}.",
 )
-ROWS_PER_SHARD = FLAGS.integer("rows_per_shard", 1000, "Shard size.")
+ROWS_PER_SHARD = FLAGS.integer("rows_per_shard", 1000, "Images per shard.")
 OVERWRITE = FLAGS.bool("overwrite", False, "Replace a data set that is already in --output.")
 
 
-def run():
+def run() -> dict:
+    """Writes the data set; returns what was written."""
     return generate.generate(
         output=OUTPUT.value,
         images=IMAGES.value,

@@ -1,12 +1,12 @@
-"""Makes a data set of TFRecords that are there already, whatever their features are called.
+"""Makes a data set of existing TFRecords, whatever their features are called.
 
     dc_tf index --input='/data/imagenet/train-*' --label_offset=-1
     dc_tf index --input='/data/coco/*.tfrecord' --image_feature=img --label_feature= --output=DATA
 
 No record is rewritten: an index of each file and a manifest are written beside the files, or to
---output. Bad records are listed in `rejected.jsonl`. Started again, it goes on where it stopped, as
-after SIGTERM or Ctrl-C, which end it with exit code 42; on a data set that is complete, it makes
-anew the indexes that are missing or damaged.
+--output. Bad records are listed in `rejected.jsonl`. An interrupted call resumes when it is started
+again; SIGTERM and Ctrl-C end it with exit code 42. On a complete data set it rebuilds indexes that
+are missing or corrupt.
 """
 
 import os
@@ -29,7 +29,7 @@ LABEL_OFFSET = FLAGS.integer(
 SOURCE_FEATURE = FLAGS.string(
     "source_feature",
     "image/filename",
-    "Text that tells a person where an image came from; empty: none.",
+    "Text that says where an image came from; empty: none.",
 )
 CLASS_NAMES = FLAGS.string(
     "class_names",
@@ -39,7 +39,7 @@ CLASS_NAMES = FLAGS.string(
 MAX_BAD_SHARE = FLAGS.float(
     "max_bad_share",
     0.0,
-    "Share of the records that may be bad; they are left out. Beyond it, nothing is written.",
+    "Largest share of bad records, which are left out; with more, nothing is written.",
     lower_bound=0.0,
     upper_bound=1.0,
 )
@@ -47,12 +47,12 @@ WORKERS = FLAGS.integer("workers", None, "Processes; None: one for each core.", 
 OVERWRITE = FLAGS.bool(
     "overwrite",
     False,
-    "Replace the data set in the output; the TFRecords of others are never removed.",
+    "Replace the data set in the output; TFRecords that dc_tf did not write are kept.",
 )
 
 
-def run():
-    """Runs the command; returns what was found."""
+def run() -> dict:
+    """Writes indexes and manifest; returns what was found."""
     from dc_tf.data.storage import index_tfrecords, scan
     from dc_tf.data.storage.manifest import MANIFEST
     from dc_tf.data.storage.schema import Features

@@ -1,10 +1,10 @@
-"""Shows what a data set holds: counts, sizes, labels, metadata, and whether it is intact.
+"""Shows counts, sizes, labels and metadata of a data set, and whether it is intact.
 
     dc_tf inspect /data/photos
     dc_tf inspect /data/photos --output=sheet.png --verify
 
-With --verify everything is read and compared with the checksums; each corrupt shard is named, and
-the exit code is 1 if there is one.
+With --verify all shards are read and compared with their checksums; corrupt ones are named, and
+give exit code 1.
 """
 
 import sys
@@ -18,25 +18,25 @@ DATA = FLAGS.string("data", None, "Folder of the data set.")
 SAMPLE = FLAGS.integer(
     "sample",
     1000,
-    "Rows that are read, evenly spread, for formats, sizes and metadata.",
+    "Rows read for formats, sizes and metadata, evenly spaced.",
     lower_bound=1,
 )
-OUTPUT = FLAGS.string("output", None, "PNG to write, with 64 of the images.")
-VERIFY = FLAGS.bool("verify", False, "Read everything, check it.")
+OUTPUT = FLAGS.string("output", None, "PNG file to write, with 64 of the images.")
+VERIFY = FLAGS.bool("verify", False, "Read all shards and compare their checksums.")
 WORKERS = FLAGS.integer("workers", None, "Processes; None: one for each core.", lower_bound=1)
-ARGUMENT = DATA  # may stand without its name
+ARGUMENT = DATA  # may be given without its name
 
 _SHEET = 64
 
 
-def run():
+def run() -> dict:
     """Runs the command; returns the report."""
     from dc_tf.data import inspection
     from dc_tf.data.storage import verify
     from dc_tf.data.storage.manifest import Dataset
 
     if not DATA.value:
-        raise ConfigError("no data set is named; use dc_tf inspect DATASET.")
+        raise ConfigError("no data set was given; use dc_tf inspect DATASET.")
     report = Result(inspection.inspect(DATA.value, SAMPLE.value), shown=True)
     print(inspection.as_text(report))
     dataset = Dataset.open(DATA.value)
@@ -53,7 +53,7 @@ def run():
     elif damaged := report["sample"]["damaged"]:
         raise DataError(
             f"{damaged} of the {report['sample']['rows']} rows of the sample are corrupt; --verify "
-            "reads everything and names the shards.",
+            "reads all and names the shards.",
             result=report,
         )
     return report
