@@ -34,8 +34,8 @@ class Data(Config):
     """The data set and the preprocessing of its images.
 
     Attributes:
-        path: data set folder, as `dc_tf convert` or `generate` writes it.
-        min_crop_area: smallest share of the image that a random crop covers.
+        path: data set folder, written by `dc_tf convert` or `generate`.
+        min_crop_area: smallest share of the image in a random crop.
         resize: short side, in pixels, before the centre crop from which features are extracted;
             0 means 256/224 of the resolution.
         flip: mirror half of the training images.
@@ -65,10 +65,10 @@ class Model(Config):
             bfloat16 where that is faster on all workers, else float32 (`dc_tf.precision`); the
             choice is saved in the run and kept when it resumes elsewhere.
         dropout: drop half of fc6 in training.
-        sync_batch_norm: whose images are normalised together, those of the "world", of the "group"
+        sync_batch_norm: whose images share batch statistics: those of the "world", of the "group"
             of workers that serve the same super-classes, or of each worker alone ("off"). Only with
             "world" does the result not depend on the number of workers.
-        xla: compile forward and backward pass; not where batch norm is over several workers.
+        xla: compile forward and backward pass; needs batch norm over a single worker.
     """
 
     width: float = 1.0
@@ -96,8 +96,8 @@ class Clustering(Config):
         spherical: centroids of length 1, so that rows are compared by their angle only.
         tolerance: relative gain of an iteration below which it is the last; 0 runs all iterations.
         backend: of the search for the nearest centroid, "auto", "tensorflow" or "faiss".
-        cache_gb: keep a worker's rows of a k-means in device memory if they take no more than this;
-            else, and with 0, each pass reads them again. The clusters are the same.
+        cache_gb: keep a worker's rows of a k-means in device memory if they take at most this;
+            otherwise, and with 0, every pass reads them again. The clusters are the same.
         store_dtype: of the features on disk, "float16", "bfloat16" or "float32".
         save_every_s: seconds between saves of a clustering in progress; 0 saves after every pass.
     """
@@ -139,8 +139,8 @@ class Optimizer(Config):
 
     Attributes:
         name: of its class in Keras, such as "SGD", "Adam", "AdamW" or "Adagrad".
-        options: its further arguments by name, such as beta_1 or global_clipnorm. One of these is
-            Keras' own weight_decay, which is not coupled: it shrinks weights beside the gradient.
+        options: its further arguments by name, such as beta_1 or global_clipnorm. Keras'
+            own weight_decay is one of these; it is decoupled from the gradient.
         learning_rate: of the first epoch.
         momentum, nesterov: of SGD.
         drops: epochs of the stage after which the learning rate is multiplied by `drop_factor`.
@@ -174,12 +174,12 @@ class Stage(Config):
         clusters: m, clusters of the first level.
         sub_clusters: k, clusters inside each of the m; 0 trains without them.
         reassign_every: epochs from one clustering to the next.
-        rotations_together: the R rotations of an image in the same batch; needs clusters = 1. An
-            epoch still has about N images, so N / R different ones.
+        rotations_together: the R rotations of an image are in one batch; needs clusters = 1. An
+            epoch still has about N images, so N / R distinct ones.
         head_initializer: "uniform" or "normal"; see `dc_tf.nn.heads.LinearHead`.
         batch_size: images of one step over all workers.
-        accumulate: equal parts of a worker's batch that pass through the network one after the
-            other, to save memory. Batch norm's statistics are those of a part (of all workers).
+        accumulate: micro-batches into which a worker's batch is split, to save memory. Batch norm
+            uses the statistics of a micro-batch (of all workers).
         loss: "hierarchical" (Eq. 5), or "product" (Eq. 4): one softmax over all pairs of
             super-class and sub-class, held by every worker.
     """
@@ -308,7 +308,7 @@ def differences(a: Experiment, b: Experiment) -> list[str]:
 
 
 def result_settings(experiment: Experiment) -> dict:
-    """Settings that results depend on, flat, e.g. {"stages[0].epochs": 3}."""
+    """The settings that results depend on, flat, as in {"stages[0].epochs": 3}."""
     settings = experiment.as_dict()
     for name in ("checkpoint_every", "keep_checkpoints", "log_every", "threads", "watchdog"):
         del settings[name]

@@ -23,7 +23,7 @@ from dc_tf.errors import ConfigError
 from dc_tf.kernels import LIMIT, VARIABLE, bfloat16_fault
 
 AUTO = "auto"
-# How much faster bfloat16 has to be for `auto` to take it: it has fewer digits.
+# `auto` takes bfloat16, which has fewer digits, only if it is so many times as fast.
 WORTHWHILE = 1.1
 
 _ROUNDS = 5
@@ -42,7 +42,7 @@ class Choice:
         asked: the setting.
         dtype: "float32", "bfloat16" or "float16".
         speed: float32's seconds over bfloat16's, of the slowest worker; None if not measured.
-        reason: for people, or "" where there is nothing to say.
+        reason: for people, or "".
     """
 
     asked: str
@@ -63,7 +63,7 @@ def choose(asked: str, work: str, dim: int = 256, comm=ALONE) -> Choice:
     """The type to compute in, the same on every worker; starts TensorFlow.
 
     Args:
-        asked: "auto", or a type, which is taken.
+        asked: "auto", or a type, which is used as it is.
         work: "convolution" or "product": what is measured.
         dim: components that a product sums over.
         comm: Communicator of the workers, which all call this.
@@ -98,7 +98,7 @@ def choose(asked: str, work: str, dim: int = 256, comm=ALONE) -> Choice:
 
 
 def tell(choice: Choice, who: str) -> None:
-    """Says on stderr what is computed in and why, where that was measured."""
+    """Prints the type and its reason on stderr, if it was measured."""
     if not choice.reason:
         return
     advice = "; auto would take float32, which is faster" if choice.slower else ""
@@ -151,7 +151,7 @@ def product_speed(dim: int) -> float:
 
 @functools.cache
 def kernels() -> tuple:
-    """What multiplies matrices in k-means on this device: on a GPU, XLA does too."""
+    """The functions that multiply matrices in k-means on this device: on a GPU, XLA's too."""
     return (tf.matmul, tf.function(tf.matmul, jit_compile=True)) if _on_gpu() else (tf.matmul,)
 
 
@@ -187,7 +187,7 @@ def _excess_error(product, dim, dtype, rows, columns):
     u, v = rounded(rows, half), rounded(half, columns)
     x = np.concatenate([u, u, rounded(rows, rest)], 1)
     y = np.concatenate([v, -v, rounded(rest, columns)], 0)
-    y[half:] += y[half:] * np.asarray(2.0**-6, dtype)  # so that something remains
+    y[half:] += y[half:] * np.asarray(2.0**-6, dtype)  # so that the sums are not zero
     worst = 0.0
     for order in (np.arange(dim), generator.permutation(dim)):
         a, b = x[:, order], y[order]
@@ -206,7 +206,7 @@ def _relative_speed(function, *arrays):
     exact = [tf.constant(array) for array in arrays]
     rough = [tf.cast(tensor, tf.bfloat16) for tensor in exact]
     for arguments in (exact, rough):
-        _seconds(function, arguments)  # traces, and lets kernels prepare
+        _seconds(function, arguments)  # traces, and initialises kernels
     ratios, started = [], time.monotonic()
     while len(ratios) < _ROUNDS and (not ratios or time.monotonic() - started < _LONG_S):
         ratios.append(_seconds(function, exact) / _seconds(function, rough))

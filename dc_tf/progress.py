@@ -59,7 +59,7 @@ class Progress:
             self._write_resumed()
         self._has_bar = self._enabled and sys.stderr.isatty()
         if self._has_bar:
-            from tqdm import tqdm  # Not needed where there is no terminal.
+            from tqdm import tqdm  # needed on a terminal only
 
             self._bar = tqdm(
                 total=self._total,

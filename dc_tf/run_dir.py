@@ -32,7 +32,7 @@ class RunDir:
 
     @property
     def data(self) -> str:
-        """What the data set was when the run began."""
+        """Fingerprint of the data set when the run started."""
         return os.path.join(self.path, "data.json")
 
     @property
@@ -52,7 +52,7 @@ class RunDir:
 
     @property
     def failed_step(self) -> str:
-        """Where training stood when a loss was not finite, and its figures."""
+        """Position of the step whose loss was not finite, and its metrics."""
         return os.path.join(self.path, "failed_step.json")
 
     @property
@@ -77,11 +77,11 @@ class RunDir:
 
     @property
     def lock(self) -> str:
-        """Held by the first worker of the run that is going on."""
+        """Lock that rank 0 holds while the run is active."""
         return os.path.join(self.path, "run.lock")
 
     def log(self, rank: int) -> str:
-        """What a worker has logged."""
+        """Log of a worker."""
         return os.path.join(self.path, "logs", f"worker-{rank:05d}.log")
 
     def clustering(self, stage: int, round_index: int) -> str:
@@ -89,9 +89,9 @@ class RunDir:
         return os.path.join(self.clusterings, f"stage-{stage:02d}-round-{round_index:04d}")
 
     def features(self, rank: int) -> str:
-        """Features and clustering in progress of one worker; scratch.
+        """Scratch folder of a worker for its features and the clustering in progress.
 
-        It is on the worker's own disk where DC_TF_SCRATCH names one.
+        On the worker's own disk if DC_TF_SCRATCH names one.
         """
         root = os.environ.get("DC_TF_SCRATCH")
         if not root:
@@ -100,13 +100,14 @@ class RunDir:
         return os.path.join(root, f"dc_tf-{run}", f"worker-{rank:05d}")
 
     def remove_features_of_others(self, size: int) -> None:
-        """Removes what is on this disk of workers that a world of `size` no longer has."""
+        """Removes the features on this disk of ranks that a world of `size` does not have."""
         folder = os.path.dirname(self.features(0))
         for name in os.listdir(folder) if os.path.isdir(folder) else []:
             rank = name.removeprefix("worker-")
             if rank.isdigit() and int(rank) >= size:
-                # Workers that share the disk do the same at the same time.
+                # workers that share the disk do this concurrently
                 shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
 
     def create(self) -> None:
+        """Makes the run folder if it does not exist."""
         os.makedirs(self.path, exist_ok=True)

@@ -47,7 +47,7 @@ MAX_PIXELS = FLAGS.integer(
 DROP_DUPLICATES = FLAGS.bool(
     "drop_duplicates",
     False,
-    "Reject images that have the same size and pixels, as they are written, as an earlier one.",
+    "Reject images with exactly the size and pixels, as written, of an earlier image.",
 )
 DROP_BLANK = FLAGS.bool("drop_blank", False, "Reject images of a single colour.")
 ROWS_PER_SHARD = FLAGS.integer(

@@ -36,7 +36,7 @@ def run() -> dict:
     from dc_tf.data.storage.manifest import Dataset
 
     if not DATA.value:
-        raise ConfigError("no data set is named; use dc_tf inspect DATASET.")
+        raise ConfigError("no data set was given; use dc_tf inspect DATASET.")
     report = Result(inspection.inspect(DATA.value, SAMPLE.value), shown=True)
     print(inspection.as_text(report))
     dataset = Dataset.open(DATA.value)

@@ -114,7 +114,7 @@ class ProcessTest(tf.test.TestCase):
             _, log = process.communicate(timeout=LIMIT_S)
         self.assertEqual(process.returncode, 42, log)
         self.assertIn("Ctrl-C again ends it at once", log)
-        self.assertIn("Start again in the same way", log.splitlines()[-1])
+        self.assertIn("Start it again with the same flags", log.splitlines()[-1])
         done = self.call_forked(*command("stopped"))
         self.assertEqual(done.returncode, 0, done.stderr)
         for name in ("centroids.npy", "assignments.npy"):

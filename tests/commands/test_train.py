@@ -118,7 +118,7 @@ class TrainTest(tf.test.TestCase):
     def test_a_dry_run_that_measures_says_how_long_each_stage_takes_and_how_it_knows(self):
         code, out, _ = self.dry_run("--measure")
         self.assertEqual(code, 0)
-        self.assertNotIn("not known", out)
+        self.assertNotIn("unknown", out)
         self.assertIn("measured here, one worker on CPU", out)
         result = json.loads(out.splitlines()[-1])
         (stage,) = result["stages"]

@@ -179,7 +179,7 @@ class WatchdogTest(tf.test.TestCase):
             stop.start()
             first.rendezvous()
         self.assertLen(logs.output, 1)
-        self.assertEndsWith(logs.output[0], "waits for worker 2 (c:3)")
+        self.assertEndsWith(logs.output[0], "waiting for worker 2 (c:3)")
 
     def test_a_disk_that_fails_keeps_it_from_being_heard_and_from_nothing_else(self):
         folder = os.path.join(self.get_temp_dir(), "run")
@@ -190,7 +190,7 @@ class WatchdogTest(tf.test.TestCase):
             pathlib.Path(folder).touch()
             time.sleep(0.2)
             self.assertTrue(watching._thread.is_alive())
-            self.assertIn("could not be kept", watching._dump_stacks())
+            self.assertIn("could not be written", watching._dump_stacks())
 
     def test_signals_ask_the_work_to_stop(self):
         self.addCleanup(stop_request.reset)

@@ -67,7 +67,7 @@ class FaultsTest(tf.test.TestCase):
                 time.sleep(0.8 * seconds)
                 job.signal(rank, signal.SIGKILL)
                 self.assertEqual(job.wait(30, [1 - rank]), [HELD_UP], job.log(1 - rank))
-                text = rf"worker {rank} \(localhost:\d+\) has ended without a word"
+                text = rf"worker {rank} \(localhost:\d+\) ended without reporting why"
                 self.assertRegex(job.log(1 - rank), text)
         self.finish(workdir)
 
@@ -84,7 +84,7 @@ class FaultsTest(tf.test.TestCase):
             job.signal(1, signal.SIGSTOP)
             self.assertEqual(job.wait(60, [0]), [HELD_UP], job.log(0))
             self.assertRegex(
-                job.log(0), r"worker 1 \(localhost:\d+\) has not been heard of for \d+ s"
+                job.log(0), r"worker 1 \(localhost:\d+\) has sent no heartbeat for \d+ s"
             )
             job.signal(1, signal.SIGCONT)
             self.assertEqual(job.wait(30, [1]), [HELD_UP], job.log(1))
@@ -144,7 +144,7 @@ class FaultsTest(tf.test.TestCase):
                     time.sleep(2.4)  # time for the other one to hear it
                     job.signal(rank, signal.SIGKILL)
                     self.assertEqual(job.wait(30, [1 - rank]), [HELD_UP], job.log(1 - rank))
-                    text = rf"worker {rank} \(localhost:\d+\) has ended without a word"
+                    text = rf"worker {rank} \(localhost:\d+\) ended without reporting why"
                     self.assertRegex(job.log(1 - rank), text)
 
         commands = functools.partial(self.kmeans, "killed"), evaluate
