@@ -7,8 +7,8 @@ Without --layer it is the layer that `dc_tf evaluate` has measured as the best o
 before linear probes; fc7 if nothing was measured. The command says which, and why.
 
 OUTPUT/LAYER-00000-of-00003.npy has the features of the images whose row ids are in
-OUTPUT/rows-00000-of-00003.npy. Call it again to go on where it was stopped; SIGTERM and Ctrl-C
-end it with exit code 42.
+OUTPUT/rows-00000-of-00003.npy. An interrupted call resumes when it is repeated; SIGTERM and
+Ctrl-C end it with exit code 42.
 """
 
 from dc_tf.commands.command_flags import CommandFlags
@@ -28,18 +28,18 @@ LAYER = FLAGS.list(
     None,
     "conv1..conv13, fc6, fc7, comma-separated, or 'all'; without it the one that measured best.",
 )
-CELLS = FLAGS.integer("cells", 1, "Maps are averaged over so many parts, each way.")
+CELLS = FLAGS.integer("cells", 1, "Maps are averaged over cells x cells parts.")
 DTYPE = FLAGS.string("dtype", "float32", "Of the files: float32 or float16.")
 COMPUTE_DTYPE = FLAGS.string(
     "compute_dtype",
     "auto",
-    "Of the products: float32, bfloat16, or auto, which measures the faster; features that were "
-    "begun keep what they began with.",
+    "Of the products: float32, bfloat16, or auto, which measures the faster; a resumed call keeps "
+    "what it began with.",
 )
 BATCH_SIZE = FLAGS.integer("batch_size", 256, "Images at a time.")
-ROWS_PER_FILE = FLAGS.integer("rows_per_file", 1_000_000, "Images of one file, in memory.")
+ROWS_PER_FILE = FLAGS.integer("rows_per_file", 1_000_000, "Images per file, held in memory.")
 MAX_BAD_SHARE = FLAGS.float(
-    "max_bad_share", 0.0, "Share of damaged images that others may stand in for."
+    "max_bad_share", 0.0, "Share of damaged images that may be replaced by others."
 )
 
 

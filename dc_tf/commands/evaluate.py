@@ -72,13 +72,14 @@ SEED = FLAGS.integer("seed", 0, "Of the untrained network, classifiers and augme
 WATCH_DIR = FLAGS.string(
     "watch_dir",
     None,
-    "With several workers: folder that all see. They tell one another there how they are, and when "
-    "one is gone or hangs the others end, and say which.",
+    "With several workers: shared folder for their heartbeats. When a worker dies or hangs, the "
+    "others end and name it.",
 )
 TIMEOUT_S = FLAGS.float(
     "timeout_s",
     600.0,
-    "With --watch_dir: seconds that a worker may be silent or do nothing; 0: for ever.",
+    "With --watch_dir: seconds without heartbeat or progress until a worker counts as dead; 0: "
+    "no limit.",
     lower_bound=0,
 )
 SCRATCH = FLAGS.string(
