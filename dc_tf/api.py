@@ -7,8 +7,8 @@
     features = dc_tf.embed("RUN", "DATA", layer="conv4")
     clusters = dc_tf.kmeans(features, k=100)
 
-They are what the commands of `dc_tf` call, with the same defaults, and refuse the same with the
-same words, but name arguments where a command names flags. Paths are str or PathLike. Progress
+The commands of `dc_tf` call the same code, with the same defaults and messages; the messages here
+name arguments where those of a command name flags. Paths are str or PathLike. Progress
 goes to stderr. Ctrl-C asks a long call to save and end with `errors.Preempted`; the same call
 resumes. TensorFlow is imported by the first function that needs it.
 """
@@ -109,7 +109,7 @@ def generate(
         size: pixels of a side.
         seed: the same seed, the same pictures.
         split: "train" or "test"; no picture is in both.
-        classes: only the so many most frequent; None takes all.
+        classes: keep only this number of the most frequent; None takes all.
         rows_per_shard: rows of a file.
         overwrite: replace a data set that is there.
 
@@ -339,8 +339,8 @@ def load_trunk(model: Path, stage: str = "", compute_dtype: str = "float32") -> 
         dict of conv1..conv13 (maps after ReLU), fc6 (after ReLU) and fc7 (before ReLU).
 
     Raises:
-        ConfigError: the path holds neither, or the run no such stage.
-        DataError: what it holds is corrupt.
+        ConfigError: the path is neither, or the run has no such stage.
+        DataError: what it holds is damaged.
     """
     from dc_tf.evaluation.models import open_model
 
@@ -385,8 +385,8 @@ def embed(
         dtype: of the result, "float32" or "float16".
         compute_dtype: of the products, "float32", "bfloat16", or "auto", which measures the faster.
         batch_size: images at a time.
-        rows_per_file: images of one file; so many are in memory.
-        max_bad_share: share of corrupt images that others may stand in for.
+        rows_per_file: images per file, which are held in memory.
+        max_bad_share: share of damaged images that may be replaced by others.
 
     Returns:
         (rows, d) array in the order of row ids, of several layers a dict of arrays; with `output`,
@@ -560,12 +560,12 @@ def evaluate(
         scratch: folder for features that memory cannot hold.
 
     Returns:
-        dict of figures by name, with the settings that they were measured with; its attribute
-        `table` is a text for people. None on workers other than the first.
+        dict of metrics by name, with the settings that they were measured with; its attribute
+        `table` is the same as text to read. None on workers other than the first.
 
     Raises:
-        ConfigError: what cannot work.
-        DataError: data or a model that cannot be used.
+        ConfigError: a setting that cannot work.
+        DataError: a data set or model that cannot be used.
     """
     from dc_tf.evaluation import start
 

@@ -7,7 +7,7 @@ The default layer is the model's best one as measured by `dc_tf evaluate`, by k-
 probe; fc7 if nothing was measured. The command says which, and why.
 
 OUTPUT/LAYER-00000-of-00003.npy has the features of the images whose row ids are in
-OUTPUT/rows-00000-of-00003.npy. Run it again to resume after an interruption; SIGTERM and
+OUTPUT/rows-00000-of-00003.npy. An interrupted call resumes when it is repeated; SIGTERM and
 Ctrl-C end it with exit code 42.
 """
 
@@ -28,20 +28,18 @@ LAYER = FLAGS.list(
     None,
     "conv1..conv13, fc6, fc7, comma-separated, or 'all'; default: the best one measured.",
 )
-CELLS = FLAGS.integer("cells", 1, "Feature maps are averaged over a grid of cells x cells.")
-DTYPE = FLAGS.string("dtype", "float32", "Type of the files: float32 or float16.")
+CELLS = FLAGS.integer("cells", 1, "Maps are averaged over cells x cells parts.")
+DTYPE = FLAGS.string("dtype", "float32", "Of the files: float32 or float16.")
 COMPUTE_DTYPE = FLAGS.string(
     "compute_dtype",
     "auto",
-    "Type of the products: float32, bfloat16, or auto, which measures the faster; a resumed call "
-    "keeps the type that it began with.",
+    "Of the products: float32, bfloat16, or auto, which measures the faster; a resumed call keeps "
+    "what it began with.",
 )
-BATCH_SIZE = FLAGS.integer("batch_size", 256, "Images per batch.")
-ROWS_PER_FILE = FLAGS.integer(
-    "rows_per_file", 1_000_000, "Images per file, which are held in memory."
-)
+BATCH_SIZE = FLAGS.integer("batch_size", 256, "Images at a time.")
+ROWS_PER_FILE = FLAGS.integer("rows_per_file", 1_000_000, "Images per file, held in memory.")
 MAX_BAD_SHARE = FLAGS.float(
-    "max_bad_share", 0.0, "Largest share of corrupt images; each is replaced by a readable one."
+    "max_bad_share", 0.0, "Share of damaged images that may be replaced by others."
 )
 
 

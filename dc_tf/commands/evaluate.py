@@ -72,14 +72,14 @@ SEED = FLAGS.integer("seed", 0, "Seed of the untrained network, classifiers and 
 WATCH_DIR = FLAGS.string(
     "watch_dir",
     None,
-    "With several workers: folder shared by all for heartbeats. When a worker dies or hangs, the "
+    "With several workers: shared folder for their heartbeats. When a worker dies or hangs, the "
     "others end and name it.",
 )
 TIMEOUT_S = FLAGS.float(
     "timeout_s",
     600.0,
-    "With --watch_dir: seconds without heartbeat or progress before a worker counts as lost; 0: no "
-    "limit.",
+    "With --watch_dir: seconds without heartbeat or progress until a worker counts as dead; 0: "
+    "no limit.",
     lower_bound=0,
 )
 SCRATCH = FLAGS.string(

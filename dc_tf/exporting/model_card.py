@@ -61,7 +61,7 @@ def model_card(metadata) -> str:
         _training_data(source),
         "## Training",
         _training(source),
-        "## Last figures of training",
+        "## Last metrics of training",
         _metrics(source),
         "## Versions",
         _table(("package", "version"), metadata.versions.items()),
@@ -136,7 +136,7 @@ def _metrics(source):
         for name, value in values.items()
         if name not in ("event", "images_per_second", "input_wait")
     ]
-    return _table(("figure", "value"), shown) if shown else "Not known."
+    return _table(("metric", "value"), shown) if shown else "Not known."
 
 
 def _shapes(outputs):

@@ -272,7 +272,7 @@ def _clear_up(output):
 
 
 def _move(aside, output):
-    """Puts the finished folder in place; what was there goes only after that has worked.
+    """Puts the finished folder in place; the old one is removed only after that has worked.
 
     Not `atomic.commit_folder`: a complete model may be at `output`, and either may be at an address
     that only TensorFlow can reach. Between the two renames a crash leaves none at `output`, which

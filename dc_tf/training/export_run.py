@@ -14,25 +14,9 @@ SAVED_MODEL = "saved_model"
 
 
 def export_run(
-    workdir, output, format=SAVED_MODEL, sobel="layer", stage="", overwrite=False
+    workdir: str, output: str, format=SAVED_MODEL, sobel="layer", stage="", overwrite=False
 ) -> dict:
-    """Exports the network of a run; the output is complete or absent.
-
-    Args:
-        workdir: run folder.
-        output: folder of the SavedModel, or file.
-        format: "saved_model", "keras", "keras_weights" or "onnx".
-        sobel: "layer" or "folded", see `saved_model.export_saved_model`.
-        stage: export the network as of the end of this stage; "" for the newest checkpoint.
-        overwrite: replace an existing output.
-
-    Returns:
-        dict of export (the output), format, sobel and settings; of a SavedModel also outputs.
-
-    Raises:
-        ConfigError: the output exists or cannot be written, or a choice or stage is unknown.
-        DataError: the folder is not a run folder, or has no checkpoint yet.
-    """
+    """Writes a run's network, complete or not at all; `help(dc_tf.export)` describes it."""
     formats = (SAVED_MODEL, *ENDINGS)
     for name, value, choices in (("format", format, formats), ("sobel", sobel, SOBEL_FORMS)):
         if value not in choices:
