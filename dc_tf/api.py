@@ -340,7 +340,7 @@ def load_trunk(model: Path, stage: str = "", compute_dtype: str = "float32") -> 
 
     Raises:
         ConfigError: the path is neither, or the run has no such stage.
-        DataError: what it holds is damaged.
+        DataError: what it holds is corrupt.
     """
     from dc_tf.evaluation.models import open_model
 
@@ -386,7 +386,7 @@ def embed(
         compute_dtype: of the products, "float32", "bfloat16", or "auto", which measures the faster.
         batch_size: images at a time.
         rows_per_file: images per file, which are held in memory.
-        max_bad_share: share of damaged images that may be replaced by others.
+        max_bad_share: share of corrupt images that may be replaced by others.
 
     Returns:
         (rows, d) array in the order of row ids, of several layers a dict of arrays; with `output`,

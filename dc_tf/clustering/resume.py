@@ -128,7 +128,7 @@ class Snapshots:
                 arrays = dict(file)
             return Snapshot(json.loads(arrays.pop(_ABOUT).tobytes()), arrays)
         except _UNREADABLE as error:
-            logging.warning("%s is damaged; not used: %r", path, error)
+            logging.warning("%s is corrupt; not used: %r", path, error)
             return None
 
     def _generations(self) -> list[int]:

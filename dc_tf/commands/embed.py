@@ -39,7 +39,7 @@ COMPUTE_DTYPE = FLAGS.string(
 BATCH_SIZE = FLAGS.integer("batch_size", 256, "Images at a time.")
 ROWS_PER_FILE = FLAGS.integer("rows_per_file", 1_000_000, "Images per file, held in memory.")
 MAX_BAD_SHARE = FLAGS.float(
-    "max_bad_share", 0.0, "Share of damaged images that may be replaced by others."
+    "max_bad_share", 0.0, "Share of corrupt images that may be replaced by others."
 )
 
 

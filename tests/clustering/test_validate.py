@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 import workers
 
-from dc_tf.clustering import validate
+from dc_tf.clustering import validate as validate_lib
 from dc_tf.clustering.store.embeddings import Embeddings, find_files
 from dc_tf.clustering.validate import validate
 from dc_tf.distributed.collectives import Solo
@@ -62,8 +62,8 @@ class InspectionTest(tf.test.TestCase):
         expected = validate(self.save(self.x), Solo())
         self.assertEqual(validate(self.save(self.x, 10, 70), Solo()), expected)
         self.assertEqual(workers.on_workers(2, inspect_share, self.pattern), [expected] * 2)
-        validate._BLOCK_BYTES, before = 100, validate._BLOCK_BYTES
-        self.addCleanup(setattr, validate, "_BLOCK_BYTES", before)
+        validate_lib._BLOCK_BYTES, before = 100, validate_lib._BLOCK_BYTES
+        self.addCleanup(setattr, validate_lib, "_BLOCK_BYTES", before)
         self.assertEqual(validate(self.save(self.x), Solo()), expected)
 
     def test_the_checksum_changes_with_a_value_a_row_or_their_order(self):

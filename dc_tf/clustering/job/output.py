@@ -200,7 +200,7 @@ class KMeansDir:
         """The finished clustering, with the assignments of all rows.
 
         Raises:
-            DataError: it is not finished or damaged.
+            DataError: it is not finished or corrupt.
         """
         from dc_tf.clustering.lloyd import KMeansResult  # brings TensorFlow
 

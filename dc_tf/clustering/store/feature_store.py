@@ -245,7 +245,7 @@ def _read_metadata(path):
         raise DataError(f"{path} has no feature store: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}: {_METADATA} is damaged, extract the features again ({error})."
+            f"{path}: {_METADATA} is corrupt, extract the features again ({error})."
         ) from error
 
 
@@ -255,7 +255,8 @@ def _remove(path):
         others = set(os.listdir(path)) - {_ROWS, _METADATA, staged_file(_METADATA), STAGING}
         if others:
             raise ConfigError(
-                f"{path} holds {min(others)}, which is not part of a feature store; name another folder."
+                f"{path} holds {min(others)}, which is not part of a feature store; name another "
+                "folder."
             )
         shutil.rmtree(path)
     elif os.path.lexists(path):

@@ -202,8 +202,8 @@ def whiten_store(store: FeatureStore, whitening: Whitening, path=None) -> Featur
     Args:
         store: complete, or half mapped in place by an earlier call.
         whitening: the same on all workers.
-        path: folder of the mapped rows. A store of an interrupted call, or an empty one of the right
-            shape, is continued; any other is replaced. None: in place.
+        path: folder of the mapped rows. A store of an interrupted call, or an empty one of the
+            right shape, is continued; any other is replaced. None: in place.
 
     Raises:
         ConfigError: if the rows cannot stay in place, or `path` is that of `store`.
@@ -242,7 +242,7 @@ def _target(path, store, whitening):
             if target.made_by == whitening.name or not target.written:
                 target.made_by = whitening.name
                 return target
-    except DataError:  # none, or a damaged one
+    except DataError:  # none, or a corrupt one
         pass
     return FeatureStore.create(path, *kind, store.dtype, whitening.name)
 

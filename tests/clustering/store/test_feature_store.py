@@ -261,7 +261,7 @@ class DamageTest(StoreTestCase):
         ):
             self.filled()
             self.change_metadata(**changes)
-            with self.assertRaisesRegex(DataError, "store.json is damaged"):
+            with self.assertRaisesRegex(DataError, "store.json is corrupt"):
                 FeatureStore.open(self.path)
         for text in ("", '{"written": 5', "[]", "null", "7"):
             with open(os.path.join(self.path, "store.json"), "w") as file:
