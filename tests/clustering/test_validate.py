@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 import workers
 
-from dc_tf.clustering import validate
+from dc_tf.clustering import validate as validate_lib
 from dc_tf.clustering.store.embeddings import Embeddings, find_files
 from dc_tf.clustering.validate import validate
 from dc_tf.distributed.collectives import Solo
@@ -62,8 +62,8 @@ class InspectionTest(tf.test.TestCase):
         expected = validate(self.save(self.x), Solo())
         self.assertEqual(validate(self.save(self.x, 10, 70), Solo()), expected)
         self.assertEqual(workers.on_workers(2, inspect_share, self.pattern), [expected] * 2)
-        validate._BLOCK_BYTES, before = 100, validate._BLOCK_BYTES
-        self.addCleanup(setattr, validate, "_BLOCK_BYTES", before)
+        validate_lib._BLOCK_BYTES, before = 100, validate_lib._BLOCK_BYTES
+        self.addCleanup(setattr, validate_lib, "_BLOCK_BYTES", before)
         self.assertEqual(validate(self.save(self.x), Solo()), expected)
 
     def test_the_checksum_changes_with_a_value_a_row_or_their_order(self):
@@ -99,7 +99,7 @@ class InspectionTest(tf.test.TestCase):
     def test_a_worker_that_cannot_read_ends_the_others(self):
         self.save(self.x)
         messages = workers.on_workers(2, inspect_while_one_cannot_read, self.pattern)
-        self.assertEqual(messages[0], "worker 1 cannot read its embeddings.")
+        self.assertEqual(messages[0], "worker 1 cannot read its embeddings; see its log.")
         self.assertEqual(messages[1], "the disk of this worker is gone")
 
     def test_progress_counts_own_rows(self):

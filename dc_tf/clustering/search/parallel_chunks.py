@@ -27,7 +27,7 @@ def thread_count() -> int:
 
 
 def in_parallel(function, chunks) -> Iterator:
-    """Yields `function(chunk)` in the order of `chunks`; an error in one cancels those not started."""
+    """Yields `function(chunk)` in the order of `chunks`; an error cancels those not started."""
     pool = concurrent.futures.ThreadPoolExecutor(thread_count(), "chunk")
     try:
         yield from pool.map(function, chunks)

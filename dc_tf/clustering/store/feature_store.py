@@ -255,7 +255,8 @@ def _remove(path):
         others = set(os.listdir(path)) - {_ROWS, _METADATA, staged_file(_METADATA), STAGING}
         if others:
             raise ConfigError(
-                f"{path} holds {min(others)}, which is not part of a feature store; name another folder."
+                f"{path} holds {min(others)}, which is not part of a feature store; name another "
+                "folder."
             )
         shutil.rmtree(path)
     elif os.path.lexists(path):
