@@ -87,8 +87,8 @@ def size_warnings(counts) -> list[str]:
     if rows and _holds_most(counts):
         warnings.append(
             f"cluster {counts.argmax()} holds {_percent(counts.max(), rows)} of all rows, so the "
-            "clusters carry little information. Look for rows that are equal or nearly so, or scale rows "
-            "of very different lengths to the same one."
+            "clusters carry little information. Look for rows that are equal or nearly so, or "
+            "scale rows of very different lengths to the same one."
         )
     if rows and 2 * empty > len(counts):
         warnings.append(
