@@ -159,7 +159,7 @@ class _Work:
             self._snapshots.save_if_due(self._generation, lambda: self._snapshot(state))
 
     def restore(self):
-        """Restores the newest snapshot; returns the current problem's `KMeansState`, or None."""
+        """Restores the newest snapshot; the `KMeansState` of the current problem, or None."""
         snapshot = self._snapshots.newest() if self._snapshots else None
         if snapshot is None:
             return None

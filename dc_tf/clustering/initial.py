@@ -138,7 +138,7 @@ class _Draws:
         return positions[order][np.isfinite(times[order])].astype(np.int64)
 
     def _approach(self, new, positions):
-        """Updates the nearest drawn row of every row, and its distance, by `new` (n, dim) rows."""
+        """Updates every row's nearest drawn row and its distance with `new` (n, dim) rows."""
         if not len(self.drawn):
             self._distance[:] = np.inf
         nearest = make_backend("tensorflow", len(new), self._points.dim, "float32")

@@ -63,8 +63,8 @@ def collapse_warnings(counts) -> list[str]:
         share = max(counts[i].max() / totals[i] for i in crowded)
         warnings.append(
             f"in {len(crowded)} of {len(filled)} clusters one sub-cluster holds most rows, up to "
-            f"{_percent(share, 1)}: such sub-clusters carry little information. Look for "
-            "images that are nearly alike, or lower sub_clusters."
+            f"{_percent(share, 1)}: such sub-clusters carry little information. Look "
+            "for images that are nearly alike, or lower sub_clusters."
         )
     empty = int(np.count_nonzero(counts[filled] == 0))
     if 2 * empty > counts[filled].size:
@@ -88,7 +88,7 @@ def size_warnings(counts) -> list[str]:
         warnings.append(
             f"cluster {counts.argmax()} holds {_percent(counts.max(), rows)} of all rows, so the "
             "clusters carry little information. Look for rows that are equal or nearly so, or "
-            "bring rows of very different lengths to the same one."
+            "scale rows of very different lengths to the same one."
         )
     if rows and 2 * empty > len(counts):
         warnings.append(

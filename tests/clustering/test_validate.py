@@ -99,7 +99,7 @@ class InspectionTest(tf.test.TestCase):
     def test_a_worker_that_cannot_read_ends_the_others(self):
         self.save(self.x)
         messages = workers.on_workers(2, inspect_while_one_cannot_read, self.pattern)
-        self.assertEqual(messages[0], "worker 1 cannot read its embeddings.")
+        self.assertEqual(messages[0], "worker 1 cannot read its embeddings; see its log.")
         self.assertEqual(messages[1], "the disk of this worker is gone")
 
     def test_progress_counts_own_rows(self):

@@ -440,7 +440,9 @@ class WorkersTest(CommandTest):
         first, second = workers.on_cluster(2, call_on_other_inputs, inputs, *self.argv())
         self.assertEqual((first[0], second[0]), (2, 2))
         self.assertIn("worker 1 failed; see its log", first[2])
-        self.assertRegex(second[2], "finds other files in --input=.*y.npy; start all alike")
+        self.assertRegex(
+            second[2], "finds other files in --input=.*y.npy; start all workers with the same"
+        )
         self.assertFalse(os.path.exists(self.output))
 
     def test_two_workers_that_are_refused_leave_a_folder_as_it_was(self):

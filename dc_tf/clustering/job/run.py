@@ -264,7 +264,7 @@ class _Clock:
         return time.monotonic() - self._made
 
     def seconds_per_iteration(self) -> float | None:
-        """The mean; the first iteration, which includes start-up, counts only if it is alone."""
+        """The mean; without the first, which includes start-up, unless it is the only one."""
         laps = self._laps[1:] or self._laps
         return sum(laps) / len(laps) if laps else None
 

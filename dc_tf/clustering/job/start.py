@@ -38,7 +38,7 @@ class Asked:
         overwrite: replace a clustering in the output that is finished or another.
         save_every_s: seconds between snapshots; 0: every iteration.
         cache_gb: keep a worker's rows in device memory if they take no more than this.
-        timeout_s: seconds without heartbeat or progress after which a worker ends all; 0: none.
+        timeout_s: as of `distributed.session.watched`; seconds, 0: no limit.
     """
 
     input: str | os.PathLike | list

@@ -107,7 +107,7 @@ class Moments:
         for block, scatter in summed_blocks(self.dim, 8 * self.dim, own_scatter, comm):
             covariance[block] = scatter / rows
         if not np.isfinite(np.trace(covariance)) or not np.isfinite(all_mean).all():
-            raise DataError("whitening needs finite features, and some are not.")
+            raise DataError("whitening needs finite features; some are not finite.")
         return rows, all_mean, covariance
 
     def _add_waiting(self):
@@ -202,8 +202,8 @@ def whiten_store(store: FeatureStore, whitening: Whitening, path=None) -> Featur
     Args:
         store: complete, or half mapped in place by an earlier call.
         whitening: the same on all workers.
-        path: folder of the mapped rows. A store of an interrupted call, or an empty one of the
-            right shape, is continued; any other is replaced. None: in place.
+        path: folder of the mapped rows. A store of an interrupted call, or an empty one of that
+            shape, is continued; any other is replaced. None: in place.
 
     Raises:
         ConfigError: if the rows cannot stay in place, or `path` is that of `store`.

@@ -104,7 +104,7 @@ class EmbeddingsTest(FolderTest):
     def test_a_file_that_is_cut_short_or_removed_while_it_is_read_is_an_error_of_the_data(self):
         embeddings = Embeddings.open([self.save("x.npy", self.x)])
         os.truncate(self.path("x.npy"), 500)
-        with self.assertRaisesRegex(DataError, "x.npy ends at byte .* become shorter"):
+        with self.assertRaisesRegex(DataError, "x.npy ends at byte .* was truncated"):
             embeddings.read(0, 50)
         os.remove(self.path("x.npy"))
         with self.assertRaisesRegex(DataError, "x.npy cannot be opened: No such file"):

@@ -239,7 +239,7 @@ class DamageTest(StoreTestCase):
         treasure = os.path.join(self.path, "thesis.tex")
         with open(treasure, "w"):
             pass
-        for path, message in ((self.path, "holds thesis.tex"), (treasure, "is no folder")):
+        for path, message in ((self.path, "holds thesis.tex"), (treasure, "is not a folder")):
             with self.assertRaisesRegex(ConfigError, message):
                 FeatureStore.create(path, 3, 2)
         self.assertTrue(os.path.exists(treasure))
@@ -297,7 +297,7 @@ class DamageTest(StoreTestCase):
             lambda: store.write(0, self.x),
             store.check_complete,
         ):
-            with self.assertRaisesRegex(DataError, "20 of 50 rows went through whitening"):
+            with self.assertRaisesRegex(DataError, "20 of 50 rows are mapped by whitening"):
                 use()
         store.forget()
         store.write(0, self.x)

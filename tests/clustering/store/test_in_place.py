@@ -88,7 +88,7 @@ class RewriteTest(tf.test.TestCase):
     def test_rows_of_one_map_do_not_go_through_another(self):
         for n in (10**6, 25):
             killed_at(n, self.go_on)
-            with self.assertRaisesRegex(DataError, "are those of moved"):
+            with self.assertRaisesRegex(DataError, "are already mapped by moved"):
                 self.go_on(never, "other")
 
     def test_new_rows_of_another_map_that_were_not_used_yet_are_not_used(self):
@@ -119,7 +119,7 @@ class RewriteTest(tf.test.TestCase):
         first = iter([True, True])
         with self.assertRaisesRegex(DataError, "row 86 are not finite"):
             self.go_on(lambda rows: moved(rows) if next(first, False) else rows + np.nan)
-        with self.assertRaisesRegex(DataError, "16 of 24 rows went through moved"):
+        with self.assertRaisesRegex(DataError, "16 of 24 rows are mapped by moved"):
             FeatureStore.open(self.path).check_complete()
         self.go_on()
         self.assert_moved()
