@@ -70,7 +70,7 @@ class ReplayTest(tf.test.TestCase):
         gone = RunDir(self.path).clustering(1, 0)
         os.rename(gone, gone + "-away")
         self.addCleanup(os.rename, gone + "-away", gone)
-        with self.assertRaisesRegex(DataError, "has the clusters of that step, is not there"):
+        with self.assertRaisesRegex(DataError, "has the clusters of that step, is missing"):
             replay(RunDir(self.path), 9)
 
 
