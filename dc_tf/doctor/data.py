@@ -11,7 +11,7 @@ from PIL import Image
 
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import CorruptRow, RowReader
-from dc_tf.data.storage.verify import check_shard, describe
+from dc_tf.data.storage.verify import check_shard, describe, rows_by_shard
 from dc_tf.errors import DataError
 from dc_tf.memory import size
 
@@ -22,13 +22,13 @@ def open_data(report, path) -> Dataset | None:
     """The data set, or None where it cannot be opened, which is reported."""
     try:
         dataset = Dataset.open(path)
-        sizes = sum(shard.bytes for shard in dataset.shards)
+        sizes, shards = dataset.stored_bytes(), len(dataset.used_shards())
     except DataError as error:
         report.fail("data set", str(error), "see the message; all workers need to see this folder")
         return None
     report.ok(
         "data set",
-        f"{path}: {dataset.rows:,} images in {len(dataset.shards):,} shards, {size(sizes)}",
+        f"{path}: {dataset.rows:,} images in {shards:,} shards, {size(sizes)}",
         shared=True,
     )
     return dataset
@@ -65,12 +65,13 @@ def check_images(report, dataset, rank, workers, sample):
 
 def check_shards(report, dataset, rank, workers):
     """Reads this worker's share of the shards, every record, and compares all checksums."""
-    own = range(rank, len(dataset.shards), workers)
-    bad = [fault for fault in (check_shard(dataset, number) for number in own) if fault]
+    parts = list(rows_by_shard(dataset))
+    own = parts[rank::workers]
+    bad = [fault for fault in (check_shard(dataset, *part) for part in own) if fault]
     for fault in bad:
         report.fail("shard", describe(fault, dataset.path), "copy it again, or convert it again")
     if not bad:
-        report.ok("shards", f"{len(own)} of {len(dataset.shards)} read: all checksums are right")
+        report.ok("shards", f"{len(own)} of {len(parts)} read: all checksums are right")
 
 
 def _decode(reader, row):
