@@ -88,6 +88,10 @@ class RunDir:
         """Assignments of one round, written by all workers and read by all."""
         return os.path.join(self.clusterings, f"stage-{stage:02d}-round-{round_index:04d}")
 
+    def embeddings(self, name: str) -> str:
+        """Features of one layer of the newest checkpoint over the data set."""
+        return os.path.join(self.path, "embeddings", name)
+
     def features(self, rank: int) -> str:
         """Scratch folder of a worker for its features and the clustering in progress.
 

@@ -250,7 +250,7 @@ def run_folder() -> str:
 
 
 # Methods of RunDir that name a path, with arguments for an example.
-_RUN_METHODS = {"log": (0,), "clustering": (1, 0), "features": (0,)}
+_RUN_METHODS = {"log": (0,), "clustering": (1, 0), "embeddings": ("fc7",), "features": (0,)}
 
 
 def checkpoint() -> str:

@@ -39,10 +39,11 @@ def inspect(path, sample=1000) -> dict:
     return {
         "data": dataset.path,
         "rows": dataset.rows,
-        "shards": len(dataset.shards),
-        "bytes": sum(shard.bytes for shard in dataset.shards),
+        "shards": len(dataset.used_shards()),
+        "bytes": dataset.stored_bytes(),
         "fingerprint": dataset.fingerprint(),
         "made_by": dataset.origin.get("made_by"),
+        "view_of": dataset.base.path if dataset.base is not None else None,
         "record_bytes": _record_bytes(dataset),
         "labels": _labels(dataset),
         "sample": _sample(dataset, sample),
@@ -86,6 +87,8 @@ def as_text(report) -> str:
         ("width", _range(sample["width"])),
         ("height", _range(sample["height"])),
     ]
+    if report["view_of"]:
+        lines.insert(1, ("view of", report["view_of"]))
     lines += [
         (f"meta/{name}", f"{100 * meta['coverage']:.0f}%, such as {meta['example']!r}")
         for name, meta in sample["meta"].items()
@@ -112,23 +115,27 @@ def contact_sheet(examples, names, path) -> None:
 
 
 def _record_bytes(dataset):
-    """Statistics of all record sizes, from the indexes, one shard at a time."""
+    """Statistics of all record sizes, from the indexes, a part at a time."""
     least, most, powers = np.inf, 0, np.zeros(64, np.int64)
-    for number in range(len(dataset.shards)):
-        lengths = np.asarray(dataset.index(number)[:, 1])
+    for entries in dataset.entries():
+        lengths = np.asarray(entries[:, 1])
         if lengths.size:
             least, most = min(least, int(lengths.min())), max(most, int(lengths.max()))
             exponents = np.ceil(np.log2(np.maximum(lengths, 1))).astype(np.int64)
             powers += np.bincount(exponents, minlength=64)
-    total = sum(shard.bytes for shard in dataset.shards)
     up_to = {2**power: int(count) for power, count in enumerate(powers) if count}
-    return {"least": least, "mean": total / dataset.rows, "most": most, "up_to": up_to}
+    return {
+        "least": least,
+        "mean": dataset.stored_bytes() / dataset.rows,
+        "most": most,
+        "up_to": up_to,
+    }
 
 
 def _labels(dataset):
     counts, rows = collections.Counter(), 0
-    for number in range(len(dataset.shards)):
-        values, times = np.unique(dataset.index(number)[:, 2], return_counts=True)
+    for entries in dataset.entries():
+        values, times = np.unique(entries[:, 2], return_counts=True)
         counts.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
     rows = sum(count for label, count in counts.items() if label >= 0)
     counts.pop(-1, None)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import CorruptRow, RowReader
-from dc_tf.data.storage.verify import check_shard, describe
+from dc_tf.data.storage.verify import check_shard, describe, rows_by_shard
 from dc_tf.errors import DataError
 from dc_tf.memory import size
 
@@ -22,7 +22,7 @@ def open_data(report, path) -> Dataset | None:
     """The data set; None if it cannot be opened, which is reported."""
     try:
         dataset = Dataset.open(path)
-        sizes = sum(shard.bytes for shard in dataset.shards)
+        sizes, shards = dataset.stored_bytes(), len(dataset.used_shards())
     except DataError as error:
         report.fail(
             "data set", str(error), "correct data.path; all workers need to see this folder"
@@ -30,7 +30,7 @@ def open_data(report, path) -> Dataset | None:
         return None
     report.ok(
         "data set",
-        f"{path}: {dataset.rows:,} images in {len(dataset.shards):,} shards, {size(sizes)}",
+        f"{path}: {dataset.rows:,} images in {shards:,} shards, {size(sizes)}",
         shared=True,
     )
     return dataset
@@ -67,12 +67,13 @@ def check_images(report, dataset, rank, workers, sample) -> None:
 
 def check_shards(report, dataset, rank, workers) -> None:
     """Reads this worker's share of the shards and compares all checksums."""
-    own = range(rank, len(dataset.shards), workers)
-    bad = [fault for fault in (check_shard(dataset, number) for number in own) if fault]
+    parts = list(rows_by_shard(dataset))
+    own = parts[rank::workers]
+    bad = [fault for fault in (check_shard(dataset, *part) for part in own) if fault]
     for fault in bad:
         report.fail("shard", describe(fault, dataset.path), "copy it again, or convert it again")
     if not bad:
-        report.ok("shards", f"{len(own)} of {len(dataset.shards)} read: all checksums match")
+        report.ok("shards", f"{len(own)} of {len(parts)} read: all checksums match")
 
 
 def _decode(reader, row):

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dc_tf.data.storage import files
 from dc_tf.data.storage.files import is_local, sync
 from dc_tf.data.storage.manifest import INDEX_SUFFIX, MANIFEST
+from dc_tf.data.storage.row_list import ROWS, VIEW
 from dc_tf.errors import ConfigError
 
 FOLDER = ".writing"
@@ -132,7 +133,7 @@ class Staging:
         if not self.is_committing():
             self.write(MANIFEST, json.dumps(manifest, indent=1))
         # The shards indexed in place may be those of the data set being replaced.
-        kept = {*moves.values(), *(shard["name"] for shard in manifest["shards"])}
+        kept = {*moves.values(), *(shard["name"] for shard in manifest.get("shards", ()))}
         _remove_data_set(self._output, os.path.join(self._output, MANIFEST), kept)
         for name, final in moves.items():
             if self._has(name):
@@ -243,12 +244,18 @@ def _remove_data_set(path, manifest_path, kept):
     manifest = _read_json(manifest_path)
     # The manifest first: without it the folder counts as incomplete.
     files.remove(manifest_path)
-    shards = manifest.get("shards", []) if isinstance(manifest, dict) else []
-    for shard in shards:
+    for file in _own_files(manifest if isinstance(manifest, dict) else {}):
+        if file not in kept and files.exists(os.path.join(path, file)):
+            files.remove(os.path.join(path, file))
+
+
+def _own_files(manifest):
+    """Names of the files, besides the manifest, that are removed with a data set."""
+    names = [ROWS] if VIEW in manifest else []
+    for shard in manifest.get("shards", ()):
         name = os.path.basename(shard["name"])
-        for file in [name + INDEX_SUFFIX] + ([] if manifest.get("adopted") else [name]):
-            if file not in kept and files.exists(os.path.join(path, file)):
-                files.remove(os.path.join(path, file))
+        names += [name + INDEX_SUFFIX] + ([] if manifest.get("adopted") else [name])
+    return names
 
 
 def _read_job(path):

@@ -113,11 +113,19 @@ class DatasetWriter:
             raise DataError(
                 f"{source or 'an image'} has label {label}; the class names allow 0..{classes - 1}."
             )
+        return self.write_record(schema.encode_example(encoded, label, source, meta), label)
+
+    def write_record(self, record, label=None) -> int:
+        """Appends one row, a record of `schema.encode_example`, whose label is given beside it.
+
+        Returns:
+            int, the row's id.
+        """
         if self.is_full:
             self.close_shard()
         if self._current is None:
             self._current = _OpenShard(self._staging.path(f"{len(self._shards)}.tfrecord"))
-        self._current.write(schema.encode_example(encoded, label, source, meta), label)
+        self._current.write(record, label)
         self.rows += 1
         return self.rows - 1
 
