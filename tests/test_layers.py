@@ -14,7 +14,8 @@ LAYERS = [
     {"__main__"},
     {"commands"},
     {"api"},
-    {"report", "evaluation", "doctor"},
+    {"report"},
+    {"evaluation", "doctor"},
     {"training"},
     {"planning"},
     {"export"},
@@ -29,7 +30,7 @@ LAYERS = [
     {"kmeans_options"},
     {"hyperparams"},
     {"atomic"},
-    {"kernels", "keras", "memory", "run_log", "seeds", "shipped"},
+    {"kernels", "keras", "memory", "run_log", "seeds", "shipped", "versions"},
     {"errors"},
 ]
 

@@ -4,29 +4,15 @@ facts_of(run, log), warnings_of(run.dataset, log, evaluations)
 """
 
 import collections
-import importlib.metadata
 import itertools
 import json
 import os
 
-import dc_tf
 from dc_tf.data.convert import REJECTED
 from dc_tf.data.storage import files
 
-_PACKAGES = ("tensorflow", "numpy", "faiss-cpu", "faiss-gpu", "pillow")
 _REASONS = 3  # shown of the reasons why files were rejected
 _READ = 100_000  # lines of the list of rejected files that are read
-
-
-def versions() -> dict:
-    """{package: version} of this process."""
-    found = {"dc_tf": dc_tf.__version__}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def duration(seconds) -> str:
@@ -38,28 +24,28 @@ def duration(seconds) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d} h" if hours else f"{minutes}:{seconds:02d} min"
 
 
-def warnings_of(dataset, log=None, evaluations=None, corrupt=0, read=0, failed_step=None) -> list:
+def warnings_of(dataset, read, evaluations, training: dict) -> list[str]:
     """Sentences about what went wrong.
 
     Args:
         dataset: Dataset.
-        log: curves.Log of a run, or None.
-        evaluations: evaluations.Found, or None.
-        corrupt, read: rows of this report that could not be read, of so many.
-        failed_step: what `failed_step.json` holds, or None.
+        read: columns.Found, what this report has read of it.
+        evaluations: evaluations.Found.
+        training: of `content.of_training`; its `log` is None for a clustering of embeddings.
     """
     found = []
-    if failed_step:
+    if training["failed_step"]:
+        step = training["failed_step"].get("global_step")
+        found.append(f"Training ended at step {step}, where the loss was not finite.")
+    if training["log"] is not None:
+        found += _of_log(training["log"])
+    if read.corrupt:
         found.append(
-            f"Training ended at step {failed_step.get('global_step')}, where the loss was not "
-            "finite."
+            f"{read.corrupt:,} of the {len(read.rows):,} rows that this report has read are "
+            "corrupt."
         )
-    if log is not None:
-        found += _of_log(log)
-    if corrupt:
-        found.append(f"{corrupt:,} of the {read:,} rows that this report has read are corrupt.")
     found += _rejected(dataset)
-    for result in evaluations.by_layer if evaluations else ():
+    for result in evaluations.by_layer:
         if result.below:
             layers = ", ".join(result.below)
             found.append(
@@ -85,10 +71,9 @@ def _rejected(dataset):
     path = os.path.join(dataset.path, REJECTED)
     if not files.exists(path):
         return []
-    reasons, count = collections.Counter(), 0
     with files.opened(path, "r") as file:
-        for count, line in enumerate(itertools.islice(file, _READ), 1):
-            reasons[_reason(line)] += 1
+        reasons = collections.Counter(map(_reason, itertools.islice(file, _READ)))
+    count = reasons.total()
     if not count:
         return []
     most = "; ".join(f"{reason} ({times:,})" for reason, times in reasons.most_common(_REASONS))

@@ -67,13 +67,11 @@ class Found:
         by_layer: list of ByLayer.
         plain: list of Plain.
         pictures: list of (name, data URI).
-        versions: {package: version} of the evaluations.
     """
 
     by_layer: list
     plain: list
     pictures: list
-    versions: dict
 
 
 def find(folder: str | None, named=()) -> Found:
@@ -88,11 +86,10 @@ def find(folder: str | None, named=()) -> Found:
     """
     results = [_named(path) for path in named]
     results += [found for path in _files(folder, ".json") if (found := _result(path))]
-    by_layer, plain, seen, versions = [], [], set(), {}
+    by_layer, plain, seen = [], [], set()
     for result in [*results, *_remembered(folder)]:
         if result["task"] in _IN_SECTION_OF_THEIR_OWN:
             continue
-        versions |= result.get("versions") or {}
         if not isinstance(result.get("layers"), dict):
             plain.append(Plain(_title(result), _numbers(result)))
             continue
@@ -101,7 +98,7 @@ def find(folder: str | None, named=()) -> Found:
         if made.rows and key not in seen:
             by_layer.append(made)
         seen.add(key)
-    return Found(by_layer, plain, _pictures(folder), versions)
+    return Found(by_layer, plain, _pictures(folder))
 
 
 def _by_layer(result):

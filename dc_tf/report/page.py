@@ -17,6 +17,7 @@ from dc_tf.data.storage.metadata import text as clean
 from dc_tf.errors import ConfigError
 from dc_tf.report import about, charts
 from dc_tf.report import map as map_lib
+from dc_tf.versions import installed
 
 CAP_MB = 25.0
 MARK = b"<!doctype html><!-- a report of dc_tf -->"
@@ -70,6 +71,7 @@ def render(content: dict) -> bytes:
         **content,
         style=Markup(style),
         script=Markup(script),
+        made_by=installed(),
         policy=_policy(style, script),
         charts=charts,
         map_pictures=_map_pictures(content["gallery"]),
