@@ -45,6 +45,7 @@ __all__ = [
     "embed",
     "kmeans",
     "evaluate",
+    "write_report",
 ]
 
 Path = str | os.PathLike
@@ -591,6 +592,75 @@ def evaluate(
     if found is not None:
         found.write(paths["output"], paths["plot"])
     return found
+
+
+@_front(round="round_index")
+def write_report(
+    output: Path,
+    run: Path | None = None,
+    *,
+    clusters: Path | None = None,
+    data: Path | None = None,
+    stage: str = "",
+    round_index: int | None = None,
+    compare: Sequence[Path] = (),
+    random_init: bool = False,
+    evaluations: Sequence[Path] = (),
+    sheets: int = 120,
+    max_rows: int = 100_000,
+    max_mb: float = 25.0,
+    overwrite: bool = False,
+) -> dict:
+    """Writes a report of a run, or of a clustering, as one HTML file that needs no network.
+
+    >>> report = dc_tf.write_report("report.html", run="RUN")
+    >>> report["rows"], report["bytes"] < 25e6
+    (96, True)
+
+    Args:
+        output: HTML file.
+        run: run folder.
+        clusters: without `run`: output folder of `kmeans`.
+        data: data set folder; with `run` only where it was moved.
+        stage: of a run: clusters of this stage; "" for the last one.
+        round_index: of a run: clustering of the stage; None for the last one.
+        compare: run folders, or outputs of `kmeans`, of the same images to set beside it.
+        random_init: of a run with up to 20,000 images: compare with clusters of an untrained
+            network too.
+        evaluations: JSON results of `evaluate` besides those in the run folder.
+        sheets: number of clusters whose images are shown.
+        max_rows: images whose metadata is read; a sample of more.
+        max_mb: largest size of the file; contact sheets are left out for it.
+        overwrite: replace a file in `output` that is no report.
+
+    Returns:
+        dict of report (the path), bytes, rows, rows_read, clusters, clusters_shown, and left_out,
+        sentences about what did not fit.
+
+    Raises:
+        ConfigError: what cannot work; nothing was written.
+        DataError: data that cannot be used.
+    """
+    from dc_tf.report.build import make
+
+    def path(given):
+        return None if given is None else os.fspath(given)
+
+    return make(
+        output=os.fspath(output),
+        run=path(run),
+        clusters=path(clusters),
+        data=path(data),
+        stage=stage,
+        round_index=round_index,
+        compare=[os.fspath(one) for one in compare],
+        random_init=random_init,
+        evaluation_files=[os.fspath(one) for one in evaluations],
+        sheets=sheets,
+        max_rows=max_rows,
+        max_mb=max_mb,
+        overwrite=overwrite,
+    )
 
 
 def _several(given) -> list:

@@ -36,6 +36,11 @@ class RunDir:
         return os.path.join(self.path, "data.json")
 
     @property
+    def versions(self) -> str:
+        """Versions of dc_tf and of the packages that trained, when the run was last started."""
+        return os.path.join(self.path, "versions.json")
+
+    @property
     def metrics(self) -> str:
         """One JSON object a line: step, losses, accuracies, speed; also one per clustering."""
         return os.path.join(self.path, "metrics.jsonl")

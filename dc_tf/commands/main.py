@@ -45,6 +45,7 @@ COMMANDS = {
     "export": "dc_tf.commands.export",
     "import_torch": "dc_tf.commands.import_torch",
     "evaluate": "dc_tf.commands.evaluate",
+    "report": "dc_tf.commands.report",
     "doctor": "dc_tf.commands.doctor",
 }
 

@@ -22,6 +22,7 @@ from dc_tf.errors import ConfigError, DataError
 from dc_tf.planning.stages import plan_stages
 from dc_tf.run_dir import RunDir
 from dc_tf.run_log import logged_to
+from dc_tf.versions import installed
 
 # Workers that measure run without a watchdog; seconds within which all have to start.
 _JOIN_S = 300.0
@@ -242,4 +243,5 @@ def _check_same_run(experiment, dataset, run_dir):
 def _write_experiment(experiment, run_dir):
     dataset = Dataset.open(experiment.data.path)
     write_json(run_dir.data, {"path": dataset.path, "fingerprint": dataset.fingerprint()})
+    write_json(run_dir.versions, installed())
     write_text(run_dir.config, experiment_lib.to_yaml(experiment))
