@@ -163,7 +163,7 @@ def _some_rounds(run, rows):
 
 def _filters(run, stage):
     from dc_tf.evaluation.models import open_model  # builds the network, which takes seconds
-    from dc_tf.export.weights import named_weights
+    from dc_tf.exporting.weights import named_weights
 
     try:
         trunk = open_model(run.folder.path, stage=stage).trunk
