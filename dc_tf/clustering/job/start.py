@@ -16,7 +16,8 @@ import numpy as np
 
 from dc_tf.atomic import locked
 from dc_tf.clustering.job.output import KMeansDir
-from dc_tf.clustering.store.embeddings import Embeddings, NpyFile, find_files
+from dc_tf.clustering.store.embeddings import Embeddings, find_files
+from dc_tf.clustering.store.npy_file import NpyFile
 from dc_tf.distributed.task import TaskSpec, task_from_environment
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.kmeans_options import BACKENDS, INITS, PRECISIONS, KMeansOptions

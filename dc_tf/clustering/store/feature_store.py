@@ -22,7 +22,7 @@ import numpy as np
 from absl import logging
 
 from dc_tf.atomic import staged_file, write_file
-from dc_tf.clustering.store.embeddings import NpyFile
+from dc_tf.clustering.store.npy_file import NpyFile
 from dc_tf.clustering.store.points import BFLOAT16, DTYPES
 from dc_tf.clustering.store.row_file import RowFile
 from dc_tf.errors import ConfigError, DataError
@@ -105,7 +105,7 @@ class FeatureStore:
             (header.rows, header.dim, header.dtype.name),
             tuple(metadata.pop("matrix")),
         )
-        if found != expected:
+        if found != expected or header.by_column:
             raise DataError(
                 f"{path}: {_METADATA} describes {expected} and {_ROWS} holds {found} (rows, dim, "
                 "dtype); they do not belong together, extract the features again."
