@@ -17,6 +17,11 @@ from dc_tf.hyperparams import Config
 from dc_tf.kmeans_options import BACKENDS, INITS, PRECISIONS, KMeansOptions
 
 LOSSES = ("hierarchical", "product")
+# Settings without influence on results.
+_FREE = (
+    *("checkpoint_every", "keep_checkpoints", "keep_clusterings", "log_every", "threads"),
+    "watchdog",
+)
 _MODEL_CHOICES = {
     "compute_dtype": ("float32", "bfloat16", "float16", "auto"),
     "sync_batch_norm": ("world", "group", "off"),
@@ -243,6 +248,8 @@ class Experiment(Config):
         stages: run one after the other on the same trunk.
         checkpoint_every: steps between checkpoints; one is also written after each round.
         keep_checkpoints: newest checkpoints to keep, beside those at the ends of stages.
+        keep_clusterings: newest clusterings whose centroids, whitening and network are kept, to
+            assign other images to them; 0 keeps none. `--dry_run` prints the size of one.
         log_every: steps between lines of metrics.
         init_from: run folder, or exported or imported model, whose trunk this run starts from.
         init_stage: name of a stage of that run, to start from its end; "" for the run's end.
@@ -255,6 +262,7 @@ class Experiment(Config):
     stages: tuple[Stage, ...] = ()
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
+    keep_clusterings: int = 2
     log_every: int = 50
     init_from: str = ""
     init_stage: str = ""
@@ -310,7 +318,7 @@ def differences(a: Experiment, b: Experiment) -> list[str]:
 def result_settings(experiment: Experiment) -> dict:
     """The settings that results depend on, flat, as in {"stages[0].epochs": 3}."""
     settings = experiment.as_dict()
-    for name in ("checkpoint_every", "keep_checkpoints", "log_every", "threads", "watchdog"):
+    for name in _FREE:
         del settings[name]
     del settings["data"]["path"], settings["data"]["max_bad_share"]
     for values, stage in zip(settings["stages"], experiment.stages):
@@ -354,6 +362,8 @@ def check(experiment: Experiment) -> None:
     need(short_side >= model.resolution, "data.resize", short_side, "use 0 or >= model.resolution")
     need(experiment.stages, "stages", experiment.stages, "list at least one stage")
     need(experiment.seed >= 0, "seed", experiment.seed, "use a number from 0 on")
+    kept = experiment.keep_clusterings
+    need(kept >= 0, "keep_clusterings", kept, "use a number from 0 on")
     need(experiment.threads >= 0, "threads", experiment.threads, "use 0, or at least 1")
     seconds = experiment.watchdog.timeout_s
     need(seconds >= 0, "watchdog.timeout_s", seconds, "use 0, or a number of seconds")

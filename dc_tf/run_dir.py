@@ -32,7 +32,7 @@ class RunDir:
 
     @property
     def data(self) -> str:
-        """Fingerprint of the data set when the run started."""
+        """Path and fingerprint of the data set when the run began."""
         return os.path.join(self.path, "data.json")
 
     @property
@@ -57,7 +57,7 @@ class RunDir:
 
     @property
     def failed_step(self) -> str:
-        """Position of the step whose loss was not finite, and its metrics."""
+        """Position in training and metrics when a loss was not finite."""
         return os.path.join(self.path, "failed_step.json")
 
     @property
@@ -82,15 +82,15 @@ class RunDir:
 
     @property
     def lock(self) -> str:
-        """Lock that rank 0 holds while the run is active."""
+        """Lock file, held by the chief while the run is in progress."""
         return os.path.join(self.path, "run.lock")
 
     def log(self, rank: int) -> str:
-        """Log of a worker."""
+        """The log of a worker."""
         return os.path.join(self.path, "logs", f"worker-{rank:05d}.log")
 
     def clustering(self, stage: int, round_index: int) -> str:
-        """Assignments of one round, written by all workers and read by all."""
+        """Assignments of one round, and of the newest rounds the centroids."""
         return os.path.join(self.clusterings, f"stage-{stage:02d}-round-{round_index:04d}")
 
     def embeddings(self, name: str) -> str:
@@ -109,7 +109,7 @@ class RunDir:
         return os.path.join(root, f"dc_tf-{run}", f"worker-{rank:05d}")
 
     def remove_features_of_others(self, size: int) -> None:
-        """Removes the features on this disk of ranks that a world of `size` does not have."""
+        """Removes the features on this disk of workers that a world of `size` does not have."""
         folder = os.path.dirname(self.features(0))
         for name in os.listdir(folder) if os.path.isdir(folder) else []:
             rank = name.removeprefix("worker-")
@@ -118,5 +118,5 @@ class RunDir:
                 shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
 
     def create(self) -> None:
-        """Makes the run folder if it does not exist."""
+        """Creates the folder."""
         os.makedirs(self.path, exist_ok=True)

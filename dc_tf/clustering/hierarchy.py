@@ -55,6 +55,7 @@ def hierarchical_kmeans(
     previous=None,
     snapshots=None,
     on_progress=None,
+    on_centroids=None,
     **changes,
 ) -> Hierarchy:
     """Clusters the rows of all workers at two levels.
@@ -74,9 +75,11 @@ def hierarchical_kmeans(
         snapshots: `resume.Snapshots` of this clustering; what they hold is not computed again, and
             the result is the same.
         on_progress: called with `(rows, level=, skipped=, cluster=, iteration=, objective=)` after
-            each chunk of own rows (0 rows, and `drawn=`, while `init` draws), and with `(rows,
-            level=, skipped=True, cluster=)` for skipped passes, with `iteration=` where an earlier
-            process did them. The rows of a level sum to `iterations + 1` times the own rows.
+            each chunk of own rows (0 rows, and `drawn=`, while `init` draws), or with `(rows,
+            level=, skipped=True, cluster=)` for what need not be done, with `iteration=` where it
+            was done before. Each level adds up to `iterations + 1` times the own rows.
+        on_centroids: called on every worker with `(level, index, centroids)`, (k, dim) float32,
+            when a problem is solved, before a snapshot of its solution.
         **changes: single options, in place of those of `options`.
 
     Raises:
@@ -94,7 +97,10 @@ def hierarchical_kmeans(
     for problem in work.problems[: work.done]:
         solver.skip(problem, options.iterations + 1)
     for problem in work.problems[work.done :]:
-        work.record(problem, solver.solve(problem, state))
+        result = solver.solve(problem, state)
+        if on_centroids:
+            on_centroids(problem.level, problem.index, result.centroids)
+        work.record(problem, result)
         state = None
     return work.result(comm)
 

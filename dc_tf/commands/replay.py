@@ -51,6 +51,12 @@ def run() -> dict:
     }
 
 
+def _tile(image, source):
+    import tensorflow as tf
+
+    return {"encoded": tf.io.encode_png(image).numpy(), "label": None, "source": source}
+
+
 def _write_sheet(batch, rows, path):
     """Writes images evenly spaced over the batch, so that all super-classes are shown."""
     import numpy as np
@@ -61,7 +67,7 @@ def _write_sheet(batch, rows, path):
     places = np.linspace(0, len(rows) - 1, min(_SHEET, len(rows))).astype(int)
     pixels = tf.cast(255 * batch.images[places] + 0.5, tf.uint8)
     tiles = [
-        (rows[place]["row"], {"encoded": tf.io.encode_png(image).numpy(), "label": None})
+        (rows[place]["row"], _tile(image, rows[place]["source"]))
         for place, image in zip(places, pixels)
     ]
     contact_sheet(tiles, None, path)

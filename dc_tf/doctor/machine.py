@@ -114,7 +114,7 @@ def check_disks(report, plan, scratch, run_folder, neighbours) -> None:
         plan.shared_bytes,
         free_disk(run_folder),
         f"in {run_folder}",
-        "use a larger disk, or lower keep_checkpoints",
+        "use a larger disk, or lower keep_checkpoints or keep_clusterings",
     )
 
 

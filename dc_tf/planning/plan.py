@@ -62,6 +62,18 @@ class StagePlan:
         return int(self.clustering.disk_bytes) if self.clustering else 0
 
     @property
+    def kept_clustering_bytes(self) -> int:
+        """Centroids, counts, whitening and network of one clustering, in the run folder."""
+        if self.clustering is None:
+            return 0
+        problem, size = self.clustering.problem, self.size
+        centroids = problem.clusters if problem.clusters > 1 else 0
+        centroids += problem.clusters * problem.sub_clusters
+        numbers = problem.dim * (centroids + problem.raw_dim) + problem.raw_dim
+        counts = problem.clusters * max(1, problem.sub_clusters)
+        return 4 * (numbers + size.trunk_weights + size.statistics) + 8 * counts
+
+    @property
     def host_bytes(self) -> int:
         """Least host memory, in addition to a GPU's."""
         clustering = int(self.clustering.memory.host) if self.clustering else 0
@@ -82,7 +94,7 @@ class Plan:
         rows: N of the data set.
         workers: W.
         stages: tuple of StagePlan.
-        checkpoint_every, keep_checkpoints: of the experiment.
+        checkpoint_every, keep_checkpoints, keep_clusterings: of the experiment.
         on_gpu: whether the workers have GPUs; else all memory is the host's.
     """
 
@@ -91,6 +103,7 @@ class Plan:
     stages: tuple[StagePlan, ...]
     checkpoint_every: int
     keep_checkpoints: int
+    keep_clusterings: int
     on_gpu: bool
 
     @property
@@ -104,11 +117,19 @@ class Plan:
 
     @property
     def shared_bytes(self) -> int:
-        """Bytes in the run folder: checkpoints, and the assignments of all clusterings."""
+        """On the disk of the run folder: checkpoints, assignments, centroids that are kept."""
         sizes = [stage.size.checkpoint_bytes for stage in self.stages]
         rounds = sum(stage.stage.rounds for stage in self.stages if stage.stage.clustered)
-        # Kept checkpoints and the one being written; one per end of a stage; 8 bytes per row.
-        return (self.keep_checkpoints + 1) * max(sizes) + sum(sizes) + 8 * self.rows * rounds
+        # Those that are kept and the one that is written; one of each stage's end; 8 bytes a row.
+        checkpoints = (self.keep_checkpoints + 1) * max(sizes) + sum(sizes)
+        return checkpoints + 8 * self.rows * rounds + self._kept_bytes(rounds)
+
+    def _kept_bytes(self, rounds):
+        """Of the kept clusterings, and of the one being written."""
+        if not self.keep_clusterings:
+            return 0
+        largest = max(stage.kept_clustering_bytes for stage in self.stages)
+        return min(self.keep_clusterings + 1, rounds) * largest
 
     @property
     def host_bytes(self) -> int:
@@ -180,5 +201,6 @@ def make_plan(experiment, rows: int, workers: int, on_gpu: bool = False) -> Plan
         tuple(stages),
         experiment.checkpoint_every,
         experiment.keep_checkpoints,
+        experiment.keep_clusterings,
         on_gpu,
     )

@@ -25,6 +25,7 @@ def as_text(plan: Plan, rates: Rates = Rates()) -> str:  # noqa: B008
             f"every {plan.checkpoint_every:,} steps, after each round and each stage; the newest "
             f"{plan.keep_checkpoints} and those at the ends of stages are kept",
         ),
+        *_kept_lines(plan),
         ("all steps", f"{plan.steps:,}"),
         ("memory", f"at least {size(plan.host_bytes)} of the host for each worker"),
     ]
@@ -81,6 +82,16 @@ def _stage_lines(index, plan, rates):
     yield "", f"  {_time_text(index, plan, rates)}"
 
 
+def _kept_lines(plan):
+    largest = max(stage.kept_clustering_bytes for stage in plan.stages)
+    if plan.keep_clusterings and largest:
+        yield (
+            "clusterings",
+            f"the newest {plan.keep_clusterings} keep centroids, whitening and network, "
+            f"{size(largest)} each",
+        )
+
+
 def _topology_lines(plan):
     groups = plan.groups
     shown = groups if len(groups) <= _SHOWN_GROUPS else [*groups[: _SHOWN_GROUPS - 1], groups[-1]]
@@ -134,6 +145,7 @@ def _stage_dict(index, plan, rates):
         "iteration_bytes": plan.iteration_bytes,
         "feature_bytes": int(plan.clustering.store_bytes) if plan.clustering else 0,
         "checkpoint_bytes": plan.size.checkpoint_bytes,
+        "kept_clustering_bytes": plan.kept_clustering_bytes,
         "reassign_every": plan.stage.reassign_every if plan.stage.clustered else 0,
         "drops": list(plan.stage.optimizer.drops),
         "images_per_second": rates.images_per_s.get(index),

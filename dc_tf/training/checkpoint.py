@@ -24,6 +24,8 @@ from absl import logging
 
 from dc_tf import atomic
 from dc_tf import experiment as experiment_lib
+from dc_tf.clustering.cluster_model import load_clustering
+from dc_tf.clustering.kept_clustering import NETWORK
 from dc_tf.distributed import heartbeat
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.experiment import Experiment
@@ -193,7 +195,11 @@ def _sizes(folder) -> dict[str, int]:
 
 def read_trunk(path: str, trunk: VGG16) -> None:
     """Fills `trunk` from the checkpoint at `path`."""
-    reading = tf.train.Checkpoint(trunk=trunk).read(os.path.join(path, "shared"))
+    _read_trunk(os.path.join(path, "shared"), trunk)
+
+
+def _read_trunk(prefix, trunk):
+    reading = tf.train.Checkpoint(trunk=trunk).read(prefix)
     reading.assert_existing_objects_matched().expect_partial()
 
 
@@ -214,6 +220,26 @@ def load_trunk(workdir: str, after_stage: str = "") -> tuple[VGG16, Experiment]:
     experiment = experiment_lib.load([run.config])
     trunk = new_trunk(experiment).built_at_resolution()
     read_trunk(find_checkpoint(run, experiment, after_stage), trunk)
+    return trunk, experiment
+
+
+def load_trunk_of_clustering(
+    workdir: str, round: int | None = None, stage: int | None = None
+) -> tuple[VGG16, Experiment]:
+    """The trunk whose features a kept clustering has clustered, and the run's settings.
+
+    Args:
+        workdir: run folder.
+        round, stage: as in `cluster_model.load_clustering`.
+
+    Raises:
+        ConfigError, DataError: as in `cluster_model.load_clustering`.
+    """
+    run = RunDir(workdir)
+    path = load_clustering(run, round, stage).path
+    experiment = experiment_lib.load([run.config])
+    trunk = new_trunk(experiment).built_at_resolution()
+    _read_trunk(os.path.join(path, NETWORK), trunk)
     return trunk, experiment
 
 

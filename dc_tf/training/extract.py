@@ -1,13 +1,14 @@
 """Extracts the features of a worker's own rows to its own disk, and whitens them.
 
     store, moments = extract(trunk, reader, experiment, stage, scratch, cluster)
-    store = whiten(store, moments, stage, scratch, cluster.world)
+    store, whitening = whiten(store, moments, stage, scratch, cluster.world)
 
 Extraction accumulates the moments while it stores rows, so whitening reads the rows once. Both
 resume from `scratch` after a crash: from the last batch on disk, and from the last whitened block.
 Moments are not saved; those of rows stored before the crash are recomputed, bit for bit.
 """
 
+import contextlib
 import os
 import time
 import zipfile
@@ -20,6 +21,7 @@ from dc_tf import atomic
 from dc_tf.clustering.store.feature_store import FeatureStore
 from dc_tf.clustering.store.whitening import Moments, Whitening, whiten_store
 from dc_tf.data.input.pipeline import evaluation_batches
+from dc_tf.data.storage import schema
 from dc_tf.data.storage.reader import data_errors
 from dc_tf.distributed import stop_request
 from dc_tf.distributed.blocks import row_block
@@ -58,6 +60,7 @@ def extract(
     with shown as progress, data_errors():
         for batch in _batches(reader, experiment, stage, store, done):
             features = forward(batch["image"]).numpy()
+            _check_finite(features, reader, store.first_row + done)
             moments.update(store.write(done, features))
             done += len(features)
             progress.update(len(features))
@@ -71,7 +74,7 @@ def extract(
     return store, moments
 
 
-def whiten(store, moments, stage, scratch, world) -> FeatureStore:
+def whiten(store, moments, stage, scratch, world) -> tuple[FeatureStore, Whitening]:
     """Whitens the rows of a store; resumes from `scratch`.
 
     Args:
@@ -81,7 +84,7 @@ def whiten(store, moments, stage, scratch, world) -> FeatureStore:
         world: Communicator of all workers.
 
     Returns:
-        the store of whitened rows, (rows, whitening_dim or fc).
+        the store of whitened rows, (rows, whitening_dim or fc), and the map.
 
     Raises:
         DataError: on all workers, when all rows are equal.
@@ -95,7 +98,29 @@ def whiten(store, moments, stage, scratch, world) -> FeatureStore:
         whitening = Whitening.fit(moments or Moments.of(store), world, dim)
     if kept is None:
         whitening.save(path)  # before rows are mapped in place
-    return whiten_store(store, whitening, None if dim == store.dim else _white_path(scratch))
+    path = None if dim == store.dim else _white_path(scratch)
+    return whiten_store(store, whitening, path), whitening
+
+
+def _check_finite(features, reader, first_row):
+    """DataError that names the first image whose features are not finite."""
+    finite = np.isfinite(features).all(axis=1)
+    if finite.all():
+        return
+    row = first_row + int(np.argmin(finite))
+    raise DataError(
+        f"features of {_place_of(reader, row)} are not finite; lower the learning rate if the "
+        "network has diverged, or look at the image."
+    )
+
+
+def _place_of(reader, row):
+    """Names a row, with the source of its image if its record can be read."""
+    place = reader.dataset.describe(row)
+    with contextlib.suppress(ValueError):
+        example = schema.decode_example(reader.read([row], b"")[0], reader.dataset.features)
+        place += f", {example['source']}" if example["source"] else ""
+    return place
 
 
 def _batches(reader, experiment, stage, store, done):

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from dc_tf import atomic
 from dc_tf.clustering.assignments import Assignments, is_complete
+from dc_tf.clustering.kept_clustering import KeptClustering, prune
 from dc_tf.data.input.pipeline import training_batches
 from dc_tf.data.input.sampler import Sampler
 from dc_tf.data.storage.fallback_rows import FallbackRows
@@ -164,6 +165,8 @@ class Pretraining:
             self._reassign(index, stage, round_index, folder)
         # A process killed after the last worker had written leaves its features behind.
         atomic.remove_tree(self._run.features(self._cluster.rank))
+        if self._cluster.is_chief:
+            prune(self._run.clusterings, self._experiment.keep_clusterings)
         with heartbeat.slow_operation("preparing"):
             assignments = Assignments.open(folder)
             if self._cluster.is_chief:
@@ -189,7 +192,20 @@ class Pretraining:
             cluster=self._cluster,
             seed=derive("kmeans", self._experiment.seed, index, round_index),
             previous=self._previous(index, round_index) if warm else None,
+            kept=self._kept(index, stage, round_index, folder),
         )
+
+    def _kept(self, index, stage, round_index, folder):
+        """KeptClustering of a round, or None if none are kept."""
+        if not self._experiment.keep_clusterings:
+            return None
+        place = {
+            "stage": index,
+            "stage_name": stage.name,
+            "round": round_index,
+            "step": self.position.global_step,
+        }
+        return KeptClustering(folder, self._cluster.world, place)
 
     def _previous(self, index, round_index) -> Assignments | None:
         """The clusters of the round before, if that was of the same stage."""
@@ -217,8 +233,8 @@ class Pretraining:
         corrupt = len(corrupt_rows(self._reader, self._cluster.world))
         if corrupt > self._corrupt_rows:
             share = corrupt / self._dataset.rows
-            self._metrics.write(
-                "data", self.position.global_step, corrupt_rows=corrupt, corrupt_share=share
+            self._metrics.write_data(
+                self.position.global_step, corrupt_rows=corrupt, corrupt_share=share
             )
         self._corrupt_rows = corrupt
 

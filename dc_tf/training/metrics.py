@@ -3,7 +3,8 @@
     log = MetricsLog(run, enabled=cluster.is_chief, from_step=1200)
     log.write("train", step=1250, loss=3.2)
 
-Training metrics reach TensorBoard through orbit, those of a clustering through this module.
+Training metrics reach TensorBoard through orbit, those of clusterings and data by
+this module.
 """
 
 import json
@@ -54,11 +55,19 @@ class MetricsLog:
             report: dict of nested detail, for the line only.
         """
         self.write("clustering", step, stage=stage, round=round_index, **metrics, **report)
+        self._write_summaries("clustering", step, metrics)
+
+    def write_data(self, step: int, **values) -> None:
+        """Appends a line about the data set, and writes the values to TensorBoard."""
+        self.write("data", step, **values)
+        self._write_summaries("data", step, values)
+
+    def _write_summaries(self, event, step, values):
         if not self._enabled:
             return
         with tf.summary.create_file_writer(self._summaries).as_default(step):
-            for name, value in metrics.items():
-                tf.summary.scalar(f"clustering/{name}", value)
+            for name, value in values.items():
+                tf.summary.scalar(f"{event}/{name}", value)
 
 
 def read(path: str) -> list[dict]:

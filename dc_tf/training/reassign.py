@@ -18,11 +18,13 @@ import os
 import time
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from dc_tf import atomic
 from dc_tf.clustering.assignments import Assignments, write
 from dc_tf.clustering.hierarchy import hierarchical_kmeans
+from dc_tf.clustering.kept_clustering import NETWORK
 from dc_tf.clustering.resume import Snapshots
 from dc_tf.clustering.statistics import collapse_warnings, nmi, size_histogram
 from dc_tf.distributed.collectives import all_gather
@@ -35,7 +37,7 @@ _JOB = "job.json"  # in the scratch folder: what its content depends on
 
 
 def reassign(
-    trunk, reader, experiment, stage, folder, scratch, cluster, seed, previous=None
+    trunk, reader, experiment, stage, folder, scratch, cluster, seed, previous=None, kept=None
 ) -> None:
     """Extracts features, whitens them, clusters them and writes assignments and report.
 
@@ -50,6 +52,7 @@ def reassign(
         cluster: Cluster.
         seed: int, draws the initial centroids.
         previous: Assignments of the last round, for `init: previous`; None in the first.
+        kept: KeptClustering that gets centroids, whitening and network, or None.
 
     Raises:
         DataError: on all workers, when the features have fewer distinct values than clusters.
@@ -59,9 +62,9 @@ def reassign(
     started = time.monotonic()
     store, moments = extract(trunk, reader, experiment, stage, scratch, cluster)
     extracted = time.monotonic()
-    store = whiten(store, moments, stage, scratch, cluster.world)
+    store, whitening = whiten(store, moments, stage, scratch, cluster.world)
     del moments  # (dim, dim) float64: frees its memory for k-means
-    result = _cluster(store, stage, scratch, cluster, seed, previous)
+    result = _cluster(store, stage, scratch, cluster, seed, previous, kept and kept.write)
     seconds = {
         "extract_seconds": extracted - started,
         "cluster_seconds": time.monotonic() - extracted,
@@ -69,6 +72,8 @@ def reassign(
     if cluster.is_chief:
         os.makedirs(folder, exist_ok=True)
         atomic.write_json(os.path.join(folder, _REPORT), _report(result) | seconds)
+    if kept:  # before the assignments, with which the round is complete
+        _keep(kept, trunk, job, reader.dataset.rows, stage, whitening, result)
     write(
         folder,
         cluster.world,
@@ -139,7 +144,24 @@ def _fingerprint(trunk):
     return digest.hexdigest()
 
 
-def _cluster(store, stage, scratch, cluster, seed, previous):
+def _keep(kept, trunk, job, rows, stage, whitening, result):
+    """Completes what is kept of a clustering."""
+    settings = stage.clustering
+    description = {
+        "rows": rows,
+        "data": job["data"],
+        "layer": "fc7",
+        "network": {"weights": NETWORK, "digest": job["trunk"]},
+        "clusters": stage.clusters,
+        "sub_clusters": stage.sub_clusters,
+        "store_dtype": settings.store_dtype,
+        "spherical": settings.spherical,
+        "precision": settings.precision,
+    }
+    kept.commit(description, whitening, result.counts, tf.train.Checkpoint(trunk=trunk).write)
+
+
+def _cluster(store, stage, scratch, cluster, seed, previous, on_centroids=None):
     """Runs both levels of k-means; the chief shows progress. See `hierarchical_kmeans`."""
     settings = stage.clustering
     rows = slice(store.first_row, store.first_row + store.rows)
@@ -160,6 +182,7 @@ def _cluster(store, stage, scratch, cluster, seed, previous):
                 os.path.join(scratch, "kmeans"), cluster.world, settings.save_every_s
             ),
             on_progress=progress.update,
+            on_centroids=on_centroids,
         )
     level1 = result.report["level1"]
     if level1 and level1["empty"]:

@@ -34,6 +34,8 @@ class Batch:
         draws: Draws of its b images.
         rotations: of the stage; super-class = cluster * rotations + rotation.
         images: (b, r, r, 3) float32 in [0, 1], the input of the network.
+        image_rows: b row ids of these images; another row than was drawn where that is corrupt.
+        sources: b texts, where the images came from (`image/source` of the records).
         dataset: Dataset of the run.
     """
 
@@ -43,6 +45,8 @@ class Batch:
     draws: Draws
     rotations: int
     images: np.ndarray
+    image_rows: tuple[int, ...]
+    sources: tuple[str, ...]
     dataset: Dataset
 
     def rows(self) -> list[dict]:
@@ -53,6 +57,8 @@ class Batch:
             {
                 "row": int(row),
                 "record": self.dataset.describe(int(row)),
+                "source": source,
+                "replaced_by": image_row if image_row != row else None,
                 "label": names[label] if names and label >= 0 else int(label),
                 "cluster": int(super_id) // self.rotations,
                 "sub_cluster": int(sub_id),
@@ -60,8 +66,10 @@ class Batch:
                 "mean": float(image.mean()),
                 "deviation": float(image.std()),
             }
-            for row, label, super_id, sub_id, turns, image in zip(
+            for row, image_row, source, label, super_id, sub_id, turns, image in zip(
                 self.draws.row,
+                self.image_rows,
+                self.sources,
                 entries[:, 2],
                 self.draws.super_id,
                 self.draws.sub_id,
@@ -100,13 +108,16 @@ def replay(run, step: int) -> Batch:
     assignments = _assignments(run, index, stage, epoch)
     sampler = make_sampler(experiment, index, plan, dataset.rows, assignments)
     draws = sampler.epoch(epoch, 0)
-    reader = FallbackRows(RowReader(dataset), experiment.data.max_bad_share)
+    records = RowReader(dataset)
+    reader = FallbackRows(records, experiment.data.max_bad_share)
     batches = make_batches(experiment, reader, plan, draws, start_step=place)
     with data_errors():
         images = next(iter(batches))["image"].numpy()
     part = slice(place * plan.batch_size, (place + 1) * plan.batch_size)
     draws = Draws(*(column[part] for column in draws))
-    return Batch(stage.name, epoch, place, draws, plan.rotations, images, dataset)
+    rows = tuple(reader.replacement(int(row)) for row in draws.row)
+    sources = tuple(example["source"] for example in records.examples(rows))
+    return Batch(stage.name, epoch, place, draws, plan.rotations, images, rows, sources, dataset)
 
 
 def _locate(experiment, plans, rows, step):

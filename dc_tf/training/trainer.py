@@ -88,9 +88,8 @@ class StageTrainer:
         """
         self._learner.set_learning_rate(learning_rate)
         self._epoch_fields = {"stage": self.position.stage, "epoch": self.position.epoch}
-        self._epoch_fields["learning_rate"] = learning_rate
         with heartbeat.slow_operation("preparing"):
-            self._inner.start_epoch(batches)
+            self._inner.start_epoch(batches, learning_rate)
         done = self.position.step
         self._progress = Progress(
             done + steps, title, "steps", enabled=self._cluster.is_chief, done=done
@@ -179,20 +178,28 @@ class EpochTrainer(orbit.AbstractTrainer):
         self._cluster = cluster
         self._global_step = global_step
         self._batches = iter(())
+        self._learning_rate = 0.0
         self._waited = self._seconds = 0.0
         self._warned = False
         self._results = collections.deque(maxlen=_LAG)  # of the last steps
 
-    def start_epoch(self, batches) -> None:
-        """Sets this worker's batches of the epoch, or of the rest of it."""
+    def start_epoch(self, batches, learning_rate: float = 0.0) -> None:
+        """Sets this worker's batches of the epoch, or of the rest of it.
+
+        Args:
+            batches: iterable.
+            learning_rate: of the epoch, to be reported with the metrics.
+        """
         self._batches = iter(batches)
+        self._learning_rate = learning_rate
 
     def train(self, num_steps) -> dict[str, float]:
         """Runs `num_steps` steps.
 
         Returns:
-            means over the global batches of these steps; images_per_second over all workers;
-            input_wait, the share of the workers' time spent waiting for images.
+            learning_rate; means over the global batches of these steps; images_per_second over all
+            workers; input_wait, the share of the workers' time spent waiting for images. Orbit
+            writes the same to TensorBoard.
 
         Raises:
             DataError: an image cannot be read.
@@ -212,7 +219,7 @@ class EpochTrainer(orbit.AbstractTrainer):
         *sums, all_waited = self._cluster.world.all_sum(tf.concat([sums, [waited]], 0)).numpy()
         seconds = time.monotonic() - started
         self._watch_input(waited, seconds)
-        metrics = step_metrics.mean_metrics(sums)
+        metrics = {"learning_rate": self._learning_rate} | step_metrics.mean_metrics(sums)
         total = step_metrics.unpack(sums)
         if self._learner.loss_scale is not None:
             metrics["loss_scale"] = float(self._learner.loss_scale.value)
