@@ -126,8 +126,8 @@ def _members(path, skip, with_images=True):
         if not with_images:  # The pass that reads the images reports it.
             return
         reason = (
-            f"is corrupt after member {count}: {error or type(error).__name__}; copy or download the "
-            f"tar again to get what follows"
+            f"is corrupt after member {count}: {error or type(error).__name__}; copy or download "
+            f"the tar again to get what follows"
         )
         logging.warning("%s %s", path, reason)
         if count + 1 > skip:

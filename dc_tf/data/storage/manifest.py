@@ -205,7 +205,8 @@ def _without_manifest(path):
         )
     if not files.is_folder(path):
         return f"{path} is a file; a data set is a folder, which `dc_tf convert` writes."
-    if files.exists(os.path.join(path, STAGING_FOLDER)):
+    names = files.names_in(path)
+    if STAGING_FOLDER in names or any(name.endswith(INDEX_SUFFIX) for name in names):
         return (
             f"the data set {path} is incomplete: it has no {MANIFEST}. Repeat the command that was "
             f"writing it, which resumes."
