@@ -143,29 +143,36 @@ def convert(
     workers: int | None = None,
     overwrite: bool = False,
     tfds_data_dir: Path | None = None,
+    split: str | None = None,
+    encoding: str | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> dict:
-    """Converts images to a data set: of a folder, a list, tar files or a TensorFlow data set.
+    """Converts images to a data set: a folder, a list, a zip, tar files or a TensorFlow data set.
 
     >>> made = dc_tf.convert("photos", "DATA", labels_from_folders=True, workers=1)
     >>> made["rows"], made["rejected"], dc_tf.open_dataset("DATA").class_names
     (4, 0, ('cats', 'dogs'))
 
     Args:
-        input: folder with its sub-folders; CSV, TSV or JSONL list; tar files, as a path or pattern;
-            or "tfds:NAME:SPLIT".
+        input: folder with its sub-folders, or a zip file of one; CSV, TSV, JSONL or text file that
+            lists images; tar files or images, as a path or pattern; or "tfds:NAME:SPLIT".
         output: folder of the data set.
         labels_from_folders: first-level sub-folders are the classes.
-        short_side: pixels; images with a longer short side are made smaller. None: no bound.
+        short_side: pixels; images with a longer short side are downscaled. None: no limit.
         format: "jpeg", "png", or "keep": PNG stays PNG, everything else becomes JPEG.
-        quality: of the JPEGs that are written, 1 to 95.
-        max_pixels: images that announce more are rejected without decoding.
+        quality: JPEG quality of re-encoded images, 1 to 95.
+        max_pixels: images whose header states more are rejected without decoding.
         drop_duplicates: reject images with the same size and pixels as an earlier one.
         drop_blank: reject images of a single colour.
         rows_per_shard: rows of a file; None: files of 256 MiB.
         workers: processes; None: one for each core. They import the main module again, so a script
             that asks for more than one needs `if __name__ == "__main__":`.
         overwrite: replace the data set in the output, or an unfinished one begun otherwise.
-        tfds_data_dir: where TensorFlow data sets are kept; None: as usual.
+        tfds_data_dir: folder of TensorFlow data sets; None: their default.
+        split: sub-folder of the folder or zip file to convert, such as "train"; None: all.
+        encoding: of a list, and of the texts in tar files; None: UTF-8.
+        value_range: (low, high) values of pixels of more than 8 bits that become black and white;
+            None: from the file.
 
     Returns:
         dict of output, rows, rejected, classes (their number, None without) and rejected_list (path
@@ -193,6 +200,9 @@ def convert(
             workers=workers,
             overwrite=overwrite,
             tfds_data_dir=tfds_data_dir,
+            split=split,
+            encoding=encoding,
+            value_range=value_range,
         )
 
 

@@ -12,6 +12,7 @@ indexes are rebuilt.
 import os
 
 from dc_tf.commands.command_flags import CommandFlags
+from dc_tf.data.sources import text_files
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError
 
@@ -39,6 +40,9 @@ CLASS_NAMES = FLAGS.string(
     "class_names",
     None,
     "Text file with the names of classes 0, 1, ..., one per line.",
+)
+ENCODING = FLAGS.string(
+    "encoding", None, "Encoding of --class_names; None: UTF-8. A byte-order mark has precedence."
 )
 MAX_BAD_SHARE = FLAGS.float(
     "max_bad_share",
@@ -86,8 +90,13 @@ def run() -> dict:
 def _class_names():
     if CLASS_NAMES.value is None:
         return None
+    path, encoding = CLASS_NAMES.value, ENCODING.value
+    text_files.check_encoding(encoding)
+    names = []
     try:
-        with open(CLASS_NAMES.value, encoding="utf-8") as file:
-            return [line.strip() for line in file if line.strip()]
+        for number, line in text_files.lines(path, encoding):
+            text_files.raise_if_undecodable(path, number, line, encoding)
+            names.append(line.strip())
     except OSError as error:
-        raise ConfigError(f"--class_names={CLASS_NAMES.value}: {error.strerror}.") from error
+        raise ConfigError(f"--class_names={path}: {error.strerror}.") from error
+    return [name for name in names if name]

@@ -21,7 +21,12 @@ SAMPLE = FLAGS.integer(
     "Number of evenly spaced rows that are read for formats, sizes and metadata.",
     lower_bound=1,
 )
-OUTPUT = FLAGS.string("output", None, "PNG to write: a contact sheet of 64 evenly spaced images.")
+OUTPUT = FLAGS.string(
+    "output",
+    None,
+    "PNG to write: a contact sheet of 64 evenly spaced images, each with its row id, class "
+    "and file name.",
+)
 VERIFY = FLAGS.bool("verify", False, "Read all records and compare them with their checksums.")
 WORKERS = FLAGS.integer("workers", None, "Processes; None: one per core.", lower_bound=1)
 ARGUMENT = DATA  # also positional

@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.metadata import text
@@ -18,7 +18,10 @@ from dc_tf.data.storage.reader import CorruptRow, RowReader
 
 _TOP = 10  # classes and metadata names shown
 _QUANTILES = (0, 0.05, 0.5, 0.95, 1)
-_COLUMNS, _TILE, _CAPTION = 8, 128, 14  # pixels
+_COLUMNS = 8
+_TILE, _LINE = 128, 14  # pixels
+_CAPTION = 3 * _LINE
+_LINE_LENGTH = 21  # characters
 _MAX_PIXELS = 100_000_000
 
 
@@ -97,7 +100,7 @@ def as_text(report) -> str:
 
 
 def contact_sheet(examples, names, path) -> None:
-    """Writes a PNG with the images in rows of eight, each with its row id and class.
+    """Writes a PNG with the images in rows of eight, each with its row id, class and file name.
 
     Args:
         examples: iterable of (row, example or None).
@@ -191,7 +194,7 @@ def _header(encoded):
 
 def _tile(row, example, names):
     tile = Image.new("RGB", (_TILE, _TILE + _CAPTION), "white")
-    caption = str(row)
+    lines = [str(row), _class_caption(names, example), _file_name(example)]
     try:
         with Image.open(io.BytesIO(example["encoded"])) as image:
             if image.width * image.height > _MAX_PIXELS:
@@ -199,13 +202,24 @@ def _tile(row, example, names):
             image = image.convert("RGB")
         image.thumbnail((_TILE - 4, _TILE - 4))
         tile.paste(image, ((_TILE - image.width) // 2, (_TILE - image.height) // 2))
-        if example["label"] is not None:
-            caption += f" {_name(names, example['label'])}"
     except Exception:  # The tile of an unreadable image says so.
-        caption += " corrupt"
-    caption = text(caption, 20).encode("ascii", "replace").decode()
-    ImageDraw.Draw(tile).text((3, _TILE), caption, fill="black")
+        lines[0] += " corrupt"
+    draw, font = ImageDraw.Draw(tile), ImageFont.load_default(11)
+    for number, line in enumerate(lines):
+        draw.text((3, _TILE + number * _LINE), text(line, _LINE_LENGTH), fill="black", font=font)
     return tile
+
+
+def _class_caption(names, example):
+    if example is None or example["label"] is None:
+        return "no label"
+    return _name(names, example["label"])
+
+
+def _file_name(example):
+    """The end of an image's file name, which tells images apart better than its start."""
+    name = text(example["source"] if example else "", 4096).rpartition("/")[2]
+    return name if len(name) <= _LINE_LENGTH else "…" + name[1 - _LINE_LENGTH :]
 
 
 def _name(names, label):

@@ -53,9 +53,9 @@ def reason_to_skip(path) -> str | None:
     """Why to skip a file with this path: str, or None."""
     parts = path.split("/")
     if "__MACOSX" in parts:
-        return "macOS archive leftovers"
+        return "metadata of macOS, not an image; nothing is lost"
     if any(part.startswith(".") and part not in (".", "..") for part in parts):
-        return "hidden file"
+        return "a hidden file, since its name starts with a dot; rename it to convert it"
     return None
 
 
