@@ -10,21 +10,19 @@ equally near in float32, or with bfloat16 products nearly so, a row may get the 
 
 import dataclasses
 import os
+import zipfile
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from ml_dtypes import finfo
 
 from dc_tf.atomic import read_json
 from dc_tf.clustering import kept_clustering as files
+from dc_tf.clustering.nearness import CHUNK_BYTES, two_nearest
 from dc_tf.clustering.search.tensors import exact_float32
 from dc_tf.clustering.store.points import BFLOAT16, Subset, as_points, chunks
 from dc_tf.clustering.store.whitening import Whitening
 from dc_tf.errors import ConfigError, DataError
-
-# Rows of a chunk, centroids of a tile, and scores of one by the other.
-_CHUNK_BYTES, _TILE_BYTES, _SCORE_BYTES = 32 << 20, 64 << 20, 64 << 20
 
 
 class ClusterAssignment(NamedTuple):
@@ -35,8 +33,8 @@ class ClusterAssignment(NamedTuple):
         sub: (n,) int32 in [0, max(1, sub_clusters)), inside the cluster.
         distance: (n,) float32, Euclidean distance of the whitened row to the centroid of its
             sub-cluster, or of its cluster without sub-clusters.
-        ratio: (n,) float32 in [0, 1], `distance` over the distance to the second nearest centroid
-            among those of the same level; near 1 for an ambiguous row, 0 if there is no second.
+        ratio: (n,) float32, `distance` over the distance to the second nearest centroid of the same
+            level; near 1 for an ambiguous row, 0 if there is no second.
     """
 
     cluster: np.ndarray
@@ -106,6 +104,25 @@ class ClusterModel:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} holds no complete centroids: {error!r}.") from error
 
+    def nearness(self) -> np.ndarray | None:
+        """(rows, 2) float32: distance and ratio, as of `assign`, of the rows that were clustered.
+
+        None if the disk was full when they were to be written.
+
+        Raises:
+            DataError: the files are corrupt, or not of all rows.
+        """
+        try:
+            blocks = files.read_nearness(self.path, self.description["workers"])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise DataError(f"{self.path}: distances are corrupt: {error!r}.") from error
+        if blocks is None:
+            return None
+        found = np.concatenate(blocks)
+        if len(found) != self.rows:
+            raise DataError(f"{self.path} has distances of {len(found)} rows, not {self.rows}.")
+        return found
+
     @exact_float32()
     def assign(self, features) -> ClusterAssignment:
         """Assigns features to clusters, and to sub-clusters inside them.
@@ -143,11 +160,13 @@ class ClusterModel:
 
     def _assign_level(self, points, members, centroids, used, found, labels):
         """Assigns the rows at `members` to `centroids`, changing `labels` and `found`."""
-        step = max(1, _CHUNK_BYTES // (4 * max(points.dim, centroids.shape[1])))
+        step = max(1, CHUNK_BYTES // (4 * max(points.dim, centroids.shape[1])))
         for start, rows in chunks(Subset(points, members), step):
             these = members[start : start + len(rows)]
             x = self._whitened(rows, these)
-            labels[these], found.distance[these], found.ratio[these] = _nearest(x, centroids, used)
+            labels[these], found.distance[these], found.ratio[these] = two_nearest(
+                x, centroids, used
+            )
 
     def _whitened(self, rows, positions):
         """(n, dim) float32 rows, rounded as the run has stored them."""
@@ -187,38 +206,6 @@ def load_clustering(run_dir, round: int | None = None, stage: int | None = None)
             "keep_clusterings is the number of newest clusterings that a run keeps."
         )
     return ClusterModel.load(kept[stage, round])
-
-
-def _nearest(x, centroids, used):
-    """(n,) labels, distances and ratios of rows x (n, dim); equal scores go to the lower label."""
-    scores = np.full((len(x), 2), -np.inf, np.float32)
-    labels = np.zeros((len(x), 2), np.int64)
-    tile = max(2, min(_TILE_BYTES // (4 * x.shape[1]), _SCORE_BYTES // (4 * len(x))))
-    for start in range(0, len(centroids), tile):
-        part = slice(start, start + tile)
-        found, places = _two_best(x, np.asarray(centroids[part], np.float32), used[part])
-        scores = np.concatenate([scores, found], 1)
-        labels = np.concatenate([labels, start + places], 1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :2]
-        scores, labels = (np.take_along_axis(a, order, 1) for a in (scores, labels))
-    first, second = (_distances(x, centroids, labels[:, place]) for place in (0, 1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = np.where(second > 0, np.minimum(first / second, 1.0), 1.0)
-    ratio[np.isneginf(scores[:, 1])] = 0.0
-    return labels[:, 0], first, ratio
-
-
-def _two_best(x, centroids, used):
-    """(n, 2) largest scores `x.c - |c|^2 / 2` and their places, the lower of equal ones first."""
-    offsets = np.where(used, np.einsum("kd,kd->k", centroids, centroids) / -2.0, -np.inf)
-    scores = tf.matmul(x, centroids, transpose_b=True) + offsets.astype(np.float32)
-    values, places = tf.math.top_k(scores, min(2, len(centroids)))
-    return values.numpy(), places.numpy()
-
-
-def _distances(x, centroids, labels):
-    difference = x - np.asarray(centroids[labels], np.float32)
-    return np.sqrt(np.einsum("nd,nd->n", difference, difference))
 
 
 def _check_sizes(path, expected):

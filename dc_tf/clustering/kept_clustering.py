@@ -2,6 +2,7 @@
 
     kept = KeptClustering(folder, cluster.world, {"stage": 1, "round": 0, "step": 800})
     hierarchical_kmeans(..., on_centroids=kept.write)      # each problem's centroids, once solved
+    kept.write_nearness(points, first_row, result)
     kept.commit(description, whitening, counts, write_network)
     prune(clusterings, keep=2)
 
@@ -10,6 +11,8 @@ Folder `centroids` in the folder of a clustering:
     sub-0003.npy       (sub_clusters, dim) float32 of cluster 3; absent without sub-clusters
     counts.npy         (clusters, sub_clusters) int64, rows of each sub-cluster
     whitening.npz      `mean` (raw_dim,) and `basis` (raw_dim, dim), float32
+    nearness-00000-of-00002.npz   `first_row`, and `nearness` (n, 2) float32 of a worker's rows:
+                       distance to the own centroid, and its ratio to that of the nearest other one
     network.*          checkpoint of TensorFlow with the trunk whose features were clustered
     centroids.json     what these are, and the size of each file; written last
 
@@ -25,11 +28,13 @@ import tensorflow as tf
 from absl import logging
 
 from dc_tf import atomic
+from dc_tf.clustering.nearness import of_points
 from dc_tf.distributed import heartbeat
 
 FOLDER = "centroids"
 DESCRIPTION = "centroids.json"
 SUPER, COUNTS, WHITENING, NETWORK = "super.npy", "counts.npy", "whitening.npz", "network"
+_NEARNESS = "nearness-"
 _ROUND = re.compile(r"stage-(\d+)-round-(\d+)$")
 # Errors that TensorFlow and the system raise when a file cannot be written.
 _DISK_ERRORS = (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)
@@ -71,6 +76,45 @@ class KeptClustering:
         except _DISK_ERRORS as error:
             logging.warning("%s not written; continuing without it: %s", path, error)
 
+    def write_nearness(self, points, first_row: int, result) -> None:
+        """Measures and writes how near this worker's rows are, for `ClusterModel.nearness`.
+
+        Nothing is written where the disk has refused centroids.
+
+        Args:
+            points: `points.Points`, the rows that were clustered.
+            first_row: row id of the first.
+            result: their `hierarchy.Hierarchy`.
+        """
+        self._comm.barrier()  # centroids of all workers are on disk
+        problems = self._problems(result)
+        if problems is None:
+            return
+        path = self._staged(nearness_name(self._comm.rank, self._comm.size))
+        with heartbeat.slow_operation("distances"):
+            arrays = {"first_row": np.int64(first_row), "nearness": of_points(points, problems)}
+            try:
+                atomic.write_file(path, lambda file: np.savez(file, **arrays))
+            except _DISK_ERRORS as error:
+                logging.warning("%s not written; continuing without it: %s", path, error)
+
+    def _problems(self, result):
+        """Problems of the lowest level for `nearness.of_points`; None if centroids are missing."""
+        has_subs = bool(result.report["level2"])
+        names = [sub_name(i) for i in range(len(result.counts))] if has_subs else [SUPER]
+        try:
+            centroids = [np.load(self._staged(name), mmap_mode="r") for name in names]
+        except (OSError, ValueError):
+            return None
+        if not has_subs:
+            every = np.arange(len(result.cluster))
+            return [(every, result.cluster, centroids[0], result.counts.sum(1) > 0)]
+        members = (np.flatnonzero(result.cluster == index) for index in range(len(names)))
+        return (
+            (own, result.sub[own], each, counts > 0)
+            for own, each, counts in zip(members, centroids, result.counts, strict=True)
+        )
+
     def commit(self, description: dict, whitening, counts, write_network) -> None:
         """Completes the folder, once all workers have written; returns when it is complete.
 
@@ -100,10 +144,12 @@ class KeptClustering:
         atomic.write_file(self._staged(COUNTS), lambda file: np.save(file, counts))
         whitening.save(self._staged(WHITENING))
         write_network(self._staged(NETWORK))
+        self._remove_other_nearness()
         about = (
             self._place
             | description
             | {
+                "workers": self._comm.size,
                 "dim": int(whitening.basis.shape[1]),
                 "raw_dim": int(whitening.basis.shape[0]),
                 "arrays": {name: _array_info(self._staged(name)) for name in [*arrays, COUNTS]},
@@ -112,6 +158,13 @@ class KeptClustering:
         )
         atomic.write_json(self._staged(DESCRIPTION), about)
         atomic.commit_folder(self._path, last=DESCRIPTION)
+
+    def _remove_other_nearness(self):
+        """Removes distances that an earlier attempt with other workers has left."""
+        own = {nearness_name(rank, self._comm.size) for rank in range(self._comm.size)}
+        for name in os.listdir(self._staging):
+            if name.startswith(_NEARNESS) and name not in own:
+                _remove(self._staged(name))
 
     def _keep_earlier(self, counts, missing):
         """Keeps what an earlier process has committed, if it is of the same clustering."""
@@ -154,6 +207,30 @@ def kept_rounds(clusterings: str) -> dict[tuple[int, int], str]:
 def is_complete(path: str) -> bool:
     """Whether the folder of centroids at `path` is complete."""
     return os.path.exists(os.path.join(path, DESCRIPTION))
+
+
+def nearness_name(rank: int, workers: int) -> str:
+    """File name of the distances of one worker's rows."""
+    return f"{_NEARNESS}{rank:05d}-of-{workers:05d}.npz"
+
+
+def read_nearness(path: str, workers: int) -> list[np.ndarray] | None:
+    """The (n, 2) float32 distances of each worker's rows, in row order; None if one is absent.
+
+    Raises:
+        ValueError: blocks do not join.
+    """
+    blocks, row = [], 0
+    for rank in range(workers):
+        name = os.path.join(path, nearness_name(rank, workers))
+        if not os.path.exists(name):
+            return None
+        with np.load(name, allow_pickle=False) as block:
+            if block["first_row"] != row:
+                raise ValueError(f"{name} starts at row {block['first_row']}, not at {row}")
+            blocks.append(block["nearness"])
+        row += len(blocks[-1])
+    return blocks
 
 
 def sub_name(index: int) -> str:

@@ -63,7 +63,7 @@ class StagePlan:
 
     @property
     def kept_clustering_bytes(self) -> int:
-        """Centroids, counts, whitening and network of one clustering, in the run folder."""
+        """Centroids, distances, whitening and network of one clustering, in the run folder."""
         if self.clustering is None:
             return 0
         problem, size = self.clustering.problem, self.size
@@ -71,7 +71,7 @@ class StagePlan:
         centroids += problem.clusters * problem.sub_clusters
         numbers = problem.dim * (centroids + problem.raw_dim) + problem.raw_dim
         counts = problem.clusters * max(1, problem.sub_clusters)
-        return 4 * (numbers + size.trunk_weights + size.statistics) + 8 * counts
+        return 4 * (numbers + size.trunk_weights + size.statistics) + 8 * (counts + problem.rows)
 
     @property
     def host_bytes(self) -> int:

@@ -73,6 +73,7 @@ def reassign(
         os.makedirs(folder, exist_ok=True)
         atomic.write_json(os.path.join(folder, _REPORT), _report(result) | seconds)
     if kept:  # before the assignments, with which the round is complete
+        kept.write_nearness(store, store.first_row, result)
         _keep(kept, trunk, job, reader.dataset.rows, stage, whitening, result)
     write(
         folder,

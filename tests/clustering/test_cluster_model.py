@@ -11,7 +11,7 @@ import tensorflow as tf
 import workers
 
 from dc_tf import atomic
-from dc_tf.clustering import kept_clustering
+from dc_tf.clustering import cluster_model, kept_clustering, nearness
 from dc_tf.clustering.cluster_model import ClusterModel, load_clustering
 from dc_tf.clustering.hierarchy import hierarchical_kmeans
 from dc_tf.clustering.kept_clustering import KeptClustering, kept_rounds, prune
@@ -36,8 +36,9 @@ def cluster_and_keep(comm, folder, x, clusters, sub_clusters, dtype="float32", s
     own = np.array_split(x, comm.size)[comm.rank].astype(dtype)
     whitening = Whitening.fit(Moments.of(as_rows(own)), comm, DIM)
     kept = KeptClustering(folder, comm, {"stage": 1, "round": 0, "step": 7})
+    points = as_rows(whitening.apply(own).astype(dtype))
     found = hierarchical_kmeans(
-        whitening.apply(own).astype(dtype),
+        points,
         clusters,
         sub_clusters,
         comm,
@@ -47,6 +48,8 @@ def cluster_and_keep(comm, folder, x, clusters, sub_clusters, dtype="float32", s
         on_centroids=kept.write,
     )
     about = {"rows": len(x), "sub_clusters": sub_clusters, "store_dtype": dtype}
+    first_row = sum(map(len, np.array_split(x, comm.size)[: comm.rank]))
+    kept.write_nearness(points, first_row, found)
     kept.commit(about, whitening, found.counts, write_network)
     return found.cluster, found.sub
 
@@ -91,6 +94,26 @@ class ClusterModelTest(tf.test.TestCase):
         labels = (np.concatenate([part[level] for part in parts]) for level in (0, 1))
         self.assert_same(load_clustering(self.run).assign(x), *labels)
 
+    def test_distances_of_the_clustered_rows_are_kept_by_any_number_of_workers(self):
+        x = features(2000)
+        for count, (clusters, sub_clusters) in ((1, (4, 0)), (1, (3, 8)), (2, (3, 8))):
+            workers.on_workers(count, cluster_and_keep, self.folder, x, clusters, sub_clusters)
+            model = load_clustering(self.run)
+            found = model.assign(x)
+            kept = model.nearness()
+            self.assertAllClose(kept[:, 0], found.distance, 1e-4, 1e-5)
+            self.assertAllClose(kept[:, 1], found.ratio, 1e-3, 1e-4)
+
+    def test_distances_that_do_not_join_are_refused(self):
+        model, *_ = self.kept(features(500), 3, 4)
+        path = os.path.join(model.path, "nearness-00000-of-00001.npz")
+        with np.load(path) as block:
+            np.savez(path, first_row=block["first_row"], nearness=block["nearness"][:-1])
+        with self.assertRaisesRegex(DataError, "has distances of 499 rows, not 500"):
+            model.nearness()
+        os.remove(path)
+        self.assertIsNone(model.nearness())
+
     def test_clusters_without_rows_get_none(self):
         x = np.repeat(features(6), 4, axis=0)  # of 12 clusters 6 stay empty
         model, *labels = self.kept(x, 2, 6)
@@ -119,8 +142,8 @@ class ClusterModelTest(tf.test.TestCase):
         model, *_ = self.kept(features(2000), 3, 40)
         new = features(300, seed=1)
         whole = model.assign(new)
-        small = {"_CHUNK_BYTES": 4 * RAW_DIM * 7, "_TILE_BYTES": 4 * DIM * 3}
-        with mock.patch.multiple("dc_tf.clustering.cluster_model", **small):
+        tiles = mock.patch.object(nearness, "_TILE_BYTES", 4 * DIM * 3)
+        with mock.patch.object(cluster_model, "CHUNK_BYTES", 4 * RAW_DIM * 7), tiles:
             parts = model.assign(new)
         self.assertAllEqual(parts.cluster, whole.cluster)
         self.assertAllEqual(parts.sub, whole.sub)
