@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 44, 350, 16, 172
 _POINTS = 160  # of a line; more are averaged in equal parts
 _TICKS = 4
-_MARKERS = 16  # points up to which each is marked
+_MARKERS = 16  # points of a line up to which each is marked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,8 @@ def line_chart(
     x_axis = _Axis(float(xs.min()), float(xs.max()), LEFT, RIGHT)
     bounds = min(0.0, float(ys.min())) if zero else float(ys.min()), float(ys.max())
     y_axis = _Axis(*bounds, BOTTOM, TOP, log=log, rounded=True)
-    lines = [_line(number, one, x_axis, y_axis, names) for number, one in enumerate(series)]
+    marked = max(len(one.x) for one in series) <= _MARKERS
+    lines = [_line(number, one, x_axis, y_axis, names, marked) for number, one in enumerate(series)]
     return Chart(
         title=title,
         summary=_summary(title, series, x_label, unit, names),
@@ -236,13 +237,13 @@ def _cleaned(series, log):
     return dataclasses.replace(series, x=x, y=y)
 
 
-def _line(number, series, x_axis, y_axis, names):
+def _line(number, series, x_axis, y_axis, names, marked):
     points = [
         [round(x_axis.place(x), 1), round(y_axis.place(y), 1), _x_text(x, names), figure(y)]
         for x, y in zip(series.x.tolist(), series.y.tolist(), strict=True)
     ]
     path = "M" + "L".join(f"{x},{y}" for x, y, _, _ in points)
-    return Line(series.name, number, series.dashed, path, points, len(points) <= _MARKERS)
+    return Line(series.name, number, series.dashed, path, points, marked)
 
 
 def _x_text(x, names):

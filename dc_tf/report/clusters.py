@@ -16,7 +16,8 @@ from dc_tf.evaluation.clusters.nmi import PLACE
 _LEAST = 5  # images with a value, for a purity to be told
 _IN_GROUP = 6  # clusters of a group
 _COLUMNS = 8  # columns with a group of their own
-_TELLING = 0.05  # by so much a cluster is purer for place than for user, to be shown for it
+# Least share of a place, and how much more than of the user, to be pure for place alone.
+_OF_PLACE, _MORE = 0.4, 0.2
 _USERS = ("user", "users", "user_id", "username", "photographer", "owner", "author", "uploader")
 
 
@@ -144,7 +145,11 @@ def select(clusters: list[Cluster], columns) -> dict[str, list[Pick]]:
     user = user_column(columns)
     held = [one for one in sized if PLACE in one.dominant and user in one.dominant]
     groups[f"Pure for place, not for {user}"] = _top(
-        [one for one in held if _contrast(one, user) > _TELLING],
+        [
+            one
+            for one in held
+            if one.dominant[PLACE].share >= _OF_PLACE and _contrast(one, user) >= _MORE
+        ],
         lambda one: _contrast(one, user),
         lambda one: f"{_held(one, PLACE)}; {user} {_percent(one.dominant[user].share)}",
     )

@@ -90,12 +90,12 @@ def make(clusters: list[Cluster], centroids, columns) -> Map | None:
 
 def project(points) -> tuple[np.ndarray, str]:
     """(k, 2) places in 0 to 1, and the method, of (k, d) points."""
-    components = _principal(points, min(_COMPONENTS, len(points) - 1))
+    components = principal(points, min(_COMPONENTS, len(points) - 1))
     method = "PCA"
     if importlib.util.find_spec("umap") and len(points) > _NEIGHBOURS:
         import umap  # takes seconds
 
-        reducer = umap.UMAP(n_neighbors=_NEIGHBOURS, random_state=0)
+        reducer = umap.UMAP(n_neighbors=_NEIGHBOURS, random_state=0, n_jobs=1)
         components, method = reducer.fit_transform(components), "UMAP"
     places = np.zeros((len(points), 2))
     places[:, : components.shape[1]] = components[:, :2]
@@ -103,12 +103,10 @@ def project(points) -> tuple[np.ndarray, str]:
     return places / np.maximum(places.max(0), 1e-12), method
 
 
-def _principal(points, count):
-    """(k, count) principal components, from the (k, k) products, since k is bounded."""
-    centred = points - points.mean(0)
-    values, vectors = np.linalg.eigh(centred @ centred.T)
-    order = np.argsort(-values)[:count]
-    return vectors[:, order] * np.sqrt(np.maximum(values[order], 0))
+def principal(points, count) -> np.ndarray:
+    """(k, count) first principal components of (k, d) points."""
+    left, strengths, _ = np.linalg.svd(points - points.mean(0), full_matrices=False)
+    return left[:, :count] * strengths[:count]
 
 
 def _legend(clusters, column):
