@@ -94,8 +94,8 @@ class InvertedFile:
         about = self.about
         return (
             f"inverted file, recall@{about['recall_at']} {about['recall']:.3f} against exact "
-            f"search, measured on {about['sampled']} sampled rows ({about['probes']} of {about['lists']} "
-            "lists are read)"
+            f"search, measured on {about['sampled']} sampled rows ({about['probes']} of "
+            f"{about['lists']} lists are read)"
         )
 
     def nearest_rows(self, vectors, count) -> Neighbours:

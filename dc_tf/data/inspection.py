@@ -103,14 +103,27 @@ def contact_sheet(examples, names, path) -> None:
         names: class names, or None.
         path: str.
     """
-    tiles = [_tile(row, example, names) for row, example in examples]
-    rows = -(-len(tiles) // _COLUMNS)
-    size = (_COLUMNS * _TILE, rows * (_TILE + _CAPTION))
+    tiles = [tile(row, example, names) for row, example in examples]
+    paste_tiles(tiles, _COLUMNS, path)
+
+
+def paste_tiles(tiles, columns, path) -> None:
+    """Writes one picture of many: a JPEG if `path` ends in .jpg or .jpeg, else a PNG.
+
+    Args:
+        tiles: list of images of `tile`, line by line; None leaves a place empty.
+        columns: tiles in a line.
+        path: str.
+    """
+    rows = -(-len(tiles) // columns)
+    size = (columns * _TILE, rows * (_TILE + _CAPTION))
     sheet = Image.new("RGB", size, "white")
-    for number, tile in enumerate(tiles):
-        row, column = divmod(number, _COLUMNS)
-        sheet.paste(tile, (column * _TILE, row * (_TILE + _CAPTION)))
-    sheet.save(path, "PNG")
+    for number, image in enumerate(tiles):
+        if image is not None:
+            row, column = divmod(number, columns)
+            sheet.paste(image, (column * _TILE, row * (_TILE + _CAPTION)))
+    is_jpeg = path.lower().endswith((".jpg", ".jpeg"))
+    sheet.save(path, "JPEG" if is_jpeg else "PNG")
 
 
 def _record_bytes(dataset):
@@ -188,23 +201,30 @@ def _header(encoded):
         return None
 
 
-def _tile(row, example, names):
-    tile = Image.new("RGB", (_TILE, _TILE + _CAPTION), "white")
-    caption = str(row)
+def tile(title, example, names) -> Image.Image:
+    """An image above a line of text.
+
+    Args:
+        title: row id or other short text; the class follows.
+        example: dict of `schema.decode_example`, or None if it is corrupt.
+        names: class names, or None.
+    """
+    picture = Image.new("RGB", (_TILE, _TILE + _CAPTION), "white")
+    caption = str(title)
     try:
         with Image.open(io.BytesIO(example["encoded"])) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise ValueError("too large")
             image = image.convert("RGB")
         image.thumbnail((_TILE - 4, _TILE - 4))
-        tile.paste(image, ((_TILE - image.width) // 2, (_TILE - image.height) // 2))
+        picture.paste(image, ((_TILE - image.width) // 2, (_TILE - image.height) // 2))
         if example["label"] is not None:
             caption += f" {_name(names, example['label'])}"
     except Exception:  # The tile of an unreadable image says so.
         caption += " corrupt"
     caption = text(caption, 20).encode("ascii", "replace").decode()
-    ImageDraw.Draw(tile).text((3, _TILE), caption, fill="black")
-    return tile
+    ImageDraw.Draw(picture).text((3, _TILE), caption, fill="black")
+    return picture
 
 
 def _name(names, label):
