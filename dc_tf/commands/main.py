@@ -42,6 +42,7 @@ COMMANDS = {
     "replay": "dc_tf.commands.replay",
     "kmeans": "dc_tf.commands.kmeans",
     "embed": "dc_tf.commands.embed",
+    "search": "dc_tf.commands.search",
     "export": "dc_tf.commands.export",
     "import_torch": "dc_tf.commands.import_torch",
     "evaluate": "dc_tf.commands.evaluate",

@@ -107,14 +107,27 @@ def contact_sheet(examples, names, path) -> None:
         names: class names, or None.
         path: str.
     """
-    tiles = [_tile(row, example, names) for row, example in examples]
-    rows = -(-len(tiles) // _COLUMNS)
-    size = (_COLUMNS * _TILE, rows * (_TILE + _CAPTION))
+    tiles = [tile(row, example, names) for row, example in examples]
+    paste_tiles(tiles, _COLUMNS, path)
+
+
+def paste_tiles(tiles, columns, path) -> None:
+    """Writes one picture of many: a JPEG if `path` ends in .jpg or .jpeg, else a PNG.
+
+    Args:
+        tiles: list of images of `tile`, line by line; None leaves a place empty.
+        columns: tiles in a line.
+        path: str.
+    """
+    rows = -(-len(tiles) // columns)
+    size = (columns * _TILE, rows * (_TILE + _CAPTION))
     sheet = Image.new("RGB", size, "white")
-    for number, tile in enumerate(tiles):
-        row, column = divmod(number, _COLUMNS)
-        sheet.paste(tile, (column * _TILE, row * (_TILE + _CAPTION)))
-    sheet.save(path, "PNG")
+    for number, image in enumerate(tiles):
+        if image is not None:
+            row, column = divmod(number, columns)
+            sheet.paste(image, (column * _TILE, row * (_TILE + _CAPTION)))
+    is_jpeg = path.lower().endswith((".jpg", ".jpeg"))
+    sheet.save(path, "JPEG" if is_jpeg else "PNG")
 
 
 def _record_bytes(dataset):
@@ -192,22 +205,29 @@ def _header(encoded):
         return None
 
 
-def _tile(row, example, names):
-    tile = Image.new("RGB", (_TILE, _TILE + _CAPTION), "white")
-    lines = [str(row), _class_caption(names, example), _file_name(example)]
+def tile(title, example, names) -> Image.Image:
+    """An image above lines of text.
+
+    Args:
+        title: row id or other short text; class and file name follow.
+        example: dict of `schema.decode_example`, or None if it is corrupt.
+        names: class names, or None.
+    """
+    picture = Image.new("RGB", (_TILE, _TILE + _CAPTION), "white")
+    lines = [str(title), _class_caption(names, example), _file_name(example)]
     try:
         with Image.open(io.BytesIO(example["encoded"])) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise ValueError("too large")
             image = image.convert("RGB")
         image.thumbnail((_TILE - 4, _TILE - 4))
-        tile.paste(image, ((_TILE - image.width) // 2, (_TILE - image.height) // 2))
+        picture.paste(image, ((_TILE - image.width) // 2, (_TILE - image.height) // 2))
     except Exception:  # The tile of an unreadable image says so.
         lines[0] += " corrupt"
-    draw, font = ImageDraw.Draw(tile), ImageFont.load_default(11)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(11)
     for number, line in enumerate(lines):
         draw.text((3, _TILE + number * _LINE), text(line, _LINE_LENGTH), fill="black", font=font)
-    return tile
+    return picture
 
 
 def _class_caption(names, example):
