@@ -45,6 +45,8 @@ __all__ = [
     "embed",
     "kmeans",
     "evaluate",
+    "write_clusters",
+    "assign",
     "write_report",
 ]
 
@@ -270,7 +272,7 @@ def pretrain(experiment: Experiment, workdir: Path) -> dict | None:
     """Trains on this worker's share, as TF_CONFIG says; without TF_CONFIG, alone.
 
     On a folder that has a checkpoint it resumes at the exact step; on one that is finished it
-    returns the result again.
+    returns the result again. At the end it writes RUN/clusters.parquet, as `write_clusters` does.
 
     >>> result = dc_tf.pretrain(experiment, "RUN")
     >>> result["rows"], result["workers"]
@@ -289,9 +291,13 @@ def pretrain(experiment: Experiment, workdir: Path) -> dict | None:
         DataError: an image cannot be read, or the loss is not finite.
         Preempted: after Ctrl-C or SIGTERM; what was done is saved.
     """
+    from dc_tf.curation.start import write_run_table
     from dc_tf.training.run import train
 
-    return train(experiment, os.fspath(workdir))
+    result = train(experiment, os.fspath(workdir))
+    if result:
+        write_run_table(os.fspath(workdir), workers=1)
+    return result
 
 
 @_front(workdir="run")
@@ -602,6 +608,107 @@ def evaluate(
     if found is not None:
         found.write(paths["output"], paths["plot"])
     return found
+
+
+@_front(round="round_index")
+def write_clusters(
+    output: Path,
+    run: Path | None = None,
+    *,
+    clusters: Path | None = None,
+    data: Path | None = None,
+    stage: str = "",
+    round_index: int | None = None,
+    format: str | None = None,
+    workers: int | None = None,
+) -> dict:
+    """Writes which image is in which cluster: a table with a row per image.
+
+    >>> made = dc_tf.write_clusters("clusters.parquet", run="RUN", workers=1)
+    >>> made["rows"], made["columns"][:4]
+    (96, ['row', 'file', 'cluster', 'sub_cluster'])
+
+    Args:
+        output: file; its ending is .parquet, .csv or .json.
+        run: run folder.
+        clusters: without `run`: output folder of `kmeans`.
+        data: data set that was clustered; with `run` only where it was moved.
+        stage: of a run: its last clustering in this stage; "" for the last of all.
+        round_index: of a run: index of the clustering in its stage; None for the last.
+        format: "parquet", "csv" or "json"; None goes by the ending of `output`.
+        workers: processes that read images; None: one per core. More than one import the main
+            module again, as of `convert`.
+
+    Returns:
+        dict of output, rows, clusters, columns and corrupt_rows.
+
+    Raises:
+        ConfigError: what cannot work; nothing was written.
+        DataError: data that cannot be used.
+        Preempted: after Ctrl-C; the same call resumes.
+    """
+    from dc_tf.curation.start import write_clusters as write
+
+    return write(
+        output,
+        format,
+        workers,
+        run=run,
+        clusters=clusters,
+        data=data,
+        stage=stage,
+        round_index=round_index,
+    )
+
+
+@_front(round="round_index")
+def assign(
+    data: Path,
+    output: Path,
+    run: Path | None = None,
+    *,
+    clusters: Path | None = None,
+    stage: str = "",
+    round_index: int | None = None,
+    features: Path | None = None,
+    format: str | None = None,
+) -> dict:
+    """Assigns the images of a data set to the clusters of a run, or of `kmeans`.
+
+    >>> dc_tf.assign("scenes_test", "new.parquet", run="RUN")["rows"]
+    96
+
+    Args:
+        data: data set with the images to assign.
+        output: file; its ending is .parquet, .csv or .json.
+        run: run folder that has kept its newest clusterings.
+        clusters: without `run`: output folder of `kmeans`.
+        stage: of a run: its last kept clustering in this stage; "" for the last of all.
+        round_index: of a run: index of the clustering in its stage; None for the last.
+        features: with `clusters` of vectors that `embed` has not made: the vectors of `data`.
+        format: "parquet", "csv" or "json"; None goes by the ending of `output`.
+
+    Returns:
+        dict of output, rows, clusters, columns and corrupt_rows; the columns are those of
+        `write_clusters`.
+
+    Raises:
+        ConfigError: what cannot work; nothing was written.
+        DataError: data that cannot be used.
+        Preempted: after Ctrl-C; the same call resumes.
+    """
+    from dc_tf.curation.start import assign as assign_to_clusters
+
+    return assign_to_clusters(
+        data,
+        output,
+        format,
+        run=run,
+        clusters=clusters,
+        stage=stage,
+        round_index=round_index,
+        features=features,
+    )
 
 
 @_front(round="round_index")
