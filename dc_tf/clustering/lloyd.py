@@ -141,6 +141,7 @@ class Lloyd:
             )
         centroids = np.zeros((self._k, self._points.dim), np.float32)
         centroids[: len(init)] = init
+        centroids[len(init) :] = centroids[0]
         if not np.isfinite(centroids).all():
             raise DataError("initial centroids are not finite.")
         used = np.zeros(self._k, bool)
@@ -177,7 +178,8 @@ class Lloyd:
         done, _ = self._assign(state, means=False)
         centroids = state.centroids.copy()
         # Assigning rows to these centroids later must not find a nearer one than this did.
-        centroids[~state.used] = centroids[np.argmax(state.used)]
+        if state.iteration:  # at first, an unused one is a copy of another
+            centroids[~state.used] = centroids[np.argmax(state.used)]
         return KMeansResult(
             centroids=centroids,
             assignments=self._assigner.labels,

@@ -44,7 +44,7 @@ class KMeansJob:
         input: as the user gave it, for messages.
         embeddings: all rows.
         output: the folder.
-        init: name of a method, or (k, dim) float32 centroids.
+        init: name of a method, or (k, dim) float32 or float64 centroids.
         settings: JSON-ready dict of what the result depends on, without the values of the rows:
             k, iterations, init, seed, precision, backend, spherical, normalize, tolerance, rows,
             dim, dtype.
@@ -61,6 +61,11 @@ class KMeansJob:
     overwrite: bool
     save_every_s: float
     cache_bytes: int
+
+    @property
+    def only_assigns(self) -> bool:
+        """Whether rows are assigned to given centroids, which stay as they are."""
+        return isinstance(self.init, np.ndarray) and self.settings["iterations"] == 0
 
     def share(self, rank, size) -> Embeddings:
         """The contiguous block of rows of one of `size` workers."""
@@ -292,7 +297,7 @@ def _about(job, settings, result, workers, clock) -> dict:
         ],
         "objective": list(result.objective),
         "clusters": clusters,
-        "warnings": size_warnings(result.counts),
+        "warnings": [] if job.only_assigns else size_warnings(result.counts),
         "reseeded": result.reseeded,
         "exchanged_bytes_per_iteration": result.exchanged_bytes,
         "seconds": clock.seconds(),
