@@ -33,7 +33,8 @@ class KMeansResult:
     """Result of k-means; all but `assignments` are the same on every worker.
 
     Attributes:
-        centroids: (k, dim) float32. A never-assigned one is a copy of another.
+        centroids: (k, dim) float32; float64 for float64 rows that float32 cannot tell apart. A
+            never-assigned one is a copy of another.
         assignments: (rows,) int32, nearest centroid of each of this worker's rows.
         counts: (k,) int64 rows of each cluster, over all workers; 0 for an empty one.
         objective: sum of squared distances over all workers, before each iteration and, last, for
