@@ -213,6 +213,18 @@ class ResultTest(CommandTest):
         self.assertEqual(found.about["settings"]["k"], 5)
         self.assertEqual(found.about["warnings"], [])
 
+    def test_float64_rows_with_a_large_offset_are_clustered_and_assigned(self):
+        offset = 2.0**27
+        x = self.save("x64.npy", self.x.astype(np.float64) + offset)
+        self.result(input=x, iterations=5)
+        found = self.found()
+        self.assertEqual(found.centroids.dtype, np.float64)
+        distances = np.sum((self.x - (found.centroids - offset)[found.assignments]) ** 2)
+        self.assertAllClose(found.about["objective"][-1], distances, rtol=1e-4)
+        init, again = os.path.join(self.output, "centroids.npy"), self.path("again")
+        self.result(input=x, init=init, iterations=0, output=again)
+        self.assertAllEqual(self.found(again).assignments, found.assignments)
+
     def test_rows_and_centroids_of_length_1(self):
         self.result("--normalize", "--spherical", init="k-means++")
         found = self.found()
@@ -290,6 +302,17 @@ class RefusalTest(CommandTest):
             x[17, 2] = value
             message = self.refusal(2, input=f"{self.input},{self.save('bad.npy', x)}")
             self.assertRegex(message, "row 17 of .*bad.npy is not finite")
+        self.assertFalse(os.path.exists(self.output))
+
+    def test_rows_that_float32_cannot_square_or_tell_apart(self):
+        for size, reason in ((1e-30, "too small"), (1e-300, "too small"), (1e30, "too large")):
+            x = self.save("sized.npy", self.x.astype(np.float64) * size)
+            self.assertRegex(self.refusal(2, input=x), f"{reason} to be squared in float32")
+            self.result("--normalize", input=x, output=self.path(f"scaled-{size}"))
+        x = self.save("far.npy", 1e-12 + 1e-21 * self.x.astype(np.float64))
+        self.assertRegex(self.refusal(2, input=x), "too small to be squared in float32")
+        x = self.save("far.npy", 1e8 + self.x.astype(np.float64))
+        self.assertRegex(self.refusal(2, "--spherical", input=x), "leave out --spherical")
         self.assertFalse(os.path.exists(self.output))
 
     def test_settings_that_cannot_work(self):
