@@ -93,7 +93,7 @@ class InspectionTest(tf.test.TestCase):
 
     def test_rows_that_are_all_too_small_are_refused(self):
         for dtype, size in ((np.float32, 1e-30), (np.float64, 1e-30), (np.float64, 1e-300)):
-            x = (self.x * size).astype(dtype)
+            x = (self.x.astype(np.float64) * size).astype(dtype)
             message = self.refusal(self.save(x))
             self.assertRegex(message, "no component .* too small to be squared.*multiply the rows")
             self.assertEqual(len(validate(self.save(x), Solo(), any_size=True)), 16)
