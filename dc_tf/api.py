@@ -468,8 +468,8 @@ def kmeans(
         timeout_s: with several workers, seconds that one may be silent or do nothing; 0: for ever.
 
     Returns:
-        KMeansResult: centroids (k, dim) float32, assignments (rows,) int32, counts (k,) int64,
-        objective (sum of squared distances before each iteration and at the end), iterations and
+        KMeansResult: centroids (k, dim) float32, or float64 for float64 rows that float32 cannot
+        tell apart, assignments (rows,) int32, counts (k,) int64, objective (sum of squared distances before each iteration and at the end), iterations and
         more; None on workers other than the first.
 
     Raises:

@@ -83,7 +83,8 @@ def find_origin(points, comm, seed, spherical=False) -> np.ndarray | None:
             "rows differ only in digits that float32 does not have, and spherical centroids need "
             "rows about 0; leave out --spherical."
         )
-    check_not_too_small(float(np.abs(sample - mean).max()))
+    largest = float(np.abs(sample - mean).max())
+    check_not_too_small(largest, "the largest difference of the rows from their mean is")
     return mean
 
 

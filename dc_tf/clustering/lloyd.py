@@ -63,7 +63,7 @@ class KMeansState:
 
     Attributes:
         iteration: iterations done.
-        centroids: (k, dim) float32.
+        centroids: (k, dim) float32, of rows as they are compared (see `centring`).
         used: (k,) bool. An unused centroid gets no row until a cluster can be split for it.
         objective: one value for each iteration done.
         reseeded: as in `KMeansResult`.

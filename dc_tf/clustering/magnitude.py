@@ -13,17 +13,15 @@ _SMALLEST = 1e-17
 _ADVICE = "multiply the rows by a constant, or scale each to length 1 with --normalize"
 
 
-def check_not_too_small(largest: float) -> None:
-    """DataError if rows differ from zero and the squares of all their components underflow.
+def check_not_too_small(largest: float, what="the largest component of the rows is") -> None:
+    """DataError if rows are not all zero and the squares of all their components underflow.
 
     Args:
         largest: absolute component of all rows.
+        what: says what that number is.
     """
     if 0 < largest < _SMALLEST:
-        raise DataError(
-            f"no component of the rows is above {largest:.1e}, too small to be squared in "
-            f"float32; {_ADVICE}."
-        )
+        raise DataError(f"{what} {largest:.1e}, too small to be squared in float32; {_ADVICE}.")
 
 
 def too_large(row: str) -> DataError:

@@ -346,7 +346,7 @@ class ArgumentsTest(tf.test.TestCase, parameterized.TestCase):
         advice = "multiply the rows by a constant, or scale each to length 1"
         for size in (1e-20, 1e-300):  # the second is 0 in float32
             for rows in (x * size, (x * size).astype(np.float32)) if size > 1e-38 else (x * size,):
-                with self.assertRaisesRegex(DataError, f"no component .*is above .*; {advice}"):
+                with self.assertRaisesRegex(DataError, f"the largest component .* is .*; {advice}"):
                     kmeans(rows, 3)
         for size in (1e20, 1e300):  # the second is infinite in float32
             with self.assertRaisesRegex(DataError, f"row . is too large to be .*; {advice}"):

@@ -95,7 +95,9 @@ class InspectionTest(tf.test.TestCase):
         for dtype, size in ((np.float32, 1e-30), (np.float64, 1e-30), (np.float64, 1e-300)):
             x = (self.x.astype(np.float64) * size).astype(dtype)
             message = self.refusal(self.save(x))
-            self.assertRegex(message, "no component .* too small to be squared.*multiply the rows")
+            self.assertRegex(
+                message, "the largest component .* too small to be squared.*multiply the rows"
+            )
             self.assertEqual(len(validate(self.save(x), Solo(), any_size=True)), 16)
             x[7, 2] = 1e-10
             validate(self.save(x), Solo())

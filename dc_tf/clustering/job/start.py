@@ -179,11 +179,15 @@ def cluster_in_memory(x, **asked) -> KMeansResult:
     from dc_tf.clustering.kmeans import kmeans
     from dc_tf.clustering.store.embeddings import UnitRows
     from dc_tf.clustering.store.points import as_points
+    from dc_tf.clustering.validate import validate
+    from dc_tf.distributed.collectives import Solo
 
     is_files = names_files(x)
     points = as_points(Embeddings.open(_files(x)) if is_files else x)
     start = checked_start(asked, points.rows, points.dim, x if is_files else "x")
     names = ("iterations", "precision", "backend", "spherical", "tolerance", "cache_bytes")
+    if is_files:
+        validate(points, Solo(), any_size=asked.normalize)
     options = KMeansOptions(init=start.init, **{name: getattr(asked, name) for name in names})
     rows = UnitRows(points) if asked.normalize else points
     return kmeans(rows, start.k, seed=asked.seed, options=options)
