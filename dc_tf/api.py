@@ -436,7 +436,7 @@ def embed(
 @_front(input="x")
 def kmeans(
     x: np.ndarray | Path | Sequence[Path],
-    k: int,
+    k: int | None = None,
     output: Path | None = None,
     *,
     iterations: int = 10,
@@ -460,14 +460,17 @@ def kmeans(
     >>> np.save("features.npy", features)
     >>> dc_tf.kmeans("features.npy", k=5, output="CLUSTERS").assignments.shape
     (96,)
+    >>> dc_tf.kmeans(features[:3], init=clusters.centroids, iterations=0).assignments.shape
+    (3,)
 
     Args:
         x: (rows, dim) floating array; or a `.npy` file, a pattern ("shards/*.npy"), or a list of
             files, whose rows follow one another.
-        k: number of clusters.
+        k: number of clusters; None with centroids as `init`, which have it.
         output: with files: folder for the result, shared by all workers that TF_CONFIG names; a
             call that was stopped resumes there. None: in memory, by this process alone.
-        iterations: of Lloyd, at most.
+        iterations: of Lloyd, at most; 0 with centroids as `init` assigns rows, of any number, to
+            these.
         init: "random" rows; "k-means++" or, for large k, "k-means||"; or (k, dim) centroids, with
             `output` the path of a `.npy` file of them.
         seed: of everything that is drawn.
@@ -482,8 +485,8 @@ def kmeans(
         timeout_s: with several workers, seconds that one may be silent or do nothing; 0: for ever.
 
     Returns:
-        KMeansResult: centroids (k, dim) float32, assignments (rows,) int32, counts (k,) int64,
-        objective (sum of squared distances before each iteration and at the end), iterations and
+        KMeansResult: centroids (k, dim) float32, or float64 for float64 rows that float32 cannot
+        tell apart, assignments (rows,) int32, counts (k,) int64, objective (sum of squared distances before each iteration and at the end), iterations and
         more; None on workers other than the first.
 
     Raises:
@@ -498,27 +501,23 @@ def kmeans(
     if output is not None and not isinstance(init, str | os.PathLike):
         raise ConfigError("init is an array; with output, np.save it and give its path.")
     options = {
+        "k": k,
         "iterations": iterations,
         "init": os.fspath(init) if isinstance(init, os.PathLike) else init,
+        "seed": seed,
         "precision": precision,
         "backend": backend,
         "spherical": spherical,
+        "normalize": normalize,
         "tolerance": tolerance,
+        "cache_gb": cache_gb,
+        "overwrite": overwrite,
+        "save_every_s": save_every_s,
+        "timeout_s": timeout_s,
     }
     if output is None:
-        return cluster_in_memory(x, k, seed, normalize, cache_gb, **options)
-    start = prepare(
-        input=x,
-        output=os.fspath(output),
-        k=k,
-        seed=seed,
-        normalize=normalize,
-        overwrite=overwrite,
-        save_every_s=save_every_s,
-        cache_gb=cache_gb,
-        timeout_s=timeout_s,
-        **options,
-    )
+        return cluster_in_memory(x, **options)
+    start = prepare(input=x, output=os.fspath(output), **options)
     return start.output.read() if start.run() else None
 
 
