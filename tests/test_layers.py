@@ -28,8 +28,9 @@ LAYERS = [
     {"settings"},
     {"kmeans_options"},
     {"hyperparams"},
-    {"atomic"},
+    {"atomic", "strict_yaml", "text_files"},
     {"kernels", "keras", "memory", "run_log", "seeds", "shipped"},
+    {"limits", "paths"},
     {"errors"},
 ]
 
@@ -42,10 +43,11 @@ ONLY = {
         "errors",
         "kmeans_options",
         "memory",
+        "paths",
         "precision",
         "progress",
     },
-    "data": {"atomic", "data", "distributed", "errors", "progress", "seeds"},
+    "data": {"atomic", "data", "distributed", "errors", "paths", "progress", "seeds"},
     "nn": {"nn", "keras", "errors"},
 }
 

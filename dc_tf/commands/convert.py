@@ -15,14 +15,14 @@ from dc_tf.data import convert
 from dc_tf.distributed import stop_request
 
 FLAGS = CommandFlags()
-INPUT = FLAGS.string(
+INPUT = FLAGS.path(
     "input",
     None,
     "Folder of images with its sub-folders; CSV, TSV or JSONL list with a `path` for each; tar "
     "files, as a path or pattern; or tfds:NAME or tfds:NAME:SPLIT.",
     required=True,
 )
-OUTPUT = FLAGS.string("output", None, "Folder of the data set.", required=True)
+OUTPUT = FLAGS.path("output", None, "Folder of the data set.", required=True)
 LABELS = FLAGS.bool("labels_from_folders", False, "First-level sub-folders are the classes.")
 SHORT_SIDE = FLAGS.integer(
     "short_side",
@@ -44,6 +44,7 @@ MAX_PIXELS = FLAGS.integer(
     100_000_000,
     "Images whose header states more pixels are rejected without decoding.",
     lower_bound=1,
+    upper_bound=2**63 - 1,
 )
 DROP_DUPLICATES = FLAGS.bool(
     "drop_duplicates",
@@ -58,7 +59,7 @@ OVERWRITE = FLAGS.bool(
     False,
     "Replace the data set in the output, or an unfinished one begun with other flags.",
 )
-TFDS_DATA_DIR = FLAGS.string(
+TFDS_DATA_DIR = FLAGS.path(
     "tfds_data_dir", None, "Folder of tfds: data sets; None: that of tensorflow_datasets."
 )
 

@@ -8,10 +8,10 @@ from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.data.synthetic import generate
 
 FLAGS = CommandFlags()
-OUTPUT = FLAGS.string("output", None, "Folder of the data set to write.", required=True)
-IMAGES = FLAGS.integer("images", 4000, "Number of images.")
+OUTPUT = FLAGS.path("output", None, "Folder of the data set to write.", required=True)
+IMAGES = FLAGS.integer("images", 4000, "Number of images.", lower_bound=1)
 SIZE = FLAGS.integer("size", 64, "Pixels of a side; 64 to 96 look best.")
-SEED = FLAGS.integer("seed", 0, "Seed; equal seeds give equal images.")
+SEED = FLAGS.integer("seed", 0, "Seed; equal seeds give equal images.", lower_bound=0)
 SPLIT = FLAGS.enum(
     "split",
     "train",
@@ -23,7 +23,7 @@ CLASSES = FLAGS.integer(
     len(generate.CLASS_NAMES),
     f"Only the most frequent of {', '.join(generate.CLASS_NAMES)}.",
 )
-ROWS_PER_SHARD = FLAGS.integer("rows_per_shard", 1000, "Images per shard.")
+ROWS_PER_SHARD = FLAGS.integer("rows_per_shard", 1000, "Images per shard.", lower_bound=1)
 OVERWRITE = FLAGS.bool("overwrite", False, "Replace a data set that is already in --output.")
 
 

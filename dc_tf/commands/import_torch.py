@@ -11,8 +11,8 @@ from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.errors import ConfigError
 
 FLAGS = CommandFlags()
-CHECKPOINT = FLAGS.string("checkpoint", None, "File of PyTorch, such as ours.pth.", required=True)
-OUTPUT = FLAGS.string("output", None, "Folder for the SavedModel.", required=True)
+CHECKPOINT = FLAGS.path("checkpoint", None, "File of PyTorch, such as ours.pth.", required=True)
+OUTPUT = FLAGS.path("output", None, "Folder for the SavedModel.", required=True)
 SOBEL = FLAGS.string(
     "sobel",
     "layer",

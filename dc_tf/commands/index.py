@@ -11,13 +11,14 @@ are missing or corrupt.
 
 import os
 
+from dc_tf import text_files
 from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError
 
 FLAGS = CommandFlags()
-INPUT = FLAGS.string("input", None, "TFRecord files: a pattern, or a folder.", required=True)
-OUTPUT = FLAGS.string("output", None, "Folder of the data set; None: that of the files.")
+INPUT = FLAGS.path("input", None, "TFRecord files: a pattern, or a folder.", required=True)
+OUTPUT = FLAGS.path("output", None, "Folder of the data set; None: that of the files.")
 IMAGE_FEATURE = FLAGS.string("image_feature", "image/encoded", "Encoded JPEG, PNG, GIF or BMP.")
 LABEL_FEATURE = FLAGS.string("label_feature", "image/class/label", "An integer; empty: no labels.")
 LABEL_OFFSET = FLAGS.integer(
@@ -31,7 +32,7 @@ SOURCE_FEATURE = FLAGS.string(
     "image/filename",
     "Text that says where an image came from; empty: none.",
 )
-CLASS_NAMES = FLAGS.string(
+CLASS_NAMES = FLAGS.path(
     "class_names",
     None,
     "Text file with the name of class 0, 1, ..., one a line.",
@@ -83,7 +84,7 @@ def _class_names():
     if CLASS_NAMES.value is None:
         return None
     try:
-        with open(CLASS_NAMES.value, encoding="utf-8") as file:
-            return [line.strip() for line in file if line.strip()]
-    except OSError as error:
-        raise ConfigError(f"--class_names={CLASS_NAMES.value}: {error.strerror}.") from error
+        lines = text_files.read(CLASS_NAMES.value).splitlines()
+    except ConfigError as error:
+        raise ConfigError(f"--class_names: {error}") from error
+    return [line.strip() for line in lines if line.strip()]

@@ -9,19 +9,20 @@ give exit code 1.
 
 import sys
 
+from dc_tf import paths
 from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.commands.results import Result
 from dc_tf.errors import ConfigError, DataError
 
 FLAGS = CommandFlags()
-DATA = FLAGS.string("data", None, "Folder of the data set.")
+DATA = FLAGS.path("data", None, "Folder of the data set.")
 SAMPLE = FLAGS.integer(
     "sample",
     1000,
     "Rows read for formats, sizes and metadata, evenly spaced.",
     lower_bound=1,
 )
-OUTPUT = FLAGS.string("output", None, "PNG file to write, with 64 of the images.")
+OUTPUT = FLAGS.path("output", None, "PNG file to write, with 64 of the images.")
 VERIFY = FLAGS.bool("verify", False, "Read all shards and compare their checksums.")
 WORKERS = FLAGS.integer("workers", None, "Processes; None: one for each core.", lower_bound=1)
 ARGUMENT = DATA  # may be given without its name
@@ -37,6 +38,8 @@ def run() -> dict:
 
     if not DATA.value:
         raise ConfigError("no data set was given; use dc_tf inspect DATASET.")
+    if OUTPUT.value:
+        paths.check_file(OUTPUT.value, "--output")
     report = Result(inspection.inspect(DATA.value, SAMPLE.value), shown=True)
     print(inspection.as_text(report))
     dataset = Dataset.open(DATA.value)

@@ -17,9 +17,11 @@ import numpy as np
 from dc_tf.atomic import locked
 from dc_tf.clustering.job.output import KMeansDir
 from dc_tf.clustering.store.embeddings import Embeddings, NpyFile, find_files
+from dc_tf.distributed.ports import check_own_port
 from dc_tf.distributed.task import TaskSpec, task_from_environment
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.kmeans_options import BACKENDS, INITS, PRECISIONS, KMeansOptions
+from dc_tf.paths import check_folder
 
 if typing.TYPE_CHECKING:
     from dc_tf.clustering.lloyd import KMeansResult
@@ -71,6 +73,7 @@ def prepare(**asked) -> Start:
     asked = Asked(**asked)
     output = KMeansDir(asked.output)
     task = task_from_environment()
+    check_own_port(task)
     job = refusal = None
     try:
         job = _checked(asked, output)
@@ -143,6 +146,7 @@ def _lock(output, setting, end):
 
 def _checked(asked, output) -> dict:
     """Attributes of a `KMeansJob`, checked as far as they can be without reading all rows."""
+    check_folder(output.path, "--output")
     paths = _files(asked.input)
     output.check_inputs(paths if asked.init in INITS else [*paths, asked.init])
     embeddings = Embeddings.open(paths)

@@ -175,17 +175,16 @@ def read_manifest(path) -> dict:
     Raises:
         DataError: it is missing, corrupt, or of an unknown schema version.
     """
+    place = os.path.join(path, MANIFEST)
     try:
-        with files.opened(os.path.join(path, MANIFEST), "r") as file:
-            manifest = json.loads(file.read())
+        with files.open_binary(place) as file:
+            text = file.read()
     except OSError as error:
-        state = "is incomplete" if files.is_folder(path) else "does not exist"
-        raise DataError(
-            f"the data set {path} {state}: it has no {MANIFEST}. Make it with "
-            f"`dc_tf convert --input=IMAGES --output={path}` or `dc_tf generate --output={path}`."
-        ) from error
+        raise DataError(_unreadable(path, place, error)) from error
+    try:
+        manifest = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{os.path.join(path, MANIFEST)} is corrupt: {error}.") from error
+        raise DataError(f"{place} is corrupt: {_reason(text, error)}.") from error
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(
@@ -193,6 +192,36 @@ def read_manifest(path) -> dict:
             f"{SCHEMA_VERSION}. Make it again with `dc_tf convert` or `dc_tf generate`."
         )
     return manifest
+
+
+def _unreadable(path, place, error) -> str:
+    """Why a manifest cannot be opened: only one that is not there is missing."""
+    if files.is_folder(place):
+        return f"{place} is a folder; a data set has a file of that name."
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        reason = error.strerror or error
+        return f"{place} cannot be read: {reason}; make it readable for this user."
+    if not files.exists(path):
+        state = "does not exist"
+    elif not files.is_folder(path):
+        return f"the data set {path} is a file; name the folder of a data set."
+    else:
+        state = f"is incomplete: it has no {MANIFEST}"
+    return (
+        f"the data set {path} {state}. Make one with `dc_tf convert --input=IMAGES --output=DATA` "
+        "or `dc_tf generate --output=DATA`."
+    )
+
+
+def _reason(text, error) -> str:
+    if not text.strip():
+        return "it is empty"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 text, byte {error.start} is 0x{text[error.start]:02X}"
+    if isinstance(error, json.JSONDecodeError):
+        cut = error.pos >= len(error.doc.rstrip()) or "Unterminated" in error.msg
+        return f"it is truncated after {len(text)} bytes" if cut else str(error)
+    return str(error)
 
 
 def encode_index(entries) -> bytes:
