@@ -11,7 +11,6 @@ import math
 
 import yaml
 
-from dc_tf import paths
 from dc_tf import settings as settings_lib
 from dc_tf.errors import ConfigError
 from dc_tf.hyperparams import Config
@@ -284,8 +283,6 @@ def load(config_files=(), params_override=()) -> Experiment:
     settings.pop("stages", None)
     experiment = settings_lib.fill(Experiment(), settings)
     experiment = experiment.replace(stages=tuple(stages))
-    experiment.data.path = paths.expand(experiment.data.path)
-    experiment.init_from = paths.expand(experiment.init_from)
     check(experiment)
     return experiment
 

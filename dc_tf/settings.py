@@ -18,6 +18,10 @@ from dc_tf.hyperparams import Config
 from dc_tf.limits import FLOAT_LIMIT, INT_LIMIT
 
 T = typing.TypeVar("T")
+# Settings, of training and of evaluations, that are paths: `~` is expanded in them.
+PATHS = ("path", "init_from", "workdir", "scratch")
+# Settings of evaluations that may be negative.
+_SIGNED = ("init_bias",)
 # The index of stages[00] is that of stages[0].
 _INDEX = re.compile(r"\[0*(\d+)\]")
 
@@ -64,8 +68,8 @@ def build(kind: type[T], settings: dict) -> T:
     """A dataclass from settings; unknown names and wrong types are refused.
 
     Args:
-        kind: dataclass whose fields all have defaults; a field with the default None has the
-            annotation "type | None".
+        kind: dataclass whose fields all have defaults, and whose numbers are not negative; a field
+            with the default None has the annotation "type | None".
         settings: {name: value}.
     """
     types = typing.get_type_hints(kind)
@@ -77,7 +81,17 @@ def build(kind: type[T], settings: dict) -> T:
         like = _default(known[name], types[name])
         optional = type(None) in typing.get_args(types[name])
         values[name] = None if optional and value is None else _coerce(value, like, name)
-    return kind(**values)
+    built = kind(**values)
+    for name, value in values.items():
+        if name not in _SIGNED:
+            _check_not_negative(name, value)
+    return built
+
+
+def _check_not_negative(name, value):
+    numbers = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(number, (int, float)) and number < 0 for number in numbers):
+        raise ConfigError(f"{name} is {value!r}; use 0 or more.")
 
 
 def _default(field, kind):
@@ -119,6 +133,8 @@ def _text(value, like, place) -> str:
             raise ConfigError(f"{place} is the {name} {value!r}; expected str: write it in quotes.")
     if not isinstance(value, (str, type(None))):
         raise _wrong_type(value, like, place)
+    if value and place.rpartition(".")[2] in PATHS:
+        return paths.expand(value)
     return "" if value is None else value
 
 
@@ -135,8 +151,9 @@ def _number(value, like, place) -> int | float:
 def _whole(number, value, like, place) -> int:
     if isinstance(number, float) and not number.is_integer():  # inf and nan are not
         raise _wrong_type(value, like, place)
-    if not -INT_LIMIT - 1 <= number <= INT_LIMIT:
-        raise ConfigError(f"{place} is {value!r}; use a whole number of at most {INT_LIMIT}.")
+    least = 0 if place.rpartition(".")[2] == "seed" else -INT_LIMIT - 1
+    if not least <= number <= INT_LIMIT:
+        raise ConfigError(f"{place} is {value!r}; use a whole number from {least} to {INT_LIMIT}.")
     return int(number)
 
 

@@ -47,7 +47,7 @@ ONLY = {
         "precision",
         "progress",
     },
-    "data": {"atomic", "data", "distributed", "errors", "paths", "progress", "seeds"},
+    "data": {"atomic", "data", "distributed", "errors", "paths", "progress", "seeds", "text_files"},
     "nn": {"nn", "keras", "errors"},
 }
 
