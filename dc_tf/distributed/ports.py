@@ -18,7 +18,7 @@ _LISTENS = "0A"  # state of a socket in /proc/net/tcp, include/net/tcp_states.h
 
 
 def check_own_port(task: TaskSpec) -> None:
-    """Refuses a port that another process listens on; a process alone needs none.
+    """Refuses a port that another process has; a process alone needs none.
 
     Raises:
         ConfigError: names the port, and the process that has it where that can be seen.
@@ -32,8 +32,11 @@ def check_own_port(task: TaskSpec) -> None:
             listen(port).close()
             return
         except OSError as error:
+            holders = _holders(port) if error.errno == errno.EADDRINUSE else {}
+            if os.getpid() in holders:
+                return  # this process has joined the cluster already
             if wait_s is None or error.errno != errno.EADDRINUSE:
-                raise ConfigError(_sentence(address, port, error)) from error
+                raise ConfigError(_sentence(address, port, error, holders)) from error
         time.sleep(wait_s)
 
 
@@ -44,30 +47,31 @@ def listen(port: int) -> socket.socket:
     return socket.create_server(("", port), family=family, dualstack_ipv6=dual)
 
 
-def _sentence(address, port, error):
+def _sentence(address, port, error, holders):
     if error.errno != errno.EADDRINUSE:
         return (
             f"port {port} of this worker, {address} in TF_CONFIG, cannot be used: "
             f"{error.strerror}; use a port above 1023 that is free."
         )
-    holder = _holder(port)
-    has = f"process {holder}" if holder else f"a process that `ss -ltnp sport = :{port}` shows"
+    has = f"a process that `ss -ltnp sport = :{port}` shows"
+    if holders:
+        has = " and ".join(f"process {process} ({name})" for process, name in holders.items())
     return (
         f"port {port} of this worker, {address} in TF_CONFIG, is in use by {has}; end it (an "
         "earlier run, or two workers with one index?), or change the port on all workers."
     )
 
 
-def _holder(port) -> str | None:
-    """ "123 (python)", the process that listens on a port, as far as Linux shows it."""
-    sockets = {f"socket:[{inode}]" for inode in _inodes(port)}
+def _holders(port) -> dict[int, str]:
+    """{id: name} of the processes that listen on a port, as far as Linux shows them."""
+    sockets, found = {f"socket:[{inode}]" for inode in _inodes(port)}, {}
     for process in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             if any(os.readlink(file) in sockets for file in (process / "fd").iterdir()):
-                return f"{process.name} ({(process / 'comm').read_text().strip()})"
+                found[int(process.name)] = (process / "comm").read_text().strip()
         except OSError:  # it has ended, or belongs to another user
             continue
-    return None
+    return found
 
 
 def _inodes(port):

@@ -6,11 +6,11 @@ import json
 import os
 import pathlib
 import shutil
-import socket
 from unittest import mock
 
 import numpy as np
 import tensorflow as tf
+from ports import held_port
 
 from dc_tf.commands.main import main
 from dc_tf.data.synthetic.generate import generate
@@ -103,8 +103,7 @@ class RefusalsTest(tf.test.TestCase):
         self.assertFalse(os.path.exists("out"))
 
     def test_every_command_names_a_port_that_is_in_use(self):
-        with socket.create_server(("", 0)) as other:
-            port = other.getsockname()[1]
+        with held_port() as (port, _):
             cluster = {"worker": [f"localhost:{port}", "localhost:1"]}
             text = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}})
             lines = [*WORKERS[1:-1], f"{WORKERS[-1]} --measure"]
