@@ -92,6 +92,12 @@ class LayersTest(tf.test.TestCase):
                 # As code, that is a string of its own: texts may explain where it comes from.
                 self.assertNotIn("TF_CONFIG", strings(module), module)
 
+    def test_yaml_has_one_loader(self):
+        for folder in (PACKAGE, PACKAGE.parent / "benchmarks"):
+            for path in folder.rglob("*.py"):
+                if path.name != "strict_yaml.py":
+                    self.assertNotRegex(path.read_text(), r"\byaml\.\w*load", str(path))
+
     def test_keras_has_one_import_point(self):
         for module, part in modules():
             if part != "keras":

@@ -118,6 +118,8 @@ def evaluate(
     from dc_tf.evaluation import tasks
 
     asked = tasks.read(task, config_files, params_override, protocol, seed=seed, scratch=scratch)
+    if workdir := asked.given.get("workdir"):
+        paths.check_folder(paths.expand(workdir), "workdir")
     if plot and asked.task not in tasks.BY_LAYER:
         raise ConfigError(f"--plot is of layers, which only {', '.join(tasks.BY_LAYER)} measure.")
     with _joined(watch_dir, timeout_s) as cluster, heartbeat.slow_operation("evaluation"):

@@ -48,6 +48,8 @@ def train(experiment, workdir, on_log=None) -> dict | None:
     task = task_from_environment()
     check_own_port(task)
     paths.check_folder(folder.path, "--workdir")
+    if os.environ.get("DC_TF_SCRATCH"):
+        paths.check_folder(folder.features(task.rank), "DC_TF_SCRATCH")
     if task.size == 1:
         _check_sizes(experiment, task.size)
     # After all that can be known without it, since TensorFlow takes seconds to import.
