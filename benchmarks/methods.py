@@ -15,9 +15,10 @@ import json
 import os
 import sys
 
-import yaml
 from absl import app, flags
 from runs import TASKS, markdown, measure, spread, train
+
+from dc_tf import strict_yaml, text_files
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("train", None, "Data set that is learned from, with labels.", required=True)
@@ -31,8 +32,7 @@ METHODS = ("random", "rotnet", "deepcluster", "deepercluster")
 
 
 def main(_) -> None:
-    with open(FLAGS.config, encoding="utf-8") as file:
-        config = yaml.safe_load(file)
+    config = strict_yaml.load(text_files.read(FLAGS.config), FLAGS.config)
     for seed in FLAGS.seeds:
         path = os.path.join(FLAGS.output, f"seed-{seed}.json")
         if not os.path.exists(path):

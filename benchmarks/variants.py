@@ -13,9 +13,10 @@ line is the run in `--runs` itself. Results in `--workdir` are reused.
 import json
 import os
 
-import yaml
 from absl import app, flags
 from runs import TASKS, markdown, measure, spread, train
+
+from dc_tf import strict_yaml, text_files
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("train", None, "Data set that is learned from, with labels.", required=True)
@@ -99,8 +100,7 @@ def table(found) -> str:
 
 
 def read_yaml(path) -> dict:
-    with open(path, encoding="utf-8") as file:
-        return yaml.safe_load(file)
+    return strict_yaml.load(text_files.read(path), path)
 
 
 if __name__ == "__main__":

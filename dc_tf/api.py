@@ -22,6 +22,7 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 
+from dc_tf import paths
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError, DataError
 
@@ -68,6 +69,7 @@ def _front(**names):
     def decorate(function):
         arguments = inspect.signature(function).parameters
         switches = {name for name, own in arguments.items() if own.annotation == "bool"}
+        places = {n for n, own in arguments.items() if re.search(r"\bPath\b", str(own.annotation))}
         known = {name: name for name in arguments} | names
 
         def rename(match):
@@ -80,7 +82,10 @@ def _front(**names):
         def call(*args, **kwargs):
             stop_request.reset()
             try:
-                return function(*args, **kwargs)
+                bound = inspect.signature(function).bind(*args, **kwargs)
+                given = bound.arguments
+                given |= {name: _expanded(given[name]) for name in places & given.keys()}
+                return function(*bound.args, **bound.kwargs)
             except (ConfigError, DataError) as error:
                 error.args = (_FLAG.sub(rename, str(error)),)
                 raise
@@ -88,6 +93,15 @@ def _front(**names):
         return call
 
     return decorate
+
+
+def _expanded(value):
+    """A path, or several, with `~` expanded; other values as they are."""
+    if isinstance(value, str | os.PathLike):
+        return paths.expand(value)
+    if isinstance(value, list | tuple):
+        return [_expanded(item) for item in value]
+    return value
 
 
 @_front()

@@ -36,13 +36,14 @@ MEASURING = "Measuring the speed, about half a minute"
 # The most workers among which a batch of 64 images is split.
 MOST_WORKERS = 8
 # Settings that a work folder stores, for flags that are not given again.
+_LIMITS = {"workers": (1, 1024), "pictures": (1, 2**31 - 1), "minutes": (0.01, 1_000_000)}
 KEPT = ("images", "pictures", "workers", "minutes", "config_file", "params_override")
 
 
 def main(argv=None) -> int:
     """Returns the exit code."""
     options = parse(argv)
-    workdir = pathlib.Path(options.workdir).absolute()
+    workdir = pathlib.Path(options.workdir)
     steps = Steps()
     try:
         Quickstart(options, workdir, steps).run()
@@ -70,7 +71,9 @@ def parse(argv=None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    parser.add_argument("--images", help="folder of images (default: generated ones)")
+    parser.add_argument(
+        "--images", type=absolute, help="folder of images (default: generated ones)"
+    )
     parser.add_argument(
         "--pictures",
         type=int,
@@ -92,26 +95,32 @@ def parse(argv=None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--workdir",
+        type=absolute,
         default=ROOT / "runs" / f"quickstart-{stamp}",
         help="folder for data, run, export and results (default: runs/quickstart-TIME)",
     )
-    parser.add_argument("--config_file", help="what to train (default: configs/quickstart.yaml)")
+    parser.add_argument(
+        "--config_file", type=absolute, help="what to train (default: configs/quickstart.yaml)"
+    )
     parser.add_argument(
         "--params_override", help="settings over those of the file: stages[0].epochs=3"
     )
     options = parser.parse_args(argv)
-    for name in ("images", "config_file"):
-        path = getattr(options, name)
-        setattr(options, name, path and str(pathlib.Path(path).absolute()))
     if options.images is not None and not pathlib.Path(options.images).is_dir():
         parser.error(f"--images={options.images} is not a folder; name one with images")
-    for name in ("workers", "pictures"):
+    for name, (least, most) in _LIMITS.items():
         value = getattr(options, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name}={value} is too small; use at least 1")
-    if options.minutes is not None and not options.minutes > 0:
-        parser.error(f"--minutes={options.minutes:g} is too small; use a positive number")
+        if value is not None and not least <= value <= most:  # nan is neither
+            parser.error(f"--{name}={value:g}; use {least} to {most}")
     return options
+
+
+def absolute(text) -> str:
+    """An absolute path, with `~` expanded as by the commands; a type of argparse."""
+    try:
+        return str(pathlib.Path(text).expanduser().absolute())
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text} names no home folder") from error
 
 
 def default_workers() -> int:
@@ -188,8 +197,13 @@ class Quickstart:
             setattr(self, f"_{name}", kept.get(name) if value is None else value)
         self._workers = self._workers or default_workers()
         self._kept = kept | {name: getattr(self, f"_{name}") for name in KEPT}
-        self._workdir.mkdir(parents=True, exist_ok=True)
-        write_json(self._note, self._kept)
+        try:
+            self._workdir.mkdir(parents=True, exist_ok=True)
+            write_json(self._note, self._kept)
+        except OSError as error:
+            raise local.UsageError(
+                f"--workdir={self._workdir} cannot be written: {error.strerror}; use another."
+            ) from error
 
     def _make_data(self):
         """(data set to train on, to test on or None, number of images of the latter or None)."""

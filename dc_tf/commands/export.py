@@ -10,9 +10,9 @@ onnx: a `.onnx` file of all layers; needs tf2onnx.
 from dc_tf.commands.command_flags import CommandFlags
 
 FLAGS = CommandFlags()
-WORKDIR = FLAGS.string("workdir", None, "Run folder of `dc_tf train`.", required=True)
+WORKDIR = FLAGS.path("workdir", None, "Run folder of `dc_tf train`.", required=True)
 STAGE = FLAGS.string("stage", "", "Use the network as it was at the end of this stage.")
-OUTPUT = FLAGS.string("output", None, "Folder of the SavedModel, or file.", required=True)
+OUTPUT = FLAGS.path("output", None, "Folder of the SavedModel, or file.", required=True)
 FORMAT = FLAGS.enum(
     "format",
     "saved_model",

@@ -14,14 +14,14 @@ from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.commands.results import Result
 
 FLAGS = CommandFlags()
-INPUT = FLAGS.string(
+INPUT = FLAGS.paths(
     "input",
     None,
     "A .npy file, a pattern in quotes ('shards/*.npy', in sorted order), or several with commas "
     "between them.",
     required=True,
 )
-OUTPUT = FLAGS.string("output", None, "Folder, shared by all workers.", required=True)
+OUTPUT = FLAGS.path("output", None, "Folder, shared by all workers.", required=True)
 K = FLAGS.integer(
     "k",
     None,
@@ -34,7 +34,7 @@ ITERATIONS = FLAGS.integer(
     "Of Lloyd, at most. 0 with --init=FILE.npy assigns rows, of any number, to these centroids.",
     lower_bound=0,
 )
-INIT = FLAGS.string(
+INIT = FLAGS.path(
     "init",
     "random",
     "Where to start: distinct random rows; k-means++ or (in quotes, for large k) k-means|| draw "

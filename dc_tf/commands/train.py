@@ -14,7 +14,7 @@ from dc_tf.commands.results import Result
 from dc_tf.errors import ConfigError
 
 FLAGS = CommandFlags()
-CONFIG_FILE = FLAGS.multi_string(
+CONFIG_FILE = FLAGS.multi_path(
     "config_file",
     [],
     "YAML file with what differs from the defaults, or the name of a preset, such as quickstart; a "
@@ -25,7 +25,7 @@ PARAMS_OVERRIDE = FLAGS.multi_string(
     [],
     "Settings over those of the files: a.b=c,stages[0].epochs=3, a YAML mapping, or a YAML file.",
 )
-WORKDIR = FLAGS.string(
+WORKDIR = FLAGS.path(
     "workdir",
     None,
     "Run folder, shared by all workers; created if missing.",

@@ -11,7 +11,7 @@ import os
 
 import tensorflow as tf
 
-from dc_tf import atomic
+from dc_tf import atomic, paths
 from dc_tf.errors import ConfigError
 from dc_tf.exporting.keras_model import keras_model
 from dc_tf.exporting.saved_model import plain_copy
@@ -30,12 +30,9 @@ def check_file(output: str, form: str, overwrite: bool) -> None:
         raise ConfigError(
             f"the output is {output!r}; for {form} use a name that ends in {ENDINGS[form]}."
         )
-    if os.path.isdir(output):
-        raise ConfigError(f"the output {output!r} is a folder; name a file.")
+    paths.check_file(output, "--output")
     if os.path.exists(output) and not overwrite:
         raise ConfigError(f"the output {output!r} exists; choose another or give --overwrite.")
-    if not os.path.isdir(os.path.dirname(os.path.abspath(output))):
-        raise ConfigError(f"the folder of {output!r} does not exist; create it first.")
     if form == "onnx":
         _converter()
 

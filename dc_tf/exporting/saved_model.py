@@ -25,7 +25,7 @@ import tensorflow as tf
 from absl import logging
 
 import dc_tf
-from dc_tf import atomic
+from dc_tf import atomic, paths
 from dc_tf.data.storage.files import is_local
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.exporting.fold_sobel import FoldedVGG16, fold
@@ -104,6 +104,7 @@ def check_output(output: str, overwrite: bool) -> None:
     """
     if not output:
         raise ConfigError("the output is empty; name a folder for the SavedModel.")
+    paths.check_folder(output, "--output")
     _clear_up(output)
     if not tf.io.gfile.exists(output) or _is_empty_folder(output):
         return

@@ -16,9 +16,11 @@ from dc_tf.atomic import locked
 from dc_tf.clustering.job.checks import Asked, checked_start, checked_values
 from dc_tf.clustering.job.output import KMeansDir
 from dc_tf.clustering.store.embeddings import Embeddings, find_files
+from dc_tf.distributed.ports import check_own_port
 from dc_tf.distributed.task import TaskSpec, task_from_environment
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.kmeans_options import INITS, KMeansOptions
+from dc_tf.paths import check_folder
 
 if typing.TYPE_CHECKING:
     from dc_tf.clustering.lloyd import KMeansResult
@@ -38,6 +40,7 @@ def prepare(**asked) -> Start:
     asked = checked_values(Asked(**asked))
     output = KMeansDir(asked.output)
     task = task_from_environment()
+    check_own_port(task)
     job = failure = None
     try:
         job = _checked(asked, output)
@@ -110,6 +113,7 @@ def _lock(output, setting, end):
 
 def _checked(asked, output) -> dict:
     """Attributes of a `KMeansJob`, checked as far as they can be without reading all rows."""
+    check_folder(output.path, "--output")
     paths = _files(asked.input)
     is_file = asked.init not in INITS
     if is_file:

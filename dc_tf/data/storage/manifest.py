@@ -282,17 +282,18 @@ def read_manifest(path) -> dict:
     Raises:
         DataError: it is missing, corrupt, or of an unknown schema version.
     """
+    place = os.path.join(path, MANIFEST)
     try:
-        with files.opened(os.path.join(path, MANIFEST), "r") as file:
-            manifest = json.loads(file.read())
+        with files.open_binary(place) as file:
+            text = file.read()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(_without_manifest(path)) from error
     except OSError as error:
-        raise DataError(
-            f"{os.path.join(path, MANIFEST)} cannot be read: {error.strerror or error}."
-        ) from error
+        raise DataError(_unreadable(place, error)) from error
+    try:
+        manifest = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{os.path.join(path, MANIFEST)} is corrupt: {error}.") from error
+        raise DataError(f"{place} is corrupt: {_reason(text, error)}.") from error
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(
@@ -321,6 +322,25 @@ def _without_manifest(path):
         f"{path} is not a data set: it has no {MANIFEST}. If it holds your images, `dc_tf convert "
         f"--input={path} --output=DATA` makes a data set of them in another folder, DATA."
     )
+
+
+def _unreadable(place, error) -> str:
+    """Why a manifest that is there cannot be opened."""
+    if files.is_folder(place):
+        return f"{place} is a folder; a data set has a file of that name."
+    reason = error.strerror or error
+    return f"{place} cannot be read: {reason}; make it readable for this user."
+
+
+def _reason(text, error) -> str:
+    if not text.strip():
+        return "it is empty"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 text, byte {error.start} is 0x{text[error.start]:02X}"
+    if isinstance(error, json.JSONDecodeError):
+        cut = error.pos >= len(error.doc.rstrip()) or "Unterminated" in error.msg
+        return f"it is truncated after {len(text)} bytes" if cut else str(error)
+    return str(error)
 
 
 def encode_index(entries) -> bytes:
