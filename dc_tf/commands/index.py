@@ -11,9 +11,8 @@ indexes are rebuilt.
 
 import os
 
-from dc_tf import text_files
 from dc_tf.commands.command_flags import CommandFlags
-from dc_tf.data.sources import text_files
+from dc_tf.data.sources import encodings
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError
 
@@ -92,11 +91,11 @@ def _class_names():
     if CLASS_NAMES.value is None:
         return None
     path, encoding = CLASS_NAMES.value, ENCODING.value
-    text_files.check_encoding(encoding)
+    encodings.check_encoding(encoding)
     names = []
     try:
-        for number, line in text_files.lines(path, encoding):
-            text_files.raise_if_undecodable(path, number, line, encoding)
+        for number, line in encodings.lines(path, encoding):
+            encodings.raise_if_undecodable(path, number, line, encoding)
             names.append(line.strip())
     except OSError as error:
         raise ConfigError(f"--class_names={path}: {error.strerror}.") from error

@@ -9,7 +9,7 @@ import struct
 
 from PIL import Image
 
-from dc_tf.data.sources.text_files import undecodable
+from dc_tf.data.sources.encodings import undecodable
 
 _HEAD = 512  # bytes
 _TRUNCATED = re.compile("truncated|not enough image data|incomplete", re.IGNORECASE)
