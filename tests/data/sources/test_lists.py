@@ -127,7 +127,7 @@ class ListsTest(tf.test.TestCase):
             (b'path,note\na,"x\n\xfe"\n', "l.csv", "line 3, column 1.*0xfe"),
             (b'{"path": "a"}\n{"path": "b", "label": "B\xf6r"}\n', "l.jsonl", "line 2, column 26"),
             (b'{"path": \xff}\n', "l.jsonl", "line 1, column 10"),
-            ("path\na\n".encode("utf-16-le"), "l.csv", "zero byte.*--encoding=utf-16-le"),
+            ("path\na\n".encode("utf-16-le"), "l.csv", "zero byte.*UTF-16"),
         ]:
             with self.assertRaisesRegex(DataError, place + ".*--encoding"):
                 self.open(data, name)

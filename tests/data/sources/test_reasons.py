@@ -22,6 +22,15 @@ def encoded(form, **settings):
     return file.getvalue()
 
 
+def loads(data):
+    """Whether Pillow decodes an image without an error."""
+    try:
+        Image.open(io.BytesIO(data)).load()
+    except Exception:
+        return False
+    return True
+
+
 class ReasonsTest(unittest.TestCase):
     def reason(self, data):
         reason = clean(data, Rules()).reason
@@ -57,12 +66,9 @@ class ReasonsTest(unittest.TestCase):
             self.assertIsNone(clean(data, Rules()).reason)
             for share in (0.5, 0.8):
                 self.assertRegex(self.reason(data[: int(share * len(data))]), "damaged", form)
-        # Behind the last pixel as well as before it.
         data = encoded("PNG")
-        for end in (12, 9, 6, 3):
-            with self.assertRaises((OSError, SyntaxError)):
-                Image.open(io.BytesIO(data[: -end - 8])).load()
-            self.assertRegex(self.reason(data[: -end - 8]), "damaged")
+        for end in range(1, 40):  # behind the last pixel as well as before it
+            self.assertEqual(clean(data[:-end], Rules()).reason is None, loads(data[:-end]), end)
         wrong_checksum = bytearray(data)
         wrong_checksum[-13] ^= 1  # of the pixels
         self.assertRegex(self.reason(bytes(wrong_checksum)), "damaged")
@@ -71,7 +77,6 @@ class ReasonsTest(unittest.TestCase):
         exif = encoded("JPEG", exif=b"Exif\0\0garbage")
         self.assertIsNone(clean(exif, Rules()).reason)
         self.assertIsNone(clean(encoded("PNG") + b"behind", Rules()).reason)
-        self.assertIsNone(clean(encoded("JPEG")[:-2], Rules()).reason)  # only the end marker
 
     def test_files_that_cannot_be_read_say_what_to_look_at(self):
         with tempfile.TemporaryDirectory() as folder:
