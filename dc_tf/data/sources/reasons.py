@@ -96,13 +96,9 @@ def check_has_pixels(image) -> None:
 def of_unknown(data) -> str:
     """What a file is that Pillow does not know, and what would help."""
     head = bytes(data[:_HEAD])
-    if head[4:8] == b"ftyp":
-        return _INSTALL[_BRANDS.get(head[8:12], "video")]
-    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        return _INSTALL["video"]
-    for start, what in _STARTS:
-        if head.startswith(start):
-            return _INSTALL.get(what, what)
+    kind = _kind_of(head)
+    if kind is not None:
+        return _installed(kind) or _INSTALL.get(kind, kind)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return "a web page, not an image, as of a failed download; download it again"
@@ -113,6 +109,23 @@ def of_unknown(data) -> str:
     if not head.strip(b"\0"):
         return "only zero bytes, not an image; copy it again"
     return "not an image, or of an unknown format; save it as JPEG or PNG if it is one"
+
+
+def _kind_of(head):
+    """A key of `_INSTALL`, a text of `_STARTS`, or None."""
+    if head[4:8] == b"ftyp":
+        return _BRANDS.get(head[8:12], "video")
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "video"
+    return next((what for start, what in _STARTS if head.startswith(start)), None)
+
+
+def _installed(kind):
+    """The reason if a decoder of this kind is there and does not know the file, or None."""
+    name = {"heif": "HEIC", "jxl": "JPEG XL", "avif": "AVIF"}.get(kind)
+    if kind.upper() not in Image.OPEN:
+        return None
+    return f"a damaged {name} picture, or a variant that is not known; save it again as PNG"
 
 
 def _of_reading(error, path):

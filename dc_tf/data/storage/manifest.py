@@ -20,6 +20,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 
 import numpy as np
 
@@ -213,7 +214,7 @@ def _without_manifest(path):
         )
     return (
         f"{path} is not a data set: it has no {MANIFEST}. If it holds your images, `dc_tf convert "
-        f"--input={path} --output=DATA` makes a data set of them in another folder, DATA."
+        f"--input={shlex.quote(path)} --output=DATA` makes a data set of them in another folder, DATA."
     )
 
 
