@@ -187,7 +187,7 @@ def _header(encoded):
 
 def _tile(row, example, names):
     tile = Image.new("RGB", (_TILE, _TILE + _CAPTION), "white")
-    lines = [str(row), _class_caption(names, example), _file_name(example)]
+    lines = [f"row {row}", _class_caption(names, example), _file_name(example)]
     try:
         with Image.open(io.BytesIO(example["encoded"])) as image:
             if image.width * image.height > _MAX_PIXELS:
@@ -206,7 +206,8 @@ def _tile(row, example, names):
 def _class_caption(names, example):
     if example is None or example["label"] is None:
         return "no label"
-    return _name(names, example["label"])
+    label = example["label"]
+    return _name(names, label) if names is not None else f"class {label}"
 
 
 def _file_name(example):

@@ -75,10 +75,10 @@ class InspectionTest(tf.test.TestCase):
             path = os.path.join(self.get_temp_dir(), "sheet.png")
             others = [{**example, "label": None, "source": "long " * 9 + "name.jpg"}, None]
             contact_sheet(enumerate([example, *others]), ["cat", "dog"], path)
-        self.assertEqual(drawn[:3], ["0", "dog", "rex.jpg"])
-        self.assertEqual(drawn[3:5], ["1", "no label"])
+        self.assertEqual(drawn[:3], ["row 0", "dog", "rex.jpg"])
+        self.assertEqual(drawn[3:5], ["row 1", "no label"])
         self.assertRegex(drawn[5], "^….*name.jpg$")
-        self.assertEqual(drawn[6], "2 corrupt")
+        self.assertEqual(drawn[6], "row 2 corrupt")
 
     def test_a_sheet_shows_the_images_it_can(self):
         dataset = Dataset.open(self.path)

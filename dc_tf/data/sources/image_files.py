@@ -112,7 +112,7 @@ def clean(source, rules) -> Cleaned:
 
 
 def is_image(path) -> bool:
-    """Whether a file is an image by its content, also one that needs a plug-in."""
+    """Whether a file is an image by its content, or of a kind that `reasons` has advice for."""
     with open_binary(path) as file:
         try:
             _open(file).close()

@@ -41,6 +41,7 @@ _STARTS = (
     (b"\x1f\x8b", "a file compressed by gzip; unpack it"),
     (b"BZh", "a file compressed by bzip2; unpack it"),
     (b"\xfd7zXZ", "a file compressed by xz; unpack it"),
+    (b"\x28\xb5\x2f\xfd", "a file compressed by Zstandard; unpack it with `zstd -d`"),
     (b"7z\xbc\xaf", "a 7z archive; unpack it"),
     (b"Rar!", "a RAR archive; unpack it"),
     (b"\x93NUMPY", "a NumPy array; save its pictures as PNG"),

@@ -171,6 +171,11 @@ class ListsTest(tf.test.TestCase):
         self.assertEqual([item.name for item in items], ["a 1.jpg 3", "b.jpg"])
         self.assertEqual(items[1].content, os.path.join(self.get_temp_dir(), "b.jpg"))
 
+    def test_a_web_address_is_listed_and_a_missing_label_is_none(self):
+        items = self.items('{"path": "https://x/a.jpg"}\n{"path": "b", "label": NaN}\n', "l.jsonl")
+        self.assertRegex(items[0].reason, "web address; download")
+        self.assertEqual((items[1].reason, items[1].label), (None, None))
+
     def test_going_on_behind_a_place_gives_the_rest(self):
         source = self.open("path,n\n" + "".join(f"{i},{i}\n" for i in range(7)))
         items = list(source.items())
