@@ -78,7 +78,12 @@ def _enter(root, parent, skip, seen):
         return
     if is_local(root):
         real = os.path.realpath(folder)
-        if real in seen:  # a link to a visited folder or to a parent
+        if real in seen:  # a link
+            if not _is_inside(os.path.dirname(folder.rstrip("/")), real):
+                yield (
+                    "",
+                    "a link to a folder whose files are listed already; copy it to repeat them",
+                )
             return
         seen.add(real)
     try:
@@ -87,6 +92,11 @@ def _enter(root, parent, skip, seen):
         yield "", f"folder cannot be read: {error.strerror}"
         return
     yield from ((name, None) for name in sorted(names))
+
+
+def _is_inside(folder, parent):
+    """Whether a folder is another one or inside it, so that a link to that is a loop."""
+    return os.path.join(os.path.realpath(folder), "").startswith(os.path.join(parent, ""))
 
 
 def _local_names(folder):
