@@ -187,7 +187,9 @@ class ConvertTest(Folder):
             convert(self.input, self.input, overwrite=True, progress=False)
         self.assertFalse(os.path.exists(self.output))
         pictures.write(self.output, "note.txt", b"mine")
-        with self.assertRaisesRegex(ConfigError, "not empty"):
+        with self.assertRaisesRegex(
+            ConfigError, "not empty .it has note.txt.; give a new folder.$"
+        ):
             self.convert()
 
     def test_a_data_set_behind_gfile_is_read_and_written(self):
@@ -319,10 +321,12 @@ class ResumeTest(Folder):
         self.assertGreater(whole, number // 2)
 
     def test_a_second_call_of_a_finished_job_does_nothing(self):
-        first = self.convert()
-        before = os.stat(os.path.join(self.output, "manifest.json")).st_mtime_ns
-        self.assertEqual(self.convert(), first)
-        self.assertEqual(os.stat(os.path.join(self.output, "manifest.json")).st_mtime_ns, before)
+        for first, second in [({}, {}), ({"value_range": "0,4095"}, {"value_range": 4095})]:
+            result = self.convert(**first, overwrite=True)
+            before = os.stat(os.path.join(self.output, "manifest.json")).st_mtime_ns
+            self.assertEqual(self.convert(**second), result)
+            after = os.stat(os.path.join(self.output, "manifest.json")).st_mtime_ns
+            self.assertEqual(after, before)
 
     def test_another_list_or_other_settings_are_refused_until_told_to_drop(self):
         self.assertTrue(self.killed_at(12))
