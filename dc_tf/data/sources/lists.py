@@ -33,6 +33,7 @@ from dc_tf.progress import Progress
 
 _JSON, _TEXT, _TABLES = (".jsonl", ".ndjson"), (".txt",), (".csv", ".tsv")
 SUFFIXES = (*_TABLES, *_JSON, *_TEXT)
+_WEB = ("http://", "https://")
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 _PATH_AND_NUMBER = re.compile(r"(?P<path>\S.*?)[ \t]+(?P<label>-1|\d{1,9})")
 
@@ -83,6 +84,9 @@ class ListSource:
             here = f"{os.path.basename(self._path)}:{number}"
             return Item(here, None, number, reason=fault or f"its line has no {PATH}; add one")
         name = short_name(path)
+        if path.lower().startswith(_WEB):
+            reason = "a web address; download the image and list its path"
+            return Item(name, None, number, reason=reason)
         try:
             label = label_of(values.get(LABEL), labels)
         except ValueError as error:

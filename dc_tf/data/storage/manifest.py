@@ -27,6 +27,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 
 import numpy as np
 
@@ -320,7 +321,8 @@ def _without_manifest(path):
         )
     return (
         f"{path} is not a data set: it has no {MANIFEST}. If it holds your images, `dc_tf convert "
-        f"--input={path} --output=DATA` makes a data set of them in another folder, DATA."
+        f"--input={shlex.quote(path)} --output=DATA` makes a data set of them in another "
+        f"folder, DATA."
     )
 
 

@@ -195,9 +195,9 @@ def check_output(path, overwrite) -> None:
         return
     left = [name for name in files.names_in(path) if name != STAGING_FOLDER]
     if left and not overwrite:
+        replace = ", or --overwrite to replace the data set in it" if MANIFEST in left else ""
         raise ConfigError(
-            f"the output {path} is not empty (it has {left[0]}); give a new folder, or --overwrite "
-            f"to replace the data set in it."
+            f"the output {path} is not empty (it has {min(left)}); give a new folder{replace}."
         )
 
 

@@ -138,6 +138,17 @@ class ManifestTest(tf.test.TestCase):
         with self.assertRaisesRegex(DataError, "does not exist.*dc_tf convert.*dc_tf generate"):
             Dataset.open(self.path)
 
+    def test_a_folder_of_images_is_advised_as_the_input_and_never_as_the_output(self):
+        for name in ("", "cat"):
+            os.makedirs(os.path.join(self.path, name), exist_ok=True)
+            with self.assertRaisesRegex(DataError, f"--input={self.path} --output=DATA"):
+                Dataset.open(self.path)
+        file = os.path.join(self.get_temp_dir(), "a.csv")
+        with open(file, "w"):
+            pass
+        with self.assertRaisesRegex(DataError, "is a file; a data set is a folder"):
+            Dataset.open(file)
+
     def test_a_folder_without_manifest_is_incomplete(self):
         write(self.path)
         os.remove(os.path.join(self.path, MANIFEST))
