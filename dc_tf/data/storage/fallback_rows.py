@@ -59,6 +59,11 @@ class FallbackRows:
         with self._lock:
             return np.array(sorted(self._next_good), np.int64)
 
+    def replacement(self, row: int) -> int:
+        """The row whose image `image` returns: `row` itself unless it was found corrupt."""
+        with self._lock:
+            return self._next_good.get(row, row)
+
     def image(self, row) -> bytes:
         """The encoded image of a row, or of its replacement if the row is corrupt.
 
