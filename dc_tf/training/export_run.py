@@ -29,6 +29,10 @@ def export_run(
         if value not in choices:
             raise ConfigError(f"--{name} is {value!r}; use one of {', '.join(choices)}.")
     input_range = checked_range(input_range)
+    if format == "keras_weights" and input_range != AUTO:
+        raise ConfigError(
+            f"--input_range is {input_range}, but weights take no images; leave it out."
+        )
     if format == SAVED_MODEL:
         check_output(output, overwrite)
     else:

@@ -67,11 +67,12 @@ def work(frozen, train, test, layers, protocol: Protocol) -> Work:
     rows = [shots * len(np.unique(train.labels)) for shots in protocol.shots]
     labels = np.arange(max(rows)) % len(np.unique(train.labels))
     fits = protocol.draws * len(layers)
+    images = fits * sum(rows) / _processes(fits * sum(rows) * dim)
     return Work(
         text_of(frozen, train, test, f"{fits * len(rows)} fits"),
         (
             features_part(extractor, frozen, train, test, protocol.batch_size),
-            Part("images of fits", fits * sum(rows), _fit(dim, labels, protocol.cost), max(rows)),
+            Part("images of fits", images, _fit(dim, labels, protocol.cost), max(rows)),
         ),
     )
 
@@ -109,7 +110,8 @@ def evaluate(frozen, train, test, layers, protocol: Protocol, world=ALONE) -> di
     drawn = draw(train, protocol)
     with FeatureCache(protocol.scratch) as cache, contextlib.ExitStack() as stack:
         both = extract_cells(frozen, (train, test), layers, protocol, cache, world)
-        processes = _processes(drawn, both[0])
+        dims = sum(known.shape[1] for known in both[0].values())
+        processes = _processes(sum(map(len, drawn.flat)) * dims)
         if processes > 1:
             stack.callback(end_processes)
         results = {}
@@ -138,9 +140,8 @@ def _largest_first(drawn):
     return sorted(np.ndenumerate(drawn), key=lambda draw: -len(draw[1]))
 
 
-def _processes(drawn, features) -> int:
+def _processes(values) -> int:
     """One for each core, unless the fits take less time than starting processes."""
-    values = sum(map(len, drawn.flat)) * sum(known.shape[1] for known in features.values())
     return cores() if values > _WORTH_PROCESSES else 1
 
 
