@@ -322,6 +322,7 @@ def export(
     format: str = "saved_model",
     sobel: str = "layer",
     stage: str = "",
+    input_range: str = "auto",
     overwrite: bool = False,
 ) -> dict:
     """Writes the network of a run so that it loads anywhere and can be fine-tuned.
@@ -337,6 +338,11 @@ def export(
         sobel: "layer" keeps the fixed Sobel stage; "folded" makes it and conv1 one 5x5 convolution
             on RGB that can be trained.
         stage: take the network as it was when this stage ended; "" for its newest state.
+        input_range: of image values: "1" for [0, 1], "255" for 0 to 255, or "auto". A SavedModel
+            takes uint8 with each of them, and floats in [0, 1] with "auto". A Keras or ONNX file
+            gets every input as float32; with "auto" an image with a value of 2 or more is read as
+            0 to 255, another one as [0, 1]. ONNX takes uint8 with "255". All other values, and
+            NaN, are refused when the model is called; ONNX returns NaN.
         overwrite: replace what is there.
 
     Returns:
@@ -349,7 +355,7 @@ def export(
     from dc_tf.training.export_run import export_run
 
     run, output = os.fspath(run), os.fspath(output)
-    return export_run(run, output, format, sobel, stage, overwrite)
+    return export_run(run, output, format, sobel, stage, overwrite, input_range)
 
 
 @_front()

@@ -7,8 +7,9 @@ The default layer is the model's best one as measured by `dc_tf evaluate`, by k-
 probe; fc7 if nothing was measured. The command says which, and why.
 
 OUTPUT/LAYER-00000-of-00003.npy has the features of the images whose row ids are in
-OUTPUT/rows-00000-of-00003.npy. An interrupted call resumes when it is repeated; SIGTERM and
-Ctrl-C end it with exit code 42.
+OUTPUT/rows-00000-of-00003.npy. OUTPUT/sources-00000-of-00003.jsonl names the file of each of these
+images, a line for each row: {"row": 7, "source": "dogs/rex.jpg"}. An interrupted call resumes when
+it is repeated; SIGTERM and Ctrl-C end it with exit code 42.
 """
 
 from dc_tf.commands.command_flags import CommandFlags
