@@ -41,6 +41,7 @@ COMMANDS = {
     "replay": "dc_tf.commands.replay",
     "kmeans": "dc_tf.commands.kmeans",
     "embed": "dc_tf.commands.embed",
+    "curate": "dc_tf.commands.curate",
     "export": "dc_tf.commands.export",
     "import_torch": "dc_tf.commands.import_torch",
     "evaluate": "dc_tf.commands.evaluate",
