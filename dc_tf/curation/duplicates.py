@@ -55,7 +55,7 @@ class Settings:
         seed: of k-means.
     """
 
-    threshold: float = 0.95
+    threshold: float = 0.8
     whiten: int = DIM
     pixels: bool = True
     k: int = 0
@@ -65,7 +65,7 @@ class Settings:
     def __post_init__(self):
         if not 0 < self.threshold <= 1:
             raise ConfigError(
-                f"--threshold={self.threshold}; use a cosine above 0 and at most 1, such as 0.95."
+                f"--threshold={self.threshold}; use a cosine above 0 and at most 1, such as 0.8."
             )
         for name in ("whiten", "k", "neighbours", "seed"):
             if getattr(self, name) < 0:
@@ -108,14 +108,14 @@ class Duplicates:
         return np.sort(self.rows[~self.keeper])
 
 
-def find_duplicates(features, settings, work, labels=None) -> Duplicates:
+def find_duplicates(features, settings, work, given=None) -> Duplicates:
     """Finds the copies.
 
     Args:
         features: Features; without a data set only near copies are looked for.
         settings: Settings.
         work: folder for intermediate results, created if missing.
-        labels: (rows,) integers, clusters to look in; None makes them by k-means.
+        given: clusters to look in, ((rows,) integers, their number); None makes some by k-means.
 
     Raises:
         ConfigError: settings that cannot work.
@@ -130,10 +130,7 @@ def find_duplicates(features, settings, work, labels=None) -> Duplicates:
     equal = np.concatenate(equal, axis=1)
     corrupt = facts.corrupt() if facts else np.empty(0, np.int64)
     features = Directions.of(features, settings.whiten)
-    if labels is None:
-        labels, k = _made_clusters(features, settings, work)
-    else:
-        k = int(labels.max()) + 1
+    labels, k = given or _made_clusters(features, settings, work)
     # Of equal images the lowest row stands for all, and corrupt ones have features of others.
     without = np.union1d(equal[1], corrupt)
     clusters = _cluster_rows(features, labels, k, work, without)

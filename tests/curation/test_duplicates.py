@@ -44,9 +44,9 @@ class FindTest(tf.test.TestCase):
 
     def find(self, x, labels=None, **settings):
         work = tempfile.mkdtemp(dir=self.get_temp_dir())
-        return find_duplicates(
-            self.features(x), Settings(**{"whiten": 0, "threshold": 0.95} | settings), work, labels
-        )
+        given = None if labels is None else (labels, int(labels.max()) + 1)
+        settings = Settings(**{"whiten": 0, "threshold": 0.95} | settings)
+        return find_duplicates(self.features(x), settings, work, given)
 
     def groups(self, found):
         members = [found.rows[found.group == one] for one in np.unique(found.group)]
