@@ -22,13 +22,18 @@ setuptools.setup(
         *(f"dc_tf.{name}" for name in SHIPPED),
     ],
     package_dir={f"dc_tf.{name}": name for name in SHIPPED},
-    package_data={"dc_tf.configs": ["*.yaml", "evaluation/*.yaml"]},
+    package_data={
+        "dc_tf.report": ["templates/*"],
+        "dc_tf.configs": ["*.yaml", "evaluation/*.yaml"],
+    },
     python_requires=">=3.10,<3.13",
     # Ranges are what the code needs; constraints.txt has the one tested version of everything.
     install_requires=[
         "absl-py",
         "google-crc32c",
         "importlib-resources",  # tensorflow-datasets uses it and does not ask for it
+        "jinja2",
+        "markupsafe",
         "numpy",
         "pillow",
         "protobuf",
@@ -58,6 +63,7 @@ setuptools.setup(
         ],
         "benchmark": ["faiss-cpu"],
         "docs": ["mkdocs-material>=9.7,<10"],
+        "map": ["umap-learn"],
         "onnx": ["onnxruntime", "tf2onnx>=1.17"],
         # Before 2.6 a file could run code in spite of weights_only. The CPU build is enough.
         "torch": ["torch>=2.6"],

@@ -9,9 +9,9 @@
     features = dc_tf.embed("MODEL", "DATA", layer="conv4")           # (images, d) array
     clusters = dc_tf.kmeans(features, k=100)
 
-`generate`, `open_dataset`, `load_trunk` and `evaluate` are the others; each has its own help, as
-`help(dc_tf.embed)`. They are imported, and TensorFlow with them, when they are first used. The
-same from a shell: `dc_tf --help`.
+`generate`, `open_dataset`, `load_trunk`, `evaluate` and `write_report` are the others; each has its
+own help, as `help(dc_tf.embed)`. They are imported, and TensorFlow with them, when they are first
+used. The same from a shell: `dc_tf --help`.
 """
 
 import importlib
@@ -32,6 +32,7 @@ __all__ = [
     "load_trunk",
     "open_dataset",
     "pretrain",
+    "write_report",
 ]
 
 # TensorFlow reads this when it is imported, and tf-models-official and tensorflow-hub follow it:
@@ -42,8 +43,6 @@ KERNELS = kernels.choose()
 
 
 def __getattr__(name):
-    if name == "export":  # also the package of that name, which can be called
-        return importlib.import_module("dc_tf.export")
     if name in __all__:
         return getattr(importlib.import_module("dc_tf.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

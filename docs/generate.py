@@ -258,6 +258,11 @@ def checkpoint() -> str:
     return docstring_markdown(ast.get_docstring(_parsed("dc_tf.training.checkpoint")))
 
 
+def centroids() -> str:
+    """The files that are kept of a clustering."""
+    return docstring_markdown(ast.get_docstring(_parsed("dc_tf.clustering.kept_clustering")))
+
+
 def api() -> str:
     """The functions of the Python API with their docstrings."""
     parts = []
@@ -283,6 +288,7 @@ PARTS = {
     "configurations": configurations,
     "run folder": run_folder,
     "checkpoint": checkpoint,
+    "centroids": centroids,
     "api": api,
 }
 

@@ -19,7 +19,7 @@ LAYERS = [
     {"evaluation", "doctor"},
     {"training"},
     {"planning"},
-    {"export"},
+    {"exporting"},
     {"clustering", "data"},
     {"nn"},
     {"precision"},
@@ -31,7 +31,7 @@ LAYERS = [
     {"kmeans_options"},
     {"hyperparams"},
     {"atomic"},
-    {"kernels", "keras", "memory", "run_log", "seeds", "shipped"},
+    {"kernels", "keras", "memory", "run_log", "seeds", "shipped", "versions"},
     {"errors"},
 ]
 

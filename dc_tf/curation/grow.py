@@ -7,7 +7,11 @@ A finished tree is opened again; an interrupted call resumes.
 
 import contextlib
 import dataclasses
+import functools
 import os
+import shutil
+
+import numpy as np
 
 from dc_tf import atomic
 from dc_tf.clustering.store.embeddings import UnitRows
@@ -43,23 +47,22 @@ def grow(features, options, folder, normalize=False, timeout_s=600.0) -> Tree | 
     setting, task, store = f"--tree={folder}", task_from_environment(), TreeStore(folder)
     watch = f"{folder}.workers"
     with contextlib.ExitStack() as end:
+        tidy = functools.partial(shutil.rmtree, watch, ignore_errors=True)  # all do it at once
         if task.size == 1:
-            end.callback(atomic.remove_tree, watch)
+            end.callback(tidy)
         heartbeats, stacks = (os.path.join(watch, name) for name in ("heartbeats", "stacks"))
-        watchdog = end.enter_context(watched(setting, heartbeats, stacks, task, timeout_s))
-        if task.rank == 0:
-            with writable(setting):
-                end.enter_context(atomic.locked(os.path.join(watch, "lock"), setting))
-        cluster = join(watchdog)
-        end.enter_context(leaving(cluster, lambda: atomic.remove_tree(watch)))
-        _make(features, options, store, normalize, cluster)
+        with watched(setting, heartbeats, stacks, task, timeout_s) as watchdog:
+            if task.rank == 0:
+                with writable(setting):
+                    end.enter_context(atomic.locked(os.path.join(watch, "lock"), setting))
+            cluster = join(watchdog)
+            end.enter_context(leaving(cluster, tidy))
+            _make(features, options, store, normalize, cluster)
     return store.read() if task.rank == 0 else None
 
 
 def _make(features, options, store, normalize, cluster):
     """Does this worker's part."""
-    import numpy as np
-
     from dc_tf.curation.hierarchical_kmeans import hierarchical_kmeans
     from dc_tf.distributed.collective_errors import raise_on_all
 

@@ -15,7 +15,7 @@ from dc_tf.data.sources.image_files import Rules, clean
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.frozen.features import cell_extractor
 from dc_tf.evaluation.models import FrozenModel, open_model
-from dc_tf.export.weights import weights_digest
+from dc_tf.exporting.weights import weights_digest
 from dc_tf.run_dir import RunDir
 
 

@@ -39,6 +39,7 @@ from dc_tf.data.storage.tfrecord import FOOTER_BYTES, HEADER_BYTES
 from dc_tf.errors import DataError
 
 MANIFEST = "manifest.json"
+STAGING_FOLDER = ".writing"  # of an unfinished data set, inside its folder
 INDEX_SUFFIX = ".index.npy"
 SCHEMA_VERSION = 1
 
@@ -284,11 +285,11 @@ def read_manifest(path) -> dict:
     try:
         with files.opened(os.path.join(path, MANIFEST), "r") as file:
             manifest = json.loads(file.read())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(_without_manifest(path)) from error
     except OSError as error:
-        state = "is incomplete" if files.is_folder(path) else "does not exist"
         raise DataError(
-            f"the data set {path} {state}: it has no {MANIFEST}. Make it with "
-            f"`dc_tf convert --input=IMAGES --output={path}` or `dc_tf generate --output={path}`."
+            f"{os.path.join(path, MANIFEST)} cannot be read: {error.strerror or error}."
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{os.path.join(path, MANIFEST)} is corrupt: {error}.") from error
@@ -299,6 +300,27 @@ def read_manifest(path) -> dict:
             f"{SCHEMA_VERSION}. Make it again with `dc_tf convert` or `dc_tf generate`."
         )
     return manifest
+
+
+def _without_manifest(path):
+    """What a path is instead of a data set, and what to do; never names it as an output."""
+    if not files.exists(path):
+        return (
+            f"the data set {path} does not exist. `dc_tf convert --input=IMAGES --output=DATA` "
+            f"makes one of your images, `dc_tf generate --output=DATA` draws one."
+        )
+    if not files.is_folder(path):
+        return f"{path} is a file; a data set is a folder, which `dc_tf convert` writes."
+    names = files.names_in(path)
+    if STAGING_FOLDER in names or any(name.endswith(INDEX_SUFFIX) for name in names):
+        return (
+            f"the data set {path} is incomplete: it has no {MANIFEST}. Repeat the command that was "
+            f"writing it, which resumes."
+        )
+    return (
+        f"{path} is not a data set: it has no {MANIFEST}. If it holds your images, `dc_tf convert "
+        f"--input={path} --output=DATA` makes a data set of them in another folder, DATA."
+    )
 
 
 def encode_index(entries) -> bytes:

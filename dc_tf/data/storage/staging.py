@@ -15,14 +15,14 @@ import fcntl
 import itertools
 import json
 import os
+from collections.abc import Iterator
 
 from dc_tf.data.storage import files
 from dc_tf.data.storage.files import is_local, sync
-from dc_tf.data.storage.manifest import INDEX_SUFFIX, MANIFEST
+from dc_tf.data.storage.manifest import INDEX_SUFFIX, MANIFEST, STAGING_FOLDER
 from dc_tf.data.storage.row_list import ROWS, VIEW
 from dc_tf.errors import ConfigError
 
-FOLDER = ".writing"
 _JOB, _LOCK = "job.json", "lock"
 
 
@@ -76,9 +76,9 @@ class Staging:
 
     def path(self, name) -> str:
         """Path of a staged file."""
-        return os.path.join(self._output, FOLDER, name)
+        return os.path.join(self._output, STAGING_FOLDER, name)
 
-    def notes(self):
+    def notes(self) -> Iterator[dict]:
         """Yields the notes in the order in which they were added."""
         for number in itertools.count():
             if not files.exists(self.path(f"{number}.json")):
@@ -178,7 +178,7 @@ class Staging:
 
 def is_begun(path) -> bool:
     """Whether a folder holds a complete or unfinished data set."""
-    names = (MANIFEST, os.path.join(FOLDER, _JOB))
+    names = (MANIFEST, os.path.join(STAGING_FOLDER, _JOB))
     return any(files.exists(os.path.join(path, name)) for name in names)
 
 
@@ -192,7 +192,7 @@ def check_output(path, overwrite) -> None:
         return
     if not files.is_folder(path):
         raise ConfigError(f"the output {path} is a file; give a folder.")
-    left = [name for name in files.names_in(path) if name != FOLDER]
+    left = [name for name in files.names_in(path) if name != STAGING_FOLDER]
     if left and not overwrite:
         raise ConfigError(
             f"the output {path} is not empty (it has {left[0]}); give a new folder, or --overwrite "
@@ -220,7 +220,7 @@ def _check_staging(path, job, overwrite):
 def _check_shards(path):
     """Rejects a folder with shard files that no data set there lists, since they would be lost."""
     ours = set()
-    for manifest in (os.path.join(path, MANIFEST), os.path.join(path, FOLDER, MANIFEST)):
+    for manifest in (os.path.join(path, MANIFEST), os.path.join(path, STAGING_FOLDER, MANIFEST)):
         listed = _read_json(manifest) if files.exists(manifest) else None
         if isinstance(listed, dict) and not listed.get("adopted"):
             ours |= {shard["name"] for shard in listed.get("shards", [])}
@@ -258,7 +258,7 @@ def _own_files(manifest):
 
 
 def _read_job(path):
-    name = os.path.join(path, FOLDER, _JOB)
+    name = os.path.join(path, STAGING_FOLDER, _JOB)
     return _read_json(name) if files.exists(name) else None
 
 

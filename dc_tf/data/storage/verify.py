@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class CorruptShard:
     reason: str
 
 
-def verify(dataset, workers=None, progress=True):
+def verify(dataset, workers=None, progress=True) -> Iterator[CorruptShard]:
     """Reads all shards and compares them with manifest and indexes.
 
     Of a view, all shards that hold rows of it; faults of other rows in them are not its own.

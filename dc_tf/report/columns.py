@@ -1,0 +1,160 @@
+"""Labels, metadata and mean colours of the rows that a report reads, in one streamed pass.
+
+    found = read(dataset, rows, coloured=rows[:20_000])
+    found.columns["hashtags"].texts[code], found.colours
+
+A column keeps integers, one for each value of an image; its texts are kept once. Places are cells
+of one degree of latitude and longitude. Columns of measurements and of texts that nearly every
+image has for itself say nothing about clusters and are left out.
+"""
+
+import array
+import dataclasses
+
+import numpy as np
+
+from dc_tf.data.storage.metadata import text
+from dc_tf.data.storage.reader import RowReader
+from dc_tf.evaluation.clusters.nmi import LABEL, PLACE
+from dc_tf.progress import Progress
+from dc_tf.report.thumbnails import decoded, mean_colour
+
+_LATITUDE, _LONGITUDE = "latitude", "longitude"
+_TEXT = 80  # characters of a value
+_OWN = 0.5  # share of distinct values from which on a column is of texts of single images
+_FEW = 20  # images below which that cannot be told
+_MOST = 64  # columns that are kept; records of strangers may name a new one in each image
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """Values of one column.
+
+    Attributes:
+        name: "label", "place", or the name of metadata.
+        images: (v,) int32, positions in the rows, ascending; an image may have several values.
+        codes: (v,) int32, number of the value.
+        texts: list of str by number.
+    """
+
+    name: str
+    images: np.ndarray
+    codes: np.ndarray
+    texts: list
+
+    def known(self) -> int:
+        """Number of images with a value."""
+        return len(np.unique(self.images))
+
+    def rarest(self, count) -> np.ndarray:
+        """(count,) int32 number of each image's rarest value, -1 without one."""
+        times = np.bincount(self.codes, minlength=len(self.texts))
+        order = np.lexsort([self.codes, times[self.codes]])[::-1]
+        chosen = np.full(count, -1, np.int32)
+        chosen[self.images[order]] = self.codes[order]  # the rarest is assigned last
+        return chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What was read.
+
+    Attributes:
+        rows: (n,) int64 row ids.
+        columns: {name: Column}, the label first.
+        left_out: names of columns that say nothing about clusters.
+        corrupt: number of rows that could not be read.
+        colours: (n, 3) float32, mean colour in 0 to 255, NaN where it was not looked at.
+    """
+
+    rows: np.ndarray
+    columns: dict
+    left_out: list
+    corrupt: int
+    colours: np.ndarray
+
+
+def read(dataset, rows, coloured) -> Found:
+    """Reads rows of a data set.
+
+    Args:
+        dataset: Dataset.
+        rows: (n,) int64 row ids, ascending.
+        coloured: (c,) row ids among them whose mean colour is computed, which decodes the image.
+    """
+    wants_colour = np.isin(rows, coloured)
+    colours = np.full((len(rows), 3), np.nan, np.float32)
+    builders, corrupt, place = {}, 0, 0
+    wanted = dict(zip(rows.tolist(), wants_colour.tolist(), strict=True)).__getitem__
+    source = decoded(dataset, RowReader(dataset), rows, lambda row, e: _values(e, wanted(row)))
+    with Progress(len(rows), "metadata and colours", "images") as progress:
+        for place, (_, found) in enumerate(source):
+            progress.update()
+            if found is None:
+                corrupt += 1
+                continue
+            values, colour = found
+            if colour is not None:
+                colours[place] = colour
+            for name, value in values.items():
+                if name in builders or len(builders) < _MOST:
+                    builders.setdefault(name, _Builder()).add(place, value)
+    columns, left_out = {}, []
+    for name in sorted(builders, key=lambda name: (name != LABEL, name)):
+        column = builders[name].column(name, dataset.class_names)
+        if column is None:
+            left_out.append(name)
+        else:
+            columns[name] = column
+    return Found(rows, columns, left_out, corrupt, colours)
+
+
+def _values(example, wants_colour):
+    """({column: value or list}, mean colour or None) of one image."""
+    values = dict(example["meta"])
+    if example["label"] is not None:
+        values[LABEL] = example["label"]
+    pair = values.get(_LATITUDE), values.get(_LONGITUDE)
+    if all(isinstance(number, int | float) for number in pair):
+        del values[_LATITUDE], values[_LONGITUDE]
+        values[PLACE] = _place(*(int(np.floor(number)) for number in pair))
+    return values, mean_colour(example["encoded"]) if wants_colour else None
+
+
+def _place(latitude, longitude):
+    """The name of a cell by its south-western corner."""
+    return (
+        f"{abs(latitude)}\N{DEGREE SIGN} {'N' if latitude >= 0 else 'S'}, "
+        f"{abs(longitude)}\N{DEGREE SIGN} {'E' if longitude >= 0 else 'W'}"
+    )
+
+
+class _Builder:
+    """Collects the values of one column as numbers."""
+
+    def __init__(self):
+        self._numbers = {}
+        self._images, self._codes = array.array("i"), array.array("i")
+        self._measured = False
+
+    def add(self, place, value):
+        for item in dict.fromkeys(value if isinstance(value, list) else [value]):
+            item = item[: 2 * _TEXT] if isinstance(item, str) else item
+            self._measured |= isinstance(item, float)
+            self._images.append(place)
+            self._codes.append(self._numbers.setdefault(item, len(self._numbers)))
+
+    def column(self, name, class_names):
+        """The Column; None if it says nothing about clusters."""
+        images, codes = np.array(self._images, np.int32), np.array(self._codes, np.int32)
+        own = len(self._numbers) > max(_FEW, _OWN * len(np.unique(images)))
+        if name != LABEL and (self._measured or own):
+            return None
+        names = class_names if name == LABEL else None
+        return Column(name, images, codes, [_text(item, names) for item in self._numbers])
+
+
+def _text(value, class_names):
+    if class_names is not None and value < len(class_names):
+        return class_names[value]
+    return text(str(value), _TEXT)

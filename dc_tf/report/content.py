@@ -1,0 +1,179 @@
+"""What the sections of a report show, from an opened run or clustering.
+
+    parts = of_training(run)                                   # curves and facts
+    sample, read, parts = of_clusters(dataset, shown, run, others, sheets=120, max_rows=100_000)
+    parts = of_network(run)                                    # input and filters
+
+Each returns the names that the templates use. A bounded number of rows is read (`sample`); figures
+of all rows take a pass over the assignments.
+"""
+
+import os
+
+import numpy as np
+from absl import logging
+
+from dc_tf.atomic import read_json
+from dc_tf.curation import clusters as source
+from dc_tf.data.storage.reader import CorruptRow, RowReader
+from dc_tf.errors import DataError
+from dc_tf.report import clusters, colours, curves
+from dc_tf.report import columns as columns_lib
+from dc_tf.report import sample as sample_lib
+from dc_tf.report.agreement import Agreement
+from dc_tf.report.filters import filter_sheets, sobel_sheets
+from dc_tf.report.gallery import Gallery
+from dc_tf.report.tail import Tail
+
+COLOURED = 20_000  # images that are decoded for their mean colour
+_PER_CLUSTER = 20  # of them in each cluster
+_MOST_ROUNDS = 24  # that are compared with labels and metadata
+_CELLS = 1 << 31  # rows x rounds that are read for it
+
+
+def of_training(run) -> dict:
+    """Curves and facts of a source.Run."""
+    log = curves.Log.read(run.folder.metrics)
+    stages = run.experiment.stages
+    steps, clustering = curves.seconds(log, [stage.batch_size for stage in stages])
+    result = _json(run.folder.result)
+    return {
+        "log": log,
+        "charts_of_training": curves.charts_of(log, [stage.name for stage in stages]),
+        "seconds": {"training": steps, "clustering": clustering},
+        "settings": run.experiment,
+        "versions": _json(run.folder.versions),
+        "result": result,
+        "failed_step": _json(run.folder.failed_step),
+        "warnings": [] if result else ["The run has not finished; this is how far it is."],
+    }
+
+
+def of_kmeans(shown) -> dict:
+    """Objective and facts of a source.Clustering of embeddings."""
+    made = read_json(os.path.join(shown.path, "clustering.json"))
+    return {
+        "log": None,
+        "charts_of_training": curves.objective_charts(made.get("objective") or ()),
+        "seconds": {"clustering": made.get("seconds") or 0.0},
+        "settings": None,
+        "versions": made.get("versions") or {},
+        "made": made,
+        "result": {},
+        "failed_step": {},
+        "warnings": [text for text in made.get("warnings") or () if isinstance(text, str)],
+    }
+
+
+def of_clusters(dataset, shown, run, others, sheets: int, max_rows: int) -> tuple:
+    """What is shown of clusters.
+
+    Args:
+        dataset: Dataset.
+        shown: source.Clustering, or None for a run without one.
+        run: source.Run, or None.
+        others: list of source.Clustering to compare with.
+        sheets: number of clusters whose images are shown.
+        max_rows: images whose metadata is read.
+
+    Returns:
+        sample.Sample, columns.Found of its rows, and a dict for the templates.
+    """
+    if shown is None:
+        sample = sample_lib.spread_only(dataset, max_rows)
+        read = columns_lib.read(dataset, sample.rows, sample.rows[:0])
+        return sample, read, dict.fromkeys(("agreement", "gallery", "colours", "tail", "rounds"))
+    sizes = shown.sizes()
+    sample = sample_lib.choose(shown, sizes, max_rows)
+    read = columns_lib.read(dataset, sample.rows, _coloured(shown, sample))
+    figures = clusters.distance_figures(shown)
+    own = colours.Colours(shown.flat(sample.rows), read.colours)
+    described = clusters.describe(shown, sizes, sample, read, figures, own)
+    agreement, compared = _compared(shown, run, others, sample, read, own)
+    groups = clusters.select(described, read.columns)
+    parts = {
+        "agreement": agreement,
+        "gallery": Gallery(shown, described, groups, figures, sheets),
+        "colours": colours.Section(compared, described),
+        "tail": Tail(shown, sizes, described, read.columns),
+        "rounds": len(run.rounds) if run else None,
+    }
+    return sample, read, parts
+
+
+def of_network(run, stage: str) -> dict:
+    """Two images as the network of a source.Run sees them, and the filters of conv1."""
+    sobel, images = run.experiment.model.sobel, []
+    reader = RowReader(run.dataset)
+    for row in (run.dataset.rows // 3, 2 * run.dataset.rows // 3) if sobel else ():
+        try:
+            images.append((row, sobel_sheets(reader.examples([row])[0]["encoded"])))
+        except CorruptRow:
+            continue  # it is counted among the warnings where it is read for metadata
+    return {"sobel": sobel, "images": images, "filters": _filters(run, stage)}
+
+
+def _coloured(shown, sample):
+    """The rows whose mean colour is computed: all of few, else some of each of many clusters."""
+    if sample.whole and len(sample.rows) <= COLOURED:
+        return sample.rows
+    some = np.random.default_rng(0).permutation(sample.clusters)[: COLOURED // _PER_CLUSTER]
+    keys = sample_lib.at_random(0)  # of those that are read, where not all are
+    drawn = sample_lib.least_of_each(shown, some, _PER_CLUSTER, keys)
+    return np.concatenate([*drawn.values()])
+
+
+def _compared(shown, run, others, sample, read, own):
+    """(Agreement of rounds and others, [(name, sorted deviations of colour)])."""
+    spread = sample.rows[sample.spread]
+    columns = {
+        name: column.rarest(len(sample.rows))[sample.spread]
+        for name, column in read.columns.items()
+    }
+    agreement = Agreement(spread, columns)
+    deviations = [(shown.name, own.sorted_deviations())]
+
+    def add_colours(clustering, name):
+        if sample.whole:
+            other = colours.Colours(clustering.flat(sample.rows), read.colours)
+            deviations.append((name, other.sorted_deviations()))
+
+    rounds = _some_rounds(run, shown.dataset.rows) if run else []
+    one_stage = len({one.stage for one in rounds}) == 1
+    for one in rounds:
+        clustering = source.open_round(run, one)
+        tick = str(one.round) if one_stage else f"{one.stage}.{one.round}"
+        agreement.add(clustering, f"{run.stage_name(one.stage)} {one.round}", tick)
+        # The first round of a stage clusters features of the network that the stage before left.
+        if one.round == 0 and one.stage == shown.stage and one.stage and shown.round:
+            add_colours(clustering, f"features of {run.stage_name(one.stage - 1)}")
+    if not run:
+        agreement.add(shown, shown.name, tick="0")
+    for other in others:
+        agreement.add(other, other.name)
+        add_colours(other, other.name)
+    return agreement, deviations
+
+
+def _some_rounds(run, rows):
+    """The rounds of a run, spread evenly where there are many."""
+    most = min(_MOST_ROUNDS, max(2, _CELLS // max(1, rows)))
+    places = np.unique(np.linspace(0, len(run.rounds) - 1, most).astype(int))
+    return [run.rounds[place] for place in places.tolist()]
+
+
+def _filters(run, stage):
+    from dc_tf.evaluation.models import open_model  # builds the network, which takes seconds
+    from dc_tf.exporting.weights import named_weights
+
+    try:
+        trunk = open_model(run.folder.path, stage=stage).trunk
+    except DataError as error:
+        logging.info("the filters are not shown: %s", error)
+        return []
+    return filter_sheets(named_weights(trunk)["conv1"]["kernel"].numpy())
+
+
+def _json(path):
+    """What a JSON file holds; {} if it is not there."""
+    return read_json(path) if os.path.exists(path) else {}

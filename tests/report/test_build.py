@@ -1,0 +1,306 @@
+"""Reports of runs and of clusterings: what they hold, what is missing; texts stay texts."""
+
+import html.parser
+import json
+import os
+import tempfile
+
+import clustered
+import numpy as np
+import runs
+import tensorflow as tf
+
+from dc_tf.errors import ConfigError, DataError
+from dc_tf.report import page
+from dc_tf.report.build import make
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>'\"&{{ 7*7 }}"
+
+
+class Document(html.parser.HTMLParser):
+    """The elements and the text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts, self._inside = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._inside.append(tag)
+
+    def handle_endtag(self, tag):
+        while self._inside and self._inside.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if self._inside and self._inside[-1] not in ("script", "style"):
+            self.texts.append(data)
+
+    def all(self, *names):
+        return [attrs for tag, attrs in self.tags if tag in names]
+
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+
+class ReportCase(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+        self.output = os.path.join(self.folder, "report.html")
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def document(self, **arguments):
+        self.result = make(output=self.output, **arguments)
+        with open(self.output, encoding="utf-8") as file:
+            return Document(file.read())
+
+
+class RunTest(ReportCase):
+    def setUp(self):
+        super().setUp()
+        self.data = clustered.write_data(self.path("data"), meta=clustered.photo)
+        self.run_folder = clustered.write_run(self.path("run"), self.data)
+
+    def test_it_holds_all_sections(self):
+        document = self.document(run=self.run_folder)
+        self.assertEqual(self.result["rows_read"], clustered.ROWS)
+        self.assertEqual(self.result["clusters"], 6)
+        self.assertEqual(self.result["clusters_shown"], 6)
+        self.assertEqual(self.result["bytes"], os.path.getsize(self.output))
+        anchors = [found["href"] for found in document.all("a") if found["href"].startswith("#")]
+        ids = {found["id"] for _, found in document.tags if "id" in found}
+        self.assertLessEqual({anchor[1:] for anchor in anchors}, ids)
+        text = document.text()
+        for part in ("Loss", "Gradient norm", "Waiting for input", "Purest for label"):
+            self.assertIn(part, text)
+        for part in (
+            "deepercluster 1 0.558 0.558 0.760 0.558 0.000 1.000",
+            "Uniform in colour",
+            "features of rotnet",
+        ):
+            self.assertIn(part, text)
+        self.assertIn("The run has not finished", text)
+        self.assertIn("no checkpoint yet", text)
+        self.assertIn("Nothing was measured in the folder of the run", text)
+        self.assertIn("Left out, as measurements or texts of single images: exposure", text)
+        # 20 steps of 8 images at 4 a second.
+        self.assertIn("time of training 40.0 s", text)
+        self.assertIn("time of clustering 3.0 s", text)
+
+    def test_every_picture_has_a_text_and_every_field_a_name(self):
+        document = self.document(run=self.run_folder)
+        pictures = document.all("img")
+        self.assertNotEmpty(pictures)
+        for picture in pictures:
+            self.assertStartsWith(picture["src"], "data:image/")
+            self.assertNotEmpty(picture["alt"])
+        for drawing in document.all("svg"):
+            named = drawing.get("aria-label") or drawing.get("aria-hidden") == "true"
+            self.assertTrue(named, drawing)
+        self.assertLen(document.all("h1"), 1)
+
+    def test_a_round_and_a_stage_can_be_asked_for(self):
+        document = self.document(run=self.run_folder, round_index=0, stage="deepercluster")
+        self.assertIn("deepercluster, round 0", document.text())
+        for asked, message in (
+            ({"round_index": 7}, "has rounds 0 to 1"),
+            ({"stage": "other"}, "no stage 'other'; it has rotnet, deepercluster"),
+            ({"stage": "rotnet"}, "has no clustering"),
+        ):
+            with self.assertRaisesRegex(ConfigError, message):
+                make(output=self.output, run=self.run_folder, **asked)
+
+    def test_other_clusterings_of_the_same_images_stand_beside_it(self):
+        rows = np.arange(clustered.ROWS)
+        kmeans = clustered.write_kmeans(self.path("other_clusters"), rows % 4, np.eye(4))
+        document = self.document(run=self.run_folder, compare=[kmeans])
+        rows = [cell for cell in document.texts if cell.strip() == "other_clusters"]
+        self.assertLen(rows, 2)  # of the table of agreement, of the legend of colours
+        other = clustered.write_data(self.path("other"), rows=40)
+        wrong = clustered.write_run(self.path("wrong"), other)
+        with self.assertRaisesRegex((ConfigError, DataError), "trained on other images|clustered"):
+            make(output=self.output, run=self.run_folder, compare=[wrong])
+
+    def test_evaluations_of_the_folder_and_others_are_shown(self):
+        result = {
+            "task": "knn",
+            "figure": "top1",
+            "layers": {"conv1": {"top1": 0.5}, "conv2": {"top1": 0.25}},
+            "random_init": {"conv1": {"top1": 0.25}, "conv2": {"top1": 0.375}},
+            "below_random_init": ["conv2"],
+            "test_rows": 1234,
+        }
+        for path in (os.path.join(self.run_folder, "knn.json"), self.path("mine.json")):
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump(result | {"task": "low_shot"} if "mine" in path else result, file)
+        named = [self.path("mine.json")]
+        text = self.document(run=self.run_folder, evaluation_files=named).text()
+        self.assertIn("conv1 best 50.0 25.0", text)
+        self.assertIn("conv2 below untrained 25.0 37.5", text)
+        self.assertIn("Few labels, top-1", text)
+        self.assertIn("k-NN, top-1: conv2 end below the same layers of an untrained", text)
+        with self.assertRaisesRegex(ConfigError, "no JSON result|not a JSON result"):
+            make(output=self.output, run=self.run_folder, evaluation_files=[self.run_folder])
+
+    def test_what_cannot_work_is_refused_before_anything_is_written(self):
+        taken = self.path("taken.html")
+        with open(taken, "w") as file:
+            file.write("mine")
+        for output, asked, message in (
+            (self.output, {}, "give --run=RUN, or --clusters=OUT with --data=DATA"),
+            (self.output, {"run": self.data}, "not the folder of a run"),
+            (self.output, {"clusters": self.data}, "--data is missing"),
+            (self.output, {"clusters": self.data, "data": self.data}, "not the --output of"),
+            (self.path("none/report.html"), {"run": self.run_folder}, "cannot be written"),
+            (self.folder, {"run": self.run_folder}, "cannot be written"),
+            (taken, {"run": self.run_folder}, "is no report; use another, or --overwrite"),
+            (self.output, {"run": self.run_folder, "max_mb": 26}, "use a number up to 25"),
+        ):
+            with self.assertRaisesRegex(ConfigError, message):
+                make(output=output, **asked)
+        self.assertFalse(os.path.exists(self.output))
+        with open(taken) as file:
+            self.assertEqual(file.read(), "mine")
+        make(output=taken, run=self.run_folder, overwrite=True)
+        make(output=taken, run=self.run_folder)  # a report may be replaced
+        self.assertTrue(page.is_report(taken))
+
+
+class HostileTest(ReportCase):
+    def setUp(self):
+        super().setUp()
+        self.data = clustered.write_data(
+            self.path("data"),
+            meta=lambda row: {"hashtags": [HOSTILE], HOSTILE: "a" if row % 2 else HOSTILE},
+            class_names=(HOSTILE, "dog\ud800"),
+            source=lambda row: f"{HOSTILE}/{row}.png",
+        )
+        with open(os.path.join(self.data, "rejected.jsonl"), "w") as file:
+            file.write(json.dumps({"path": HOSTILE, "reason": HOSTILE}) + "\nnot JSON\n[1]\n")
+
+    def test_markup_in_metadata_labels_sources_and_warnings_of_a_run_stays_text(self):
+        run = clustered.write_run(
+            self.path("run"),
+            self.data,
+            lines=[
+                {"event": "clustering", "step": 20, "stage": 1, "round": 1, "warnings": [HOSTILE]}
+            ],
+        )
+        with open(os.path.join(run, "knn.json"), "w") as file:
+            layers = {HOSTILE: {HOSTILE: 0.5}, "b": {HOSTILE: 0.25}}
+            json.dump({"task": HOSTILE, "figure": HOSTILE, "layers": layers}, file)
+        document = self.document(run=run)
+        self.check(document, scripts=1)
+        self.assertIn("3 files did not become rows", document.text())
+
+    def test_markup_on_the_map_stays_text(self):
+        rows = np.arange(clustered.ROWS)
+        settings = {HOSTILE: HOSTILE}
+        kmeans = clustered.write_kmeans(
+            self.path("clusters"), rows % 5, np.eye(5), settings=settings, versions=settings
+        )
+        self.check(self.document(clusters=kmeans, data=self.data, sheets=2), scripts=2)
+
+    def check(self, document, scripts):
+        self.assertLen(document.all("script"), scripts)
+        for tag, attributes in document.tags:
+            handlers = {name for name in attributes if name.startswith("on")}
+            self.assertEmpty(handlers, tag)
+            self.assertNotIn("style", attributes)
+        self.assertGreater(document.text().count("<script>alert(1)</script>"), 5)
+        with open(self.output, encoding="utf-8") as file:
+            self.assertNotRegex(file.read(), r"<script>alert|<img src=x")
+
+
+class PartsTest(ReportCase):
+    def test_without_labels_metadata_and_rounds_the_page_says_so(self):
+        data = clustered.write_data(self.path("data"), labels=False)
+        run = clustered.write_run(self.path("run"), data, rounds=1)
+        text = self.document(run=run).text()
+        self.assertIn("neither labels nor metadata", text)
+        self.assertIn("one clustering only", text)
+
+    def test_a_run_without_clusters_has_a_report(self):
+        data = clustered.write_data(self.path("data"))
+        run = clustered.write_run(self.path("run"), data, rounds=0)
+        document = self.document(run=run)
+        self.assertEqual(self.result["clusters"], 0)
+        self.assertIn("no clusters", document.text())
+        self.assertIn("Loss", document.text())
+
+    def test_a_run_that_has_just_begun_has_a_report(self):
+        data = clustered.write_data(self.path("data"))
+        run = clustered.write_run(self.path("run"), data, rounds=0)
+        os.remove(os.path.join(run, "metrics.jsonl"))
+        self.assertIn("no line of training yet", self.document(run=run).text())
+
+    def test_clusters_of_embeddings_have_a_report_with_a_map(self):
+        data = clustered.write_data(self.path("data"), meta=clustered.photo)
+        rows = np.arange(clustered.ROWS)
+        kmeans = clustered.write_kmeans(
+            self.path("clusters"), rows % 5, np.eye(5), warnings=["2 clusters are empty"]
+        )
+        document = self.document(clusters=kmeans, data=data)
+        self.assertLen([a for a in document.all("circle") if "data-cluster" in a], 5)
+        self.assertIn("Objective", document.text())
+        self.assertIn("2 clusters are empty", document.text())
+        self.assertIn("no network to show", document.text())
+
+    def test_corrupt_rows_are_counted_and_shown_as_such(self):
+        data = clustered.write_data(self.path("data"), rows=20)
+        run = clustered.write_run(self.path("run"), data)
+        (shard,) = [name for name in os.listdir(data) if name.endswith(".tfrecord")]
+        with open(os.path.join(data, shard), "r+b") as file:
+            file.seek(200)
+            file.write(b"\0\0\0\0")
+        text = self.document(run=run).text()
+        self.assertIn("1 of the 20 rows that this report has read are corrupt", text)
+
+    def test_a_sample_is_read_of_many_rows(self):
+        data = clustered.write_data(self.path("data"), meta=clustered.photo)
+        run = clustered.write_run(self.path("run"), data)
+        text = self.document(run=run, max_rows=20).text()
+        self.assertLess(self.result["rows_read"], clustered.ROWS)
+        self.assertIn("half of them spread evenly", text)
+
+
+class CapTest(ReportCase):
+    def test_contact_sheets_are_left_out_where_they_do_not_fit(self):
+        data = clustered.write_data(self.path("data"), meta=clustered.photo)
+        run = clustered.write_run(self.path("run"), data)
+        whole = make(output=self.output, run=run)
+        small = (whole["bytes"] - 2000) / 1e6
+        text = self.document(run=run, max_mb=small).text()
+        self.assertLessEqual(os.path.getsize(self.output), small * 1e6)
+        self.assertLess(self.result["clusters_shown"], whole["clusters_shown"])
+        self.assertIn("are left out, so that the file stays below", text)
+        self.assertIn(self.result["left_out"][0], text)
+        with self.assertRaisesRegex(ConfigError, "without contact sheets has"):
+            make(output=self.output, run=run, max_mb=0.01)
+
+    def test_clusters_without_a_sheet_are_told(self):
+        data = clustered.write_data(self.path("data"))
+        run = clustered.write_run(self.path("run"), data)
+        text = self.document(run=run, sheets=2).text()
+        self.assertEqual(self.result["clusters_shown"], 2)
+        self.assertIn("4 more clusters are in the figures without a contact sheet", text)
+
+
+class TrainedTest(ReportCase):
+    def test_a_trained_run_shows_its_filters_and_an_untrained_network(self):
+        _, run = runs.undisturbed(1)
+        document = self.document(run=run, random_init=True)
+        text = document.text()
+        self.assertIn("Filters of conv1", text)
+        self.assertIn("untrained network", text)
+        self.assertIn("horizontal gradient", text)
+        self.assertIn("steps", text)
+        self.assertNotIn("has not finished", text)
+
+
+if __name__ == "__main__":
+    tf.test.main()
