@@ -13,8 +13,13 @@ class FeatureFlags:
         run, features, data, layer: their FlagHolders.
     """
 
-    def __init__(self, flags):
-        """Defines them among `flags`, CommandFlags."""
+    def __init__(self, flags, layer_of_run="the one that dc_tf evaluate has measured as the best"):
+        """Defines them.
+
+        Args:
+            flags: CommandFlags.
+            layer_of_run: what --run takes without --layer.
+        """
         self.run = flags.string(
             "run",
             None,
@@ -32,8 +37,8 @@ class FeatureFlags:
         self.layer = flags.string(
             "layer",
             None,
-            "conv1..conv13, fc6 or fc7; without it the only one of --features, or of --run the one "
-            "that dc_tf evaluate has measured as the best.",
+            "conv1..conv13, fc6 or fc7; without it the only one of --features, or of --run "
+            f"{layer_of_run}.",
         )
 
     def values(self) -> dict:

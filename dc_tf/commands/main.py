@@ -43,6 +43,8 @@ COMMANDS = {
     "kmeans": "dc_tf.commands.kmeans",
     "embed": "dc_tf.commands.embed",
     "search": "dc_tf.commands.search",
+    "duplicates": "dc_tf.commands.duplicates",
+    "curate": "dc_tf.commands.curate",
     "export": "dc_tf.commands.export",
     "import_torch": "dc_tf.commands.import_torch",
     "evaluate": "dc_tf.commands.evaluate",

@@ -4,10 +4,10 @@
     dc_tf search --features='FEATURES' --data=DATA --query=holiday.jpg --output=found.csv
 
 A query is an image file, embedded by the network that made the features, or a row id of the
-collection. Images are compared by the cosine of their features: with every row up to a million
-rows, beyond through an inverted file that is built once beside the features and whose recall is
-part of the result; --exact compares with every row all the same. One process searches, on all
-cores, whatever TF_CONFIG says.
+collection. Images are compared by the cosine of their whitened features: with every row up to a
+million rows, beyond through an inverted file that is built once beside the features and whose
+recall is part of the result; --exact compares with every row all the same. One process searches, on
+all cores, whatever TF_CONFIG says.
 """
 
 from dc_tf.commands.command_flags import CommandFlags
@@ -24,6 +24,12 @@ QUERY = FLAGS.multi_string(
 SOURCE = FeatureFlags(FLAGS)
 K = FLAGS.integer("k", 10, "Neighbours of each query.", lower_bound=1)
 EXACT = FLAGS.bool("exact", False, "Compare with every row, however many there are.")
+WHITEN = FLAGS.integer(
+    "whiten",
+    256,
+    "Directions that the features are whitened to, as for clustering; 0 compares them as they are.",
+    lower_bound=0,
+)
 OUTPUT = FLAGS.string("output", None, "Table to write: .csv, .json or .parquet.")
 SHEET = FLAGS.string(
     "sheet", None, "Picture to write, .jpg or .png: a line for each query, with its neighbours."
@@ -45,6 +51,7 @@ def run() -> dict:
         output=OUTPUT.value,
         sheet=SHEET.value,
         model=MODEL.value,
+        whiten=WHITEN.value,
     )
     print(as_text(found), flush=True)
     return Result(found, shown=True, path=OUTPUT.value, flag="--output")

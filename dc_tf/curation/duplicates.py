@@ -21,13 +21,16 @@ import os
 import numpy as np
 
 from dc_tf import atomic
-from dc_tf.clustering.job.start import prepare
+from dc_tf.clustering.kmeans import kmeans
+from dc_tf.clustering.resume import Snapshots, pack_state, unpack_state
 from dc_tf.curation.cluster_rows import ClusterRows
+from dc_tf.curation.directions import DIM, Directions
 from dc_tf.curation.groups import choose_keepers, connecting, grouped
 from dc_tf.curation.near_pairs import near_pairs
 from dc_tf.curation.neighbours import unit
 from dc_tf.curation.row_facts import FACTS, RowFacts
 from dc_tf.distributed import stop_request
+from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError
 from dc_tf.progress import Progress
 
@@ -44,6 +47,7 @@ class Settings:
 
     Attributes:
         threshold: least cosine of near copies, in (0, 1].
+        whiten: directions that the features are whitened to; 0 compares them as they are.
         pixels: whether to decode the images, to find equal pixels in different files.
         k: number of clusters that are made; 0: one up to `ALL_PAIRS` rows, else the square root
             of the number of rows.
@@ -51,7 +55,8 @@ class Settings:
         seed: of k-means.
     """
 
-    threshold: float = 0.95
+    threshold: float = 0.8
+    whiten: int = DIM
     pixels: bool = True
     k: int = 0
     neighbours: int = 4
@@ -60,9 +65,9 @@ class Settings:
     def __post_init__(self):
         if not 0 < self.threshold <= 1:
             raise ConfigError(
-                f"--threshold={self.threshold}; use a cosine above 0 and at most 1, such as 0.95."
+                f"--threshold={self.threshold}; use a cosine above 0 and at most 1, such as 0.8."
             )
-        for name in ("k", "neighbours", "seed"):
+        for name in ("whiten", "k", "neighbours", "seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"--{name}={getattr(self, name)}; use 0 or more.")
 
@@ -103,14 +108,14 @@ class Duplicates:
         return np.sort(self.rows[~self.keeper])
 
 
-def find_duplicates(features, settings, work, labels=None) -> Duplicates:
+def find_duplicates(features, settings, work, given=None) -> Duplicates:
     """Finds the copies.
 
     Args:
         features: Features; without a data set only near copies are looked for.
         settings: Settings.
         work: folder for intermediate results, created if missing.
-        labels: (rows,) integers, clusters to look in; None makes them by k-means.
+        given: clusters to look in, ((rows,) integers, their number); None makes some by k-means.
 
     Raises:
         ConfigError: settings that cannot work.
@@ -124,10 +129,8 @@ def find_duplicates(features, settings, work, labels=None) -> Duplicates:
         equal += map(np.stack, facts.equal_rows(PIXELS if settings.pixels else BYTES))
     equal = np.concatenate(equal, axis=1)
     corrupt = facts.corrupt() if facts else np.empty(0, np.int64)
-    if labels is None:
-        labels, k = _made_clusters(features, settings, work)
-    else:
-        k = int(labels.max()) + 1
+    features = Directions.of(features, settings.whiten)
+    labels, k = given or _made_clusters(features, settings, work)
     # Of equal images the lowest row stands for all, and corrupt ones have features of others.
     without = np.union1d(equal[1], corrupt)
     clusters = _cluster_rows(features, labels, k, work, without)
@@ -145,18 +148,34 @@ def _made_clusters(features, settings, work):
         raise ConfigError(f"--k={k} clusters need as many rows, and there are {features.rows}.")
     folder = os.path.join(work, "kmeans")
     _owned(folder, {"features": features.fingerprint(), "k": k, "seed": settings.seed})
-    output = os.path.join(folder, "clusters")
-    job = prepare(
-        input=list(features.files),
-        output=output,
-        k=k,
-        iterations=_ITERATIONS,
-        seed=settings.seed,
-        normalize=True,
-        spherical=True,
-    )
-    job.run()
-    return np.load(os.path.join(output, "assignments.npy"), mmap_mode="r"), k
+    path = os.path.join(folder, "labels.npy")
+    if not os.path.isfile(path):
+        found = _clustered(features, k, settings.seed, Snapshots(folder, Solo()))
+        atomic.write_file(path, lambda file: np.save(file, found))
+    return np.load(path, mmap_mode="r"), k
+
+
+def _clustered(points, k, seed, snapshots):
+    """(rows,) int32 labels; k-means of directions resumes after the iteration it was saved at."""
+    begun = snapshots.newest()
+    state = begun and unpack_state(begun)
+
+    def save(state):
+        snapshots.save_if_due(state.iteration, lambda: pack_state(state))
+
+    total = (_ITERATIONS + 1) * points.rows
+    done = state.iteration * points.rows if state else 0
+    with Progress(total, "k-means", "rows", done=done) as progress:
+        return kmeans(
+            points,
+            k,
+            seed=seed,
+            iterations=_ITERATIONS,
+            spherical=True,
+            state=state,
+            on_iteration=save,
+            on_progress=lambda rows, **_: progress.update(rows),
+        ).assignments
 
 
 def _cluster_rows(features, labels, k, work, without):

@@ -12,7 +12,7 @@ read follows from the recall, measured on sampled rows against the comparison wi
 Memory does not depend on the number of rows: the lists are built in parts, merged on disk and
 mapped. An interrupted build resumes after its last complete part.
 
-Folder `LAYER.index` beside the features:
+Folder `LAYER.index/lists` beside the features:
     owner.json            fingerprint of the features and settings; another one starts anew
     trained.faiss         centroids and ranges of the components
     part-00000.faiss      lists of one part of the rows, until they are merged
@@ -27,6 +27,7 @@ import sys
 import numpy as np
 
 from dc_tf import atomic
+from dc_tf.curation.directions import folder_of
 from dc_tf.curation.neighbours import (
     Neighbours,
     best_of,
@@ -72,15 +73,15 @@ class InvertedFile:
         """The index of the features, built if it is missing or belongs to others.
 
         Args:
-            features: Features.
-            folder: for the index; None takes `folder_of(features)`.
+            features: Directions, or Features.
+            folder: that keeps the index; None takes `directions.folder_of(features)`.
 
         Raises:
             ConfigError: another process builds it.
             DataError: a row is not finite.
             Preempted: the process was asked to stop; complete parts are kept.
         """
-        folder = folder or folder_of(features)
+        folder = os.path.join(folder or folder_of(features), "lists")
         atomic.make_folder(os.path.dirname(folder))
         with atomic.locked(f"{folder}.lock", folder):
             owner = {"features": features.fingerprint(), "version": _VERSION}
@@ -101,12 +102,6 @@ class InvertedFile:
     def nearest_rows(self, vectors, count) -> Neighbours:
         """As `neighbours.nearest_rows`, of the rows in the lists that are read."""
         return _search(self._features, self._index, vectors, count, self.about["probes"])
-
-
-def folder_of(features) -> str:
-    """Where the index of some features lies: beside their first file."""
-    folder, name = os.path.split(os.path.abspath(os.path.expanduser(features.files[0])))
-    return os.path.join(folder, f"{features.layer or os.path.splitext(name)[0]}.index")
 
 
 def list_count(rows, sampled) -> int:

@@ -94,13 +94,20 @@ def unit_blocks(features, start=0, stop=None):
     """
     rows = max(1, BLOCK_BYTES // (4 * features.dim))
     for first, block in chunks(features, rows, start, stop):
-        finite = np.isfinite(block.sum(1, dtype=np.float64))
-        if not finite.all():
-            raise DataError(
-                f"{features.where(first + int(np.argmin(finite)))} is not finite; embed it again, "
-                "or leave it out."
-            )
+        checked_finite(features, range(first, first + len(block)), block)
         yield first, unit(block)
+
+
+def checked_finite(features, row_ids, block) -> None:
+    """Refuses rows that are not finite.
+
+    Raises:
+        DataError: names the first such row.
+    """
+    finite = np.isfinite(block.sum(1, dtype=np.float64))
+    if not finite.all():
+        where = features.where(int(row_ids[int(np.argmin(finite))]))
+        raise DataError(f"{where} is not finite; embed it again, or leave it out.")
 
 
 def unit(vectors) -> np.ndarray:

@@ -3,8 +3,9 @@
     found = search(features, ["holiday.jpg", "7"], k=10)      # a file, and row 7 of the collection
     found["neighbours"][0]        # {"query": "holiday.jpg", "rank": 1, "row": 3, ...}
 
-Images are compared by the cosine of their features. Up to `EXACT_ROWS` rows every row is compared;
-beyond, an inverted file beside the features is built once and used (`inverted_file`).
+Images are compared by the cosine of their whitened features (`directions`). Up to `EXACT_ROWS` rows
+every row is compared; beyond, an inverted file beside the features is built once and used
+(`inverted_file`).
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from dc_tf import atomic
+from dc_tf.curation.directions import DIM, Directions
 from dc_tf.curation.features import open_features
 from dc_tf.curation.inverted_file import InvertedFile
 from dc_tf.curation.neighbours import Neighbours, nearest_rows, without_row
@@ -50,7 +52,7 @@ class Query:
     image: bytes | None = None
 
 
-def search(features, queries, k=10, exact=False, model=None) -> dict:
+def search(features, queries, k=10, exact=False, model=None, whiten=DIM) -> dict:
     """Finds the k nearest images of each query; an image of the collection does not find itself.
 
     Args:
@@ -59,11 +61,13 @@ def search(features, queries, k=10, exact=False, model=None) -> dict:
         k: neighbours of each query.
         exact: compare every row, however many there are.
         model: run or SavedModel that made the features, where its recorded path leads nowhere.
+        whiten: directions that the features are whitened to; 0 compares them as they are.
 
     Returns:
-        dict of rows, layer, search (how it was searched, with the recall of an inverted file),
-        recall (1.0 of an exact search), queries (their number), and neighbours: a list of dict of
-        query, rank from 1, row, source, similarity; nearest first, in the order of the queries.
+        dict of rows, layer, whitened (directions), search (how it was searched, with the recall of
+        an inverted file), recall (1.0 of an exact search), queries (their number), and neighbours:
+        a list of dict of query, rank from 1, row, source, similarity; nearest first, in the order
+        of the queries.
 
     Raises:
         ConfigError: what cannot work: no query, a row id out of range, features whose network is
@@ -75,12 +79,14 @@ def search(features, queries, k=10, exact=False, model=None) -> dict:
     if k < 1:
         raise ConfigError(f"--k={k}; use at least 1.")
     k = min(k, features.rows - any(query.image is None for query in queries))
-    vectors = _vectors(features, queries, model)
-    found, about = _nearest(features, vectors, min(k + 1, features.rows), exact)
+    points = Directions.of(features, whiten)
+    vectors = points.apply(_vectors(features, queries, model))
+    found, about = _nearest(points, vectors, min(k + 1, features.rows), exact)
     found = without_row(found, [query.row for query in queries], k)
     return {
         "rows": features.rows,
         "layer": features.layer,
+        "whitened": points.dim if points.whitening else 0,
         "queries": len(queries),
         **about,
         "neighbours": list(_records(features.dataset, queries, found)),
@@ -98,11 +104,12 @@ def search_and_write(
     output=None,
     sheet=None,
     model=None,
+    whiten=DIM,
 ) -> dict:
     """Opens features, searches them, and writes what is asked for.
 
     Args:
-        queries, k, exact, model: as of `search`.
+        queries, k, exact, model, whiten: as of `search`.
         run, features, data, layer: as of `open_features`.
         output: table, .parquet, .csv or .json; None writes none.
         sheet: picture, .jpg or .png; None writes none.
@@ -122,7 +129,7 @@ def search_and_write(
         raise ConfigError(f"--sheet={sheet} shows images; name their data set with --data.")
     queries = read_queries(opened, queries)
     with stop_request.signals_handled():
-        found = search(opened, queries, k, exact, model)
+        found = search(opened, queries, k, exact, model, whiten)
     if output is not None:
         write_table(found, output)
     if sheet is not None:
@@ -190,7 +197,8 @@ def write_sheet(found, features, queries, path) -> None:
 
 def as_text(found) -> str:
     """A table of the neighbours for a terminal."""
-    lines = [f"{found['search']}; cosine of {found['layer'] or 'the vectors'}"]
+    what = f", whitened to {found['whitened']}" if found["whitened"] else ""
+    lines = [f"{found['search']}; cosine of {found['layer'] or 'the vectors'}{what}"]
     lines.append(f"{'query':<24}  {'rank':>4}  {'row':>10}  {'similarity':>10}  source")
     for record in found["neighbours"]:
         lines.append(

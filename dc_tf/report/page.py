@@ -54,28 +54,20 @@ def fit(content: dict, max_mb: float) -> tuple[bytes, list[str]]:
 
 def render(content: dict) -> bytes:
     """The page in UTF-8."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "clean": clean,
-        "duration": about.duration,
-        "figure": charts.figure,
-    }
-    style, script = _asset("style.css"), _asset("script.js")
-    page = environment.get_template("page.html").render(
-        **content,
-        style=Markup(style),
-        script=Markup(script),
-        made_by=installed(),
-        policy=_policy(style, script),
-        charts=charts,
-        map_pictures=_map_pictures(content["gallery"]),
-        map_size=(map_lib.WIDTH, map_lib.HEIGHT),
+    style, script = asset("style.css"), asset("script.js")
+    page = (
+        environment()
+        .get_template("page.html")
+        .render(
+            **content,
+            style=Markup(style),
+            script=Markup(script),
+            made_by=installed(),
+            policy=policy(style, script),
+            charts=charts,
+            map_pictures=_map_pictures(content["gallery"]),
+            map_size=(map_lib.WIDTH, map_lib.HEIGHT),
+        )
     )
     return MARK + page.encode("utf-8", "replace")
 
@@ -108,21 +100,30 @@ def _map_pictures(gallery):
     return {number: one.uri for number, one in gallery.map_pictures.items() if one.uri}
 
 
-def _asset(name):
+def environment() -> jinja2.Environment:
+    """The templates of this package, with every text escaped."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"clean": clean, "duration": about.duration, "figure": charts.figure}
+    return made
+
+
+def asset(name: str) -> str:
+    """The text of a file of the templates."""
     return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
-def _policy(style, script):
-    return "; ".join(
-        [
-            "default-src 'none'",
-            "img-src data:",
-            f"style-src '{_hash(style)}'",
-            f"script-src '{_hash(script)}'",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
+def policy(style: str, script: str | None = None) -> str:
+    """A Content-Security-Policy that allows data URIs, this style and this script only."""
+    allowed = ["default-src 'none'", "img-src data:", f"style-src '{_hash(style)}'"]
+    if script is not None:
+        allowed.append(f"script-src '{_hash(script)}'")
+    return "; ".join([*allowed, "base-uri 'none'", "form-action 'none'"])
 
 
 def _hash(text):

@@ -44,7 +44,9 @@ class FindTest(tf.test.TestCase):
 
     def find(self, x, labels=None, **settings):
         work = tempfile.mkdtemp(dir=self.get_temp_dir())
-        return find_duplicates(self.features(x), Settings(**settings), work, labels)
+        given = None if labels is None else (labels, int(labels.max()) + 1)
+        settings = Settings(**{"whiten": 0, "threshold": 0.95} | settings)
+        return find_duplicates(self.features(x), settings, work, given)
 
     def groups(self, found):
         members = [found.rows[found.group == one] for one in np.unique(found.group)]
@@ -103,7 +105,7 @@ class FindTest(tf.test.TestCase):
     def test_a_stopped_search_resumes_after_the_last_part(self):
         x = with_copies(150, 60)
         work = tempfile.mkdtemp(dir=self.get_temp_dir())
-        features, settings = self.features(x), Settings(k=5, neighbours=4)
+        features, settings = self.features(x), Settings(0.95, 0, k=5)
         with mock.patch.object(duplicates, "_PART_ROWS", 40):
             whole = find_duplicates(features, settings, work)
             parts = sorted(os.listdir(os.path.join(work, "pairs")))
@@ -117,7 +119,7 @@ class FindTest(tf.test.TestCase):
             self.assertLen(calls, 1)
         self.assertAllEqual(again.rows, whole.rows)
         self.assertEqual(self.groups(whole), brute_force(x, 0.95))
-        looser = find_duplicates(features, Settings(k=5, neighbours=4, threshold=0.5), work)
+        looser = find_duplicates(features, Settings(0.5, 0, k=5), work)
         self.assertEqual(self.groups(looser), brute_force(x, 0.5))
 
     def test_what_cannot_work_is_refused(self):

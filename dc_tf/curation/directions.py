@@ -1,0 +1,142 @@
+"""Features as directions, whitened as for clustering, so that cosines tell images apart.
+
+    directions = Directions.of(features, whiten=256)
+    directions.read(0, 4096)              # (4096, 256) float32, length 1
+    directions.apply(vectors)             # further vectors, in the same way
+
+Raw features share a large mean and a few strong directions, so the cosine of any two images is
+close to 1. The mean and the basis come from at most `_SAMPLED` rows, evenly spread, and are kept
+beside the features; rows are mapped when they are read.
+"""
+
+import dataclasses
+import os
+
+import numpy as np
+from absl import logging
+
+from dc_tf import atomic
+from dc_tf.clustering.store.points import Subset
+from dc_tf.clustering.store.whitening import Moments, Whitening
+from dc_tf.curation.feature_files import Features
+from dc_tf.curation.neighbours import checked_finite, unit
+from dc_tf.distributed.collectives import ALONE
+from dc_tf.errors import ConfigError
+from dc_tf.progress import Progress
+
+DIM = 256  # directions that are kept, the strongest
+_SAMPLED = 65_536
+_ROWS_PER_DIRECTION = 10  # at least, so that a direction means something
+
+
+@dataclasses.dataclass(frozen=True)
+class Directions:
+    """Rows of features, of length 1; `clustering.store.points.Points`.
+
+    Attributes:
+        features: Features.
+        whitening: Whitening; None scales rows only.
+    """
+
+    features: Features
+    whitening: Whitening | None
+
+    @classmethod
+    def of(cls, features, whiten=DIM) -> "Directions":
+        """Fits the map, or reads it where it was kept beside the features.
+
+        Args:
+            features: Features.
+            whiten: directions to keep; less if the features or their number allow no more. 0
+                takes the features as they are.
+
+        Raises:
+            ConfigError: a negative number.
+            DataError: rows that are not finite or all equal.
+        """
+        if whiten < 0:
+            raise ConfigError(f"--whiten={whiten}; use 0 or more.")
+        if not whiten or features.rows < 2:
+            return cls(features, None)
+        dim = max(1, min(whiten, features.dim, features.rows // _ROWS_PER_DIRECTION))
+        folder = folder_of(features)
+        path = os.path.join(folder, f"whitening-{dim}.npz")
+        try:
+            own_folder(features, folder)
+        except OSError as error:  # a read-only disk
+            logging.info("%s cannot be written, so nothing is kept there: %s", folder, error)
+            return cls(features, _fit(features, dim))
+        if not os.path.isfile(path):
+            _fit(features, dim).save(path)
+        return cls(features, Whitening.load(path))
+
+    @property
+    def rows(self) -> int:
+        return self.features.rows
+
+    @property
+    def dim(self) -> int:
+        return self.whitening.basis.shape[1] if self.whitening else self.features.dim
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.float32)
+
+    @property
+    def dataset(self):
+        return self.features.dataset
+
+    @property
+    def files(self) -> tuple:
+        return self.features.files
+
+    @property
+    def layer(self) -> str | None:
+        return self.features.layer
+
+    def fingerprint(self) -> str:
+        """Identifies the features and the map."""
+        name = self.whitening.name if self.whitening else "as they are"
+        return f"{self.features.fingerprint()} {name}"
+
+    def apply(self, vectors) -> np.ndarray:
+        """(n, dim) float32 of length 1, from (n, features.dim)."""
+        if self.whitening is None:
+            return unit(vectors)
+        return self.whitening.apply(np.ascontiguousarray(vectors))
+
+    def read(self, start, stop) -> np.ndarray:
+        """(stop - start, dim) float32 of length 1: rows [start, stop)."""
+        return self.apply(self.features.read(start, stop))
+
+    def take(self, row_ids) -> np.ndarray:
+        """(n, dim) float32 of length 1: the rows `row_ids`, in that order."""
+        return self.apply(self.features.take(row_ids))
+
+    def where(self, row_id) -> str:
+        return self.features.where(row_id)
+
+
+def folder_of(features) -> str:
+    """Where what is computed from features is kept: `LAYER.index` beside their first file."""
+    folder, name = os.path.split(os.path.abspath(os.path.expanduser(features.files[0])))
+    return os.path.join(folder, f"{features.layer or os.path.splitext(name)[0]}.index")
+
+
+def own_folder(features, folder) -> None:
+    """Makes the folder, empty unless it belongs to these features."""
+    atomic.reset_foreign(os.path.join(folder, "owner.json"), {"features": features.fingerprint()})
+
+
+def _fit(features, dim) -> Whitening:
+    count = min(features.rows, _SAMPLED)
+    spread = np.linspace(0, features.rows - 1, count).astype(np.int64)
+    sample, moments = Subset(features, spread), Moments(features.dim)
+    step = max(1, (64 << 20) // (4 * features.dim))
+    with Progress(count, "whitening", "rows") as progress:
+        for start in range(0, count, step):
+            block = sample.read(start, min(start + step, count))
+            checked_finite(features, spread[start : start + step], block)
+            moments.update(block)
+            progress.update(len(block))
+    return Whitening.fit(moments, ALONE, dim)

@@ -1,0 +1,109 @@
+"""Writes what `duplicates` has found: a table, the rows to keep, and a view of them.
+
+write_table(found, dataset, "OUT/duplicates.parquet")
+write_keep(found, rows, "OUT/keep.npy")
+"""
+
+import numpy as np
+
+from dc_tf import atomic
+from dc_tf.curation.duplicates import BYTES, NEAR, PIXELS
+from dc_tf.curation.search import sources_of
+from dc_tf.curation.tables import TableWriter
+from dc_tf.data.storage.view import write_view
+
+COLUMNS = {
+    "group": "int64",
+    "row": "int64",
+    "source": "string",
+    "kind": "string",
+    "similarity": "float32",
+    "width": "int32",
+    "height": "int32",
+    "keeper": "bool",
+}
+_BLOCK_ROWS = 4096  # of the table
+_KEEP_ROWS = 1 << 20
+
+
+def write_table(found, dataset, path) -> None:
+    """Writes a row for each image that has a copy, by group, the one that stays first.
+
+    Args:
+        found: Duplicates.
+        dataset: Dataset, for the sources; None leaves them empty.
+        path: .parquet or .csv.
+    """
+    with TableWriter(path, COLUMNS) as table:
+        for start in range(0, len(found.rows), _BLOCK_ROWS):
+            part = slice(start, start + _BLOCK_ROWS)
+            rows = found.rows[part]
+            table.write(
+                {
+                    "group": found.group[part],
+                    "row": rows,
+                    "source": sources_of(dataset, rows),
+                    "kind": found.kind[part].tolist(),
+                    "similarity": found.similarity[part],
+                    "width": found.width[part],
+                    "height": found.height[part],
+                    "keeper": found.keeper[part],
+                }
+            )
+
+
+def write_keep(found, rows, path) -> None:
+    """Writes the ids of the rows that stay, ascending int64, as `.npy`; a block at a time.
+
+    Args:
+        found: Duplicates.
+        rows: number of rows of the collection.
+        path: of the file.
+    """
+    dropped = found.dropped
+    with atomic.replacing(path, ending=".npy") as staging:
+        kept = np.lib.format.open_memmap(staging, "w+", np.int64, (rows - len(dropped),))
+        done = 0
+        for start in range(0, rows, _KEEP_ROWS):
+            stop = min(start + _KEEP_ROWS, rows)
+            gone = dropped[slice(*np.searchsorted(dropped, (start, stop)))]
+            ids = np.setdiff1d(np.arange(start, stop), gone, assume_unique=True)
+            kept[done : done + len(ids)] = ids
+            done += len(ids)
+        kept.flush()
+
+
+def write_kept_view(found, dataset, keep, output, settings) -> None:
+    """Writes a view of the rows that stay.
+
+    Args:
+        found: Duplicates.
+        dataset: Dataset.
+        keep: path of the file of `write_keep`.
+        output: folder of the view.
+        settings: dict, how copies were found.
+    """
+    origin = {"made_by": "dc_tf duplicates", "dropped": len(found.dropped), **settings}
+    write_view(dataset, np.load(keep, mmap_mode="r"), output, origin, overwrite=True)
+
+
+def summary(found, rows, threshold) -> dict:
+    """Figures of what was found.
+
+    Returns:
+        dict of rows, groups, would_go, share (of all rows that would go), by_kind (how those equal
+        the one that stays), below_threshold (near copies of copies whose own cosine with the one
+        that stays is lower), corrupt, clusters.
+    """
+    dropped = ~found.keeper
+    below = dropped & (found.kind == NEAR) & (found.similarity < threshold)
+    return {
+        "rows": rows,
+        "groups": int(found.keeper.sum()),
+        "would_go": int(dropped.sum()),
+        "share": float(dropped.sum() / rows),
+        "by_kind": {kind: int((found.kind == kind).sum()) for kind in (BYTES, PIXELS, NEAR)},
+        "below_threshold": int(below.sum()),
+        "corrupt": found.corrupt,
+        "clusters": found.clusters,
+    }

@@ -1,0 +1,201 @@
+"""Finds copies in a collection and writes what was found, as `dc_tf duplicates` does.
+
+    result = find_and_write(run="/runs/mine", output="COPIES")
+    result = find_and_write(features="FEATURES", data="DATA", dry_run=True)    # writes nothing
+
+Output folder:
+    duplicates.parquet    a row for each image that has a copy (or duplicates.csv)
+    keep.npy              ids of the rows that stay
+    kept/                 a view of them, a data set for every command
+    gallery.html          pictures of groups
+    duplicates.json       the result; written last
+    work/                 what a restart and another threshold use again; may be removed
+"""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+
+import numpy as np
+
+from dc_tf import atomic
+from dc_tf.atomic import write_file, write_json
+from dc_tf.curation import duplicate_files
+from dc_tf.curation.clusters import of_kmeans, of_run
+from dc_tf.curation.duplicates import Settings, find_duplicates
+from dc_tf.curation.features import open_features
+from dc_tf.distributed import stop_request
+from dc_tf.distributed.task import task_from_environment
+from dc_tf.errors import ConfigError
+from dc_tf.evaluation.clusters.clusterings import is_kmeans
+from dc_tf.report.duplicates_page import gallery
+
+# What finds copies best in benchmarks/results/duplicates.md.
+LAYER, CELLS = "conv9", 2
+FORMATS = ("parquet", "csv")
+_RESULT, _SETTINGS = "duplicates.json", "settings.json"
+
+
+def find_and_write(
+    run=None,
+    features=None,
+    data=None,
+    layer=None,
+    clusters=None,
+    output=None,
+    dry_run=False,
+    format="parquet",
+    groups=100,
+    overwrite=False,
+    **settings,
+) -> dict:
+    """Finds copies and writes tables, a view and a gallery; deletes nothing.
+
+    Args:
+        run, features, data: as of `open_features`.
+        layer: as there; of a run, None takes `LAYER` in `CELLS` x `CELLS` cells.
+        clusters: run or output of `dc_tf kmeans` whose clusters are looked in; None makes some.
+        output: folder; None only with `dry_run`.
+        dry_run: only count; writes nothing but a run's features.
+        format: of the table, one of `FORMATS`.
+        groups: number of groups in the gallery.
+        overwrite: replace a result with other settings.
+        settings: fields of `Settings`.
+
+    Returns:
+        dict of `duplicate_files.summary`, with `output` and `dry_run`.
+
+    Raises:
+        ConfigError: what cannot work; nothing was started.
+        DataError: damaged data or features.
+        Preempted: the process was asked to stop; what is done is kept in the output folder.
+    """
+    settings = Settings(**settings)
+    _check(output, dry_run, format, groups)
+    # Of an own network, what is the best for copies; of others, what they have.
+    cells = CELLS if run is not None and layer is None else 1
+    layer = LAYER if run is not None and layer is None else layer
+    opened = open_features(run, features, data, layer, cells)
+    given = None if clusters is None else _labels(clusters, opened)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(stop_request.signals_handled())
+        if dry_run:
+            work = stack.enter_context(tempfile.TemporaryDirectory(prefix="dc_tf-duplicates-"))
+        else:
+            owner = _owner(opened, settings, clusters, format)
+            stack.enter_context(_claimed(output, owner, overwrite))
+            work = os.path.join(output, "work")
+        found = find_duplicates(opened, settings, work, given)
+        figures = duplicate_files.summary(found, opened.rows, settings.threshold)
+        if not dry_run:
+            _write(found, opened, figures, settings, output, format, groups)
+    return {**figures, "dry_run": dry_run, "output": None if dry_run else output}
+
+
+def as_text(result) -> str:
+    """What was found, for people."""
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in result["by_kind"].items())
+    lines = [
+        f"{result['would_go']:,} of {result['rows']:,} images ({100 * result['share']:.1f} %) "
+        f"would go: {kinds}; {result['groups']:,} groups keep one each"
+    ]
+    if result["below_threshold"]:
+        lines.append(
+            f"{result['below_threshold']:,} of them are copies of copies, below the threshold with "
+            "the one that stays; see them in the table before anything is removed"
+        )
+    if result["corrupt"]:
+        lines.append(f"{result['corrupt']:,} images are corrupt and were not compared")
+    written = "dry run: nothing was written" if result["dry_run"] else f"in {result['output']}"
+    return "\n".join([*lines, f"nothing was deleted; {written}"])
+
+
+class _Labels:
+    """The cluster of each row, computed for the rows that are asked for."""
+
+    def __init__(self, clustering):
+        self._clustering = clustering
+
+    def __getitem__(self, rows):
+        return self._clustering.flat(rows)
+
+
+def _labels(clusters, features):
+    """(labels, number of clusters) of a run or of `dc_tf kmeans`.
+
+    Raises:
+        ConfigError: no clustering of these rows.
+    """
+    if features.dataset is None:
+        return _labels_of_file(clusters, features.rows)
+    if is_kmeans(clusters):
+        clustering = of_kmeans(clusters, features.dataset)
+    else:
+        clustering = of_run(clusters, features.dataset.path).shown
+    if clustering is None:
+        raise ConfigError(f"--clusters={clusters} is a run that has no clustering yet.")
+    return _Labels(clustering), clustering.count
+
+
+def _labels_of_file(clusters, rows):
+    path = os.path.join(os.path.expanduser(clusters), "assignments.npy")
+    if not is_kmeans(clusters) or not os.path.isfile(path):
+        raise ConfigError(
+            f"--clusters={clusters} is not the output of `dc_tf kmeans`; clusters of a run need "
+            "its data set as --data."
+        )
+    labels = np.load(path, mmap_mode="r")
+    if len(labels) != rows:
+        raise ConfigError(f"--clusters={clusters} has {len(labels)} rows, the features {rows}.")
+    return labels, int(labels.max()) + 1
+
+
+def _check(output, dry_run, format, groups):
+    if output is None and not dry_run:
+        raise ConfigError("give --output=FOLDER, or --dry_run to count only.")
+    if format not in FORMATS:
+        raise ConfigError(f"--format={format}; use {' or '.join(FORMATS)}.")
+    if groups < 0:
+        raise ConfigError(f"--groups={groups}; use 0 or more.")
+    size = task_from_environment().size
+    if size > 1:
+        raise ConfigError(
+            f"TF_CONFIG names {size} workers, but dc_tf duplicates runs on one, with all its "
+            "cores; unset TF_CONFIG and start it once."
+        )
+
+
+def _owner(features, settings, clusters, format):
+    return {
+        "features": features.fingerprint(),
+        "data": features.dataset and features.dataset.fingerprint(),
+        "clusters": clusters,
+        "format": format,
+        **dataclasses.asdict(settings),
+    }
+
+
+@contextlib.contextmanager
+def _claimed(output, owner, overwrite):
+    """Makes the output folder that of this search; no other process works there meanwhile."""
+    path = os.path.join(output, _SETTINGS)
+    if overwrite and os.path.isfile(path):
+        write_json(path, owner)
+    atomic.refuse_foreign(path, owner, "--output", "duplicates (--overwrite replaces them)")
+    with atomic.locked(os.path.join(output, "lock"), f"--output={output}"):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(output, _RESULT))  # from here on it is not complete
+        yield
+
+
+def _write(found, features, figures, settings, output, format, groups):
+    dataset, keep = features.dataset, os.path.join(output, "keep.npy")
+    duplicate_files.write_table(found, dataset, os.path.join(output, f"duplicates.{format}"))
+    duplicate_files.write_keep(found, features.rows, keep)
+    if dataset is not None:
+        kept = os.path.join(output, "kept")
+        duplicate_files.write_kept_view(found, dataset, keep, kept, dataclasses.asdict(settings))
+        page = gallery(found, dataset, figures, groups)
+        write_file(os.path.join(output, "gallery.html"), lambda file: file.write(page))
+    write_json(os.path.join(output, _RESULT), {**figures, **dataclasses.asdict(settings)})
