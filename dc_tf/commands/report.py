@@ -19,18 +19,20 @@ STAGE = FLAGS.string("stage", "", "Of a run: clusters of this stage; without it 
 ROUND = FLAGS.integer(
     "round", None, "Of a run: clustering of the stage; None: the last one.", lower_bound=0
 )
-COMPARE = FLAGS.list(
-    "compare", [], "Run folders or outputs of dc_tf kmeans of the same images, comma-separated."
+COMPARE = FLAGS.multi_string(
+    "compare",
+    [],
+    "Run folder or output of dc_tf kmeans of the same images; may be given several times.",
 )
 RANDOM_INIT = FLAGS.bool(
     "random_init",
     False,
     "Of a run with up to 20,000 images: compare with clusters of an untrained network too.",
 )
-EVALUATIONS = FLAGS.list(
+EVALUATIONS = FLAGS.multi_string(
     "evaluations",
     [],
-    "JSON results of dc_tf evaluate besides those in the run folder, comma-separated.",
+    "JSON result of dc_tf evaluate besides those in the run folder; may be given several times.",
 )
 SHEETS = FLAGS.integer("sheets", 120, "Clusters whose images are shown.", lower_bound=0)
 MAX_ROWS = FLAGS.integer(
