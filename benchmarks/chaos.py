@@ -1,12 +1,13 @@
-"""A small experiment under random faults, and whether it ends as one that nobody disturbed.
+"""Runs a small experiment under random faults and compares it with an undisturbed run.
 
     python benchmarks/chaos.py --faults=100 --seed=0 --output=benchmarks/results/chaos.md
 
 Two workers train on generated pictures: RotNet, two clusterings, DeeperCluster. At a random moment
-one is killed, stopped, told to end, or all are; or its disk is full; or the newest checkpoint is
-cut short before the next start. All are started again until the run ends; then another run begins,
-until so many faults have been done. Each run must end with the weights, heads and optimizers of the
-undisturbed one, bit for bit, and every worker that was left must end by itself within `--limit_s`.
+one worker, or all, is killed, suspended or asked to stop, or its disk is full; or the newest
+checkpoint is truncated before the next start. All workers are restarted until the run ends; then
+another run begins, until `--faults` faults have been injected. Each run must end with the weights,
+heads and optimizers of the undisturbed run, bit for bit, and every surviving worker must exit by
+itself within `--limit_s`.
 """
 
 import collections
@@ -30,25 +31,25 @@ from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import complete_checkpoints
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("faults", 100, "How many.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "Of the kinds, the workers and the moments.")
+flags.DEFINE_integer("faults", 100, "Number of faults.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "Seed of kinds, workers and moments of the faults.")
 flags.DEFINE_list(
     "kinds",
-    ["kill", "kill", "still", "tell one", "tell all", "cut", "full disk"],
-    "What may happen; named twice, twice as often.",
+    ["kill", "kill", "suspend", "stop one", "stop all", "truncate", "full disk"],
+    "Kinds of faults to draw from; one named twice is drawn twice as often.",
 )
-flags.DEFINE_float("limit_s", 90.0, "Seconds in which the others must have ended.")
+flags.DEFINE_float("limit_s", 90.0, "Seconds within which the surviving workers must exit.")
 flags.DEFINE_string("output", None, "Markdown file for the table.")
 
 WORKERS = 2
-# A worker that is stopped is blamed after so many seconds.
+# Seconds after which a suspended worker is reported.
 TIMEOUT_S = 6.0
-# Everything takes this much longer, so that moments fall into all phases.
+# Slows everything down by this factor, so that faults hit all phases.
 SLOW = ("", 0.04)
 DONE, FAILED, PREEMPTED, HELD_UP = 0, 1, 42, 43
 
 
-def main(_):
+def main(_) -> None:
     unknown = sorted(set(FLAGS.kinds) - set(FAULTS))
     if unknown:
         sys.exit(f"--kinds has {', '.join(unknown)}; there are {', '.join(FAULTS)}.")
@@ -66,10 +67,10 @@ def main(_):
 
 
 class Chaos:
-    """Runs under faults.
+    """Runs an experiment under faults.
 
     Attributes:
-        faults, runs: how many so far.
+        faults, runs: number of faults and runs so far.
     """
 
     def __init__(self, folder, chance):
@@ -89,8 +90,8 @@ class Chaos:
         self._seconds = time.monotonic() - started
         note(f"undisturbed: {self._seconds:.0f} s")
 
-    def run(self):
-        """One run until it ends, disturbed as long as there are faults left."""
+    def run(self) -> None:
+        """One run until it ends, with faults as long as any are left."""
         workdir = os.path.join(self._folder, f"run-{self.runs}")
         while True:
             with self._job(workdir) as job:
@@ -106,9 +107,9 @@ class Chaos:
         shutil.rmtree(workdir)
 
     def _disturb(self, job, workdir) -> bool:
-        """Waits for a random moment of the work and does something; False if it was too late."""
+        """Injects a fault at a random moment; False if the run had ended before."""
         job.wait_until_slow()
-        # Half a run's time: a run that was disturbed goes on, so late phases have their share.
+        # Half a run's time; since a disturbed run resumes, late phases are hit as well.
         until = time.monotonic() + self._chance.uniform(0.0, self._seconds / 2)
         while time.monotonic() < until:
             if job.ended():
@@ -119,10 +120,10 @@ class Chaos:
         phase = job.phase(workdir, rank)
         FAULTS[kind](job, rank)
         seconds = _end(job, rank, kind)
-        if job.codes() == [DONE] * WORKERS:  # it had just ended
+        if job.codes() == [DONE] * WORKERS:  # the run had just ended
             return False
-        if kind == "cut":
-            kind = f"kill, then cut {self._cut(workdir)}"
+        if kind == "truncate":
+            kind = f"kill, then truncate {self._truncate(workdir)}"
         self.faults += 1
         self._kinds[kind] += 1
         self._phases[phase] += 1
@@ -130,7 +131,7 @@ class Chaos:
         note(f"fault {self.faults}: {kind}, worker {rank}, at {phase!r}, over in {seconds:.1f} s")
         return True
 
-    def _cut(self, workdir) -> str:
+    def _truncate(self, workdir) -> str:
         """Halves a file of the newest checkpoint."""
         found = complete_checkpoints(RunDir(workdir).checkpoints)
         if len(found) < 2:
@@ -145,17 +146,16 @@ class Chaos:
         return jobs.Job(WORKERS, command, logs, SLOW)
 
     def report(self) -> str:
-        """Markdown."""
+        """The report as Markdown."""
         command = f"python benchmarks/chaos.py --faults={self.faults} --seed={FLAGS.seed}"
         if not FLAGS["kinds"].using_default_value:
             command += f" --kinds='{','.join(FLAGS.kinds)}'"
         lines = ["# Random faults", "", "```", command, "```", ""]
         lines += [
-            f"{self.faults} faults in {self.runs} runs of {WORKERS} workers. Every run ended",
-            "with the weights, heads and optimizers of the undisturbed one, bit for bit. Workers",
-            f"that were left had ended at most {self._slowest:.0f} s after the fault; one that is",
-            f"stopped is blamed after {TIMEOUT_S:.0f} s, one that was killed before it had said a "
-            "word after 60.",
+            f"{self.faults} faults in {self.runs} runs of {WORKERS} workers. Every run ended with",
+            "the weights, heads and optimizers of the undisturbed run, bit for bit. The surviving",
+            f"workers exited at most {self._slowest:.0f} s after the fault; a suspended worker is",
+            f"reported after {TIMEOUT_S:.0f} s, one killed before its first heartbeat after 60 s.",
             "",
         ]
         for title, counts in (("fault", self._kinds), ("at", self._phases)):
@@ -168,15 +168,15 @@ def _kill(job, rank):
     job.signal(rank, signal.SIGKILL)
 
 
-def _still(job, rank):
+def _suspend(job, rank):
     job.signal(rank, signal.SIGSTOP)
 
 
-def _tell_one(job, rank):
+def _stop_one(job, rank):
     job.signal(rank, signal.SIGTERM)
 
 
-def _tell_all(job, _):
+def _stop_all(job, _):
     for rank in range(WORKERS):
         job.signal(rank, signal.SIGUSR1)
 
@@ -187,24 +187,24 @@ def _fill(job, rank):
 
 FAULTS = {
     "kill": _kill,
-    "cut": _kill,
-    "still": _still,
-    "tell one": _tell_one,
-    "tell all": _tell_all,
+    "truncate": _kill,
+    "suspend": _suspend,
+    "stop one": _stop_one,
+    "stop all": _stop_all,
     "full disk": _fill,
 }
 
 
 def _end(job, rank, kind) -> float:
-    """Waits until all have ended by themselves; seconds that it took."""
+    """Waits until all workers have exited by themselves; returns the seconds it took."""
     started = time.monotonic()
-    others = [r for r in range(WORKERS) if r != rank or kind.startswith("tell")]
+    others = [r for r in range(WORKERS) if r != rank or kind.startswith("stop")]
     codes = job.wait(FLAGS.limit_s, others)
     seconds = time.monotonic() - started
     _expect(all(code in (DONE, PREEMPTED, HELD_UP) for code in codes), job)
     if kind == "full disk":
         _expect(job.wait(FLAGS.limit_s, [rank])[0] in (DONE, FAILED, PREEMPTED, HELD_UP), job)
-    if kind == "still":
+    if kind == "suspend":
         job.signal(rank, signal.SIGKILL)
     job.wait(FLAGS.limit_s)
     return seconds
@@ -216,7 +216,7 @@ def _expect(condition, job):
         sys.exit(f"exit codes {job.codes()}\n{logs}")
 
 
-def note(text):
+def note(text) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

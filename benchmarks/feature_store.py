@@ -1,12 +1,12 @@
-"""How fast features come from the disk, and what whitening of wide rows takes.
+"""Measures how fast the feature store reads, and time and memory of whitening wide rows.
 
     python benchmarks/feature_store.py --folder=/scratch/here                   # both parts
     python benchmarks/feature_store.py --folder=/scratch/here --parts=whitening --dim=4096
 
-whitening  seconds of moments, decomposition and change in place, and by how many MB each of them
-           raised the peak of the process.
-reading    GB/s of rows in order and of ascending scattered rows, of 8 KB and of 512 B, that the
-           page cache holds: as the store reads them and through a mapping of the same file.
+whitening  seconds of moments, decomposition and mapping in place, and the MB by which each of them
+           raises the peak memory of the process.
+reading    GB/s of rows in order and of scattered, ascending rows, of 8 KB and of 512 B, from the
+           page cache: with the store's read calls and through a memory map of the same file.
 """
 
 import json
@@ -25,23 +25,23 @@ from dc_tf.distributed.collectives import Solo
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("folder", None, "For the stores, on the disk to measure.", required=True)
-# In this order: mapped pages of the second would raise the peak that the first looks at.
+# In this order: mapped pages of the second would raise the peak that the first measures.
 flags.DEFINE_list("parts", ["whitening", "reading"], "What to measure.")
 flags.DEFINE_integer("dim", 4096, "Components of the rows of the whitening part.")
 flags.DEFINE_integer("rows", 8192, "Rows of the whitening part.")
 flags.DEFINE_float("gb", 1.0, "Size of the store of the reading part.")
 flags.DEFINE_integer("rounds", 5, "How often both ways of reading take turns.")
 
-# Bytes that are asked for at once.
+# Bytes per read.
 _BLOCK = 16 << 20
 
 
-def main(_):
+def main(_) -> None:
     figures = {part: globals()[f"measure_{part}"]() for part in FLAGS.parts}
     print(json.dumps(figures))
 
 
-def measure_reading():
+def measure_reading() -> dict:
     figures = []
     for row_bytes in (8192, 512):
         rows = int(FLAGS.gb * 1e9) // row_bytes
@@ -67,7 +67,7 @@ def measure_reading():
     return figures
 
 
-def filled(rows, dim):
+def filled(rows, dim) -> FeatureStore:
     store = FeatureStore.create(os.path.join(FLAGS.folder, "reading"), rows, dim)
     block = np.random.default_rng(0).standard_normal((4096, dim), np.float32)
     for start in range(0, rows, len(block)):
@@ -76,8 +76,8 @@ def filled(rows, dim):
     return store
 
 
-def rate(take, positions, row_bytes):
-    """GB/s of rows, in blocks."""
+def rate(take, positions, row_bytes) -> float:
+    """GB/s of reading rows in blocks."""
     step = _BLOCK // row_bytes
     started = time.perf_counter()
     for start in range(0, len(positions), step):
@@ -85,7 +85,7 @@ def rate(take, positions, row_bytes):
     return len(positions) * row_bytes / 1e9 / (time.perf_counter() - started)
 
 
-def measure_whitening():
+def measure_whitening() -> dict:
     tf.matmul(tf.ones((8, 8)), tf.ones((8, 8)))  # the libraries are loaded
     store = FeatureStore.create(os.path.join(FLAGS.folder, "white"), FLAGS.rows, FLAGS.dim)
     rng = np.random.default_rng(0)
@@ -104,7 +104,7 @@ class _Phases:
         self.figures = {}
         self._before = peak_mb()
 
-    def measure(self, name, work):
+    def measure(self, name, work) -> object:
         before, started = peak_mb(), time.perf_counter()
         result = work()
         seconds = time.perf_counter() - started
@@ -113,11 +113,11 @@ class _Phases:
         print(name, self.figures[name], flush=True)
         return result
 
-    def total(self):
+    def total(self) -> int:
         return round(peak_mb() - self._before)
 
 
-def peak_mb():
+def peak_mb() -> float:
     with open("/proc/self/status", encoding="utf-8") as file:
         return int(file.read().split("VmHWM:")[1].split()[0]) / 1024
 

@@ -1,10 +1,10 @@
-"""Feeds damaged bytes to everything that reads strangers' files, and counts.
+"""Feeds corrupt bytes to every reader of files from untrusted sources.
 
     python benchmarks/fuzz.py --examples=2000 --seed=1
 
-Each target of `tests/support/fuzz_targets.py` gets so many examples, the manifest as many again
-with a value replaced. It ends with exit code 1 at the first finding, with the example that shows
-it. The last line is one JSON object; the results are in `benchmarks/results/fuzz.md`.
+Each target of `tests/support/fuzz_targets.py` gets `--examples` examples; the manifest gets as many
+again with one value replaced. At the first finding it exits with code 1 and prints the example.
+The last line is one JSON object; the results are in `benchmarks/results/fuzz.md`.
 """
 
 import collections
@@ -24,7 +24,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Of the examples.")
 TARGETS = flags.DEFINE_list("targets", [], "Names of the targets; all by default.")
 
 
-def main(_):
+def main(_) -> None:
     import fuzz_targets
     from hypothesis import strategies as st
 
@@ -35,8 +35,8 @@ def main(_):
     figures = {}
     for name in TARGETS.value or found:
         target = found[name]
-        damaged = st.tuples(st.sampled_from(target.seeds), fuzz_targets.edits())
-        figures[name] = fuzz(target, damaged, lambda pair: fuzz_targets.mutate(*pair))
+        corrupt = st.tuples(st.sampled_from(target.seeds), fuzz_targets.edits())
+        figures[name] = fuzz(target, corrupt, lambda pair: fuzz_targets.mutate(*pair))
         print(name, figures[name], flush=True)
     if "manifest" in figures:
         target = found["manifest"]
@@ -49,8 +49,8 @@ def main(_):
     print(json.dumps(figures))
 
 
-def fuzz(target, strategy, make):
-    """{examples, accepted, seconds, peak_mb} of a target; raises what it finds."""
+def fuzz(target, strategy, make) -> dict:
+    """{examples, accepted, seconds, peak_mb} of a target; raises the error of a finding."""
     import hypothesis
 
     counts, started = collections.Counter(), time.monotonic()

@@ -1,16 +1,16 @@
-"""What a GPU makes of our training step and of k-means' products, where there is no TensorFlow.
+"""Times the training step and the products of k-means on a GPU that has no TensorFlow.
 
     python benchmarks/gpu.py export --folder=PROGRAMS     # with TensorFlow, on any machine
     python benchmarks/gpu.py measure --folder=PROGRAMS    # with JAX and a GPU, and PyTorch if found
 
-`export` writes what XLA gets from TensorFlow (StableHLO): a whole step of one worker at the
-paper's size, 224 pixels, 48 images (3072 over 64 GPUs) and a sub-class head of 20,000, in float32
+`export` writes the programs that TensorFlow hands to XLA (StableHLO): a whole step of one worker at
+the paper's size, 224 pixels, 48 images (3072 over 64 GPUs), a sub-class head of 20,000, in float32
 and bfloat16; and the assignment of a chunk of 4,096 rows of 4096 components to 20,000 centroids.
 `measure` compiles them for the GPU with the XLA in JAX and times them on random numbers, in turns
 with a plain step of PyTorch of the same network, batch and classifier.
 
-What TensorFlow would add, kernel launches of what is not compiled, its input and its collectives,
-is not in these figures.
+The times leave out what TensorFlow adds: launches of kernels that are not compiled, input, and
+collectives.
 """
 
 import argparse
@@ -18,13 +18,14 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Callable
 
 BATCH, RESOLUTION, CLASSES = 48, 224, 20_000
 ROWS, DIM = 4096, 4096  # a chunk of a GPU with 32 GB or more (`clustering/search/tiles.py`)
 DTYPES = ("float32", "bfloat16")
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["export", "measure"])
     parser.add_argument("--folder", required=True, help="of the programs")
@@ -36,7 +37,7 @@ def main():
 # With TensorFlow.
 
 
-def export(options):
+def export(options) -> None:
     import tensorflow as tf
 
     os.makedirs(options.folder, exist_ok=True)
@@ -48,8 +49,8 @@ def export(options):
         save(options, f"product_{dtype}", *product(dtype))
 
 
-def save(options, name, function, inputs):
-    """Writes what XLA gets of `function(*inputs)`."""
+def save(options, name, function, inputs) -> None:
+    """Writes the StableHLO of `function(*inputs)`."""
     import tensorflow as tf
 
     ir = function.experimental_get_compiler_ir(*inputs)
@@ -60,7 +61,7 @@ def save(options, name, function, inputs):
     print(f"{path}: {len(program)} bytes", flush=True)
 
 
-def training_step(dtype):
+def training_step(dtype) -> tuple:
     """The step of a worker with one super-class, from images to changed weights."""
     import numpy as np
     import tensorflow as tf
@@ -92,7 +93,7 @@ def training_step(dtype):
     return step, (*batch.values(), tf.constant(0))
 
 
-def assignment(dtype):
+def assignment(dtype) -> tuple:
     """The program that a pass of k-means runs for each chunk."""
     import tensorflow as tf
 
@@ -103,7 +104,7 @@ def assignment(dtype):
     return winners, (nearest.prepared(tf.zeros((ROWS, DIM))), *nearest.factors)
 
 
-def product(dtype):
+def product(dtype) -> tuple:
     import tensorflow as tf
 
     @tf.function(jit_compile=True)
@@ -113,7 +114,7 @@ def product(dtype):
     return multiply, factors(dtype)
 
 
-def factors(dtype):
+def factors(dtype) -> tuple:
     import tensorflow as tf
 
     return tf.zeros((ROWS, DIM), dtype), tf.zeros((DIM, CLASSES), dtype)
@@ -122,7 +123,7 @@ def factors(dtype):
 # With JAX.
 
 
-def measure(options):
+def measure(options) -> None:
     programs = {}
     for file in sorted(os.listdir(options.folder)):
         name, ending = os.path.splitext(file)
@@ -142,7 +143,7 @@ def measure(options):
 
 
 def figures(seconds) -> dict:
-    """What people compare: images a second, products a second."""
+    """Images per second, or FLOP/s of products."""
     found = {}
     for name, of in seconds.items():
         if "step" in name:
@@ -152,8 +153,8 @@ def figures(seconds) -> dict:
     return found
 
 
-def compiled(name, program):
-    """A function that runs a program on random numbers and waits for its end."""
+def compiled(name, program) -> Callable:
+    """A function that runs a program on random inputs and waits until it has finished."""
     import jax
     import numpy as np
     from jax._src.interpreters import mlir
@@ -184,8 +185,8 @@ def compiled(name, program):
     return run
 
 
-def drop_copies(function):
-    """TensorFlow copies each result, in an operation that JAX does not know."""
+def drop_copies(function) -> None:
+    """Removes the copies of results, an operation of TensorFlow that JAX does not know."""
     for operation in list(function.body.blocks[0].operations):
         if operation.operation.name == "mhlo.copy":
             operation.results[0].replace_all_uses_with(operation.operands[0])
@@ -193,7 +194,7 @@ def drop_copies(function):
 
 
 def results_in_place(module) -> dict[int, int]:
-    """{input: result} of the weights, whose memory the changed ones take."""
+    """{input: result} of the weights, whose memory is reused for the updated ones."""
     attributes = module.operation.attributes
     if "mhlo.input_output_alias" not in attributes:
         return {}
@@ -214,7 +215,7 @@ def numbers(random, shape, kind):
 
 
 def torch_steps() -> dict:
-    """The same network in PyTorch, the images' gradients made beforehand."""
+    """The same network in PyTorch, on precomputed image gradients."""
     try:
         import torch
     except ImportError:

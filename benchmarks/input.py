@@ -1,4 +1,4 @@
-"""How fast photographs become batches, beside other ways with the same photographs in the same run.
+"""Measures the input pipeline beside other input pipelines, on the same photographs.
 
     python benchmarks/input.py --images=PHOTOS --output=benchmarks/results/input.json
 
@@ -7,13 +7,12 @@ random       ours, as training uses it: rows in random order through a RowReader
 sequential   the same shards from start to end with `tf.data.TFRecordDataset`, the same functions.
 full_decode  as random, but the whole image is decoded and then cropped.
 torch        PyTorch's DataLoader with Pillow and a process for each core, from the files.
-remote       as random, but the shards are read through `tf.io.gfile` as if they were far away, and
-             each record comes --delay_ms late.
+remote       as random, but the shards are read through `tf.io.gfile` like remote ones, and each
+             record is delayed by --delay_ms.
 
-The photographs are converted as they are, without making them smaller. Methods take turns in
-processes of their own, each after a warm-up. CPU time is that of user and system, of a process and
-its children; `others` is the share of the cores that other programs took meanwhile. The page cache
-holds the images.
+The photographs are converted at full size. Methods take turns, each in a process of its own with a
+warm-up. CPU time is user plus system time of a process and its children; `others` is the share of
+the cores that other programs used meanwhile. The images are in the page cache.
 """
 
 import importlib.util
@@ -25,6 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from unittest import mock
 
 import numpy as np
@@ -36,7 +36,7 @@ METHODS = ("random", "sequential", "full_decode", "torch", "remote")
 SIZE, BATCH = 224, 32
 MIN_AREA, MAX_RATIO = 0.08, 4 / 3
 CORES = len(os.sched_getaffinity(0))
-# More than any method gets through.
+# More than any method reads.
 DRAWS = 500_000
 flags.DEFINE_string("images", None, "Folder of photographs.", required=True)
 flags.DEFINE_list("methods", list(METHODS), "What to measure.")
@@ -48,7 +48,7 @@ flags.DEFINE_string("output", None, "JSON of all figures.")
 flags.DEFINE_string("data", None, "Internal: the data set of a child process.")
 
 
-def main(_):
+def main(_) -> None:
     if FLAGS.data:
         print(json.dumps(turn(FLAGS.methods[0])))
         return
@@ -74,8 +74,8 @@ def main(_):
     print(json.dumps(figures))
 
 
-def converted(data):
-    """Converts the photographs; what they are."""
+def converted(data) -> dict:
+    """Converts the photographs; returns facts about them."""
     from dc_tf.data.convert import convert
     from dc_tf.data.storage.reader import RowReader
 
@@ -94,7 +94,7 @@ def converted(data):
     }
 
 
-def command(method, data):
+def command(method, data) -> list[str]:
     return [
         sys.executable,
         os.path.abspath(__file__),
@@ -107,7 +107,7 @@ def command(method, data):
     ]
 
 
-def summary(turns):
+def summary(turns) -> dict:
     """Medians of the turns of each method."""
     return {
         method: {
@@ -118,8 +118,8 @@ def summary(turns):
     }
 
 
-def ratios(turns):
-    """Ours over each other method, in images per second of wall and of CPU time; by rounds."""
+def ratios(turns) -> dict:
+    """Ratios of ours to each other method, by wall and by CPU time; medians over rounds."""
 
     def over(name, other):
         pairs = zip(turns["random"], turns[other])
@@ -135,8 +135,8 @@ def ratios(turns):
     }
 
 
-def turn(method):
-    """Figures of one method, once."""
+def turn(method) -> dict:
+    """Measures one method once."""
     batches = iter(globals()[f"{method}_batches"]())
     run_for(batches, FLAGS.warm_up)
     cpu, machine, begin = own_cpu_seconds(), machine_cpu_seconds(), time.perf_counter()
@@ -152,8 +152,8 @@ def turn(method):
     }
 
 
-def run_for(batches, seconds):
-    """Images that came in that time."""
+def run_for(batches, seconds) -> int:
+    """Number of images read in `seconds`."""
     images, end = 0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         next(batches)
@@ -161,10 +161,10 @@ def run_for(batches, seconds):
     return images
 
 
-# Ways to batches.
+# Methods.
 
 
-def random_batches():
+def random_batches() -> Iterable:
     from dc_tf.data.input.draws import Draws
     from dc_tf.data.input.pipeline import training_batches
     from dc_tf.data.storage.reader import RowReader
@@ -180,7 +180,7 @@ def random_batches():
     return training_batches(RowReader(dataset), draws, BATCH, SIZE, MIN_AREA, MAX_RATIO)
 
 
-def sequential_batches():
+def sequential_batches() -> Iterable:
     import tensorflow as tf
 
     from dc_tf.data.input import augment
@@ -200,7 +200,7 @@ def sequential_batches():
     return images.batch(BATCH, drop_remainder=True).prefetch(2)
 
 
-def full_decode_batches():
+def full_decode_batches() -> Iterable:
     import tensorflow as tf
 
     from dc_tf.data.input import augment
@@ -215,7 +215,7 @@ def full_decode_batches():
         return random_batches()
 
 
-def torch_batches():
+def torch_batches() -> Iterable:
     import torch
     from PIL import Image
 
@@ -247,7 +247,7 @@ def torch_batches():
     )
 
 
-def remote_batches():
+def remote_batches() -> Iterable:
     import tensorflow as tf
 
     from dc_tf.data.storage import reader
@@ -262,8 +262,8 @@ def remote_batches():
         return random_batches()
 
 
-def random_box(width, height, draw):
-    """(left, top, right, bottom) of the first of ten random parts that fits, else all of it."""
+def random_box(width, height, draw) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the first of ten random crops that fits, or the image."""
     for area, shape in zip(draw[:10], draw[10:20]):
         area = width * height * (MIN_AREA + (1 - MIN_AREA) * area)
         ratio = MAX_RATIO ** (2 * shape - 1)
@@ -280,26 +280,26 @@ def opened(data):
     return Dataset.open(data)
 
 
-def paths_of(data):
-    """List of the files of the rows, so that all methods have the same photographs."""
+def paths_of(data) -> str:
+    """Path of the list of source files, so that all methods read the same photographs."""
     return data + "-paths.json"
 
 
 # CPU time.
 
 
-def own_cpu_seconds():
-    """Of this process and its children, which run on."""
+def own_cpu_seconds() -> float:
+    """CPU seconds of this process and its running children."""
     children = multiprocessing.active_children()
     return time.process_time() + sum(ticks(f"/proc/{child.pid}/stat", 13, 15) for child in children)
 
 
-def machine_cpu_seconds():
-    """Of all programs, in user and system mode."""
+def machine_cpu_seconds() -> float:
+    """CPU seconds of all programs, user and system."""
     return ticks("/proc/stat", 1, 4) + ticks("/proc/stat", 6, 8)
 
 
-def ticks(path, start, stop):
+def ticks(path, start, stop) -> float:
     """The sum of some fields of the first line, in seconds."""
     with open(path, encoding="utf-8") as file:
         fields = file.readline().split()[start:stop]

@@ -1,21 +1,20 @@
-"""How fast, how exact and how large k-means is, beside others on the same rows in the same run.
+"""Measures speed, accuracy and memory of k-means beside other libraries, on the same rows.
 
     python benchmarks/kmeans.py --output=benchmarks/results/kmeans.json              # all parts
     python benchmarks/kmeans.py --parts=speed --shapes=20000x1024x4000
 
 speed    seconds per iteration of ours (both precisions), `faiss.Kmeans` and scikit-learn from the
-         same initial rows, in turns, and the plain matrix product of the same shape; the objective
+         same initial rows, in turns, and of a matrix product of the same shape; the objective
          beside that of a float64 Lloyd in NumPy, where that takes less than an hour.
-steps    an iteration beside nothing but the search for the nearest centroids (its E-step), for few
-         and for very many clusters: what is left are sums, means and reading.
-backends an iteration of narrow rows with TensorFlow and with faiss, in turns; which `auto` takes.
+steps    an iteration beside the search for the nearest centroids alone (its E-step), for few and
+         for very many clusters; the rest is sums, means and reading.
+backends an iteration of narrow rows with TensorFlow and with faiss, in turns; choice of `auto`.
 workers  one worker of two threads against two workers of one thread each, and bytes exchanged.
-memory   peak resident size while 0.2, 0.5 and 1 million rows are clustered from the disk.
-labels   1, 2 and 4 workers on the same rows: how many labels are equal, how far objectives differ;
-         on `--features` if given, such as the features of real photographs.
+memory   peak resident size while clustering 0.2, 0.5 and 1 million rows from the disk.
+labels   1, 2 and 4 workers on the same rows: share of equal labels, difference of the objectives;
+         on the rows of `--features` if given.
 
-Times of others include all that they do in an iteration; ours as well. Every part runs in processes
-of its own.
+All times are of whole iterations. Every part runs in processes of its own.
 """
 
 import json
@@ -68,15 +67,15 @@ flags.DEFINE_string("role", None, "Internal: what a child process does.")
 flags.DEFINE_string("task", None, "Internal: its arguments, JSON.")
 
 
-def main(_):
+def main(_) -> None:
     run_parts(FLAGS, PARTS, globals(), ROLES)
 
 
 # Rows.
 
 
-def mixture(rows, dim, parts, seed=0):
-    """(rows, dim) float32 of `parts` overlapping clouds, as features are."""
+def mixture(rows, dim, parts, seed=0) -> np.ndarray:
+    """(rows, dim) float32 from a mixture of `parts` overlapping Gaussians."""
     rng = np.random.default_rng(seed)
     centers = 0.3 * rng.standard_normal((parts, dim), dtype=np.float32)
     x = rng.standard_normal((rows, dim), dtype=np.float32)
@@ -86,21 +85,21 @@ def mixture(rows, dim, parts, seed=0):
     return x
 
 
-def save(folder, x):
-    """The path of a .npy whose rows are mapped, as a user's are."""
+def save(folder, x) -> str:
+    """Path of a .npy of the rows, to be memory-mapped like a user's."""
     path = os.path.join(folder, "x.npy")
     np.save(path, x)
     return path
 
 
-def initial(x, k, seed=1):
+def initial(x, k, seed=1) -> np.ndarray:
     return np.array(x[np.sort(np.random.default_rng(seed).choice(len(x), k, replace=False))])
 
 
 # Speed.
 
 
-def measure_speed():
+def measure_speed() -> list:
     table = []
     for shape in FLAGS.shapes:
         rows, dim, k = map(int, shape.split("x"))
@@ -123,7 +122,7 @@ def measure_speed():
     return table
 
 
-def speed_line(shape, runs, truth):
+def speed_line(shape, runs, truth) -> dict:
     seconds = {
         method: statistics.median(run["seconds"] for run in results)
         for method, results in runs.items()
@@ -141,7 +140,7 @@ def speed_line(shape, runs, truth):
     }
 
 
-def speed_of(path, k, method, cache):
+def speed_of(path, k, method, cache) -> dict:
     x = np.load(path, mmap_mode="c")
     start = initial(x, k)
     if method.startswith("product_"):
@@ -153,7 +152,7 @@ def speed_of(path, k, method, cache):
     return our_lloyd(x, start, method, cache)
 
 
-def our_lloyd(x, start, precision, cache, backend="auto"):
+def our_lloyd(x, start, precision, cache, backend="auto") -> dict:
     from dc_tf.clustering.kmeans import kmeans
 
     ends = []
@@ -174,7 +173,7 @@ def our_lloyd(x, start, precision, cache, backend="auto"):
     }
 
 
-def faiss_lloyd(x, start):
+def faiss_lloyd(x, start) -> dict:
     import faiss
 
     x = np.ascontiguousarray(x)
@@ -198,7 +197,7 @@ def faiss_lloyd(x, start):
     return {"seconds": seconds, "objective": float(objective)}
 
 
-def sklearn_lloyd(x, start):
+def sklearn_lloyd(x, start) -> dict:
     import warnings
 
     from sklearn.cluster import KMeans
@@ -222,8 +221,8 @@ def sklearn_lloyd(x, start):
     return {"seconds": seconds, "objective": float(estimator.inertia_)}
 
 
-def product(x, start, dtype):
-    """Seconds of one matrix product of all rows, already in memory as it takes them."""
+def product(x, start, dtype) -> dict:
+    """Seconds of one matrix product of all rows, in memory and in its dtype."""
     import tensorflow as tf
 
     rows = [tf.cast(x[i : i + 4096], dtype) for i in range(0, len(x), 4096)]
@@ -239,7 +238,7 @@ def product(x, start, dtype):
     return {"seconds": statistics.median(times[1:])}
 
 
-def float64_lloyd(path, k):
+def float64_lloyd(path, k) -> dict:
     """The objective at the start of the last iteration, by NumPy in float64."""
     x = np.load(path, mmap_mode="r")
     centroids = initial(x, k).astype(np.float64)
@@ -267,7 +266,7 @@ def float64_lloyd(path, k):
 # Steps.
 
 
-def measure_steps():
+def measure_steps() -> list:
     table = []
     for shape in FLAGS.step_shapes:
         rows, dim, k = map(int, shape.split("x"))
@@ -280,8 +279,8 @@ def measure_steps():
     return table
 
 
-def steps_of(path, k, precision):
-    """Seconds of iterations, and of searching alone in the same process, in turns."""
+def steps_of(path, k, precision) -> dict:
+    """Seconds of iterations, and of the search alone, in turns in one process."""
     from dc_tf.clustering.kmeans import kmeans
     from dc_tf.clustering.search.nearest import NearestCentroid
     from dc_tf.clustering.search.parallel_chunks import in_parallel, thread_count
@@ -329,7 +328,7 @@ def steps_of(path, k, precision):
 # Backends.
 
 
-def measure_backends():
+def measure_backends() -> list:
     table = []
     for shape in FLAGS.backend_shapes:
         table.append({"shape": shape} | child("backends", shape=shape, rounds=FLAGS.rounds))
@@ -337,8 +336,8 @@ def measure_backends():
     return table
 
 
-def backends_of(shape, rounds):
-    """Seconds of an iteration in float32 with each backend, in turns, and which is taken."""
+def backends_of(shape, rounds) -> dict:
+    """Seconds of a float32 iteration with each backend, in turns, and the choice of `auto`."""
     from dc_tf.clustering.search.backends import make_backend
 
     rows, dim, k = map(int, shape.split("x"))
@@ -355,7 +354,7 @@ def backends_of(shape, rounds):
 # Workers.
 
 
-def measure_workers():
+def measure_workers() -> list:
     table = []
     for shape in FLAGS.shapes[:2]:
         rows, dim, k = map(int, shape.split("x"))
@@ -379,8 +378,8 @@ def measure_workers():
     return table
 
 
-def share_of(path, k, labels=None):
-    """Clusters this worker's block of the rows; for one process of several."""
+def share_of(path, k, labels=None) -> dict:
+    """Clusters this worker's block of the rows; run by each process."""
     from dc_tf.clustering.kmeans import kmeans
     from dc_tf.distributed.cluster import connect
 
@@ -412,7 +411,7 @@ def share_of(path, k, labels=None):
 # Memory.
 
 
-def measure_memory():
+def measure_memory() -> dict:
     table = []
     for rows in map(int, FLAGS.memory_rows):
         with tempfile.TemporaryDirectory() as folder:
@@ -424,7 +423,7 @@ def measure_memory():
     return {"lines": table, "largest_over_smallest": max(sizes) / min(sizes)}
 
 
-def store_of(folder, rows, dim):
+def store_of(folder, rows, dim) -> dict:
     from dc_tf.clustering.store.feature_store import FeatureStore
 
     store = FeatureStore.create(os.path.join(folder, "store"), rows, dim)
@@ -435,7 +434,7 @@ def store_of(folder, rows, dim):
     return {}
 
 
-def peak_of(folder, k):
+def peak_of(folder, k) -> dict:
     from dc_tf.clustering.kmeans import kmeans
     from dc_tf.clustering.store.feature_store import FeatureStore
 
@@ -452,7 +451,7 @@ def peak_of(folder, k):
     }
 
 
-def peak_bytes():
+def peak_bytes() -> int:
     with open("/proc/self/status", encoding="ascii") as file:
         line = next(line for line in file if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
@@ -461,7 +460,7 @@ def peak_bytes():
 # Labels.
 
 
-def measure_labels():
+def measure_labels() -> dict:
     with tempfile.TemporaryDirectory() as folder:
         path = FLAGS.features or save(folder, mixture(50_000, 256, 400))
         results = {}
@@ -485,18 +484,18 @@ def measure_labels():
 # Processes.
 
 
-def child(role, **task):
-    """What a child process of a role prints last."""
+def child(role, **task) -> dict:
+    """The result of a child process of a role."""
     return last_lines([command(role, task)])[0]
 
 
-def on_workers(n, threads, role, **task):
-    """What each of n joined processes of `threads` threads prints last."""
+def on_workers(n, threads, role, **task) -> list:
+    """The results of n joined workers of `threads` threads."""
     environments = [worker | with_threads(threads) for worker in joined(n)]
     return last_lines([command(role, task)] * n, environments)
 
 
-def command(role, task):
+def command(role, task) -> list[str]:
     return [
         sys.executable,
         os.path.abspath(__file__),

@@ -1,13 +1,13 @@
-"""Random weights, RotNet, DeepCluster and DeeperCluster, over seeds.
+"""Compares random weights, RotNet, DeepCluster and DeeperCluster over several seeds.
 
     python benchmarks/methods.py --train=DATA/cifar10_train --test=DATA/cifar10_test \\
         --workdir=RUNS --output=benchmarks/results/methods
 
-For each seed the stages of `--config` (RotNet, then DeeperCluster) are run; then DeepCluster from
-the same RotNet network, for as many epochs and with as many clusters in all, but one super-class.
-Each is measured with k-NN and linear classifiers on every layer. What is in `--workdir` already is
-not done again, so that a stopped call goes on; nor is a seed of which `--output` has the figures.
-Prints mean and deviation over all seeds there.
+For each seed it runs the stages of `--config` (RotNet, then DeeperCluster), then DeepCluster from
+the same RotNet network, with the same number of epochs and of clusters in total, but one
+super-class. Each is evaluated with k-NN and linear classifiers on every layer. An interrupted call
+resumes: results in `--workdir` and seeds in `--output` are reused. Prints mean and deviation over
+all seeds in `--output`.
 """
 
 import glob
@@ -30,7 +30,7 @@ flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the experiments.")
 METHODS = ("random", "rotnet", "deepcluster", "deepercluster")
 
 
-def main(_):
+def main(_) -> None:
     with open(FLAGS.config, encoding="utf-8") as file:
         config = yaml.safe_load(file)
     for seed in FLAGS.seeds:
@@ -82,8 +82,8 @@ def read(path, config) -> dict:
     return found["top1"]
 
 
-def trained(name, settings):
-    """The folder of a run that is finished."""
+def trained(name, settings) -> str:
+    """The folder of the finished run."""
     folder = os.path.join(FLAGS.workdir, name)
     train(folder, FLAGS.train, settings)
     return folder

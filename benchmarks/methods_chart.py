@@ -1,15 +1,16 @@
-"""A chart of what `methods.py` has measured: accuracy by layer, mean over the seeds, as SVG.
+"""Draws the results of `methods.py` as an SVG: accuracy by layer, mean over the seeds.
 
     python benchmarks/methods_chart.py --input=benchmarks/results/methods \\
         --output=docs/images/cifar10.svg
 
-Plain text, so that it is the same wherever it is drawn; needs nothing but Python.
+Needs nothing but Python, and gives the same file on every machine.
 """
 
 import argparse
 import json
 import pathlib
 import statistics
+from collections.abc import Iterator
 
 METHODS = {
     "random": "random weights",
@@ -40,7 +41,7 @@ STYLE = """
 """
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--input", required=True, help="folder of seed-*.json")
     parser.add_argument("--output", required=True, help="SVG file")
@@ -53,7 +54,7 @@ def main():
 
 
 def chart(seeds) -> str:
-    """The SVG of the figures of some seeds, {measure: {layer: {method: percent}}} each."""
+    """The SVG of the results of some seeds, {measure: {layer: {method: percent}}} each."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
         f"  <title>Top-1 accuracy by layer, mean of {len(seeds)} seeds</title>",
@@ -66,7 +67,7 @@ def chart(seeds) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-def legend():
+def legend() -> Iterator[str]:
     for number, (method, name) in enumerate(METHODS.items()):
         x = LEFT + number * 190
         yield (
@@ -75,8 +76,8 @@ def legend():
         )
 
 
-def panel(seeds, measure, left):
-    """Lines of one measure, with its axes."""
+def panel(seeds, measure, left) -> Iterator[str]:
+    """Yields the SVG elements of one measure: axes and curves."""
     layers = list(seeds[0][measure])
     low, high = 20, 75
 

@@ -1,4 +1,4 @@
-"""Child processes of the benchmarks: each prints its figures as JSON on its last line.
+"""Child processes of the benchmarks: each prints its results as JSON on its last line.
 
 alone, = last_lines([command])
 figures = last_lines([command] * 2, joined(2))      # two workers, joined by TF_CONFIG on localhost
@@ -13,14 +13,14 @@ import sys
 LIMIT_S = 3600
 
 
-def run_parts(flags, parts, scope, roles):
-    """The `main` of a benchmark: measures what --parts names, or is a child that plays a role.
+def run_parts(flags, parts, scope, roles) -> None:
+    """The `main` of a benchmark: measures the parts of --parts, or runs one role as a child.
 
     Args:
         flags: with `parts`, `output`, `role` and `task`.
         parts: tuple of all names.
         scope: dict with a function `measure_NAME` of no arguments for each part.
-        roles: {role: function of the task's items, which returns figures}.
+        roles: {role: function of the task's items that returns a JSON-ready result}.
     """
     if flags.role:
         print(json.dumps(roles[flags.role](**json.loads(flags.task))))
@@ -35,12 +35,12 @@ def run_parts(flags, parts, scope, roles):
     print(json.dumps(figures))
 
 
-def last_lines(commands, environments=None):
-    """What the last lines on stdout say, of processes that run at the same time.
+def last_lines(commands, environments=None) -> list:
+    """Runs processes at the same time and parses the last line of each one's stdout.
 
     Args:
         commands: list of argument lists.
-        environments: for each, dict of variables to add; None adds nothing.
+        environments: for each, dict of environment variables to add; None for none.
     """
     environments = environments or [{}] * len(commands)
     children = [
@@ -58,7 +58,7 @@ def last_lines(commands, environments=None):
     return [json.loads(output.splitlines()[-1]) for output in outputs]
 
 
-def joined(n):
+def joined(n) -> list[dict[str, str]]:
     """Environments of n workers of one cluster on this machine."""
     hosts = [f"localhost:{port}" for port in _free_ports(n)]
     tasks = [{"type": "worker", "index": rank} for rank in range(n)]
@@ -67,13 +67,13 @@ def joined(n):
     ]
 
 
-def with_threads(n):
-    """Environment of a process whose computations take n threads."""
+def with_threads(n) -> dict[str, str]:
+    """Environment of a process that computes with n threads."""
     return {"TF_NUM_INTRAOP_THREADS": str(n), "OMP_NUM_THREADS": str(n)}
 
 
-def show(line):
-    """Tells a figure at once, beside the result on stdout."""
+def show(line) -> None:
+    """Prints a line to stderr at once; the result goes to stdout."""
     print(json.dumps(line), file=sys.stderr, flush=True)
 
 

@@ -1,6 +1,7 @@
-"""What k-NN reaches without any features: the images' own pixels, the floor for everything else.
+"""Accuracy of k-NN on raw pixels, the baseline for all features.
 
-Centred by the training set's mean and compared by cosine, as `dc_tf evaluate --task=knn` does.
+Pixels are centred by the mean of the training set and compared by cosine, as in `dc_tf evaluate
+--task=knn`.
 
     python benchmarks/raw_pixels.py --train=DATA/cifar10_train --test=DATA/cifar10_test --size=32
 """
@@ -20,7 +21,7 @@ flags.DEFINE_integer("size", 32, "Pixels of the side of the centre crop.")
 flags.DEFINE_integer("neighbours", 5, "Votes; the nearest wins a tie.")
 
 
-def main(_):
+def main(_) -> None:
     train, test = open_splits(FLAGS.train, FLAGS.test)
     train_pixels, test_pixels = pixels(train), pixels(test)
     mean = train_pixels.mean(0)
@@ -35,14 +36,14 @@ def main(_):
     print(json.dumps({"raw_pixel_knn_top1": top1, "neighbours": FLAGS.neighbours}))
 
 
-def pixels(split):
+def pixels(split) -> np.ndarray:
     """(n, 3 * size^2) float32 in [0, 1]."""
     batches = split.images(256, FLAGS.size, FLAGS.size).as_numpy_iterator()
     return np.concatenate([batch.reshape(len(batch), -1) for batch in batches])
 
 
-def vote(labels, classes):
-    """The most frequent label; of equals the one that comes first, i.e. is nearest."""
+def vote(labels, classes) -> int:
+    """The most frequent label; of equally frequent ones that of the nearest neighbour."""
     counts = np.bincount(labels, minlength=classes)
     return next(label for label in labels if counts[label] == counts.max())
 

@@ -1,6 +1,6 @@
-"""Runs and their figures, for benchmarks that compare ways to learn.
+"""Trains and evaluates runs, for benchmarks that compare methods.
 
-What is there already is not done again, so that a stopped benchmark goes on where it was.
+Finished runs and evaluations are reused, so that an interrupted benchmark resumes.
 """
 
 import json
@@ -20,13 +20,13 @@ TASKS = {
 }
 
 
-def train(folder, data, settings):
-    """Trains, or goes on with, the run of a folder, unless it is finished.
+def train(folder, data, settings) -> None:
+    """Trains or resumes the run of a folder, unless it is finished.
 
     Args:
-        folder: of the run.
-        data: data set to learn from.
-        settings: of the experiment, a dict.
+        folder: run folder.
+        data: training data set.
+        settings: dict, settings of the experiment.
     """
     settings["data"] = {**settings.get("data", {}), "path": os.path.abspath(data)}
     settings = json.dumps(settings)
@@ -35,7 +35,7 @@ def train(folder, data, settings):
 
 
 def _is_finished(run, settings) -> bool:
-    """Whether a run with these settings has its result; `train` says what differs in another."""
+    """Whether the run has these settings and is finished; `train` refuses other settings."""
     if not os.path.exists(run.result):
         return False
     experiment = experiment_lib.load(params_override=[settings])
@@ -45,7 +45,7 @@ def _is_finished(run, settings) -> bool:
 
 
 def measure(task, folder, stage, data, test, seed, layers="all", options=()) -> dict:
-    """What `dc_tf evaluate` says about a stage of a run, top-1 of each layer in `layers`."""
+    """Evaluates a stage of a run; top-1 of each layer is in `layers`."""
     output = os.path.join(folder, f"{task}-{stage}.json")
     if not os.path.exists(output):
         dc_tf(
@@ -66,19 +66,19 @@ def measure(task, folder, stage, data, test, seed, layers="all", options=()) -> 
 
 
 def spread(values) -> str:
-    """Mean and, of several, the sample standard deviation."""
+    """Mean, and sample standard deviation if there are several values."""
     mean = f"{statistics.mean(values):.1f}"
     return f"{mean} +- {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def markdown(header, rows) -> str:
-    """A table of cells that are text."""
+    """A Markdown table of text cells."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def dc_tf(*arguments):
-    """Runs the command, or ends with its failure."""
+def dc_tf(*arguments) -> None:
+    """Runs a command of dc_tf; exits if it fails."""
     done = subprocess.run([sys.executable, "-m", "dc_tf", *arguments], stdout=subprocess.DEVNULL)
     if done.returncode:
         sys.exit(f"dc_tf {arguments[0]} ended with code {done.returncode}; see above.")

@@ -1,16 +1,16 @@
-"""What the draws of an epoch cost one worker, for the paper's 4 x 80,000 clusters and 4 rotations.
+"""Measures time and memory of an epoch's draws, for the paper's 4 x 80,000 clusters, 4 rotations.
 
     python benchmarks/sampler.py --output=benchmarks/results/sampler.json
 
-Seconds of `Sampler.epoch`, by how many MB it raised the peak of the process beyond the assignments,
-and the MB of its result, for the worker that has the most to do.
+Seconds of `Sampler.epoch`, the MB by which it raises the peak memory beyond the assignments, and
+the MB of its result, for the worker with the most draws.
 
 even     all clusters and sub-clusters have about the same number of images.
 uneven   the clusters have 55, 25, 15 and 5 % of them, and half of the images of a cluster are in an
          eighth of its sub-clusters.
 none     no clusters, as for RotNet: every worker draws from all images.
 
-Every line is from a process of its own.
+Every line is measured in a process of its own.
 """
 
 import json
@@ -47,7 +47,7 @@ flags.DEFINE_string("output", None, "JSON of all figures.")
 flags.DEFINE_string("case", None, "Internal: what a child process measures.")
 
 
-def main(_):
+def main(_) -> None:
     if FLAGS.case:
         print(json.dumps(measure(*FLAGS.case.split("x"))))
         return
@@ -61,7 +61,7 @@ def main(_):
     print(json.dumps(table))
 
 
-def measure(rows, workers, sizes):
+def measure(rows, workers, sizes) -> dict:
     rows, workers = int(rows), int(workers)
     clusters = 1 if sizes == "none" else CLUSTERS
     topology = Topology(workers, clusters * ROTATIONS)
@@ -84,8 +84,8 @@ def measure(rows, workers, sizes):
     }
 
 
-def assigned(rows, sizes):
-    """(cluster, sub) as `Assignments.open` gives them; making them leaves no higher peak."""
+def assigned(rows, sizes) -> tuple:
+    """(cluster, sub) like those of `Assignments.open`; building them does not raise the peak."""
     random = np.random.default_rng(0)
     cluster, sub = np.empty(rows, np.int32), np.empty(rows, np.int32)
     for start in range(0, rows, 1 << 16):
@@ -98,7 +98,7 @@ def assigned(rows, sizes):
     return cluster, sub
 
 
-def resident_mb(which):
+def resident_mb(which) -> float:
     with open("/proc/self/status", encoding="ascii") as file:
         return int(file.read().split(f"{which}:")[1].split()[0]) * 1024 / 1e6
 

@@ -1,15 +1,15 @@
-"""What clustering costs on this machine, beside what `dc_tf/clustering/cost/model.py` says.
+"""Measures the cost of clustering on this machine beside the model in `dc_tf/clustering/cost`.
 
     python benchmarks/scaling.py                           # all parts: the JSON and docs/scaling.md
-    python benchmarks/scaling.py --parts=memory,tables     # some, with what is known of the others
+    python benchmarks/scaling.py --parts=memory,tables     # some, with saved results of the others
 
-constants  what a machine is in the cost model: rates of the product, of reading, of the wire, ...
+constants  a machine of the cost model: rates of the product, of reading, of the network, ...
 one_worker, two_workers
            k-means and two-level k-means, measured and predicted.
-memory     how much the peak resident size of a process grows, measured and predicted.
-tables     docs/scaling.md: its tables are written anew, from these figures and from the model.
+memory     growth of the peak resident size of a process, measured and predicted.
+tables     rewrites the tables of docs/scaling.md from these measurements and from the model.
 
-A worker is a process that is bound to half of the cores. Nothing is fitted to the points.
+A worker is a process bound to half of the cores. Nothing is fitted to the measured points.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ flags.DEFINE_string("role", None, "Internal: what a child process does.")
 flags.DEFINE_string("task", None, "Internal: its arguments, JSON.")
 
 ITERATIONS = 4
-# workers, then what `cost.Problem` and `kmeans` are given. `cold`: the system forgets the features
+# workers, then what `cost.Problem` and `kmeans` are given. `cold`: the page cache is dropped
 # after each iteration. Sub-clusters: two levels.
 POINTS = [
     {"workers": 1, "rows": 100_000, "dim": 256, "clusters": 1000},
@@ -63,7 +63,7 @@ MEMORY = [
 ]
 
 
-def main(_):
+def main(_) -> None:
     if FLAGS.role:
         print(json.dumps(ROLES[FLAGS.role](**json.loads(FLAGS.task))))
         return
@@ -82,14 +82,14 @@ def main(_):
     print(json.dumps(figures))
 
 
-def known_figures():
+def known_figures() -> dict:
     if not os.path.exists(FLAGS.output):
         return {}
     with open(FLAGS.output, encoding="utf-8") as file:
         return json.load(file)
 
 
-def save(figures):
+def save(figures) -> None:
     os.makedirs(os.path.dirname(FLAGS.output), exist_ok=True)
     with open(FLAGS.output, "w", encoding="utf-8") as file:
         json.dump(figures, file, indent=1)
@@ -99,8 +99,8 @@ def save(figures):
 # Constants.
 
 
-def measure_constants(_):
-    """`machines.Machine` of one worker here, and how well its product's rate fits."""
+def measure_constants(_) -> dict:
+    """`hardware.Machine` of one worker here, and the error of the fit of its product's rate."""
     with tempfile.TemporaryDirectory(dir=FLAGS.folder) as folder:
         alone = on_workers(1, "alone", folder=folder)[0]
     wire = on_workers(2, "wire")[0]
@@ -118,7 +118,7 @@ def measure_constants(_):
     return figures
 
 
-def constants_of_one(folder):
+def constants_of_one(folder) -> dict:
     from dc_tf.clustering.store.feature_store import FeatureStore
 
     runtime_bytes = resident_after_a_clustering()
@@ -133,7 +133,7 @@ def constants_of_one(folder):
         "double_flops": double_flops,
         "component_s": component_seconds(store, fitted(float32)),
         "scattered_s": scattered_seconds(store),
-        "survey_s": survey_seconds(store),
+        "row_stats_s": row_stats_seconds(store),
         "centroid_s": centroid_seconds(),
         "row_s": row_seconds(),
         "eigen_s": eigen_s,
@@ -143,15 +143,15 @@ def constants_of_one(folder):
     return {"machine": machine, "products": {"float32": float32, "bfloat16": bfloat16}}
 
 
-def resident_after_a_clustering():
-    """Bytes of memory, most of them TensorFlow's."""
+def resident_after_a_clustering() -> int:
+    """Resident bytes after a clustering, most of them TensorFlow's."""
     from dc_tf.clustering.kmeans import kmeans
 
     kmeans(normal(1000, 64), 20, iterations=2)
     return resident("VmRSS")
 
 
-def measured_products(precision):
+def measured_products(precision) -> list:
     """Seconds of one score by `NearestCentroid`, arg-max included, for some lengths of rows."""
     from dc_tf.clustering.search.nearest import NearestCentroid
     from dc_tf.clustering.search.parallel_chunks import in_parallel, thread_count
@@ -169,8 +169,8 @@ def measured_products(precision):
     return found
 
 
-def fitted(products):
-    """`machines.Product` with the least squares of relative errors."""
+def fitted(products) -> hardware.Product:
+    """`hardware.Product` by least squares of relative errors."""
     measured = np.array([product["score_s"] for product in products])
     flops = np.array([2.0 * (product["dim"] + product["longer"]) for product in products])
     factors = np.stack([flops / measured, 1 / measured], 1)
@@ -178,8 +178,8 @@ def fitted(products):
     return hardware.Product(float(1 / per_flop), max(0.0, float(score_s)))
 
 
-def component_seconds(store, product):
-    """Of reading, casting and looking at one component when there are four centroids."""
+def component_seconds(store, product) -> float:
+    """Seconds to read, cast and compare one component with four centroids."""
     from dc_tf.clustering.search.nearest import NearestCentroid
     from dc_tf.clustering.search.parallel_chunks import in_parallel, thread_count
     from dc_tf.clustering.search.tiles import transit_bytes
@@ -199,8 +199,8 @@ def component_seconds(store, product):
     )
 
 
-def scattered_seconds(store):
-    """Of a component, by which every fourth row takes longer to read than rows in order."""
+def scattered_seconds(store) -> float:
+    """Seconds per component that reading every fourth row takes longer than rows in order."""
     from dc_tf.clustering.search.parallel_chunks import in_parallel
     from dc_tf.clustering.store.points import Subset
 
@@ -215,15 +215,15 @@ def scattered_seconds(store):
     return max(0.0, scattered_s - in_order_s) / (rows * store.dim)
 
 
-def survey_seconds(store):
+def row_stats_seconds(store) -> float:
     from dc_tf.clustering.row_stats import RowStats
     from dc_tf.distributed.collectives import Solo
 
     return seconds(lambda: RowStats.make(store, Solo(), 0)) / (store.rows * store.dim)
 
 
-def moved_seconds():
-    """Of a component that enters a sum, and of one that leaves another for it."""
+def moved_seconds() -> dict:
+    """Seconds to add a component to its first sum, and to move one between sums."""
     from dc_tf.clustering.search.sums import ClusterSums
 
     k, dim, rows = 1000, 512, 8192
@@ -236,8 +236,8 @@ def moved_seconds():
     return {"entered_s": entered_s / (rows * dim), "moved_s": moved_s / (rows * dim)}
 
 
-def centroid_seconds():
-    """Of a component of the centroids: what is left of an iteration once rows are assigned."""
+def centroid_seconds() -> float:
+    """Seconds per component of the centroids: the rest of an iteration after the assignment."""
     from dc_tf.clustering.kmeans import kmeans
     from dc_tf.clustering.search.nearest import NearestCentroid
 
@@ -261,8 +261,8 @@ def centroid_seconds():
     return (load_s + statistics.median(ends[1:])) / (k * dim)
 
 
-def row_seconds():
-    """Of an iteration for a row so short that only its label costs anything."""
+def row_seconds() -> float:
+    """Seconds per row and iteration, measured with rows so short that only the label counts."""
     from dc_tf.clustering.kmeans import kmeans
 
     x, ends = normal(1_000_000, 2), []
@@ -271,8 +271,8 @@ def row_seconds():
     return min(np.diff(ends)) / len(x)
 
 
-def whitening_rates(store):
-    """FLOP/s of second moments, and seconds of what follows over d cubed."""
+def whitening_rates(store) -> tuple[float, float]:
+    """FLOP/s of second moments, and seconds of the decomposition over d cubed."""
     from dc_tf.clustering.store.whitening import Moments, Whitening
     from dc_tf.distributed.collectives import Solo
 
@@ -282,8 +282,8 @@ def whitening_rates(store):
     return 2.0 * len(x) * store.dim**2 / took, eigen_s / store.dim**3
 
 
-def cold_rate(store):
-    """Bytes of features a second that the system had not in memory."""
+def cold_rate(store) -> float:
+    """Bytes per second of features that are not in the page cache."""
     from dc_tf.clustering.search.parallel_chunks import in_parallel
     from dc_tf.clustering.store.feature_store import FeatureStore
 
@@ -303,8 +303,8 @@ def cold_rate(store):
     return statistics.median(rates)
 
 
-def wire_of_two():
-    """What `all_sum` between two workers tells about the wire."""
+def wire_of_two() -> dict:
+    """Latency and bandwidth of the network, from `all_sum` between two workers."""
     from dc_tf.distributed.blocks import MESSAGE_BYTES
     from dc_tf.distributed.cluster import connect
 
@@ -323,15 +323,15 @@ def wire_of_two():
 # Points.
 
 
-def measure_one_worker(figures):
+def measure_one_worker(figures) -> list:
     return measured_points(1, figures)
 
 
-def measure_two_workers(figures):
+def measure_two_workers(figures) -> list:
     return measured_points(2, figures)
 
 
-def measured_points(workers, figures):
+def measured_points(workers, figures) -> list:
     points = [point for point in POINTS if point["workers"] == workers]
     with tempfile.TemporaryDirectory(dir=FLAGS.folder) as folder:
         by_worker = on_workers(workers, "points", points=points, folder=folder)
@@ -342,8 +342,8 @@ def measured_points(workers, figures):
     return lines
 
 
-def predicted(point, figures):
-    """What the model says, with its own guess of how many rows move."""
+def predicted(point, figures) -> dict:
+    """The prediction of the model, with its assumption of how many rows move."""
     machine = machine_of(figures)
     settings = {name: value for name, value in point.items() if name != "cold"}
     problem = cost_model.Problem(**settings, iterations=ITERATIONS, cache_bytes=0)
@@ -360,7 +360,7 @@ def predicted(point, figures):
     }
 
 
-def run_points(points, folder):
+def run_points(points, folder) -> list:
     from dc_tf.distributed.cluster import connect
 
     cluster = connect()
@@ -379,7 +379,7 @@ def run_points(points, folder):
     return found
 
 
-def run_kmeans(store, point, world):
+def run_kmeans(store, point, world) -> dict:
     from dc_tf.clustering.kmeans import kmeans
 
     spans, moved, last = [], [], {"end": None, "labels": None}
@@ -419,7 +419,7 @@ def run_kmeans(store, point, world):
     }
 
 
-def run_two_levels(store, point, world):
+def run_two_levels(store, point, world) -> dict:
     from dc_tf.clustering.hierarchy import hierarchical_kmeans
 
     def run(iterations):
@@ -448,7 +448,7 @@ def run_two_levels(store, point, world):
 # Memory.
 
 
-def measure_memory(figures):
+def measure_memory(figures) -> list:
     machine = machine_of(figures)
     lines = []
     for point in MEMORY:
@@ -468,13 +468,13 @@ def measure_memory(figures):
     return lines
 
 
-def make_store(folder, rows, dim):
+def make_store(folder, rows, dim) -> dict:
     store_of(os.path.join(folder, "store"), rows, dim, centers=20)
     return {}
 
 
-def peak_of(folder, k):
-    """Bytes that the peak of the resident size grows by."""
+def peak_of(folder, k) -> int:
+    """Bytes by which the peak resident size grows."""
     from dc_tf.clustering.kmeans import kmeans
     from dc_tf.clustering.store.feature_store import FeatureStore
 
@@ -489,12 +489,12 @@ def peak_of(folder, k):
 # What children share.
 
 
-def normal(rows, dim):
+def normal(rows, dim) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((rows, dim), dtype=np.float32)
 
 
 def store_of(path, rows, dim, centers, seed=0):
-    """A complete `FeatureStore` of overlapping clouds, on the disk and in the system's memory."""
+    """A complete `FeatureStore` of overlapping Gaussians, on disk and in the page cache."""
     from dc_tf.clustering.store.feature_store import FeatureStore
 
     store = FeatureStore.create(path, rows, dim)
@@ -507,16 +507,16 @@ def store_of(path, rows, dim, centers, seed=0):
     return store
 
 
-def forget(path):
-    """Lets the system drop the features that it keeps in memory."""
+def forget(path) -> None:
+    """Drops the features from the page cache."""
     descriptor = os.open(os.path.join(path, "rows.npy"), os.O_RDWR)
     os.fsync(descriptor)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(descriptor)
 
 
-def seconds(function, least=5, budget_s=0.5):
-    """Median of some calls, the first of which is not counted."""
+def seconds(function, least=5, budget_s=0.5) -> float:
+    """Median seconds of several calls after a first one."""
     function()
     times = []
     while len(times) < least or (sum(times) < budget_s and len(times) < 100):
@@ -526,34 +526,34 @@ def seconds(function, least=5, budget_s=0.5):
     return statistics.median(times)
 
 
-def resident(what):
+def resident(what) -> int:
     """VmRSS or VmHWM, in bytes."""
     with open("/proc/self/status", encoding="ascii") as file:
         line = next(line for line in file if line.startswith(what))
     return int(line.split()[1]) * 1024
 
 
-def machine_of(figures):
+def machine_of(figures) -> hardware.Machine:
     if "constants" not in figures:
         sys.exit(f"{FLAGS.output} has no constants yet; run --parts=constants first.")
     return scaling_tables.machine_of(figures)
 
 
-def processor():
+def processor() -> str:
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
     return names[0] if names else platform.machine()
 
 
-def cores_of_worker():
+def cores_of_worker() -> int:
     return len(os.sched_getaffinity(0)) // 2
 
 
 # Processes.
 
 
-def on_workers(n, role, **task):
-    """What each of n processes prints last; each is bound to cores of its own."""
+def on_workers(n, role, **task) -> list:
+    """The results of n processes, each bound to cores of its own."""
     per_worker = cores_of_worker()
     cores = sorted(os.sched_getaffinity(0))
     commands = []

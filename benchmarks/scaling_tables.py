@@ -1,4 +1,4 @@
-"""The tables of docs/scaling.md, from what `scaling.py` measured and what `cost.py` computes."""
+"""Writes the tables of docs/scaling.md from `scaling.py`'s measurements and the cost model."""
 
 import dataclasses
 import operator
@@ -7,12 +7,12 @@ from dc_tf.clustering.cost import hardware
 from dc_tf.clustering.cost import model as cost_model
 
 
-def write(path, figures):
-    """Replaces the tables of a document; each stands between two comments.
+def write(path, figures) -> None:
+    """Replaces the tables of a document, each between two comments.
 
     Args:
         path: of the document.
-        figures: what `scaling.py` has measured.
+        figures: dict, the measurements of `scaling.py`.
     """
     with open(path, encoding="utf-8") as file:
         text = file.read()
@@ -24,7 +24,7 @@ def write(path, figures):
         file.write(text)
 
 
-def constants_table(figures):
+def constants_table(figures) -> str:
     here, core, p4d = machine_of(figures), hardware.CORE, hardware.P4D
     lines = ["| constant | measured here | `CORE` | `P4D` |", "|---|---|---|---|"]
     for name, unit, scale in CONSTANTS:
@@ -41,7 +41,7 @@ CONSTANTS = [
     ("double_flops", "GFLOP/s", 1e9),
     ("component_s", "ns", 1e-9),
     ("scattered_s", "ns", 1e-9),
-    ("survey_s", "ns", 1e-9),
+    ("row_stats_s", "ns", 1e-9),
     ("entered_s", "ns", 1e-9),
     ("moved_s", "ns", 1e-9),
     ("centroid_s", "ns", 1e-9),
@@ -54,7 +54,7 @@ CONSTANTS = [
 ]
 
 
-def points_table(figures):
+def points_table(figures) -> str:
     lines = [
         "| W | rows | dim | clusters | | an iteration, s | predicted | ratio "
         "| whole run, s | predicted | ratio |",
@@ -72,13 +72,13 @@ def points_table(figures):
     return join(lines)
 
 
-def compared(measured, predicted):
+def compared(measured, predicted) -> list[str]:
     if measured is None:
         return ["", "", ""]
     return [short(measured), short(predicted), f"{measured / predicted:.2f}"]
 
 
-def memory_table(figures):
+def memory_table(figures) -> str:
     lines = ["| rows | dim | clusters | MB measured | predicted | ratio |", "|---" * 6 + "|"]
     for line in figures["memory"]:
         point, measured, guess = line["point"], line["measured_bytes"], line["predicted_bytes"]
@@ -89,8 +89,8 @@ def memory_table(figures):
     return join(lines)
 
 
-def scale_table(problem_of, machine):
-    """Rows by workers: time of both levels, and what there is too little of."""
+def scale_table(problem_of, machine) -> str:
+    """Rows by workers: time of both levels, and the resources that are lacking."""
 
     def table(_):
         workers = (1, 4, 16, 64, 256, 1024)
@@ -104,7 +104,7 @@ def scale_table(problem_of, machine):
     return table
 
 
-def cell(problem, machine):
+def cell(problem, machine) -> str:
     estimate = cost_model.estimate(problem, machine)
     if estimate.lacking:
         return "lacks " + ", ".join(estimate.lacking)
@@ -112,22 +112,22 @@ def cell(problem, machine):
     return f"{duration(estimate.seconds)} ({share:.0%})"
 
 
-def fixed_clusters(rows, workers):
-    """The paper's 4 x 80,000, for as many rows as there are."""
+def fixed_clusters(rows, workers) -> cost_model.Problem:
+    """The paper's 4 x 80,000 clusters for any number of rows."""
     return cost_model.Problem(
         rows, 4096, 4, min(80_000, rows // 40), workers, raw_dim=4096, cache_bytes=0
     )
 
 
-def growing_clusters(rows, workers):
+def growing_clusters(rows, workers) -> cost_model.Problem:
     """300 rows a cluster, as the paper has; 256 components, bfloat16."""
     return cost_model.Problem(
         rows, 256, 4, rows // 1200, workers, precision="bfloat16", raw_dim=4096, cache_bytes=0
     )
 
 
-def worker_table(_):
-    """What one worker holds, and what it sends, at the paper's size."""
+def worker_table(_) -> str:
+    """Memory and traffic of one worker at the paper's size."""
     lines = [
         "| W | memory | of it rows | GPU memory | features on disk | read an iteration "
         "| sent an iteration | product | wire and centroids |",
@@ -147,8 +147,8 @@ def worker_table(_):
     return join(lines)
 
 
-def needs_table(_):
-    """What one worker computes, holds and sends, by rows and workers."""
+def needs_table(_) -> str:
+    """Computation, memory and traffic of one worker, by rows and workers."""
     lines = [
         "| rows | W | TFLOP an iteration | memory | GPU memory "
         "| features on disk | sent an iteration |",
@@ -173,7 +173,7 @@ PAPER = [
 ]
 
 
-def paper_table(_):
+def paper_table(_) -> str:
     lines = [
         "| | paper, an iteration | TFLOP a worker | GB a worker in float32 / float16 "
         "| what that comes to | `P4D`, computed | `PAPER_GPU`, computed |",
@@ -197,8 +197,8 @@ def paper_table(_):
     return join(lines)
 
 
-def limits_table(_):
-    """Rows of a worker, and workers at the paper's size, where half of the time is lost."""
+def limits_table(_) -> str:
+    """Rows per worker, and workers at the paper's size, at which efficiency is one half."""
     cases = [
         ("`P4D`, float32", hardware.P4D, "float32"),
         ("`P4D`, bfloat16", hardware.P4D, "bfloat16"),
@@ -218,8 +218,8 @@ def limits_table(_):
     return join(lines)
 
 
-def machine_of(figures):
-    """The `machines.Machine` that was measured."""
+def machine_of(figures) -> hardware.Machine:
+    """The measured `hardware.Machine`."""
     constants = dict(figures["constants"]["machine"])
     for precision in ("float32", "bfloat16"):
         constants[precision] = hardware.Product(**constants[precision])
@@ -240,22 +240,22 @@ TABLES = {
 }
 
 
-def join(lines):
+def join(lines) -> str:
     return "\n".join(lines) + "\n"
 
 
-def short(value):
+def short(value) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
-def size(count):
+def size(count) -> str:
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if count >= scale:
             return f"{count / scale:.3g} {unit}"
     return f"{count / 1e3:.3g} kB"
 
 
-def duration(took):
+def duration(took) -> str:
     for unit, scale in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         if took >= 1.5 * scale:
             return f"{took / scale:.3g} {unit}"

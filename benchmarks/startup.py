@@ -1,11 +1,11 @@
-"""How long commands take that train nothing, from the shell to the shell.
+"""Measures the wall and CPU time of short commands, each from start to exit.
 
     python benchmarks/startup.py                      # this copy
     python benchmarks/startup.py --root=OTHER_COPY    # another one, to compare with
 
-Prints a line for each command: seconds of processor time and of the clock, the least of some runs,
-and the packages among the slow ones that were imported. Each run is a process of its own, on data
-of a few hundred kilobytes; the first run of all is not counted, since it reads the disk.
+Prints a line for each command: CPU and wall seconds, the minimum of several runs, and the slow
+packages that it imported. Each run is a process of its own, on a few hundred kilobytes of data; the
+very first run is not counted, since it reads the disk.
 """
 
 import argparse
@@ -25,7 +25,7 @@ SLOW = (
     "pandas", "matplotlib", "sklearn", "scipy", "faiss", "h5py", "PIL", "numpy",
 )  # fmt: skip
 
-# The process's own `sys.modules` at its end, on the descriptor that the environment names.
+# Writes `sys.modules` at exit to the descriptor named in the environment.
 PROBE = """
 import os, sys
 from dc_tf.commands import main
@@ -39,8 +39,8 @@ main.run_and_exit()
 """
 
 
-def commands(folder):
-    """{what: arguments}; they are run in this order, since one reads what another wrote."""
+def commands(folder) -> dict[str, list[str]]:
+    """{name: arguments}, in the order of running, since some read what others wrote."""
     data = f"{folder}/data"
     return {
         "--help": ["--help"],
@@ -64,7 +64,7 @@ def commands(folder):
     }  # fmt: skip
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", default=ROOT, help="the copy of dc_tf to measure")
     parser.add_argument("--runs", type=int, default=3)
@@ -84,7 +84,7 @@ def main():
                 print(f"| {name} | {processor:.2f} | {clock:.2f} | {packages} |", flush=True)
 
 
-def write_inputs(folder):
+def write_inputs(folder) -> None:
     random = np.random.default_rng(0)
     np.save(f"{folder}/x.npy", random.random((1000, 64), np.float32))
     os.mkdir(f"{folder}/images")
@@ -93,8 +93,8 @@ def write_inputs(folder):
         Image.fromarray(pixels).save(f"{folder}/images/{number}.jpg")
 
 
-def started(arguments, root):
-    """(seconds of processor time, seconds of the clock, names of modules) of a run of dc_tf."""
+def started(arguments, root) -> tuple[float, float, set[str]]:
+    """(CPU seconds, wall seconds, imported modules) of a run of dc_tf."""
     reads, writes = os.pipe()
     environment = os.environ | {"PYTHONPATH": root, "PROBE": str(writes)}
     with tempfile.TemporaryFile() as output:

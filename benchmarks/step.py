@@ -1,21 +1,21 @@
-"""How fast an optimisation step is, beside others of the same shape in the same run.
+"""Measures the optimisation step beside Keras and PyTorch steps of the same shape.
 
     python benchmarks/step.py --output=benchmarks/results/step.json                # all parts
     python benchmarks/step.py --parts=alone --resolution=96 --batch=16
 
 alone    seconds per step on one worker: ours in float32 and bfloat16 (with --xla also compiled),
          plain Keras layers and optimizer, and PyTorch with channels last or first, in turns.
-train    images/s of `launch/local.py -- train` on 1, 2 and 4 workers that share all cores, reading
-         and augmenting generated images; of the quickstart's network.
-workers  1, 2 and 4 workers of one thread with equally many images each: batch norm over all, over
-         groups and over each alone, and each exchange by itself.
-messages 2 and 4 workers of one thread: a large tensor exchanged in one message and cut, in turns.
+train    images/s of `launch/local.py -- train` with the quickstart's network on 1, 2 and 4 workers
+         that share all cores, including reading and augmentation.
+workers  1, 2 and 4 workers of one thread with equally many images each: batch norm over the world,
+         groups or each worker, and each exchange separately.
+messages 2 and 4 workers of one thread: a large tensor exchanged in one message or several.
 heads    one super-class of 1,000 and of 80,000 sub-classes.
 losses   memory and time of the product loss (Eq. 4) beside the hierarchy (Eq. 5) on 4 workers, for
          growing k.
 
-`alone`, `workers` and `heads` take the full network; `losses` is about the last layer and takes a
-small one. Figures are medians over the steps after the first; ratios are within one run.
+`alone`, `workers` and `heads` use the full network, `losses` a small one. Times are medians over
+the steps after the first; ratios are within one run.
 """
 
 import json
@@ -25,6 +25,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import numpy as np
 from absl import app, flags
@@ -49,14 +50,14 @@ flags.DEFINE_string("role", None, "Internal: what a child process does.")
 flags.DEFINE_string("task", None, "Internal: its arguments, JSON.")
 
 
-def main(_):
+def main(_) -> None:
     run_parts(FLAGS, PARTS, globals(), ROLES)
 
 
 # One worker.
 
 
-def measure_alone():
+def measure_alone() -> dict:
     shape = {name: FLAGS[name].value for name in ("resolution", "batch", "width", "fc")}
     task = dict(**shape, types=FLAGS.types, steps=FLAGS.steps, xla=FLAGS.xla)
     (times,) = children("alone", task, environments=[with_threads(FLAGS.threads)])
@@ -73,8 +74,8 @@ def measure_alone():
     return result
 
 
-def alone(types, steps, xla, **shape):
-    """{name: (seconds, CPU seconds) of each step}, all in turns."""
+def alone(types, steps, xla, **shape) -> dict:
+    """{name: (seconds, CPU seconds) of each step}, measured in turns."""
     from dc_tf.distributed.cluster import connect
 
     # One super-class, so one classifier of 1,000 as the others have.
@@ -97,8 +98,10 @@ def alone(types, steps, xla, **shape):
     return times
 
 
-def our_step(cluster, resolution, batch, sub_classes=1000, rotations=4, fc=4096, **changes):
-    """A function that takes one step of a new `Learner`; `changes` are of model or stage."""
+def our_step(
+    cluster, resolution, batch, sub_classes=1000, rotations=4, fc=4096, **changes
+) -> Callable:
+    """A function that runs one step of a new `Learner`; `changes` are of model or stage."""
     import tensorflow as tf
 
     from dc_tf.data.input.batch_plan import BatchPlan
@@ -125,15 +128,15 @@ def our_step(cluster, resolution, batch, sub_classes=1000, rotations=4, fc=4096,
     return lambda: learner.step(inputs, step_seed).numpy()
 
 
-def batch_of(resolution, batch, supers, subs):
+def batch_of(resolution, batch, supers, subs) -> tuple:
     random = np.random.default_rng(0)
     images = random.random((batch, resolution, resolution, 3), np.float32)
     super_id = np.repeat(np.arange(supers, dtype=np.int32), batch // supers)
     return images, super_id, random.integers(0, subs, batch, np.int32)
 
 
-def keras_step(resolution, batch, policy, width, fc, classes=1000):
-    """A step of Keras' own layers on Sobel-like input, with one softmax of `classes`."""
+def keras_step(resolution, batch, policy, width, fc, classes=1000) -> Callable:
+    """A step of Keras layers on input of Sobel's shape, with one softmax over `classes`."""
     import tensorflow as tf
 
     from dc_tf import keras
@@ -172,7 +175,7 @@ def keras_step(resolution, batch, policy, width, fc, classes=1000):
     return lambda: step().numpy()
 
 
-def torch_steps(**shape):
+def torch_steps(**shape) -> dict:
     """{name: step} in both memory formats; none where PyTorch is not installed."""
     try:
         import torch
@@ -187,8 +190,8 @@ def torch_steps(**shape):
     }
 
 
-def torch_step(torch, memory_format, resolution, batch, width, fc, classes=1000):
-    """The same as `keras_step`."""
+def torch_step(torch, memory_format, resolution, batch, width, fc, classes=1000) -> Callable:
+    """A PyTorch step of the same network as `keras_step`."""
     from dc_tf.nn.vgg16 import DROPOUT, channels, final_map_size
 
     nn = torch.nn
@@ -221,7 +224,7 @@ def torch_step(torch, memory_format, resolution, batch, width, fc, classes=1000)
 # The whole of training.
 
 
-def measure_train():
+def measure_train() -> dict:
     with tempfile.TemporaryDirectory() as folder:
         data, result = os.path.join(folder, "data"), []
         dc_tf = [sys.executable, "-m", "dc_tf"]
@@ -248,7 +251,7 @@ def measure_train():
 # Several workers.
 
 
-def measure_workers():
+def measure_workers() -> dict:
     shape = dict(resolution=FLAGS.resolution, batch=FLAGS.batch)
     result = []
     for size in (1, 2, 4):
@@ -259,8 +262,8 @@ def measure_workers():
     return result
 
 
-def together(resolution, batch, steps):
-    """{what: median seconds} of steps and of single exchanges on this worker."""
+def together(resolution, batch, steps) -> dict:
+    """{name: median seconds} of steps and of single exchanges on this worker."""
     import tensorflow as tf
 
     from dc_tf.distributed.cluster import connect
@@ -289,7 +292,7 @@ def together(resolution, batch, steps):
             return all_sum_packed(head, world)[0]
 
         @tf.function
-        def of_sub_head():  # of a group that is all workers here
+        def of_sub_head():  # here the group is all workers
             return all_sum_packed(sub_head, world)[0]
 
         @tf.function
@@ -310,12 +313,12 @@ def together(resolution, batch, steps):
     return {name: statistics.median(of) for name, of in times.items()}
 
 
-def measure_messages():
+def measure_messages() -> dict:
     result = []
     for size in (2, 4):
         found = on_workers("messages", size, dict(steps=FLAGS.steps))
         for name in found[0]:
-            # An exchange is over when the slowest has it.
+            # An exchange ends when the slowest worker has the result.
             turns = [
                 [max(seconds) for seconds in zip(*turn)]
                 for turn in zip(*(one[name] for one in found))
@@ -328,8 +331,8 @@ def measure_messages():
     return result
 
 
-def messages(steps):
-    """{tensor: (seconds in one message, seconds cut) of each turn} on this worker."""
+def messages(steps) -> dict:
+    """{tensor: (seconds in one message, seconds in several) of each turn} on this worker."""
     import tensorflow as tf
 
     from dc_tf.distributed.cluster import connect
@@ -364,7 +367,7 @@ def messages(steps):
 # Large heads.
 
 
-def measure_heads():
+def measure_heads() -> dict:
     result = []
     for k in map(int, FLAGS.sub_classes):
         task = dict(
@@ -380,7 +383,7 @@ def measure_heads():
     return result
 
 
-def measure_losses():
+def measure_losses() -> dict:
     result = []
     for k in map(int, FLAGS.product_sub_classes):
         for loss in ("hierarchical", "product"):
@@ -392,8 +395,8 @@ def measure_losses():
     return result
 
 
-def one(steps, **task):
-    """Median seconds of a step, and the memory that it added at its peak, in MB."""
+def one(steps, **task) -> dict:
+    """Median seconds of a step, and the MB by which it raises the peak memory."""
     from dc_tf.distributed.cluster import connect
 
     cluster = connect()
@@ -411,24 +414,24 @@ def one(steps, **task):
 ROLES = {"alone": alone, "together": together, "messages": messages, "one": one}
 
 
-def children(role, task, environments):
+def children(role, task, environments) -> list:
     command = [sys.executable, os.path.abspath(__file__), f"--role={role}"]
     command.append(f"--task={json.dumps(task)}")
     return last_lines([command] * len(environments), environments)
 
 
-def on_workers(role, size, task):
+def on_workers(role, size, task) -> list:
     environments = joined(size) if size > 1 else [{}]
     return children(role, task, [one | with_threads(1) for one in environments])
 
 
-def timed(work):
+def timed(work) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
 
 
-def peak_mb():
+def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -4,10 +4,10 @@
     python benchmarks/variants.py --config=configs/quickstart.yaml --runs=RUNS --workdir=VARIANTS \\
         --train=DATA/photos_train --test=DATA/photos_test --output=VARIANTS/variants.json
 
-For each seed and each line of `--variants` the last stage of `--config` is trained again, from the
-RotNet network of the seed's run in `--runs`, which was made by `methods.py`. Prints top-1 with k-NN
-and linear classifiers on the last layers, and the NMI between the last clusters and the labels;
-the first line is the run in `--runs` itself. What is in `--workdir` already is not done again.
+For each seed and each line of `--variants` it trains the last stage of `--config` again, from the
+RotNet network of the seed's run in `--runs`, a result of `methods.py`. Prints top-1 with k-NN and
+linear classifiers on the last layers, and the NMI of the last clusters with the labels; the first
+line is the run in `--runs` itself. Results in `--workdir` are reused.
 """
 
 import json
@@ -30,7 +30,7 @@ flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the runs in --runs.")
 LAYERS = ("conv13", "fc6", "fc7")
 
 
-def main(_):
+def main(_) -> None:
     config = read_yaml(FLAGS.config)
     variants = read_yaml(FLAGS.variants)
     found = {name: {} for name in ("unchanged", *variants)}
@@ -47,7 +47,7 @@ def main(_):
 
 
 def varied(config, change, start, seed, folder) -> dict:
-    """The figures of a run from the RotNet network of the run `start`."""
+    """Trains from the RotNet network of the run `start`; returns the metrics."""
     rotnet, deeper = config["stages"]
     settings = {
         **config,
@@ -82,7 +82,7 @@ def figures(folder, stage, seed) -> dict:
 
 
 def merged(base, change) -> dict:
-    """A nested dict with some of its values replaced."""
+    """A nested dict with some values replaced."""
     return base | {
         key: merged(base[key], value) if isinstance(value, dict) else value
         for key, value in change.items()

@@ -43,8 +43,6 @@ KERNELS = kernels.choose()
 
 
 def __getattr__(name):
-    if name == "export":  # also the package of that name, which can be called
-        return importlib.import_module("dc_tf.export")
     if name in __all__:
         return getattr(importlib.import_module("dc_tf.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

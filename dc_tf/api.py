@@ -7,8 +7,8 @@
     features = dc_tf.embed("RUN", "DATA", layer="conv4")
     clusters = dc_tf.kmeans(features, k=100)
 
-They are what the commands of `dc_tf` call, with the same defaults, and refuse the same with the
-same words, but name arguments where a command names flags. Paths are str or PathLike. Progress
+The commands of `dc_tf` call the same code, with the same defaults and messages; the messages here
+name arguments where those of a command name flags. Paths are str or PathLike. Progress
 goes to stderr. Ctrl-C asks a long call to save and end with `errors.Preempted`; the same call
 resumes. TensorFlow is imported by the first function that needs it.
 """
@@ -110,7 +110,7 @@ def generate(
         size: pixels of a side.
         seed: the same seed, the same pictures.
         split: "train" or "test"; no picture is in both.
-        classes: only the so many most frequent; None takes all.
+        classes: keep only this number of the most frequent; None takes all.
         rows_per_shard: rows of a file.
         overwrite: replace a data set that is there.
 
@@ -143,29 +143,36 @@ def convert(
     workers: int | None = None,
     overwrite: bool = False,
     tfds_data_dir: Path | None = None,
+    split: str | None = None,
+    encoding: str | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> dict:
-    """Converts images to a data set: of a folder, a list, tar files or a TensorFlow data set.
+    """Converts images to a data set: a folder, a list, a zip, tar files or a TensorFlow data set.
 
     >>> made = dc_tf.convert("photos", "DATA", labels_from_folders=True, workers=1)
     >>> made["rows"], made["rejected"], dc_tf.open_dataset("DATA").class_names
     (4, 0, ('cats', 'dogs'))
 
     Args:
-        input: folder with its sub-folders; CSV, TSV or JSONL list; tar files, as a path or pattern;
-            or "tfds:NAME:SPLIT".
+        input: folder with its sub-folders, or a zip file of one; CSV, TSV, JSONL or text file that
+            lists images; tar files or images, as a path or pattern; or "tfds:NAME:SPLIT".
         output: folder of the data set.
         labels_from_folders: first-level sub-folders are the classes.
-        short_side: pixels; images with a longer short side are made smaller. None: no bound.
+        short_side: pixels; images with a longer short side are downscaled. None: no limit.
         format: "jpeg", "png", or "keep": PNG stays PNG, everything else becomes JPEG.
-        quality: of the JPEGs that are written, 1 to 95.
-        max_pixels: images that announce more are rejected without decoding.
+        quality: JPEG quality of re-encoded images, 1 to 95.
+        max_pixels: images whose header states more are rejected without decoding.
         drop_duplicates: reject images with the same size and pixels as an earlier one.
         drop_blank: reject images of a single colour.
         rows_per_shard: rows of a file; None: files of 256 MiB.
         workers: processes; None: one for each core. They import the main module again, so a script
             that asks for more than one needs `if __name__ == "__main__":`.
         overwrite: replace the data set in the output, or an unfinished one begun otherwise.
-        tfds_data_dir: where TensorFlow data sets are kept; None: as usual.
+        tfds_data_dir: folder of TensorFlow data sets; None: their default.
+        split: sub-folder of the folder or zip file to convert, such as "train"; None: all.
+        encoding: of a list, and of the texts in tar files; None: UTF-8.
+        value_range: (low, high) values of pixels of more than 8 bits that become black and white;
+            None: from the file.
 
     Returns:
         dict of output, rows, rejected, classes (their number, None without) and rejected_list (path
@@ -193,6 +200,9 @@ def convert(
             workers=workers,
             overwrite=overwrite,
             tfds_data_dir=tfds_data_dir,
+            split=split,
+            encoding=encoding,
+            value_range=value_range,
         )
 
 
@@ -211,7 +221,7 @@ def open_dataset(path: Path) -> Dataset:
         Dataset: rows, class_names, labels() (rows,) int32 with -1 for none, fingerprint().
 
     Raises:
-        DataError: the folder is missing, incomplete or damaged.
+        DataError: the folder is missing, incomplete or corrupt.
     """
     from dc_tf.data.storage.manifest import Dataset
 
@@ -340,8 +350,8 @@ def load_trunk(model: Path, stage: str = "", compute_dtype: str = "float32") -> 
         dict of conv1..conv13 (maps after ReLU), fc6 (after ReLU) and fc7 (before ReLU).
 
     Raises:
-        ConfigError: the path holds neither, or the run no such stage.
-        DataError: what it holds is damaged.
+        ConfigError: the path is neither, or the run has no such stage.
+        DataError: what it holds is corrupt.
     """
     from dc_tf.evaluation.models import open_model
 
@@ -386,8 +396,8 @@ def embed(
         dtype: of the result, "float32" or "float16".
         compute_dtype: of the products, "float32", "bfloat16", or "auto", which measures the faster.
         batch_size: images at a time.
-        rows_per_file: images of one file; so many are in memory.
-        max_bad_share: share of damaged images that others may stand in for.
+        rows_per_file: images per file, which are held in memory.
+        max_bad_share: share of corrupt images that may be replaced by others.
 
     Returns:
         (rows, d) array in the order of row ids, of several layers a dict of arrays; with `output`,
@@ -561,12 +571,12 @@ def evaluate(
         scratch: folder for features that memory cannot hold.
 
     Returns:
-        dict of figures by name, with the settings that they were measured with; its attribute
-        `table` is a text for people. None on workers other than the first.
+        dict of metrics by name, with the settings that they were measured with; its attribute
+        `table` is the same as text to read. None on workers other than the first.
 
     Raises:
-        ConfigError: what cannot work.
-        DataError: data or a model that cannot be used.
+        ConfigError: a setting that cannot work.
+        DataError: a data set or model that cannot be used.
     """
     from dc_tf.evaluation import start
 

@@ -20,6 +20,7 @@ import shutil
 import socket
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from absl import logging
 
@@ -30,11 +31,11 @@ _NO_RENAME = (errno.EMFILE, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV)
 _STAGED_FILE, _STAGED_FOLDER = ".tmp", ".partial"
 
 
-def write_file(path: str, write: Callable, concurrent: bool = False):
-    """Writes a file; what was at `path` stays until the new content is on disk.
+def write_file(path: str, write: Callable, concurrent: bool = False) -> None:
+    """Writes a file; the old content of `path` stays until the new one is on disk.
 
     Args:
-        path: in a folder that is there.
+        path: in an existing folder.
         write: function of the opened binary file.
         concurrent: as of `replacing`.
     """
@@ -42,30 +43,31 @@ def write_file(path: str, write: Callable, concurrent: bool = False):
         write(file)
 
 
-def write_text(path: str, text: str):
+def write_text(path: str, text: str) -> None:
     """Writes a text file, as `write_file`."""
     write_file(path, lambda file: file.write(text.encode()))
 
 
-def write_json(path: str, value):
+def write_json(path: str, value) -> None:
     """Writes a JSON file, as `write_file`."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: str):
+def read_json(path: str) -> Any:
+    """The value in a JSON file."""
     with open(path, encoding="utf-8") as file:
         return json.load(file)
 
 
 @contextlib.contextmanager
 def replacing(path: str, concurrent: bool = False, ending: str = "") -> Iterator[str]:
-    """Yields a path to write to; at the end of the body that file replaces the one at `path`.
+    """Yields a path to write to; at the end of the body, that file replaces the one at `path`.
 
     Args:
-        path: in a folder that is there.
+        path: in an existing folder.
         concurrent: other processes may write the same file at the same time. A crash then leaves
             a file `PATH.*.tmp`; else it leaves `PATH.tmp`, which the next call replaces.
-        ending: of the yielded path, for libraries that go by it.
+        ending: of the yielded path, for libraries that choose a format by it.
     """
     staging = f"{path}.{uuid.uuid4().hex}" if concurrent else path
     staging = f"{staging}{_STAGED_FILE}{ending}"
@@ -75,13 +77,13 @@ def replacing(path: str, concurrent: bool = False, ending: str = "") -> Iterator
         os.replace(staging, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            os.remove(staging)  # a full disk has no room for it
+            os.remove(staging)  # it may not exist, such as on a full disk
         raise
     sync(os.path.dirname(os.path.abspath(path)))
 
 
 def staged_file(path: str) -> str:
-    """Where a crash leaves what was being written to `path`."""
+    """Where a crash leaves the incomplete new content of `path`."""
     return path + _STAGED_FILE
 
 
@@ -91,21 +93,21 @@ def staged_folder(path: str) -> str:
 
 
 def stage_folder(path: str) -> str:
-    """Makes an empty folder to be filled, and then moved to `path` by `commit_folder`."""
+    """Makes an empty folder, to be filled and then moved to `path` by `commit_folder`."""
     staging = staged_folder(path)
     remove_tree(staging)
     make_folder(staging)
     return staging
 
 
-def commit_folder(path: str, last: str):
-    """Moves the staged folder of `path` there; what is there, incomplete or damaged, goes.
+def commit_folder(path: str, last: str) -> None:
+    """Moves the staged folder to `path` and removes the incomplete or corrupt content there.
 
-    File systems that cannot rename folders (mounted buckets, some layers of containers) get it file
-    by file. So `path` is complete if it has the file `last`.
+    On file systems that cannot rename folders (mounted buckets, some layers of containers) files
+    are moved one by one. So `path` is complete if it has the file `last`.
 
     Args:
-        path: as given to `stage_folder`; it holds nothing complete.
+        path: as given to `stage_folder`; its content is not complete.
         last: name of a file in the folder.
     """
     staging = staged_folder(path)
@@ -117,23 +119,23 @@ def commit_folder(path: str, last: str):
     sync(os.path.dirname(os.path.abspath(path)))
 
 
-def discard_folder(path: str, last: str):
-    """Removes a committed folder; after a crash it is complete or has no file `last`."""
+def discard_folder(path: str, last: str) -> None:
+    """Removes a committed folder; after a crash it is complete or lacks the file `last`."""
     staging = staged_folder(path)
     remove_tree(staging)
     _rename_tree(path, staging, order=lambda name: name != last)
     remove_tree(staging)
 
 
-def remove_staged_folders(folder: str):
-    """Removes what crashes have left of staged and discarded folders in `folder`."""
+def remove_staged_folders(folder: str) -> None:
+    """Removes the staged and discarded folders that crashes have left in `folder`."""
     for name in os.listdir(folder) if os.path.isdir(folder) else []:
         if name.endswith(_STAGED_FOLDER):
             remove_tree(os.path.join(folder, name))
 
 
-def make_folder(path: str):
-    """Makes a folder and those that it lies in; the names of new ones are on disk afterwards."""
+def make_folder(path: str) -> None:
+    """Makes a folder and its parents; the names of new ones are on disk when the call returns."""
     path = os.path.abspath(path)
     if not os.path.isdir(path):
         make_folder(os.path.dirname(path))
@@ -141,14 +143,14 @@ def make_folder(path: str):
         sync(os.path.dirname(path))
 
 
-def remove_tree(path: str):
-    """Removes a folder if it is there."""
+def remove_tree(path: str) -> None:
+    """Removes a folder if it exists."""
     if os.path.isdir(path):
         shutil.rmtree(path)
 
 
-def sync(path: str):
-    """Brings the content of a file, or the names in a folder, to disk."""
+def sync(path: str) -> None:
+    """Flushes the content of a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -156,8 +158,8 @@ def sync(path: str):
         os.close(descriptor)
 
 
-def sync_tree(path: str):
-    """Brings a folder to disk, with all files and folders in it."""
+def sync_tree(path: str) -> None:
+    """Flushes a folder, with all files and folders in it, to disk."""
     for folder, _, names in os.walk(path):
         for name in names:
             sync(os.path.join(folder, name))
@@ -165,7 +167,7 @@ def sync_tree(path: str):
 
 
 def _rename_tree(path, new, order):
-    """Renames a folder to `new`, which is not there; file by file, in `order`, if need be."""
+    """Renames a folder to `new`, which does not exist; file by file, in `order`, if necessary."""
     try:
         os.replace(path, new)
         return
@@ -180,8 +182,8 @@ def _rename_tree(path, new, order):
 
 
 @contextlib.contextmanager
-def locked(path: str, what: str):
-    """Holds a lock file for as long as the process lives, on file systems that can.
+def locked(path: str, what: str) -> Iterator[None]:
+    """Holds a lock file inside `with`, on file systems with locks.
 
     Raises:
         ConfigError: another process holds it; the message says which.
@@ -195,8 +197,10 @@ def locked(path: str, what: str):
                 f"{what} is in use by {file.read().strip() or 'another process'}; wait for it, end "
                 "it, or use another folder."
             ) from error
-        except OSError as error:  # e.g. an NFS without locks
-            logging.warning("%s cannot be locked (%s); see that no other run uses it", what, error)
+        except OSError as error:  # such as NFS without locks
+            logging.warning(
+                "%s cannot be locked (%s); make sure that no other run uses it", what, error
+            )
         file.seek(0)
         file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -204,29 +208,29 @@ def locked(path: str, what: str):
         yield
 
 
-def require_mounted(path: str, setting: str):
+def require_mounted(path: str, setting: str) -> None:
     """Refuses an address that only TensorFlow can reach.
 
     Raises:
-        ConfigError: what to do instead.
+        ConfigError: it is one.
     """
     if "://" in path:
         raise ConfigError(
             f"{setting}={path} is not a folder on a file system; mount the bucket on all workers "
-            "(gcsfuse, s3fs) and name the folder there, or use another shared one. Data sets may "
-            "be read from such a place."
+            "(gcsfuse, s3fs) and name the folder there, or use another shared one. Only data sets "
+            "are read from such addresses."
         )
 
 
-def refuse_foreign(path: str, owner: dict, setting: str, what: str, free=()):
-    """Makes the folder of a job, or finds it made by an earlier call for the same job.
+def refuse_foreign(path: str, owner: dict, setting: str, what: str, free=()) -> None:
+    """Makes the folder of a job, unless an earlier call made it for the same job.
 
     Args:
         path: of the JSON file in the folder that says which job it belongs to.
-        owner: JSON-ready dict that tells one job from another.
-        setting: name of the setting that named the folder, for messages.
-        what: the folder holds, for messages.
-        free: keys that may differ.
+        owner: JSON-ready dict that identifies the job.
+        setting: name of the setting that gives the folder, for messages.
+        what: plural name of the content, for messages.
+        free: keys of `owner` that may differ.
 
     Raises:
         ConfigError: the folder belongs to another job, or holds other files.
@@ -250,12 +254,12 @@ def refuse_foreign(path: str, owner: dict, setting: str, what: str, free=()):
     write_json(path, owner)
 
 
-def reset_foreign(path: str, owner: dict):
-    """Makes the folder of a job empty, unless an earlier call made it for the same job.
+def reset_foreign(path: str, owner: dict) -> None:
+    """Empties or makes the folder of a job, unless an earlier call made it for the same job.
 
     Args:
         path: of the JSON file in the folder that says which job it belongs to.
-        owner: JSON-ready dict with everything that the content depends on.
+        owner: JSON-ready dict with all that the content depends on.
     """
     owner = json.loads(json.dumps(owner))  # tuples become lists, as in what is read
     with contextlib.suppress(OSError, ValueError):

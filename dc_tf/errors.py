@@ -1,7 +1,7 @@
 """Errors that a user can act on: each message says what was given and what would work."""
 
-# Exit codes of a process that is to be started again: it was asked to stop and has saved; another
-# worker holds it up.
+# Exit codes of a process to be started again: it was asked to stop and has saved its state; another
+# worker failed, died or hangs.
 PREEMPTED, HELD_UP = 42, 43
 
 
@@ -13,7 +13,7 @@ class DataError(RuntimeError):
     """Data that cannot be used: missing, incomplete, corrupt or not finite.
 
     Attributes:
-        result: dict that a command prints all the same, or None.
+        result: dict that the command prints nevertheless, or None.
     """
 
     def __init__(self, message, result=None):
@@ -22,7 +22,7 @@ class DataError(RuntimeError):
 
 
 class RaisedOnAll(Exception):
-    """An error that every worker raises at the same place, so that they can leave together.
+    """An error that every worker raises at the same point, so that they can leave together.
 
     `distributed.collective_errors` raises its subclasses.
     """

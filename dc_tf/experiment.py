@@ -17,6 +17,11 @@ from dc_tf.hyperparams import Config
 from dc_tf.kmeans_options import BACKENDS, INITS, PRECISIONS, KMeansOptions
 
 LOSSES = ("hierarchical", "product")
+# Settings without influence on results.
+_FREE = (
+    *("checkpoint_every", "keep_checkpoints", "keep_clusterings", "log_every", "threads"),
+    "watchdog",
+)
 _MODEL_CHOICES = {
     "compute_dtype": ("float32", "bfloat16", "float16", "auto"),
     "sync_batch_norm": ("world", "group", "off"),
@@ -31,15 +36,15 @@ _CLUSTERING_CHOICES = {
 
 @dataclasses.dataclass
 class Data(Config):
-    """Where images come from and how they are shown to the network.
+    """The data set and the preprocessing of its images.
 
     Attributes:
-        path: data set folder, as `dc_tf convert` or `generate` writes it.
-        min_crop_area: smallest share of the image that a random crop covers.
+        path: data set folder, written by `dc_tf convert` or `generate`.
+        min_crop_area: smallest share of the image in a random crop.
         resize: short side, in pixels, before the centre crop from which features are extracted;
             0 means 256/224 of the resolution.
         flip: mirror half of the training images.
-        max_bad_share: share of the rows that may be damaged; in training, each is replaced by the
+        max_bad_share: share of the rows that may be corrupt; in training, each is replaced by the
             next good one, logged with its shard and offset, and counted. With 0, the first is an
             error.
     """
@@ -61,14 +66,14 @@ class Model(Config):
         fc: units of fc6 and of fc7.
         sobel: take image gradients as input; otherwise normalised RGB.
         compute_dtype: "float32", or products in "bfloat16" or "float16"; weights stay float32. In
-            float16 the loss is scaled, and a step whose gradients overflow is left out. "auto" is
-            bfloat16 where that is faster on all workers, else float32 (`dc_tf.precision`); what
-            was chosen is written into the run, which keeps it wherever it goes on.
+            float16 the loss is scaled, and a step whose gradients overflow is skipped. "auto" is
+            bfloat16 where that is faster on all workers, else float32 (`dc_tf.precision`); the
+            choice is saved in the run and kept when it resumes elsewhere.
         dropout: drop half of fc6 in training.
-        sync_batch_norm: whose images are normalised together, those of the "world", of the "group"
+        sync_batch_norm: whose images share batch statistics: those of the "world", of the "group"
             of workers that serve the same super-classes, or of each worker alone ("off"). Only with
             "world" does the result not depend on the number of workers.
-        xla: compile forward and backward pass; not where batch norm is over several workers.
+        xla: compile forward and backward pass; needs batch norm over a single worker.
     """
 
     width: float = 1.0
@@ -87,19 +92,19 @@ class Clustering(Config):
 
     Attributes:
         whitening_dim: directions kept by the PCA; 0 keeps all.
-        iterations: of Lloyd's algorithm, at both levels; the most, where `tolerance` ends it.
+        iterations: of Lloyd's algorithm, at both levels; the maximum, if `tolerance` is set.
         batch_size: images per worker and step while features are extracted.
         init: "random" rows, as in the paper; "k-means++", good for few clusters; "k-means||", for
             many; "previous", the last round's clusters in this round's features.
         precision: of the products of rows and centroids, "float32", "bfloat16" or "auto", as of
             `Model.compute_dtype`.
         spherical: centroids of length 1, so that rows are compared by their angle only.
-        tolerance: relative gain of an iteration below which it is the last; 0 goes on.
+        tolerance: relative gain of an iteration below which it is the last; 0 runs all iterations.
         backend: of the search for the nearest centroid, "auto", "tensorflow" or "faiss".
-        cache_gb: keep a worker's rows of a k-means in device memory if they take no more than this;
-            else, and with 0, each pass reads them again. The clusters are the same.
+        cache_gb: keep a worker's rows of a k-means in device memory if they take at most this;
+            otherwise, and with 0, every pass reads them again. The clusters are the same.
         store_dtype: of the features on disk, "float16", "bfloat16" or "float32".
-        save_every_s: seconds between saves of a clustering in progress; 0 saves at every chance.
+        save_every_s: seconds between saves of a clustering in progress; 0 saves after every pass.
     """
 
     whitening_dim: int = 0
@@ -139,8 +144,8 @@ class Optimizer(Config):
 
     Attributes:
         name: of its class in Keras, such as "SGD", "Adam", "AdamW" or "Adagrad".
-        options: its further arguments by name, such as beta_1 or global_clipnorm. One of these is
-            Keras' own weight_decay, which is not coupled: it shrinks weights beside the gradient.
+        options: its further arguments by name, such as beta_1 or global_clipnorm. Keras'
+            own weight_decay is one of these; it is decoupled from the gradient.
         learning_rate: of the first epoch.
         momentum, nesterov: of SGD.
         drops: epochs of the stage after which the learning rate is multiplied by `drop_factor`.
@@ -168,18 +173,18 @@ class Stage(Config):
     rotations = 1; DeeperCluster has several of each.
 
     Attributes:
-        name: of the stage in progress, results and `--stage`.
+        name: of the stage in progress lines, results and `--stage`.
         epochs: each of about N images.
         rotations: R; 1 (upright only), 2 (and upside down) or 4.
         clusters: m, clusters of the first level.
         sub_clusters: k, clusters inside each of the m; 0 trains without them.
         reassign_every: epochs from one clustering to the next.
-        rotations_together: the R rotations of an image in the same batch; needs clusters = 1. An
-            epoch still has about N images, so N / R different ones.
+        rotations_together: the R rotations of an image are in one batch; needs clusters = 1. An
+            epoch still has about N images, so N / R distinct ones.
         head_initializer: "uniform" or "normal"; see `dc_tf.nn.heads.LinearHead`.
         batch_size: images of one step over all workers.
-        accumulate: equal parts of a worker's batch that pass through the network one after the
-            other, to save memory. Batch norm's statistics are those of a part (of all workers).
+        accumulate: micro-batches into which a worker's batch is split, to save memory. Batch norm
+            uses the statistics of a micro-batch (of all workers).
         loss: "hierarchical" (Eq. 5), or "product" (Eq. 4): one softmax over all pairs of
             super-class and sub-class, held by every worker.
     """
@@ -224,11 +229,11 @@ class Stage(Config):
 
 @dataclasses.dataclass
 class Watchdog(Config):
-    """How long to wait for a worker that is silent or does nothing.
+    """How long to wait for a worker that is silent or makes no progress.
 
     Attributes:
-        timeout_s: seconds; ten times as many where something is known to take long, as the first
-            step. One that has died is known in seconds. 0 waits for ever for one that lives.
+        timeout_s: seconds; ten times as many in slow operations such as the first step. A dead
+            worker is found within seconds. 0 waits for ever for a living one.
     """
 
     timeout_s: float = 600.0
@@ -236,17 +241,19 @@ class Watchdog(Config):
 
 @dataclasses.dataclass
 class Experiment(Config):
-    """Everything that a run is made of.
+    """All settings of a run.
 
     Attributes:
         seed: of initial weights, sampling, augmentation and clustering.
         stages: run one after the other on the same trunk.
         checkpoint_every: steps between checkpoints; one is also written after each round.
-        keep_checkpoints: newest ones that are kept.
+        keep_checkpoints: newest checkpoints to keep, beside those at the ends of stages.
+        keep_clusterings: newest clusterings whose centroids, whitening and network are kept, to
+            assign other images to them; 0 keeps none. `--dry_run` prints the size of one.
         log_every: steps between lines of metrics.
         init_from: run folder, or exported or imported model, whose trunk this run starts from.
-        init_stage: name of a stage of that run, to start from where it ended; else the run's end.
-        threads: parallel calls of the input pipeline; 0 for one a core.
+        init_stage: name of a stage of that run, to start from its end; "" for the run's end.
+        threads: parallel calls of the input pipeline; 0 for one per core.
     """
 
     seed: int = 0
@@ -255,6 +262,7 @@ class Experiment(Config):
     stages: tuple[Stage, ...] = ()
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
+    keep_clusterings: int = 2
     log_every: int = 50
     init_from: str = ""
     init_stage: str = ""
@@ -295,7 +303,7 @@ def to_yaml(experiment: Experiment) -> str:
 def differences(a: Experiment, b: Experiment) -> list[str]:
     """Settings in which two experiments give different results, as "name: this, that".
 
-    Where the data lie, how often to save, how many threads to use and what to keep in device
+    The path of the data, how often to save, the number of threads and the cache in device
     memory may differ.
     """
     first, second = (result_settings(e) for e in (a, b))
@@ -308,9 +316,9 @@ def differences(a: Experiment, b: Experiment) -> list[str]:
 
 
 def result_settings(experiment: Experiment) -> dict:
-    """Settings that results depend on, flat, e.g. {"stages[0].epochs": 3}."""
+    """The settings that results depend on, flat, as in {"stages[0].epochs": 3}."""
     settings = experiment.as_dict()
-    for name in ("checkpoint_every", "keep_checkpoints", "log_every", "threads", "watchdog"):
+    for name in _FREE:
         del settings[name]
     del settings["data"]["path"], settings["data"]["max_bad_share"]
     for values, stage in zip(settings["stages"], experiment.stages):
@@ -329,7 +337,7 @@ def _flat(value, name="") -> dict:
     return {k: v for part in parts for k, v in part.items()}
 
 
-def check(experiment: Experiment):
+def check(experiment: Experiment) -> None:
     """Refuses what cannot work on any number of workers.
 
     Raises:
@@ -354,6 +362,8 @@ def check(experiment: Experiment):
     need(short_side >= model.resolution, "data.resize", short_side, "use 0 or >= model.resolution")
     need(experiment.stages, "stages", experiment.stages, "list at least one stage")
     need(experiment.seed >= 0, "seed", experiment.seed, "use a number from 0 on")
+    kept = experiment.keep_clusterings
+    need(kept >= 0, "keep_clusterings", kept, "use a number from 0 on")
     need(experiment.threads >= 0, "threads", experiment.threads, "use 0, or at least 1")
     seconds = experiment.watchdog.timeout_s
     need(seconds >= 0, "watchdog.timeout_s", seconds, "use 0, or a number of seconds")

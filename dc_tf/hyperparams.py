@@ -1,8 +1,8 @@
-"""`official.modeling.hyperparams` without importing TensorFlow, which it uses for files only.
+"""`official.modeling.hyperparams` without importing TensorFlow, which it needs only for files.
 
     from dc_tf.hyperparams import Config
 
-Commands can then refuse wrong settings before TensorFlow's seconds of import.
+So commands refuse wrong settings before TensorFlow's import, which takes seconds.
 """
 
 import importlib

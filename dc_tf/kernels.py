@@ -14,8 +14,11 @@ import sys
 import warnings
 
 VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
-# oneDNN's float32 kernels want both; on older processors they were not measured.
+LIMIT = "ONEDNN_MAX_CPU_ISA"
+# oneDNN's float32 kernels need both; older processors were not measured.
 _NEEDED = ("avx2", "fma")
+# Values of LIMIT below which oneDNN has no kernel for bfloat16.
+_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,16 +67,29 @@ def enabled() -> bool:
     return _pywrap_util_port.IsMklEnabled()
 
 
+def bfloat16_fault() -> str:
+    """Why bfloat16 would end this process; empty where it would not.
+
+    TensorFlow asks the processor, not oneDNN, whether oneDNN can multiply in bfloat16. Where the
+    environment keeps oneDNN from the instructions that the processor has, a product of matrices
+    ends in a segmentation fault, so it cannot be tried.
+    """
+    limit = os.environ.get(LIMIT, "").upper()
+    if limit not in _WITHOUT_BFLOAT16 or not enabled():
+        return ""
+    return f"{LIMIT}={limit} leaves oneDNN no bfloat16"
+
+
 def name(is_enabled: bool) -> str:
-    """What people call the kernels."""
+    """Name of the kernels for messages."""
     return "oneDNN" if is_enabled else "TensorFlow's own"
 
 
 def _lacking(cpuinfo) -> str:
-    """Why oneDNN is not known to be faster here; empty where it is."""
+    """Why oneDNN is not known to be faster here; empty if it is."""
     machine = os.uname().machine if hasattr(os, "uname") else "unknown"
     if machine != "x86_64":
-        return f"the processor is of the kind {machine}"
+        return f"the processor is {machine}"
     try:
         with open(cpuinfo, encoding="utf-8", errors="replace") as file:
             flags = next((line.split() for line in file if line.startswith("flags")), None)

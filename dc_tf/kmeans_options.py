@@ -16,7 +16,7 @@ BACKENDS = ("auto", "tensorflow", "faiss")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class KMeansOptions:
-    """What can be chosen of a k-means, besides its rows, k and seed.
+    """Settings of a k-means other than its rows, k and seed.
 
     Attributes:
         iterations: of Lloyd, at least 0; the most, where `tolerance` is set.
@@ -30,8 +30,8 @@ class KMeansOptions:
         tolerance: stop when an iteration lowers the objective by no more than this share of it; 0
             does all iterations.
         backend: "tensorflow", "faiss" (float32 only) or "auto", the faster for k and dim.
-        cache_bytes: keep the rows, as the products take them, in device memory if they need no more
-            than this.
+        cache_bytes: keep the rows, as factors of the products, in device memory if they take at
+            most this.
         memory_bytes: bound for the temporaries of the assignment; None is an eighth of the memory
             that is free but at most 256 MiB, on a GPU a sixteenth of its own but at most 2 GiB.
 

@@ -16,7 +16,7 @@ _CGROUPS = (
 
 
 def free_memory() -> int:
-    """Bytes of host memory that this process may still take."""
+    """Bytes of host memory that this process may still allocate."""
     lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
     fields = dict(line.split(":", 1) for line in lines)
     free = int(fields["MemAvailable"].split()[0]) * 1024
@@ -24,10 +24,10 @@ def free_memory() -> int:
 
 
 def gpu_memory(what="free") -> list[int]:
-    """Bytes of each GPU that the driver shows; empty without its nvidia-smi.
+    """Bytes of each GPU that the driver lists; empty without nvidia-smi.
 
     Args:
-        what: "free" or "total". TensorFlow takes nearly all of it when it starts.
+        what: "free" or "total". TensorFlow allocates nearly all of it when it starts.
     """
     command = ["nvidia-smi", f"--query-gpu=memory.{what}", "--format=csv,noheader,nounits"]
     try:
@@ -39,7 +39,7 @@ def gpu_memory(what="free") -> list[int]:
 
 
 def size(count: float) -> str:
-    """Bytes for people: 12.3 GB."""
+    """Bytes as text: "12.3 GB"."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -48,7 +48,7 @@ def size(count: float) -> str:
 
 
 def _left(limit, used):
-    """What a control group has left of its memory; very much without a limit."""
+    """Bytes that a control group may still allocate; a huge number without a limit."""
     try:
         limit = pathlib.Path(limit).read_text().strip()
         used = pathlib.Path(used).read_text().strip()

@@ -20,9 +20,10 @@ import tensorflow as tf
 
 from dc_tf.distributed.collectives import ALONE, all_gather
 from dc_tf.errors import ConfigError
+from dc_tf.kernels import LIMIT, VARIABLE, bfloat16_fault
 
 AUTO = "auto"
-# How much faster bfloat16 has to be for `auto` to take it: it has fewer digits.
+# `auto` takes bfloat16, which has fewer digits, only if it is so many times as fast.
 WORTHWHILE = 1.1
 
 _ROUNDS = 5
@@ -41,7 +42,7 @@ class Choice:
         asked: the setting.
         dtype: "float32", "bfloat16" or "float16".
         speed: float32's seconds over bfloat16's, of the slowest worker; None if not measured.
-        reason: for people, or "" where there is nothing to say.
+        reason: for people, or "".
     """
 
     asked: str
@@ -62,7 +63,7 @@ def choose(asked: str, work: str, dim: int = 256, comm=ALONE) -> Choice:
     """The type to compute in, the same on every worker; starts TensorFlow.
 
     Args:
-        asked: "auto", or a type, which is taken.
+        asked: "auto", or a type, which is used as it is.
         work: "convolution" or "product": what is measured.
         dim: components that a product sums over.
         comm: Communicator of the workers, which all call this.
@@ -72,12 +73,15 @@ def choose(asked: str, work: str, dim: int = 256, comm=ALONE) -> Choice:
         on a worker.
 
     Raises:
-        ConfigError: `work` is neither.
+        ConfigError: `work` is neither; on every worker, "bfloat16" would end the process of one.
     """
     if work not in ("convolution", "product"):
         raise ConfigError(f"work is {work!r}; use 'convolution' or 'product'.")
     if asked not in (AUTO, "bfloat16"):
         return Choice(asked, asked)
+    if asked == AUTO and (fault := _bfloat16_fault(comm)):
+        return Choice(asked, "float32", reason=f"auto: {fault}")
+    require_possible(asked, comm)
     where = "here" if comm.size == 1 else "on the slowest worker"
     prefix = "auto: " if asked == AUTO else ""
     if work == "product":
@@ -93,12 +97,28 @@ def choose(asked: str, work: str, dim: int = 256, comm=ALONE) -> Choice:
     return Choice(asked, dtype, speed, reason)
 
 
-def tell(choice: Choice, who: str):
-    """Says on stderr what is computed in and why, where that was measured."""
+def tell(choice: Choice, who: str) -> None:
+    """Prints the type and its reason on stderr, if it was measured."""
     if not choice.reason:
         return
     advice = "; auto would take float32, which is faster" if choice.slower else ""
     print(f"{who}: computes in {choice}{advice}", file=sys.stderr, flush=True)
+
+
+def require_possible(dtype: str, comm=ALONE) -> None:
+    """ConfigError on every worker if computing in `dtype`, or "auto", would end one's process."""
+    fault = _bfloat16_fault(comm) if dtype == "bfloat16" else ""
+    if fault:
+        raise ConfigError(
+            f"bfloat16 cannot be used: {fault}; unset {LIMIT}, set {VARIABLE}=0, or take float32."
+        )
+
+
+def _bfloat16_fault(comm):
+    """`kernels.bfloat16_fault` of this worker, or of another."""
+    own = bfloat16_fault()
+    on_others = all_gather(np.int32(bool(own)), comm).any()
+    return own or ("another worker's environment leaves oneDNN no bfloat16" if on_others else "")
 
 
 @functools.cache
@@ -131,7 +151,7 @@ def product_speed(dim: int) -> float:
 
 @functools.cache
 def kernels() -> tuple:
-    """What multiplies matrices in k-means on this device: on a GPU, XLA does too."""
+    """The functions that multiply matrices in k-means on this device: on a GPU, XLA's too."""
     return (tf.matmul, tf.function(tf.matmul, jit_compile=True)) if _on_gpu() else (tf.matmul,)
 
 
@@ -167,7 +187,7 @@ def _excess_error(product, dim, dtype, rows, columns):
     u, v = rounded(rows, half), rounded(half, columns)
     x = np.concatenate([u, u, rounded(rows, rest)], 1)
     y = np.concatenate([v, -v, rounded(rest, columns)], 0)
-    y[half:] += y[half:] * np.asarray(2.0**-6, dtype)  # so that something remains
+    y[half:] += y[half:] * np.asarray(2.0**-6, dtype)  # so that the sums are not zero
     worst = 0.0
     for order in (np.arange(dim), generator.permutation(dim)):
         a, b = x[:, order], y[order]
@@ -186,7 +206,7 @@ def _relative_speed(function, *arrays):
     exact = [tf.constant(array) for array in arrays]
     rough = [tf.cast(tensor, tf.bfloat16) for tensor in exact]
     for arguments in (exact, rough):
-        _seconds(function, arguments)  # traces, and lets kernels prepare
+        _seconds(function, arguments)  # traces, and initialises kernels
     ratios, started = [], time.monotonic()
     while len(ratios) < _ROUNDS and (not ratios or time.monotonic() - started < _LONG_S):
         ratios.append(_seconds(function, exact) / _seconds(function, rough))

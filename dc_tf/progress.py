@@ -12,7 +12,7 @@ import time
 
 from dc_tf.distributed import heartbeat
 
-# Of tqdm: our own count, with separators, in place of its own.
+# Formats of tqdm, with our own count, which has separators.
 _BAR = (
     "{desc}: {percentage:3.0f}%|{bar}| {postfix[0]} [{elapsed}<{remaining}, {rate_fmt}{postfix[1]}]"
 )
@@ -38,7 +38,7 @@ class Progress:
             unit: str, plural name of what is counted.
             enabled: bool; False shows nothing (workers other than the chief).
             every_s: seconds, least time between two plain lines.
-            done: int, units that were done before a restart; they are no speed.
+            done: int, units done before a restart; they do not count for the rate.
         """
         self.done = done
         self._skipped = done
@@ -47,7 +47,7 @@ class Progress:
         self._unit = unit
         self._enabled = enabled
         self._every_s = every_s
-        self._figures = {}
+        self._metrics = {}
         self._resumes = bool(done)
         self._has_bar = False
         self._bar = None
@@ -59,7 +59,7 @@ class Progress:
             self._write_resumed()
         self._has_bar = self._enabled and sys.stderr.isatty()
         if self._has_bar:
-            from tqdm import tqdm  # Not needed where there is no terminal.
+            from tqdm import tqdm  # needed on a terminal only
 
             self._bar = tqdm(
                 total=self._total,
@@ -83,10 +83,10 @@ class Progress:
             took = f"in {_duration(self._elapsed(self._started))}"
             self._write(", ".join([self._count(), f"{how} {took}", self._rate(), *self._named()]))
 
-    def update(self, n=1, **figures):
-        """Adds `n` finished units; `figures` (name=number or None) stand beside the count.
+    def update(self, n=1, **metrics) -> None:
+        """Adds `n` finished units; `metrics` (name=number or None) are shown beside the count.
 
-        Calls with 0 before anything is finished tell of preparations, no part of the rate.
+        Calls with 0 before the first unit report preparation, which does not count for the rate.
         """
         heartbeat.beat(self._what)
         if self.done == self._skipped:
@@ -96,7 +96,7 @@ class Progress:
                 self._resumes = True
                 self._write_resumed()
         self.done += n
-        self._figures.update({k: v for k, v in figures.items() if v is not None})
+        self._metrics.update({k: v for k, v in metrics.items() if v is not None})
         if self._bar is not None:
             self._show_in_bar()
             self._bar.update(n)
@@ -104,8 +104,8 @@ class Progress:
             self._last_line = time.monotonic()
             self._write(", ".join([self._count(), self._rate(), *self._left(), *self._named()]))
 
-    def skip(self, n):
-        """Adds `n` units that need no work, e.g. done before a restart; they are no speed."""
+    def skip(self, n) -> None:
+        """Adds `n` units that need no work, e.g. done before a restart; not part of the rate."""
         self.done += n
         self._skipped += n
         if self._bar is not None:
@@ -115,7 +115,7 @@ class Progress:
             self._bar.refresh()
 
     def _is_due(self):
-        is_last = self.done == self._total  # then the end's line says it
+        is_last = self.done == self._total  # the final line reports it
         return self._enabled and not is_last and time.monotonic() - self._last_line >= self._every_s
 
     def _elapsed(self, since):
@@ -125,13 +125,13 @@ class Progress:
         if self._total is None:
             return f"{self.done:,} {self._unit}"
         count = f"{self.done:,}/{self._total:,} {self._unit}"
-        if not self._total or self._has_bar:  # which has its own percentage
+        if not self._total or self._has_bar:  # a bar has its own percentage
             return count
         return f"{count} ({100 * self.done / self._total:.0f}%)"
 
     def _rate(self):
         worked = self.done - self._skipped
-        return f"{_figure(worked / self._elapsed(self._working_since))} {self._unit}/s"
+        return f"{_number(worked / self._elapsed(self._working_since))} {self._unit}/s"
 
     def _left(self):
         worked = self.done - self._skipped
@@ -141,7 +141,7 @@ class Progress:
         return [f"{_duration(max(seconds, 0))} left"]
 
     def _named(self):
-        return [f"{name} {_figure(value)}" for name, value in self._figures.items()]
+        return [f"{name} {_number(value)}" for name, value in self._metrics.items()]
 
     def _show_in_bar(self):
         self._bar.postfix = [self._count(), "".join(f", {text}" for text in self._named())]
@@ -159,9 +159,9 @@ class Progress:
 
 
 class IterationProgress(Progress):
-    """Progress of k-means: its iteration, and not the rows of all iterations together.
+    """Progress of k-means: shows the iteration instead of rows summed over iterations.
 
-    The rows are gone through once an iteration, and once more for the final assignment.
+    Each iteration is a pass over the rows; the final assignment is one more.
     """
 
     def __init__(
@@ -178,13 +178,13 @@ class IterationProgress(Progress):
         """Prepares.
 
         Args:
-            iterations: int, at most.
+            iterations: int, the maximum.
             rows: int, of all workers.
-            what: as of `Progress`.
+            what: as in `Progress`.
             own_rows: int, rows of this worker, which `update` and `skip` count; None: `rows`.
-            problems: int, clusterings one after the other that share the rows.
-            enabled, every_s: as of `Progress`.
-            iterations_done: int, before a restart.
+            problems: int, number of consecutive clusterings that share the rows.
+            enabled, every_s: as in `Progress`.
+            iterations_done: int, iterations done before a restart.
         """
         self._iterations = iterations
         self._rows = rows
@@ -194,12 +194,12 @@ class IterationProgress(Progress):
         total, done = (iterations + 1) * self._own_rows, iterations_done * self._own_rows
         super().__init__(total, what, "rows", enabled, every_s, done)
 
-    def update(self, n=1, iteration=None, cluster=None, **figures):
-        """As of `Progress`; `iteration` of the problem `cluster`, both counted from 0."""
+    def update(self, n=1, iteration=None, cluster=None, **metrics) -> None:
+        """As in `Progress`; `iteration` of the problem `cluster`, both counted from 0."""
         self._move(iteration, cluster)
-        super().update(n, **figures)
+        super().update(n, **metrics)
 
-    def skip(self, n, iteration=None, cluster=None):
+    def skip(self, n, iteration=None, cluster=None) -> None:
         self._move(iteration, cluster)
         super().skip(n)
 
@@ -215,10 +215,10 @@ class IterationProgress(Progress):
 
     def _rate(self):
         worked = (self.done - self._skipped) * self._rows / max(1, self._own_rows)
-        return f"{_figure(worked / self._elapsed(self._working_since))} rows/s"
+        return f"{_number(worked / self._elapsed(self._working_since))} rows/s"
 
 
-def _figure(value):
+def _number(value):
     if isinstance(value, str):
         return value
     value = float(value)

@@ -32,7 +32,7 @@ class RunDir:
 
     @property
     def data(self) -> str:
-        """What the data set was when the run began."""
+        """Path and fingerprint of the data set when the run began."""
         return os.path.join(self.path, "data.json")
 
     @property
@@ -57,7 +57,7 @@ class RunDir:
 
     @property
     def failed_step(self) -> str:
-        """Where training stood when a loss was not finite, and its figures."""
+        """Position in training and metrics when a loss was not finite."""
         return os.path.join(self.path, "failed_step.json")
 
     @property
@@ -82,21 +82,25 @@ class RunDir:
 
     @property
     def lock(self) -> str:
-        """Held by the first worker of the run that is going on."""
+        """Lock file, held by the chief while the run is in progress."""
         return os.path.join(self.path, "run.lock")
 
     def log(self, rank: int) -> str:
-        """What a worker has logged."""
+        """The log of a worker."""
         return os.path.join(self.path, "logs", f"worker-{rank:05d}.log")
 
     def clustering(self, stage: int, round_index: int) -> str:
-        """Assignments of one round, written by all workers and read by all."""
+        """Assignments of one round, and of the newest rounds the centroids."""
         return os.path.join(self.clusterings, f"stage-{stage:02d}-round-{round_index:04d}")
 
-    def features(self, rank: int) -> str:
-        """Features and clustering in progress of one worker; scratch.
+    def embeddings(self, name: str) -> str:
+        """Features of one layer of the newest checkpoint over the data set."""
+        return os.path.join(self.path, "embeddings", name)
 
-        It is on the worker's own disk where DC_TF_SCRATCH names one.
+    def features(self, rank: int) -> str:
+        """Scratch folder of a worker for its features and the clustering in progress.
+
+        On the worker's own disk if DC_TF_SCRATCH names one.
         """
         root = os.environ.get("DC_TF_SCRATCH")
         if not root:
@@ -104,14 +108,15 @@ class RunDir:
         run = hashlib.sha256(self.path.encode()).hexdigest()[:12]  # runs may share a disk
         return os.path.join(root, f"dc_tf-{run}", f"worker-{rank:05d}")
 
-    def remove_features_of_others(self, size: int):
-        """Removes what is on this disk of workers that a world of `size` no longer has."""
+    def remove_features_of_others(self, size: int) -> None:
+        """Removes the features on this disk of workers that a world of `size` does not have."""
         folder = os.path.dirname(self.features(0))
         for name in os.listdir(folder) if os.path.isdir(folder) else []:
             rank = name.removeprefix("worker-")
             if rank.isdigit() and int(rank) >= size:
-                # Workers that share the disk do the same at the same time.
+                # workers that share the disk do this concurrently
                 shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
 
-    def create(self):
+    def create(self) -> None:
+        """Creates the folder."""
         os.makedirs(self.path, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a worker logs, in a file of its own as well.
+"""Also writes a worker's log to a file.
 
 with logged_to("RUN/logs/worker-00000.log"): ...
 """
@@ -6,15 +6,16 @@ with logged_to("RUN/logs/worker-00000.log"): ...
 import contextlib
 import logging as python_logging
 import os
+from collections.abc import Iterator
 
 from absl import logging
 
 
 @contextlib.contextmanager
-def logged_to(path):
-    """Inside, all that is logged at INFO or above is appended to `path`.
+def logged_to(path) -> Iterator[None]:
+    """Inside, messages of INFO and above are also appended to `path`.
 
-    The screen keeps to absl's verbosity (-1 warnings, 0 what happens).
+    The screen follows absl's verbosity (-1 warnings, 0 information).
     """
     os.makedirs(os.path.dirname(path), exist_ok=True)
     logger, screen = logging.get_absl_logger(), logging.get_absl_handler()

@@ -18,9 +18,11 @@ from dc_tf import shipped
 from dc_tf.errors import ConfigError
 from dc_tf.hyperparams import Config
 
+T = typing.TypeVar("T")
+
 
 def read(config_files=(), params_override=()) -> dict:
-    """The files laid over one another in order, then the overrides.
+    """The files merged in order, then the overrides.
 
     Args:
         config_files: paths of YAML files, or names of presets (`shipped.config_file`).
@@ -38,15 +40,15 @@ def read(config_files=(), params_override=()) -> dict:
     return settings
 
 
-def fill(config, settings: dict, where: str = ""):
-    """`config` with `settings` laid over it; unknown names and wrong types are refused."""
+def fill(config, settings: dict, where: str = "") -> Config:
+    """`config`, updated from `settings`; unknown names and wrong types are refused."""
     known = config.as_dict()
     for name, value in settings.items():
         place = f"{where}.{name}" if where else name
         if name not in known:
             raise ConfigError(f"unknown setting {place!r}; known here: {', '.join(sorted(known))}.")
         current = getattr(config, name)
-        if type(current) is Config:  # what it holds is checked by who takes it
+        if type(current) is Config:  # the function that takes it checks its content
             current.override(_mapping(value, place), is_strict=False)
         elif isinstance(current, Config):
             if not isinstance(value, dict):
@@ -57,12 +59,12 @@ def fill(config, settings: dict, where: str = ""):
     return config
 
 
-def build(kind, settings: dict):
+def build(kind: type[T], settings: dict) -> T:
     """A dataclass from settings; unknown names and wrong types are refused.
 
     Args:
-        kind: dataclass whose fields all have defaults; one with the default None says its type
-            as "type | None".
+        kind: dataclass whose fields all have defaults; a field with the default None has the
+            annotation "type | None".
         settings: {name: value}.
     """
     types = typing.get_type_hints(kind)
@@ -78,7 +80,7 @@ def build(kind, settings: dict):
 
 
 def _default(field, kind):
-    """The default of a dataclass's field; where that says no type, an empty value of its type."""
+    """The default of a dataclass's field; an empty value of its type if that is None or ()."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     if field.default is None:
@@ -87,7 +89,7 @@ def _default(field, kind):
 
 
 def _coerce(value, like, place):
-    """`value` in the type of the default `like`; 1e-5 in YAML arrives as text."""
+    """`value` in the type of the default `like`; YAML reads 1e-5 as text."""
     try:
         if isinstance(like, dict):
             return dict(_mapping(value, place))
@@ -138,7 +140,7 @@ def _read_text(path: str) -> str:
 
 
 def _read_remote(path: str) -> str:
-    import tensorflow as tf  # for buckets only, since it takes seconds to import
+    import tensorflow as tf  # only for buckets, since it takes seconds to import
 
     try:
         with tf.io.gfile.GFile(path) as file:
@@ -174,7 +176,7 @@ def _read_mapping(settings) -> dict:
 
 
 def _plain(value):
-    """As YAML would give it: Python has more kinds of mappings, sequences and paths."""
+    """The value in YAML's types: Python has more kinds of mappings, sequences and paths."""
     if isinstance(value, collections.abc.Mapping):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -205,7 +207,7 @@ def _mapping(value, source) -> dict:
 
 
 def _merge(target: dict, source: dict):
-    """Lays `source` over `target`; a mapping over a list reaches into its elements by index."""
+    """Merges `source` into `target`; names such as stages[0] reach into the elements of a list."""
     for name, value in source.items():
         base, _, index = str(name).partition("[")
         if index:
@@ -221,5 +223,5 @@ def _element(elements, index: str, name: str) -> dict:
     position = index.rstrip("]")
     if not position.isdigit() or not isinstance(elements, list) or int(position) >= len(elements):
         count = len(elements) if isinstance(elements, list) else 0
-        raise ConfigError(f"{name!r} does not exist; the configuration has {count} of them.")
+        raise ConfigError(f"{name!r} does not exist; the configuration has {count}.")
     return elements[int(position)]

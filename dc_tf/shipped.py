@@ -23,11 +23,11 @@ def folder(name: str) -> pathlib.Path:
 
 
 def config_file(text) -> str:
-    """The configuration that a user names: a path as it is, or the path of a preset.
+    """The path of a configuration: `text` itself, or the file of the preset of that name.
 
     Args:
-        text: str or PathLike. What has neither a folder nor an ending, and is no file, is the name
-            of a preset.
+        text: str or PathLike. A text without folder and ending that is not a file is the name of a
+            preset.
 
     Raises:
         ConfigError: there is no preset of that name; lists those that there are.

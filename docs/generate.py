@@ -250,12 +250,17 @@ def run_folder() -> str:
 
 
 # Methods of RunDir that name a path, with arguments for an example.
-_RUN_METHODS = {"log": (0,), "clustering": (1, 0), "features": (0,)}
+_RUN_METHODS = {"log": (0,), "clustering": (1, 0), "embeddings": ("fc7",), "features": (0,)}
 
 
 def checkpoint() -> str:
     """The files of a checkpoint."""
     return docstring_markdown(ast.get_docstring(_parsed("dc_tf.training.checkpoint")))
+
+
+def centroids() -> str:
+    """The files that are kept of a clustering."""
+    return docstring_markdown(ast.get_docstring(_parsed("dc_tf.clustering.kept_clustering")))
 
 
 def api() -> str:
@@ -283,6 +288,7 @@ PARTS = {
     "configurations": configurations,
     "run folder": run_folder,
     "checkpoint": checkpoint,
+    "centroids": centroids,
     "api": api,
 }
 

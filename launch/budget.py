@@ -1,30 +1,29 @@
-"""Fits the epochs of an experiment to the minutes that it may take.
+"""Fits the epochs of an experiment to a time limit.
 
     costs = Costs.of(plan, wall_s, test_rows)         # of `dc_tf train --dry_run --measure`
     epochs = fit(costs, seconds=400)
     costs.seconds(epochs), overrides(costs, epochs)
 
-The ratio of the stages' epochs stays. Each stage has at least `LEAST_STEPS` steps, and at most the
-epochs of the configuration, or, on fewer images than it was made for, as many steps as there.
+The ratio of epochs between stages is kept. Each stage has at least `LEAST_STEPS` steps, and at most
+the epochs of the configuration, or, on fewer images than `MADE_FOR`, as many steps as on that many.
 Arithmetic only; needs nothing but Python.
 """
 
 import dataclasses
 import math
 
-# Images of `configs/quickstart.yaml`, whose epochs suit so many.
+# Number of images for which the epochs of `configs/quickstart.yaml` were chosen.
 MADE_FOR = 4000
-# With 62 steps a stage the best layers were better than those of random weights
+# With 62 steps per stage the best layers were better than those of random weights
 # (benchmarks/results/quickstart.md); fewer were not tried.
 LEAST_STEPS = 60
-# Seconds beyond the steps: of an epoch, for its first batches and metrics; of a round, for its
-# checkpoint and what of a clustering does not depend on the number of images (8 s were seen on a
-# machine busy with other jobs).
+# Overhead in seconds: of an epoch, for its first batches and metrics; of a round, for its
+# checkpoint and the fixed part of a clustering (8 s on a machine busy with other jobs).
 _EPOCH_S = 0.5
 _ROUND_S = 4.0
-# Networks that each of the two evaluations passes all images through: the trained, the untrained.
+# Each of the two evaluations runs all images through the trained and the untrained network.
 _NETWORKS = 2
-# Seconds of classifiers and neighbours for an image, both networks and six layers.
+# Seconds per image of classifiers and nearest neighbours, for both networks and six layers.
 _CLASSIFY_S = 0.0035
 # Programs after training that start TensorFlow: export, k-NN, linear probe, report.
 _PROGRAMS = 4
@@ -32,14 +31,14 @@ _PROGRAMS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What a stage costs.
+    """The cost of a stage.
 
     Attributes:
         name: of the stage.
         epochs: of the configuration.
-        least: epochs, at least.
+        least: smallest number of epochs.
         reassign_every: epochs from one clustering to the next; 0 without clusterings.
-        drops: epochs after which the learning rate falls.
+        drops: epochs after which the learning rate is lowered.
         epoch_s: seconds of the training of an epoch.
         clustering_s: seconds of one clustering, extraction included.
         images_per_s: of training, over all workers.
@@ -54,30 +53,30 @@ class Stage:
     clustering_s: float
     images_per_s: float
 
-    def seconds(self, epochs):
+    def seconds(self, epochs) -> float:
         rounds = math.ceil(epochs / self.every(epochs)) if self.reassign_every else 1
         clustering_s = self.clustering_s if self.reassign_every else 0.0
         return epochs * (self.epoch_s + _EPOCH_S) + rounds * (clustering_s + _ROUND_S)
 
-    def every(self, epochs):
-        """Epochs from one clustering to the next: not more clusterings than configured."""
+    def every(self, epochs) -> int:
+        """Epochs between clusterings, with at most the configured number of clusterings."""
         return max(self.reassign_every, math.ceil(epochs * self.reassign_every / self.epochs))
 
-    def whole_rounds(self, epochs):
-        """At least `least`, and no round cut short: its clusters would be new at the end."""
+    def whole_rounds(self, epochs) -> int:
+        """At least `least`, in whole rounds: the clusters of a cut round would be hardly used."""
         every = self.every(epochs) if self.reassign_every else 1
         return max(self.least, epochs if epochs < every else epochs // every * every)
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """What training and measuring cost in seconds.
+    """The cost of training and evaluation in seconds.
 
     Attributes:
         stages: tuple of Stage.
-        most: the most that epochs are multiplied by, at least 1.
-        start_s: start of the workers and their first steps.
-        after_s: export and evaluations.
+        most: upper bound of the factor on epochs, at least 1.
+        start_s: of the start of the workers and their first steps.
+        after_s: of export and evaluations.
     """
 
     stages: tuple
@@ -86,17 +85,17 @@ class Costs:
     after_s: float
 
     @classmethod
-    def of(cls, plan, wall_s, test_rows):
-        """From what was measured.
+    def of(cls, plan, wall_s, test_rows) -> "Costs | None":
+        """From measured rates.
 
         Args:
             plan: dict, the result of `dc_tf train --dry_run --measure`.
-            wall_s: seconds that this took.
-            test_rows: images to measure with; None: nothing is measured.
+            wall_s: seconds that this command took.
+            test_rows: images to evaluate on; None: no evaluation.
 
         Returns:
-            Costs, or None where no speed is known. A stage that was not measured is taken to be as
-            slow as the slowest one.
+            Costs, or None if no speed is known. A stage that was not measured counts as slow as the
+            slowest one.
         """
         measured, found = plan["measured"], plan["stages"]
         speeds = [s["images_per_second"] for s in found if s["images_per_second"]]
@@ -137,14 +136,14 @@ class Costs:
             after_s = _PROGRAMS * program_s + 2 * each + _CLASSIFY_S * images
         return cls(stages, most, program_s + first_steps_s, after_s)
 
-    def seconds(self, epochs):
-        """Of all that is left after the measurement, with so many epochs of each stage."""
+    def seconds(self, epochs) -> float:
+        """Seconds of all that follows the measurement, given the epochs of each stage."""
         training = sum(stage.seconds(count) for stage, count in zip(self.stages, epochs))
         return self.start_s + training + self.after_s
 
 
-def fit(costs, seconds):
-    """The most epochs of each stage that are over in `seconds`, as a list; see above."""
+def fit(costs, seconds) -> list[int]:
+    """The most epochs of each stage that fit into `seconds`."""
     configured = [stage.epochs for stage in costs.stages]
     longest = max(configured)
     best = None
@@ -157,8 +156,8 @@ def fit(costs, seconds):
     return best
 
 
-def overrides(costs, epochs):
-    """Settings for `--params_override`: epochs, and what is counted in epochs, in proportion."""
+def overrides(costs, epochs) -> dict:
+    """Settings for `--params_override`: epochs, and settings counted in epochs, in proportion."""
     settings = {}
     for index, (stage, count) in enumerate(zip(costs.stages, epochs)):
         name = f"stages[{index}]"

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Starts N workers of one job on this machine and looks after them.
+"""Starts N workers of one job on this machine and supervises them.
 
     launch/local.py --workers=4 -- train --config_file=quickstart --workdir=/tmp/run
     dc_tf launch --workers=4 -- train --config_file=quickstart --workdir=/tmp/run     # the same
 
-What follows `--` is a dc_tf command line; every worker gets it, with a TF_CONFIG of its own.
-One worker per GPU where there are GPUs, otherwise the cores are shared out. Output lines get the
-worker's name in front. When one worker fails the others are ended; with --max_restarts=K the
+After `--` comes a dc_tf command line, which every worker runs with a TF_CONFIG of its own. With
+GPUs, each worker gets one; otherwise workers share the cores. Output lines start with the worker's
+name. When one worker fails, the others are ended; with --max_restarts=K the
 whole set is started again up to K times, on new ports, and resumes from its last checkpoint.
 
 The last line on stdout is the chief's JSON line. Exit codes are the workers' own: 0 done; 1
-failed; 2 wrong usage or configuration, never restarted; 42 preempted, 43 held up by another worker,
+failed; 2 wrong usage or configuration, never restarted; 42 preempted, 43 another worker failed,
 both restarted; 128 + n killed by signal n. Needs nothing but Python.
 """
 
@@ -31,12 +31,12 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# A wheel carries this file inside the package, which the interpreter then finds by itself.
+# A wheel has this file inside the package, which is then on the interpreter's path.
 IN_REPOSITORY = (ROOT / "dc_tf").is_dir()
 NAME = "local.py" if __name__ == "__main__" else "dc_tf launch"
 WRONG_USAGE, PREEMPTED = 2, 42
 POLL_S = 0.05
-# One Ctrl-C, `timeout` or job scheduler may signal a process twice: itself and with its group.
+# Ctrl-C, `timeout` or a job scheduler may signal a process twice: alone and with its group.
 BURST_S = 0.3
 # A worker that TensorFlow keeps busy joining the others can miss a signal.
 REPEAT_S = 3.0
@@ -44,10 +44,10 @@ CPU_QUOTA = pathlib.Path("/sys/fs/cgroup/cpu.max")
 
 
 class UsageError(Exception):
-    """Settings that cannot work; nothing was started."""
+    """Wrong usage; nothing was started."""
 
 
-def main(argv=None):
+def main(argv=None) -> int:
     """Returns the exit code of the job; see the module's text."""
     options, command = parse(list(sys.argv[1:] if argv is None else argv))
     try:
@@ -65,8 +65,8 @@ def main(argv=None):
     return code
 
 
-def parse(argv):
-    """Returns (options, command): the launcher's own flags and what stands behind `--`."""
+def parse(argv) -> tuple[argparse.Namespace, list[str]]:
+    """Returns (options, command): the launcher's own flags and the arguments after `--`."""
     split = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -93,21 +93,23 @@ def parse(argv):
     for name, least in [("workers", 1), ("max_restarts", 0), ("threads", 1), ("grace_s", 0)]:
         value = getattr(options, name)
         if value is not None and value < least:
-            parser.error(f"--{name}={value} is too small; the least is {least}")
+            parser.error(f"--{name}={value} is too small; use at least {least}")
     if not argv[split + 1 :]:
-        parser.error(f"no command; write it behind --, as in: {NAME} --workers=2 -- train ...")
+        parser.error(
+            f"no command was given; write it after --, as in: {NAME} --workers=2 -- train ..."
+        )
     program = shlex.split(options.program) if options.program else [python(), "-m", "dc_tf"]
     return options, program + argv[split + 1 :]
 
 
-def python():
+def python() -> str:
     """This interpreter if it has TensorFlow, else that of the environment of the launch scripts."""
     venv = pathlib.Path(os.environ.get("DC_TF_VENV") or ROOT / ".venv") / "bin" / "python"
     has_tensorflow = importlib.util.find_spec("tensorflow") is not None
     return sys.executable if has_tensorflow or not venv.exists() else str(venv)
 
 
-def visible_gpus():
+def visible_gpus() -> list[str]:
     """Names of the GPUs that workers may use, as CUDA_VISIBLE_DEVICES wants them."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
@@ -121,19 +123,19 @@ def visible_gpus():
     return [str(index) for index in range(len(gpus))]
 
 
-def share_devices(workers, gpus):
-    """Returns one GPU name per worker, or None where all of them work on the CPU."""
+def share_devices(workers, gpus) -> list[str] | None:
+    """Returns one GPU name per worker, or None if all use the CPU."""
     if not gpus:
         return None
     if workers > len(gpus):
         raise UsageError(
-            f"--workers={workers} needs a GPU each and {len(gpus)} can be seen; use at most "
-            f"{len(gpus)} workers, or CUDA_VISIBLE_DEVICES=-1 to work on the CPU."
+            f"--workers={workers} needs {workers} GPUs and {len(gpus)} are visible; use at most "
+            f"{len(gpus)} workers, or CUDA_VISIBLE_DEVICES=-1 to use CPUs."
         )
     return gpus[:workers]
 
 
-def environments(workers, devices, threads):
+def environments(workers, devices, threads) -> list[dict]:
     """Returns each worker's environment: its place in the cluster, its GPU or its threads."""
     hosts = [f"localhost:{port}" for port in free_ports(workers)]
     threads = threads or (None if devices else max(1, cores() // workers))
@@ -149,13 +151,13 @@ def environments(workers, devices, threads):
             added["CUDA_VISIBLE_DEVICES"] = devices[index]
         if threads:
             added["TF_NUM_INTRAOP_THREADS"] = added["OMP_NUM_THREADS"] = str(threads)
-            # One more than none: an op that waits for other workers must not hold the only thread.
+            # At least two: an op that waits for other workers must not hold the only thread.
             added["TF_NUM_INTEROP_THREADS"] = str(max(2, threads))
         result.append({**os.environ, **added})
     return result
 
 
-def cores():
+def cores() -> int:
     """Cores that this process may use: those of its affinity and of its container's quota."""
     can_tell = hasattr(os, "sched_getaffinity")
     count = len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 1
@@ -166,20 +168,20 @@ def cores():
     return count if quota == "max" else min(count, max(1, int(quota) // int(period)))
 
 
-def free_ports(count):
+def free_ports(count) -> list[int]:
     """Returns `count` different ports that nothing listens on."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for held in sockets:  # All held at once, so that no port is given out twice.
+        for held in sockets:  # all open at the same time, so that no port is returned twice
             held.bind(("localhost", 0))
         return [held.getsockname()[1] for held in sockets]
 
 
 class StopSignals:
-    """Remembers SIGINT, SIGTERM, SIGHUP and SIGUSR1 instead of dying of them.
+    """Records SIGINT, SIGTERM, SIGHUP and SIGUSR1 instead of ending the process.
 
-    What was ignored before, as SIGHUP under nohup, stays ignored. Signals within `BURST_S` of one
-    that counts are taken for the same request.
+    Signals that were ignored before, such as SIGHUP under nohup, stay ignored. Signals within
+    `BURST_S` of a recorded one count as the same request.
 
     Attributes:
         received: list of signal numbers, oldest first.
@@ -190,9 +192,9 @@ class StopSignals:
         self._counted_at = -BURST_S
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self._hear)
+                signal.signal(number, self._record)
 
-    def _hear(self, number, _):
+    def _record(self, number, _):
         now = time.monotonic()
         if now - self._counted_at >= BURST_S:
             self._counted_at = now
@@ -200,7 +202,7 @@ class StopSignals:
 
 
 class WorkerSet:
-    """One start of all workers; `run` leaves none of them behind, whatever happens."""
+    """One start of all workers; after `run` none of them is left."""
 
     def __init__(self, options, command, devices):
         self._grace_s = options.grace_s
@@ -208,7 +210,7 @@ class WorkerSet:
         self._environments = environments(options.workers, devices, options.threads)
         self._workers = []
 
-    def run(self, stop):
+    def run(self, stop) -> int:
         """Starts the workers, waits for them and returns the exit code of the set."""
         try:
             for index, environment in enumerate(self._environments):
@@ -223,7 +225,7 @@ class WorkerSet:
         return code
 
     def _wait(self, stop):
-        """Waits until all have ended by themselves, or ends them when one fails or we are told."""
+        """Waits until all have ended, or ends them when one fails or a signal comes."""
         while not stop.received:
             codes = [worker.exit_code() for worker in self._workers]
             failed = {i: code for i, code in enumerate(codes) if code}
@@ -238,7 +240,7 @@ class WorkerSet:
         code = WRONG_USAGE if WRONG_USAGE in failed.values() else next(iter(failed.values()))
         who = ", ".join(f"w{i} ended with exit code {failed[i]}" for i in failed)
         note(f"{who}; ending the other workers")
-        if code == PREEMPTED:  # The others are saving too; let them.
+        if code == PREEMPTED:  # the others are saving too
             self._wait_for_all(self._grace_s, stop)
         self._end(stop)
         return code
@@ -253,17 +255,17 @@ class WorkerSet:
 
     def _end(self, stop):
         self._wait_for_all(self._grace_s, stop, asking=True)
-        if len(stop.received) > 1:  # What the last ones say of those that are gone is no news.
+        if len(stop.received) > 1:  # the remaining workers would only report that others are gone
             for worker in self._workers:
                 worker.mute()
         for worker in self._workers:
             worker.kill()
 
     def _wait_for_all(self, seconds, stop, asking=False):
-        """Waits at most `seconds`, shorter when the user asks a second time.
+        """Waits at most `seconds`, or until a second request to stop.
 
         Args:
-            asking: whether to tell the workers to end, at once and every `REPEAT_S`.
+            asking: whether to signal the workers to end, at once and every `REPEAT_S`.
         """
         until, ask_at = time.monotonic() + seconds, 0.0
         while True:
@@ -286,7 +288,7 @@ class Worker:
         self._is_chief = index == 0
         self._muted = False
         self._result = None
-        self._group_gone = False  # Then its number may belong to somebody else.
+        self._group_gone = False  # then its number may belong to another process
         self._process = subprocess.Popen(
             command,
             env=environment,
@@ -305,30 +307,30 @@ class Worker:
         for reader in self._readers:
             reader.start()
 
-    def exit_code(self):
+    def exit_code(self) -> int | None:
         """The exit code as a shell gives it, None while running."""
         code = self._process.poll()
         if code is not None:
-            self._signal_group(signal.SIGKILL)  # What it started must not outlive it.
+            self._signal_group(signal.SIGKILL)  # its children must not outlive it
             self._group_gone = True
         return 128 - code if code is not None and code < 0 else code
 
-    def terminate(self):
+    def terminate(self) -> None:
         if self.exit_code() is None:
             self._signal_group(signal.SIGTERM)
 
-    def kill(self):
-        """Ends the process and all that it started."""
+    def kill(self) -> None:
+        """Ends the process and its children."""
         self._signal_group(signal.SIGKILL)
         self._process.wait()
         self._group_gone = True
 
-    def mute(self):
-        """Passes on no more lines."""
+    def mute(self) -> None:
+        """Stops passing on lines."""
         self._muted = True
 
-    def finish_output(self, is_result):
-        """Passes on what is still in the pipes, then the chief's JSON line, bare if a result."""
+    def finish_output(self, is_result) -> None:
+        """Passes on the rest of the pipes, then the chief's JSON line, bare if it is a result."""
         for reader in self._readers:
             reader.join(timeout=5)
         if self._result is not None:
@@ -347,20 +349,20 @@ class Worker:
                 write(out, f"[{self._name}] {line}")
 
     def _hold_back(self, line):
-        """Keeps a JSON line until it turns out not to be the last; returns what to write now."""
+        """Holds a JSON line until another line follows; returns the line to write now."""
         if self._result is not None:
             write(sys.stdout, f"[{self._name}] {self._result}")
         self._result, line = (line, None) if is_json_object(line) else (None, line)
         return line
 
 
-def signal_group(leader, number):
-    """Signals the processes that are left of a process group."""
+def signal_group(leader, number) -> None:
+    """Signals the remaining processes of a process group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, number)
 
 
-def is_json_object(line):
+def is_json_object(line) -> bool:
     try:
         return isinstance(json.loads(line), dict)
     except ValueError:
@@ -370,13 +372,13 @@ def is_json_object(line):
 _WRITING = threading.Lock()
 
 
-def write(out, line):
-    # A reader or terminal that went away must not block the workers' pipes, nor their saving.
+def write(out, line) -> None:
+    # a closed reader or terminal must not block the workers' pipes or their saving
     with _WRITING, contextlib.suppress(OSError):
         print(line, file=out, flush=True)
 
 
-def note(text):
+def note(text) -> None:
     write(sys.stderr, f"{NAME}: {text}")
 
 
@@ -384,11 +386,11 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def die_with(launcher):
-    """Runs in the worker: lets the kernel end it if the launcher is killed and cannot."""
+def die_with(launcher) -> None:
+    """Runs in the worker: lets the kernel end it if the launcher is killed."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != launcher:  # It was gone before we could ask.
+    if os.getppid() != launcher:  # it ended before the call
         os._exit(1)
 
 

@@ -1,14 +1,14 @@
-"""The whole job: images, training on several workers, export, measured features, a report.
+"""The whole job: images, training on several workers, export, evaluation of features, a report.
 
-    launch/quickstart.sh                                  on pictures that it draws itself
-    launch/quickstart.sh --images=DIR --workdir=DIR       on a folder of yours
+    launch/quickstart.sh                                  on generated images
+    launch/quickstart.sh --images=DIR --workdir=DIR       on your own folder
 
-It first measures how fast this machine trains, and chooses the epochs so that all of it takes
-about --minutes. With --images, sub-folders are taken for classes: a fifth of each is held out to
-measure with. A folder without them has no labels, so nothing is measured on it.
+It first measures the training speed of this machine, and chooses the epochs so that the job takes
+about --minutes. With --images, sub-folders are classes, and a fifth of each is held out for
+evaluation. A folder without sub-folders has no labels, so nothing is evaluated.
 
 Ctrl-C saves and ends with exit code 42; a second one ends it at once. Started again with the same
---workdir, it goes on where it stopped, with the epochs that it chose the first time. On a terminal
+--workdir, it resumes with the epochs that it chose the first time. On a terminal
 it ends with a table; else the last line on stdout is one JSON object, that of WORKDIR/result.json.
 """
 
@@ -34,13 +34,13 @@ EVALUATED_IN = ("float32", "bfloat16")
 MINUTES = 8.0
 PICTURES = 4000
 MEASURING = "Measuring the speed, about half a minute"
-# Batches of 64 images are shared by so many workers at most.
+# The most workers among which a batch of 64 images is split.
 MOST_WORKERS = 8
-# Settings that a work folder keeps; what is not given again is taken from there.
+# Settings that a work folder stores, for flags that are not given again.
 KEPT = ("images", "pictures", "workers", "minutes", "config_file", "params_override")
 
 
-def main(argv=None):
+def main(argv=None) -> int:
     """Returns the exit code."""
     options = parse(argv)
     workdir = pathlib.Path(options.workdir).absolute()
@@ -51,8 +51,8 @@ def main(argv=None):
         if stopped.code != PREEMPTED:
             say("ended at once, without saving")
         elif not stopped.saved:
-            say("the step that was running had saved nothing new")
-        say(f"stopped; start again with --workdir={workdir} to go on")
+            say("the interrupted step had saved nothing new")
+        say(f"stopped; start again with --workdir={workdir} to resume")
         return stopped.code
     except StepFailed as failed:
         say("\n".join(filter(None, [failed.log, str(failed)])))
@@ -63,7 +63,7 @@ def main(argv=None):
     return 0
 
 
-def parse(argv=None):
+def parse(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="launch/quickstart.sh",
         description=__doc__,
@@ -75,21 +75,21 @@ def parse(argv=None):
     parser.add_argument(
         "--pictures",
         type=int,
-        help=f"how many to draw, without --images (default: {PICTURES}); a quarter as many more to "
-        "measure with",
+        help=f"how many images to generate without --images (default: {PICTURES}); a quarter as "
+        "many are added for evaluation",
     )
     parser.add_argument(
         "--minutes",
         type=float,
-        help="what all of it may take; fewer epochs are trained where the configuration's take "
-        f"longer, at least {budget.LEAST_STEPS} steps a stage (default: {MINUTES:g}; with another "
-        "--config_file all of its epochs)",
+        help="time limit of the job; fewer epochs are trained if those of the configuration "
+        f"take longer, at least {budget.LEAST_STEPS} steps per stage (default: {MINUTES:g}; with "
+        "another --config_file all of its epochs)",
     )
     parser.add_argument(
         "--workers",
         type=int,
-        help="processes (default: 1, 2 or 4, as there are GPUs; without, 2, 4 or 8, as there are "
-        "cores)",
+        help="processes (default: 1, 2 or 4 by the number of GPUs; without GPUs 2, 4 or 8 by the "
+        "number of cores)",
     )
     parser.add_argument(
         "--workdir",
@@ -105,18 +105,18 @@ def parse(argv=None):
         path = getattr(options, name)
         setattr(options, name, path and str(pathlib.Path(path).absolute()))
     if options.images is not None and not pathlib.Path(options.images).is_dir():
-        parser.error(f"--images={options.images} is not a folder")
+        parser.error(f"--images={options.images} is not a folder; name one with images")
     for name in ("workers", "pictures"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            parser.error(f"--{name}={value} is too small; the least is 1")
+            parser.error(f"--{name}={value} is too small; use at least 1")
     if options.minutes is not None and not options.minutes > 0:
         parser.error(f"--minutes={options.minutes:g} is too small; use a positive number")
     return options
 
 
-def default_workers():
-    """One for each GPU or core, in a number that shares the 4 and 16 super-classes evenly."""
+def default_workers() -> int:
+    """One per GPU or core, in a number that divides the 4 and 16 super-classes."""
     gpus = len(local.visible_gpus())
     most = min(gpus, 4) if gpus else min(max(local.cores(), 2), MOST_WORKERS)
     return 1 << (most.bit_length() - 1)
@@ -139,8 +139,8 @@ class Quickstart:
         self._note = workdir / "quickstart.json"
         self._remember(options)
 
-    def run(self):
-        """Does what is left to do, and shows the result."""
+    def run(self) -> None:
+        """Runs the remaining steps and prints the result."""
         train, test, test_rows = self._make_data()
         epochs = self._choose_epochs(train, test_rows)
         trained = self._train(train, epochs)
@@ -164,7 +164,7 @@ class Quickstart:
             "rounds": trained["rounds"],
             "seconds": seconds,
             "expected_seconds": epochs["seconds"],
-            **summary.figures(trained, knn, linear),
+            **summary.metrics(trained, knn, linear),
         }
         path = self._workdir / "result.json"
         write_json(path, result)
@@ -174,7 +174,7 @@ class Quickstart:
         print(f"result: {path}" if sys.stdout.isatty() else json.dumps(result), flush=True)
 
     def _remember(self, options):
-        """Keeps one work folder for one set of images; what was not given is as the last time."""
+        """Refuses a work folder of other images; flags not given have their earlier values."""
         kept = json.loads(self._note.read_text()) if self._note.exists() else {}
         given = {name: getattr(options, name) for name in KEPT}
         for name, default in (("images", "generated images"), ("pictures", PICTURES)):
@@ -196,7 +196,7 @@ class Quickstart:
         write_json(self._note, self._kept)
 
     def _make_data(self):
-        """(data set to train on, to test on or None, images of the latter or None)."""
+        """(data set to train on, to test on or None, number of images of the latter or None)."""
         folder = self._workdir / "data"
         whole, train, test = folder / "all", folder / "train", folder / "test"
         if self._images is None:
@@ -209,20 +209,20 @@ class Quickstart:
         folders = any(e.is_dir() and e.name[0] != "." for e in os.scandir(self._images))
         if not complete(whole):
             flags = ["--labels_from_folders"] if folders else []
-            flags += ["--short_side=128", "--overwrite"]  # More than quickstart.yaml looks at.
+            flags += ["--short_side=128", "--overwrite"]  # more than quickstart.yaml uses
             self._dc_tf("Images", "convert", f"--input={self._images}", f"--output={whole}", *flags)
         if not (complete(train) and complete(test)):
             program = [sys.executable, "-m", "dc_tf.data.train_test_split", whole, train, test]
             held = self._steps.run("Holding out a fifth", list(map(str, program)))
             if held is None:
-                say("No two sub-folders with two images each: there is nothing to measure with.")
+                say("fewer than two sub-folders have two images each: nothing can be evaluated.")
                 return whole, None, None
         return train, test, rows_of(test)
 
     def _choose_epochs(self, train, test_rows):
-        """What is trained: {"stages": [...], "override": settings or None, "seconds": expected}.
+        """The epochs: {"stages": [...], "override": settings or None, "seconds": expected}.
 
-        Measured and chosen once for a work folder; `compute_dtype` is among it.
+        Measured and chosen once per work folder, with `compute_dtype`.
         """
         if "epochs" in self._kept:
             return self._kept["epochs"]
@@ -232,7 +232,7 @@ class Quickstart:
             plan = self._steps.run(MEASURING, command, quiet=True, is_launcher=True)
         except StepFailed as failed:
             if failed.code == WRONG_USAGE and self._images is not None:
-                held = f", {test_rows} of them held out to measure with" if test_rows else ""
+                held = f", {test_rows} of them held out for evaluation" if test_rows else ""
                 rows = rows_of(train) + (test_rows or 0)
                 failed.log = f"{self._images} has {rows} images{held}. {failed.log}"
             raise
@@ -258,24 +258,24 @@ class Quickstart:
         return self._kept["epochs"]
 
     def _fits(self):
-        """Whether epochs follow from the time: not if they were chosen otherwise."""
+        """Whether the time limit determines the epochs: not if they were given."""
         override = self._params_override or ""
         if pathlib.Path(override).suffix in (".yaml", ".yml", ".json") and "=" not in override:
             override = pathlib.Path(override).read_text()
         if re.search(r"\bepochs\b['\"]?\s*[=:]", override):
-            say("Epochs are those of --params_override, whatever --minutes says.")
+            say("epochs are those of --params_override; --minutes is ignored.")
             return False
         return self._config_file is None or self._minutes is not None
 
     def _say_costs(self, plan, costs, configured, epochs, seconds):
         if costs is None:
             notes = "; ".join(plan["measured"]["notes"]) if plan["measured"] else ""
-            say(f"The time that it takes is not known: {notes or 'no speed was measured'}.")
+            say(f"the duration is unknown: {notes or 'no speed was measured'}.")
             return
         speeds = [f"{stage.name} {stage.images_per_s:.0f}" for stage in costs.stages]
         dtype = plan["compute_dtype"]
         say(f"{self._workers} workers, {dtype}: {', '.join(speeds)} images/s.")
-        text = f"All of it takes about {minutes(seconds)}, with {_counts(epochs)} epochs"
+        text = f"the job takes about {minutes(seconds)}, with {_counts(epochs)} epochs"
         if epochs != configured:
             text += f" (configured: {_counts(configured)}), chosen for --minutes"
             text += f"={self._minutes or MINUTES:g}"
@@ -283,7 +283,7 @@ class Quickstart:
         longer = seconds > 60 * (self._minutes or MINUTES) + 30
         if longer and epochs != configured and epochs == budget.fit(costs, 0.0):
             least = f"each stage has at least {budget.LEAST_STEPS} steps"
-            say(f"Less is not possible: {least}. Fewer images take less time.")
+            say(f"fewer epochs are not possible: {least}; use fewer images to save time.")
 
     def _train(self, data, epochs):
         finished = self._run / "result.json"
@@ -295,7 +295,7 @@ class Quickstart:
 
     def _settings(self, data, override=None):
         """Flags of `dc_tf train`; a later override wins."""
-        # JSON, since a path may hold what separates settings.
+        # JSON, since a path may contain the separators of settings
         overrides = [self._params_override, json.dumps({"data": {"path": str(data)}})]
         if override:
             overrides.append(",".join(f"{name}={value}" for name, value in override.items()))
@@ -317,7 +317,7 @@ class Quickstart:
             return json.loads(path.read_text())
         flags = [f"--model={export}", f"--train={train}", f"--test={test}", f"--layer={LAYERS}"]
         dtype = self._kept["epochs"]["compute_dtype"]
-        if dtype in EVALUATED_IN:  # that of training, so that it is not chosen again
+        if dtype in EVALUATED_IN:  # that of training, so that it is not measured again
             flags.append(f"--compute_dtype={dtype}")
         result = self._dc_tf(f"Measuring: {name}", "evaluate", task, *flags)
         write_json(path, result)
@@ -338,24 +338,24 @@ class Quickstart:
         return self._steps.run(title, [sys.executable, "-m", "dc_tf", *map(str, arguments)])
 
 
-def complete(data):
-    """Whether a data set is there; its manifest is written last."""
+def complete(data) -> bool:
+    """Whether a data set is complete; its manifest is written last."""
     return (data / "manifest.json").exists()
 
 
-def rows_of(data):
+def rows_of(data) -> int:
     """Images of a complete data set."""
     return json.loads((data / "manifest.json").read_text())["rows"]
 
 
-def write_json(path, value):
-    """Whole or not at all."""
+def write_json(path, value) -> None:
+    """Writes a JSON file completely or not at all."""
     aside = path.with_name(f".{path.name}.new")
     aside.write_text(json.dumps(value, indent=1) + "\n")
     os.replace(aside, path)
 
 
-def minutes(seconds):
+def minutes(seconds) -> str:
     """125 -> '2:05 minutes'."""
     whole = round(seconds)
     return f"{whole // 60}:{whole % 60:02d} minutes"

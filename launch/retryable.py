@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Runs a command for a scheduler that only starts again what ends with 128 or more.
+"""Runs a command for a scheduler that restarts only exit codes of 128 and above.
 
     launch/retryable.py dc_tf train --workdir=RUN
 
-Kubeflow's restart policy ExitCode takes 1 to 127 for final, and so the 42 of a worker that was
-preempted and the 1 of one whose peer died. Here they become 138, which it documents as the user's
-own "start again". 0 (done) and 2 (wrong usage or configuration) stay as they are. TERM, INT and
-USR1 go on to the command. Needs nothing but Python.
+Kubeflow's restart policy ExitCode treats 1 to 127 as final, also 42 of a preempted worker and 1 of
+a worker whose peer died. This program turns them into 138, which Kubeflow documents as a user's
+retryable code. 0 (done) and 2 (wrong usage or configuration) stay as they are. TERM, INT and
+USR1 are forwarded to the command. Needs nothing but Python.
 """
 
 import signal
@@ -18,7 +18,7 @@ RETRY = 138
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-def main(argv):
+def main(argv) -> int:
     """Runs the command `argv`; returns the exit code for the scheduler."""
     if not argv:
         print(__doc__, file=sys.stderr)
@@ -37,7 +37,7 @@ def main(argv):
     try:
         child = subprocess.Popen(argv)
     except OSError as error:
-        print(f"retryable.py: {argv[0]} cannot be run: {error.strerror}", file=sys.stderr)
+        print(f"retryable.py: {argv[0]} cannot be run: {error.strerror}.", file=sys.stderr)
         return FINAL[1]
     for number in early:
         child.send_signal(number)

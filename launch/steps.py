@@ -1,9 +1,9 @@
-"""Runs the steps of a job one after the other; Ctrl-C and other requests to stop are counted once.
+"""Runs the steps of a job one after the other; counts each Ctrl-C or other request to stop once.
 
     steps = Steps()
     result = steps.run("Training", [sys.executable, "launch/local.py", ...])
 
-A step has a session of its own, so a terminal's Ctrl-C reaches this process only, which asks the
+A step has a session of its own, so a terminal's Ctrl-C reaches only this process, which asks the
 step to end. Needs nothing but Python.
 """
 
@@ -19,7 +19,7 @@ import time
 import local
 
 WRONG_USAGE, PREEMPTED = local.WRONG_USAGE, local.PREEMPTED
-# So long a launcher has at a second request to end its workers itself.
+# Seconds that a launcher has to end its workers after a second request.
 _AT_ONCE_S = 5.0
 # Exit codes of a step that was asked to stop: it has saved, or had nothing to save.
 _STOPPED = {0, PREEMPTED, *(128 + number for number in (signal.SIGINT, signal.SIGTERM))}
@@ -29,8 +29,8 @@ class Stopped(Exception):
     """The job was asked to stop.
 
     Attributes:
-        code: exit code for it: 42, or 128 + signal if it was to end at once.
-        saved: whether the step that was running said that it has saved.
+        code: exit code: 42, or 128 + signal after a second request.
+        saved: whether the interrupted step reported that it has saved.
     """
 
     def __init__(self, code, saved):
@@ -39,11 +39,11 @@ class Stopped(Exception):
 
 
 class StepFailed(Exception):
-    """A step ended with an error of its own, which it has written to stderr.
+    """A step failed and has written its error to stderr.
 
     Attributes:
         code: exit code for the job.
-        log: what the step has written to stderr, if that was kept from the terminal.
+        log: stderr of the step, if it was not shown.
     """
 
     def __init__(self, title, code, log=""):
@@ -62,18 +62,18 @@ class Steps:
         self.seconds = {}
         self._stop = local.StopSignals()
 
-    def run(self, title, command, quiet=False, is_launcher=False):
+    def run(self, title, command, quiet=False, is_launcher=False) -> dict:
         """Runs a step, passes its output on, and returns the JSON object of its last line.
 
         Args:
             title: of the step, for people.
             command: list of str.
-            quiet: shows nothing of what it writes, unless it fails.
+            quiet: hide its output unless it fails.
             is_launcher: whether it is `local.py`, which ends its workers at a second request.
 
         Raises:
             Stopped: on a request to stop, before or during the step.
-            StepFailed: it ended by itself with an exit code other than 0.
+            StepFailed: it ended with an exit code other than 0.
         """
         self.stop_if_asked()
         say(f"== {title}")
@@ -92,7 +92,7 @@ class Steps:
             raise StepFailed(title, code, log)
         return json.loads(step.last)
 
-    def stop_if_asked(self):
+    def stop_if_asked(self) -> None:
         if self._stop.received:
             raise self._stopped(saved=True)
 
@@ -101,18 +101,18 @@ class Steps:
         return Stopped(PREEMPTED if len(asked) == 1 else 128 + asked[0], saved)
 
     def _wait(self, step, is_launcher):
-        """The exit code of the step, which is told of every request to stop."""
-        told, kill_at = 0, None
+        """The exit code of the step, to which requests to stop are passed on."""
+        passed_on, kill_at = 0, None
         while step.exit_code() is None:
-            if len(self._stop.received) > told:
-                told = len(self._stop.received)
+            if len(self._stop.received) > passed_on:
+                passed_on = len(self._stop.received)
                 step.terminate()
-                if told == 1:
-                    say("\nstopping; what is done is kept. Ctrl-C again ends it at once.")
+                if passed_on == 1:
+                    say("\nstopping; finished work is kept. Ctrl-C again ends it at once.")
                 elif kill_at is None:
                     kill_at = time.monotonic() + (_AT_ONCE_S if is_launcher else 0.0)
             if kill_at is not None:
-                step.terminate()  # again, since the launcher may have taken two for one
+                step.terminate()  # again, since the launcher may have counted two signals as one
                 if time.monotonic() >= kill_at:
                     step.kill()
             time.sleep(local.POLL_S)
@@ -120,7 +120,7 @@ class Steps:
 
 
 class _Step:
-    """A process in a session of its own, and what it writes.
+    """A process in a session of its own, and its output.
 
     Attributes:
         last: the last line on its stdout, "" without one.
@@ -156,12 +156,12 @@ class _Step:
         self._process.terminate()
 
     def kill(self):
-        """Ends the process, and all of its session that it left."""
+        """Ends the process and the rest of its session."""
         local.signal_group(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def finish_output(self, is_result):
-        """Passes on what is still in the pipes, but for a result; returns what was not shown."""
+        """Passes on the rest of the pipes except a result; returns the lines not shown."""
         for reader in self._readers:
             reader.join(timeout=5)
         if self.last and not is_result and not self._quiet:
@@ -175,11 +175,11 @@ class _Step:
             self.last = line.rstrip("\n")
 
     def _read_log(self):
-        """Lines without the names of the workers, who mostly say the same."""
+        """Reads lines and removes the workers' names, since workers mostly write the same."""
         for line in self._process.stderr:
             name, bracket, rest = line.rstrip("\n").partition("] ")
             self._log.append(rest if bracket and name.startswith("[w") else line.rstrip("\n"))
 
 
-def say(text):
+def say(text) -> None:
     local.write(sys.stderr, text)

@@ -1,17 +1,17 @@
-"""What a quickstart has learned, layer by layer, beside an untrained network; plain text."""
+"""Results of a quickstart by layer, compared with an untrained network, as plain text."""
 
-# Shown in any case: the last convolution and the last layer, beside the best one.
+# Always shown: the last convolution and the last layer, beside the best one.
 _ALWAYS = ("conv13", "fc7")
 _CHANCE = "25.0 % (chance)"
 _NAMES = {"knn": "k-NN", "linear": "linear probe"}
 
 
-def figures(trained, knn, linear):
-    """The figures of the result, flat.
+def metrics(trained, knn, linear) -> dict:
+    """The metrics of the result, flat.
 
     Args:
         trained: result of `dc_tf train`.
-        knn, linear: results of `dc_tf evaluate`; None where nothing was measured.
+        knn, linear: results of `dc_tf evaluate`; None without an evaluation.
 
     Returns:
         dict: `rotation_accuracy`; for both measures of the best layer `X_top1`, `X_layer`, the
@@ -36,8 +36,8 @@ def figures(trained, knn, linear):
     return found
 
 
-def text(result, knn, linear):
-    """A table of `figures`, and what to do about layers that are worse than before training."""
+def text(result, knn, linear) -> str:
+    """A table of `metrics`, and advice for layers that are worse than before training."""
     epochs = ", ".join(f"{name} {count}" for name, count in result["epochs"].items())
     rows = [("", "trained", "random init")]
     rows.append(("rotation accuracy", _percent(result["rotation_accuracy"]), _CHANCE))
@@ -75,14 +75,14 @@ def _advice(result):
     longer = "a larger --minutes" if shortened else "more epochs by --params_override"
     text = f"Worse than before training: {', '.join(below)}. "
     if _best_is_below(result):
-        text += "This was too short; train longer"
+        text += "The training was too short; train longer"
     else:
-        text += f"Take layer {best}, the best here, or train longer"
+        text += f"Use layer {best}, the best here, or train longer"
     yield f"{text}: {longer}, with another --workdir."
 
 
 def _best_is_below(result):
-    """Whether the untrained network has a better best layer by any measure."""
+    """Whether the best layer of the untrained network is better by any measure."""
     pairs = [(result[f"{name}_top1"], result[f"random_init_{name}_top1"]) for name in _NAMES]
     return any(None not in pair and pair[0] < pair[1] for pair in pairs)
 

@@ -23,7 +23,7 @@ os.environ.pop("TF_CONFIG", None)
 
 TESTS = pathlib.Path(__file__).parent
 # Folders of tests by how long their classes take; what is in none comes last.
-LONG = ("training", "launch", "evaluation", "export", "commands", "clustering", "data", "")
+LONG = ("training", "launch", "evaluation", "exporting", "commands", "clustering", "data", "")
 _TURNS, _STAYS = pytest.StashKey(), pytest.StashKey()
 
 

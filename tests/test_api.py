@@ -173,10 +173,11 @@ class FrontDoorTest(tf.test.TestCase):
         with self.assertRaisesRegex(ConfigError, message):
             dc_tf.load_experiment("mine", data={"path": "D"})
 
-    def test_the_package_of_exports_can_be_called_whatever_was_imported(self):
-        importlib.import_module("dc_tf.export.saved_model")
-        with self.assertRaisesRegex(DataError, "'?nowhere"):
-            dc_tf.export("nowhere", os.path.join(self.get_temp_dir(), "model"))
+    def test_no_module_takes_the_place_of_a_function(self):
+        modules = {path.stem for path in pathlib.Path(dc_tf.__file__).parent.iterdir()}
+        self.assertEmpty(modules & set(dc_tf.__all__))
+        for name in dc_tf.__all__:
+            self.assertTrue(inspect.isfunction(getattr(dc_tf, name)), name)
 
     def test_import_help_and_completion_import_nothing_slow(self):
         program = (

@@ -160,18 +160,18 @@ class FolderTest(AtomicTest):
             self.assert_complete()
             self.assertEqual(os.listdir(self.folder), ["made"])
 
-    def test_what_is_damaged_is_replaced_and_not_taken_for_complete_on_the_way(self):
+    def test_what_is_corrupt_is_replaced_and_not_taken_for_complete_on_the_way(self):
         for rename_folders in (True, False):
             for n in crashes(lambda: self.commit(rename_folders)):  # noqa: B023
                 found = self.is_there() and pathlib.Path(self.path, "a").read_text()
-                self.assertIn(found, (False, "damaged", "1"), n)
+                self.assertIn(found, (False, "corrupt", "1"), n)
                 self.damage()
             self.assert_complete()
 
     def damage(self):
         shutil.rmtree(self.path, ignore_errors=True)
         self.commit()
-        pathlib.Path(self.path, "a").write_text("damaged")
+        pathlib.Path(self.path, "a").write_text("corrupt")
 
     def test_a_discarded_one_is_complete_or_without_its_last_file(self):
         for rename_folders in (True, False):

@@ -89,6 +89,33 @@ class ChoiceTest(tf.test.TestCase, parameterized.TestCase):
         self.assertNotIn(kernels.VARIABLE, os.environ)
 
 
+class Bfloat16FaultTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.parameters(
+        ("AVX2", True, "ONEDNN_MAX_CPU_ISA=AVX2 leaves oneDNN no bfloat16"),
+        ("avx", True, "ONEDNN_MAX_CPU_ISA=AVX leaves oneDNN no bfloat16"),
+        ("AVX2", False, ""),
+        ("AVX512_CORE", True, ""),
+        ("ALL", True, ""),
+        (None, True, ""),
+    )
+    def test_it_is_the_limit_of_onednn_that_tensorflow_does_not_know(self, limit, on, fault):
+        variables = {} if limit is None else {kernels.LIMIT: limit}
+        self.enterContext(mock.patch.dict(os.environ, variables))
+        if limit is None:
+            os.environ.pop(kernels.LIMIT, None)
+        self.enterContext(mock.patch.object(kernels, "enabled", lambda: on))
+        self.assertEqual(kernels.bfloat16_fault(), fault)
+
+    def test_auto_is_float32_in_a_process_that_bfloat16_would_end(self):
+        limited = os.environ | {kernels.LIMIT: "AVX2", kernels.VARIABLE: "1"}
+        lines = "from dc_tf.precision import choose; print(choose('auto', 'product'))"
+        ended = subprocess.run(
+            [sys.executable, "-c", lines], env=limited, capture_output=True, text=True, timeout=120
+        )
+        self.assertEqual(ended.returncode, 0, ended.stderr)
+        self.assertIn("float32 (auto: ONEDNN_MAX_CPU_ISA=AVX2", ended.stdout)
+
+
 class ProcessTest(tf.test.TestCase):
     """Real processes, without TF_ENABLE_ONEDNN_OPTS of their own."""
 
@@ -136,7 +163,7 @@ class ProcessTest(tf.test.TestCase):
         self.assertIn("[w0] decided: 0\n", out)
         self.assertIn("[w1] decided: 0\n", out)
 
-    def test_tensorflow_does_as_it_is_told_and_a_late_import_of_dc_tf_says_so(self):
+    def test_tensorflow_follows_the_setting_and_a_late_import_of_dc_tf_warns(self):
         code = (
             "import os, tensorflow, warnings\n"
             "del os.environ['TF_ENABLE_ONEDNN_OPTS']\n"

@@ -82,10 +82,11 @@ class ExcessErrorTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class ChooseTest(tf.test.TestCase, parameterized.TestCase):
-    def choose(self, asked, work="product", speed=2.0, excess=0.9):
+    def choose(self, asked, work="product", speed=2.0, excess=0.9, fault=""):
         """What is chosen on a device that is said to be like that."""
         with mock.patch.multiple(
             precision,
+            bfloat16_fault=lambda: fault,
             product_speed=lambda dim: speed,
             convolution_speed=lambda: speed,
             excess_error=lambda *_: excess,
@@ -122,6 +123,15 @@ class ChooseTest(tf.test.TestCase, parameterized.TestCase):
             for asked in ("float32", "float16"):
                 self.assertEqual(precision.choose(asked, "convolution").dtype, asked)
 
+    @parameterized.parameters("product", "convolution")
+    def test_bfloat16_that_would_end_the_process_is_not_tried(self, work):
+        fault = "ONEDNN_MAX_CPU_ISA=AVX2 leaves oneDNN no bfloat16"
+        with mock.patch.object(precision, "_relative_speed", side_effect=AssertionError):
+            choice = precision.Choice("auto", "float32", reason=f"auto: {fault}")
+            self.assertEqual(self.choose("auto", work, fault=fault), choice)
+            with self.assertRaisesRegex(ConfigError, f"{fault}; unset .*=0, or take float32"):
+                self.choose("bfloat16", work, fault=fault)
+
     def test_other_work_is_refused(self):
         with self.assertRaisesRegex(ConfigError, "'pooling'; use 'convolution' or 'product'"):
             precision.choose("auto", "pooling")
@@ -142,7 +152,7 @@ def _chosen_on(comm):
     """Each worker measures another speed; the last one's kernel truncates."""
     speeds = {"convolution_speed": lambda: 3.0 - comm.rank}
     speeds["product_speed"] = lambda dim: 3.0 - comm.rank
-    with mock.patch.multiple(precision, **speeds):
+    with mock.patch.multiple(precision, **speeds, bfloat16_fault=lambda: ""):
         first = precision.choose("auto", "convolution", comm=comm)
         own = truncated if comm.rank == comm.size - 1 else summed_in_float32
         with mock.patch.object(precision, "kernels", lambda: (own,)):
@@ -150,7 +160,24 @@ def _chosen_on(comm):
     return first, second
 
 
+def _chosen_beside_a_fault(comm):
+    """What auto is where the last worker lacks bfloat16, and why bfloat16 itself is refused."""
+    fault = "" if comm.rank < comm.size - 1 else "its environment forbids it"
+    with mock.patch.object(precision, "bfloat16_fault", lambda: fault):
+        chosen = precision.choose("auto", "product", comm=comm)
+        try:
+            precision.choose("bfloat16", "product", comm=comm)
+        except ConfigError as error:
+            return chosen.dtype, str(error)
+
+
 class WorkersTest(tf.test.TestCase):
+    def test_one_worker_without_bfloat16_keeps_all_from_it(self):
+        (first, first_error), (last, last_error) = workers.on_workers(2, _chosen_beside_a_fault)
+        self.assertEqual((first, last), ("float32", "float32"))
+        self.assertIn("another worker's environment leaves oneDNN no bfloat16", first_error)
+        self.assertIn("its environment forbids it", last_error)
+
     def test_workers_agree_on_what_suits_the_slowest(self):
         for convolution, product in workers.on_workers(2, _chosen_on):
             self.assertEqual(

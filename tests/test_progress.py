@@ -40,7 +40,7 @@ class ProgressTest(tf.test.TestCase):
     def test_workers_other_than_the_chief_are_silent(self):
         self.assertEmpty(self.lines(steps=20, seconds=60, total=20, enabled=False))
 
-    def test_what_was_done_before_counts_but_is_no_speed(self):
+    def test_units_done_before_count_but_not_for_the_rate(self):
         with mock.patch.object(Progress, "__enter__", _enter_with_half_done):
             lines = self.lines(steps=50, seconds=1.0, total=100, every_s=20)
         self.assertEqual(lines[1], "count: resumes at 50/100 sheep (50%)")
@@ -71,7 +71,7 @@ class ProgressTest(tf.test.TestCase):
         self.assertLen(lines, 3)
         self.assertNotIn("resumes", "".join(self.lines(steps=50, seconds=1.0, total=50)))
 
-    def test_what_turns_out_to_be_done_is_told_before_the_first_new_unit(self):
+    def test_what_turns_out_to_be_done_is_reported_before_the_first_new_unit(self):
         err = io.StringIO()
         with contextlib.redirect_stderr(err), Progress(9, "count", every_s=0) as progress:
             progress.skip(3)

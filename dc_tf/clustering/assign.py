@@ -10,6 +10,7 @@ first iterations few do, so a pass costs little more than its matrix product.
 """
 
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -19,23 +20,23 @@ from dc_tf.clustering.search.sums import ClusterSums, quantum_of
 from dc_tf.clustering.search.tensors import has_gpu
 from dc_tf.clustering.search.tiles import transit_bytes
 
-# Rows that would move are gathered up to this, but those of a chunk that alone has as many as the
-# second are moved at once: to gather them costs a copy.
+# Rows to move are collected up to the first size; a chunk with at least the second is moved alone,
+# which saves a copy.
 _PROPOSED_BYTES = 16 << 20
 _ALONE_BYTES = 2 << 20
-# From this share on that are to move, rows that are not stay among them.
+# Above this share of rows to move, the others are passed along: to select costs more.
 _MOST = 0.7
 
 
 class Assigner:
-    """This worker's rows and the clusters they are in.
+    """Assigns this worker's rows to clusters and keeps the sums of the clusters.
 
     Args:
         points, k: as in `kmeans`.
         precision, backend, memory_bytes, cache_bytes: as in `KMeansOptions`.
 
     Attributes:
-        backend: name of what finds the nearest centroids.
+        backend: name of the search for the nearest centroids.
         precision: of its products.
         labels: (rows,) int32, a new array in each pass; negative before the first.
         counts: (k,) int64 rows of each cluster.
@@ -54,8 +55,8 @@ class Assigner:
         self.backend = self._nearest.name
         self.precision = self._nearest.precision
 
-    def begin(self, stats):
-        """Starts with no row in any cluster."""
+    def begin(self, stats) -> None:
+        """Resets to no row in any cluster; `stats` is the `RowStats` of the points."""
         self._stats = stats
         quantum = quantum_of(stats.max_abs, stats.partition.total)
         self.sums = ClusterSums(self._k, self._points.dim, quantum)
@@ -63,8 +64,8 @@ class Assigner:
         self.counts = np.zeros(self._k, np.int64)
         self.squares = np.zeros(self._k)
 
-    def adopt(self, labels):
-        """Puts all rows into the clusters that an earlier pass found for them."""
+    def adopt(self, labels) -> None:
+        """Assigns every row to its cluster of an earlier pass: (rows,) int32 labels."""
 
         def add(part):
             rows = self._points.read(part.start, part.stop)
@@ -75,8 +76,8 @@ class Assigner:
         self.labels = np.array(labels, np.int32)
         self._count()
 
-    def assign(self, centroids, used, level):
-        """Yields the rows of each chunk once it is assigned; read the attributes after the last.
+    def assign(self, centroids, used, level) -> Iterator[int]:
+        """Yields the number of rows of each assigned chunk; read the attributes after the last.
 
         Args:
             centroids, used: (k, dim) float32 and (k,) bool.
@@ -117,11 +118,11 @@ class Assigner:
             return
         positions, rows, new = proposals
         old = self.labels[positions]
-        if not self._nearest.exact and old[0] >= 0:  # in the first pass all rows were nowhere
+        if not self._nearest.exact and old[0] >= 0:  # in the first pass no row has a cluster
             nearer = self._nearest.nearer(rows, new, old)
             if np.mean(nearer) < _MOST:
                 positions, rows, old, new = (a[nearer] for a in (positions, rows, old, new))
-            else:  # in and out of the same sum costs less than to copy all others
+            else:  # moving a row out of a sum and back costs less than copying the rest
                 new = np.where(nearer, new, old)
         self.labels[positions] = new
         self.sums.move(rows, old, new)
@@ -138,7 +139,7 @@ class Assigner:
 
 
 class _Proposals:
-    """Rows that would move, gathered from many chunks: a few at a time would cost more in calls."""
+    """Rows to move, collected from many chunks: moving a few at a time costs more calls."""
 
     def __init__(self, row_bytes):
         self._row_bytes = row_bytes
@@ -146,7 +147,7 @@ class _Proposals:
         self._parts = []
 
     def add(self, *arrays):
-        """Keeps arrays of equal length; returns all that are kept, or these, once they are many."""
+        """Keeps arrays of equal length; returns those to move now, or None."""
         if len(arrays[0]) * self._row_bytes >= _ALONE_BYTES:
             return arrays
         with self._lock:
@@ -156,7 +157,7 @@ class _Proposals:
             return self._joined()
 
     def take_all(self):
-        """What is kept, or None if nothing is."""
+        """All that is kept, or None."""
         with self._lock:
             return self._joined() if self._parts else None
 

@@ -66,9 +66,9 @@ class Assignments:
         return self.cluster.astype(np.int64) * self.sub_clusters + self.sub
 
     def statistics(self) -> dict:
-        """Figures of both levels, `{"clusters": {...}, "sub_clusters": {...}}`.
+        """Statistics of both levels, `{"clusters": {...}, "sub_clusters": {...}}`.
 
-        See `count_statistics`; the second level is that of all sub-clusters of all clusters.
+        As of `count_statistics`; the second level counts all sub-clusters of all clusters.
         """
         return {
             "clusters": count_statistics(np.bincount(self.cluster, minlength=self.clusters)),
@@ -83,8 +83,8 @@ def is_complete(folder) -> bool:
     return tf.io.gfile.exists(os.path.join(folder, _LIST))
 
 
-def write(folder, comm, first_row, cluster, sub, clusters, sub_clusters):
-    """Writes the assignments of all workers; when it returns, any of them can open them."""
+def write(folder, comm, first_row, cluster, sub, clusters, sub_clusters) -> None:
+    """Writes the assignments of all workers; afterwards every worker can open them."""
     tf.io.gfile.makedirs(folder)
     if comm.rank == 0 and tf.io.gfile.exists(os.path.join(folder, _LIST)):
         tf.io.gfile.remove(os.path.join(folder, _LIST))
@@ -96,7 +96,7 @@ def write(folder, comm, first_row, cluster, sub, clusters, sub_clusters):
     comm.barrier()
 
 
-def write_block(folder, rank, world, first_row, cluster, sub):
+def write_block(folder, rank, world, first_row, cluster, sub) -> None:
     """Writes the labels of one worker's rows, complete or not at all.
 
     Args:
@@ -115,11 +115,11 @@ def write_block(folder, rank, world, first_row, cluster, sub):
     atomic.write_file(path, lambda file: np.savez(file, **arrays))
 
 
-def commit(folder, world, clusters, sub_clusters):
-    """Declares the blocks of `world` workers complete; for one worker, after all have written.
+def commit(folder, world, clusters, sub_clusters) -> None:
+    """Declares the blocks of `world` workers complete; called by one, after all have written.
 
     Raises:
-        DataError: if a block is missing or they do not join.
+        DataError: if a block is missing, or blocks overlap or leave a gap.
     """
     names = [_block_name(rank, world) for rank in range(world)]
     try:
@@ -141,7 +141,7 @@ def _check_contiguous(blocks, folder):
         if block["first_row"] != row or len(block["cluster"]) != len(block["sub"]):
             raise DataError(
                 f"{folder}: block {index} starts at row {block['first_row']}, not at {row}; "
-                "it is of another run."
+                "it belongs to another run. Cluster again."
             )
         row += len(block["cluster"])
 

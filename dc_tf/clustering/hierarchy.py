@@ -27,7 +27,7 @@ from dc_tf.kmeans_options import KMeansOptions
 
 
 class Hierarchy(NamedTuple):
-    """Two labels for each of this worker's rows, and what the levels were like.
+    """Labels of this worker's rows at both levels, and a report of each k-means.
 
     Attributes:
         cluster: (rows,) int32 in [0, clusters).
@@ -55,13 +55,14 @@ def hierarchical_kmeans(
     previous=None,
     snapshots=None,
     on_progress=None,
+    on_centroids=None,
     **changes,
 ) -> Hierarchy:
     """Clusters the rows of all workers at two levels.
 
     Args:
         store: this worker's rows, as in `kmeans`.
-        clusters: m; 1 puts every row into cluster 0 without looking at it.
+        clusters: m; 1 assigns every row to cluster 0 without reading it.
         sub_clusters: k in each cluster; 0 gives every row sub-cluster 0. In a cluster with fewer
             rows than k, or none, the surplus sub-clusters are empty.
         comm: `Communicator` of all workers.
@@ -69,14 +70,16 @@ def hierarchical_kmeans(
         options: KMeansOptions of each problem; None takes its defaults. Here `init` may also be
             "previous": the means of the rows by their `previous` labels; at the second level, of
             those that stayed in their cluster.
-        previous: (cluster, sub) labels of this worker's rows, (rows,) int32 each; None on all
-            workers makes "previous" be "random".
-        snapshots: `resume.Snapshots` of this very problem. What they hold is not done again, and
+        previous: (cluster, sub) labels of this worker's rows, (rows,) int32 each; without them
+            (on all workers), "previous" is "random".
+        snapshots: `resume.Snapshots` of this clustering; what they hold is not computed again, and
             the result is the same.
         on_progress: called with `(rows, level=, skipped=, cluster=, iteration=, objective=)` after
             each chunk of own rows (0 rows, and `drawn=`, while `init` draws), or with `(rows,
             level=, skipped=True, cluster=)` for what need not be done, with `iteration=` where it
             was done before. Each level adds up to `iterations + 1` times the own rows.
+        on_centroids: called on every worker with `(level, index, centroids)`, (k, dim) float32,
+            when a problem is solved, before a snapshot of its solution.
         **changes: single options, in place of those of `options`.
 
     Raises:
@@ -85,7 +88,7 @@ def hierarchical_kmeans(
     """
     if clusters < 1 or sub_clusters < 0:
         raise ConfigError(
-            f"clusters={clusters}, sub_clusters={sub_clusters}: at least 1 and 0 are needed."
+            f"clusters={clusters}, sub_clusters={sub_clusters}; use at least 1 and 0."
         )
     options = dataclasses.replace(options or KMeansOptions(), **changes)
     work = _Work(as_points(store), clusters, sub_clusters, snapshots)
@@ -94,7 +97,10 @@ def hierarchical_kmeans(
     for problem in work.problems[: work.done]:
         solver.skip(problem, options.iterations + 1)
     for problem in work.problems[work.done :]:
-        work.record(problem, solver.solve(problem, state))
+        result = solver.solve(problem, state)
+        if on_centroids:
+            on_centroids(problem.level, problem.index, result.centroids)
+        work.record(problem, result)
         state = None
     return work.result(comm)
 
@@ -109,7 +115,7 @@ class _Problem:
 
 
 class _Work:
-    """What is done and what is left; all of it can be saved.
+    """Progress through the problems; all of it can be saved.
 
     Attributes:
         points: this worker's rows.
@@ -137,7 +143,7 @@ class _Work:
         return np.flatnonzero(self.cluster == problem.index)
 
     def record(self, problem, result):
-        """Takes a solution."""
+        """Stores the result of a problem."""
         if problem.level == 1:
             self.cluster[:] = result.assignments
             self._report["level1"] = _summary(result)
@@ -148,18 +154,18 @@ class _Work:
         self.save()
 
     def save(self, state=None):
-        """Saves what is done, if it is time; `state` is that of the problem in progress."""
+        """Saves the progress if a save is due; `state` is that of the current problem, or None."""
         if not self._snapshots:
             return
         self._generation += 1
         if self.done == len(self.problems):
-            # The last one whatever the time: what follows is not clustering, and can fail as well.
+            # Always after the last problem: what follows is not clustering, and can fail as well.
             self._snapshots.save(self._generation, self._snapshot(None))
         else:
             self._snapshots.save_if_due(self._generation, lambda: self._snapshot(state))
 
     def restore(self):
-        """Takes what is saved; returns the `KMeansState` of the problem in progress, or None."""
+        """Restores the newest snapshot; the `KMeansState` of the current problem, or None."""
         snapshot = self._snapshots.newest() if self._snapshots else None
         if snapshot is None:
             return None
@@ -191,7 +197,7 @@ class _Work:
 
 
 class _Solver:
-    """Solves one problem after the other, all in the same way."""
+    """Solves the problems one by one, with the same options."""
 
     def __init__(self, work, comm, seed, options, previous, on_progress):
         self._work = work
@@ -223,7 +229,7 @@ class _Solver:
         return result
 
     def skip(self, problem, passes, **figures):
-        """Counts passes over a problem's rows that need not be made."""
+        """Reports passes over a problem's rows that are skipped."""
         count = passes * len(self._work.members(problem))
         if self._on_progress and count:
             figures |= {"level": problem.level, "cluster": problem.index}
@@ -241,7 +247,7 @@ class _Solver:
         labels = self._previous_labels(problem)
         if labels is None:
             return "random"
-        # A cluster that no row stayed in starts anywhere.
+        # A cluster that kept no row starts from a random one.
         default = _random_rows(rows, problem.k, self._comm, seed)
         return mean_centroids(rows, labels, problem.k, self._comm, default)
 

@@ -29,7 +29,7 @@ from dc_tf.errors import ConfigError
 METHODS = ("random", "k-means++", "k-means||")
 _ROUNDS = 5
 _OVERSAMPLING = 0.5
-# Draws, at most, by which the candidates of k-means|| are reduced to k.
+# The most draws that reduce the candidates of k-means|| to k.
 _STEPS = 1000
 # Squared distance, as a share of the squared length, that float32 cannot tell from 0.
 _EQUAL = 1e-6
@@ -109,7 +109,7 @@ class _Draws:
             pass
 
     def add(self, count) -> int:
-        """Draws up to `count` rows more; returns how many there were to draw."""
+        """Draws up to `count` rows more; returns how many it drew."""
         positions = self._earliest(count)
         if positions.size:
             new = rows_at(positions, self._points, self._comm, self._stats.partition)
@@ -138,7 +138,7 @@ class _Draws:
         return positions[order][np.isfinite(times[order])].astype(np.int64)
 
     def _approach(self, new, positions):
-        """Takes the distances from `new` (n, dim) rows into account."""
+        """Updates every row's nearest drawn row and its distance with `new` (n, dim) rows."""
         if not len(self.drawn):
             self._distance[:] = np.inf
         nearest = make_backend("tensorflow", len(new), self._points.dim, "float32")
@@ -192,12 +192,12 @@ def _gathered(own, comm):
 def mean_centroids(points, labels, k, comm, default) -> np.ndarray:
     """(k, dim) float32 means of the rows of each label, over all workers.
 
-    A warm start where the rows have changed since they were clustered: the last round's
-    clusters, seen in this round's features.
+    A warm start where the rows have changed since they were clustered: the last round's clusters
+    in this round's features.
 
     Args:
         points: this worker's rows.
-        labels: (rows,) int32, negative for a row that takes no part.
+        labels: (rows,) int32, negative to leave a row out.
         k: number of clusters.
         comm: `Communicator` of the workers.
         default: (k, dim) float32, the same on all workers, for clusters that have no row.

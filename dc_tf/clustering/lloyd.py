@@ -30,10 +30,10 @@ _POINT_LIKE = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class KMeansResult:
-    """What k-means found; all but `assignments` are the same on every worker.
+    """Result of k-means; all but `assignments` are the same on every worker.
 
     Attributes:
-        centroids: (k, dim) float32. One that no row has ever used repeats another one.
+        centroids: (k, dim) float32. A never-assigned one is a copy of another.
         assignments: (rows,) int32, nearest centroid of each of this worker's rows.
         counts: (k,) int64 rows of each cluster, over all workers; 0 for an empty one.
         objective: sum of squared distances over all workers, before each iteration and, last, for
@@ -41,8 +41,8 @@ class KMeansResult:
         iterations: done; fewer than asked for if `tolerance` ended them.
         reseeded: how many times an empty cluster was given half of a large one.
         exchanged_bytes: bytes that a worker put into the sums of the last iteration.
-        backend: what found the nearest centroids.
-        precision: of its products, on this worker.
+        backend: name of the search for the nearest centroids.
+        precision: of its products on this worker.
     """
 
     centroids: np.ndarray
@@ -58,12 +58,12 @@ class KMeansResult:
 
 @dataclasses.dataclass(frozen=True)
 class KMeansState:
-    """Everything that an iteration leaves to the next; the same on every worker, but for `labels`.
+    """State between two iterations; the same on every worker, except `labels`.
 
     Attributes:
         iteration: iterations done.
         centroids: (k, dim) float32.
-        used: (k,) bool. A centroid that is not used waits for a cluster that can be split.
+        used: (k,) bool. An unused centroid gets no row until a cluster can be split for it.
         objective: one value for each iteration done.
         reseeded: as in `KMeansResult`.
         exchanged_bytes: as in `KMeansResult`.
@@ -82,7 +82,7 @@ class KMeansState:
 
 @dataclasses.dataclass(frozen=True)
 class _Pass:
-    """What one pass over the rows found.
+    """Result of one pass over the rows.
 
     Attributes:
         counts: (k,) int64 rows of each cluster, over all workers.
@@ -117,6 +117,12 @@ class Lloyd:
         assigner.begin(stats)
 
     def first_state(self, init) -> KMeansState:
+        """The state before the first iteration, from `init` as of `KMeansOptions`.
+
+        Raises:
+            ConfigError: for another method or shape.
+            DataError: for centroids that are not finite.
+        """
         if isinstance(init, str):
             init = initial_centroids(
                 init,
@@ -142,6 +148,7 @@ class Lloyd:
         return KMeansState(0, self._on_sphere(centroids), used)
 
     def resumed(self, state) -> KMeansState:
+        """A state of an earlier process, with its labels as those of the last pass."""
         if state.centroids.shape != (self._k, self._points.dim):
             raise ConfigError(
                 f"state has {state.centroids.shape} centroids, not {(self._k, self._points.dim)}."
@@ -151,6 +158,7 @@ class Lloyd:
         return state
 
     def iterate(self, state: KMeansState) -> KMeansState:
+        """The state after one more iteration."""
         before = self._comm.bytes
         done, centroids = self._assign(state)
         used, reseeded = self._refill(state, done, centroids)
@@ -165,9 +173,10 @@ class Lloyd:
         )
 
     def finish(self, state: KMeansState) -> KMeansResult:
+        """The result, after a final assignment to the state's centroids."""
         done, _ = self._assign(state, means=False)
         centroids = state.centroids.copy()
-        # Whoever assigns rows to these centroids must find nothing nearer than we did.
+        # Assigning rows to these centroids later must not find a nearer one than this did.
         centroids[~state.used] = centroids[np.argmax(state.used)]
         return KMeansResult(
             centroids=centroids,
@@ -192,9 +201,9 @@ class Lloyd:
         objective = float(self._comm.all_sum(np.float64(spread.sum())))
         return _Pass(counts, spread, objective), centroids
 
-    def _report(self, rows, **figures):
+    def _report(self, rows, **progress):
         if self._on_progress:
-            self._on_progress(rows, **figures)
+            self._on_progress(rows, **progress)
 
     def _level(self, state):
         """About the squared distance of a row from its centroid."""

@@ -1,8 +1,8 @@
-"""A clustering in progress, kept on each worker's own disk so that a killed one goes on.
+"""Snapshots of a clustering on each worker's own disk, from which an interrupted one resumes.
 
-Every worker writes its own file, complete or not at all. The two newest stay: a kill can come when
-some workers have written the newest and others have not. At the restart all take the newest that
-every one of them has, or none.
+Every worker writes its own file, complete or not at all. The two newest are kept, since a crash can
+come when some workers have written the newest and others have not. On restart all workers take the
+newest snapshot that every one of them has, or none.
 
     snapshots = Snapshots(folder + "/kmeans", comm, every_s=60)
     snapshot = snapshots.newest()             # the same generation on all workers, or None
@@ -27,9 +27,9 @@ from dc_tf.errors import Preempted
 
 _ABOUT = "about"
 _KEPT = 2
-# Share of the time that saving may take where the disk is slow and the state large.
+# The largest share of the time spent on saving, where the disk is slow and the state large.
 _MOST_TIME = 1 / 20
-# What reading a file raises that was cut short or has changed.
+# Raised by reading a truncated or changed file.
 _UNREADABLE = (
     OSError,
     ValueError,
@@ -44,7 +44,7 @@ _UNREADABLE = (
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """What one worker needs to go on.
+    """State of one worker, from which it resumes.
 
     Attributes:
         about: JSON-ready dict.
@@ -59,10 +59,10 @@ class Snapshots:
     """The newest snapshots of one worker; all workers of `comm` make the same calls.
 
     Args:
-        folder: of this worker alone, on its own disk; made when something is saved.
-        comm: `Communicator` of the workers that go on together.
+        folder: of this worker alone, on its own disk; made at the first save.
+        comm: `Communicator` of the workers that resume together.
         every_s: seconds from one save to the next, or more where saving would take more than a
-            twentieth of the time; 0 saves whenever it can.
+            twentieth of the time; 0 saves at every call.
     """
 
     def __init__(self, folder, comm, every_s=60.0):
@@ -74,7 +74,7 @@ class Snapshots:
     def newest(self) -> Snapshot | None:
         """The newest snapshot that all workers have; None on all of them if there is none.
 
-        Later ones of this worker are removed: the work since is done again by all.
+        Later ones of this worker are removed: all workers repeat the work since.
         """
         own = [generation for generation in self._generations() if self._read(generation)]
         own = own[-_KEPT:]  # A kill can come before the oldest is removed.
@@ -85,17 +85,17 @@ class Snapshots:
                 os.remove(self._path(generation))
         return None if newest is None else self._read(newest)
 
-    def save_if_due(self, generation, snapshot):
-        """Saves if it is time, which the first worker tells the others.
+    def save_if_due(self, generation, snapshot) -> None:
+        """Saves if a save is due by the clock of rank 0, or a worker was asked to stop.
 
-        No two clocks agree, and a snapshot is worth nothing unless all workers have it.
+        Clocks differ, and a snapshot is of use only if all workers have it.
 
         Args:
             generation: int, larger than before.
-            snapshot: function that gives the `Snapshot`; it is called only if it is time.
+            snapshot: function that returns the `Snapshot`; called only for a save.
 
         Raises:
-            Preempted: on all workers, when one was asked to stop; it is saved.
+            Preempted: on all workers, after the save, when one was asked to stop.
         """
         stops = stop_request.requested()
         due = time.monotonic() >= self._due and self._comm.rank == 0
@@ -105,10 +105,10 @@ class Snapshots:
         if stops:
             raise Preempted("was asked to stop; the clustering in progress is saved")
 
-    def save(self, generation, snapshot: Snapshot):
+    def save(self, generation, snapshot: Snapshot) -> None:
         """Writes a snapshot and removes all but the newest two.
 
-        A full or broken disk is reported and costs the snapshot, not the work.
+        On a full or failing disk it logs a warning, and the clustering continues.
         """
         started = time.monotonic()
         try:
@@ -117,7 +117,7 @@ class Snapshots:
             for old in self._generations()[:-_KEPT]:
                 os.remove(self._path(old))
         except OSError as error:
-            logging.warning("the clustering goes on without this save of it: %s", error)
+            logging.warning("snapshot not saved; continuing: %s", error)
         now = time.monotonic()
         self._due = now + max(self._every_s, (now - started) / _MOST_TIME if self._every_s else 0)
 
@@ -128,7 +128,7 @@ class Snapshots:
                 arrays = dict(file)
             return Snapshot(json.loads(arrays.pop(_ABOUT).tobytes()), arrays)
         except _UNREADABLE as error:
-            logging.warning("%s is damaged and is not used: %r", path, error)
+            logging.warning("%s is corrupt; not used: %r", path, error)
             return None
 
     def _generations(self) -> list[int]:
@@ -143,14 +143,14 @@ class Snapshots:
 
 
 def pack_state(state: KMeansState) -> Snapshot:
-    """A k-means in progress as something that can be saved."""
+    """The `Snapshot` of a k-means in progress."""
     values = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     return Snapshot({name: values[name] for name in values.keys() - arrays.keys()}, arrays)
 
 
 def unpack_state(snapshot: Snapshot) -> KMeansState:
-    """The inverse of `pack_state`."""
+    """The state of a `Snapshot` that `pack_state` made."""
     about = snapshot.about | {"objective": tuple(snapshot.about["objective"])}
     return KMeansState(**about, **snapshot.arrays)
 

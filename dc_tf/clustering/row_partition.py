@@ -27,10 +27,16 @@ class RowPartition:
 
     @classmethod
     def agree(cls, points, comm) -> "RowPartition":
-        """Tells the others what this worker has; DataError on all if the lengths differ."""
+        """The partition of the rows that all workers of `comm` have.
+
+        Raises:
+            DataError: on every worker, for rows that differ in length.
+        """
         rows, dims = all_gather([points.rows, points.dim], comm).T
         if len(set(dims)) > 1:
-            raise DataError(f"rows have {dims.tolist()} components on workers 0, 1, ...")
+            raise DataError(
+                f"rows have {dims.tolist()} components on workers 0, 1, ...; use equal lengths."
+            )
         return cls(first=int(rows[: comm.rank].sum()), total=int(rows.sum()))
 
 

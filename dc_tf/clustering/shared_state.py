@@ -22,7 +22,7 @@ class SharedState:
     """The newest states of one clustering; all workers make the same calls.
 
     Args:
-        folder: for these states alone, seen by all workers.
+        folder: for these states alone, shared by all workers.
         comm: `Communicator` of all workers.
         every_s: as of `Snapshots`.
     """
@@ -32,12 +32,12 @@ class SharedState:
         self._comm = comm
         self._snapshots = Snapshots(self._subfolder(comm.rank, comm.size), comm, every_s)
 
-    def save_if_due(self, state: KMeansState):
-        """Saves if it is time; see `Snapshots.save_if_due`."""
+    def save_if_due(self, state: KMeansState) -> None:
+        """Saves if a save is due; see `Snapshots.save_if_due`."""
         self._snapshots.save_if_due(state.iteration, lambda: self._own(state))
 
     def newest(self, k, dim) -> KMeansState | None:
-        """The newest state, the same on every worker but for its labels; None if there is none.
+        """The newest state, the same on every worker except its labels; None if there is none.
 
         Args:
             k, dim: shape of its centroids.
@@ -63,7 +63,7 @@ class SharedState:
         return Snapshot({}, {"labels": state.labels})
 
     def _of_other_worlds(self) -> Snapshot | None:
-        """The newest that was saved by another number of workers."""
+        """The newest state that another number of workers saved."""
         names = os.listdir(self._folder) if os.path.isdir(self._folder) else []
         others = [name for name in names if name.startswith(_name(0, ""))]
         others = [os.path.join(self._folder, name) for name in others]
@@ -72,7 +72,7 @@ class SharedState:
         return max(found, key=_iteration, default=None)
 
     def _broadcast(self, snapshot, name, shape, dtype):
-        """The first worker's array; the others add nothing to it."""
+        """Rank 0's array; the other workers add zeros."""
         own = snapshot.arrays[name] if self._comm.rank == 0 else np.zeros(shape)
         return blocks.all_sum_array(np.asarray(own, dtype), self._comm)
 

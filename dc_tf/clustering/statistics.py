@@ -4,7 +4,7 @@ import numpy as np
 
 
 def count_statistics(counts) -> dict:
-    """How evenly rows are spread.
+    """Statistics of how evenly rows are spread over clusters.
 
     Args:
         counts: (k,) rows of each cluster.
@@ -41,7 +41,7 @@ def size_histogram(counts) -> list[int]:
 
 
 def collapse_warnings(counts) -> list[str]:
-    """What a person should know about clusters that say little, a sentence each.
+    """Warnings about clusters at two levels that carry little information, a sentence each.
 
     Args:
         counts: (clusters, sub_clusters) rows of each sub-cluster; sub_clusters may be 1.
@@ -63,8 +63,8 @@ def collapse_warnings(counts) -> list[str]:
         share = max(counts[i].max() / totals[i] for i in crowded)
         warnings.append(
             f"in {len(crowded)} of {len(filled)} clusters one sub-cluster holds most rows, up to "
-            f"{_percent(share, 1)}: their sub-clusters say little. Look for images that are nearly "
-            "alike, or lower sub_clusters."
+            f"{_percent(share, 1)}: such sub-clusters carry little information. Look "
+            "for images that are nearly alike, or lower sub_clusters."
         )
     empty = int(np.count_nonzero(counts[filled] == 0))
     if 2 * empty > counts[filled].size:
@@ -76,7 +76,7 @@ def collapse_warnings(counts) -> list[str]:
 
 
 def size_warnings(counts) -> list[str]:
-    """What a person should know about any clusters that say little, a sentence each.
+    """Warnings about clusters that carry little information, a sentence each.
 
     Args:
         counts: (k,) rows of each cluster.
@@ -87,8 +87,8 @@ def size_warnings(counts) -> list[str]:
     if rows and _holds_most(counts):
         warnings.append(
             f"cluster {counts.argmax()} holds {_percent(counts.max(), rows)} of all rows, so the "
-            "clusters say little. Look for rows that are equal or nearly so, or bring rows of very "
-            "different lengths to the same one."
+            "clusters carry little information. Look for rows that are equal or nearly so, or "
+            "scale rows of very different lengths to the same one."
         )
     if rows and 2 * empty > len(counts):
         warnings.append(

@@ -1,6 +1,6 @@
 """Validates all embeddings before clustering: every value is finite; returns a checksum.
 
-checksum = inspect(embeddings.part(start, stop), comm)   # DataError names the file and the row
+checksum = validate(embeddings.part(start, stop), comm)   # DataError names the file and the row
 """
 
 import numpy as np
@@ -12,13 +12,13 @@ from dc_tf.errors import DataError
 _BLOCK_BYTES = 16 << 20
 
 
-def inspect(embeddings, comm, on_progress=None) -> str:
+def validate(embeddings, comm, on_progress=None) -> str:
     """Reads all rows once, each worker its part.
 
     Args:
         embeddings: this worker's part of an `Embeddings`; the parts join.
         comm: `Communicator` of all workers.
-        on_progress: called with a number of own rows when they have been looked at.
+        on_progress: called with a number of own rows after they are checked.
 
     Returns:
         16 hexadecimal digits that depend on all values and their order, and not on how the rows
@@ -30,31 +30,33 @@ def inspect(embeddings, comm, on_progress=None) -> str:
     """
     checksum, bad_row, failure = 0, None, None
     try:
-        checksum, bad_row = _look_at_all(embeddings, on_progress)
+        checksum, bad_row = _validate_own(embeddings, on_progress)
     except DataError as error:
         failure = error  # The others wait for our numbers; raising now would leave them there.
     bad = 0 if bad_row is None else bad_row + 1
     own = [checksum & 0xFFFFFFFF, checksum >> 32, bad, failure is not None]
     low, high, bad_rows, failures = all_gather(own, comm).T
     if failures.any():
-        raise failure or DataError(f"worker {np.argmax(failures)} cannot read its embeddings.")
+        raise failure or DataError(
+            f"worker {np.argmax(failures)} cannot read its embeddings; see its log."
+        )
     if bad_rows.any():
-        raise _not_usable(embeddings, int(bad_rows[np.flatnonzero(bad_rows)[0]]) - 1)
+        raise _bad_row_error(embeddings, int(bad_rows[np.flatnonzero(bad_rows)[0]]) - 1)
     return f"{(int(low.sum()) + (int(high.sum()) << 32)) % 2**64:016x}"
 
 
-def _look_at_all(embeddings, on_progress):
+def _validate_own(embeddings, on_progress):
     """This worker's share of the checksum, and its first bad row over all files or None."""
     step = max(1, _BLOCK_BYTES // (4 * embeddings.dim))
     weights = _odd_numbers(embeddings.dim)
 
-    def look(start):
+    def check(start):
         block = embeddings.read(start, min(start + step, embeddings.rows))
         first = embeddings.first_row + start
         return len(block), _checksum(block, first, weights), _first_bad(block, first)
 
     total = 0
-    for rows, checksum, bad_row in in_parallel(look, range(0, embeddings.rows, step)):
+    for rows, checksum, bad_row in in_parallel(check, range(0, embeddings.rows, step)):
         if bad_row is not None:
             return 0, bad_row
         total = (total + checksum) % 2**64
@@ -71,8 +73,8 @@ def _odd_numbers(count):
 def _checksum(block, first, weights) -> int:
     """Sum over the rows of (2 * place + 1) * (weights . bits), modulo 2**64.
 
-    Whole numbers, so that any division into blocks adds up to the same. It tells what was changed
-    by accident, not what somebody made to deceive.
+    Integer arithmetic, so the division into blocks does not matter. It detects accidental changes,
+    not deliberate ones.
     """
     bits = block.view(f"u{block.dtype.itemsize}")
     rows = np.einsum("nd,d->n", bits, weights, dtype=np.uint64, casting="unsafe")
@@ -87,8 +89,8 @@ def _first_bad(block, first):
     return first + int(bad[0]) if bad.size else None
 
 
-def _not_usable(embeddings, row):
-    """What is wrong with a row of any worker; each can open every file."""
+def _bad_row_error(embeddings, row):
+    """The DataError for a bad row of any worker; each can open every file."""
     where = embeddings.where(row)
     place = row - embeddings.first_row
     values = embeddings.read(place, place + 1)[0].astype(np.float64)

@@ -2,7 +2,7 @@
 
     FLAGS = CommandFlags()
     K = FLAGS.integer("k", None, "Number of clusters.", lower_bound=1, required=True)
-    K.value                                  # once the command line is parsed
+    K.value                                  # after the command line is parsed
 
 Every method takes the name, the default and the help text, then what the `DEFINE_` function of absl
 of the same name takes, and returns its FlagHolder.
@@ -12,7 +12,7 @@ from absl import flags
 
 
 class CommandFlags(flags.FlagValues):
-    """The flags of one command, apart from those of the others and from absl's global ones."""
+    """The flags of one command, separate from those of other commands and absl's global ones."""
 
     def string(self, name, default, text, **options) -> flags.FlagHolder:
         return flags.DEFINE_string(name, default, text, flag_values=self, **options)

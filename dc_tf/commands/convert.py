@@ -1,13 +1,13 @@
-"""Converts images to a data set: from a folder, a list, tar files or a TensorFlow data set.
+"""Converts images to a data set: a folder, a list, a zip, tar files or a TensorFlow data set.
 
     dc_tf convert --input=photos --output=/data/photos --labels_from_folders --short_side=256
+    dc_tf convert --input=imagenet --split=train --output=/data/train --labels_from_folders
     dc_tf convert --input=list.csv --output=/data/photos        # columns path, label, and any other
     dc_tf convert --input='web/train-{0000..0099}.tar' --output=/data/web --drop_duplicates
     dc_tf convert --input=tfds:cifar10:train --output=/data/cifar10
 
-Every file becomes a row, or a line of `rejected.jsonl` in the output with the reason. Stopped or
-killed, it goes on where it was when it is started again in the same way; SIGTERM and Ctrl-C
-end it with exit code 42.
+Every file becomes a row, or a line of `rejected.jsonl` in the output with the reason. An
+interrupted call resumes when it is repeated; SIGTERM and Ctrl-C end it with exit code 42.
 """
 
 from dc_tf.commands.command_flags import CommandFlags
@@ -18,52 +18,76 @@ FLAGS = CommandFlags()
 INPUT = FLAGS.string(
     "input",
     None,
-    "Folder of images with its sub-folders; CSV, TSV or JSONL list with a `path` for each; tar "
-    "files, as a path or pattern; or tfds:NAME or tfds:NAME:SPLIT.",
+    "Folder of images with its sub-folders, or a zip file of one; CSV, TSV or JSONL list with a "
+    "`path` for each, or text file with a path per line; tar files or images, as a path or "
+    "pattern; or tfds:NAME or tfds:NAME:SPLIT.",
     required=True,
 )
 OUTPUT = FLAGS.string("output", None, "Folder of the data set.", required=True)
 LABELS = FLAGS.bool("labels_from_folders", False, "First-level sub-folders are the classes.")
+SPLIT = FLAGS.string(
+    "split",
+    None,
+    "Sub-folder of the folder or zip file to convert, such as train. Classes of the other splits "
+    "count as well, so that all splits number them alike. None: all.",
+)
+ENCODING = FLAGS.string(
+    "encoding",
+    None,
+    "Encoding of a list, and of the texts in tar files, such as cp1252; None: UTF-8. A byte-order "
+    "mark has precedence.",
+)
 SHORT_SIDE = FLAGS.integer(
     "short_side",
     None,
-    "Longest short side in pixels; larger images are made smaller. None: no bound.",
+    "Pixels; images with a longer short side are downscaled to it. None: no limit.",
     lower_bound=1,
 )
 FORMAT = FLAGS.enum(
     "format",
     "keep",
     convert.FORMATS,
-    "What is written; keep: PNG stays PNG, everything else becomes JPEG.",
+    "Format of the output; keep: PNG stays PNG, everything else becomes JPEG.",
 )
 QUALITY = FLAGS.integer(
-    "quality", 92, "Of the JPEGs that are written.", lower_bound=1, upper_bound=95
+    "quality", 92, "JPEG quality of re-encoded images.", lower_bound=1, upper_bound=95
 )
 MAX_PIXELS = FLAGS.integer(
     "max_pixels",
     100_000_000,
-    "Images whose header announces more pixels are rejected, not decoded.",
+    "Images whose header states more pixels are rejected without decoding.",
     lower_bound=1,
 )
 DROP_DUPLICATES = FLAGS.bool(
     "drop_duplicates",
     False,
-    "Reject images that have the same size and pixels, as they are written, as an earlier one.",
+    "Reject images whose pixels, as they are written, all equal those of an earlier one. A copy "
+    "that was compressed, scaled or cut differently has other pixels and is kept.",
 )
 DROP_BLANK = FLAGS.bool("drop_blank", False, "Reject images of a single colour.")
-ROWS_PER_SHARD = FLAGS.integer("rows_per_shard", None, "None: shards of 256 MiB.", lower_bound=1)
-WORKERS = FLAGS.integer("workers", None, "Processes; None: one for each core.", lower_bound=1)
+VALUE_RANGE = FLAGS.string(
+    "value_range",
+    None,
+    "For images of more than 8 bits per channel: HIGH or LOW,HIGH, the values that become black "
+    "and white, such as 4095 for 12 bits. None: what the file states, else 0 to 1 for floats and "
+    "the fewest of 8, 10, 12, 14 and 16 bits that hold the largest value of the image.",
+)
+ROWS_PER_SHARD = FLAGS.integer(
+    "rows_per_shard", None, "Images in each shard; None: shards of 256 MiB.", lower_bound=1
+)
+WORKERS = FLAGS.integer("workers", None, "Processes; None: one per core.", lower_bound=1)
 OVERWRITE = FLAGS.bool(
     "overwrite",
     False,
-    "Replace the data set in the output; drop an unfinished one that was begun otherwise.",
+    "Replace a data set in the output, and discard an unfinished one of another input or other "
+    "settings.",
 )
 TFDS_DATA_DIR = FLAGS.string(
-    "tfds_data_dir", None, "Where tfds: data sets are kept; None: as usual."
+    "tfds_data_dir", None, "Folder of TensorFlow data sets; None: their default."
 )
 
 
-def run():
+def run() -> dict:
     """Runs the command; returns what was written and how many files were rejected."""
     with stop_request.signals_handled():
         return convert.convert(
@@ -80,4 +104,7 @@ def run():
             workers=WORKERS.value,
             overwrite=OVERWRITE.value,
             tfds_data_dir=TFDS_DATA_DIR.value,
+            split=SPLIT.value,
+            encoding=ENCODING.value,
+            value_range=VALUE_RANGE.value,
         )

@@ -1,12 +1,12 @@
-"""Checks versions, devices, TF_CONFIG, the other workers, data, disks; says what to fix.
+"""Checks versions, devices, TF_CONFIG, the other workers, data and disks; says what to fix.
 
     dc_tf doctor
     dc_tf doctor --config_file=CONFIG --params_override=data.path=DATA --workdir=RUN
 
 Start it on every worker as `train` is started, with the same TF_CONFIG, in any order. One line a
-check: `ok`, `warn` or `FAIL`, what, what was found, and what to do. The chief prints what all have
-in common, the others what is wrong with them. A worker that is silent is named. Nothing is trained,
-and nothing stays in the run folder.
+check: `ok`, `warn` or `FAIL`, what, what was found, and what to do. The chief prints checks that
+all workers share, the others print their own failures. A silent worker is named. Nothing is
+trained, and nothing is left in the run folder.
 
 Exit codes: 0 nothing failed, 1 something failed, 2 wrong usage.
 """
@@ -17,7 +17,7 @@ from dc_tf.errors import DataError
 
 FLAGS = CommandFlags()
 CONFIG_FILE = FLAGS.multi_string(
-    "config_file", [], "As of `train`; without, what the run in --workdir has."
+    "config_file", [], "As of `train`; without it, the configuration of the run in --workdir."
 )
 PARAMS_OVERRIDE = FLAGS.multi_string("params_override", [], "As of `train`.")
 WORKDIR = FLAGS.string("workdir", None, "Run folder, as of `train`.")
@@ -28,7 +28,7 @@ TIMEOUT_S = FLAGS.float(
     lower_bound=1.0,
 )
 SAMPLE = FLAGS.integer("sample", 200, "Images that each worker reads and decodes.", lower_bound=1)
-VERIFY = FLAGS.bool("verify", False, "Read all shards, each worker its share, and check them.")
+VERIFY = FLAGS.bool("verify", False, "Read and check all shards, each worker its share.")
 
 
 def run() -> dict:

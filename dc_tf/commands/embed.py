@@ -3,12 +3,12 @@
     dc_tf embed --model=MODEL --data=DATA --layer=fc7 --output=DIR
     dc_tf kmeans --input='DIR/fc7-*.npy' --k=1000 --output=CLUSTERS
 
-Without --layer it is the layer that `dc_tf evaluate` has measured as the best of the model, k-NN
-before linear probes; fc7 if nothing was measured. The command says which, and why.
+The default layer is the model's best one as measured by `dc_tf evaluate`, by k-NN before linear
+probe; fc7 if nothing was measured. The command says which, and why.
 
 OUTPUT/LAYER-00000-of-00003.npy has the features of the images whose row ids are in
-OUTPUT/rows-00000-of-00003.npy. Call it again to go on where it was stopped; SIGTERM and Ctrl-C
-end it with exit code 42.
+OUTPUT/rows-00000-of-00003.npy. An interrupted call resumes when it is repeated; SIGTERM and
+Ctrl-C end it with exit code 42.
 """
 
 from dc_tf.commands.command_flags import CommandFlags
@@ -16,30 +16,30 @@ from dc_tf.commands.command_flags import CommandFlags
 FLAGS = CommandFlags()
 
 MODEL = FLAGS.string("model", None, "SavedModel or run folder.", required=True)
-STAGE = FLAGS.string("stage", "", "Of a run: take it as it was when this stage ended.")
+STAGE = FLAGS.string("stage", "", "Of a run: use the network as it was at the end of this stage.")
 RANDOM_INIT = FLAGS.bool(
-    "random_init", False, "Of an untrained network of the model's shape, to compare with."
+    "random_init", False, "Use an untrained network of the model's shape, for comparison."
 )
-SEED = FLAGS.integer("seed", 0, "Of the untrained network.", lower_bound=0)
+SEED = FLAGS.integer("seed", 0, "Seed of the untrained network.", lower_bound=0)
 DATA = FLAGS.string("data", None, "Data set folder.", required=True)
 OUTPUT = FLAGS.string("output", None, "Folder for the matrices.", required=True)
 LAYER = FLAGS.list(
     "layer",
     None,
-    "conv1..conv13, fc6, fc7, comma-separated, or 'all'; without it the one that measured best.",
+    "conv1..conv13, fc6, fc7, comma-separated, or 'all'; default: the best one measured.",
 )
-CELLS = FLAGS.integer("cells", 1, "Maps are averaged over so many parts, each way.")
+CELLS = FLAGS.integer("cells", 1, "Maps are averaged over cells x cells parts.")
 DTYPE = FLAGS.string("dtype", "float32", "Of the files: float32 or float16.")
 COMPUTE_DTYPE = FLAGS.string(
     "compute_dtype",
     "auto",
-    "Of the products: float32, bfloat16, or auto, which measures the faster; features that were "
-    "begun keep what they began with.",
+    "Of the products: float32, bfloat16, or auto, which measures the faster; a resumed call keeps "
+    "what it began with.",
 )
 BATCH_SIZE = FLAGS.integer("batch_size", 256, "Images at a time.")
-ROWS_PER_FILE = FLAGS.integer("rows_per_file", 1_000_000, "Images of one file, in memory.")
+ROWS_PER_FILE = FLAGS.integer("rows_per_file", 1_000_000, "Images per file, held in memory.")
 MAX_BAD_SHARE = FLAGS.float(
-    "max_bad_share", 0.0, "Share of damaged images that others may stand in for."
+    "max_bad_share", 0.0, "Share of corrupt images that may be replaced by others."
 )
 
 

@@ -9,8 +9,8 @@ the data, and says which and why. A preset of configs/evaluation, such as linear
 the task and its settings, and precedes auto. Before the long part, the command measures for some
 seconds what it will cost.
 
-Tasks that take labels measure an untrained network of the same shape beside the model, since on
-small images random features go a long way. With TF_CONFIG, workers share the work.
+Tasks that take labels also measure an untrained network of the same shape, since on small images
+random features are a strong baseline. With TF_CONFIG, workers share the work.
 
 knn, linear_probe, low_shot: classification by frozen layers.
 finetune: classification by the whole network, trained on labels.
@@ -32,7 +32,7 @@ CONFIG_FILE = FLAGS.multi_string(
 PROTOCOL = FLAGS.string(
     "protocol",
     "auto",
-    "paper, small, or auto: by the size of network and data, or as a file says.",
+    "paper, small, or auto: by a configuration file, or by the size of network and data.",
 )
 PARAMS_OVERRIDE = FLAGS.multi_string(
     "params_override", [], "Settings over those of the files: a=1,b=2 or YAML."
@@ -43,7 +43,7 @@ MODEL = FLAGS.string(
     "SavedModel or run folder. nmi: run folder, or output of kmeans.",
     required=True,
 )
-STAGE = FLAGS.string("stage", "", "Of a run: take it as it was when this stage ended.")
+STAGE = FLAGS.string("stage", "", "Of a run: use the network as it was at the end of this stage.")
 TRAIN = FLAGS.string(
     "train",
     None,
@@ -58,31 +58,32 @@ TEST = FLAGS.string(
 LAYER = FLAGS.list("layer", ["all"], "conv1..conv13, fc6, fc7, comma-separated, or 'all'.")
 OUTPUT = FLAGS.string("output", None, "JSON file for the result.")
 PLOT = FLAGS.string("plot", None, "Picture of accuracy by layer, e.g. layers.png.")
-RANDOM_INIT = FLAGS.bool("random_init", True, "Measure an untrained network beside it.")
+RANDOM_INIT = FLAGS.bool("random_init", True, "Also measure an untrained network.")
 ESTIMATE = FLAGS.bool(
-    "estimate", True, "Measure for some seconds first what it will cost, and print that."
+    "estimate", True, "First measure for some seconds what the task will cost, and print it."
 )
 COMPUTE_DTYPE = FLAGS.string(
     "compute_dtype",
     "auto",
-    "Of the network's products: float32, bfloat16, or auto, which measures the faster.",
+    "Type of the network's products: float32, bfloat16, or auto, which measures the faster.",
 )
 RESIZE = FLAGS.integer("resize", None, "Pixels of the short side before the centre crop.")
-SEED = FLAGS.integer("seed", 0, "Of the untrained network, classifiers and augmentation.")
+SEED = FLAGS.integer("seed", 0, "Seed of the untrained network, classifiers and augmentation.")
 WATCH_DIR = FLAGS.string(
     "watch_dir",
     None,
-    "With several workers: folder that all see. They tell one another there how they are, and when "
-    "one is gone or hangs the others end, and say which.",
+    "With several workers: shared folder for their heartbeats. When a worker dies or hangs, the "
+    "others end and name it.",
 )
 TIMEOUT_S = FLAGS.float(
     "timeout_s",
     600.0,
-    "With --watch_dir: seconds that a worker may be silent or do nothing; 0: for ever.",
+    "With --watch_dir: seconds without heartbeat or progress until a worker counts as dead; 0: "
+    "no limit.",
     lower_bound=0,
 )
 SCRATCH = FLAGS.string(
-    "scratch", None, "Folder for features that memory cannot hold (the system's own)."
+    "scratch", None, "Folder for features that exceed memory; None: the system's temporary one."
 )
 
 

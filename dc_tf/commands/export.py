@@ -11,13 +11,13 @@ from dc_tf.commands.command_flags import CommandFlags
 
 FLAGS = CommandFlags()
 WORKDIR = FLAGS.string("workdir", None, "Run folder of `dc_tf train`.", required=True)
-STAGE = FLAGS.string("stage", "", "Take the network as it was when this stage ended.")
+STAGE = FLAGS.string("stage", "", "Use the network as it was at the end of this stage.")
 OUTPUT = FLAGS.string("output", None, "Folder of the SavedModel, or file.", required=True)
 FORMAT = FLAGS.enum(
     "format",
     "saved_model",
     ["saved_model", "keras", "keras_weights", "onnx"],
-    "What is written; see above.",
+    "Format of the output; see above.",
 )
 SOBEL = FLAGS.string(
     "sobel",
@@ -25,7 +25,7 @@ SOBEL = FLAGS.string(
     "'layer' keeps the fixed Sobel stage; 'folded' makes it and conv1 one 5x5 convolution on RGB "
     "that can be trained.",
 )
-OVERWRITE = FLAGS.bool("overwrite", False, "Replace what is there.")
+OVERWRITE = FLAGS.bool("overwrite", False, "Replace an existing output.")
 
 
 def run() -> dict:

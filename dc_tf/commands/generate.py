@@ -1,4 +1,4 @@
-"""Writes the embedded data set: procedural scenes with up and down, classes and metadata.
+"""Writes the built-in data set: procedural upright scenes with classes and metadata.
 
 dc_tf generate --output=/tmp/scenes
 dc_tf generate --output=/tmp/scenes_test --split=test --images=1000
@@ -9,25 +9,25 @@ from dc_tf.data.synthetic import generate
 
 FLAGS = CommandFlags()
 OUTPUT = FLAGS.string("output", None, "Folder of the data set to write.", required=True)
-IMAGES = FLAGS.integer("images", 4000, "How many images.")
-SIZE = FLAGS.integer("size", 64, "Pixels of a side; 64 to 96 look best.")
-SEED = FLAGS.integer("seed", 0, "The same seed, the same images.")
+IMAGES = FLAGS.integer("images", 4000, "Number of images.")
+SIZE = FLAGS.integer("size", 64, "Side in pixels; 64 to 96 look best.")
+SEED = FLAGS.integer("seed", 0, "Equal seeds draw equal images.")
 SPLIT = FLAGS.enum(
     "split",
     "train",
     list(generate.SPLITS),
-    "Two sets of one seed that share people and places but no image.",
+    "Two splits of one seed share users and places but no image.",
 )
 CLASSES = FLAGS.integer(
     "classes",
     len(generate.CLASS_NAMES),
-    f"Only the most frequent of {', '.join(generate.CLASS_NAMES)}.",
+    f"Draw only this many of the most frequent classes: {', '.join(generate.CLASS_NAMES)}.",
 )
-ROWS_PER_SHARD = FLAGS.integer("rows_per_shard", 1000, "Shard size.")
-OVERWRITE = FLAGS.bool("overwrite", False, "Replace a data set that is already in --output.")
+ROWS_PER_SHARD = FLAGS.integer("rows_per_shard", 1000, "Images in each shard.")
+OVERWRITE = FLAGS.bool("overwrite", False, "Replace a data set in --output.")
 
 
-def run():
+def run() -> dict:
     return generate.generate(
         output=OUTPUT.value,
         images=IMAGES.value,

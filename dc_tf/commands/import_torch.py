@@ -1,7 +1,7 @@
 """Turns the paper's released PyTorch weights into a SavedModel like that of `dc_tf export`.
 
 Reads checkpoints of DeeperCluster, DeepCluster and RotNet: VGG-16 with batch norm, on Sobel or on
-RGB, which the weights tell. Heads are left out. Only tensors are read, nothing in the file is run.
+RGB, which the weights tell. Heads are left out. Only tensors are read; no code in the file is run.
 Needs PyTorch: pip install torch
 """
 
@@ -22,18 +22,19 @@ SOBEL = FLAGS.string(
 RESOLUTION = FLAGS.integer(
     "resolution",
     224,
-    "Pixels, side of the images that the network was trained on.",
+    "Side, in pixels, of the images that the network was trained on.",
     lower_bound=30,
 )
-OVERWRITE = FLAGS.bool("overwrite", False, "Replace a SavedModel that is there.")
+OVERWRITE = FLAGS.bool("overwrite", False, "Replace an existing SavedModel.")
 
 
 def run() -> dict:
+    """Writes the SavedModel; returns what was written."""
     # After the flags are known to be right, since TensorFlow takes seconds to import.
-    from dc_tf.export.saved_model import SOBEL_FORMS, check_output, export_saved_model
-    from dc_tf.export.torch_checkpoint import check_checkpoint, digest, read_checkpoint
-    from dc_tf.export.torch_weights import from_torch
-    from dc_tf.export.weights import assign_weights
+    from dc_tf.exporting.saved_model import SOBEL_FORMS, check_output, export_saved_model
+    from dc_tf.exporting.torch_checkpoint import check_checkpoint, digest, read_checkpoint
+    from dc_tf.exporting.torch_weights import from_torch
+    from dc_tf.exporting.weights import assign_weights
     from dc_tf.nn.vgg16 import VGG16
     from dc_tf.progress import Progress
 

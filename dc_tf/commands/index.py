@@ -1,57 +1,65 @@
-"""Makes a data set of TFRecords that are there already, whatever their features are called.
+"""Indexes existing TFRecord files as a data set, whatever the names of their features.
 
     dc_tf index --input='/data/imagenet/train-*' --label_offset=-1
     dc_tf index --input='/data/coco/*.tfrecord' --image_feature=img --label_feature= --output=DATA
 
 No record is rewritten: an index of each file and a manifest are written beside the files, or to
---output. Bad records are listed in `rejected.jsonl`. Started again, it goes on where it stopped, as
-after SIGTERM or Ctrl-C, which end it with exit code 42; on a data set that is complete, it makes
-anew the indexes that are missing or damaged.
+--output. Bad records are listed in `rejected.jsonl`. An interrupted call resumes when it is
+repeated; SIGTERM and Ctrl-C end it with exit code 42. On a complete data set, missing or corrupt
+indexes are rebuilt.
 """
 
 import os
 
 from dc_tf.commands.command_flags import CommandFlags
+from dc_tf.data.sources import text_files
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError
 
 FLAGS = CommandFlags()
 INPUT = FLAGS.string("input", None, "TFRecord files: a pattern, or a folder.", required=True)
-OUTPUT = FLAGS.string("output", None, "Folder of the data set; None: that of the files.")
-IMAGE_FEATURE = FLAGS.string("image_feature", "image/encoded", "Encoded JPEG, PNG, GIF or BMP.")
-LABEL_FEATURE = FLAGS.string("label_feature", "image/class/label", "An integer; empty: no labels.")
+OUTPUT = FLAGS.string("output", None, "Folder of the data set; None: the folder of the files.")
+IMAGE_FEATURE = FLAGS.string(
+    "image_feature", "image/encoded", "Feature with the encoded image: JPEG, PNG, GIF or BMP."
+)
+LABEL_FEATURE = FLAGS.string(
+    "label_feature", "image/class/label", "Feature with the label, an integer; empty: no labels."
+)
 LABEL_OFFSET = FLAGS.integer(
     "label_offset",
     0,
-    "Added to the labels; -1 where classes are counted from 1, as in the usual ImageNet TFRecords. "
+    "Added to the labels; -1 if classes are numbered from 1, as in the usual ImageNet TFRecords. "
     "A result of -1 means no label.",
 )
 SOURCE_FEATURE = FLAGS.string(
     "source_feature",
     "image/filename",
-    "Text that tells a person where an image came from; empty: none.",
+    "Feature with a text that describes the image's origin; empty: none.",
 )
 CLASS_NAMES = FLAGS.string(
     "class_names",
     None,
-    "Text file with the name of class 0, 1, ..., one a line.",
+    "Text file with the names of classes 0, 1, ..., one per line.",
+)
+ENCODING = FLAGS.string(
+    "encoding", None, "Encoding of --class_names; None: UTF-8. A byte-order mark has precedence."
 )
 MAX_BAD_SHARE = FLAGS.float(
     "max_bad_share",
     0.0,
-    "Share of the records that may be bad; they are left out. Beyond it, nothing is written.",
+    "Largest accepted fraction of bad records, which are left out. With more, nothing is written.",
     lower_bound=0.0,
     upper_bound=1.0,
 )
-WORKERS = FLAGS.integer("workers", None, "Processes; None: one for each core.", lower_bound=1)
+WORKERS = FLAGS.integer("workers", None, "Processes; None: one per core.", lower_bound=1)
 OVERWRITE = FLAGS.bool(
     "overwrite",
     False,
-    "Replace the data set in the output; the TFRecords of others are never removed.",
+    "Replace a data set in the output; TFRecord files indexed in place are never removed.",
 )
 
 
-def run():
+def run() -> dict:
     """Runs the command; returns what was found."""
     from dc_tf.data.storage import index_tfrecords, scan
     from dc_tf.data.storage.manifest import MANIFEST
@@ -82,8 +90,13 @@ def run():
 def _class_names():
     if CLASS_NAMES.value is None:
         return None
+    path, encoding = CLASS_NAMES.value, ENCODING.value
+    text_files.check_encoding(encoding)
+    names = []
     try:
-        with open(CLASS_NAMES.value, encoding="utf-8") as file:
-            return [line.strip() for line in file if line.strip()]
+        for number, line in text_files.lines(path, encoding):
+            text_files.raise_if_undecodable(path, number, line, encoding)
+            names.append(line.strip())
     except OSError as error:
-        raise ConfigError(f"--class_names={CLASS_NAMES.value}: {error.strerror}.") from error
+        raise ConfigError(f"--class_names={path}: {error.strerror}.") from error
+    return [name for name in names if name]

@@ -1,10 +1,10 @@
-"""Shows what a data set holds: counts, sizes, labels, metadata, and whether it is intact.
+"""Summarizes a data set: counts, sizes, labels, metadata, and whether it is intact.
 
     dc_tf inspect /data/photos
     dc_tf inspect /data/photos --output=sheet.png --verify
 
-With --verify everything is read and compared with the checksums; each corrupt shard is named, and
-the exit code is 1 if there is one.
+--verify reads all records, compares them with their checksums and names each corrupt shard; the
+exit code is 1 if there is one.
 """
 
 import sys
@@ -18,25 +18,30 @@ DATA = FLAGS.string("data", None, "Folder of the data set.")
 SAMPLE = FLAGS.integer(
     "sample",
     1000,
-    "Rows that are read, evenly spread, for formats, sizes and metadata.",
+    "Number of evenly spaced rows that are read for formats, sizes and metadata.",
     lower_bound=1,
 )
-OUTPUT = FLAGS.string("output", None, "PNG to write, with 64 of the images.")
-VERIFY = FLAGS.bool("verify", False, "Read everything, check it.")
-WORKERS = FLAGS.integer("workers", None, "Processes; None: one for each core.", lower_bound=1)
-ARGUMENT = DATA  # may stand without its name
+OUTPUT = FLAGS.string(
+    "output",
+    None,
+    "PNG to write: a contact sheet of 64 evenly spaced images, each with its row id, class "
+    "and file name.",
+)
+VERIFY = FLAGS.bool("verify", False, "Read all records and compare them with their checksums.")
+WORKERS = FLAGS.integer("workers", None, "Processes; None: one per core.", lower_bound=1)
+ARGUMENT = DATA  # also positional
 
 _SHEET = 64
 
 
-def run():
+def run() -> dict:
     """Runs the command; returns the report."""
     from dc_tf.data import inspection
     from dc_tf.data.storage import verify
     from dc_tf.data.storage.manifest import Dataset
 
     if not DATA.value:
-        raise ConfigError("no data set is named; use dc_tf inspect DATASET.")
+        raise ConfigError("no data set was given; use dc_tf inspect DATASET.")
     report = Result(inspection.inspect(DATA.value, SAMPLE.value), shown=True)
     print(inspection.as_text(report))
     dataset = Dataset.open(DATA.value)
@@ -50,9 +55,9 @@ def run():
             report["damage"].append(vars(damage))
             print(verify.describe(damage, dataset.path), file=sys.stderr, flush=True)
         _check(report)
-    elif damaged := report["sample"]["damaged"]:
+    elif corrupt := report["sample"]["corrupt"]:
         raise DataError(
-            f"{damaged} of the {report['sample']['rows']} rows of the sample are corrupt; --verify "
+            f"{corrupt} of the {report['sample']['rows']} rows of the sample are corrupt; --verify "
             "reads everything and names the shards.",
             result=report,
         )

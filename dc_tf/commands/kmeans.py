@@ -5,7 +5,7 @@
 Any matrices of float16, bfloat16, float32 or float64, larger than memory if need be; several files
 are one matrix. Writes centroids.npy (k, dim), assignments.npy (the cluster of every row) and
 clustering.json (settings, objective of each iteration, sizes of the clusters). Started again with
-the same settings, it goes on where it was stopped; once finished, it prints its result again.
+the same settings, it resumes an interrupted clustering; once finished, it prints its result again.
 SIGTERM and Ctrl-C save after the iteration and end with exit code 42; a second Ctrl-C ends at once.
 """
 
@@ -29,7 +29,7 @@ INIT = FLAGS.string(
     "Where to start: distinct random rows; k-means++ or (in quotes, for large k) k-means|| draw "
     "rows far from one another; or a .npy file with (k, dim) centroids.",
 )
-SEED = FLAGS.integer("seed", 0, "Of everything that is drawn.", lower_bound=0)
+SEED = FLAGS.integer("seed", 0, "Seed of all random draws.", lower_bound=0)
 PRECISION = FLAGS.enum(
     "precision",
     "auto",
@@ -38,7 +38,7 @@ PRECISION = FLAGS.enum(
     "keeps what it began with.",
 )
 BACKEND = FLAGS.enum(
-    "backend", "auto", ["auto", "tensorflow", "faiss"], "What finds the nearest centroids."
+    "backend", "auto", ["auto", "tensorflow", "faiss"], "Search for the nearest centroids."
 )
 SPHERICAL = FLAGS.bool("spherical", False, "Keep centroids at length 1, for --normalize.")
 NORMALIZE = FLAGS.bool("normalize", False, "Scale every row to length 1.")
@@ -46,12 +46,12 @@ TOLERANCE = FLAGS.float(
     "tolerance", 0.0, "Stop once an iteration gains no more than this share (0: never)."
 )
 OVERWRITE = FLAGS.bool(
-    "overwrite", False, "Replace a clustering in the output that is finished or another."
+    "overwrite", False, "Replace a finished or different clustering in the output."
 )
 SAVE_EVERY_S = FLAGS.float(
     "save_every_s",
     60.0,
-    "Seconds between saves of what a restart goes on from; 0: after every iteration.",
+    "Seconds between snapshots to resume from; 0: after every iteration.",
     lower_bound=0,
 )
 CACHE_GB = FLAGS.float(
@@ -63,8 +63,8 @@ CACHE_GB = FLAGS.float(
 TIMEOUT_S = FLAGS.float(
     "timeout_s",
     600.0,
-    "Seconds that a worker may be silent or do nothing before the others end, and say so; 0: for "
-    "ever.",
+    "Seconds without a heartbeat or progress of a worker before the others end and name it; 0: no "
+    "limit.",
     lower_bound=0,
 )
 
@@ -90,7 +90,7 @@ def run() -> dict | None:
         cache_gb=CACHE_GB.value,
         timeout_s=TIMEOUT_S.value,
     )
-    # After flags and files are known to be right, since TensorFlow takes seconds to import.
+    # after the checks of flags and files, since TensorFlow takes seconds to import
     from dc_tf.commands.quick_tensorflow import import_tensorflow
 
     import_tensorflow()

@@ -1,9 +1,9 @@
-"""Starts N workers of a command on this machine, and again where they fail.
+"""Starts N workers of a command on this machine, and restarts them when they fail.
 
     dc_tf launch --workers=4 --max_restarts=1 -- train --config_file=quickstart --workdir=RUN
 
-This is launch/local.py of the repository, which has its own flags and exit codes: it passes on
-those of its workers.
+This is launch/local.py of the repository, which has its own flags; its exit codes are those of its
+workers.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ def main(argv) -> int:
     """Runs the launcher.
 
     Args:
-        argv: list of str, what follows `dc_tf launch`.
+        argv: list of str, the arguments after `dc_tf launch`.
 
     Returns:
         exit code.

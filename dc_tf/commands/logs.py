@@ -1,4 +1,4 @@
-"""How a command's log lines read on the screen."""
+"""Format of log lines on the screen."""
 
 import logging as python_logging
 
@@ -6,9 +6,9 @@ from absl import logging
 
 
 class ScreenFormatter(logging.PythonFormatter):
-    """Warnings and errors as a command's other messages; the rest with time and place, as absl."""
+    """Formats warnings and errors like a command's messages, and the rest as absl does."""
 
-    def format(self, record):
+    def format(self, record) -> str:
         if record.levelno < python_logging.WARNING:
             return super().format(record)
         who = "dc_tf" if record.name == "absl" else record.name

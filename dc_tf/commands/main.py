@@ -3,11 +3,11 @@
 A command is a module with a docstring, whose first line is its help, its own
 `FLAGS = CommandFlags()` and `run() -> dict`; the dictionary is printed as the last line on
 stdout, one JSON object, or on a terminal as a table (`results`). A flag named `ARGUMENT` may be
-given without its name. Only the command that was asked for is imported. `launch` has flags of
-another kind, and `main(argv) -> exit code` in place of these.
+given without its name. Only the requested command is imported. `launch` parses its own flags: it
+has `main(argv) -> exit code` instead.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration, nothing was started; 42 asked to stop,
-state saved, start again; 43 held up by another worker that failed, is gone or hangs.
+state saved, start again; 43 another worker failed, died or hangs.
 """
 
 import ast
@@ -23,6 +23,7 @@ import re
 import select
 import sys
 import traceback
+from typing import NoReturn
 
 from absl import flags, logging
 
@@ -41,6 +42,7 @@ COMMANDS = {
     "replay": "dc_tf.commands.replay",
     "kmeans": "dc_tf.commands.kmeans",
     "embed": "dc_tf.commands.embed",
+    "search": "dc_tf.commands.search",
     "export": "dc_tf.commands.export",
     "import_torch": "dc_tf.commands.import_torch",
     "evaluate": "dc_tf.commands.evaluate",
@@ -55,11 +57,11 @@ _HELP = ("--help", "-help", "-h", "help")
 _VERSION = ("--version", "version")
 
 
-def main(argv=None):
+def main(argv=None) -> int:
     """Runs one command line.
 
     Args:
-        argv: list of str without the program's name; None takes the process's own.
+        argv: list of str without the program's name; None: those of the process.
 
     Returns:
         int, the exit code.
@@ -74,40 +76,44 @@ def main(argv=None):
             return DONE
         return _dispatch(argv[0], argv[1:])
     except (ConfigError, flags.Error) as error:
-        return _complain(error, WRONG_USAGE)
+        return _print_error(error, WRONG_USAGE)
     except DataError as error:
         results.show(error.result)
-        return _complain(error, FAILED)
+        return _print_error(error, FAILED)
     except Preempted as error:
-        return _complain(f"{error}. Start again in the same way to go on.", PREEMPTED)
+        return _print_error(f"{error}. Start it again with the same flags to resume.", PREEMPTED)
     except OSError as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
+        if isinstance(error, BrokenPipeError) and _reader_has_ended():
             return DONE
         if error.errno not in _OF_DISKS:
             return _show_trace()
-        return _complain(f"{error}; what was saved is whole. Make room and start again.", FAILED)
+        return _print_error(
+            f"{error}; what was saved is intact. Free space and start again.", FAILED
+        )
     except KeyboardInterrupt:
-        return _complain("interrupted", FAILED)
-    except Exception:  # Whatever it was, the caller gets an exit code and the user a trace.
+        return _print_error("interrupted", FAILED)
+    except Exception:  # an exit code for the caller, a traceback for the user
         return _show_trace()
 
 
-def run_and_exit():
+def run_and_exit() -> NoReturn:
     """Runs the process's own command line and ends the process with its exit code.
 
-    Without the interpreter's own shutdown: it can wait for ever for a thread of an input pipeline
-    that itself waits for the interpreter, when something, such as a trace, kept an iterator alive.
+    Skips the interpreter's shutdown, which can deadlock with a thread of an input pipeline when
+    something, such as a traceback, keeps an iterator alive.
     """
     if native_log.begin():
-        # They go to a file, so all of them; else they would bury a command's own lines.
+        # All levels, since these lines go to a file and not to the screen.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
         faulthandler.enable(2)
     code = main()
-    for child in multiprocessing.active_children():  # they would outlive us and hold our pipes
+    for (
+        child
+    ) in multiprocessing.active_children():  # they would outlive this process and hold its pipes
         child.terminate()
         child.join()
     for finish in (logging.flush, sys.stdout.flush, sys.stderr.flush, native_log.end):
-        with _as_far_as_the_disk_lets():
+        with _ignoring_disk_errors():
             finish()
     os._exit(code)
 
@@ -115,8 +121,8 @@ def run_and_exit():
 def _dispatch(name, args):
     if name not in COMMANDS:
         raise ConfigError(f"there is no command {name!r}; use one of {', '.join(COMMANDS)}.")
-    # For who calls this function. Without a GPU TensorFlow calls that an error, and that a CPU does
-    # not multiply in float16.
+    # For callers of `main`. Without a GPU, TensorFlow logs as errors that there is none and that a
+    # CPU does not multiply in float16.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if _sees_gpu() else "3")
     command = importlib.import_module(COMMANDS[name])
     if hasattr(command, "main"):
@@ -139,14 +145,14 @@ def _asks_for_help(args):
 
 
 def _parse(name, values, args, argument=None):
-    """Parses `args` into the command's flag values, free of what an earlier call left there.
+    """Parses `args` into the command's flag values, without those of an earlier call.
 
-    The first word that is no flag is the value of the flag `argument`, where the command has one.
+    The first word that is not a flag is the value of the flag `argument`, if there is one.
     """
     _add_verbosity(values)
     for flag in values:
         values[flag].unparse()
-    values.set_gnu_getopt(True)  # Flags may follow a stray word, which is then the one to report.
+    values.set_gnu_getopt(True)  # flags may follow a stray word, which is then reported
     try:
         _, *stray = values([f"dc_tf {name}", *args])
     except flags.Error as error:
@@ -155,10 +161,10 @@ def _parse(name, values, args, argument=None):
         values[argument.name].value = stray.pop(0)
     if stray:
         raise ConfigError(
-            f"dc_tf {name} takes only flags, as --name=value, patterns in quotes; it got "
-            f"{' '.join(stray)!r}."
+            f"dc_tf {name} takes only flags; got {' '.join(stray)!r}. Write "
+            "--name=value, and patterns in quotes."
         )
-    flags.FLAGS.mark_as_parsed()  # Libraries that read absl's global flags get the defaults.
+    flags.FLAGS.mark_as_parsed()  # libraries that read absl's global flags get the defaults
     logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(ScreenFormatter())
     logging.set_verbosity(values.verbosity)
@@ -179,7 +185,7 @@ def _add_verbosity(values):
         flags.DEFINE_integer(
             "verbosity",
             -1,
-            "How much to log: -1 warnings, 0 what happens, 1 debugging.",
+            "Log level: -1 warnings, 0 information, 1 debugging.",
             short_name="v",
             flag_values=values,
         )
@@ -220,25 +226,25 @@ def _flag_help(flag):
     return f"  {names}\n      {flag.help}{default or ''}"
 
 
-def _complain(error, code):
-    with _as_far_as_the_disk_lets():
+def _print_error(error, code):
+    with _ignoring_disk_errors():
         print(f"dc_tf: {error}", file=sys.stderr, flush=True)
     return code
 
 
 def _show_trace():
-    with _as_far_as_the_disk_lets():
+    with _ignoring_disk_errors():
         traceback.print_exc()
     return FAILED
 
 
-def _as_far_as_the_disk_lets():
-    """A log that cannot be written is no reason for another exit code, and none to hang."""
+def _ignoring_disk_errors():
+    """A log that cannot be written must not change the exit code."""
     return contextlib.suppress(OSError)
 
 
-def _nobody_reads():
-    """Whether who read stdout has ended, as in `dc_tf train --help | head`."""
+def _reader_has_ended():
+    """Whether the reader of stdout has ended, as in `dc_tf train --help | head`."""
     stdout = select.poll()
-    stdout.register(1, 0)  # a pipe without a reader is an error, which is reported unasked
+    stdout.register(1, 0)  # a pipe without a reader reports an error without being asked for
     return any(event & select.POLLERR for _, event in stdout.poll(0))

@@ -4,12 +4,12 @@
     send_to("RUN/logs/worker-00000.log")
     end()
 
-These lines are written to file descriptor 2 by code that Python cannot reach, some of it before any
-log level is read. So descriptor 2 becomes a pipe, and `sys.stderr` a duplicate of what it was: our
-own lines, progress bars and traces go to the terminal directly. A child process reads the pipe. It
+C++ code writes these lines to file descriptor 2, some of them before any log level is read. So
+descriptor 2 becomes a pipe, and `sys.stderr` a duplicate of the original: Python's lines, progress
+bars and tracebacks go to the terminal directly. A child process reads the pipe. It
 appends TensorFlow's and gRPC's lines to the file, and passes all others on to the terminal: of C
 libraries, of processes that this one starts. It outlives this process, so nothing is lost when C++
-code aborts: the fatal line, the last lines before it and all that follows are shown.
+code aborts: the fatal line, the last lines before it and all later ones are shown.
 
 DC_TF_TENSORFLOW_LOG=FILE names a file for any command; with - the lines stay on the terminal.
 """
@@ -38,15 +38,15 @@ _NATIVE = re.compile(
 
 
 class _State:
-    control = None  # socket to the reader: paths to it, an empty line back for an empty line
-    screen = None  # duplicate of what descriptor 2 was
+    control = None  # socket to the reader, which takes paths and answers empty lines
+    screen = None  # duplicate of the original descriptor 2
     reader = None  # process id
 
 
 def begin() -> bool:
     """Diverts descriptor 2 of this process; returns whether it did.
 
-    Nothing may run in a thread yet, since this forks.
+    Call it before any thread runs, since it forks.
     """
     place = os.environ.get(VARIABLE, "")
     if place == "-" or _State.reader is not None:
@@ -54,7 +54,7 @@ def begin() -> bool:
     try:
         sys.stderr.flush()
         _State.screen = os.dup(2)
-    except (AttributeError, OSError):  # there is no standard error, or its disk is full
+    except (AttributeError, OSError):  # no standard error, or its disk is full
         return False
     lines, writes = _packets()
     _State.control, orders = socket.socketpair()
@@ -75,10 +75,10 @@ def begin() -> bool:
     return True
 
 
-def send_to(path):
-    """From now on, and with what came before, the lines are appended to a file.
+def send_to(path) -> None:
+    """Appends the lines to a file, those kept so far included.
 
-    Without effect where nothing is diverted, or DC_TF_TENSORFLOW_LOG names another file.
+    Has no effect where nothing is diverted, or DC_TF_TENSORFLOW_LOG names another file.
     """
     named = os.environ.get(VARIABLE) or path
     if _State.control is not None:
@@ -89,17 +89,17 @@ def _tell_reader(line) -> bool:
     try:
         _State.control.sendall(line + b"\n")
         return True
-    except OSError as error:  # somebody has killed it
+    except OSError as error:  # it was killed
         logging.debug("the reader of descriptor 2 is gone: %s", error)
         return False
 
 
-def end():
-    """Descriptor 2 is again what it was, and all that was written to it has arrived."""
+def end() -> None:
+    """Restores descriptor 2, once all that was written to it has arrived."""
     if _State.reader is None:
         return
     os.dup2(_State.screen, 2)
-    # Not for its end: a process that we have started may still hold the pipe.
+    # Do not wait for the end of the pipe: a child process may still hold it.
     if _tell_reader(b""):
         select.select([_State.control], [], [], _END_S)
     _State.control.close()
@@ -107,7 +107,7 @@ def end():
 
 
 def _packets():
-    """A pipe whose reads return what one write wrote, where the system has that."""
+    """A pipe whose reads return single writes, where the system has that."""
     try:
         return os.pipe2(os.O_CLOEXEC | os.O_DIRECT)
     except OSError:
@@ -117,11 +117,11 @@ def _packets():
 def _read_until_all_writers_end(lines, orders, screen):
     """The child: ends with the last process that holds descriptor 2."""
     try:
-        os.setsid()  # whoever ends our process group lets the last lines pass
+        os.setsid()  # so that a signal to the process group leaves the last lines
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)
         nothing = os.open(os.devnull, os.O_RDWR)
-        for number in (0, 1, 2):  # so that whoever reads our results sees their end
+        for number in (0, 1, 2):  # so that a reader of stdout sees its end
             os.dup2(nothing, number)
         first = 3
         for number in sorted((lines, orders, screen)):
@@ -150,7 +150,7 @@ def _read_until_all_writers_end(lines, orders, screen):
 
 
 def _catch_up(lines, sorter):
-    """Takes what is in the pipe by now."""
+    """Reads what is in the pipe."""
     while select.select([lines], [], [], 0)[0] and (data := os.read(lines, 1 << 16)):
         sorter.add(data)
 
@@ -169,28 +169,30 @@ class Sorter:
         self._early = collections.deque(maxlen=_KEPT_LINES)
         self._last = collections.deque(maxlen=_SHOWN_AT_A_CRASH)
         self._rest = b""
-        self._is_native = False  # the line before; a message may have several
+        self._is_native = False  # whether the line before was; a message may have several
         self._crashed = False
 
-    def log_to(self, path):
+    def log_to(self, path) -> None:
         try:
             self._log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         except OSError as error:
-            _write(self._screen, f"dc_tf: TensorFlow's lines are not kept: {error}\n".encode())
+            _write(
+                self._screen, f"dc_tf: the log of TensorFlow cannot be written: {error}.\n".encode()
+            )
             return
         self._path = path
         while self._early:
             _write(self._log, self._early.popleft())
 
-    def add(self, data):
-        """Takes what one write wrote."""
+    def add(self, data) -> None:
+        """Adds the data of one write."""
         if not self._rest:
             self._is_native = False
         *whole, self._rest = (self._rest + data).split(b"\n")
         for line in whole:
             self._sort(line + b"\n")
 
-    def finish(self):
+    def finish(self) -> None:
         if self._rest:
             self._sort(self._rest + b"\n")
 
@@ -213,17 +215,17 @@ class Sorter:
             _write(self._log, line)
 
     def _crash(self):
-        """Shows what came before; what comes now is shown anyway."""
+        """Shows the last lines; later ones are shown as they come."""
         if not self._crashed:
             self._crashed = True
             _write(self._screen, b"".join(self._last))
             if self._path:
-                place = f"dc_tf: crashed; all lines of TensorFlow are in {self._path}\n"
+                place = f"dc_tf: crashed; TensorFlow's log is in {self._path}.\n"
                 _write(self._screen, place.encode())
 
 
 def _write(descriptor, data):
-    """Writes all of it; a full disk or a terminal that is gone is no reason to stop reading."""
+    """Writes all of `data`; a full disk or closed terminal must not stop the reader."""
     try:
         while data:
             data = data[os.write(descriptor, data) :]

@@ -1,11 +1,11 @@
-"""Imports TensorFlow for a command that needs neither Keras nor what Keras and others bring along.
+"""Imports TensorFlow for commands that need neither Keras nor its dependencies.
 
     import_tensorflow()
     import tensorflow as tf    # anywhere, at no cost
 
-TensorFlow imports its Keras, and that pandas, SciPy, h5py and Pillow; and it imports the client
-library of Google's services, in case it runs there. It does without each that is not installed, and
-without them takes two thirds of the time. They can be imported later as usual.
+TensorFlow imports Keras, which imports pandas, SciPy, h5py and Pillow, and the client library of
+Google's services. All are optional; without them the import takes two thirds of the time. They can
+be imported later as usual.
 """
 
 import contextlib
@@ -15,7 +15,8 @@ import sys
 _LEFT_OUT = ("keras", "tf_keras", "pandas", "scipy", "h5py", "PIL", "googleapiclient")
 
 
-def import_tensorflow():
+def import_tensorflow() -> None:
+    """Imports TensorFlow without its optional dependencies."""
     with _as_if_not_installed(_LEFT_OUT), _without_collections():
         import tensorflow  # noqa: F401
 
@@ -23,7 +24,7 @@ def import_tensorflow():
 @contextlib.contextmanager
 def _as_if_not_installed(names):
     hidden = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # None makes an import an ImportError
+    sys.modules.update(dict.fromkeys(hidden))  # None makes an import raise ImportError
     try:
         yield
     finally:
@@ -33,7 +34,7 @@ def _as_if_not_installed(names):
 
 @contextlib.contextmanager
 def _without_collections():
-    """Inside, nobody looks for garbage among the many objects that an import makes and keeps."""
+    """Inside, garbage collection is off: an import makes many objects and keeps them."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,10 +1,10 @@
-"""Shows what a step of a run was given: its images as the network got them, rows, clusters.
+"""Shows the batch of a step of a run: images as the network got them, rows, clusters.
 
     dc_tf replay /runs/mine --output=/tmp/step             # the step whose loss was not finite
     dc_tf replay /runs/mine --step=1200 --output=/tmp/step
 
-Writes OUTPUT/batch.jsonl, a line for each image, and OUTPUT/batch.png. Where `log_every` is not 1
-the bad step may lie up to so many steps earlier.
+Writes OUTPUT/batch.jsonl, a line for each image, and OUTPUT/batch.png. The loss is looked at every
+`log_every` steps, so the first bad step may lie up to so many steps earlier.
 """
 
 import json
@@ -16,20 +16,20 @@ from dc_tf.errors import ConfigError
 FLAGS = CommandFlags()
 WORKDIR = FLAGS.string("workdir", None, "Run folder.")
 STEP = FLAGS.integer("step", None, "Number of the step; by default the failed one.")
-OUTPUT = FLAGS.string("output", None, "Folder for what is found.")
-ARGUMENT = WORKDIR  # may stand without its name
+OUTPUT = FLAGS.string("output", None, "Folder to write to.")
+ARGUMENT = WORKDIR  # may be given without its name
 
 _SHEET = 64
 
 
-def run():
+def run() -> dict:
     """Runs the command; returns where the step is and what was written."""
     from dc_tf.atomic import require_mounted, write_text
     from dc_tf.run_dir import RunDir
     from dc_tf.training.replay import find_step, replay
 
     if not WORKDIR.value or not OUTPUT.value:
-        raise ConfigError("run or output is missing; use dc_tf replay RUN --output=FOLDER.")
+        raise ConfigError("the run or --output is missing; use dc_tf replay RUN --output=FOLDER.")
     require_mounted(OUTPUT.value, "--output")
     folder = RunDir(WORKDIR.value)
     step = find_step(folder) if STEP.value is None else STEP.value
@@ -51,8 +51,14 @@ def run():
     }
 
 
+def _tile(image, source):
+    import tensorflow as tf
+
+    return {"encoded": tf.io.encode_png(image).numpy(), "label": None, "source": source}
+
+
 def _write_sheet(batch, rows, path):
-    """Images from all over the batch, so that all super-classes are seen."""
+    """Writes images evenly spaced over the batch, so that all super-classes are shown."""
     import numpy as np
     import tensorflow as tf
 
@@ -61,7 +67,7 @@ def _write_sheet(batch, rows, path):
     places = np.linspace(0, len(rows) - 1, min(_SHEET, len(rows))).astype(int)
     pixels = tf.cast(255 * batch.images[places] + 0.5, tf.uint8)
     tiles = [
-        (rows[place]["row"], {"encoded": tf.io.encode_png(image).numpy(), "label": None})
+        (rows[place]["row"], _tile(image, rows[place]["source"]))
         for place, image in zip(places, pixels)
     ]
     contact_sheet(tiles, None, path)

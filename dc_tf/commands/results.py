@@ -1,23 +1,24 @@
-"""What a command found: one line of JSON for programs, a short table for people.
+"""Prints the result of a command: one line of JSON for programs, a short table for people.
 
     show({"rows": 4000, "classes": 12})
-    show(Result(found, shown=True, path="RUN/result.json"))   # its own text is printed already
+    show(Result(found, shown=True, path="RUN/result.json"))   # its text is printed already
 
-JSON goes to a pipe or a file, as the last line on stdout. A terminal gets the table, and where the
-whole result is.
+A pipe or a file gets JSON, as the last line on stdout. A terminal gets the table, and the place of
+the whole result.
 """
 
 import json
 import math
 import os
 import sys
+from typing import Any
 
 _WIDTH = 100  # characters of a line
 _LINES = 30
 
 
 class Result(dict):
-    """A result with what to show of it on a terminal.
+    """A result and how to show it on a terminal.
 
     Attributes:
         shown: whether the command has printed a text for people.
@@ -32,8 +33,8 @@ class Result(dict):
         self.flag = flag
 
 
-def show(result):
-    """Prints a result, a dict; None, of a worker that is not the first, is not printed."""
+def show(result) -> None:
+    """Prints a result, a dict; nothing for None, the result of workers other than the chief."""
     if result is None:
         return
     if not sys.stdout.isatty():
@@ -45,7 +46,7 @@ def show(result):
 
 
 def _where(result):
-    """How to get the whole result."""
+    """A sentence that says where the whole result is."""
     if path := getattr(result, "path", None):
         return f"whole result: {path}"
     flag = getattr(result, "flag", None)
@@ -53,7 +54,7 @@ def _where(result):
 
 
 def table(result) -> str:
-    """A line for each entry; what is long is cut short."""
+    """One line per entry; long ones are shortened."""
     rows = [(str(name), _text(value)) for name, value in plain(result).items()]
     width = max((len(name) for name, _ in rows), default=0) + 2
     lines = [_cut(f"{name:{width}}{value}") for name, value in rows[:_LINES]]
@@ -62,8 +63,8 @@ def table(result) -> str:
     return "\n".join(lines)
 
 
-def plain(value):
-    """JSON's own types: NumPy scalars become numbers, and NaN, which JSON lacks, null."""
+def plain(value) -> Any:
+    """The value in JSON's types: NumPy scalars become numbers; NaN, which JSON lacks, null."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -2,9 +2,9 @@
 
     dc_tf train --config_file=quickstart --params_override=data.path=DIR --workdir=RUN
 
-On a run folder that has a checkpoint, it goes on from there at the exact step. With --dry_run it
-says what it would do, and what a worker needs for it, and starts nothing. --dry_run --measure also
-takes some steps of each stage on random weights, and says how long the whole takes.
+On a run folder with a checkpoint it resumes at the exact step. --dry_run prints the plan and what a
+worker needs for it, and starts nothing. --dry_run --measure also runs some steps of each stage on
+random weights, and predicts the time of the whole run.
 """
 
 from dc_tf.commands import native_log
@@ -30,11 +30,11 @@ WORKDIR = FLAGS.string(
     "Run folder, shared by all workers; created if missing.",
     required=True,
 )
-DRY_RUN = FLAGS.bool("dry_run", False, "Print the plan and what it costs; start nothing.")
+DRY_RUN = FLAGS.bool("dry_run", False, "Print the plan and its cost; start nothing.")
 WORKERS = FLAGS.integer(
     "workers",
     None,
-    "With --dry_run: plan for so many workers, instead of those that TF_CONFIG names.",
+    "With --dry_run: plan for so many workers instead of those of TF_CONFIG.",
     lower_bound=1,
 )
 MEASURE = FLAGS.bool(
@@ -46,7 +46,7 @@ MEASURE = FLAGS.bool(
 GPUS = FLAGS.bool(
     "gpus",
     None,
-    "With --dry_run: whether the workers have GPUs; None: as this machine.",
+    "With --dry_run: whether the workers have GPUs; None: as on this machine.",
 )
 
 

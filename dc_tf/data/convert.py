@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 
+import numpy as np
 from absl import logging
 
 from dc_tf.data.sources import image_files
@@ -34,6 +35,9 @@ REJECTED = "rejected.jsonl"
 FORMATS = ("keep", "jpeg", "png")
 _CHUNK = 16  # items per task of a process
 _CHUNK_BYTES = 8 << 20
+_CRASHED = image_files.Cleaned(
+    None, "its decoder crashed or ran out of memory; save it again as PNG"
+)
 
 
 def convert(
@@ -51,11 +55,15 @@ def convert(
     overwrite=False,
     tfds_data_dir=None,
     progress=True,
+    split=None,
+    encoding=None,
+    value_range=None,
 ) -> dict:
     """Converts all images of a source; an interrupted call resumes.
 
     Args:
-        input: folder, list, tar files or TensorFlow data set; see `sources.open_source`.
+        input: folder, list, zip file, tar files, images or TensorFlow data set; see
+            `sources.open_source`.
         output: folder of the data set.
         labels_from_folders: whether the first-level sub-folder is the class. Files outside the
             sub-folders have no label.
@@ -72,6 +80,11 @@ def convert(
             another source or other settings.
         tfds_data_dir: folder of TensorFlow data sets; None: the default of tensorflow-datasets.
         progress: whether to show progress.
+        split: sub-folder of a folder or zip file to take instead of the whole, such as "train".
+        encoding: of lists and of texts in tar files; None: UTF-8. A byte-order mark has
+            precedence.
+        value_range: values of pixels of more than 8 bits that become black and white: (low, high),
+            or high; None: from the file (see `sources.pixels`).
 
     Returns:
         dict: output, rows, rejected, classes (None without), rejected_list (path).
@@ -82,13 +95,18 @@ def convert(
         DataError: no image is usable, or a list cannot be read.
         Preempted: the process was asked to stop.
     """
-    rules = _rules(format, max_short_side, max_pixels, quality, drop_duplicates, drop_blank)
+    value_range = _value_range(value_range)
+    rules = _rules(
+        format, max_short_side, max_pixels, quality, drop_duplicates, drop_blank, value_range
+    )
     input, output = os.fspath(input), os.fspath(output)
     if same_place(input, output):
         raise ConfigError(f"input and output are both {input}; give another output.")
     if not is_begun(output):  # otherwise checked against the job below
         check_output(output, overwrite)
-    source = open_source(input, labels_from_folders, output, tfds_data_dir, progress)
+    source = open_source(
+        input, labels_from_folders, output, tfds_data_dir, progress, split, encoding
+    )
     job = {
         "made_by": "dc_tf convert",
         "source": source.identity,
@@ -99,6 +117,7 @@ def convert(
         "max_pixels": max_pixels,
         "drop_duplicates": drop_duplicates,
         "drop_blank": drop_blank,
+        "value_range": value_range,
         "rows_per_shard": rows_per_shard,
     }
     if is_finished(output, job) and not overwrite:
@@ -126,7 +145,7 @@ class _Conversion:
         # Of the current shard:
         self._new_rejected, self._new_digests, self._new_items = [], [], 0
 
-    def run(self, input, workers, progress):
+    def run(self, input, workers, progress) -> None:
         self._resume()
         with Progress(self._source.total, "convert", "images", enabled=progress) as bar:
             bar.skip(self._items)
@@ -161,7 +180,7 @@ class _Conversion:
             chunks,
             workers,
             initializer=image_files.silence,
-            crashed=lambda _: image_files.Cleaned(None, "its decoder crashed or ran out of memory"),
+            crashed=lambda _: _CRASHED,
             weight=_bytes_of,
         )
         for item in items:
@@ -245,7 +264,24 @@ def _result(output):
     }
 
 
-def _rules(format, max_short_side, max_pixels, quality, drop_duplicates, drop_blank):
+def _value_range(value):
+    """(low, high) or None; from None, a number, a pair, or a str "HIGH" or "LOW,HIGH"."""
+    if value is None:
+        return None
+    try:
+        values = value.split(",") if isinstance(value, str) else np.atleast_1d(value).tolist()
+        low, high = [0.0, *map(float, values)][-2:] if len(values) < 3 else (0, 0)
+    except (ValueError, TypeError):
+        low = high = 0
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise ConfigError(
+            f"value_range is {value!r}; give the value that becomes white, such as 4095, or those "
+            f"that become black and white, such as 0,4095."
+        )
+    return low, high
+
+
+def _rules(format, max_short_side, max_pixels, quality, drop_duplicates, drop_blank, value_range):
     if format not in FORMATS:
         raise ConfigError(f"format is {format!r}; use one of {', '.join(FORMATS)}.")
     if max_short_side is not None and max_short_side < 1:
@@ -255,5 +291,5 @@ def _rules(format, max_short_side, max_pixels, quality, drop_duplicates, drop_bl
     if not 1 <= quality <= 95:
         raise ConfigError(f"quality is {quality}; JPEG quality is 1 to 95.")
     return image_files.Rules(
-        format, max_short_side, max_pixels, quality, drop_duplicates, drop_blank
+        format, max_short_side, max_pixels, quality, drop_duplicates, drop_blank, value_range
     )

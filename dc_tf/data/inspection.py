@@ -7,9 +7,10 @@ contact_sheet(examples(Dataset.open("/data/mine"), 64), "sheet.png")
 
 import collections
 import io
+from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.metadata import text
@@ -17,7 +18,10 @@ from dc_tf.data.storage.reader import CorruptRow, RowReader
 
 _TOP = 10  # classes and metadata names shown
 _QUANTILES = (0, 0.05, 0.5, 0.95, 1)
-_COLUMNS, _TILE, _CAPTION = 8, 128, 14  # pixels
+_COLUMNS = 8
+_TILE, _LINE = 128, 14  # pixels
+_CAPTION = 3 * _LINE
+_LINE_LENGTH = 21  # characters
 _MAX_PIXELS = 100_000_000
 
 
@@ -38,17 +42,18 @@ def inspect(path, sample=1000) -> dict:
     return {
         "data": dataset.path,
         "rows": dataset.rows,
-        "shards": len(dataset.shards),
-        "bytes": sum(shard.bytes for shard in dataset.shards),
+        "shards": len(dataset.used_shards()),
+        "bytes": dataset.stored_bytes(),
         "fingerprint": dataset.fingerprint(),
         "made_by": dataset.origin.get("made_by"),
+        "view_of": dataset.base.path if dataset.base is not None else None,
         "record_bytes": _record_bytes(dataset),
         "labels": _labels(dataset),
         "sample": _sample(dataset, sample),
     }
 
 
-def examples(dataset, count):
+def examples(dataset, count) -> Iterator[tuple[int, dict | None]]:
     """Yields (row, decoded example or None if corrupt) of `count` evenly spaced rows."""
     rows = spread_rows(dataset, count)
     return zip(rows.tolist(), examples_of(dataset, rows), strict=True)
@@ -59,7 +64,7 @@ def spread_rows(dataset, count) -> np.ndarray:
     return np.linspace(0, dataset.rows - 1, min(count, dataset.rows)).astype(np.int64)
 
 
-def examples_of(dataset, rows):
+def examples_of(dataset, rows) -> Iterator[dict | None]:
     """Yields the decoded example of each row, None if it is corrupt."""
     reader = RowReader(dataset)
     for row in rows.tolist():
@@ -80,11 +85,13 @@ def as_text(report) -> str:
             f"{_size(record['least'])} to {_size(record['most'])}, mean {_size(record['mean'])}",
         ),
         ("labels", _label_text(labels, report["rows"])),
-        ("sample", f"{sample['rows']} rows, {sample['damaged']} of them corrupt"),
+        ("sample", f"{sample['rows']} rows, {sample['corrupt']} of them corrupt"),
         ("formats", _counts(sample["formats"])),
         ("width", _range(sample["width"])),
         ("height", _range(sample["height"])),
     ]
+    if report["view_of"]:
+        lines.insert(1, ("view of", report["view_of"]))
     lines += [
         (f"meta/{name}", f"{100 * meta['coverage']:.0f}%, such as {meta['example']!r}")
         for name, meta in sample["meta"].items()
@@ -93,41 +100,58 @@ def as_text(report) -> str:
 
 
 def contact_sheet(examples, names, path) -> None:
-    """Writes a PNG with the images in rows of eight, each with its row id and class.
+    """Writes a PNG with the images in rows of eight, each with its row id, class and file name.
 
     Args:
         examples: iterable of (row, example or None).
         names: class names, or None.
         path: str.
     """
-    tiles = [_tile(row, example, names) for row, example in examples]
-    rows = -(-len(tiles) // _COLUMNS)
-    size = (_COLUMNS * _TILE, rows * (_TILE + _CAPTION))
+    tiles = [tile(row, example, names) for row, example in examples]
+    paste_tiles(tiles, _COLUMNS, path)
+
+
+def paste_tiles(tiles, columns, path) -> None:
+    """Writes one picture of many: a JPEG if `path` ends in .jpg or .jpeg, else a PNG.
+
+    Args:
+        tiles: list of images of `tile`, line by line; None leaves a place empty.
+        columns: tiles in a line.
+        path: str.
+    """
+    rows = -(-len(tiles) // columns)
+    size = (columns * _TILE, rows * (_TILE + _CAPTION))
     sheet = Image.new("RGB", size, "white")
-    for number, tile in enumerate(tiles):
-        row, column = divmod(number, _COLUMNS)
-        sheet.paste(tile, (column * _TILE, row * (_TILE + _CAPTION)))
-    sheet.save(path, "PNG")
+    for number, image in enumerate(tiles):
+        if image is not None:
+            row, column = divmod(number, columns)
+            sheet.paste(image, (column * _TILE, row * (_TILE + _CAPTION)))
+    is_jpeg = path.lower().endswith((".jpg", ".jpeg"))
+    sheet.save(path, "JPEG" if is_jpeg else "PNG")
 
 
 def _record_bytes(dataset):
-    """Statistics of all record sizes, from the indexes, one shard at a time."""
+    """Statistics of all record sizes, from the indexes, a part at a time."""
     least, most, powers = np.inf, 0, np.zeros(64, np.int64)
-    for number in range(len(dataset.shards)):
-        lengths = np.asarray(dataset.index(number)[:, 1])
+    for entries in dataset.entries():
+        lengths = np.asarray(entries[:, 1])
         if lengths.size:
             least, most = min(least, int(lengths.min())), max(most, int(lengths.max()))
             exponents = np.ceil(np.log2(np.maximum(lengths, 1))).astype(np.int64)
             powers += np.bincount(exponents, minlength=64)
-    total = sum(shard.bytes for shard in dataset.shards)
     up_to = {2**power: int(count) for power, count in enumerate(powers) if count}
-    return {"least": least, "mean": total / dataset.rows, "most": most, "up_to": up_to}
+    return {
+        "least": least,
+        "mean": dataset.stored_bytes() / dataset.rows,
+        "most": most,
+        "up_to": up_to,
+    }
 
 
 def _labels(dataset):
     counts, rows = collections.Counter(), 0
-    for number in range(len(dataset.shards)):
-        values, times = np.unique(dataset.index(number)[:, 2], return_counts=True)
+    for entries in dataset.entries():
+        values, times = np.unique(entries[:, 2], return_counts=True)
         counts.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
     rows = sum(count for label, count in counts.items() if label >= 0)
     counts.pop(-1, None)
@@ -161,7 +185,7 @@ def _sample(dataset, count):
     good = max(1, seen - corrupt)
     return {
         "rows": seen,
-        "damaged": corrupt,
+        "corrupt": corrupt,
         "formats": dict(formats.most_common()),
         "width": np.quantile(width, _QUANTILES).astype(int).tolist(),
         "height": np.quantile(height, _QUANTILES).astype(int).tolist(),
@@ -181,23 +205,41 @@ def _header(encoded):
         return None
 
 
-def _tile(row, example, names):
-    tile = Image.new("RGB", (_TILE, _TILE + _CAPTION), "white")
-    caption = str(row)
+def tile(title, example, names) -> Image.Image:
+    """An image above lines of text.
+
+    Args:
+        title: row id or other short text; class and file name follow.
+        example: dict of `schema.decode_example`, or None if it is corrupt.
+        names: class names, or None.
+    """
+    picture = Image.new("RGB", (_TILE, _TILE + _CAPTION), "white")
+    lines = [str(title), _class_caption(names, example), _file_name(example)]
     try:
         with Image.open(io.BytesIO(example["encoded"])) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise ValueError("too large")
             image = image.convert("RGB")
         image.thumbnail((_TILE - 4, _TILE - 4))
-        tile.paste(image, ((_TILE - image.width) // 2, (_TILE - image.height) // 2))
-        if example["label"] is not None:
-            caption += f" {_name(names, example['label'])}"
+        picture.paste(image, ((_TILE - image.width) // 2, (_TILE - image.height) // 2))
     except Exception:  # The tile of an unreadable image says so.
-        caption += " corrupt"
-    caption = text(caption, 20).encode("ascii", "replace").decode()
-    ImageDraw.Draw(tile).text((3, _TILE), caption, fill="black")
-    return tile
+        lines[0] += " corrupt"
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(11)
+    for number, line in enumerate(lines):
+        draw.text((3, _TILE + number * _LINE), text(line, _LINE_LENGTH), fill="black", font=font)
+    return picture
+
+
+def _class_caption(names, example):
+    if example is None or example["label"] is None:
+        return "no label"
+    return _name(names, example["label"])
+
+
+def _file_name(example):
+    """The end of an image's file name, which tells images apart better than its start."""
+    name = text(example["source"] if example else "", 4096).rpartition("/")[2]
+    return name if len(name) <= _LINE_LENGTH else "…" + name[1 - _LINE_LENGTH :]
 
 
 def _name(names, label):

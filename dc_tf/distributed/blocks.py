@@ -1,22 +1,24 @@
 """Sums of large arrays over a group of workers, in messages of bounded size.
 
-A message of the whole of 80,000 x 4096 centroids would be 1.3 GB, twice that while it is sent.
-While one block is on its way, the next is prepared and the last is used.
+80,000 x 4096 centroids in one message would take 1.3 GB, and twice that while it is sent. While
+one block is in flight, the next is prepared and the previous one is consumed.
 
     for block, total in summed_blocks(rows, dim, block_of, comm): ...
 """
 
 import concurrent.futures
 import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-# Of one message: large enough for the full bandwidth, small enough for memory and for cutting in.
+# Size of one message: large enough for the full bandwidth, small enough to bound memory.
 MESSAGE_BYTES = 64 << 20
 
 
 def row_block(rows: int, rank: int, size: int) -> range:
-    """The rows that a worker owns: the rank-th of `size` nearly equal runs."""
+    """The rows that a worker owns: the rank-th of `size` nearly equal ranges."""
     return range(rows * rank // size, rows * (rank + 1) // size)
 
 
@@ -32,20 +34,20 @@ class Meter:
     bytes: int = 0
 
     @property
-    def rank(self):
+    def rank(self) -> int:
         return self.comm.rank
 
     @property
-    def size(self):
+    def size(self) -> int:
         return self.comm.size
 
-    def all_sum(self, tensor):
+    def all_sum(self, tensor) -> Any:
         total = self.comm.all_sum(tensor)
         self.bytes += total.dtype.size * int(np.prod(total.shape))
         return total
 
 
-def summed_blocks(rows, row_bytes, block_of, comm):
+def summed_blocks(rows, row_bytes, block_of, comm) -> Iterator[tuple[slice, np.ndarray]]:
     """Sums a `(rows, ...)` array over the group, block by block.
 
     Args:
@@ -62,19 +64,19 @@ def summed_blocks(rows, row_bytes, block_of, comm):
         return comm.all_sum(part).numpy()  # a copy, which the caller may change
 
     # One thread, so that all workers exchange the blocks in the same order.
-    with concurrent.futures.ThreadPoolExecutor(1, "exchange") as wire:
-        on_its_way = None
+    with concurrent.futures.ThreadPoolExecutor(1, "exchange") as exchange:
+        in_flight = None
         for block in blocks(rows, row_bytes):
             part = block_of(block)
-            before, on_its_way = on_its_way, (block, wire.submit(exchanged, part))
+            before, in_flight = in_flight, (block, exchange.submit(exchanged, part))
             if before:
                 yield before[0], before[1].result()
-        if on_its_way:
-            yield on_its_way[0], on_its_way[1].result()
+        if in_flight:
+            yield in_flight[0], in_flight[1].result()
 
 
 def blocks(rows, row_bytes, block_bytes=MESSAGE_BYTES) -> list[slice]:
-    """Parts of an array of about `block_bytes`."""
+    """Slices that divide `rows` into blocks of about `block_bytes`."""
     step = max(1, block_bytes // max(1, row_bytes))
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 

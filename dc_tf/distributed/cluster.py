@@ -53,11 +53,11 @@ class Cluster:
             self._groups[ranks] = self._new_group(ranks)
         return self._groups[ranks]
 
-    def leave(self):
-        """Call at the end, before the process exits: no early leaver breaks the others' work.
+    def leave(self) -> None:
+        """Waits for all workers; call it before the process exits, which would break their sums.
 
-        Whoever is gone has passed the second barrier, so all had entered it, and so all had passed
-        the first. A second barrier that fails says just that.
+        A worker that has exited has passed the second barrier. All workers had entered that, so
+        all had passed the first. A failure of the second barrier means only this.
         """
         self.world.barrier()
         try:
@@ -78,10 +78,10 @@ class Cluster:
 def connect(within_s: float | None = None) -> Cluster:
     """Joins the cluster that TF_CONFIG describes; returns when all its workers have.
 
-    Must come before anything else is done with TensorFlow in this process.
+    Call it before any other use of TensorFlow in this process.
 
     Args:
-        within_s: seconds that the others may take; None waits as long as TensorFlow does, an hour.
+        within_s: seconds to wait for the others; None waits as long as TensorFlow does, an hour.
 
     Raises:
         ConfigError: TF_CONFIG cannot be understood, or this host has fewer GPUs than workers.
@@ -119,7 +119,7 @@ def _compare_kernels(cluster):
     if cluster.is_chief and apart.size:
         logging.warning(
             "worker %d computes with %s kernels, worker 0 with %s: results depend on which worker "
-            "has which images, and the faster ones wait; set %s=0, or 1, on all workers.",
+            "has which images, and the faster workers wait; set %s=0, or 1, on all workers.",
             apart[0],
             kernels.name(with_onednn[apart[0]]),
             kernels.name(with_onednn[0]),
@@ -128,22 +128,22 @@ def _compare_kernels(cluster):
 
 
 def _let_idle_threads_sleep():
-    """Threads of TensorFlow that have nothing to do leave their core to those that have.
+    """Makes idle threads of TensorFlow sleep at once instead of spinning for a while.
 
-    By default they look for work for a while first, which serves a host that feeds a GPU. On CPUs
-    they take the time of the step, of decoding, and of other workers on the same cores.
+    Spinning serves a host that feeds a GPU. On CPUs it takes time from the step, from decoding, and
+    from other workers on the same cores.
     """
     options = tf.compat.v1.ConfigProto()
     options.experimental.disable_thread_spinning = True
-    # There is no public way; the context lays its own settings over these.
+    # There is no public API; the context merges its own settings over these.
     tf_context.context()._config = options
 
 
 @contextlib.contextmanager
 def _joining(within_s):
-    """Inside, a strategy that is made waits so long for the other workers.
+    """Inside, creating a strategy waits at most `within_s` for the other workers.
 
-    The strategy configures TensorFlow's coordination service itself and offers no way to say so.
+    The strategy configures TensorFlow's coordination service itself and takes no such argument.
     """
     if within_s is None:
         yield
@@ -163,13 +163,14 @@ def _claim_gpu(task: TaskSpec):
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         return None
-    # A launcher that lends each worker its own GPU shows it that one only.
-    lent = len(gpus) == 1 and "CUDA_VISIBLE_DEVICES" in os.environ
-    index = 0 if lent else task.local_index
+    # Launchers that give each worker a GPU make only that one visible.
+    assigned = len(gpus) == 1 and "CUDA_VISIBLE_DEVICES" in os.environ
+    index = 0 if assigned else task.local_index
     if index >= len(gpus):
         raise ConfigError(
-            f"TF_CONFIG puts at least {index + 1} workers on this host, which shows "
-            f"{len(gpus)} GPUs; give each worker one, or set CUDA_VISIBLE_DEVICES=-1 to use CPUs."
+            f"TF_CONFIG puts at least {index + 1} workers on this host, which has "
+            f"{len(gpus)} visible GPUs; give each worker one, or set CUDA_VISIBLE_DEVICES=-1 to "
+            "use CPUs."
         )
     tf.config.set_visible_devices(gpus[index], "GPU")
     tf.config.experimental.set_memory_growth(gpus[index], True)

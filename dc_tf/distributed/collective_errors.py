@@ -3,22 +3,23 @@
     with raise_on_all(cluster.world):
         check_own_files()
 
-What is raised is a `RaisedOnAll`: whoever ends the program can rely on all workers raising one.
+What is raised is a `RaisedOnAll`, which tells the caller that all workers raise one.
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import numpy as np
 
 from dc_tf.distributed.collectives import Communicator, all_gather
 from dc_tf.errors import ConfigError, ConfigErrorOnAll, DataError, DataErrorOnAll
 
-_KINDS = (None, ConfigErrorOnAll, DataErrorOnAll)  # by the number that workers gather
+_KINDS = (None, ConfigErrorOnAll, DataErrorOnAll)  # indexed by the number that workers gather
 
 
 @contextlib.contextmanager
-def raise_on_all(world: Communicator):
-    """Inside, workers exchange nothing; at its end all raise if the body raised on any of them.
+def raise_on_all(world: Communicator) -> Iterator[None]:
+    """Raises on all workers at its end if the body raised on any; the body must not communicate.
 
     Args:
         world: Communicator of the workers.
@@ -34,7 +35,7 @@ def raise_on_all(world: Communicator):
     raise_if_any(own, world)
 
 
-def raise_if_any(own: ConfigError | DataError | None, world: Communicator):
+def raise_if_any(own: ConfigError | DataError | None, world: Communicator) -> None:
     """Raises on all workers if any of them has an error.
 
     Args:

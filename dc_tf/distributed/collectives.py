@@ -10,7 +10,7 @@ must make the same calls in the same order, eagerly or while tracing a `tf.funct
 import dataclasses
 import itertools
 import json
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -80,12 +80,12 @@ class Collective:
     """A group on TensorFlow's collective ops.
 
     It uses group and instance keys of its own, so it works beside the collectives of
-    `tf.distribute` inside one cluster, and groups do not disturb one another.
+    `tf.distribute` inside one cluster, and groups are independent.
 
     Args:
         rank: place of this worker in the group.
         size: members of the group, at least 2.
-        group_key: the same on all members, of no other group.
+        group_key: the same on all members, used by no other group.
         link: of this worker.
     """
 
@@ -115,13 +115,13 @@ class Collective:
     def barrier(self) -> None:
         arrived = int(self._reduce(tf.constant(1, tf.int64)))
         if arrived != self.size:
-            raise RuntimeError(f"barrier met {arrived} workers, expected {self.size}.")
+            raise RuntimeError(f"barrier counted {arrived} workers, expected {self.size}.")
 
     def _reduce(self, tensor: tf.Tensor) -> tf.Tensor:
         # TensorFlow keeps int32 in host memory even on a GPU.
         if tensor.dtype == tf.int32 and "GPU" in self._link.device:
             return tf.cast(self._reduce(tf.cast(tensor, tf.int64)), tf.int32)
-        # A fresh instance key per call (per trace in a graph) keeps consecutive calls apart.
+        # A new instance key per call (per trace in a graph) separates consecutive calls.
         with heartbeat.waiting(), tf.device(self._link.device):
             return tf.raw_ops.CollectiveReduceV2(
                 input=tensor,
@@ -138,13 +138,13 @@ class Collective:
 def all_sum_packed(tensors, comm: Communicator, pack_bytes=MESSAGE_BYTES) -> list[tf.Tensor]:
     """Sums of many tensors over the group, in messages of at most `pack_bytes`.
 
-    Small tensors are joined and large ones cut: a message costs a fixed time, and one of a few
-    hundred megabytes more than its share (`benchmarks/step.py`).
+    Small tensors are joined and large ones split: every message has a fixed cost, and one of
+    several hundred megabytes takes more than its share of time (`benchmarks/step.py`).
 
     Args:
         tensors: list of tensors of one dtype and static shapes, the same list on every member.
         comm: the group.
-        pack_bytes: size of a message; one element is sent even if it is larger.
+        pack_bytes: largest size of a message; an element that is larger is sent alone.
     """
     if comm.size == 1 or not tensors:
         return list(tensors)
@@ -209,8 +209,8 @@ def all_gather_json(value, comm: Communicator) -> list:
     return [json.loads(row.astype(np.uint8).tobytes()) for row in all_gather(padded, comm)]
 
 
-def broadcast_json(value, comm: Communicator, root=0):
-    """The root's JSON-ready value, on every member; what others pass counts for nothing."""
+def broadcast_json(value, comm: Communicator, root=0) -> Any:
+    """The root's JSON-ready value, on every member; values of other members are ignored."""
     text = json.dumps(value).encode()
     length = int(comm.broadcast(np.int64(len(text)), root))
     padded = np.frombuffer(text[:length].ljust(length), np.uint8).astype(np.int64)

@@ -1,20 +1,20 @@
-"""Which worker keeps the others from progress, if any.
+"""Finds the worker that blocks the others, if there is one.
 
 diagnosis = diagnose(seen, addresses, timeout_s=600, answers=answers)
-diagnosis.message     # "worker 2 (host2:2222) has not been heard of for 600 s; ..."
+diagnosis.message     # "worker 2 (host2:2222) has sent no heartbeat for 600 s, ..."
 """
 
 import dataclasses
 import errno
 import socket
 
-# A process is known to be gone after so long without a write to its file, if its port is closed.
+# A process whose port is closed counts as gone after so many seconds without a heartbeat.
 GONE_S = 5.0
-# Others end so long after a worker has written that it ended.
+# Others end so many seconds after a worker has reported its end.
 _SETTLED_S = 3.0
 # Workers may start one after the other, however short the timeout.
 _START_S = 60.0
-# A slow operation may take so many times the timeout.
+# The timeout of a slow operation is so many times as long.
 _SLOW_FACTOR = 10
 
 
@@ -23,10 +23,10 @@ class Diagnosis:
     """Why the workers cannot continue.
 
     Attributes:
-        kind: "failed", "preempted": its status says so. "gone": its process ended without writing
-            why. "silent": its process is stopped, or its host cannot be reached. "stuck": it runs
-            without progress. "absent": it never started. "cut off": a collective broke, and it
-            cannot be reached. "waiting": all wait for one another.
+        kind: "failed", "preempted": the worker reported it. "gone": its process ended without
+            reporting why. "silent": its process is stopped, or its host cannot be reached. "stuck":
+            it runs without progress. "absent": it never started. "cut off": a collective broke, and
+            it cannot be reached. "waiting": all wait for one another.
         rank: of the worker; the lowest for "waiting".
         message: for people.
     """
@@ -42,9 +42,10 @@ def diagnose(seen, addresses, timeout_s, answers) -> Diagnosis | None:
     Args:
         seen: {rank: heartbeat_files.Seen} of all workers.
         addresses: "host:port" by rank; empty for a process alone.
-        timeout_s: seconds that a worker may be silent, or do nothing; 60 or more at its start.
+        timeout_s: seconds without a heartbeat or progress before a worker counts as silent or
+            stuck; at its start, at least 60.
         answers: function of an address to True, False where the host says that nothing listens,
-            or None where nothing comes back.
+            or None where there is no reply.
     """
     rules = (_said_so, _gone, _cut_off, _silent, _stuck, _waiting)
     return _first(rules, seen, addresses, timeout_s, answers)
@@ -86,7 +87,7 @@ def _said_so(rank, one, seen, addresses, timeout_s, answers):
         text = f"{name(rank, addresses)} failed: {status.get('message', '')}"
         return Diagnosis("failed", rank, text)
     if status.get("end") == "preempted":
-        text = f"{name(rank, addresses)} was told to stop and has saved"
+        text = f"{name(rank, addresses)} was asked to stop and has saved its state."
         return Diagnosis("preempted", rank, text)
     return None
 
@@ -97,22 +98,22 @@ def _gone(rank, one, seen, addresses, timeout_s, answers):
     if not addresses or answers(addresses[rank]) is not False:
         return None
     text = (
-        f"{name(rank, addresses)} has ended without a word, at {one.status['phase']!r}: nothing "
-        "listens at its address any more. It was killed (out of memory?) or has crashed; see its "
-        "log."
+        f"{name(rank, addresses)} ended without reporting why, in the phase "
+        f"{one.status['phase']!r}: nothing listens at its address any more. It crashed or was "
+        "killed (out of memory?); see its log."
     )
     return Diagnosis("gone", rank, text)
 
 
 def _cut_off(rank, one, seen, addresses, timeout_s, answers):
-    """An exchange broke on some worker: TensorFlow has lost one, but does not say which."""
+    """A collective broke on some worker: TensorFlow lost a peer, but does not say which."""
     if not (one.status or {}).get("broken"):
         return None
     lost = [r for r, s in seen.items() if not (s.status or {}).get("end")]
     lost = [r for r in lost if answers(addresses[r]) is None]
     if not lost:
         return None
-    text = f"an exchange broke: {', '.join(name(r, addresses) for r in lost)} cannot be reached."
+    text = f"a collective broke: {', '.join(name(r, addresses) for r in lost)} cannot be reached."
     return Diagnosis("cut off", lost[0], text)
 
 
@@ -128,19 +129,19 @@ def _silent(rank, one, seen, addresses, timeout_s, answers):
         )
         return Diagnosis("absent", rank, text)
     text = (
-        f"{name(rank, addresses)} has not been heard of for {one.silent_s:.0f} s, last at "
-        f"{one.status['phase']!r}: its process is stopped, or its host cannot be reached."
+        f"{name(rank, addresses)} has sent no heartbeat for {one.silent_s:.0f} s, last in the "
+        f"phase {one.status['phase']!r}: its process is stopped, or its host cannot be reached."
     )
     return Diagnosis("silent", rank, text)
 
 
 def _stuck(rank, one, seen, addresses, timeout_s, answers):
     status = one.status or {}
-    waits = status.get("waits") and addresses  # one worker alone waits for nobody
+    waits = status.get("waits") and addresses  # a worker alone waits for none
     if waits or status.get("end") or not _idle(status, timeout_s):
         return None
     text = (
-        f"{name(rank, addresses)} has done nothing for {status['idle_s']:.0f} s, at "
+        f"{name(rank, addresses)} has made no progress for {status['idle_s']:.0f} s, in the phase "
         f"{status['phase']!r}, while its process runs."
     )
     return Diagnosis("stuck", rank, text)

@@ -11,8 +11,9 @@ This module needs no TensorFlow, so commands use it before they import that.
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 
-_lock = threading.Lock()  # several threads may wait at once
+_lock = threading.Lock()  # several threads may wait at the same time
 
 
 class _State:
@@ -22,7 +23,7 @@ class _State:
     slow_operations = 0
 
 
-def beat(phase: str | None = None):
+def beat(phase: str | None = None) -> None:
     """Records progress; `phase` names the work in a few words."""
     _State.beat_at = time.monotonic()
     if phase is not None:
@@ -30,14 +31,14 @@ def beat(phase: str | None = None):
 
 
 @contextlib.contextmanager
-def slow_operation(phase: str):
+def slow_operation(phase: str) -> Iterator[None]:
     """Inside, a long time without a beat is expected: a compilation, a large file."""
     with _counted("slow_operations", phase):
         yield
 
 
 @contextlib.contextmanager
-def waiting(phase: str | None = None):
+def waiting(phase: str | None = None) -> Iterator[None]:
     """Inside, this process may be waiting for other workers."""
     with _counted("waits", phase):
         yield
@@ -69,7 +70,7 @@ def read() -> dict:
     }
 
 
-def reset():
+def reset() -> None:
     """Restores the state of a new process, for tests."""
     _State.phase, _State.beat_at = "start", time.monotonic()
     _State.waits = _State.slow_operations = 0

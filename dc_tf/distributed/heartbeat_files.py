@@ -28,11 +28,11 @@ _KEEP_S = 7 * 24 * 3600
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """A worker as another one sees it.
+    """A worker's state as another worker reads it.
 
     Attributes:
-        status: what it last wrote; None if it has written nothing since we look.
-        silent_s: seconds since it last wrote, or since we look.
+        status: what it last wrote; None if nothing since this process first looked.
+        silent_s: seconds since it last wrote, or since this process first looked.
     """
 
     status: dict | None
@@ -44,9 +44,9 @@ class HeartbeatFiles:
 
     Args:
         folder: shared by all workers. A set of workers, known by its addresses, has a folder of
-            its own in it, so that a set that is turned away does not disturb one at work.
+            its own in it, so that a rejected set does not disturb a running one.
         task: cluster.TaskSpec of this worker.
-        period_s: seconds between two looks.
+        period_s: seconds between two reads.
     """
 
     def __init__(self, folder, task, period_s=1.0):
@@ -59,18 +59,18 @@ class HeartbeatFiles:
         self._longest_s = 2 * period_s
         self._rendezvous_done = False
         self._status, self._acknowledged = {}, {}
-        self._lock = threading.Lock()  # the watchdog writes, and so does the rendezvous
-        self._known = {}  # rank: (incarnation and count, s unchanged, when looked, changed ever)
+        self._lock = threading.Lock()  # both the watchdog and the rendezvous write
+        self._known = {}  # rank: (mark, s unchanged, time of the last read, ever changed)
         os.makedirs(self._folder, exist_ok=True)
 
-    def write(self, status: dict):
+    def write(self, status: dict) -> None:
         """Replaces this worker's status; JSON-ready."""
         with self._lock:
             self._status = status
             self._write()
 
     def try_rendezvous(self) -> bool:
-        """Takes one step of the rendezvous; whether all workers are there and know it."""
+        """Takes one step of the rendezvous; True once all workers are present and know it."""
         if self._rank:
             chief = self._read(0) or {}
             self._acknowledge({"chief": chief.get("incarnation")})
@@ -109,8 +109,8 @@ class HeartbeatFiles:
             json.dump(status, file)
         os.replace(staging, path)
 
-    def rendezvous_done(self):
-        """From now on every file is known to come from the present incarnation of its worker."""
+    def rendezvous_done(self) -> None:
+        """From now on every file counts as written by the current incarnation of its worker."""
         self._rendezvous_done = True
 
     def look(self, rank: int) -> Seen:
@@ -125,7 +125,7 @@ class HeartbeatFiles:
         self._known[rank] = (mark, silent_s, now, alive)
         return Seen(status if alive or self._rendezvous_done else None, silent_s)
 
-    def remove_old(self):
+    def remove_old(self) -> None:
         """Removes the folders of sets of workers that have written nothing for a week."""
         for name in os.listdir(self._parent):
             path = os.path.join(self._parent, name)
@@ -136,7 +136,7 @@ class HeartbeatFiles:
         try:
             with open(self._path(rank), encoding="utf-8") as file:
                 status = json.load(file)
-        except (OSError, ValueError):  # not there yet, or a file system between two versions
+        except (OSError, ValueError):  # not written yet, or replaced during the read
             return None
         return status if {"incarnation", "count"} <= status.keys() else None
 

@@ -5,15 +5,15 @@
         found = rendezvous.exchange({"failed": 0})    # and again
 
 TensorFlow waits for a silent peer and does not say for which. Here every worker listens on its own
-port of TF_CONFIG and asks every other, so each that is silent is named, and each pair that a
+port of TF_CONFIG and asks every other, so each silent peer is named, and each pair that a
 firewall separates. Workers may start in any order within the time.
 
 A message carries the worker's facts and its level: it has the facts of some (0) or of all (1), or
 knows that all workers have those of all (2). A worker leaves a round at level 2, once each peer has
-received that level; whoever is still in the round then needs no more of it.
+received that level; a peer that is still in the round then needs nothing more from it.
 
-Like TensorFlow's own connections, these have no authentication: what comes is bounded and parsed as
-JSON, and what is not understood is dropped, but whoever reaches the port can pose as a worker.
+Like TensorFlow's own connections, these have no authentication: messages are bounded in size and
+parsed as JSON, and others are dropped, but anyone who reaches the port can pose as a worker.
 """
 
 import concurrent.futures
@@ -28,10 +28,10 @@ import time
 
 _MAGIC = b"dc_tf doctor 1\n"
 MAX_MESSAGE_BYTES = 1 << 20
-_TRY_S = 2.0  # for one connection; the other side may drop what it gets
+_TRY_S = 2.0  # for one connection; the other side may drop packets
 _PAUSE_S = 0.1
 _THREADS = 32
-# What a connection can come to when the other side is silent, a stranger, or gone.
+# How a connection fails when the other side is silent, another program, or gone.
 _GONE = (OSError, ValueError, KeyError, TypeError)
 
 
@@ -60,13 +60,13 @@ class _Peer:
     facts: dict | None = None
     level: int = 0
     missing: tuple = ()
-    level_sent: int = -1  # highest own level that it has received
-    busy_at: float = 0.0  # when it last said that it has not come to this round yet
+    level_sent: int = -1  # highest level of this worker that it has received
+    busy_at: float = 0.0  # when it last reported that it is not in this round yet
     trouble: str = "it did not answer"
 
 
 class Rendezvous:
-    """This worker's part in a rendezvous; it listens until it is closed.
+    """This worker's side of a rendezvous; it listens until it is closed.
 
     Args:
         addresses: "host:port" of all workers by rank; this one listens on the port of its own.
@@ -74,7 +74,7 @@ class Rendezvous:
         timeout_s: for each exchange.
 
     Raises:
-        PortTaken: somebody else listens there, such as a training that still runs.
+        PortTaken: another process listens there, such as a training that still runs.
     """
 
     def __init__(self, addresses, rank, timeout_s=60.0):
@@ -101,14 +101,14 @@ class Rendezvous:
                 list(pool.map(lambda rank: self._ask(number, rank), unfinished))
                 active = max(started, *(peers[rank].busy_at for rank in unfinished))
                 if time.monotonic() > active + self._timeout_s:
-                    break  # at level 2 all is known here; only peers lack something
+                    break  # at level 2 this worker has all facts; only peers lack some
                 time.sleep(_PAUSE_S)
         if _level(peers) < 2:
             raise _failure(peers)
         return {self._rank: facts} | {rank: peer.facts for rank, peer in peers.items()}
 
-    def close(self):
-        """Stops listening; TensorFlow can have the port then."""
+    def close(self) -> None:
+        """Stops listening, which frees the port for TensorFlow."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -127,7 +127,7 @@ class Rendezvous:
             answer = _talk(self._addresses[rank], message)
         except _GONE as error:
             if peer.level >= 1 and level == 2:
-                peer.level_sent = 2  # it has what it needs and has left
+                peer.level_sent = 2  # it has all that it needs and has left
             peer.trouble = _reason(error)
             return
         with self._lock:
@@ -142,7 +142,7 @@ class Rendezvous:
                 peer.level_sent = max(peer.level_sent, level)
             else:
                 peer.busy_at = time.monotonic()
-                peer.trouble = "it does not come to this check"
+                peer.trouble = "it has not reached this check"
 
     def _answer(self, request):
         """The answer to a peer's message, which is noted as well."""
@@ -175,7 +175,7 @@ class Rendezvous:
 
 
 def _needs(peer):
-    """Whether there is something left to receive from a peer, or to send it."""
+    """Whether something is left to receive from a peer or to send to it."""
     return peer.level_sent < 2 or peer.level < 1
 
 
@@ -193,7 +193,7 @@ def _failure(peers):
 
 
 def _listen(port, answer):
-    """A server in a thread of its own; whatever strangers send is dropped."""
+    """A server in a thread of its own; messages of other programs are dropped."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self):
@@ -225,7 +225,7 @@ def _talk(address, message):
     """Sends a message to "host:port"; returns the answer.
 
     Raises:
-        OSError: nobody there; ValueError: somebody else.
+        OSError: nothing listens there. ValueError: another program does.
     """
     host = address.rpartition(":")[0].strip("[]")
     with socket.create_connection((host, _port(address)), timeout=_TRY_S) as connection:
@@ -243,10 +243,10 @@ def _receive(connection):
     head = _read(connection, len(_MAGIC) + 4)
     (length,) = struct.unpack("<I", head[len(_MAGIC) :])
     if not head.startswith(_MAGIC) or length > MAX_MESSAGE_BYTES:
-        raise ValueError("something else than a doctor answers there")
+        raise ValueError("another program answers there")
     message = json.loads(_read(connection, length))
     if not isinstance(message, dict):
-        raise ValueError("its answer is not understood")
+        raise ValueError("its answer is not a JSON object")
     return message
 
 
@@ -255,7 +255,7 @@ def _read(connection, count):
     while len(data) < count:
         part = connection.recv(count - len(data))
         if not part:
-            raise ValueError("something else than a doctor answers there, or it has just ended")
+            raise ValueError("another program answers there, or this one has just ended")
         data += part
     return data
 
@@ -266,9 +266,9 @@ def _port(address):
 
 def _reason(error):
     if isinstance(error, socket.gaierror):
-        return "its name is not known here"
+        return "its host name cannot be resolved here"
     if isinstance(error, TimeoutError):
-        return "no answer; a firewall may drop it"
+        return "no answer; a firewall may drop the packets"
     if isinstance(error, ConnectionRefusedError):
-        return "nobody listens there"
+        return "nothing listens there"
     return str(error) or type(error).__name__

@@ -1,22 +1,23 @@
 """Workers that start together and end together."""
 
 import contextlib
+from collections.abc import Iterator
 
 from dc_tf.distributed import heartbeat
-from dc_tf.distributed.cluster import connect
+from dc_tf.distributed.cluster import Cluster, connect
 from dc_tf.distributed.watchdog import Watchdog
 from dc_tf.errors import ConfigError, RaisedOnAll
 
-# How long TensorFlow may take to join workers that are there. Starting a GPU takes some of that.
+# How long TensorFlow may take to join workers that are running, GPU start-up included.
 _JOIN_S = 60.0
 
 
 @contextlib.contextmanager
-def watched(setting, heartbeats, stacks, task, timeout_s):
+def watched(setting, heartbeats, stacks, task, timeout_s) -> Iterator[Watchdog]:
     """Inside, a `Watchdog`.
 
     Args:
-        setting: the flag that names the folder of the others, for messages: "--workdir=/runs/mine".
+        setting: the flag that names the shared folder, for messages: "--workdir=/runs/mine".
         heartbeats, stacks, task, timeout_s: as of `Watchdog`.
 
     Raises:
@@ -29,8 +30,8 @@ def watched(setting, heartbeats, stacks, task, timeout_s):
 
 
 @contextlib.contextmanager
-def writable(setting):
-    """Inside, what cannot be made or written in the folder that a setting names is a ConfigError.
+def writable(setting) -> Iterator[None]:
+    """Turns a failure to write the folder that a setting names into a ConfigError.
 
     Args:
         setting: as of `watched`.
@@ -45,8 +46,8 @@ def writable(setting):
         ) from error
 
 
-def join(watchdog):
-    """The cluster of all workers, which wait for one another first; see `Watchdog.rendezvous`."""
+def join(watchdog) -> Cluster:
+    """The cluster of all workers, after they have met (`Watchdog.rendezvous`)."""
     with heartbeat.slow_operation("joining the others"):
         watchdog.rendezvous()
         cluster = connect(within_s=_JOIN_S)
@@ -55,12 +56,12 @@ def join(watchdog):
 
 
 @contextlib.contextmanager
-def leaving(cluster, tidy=None):
-    """At its end the workers leave the cluster together, unless this one fails by itself.
+def leaving(cluster, tidy=None) -> Iterator[None]:
+    """At its end all workers leave the cluster together, unless this one fails alone.
 
     Args:
         cluster: `distributed.cluster.Cluster`.
-        tidy: called on every worker then, once all have come to the end.
+        tidy: called on every worker once all have finished.
     """
     try:
         yield

@@ -12,11 +12,12 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 from dc_tf.errors import Preempted
 
-# What asks a process to save and end; SLURM sends the second before the time limit, and a terminal
-# the third at Ctrl-C.
+# Signals that ask a process to save and end. SLURM sends SIGUSR1 before the time limit, a terminal
+# sends SIGINT at Ctrl-C.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 _stop = threading.Event()
@@ -26,7 +27,7 @@ class _State:
     interrupted = False
 
 
-def request():
+def request() -> None:
     """Asks the work to save and end at its next opportunity."""
     _stop.set()
 
@@ -35,27 +36,27 @@ def requested() -> bool:
     return _stop.is_set()
 
 
-def raise_if_requested(saved: str = "what is done is kept"):
+def raise_if_requested(saved: str = "what is done is kept") -> None:
     """Raises Preempted if the process was asked to stop, for work that has nothing to save."""
     if requested():
         raise Preempted(f"was asked to stop; {saved}")
 
 
 def install_handlers() -> dict:
-    """From now on `SIGNALS` request a stop, and a second Ctrl-C ends this process at once.
+    """Makes `SIGNALS` request a stop, and a second Ctrl-C end this process at once.
 
-    To be called by the main thread. Where Ctrl-C is ignored, as in a background job of a script,
-    it stays ignored: it is meant for the script.
+    Call it in the main thread. Where Ctrl-C is ignored, as in a background job of a script, it
+    stays ignored: it is meant for the script.
 
     Returns:
-        {signal: earlier handler} of those that are handled now.
+        {signal: earlier handler} of the signals that are handled now.
     """
     handled = [n for n in SIGNALS if n != signal.SIGINT or not _ignores_interrupts()]
     return {number: signal.signal(number, _handle) for number in handled}
 
 
-def restore_default_handlers():
-    """`SIGNALS` end this process again, for work that has nothing to save."""
+def restore_default_handlers() -> None:
+    """Makes `SIGNALS` end this process again, for work that has nothing to save."""
     for number in SIGNALS:
         if number != signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
@@ -64,8 +65,8 @@ def restore_default_handlers():
 
 
 @contextlib.contextmanager
-def signals_handled():
-    """Inside, `SIGNALS` request a stop; for the main thread of a process that works alone."""
+def signals_handled() -> Iterator[None]:
+    """Inside, `SIGNALS` request a stop; for the main thread of a process without a watchdog."""
     before = install_handlers()
     try:
         yield
@@ -84,11 +85,11 @@ def _handle(number, _):
             raise KeyboardInterrupt
         _State.interrupted = True
         # Not `print`: the signal may have interrupted one.
-        os.write(2, b"\ndc_tf: saves and ends; Ctrl-C again ends it at once.\n")
+        os.write(2, b"\ndc_tf: saving before it ends; Ctrl-C again ends it at once.\n")
     request()
 
 
-def reset():
-    """Restores the state of a new process: an earlier request to stop is over."""
+def reset() -> None:
+    """Restores the state of a new process: no stop is requested."""
     _stop.clear()
     _State.interrupted = False

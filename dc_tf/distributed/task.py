@@ -1,4 +1,4 @@
-"""What TF_CONFIG says about this process; read without TensorFlow, which takes seconds to import.
+"""This process's task in TF_CONFIG, read without TensorFlow, which takes seconds to import.
 
 task = task_from_environment()
 task.rank, task.size
@@ -17,10 +17,10 @@ _TF_CONFIG_FORM = (
 
 @dataclasses.dataclass(frozen=True)
 class TaskSpec:
-    """What TF_CONFIG says about this process.
+    """This process's place in the cluster of TF_CONFIG.
 
     Attributes:
-        addresses: "host:port" of every worker by rank; empty for a process on its own.
+        addresses: "host:port" of every worker by rank; empty for a process alone.
         rank: place of this process in `addresses`.
         job: TensorFlow's job name for each rank ("chief" or "worker") and task index.
     """
@@ -49,7 +49,7 @@ class TaskSpec:
 
 
 def parse_tf_config(text: str | None) -> TaskSpec:
-    """Reads TF_CONFIG; none or an empty one means a process on its own.
+    """Reads TF_CONFIG; none or an empty one means a process alone.
 
     Raises:
         ConfigError: not JSON, unknown roles, or a task that is not in the cluster.
@@ -79,5 +79,5 @@ def parse_tf_config(text: str | None) -> TaskSpec:
 
 
 def task_from_environment() -> TaskSpec:
-    """What the environment variable TF_CONFIG says; see `parse_tf_config`."""
+    """The task in the environment variable TF_CONFIG; see `parse_tf_config`."""
     return parse_tf_config(os.environ.get("TF_CONFIG"))

@@ -7,9 +7,9 @@
         ...
 
 Every worker writes its heartbeat to a small file (`heartbeat_files`). Rank 0 reads all of them and
-diagnoses (`diagnosis`); the others read the file of rank 0, for its diagnosis and for whether it
-lives. A worker that cannot continue writes the stacks of its threads and ends at once: it is
-blocked in a call that no exception reaches.
+diagnoses (`diagnosis`); the others read the file of rank 0, for its diagnosis and to see that it
+is alive. A worker that cannot continue writes the stacks of its threads and exits at once: it is
+blocked in a call that no exception can interrupt.
 
 SIGTERM, SIGUSR1 as SLURM sends it, and Ctrl-C request a stop of this worker (`stop_request`), and
 through its heartbeat file of all.
@@ -33,7 +33,7 @@ from dc_tf.distributed.diagnosis import GONE_S, answers, diagnose, diagnose_chie
 from dc_tf.distributed.heartbeat_files import HeartbeatFiles
 from dc_tf.errors import HELD_UP, PREEMPTED, Preempted
 
-# What TensorFlow raises on a worker when another one goes away.
+# What TensorFlow raises on a worker when a peer is lost.
 _OF_PEERS = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
@@ -42,20 +42,20 @@ _OF_PEERS = (
     tf.errors.UnavailableError,
     tf.errors.UnknownError,
 )
-# After so long a worker logs for whom it waits.
+# After so many seconds a worker logs which peers it waits for.
 _LOG_MISSING_AFTER_S = 10.0
 
 
 class Watchdog:
-    """Watches from `with` on; its exit publishes how the work ended.
+    """Watches inside `with`; its exit publishes how the work ended.
 
     Args:
         folder: of the heartbeat files, shared by all workers; made if missing.
         task: cluster.TaskSpec of this worker.
-        timeout_s: seconds that a worker may be silent or do nothing; ten times as long in a
-            `heartbeat.slow_operation`. 0 waits for ever for a worker that lives.
-        stacks: folder for the stacks of a worker that is ended.
-        period_s: seconds between two looks; by default 1, more for more than 32 workers.
+        timeout_s: seconds without a heartbeat or progress before a worker counts as lost; ten times
+            as long in a `heartbeat.slow_operation`. 0 waits for ever for a live worker.
+        stacks: folder for the stacks of a worker that the watchdog ends.
+        period_s: seconds between two reads; by default 1, more for more than 32 workers.
     """
 
     def __init__(self, folder, task, timeout_s, stacks, period_s=None):
@@ -75,14 +75,14 @@ class Watchdog:
         self._install_handlers()
         if self._task.rank == 0:
             self._files.remove_old()
-        self._files.write(self._status())  # a folder that cannot be written is an error here
+        self._files.write(self._status())  # an unwritable folder raises here
         self._thread.start()
         return self
 
     def __exit__(self, kind, error, trace):
         if isinstance(error, _OF_PEERS) and self._task.size > 1:
-            # A connection broke; the diagnosis will say to whom, and end this process.
-            logging.debug("an exchange failed: %s", error)
+            # A connection broke; the diagnosis names the peer and ends this process.
+            logging.debug("a collective failed: %s", error)
             self._broken = True
             with heartbeat.waiting():
                 self._thread.join(min(GONE_S, self._timeout_s) + 10 * self._period_s)
@@ -95,14 +95,14 @@ class Watchdog:
         self._listening.close()
         self._woken.close()
 
-    def rendezvous(self):
-        """Waits until all workers are there; the watchdog ends this process if one never comes.
+    def rendezvous(self) -> None:
+        """Waits until all workers are present; the watchdog ends this process if one is missing.
 
-        TensorFlow would wait up to an hour for a missing worker, and holds the interpreter while it
-        does, so that neither signals nor the watchdog get a turn.
+        TensorFlow would wait up to an hour for a missing worker, and it holds the interpreter
+        meanwhile, so that neither signal handlers nor the watchdog run.
 
         Raises:
-            Preempted: this process was asked to stop before all were there.
+            Preempted: this process was asked to stop before all were present.
         """
         log_at = time.monotonic() + _LOG_MISSING_AFTER_S
         while not self._files.try_rendezvous():
@@ -110,7 +110,7 @@ class Watchdog:
                 self._log_missing()
                 log_at = math.inf
             stop_request.raise_if_requested(
-                "it was waiting for the other workers and had not begun"
+                "it was waiting for the other workers and had not started"
             )
             heartbeat.beat()  # the missing worker is to blame, not this one
             time.sleep(self._period_s / 10)
@@ -119,16 +119,16 @@ class Watchdog:
     def _log_missing(self):
         missing = [name(rank, self._task.addresses) for rank in self._files.missing_ranks()]
         if self._task.rank:
-            logging.warning("waits until %s has met all workers", *missing)
+            logging.warning("waiting until %s has met all workers", *missing)
         elif missing:
-            logging.warning("waits for %s", ", ".join(missing))
+            logging.warning("waiting for %s", ", ".join(missing))
 
-    def joined(self):
-        """Call after `connect`, in which TensorFlow has taken SIGTERM for itself."""
+    def joined(self) -> None:
+        """Restores the signal handlers; call it after `connect`, which replaces that of SIGTERM."""
         self._install_handlers()
 
     def _install_handlers(self):
-        """Signals reach the watchdog's thread too: the main one may be blocked in a call."""
+        """Signals also wake the watchdog's thread: the main thread may be blocked in a call."""
         self._woken.setblocking(False)
         signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
         for number, before in stop_request.install_handlers().items():
@@ -141,7 +141,7 @@ class Watchdog:
                 if set(self._listening.recv(16)) & set(map(int, stop_request.SIGNALS)):
                     stop_request.request()
             except TimeoutError:
-                pass  # The period is over without a signal.
+                pass  # the period passed without a signal
             self._look()
 
     def _look(self):
@@ -151,11 +151,11 @@ class Watchdog:
             self._end_process(diagnosis)
 
     def _publish(self, more):
-        """Writes the heartbeat file; the work continues if the disk is full or gone."""
+        """Writes the heartbeat file; a full or missing disk is only logged."""
         try:
             self._files.write(self._status() | more)
         except OSError as error:
-            logging.log_first_n(logging.WARNING, "the watchdog is not heard: %s", 1, error)
+            logging.log_first_n(logging.WARNING, "heartbeat not written: %s", 1, error)
 
     def _diagnose(self) -> dict | None:
         """{"kind", "rank", "message"} of the reason to end, or None."""
@@ -179,10 +179,11 @@ class Watchdog:
         preempted = diagnosis["kind"] == "preempted"
         text = f"dc_tf: {diagnosis['message']}"
         if not preempted:
-            text += f" This worker ({self._task.rank}) was at {heartbeat.read()['phase']!r}"
-            text += f"{self._dump_stacks()}. Start all workers again: the work goes on where it was"
-            text += " saved."
-        with contextlib.suppress(OSError):  # the disk of the log is full, and this must end
+            phase = heartbeat.read()["phase"]
+            text += f" This worker ({self._task.rank}) was in the phase {phase!r}"
+            text += f"{self._dump_stacks()}. Start all workers again: the work resumes from what"
+            text += " was saved."
+        with contextlib.suppress(OSError):  # such as a full disk; the process must end
             print(text, file=sys.stderr, flush=True)
         readers = self._task.size - 1 - (diagnosis["kind"] == "gone")
         if self._task.rank == 0 and readers:
@@ -192,14 +193,14 @@ class Watchdog:
         os._exit(PREEMPTED if preempted else HELD_UP)
 
     def _dump_stacks(self) -> str:
-        """Writes the stacks of all threads to a file; returns a clause that says where."""
+        """Writes the stacks of all threads to a file; returns a clause with the path."""
         path = os.path.join(self._stacks, f"worker-{self._task.rank:05d}.txt")
         try:
             os.makedirs(self._stacks, exist_ok=True)
             with open(path, "w", encoding="utf-8") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
         except OSError as error:
-            return f"; its stacks could not be kept ({error})"
+            return f"; its stacks could not be written ({error})"
         return f"; its stacks are in {path}"
 
     def _status(self):

@@ -10,10 +10,10 @@ from dc_tf.errors import ConfigError
 
 
 def begin() -> tuple[Report, TaskSpec, ConfigError | None]:
-    """Checks versions.
+    """Checks versions and TF_CONFIG.
 
     Returns:
-        the Report of this worker, its place among the others, and what is wrong with TF_CONFIG.
+        The Report of this worker, its TaskSpec, and the error in TF_CONFIG or None.
     """
     task, trouble = _task()
     report = Report(task.rank)
@@ -31,7 +31,7 @@ def _task() -> tuple[TaskSpec, ConfigError | None]:
 
 
 def _check_addresses(addresses):
-    """Refuses what TensorFlow would only find out later, or never."""
+    """Refuses addresses that TensorFlow would reject late or never."""
     for address in addresses:
         host, _, port = str(address).rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 65536:

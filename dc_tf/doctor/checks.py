@@ -3,7 +3,7 @@
     report = examine(Options(config_file=["a.yaml"], workdir="/runs/mine", timeout_s=60))
     report.failed
 
-Checks that could hang run last, and only if everything they need has passed.
+Checks that could hang run last, and only if their preconditions passed.
 """
 
 import contextlib
@@ -26,20 +26,20 @@ from dc_tf.run_dir import RunDir
 from dc_tf.training.preflight import check_start
 from dc_tf.training.rates import rates_of
 
-_SEEN_S = 10.0  # until a file of another worker has to be seen; network file systems keep lists
+_SEEN_S = 10.0  # until another worker's file must be visible; network file systems cache lists
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to examine.
+    """What to check.
 
     Attributes:
-        config_file, params_override: of the experiment; without them that of the run folder, if it
-            has one.
+        config_file, params_override: of the experiment; without them, the configuration in the run
+            folder, if there is one.
         workdir: run folder, or None.
         timeout_s: how long to wait for other workers.
-        sample: images that each worker reads.
-        verify: whether to read all shards.
+        sample: images that each worker reads and decodes.
+        verify: whether to read and check all shards.
     """
 
     config_file: tuple[str, ...] = ()
@@ -51,11 +51,11 @@ class Options:
 
 
 def examine(options: Options, begun=None) -> Report:
-    """Runs all checks that can be run; returns what they found.
+    """Runs all checks that are possible; returns their results.
 
     Args:
         options: Options.
-        begun: what `beginning.begin` gave, if it was called already.
+        begun: result of `beginning.begin`, if it was called already.
     """
     report, task, trouble = begun or begin()
     gpus = machine.check_devices(report, task)
@@ -63,17 +63,17 @@ def examine(options: Options, begun=None) -> Report:
         report.fail("cluster", str(trouble), "correct TF_CONFIG on this worker")
     else:
         _explain(report, task)
-    visit = _Visit(options, report, task, gpus)
+    checks = _Checks(options, report, task, gpus)
     with contextlib.ExitStack() as stack:
         if task.size == 1:
-            visit.alone(stack)
+            checks.alone(stack)
         else:
-            visit.with_others(stack)
+            checks.with_others(stack)
     return report
 
 
-class _Visit:
-    """The checks of one worker that depend on what it was asked to look at."""
+class _Checks:
+    """The checks of one worker that depend on the options."""
 
     def __init__(self, options, report, task, gpus):
         self._options = options
@@ -86,16 +86,16 @@ class _Visit:
         self._made = self._run is not None and not os.path.exists(self._run.path)
 
     def alone(self, stack):
-        """All that there is to look at without others."""
+        """Runs the checks of a worker without peers."""
         marker = self._leave_marker(stack)
         self._check_markers({0: marker})
         self.look_at_own()
         machine.check_precision(self._report, self._experiment)
         self.show_estimate(None)
-        self._report.ok("other workers", "there are none: this worker is alone")
+        self._report.ok("other workers", "none: this worker is alone")
 
     def with_others(self, stack):
-        """Finds the others, compares, looks at what is this worker's own, and sums with them."""
+        """Meets the peers, compares facts with them, checks this worker, and runs sums over all."""
         try:
             rendezvous = stack.enter_context(
                 Rendezvous(self._task.addresses, self._task.rank, self._options.timeout_s)
@@ -104,7 +104,7 @@ class _Visit:
             self._report.fail(
                 "port",
                 f"this worker's own {error}",
-                "end the run that still has it (two workers with one index?), or change the port",
+                "end the process that has it (two workers with one index?), or change the port",
             )
             return
         marker = self._leave_marker(stack)
@@ -123,8 +123,8 @@ class _Visit:
             self.show_estimate(None)
             return
         rendezvous.close()
-        stack.pop_all().close()  # markers were seen by all
-        self._tell_of_others(results)
+        stack.pop_all().close()  # all workers have seen the markers
+        self._add_failures_of_others(results)
         if self._dataset is not None:
             found = {rank: result["data"] for rank, result in results.items()}
             comparison.same(self._report, "data set", found, "give all workers the same data set")
@@ -134,14 +134,14 @@ class _Visit:
             return
         self._report.warn(
             "all-reduce",
-            "was not tried: TensorFlow would wait for a worker that lacks a GPU",
+            "was skipped: TensorFlow would wait for a worker that lacks a GPU",
             "see above",
             shared=True,
         )
         self.show_estimate(None)
 
     def _results(self):
-        """What the others have to know of this worker's own checks."""
+        """The results of this worker's own checks, for its peers."""
         own = self._report.own_failed
         return {
             "failed": [str(check) for check in own],
@@ -150,7 +150,7 @@ class _Visit:
         }
 
     def look_at_own(self):
-        """Data set, plan, memory and disks, as this worker sees them."""
+        """Checks data set, plan, memory and disks of this worker."""
         options, task, report = self._options, self._task, self._report
         if self._experiment is None:
             return
@@ -175,7 +175,7 @@ class _Visit:
             machine.check_disks(report, self._plan, scratch, self._run.path, neighbours)
 
     def show_estimate(self, rate):
-        """What the experiment will cost, with seconds where they were measured."""
+        """Reports the cost of the experiment, with times where rates were measured."""
         if self._plan is None:
             return
         rates = rates_of(self._run) if self._run else Rates()
@@ -192,7 +192,7 @@ class _Visit:
         if not files and not options.params_override:
             self._report.warn(
                 "experiment",
-                "none was named: its data, disks and memory are not looked at",
+                "none was given: data, disks and memory are not checked",
                 "add --config_file, --params_override or the --workdir of a run",
                 shared=True,
             )
@@ -208,7 +208,7 @@ class _Visit:
         return experiment
 
     def _leave_marker(self, stack):
-        """Writes a file of this worker into the run folder; it goes when the stack is left."""
+        """Writes a file of this worker into the run folder, which is removed with the stack."""
         if self._run is None:
             return None
         name = f".doctor-{self._task.rank}-{uuid.uuid4().hex}"
@@ -227,7 +227,7 @@ class _Visit:
     def _remove_marker(self, path):
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)
-        if self._made:  # by a worker, for the markers; the last one to leave finds it empty
+        if self._made:  # the last worker to leave finds it empty
             with contextlib.suppress(OSError):
                 os.rmdir(self._run.path)
 
@@ -236,13 +236,13 @@ class _Visit:
             return
         expected = {rank: name for rank, name in markers.items() if name}
         if not expected:
-            return  # none could write, and has said so
+            return  # no worker could write, which was reported
         unseen = _unseen(self._run.path, expected)
         if unseen:
             self._report.fail(
                 "run folder",
-                f"{self._run.path} on worker {self._task.rank} does not show what worker "
-                f"{unseen[0]} has written there",
+                f"{self._run.path} on worker {self._task.rank} does not show the file that "
+                f"worker {unseen[0]} wrote there",
                 "use a --workdir on a file system that all workers share",
             )
         else:
@@ -264,11 +264,11 @@ class _Visit:
             self._report.fail(
                 f"peer worker {rank}",
                 f"{addresses[rank]} answers, but does not reach worker {others or 'all in time'}",
-                "start what is missing, or open the port between the two",
+                "start the missing workers, or open the port between the two",
             )
 
-    def _tell_of_others(self, results):
-        """The chief's result counts what others have found."""
+    def _add_failures_of_others(self, results):
+        """Adds failures of other workers to the chief's result."""
         for rank, found in sorted(results.items()):
             if found["failed"] and rank != self._task.rank and self._task.rank == 0:
                 self._report.fail(
@@ -278,7 +278,7 @@ class _Visit:
                 )
 
     def _sum_with_others(self):
-        """Joins TensorFlow, which by now should be possible, within the time."""
+        """Joins the workers in TensorFlow and sums over them, within the time limit."""
         kinds = network.groups_of(self._plan) if self._plan else []
         with network.deadline(self._report, self._options.timeout_s):
             try:
@@ -286,11 +286,11 @@ class _Visit:
                 machine.check_precision(self._report, self._experiment, cluster.world)
                 rate = network.check_sums(self._report, cluster, kinds)
                 cluster.leave()
-            except Exception as error:  # TensorFlow raises anything where a peer is lost
+            except Exception as error:  # TensorFlow raises many kinds where a peer is lost
                 self._report.fail(
                     "all-reduce",
                     f"TensorFlow cannot join the workers: {error}",
-                    "see the others' lines; GPUs are claimed by one worker each",
+                    "see the lines of the other workers; each GPU serves one worker",
                 )
                 return None
         return rate
@@ -298,7 +298,7 @@ class _Visit:
 
 def _explain(report, task):
     if task.size == 1:
-        report.ok("cluster", "TF_CONFIG names no other workers: this one works alone")
+        report.ok("cluster", "TF_CONFIG names no other workers")
         return
     others = [f"{rank}: {address}" for rank, address in enumerate(task.addresses)]
     del others[task.rank]
@@ -315,7 +315,7 @@ def _names(experiment):
 
 
 def _unseen(folder, markers):
-    """Ranks whose files do not show within the time."""
+    """Ranks whose files do not appear within the time."""
     waiting, event = sorted(markers), threading.Event()
     for _ in range(int(_SEEN_S / 0.5)):
         waiting = [r for r in waiting if not os.path.exists(os.path.join(folder, markers[r]))]

@@ -1,4 +1,4 @@
-"""Compares what must be equal on all workers.
+"""Compares the facts that must be equal on all workers.
 
 facts = rendezvous.exchange(facts_of(task, gpus, experiment) | {...})
 compare(report, facts)
@@ -11,7 +11,7 @@ from dc_tf import experiment as experiment_lib
 from dc_tf import kernels
 from dc_tf.doctor import versions
 
-# What is checked, the fact that it is about, and what to do where it differs.
+# Name of the check, its fact, and the remedy where workers differ.
 _SAME = (
     ("TF_CONFIG's list", "addresses", "give all workers the same cluster in TF_CONFIG"),
     ("gpu count", "gpus", "give each worker as many GPUs as the others; start one for each GPU"),
@@ -23,7 +23,7 @@ _SHOWN = 5
 
 
 def facts_of(task, gpus, experiment) -> dict:
-    """What a worker tells the others of itself, for JSON."""
+    """The facts about this worker that it sends to its peers, JSON-ready."""
     settings = experiment_lib.result_settings(experiment) if experiment else None
     return {
         "host": socket.gethostname(),
@@ -35,8 +35,8 @@ def facts_of(task, gpus, experiment) -> dict:
     }
 
 
-def compare(report, facts):
-    """Reports what all workers have in common, and what not.
+def compare(report, facts) -> None:
+    """Reports which facts agree on all workers.
 
     Args:
         report: Report.
@@ -48,8 +48,8 @@ def compare(report, facts):
         same(report, what, {rank: found[name] for rank, found in facts.items()}, remedy)
 
 
-def same(report, what, values, remedy):
-    """Reports whether a value is that of the chief on all workers: {rank: value}."""
+def same(report, what, values, remedy) -> None:
+    """Reports whether `values`, {rank: value}, are those of the chief on all workers."""
     apart = [rank for rank in sorted(values) if values[rank] != values[0]]
     if apart:
         report.fail(

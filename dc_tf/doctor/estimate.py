@@ -3,11 +3,13 @@
 for text in lines(plan, rate, rates): ...
 """
 
+from collections.abc import Iterator
+
 from dc_tf.memory import size
 
 
-def lines(plan, rate, rates):
-    """Sentences for people.
+def lines(plan, rate, rates) -> Iterator[str]:
+    """Sentences about the cost of a plan.
 
     Args:
         plan: training.plan.Plan.
@@ -15,7 +17,7 @@ def lines(plan, rate, rates):
         rates: training.plan.Rates.
     """
     yield (
-        f"each worker at the least: {size(plan.host_bytes)} of host memory, "
+        f"each worker needs at least {size(plan.host_bytes)} of host memory, "
         f"{size(plan.device_bytes)} of GPU memory, {size(plan.scratch_bytes)} of scratch disk; "
         f"the run folder {size(plan.shared_bytes)}"
     )
@@ -38,4 +40,4 @@ def _messages(stage, rate):
     for when, count in sizes.items():
         seconds = f" ({rate.seconds(count):.3g} s as measured)" if rate else ""
         parts.append(f"{size(count)} {when}{seconds}")
-    return f"; all-reduce of {', '.join(parts)}, if nothing hides it"
+    return f"; all-reduce of {', '.join(parts)}, if it does not overlap with computation"

@@ -19,7 +19,7 @@ from dc_tf.training.precisions import choose_precisions
 
 
 def check_devices(report, task) -> int:
-    """Reports cores, memory and GPUs; returns the number of GPUs that this worker is shown."""
+    """Reports cores, memory and GPUs; returns the number of GPUs visible to this worker."""
     gpus = tf.config.list_physical_devices("GPU")
     cores = len(os.sched_getaffinity(0))
     report.ok("cpu", f"{cores} cores, {size(free_memory())} of memory free")
@@ -30,22 +30,22 @@ def check_devices(report, task) -> int:
         free = f", {size(memory[index])} free" if index < len(memory) else ""
         report.ok(f"gpu {index}", f"{name}{free}")
     if not gpus:
-        report.warn("gpu", "none is seen: CPUs are used", _why_no_gpu())
+        report.warn("gpu", "none is visible: CPUs are used", _why_no_gpu())
     elif len(gpus) > 1 and task.local_index >= len(gpus):
         report.fail(
             "gpu",
-            f"this is worker {task.local_index} of its host, which shows {len(gpus)} GPUs",
+            f"this is worker {task.local_index} of its host, which has {len(gpus)} visible GPUs",
             "start one worker for each GPU",
         )
     return len(gpus)
 
 
-def check_precision(report, experiment=None, world=ALONE):
-    """Reports what bfloat16 gives here, and what "auto" chooses; starts TensorFlow.
+def check_precision(report, experiment=None, world=ALONE) -> None:
+    """Reports the speed of bfloat16 here and the choice of "auto"; starts TensorFlow.
 
     Args:
         report: Report.
-        experiment: whose settings are looked at, or None.
+        experiment: whose settings are checked, or None.
         world: Communicator of the workers, all of which call this.
     """
     shared = world.size > 1
@@ -60,7 +60,7 @@ def check_precision(report, experiment=None, world=ALONE):
         report.warn("precision", warning, "use auto or float32", shared=shared)
 
 
-def check_memory(report, plan, neighbours):
+def check_memory(report, plan, neighbours) -> None:
     """Reports whether memory is enough for a plan.
 
     Args:
@@ -88,7 +88,7 @@ def check_memory(report, plan, neighbours):
         )
 
 
-def check_disks(report, plan, scratch, run_folder, neighbours):
+def check_disks(report, plan, scratch, run_folder, neighbours) -> None:
     """Reports whether disks are enough for a plan.
 
     Args:
@@ -114,22 +114,22 @@ def check_disks(report, plan, scratch, run_folder, neighbours):
         plan.shared_bytes,
         free_disk(run_folder),
         f"in {run_folder}",
-        "use a larger disk, or lower keep_checkpoints",
+        "use a larger disk, or lower keep_checkpoints or keep_clusterings",
     )
 
 
 def free_disk(folder) -> int:
-    """Bytes free where a folder is, or would be."""
+    """Free bytes of the disk of a folder, which need not exist."""
     return shutil.disk_usage(_existing(folder)).free
 
 
 def _compare(report, what, needed, free, where, remedy):
     if needed > free:
-        report.fail(what, f"needs {size(needed)} {where}, {size(free)} are free", remedy)
+        report.fail(what, f"needs {size(needed)} {where}; {size(free)} are free", remedy)
     elif needed > 0.8 * free:
         report.warn(what, f"needs {size(needed)} {where} of {size(free)} that are free", remedy)
     else:
-        report.ok(what, f"needs {size(needed)} {where}, {size(free)} are free")
+        report.ok(what, f"needs {size(needed)} {where}; {size(free)} are free")
 
 
 def _of_all(neighbours):

@@ -10,6 +10,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -26,20 +27,20 @@ class Rate:
     """How fast a group sums.
 
     Attributes:
-        small_s: seconds of a sum of a few numbers.
-        bytes_per_s: of a large message, from a worker's call until it has the sum.
+        small_s: seconds of the sum of a few numbers.
+        bytes_per_s: of a large message, from a worker's call to its result.
     """
 
     small_s: float
     bytes_per_s: float
 
     def seconds(self, count: float) -> float:
-        """Of the sum of so many bytes, in one message."""
+        """Seconds of the sum of `count` bytes in one message."""
         return self.small_s + count / self.bytes_per_s
 
 
 def groups_of(plan) -> list[list[tuple[int, ...]]]:
-    """For each kind of group that a plan's stages need: all its groups, which sum side by side."""
+    """For each kind of group that a plan's stages need: all its groups, which sum concurrently."""
     kinds = {tuple(ranks for ranks, _ in stage.groups) for stage in plan.stages}
     proper = [kind for kind in kinds if 1 < len(kind[0]) < plan.workers]
     return [list(kind) for kind in sorted(proper)]
@@ -62,8 +63,8 @@ def _check_group(report, cluster, name, ranks):
     if wrong:
         report.fail(
             "all-reduce",
-            f"over {name}: {wrong} numbers of the sum are wrong on worker {cluster.rank}",
-            "look at the network and at NCCL_DEBUG=INFO; try NCCL_P2P_DISABLE=1",
+            f"over {name}: {wrong} elements of the sum are wrong on worker {cluster.rank}",
+            "check the network, set NCCL_DEBUG=INFO, try NCCL_P2P_DISABLE=1",
         )
     rate = Rate(_fastest(comm, _SMALL), MESSAGE_BYTES / _fastest(comm, MESSAGE_BYTES // 4))
     sent = rate.bytes_per_s * 2 * (comm.size - 1) / comm.size
@@ -77,7 +78,7 @@ def _check_group(report, cluster, name, ranks):
 
 
 def _wrong_numbers(comm):
-    """How many numbers of a sum are not what they must be; small whole numbers add exactly."""
+    """Number of wrong elements in a sum of small integers, which is exact in float32."""
     pattern = np.arange(100_003) % 7
     total = comm.all_sum(tf.constant(((comm.rank + 1) * pattern).astype(np.float32))).numpy()
     return int(np.sum(total != pattern * (comm.size * (comm.size + 1) // 2)))
@@ -86,7 +87,7 @@ def _wrong_numbers(comm):
 def _fastest(comm, numbers):
     values = tf.zeros([numbers])
     seconds = []
-    for _ in range(_REPEATS + 1):  # the first makes connections
+    for _ in range(_REPEATS + 1):  # the first opens connections
         comm.barrier()
         started = time.monotonic()
         comm.all_sum(values).numpy()
@@ -95,13 +96,13 @@ def _fastest(comm, numbers):
 
 
 @contextlib.contextmanager
-def deadline(report, timeout_s):
-    """Ends the process with what is known if the body takes longer: it cannot be interrupted."""
+def deadline(report, timeout_s) -> Iterator[None]:
+    """Ends the process with the results so far if the body is late; nothing can interrupt it."""
 
     def expire():
         report.fail(
             "all-reduce",
-            f"TensorFlow did not join the workers and sum within {timeout_s:g} s",
+            f"TensorFlow did not join the workers and sum over them within {timeout_s:g} s",
             "a firewall may drop gRPC or NCCL; NCCL uses other ports than TF_CONFIG's: open all "
             "between workers; NCCL_SOCKET_IFNAME names the network",
         )

@@ -16,9 +16,9 @@ class Check:
 
     Attributes:
         status: "ok", "warn" or "FAIL".
-        what: the thing that was checked, a few words.
-        detail: what was found.
-        remedy: what to do about it; a failed check has one.
+        what: the subject of the check, in a few words.
+        detail: the finding.
+        remedy: what to do; failed checks have one.
     """
 
     status: str
@@ -32,15 +32,15 @@ class Check:
 
 
 class Report:
-    """The findings of one worker, printed as they come.
+    """The findings of one worker, printed as they are added.
 
-    A shared check has the same outcome on all workers, so the chief alone prints it. Of the checks
-    of itself, another worker prints those that are not ok.
+    A shared check has the same result on all workers, so only the chief prints it. Other workers
+    print those of their own checks that are not ok.
 
     Attributes:
         checks: list of Check.
         own_failed: those of them that failed and are not shared.
-        estimate: what the experiment will cost, as of `training.plan.as_dict`; None if not known.
+        estimate: cost of the experiment, as of `planning.report.as_dict`; None if not known.
     """
 
     def __init__(self, rank: int = 0):
@@ -49,16 +49,16 @@ class Report:
         self.estimate = None
         self._rank = rank
 
-    def ok(self, what, detail, shared=False):
+    def ok(self, what, detail, shared=False) -> None:
         self.add(Check(OK, what, detail), shared)
 
-    def warn(self, what, detail, remedy, shared=False):
+    def warn(self, what, detail, remedy, shared=False) -> None:
         self.add(Check(WARN, what, detail, remedy), shared)
 
-    def fail(self, what, detail, remedy, shared=False):
+    def fail(self, what, detail, remedy, shared=False) -> None:
         self.add(Check(FAIL, what, detail, remedy), shared)
 
-    def add(self, check: Check, shared: bool = False):
+    def add(self, check: Check, shared: bool = False) -> None:
         self.checks.append(check)
         if check.status == FAIL and not shared:
             self.own_failed.append(check)
@@ -70,7 +70,7 @@ class Report:
         return [check for check in self.checks if check.status == FAIL]
 
     def as_dict(self) -> dict:
-        """For programs: all of the chief's checks; of another worker's, those that are not ok."""
+        """JSON-ready: all checks of the chief, or those of another worker that are not ok."""
         shown = [c for c in self.checks if self._rank == 0 or c.status != OK]
         return {
             "ok": not self.failed,

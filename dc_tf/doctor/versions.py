@@ -15,27 +15,27 @@ from packaging.specifiers import SpecifierSet
 
 import dc_tf
 
-# Named in any case; the other packages only where they do not fit.
+# Always printed; other packages only if their version does not fit.
 SHOWN = ("tensorflow", "tf-keras", "tf-models-official", "numpy")
 FAISS = ("faiss-cpu", "faiss-gpu")
 _REMEDY = "install with the tested versions: . launch/environment.sh"
 
 
-def check(report):
-    """Reports Python, the packages that are asked for, and faiss."""
+def check(report) -> None:
+    """Reports Python, the required packages, and faiss."""
     python, wanted = requirements()
     found = platform.python_version()
     if found in SpecifierSet(python):
         report.ok("python", f"{found} ({python})")
     else:
-        report.fail("python", f"{found}, but {python} is asked for", _REMEDY)
+        report.fail("python", f"{found}, but {python} is required", _REMEDY)
     for requirement in wanted:
         _check_package(report, requirement)
     _check_faiss(report)
 
 
-def requirements():
-    """(range of Python versions, list of Requirement), of the source or the installed package."""
+def requirements() -> tuple[str, list[Requirement]]:
+    """(range of Python versions, requirements) of the source or the installed package."""
     setup = pathlib.Path(dc_tf.__file__).parents[1] / "setup.py"
     if setup.exists():
         return _of_source(setup.read_text())
@@ -45,7 +45,7 @@ def requirements():
 
 
 def installed() -> dict[str, str]:
-    """Versions that have to be the same on all workers."""
+    """Versions that must be the same on all workers."""
     names = (*SHOWN, *FAISS)
     versions = {name: _version(name) for name in names}
     own = {"dc_tf": dc_tf.__version__, "python": ".".join(map(str, sys.version_info[:2]))}
@@ -55,9 +55,9 @@ def installed() -> dict[str, str]:
 def _check_package(report, requirement):
     version = _version(requirement.name)
     if version is None:
-        report.fail(requirement.name, f"is missing, {requirement} is asked for", _REMEDY)
+        report.fail(requirement.name, f"is missing, {requirement} is required", _REMEDY)
     elif version not in requirement.specifier:
-        report.fail(requirement.name, f"{version}, but {requirement} is asked for", _REMEDY)
+        report.fail(requirement.name, f"{version}, but {requirement} is required", _REMEDY)
     elif requirement.name in SHOWN:
         report.ok(requirement.name, f"{version} ({requirement.specifier or 'any'})")
 
@@ -83,7 +83,7 @@ def _version(name):
 
 
 def _of_source(text):
-    """From the call of `setup` in a setup.py, which is not run."""
+    """From the call of `setup` in a setup.py, which is parsed and not run."""
     calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
     keywords = {word.arg: word.value for call in calls for word in call.keywords}
     wanted = ast.literal_eval(keywords["install_requires"])

@@ -9,10 +9,10 @@ import os
 
 from dc_tf import experiment
 from dc_tf.errors import ConfigError
-from dc_tf.export.fold_sobel import FoldedVGG16
-from dc_tf.export.metadata import default_short_side, read_metadata
-from dc_tf.export.saved_model import is_saved_model, restore_trunk
-from dc_tf.export.weights import copy_weights, named_weights
+from dc_tf.exporting.fold_sobel import FoldedVGG16
+from dc_tf.exporting.metadata import default_short_side, read_metadata
+from dc_tf.exporting.saved_model import is_saved_model, restore_trunk
+from dc_tf.exporting.weights import copy_weights, named_weights
 from dc_tf.nn.vgg16 import CONV_LAYERS, VGG16
 from dc_tf.run_dir import RunDir
 
@@ -44,7 +44,7 @@ def open_model(path: str, compute_dtype="float32", stage="") -> FrozenModel:
 
     Raises:
         ConfigError: the path is neither an exported model nor a run.
-        DataError: the model or the run is damaged.
+        DataError: the model or the run is corrupt.
     """
     path = os.path.expanduser(path)
     if is_saved_model(path):

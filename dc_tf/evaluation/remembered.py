@@ -124,7 +124,7 @@ def _read(path) -> list:
     except tf.errors.NotFoundError:
         return []
     except (*_NOT_WRITABLE, ValueError, KeyError, TypeError) as error:
-        logging.warning("%s is damaged and is ignored: %r", path, error)
+        logging.warning("%s is corrupt and is ignored: %r", path, error)
         return []
 
 

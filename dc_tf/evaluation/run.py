@@ -1,10 +1,10 @@
-"""An evaluation from what was asked for to its result: protocol, cost, figures.
+"""An evaluation from what was asked for to its result: protocol, cost, metrics.
 
     asked = tasks.read("linear_probe", params_override=["epochs=5"])
     result, table = run(asked, Request("linear_probe", model=..., train=..., test=...))
 
 Before the long part it prints, on the first worker, which protocol is taken and why, and what the
-work will cost on the machines at hand. Figures by layer are remembered beside the model.
+work will cost on the machines in use. Metrics by layer are remembered beside the model.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ def run(asked, request, estimates=True) -> tuple[dict, str]:
         estimates: whether to measure first what the work will cost.
 
     Returns:
-        JSON-able dict and a table to print; the same figures on all workers.
+        JSON-able dict and a table to print; the same metrics on all workers.
 
     Raises:
         ConfigError, DataError: those of the task.
@@ -47,7 +47,7 @@ def run(asked, request, estimates=True) -> tuple[dict, str]:
 
     def before(work, networks):
         timing["estimated_s"] = _estimate(work(), networks, asked.task, chosen, request, say)
-        gc.collect()  # what was measured is gone before the same is made for the work itself
+        gc.collect()  # frees what was measured before the work itself allocates the same
         spent["estimating"] = time.monotonic() - begin
 
     request = dataclasses.replace(request, before=before if estimates else None)

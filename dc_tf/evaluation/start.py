@@ -28,14 +28,14 @@ class Evaluation(dict):
     """What was measured: JSON-able, by name.
 
     Attributes:
-        table: the same for people.
+        table: the same as text to read.
     """
 
     def __init__(self, values, table):
         super().__init__(values)
         self.table = table
 
-    def write(self, output=None, plot=None):
+    def write(self, output=None, plot=None) -> None:
         """Writes the files that were asked for; what cannot be written is printed.
 
         Args:
@@ -139,7 +139,7 @@ def _check(compute_dtype, plot, train, test):
         raise ConfigError(f"--plot is {plot}; its end must be {', '.join(PICTURES)}.")
     if train and test and same_place(train, test):
         logging.warning(
-            "--train and --test are both %s: figures will be better than on other images.", test
+            "--train and --test are both %s: metrics will be better than on other images.", test
         )
 
 
@@ -150,8 +150,7 @@ def _check_can_be_made(name, path):
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or os.path.isdir(path):
         raise ConfigError(
-            f"--{name}={path} cannot be written; use a file in a folder that is there and can be "
-            "written."
+            f"--{name}={path} cannot be written; use a file in an existing folder that is writable."
         )
 
 

@@ -21,7 +21,7 @@ from dc_tf.errors import ConfigError
 from dc_tf.evaluation import protocols
 from dc_tf.evaluation.models import FrozenModel, open_model
 from dc_tf.evaluation.splits import Split, open_splits
-from dc_tf.export.weights import weights_digest
+from dc_tf.exporting.weights import weights_digest
 from dc_tf.precision import choose, tell
 
 TASKS = {

@@ -30,7 +30,7 @@ class BatchNorm(keras.layers.Layer):
         super().__init__(**kwargs)
         self.all_sum = all_sum
 
-    def build(self, input_shape):
+    def build(self, input_shape) -> None:
         def weight(name, initializer, **kwargs):
             return self.add_weight(
                 name=name,
@@ -53,7 +53,7 @@ class BatchNorm(keras.layers.Layer):
         self.moving_variance = weight("moving_variance", "ones", **running)
         super().build(input_shape)
 
-    def call(self, x, training=False):
+    def call(self, x, training=False) -> tf.Tensor:
         if not training:
             return self._normalize_by_running(x)
         if self.all_sum is None:

@@ -25,7 +25,7 @@ def sobel_kernel() -> np.ndarray:
 class Normalize(keras.layers.Layer):
     """RGB in [0, 1] minus the channel mean, divided by the channel standard deviation."""
 
-    def call(self, images):
+    def call(self, images) -> tf.Tensor:
         mean = tf.constant(RGB_MEAN, images.dtype)
         return (images - mean) / tf.constant(RGB_STD, images.dtype)
 
@@ -34,10 +34,10 @@ class Sobel(keras.layers.Layer):
     """Averages the channels, zero-pads by 2 and convolves with the two Sobel kernels, unpadded.
 
     (b, h, w, 3) -> (b, h + 2, w + 2, 2), not scaled. With this padding the layer folds exactly,
-    including borders, into the next convolution (see `dc_tf.export.fold_sobel`).
+    including borders, into the next convolution (see `dc_tf.exporting.fold_sobel`).
     """
 
-    def call(self, images):
+    def call(self, images) -> tf.Tensor:
         grey = tf.reduce_mean(images, -1, keepdims=True)
         padded = tf.pad(grey, [[0, 0], [2, 2], [2, 2], [0, 0]])
         kernel = tf.constant(sobel_kernel(), padded.dtype)
@@ -47,5 +47,5 @@ class Sobel(keras.layers.Layer):
 class RgbPadding(keras.layers.Layer):
     """Zero-pads RGB by 1, so that later maps have the same size as with Sobel."""
 
-    def call(self, images):
+    def call(self, images) -> tf.Tensor:
         return tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]])

@@ -86,12 +86,12 @@ class VGG16(keras.Model):
         endpoints["fc7"] = self.fc7(x)
         return _float32(endpoints)
 
-    def convolve(self, images, training=False):
+    def convolve(self, images, training=False) -> tuple[dict, tf.Tensor]:
         """Runs the convolutions alone, at the network's resolution.
 
         Returns:
-            {"conv1": ... "conv13": maps after ReLU}; (b, d) the last map after pooling, flattened,
-            which is the input of fc6. Both in `compute_dtype`.
+            {"conv1": ... "conv13"}, maps after ReLU; and the input of fc6, (b, d), the last map
+            pooled and flattened. Both in `compute_dtype`.
         """
         endpoints = self._convolve(images, training)
         x = tf.nn.max_pool2d(endpoints[CONV_LAYERS[-1]], 2, 2, "VALID")
@@ -119,7 +119,7 @@ class VGG16(keras.Model):
     def share_statistics(self, comm) -> None:
         """Shares batch statistics in training over all workers of `comm`.
 
-        By default they are those of this worker's images. Functions traced before do not change.
+        By default they are those of this worker's images. Traced functions do not change.
         """
         for conv in itertools.chain(*self.blocks):
             conv.norm.all_sum = comm.all_sum if comm.size > 1 else None
@@ -148,7 +148,7 @@ class ConvBlock(keras.layers.Layer):
         )
         self.norm = BatchNorm(dtype=policy)
 
-    def call(self, x, training=False):
+    def call(self, x, training=False) -> tf.Tensor:
         return tf.nn.relu(self.norm(self.conv(x), training=training))
 
 

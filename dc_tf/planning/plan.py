@@ -16,19 +16,19 @@ from dc_tf.data.input.batch_plan import BatchPlan
 from dc_tf.planning.stages import plan_stages
 from dc_tf.planning.training_cost import StageSize, problem_of
 
-# Of Python, TensorFlow and its libraries: without a GPU as `clustering/cost/hardware.py` has it.
+# Memory of Python, TensorFlow and its libraries, as of a CPU in `clustering/cost/hardware.py`.
 RUNTIME_BYTES = int(CORE.runtime_bytes)
 
 
 @dataclasses.dataclass(frozen=True)
 class StagePlan:
-    """What a worker does in one stage, and what it needs for it.
+    """The work of a worker in one stage, and its cost.
 
     Attributes:
         stage: experiment.Stage.
         batch: BatchPlan.
         size: StageSize of the training.
-        clustering: clustering.cost.Estimate of one clustering, or None without.
+        clustering: clustering.cost.Estimate of one clustering; None without.
         steps_per_epoch: optimisation steps.
     """
 
@@ -51,25 +51,37 @@ class StagePlan:
 
     @property
     def iteration_bytes(self) -> int:
-        """That a worker puts into the sums of one iteration of all k-means of the larger level."""
+        """Bytes that a worker sums per iteration over all k-means of the larger level."""
         if self.clustering is None or self.batch.topology.workers == 1:
             return 0
         return max(level.exchanged_bytes for level in self.clustering.levels)
 
     @property
     def disk_bytes(self) -> int:
-        """On the worker's own disk: features, and what a restart of the clustering goes on from."""
+        """Bytes on the worker's own disk: features, and the state of an unfinished clustering."""
         return int(self.clustering.disk_bytes) if self.clustering else 0
 
     @property
+    def kept_clustering_bytes(self) -> int:
+        """Centroids, distances, whitening and network of one clustering, in the run folder."""
+        if self.clustering is None:
+            return 0
+        problem, size = self.clustering.problem, self.size
+        centroids = problem.clusters if problem.clusters > 1 else 0
+        centroids += problem.clusters * problem.sub_clusters
+        numbers = problem.dim * (centroids + problem.raw_dim) + problem.raw_dim
+        counts = problem.clusters * max(1, problem.sub_clusters)
+        return 4 * (numbers + size.trunk_weights + size.statistics) + 8 * (counts + problem.rows)
+
+    @property
     def host_bytes(self) -> int:
-        """Of host memory at the least, beside a GPU."""
+        """Least host memory, in addition to a GPU's."""
         clustering = int(self.clustering.memory.host) if self.clustering else 0
         return max(RUNTIME_BYTES + self.size.host_bytes, clustering + self.size.row_bytes)
 
     @property
     def device_bytes(self) -> int:
-        """Of the GPU's memory at the least."""
+        """Least memory of the GPU."""
         clustering = int(self.clustering.memory.device) if self.clustering else 0
         return max(self.size.device_bytes, clustering + 4 * self.size.trunk_weights)
 
@@ -82,7 +94,7 @@ class Plan:
         rows: N of the data set.
         workers: W.
         stages: tuple of StagePlan.
-        checkpoint_every, keep_checkpoints: of the experiment.
+        checkpoint_every, keep_checkpoints, keep_clusterings: of the experiment.
         on_gpu: whether the workers have GPUs; else all memory is the host's.
     """
 
@@ -91,6 +103,7 @@ class Plan:
     stages: tuple[StagePlan, ...]
     checkpoint_every: int
     keep_checkpoints: int
+    keep_clusterings: int
     on_gpu: bool
 
     @property
@@ -99,16 +112,24 @@ class Plan:
 
     @property
     def scratch_bytes(self) -> int:
-        """On each worker's own disk at a time."""
+        """Bytes on each worker's own disk."""
         return max(stage.disk_bytes for stage in self.stages)
 
     @property
     def shared_bytes(self) -> int:
-        """On the disk of the run folder: checkpoints, and the assignments of all clusterings."""
+        """On the disk of the run folder: checkpoints, assignments, centroids that are kept."""
         sizes = [stage.size.checkpoint_bytes for stage in self.stages]
         rounds = sum(stage.stage.rounds for stage in self.stages if stage.stage.clustered)
         # Those that are kept and the one that is written; one of each stage's end; 8 bytes a row.
-        return (self.keep_checkpoints + 1) * max(sizes) + sum(sizes) + 8 * self.rows * rounds
+        checkpoints = (self.keep_checkpoints + 1) * max(sizes) + sum(sizes)
+        return checkpoints + 8 * self.rows * rounds + self._kept_bytes(rounds)
+
+    def _kept_bytes(self, rounds):
+        """Of the kept clusterings, and of the one being written."""
+        if not self.keep_clusterings:
+            return 0
+        largest = max(stage.kept_clustering_bytes for stage in self.stages)
+        return min(self.keep_clusterings + 1, rounds) * largest
 
     @property
     def host_bytes(self) -> int:
@@ -125,16 +146,16 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-    """What was measured, and by whom.
+    """Measured rates and their source.
 
     Attributes:
         images_per_s: {stage index: images a second of all workers together, in training}.
-        source: who says so.
-        extract_per_s: images a second of all workers in the extraction of features; None: unknown.
-        machine: clustering.machines.Machine for what else a clustering takes; None: unknown.
-        notes: {stage index: why it was not measured, or how}.
-        first_steps_s: seconds of the first step of all stages, in which TensorFlow prepares them.
-        seconds: that the measurement took; 0 where there was none.
+        source: who measured them.
+        extract_per_s: images a second of all workers in feature extraction; None: unknown.
+        machine: clustering.cost.hardware.Machine for the rest of a clustering; None: unknown.
+        notes: {stage index: how it was measured, or why not}.
+        first_steps_s: seconds of the first steps of all stages, in which TensorFlow compiles.
+        seconds: time that the measurement took; 0 without one.
     """
 
     images_per_s: dict[int, float] = dataclasses.field(default_factory=dict)
@@ -146,7 +167,7 @@ class Rates:
     seconds: float = 0.0
 
     def clusterings_s(self, stage: StagePlan) -> float | None:
-        """Seconds of all clusterings of a stage; None where they are not known."""
+        """Seconds of all clusterings of a stage; None if unknown."""
         if stage.clustering is None or not self.extract_per_s or self.machine is None:
             return None
         cost = clustering_cost.estimate(stage.clustering.problem, self.machine)
@@ -161,7 +182,7 @@ def make_plan(experiment, rows: int, workers: int, on_gpu: bool = False) -> Plan
         ConfigError: the experiment does not fit the workers or the rows.
     """
     batches = plan_stages(experiment, rows, workers)
-    machine = P4D if on_gpu else CORE  # only its bytes are used, none of its rates
+    machine = P4D if on_gpu else CORE  # for its bytes; its rates are not used
     stages = []
     for stage, batch in zip(experiment.stages, batches):
         problem = problem_of(experiment, stage, rows, workers)
@@ -180,5 +201,6 @@ def make_plan(experiment, rows: int, workers: int, on_gpu: bool = False) -> Plan
         tuple(stages),
         experiment.checkpoint_every,
         experiment.keep_checkpoints,
+        experiment.keep_clusterings,
         on_gpu,
     )

@@ -7,12 +7,12 @@ json.dumps(as_dict(plan))
 from dc_tf.memory import size
 from dc_tf.planning.plan import Plan, Rates, StagePlan
 
-# Groups of workers that are listed, before the list is cut.
+# Groups of workers listed before the list is shortened.
 _SHOWN_GROUPS = 4
 
 
 def as_text(plan: Plan, rates: Rates = Rates()) -> str:  # noqa: B008
-    """The plan for people."""
+    """The plan as lines of text."""
     lines = [
         ("data set", f"{plan.rows:,} images"),
         ("workers", f"{plan.workers}, each on {'one GPU' if plan.on_gpu else 'CPUs'}"),
@@ -23,8 +23,9 @@ def as_text(plan: Plan, rates: Rates = Rates()) -> str:  # noqa: B008
         (
             "checkpoints",
             f"every {plan.checkpoint_every:,} steps, after each round and each stage; the newest "
-            f"{plan.keep_checkpoints} and those of stages' ends are kept",
+            f"{plan.keep_checkpoints} and those at the ends of stages are kept",
         ),
+        *_kept_lines(plan),
         ("all steps", f"{plan.steps:,}"),
         ("memory", f"at least {size(plan.host_bytes)} of the host for each worker"),
     ]
@@ -38,7 +39,7 @@ def as_text(plan: Plan, rates: Rates = Rates()) -> str:  # noqa: B008
 
 
 def as_dict(plan: Plan, rates: Rates = Rates()) -> dict:  # noqa: B008
-    """The plan for programs; sizes in bytes, those of a worker unless they say otherwise."""
+    """The plan, JSON-ready; sizes in bytes, of one worker unless the name says otherwise."""
     return {
         "rows": plan.rows,
         "workers": plan.workers,
@@ -53,7 +54,7 @@ def as_dict(plan: Plan, rates: Rates = Rates()) -> dict:  # noqa: B008
 
 
 def seconds_of(index: int, plan: StagePlan, rates: Rates) -> float | None:
-    """Seconds that training takes for all epochs of a stage, if its speed was measured."""
+    """Seconds of training for all epochs of a stage; None if its speed was not measured."""
     speed = rates.images_per_s.get(index)
     return plan.steps * plan.batch.batch_size / speed if speed else None
 
@@ -81,6 +82,16 @@ def _stage_lines(index, plan, rates):
     yield "", f"  {_time_text(index, plan, rates)}"
 
 
+def _kept_lines(plan):
+    largest = max(stage.kept_clustering_bytes for stage in plan.stages)
+    if plan.keep_clusterings and largest:
+        yield (
+            "clusterings",
+            f"the newest {plan.keep_clusterings} keep centroids, whitening and network, "
+            f"{size(largest)} each",
+        )
+
+
 def _topology_lines(plan):
     groups = plan.groups
     shown = groups if len(groups) <= _SHOWN_GROUPS else [*groups[: _SHOWN_GROUPS - 1], groups[-1]]
@@ -106,8 +117,8 @@ def _clustering_text(plan):
 def _time_text(index, plan, rates):
     seconds, note = seconds_of(index, plan, rates), rates.notes.get(index)
     if seconds is None:
-        why = note or "since no speed was measured; --measure takes some seconds"
-        return f"time: not known, {why}"
+        why = note or "since no speed was measured; --measure does so in some seconds"
+        return f"time: unknown, {why}"
     speed = f"{rates.images_per_s[index]:,.4g} images a second"
     source = f"{rates.source}; {note}" if note else rates.source
     clusterings_s = rates.clusterings_s(plan)
@@ -134,6 +145,7 @@ def _stage_dict(index, plan, rates):
         "iteration_bytes": plan.iteration_bytes,
         "feature_bytes": int(plan.clustering.store_bytes) if plan.clustering else 0,
         "checkpoint_bytes": plan.size.checkpoint_bytes,
+        "kept_clustering_bytes": plan.kept_clustering_bytes,
         "reassign_every": plan.stage.reassign_every if plan.stage.clustered else 0,
         "drops": list(plan.stage.optimizer.drops),
         "images_per_second": rates.images_per_s.get(index),

@@ -9,10 +9,10 @@ from dc_tf.errors import ConfigError
 
 
 def plan_stages(experiment, rows: int, workers: int) -> list[BatchPlan]:
-    """How each stage spreads over the workers.
+    """The BatchPlan of each stage.
 
     Raises:
-        ConfigError: a stage that does not fit the worker count or the data set.
+        ConfigError: a stage does not fit the number of workers or the data set.
     """
     plans = []
     for i, stage in enumerate(experiment.stages):
@@ -35,14 +35,14 @@ def plan_stages(experiment, rows: int, workers: int) -> list[BatchPlan]:
 
 
 def _check_rows(stages, rows, workers):
-    """Refuses fewer images than clusters, workers or different images of a batch in any stage."""
+    """Refuses fewer images than workers, clusters or distinct images of a batch in any stage."""
     needs = [(workers, "the run needs", "its workers", "the number of workers")]
     for i, stage in enumerate(stages):
         who = f"stages[{i}] ({stage.name}) needs"
         least = stage.clusters * max(1, stage.sub_clusters)
         needs.append((least, who, "its clusters", "clusters or sub_clusters"))
         needs.append((stage.batch_size // stage.rotations, who, "a batch", "batch_size"))
-    # The one that needs the most: who has so many images is not refused again for the next.
+    # The largest need, so that images added to meet it are enough.
     least, who, what, remedy = max(needs, key=lambda need: need[0])
     if rows < least:
         raise ConfigError(

@@ -14,34 +14,34 @@ from dc_tf.clustering.cost.model import TEMPORARIES, Problem
 from dc_tf.distributed.topology import Topology
 from dc_tf.nn.vgg16 import channels, final_map_size
 
-# Variables that an optimizer of Keras keeps for each weight; two, where it is not listed.
+# Variables that an optimizer of Keras keeps per weight; those not listed keep two.
 _SLOTS = {"SGD": 1, "Adagrad": 1, "RMSprop": 1, "Lion": 1}
 _OTHER_SLOTS = 2
 _FLOAT = 4
 _HALF = 2
-# Batches of images that are decoded ahead of the step.
+# Batches of images decoded ahead of the step.
 _BATCHES_AHEAD = 4
-# Of a row of the data set, on every worker: its clusters and the draws of an epoch. 15 to 24 were
+# Bytes per row of the data set on every worker, for clusters and draws of an epoch. 15 to 24 were
 # measured (benchmarks/results/sampler.md).
 _ROW_BYTES = 24
 
 
 @dataclasses.dataclass(frozen=True)
 class StageSize:
-    """Counts and bytes of one worker while a stage is trained.
+    """Counts and bytes of one worker during the training of a stage.
 
     Attributes:
-        trunk_weights: trainable numbers of the trunk.
+        trunk_weights: trainable values of the trunk.
         statistics: its running means and variances.
-        head_weights: numbers of the super head and of the sub heads that this worker holds.
-        all_head_weights: the same over all super-classes, each once, as a checkpoint has them.
+        head_weights: values of the super head and of the sub heads that this worker holds.
+        all_head_weights: those of all super-classes, as in a checkpoint.
         slots: variables of the optimizer for each weight.
-        exchanged_bytes: that a worker puts into the sums of one step.
-        sent_bytes: that it sends for them in a ring.
-        activation_bytes: of one part of a batch, kept from the forward for the backward pass; at
-            the least.
+        exchanged_bytes: size of what a worker sums in one step.
+        sent_bytes: what it sends for these sums in a ring.
+        activation_bytes: of one micro-batch, kept from the forward for the backward pass; a lower
+            bound.
         input_bytes: of decoded images waiting, in host memory.
-        row_bytes: of what is known about each row, in host memory.
+        row_bytes: of clusters and draws of all rows, in host memory.
     """
 
     trunk_weights: int
@@ -56,7 +56,7 @@ class StageSize:
     row_bytes: int
 
     @classmethod
-    def of(cls, experiment, stage, workers, rows=0):
+    def of(cls, experiment, stage, workers, rows=0) -> "StageSize":
         """The size of a stage on some workers.
 
         Args:
@@ -89,27 +89,27 @@ class StageSize:
 
     @property
     def weights(self) -> int:
-        """Trainable numbers that this worker holds."""
+        """Trainable values that this worker holds."""
         return self.trunk_weights + self.head_weights
 
     @property
     def state_bytes(self) -> int:
-        """Weights, their gradients and what the optimizer keeps, with the running statistics."""
+        """Weights, gradients, variables of the optimizer and running statistics."""
         return _FLOAT * (self.weights * (2 + self.slots) + self.statistics)
 
     @property
     def device_bytes(self) -> int:
-        """On the GPU, or where there is none, in host memory."""
+        """Bytes on the GPU, or without one, in host memory."""
         return self.state_bytes + self.activation_bytes
 
     @property
     def host_bytes(self) -> int:
-        """In host memory in any case, without Python and TensorFlow themselves."""
+        """Bytes in host memory in any case, without Python and TensorFlow."""
         return self.input_bytes + self.row_bytes
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Of one checkpoint, on the disk that the workers share."""
+        """Bytes of one checkpoint, on the disk that workers share."""
         numbers = self.trunk_weights + self.all_head_weights
         return _FLOAT * (numbers * (1 + self.slots) + self.statistics)
 
@@ -126,17 +126,17 @@ def problem_of(experiment, stage, rows, workers) -> Problem | None:
         sub_clusters=stage.sub_clusters,
         workers=workers,
         iterations=settings.iterations,
-        # Until it is measured what "auto" is: the one that takes more of everything.
+        # "auto" is not measured yet: assume the larger type.
         precision="float32" if settings.precision == "auto" else settings.precision,
         store_dtype=settings.store_dtype,
         raw_dim=fc,
-        memory_bytes=TEMPORARIES[False],  # at the least: a GPU takes more only if it has it
+        memory_bytes=TEMPORARIES[False],  # a lower bound: a GPU uses more if it has it
         cache_bytes=settings.cache_bytes,
     )
 
 
 def trunk_weights(model) -> int:
-    """Trainable numbers of the VGG-16 that `experiment.Model` describes."""
+    """Trainable values of the VGG-16 that `experiment.Model` describes."""
     total, below = 0, 2 if model.sobel else 3
     for block in channels(model.width):
         for c in block:
@@ -147,12 +147,12 @@ def trunk_weights(model) -> int:
 
 
 def slots(optimizer) -> int:
-    """Variables that an optimizer with its usual options keeps for each weight."""
+    """Variables that an optimizer with default options keeps per weight."""
     return _SLOTS.get(optimizer.name, _OTHER_SLOTS)
 
 
 def _heads(model, stage):
-    """Numbers of the super head, and of one sub head."""
+    """Values of the super head, and of one sub head."""
     inputs, classes = model.fc + 1, stage.super_classes
     if stage.loss == "product":
         return inputs * classes * stage.sub_clusters, 0
@@ -160,15 +160,15 @@ def _heads(model, stage):
 
 
 def _messages(model, stage, topology):
-    """Bytes into the sums of one step over the world, and over those who share a super-class."""
+    """Bytes summed in one step over the world, and over workers that share a super-class."""
     super_head, sub_head = _heads(model, stage)
     sharers = topology.workers_per_super_class
     world = _FLOAT * (trunk_weights(model) + super_head) if topology.workers > 1 else 0
     own = _FLOAT * sub_head * topology.super_classes_per_worker if sharers > 1 else 0
     if topology.workers > 1:
-        # Who asks for the end; in float16 also whether the heads' gradients are finite.
+        # Whether a worker asks to stop; in float16 also whether the heads' gradients are finite.
         world += _FLOAT * (2 if model.compute_dtype == "float16" else 1)
-    # A count and two numbers a channel, forward and backward, for each part of a batch.
+    # A count and two values per channel, forward and backward, for each micro-batch.
     statistics = [2 * c + 1 for block in channels(model.width) for c in block]
     normalization = 2 * _FLOAT * stage.accumulate * sum(statistics)
     if model.sync_batch_norm == "world" and topology.workers > 1:
@@ -179,7 +179,7 @@ def _messages(model, stage, topology):
 
 
 def _activation_bytes(model, stage, workers):
-    """What convolutions and their batch norm put out, kept for the backward pass."""
+    """Outputs of convolutions and batch norm, kept for the backward pass."""
     numbers, side = 0, model.resolution + 2
     for block in channels(model.width):
         numbers += sum(2 * side * side * c for c in block)

@@ -16,7 +16,8 @@ from absl import logging
 from dc_tf.atomic import read_json
 from dc_tf.data.storage.reader import CorruptRow, RowReader
 from dc_tf.errors import DataError
-from dc_tf.report import clusters, colours, curves, source
+from dc_tf.curation import clusters as source
+from dc_tf.report import clusters, colours, curves
 from dc_tf.report import columns as columns_lib
 from dc_tf.report import sample as sample_lib
 from dc_tf.report.agreement import Agreement
@@ -163,7 +164,7 @@ def _some_rounds(run, rows):
 
 def _filters(run, stage):
     from dc_tf.evaluation.models import open_model  # builds the network, which takes seconds
-    from dc_tf.export.weights import named_weights
+    from dc_tf.exporting.weights import named_weights
 
     try:
         trunk = open_model(run.folder.path, stage=stage).trunk

@@ -6,12 +6,12 @@
     checkpoints.restore(found, learner)    # on the same or another number of workers
 
 Folder `step-0000001234`:
-    shared.*         trunk, its optimizer, the super-class head and the loss scale, from the chief
-    head-0003.*      the sub-class head of super-class 3, from the first worker that serves it
-    position.json    where training stands, and how large each file is; written last
+    shared.*         trunk, its optimizer, the super-class head and the loss scale; by the chief
+    head-0003.*      the sub-class head of super-class 3; by the first worker that serves it
+    position.json    the position in training and the size of each file; written last
 
-It is written under another name and renamed when every worker has finished its part. One whose
-files were cut short or removed since is passed over, with a warning, for the one before.
+It is written under another name and renamed when every worker has finished its part. A checkpoint
+with missing or truncated files is skipped with a warning, and the one before it is used.
 """
 
 import dataclasses
@@ -24,23 +24,26 @@ from absl import logging
 
 from dc_tf import atomic
 from dc_tf import experiment as experiment_lib
+from dc_tf.clustering.cluster_model import load_clustering
+from dc_tf.clustering.kept_clustering import NETWORK
 from dc_tf.distributed import heartbeat
 from dc_tf.errors import ConfigError, DataError
+from dc_tf.experiment import Experiment
 from dc_tf.nn.vgg16 import VGG16
 from dc_tf.run_dir import RunDir
 
 _NAME = re.compile(r"step-(\d{10})$")
 _POSITION = "position.json"
-# Errors of TensorFlow and of the system where a file cannot be written.
+# Errors that TensorFlow and the system raise when a file cannot be written.
 _DISK_ERRORS = (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Where training stands: the next thing to do.
+    """Position in training: the next step to run.
 
     Attributes:
-        stage: index of the stage; the number of stages when all is done.
+        stage: index of the stage; the number of stages when the run is finished.
         epoch: of the stage.
         step: of the epoch.
         global_step: steps taken since the run began.
@@ -53,7 +56,7 @@ class Position:
 
     @property
     def stage_begins(self) -> bool:
-        """Nothing of the stage has been trained: only the trunk carries over."""
+        """Whether no step of the stage has been taken; only the trunk carries over."""
         return self.epoch == 0 and self.step == 0
 
 
@@ -63,7 +66,7 @@ class Checkpoints:
     Args:
         run: RunDir.
         cluster: Cluster; all its workers make the same calls.
-        keep: how many of the newest are kept.
+        keep: number of newest checkpoints to keep.
     """
 
     def __init__(self, run, cluster, keep=3):
@@ -71,14 +74,14 @@ class Checkpoints:
         self._cluster = cluster
         self._keep = keep
 
-    def save(self, position: Position, learner):
+    def save(self, position: Position, learner) -> None:
         """Writes a checkpoint, all workers at the same step; returns when it is complete.
 
-        Running statistics that differ between workers become their mean, on all of them, so that a
-        run that goes on equals one that starts again from here.
+        Running statistics that differ between workers are replaced by their mean on all workers,
+        so that a run that continues equals one that is resumed from here.
 
         Raises:
-            DataError: the disk is full or cannot be written; what was there before is whole.
+            DataError: the disk is full or cannot be written; earlier checkpoints are intact.
         """
         try:
             with heartbeat.slow_operation("checkpoint"):
@@ -86,15 +89,15 @@ class Checkpoints:
         except _DISK_ERRORS as error:
             raise DataError(
                 f"the checkpoint of step {position.global_step} cannot be written to "
-                f"{self._folder}: {error}. Those before it are whole; make room there and start "
-                "again."
+                f"{self._folder}: {error}. Earlier checkpoints are intact; free disk space there "
+                "and restart."
             ) from error
 
     def _save(self, position, learner):
         learner.average_statistics()
         final = os.path.join(self._folder, f"step-{position.global_step:010d}")
         if self._has(final):
-            # No step was taken since: only what comes next is said differently.
+            # No step was taken since: only the position changes.
             if self._cluster.is_chief:
                 _write_position(final, position)
             self._cluster.world.barrier()
@@ -123,7 +126,7 @@ class Checkpoints:
         newest = int(self._cluster.world.broadcast(np.int64(newest)))
         return os.path.join(self._folder, f"step-{newest:010d}") if newest >= 0 else None
 
-    def restore(self, path: str, learner):
+    def restore(self, path: str, learner) -> None:
         """Reads the weights and optimizers that this worker holds."""
         with self._cluster.strategy.scope():
             _shared(learner).read(os.path.join(path, "shared")).assert_existing_objects_matched()
@@ -131,13 +134,13 @@ class Checkpoints:
             reading = tf.train.Checkpoint(head=head).read(_head_path(path, super_class))
             reading.assert_existing_objects_matched()
 
-    def restore_trunk(self, path: str, trunk: VGG16):
+    def restore_trunk(self, path: str, trunk: VGG16) -> None:
         """Reads the trunk only, e.g. at the start of a stage."""
         with self._cluster.strategy.scope():
             read_trunk(path, trunk)
 
     def _prune(self):
-        """Removes all but the newest and those at the end of a stage, which people compare."""
+        """Removes all but the newest and those at the end of a stage."""
         for path in complete_checkpoints(self._folder)[: -self._keep]:
             if not read_position(path).stage_begins:
                 atomic.discard_folder(path, last=_POSITION)
@@ -149,11 +152,12 @@ class Checkpoints:
 
 
 def read_position(path: str) -> Position:
+    """The position that the checkpoint at `path` was saved at."""
     return Position(**_read_about(path)["position"])
 
 
 def complete_checkpoints(folder: str) -> list[str]:
-    """Paths of the complete checkpoints in a folder, oldest first; of others the log tells."""
+    """Paths of the complete checkpoints in a folder, oldest first; logs the incomplete ones."""
     if not os.path.isdir(folder):
         return []
     names = sorted(name for name in os.listdir(folder) if _NAME.match(name))
@@ -161,7 +165,7 @@ def complete_checkpoints(folder: str) -> list[str]:
 
 
 def _write_position(folder, position):
-    """The file that makes a checkpoint complete."""
+    """Writes the file that makes a checkpoint complete."""
     sizes = _sizes(folder)
     sizes.pop(_POSITION, None)
     about = {"position": dataclasses.asdict(position), "bytes": sizes}
@@ -173,7 +177,7 @@ def _read_about(path) -> dict:
 
 
 def _is_whole(path) -> bool:
-    """Whether every file of a checkpoint is there with the size that it was written with."""
+    """Whether every file of a checkpoint exists with the size it was written with."""
     try:
         about = _read_about(path)
         found = _sizes(path)
@@ -181,7 +185,7 @@ def _is_whole(path) -> bool:
     except (OSError, ValueError, KeyError) as error:
         wrong = [f"{_POSITION} ({error})"]
     if wrong:
-        logging.warning("%s is damaged and is not used: %s", path, ", ".join(wrong))
+        logging.warning("%s is corrupt and is not used: %s", path, ", ".join(wrong))
     return not wrong
 
 
@@ -189,14 +193,18 @@ def _sizes(folder) -> dict[str, int]:
     return {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
 
 
-def read_trunk(path: str, trunk: VGG16):
+def read_trunk(path: str, trunk: VGG16) -> None:
     """Fills `trunk` from the checkpoint at `path`."""
-    reading = tf.train.Checkpoint(trunk=trunk).read(os.path.join(path, "shared"))
+    _read_trunk(os.path.join(path, "shared"), trunk)
+
+
+def _read_trunk(prefix, trunk):
+    reading = tf.train.Checkpoint(trunk=trunk).read(prefix)
     reading.assert_existing_objects_matched().expect_partial()
 
 
-def load_trunk(workdir: str, after_stage: str = ""):
-    """The trained trunk of a run, for use on its own: (VGG16, experiment.Experiment).
+def load_trunk(workdir: str, after_stage: str = "") -> tuple[VGG16, Experiment]:
+    """The trained trunk of a run, for use without the run, and the run's settings.
 
     Args:
         workdir: run folder.
@@ -204,7 +212,7 @@ def load_trunk(workdir: str, after_stage: str = ""):
 
     Raises:
         ConfigError: the run has no stage of that name.
-        DataError: the folder is not of a run, or has no such checkpoint yet.
+        DataError: the folder is not a run folder, or has no such checkpoint yet.
     """
     run = RunDir(workdir)
     if not os.path.exists(run.config):
@@ -212,6 +220,26 @@ def load_trunk(workdir: str, after_stage: str = ""):
     experiment = experiment_lib.load([run.config])
     trunk = new_trunk(experiment).built_at_resolution()
     read_trunk(find_checkpoint(run, experiment, after_stage), trunk)
+    return trunk, experiment
+
+
+def load_trunk_of_clustering(
+    workdir: str, round: int | None = None, stage: int | None = None
+) -> tuple[VGG16, Experiment]:
+    """The trunk whose features a kept clustering has clustered, and the run's settings.
+
+    Args:
+        workdir: run folder.
+        round, stage: as in `cluster_model.load_clustering`.
+
+    Raises:
+        ConfigError, DataError: as in `cluster_model.load_clustering`.
+    """
+    run = RunDir(workdir)
+    path = load_clustering(run, round, stage).path
+    experiment = experiment_lib.load([run.config])
+    trunk = new_trunk(experiment).built_at_resolution()
+    _read_trunk(os.path.join(path, NETWORK), trunk)
     return trunk, experiment
 
 
@@ -231,7 +259,7 @@ def find_checkpoint(run, experiment, after_stage="") -> str:
         found = [path for path, p in positions.items() if p.stage_begins and p.stage == end]
     if not found:
         what = f"finished {after_stage}" if after_stage else "a complete checkpoint"
-        raise DataError(f"{run.path} has not {what} yet; let `dc_tf train` go on.")
+        raise DataError(f"{run.path} has not {what} yet; run `dc_tf train` until it has.")
     return found[-1]
 
 

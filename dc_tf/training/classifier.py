@@ -9,7 +9,7 @@ from dc_tf.training.optimizers import decayed, make_optimizer
 
 
 class Classifier(tf.Module):
-    """What the workers of a group keep equal among them.
+    """A linear head whose weights are equal on the workers of a group.
 
     Args:
         stage: experiment.Stage.
@@ -39,8 +39,8 @@ class Classifier(tf.Module):
     def weights(self) -> list[tf.Variable]:
         return [self.head.kernel, self.head.bias]
 
-    def reset(self, seed: int):
-        """New weights from `seed`, and an optimizer that has seen nothing; its rate stays."""
+    def reset(self, seed: int) -> None:
+        """Draws new weights from `seed` and resets the optimizer, except its learning rate."""
         self.head.reset(np.random.default_rng(seed))
         self._reset_optimizer()
 
@@ -48,16 +48,16 @@ class Classifier(tf.Module):
         """The scaled gradients, summed over the workers that hold this head."""
         return [self._gradient_scale * g for g in all_sum_packed(gradients, self._comm)]
 
-    def apply(self, gradients):
-        """One step of the optimizer along what `sum_gradients` returned."""
+    def apply(self, gradients) -> None:
+        """Takes one optimizer step with the gradients that `sum_gradients` returned."""
         gradients = decayed(gradients, self.weights, self._weight_decay)
         self.optimizer.apply_gradients(zip(gradients, self.weights))
 
 
 def _resetting(optimizer):
-    """A function that makes a new optimizer new again, but for its rate.
+    """A function that restores an optimizer's initial state, except its learning rate.
 
-    A function, since a list of variables would become a part of every checkpoint.
+    A function, since tf.Module would save a list of variables in every checkpoint.
     """
     fresh = [(variable, _constant(variable)) for variable in _state(optimizer)]
 
@@ -69,7 +69,7 @@ def _resetting(optimizer):
 
 
 def _state(optimizer) -> list[tf.Variable]:
-    """All variables but the learning rate; Nadam has one that it does not list."""
+    """All variables except the learning rate; Nadam has one that `variables` lacks."""
     listed = [*optimizer.variables, *vars(optimizer).values()]
     found = {id(v): v for v in listed if isinstance(v, tf.Variable)}
     del found[id(optimizer.learning_rate)]
@@ -77,8 +77,8 @@ def _state(optimizer) -> list[tf.Variable]:
 
 
 def _constant(variable):
-    """The one number that a new optimizer fills a variable with."""
+    """The value that a new optimizer fills a variable with."""
     least, most = tf.reduce_min(variable), tf.reduce_max(variable)
     if least != most:
-        raise ValueError(f"{variable.name} does not begin with equal numbers.")
+        raise ValueError(f"{variable.name} is not initialised with a single value.")
     return least

@@ -10,7 +10,7 @@ from dc_tf.errors import DataError
 
 
 def corrupt_rows(fallback, comm) -> np.ndarray:
-    """Rows that any worker has found corrupt since its start.
+    """Rows that any worker has found corrupt since it started.
 
     Args:
         fallback: FallbackRows of this worker.

@@ -5,32 +5,18 @@ export_run("/runs/mine", "mine.keras", format="keras")
 """
 
 from dc_tf.errors import ConfigError
-from dc_tf.export.file_formats import ENDINGS, check_file, write_file
-from dc_tf.export.provenance import of_run
-from dc_tf.export.saved_model import SOBEL_FORMS, check_output, export_saved_model
+from dc_tf.exporting.file_formats import ENDINGS, check_file, write_file
+from dc_tf.exporting.provenance import of_run
+from dc_tf.exporting.saved_model import SOBEL_FORMS, check_output, export_saved_model
 from dc_tf.training.checkpoint import load_trunk
 
 SAVED_MODEL = "saved_model"
 
 
-def export_run(workdir, output, format=SAVED_MODEL, sobel="layer", stage="", overwrite=False):
-    """Writes a run's network, complete or not at all.
-
-    Args:
-        workdir: run folder.
-        output: folder of the SavedModel, or file.
-        format: "saved_model", "keras", "keras_weights" or "onnx".
-        sobel: "layer" or "folded", see `saved_model.export_saved_model`.
-        stage: take the network as it was when this stage ended; "" for its newest state.
-        overwrite: replace what is there.
-
-    Returns:
-        dict of export (the output), format, sobel, settings, and of a SavedModel its outputs.
-
-    Raises:
-        ConfigError: an output that is there or cannot be made, an unknown choice or stage.
-        DataError: the folder is not of a run, or has no checkpoint yet.
-    """
+def export_run(
+    workdir: str, output: str, format=SAVED_MODEL, sobel="layer", stage="", overwrite=False
+) -> dict:
+    """Writes a run's network, complete or not at all; `help(dc_tf.export)` describes it."""
     formats = (SAVED_MODEL, *ENDINGS)
     for name, value, choices in (("format", format, formats), ("sobel", sobel, SOBEL_FORMS)):
         if value not in choices:

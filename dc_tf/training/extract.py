@@ -1,13 +1,14 @@
 """Extracts the features of a worker's own rows to its own disk, and whitens them.
 
     store, moments = extract(trunk, reader, experiment, stage, scratch, cluster)
-    store = whiten(store, moments, stage, scratch, cluster.world)
+    store, whitening = whiten(store, moments, stage, scratch, cluster.world)
 
 Extraction accumulates the moments while it stores rows, so whitening reads the rows once. Both
 resume from `scratch` after a crash: from the last batch on disk, and from the last whitened block.
 Moments are not saved; those of rows stored before the crash are recomputed, bit for bit.
 """
 
+import contextlib
 import os
 import time
 import zipfile
@@ -20,6 +21,7 @@ from dc_tf import atomic
 from dc_tf.clustering.store.feature_store import FeatureStore
 from dc_tf.clustering.store.whitening import Moments, Whitening, whiten_store
 from dc_tf.data.input.pipeline import evaluation_batches
+from dc_tf.data.storage import schema
 from dc_tf.data.storage.reader import data_errors
 from dc_tf.distributed import stop_request
 from dc_tf.distributed.blocks import row_block
@@ -28,25 +30,27 @@ from dc_tf.errors import DataError
 from dc_tf.progress import Progress
 
 
-def extract(trunk, reader, experiment, stage, scratch, cluster):
-    """Writes the features of this worker's rows, or what is left of them to write.
+def extract(
+    trunk, reader, experiment, stage, scratch, cluster
+) -> tuple[FeatureStore, Moments | None]:
+    """Writes the features of this worker's rows; resumes from `scratch`.
 
     Args:
-        trunk, reader, experiment, stage, scratch, cluster: as of `reassign.reassign`.
+        trunk, reader, experiment, stage, scratch, cluster: as in `reassign.reassign`.
 
     Returns:
-        (FeatureStore, Moments): the complete store and the moments of its rows; None in place of
-        these where an earlier process had stored all rows, which may have been whitened since.
+        the complete store and the moments of its rows. Moments are None if an earlier process had
+        stored all rows, which may have been whitened since.
 
     Raises:
         DataError: an image cannot be read, features are not finite, or the disk is too small for
-            all that is to come.
-        Preempted: on this worker, when it was asked to stop; what it has is on disk.
+            the features of all rows.
+        Preempted: on this worker, when it was asked to stop; the features so far are on disk.
     """
     store = _raw_store(trunk, reader, stage, scratch, cluster)
     done, moments = store.written, None
     if done < store.rows:
-        # In whole batches from the first row: a row's last digits can depend on its neighbours.
+        # Whole batches from the first row, since rounding of a row can depend on its batch.
         done -= done % stage.clustering.batch_size
         moments = Moments.of(store, done)
     forward = tf.function(lambda x: trunk(x, training=False)["fc7"], autograph=False)
@@ -56,6 +60,7 @@ def extract(trunk, reader, experiment, stage, scratch, cluster):
     with shown as progress, data_errors():
         for batch in _batches(reader, experiment, stage, store, done):
             features = forward(batch["image"]).numpy()
+            _check_finite(features, reader, store.first_row + done)
             moments.update(store.write(done, features))
             done += len(features)
             progress.update(len(features))
@@ -69,17 +74,20 @@ def extract(trunk, reader, experiment, stage, scratch, cluster):
     return store, moments
 
 
-def whiten(store, moments, stage, scratch, world) -> FeatureStore:
-    """The store of whitened rows, or what is left of them to map.
+def whiten(store, moments, stage, scratch, world) -> tuple[FeatureStore, Whitening]:
+    """Whitens the rows of a store; resumes from `scratch`.
 
     Args:
-        store, moments: what `extract` has returned.
+        store, moments: as returned by `extract`.
         stage: experiment.Stage.
         scratch: folder of this worker.
-        world: the communicator of all workers.
+        world: Communicator of all workers.
+
+    Returns:
+        the store of whitened rows, (rows, whitening_dim or fc), and the map.
 
     Raises:
-        DataError: on all workers, when the rows are all equal.
+        DataError: on all workers, when all rows are equal.
     """
     dim = stage.clustering.whitening_dim or store.dim
     path = os.path.join(scratch, "whitening.npz")
@@ -89,12 +97,34 @@ def whiten(store, moments, stage, scratch, world) -> FeatureStore:
         _check_not_mapped(store, world)
         whitening = Whitening.fit(moments or Moments.of(store), world, dim)
     if kept is None:
-        whitening.save(path)  # before rows go through it in place
-    return whiten_store(store, whitening, None if dim == store.dim else _white_path(scratch))
+        whitening.save(path)  # before rows are mapped in place
+    path = None if dim == store.dim else _white_path(scratch)
+    return whiten_store(store, whitening, path), whitening
+
+
+def _check_finite(features, reader, first_row):
+    """DataError that names the first image whose features are not finite."""
+    finite = np.isfinite(features).all(axis=1)
+    if finite.all():
+        return
+    row = first_row + int(np.argmin(finite))
+    raise DataError(
+        f"features of {_place_of(reader, row)} are not finite; lower the learning rate if the "
+        "network has diverged, or look at the image."
+    )
+
+
+def _place_of(reader, row):
+    """Names a row, with the source of its image if its record can be read."""
+    place = reader.dataset.describe(row)
+    with contextlib.suppress(ValueError):
+        example = schema.decode_example(reader.read([row], b"")[0], reader.dataset.features)
+        place += f", {example['source']}" if example["source"] else ""
+    return place
 
 
 def _batches(reader, experiment, stage, store, done):
-    """The images of the rows from `done` on."""
+    """Batches of the images of this worker's rows, from row `done` of them on."""
     if done == store.rows:
         return ()
     resolution = experiment.model.resolution
@@ -109,7 +139,7 @@ def _batches(reader, experiment, stage, store, done):
 
 
 def _raw_store(trunk, reader, stage, scratch, cluster):
-    """The store that the features go to, as an earlier life left it."""
+    """The store of the features: the one of an earlier process, or a new one."""
     path = os.path.join(scratch, "raw")
     try:
         return FeatureStore.open(path)
@@ -119,7 +149,7 @@ def _raw_store(trunk, reader, stage, scratch, cluster):
     dtype = stage.clustering.store_dtype
     raw, white = trunk.settings["fc"], stage.clustering.whitening_dim or trunk.settings["fc"]
     if white != raw:
-        # Takes its space now: a full disk shows before the hours of extraction, not after.
+        # Allocates the disk space now, so that a full disk is found before extraction, not after.
         FeatureStore.create(_white_path(scratch), len(rows), white, rows.start, dtype)
     return FeatureStore.create(path, len(rows), raw, rows.start, dtype)
 
@@ -129,18 +159,18 @@ def _white_path(scratch):
 
 
 def _kept_whitening(path):
-    """What this worker has kept, or None."""
+    """The whitening that this worker has saved, or None."""
     try:
         return Whitening.load(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        logging.warning("%s is damaged and is not used: %r", path, error)
+        logging.warning("%s is corrupt and is not used: %r", path, error)
         return None
 
 
 def _broadcast_whitening(kept, shape, world):
-    """What any worker has kept, on all of them; None if none has."""
+    """The whitening that some worker has saved, on all workers; None without."""
     holders = np.flatnonzero(all_gather(kept is not None, world))
     if not holders.size:
         return None
@@ -153,6 +183,6 @@ def _broadcast_whitening(kept, shape, world):
 def _check_not_mapped(store, world):
     if not all_agree(not store.made_by, world):
         raise DataError(
-            f"features have been whitened in place and the map is lost; remove {store.path} on "
+            f"the features were whitened in place and the map is lost; remove {store.path} on "
             "every worker, so that they are extracted again."
         )

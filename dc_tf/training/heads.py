@@ -16,8 +16,10 @@ class Heads:
     """V, and W_s for each super-class s that this worker serves, always in this order.
 
     Attributes:
-        super_head: Classifier, V; of all pairs of super-class and sub-class in the product loss.
-        sub_heads: {super-class: Classifier}, the W_s that this worker serves; empty without.
+        super_head: Classifier, V; its classes are pairs of super-class and sub-class with the
+            product loss.
+        sub_heads: {super-class: Classifier}, the W_s that this worker serves; empty without
+            sub-classes.
     """
 
     def __init__(self, cluster, plan, stage, features: int):
@@ -49,14 +51,14 @@ class Heads:
         """Yields each Classifier, V first."""
         yield from (self.super_head, *self.sub_heads.values())
 
-    def reset(self, seed: tuple[int, int], round_index: int):
-        """Draws V and every W_s anew and clears their momentum.
+    def reset(self, seed: tuple[int, int], round_index: int) -> None:
+        """Draws new weights for V and every W_s and clears their momentum.
 
-        V keeps its weights where its classes keep their meaning: rotations only.
+        After the first round V keeps its weights if its classes are rotations only.
 
         Args:
-            seed: of the experiment, and the stage's index.
-            round_index: of the clustering whose labels follow.
+            seed: (seed of the experiment, index of the stage).
+            round_index: index of the clustering whose labels come next.
         """
         if round_index == 0 or self._plan.clusters > 1 or self._product:
             self.super_head.reset(derive("super head", *seed, round_index))
@@ -64,10 +66,10 @@ class Heads:
             head.reset(derive("sub head", *seed, round_index, super_class))
 
     def objective(self, features, super_ids, sub_ids) -> losses.Objective:
-        """The loss of each image, with the logits it comes from.
+        """The loss of each image, and the logits.
 
         Args:
-            features: (b, d) float32, images of the served super-classes one after the other.
+            features: (b, d) float32, images ordered by the served super-classes.
             super_ids, sub_ids: (b,) int32.
         """
         logits = self.super_head.head(features)
@@ -86,8 +88,8 @@ class Heads:
         """Scaled gradients of each head, summed over the workers that hold it."""
         return [head.sum_gradients(part) for head, part in zip(self, gradients)]
 
-    def apply(self, gradients):
-        """One optimizer step of each head along what `sum_gradients` returned."""
+    def apply(self, gradients) -> None:
+        """Takes one optimizer step of each head with the gradients of `sum_gradients`."""
         for head, part in zip(self, gradients):
             head.apply(part)
 

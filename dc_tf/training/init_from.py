@@ -1,6 +1,6 @@
 """Initial weights from another run, a stage of it, or an exported model (setting `init_from`).
 
-check_initial(experiment)                        # before anything is started
+check_initial(experiment)                        # before the run starts
 trunk.set_weights(initial_weights(experiment))
 """
 
@@ -8,25 +8,26 @@ import os
 
 from dc_tf import experiment as experiment_lib
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.export.metadata import read_metadata
-from dc_tf.export.saved_model import is_saved_model, restore_trunk
+from dc_tf.exporting.metadata import read_metadata
+from dc_tf.exporting.saved_model import is_saved_model, restore_trunk
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import find_checkpoint, load_trunk
 
 _SHAPE = ("width", "resolution", "fc", "sobel")
 
 
-def check_initial(experiment):
-    """Refuses an `init_from` that cannot be the start of this experiment; starts no TensorFlow.
+def check_initial(experiment) -> None:
+    """Checks that `init_from` can initialise this experiment; starts no TensorFlow.
 
     Raises:
-        ConfigError: it is neither a run that has got so far nor an export, or of another network.
-        DataError: what is there is damaged.
+        ConfigError: it is neither a run that has finished the stage nor an export, or it has
+            another network.
+        DataError: it is corrupt.
     """
     path, stage = experiment.init_from, experiment.init_stage
     if not path:
         if stage:
-            raise ConfigError(f"init_stage is {stage!r}; set init_from to the run that it is of.")
+            raise ConfigError(f"init_stage is {stage!r}; set init_from to the run of that stage.")
     elif is_saved_model(path):
         _check_export(path, stage, experiment.model)
     else:
@@ -45,8 +46,8 @@ def _check_run(path, stage, model):
     run = RunDir(path)
     if not os.path.exists(run.config) or not (stage or os.path.exists(run.result)):
         raise ConfigError(
-            f"init_from is {path!r}, which is not a finished run, nor a model of 'dc_tf export' or "
-            "'dc_tf import_torch'; for a run in progress, set init_stage to a stage that is done."
+            f"init_from is {path!r}, which is neither a finished run nor a model of 'dc_tf export' "
+            "or 'dc_tf import_torch'; for a run in progress, set init_stage to a finished stage."
         )
     experiment = experiment_lib.load([run.config])
     theirs = {name: getattr(experiment.model, name) for name in _SHAPE}
@@ -59,7 +60,9 @@ def _check_run(path, stage, model):
 
 def _check_export(path, stage, model):
     if stage:
-        raise ConfigError(f"init_stage is {stage!r}, but init_from is an export, without stages.")
+        raise ConfigError(
+            f"init_stage is {stage!r}, but init_from is an export, which has no stages."
+        )
     metadata = read_metadata(path)
     if metadata.folded:
         raise ConfigError(
@@ -74,6 +77,6 @@ def _check_same_network(theirs, model):
         ours = getattr(model, name)
         if theirs[name] != ours:
             raise ConfigError(
-                f"init_from is a network with model.{name} = {theirs[name]}, here it is {ours}; "
-                "they have to be equal."
+                f"init_from is a network with model.{name} = {theirs[name]}, this experiment "
+                f"has {ours}; they have to be equal."
             )

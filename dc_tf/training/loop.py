@@ -7,8 +7,11 @@ Every worker runs this program. On a run folder with a checkpoint, it resumes at
 
 import dataclasses
 
+import tensorflow as tf
+
 from dc_tf import atomic
 from dc_tf.clustering.assignments import Assignments, is_complete
+from dc_tf.clustering.kept_clustering import KeptClustering, prune
 from dc_tf.data.input.pipeline import training_batches
 from dc_tf.data.input.sampler import Sampler
 from dc_tf.data.storage.fallback_rows import FallbackRows
@@ -49,7 +52,7 @@ def pretrain(experiment, run, cluster) -> dict | None:
     Raises:
         ConfigError: the worker count or data set does not fit the experiment.
         DataError: an image cannot be read, or the loss is not finite.
-        Preempted: a worker was asked to stop; what was done is saved.
+        Preempted: a worker was asked to stop; the run is saved.
     """
     with heartbeat.slow_operation("preparing"):
         experiment = without_auto(experiment, cluster.world)
@@ -72,7 +75,7 @@ class Pretraining:
         self._cluster = cluster
         self._dataset = Dataset.open(experiment.data.path)
         self._reader = FallbackRows(RowReader(self._dataset), experiment.data.max_bad_share)
-        self._damaged = 0
+        self._corrupt_rows = 0
         self._plans = plan_stages(experiment, self._dataset.rows, cluster.size)
         self._checkpoints = Checkpoints(run, cluster, experiment.keep_checkpoints)
         self._restored = self._checkpoints.latest()
@@ -80,8 +83,8 @@ class Pretraining:
         self._metrics = MetricsLog(run, cluster.is_chief, self.position.global_step)
         self._trunk = self._make_trunk()
 
-    def run_stage(self, index: int):
-        """A method for its epochs: each round clusters, then trains on the clusters."""
+    def run_stage(self, index: int) -> None:
+        """Runs the epochs of a stage: each round clusters, then trains on the clusters."""
         stage = self._experiment.stages[index]
         with heartbeat.slow_operation("preparing"):
             learner = self._learner(index, stage)
@@ -101,14 +104,14 @@ class Pretraining:
                 learner.start_round(round_index)
             self._train_round(index, stage, trainer, assignments, last)
             self.position = trainer.position
-            self._report_damage()
+            self._report_corrupt_rows()
             if last == stage.epochs:
                 self.position = dataclasses.replace(self.position, stage=index + 1, epoch=0)
             self._checkpoints.save(self.position, learner)
             self._stop_if_asked()
 
     def result(self) -> dict | None:
-        """Plain numbers about the finished run, on the chief; also in the run folder."""
+        """The chief's summary of the finished run, also written to `result.json`."""
         if not self._cluster.is_chief:
             return None
         result = {
@@ -117,7 +120,7 @@ class Pretraining:
             "workers": self._cluster.size,
             "rounds": sum(stage.rounds for stage in self._experiment.stages if stage.clustered),
             "steps": self.position.global_step,
-            "damaged_rows": self._damaged,
+            "corrupt_rows": self._corrupt_rows,
             **last_epoch_means(self._run.metrics),
         }
         atomic.write_json(self._run.result, result)
@@ -149,19 +152,21 @@ class Pretraining:
         )
         if self._restored and not self.position.stage_begins:
             self._checkpoints.restore(self._restored, learner)
-        self._restored = None  # later stages go on from the trunk in memory
+        self._restored = None  # later stages continue with the trunk in memory
         return learner
 
     def _assignments(self, index, stage, round_index) -> Assignments | None:
-        """This round's clusters: made now, or by an earlier life of the run."""
+        """This round's clusters: read if an earlier process completed them, else computed."""
         if not stage.clustered:
             return None
         folder = self._run.clustering(index, round_index)
-        # What is there was made from the checkpoint that was saved at the end of the last round.
+        # A complete folder was computed from the checkpoint at the end of the last round.
         if not all_agree(is_complete(folder), self._cluster.world):
             self._reassign(index, stage, round_index, folder)
-        # A kill after the last worker had written leaves its features.
+        # A process killed after the last worker had written leaves its features behind.
         atomic.remove_tree(self._run.features(self._cluster.rank))
+        if self._cluster.is_chief:
+            prune(self._run.clusterings, self._experiment.keep_clusterings)
         with heartbeat.slow_operation("preparing"):
             assignments = Assignments.open(folder)
             if self._cluster.is_chief:
@@ -171,9 +176,9 @@ class Pretraining:
     def _reassign(self, index, stage, round_index, folder):
         if self.position.epoch != stage.round_of(self.position.epoch)[1] or self.position.step:
             raise DataError(
-                f"{folder} has no complete assignments, but training stands in the middle of the "
-                "round that uses them; bring the folder back, or remove the checkpoints since the "
-                "round began."
+                f"{folder} has no complete assignments, but training is in the middle of the round "
+                "that uses them; restore the folder, or remove the checkpoints since the round "
+                "began."
             )
         self._run.remove_features_of_others(self._cluster.size)
         warm = stage.clustering.init == "previous"
@@ -187,7 +192,20 @@ class Pretraining:
             cluster=self._cluster,
             seed=derive("kmeans", self._experiment.seed, index, round_index),
             previous=self._previous(index, round_index) if warm else None,
+            kept=self._kept(index, stage, round_index, folder),
         )
+
+    def _kept(self, index, stage, round_index, folder):
+        """KeptClustering of a round, or None if none are kept."""
+        if not self._experiment.keep_clusterings:
+            return None
+        place = {
+            "stage": index,
+            "stage_name": stage.name,
+            "round": round_index,
+            "step": self.position.global_step,
+        }
+        return KeptClustering(folder, self._cluster.world, place)
 
     def _previous(self, index, round_index) -> Assignments | None:
         """The clusters of the round before, if that was of the same stage."""
@@ -196,32 +214,32 @@ class Pretraining:
         return Assignments.open(self._run.clustering(index, round_index - 1))
 
     def _report(self, index, round_index, assignments):
-        """Writes how the clusters are, unless an earlier life of the run did."""
+        """Logs the metrics of a clustering, unless an earlier process has."""
         if self._metrics.has(event="clustering", stage=index, round=round_index):
             return
-        figures = reassign.describe(
+        metrics = reassign.describe(
             assignments, self._previous(index, round_index), self._dataset.labels()
         )
         self._metrics.write_clustering(
             self.position.global_step,
             index,
             round_index,
-            figures,
+            metrics,
             reassign.read_report(self._run.clustering(index, round_index)),
         )
 
-    def _report_damage(self):
-        """Writes how many rows were found damaged, whenever there are more."""
-        damaged = len(corrupt_rows(self._reader, self._cluster.world))
-        if damaged > self._damaged:
-            share = damaged / self._dataset.rows
-            self._metrics.write(
-                "data", self.position.global_step, damaged_rows=damaged, damaged_share=share
+    def _report_corrupt_rows(self):
+        """Logs the number of corrupt rows found so far, if it has grown."""
+        corrupt = len(corrupt_rows(self._reader, self._cluster.world))
+        if corrupt > self._corrupt_rows:
+            share = corrupt / self._dataset.rows
+            self._metrics.write_data(
+                self.position.global_step, corrupt_rows=corrupt, corrupt_share=share
             )
-        self._damaged = damaged
+        self._corrupt_rows = corrupt
 
     def _train_round(self, index, stage, trainer, assignments, last):
-        """The epochs from where training stands to `last`, the next clustering."""
+        """Trains from the current epoch up to `last`, the next clustering."""
         plan = self._plans[index]
         with heartbeat.slow_operation("preparing"):
             sampler = make_sampler(self._experiment, index, plan, self._dataset.rows, assignments)
@@ -239,7 +257,7 @@ class Pretraining:
 
 
 def make_sampler(experiment, index: int, plan, rows: int, assignments) -> Sampler:
-    """What is drawn in the epochs of stage `index`, from the clusters of a round or without."""
+    """The sampler of stage `index`; `assignments` of the round, or None without clusters."""
     stage = experiment.stages[index]
     return Sampler(
         rows,
@@ -251,7 +269,7 @@ def make_sampler(experiment, index: int, plan, rows: int, assignments) -> Sample
     )
 
 
-def make_batches(experiment, reader, plan, draws, start_step=0):
+def make_batches(experiment, reader, plan, draws, start_step=0) -> tf.data.Dataset:
     """Batches of an epoch of one worker; see `pipeline.training_batches`."""
     return training_batches(
         reader,
@@ -266,6 +284,6 @@ def make_batches(experiment, reader, plan, draws, start_step=0):
 
 
 def learning_rate(optimizer, epoch: int) -> float:
-    """The rate of an epoch of a stage: constant, but for the drops."""
+    """The learning rate of an epoch of a stage: constant except for the drops."""
     drops = sum(epoch >= drop for drop in optimizer.drops)
     return optimizer.learning_rate * optimizer.drop_factor**drops

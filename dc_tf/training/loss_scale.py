@@ -2,7 +2,7 @@
 
     scale = LossScale()
     loss = scale.value * loss            # and the gradients over scale.value
-    scale.update(all_finite)             # a step whose gradients overflow is left out
+    scale.update(all_finite)             # a step whose gradients overflow is skipped
 
 Reference: Micikevicius et al. 2018, section 3.2; the constants are those of Keras.
 """
@@ -26,8 +26,8 @@ class LossScale(tf.Module):
         self.value = tf.Variable(INITIAL, trainable=False, name="loss_scale")
         self._good_steps = tf.Variable(0, trainable=False, dtype=tf.int64, name="good_steps")
 
-    def update(self, finite):
-        """Takes note of a step; `finite` is a bool scalar, the same on all workers."""
+    def update(self, finite) -> None:
+        """Updates the scale after a step; `finite` is a bool scalar, equal on all workers."""
         good = tf.where(finite, self._good_steps + 1, 0)
         grow = good >= GROWTH_STEPS
         factor = tf.where(finite, tf.where(grow, 2.0, 1.0), 0.5)

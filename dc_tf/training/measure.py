@@ -33,17 +33,17 @@ from dc_tf.planning.plan import RUNTIME_BYTES, Rates
 from dc_tf.training.checkpoint import new_trunk
 from dc_tf.training.step import Learner
 
-# Of one stage, and of the extraction.
+# Seconds of measured steps per stage, and of measured extraction.
 _MEASURED_S = 3.0
-# A step that would take longer is measured with a part of its images.
+# A step that would take longer is measured with fewer images.
 _MOST_STEP_S = 10.0
-# No stage is begun after so long.
+# No further stage is measured after this time.
 _ALL_S = 90.0
 _WARM_UP = 2
 _LEAST_STEPS, _MOST_STEPS = 3, 30
-# Forward and backward pass, in forward passes of the extraction.
+# Cost of a training step in forward passes of the extraction.
 _STEP_PASSES = 4
-# Rows and centroids of the search that is measured, at most.
+# Most rows and centroids of the measured search.
 _SEARCH_ROWS, _SEARCH_CENTROIDS = 4096, 1024
 _SEARCH_S = 0.3
 
@@ -53,11 +53,11 @@ def measure(experiment, plan, cluster) -> Rates:
 
     Args:
         experiment: experiment.Experiment.
-        plan: plan.Plan of it.
+        plan: plan.Plan of the experiment.
         cluster: Cluster of all workers of the plan, or of this process alone.
 
     Returns:
-        Rates, the same on all workers, with a sentence for each stage that was not measured.
+        Rates, equal on all workers, with a note for each stage that was not measured in full.
     """
     started = time.monotonic()
     with heartbeat.slow_operation("measuring the speed"):
@@ -78,7 +78,7 @@ class _Measurement:
         )
         self._seed = np.random.SeedSequence([experiment.seed, cluster.rank])
 
-    def rates(self):
+    def rates(self) -> Rates:
         free, least = self._free_bytes(), self._least_bytes()
         if self._agreed(free < least):
             text = "not measured: a worker needs at least {:.3g} GB, {:.3g} GB are free"
@@ -94,7 +94,7 @@ class _Measurement:
         speeds, notes, first_steps_s = {}, {}, 0.0
         for index in self._stages():
             if self._agreed(time.monotonic() - self._started > _ALL_S):
-                notes[index] = f"not measured: the stages before took more than {_ALL_S:.0f} s"
+                notes[index] = f"not measured: earlier stages took more than {_ALL_S:.0f} s"
                 continue
             images = self._images_of_step(index, own)
             speeds[index], first_s, seconds = self._stage(index, trunk, images)
@@ -117,7 +117,7 @@ class _Measurement:
         return range(len(self._plan.stages))
 
     def _agreed(self, own):
-        """The first worker's answer, on all of them."""
+        """The chief's answer, on all workers."""
         return broadcast_json(bool(own), self._cluster.world)
 
     def _source(self):
@@ -133,16 +133,18 @@ class _Measurement:
     def _free_bytes(self):
         if self._on_gpu:
             return min(memory.gpu_memory("free") or [memory.free_memory()])
-        return memory.free_memory() / self._neighbours + RUNTIME_BYTES  # that is taken already
+        return (
+            memory.free_memory() / self._neighbours + RUNTIME_BYTES
+        )  # the runtime is already loaded
 
     def _least_bytes(self):
-        """Weights and the smallest step; larger ones are measured in part."""
+        """Bytes of the weights and of the smallest step."""
         sizes = [stage.size for stage in self._plan.stages]
         state = max(size.state_bytes for size in sizes)
         return state if self._on_gpu else state + RUNTIME_BYTES
 
     def _extraction(self, trunk):
-        """Images a second of this worker."""
+        """Images per second that this worker extracts."""
         model, rows = self._experiment.model, self._reader.dataset.rows
         spec = tf.TensorSpec([None, model.resolution, model.resolution, 3])
         forward = tf.function(
@@ -171,7 +173,7 @@ class _Measurement:
             return done / (time.monotonic() - begun)
 
     def _images_of_step(self, index, extracted_per_s):
-        """Images of a worker in a measured step: all, or fewer where time or memory are short."""
+        """Images per worker in a measured step, fewer if time or memory are short."""
         stage = self._plan.stages[index]
         batch, accumulate = stage.batch, stage.stage.accumulate
         step_s = _STEP_PASSES * batch.per_worker / extracted_per_s
@@ -193,7 +195,7 @@ class _Measurement:
         return broadcast_json(images, self._cluster.world)
 
     def _stage(self, index, trunk, images):
-        """(images a second of all workers, seconds of the first step, seconds of all)."""
+        """(images per second of all workers, seconds of the first step, seconds of all steps)."""
         started = time.monotonic()
         planned = self._plan.stages[index]
         batch, stage = planned.batch, planned.stage
@@ -229,7 +231,7 @@ class _Measurement:
         return images * workers / taken, first_s, time.monotonic() - started
 
     def _batches(self, batch, stage, images):
-        """More than enough batches of random images with random labels."""
+        """Batches of random images with random labels, enough for all measured steps."""
         steps = 1 + _WARM_UP + _MOST_STEPS
         random = np.random.default_rng(self._seed)
         served = batch.topology.served(self._cluster.rank)
@@ -254,7 +256,7 @@ class _Measurement:
         )
 
     def _machine(self):
-        """The machine of `clustering/cost/hardware.py` with the search as fast as it is here."""
+        """The machine of `clustering/cost/hardware.py` with the measured speed of the search."""
         machine = P4D if self._on_gpu else CORE
         for stage in self._plan.stages:
             if stage.clustering is None:
@@ -267,9 +269,9 @@ class _Measurement:
 
 
 class _FirstWorker:
-    """The part of the first of many workers for a process alone: nothing is exchanged.
+    """Rank 0 of a larger world, played by a single process without exchanges.
 
-    Attributes: as of Cluster.
+    Attributes: as in Cluster.
     """
 
     rank, size, is_chief = 0, 1, True
@@ -278,12 +280,12 @@ class _FirstWorker:
         self.strategy = cluster.strategy
         self.world = Solo()
 
-    def group(self, _):
+    def group(self, _) -> Solo:
         return self.world
 
 
 def _search_flops(settings, k, dim):
-    """FLOP/s of the search for the nearest of k centroids, comparisons included."""
+    """FLOP/s of the search for the nearest of k centroids, including comparisons."""
     random = np.random.default_rng(0)
     search = make_backend(settings.backend, k, dim, settings.precision)
     search.load(random.standard_normal((k, dim), np.float32))

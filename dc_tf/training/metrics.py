@@ -3,7 +3,8 @@
     log = MetricsLog(run, enabled=cluster.is_chief, from_step=1200)
     log.write("train", step=1250, loss=3.2)
 
-Training metrics reach TensorBoard through orbit, those of a clustering through this module.
+Training metrics reach TensorBoard through orbit, those of clusterings and data by
+this module.
 """
 
 import json
@@ -16,7 +17,7 @@ from dc_tf import atomic
 
 
 class MetricsLog:
-    """Appends lines of figures; a resumed run continues where its checkpoint stands.
+    """Appends lines of metrics; a resumed run continues after its checkpoint.
 
     Args:
         run: RunDir.
@@ -32,35 +33,50 @@ class MetricsLog:
             kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= from_step]
             atomic.write_text(path, "".join(kept))
 
-    def has(self, **figures) -> bool:
-        """Whether some line has all these figures; on the chief."""
+    def has(self, **values) -> bool:
+        """Whether some line has all these values; False on workers other than the chief."""
         if not self._enabled or not os.path.exists(self._path):
             return False
-        return any(figures.items() <= _scalars(line).items() for line in read(self._path))
+        return any(values.items() <= _scalars(line).items() for line in read(self._path))
 
-    def write(self, event: str, step: int, **figures):
-        """Adds one line: the kind of event, the global step, and figures by name."""
+    def write(self, event: str, step: int, **values) -> None:
+        """Appends one line: the kind of event, the global step, and values by name."""
         if self._enabled:
             with open(self._path, "a", encoding="utf-8") as f:
-                f.write(json.dumps({"event": event, "step": step, **figures}) + "\n")
+                f.write(json.dumps({"event": event, "step": step, **values}) + "\n")
 
-    def write_clustering(self, step: int, stage: int, round_index: int, figures, report):
-        """Adds a line about a clustering: `figures` are numbers, `report` is nested detail."""
-        self.write("clustering", step, stage=stage, round=round_index, **figures, **report)
+    def write_clustering(self, step: int, stage: int, round_index: int, metrics, report) -> None:
+        """Appends a line about a clustering, and writes `metrics` to TensorBoard.
+
+        Args:
+            step: global step.
+            stage, round_index: index of the stage, and of the clustering in it.
+            metrics: {name: number}.
+            report: dict of nested detail, for the line only.
+        """
+        self.write("clustering", step, stage=stage, round=round_index, **metrics, **report)
+        self._write_summaries("clustering", step, metrics)
+
+    def write_data(self, step: int, **values) -> None:
+        """Appends a line about the data set, and writes the values to TensorBoard."""
+        self.write("data", step, **values)
+        self._write_summaries("data", step, values)
+
+    def _write_summaries(self, event, step, values):
         if not self._enabled:
             return
         with tf.summary.create_file_writer(self._summaries).as_default(step):
-            for name, value in figures.items():
-                tf.summary.scalar(f"clustering/{name}", value)
+            for name, value in values.items():
+                tf.summary.scalar(f"{event}/{name}", value)
 
 
 def read(path: str) -> list[dict]:
-    """All lines of a metrics file."""
+    """All complete lines of a metrics file, as dicts."""
     return [json.loads(line) for line in _complete_lines(path)]
 
 
 def last_epoch_means(path: str) -> dict[str, float]:
-    """Losses and accuracies of the last epoch that was trained, over all of its steps."""
+    """Mean losses and accuracies of the last epoch, weighted by steps."""
     lines = [line for line in read(path) if line["event"] == "train"]
     last = lines[-1]
     epoch = [m for m in lines if (m["stage"], m["epoch"]) == (last["stage"], last["epoch"])]

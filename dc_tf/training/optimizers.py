@@ -11,8 +11,8 @@ from dc_tf import keras
 from dc_tf.errors import ConfigError
 
 
-def make_optimizer(settings):
-    """The optimizer that `experiment.Optimizer` describes, a new one.
+def make_optimizer(settings) -> keras.optimizers.Optimizer:
+    """Creates the optimizer that `experiment.Optimizer` describes.
 
     Raises:
         ConfigError: as in `check_optimizer`.
@@ -22,11 +22,11 @@ def make_optimizer(settings):
     return kind(settings.learning_rate, **_options(settings))
 
 
-def check_optimizer(settings):
-    """Refuses a name or options that Keras does not know; starts nothing of TensorFlow.
+def check_optimizer(settings) -> None:
+    """Checks name and options of an optimizer.
 
     Raises:
-        ConfigError: naming what is known.
+        ConfigError: Keras has no such optimizer or option; names those it has.
     """
     known = _known()
     if settings.name not in known:
@@ -46,14 +46,14 @@ def check_optimizer(settings):
 
 
 def decayed(gradients, variables, weight_decay) -> list:
-    """Coupled weight decay: the gradient of an L2 penalty joins before the optimizer sees it."""
+    """Coupled weight decay: adds the gradient of an L2 penalty to each gradient."""
     return [g + weight_decay * v for g, v in zip(gradients, variables)]
 
 
 class _FusedSGD(keras.optimizers.SGD):
-    """Keras' SGD; with momentum, a weight and its momentum change in one pass over memory."""
+    """Keras' SGD; with momentum, weight and momentum are updated in one pass over memory."""
 
-    def update_step(self, gradient, variable):
+    def update_step(self, gradient, variable) -> None:
         if not self.momentum or isinstance(gradient, tf.IndexedSlices):
             super().update_step(gradient, variable)
             return
@@ -76,7 +76,7 @@ def _options(settings) -> dict:
 
 
 def _known() -> dict:
-    """{name: class} of all that optimize by themselves."""
+    """{name: class} of the optimizers of Keras that have a learning rate."""
     base = keras.optimizers.Optimizer
     return {
         name: value

@@ -12,19 +12,19 @@ import dataclasses
 from dc_tf.clustering.search.backends import choose_precision
 from dc_tf.distributed.collectives import ALONE, broadcast_json
 from dc_tf.experiment import Experiment
-from dc_tf.precision import AUTO, Choice, choose
+from dc_tf.precision import AUTO, Choice, choose, require_possible
 
 _BEFORE = "auto: as this run began"
 
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """An experiment without "auto", and how it came about.
+    """An experiment without "auto", and the reasons for its types.
 
     Attributes:
-        experiment: to be trained.
+        experiment: with all types resolved.
         model: Choice of `model.compute_dtype`.
-        clustering: tuple of a Choice for each stage, None for one that does not cluster.
+        clustering: a Choice for each stage; None for a stage without clusters.
     """
 
     experiment: Experiment
@@ -33,14 +33,14 @@ class Chosen:
 
     @property
     def lines(self) -> list[str]:
-        """One for the network, and one for each kind of clustering, for people."""
+        """A sentence about the network, and one about each stage that clusters."""
         stages = zip(self.experiment.stages, self.clustering)
         lines = [f"clustering precision of {s.name}: {choice}" for s, choice in stages if choice]
         return [f"compute_dtype: {self.model}", *lines]
 
     @property
     def warnings(self) -> list[str]:
-        """What was asked for and is slower than float32."""
+        """Sentences about requested types that are slower than float32."""
         named = {"model.compute_dtype": self.model}
         for i, choice in enumerate(self.clustering):
             named[f"stages[{i}].clustering.precision"] = choice
@@ -53,13 +53,13 @@ class Chosen:
 
 
 def choose_precisions(experiment, world=ALONE, earlier=None) -> Chosen:
-    """Replaces "auto"; every worker of `world` calls this, and all get the same.
+    """Replaces "auto", alike on all workers; a collective call.
 
     Args:
         experiment: experiment.Experiment.
         world: Communicator of the workers.
-        earlier: the settings that the run in the folder was begun with, an Experiment, or None;
-            only the chief's counts.
+        earlier: Experiment that the run in the folder was started with, or None; the chief's is
+            used.
     """
     before = broadcast_json(_types(earlier) if earlier else None, world)
     model = _model_choice(experiment, before, world)
@@ -75,7 +75,7 @@ def choose_precisions(experiment, world=ALONE, earlier=None) -> Chosen:
 
 
 def without_auto(experiment, world) -> Experiment:
-    """`experiment` as `choose_precisions` has it, if anything in it says "auto"."""
+    """`experiment` with every "auto" replaced as by `choose_precisions`."""
     asked = _types(experiment)
     if AUTO not in (asked["model"], *asked["stages"]):
         return experiment
@@ -83,12 +83,12 @@ def without_auto(experiment, world) -> Experiment:
 
 
 def as_begun(experiment, earlier) -> Experiment:
-    """`experiment` with the types of `earlier`, a run's settings, where it says "auto"."""
+    """`experiment` with "auto" replaced by the types of `earlier`, the settings of its run."""
     return _with_types(experiment, _types(earlier))
 
 
 def _with_types(experiment, types):
-    """`experiment` with these types where it says "auto"; what was asked for stays."""
+    """`experiment` with "auto" replaced by `types`."""
     model = experiment.model
     if model.compute_dtype == AUTO:
         model = model.replace(compute_dtype=types["model"])
@@ -110,6 +110,7 @@ def _types(experiment):
 def _model_choice(experiment, before, world):
     asked = experiment.model.compute_dtype
     if asked == AUTO and before:
+        require_possible(before["model"], world)
         return Choice(asked, before["model"], reason=_BEFORE)
     return choose(asked, "convolution", comm=world)
 
@@ -120,6 +121,7 @@ def _clustering_choice(experiment, index, before, world):
         return None
     settings = stage.clustering
     if settings.precision == AUTO and before:
+        require_possible(before["stages"][index], world)
         return Choice(AUTO, before["stages"][index], reason=_BEFORE)
     k = max(stage.clusters, stage.sub_clusters)
     dim = settings.whitening_dim or experiment.model.fc

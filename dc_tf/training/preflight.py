@@ -7,13 +7,13 @@ from dc_tf.training.init_from import check_initial
 from dc_tf.training.optimizers import check_optimizer
 
 
-def check_start(experiment, rows: int, workers: int):
-    """Refuses what `pretrain` could not do, before anything is started.
+def check_start(experiment, rows: int, workers: int) -> None:
+    """Checks that `pretrain` can run an experiment; starts nothing.
 
     Raises:
-        ConfigError: a stage does not fit the worker count or the data set or needs what is not
-            installed, or `init_from` cannot be its start.
-        DataError: what `init_from` holds is damaged.
+        ConfigError: a stage does not fit the worker count or the data set or needs a
+            package that is not installed, or `init_from` cannot initialise it.
+        DataError: `init_from` is corrupt.
     """
     plan_stages(experiment, rows, workers)
     for i, stage in enumerate(experiment.stages):

@@ -7,7 +7,7 @@ from dc_tf.training.metrics import read
 
 
 def rates_of(run) -> Rates:
-    """What the run in a folder has measured so far: the median speed of each stage."""
+    """The median training speed of each stage that a run has logged so far."""
     if not os.path.exists(run.metrics):
         return Rates()
     speeds: dict[int, list[float]] = {}

@@ -18,11 +18,13 @@ import os
 import time
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from dc_tf import atomic
 from dc_tf.clustering.assignments import Assignments, write
 from dc_tf.clustering.hierarchy import hierarchical_kmeans
+from dc_tf.clustering.kept_clustering import NETWORK
 from dc_tf.clustering.resume import Snapshots
 from dc_tf.clustering.statistics import collapse_warnings, nmi, size_histogram
 from dc_tf.distributed.collectives import all_gather
@@ -31,35 +33,38 @@ from dc_tf.progress import IterationProgress
 from dc_tf.training.extract import extract, whiten
 
 _REPORT = "report.json"
-_JOB = "job.json"  # in the scratch: what its content depends on
+_JOB = "job.json"  # in the scratch folder: what its content depends on
 
 
-def reassign(trunk, reader, experiment, stage, folder, scratch, cluster, seed, previous=None):
-    """Extracts, whitens, clusters and writes; assignments and report are then in `folder`.
+def reassign(
+    trunk, reader, experiment, stage, folder, scratch, cluster, seed, previous=None, kept=None
+) -> None:
+    """Extracts features, whitens them, clusters them and writes assignments and report.
 
     Args:
         trunk: VGG16, the same weights on all workers, and again after a restart.
         reader: RowReader of the whole collection.
         experiment: experiment.Experiment.
         stage: experiment.Stage.
-        folder: of the assignments, shared by all workers.
-        scratch: of this worker's features and of the clustering in progress, on its own disk;
+        folder: output folder of the assignments, shared by all workers.
+        scratch: folder for this worker's features and the clustering in progress, on its own disk;
             removed at the end.
         cluster: Cluster.
-        seed: int, of the initial centroids.
+        seed: int, draws the initial centroids.
         previous: Assignments of the last round, for `init: previous`; None in the first.
+        kept: KeptClustering that gets centroids, whitening and network, or None.
 
     Raises:
-        DataError: on all workers, when the features cannot be told apart into that many clusters.
+        DataError: on all workers, when the features have fewer distinct values than clusters.
     """
     job = _job(trunk, reader, experiment, stage, cluster, seed)
     atomic.reset_foreign(os.path.join(scratch, _JOB), job)
     started = time.monotonic()
     store, moments = extract(trunk, reader, experiment, stage, scratch, cluster)
     extracted = time.monotonic()
-    store = whiten(store, moments, stage, scratch, cluster.world)
-    del moments  # a matrix of the length of a row, which k-means has better uses for
-    result = _cluster(store, stage, scratch, cluster, seed, previous)
+    store, whitening = whiten(store, moments, stage, scratch, cluster.world)
+    del moments  # (dim, dim) float64: frees its memory for k-means
+    result = _cluster(store, stage, scratch, cluster, seed, previous, kept and kept.write)
     seconds = {
         "extract_seconds": extracted - started,
         "cluster_seconds": time.monotonic() - extracted,
@@ -67,6 +72,9 @@ def reassign(trunk, reader, experiment, stage, folder, scratch, cluster, seed, p
     if cluster.is_chief:
         os.makedirs(folder, exist_ok=True)
         atomic.write_json(os.path.join(folder, _REPORT), _report(result) | seconds)
+    if kept:  # before the assignments, with which the round is complete
+        kept.write_nearness(store, store.first_row, result)
+        _keep(kept, trunk, job, reader.dataset.rows, stage, whitening, result)
     write(
         folder,
         cluster.world,
@@ -80,43 +88,43 @@ def reassign(trunk, reader, experiment, stage, folder, scratch, cluster, seed, p
 
 
 def read_report(folder: str) -> dict:
-    """What is known about the making of the assignments in `folder`.
+    """The report of the clustering whose assignments are in `folder`.
 
     Returns:
         dict: `level1` and `level2` as in `hierarchy.Hierarchy`; `sizes` of both levels as in
         `assignments.size_histogram`; `warnings`, sentences; `extract_seconds` and
-        `cluster_seconds` since the last restart.
+        `cluster_seconds`, counted from the last restart.
     """
     return atomic.read_json(os.path.join(folder, _REPORT))
 
 
 def describe(assignments: Assignments, previous: Assignments | None, labels) -> dict:
-    """How even the clusters are, and how they agree with the last ones and with labels.
+    """Evenness of the clusters, and their agreement with the previous ones and with labels.
 
     Args:
-        assignments: of this round.
-        previous: of the round before, or None.
-        labels: (N,) int32, -1 where a row has none; they are never trained on.
+        assignments: Assignments of this round.
+        previous: Assignments of the round before, or None.
+        labels: (N,) int32, -1 for a row without label; never used in training.
 
     Returns:
         flat dict of floats, e.g. "sub_clusters/entropy", "nmi_previous", "nmi_labels".
     """
-    figures = {
+    metrics = {
         f"{level}/{name}": value
         for level, statistics in assignments.statistics().items()
         for name, value in statistics.items()
         if np.isscalar(value)
     }
     if previous is not None:
-        figures["nmi_previous"] = nmi(assignments.flat(), previous.flat())
+        metrics["nmi_previous"] = nmi(assignments.flat(), previous.flat())
     known = labels >= 0
     if known.any():
-        figures["nmi_labels"] = nmi(assignments.flat()[known], labels[known])
-    return figures
+        metrics["nmi_labels"] = nmi(assignments.flat()[known], labels[known])
+    return metrics
 
 
 def _job(trunk, reader, experiment, stage, cluster, seed):
-    """Everything that this worker's part of the result depends on."""
+    """All inputs that determine this worker's part of the result."""
     return {
         "trunk": _fingerprint(trunk),
         "data": reader.dataset.fingerprint(),
@@ -125,7 +133,7 @@ def _job(trunk, reader, experiment, stage, cluster, seed):
         "clusters": stage.clusters,
         "sub_clusters": stage.sub_clusters,
         "clustering": stage.clustering.result_settings(),
-        "seed": seed,  # of the stage and the round
+        "seed": seed,  # depends on the stage and the round
         "worker": [cluster.rank, cluster.size],
     }
 
@@ -137,8 +145,25 @@ def _fingerprint(trunk):
     return digest.hexdigest()
 
 
-def _cluster(store, stage, scratch, cluster, seed, previous):
-    """Both levels of k-means, with progress on the chief; see `hierarchical_kmeans`."""
+def _keep(kept, trunk, job, rows, stage, whitening, result):
+    """Completes what is kept of a clustering."""
+    settings = stage.clustering
+    description = {
+        "rows": rows,
+        "data": job["data"],
+        "layer": "fc7",
+        "network": {"weights": NETWORK, "digest": job["trunk"]},
+        "clusters": stage.clusters,
+        "sub_clusters": stage.sub_clusters,
+        "store_dtype": settings.store_dtype,
+        "spherical": settings.spherical,
+        "precision": settings.precision,
+    }
+    kept.commit(description, whitening, result.counts, tf.train.Checkpoint(trunk=trunk).write)
+
+
+def _cluster(store, stage, scratch, cluster, seed, previous, on_centroids=None):
+    """Runs both levels of k-means; the chief shows progress. See `hierarchical_kmeans`."""
     settings = stage.clustering
     rows = slice(store.first_row, store.first_row + store.rows)
     all_rows = int(all_gather(store.rows, cluster.world).sum())
@@ -158,19 +183,20 @@ def _cluster(store, stage, scratch, cluster, seed, previous):
                 os.path.join(scratch, "kmeans"), cluster.world, settings.save_every_s
             ),
             on_progress=progress.update,
+            on_centroids=on_centroids,
         )
     level1 = result.report["level1"]
     if level1 and level1["empty"]:
         raise DataError(
             f"{level1['empty']} of {stage.clusters} clusters are empty, since the features have "
-            "fewer distinct values; the network has collapsed (lower the learning rate) or the "
-            "images are all alike (lower clusters)."
+            "fewer distinct values; lower the learning rate if the network has collapsed, or the "
+            "number of clusters if the images are near-duplicates."
         )
     return result
 
 
 class _LevelProgress:
-    """A progress line for each level: a row of the second costs many times one of the first.
+    """One progress line per level, since a row costs far more in the second than in the first.
 
     Args:
         iterations, rows, own_rows, enabled: as in `IterationProgress`.
@@ -192,7 +218,7 @@ class _LevelProgress:
     def __exit__(self, *error):
         return self._stack.__exit__(*error)
 
-    def update(self, rows, level, skipped, **figures):
+    def update(self, rows, level, skipped, **metrics) -> None:
         if level != self._level:
             self._stack.close()
             line = IterationProgress(
@@ -204,13 +230,13 @@ class _LevelProgress:
             )
             self._level, self._line = level, self._stack.enter_context(line)
         if skipped:
-            self._line.skip(rows, **figures)
+            self._line.skip(rows, **metrics)
         else:
-            self._line.update(rows, **figures)
+            self._line.update(rows, **metrics)
 
 
 def _report(result):
-    """What is to be told about a clustering; what should worry people also goes to the log."""
+    """The report of a clustering; its warnings also go to the log."""
     warnings = collapse_warnings(result.counts)
     for warning in warnings:
         logging.warning("clustering: %s", warning)

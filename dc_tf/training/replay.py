@@ -30,11 +30,13 @@ class Batch:
     """The global batch of a step, ordered by super-class.
 
     Attributes:
-        stage, epoch, step: names where in the run it is; `step` counts from 0 in the epoch.
+        stage, epoch, step: name of the stage, and epoch and step in it, counted from 0.
         draws: Draws of its b images.
         rotations: of the stage; super-class = cluster * rotations + rotation.
-        images: (b, r, r, 3) float32 in [0, 1], as the network got them.
-        dataset: Dataset that the rows are of.
+        images: (b, r, r, 3) float32 in [0, 1], the input of the network.
+        image_rows: b row ids of these images; another row than was drawn where that is corrupt.
+        sources: b texts, where the images came from (`image/source` of the records).
+        dataset: Dataset of the run.
     """
 
     stage: str
@@ -43,6 +45,8 @@ class Batch:
     draws: Draws
     rotations: int
     images: np.ndarray
+    image_rows: tuple[int, ...]
+    sources: tuple[str, ...]
     dataset: Dataset
 
     def rows(self) -> list[dict]:
@@ -53,6 +57,8 @@ class Batch:
             {
                 "row": int(row),
                 "record": self.dataset.describe(int(row)),
+                "source": source,
+                "replaced_by": image_row if image_row != row else None,
                 "label": names[label] if names and label >= 0 else int(label),
                 "cluster": int(super_id) // self.rotations,
                 "sub_cluster": int(sub_id),
@@ -60,8 +66,10 @@ class Batch:
                 "mean": float(image.mean()),
                 "deviation": float(image.std()),
             }
-            for row, label, super_id, sub_id, turns, image in zip(
+            for row, image_row, source, label, super_id, sub_id, turns, image in zip(
                 self.draws.row,
+                self.image_rows,
+                self.sources,
                 entries[:, 2],
                 self.draws.super_id,
                 self.draws.sub_id,
@@ -75,7 +83,7 @@ def find_step(run) -> int:
     """The global step at which a run's loss was not finite.
 
     Raises:
-        ConfigError: it was always finite.
+        ConfigError: no loss was infinite or NaN.
     """
     if not os.path.exists(run.failed_step):
         raise ConfigError(f"{run.path} has no failed step; name one with --step.")
@@ -83,11 +91,11 @@ def find_step(run) -> int:
 
 
 def replay(run, step: int) -> Batch:
-    """The batch of the run's step number `step`, counted from 1 over all stages.
+    """The batch of global step `step` of a run, counted from 1.
 
     Raises:
         ConfigError: not a run folder, or the run has no such step.
-        DataError: the clusters of that round are gone, or an image cannot be read.
+        DataError: the assignments of that round are missing, or an image cannot be read.
     """
     if not os.path.exists(run.config):
         name = os.path.basename(run.config)
@@ -100,24 +108,27 @@ def replay(run, step: int) -> Batch:
     assignments = _assignments(run, index, stage, epoch)
     sampler = make_sampler(experiment, index, plan, dataset.rows, assignments)
     draws = sampler.epoch(epoch, 0)
-    reader = FallbackRows(RowReader(dataset), experiment.data.max_bad_share)
+    records = RowReader(dataset)
+    reader = FallbackRows(records, experiment.data.max_bad_share)
     batches = make_batches(experiment, reader, plan, draws, start_step=place)
     with data_errors():
         images = next(iter(batches))["image"].numpy()
     part = slice(place * plan.batch_size, (place + 1) * plan.batch_size)
     draws = Draws(*(column[part] for column in draws))
-    return Batch(stage.name, epoch, place, draws, plan.rotations, images, dataset)
+    rows = tuple(reader.replacement(int(row)) for row in draws.row)
+    sources = tuple(example["source"] for example in records.examples(rows))
+    return Batch(stage.name, epoch, place, draws, plan.rotations, images, rows, sources, dataset)
 
 
 def _locate(experiment, plans, rows, step):
-    """(stage, epoch of it, step of that) of the step number `step`."""
+    """(index of the stage, epoch in it, step in the epoch) of global step `step`."""
     before = 0
     for index, (stage, plan) in enumerate(zip(experiment.stages, plans)):
         steps = plan.steps(rows)
         if 0 < step - before <= stage.epochs * steps:
             return index, *divmod(step - before - 1, steps)
         before += stage.epochs * steps
-    raise ConfigError(f"--step is {step}; the run has the steps 1 to {before}.")
+    raise ConfigError(f"--step is {step}; use one of the steps of the run, 1 to {before}.")
 
 
 def _assignments(run, index, stage, epoch) -> Assignments | None:
@@ -125,5 +136,8 @@ def _assignments(run, index, stage, epoch) -> Assignments | None:
         return None
     folder = run.clustering(index, stage.round_of(epoch)[0])
     if not is_complete(folder):
-        raise DataError(f"{folder}, which has the clusters of that step, is not there.")
+        raise DataError(
+            f"{folder}, which has the clusters of that step, is missing; restore it, or replay "
+            "another step."
+        )
     return Assignments.open(folder)

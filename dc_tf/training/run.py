@@ -24,35 +24,35 @@ from dc_tf.run_dir import RunDir
 from dc_tf.run_log import logged_to
 from dc_tf.versions import installed
 
-# Workers that measure do not watch one another, and may start so long after the first.
+# Workers that measure run without a watchdog; seconds within which all have to start.
 _JOIN_S = 300.0
 
 
 def train(experiment, workdir, on_log=None) -> dict | None:
-    """Trains on this worker's share, or what is left of a run that has begun.
+    """Trains on this worker's share; resumes a run that has begun.
 
     Args:
         experiment: experiment.Experiment, the same on all workers.
-        workdir: run folder, shared by all workers; made if missing.
-        on_log: called with the path of this worker's log once it is there; None for nothing.
+        workdir: run folder, shared by all workers; created if missing.
+        on_log: called with the path of this worker's log once it exists, or None.
 
     Returns:
-        what `loop.pretrain` does: figures on the chief, None on the others.
+        as `loop.pretrain`: the summary on the chief, None on the others.
 
     Raises:
-        ConfigError: a setting, data set or folder that cannot work; nothing was started.
+        ConfigError: a setting, data set or folder cannot work; nothing was started.
         DataError, Preempted: as of `loop.pretrain`.
     """
     folder = RunDir(workdir)
     task = task_from_environment()
     if task.size == 1:
         _check_sizes(experiment, task.size)
-    # After all that can be known without it, since TensorFlow takes seconds to import.
+    # Imported after the checks that do not need TensorFlow, which takes seconds to import.
     from dc_tf.distributed.session import watched, writable
 
-    refusal = _refusal(experiment, folder, task.size)
-    if refusal and task.size == 1:
-        raise refusal
+    error = _start_error(experiment, folder, task.size)
+    if error and task.size == 1:
+        raise error
     setting = f"--workdir={folder.path}"
     timeout_s = experiment.watchdog.timeout_s
     watching = watched(setting, folder.heartbeats, folder.stacks, task, timeout_s)
@@ -65,16 +65,16 @@ def train(experiment, workdir, on_log=None) -> dict | None:
                 on_log(log)
             if task.rank == 0:
                 stack.enter_context(locked(folder.lock, folder.path))
-        return _train(experiment, folder, refusal, watchdog)
+        return _train(experiment, folder, error, watchdog)
 
 
 @dataclasses.dataclass(frozen=True)
 class DryRun:
-    """What a run would do.
+    """The plan of a run.
 
     Attributes:
-        text: for people.
-        result: JSON-able dict.
+        text: the plan as a table.
+        result: the plan as a JSON-ready dict.
     """
 
     text: str
@@ -82,13 +82,13 @@ class DryRun:
 
 
 def dry_run(experiment, workdir, workers=None, measures=False, gpus=None) -> DryRun | None:
-    """What `train` would do and what it costs; starts and writes nothing.
+    """Plans what `train` would do and its cost; starts and writes nothing.
 
     Args:
         experiment, workdir: as of `train`.
-        workers: plan for so many; None for those that TF_CONFIG names.
-        measures: take some steps of each stage, and say how long the whole takes.
-        gpus: whether the workers have GPUs; None: as this machine.
+        workers: number of workers to plan for; None for those of TF_CONFIG.
+        measures: whether to run a few steps of each stage and estimate the time of the run.
+        gpus: whether the workers have GPUs; None for those of this machine.
 
     Returns:
         the plan on the chief, None on the others.
@@ -106,16 +106,16 @@ def dry_run(experiment, workdir, workers=None, measures=False, gpus=None) -> Dry
     from dc_tf.training.precisions import choose_precisions
     from dc_tf.training.rates import rates_of
 
-    refusal = _refusal(experiment, folder, workers)
-    if refusal:
-        raise refusal
+    error = _start_error(experiment, folder, workers)
+    if error:
+        raise error
     rows = Dataset.open(experiment.data.path).rows
     if measures:
         chosen, plan, rates = _measured(experiment, folder, rows, workers, task, gpus)
     if task.rank:
         return None
     if not measures:
-        chosen = choose_precisions(experiment, earlier=_begun(folder))
+        chosen = choose_precisions(experiment, earlier=_settings_of_run(folder))
         plan = make_plan(chosen.experiment, rows, workers, _on_gpu(gpus))
         rates = rates_of(folder)
     for warning in chosen.warnings:
@@ -124,7 +124,7 @@ def dry_run(experiment, workdir, workers=None, measures=False, gpus=None) -> Dry
     return DryRun("\n".join([as_text(plan, rates), *chosen.lines]), result)
 
 
-def _train(experiment, folder, refusal, watchdog):
+def _train(experiment, folder, error, watchdog):
     from dc_tf.distributed.collective_errors import raise_if_any, raise_on_all
     from dc_tf.distributed.session import join, leaving
     from dc_tf.training.loop import pretrain
@@ -132,11 +132,11 @@ def _train(experiment, folder, refusal, watchdog):
 
     cluster = join(watchdog)
     with leaving(cluster):
-        raise_if_any(refusal, cluster.world)
-        chosen = choose_precisions(experiment, cluster.world, _begun(folder))
+        raise_if_any(error, cluster.world)
+        chosen = choose_precisions(experiment, cluster.world, _settings_of_run(folder))
         experiment = chosen.experiment
         if cluster.is_chief:
-            _tell(chosen)
+            _print_choices(chosen)
             _write_experiment(experiment, folder)
         cluster.world.barrier()
         with raise_on_all(cluster.world):
@@ -144,12 +144,12 @@ def _train(experiment, folder, refusal, watchdog):
         return pretrain(experiment, folder, cluster)
 
 
-def _begun(folder):
-    """The settings of the run in the folder, or None."""
+def _settings_of_run(folder):
+    """The settings that the run in the folder was started with, or None."""
     return experiment_lib.load([folder.config]) if os.path.exists(folder.config) else None
 
 
-def _tell(chosen):
+def _print_choices(chosen):
     for line in chosen.lines:
         print(f"train: {line}", file=sys.stderr, flush=True)
     for warning in chosen.warnings:
@@ -175,14 +175,14 @@ def _measured(experiment, run_dir, rows, workers, task, gpus):
     if task.size not in (1, workers):
         raise ConfigError(
             f"--workers={workers} and TF_CONFIG has {task.size}, which would measure together; "
-            "leave out one of the two."
+            "use only one of the two."
         )
     cluster = connect(within_s=_JOIN_S)
     if task.size > 1:
-        # TensorFlow has installed its own, and nothing is to be saved.
+        # TensorFlow has installed its own handlers, and there is nothing to save.
         stop_request.restore_default_handlers()
     with leaving(cluster):
-        chosen = choose_precisions(experiment, cluster.world, earlier=_begun(run_dir))
+        chosen = choose_precisions(experiment, cluster.world, earlier=_settings_of_run(run_dir))
         plan = make_plan(chosen.experiment, rows, workers, _on_gpu(gpus))
         return chosen, plan, measure(chosen.experiment, plan, cluster)
 
@@ -196,10 +196,10 @@ def _on_gpu(gpus):
 
 
 def _check_sizes(experiment, workers):
-    """Refuses a data set that is not there or does not fit; needs no TensorFlow.
+    """Checks that the data set exists and fits the stages; needs no TensorFlow.
 
     Raises:
-        ConfigError: what does not fit.
+        ConfigError: it is missing or does not fit.
     """
     try:
         plan_stages(experiment, Dataset.open(experiment.data.path).rows, workers)
@@ -207,8 +207,8 @@ def _check_sizes(experiment, workers):
         raise ConfigError(str(error)) from error
 
 
-def _refusal(experiment, run_dir, workers) -> ConfigError | None:
-    """What keeps this worker from training, found before anything is started."""
+def _start_error(experiment, run_dir, workers) -> ConfigError | None:
+    """The error that keeps this worker from training, or None; starts nothing."""
     from dc_tf.training.preflight import check_start
 
     try:

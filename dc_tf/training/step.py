@@ -11,7 +11,7 @@ worker and sixteen compute the same weights.
 
 import tensorflow as tf
 
-from dc_tf.distributed.collectives import Solo, all_sum_packed
+from dc_tf.distributed.collectives import Communicator, Solo, all_sum_packed
 from dc_tf.nn import losses
 from dc_tf.nn.vgg16 import dropout_mask
 from dc_tf.seeds import derive
@@ -25,9 +25,9 @@ class Learner:
     """The weights of a stage that this worker holds, and the step that changes them.
 
     Attributes:
-        plan: BatchPlan, how the batch is made up.
+        plan: BatchPlan, the composition of the batch.
         trunk: VGG16, mirrored.
-        trunk_optimizer: of the trunk; its momentum lasts as long as the stage.
+        trunk_optimizer: optimizer of the trunk; its momentum is kept for the whole stage.
         heads: Heads, V and the W_s that this worker serves.
         loss_scale: LossScale where the network computes in float16, else None.
     """
@@ -38,11 +38,11 @@ class Learner:
         Args:
             cluster: Cluster.
             plan: BatchPlan of the stage.
-            trunk: VGG16 with its weights, made in the strategy's scope.
+            trunk: VGG16 with weights, created in the strategy's scope.
             stage: experiment.Stage.
-            model: experiment.Model; how to train the trunk.
+            model: experiment.Model.
             seed: of the experiment.
-            stage_index: place of the stage in the experiment.
+            stage_index: index of the stage in the experiment.
         """
         self._cluster = cluster
         self._stage = stage
@@ -62,7 +62,7 @@ class Learner:
         if model.xla:
             self._compute = tf.function(self._gradients, jit_compile=True, autograph=False)
 
-    def start_round(self, round_index: int):
+    def start_round(self, round_index: int) -> None:
         """Resets the heads for new labels; the trunk and its momentum stay."""
         self.heads.reset(self._seed, round_index)
 
@@ -71,18 +71,20 @@ class Learner:
         """Whether this worker is the one that saves the sub-class heads it holds."""
         return self.plan.topology.position(self._cluster.rank) == 0
 
-    def set_learning_rate(self, rate: float):
+    def set_learning_rate(self, rate: float) -> None:
+        """Sets the learning rate of trunk and heads."""
         for optimizer in self.optimizers():
             optimizer.learning_rate.assign(rate)
 
     def optimizers(self) -> list:
+        """The optimizers of the trunk and of each head."""
         return [self.trunk_optimizer, *(head.optimizer for head in self.heads)]
 
-    def average_statistics(self):
-        """Makes the running statistics of batch norm the mean over all workers.
+    def average_statistics(self) -> None:
+        """Replaces the running statistics of batch norm by their mean over all workers.
 
-        They differ only where not all workers are normalised together. Since they are linear in
-        what was seen, it does not matter how often they are averaged.
+        They differ only if the workers do not share batch statistics. They are linear in the
+        batches, so averaging them more often changes nothing.
         """
         world = self._cluster.world
         if self._normalized_with.size == world.size:
@@ -93,19 +95,19 @@ class Learner:
             for variable, total in zip(running, sums):
                 variable.assign(total / world.size)
 
-    @tf.function(autograph=False)  # branches and loops are TensorFlow's own already
-    def step(self, batch, step_seed, stop=0.0):
-        """Changes the weights by one step of gradient descent on the global batch.
+    @tf.function(autograph=False)  # branches and loops are already TensorFlow ops
+    def step(self, batch, step_seed, stop=0.0) -> tf.Tensor:
+        """Takes one step of gradient descent on the global batch.
 
         Args:
             batch: this worker's part, in the order of `Sampler.epoch`: image (b, r, r, 3) float32,
                 super_id (b,) int32, sub_id (b,) int32.
-            step_seed: int32 scalar of the dropout, equal on all workers.
-            stop: float32 scalar, 1 where this worker asks for the end; the step is taken all the
-                same, and all learn of it.
+            step_seed: int32 scalar, seeds the dropout; equal on all workers.
+            stop: float32 scalar, 1 if this worker asks all workers to stop; the step is taken
+                nevertheless, and its result carries the request to all.
 
         Returns:
-            (len(step_metrics.NAMES),) float32 of this worker.
+            (len(step_metrics.NAMES),) float32, the sums of this worker.
         """
         sums, gradients, finite = self._cluster.strategy.run(
             self._replica_step, args=(batch, step_seed, stop)
@@ -124,13 +126,13 @@ class Learner:
         sums, gradients = self._accumulated(batch, scale)
         trunk, *heads = [[g / scale for g in part] for part in gradients]
         heads = self.heads.sum_gradients(heads)
-        # By our own exchange, so that it takes its turn among those of batch norm and heads.
+        # Summed by our own collective, so that it is ordered with those of batch norm and heads.
         finite = tf.constant(True)
         stop = tf.convert_to_tensor(stop)
         if self.loss_scale is None:
             *trunk, stops = all_sum_packed([*trunk, stop], self._cluster.world)
         else:
-            # Heads are known to their holders alone, so these tell the others.
+            # Only its holders know whether a head's gradient is finite, so that is summed as well.
             bad = 1.0 - tf.cast(all_finite(sum(heads, [])), tf.float32)
             *trunk, bad, stops = all_sum_packed([*trunk, bad, stop], self._cluster.world)
             finite = tf.logical_and(all_finite(trunk), tf.equal(bad, 0.0))
@@ -145,7 +147,7 @@ class Learner:
         return tf.concat([sums, measured], 0), [trunk, *heads], finite
 
     def _accumulated(self, batch, scale):
-        """(image sums, gradients of trunk and heads) of this worker's batch, in equal parts."""
+        """(image sums, gradients of trunk and heads) of this worker's batch, by micro-batches."""
         count = self._stage.accumulate
         if count == 1:
             return self._compute(batch, scale)
@@ -157,13 +159,13 @@ class Learner:
 
         zeros = [[tf.zeros(w.shape) for w in weights] for weights in self._weights()]
         begin = tf.constant(0), (tf.zeros([len(IMAGE_NAMES)]), zeros)
-        # One after the other: this is how memory is saved.
+        # Sequential, since accumulation exists to save memory.
         return tf.while_loop(lambda i, _: i < count, add, begin, parallel_iterations=1)[1]
 
     def _split(self, tensor, count):
         """(count, b / count, ...): parts with equally many images of each super-class.
 
-        Part i has the images i, i + count, ... of a super-class, whoever holds them.
+        Part i has the images i, i + count, ... of a super-class, on any number of workers.
         """
         rest = tensor.shape[1:]
         parts = tf.reshape(tensor, [-1, count, *rest])
@@ -173,7 +175,7 @@ class Learner:
         """(image sums, gradients of trunk and heads) of a batch, scaled; no weight changes."""
         with tf.GradientTape() as tape:
             objective = self._forward(batch)
-            # The mean over the global batch: workers, and parts of a batch, add up their shares.
+            # The mean over the global batch, since workers and micro-batches are summed.
             loss = scale * tf.reduce_sum(objective.loss) / self.plan.batch_size
         return self._image_sums(batch, objective), tape.gradient(loss, self._weights())
 
@@ -195,7 +197,7 @@ class Learner:
         return [self.trunk.trainable_variables, *(head.weights for head in self.heads)]
 
     def _dropout_mask(self, step_seed):
-        """This worker's rows of a mask that depends on step and super-class, not on W."""
+        """This worker's rows of a mask that depends on step and super-class, not on the workers."""
         plan, rank = self.plan, self._cluster.rank
         if not self._dropout:
             return tf.ones([plan.per_worker, self._fc])
@@ -228,8 +230,8 @@ class Learner:
         )
 
 
-def statistics_comm(model, cluster, topology):
-    """The workers whose images are normalised together, by `experiment.Model.sync_batch_norm`."""
+def statistics_comm(model, cluster, topology) -> Communicator:
+    """Communicator of the workers that share batch statistics (`Model.sync_batch_norm`)."""
     if model.sync_batch_norm == "off":
         return Solo()
     if model.sync_batch_norm == "group":

@@ -16,8 +16,8 @@ import tensorflow as tf
 IMAGE_NAMES = (
     *("images", "loss", "super_loss", "sub_loss", "super_hits", "rotation_hits", "sub_hits"),
 )
-# Shares of what all workers know, which add up to: steps taken, squared gradient norms, and the
-# number of workers that ask to stop.
+# Values divided by the number of workers that hold them, so that sums over the workers are: steps
+# taken, squared gradient norms, and the number of workers that ask to stop.
 STEP_NAMES = ("steps", "trunk_gradient", "head_gradient", "stops")
 NAMES = (*IMAGE_NAMES, *STEP_NAMES)
 
@@ -40,10 +40,10 @@ def value(sums, name: str) -> float:
 
 
 def mean_metrics(sums) -> dict[str, float]:
-    """Named means from a vector of NAMES, added up over the workers.
+    """Named means from a vector of NAMES that was summed over steps and workers.
 
-    Accuracies are in [0, 1], losses in nats per image. Gradient norms are Euclidean, of the mean
-    over the global batch, and their squares are averaged over the steps that were taken.
+    Accuracies are in [0, 1], losses in nats per image. Gradient norms are root mean squares over
+    the steps taken of the Euclidean norm of the gradient of the global batch.
     """
     total = unpack(sums)
     images, steps = max(total["images"], 1.0), max(total["steps"], 1.0)

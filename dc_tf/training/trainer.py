@@ -24,17 +24,18 @@ from dc_tf.progress import Progress
 from dc_tf.training import step_metrics
 from dc_tf.training.loss_scale import LEAST
 
-# Share of the time from which on waiting for images is worth a warning, and how long to look first.
+# A warning is logged when waiting for images takes this share of the time, measured after so many
+# seconds.
 _INPUT_BOUND = 0.2
 _INPUT_BOUND_AFTER_S = 30.0
-# A step's result is looked at when others have been started, so that a GPU never waits for it.
+# A step's result is read only after this many further steps have started, so the GPU never idles.
 _LAG = 2
-# Figures beside the progress bar.
+# Metrics shown beside the progress bar.
 _SHOWN = ("loss", "rotation_accuracy", "images_per_second", "input_wait")
 
 
 class StageTrainer:
-    """The epochs of one stage: steps, metrics, checkpoints on the way, and a finite loss.
+    """Trains the epochs of one stage: steps, metrics, checkpoints, a finite loss.
 
     Args:
         experiment: experiment.Experiment.
@@ -43,7 +44,7 @@ class StageTrainer:
         learner: Learner of the stage.
         checkpoints: Checkpoints.
         metrics: MetricsLog.
-        position: Position where training stands.
+        position: Position to resume from.
 
     Attributes:
         position: Position, kept up to date.
@@ -58,7 +59,7 @@ class StageTrainer:
         self._checkpoints = checkpoints
         self._metrics = metrics
         self._progress = None
-        self._figures = {}
+        self._epoch_fields = {}
         self._global_step = tf.Variable(position.global_step, dtype=tf.int64, trainable=False)
         self._inner = EpochTrainer(learner, cluster, self._global_step)
         due = lambda _: self.position.global_step % experiment.checkpoint_every == 0  # noqa: E731
@@ -72,30 +73,29 @@ class StageTrainer:
             summary_dir=run.summaries if cluster.is_chief else None,
         )
 
-    def train_epoch(self, batches, steps: int, title: str, learning_rate: float):
-        """Runs the rest of an epoch.
+    def train_epoch(self, batches, steps: int, title: str, learning_rate: float) -> None:
+        """Trains the rest of an epoch.
 
         Args:
             batches: iterable of this worker's batches, at least `steps`.
-            steps: how many are left of the epoch.
-            title: shown with the progress.
+            steps: number of steps left in the epoch.
+            title: of the progress line.
             learning_rate: of this epoch.
 
         Raises:
             DataError: the loss or the gradient is not finite, or an image cannot be read.
-            Preempted: a worker was asked to stop; all have saved, at the same step.
+            Preempted: a worker was asked to stop; all have saved at the same step.
         """
         self._learner.set_learning_rate(learning_rate)
-        self._figures = {"stage": self.position.stage, "epoch": self.position.epoch}
-        self._figures["learning_rate"] = learning_rate
+        self._epoch_fields = {"stage": self.position.stage, "epoch": self.position.epoch}
         with heartbeat.slow_operation("preparing"):
-            self._inner.start_epoch(batches)
+            self._inner.start_epoch(batches, learning_rate)
         done = self.position.step
         self._progress = Progress(
             done + steps, title, "steps", enabled=self._cluster.is_chief, done=done
         )
         with self._progress:
-            # Orbit prints each inner loop; the progress says the same, and metrics.jsonl more.
+            # Orbit prints each inner loop; progress and metrics.jsonl have the same numbers.
             with contextlib.redirect_stdout(io.StringIO()):
                 end = self.position.global_step + steps
                 try:
@@ -106,7 +106,7 @@ class StageTrainer:
         self.position = dataclasses.replace(self.position, epoch=self.position.epoch + 1, step=0)
 
     def _stop(self):
-        """Saves where all workers have agreed to stop."""
+        """Saves at the step at which all workers have agreed to stop."""
         self._inner.start_epoch(())
         self._move()
         self._save(None)
@@ -122,7 +122,7 @@ class StageTrainer:
         self._progress.update(steps, **{name: output[name] for name in _SHOWN})
 
     def _move(self) -> int:
-        """Brings the position to the steps that were taken; returns how many are new."""
+        """Advances the position to the current step; returns the number of new steps."""
         steps = int(self._global_step) - self.position.global_step
         self.position = dataclasses.replace(
             self.position,
@@ -137,31 +137,31 @@ class StageTrainer:
                 self._keep_failed_step(output)
                 raise DataError(
                     f"the {name.replace('_', ' ')} is {output[name]} at step "
-                    f"{self.position.global_step}; the last checkpoint is finite and stays. Lower "
-                    f"the learning rate, or look for broken images. {self._run.failed_step} has "
-                    "the figures, `dc_tf replay` shows the images; started again with "
-                    "log_every=1, training comes to the same step."
+                    f"{self.position.global_step}; the last checkpoint is finite and is kept. "
+                    "Lower the learning rate, or look for corrupt images. "
+                    f"{self._run.failed_step} has the metrics, `dc_tf replay` shows the images; "
+                    "restarted with log_every=1, training reaches the same step."
                 )
         if output.get("skipped_steps") and output["loss_scale"] <= LEAST:
             raise DataError(
-                f"gradients at step {self.position.global_step} overflow float16 even where the "
-                "loss is not scaled; use model.compute_dtype=bfloat16, or a lower learning rate."
+                f"gradients at step {self.position.global_step} overflow float16 even without "
+                "loss scaling; use model.compute_dtype=bfloat16, or a lower learning rate."
             )
 
     def _keep_failed_step(self, output):
         if self._cluster.is_chief:
             position = dataclasses.asdict(self.position)
-            atomic.write_json(self._run.failed_step, position | self._figures | output)
+            atomic.write_json(self._run.failed_step, position | self._epoch_fields | output)
 
     def _log(self, output):
-        self._metrics.write("train", self.position.global_step, **self._figures, **output)
+        self._metrics.write("train", self.position.global_step, **self._epoch_fields, **output)
 
     def _save(self, _):
         self._checkpoints.save(self.position, self._learner)
 
 
 class _Stop(Exception):
-    """All workers stop here."""
+    """Raised on all workers at the step at which they stop."""
 
 
 class EpochTrainer(orbit.AbstractTrainer):
@@ -178,20 +178,28 @@ class EpochTrainer(orbit.AbstractTrainer):
         self._cluster = cluster
         self._global_step = global_step
         self._batches = iter(())
+        self._learning_rate = 0.0
         self._waited = self._seconds = 0.0
         self._warned = False
         self._results = collections.deque(maxlen=_LAG)  # of the last steps
 
-    def start_epoch(self, batches):
-        """Takes the (rest of the) epoch's batches of this worker."""
+    def start_epoch(self, batches, learning_rate: float = 0.0) -> None:
+        """Sets this worker's batches of the epoch, or of the rest of it.
+
+        Args:
+            batches: iterable.
+            learning_rate: of the epoch, to be reported with the metrics.
+        """
         self._batches = iter(batches)
+        self._learning_rate = learning_rate
 
     def train(self, num_steps) -> dict[str, float]:
         """Runs `num_steps` steps.
 
         Returns:
-            means over the global batches of these steps, images_per_second over all workers, and
-            input_wait, the share of the workers' time spent waiting for images.
+            learning_rate; means over the global batches of these steps; images_per_second over all
+            workers; input_wait, the share of the workers' time spent waiting for images. Orbit
+            writes the same to TensorBoard.
 
         Raises:
             DataError: an image cannot be read.
@@ -211,7 +219,7 @@ class EpochTrainer(orbit.AbstractTrainer):
         *sums, all_waited = self._cluster.world.all_sum(tf.concat([sums, [waited]], 0)).numpy()
         seconds = time.monotonic() - started
         self._watch_input(waited, seconds)
-        metrics = step_metrics.mean_metrics(sums)
+        metrics = {"learning_rate": self._learning_rate} | step_metrics.mean_metrics(sums)
         total = step_metrics.unpack(sums)
         if self._learner.loss_scale is not None:
             metrics["loss_scale"] = float(self._learner.loss_scale.value)
@@ -231,12 +239,12 @@ class EpochTrainer(orbit.AbstractTrainer):
         return result
 
     def _stop_if_agreed(self):
-        """Every worker finds the same in the result of the same step, so all stop together."""
+        """Stops all workers at the same step, since all read the same result of it."""
         if len(self._results) == _LAG and step_metrics.value(self._results[0], "stops") > 0:
             raise _Stop
 
     def _watch_input(self, waited, seconds):
-        """Warns once if this worker trains slower than it could because of its input."""
+        """Logs one warning if this worker is input-bound."""
         self._waited += waited
         self._seconds += seconds
         share = self._waited / self._seconds

@@ -59,15 +59,15 @@ class AssignmentsTest(tf.test.TestCase):
         assignments.commit(self.folder, 2, 4, 2)
         self.assertAllEqual(Assignments.open(self.folder).sub, SUB)
 
-    def test_a_damaged_block_is_reported(self):
+    def test_a_corrupt_block_is_reported(self):
         assignments.write(self.folder, Solo(), 0, CLUSTER, SUB, 4, 2)
         (block,) = [n for n in os.listdir(self.folder) if n.startswith("block")]
         path = os.path.join(self.folder, block)
         with open(path, "rb") as file:
             data = file.read()
-        for damaged in (data[:-40], data.replace(CLUSTER.tobytes(), SUB.tobytes())):
+        for corrupt in (data[:-40], data.replace(CLUSTER.tobytes(), SUB.tobytes())):
             with open(path, "wb") as file:
-                file.write(damaged)
+                file.write(corrupt)
             with self.assertRaisesRegex(DataError, "no complete assignments"):
                 Assignments.open(self.folder)
 

@@ -245,7 +245,7 @@ class ResumeTest(tf.test.TestCase):
                 result, _ = self.run_until(folder, 2, **settings)  # one pass is kept, one is lost
             self.assert_same(result, expected)
 
-    def test_a_damaged_snapshot_costs_one_pass(self):
+    def test_a_corrupt_snapshot_costs_one_pass(self):
         expected, whole = self.run_until(self.folder())
         folder = self.folder()
         self.run_until(folder, 7)

@@ -68,7 +68,7 @@ class SnapshotsTest(tf.test.TestCase):
             self.assertEqual(self.newest(), 1)
             self.assertFalse(newest.exists())
 
-    def test_with_both_damaged_the_work_begins_anew(self):
+    def test_with_both_corrupt_the_work_begins_anew(self):
         for path in self.saved(1, 2):
             path.write_bytes(path.read_bytes()[:100])
         self.assertIsNone(self.newest())

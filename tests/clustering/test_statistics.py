@@ -31,7 +31,7 @@ class StatisticsTest(tf.test.TestCase):
         # An empty cluster has empty sub-clusters by nature.
         self.assertEqual(statistics.collapse_warnings(np.array([[5, 6], [5, 6], [0, 0]])), [])
 
-    def test_a_collapse_is_told_in_plain_words(self):
+    def test_a_collapse_is_reported_in_plain_words(self):
         even = np.full((4, 10), 5)
         one_cluster = even * np.array([[1], [20], [1], [1]])
         one_sub = even.copy()
@@ -46,7 +46,7 @@ class StatisticsTest(tf.test.TestCase):
             self.assertRegex(warning, message)
         self.assertLen(statistics.collapse_warnings(np.array([[97, 0, 0], [1, 0, 0]])), 3)
 
-    def test_clusters_of_any_rows_that_say_little_are_told_in_plain_words(self):
+    def test_uninformative_clusters_of_any_rows_are_reported_in_plain_words(self):
         self.assertEqual(statistics.size_warnings(np.full(10, 5)), [])
         self.assertEqual(statistics.size_warnings(np.zeros(10)), [])
         (crowded,) = statistics.size_warnings(np.array([1, 1, 97, 1]))

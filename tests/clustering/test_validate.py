@@ -7,9 +7,9 @@ import numpy as np
 import tensorflow as tf
 import workers
 
-from dc_tf.clustering import validate
+from dc_tf.clustering import validate as validate_lib
 from dc_tf.clustering.store.embeddings import Embeddings, find_files
-from dc_tf.clustering.validate import inspect
+from dc_tf.clustering.validate import validate
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import DataError
 
@@ -20,7 +20,7 @@ def inspect_share(comm, pattern):
     cut = embeddings.rows // 3
     part = embeddings.part(*((0, cut) if comm.rank == 0 else (cut, embeddings.rows)))
     try:
-        return inspect(part, comm)
+        return validate(part, comm)
     except DataError as error:
         return str(error)
 
@@ -30,7 +30,7 @@ def inspect_while_one_cannot_read(comm, pattern):
     if comm.rank == 1:
         embeddings.read = lambda start, stop: _fail()
     try:
-        inspect(embeddings, comm)
+        validate(embeddings, comm)
     except DataError as error:
         return str(error)
 
@@ -55,16 +55,16 @@ class InspectionTest(tf.test.TestCase):
 
     def refusal(self, embeddings):
         with self.assertRaises(DataError) as caught:
-            inspect(embeddings, Solo())
+            validate(embeddings, Solo())
         return str(caught.exception)
 
     def test_the_checksum_is_of_the_rows_and_not_of_how_they_are_divided(self):
-        expected = inspect(self.save(self.x), Solo())
-        self.assertEqual(inspect(self.save(self.x, 10, 70), Solo()), expected)
+        expected = validate(self.save(self.x), Solo())
+        self.assertEqual(validate(self.save(self.x, 10, 70), Solo()), expected)
         self.assertEqual(workers.on_workers(2, inspect_share, self.pattern), [expected] * 2)
-        validate._BLOCK_BYTES, before = 100, validate._BLOCK_BYTES
-        self.addCleanup(setattr, validate, "_BLOCK_BYTES", before)
-        self.assertEqual(inspect(self.save(self.x), Solo()), expected)
+        validate_lib._BLOCK_BYTES, before = 100, validate_lib._BLOCK_BYTES
+        self.addCleanup(setattr, validate_lib, "_BLOCK_BYTES", before)
+        self.assertEqual(validate(self.save(self.x), Solo()), expected)
 
     def test_the_checksum_changes_with_a_value_a_row_or_their_order(self):
         swapped_rows, swapped_columns, changed = self.x.copy(), self.x.copy(), self.x.copy()
@@ -73,7 +73,7 @@ class InspectionTest(tf.test.TestCase):
         changed[50, 2] = np.nextafter(changed[50, 2], np.float32(9))
         versions = [self.x, swapped_rows, swapped_columns, changed, self.x[:-1]]
         versions.append(self.x.astype(np.float16))
-        self.assertLen({inspect(self.save(x), Solo()) for x in versions}, len(versions))
+        self.assertLen({validate(self.save(x), Solo()) for x in versions}, len(versions))
 
     def test_a_row_that_is_not_finite_is_named_by_file_row_and_component(self):
         for dtype in (np.float16, tf.bfloat16.as_numpy_dtype, np.float32, np.float64):
@@ -99,12 +99,12 @@ class InspectionTest(tf.test.TestCase):
     def test_a_worker_that_cannot_read_ends_the_others(self):
         self.save(self.x)
         messages = workers.on_workers(2, inspect_while_one_cannot_read, self.pattern)
-        self.assertEqual(messages[0], "worker 1 cannot read its embeddings.")
+        self.assertEqual(messages[0], "worker 1 cannot read its embeddings; see its log.")
         self.assertEqual(messages[1], "the disk of this worker is gone")
 
     def test_progress_counts_own_rows(self):
         counts = []
-        inspect(self.save(self.x), Solo(), counts.append)
+        validate(self.save(self.x), Solo(), counts.append)
         self.assertEqual(sum(counts), 90)
 
 

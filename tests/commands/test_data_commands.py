@@ -60,7 +60,7 @@ class DataCommandsTest(tf.test.TestCase):
         self.assertEqual(self.call("inspect", self.path("data"), "another")[0], 2)
         self.assertEqual(self.call("inspect", self.path("nowhere"))[0], 1)
 
-    def test_inspect_names_each_damaged_shard_and_exits_with_one(self):
+    def test_inspect_names_each_corrupt_shard_and_exits_with_one(self):
         self.converted()
         dataset = Dataset.open(self.path("data"))
         for shard in (0, 2):
@@ -74,10 +74,10 @@ class DataCommandsTest(tf.test.TestCase):
         for shard in (0, 2):
             self.assertIn(f"{dataset.shard_path(shard)}, ", err)
         code, report, err = self.call("inspect", dataset.path)
-        self.assertEqual((code, report["rows"], report["sample"]["damaged"]), (1, 9, 5))
+        self.assertEqual((code, report["rows"], report["sample"]["corrupt"]), (1, 9, 5))
         self.assertIn("5 of the 9 rows of the sample are corrupt; --verify", err)
 
-    def test_index_adopts_records_with_other_names_and_repairs_a_data_set(self):
+    def test_index_reads_records_with_other_names_and_repairs_a_data_set(self):
         folder = self.path("theirs")
         os.makedirs(folder)
         example = tf.train.Example()

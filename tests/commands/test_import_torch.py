@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from dc_tf.commands.main import main
 from dc_tf.data.synthetic.generate import generate
-from dc_tf.export.metadata import read_metadata
+from dc_tf.exporting.metadata import read_metadata
 
 NEEDS_TORCH = unittest.skipUnless(
     importlib.util.find_spec("torch"), "pip install -c constraints.txt torch"

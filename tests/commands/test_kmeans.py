@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import workers
+from absl.testing import parameterized
 
 from dc_tf import precision as precision_lib
 from dc_tf.clustering.job import run as kmeans_job
@@ -137,7 +138,7 @@ class CommandTest(tf.test.TestCase):
 
 
 class ResultTest(CommandTest):
-    def test_it_writes_what_the_function_finds_and_prints_the_figures(self):
+    def test_it_writes_what_the_function_finds_and_prints_the_metrics(self):
         code, out, err = call(*self.argv("--seed=3", iterations=5))
         self.assertEqual(code, 0, err)
         printed = json.loads(out.splitlines()[-1])
@@ -171,7 +172,7 @@ class ResultTest(CommandTest):
         self.assertEqual(about["versions"]["tensorflow"], tf.__version__)
         self.assertGreater(about["exchanged_bytes_per_iteration"], 0)
 
-    def test_a_collapse_is_told_in_plain_words(self):
+    def test_a_collapse_is_reported_in_plain_words(self):
         self.result(input=self.save("equal.npy", np.ones((100, 4), np.float32)))
         crowded, empty = self.found().about["warnings"]
         self.assertIn("holds 100% of all rows", crowded)
@@ -212,6 +213,7 @@ class ResultTest(CommandTest):
         self.result(backend="tensorflow", output=self.path("tensorflow"), **flags)
         self.assertAllClose(self.found().centroids, self.found(self.path("tensorflow")).centroids)
 
+    @pytest.mark.bfloat16
     def test_precision_is_measured_said_and_kept_by_a_clustering_that_goes_on(self):
         flags = {"backend": "tensorflow", "save_every_s": 0}
         with mock.patch.multiple(
@@ -304,9 +306,9 @@ class RefusalTest(CommandTest):
         strange = os.path.join(self.output, "centroids.npy")
         np.save(strange, self.x)
         message = self.refusal(2, "--overwrite", input=strange)
-        self.assertRegex(message, "would write over .*centroids.npy, which is read")
-        self.assertRegex(self.refusal(2, "--overwrite", init=strange), "would write over")
-        self.assertRegex(self.refusal(2), "centroids.npy is there and not of a clustering of dc_tf")
+        self.assertRegex(message, "would overwrite .*centroids.npy, which is an input")
+        self.assertRegex(self.refusal(2, "--overwrite", init=strange), "would overwrite")
+        self.assertRegex(self.refusal(2), "centroids.npy exists and is not of a dc_tf clustering")
         self.assertAllEqual(np.load(strange), self.x)
 
     def test_an_output_that_another_process_is_at(self):
@@ -330,10 +332,10 @@ class RefusalTest(CommandTest):
         os.mkdir(self.output)
         with open(os.path.join(self.output, "clustering.json"), "w") as file:
             file.write("[1, 2]")
-        self.assertRegex(self.refusal(2), "clustering.json is not of a clustering of dc_tf")
+        self.assertRegex(self.refusal(2), "clustering.json is not of a dc_tf clustering")
 
 
-class AgainTest(CommandTest):
+class AgainTest(CommandTest, parameterized.TestCase):
     """A second call with the same output."""
 
     def test_a_finished_clustering_prints_its_result_again(self):
@@ -360,23 +362,22 @@ class AgainTest(CommandTest):
         self.result("--overwrite", k=3)
         self.assertEqual(self.found().centroids.shape, (3, DIM))
 
-    def test_an_interrupted_one_goes_on_and_ends_the_same(self):
+    @parameterized.parameters("float32", "bfloat16")
+    def test_an_interrupted_one_goes_on_and_ends_the_same(self, precision):
         # One cloud: so many rows are almost as near to two centroids that bfloat16 goes on the
         # same way only with the labels of the last iteration.
         cloud = self.save("cloud.npy", blobs(rows=2000, dim=64, k=1))
-        for precision in ("float32", "bfloat16"):
-            flags = {"input": cloud, "k": 64, "precision": precision, "save_every_s": 0}
-            output = self.path(f"whole-{precision}")
-            self.result(**flags, output=output)
-            part = self.path(precision)
-            code, _, err = stopped_after(1, call, *self.argv(**flags, output=part))
-            self.assertEqual(code, 1, err)
-            self.assertFalse(os.path.exists(os.path.join(part, "centroids.npy")))
-            self.assertRegex(self.refusal(2, **flags, output=part, seed=5), "other settings")
-            with mock.patch.object(kmeans_job, "kmeans", wraps=kmeans) as spy:
-                self.result("--overwrite", **flags, output=part)
-            self.assertEqual(spy.call_args.kwargs["state"].iteration, 1)
-            self.assert_same(self.found(part), self.found(output))
+        flags = {"input": cloud, "k": 64, "precision": precision, "save_every_s": 0}
+        whole, part = self.path("whole"), self.path("part")
+        self.result(**flags, output=whole)
+        code, _, err = stopped_after(1, call, *self.argv(**flags, output=part))
+        self.assertEqual(code, 1, err)
+        self.assertFalse(os.path.exists(os.path.join(part, "centroids.npy")))
+        self.assertRegex(self.refusal(2, **flags, output=part, seed=5), "other settings")
+        with mock.patch.object(kmeans_job, "kmeans", wraps=kmeans) as spy:
+            self.result("--overwrite", **flags, output=part)
+        self.assertEqual(spy.call_args.kwargs["state"].iteration, 1)
+        self.assert_same(self.found(part), self.found(whole))
 
     def test_what_is_there_already_needs_no_more_room(self):
         flags = {"save_every_s": 0, "iterations": 3, "k": 300}
@@ -393,7 +394,7 @@ class AgainTest(CommandTest):
         full = OSError(28, "No space left on device")
         with mock.patch.object(np.lib.format, "write_array_header_1_0", side_effect=full):
             message = call(*self.argv(save_every_s=0))[2].splitlines()[-1]
-        self.assertRegex(message, "cannot be written: No space left.*what is done is kept")
+        self.assertRegex(message, "cannot be written: No space left.*which resumes")
         self.assertFalse(os.path.exists(os.path.join(self.output, "clustering.json")))
         self.result(save_every_s=0)
         self.assertAllEqual(self.found().assignments, kmeans(self.x, K).assignments)
@@ -439,7 +440,9 @@ class WorkersTest(CommandTest):
         first, second = workers.on_cluster(2, call_on_other_inputs, inputs, *self.argv())
         self.assertEqual((first[0], second[0]), (2, 2))
         self.assertIn("worker 1 failed; see its log", first[2])
-        self.assertRegex(second[2], "finds other files in --input=.*y.npy; start all alike")
+        self.assertRegex(
+            second[2], "finds other files in --input=.*y.npy; start all workers with the same"
+        )
         self.assertFalse(os.path.exists(self.output))
 
     def test_two_workers_that_are_refused_leave_a_folder_as_it_was(self):

@@ -68,7 +68,7 @@ class MainTest(tf.test.TestCase):
             self.assertNotIn("Traceback", err)
         self.assertIn("stray", err)
 
-    def test_a_flag_that_is_missing_or_unknown_is_told_with_what_to_do(self):
+    def test_a_flag_that_is_missing_or_unknown_is_reported_with_what_to_do(self):
         _, _, err = self.call(lambda module: {})
         self.assertEqual(err, "dc_tf: dc_tf example needs --to: Last.\n")
         _, _, err = self.call(lambda module: {}, "--to=1", "--end=2")
@@ -116,7 +116,7 @@ class MainTest(tf.test.TestCase):
         self.assertEqual(lines[-2], "dc_tf: warning: 3 is much")
         self.assertRegex(lines[-1], r"^I\d{4} .* test_main.py:\d+\] begins$")
 
-    def test_the_version_is_told(self):
+    def test_the_version_is_printed(self):
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             self.assertEqual(main(["--version"]), 0)

@@ -110,7 +110,7 @@ class NativeLogTest(tf.test.TestCase):
         self.assertEqual(code, -6)
         for expected in (CUINIT, FATAL, b"*** Check failure stack", b"Fatal Python error: Aborted"):
             self.assertEqual(err.count(expected), 1, expected)
-        self.assertIn(f"lines of TensorFlow are in {self.log}\n".encode(), err)
+        self.assertIn(f"TensorFlow's log is in {self.log}.\n".encode(), err)
         self.assertIn(b"service.cc:129]", err)
         self.assertNotIn(b"service.cc:110]", err)
         self.assertIn(b"service.cc:110]", self.log.read_bytes())
@@ -126,7 +126,7 @@ class NativeLogTest(tf.test.TestCase):
         body += f"for _ in range(9000): os.write(2, {CUINIT!r})\n"
         code, err = self.run_piped(body + "print('end', file=sys.stderr)")
         self.assertEqual(code, 0)
-        self.assertIn(b"dc_tf: TensorFlow's lines are not kept: ", err)
+        self.assertIn(b"dc_tf: the log of TensorFlow cannot be written: ", err)
         self.assertIn(b"end\n", err)
 
     def test_a_line_that_comes_in_pieces_and_messages_larger_than_a_pipe_stay_whole(self):

@@ -51,7 +51,7 @@ class ProcessTest(tf.test.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(json.loads(done.stdout.splitlines()[-1])["rows"], 300)
 
-    def test_convert_told_to_stop_with_its_pool_goes_on_to_the_same_bytes(self):
+    def test_convert_asked_to_stop_with_its_pool_resumes_to_the_same_bytes(self):
         folder = pathlib.Path(self.get_temp_dir())
         for number in range(60):
             pictures.write(folder / "images", f"{number:02}.png", pictures.encoded(number))
@@ -114,7 +114,7 @@ class ProcessTest(tf.test.TestCase):
             _, log = process.communicate(timeout=LIMIT_S)
         self.assertEqual(process.returncode, 42, log)
         self.assertIn("Ctrl-C again ends it at once", log)
-        self.assertIn("Start again in the same way", log.splitlines()[-1])
+        self.assertIn("Start it again with the same flags", log.splitlines()[-1])
         done = self.call_forked(*command("stopped"))
         self.assertEqual(done.returncode, 0, done.stderr)
         for name in ("centroids.npy", "assignments.npy"):

@@ -60,7 +60,7 @@ class TrainTest(tf.test.TestCase):
     def test_a_start_from_another_run_needs_a_finished_one_of_the_same_network(self):
         settings = runs.settings(self.data)
         message = self.refused({**settings, "init_from": "/nowhere"})
-        self.assertRegex(message, "init_from is '/nowhere', which is not a finished run")
+        self.assertRegex(message, "init_from is '/nowhere', which is neither a finished run")
         other = {**settings, "model": {**settings["model"], "fc": 8}}
         other["stages"] = [settings["stages"][0]]
         message = self.refused(
@@ -118,7 +118,7 @@ class TrainTest(tf.test.TestCase):
     def test_a_dry_run_that_measures_says_how_long_each_stage_takes_and_how_it_knows(self):
         code, out, _ = self.dry_run("--measure")
         self.assertEqual(code, 0)
-        self.assertNotIn("not known", out)
+        self.assertNotIn("unknown", out)
         self.assertIn("measured here, one worker on CPU", out)
         result = json.loads(out.splitlines()[-1])
         (stage,) = result["stages"]

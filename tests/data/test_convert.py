@@ -128,7 +128,7 @@ class ConvertTest(Folder):
         expected = {f"{n:02d}.png": f"duplicate of row {n % 23}" for n in range(23, 60)}
         self.assertEqual(pictures.rejected(self.output), expected)
 
-    def test_blank_images_are_dropped_when_told_to(self):
+    def test_blank_images_are_dropped_on_request(self):
         self.write("a.png")
         Image.new("RGB", (5, 5), "blue").save(os.path.join(self.input, "blue.png"))
         self.assertEqual(self.convert()["rows"], 2)
@@ -320,7 +320,7 @@ class ResumeTest(Folder):
         self.assertEqual(self.convert(), first)
         self.assertEqual(os.stat(os.path.join(self.output, "manifest.json")).st_mtime_ns, before)
 
-    def test_another_list_or_other_settings_are_refused_until_told_to_drop(self):
+    def test_another_list_or_other_settings_are_refused_until_overwriting_is_requested(self):
         self.assertTrue(self.killed_at(12))
         with self.assertRaisesRegex(ConfigError, "short_side: None, now 64"):
             self.convert(max_short_side=64)

@@ -80,8 +80,13 @@ class FuzzTest(tf.test.TestCase):
         self.fuzz("record")
         self.fuzz("framed record")
 
-    def test_tars(self):
+    def test_archives(self):
         self.fuzz("tar")
+        self.fuzz("zip")
+
+    def test_lists(self):
+        for name in ("csv", "jsonl", "text"):
+            self.fuzz(name)
 
     def test_a_finding_is_not_swallowed(self):
         wrong = fuzz_targets.Target([b""], lambda data: json.loads(data))

@@ -40,7 +40,7 @@ class InspectionTest(tf.test.TestCase):
             (labels["labelled"], labels["classes"], labels["empty_classes"]), (45, 3, 1)
         )
         sample = report["sample"]
-        self.assertEqual((sample["rows"], sample["damaged"]), (50, 0))
+        self.assertEqual((sample["rows"], sample["corrupt"]), (50, 0))
         self.assertEqual(sample["formats"], {"JPEG": 40, "PNG": 10})
         self.assertEqual(sample["width"][0], 12)
         self.assertEqual(sample["width"][-1], 30)
@@ -62,7 +62,7 @@ class InspectionTest(tf.test.TestCase):
         rows = [row for row, _ in examples(dataset, 5)]
         self.assertEqual(rows, [0, 12, 24, 36, 49])
         report = inspect(self.path, sample=50)
-        self.assertEqual(report["sample"]["damaged"], 10)
+        self.assertEqual(report["sample"]["corrupt"], 10)
         self.assertIn("10 of them corrupt", as_text(report))
 
     def test_a_sheet_shows_the_images_it_can(self):

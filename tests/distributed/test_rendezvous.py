@@ -61,7 +61,7 @@ class RendezvousTest(tf.test.TestCase):
         found = self.run_all(3, lambda m, rank: m.exchange({}), timeout_s=1.0, absent=[1])
         self.assertLess(time.monotonic() - started, 10)
         for rank in (0, 2):
-            self.assertEqual(found[rank].silent, {1: "nobody listens there"})
+            self.assertEqual(found[rank].silent, {1: "nothing listens there"})
             # The other one answers, but misses the same worker.
             self.assertEqual(found[rank].apart, {2 - rank: (1,)})
 
@@ -86,7 +86,7 @@ class RendezvousTest(tf.test.TestCase):
                 first.exchange({})
         self.assertIn("worker 2 answers there", caught.exception.silent[1])
 
-    def test_a_stranger_on_the_port_is_told_from_a_worker(self):
+    def test_a_stranger_on_the_port_is_distinguished_from_a_worker(self):
         with socket.create_server(("localhost", 0)) as stranger:
 
             def talk():
@@ -102,7 +102,7 @@ class RendezvousTest(tf.test.TestCase):
                 with self.assertRaises(RendezvousFailed) as caught:
                     rendezvous.exchange({})
             stranger.shutdown(socket.SHUT_RDWR)
-        self.assertRegex(caught.exception.silent[1], "something else|reset|pipe")
+        self.assertRegex(caught.exception.silent[1], "another program|reset|pipe")
 
     def test_what_strangers_send_changes_nothing(self):
         names = addresses(2)

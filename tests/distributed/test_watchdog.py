@@ -79,7 +79,7 @@ class DiagnosisTest(tf.test.TestCase):
         self.assertIn("worker 2 (c:3) cannot be reached", found.message)
         self.assertIsNone(diagnosis(seen))
 
-    def test_others_diagnose_the_first_worker_only_by_whether_it_lives(self):
+    def test_others_diagnose_the_first_worker_only_by_whether_it_is_alive(self):
         self.assertIsNone(diagnose_chief(at_work(idle_s=500.0), ADDRESSES, 60.0, lambda _: True))
         found = diagnose_chief(at_work(61.0), ADDRESSES, 60.0, lambda _: True)
         self.assertEqual((found.kind, found.rank), ("silent", 0))
@@ -179,7 +179,7 @@ class WatchdogTest(tf.test.TestCase):
             stop.start()
             first.rendezvous()
         self.assertLen(logs.output, 1)
-        self.assertEndsWith(logs.output[0], "waits for worker 2 (c:3)")
+        self.assertEndsWith(logs.output[0], "waiting for worker 2 (c:3)")
 
     def test_a_disk_that_fails_keeps_it_from_being_heard_and_from_nothing_else(self):
         folder = os.path.join(self.get_temp_dir(), "run")
@@ -190,7 +190,7 @@ class WatchdogTest(tf.test.TestCase):
             pathlib.Path(folder).touch()
             time.sleep(0.2)
             self.assertTrue(watching._thread.is_alive())
-            self.assertIn("could not be kept", watching._dump_stacks())
+            self.assertIn("could not be written", watching._dump_stacks())
 
     def test_signals_ask_the_work_to_stop(self):
         self.addCleanup(stop_request.reset)
@@ -201,7 +201,7 @@ class WatchdogTest(tf.test.TestCase):
             self.assertTrue(stop_request.requested())
         self.assertEqual(signal.getsignal(signal.SIGUSR1), before)
 
-    def test_one_that_waits_for_others_ends_when_it_is_told_to_stop(self):
+    def test_one_that_waits_for_others_exits_when_asked_to_stop(self):
         self.addCleanup(stop_request.reset)
         folder = self.get_temp_dir()
         with self.assertRaisesRegex(Preempted, "waiting for the other workers"):

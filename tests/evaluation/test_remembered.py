@@ -15,7 +15,7 @@ from dc_tf.evaluation import remembered
 from dc_tf.evaluation.frozen.embed import choose_layers
 from dc_tf.evaluation.models import open_model
 from dc_tf.evaluation.remembered import EVALUATIONS, recommend, remember
-from dc_tf.export.weights import weights_digest
+from dc_tf.exporting.weights import weights_digest
 
 
 def result(layers, task="knn", weights="w", test="t", **protocol):
@@ -82,7 +82,7 @@ class RememberedTest(tf.test.TestCase):
         self.assertIsNone(remember(folder, result({"conv1": 0.5})))
         self.assertFalse(os.path.exists(folder))
 
-    def test_a_damaged_file_counts_for_nothing_and_is_replaced(self):
+    def test_a_corrupt_file_counts_for_nothing_and_is_replaced(self):
         path = os.path.join(self.model, EVALUATIONS)
         for text in ("{", "[1]", '[{"task": "knn"}]', "7", '{"a": 1}'):
             with open(path, "w") as file:

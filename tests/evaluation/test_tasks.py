@@ -21,7 +21,7 @@ from dc_tf.evaluation.frozen.pooling import cell_average
 from dc_tf.evaluation.models import open_model, random_init
 from dc_tf.evaluation.splits import open_splits
 from dc_tf.evaluation.tasks import TASKS, Request, read_protocol
-from dc_tf.export.weights import weights_digest
+from dc_tf.exporting.weights import weights_digest
 from dc_tf.nn.vgg16 import LAYERS
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs" / "evaluation"
@@ -247,7 +247,7 @@ class TasksTest(tf.test.TestCase):
         self.assertEqual(code, 0, err)
         self.assertIn(f"--train and --test are both {self.train}/: figures", logs.output[0])
 
-    def test_the_command_shows_the_papers_figures_on_data_that_are_said_to_be_the_papers(self):
+    def test_the_command_shows_the_papers_accuracies_on_data_declared_as_the_papers(self):
         picture = os.path.join(self.get_temp_dir(), "layers.png")
         few = "--params_override=epochs=1,batch_size=16"
         flags = [f"--config_file={SMALL}", "--layer=conv13", "--norandom_init"]

@@ -100,11 +100,11 @@ class SummaryTest(tf.test.TestCase):
             "random_init_best_layer": max(twin, key=twin.get),
         }
         epochs = {"epochs": {"rotnet": 3}, "configured_epochs": {"rotnet": 10}}
-        figures = summary.figures({"rotation_accuracy": 0.9}, measured, measured)
+        figures = summary.metrics({"rotation_accuracy": 0.9}, measured, measured)
         result = epochs | figures | changes
         return result, summary.text(result, measured, measured)
 
-    def test_layers_below_their_untrained_twin_are_named_with_both_figures(self):
+    def test_layers_below_their_untrained_twin_are_named_with_both_accuracies(self):
         own, twin = (
             {"conv4": 0.6, "conv13": 0.31, "fc7": 0.5},
             dict.fromkeys(("conv4", "conv13", "fc7"), 0.46),
@@ -113,7 +113,7 @@ class SummaryTest(tf.test.TestCase):
         self.assertEqual(result["below_random_init"]["knn"], ["conv13"])
         self.assertIn("conv13 in k-NN (31.0 % against 46.0 %)", text)
         self.assertNotIn("fc7 in", text)
-        self.assertIn("Take layer conv4", text)
+        self.assertIn("Use layer conv4", text)
         self.assertIn("--minutes", text)
 
     def test_all_epochs_done_are_not_made_longer_by_minutes(self):
@@ -125,8 +125,8 @@ class SummaryTest(tf.test.TestCase):
     def test_a_best_layer_that_is_worse_than_before_training_is_not_recommended(self):
         own, twin = {"conv4": 0.4, "fc7": 0.3}, {"conv4": 0.5, "fc7": 0.4}
         _, text = self.result(own, twin)
-        self.assertIn("This was too short; train longer", text)
-        self.assertNotIn("Take layer", text)
+        self.assertIn("The training was too short; train longer", text)
+        self.assertNotIn("Use layer", text)
 
     def test_nothing_is_advised_where_all_layers_are_better(self):
         _, text = self.result({"conv4": 0.6, "fc7": 0.5}, {"conv4": 0.5, "fc7": 0.4})
@@ -134,7 +134,7 @@ class SummaryTest(tf.test.TestCase):
         self.assertRegex(text, r"(?m)^  fc7 +50.0 % +40.0 %$")
 
     def test_without_labels_only_the_rotation_is_shown(self):
-        figures = summary.figures({"rotation_accuracy": 0.9}, None, None)
+        figures = summary.metrics({"rotation_accuracy": 0.9}, None, None)
         epochs = {"epochs": {"rotnet": 3}, "configured_epochs": {"rotnet": 3}}
         text = summary.text(figures | epochs, None, None)
         self.assertIn("rotation accuracy", text)

@@ -67,7 +67,7 @@ class FaultsTest(tf.test.TestCase):
                 time.sleep(0.8 * seconds)
                 job.signal(rank, signal.SIGKILL)
                 self.assertEqual(job.wait(30, [1 - rank]), [HELD_UP], job.log(1 - rank))
-                text = rf"worker {rank} \(localhost:\d+\) has ended without a word"
+                text = rf"worker {rank} \(localhost:\d+\) ended without reporting why"
                 self.assertRegex(job.log(1 - rank), text)
         self.finish(workdir)
 
@@ -84,7 +84,7 @@ class FaultsTest(tf.test.TestCase):
             job.signal(1, signal.SIGSTOP)
             self.assertEqual(job.wait(60, [0]), [HELD_UP], job.log(0))
             self.assertRegex(
-                job.log(0), r"worker 1 \(localhost:\d+\) has not been heard of for \d+ s"
+                job.log(0), r"worker 1 \(localhost:\d+\) has sent no heartbeat for \d+ s"
             )
             job.signal(1, signal.SIGCONT)
             self.assertEqual(job.wait(30, [1]), [HELD_UP], job.log(1))
@@ -93,7 +93,7 @@ class FaultsTest(tf.test.TestCase):
             self.assertIn("commands/train.py", stacks)
         self.finish(workdir)
 
-    def test_workers_of_which_one_is_told_to_stop_save_at_one_step_and_go_on(self):
+    def test_workers_of_which_one_is_asked_to_stop_save_at_one_step_and_resume(self):
         workdir = self.workdir()
         for rank, number, phase in (
             (1, signal.SIGTERM, "a training step"),
@@ -144,7 +144,7 @@ class FaultsTest(tf.test.TestCase):
                     time.sleep(2.4)  # time for the other one to hear it
                     job.signal(rank, signal.SIGKILL)
                     self.assertEqual(job.wait(30, [1 - rank]), [HELD_UP], job.log(1 - rank))
-                    text = rf"worker {rank} \(localhost:\d+\) has ended without a word"
+                    text = rf"worker {rank} \(localhost:\d+\) ended without reporting why"
                     self.assertRegex(job.log(1 - rank), text)
 
         commands = functools.partial(self.kmeans, "killed"), evaluate
@@ -157,7 +157,7 @@ class FaultsTest(tf.test.TestCase):
         with self.kmeans("killed") as job:
             self.assertEqual(job.wait(120), [0, 0], job.log(0))
 
-    def test_a_kmeans_told_to_stop_goes_on_where_it_was(self):
+    def test_a_kmeans_asked_to_stop_resumes_where_it_was(self):
         with self.kmeans("whole") as job:
             self.assertEqual(job.wait(120), [0, 0], job.log(0))
         with self.kmeans("stopped", slow=("kmeans", 0.5)) as job:

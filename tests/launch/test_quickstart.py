@@ -133,7 +133,7 @@ class StopTest(tf.test.TestCase):
                 self.assertEqual(terminal.left_over(), [])
                 last = terminal.text.splitlines()[-1]
                 self.assertEqual(
-                    last, f"stopped; start again with --workdir={self.workdir} to go on"
+                    last, f"stopped; start again with --workdir={self.workdir} to resume"
                 )
                 self.assertNotIn("failed", terminal.text)
                 self.assertNotIn("Traceback", terminal.text)
@@ -220,7 +220,7 @@ class StopTest(tf.test.TestCase):
         override = "--params_override=stages[0].epochs=7"
         with self.on_terminal("--minutes=1", override) as terminal:
             self.assertEqual(terminal.wait(), 0, terminal.text)
-        self.assertIn("Epochs are those of --params_override", terminal.text)
+        self.assertIn("epochs are those of --params_override", terminal.text)
         (train,) = [call for call in self.calls() if call.startswith("train")]
         self.assertNotIn("drops", train)
 
@@ -245,7 +245,7 @@ class StopTest(tf.test.TestCase):
         )
         self.assertRegex(terminal.text, r"\n  fc7 +30.0 % +35.0 %")
         self.assertIn("fc7 in k-NN (30.0 % against 35.0 %)", terminal.text)
-        self.assertIn("Take layer conv4", terminal.text)
+        self.assertIn("Use layer conv4", terminal.text)
         done = subprocess.run(
             self.command(),
             capture_output=True,
@@ -322,7 +322,7 @@ class QuickstartTest(tf.test.TestCase):
         with self.start("--pictures=300", "--workers=2", f"--params_override={SMALL}") as terminal:
             terminal.wait_for(r"rotnet epoch [2-9]")
             terminal.interrupt()
-            terminal.wait_for("stopping; what is done is kept")
+            terminal.wait_for("stopping; finished work is kept")
             terminal.interrupt()
             self.assertIn(terminal.wait(), (42, 130), terminal.text)
             self.assertEqual(terminal.left_over(), [])
@@ -336,7 +336,7 @@ class QuickstartTest(tf.test.TestCase):
             self.assertEqual(terminal.wait(), 2, terminal.text)
         needs = "needs at least 80 images for its clusters, the data set has 6"
         self.assertEqual(terminal.text.count(needs), 1, terminal.text)
-        self.assertIn("has 8 images, 2 of them held out to measure with. ", terminal.text)
+        self.assertIn("has 8 images, 2 of them held out for evaluation. ", terminal.text)
         self.assertFalse((self.folder / "work" / "run").exists())
 
 

@@ -149,7 +149,7 @@ class SlurmTest(tf.test.TestCase):
         self.assertLen(self.log("saved"), 4)
         self.assertEqual(self.log("scontrol"), ["requeue 9"] * 2)
 
-    def test_workers_that_fail_when_told_to_stop_are_not_started_again(self):
+    def test_workers_that_fail_when_asked_to_stop_are_not_restarted(self):
         body = 'trap "exit 5" TERM; touch "$LOG/ready-$SLURM_PROCID"; while :; do sleep 0.05; done'
         script = self.start(body, "train")
         self.wait_for("ready-0", "ready-1", "tasks")

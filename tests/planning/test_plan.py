@@ -181,7 +181,7 @@ class PlanTest(tf.test.TestCase):
 
     def test_without_a_measured_speed_no_time_is_given(self):
         plan = make_plan(experiment(), ROWS, 2)
-        self.assertIn("time: not known", as_text(plan))
+        self.assertIn("time: unknown", as_text(plan))
         self.assertNotIn("images a second", as_text(plan))
         self.assertIsNone(as_dict(plan)["stages"][0]["train_seconds"])
 

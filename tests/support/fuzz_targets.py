@@ -12,6 +12,7 @@ import os
 import signal
 import struct
 import tarfile
+import zipfile
 
 import numpy as np
 import pictures
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dc_tf.data.sources.image_files import Rules, clean
-from dc_tf.data.sources.tars import TarSource, is_tar
+from dc_tf.data.sources.open import open_source
 from dc_tf.data.storage import schema, tfrecord
 from dc_tf.data.storage.manifest import MANIFEST, Dataset
 from dc_tf.data.storage.reader import RowReader
@@ -76,7 +77,7 @@ def mutate(data, changes):
 
 
 class Target:
-    """A reader with undamaged examples of what it reads.
+    """A reader with intact examples of what it reads.
 
     Attributes:
         seeds: list of bytes.
@@ -114,7 +115,11 @@ def targets(folder):
         "shard": Target([_bytes(dataset.shard_path(0))], _Replaced(data, dataset.shard_path(0))),
         "record": Target([record, _foreign_record()], _read_record),
         "framed record": Target([record], _ReadFramed(folder)),
-        "tar": Target(_tars(), _ReadTar(folder)),
+        "tar": Target(_tars(), _ReadSource(folder, "a.tar")),
+        "zip": Target(_zips(), _ReadSource(folder, "a.zip")),
+        "csv": Target([b"path,label,n\na.jpg,cat,1\n"], _ReadSource(folder, "a.csv")),
+        "jsonl": Target([b'{"path": "a.jpg", "label": "cat"}\n'], _ReadSource(folder, "a.jsonl")),
+        "text": Target([b"a.jpg 1\nb.jpg 2\n"], _ReadSource(folder, "a.txt")),
     }
 
 
@@ -212,22 +217,22 @@ class _ReadFramed:
         return _read_record(data)
 
 
-class _ReadTar:
-    """Lists a tar; nothing may be written beside it."""
+class _ReadSource:
+    """Lists a file with images; nothing may be written beside it."""
 
-    def __init__(self, folder):
-        self._folder = os.path.join(folder, "tars")
+    def __init__(self, folder, name):
+        self._folder = os.path.join(folder, f"source {name}")
+        self._name = name
         os.makedirs(self._folder, exist_ok=True)
 
     def __call__(self, data):
-        path = os.path.join(self._folder, "a.tar")
+        path = os.path.join(self._folder, self._name)
         _write(path, data)
-        is_tar(path)
-        items = list(TarSource([path]).items())
-        assert os.listdir(self._folder) == ["a.tar"]
+        items = list(open_source(path, progress=False).items())
+        assert os.listdir(self._folder) == [self._name]
         for item in items:
             assert (item.content is None) == bool(item.reason), item
-            assert item.content is None or isinstance(item.content, bytes)
+            assert item.content is None or isinstance(item.content, bytes | str)
             json.dumps([item.place, dict(item.meta)], allow_nan=False)
         return bool(items) and not any(item.reason for item in items)
 
@@ -277,10 +282,22 @@ def _tars():
     return found
 
 
+def _zips():
+    found = []
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", method) as archive:
+            for number in range(2):
+                archive.writestr(f"d/{number}.png", pictures.encoded(number))
+        found.append(file.getvalue())
+    return found
+
+
 def _members(form):
     yield "d/1.png", pictures.encoded(1)
-    yield "d/1.json", b'{"label": 3, "exif": {"iso": 100}, "tags": ["a", 1.5, null]}'
+    yield "d/1.json", b'{"label": 7, "exif": {"iso": 100}, "tags": ["a", 1.5, null]}'
     yield "d/1.cls", b"7"
     yield "d/2.txt", b"text"
+    yield "d/2.png", pictures.encoded(2)
     if form != tarfile.USTAR_FORMAT:
         yield "l" * 300 + ".png", b"long"

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from dc_tf.commands.main import main
 from dc_tf.data.storage.writer import DatasetWriter
-from dc_tf.export.saved_model import export_saved_model
+from dc_tf.exporting.saved_model import export_saved_model
 from dc_tf.nn.vgg16 import VGG16
 
 RESOLUTION = 32

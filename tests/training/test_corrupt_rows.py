@@ -74,10 +74,10 @@ class CorruptRowsTest(tf.test.TestCase):
         self.assertEqual(ends[0].keys(), ends[1].keys())
         for name, value in ends[0].items():
             self.assertAllEqual(ends[1][name], value, name)
-        self.assertEqual(result["damaged_rows"], len(CORRUPT))
+        self.assertEqual(result["corrupt_rows"], len(CORRUPT))
         lines = [line for line in read(RunDir(folders[0]).metrics) if line["event"] == "data"]
-        self.assertEqual(lines[-1]["damaged_rows"], len(CORRUPT))
-        self.assertEqual(lines[-1]["damaged_share"], len(CORRUPT) / 128)
+        self.assertEqual(lines[-1]["corrupt_rows"], len(CORRUPT))
+        self.assertEqual(lines[-1]["corrupt_share"], len(CORRUPT) / 128)
 
     def test_without_a_share_the_first_corrupt_row_ends_the_run(self):
         settings = runs.settings(self.data_with_corrupt_rows())

@@ -18,11 +18,20 @@ import workers
 from dc_tf import experiment as experiment_lib
 from dc_tf.atomic import read_json
 from dc_tf.clustering.assignments import Assignments
+from dc_tf.clustering.cluster_model import load_clustering
+from dc_tf.clustering.kept_clustering import kept_rounds
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.export.saved_model import export_saved_model
+from dc_tf.exporting.saved_model import export_saved_model
+from dc_tf.planning.plan import make_plan
 from dc_tf.planning.stages import plan_stages
 from dc_tf.run_dir import RunDir
-from dc_tf.training.checkpoint import complete_checkpoints, load_trunk
+from dc_tf.training.checkpoint import (
+    complete_checkpoints,
+    load_trunk,
+    load_trunk_of_clustering,
+    new_trunk,
+    read_trunk,
+)
 from dc_tf.training.init_from import check_initial, initial_weights
 from dc_tf.training.loop import learning_rate
 from dc_tf.training.metrics import read
@@ -187,7 +196,43 @@ class LoopTest(tf.test.TestCase):
         for name in ("largest_share", "empty", "entropy"):
             self.assertIn(f"sub_clusters/{name}", clusterings[0])
         self.assertEqual(self.result["rounds"], 2)
-        self.assertNotEmpty(tf.io.gfile.glob(RunDir(self.undisturbed).summaries + "/events*"))
+
+    def test_tensorboard_has_the_metrics_of_training(self):
+        found = {}
+        for path in pathlib.Path(RunDir(self.undisturbed).summaries).rglob("events*"):
+            for event in tf.compat.v1.train.summary_iterator(str(path)):
+                for value in event.summary.value:
+                    found[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
+        lines = [m for m in read(RunDir(self.undisturbed).metrics) if m["event"] == "train"]
+        self.assertLen(lines, STEPS)
+        for line in lines:
+            for name in line.keys() - {"event", "step", "stage", "epoch"}:
+                self.assertEqual(found[name, line["step"]], np.float32(line[name]), name)
+
+    def test_the_newest_clusterings_are_kept_with_their_network(self):
+        run = RunDir(self.undisturbed)
+        self.assertEqual(list(kept_rounds(run.clusterings)), [(1, 0), (1, 1)])
+        model = load_clustering(run)
+        self.assertEqual((model.stage, model.round, model.step, model.rows), (1, 1, 16, 128))
+        self.assertEqual(model.description["stage_name"], "deepercluster")
+        trunk, experiment = load_trunk_of_clustering(run.path)
+        expected = new_trunk(experiment).built_at_resolution()
+        read_trunk(os.path.join(run.checkpoints, f"step-{model.step:010d}"), expected)
+        for ours, theirs in zip(trunk.get_weights(), expected.get_weights(), strict=True):
+            self.assertAllEqual(ours, theirs)
+        planned = make_plan(experiment, 128, 1).stages[1].kept_clustering_bytes
+        held = sum(os.path.getsize(os.path.join(model.path, n)) for n in os.listdir(model.path))
+        self.assertBetween(held, planned, planned + 60_000)
+
+    def test_a_resumed_run_goes_on_keeping_and_removes_older_ones(self):
+        settings, run = {**self.settings, "keep_clusterings": 1}, os.path.join(self.folder, "keep")
+        for stop, kept in ((("clustering", 8), [(1, 0)]), (("clustering", 16), [(1, 1)])):
+            workers.on_cluster(1, runs.train, settings, run, stop)
+            self.assertEqual(list(kept_rounds(RunDir(run).clusterings)), kept)
+        (result,) = workers.on_cluster(1, runs.train, settings, run)
+        self.assertEqual(result["steps"], STEPS)
+        self.assertEqual(list(kept_rounds(RunDir(run).clusterings)), [(1, 1)])
+        Assignments.open(RunDir(run).clustering(1, 0))
 
     def test_features_do_not_stay_on_disk_and_a_finished_run_has_nothing_to_do(self):
         (again,) = workers.on_cluster(1, runs.train, self.settings, self.undisturbed)
@@ -236,7 +281,7 @@ class LoopTest(tf.test.TestCase):
         for changes, message in (
             ({"init_stage": "rotnet"}, "set init_from"),
             ({"init_from": folded}, "folded into .*--sobel=layer"),
-            ({"init_from": folded, "init_stage": "rotnet"}, "an export, without stages"),
+            ({"init_from": folded, "init_stage": "rotnet"}, "an export, which has no stages"),
             ({"init_from": self.undisturbed, "init_stage": "x"}, "its stages are .*rotnet"),
             ({"init_from": self.undisturbed, "model": model}, "model.fc = 16, here it is 8"),
         ):

@@ -25,6 +25,7 @@ def on_device(convolution, product):
     """A device on which bfloat16 is so many times as fast, and exact."""
     return mock.patch.multiple(
         precision,
+        bfloat16_fault=lambda: "",
         convolution_speed=lambda: convolution,
         product_speed=lambda dim: product,
         excess_error=lambda *_: 0.9,
@@ -50,7 +51,7 @@ class PrecisionsTest(tf.test.TestCase):
         )
         self.assertNotIn("auto", experiment_lib.to_yaml(chosen.experiment).split("backend")[0])
 
-    def test_a_run_that_goes_on_elsewhere_keeps_its_types(self):
+    def test_a_run_that_resumes_elsewhere_keeps_its_types(self):
         with on_device(convolution=2.0, product=2.0):
             begun = choose_precisions(experiment()).experiment
         with on_device(convolution=0.1, product=0.1):

@@ -20,6 +20,8 @@ import workers
 
 from dc_tf.clustering import assignments
 from dc_tf.clustering.assignments import Assignments
+from dc_tf.clustering.cluster_model import load_clustering
+from dc_tf.clustering.kept_clustering import KeptClustering
 from dc_tf.clustering.resume import Snapshots
 from dc_tf.clustering.store.feature_store import FeatureStore
 from dc_tf.clustering.store.whitening import Moments, Whitening
@@ -29,12 +31,14 @@ from dc_tf.data.storage.reader import RowReader
 from dc_tf.distributed.cluster import connect
 from dc_tf.distributed.collectives import Solo
 from dc_tf.experiment import Clustering, Stage, load
+from dc_tf.run_dir import RunDir
 from dc_tf.training import extract, reassign
 from dc_tf.training.checkpoint import new_trunk
 
 IMAGES, BATCH = 96, 32
 CLUSTERING = {"iterations": 3, "whitening_dim": 8, "batch_size": BATCH, "save_every_s": 0}
 LIMIT_S = 240
+PLACE = {"stage": 0, "stage_name": "deepercluster", "round": 0, "step": 0}
 
 
 class ReassignTest(tf.test.TestCase):
@@ -73,7 +77,7 @@ class ReassignTest(tf.test.TestCase):
         for level in ("level1", "level2"):
             self.assertEqual(ours[level], expected[level])
 
-    def test_killed_in_each_phase_it_goes_on_there_and_ends_with_the_same_clusters(self):
+    def test_killed_in_each_phase_it_resumes_there_and_ends_with_the_same_clusters(self):
         for event in KILLS:
             self.kill("killed", event)
         self.run_to_end("killed")
@@ -131,6 +135,31 @@ class ReassignTest(tf.test.TestCase):
         warm, cold = (report["objective"] for report in reports)
         self.assertLess(warm[0], cold[-1])  # of the same features: the old means, moved once more
 
+    def test_the_features_that_were_clustered_are_assigned_as_in_the_run(self):
+        for size in (1, 2):
+            run = RunDir(os.path.join(self.folder, f"kept-{size}"))
+            parts = workers.on_cluster(size, live_and_return_features, self.data, run.path)
+            expected = Assignments.open(run.clustering(0, 0))
+            model = load_clustering(run)
+            found = model.assign(np.concatenate(parts))
+            different = (found.cluster != expected.cluster) | (found.sub != expected.sub)
+            self.assertLessEqual(np.count_nonzero(different), 1)
+            self.assertTrue((found.ratio[different] > 0.999).all())
+            counts = np.bincount(expected.flat(), minlength=8).reshape(2, 4)
+            self.assertAllEqual(model.counts, counts)
+
+    def test_a_clustering_that_was_killed_keeps_the_same_centroids(self):
+        run, whole = (RunDir(os.path.join(self.folder, n)) for n in ("kept-killed", "kept-whole"))
+        for event in (("level 2", 1, 1), ("write", 0)):
+            self.kill("kept-killed", event, clusters=run.clustering(0, 0))
+        self.run_to_end("kept-killed", clusters=run.clustering(0, 0))
+        self.run_to_end("kept-whole", clusters=whole.clustering(0, 0))
+        ours, expected = load_clustering(run), load_clustering(whole)
+        self.assertAllEqual(ours.super_centroids, expected.super_centroids)
+        self.assertAllEqual(ours.sub_centroids, expected.sub_centroids)
+        self.assertAllEqual(ours.whitening.basis, expected.whitening.basis)
+        self.assertEqual(ours.description["network"], expected.description["network"])
+
     @pytest.mark.slow
     def test_a_worker_killed_while_saving_costs_both_that_iteration(self):
         folder, whole = (os.path.join(self.folder, name) for name in ("two", "two-whole"))
@@ -153,7 +182,7 @@ class PhasesTest(tf.test.TestCase):
         path = os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), "whitening-")
         kept = Whitening(np.arange(4, dtype=np.float32), np.ones((4, 2), np.float32))
         self.assertEqual(workers.on_workers(2, broadcast_whitening, path), [None, None])
-        pathlib.Path(f"{path}0").write_bytes(b"PK damaged")
+        pathlib.Path(f"{path}0").write_bytes(b"PK corrupt")
         kept.save(f"{path}1")
         for mean, basis in workers.on_workers(2, broadcast_whitening, path):
             self.assertAllEqual(mean, kept.mean)
@@ -224,7 +253,17 @@ KILLS = [
 AGAIN = [("moments", 32), ("moments", 64), ("moments", IMAGES)]
 
 
-def live(cluster, data, folder, kill_at=None, seed=0, weights=0, previous=None, **changes):
+def live(
+    cluster,
+    data,
+    folder,
+    kill_at=None,
+    seed=0,
+    weights=0,
+    previous=None,
+    clusters=None,
+    **changes,
+):
     """Runs a reassignment, or what is left of it; events, clusters and scratch are in `folder`.
 
     Args:
@@ -232,6 +271,7 @@ def live(cluster, data, folder, kill_at=None, seed=0, weights=0, previous=None, 
         seed: of the clustering.
         weights: seed of the trunk.
         previous: folder of the last round's clusters.
+        clusters: folder of a round of a run, to keep the centroids as well.
         changes: settings of the clustering.
     """
     stage = {**runs.SETTINGS["stages"][1], "clustering": {**CLUSTERING, **changes}}
@@ -247,12 +287,26 @@ def live(cluster, data, folder, kill_at=None, seed=0, weights=0, previous=None, 
             RowReader(Dataset.open(data)),
             experiment,
             experiment.stages[0],
-            folder=os.path.join(folder, "clusters"),
+            folder=clusters or os.path.join(folder, "clusters"),
             scratch=os.path.join(folder, f"scratch-{cluster.rank}"),
             cluster=cluster,
             seed=seed,
             previous=previous and Assignments.open(previous),
+            kept=clusters and KeptClustering(clusters, cluster.world, PLACE),
         )
+
+
+def live_and_return_features(cluster, data, workdir):
+    """Keeps round 0 of stage 0 of a run; returns this worker's features before whitening."""
+    features, whiten = [], reassign.whiten
+
+    def keeping(store, *args):
+        features.append(np.array(store.read(0, store.rows)))
+        return whiten(store, *args)
+
+    with mock.patch.object(reassign, "whiten", keeping):
+        live(cluster, data, workdir, clusters=RunDir(workdir).clustering(0, 0))
+    return features[0]
 
 
 def live_until_one_is_ahead(cluster, data, folder):

@@ -15,6 +15,8 @@ import workers
 
 from dc_tf.atomic import write_json
 from dc_tf.commands.main import main
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage.reader import RowReader
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.run_dir import RunDir
 from dc_tf.training import loop
@@ -58,18 +60,46 @@ class ReplayTest(tf.test.TestCase):
         row = json.loads(lines[0])
         self.assertLen(lines, 32)
         self.assertRegex(row["record"], rf"row {row['row']} \(.*offset \d+")
+        reader = RowReader(Dataset.open(self.settings["data"]["path"]))
+        for row in map(json.loads, lines):
+            self.assertEqual(row["source"], reader.examples([row["row"]])[0]["source"])
+            self.assertIsNone(row["replaced_by"])
+        self.assertNotEmpty(row["source"])
         self.assertGreater(pathlib.Path(result["sheet"]).stat().st_size, 1000)
 
     def test_what_is_not_there_is_refused(self):
-        with self.assertRaisesRegex(ConfigError, "--step is 21; the run has the steps 1 to 20"):
+        with self.assertRaisesRegex(
+            ConfigError, "--step is 21; use one of the steps of the run, 1 to 20"
+        ):
             replay(RunDir(self.path), 21)
         with self.assertRaisesRegex(ConfigError, "is not a run folder"):
             replay(RunDir(self.folder), 1)
         gone = RunDir(self.path).clustering(1, 0)
         os.rename(gone, gone + "-away")
         self.addCleanup(os.rename, gone + "-away", gone)
-        with self.assertRaisesRegex(DataError, "has the clusters of that step, is not there"):
+        with self.assertRaisesRegex(DataError, "has the clusters of that step, is missing"):
             replay(RunDir(self.path), 9)
+
+
+class CorruptTest(tf.test.TestCase):
+    def test_a_corrupt_row_has_the_source_of_the_image_that_replaces_it(self):
+        folder = self.get_temp_dir()
+        data = runs.make_data(folder)
+        settings = runs.settings(data, stages=runs.SETTINGS["stages"][:1])
+        settings["data"]["max_bad_share"] = 0.05
+        run = RunDir(runs.finished(folder, settings, data))
+        first = replay(run, 1)
+        dataset = Dataset.open(data)
+        row = int(first.draws.row[0])
+        (shard,), ((offset, length, _),) = dataset.locate([row])
+        with open(dataset.shard_path(shard), "r+b") as file:
+            file.seek(offset + length // 2)
+            file.write(b"\0\1\2\3")
+        found = replay(run, 1).rows()[0]
+        replacement = (row + 1) % 128
+        self.assertEqual((found["row"], found["replaced_by"]), (row, replacement))
+        (example,) = RowReader(dataset).examples([replacement])
+        self.assertEqual(found["source"], example["source"])
 
 
 def _sorted(images):

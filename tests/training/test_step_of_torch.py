@@ -15,8 +15,8 @@ import workers
 from dc_tf.data.input.batch_plan import BatchPlan
 from dc_tf.distributed.topology import Topology
 from dc_tf.experiment import Model, Optimizer, Stage
-from dc_tf.export.torch_weights import from_torch
-from dc_tf.export.weights import assign_weights, named_weights
+from dc_tf.exporting.torch_weights import from_torch
+from dc_tf.exporting.weights import assign_weights, named_weights
 from dc_tf.nn.vgg16 import VGG16
 from dc_tf.training.step import Learner
 

@@ -64,12 +64,12 @@ class TrainerTest(tf.test.TestCase):
         self.assertEqual(self.warnings(0.02, 0.0)[0], [])
         self.assertEqual(self.warnings(0.0, 0.02, after_s=60.0)[0], [])
 
-    def test_what_training_cannot_go_on_from_is_an_error(self):
+    def test_values_that_end_training_are_errors(self):
         stage = StageTrainer.__new__(StageTrainer)
         stage.position = Position(global_step=7)
         stage._cluster = mock.Mock(is_chief=True)
         stage._run = RunDir(self.get_temp_dir())
-        stage._figures = {"learning_rate": 0.1}
+        stage._epoch_fields = {"learning_rate": 0.1}
         fine = {"loss": 1.0, "gradient_norm": 2.0, "head_gradient_norm": 3.0}
         stage._require_finite(fine)
         stage._require_finite(fine | {"skipped_steps": 2, "loss_scale": 8.0})

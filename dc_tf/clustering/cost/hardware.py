@@ -10,7 +10,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """How fast rows meet centroids.
+    """Speed of products of rows with centroids.
 
     Attributes:
         flops: FLOP/s of the product.
@@ -23,28 +23,28 @@ class Product:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What one worker can do. Rates are those reached, or else bounds on them; see each preset.
+    """Speeds and memory of one worker: measured, or else bounds; see each preset.
 
     Attributes:
         name: for reports.
         float32, bfloat16: `Product` with such factors.
         double_flops: FLOP/s of float64 products, for the moments of whitening.
         component_s: to read one component of a row from memory and hand it to the product.
-        scattered_s: more, for a component of a row of one cluster that lies among the others'.
-        survey_s: to read one component, square and compare it.
+        scattered_s: added for a component of a row stored among those of other clusters.
+        row_stats_s: to read one component, square and compare it.
         entered_s: to add one component of a row to the sum of its first cluster.
         moved_s: to take one component of a row out of one sum and put it into another.
         centroid_s: for one component of a centroid and iteration, whatever the rows: new sums,
             means, and factors of the next product.
         row_s: for the label of one row and pass.
         eigen_s: of an eigendecomposition of d x d, over d cubed.
-        disk_bytes_per_s: reading and writing features; nothing is hidden behind it.
+        disk_bytes_per_s: reading and writing features; nothing overlaps with it.
         wire_bytes_per_s: sent by a worker while it receives as much.
         wire_latency_s: from a worker to the next.
-        host_bytes, device_bytes, disk_bytes: that a worker may use. `device_bytes` is None if
-            products are made in host memory.
-        runtime_bytes: of host memory, that Python and TensorFlow take.
-        images_per_s: features that are extracted; None leaves extraction out.
+        host_bytes, device_bytes, disk_bytes: that a worker may use. `device_bytes` is None without
+            a GPU.
+        runtime_bytes: host memory of Python and TensorFlow.
+        images_per_s: of feature extraction; None leaves it out.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Machine:
     double_flops: float
     component_s: float
     scattered_s: float
-    survey_s: float
+    row_stats_s: float
     entered_s: float
     moved_s: float
     centroid_s: float
@@ -78,7 +78,7 @@ CORE = Machine(
     double_flops=41e9,
     component_s=1.24e-9,
     scattered_s=0.58e-9,
-    survey_s=1.77e-9,
+    row_stats_s=1.77e-9,
     entered_s=2.24e-9,
     moved_s=3.2e-9,
     centroid_s=8.9e-9,

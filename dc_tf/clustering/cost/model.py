@@ -20,12 +20,12 @@ from dc_tf.kmeans_options import KMeansOptions
 # Rows that are wanted are read in one piece, others between them included, if there is one in so
 # many bytes (`row_file.py`).
 _BYTES_PER_CALL = 16 << 10
-# What is added to a product takes the place of so many components (`nearest.py`).
+# What is added to a product takes the place of so many components (`score_product.py`).
 _OFFSETS = {"float32": 3, "bfloat16": 6}
-# Rows on their way to other clusters: kept until they are so many, then joined (`assign.py`).
+# Rows to move to other clusters are collected up to this size, then joined (`assign.py`).
 _PROPOSED_BYTES = 16 << 20
-# Temporaries of the assignment where there is ample memory (`tiles.py`), by whether on a GPU; one
-# with less is given smaller chunks.
+# Temporaries of the assignment with ample memory (`tiles.py`), by whether on a GPU; with less
+# memory, chunks are smaller.
 TEMPORARIES = {False: 256 << 20, True: 2 << 30}
 # Two snapshots are kept while the next is written (`resume.py`, which needs TensorFlow).
 _SNAPSHOTS = 3
@@ -34,7 +34,7 @@ _ITEM = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What is to be clustered, and with which settings.
+    """Rows to cluster and the settings.
 
     Attributes:
         rows: of all workers.
@@ -66,7 +66,10 @@ class Problem:
     def __post_init__(self):
         counts = (self.rows, self.dim, self.clusters, self.workers)
         if min(counts) < 1 or min(self.sub_clusters, self.iterations, self.raw_dim) < 0:
-            raise ConfigError(f"{self} cannot be: rows, dim, clusters, workers are at least 1.")
+            raise ConfigError(
+                f"{self} is impossible; rows, dim, clusters and workers are at least 1, "
+                "the others at least 0."
+            )
         if self.precision not in ("float32", "bfloat16") or self.store_dtype not in _ITEM:
             raise ConfigError(
                 f"precision={self.precision}, store_dtype={self.store_dtype}: use float32 or "
@@ -100,11 +103,11 @@ class Level:
         read_bytes: from the disk by one worker, all passes; fewer if the system keeps them.
         exchanged_bytes: that a worker puts into the sums of one iteration of all problems.
         sent_bytes: that it sends for that in a ring.
-        survey_s, start_s: the look at all rows, and the initial centroids.
+        row_stats_s, start_s: one pass over all rows for `RowStats`, and the initial centroids.
         assign_s: nearest centroids of the rows, all passes (the E-step).
         move_s: rows in and out of sums, all passes (the M-step, what depends on rows).
         centroids_s: what depends on the size of centroids only, all passes.
-        exchange_s: on the wire, beyond what is hidden behind `centroids_s`.
+        exchange_s: on the wire, without what overlaps with `centroids_s`.
         iteration_s: one iteration that is not the first, of all problems.
     """
 
@@ -114,7 +117,7 @@ class Level:
     read_bytes: float
     exchanged_bytes: int
     sent_bytes: float
-    survey_s: float
+    row_stats_s: float
     start_s: float
     assign_s: float
     move_s: float
@@ -124,16 +127,17 @@ class Level:
 
     @property
     def shared_s(self) -> float:
-        """Seconds that more workers make fewer."""
-        return self.survey_s + self.assign_s + self.move_s
+        """Seconds that decrease with more workers."""
+        return self.row_stats_s + self.assign_s + self.move_s
 
     @property
     def fixed_s(self) -> float:
-        """Seconds that more workers leave as they are, or add to."""
+        """Seconds that do not decrease with more workers."""
         return self.start_s + self.centroids_s + self.exchange_s
 
     @property
     def seconds(self) -> float:
+        """Of the level."""
         return self.shared_s + self.fixed_s
 
 
@@ -143,15 +147,15 @@ class Memory:
 
     Attributes:
         centroids: in host memory: (k, dim) float32 of this iteration and the next.
-        factors: the same as the products take them, and in float32 as they came.
+        factors: the centroids as factors of products, and in float32.
         sums: (k, dim) float64.
         temporaries: of the assignment; its bound.
-        cache: rows kept as the products take them; its bound.
-        moving: rows on their way to other clusters.
+        cache: rows kept as factors of products; its bound.
+        moving: rows to move to other clusters.
         messages: blocks of sums that are exchanged.
         rows: labels, norms and positions, and copies of them while clusters are counted.
         runtime: Python and TensorFlow.
-        on_device: whether factors, sums, temporaries and cache are in a GPU's memory.
+        on_device: whether factors, sums, temporaries and cache are in GPU memory.
     """
 
     centroids: float
@@ -192,11 +196,11 @@ class Estimate:
         level1: None where there is one cluster.
         level2: None where there are no sub-clusters.
         whiten_s: 0 if rows are clustered as they are.
-        extract_s: 0 if the machine does not say how fast that is.
+        extract_s: 0 if `machine.images_per_s` is None.
         memory: `Memory`.
         store_bytes: features on the disk; before and after whitening if they differ in length.
-        snapshot_bytes: what a restart goes on from, on the disk.
-        kept_in_memory: whether the system has room to keep the features it reads.
+        snapshot_bytes: of the snapshots on the disk.
+        kept_in_memory: whether the page cache can hold the features.
     """
 
     problem: Problem
@@ -236,7 +240,7 @@ class Estimate:
 
     @property
     def lacking(self) -> list[str]:
-        """What the machine has too little of: of "memory", "device memory" and "disk"."""
+        """Those of "memory", "device memory" and "disk" that the machine has too little of."""
         machine = self.machine
         device = math.inf if machine.device_bytes is None else machine.device_bytes
         needed = {
@@ -248,7 +252,7 @@ class Estimate:
 
 
 def estimate(problem: Problem, machine: Machine) -> Estimate:
-    """The cost of a clustering, first features to last labels."""
+    """The cost of a clustering, from the first feature to the last label."""
     memory = memory_of(problem, machine)
     spare = machine.host_bytes - memory.host
     kept = problem.store_bytes <= spare
@@ -274,7 +278,7 @@ def estimate(problem: Problem, machine: Machine) -> Estimate:
 
 
 def efficiency(problem: Problem, machine: Machine) -> float:
-    """Share of the seconds of k-means that more workers would make fewer; 1 if it takes none."""
+    """Share of the seconds of k-means that decrease with more workers; 1 if it takes none."""
     levels = estimate(problem, machine).levels
     seconds = sum(level.seconds for level in levels)
     return sum(level.shared_s for level in levels) / seconds if seconds else 1.0
@@ -309,7 +313,7 @@ def _level(problem, machine, problems, k, rows, kept) -> Level:
     read = rows * subset_read_bytes(problem.row_bytes, problems)
     disk_s = 0.0 if kept else read / machine.disk_bytes_per_s
     scattered_s = machine.scattered_s if problems > 1 else 0.0
-    survey_s = rows * dim * (machine.survey_s + scattered_s) + disk_s
+    row_stats_s = rows * dim * (machine.row_stats_s + scattered_s) + disk_s
     again_s = rows * dim * (machine.component_s + scattered_s) + disk_s
     products_s = rows * (k * _score_s(problem, machine, k) + machine.row_s)
     first_s = products_s + again_s
@@ -328,7 +332,7 @@ def _level(problem, machine, problems, k, rows, kept) -> Level:
         read_bytes=float(problems * read * (2 if cached else passes + 1)),
         exchanged_bytes=exchanged,
         sent_bytes=exchanged * 2 * (problem.workers - 1) / problem.workers,
-        survey_s=problems * survey_s,
+        row_stats_s=problems * row_stats_s,
         start_s=problems * (start_s + 3 * all_sum_s(256 * 4 * dim, problem.workers, machine)),
         assign_s=problems * sum(assign_s),
         move_s=problems * sum(moves_s),
@@ -384,7 +388,7 @@ def _whiten_s(problem, machine, raw_bytes, kept):
     map_s = 2.0 * rows * raw * dim / machine.float32.flops
     exchange_s = _blocks_s(8 * raw * raw, problem.workers, machine)
     exchange_s += _blocks_s(4 * raw * dim, problem.workers, machine)
-    # In place, rows go to the disk twice (`rewrite.py`).
+    # In place, rows go to the disk twice (`in_place.py`).
     written_s = problem.store_bytes * (2 if raw == dim else 1) / disk
     # Moments are taken as features come, so only the map reads them.
     rows_s = moments_s + map_s + 2 * handled_s + read_s + written_s

@@ -4,17 +4,23 @@
 has the settings and what a restart goes on from; it is removed at the end.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
 import shutil
 import tempfile
+import typing
 
 import numpy as np
 
 from dc_tf import atomic
 from dc_tf.atomic import read_json, remove_tree, require_mounted
 from dc_tf.errors import ConfigError, DataError
+
+if typing.TYPE_CHECKING:
+    from dc_tf.clustering.lloyd import KMeansResult
 
 
 class KMeansDir:
@@ -24,7 +30,7 @@ class KMeansDir:
         path: absolute path of the folder.
         centroids, assignments, about: the files of a finished clustering.
         heartbeats, stacks: folders of the watchdogs of the workers.
-        lock: held by the first worker while they are at it.
+        lock: held by rank 0 while the workers run.
         state: folder for the k-means in progress.
     """
 
@@ -46,21 +52,22 @@ class KMeansDir:
         self.lock = os.path.join(self._watch, "lock")
         self._is_new = not os.path.exists(self.path)
 
-    def check_inputs(self, paths):
-        """ConfigError if a file that is read would be written over."""
+    def check_inputs(self, paths) -> None:
+        """ConfigError if the output would overwrite one of its inputs."""
         written = {os.path.realpath(p) for p in (self.centroids, self.assignments, self.about)}
         for path in paths:
             if os.path.realpath(path) in written:
                 raise ConfigError(
-                    f"--output={self.path} would write over {path}, which is read; use another."
+                    f"--output={self.path} would overwrite {path}, which is an input; use another "
+                    "folder."
                 )
 
     def precision_before(self) -> str:
         """Of the products of the clustering in the folder; "auto" if there is none."""
         return (self._settings_before() or {}).get("precision", "auto")
 
-    def check_settings(self, settings, overwrite):
-        """Refuses to mix or to replace clusterings.
+    def check_settings(self, settings, overwrite) -> None:
+        """Refuses to mix or replace clusterings.
 
         Args:
             settings: dict of what the result depends on, or of a part of it.
@@ -73,7 +80,7 @@ class KMeansDir:
             return
         before = self._settings_before()
         if before is None:
-            self._check_no_strangers()
+            self._check_no_foreign_files()
             return
         changed = [
             f"{name}: {before.get(name)!r}, {value!r}"
@@ -86,21 +93,21 @@ class KMeansDir:
                 "another --output, the settings of that one, or --overwrite."
             )
 
-    def tidy(self):
-        """Removes the files of the watchdogs, when all have ended; for every worker.
+    def tidy(self) -> None:
+        """Removes the watchdogs' files at the end; called on every worker.
 
-        Also the folder itself, if nothing came of it: this worker may be the one that made it.
+        Also removes the folder itself if it is empty and did not exist before.
         """
-        shutil.rmtree(self._watch, ignore_errors=True)  # The others do the same meanwhile.
+        shutil.rmtree(self._watch, ignore_errors=True)  # Other workers remove them as well.
         if self._is_new:
             with contextlib.suppress(OSError):
                 os.rmdir(self.path)
 
-    def check_writable(self, needed_bytes, overwrite):
-        """DataError if the folder cannot be made and written, or its disk has too little space.
+    def check_writable(self, needed_bytes, overwrite) -> None:
+        """DataError if the folder cannot be made or written, or its disk has too little space.
 
         Args:
-            needed_bytes: that the clustering takes, with what is there of it or makes way for it.
+            needed_bytes: size of the clustering, including the part that exists or is replaced.
             overwrite: whether anything may be replaced.
         """
         if os.path.exists(self.about) and not overwrite:
@@ -122,12 +129,12 @@ class KMeansDir:
             )
 
     def begin(self, settings, overwrite) -> dict | None:
-        """Makes the folder that of a clustering, for the first worker.
+        """Claims the folder for a clustering; called on rank 0.
 
-        An unfinished one with the same settings stays and is gone on with, also to overwrite.
+        An unfinished one with the same settings is kept and resumes, also with `overwrite`.
 
         Returns:
-            What `clustering.json` holds, if that very clustering is finished and may stay.
+            What `clustering.json` holds, if this clustering is finished and is kept.
 
         Raises:
             ConfigError: as `check_settings`.
@@ -137,9 +144,9 @@ class KMeansDir:
         with _disk_errors(self.path):
             if os.path.exists(self.about):
                 if not overwrite:
-                    remove_tree(self._unfinished)  # If it was stopped in the last moment.
+                    remove_tree(self._unfinished)  # left if it was stopped at the end
                     return read_json(self.about)
-                os.remove(self.about)  # From here on there is nothing complete.
+                os.remove(self.about)  # from here on no clustering is complete
             if self._unfinished_settings() != settings:
                 self._empty()
                 atomic.write_json(self._settings, settings)
@@ -147,11 +154,11 @@ class KMeansDir:
             os.makedirs(self._marks)
         return None
 
-    def sign(self, rank):
-        """Leaves this worker's mark, so that `missing` can tell whether all see one folder.
+    def write_mark(self, rank) -> None:
+        """Writes this worker's mark, for `missing_marks` to find out whether all see one folder.
 
         Raises:
-            DataError: it cannot write there.
+            DataError: the folder cannot be written.
         """
         try:
             with open(self._mark(rank), "wb") as file:
@@ -162,11 +169,11 @@ class KMeansDir:
                 f"of the first worker: {error.strerror}; use one that all workers share."
             ) from error
 
-    def missing(self, size) -> list[int]:
-        """Ranks of the workers whose mark is not here."""
+    def missing_marks(self, size) -> list[int]:
+        """Ranks of the workers whose mark is missing."""
         return [rank for rank in range(size) if not os.path.exists(self._mark(rank))]
 
-    def write_part(self, rank, size, assignments):
+    def write_part(self, rank, size, assignments) -> None:
         """Writes the assignments of one worker's rows, complete or not at all.
 
         Raises:
@@ -176,8 +183,8 @@ class KMeansDir:
             part = np.asarray(assignments, np.int32)
             atomic.write_file(self._part(rank, size), lambda file: np.save(file, part))
 
-    def finish(self, rows, size, centroids, about):
-        """Joins the parts of `size` workers, `rows` together, and commits; for the first worker.
+    def finish(self, rows, size, centroids, about) -> None:
+        """Joins the parts of `size` workers and commits the clustering; called on rank 0.
 
         Raises:
             DataError: the disk is full or fails.
@@ -189,11 +196,11 @@ class KMeansDir:
             atomic.write_text(self.about, json.dumps(about, indent=1) + "\n")
             remove_tree(self._unfinished)
 
-    def read(self):
-        """The finished clustering, as a KMeansResult with the assignments of all rows.
+    def read(self) -> KMeansResult:
+        """The finished clustering, with the assignments of all rows.
 
         Raises:
-            DataError: it is not finished, or damaged.
+            DataError: it is not finished or corrupt.
         """
         from dc_tf.clustering.lloyd import KMeansResult  # brings TensorFlow
 
@@ -212,7 +219,7 @@ class KMeansDir:
                 precision=about["result"]["precision"],
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self.path} has no whole clustering: {error}") from error
+            raise DataError(f"{self.path} has no complete clustering: {error}.") from error
 
     def _settings_before(self):
         """Settings of the clustering in the folder, finished or not; None if there is none."""
@@ -222,12 +229,11 @@ class KMeansDir:
             return dict(read_json(self.about)["settings"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"{self.about} is not of a clustering of dc_tf; use another --output, or "
-                "--overwrite."
+                f"{self.about} is not of a dc_tf clustering; use another --output, or --overwrite."
             ) from error
 
     def _unfinished_settings(self):
-        """None if there are none, or what was stopped while it wrote them."""
+        """None if there are none, or they are not complete."""
         try:
             return dict(read_json(self._settings))
         except (OSError, ValueError, TypeError):
@@ -239,16 +245,16 @@ class KMeansDir:
             held += [os.path.join(folder, name) for name in names]
         return sum(os.path.getsize(path) for path in held)
 
-    def _check_no_strangers(self):
+    def _check_no_foreign_files(self):
         for path in (self.centroids, self.assignments):
             if os.path.exists(path):
                 raise ConfigError(
-                    f"{path} is there and not of a clustering of dc_tf; use another --output, or "
+                    f"{path} exists and is not of a dc_tf clustering; use another --output, or "
                     "--overwrite."
                 )
 
     def _empty(self):
-        """Removes what is there of a clustering, so that one can begin."""
+        """Removes any clustering, finished or not, and makes room for a new one."""
         remove_tree(self._unfinished)
         for path in (self.centroids, self.assignments):
             with contextlib.suppress(FileNotFoundError):
@@ -263,7 +269,7 @@ class KMeansDir:
 
 
 def _join(file, rows, parts):
-    """Writes the arrays of some files one behind the other, as one `.npy`."""
+    """Writes the arrays of some files, one after the other, as one `.npy`."""
     header = {"descr": "<i4", "fortran_order": False, "shape": (rows,)}
     np.lib.format.write_array_header_1_0(file, header)
     for part in parts:
@@ -276,6 +282,6 @@ def _disk_errors(path):
         yield
     except OSError as error:
         raise DataError(
-            f"{path} cannot be written: {error.strerror or error}; what is done is kept, start "
-            "again when it can."
+            f"{path} cannot be written: {error.strerror or error}; free space and run the same "
+            "command again, which resumes."
         ) from error

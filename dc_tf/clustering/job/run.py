@@ -25,7 +25,7 @@ from dc_tf.clustering.search.tiles import transit_bytes
 from dc_tf.clustering.shared_state import SharedState
 from dc_tf.clustering.statistics import count_statistics, size_warnings
 from dc_tf.clustering.store.embeddings import Embeddings, UnitRows
-from dc_tf.clustering.validate import inspect
+from dc_tf.clustering.validate import validate
 from dc_tf.distributed.blocks import row_block
 from dc_tf.distributed.collective_errors import raise_on_all
 from dc_tf.distributed.collectives import all_gather
@@ -41,7 +41,7 @@ class KMeansJob:
     """What to cluster, how, and where to; the same on all workers.
 
     Attributes:
-        input: what the user called the files, for messages.
+        input: as the user gave it, for messages.
         embeddings: all rows.
         output: the folder.
         init: name of a method, or (k, dim) float32 centroids.
@@ -74,14 +74,14 @@ class KMeansJob:
 
 
 def run_job(job, cluster) -> dict:
-    """Does this worker's part; errors of the user end all workers.
+    """Clusters this worker's share; an error of the user on one worker ends all.
 
     Args:
         job: `KMeansJob`.
         cluster: `distributed.cluster.Cluster`.
 
     Returns:
-        On the chief, the figures for the user: inertia, iterations, seconds_per_iteration,
+        On the chief, the result for the user: inertia, iterations, seconds_per_iteration,
         rows_per_second, empty_clusters, backend, rows, output.
     """
     own = job.share(cluster.rank, cluster.size)
@@ -91,7 +91,7 @@ def run_job(job, cluster) -> dict:
     if precision.asked == AUTO:
         job = dataclasses.replace(job, settings=job.settings | {"precision": precision.dtype})
     _check_start(job, cluster)
-    settings = {**job.settings, "input_checksum": _inspected(own, cluster)}
+    settings = {**job.settings, "input_checksum": _validated(own, cluster)}
     finished = _begin(job, settings, cluster)
     if finished is not None:
         return finished
@@ -111,7 +111,7 @@ def run_job(job, cluster) -> dict:
 
 
 def _check_start(job, cluster):
-    """What can go wrong and is known before the rows are read."""
+    """Checks what is known before the rows are read."""
     with raise_on_all(cluster.world):
         # On all workers, since faiss may be installed on some of them only.
         settings = job.settings
@@ -157,32 +157,32 @@ def _check_memory(job, workers):
 
 
 def _check_alike(job, cluster):
-    """ConfigError on each worker that was started otherwise, or sees other files, than the first.
+    """ConfigError on each worker whose flags or files differ from those of rank 0.
 
-    One whose files had other rows would take a wrong share of them.
+    With files of other rows, a worker would take a wrong share.
     """
     shapes = [(file.rows, str(file.dtype)) for file in job.embeddings.files]
     digest = zlib.crc32(json.dumps([job.settings, shapes]).encode())
     if digest != all_gather(digest, cluster.world)[0]:
         raise ConfigError(
-            f"worker {cluster.rank} has other flags than the first, or finds other files in "
-            f"--input={job.input}; start all alike, on files that all workers see."
+            f"worker {cluster.rank} has other flags than worker 0, or finds other files in "
+            f"--input={job.input}; start all workers with the same flags and shared files."
         )
 
 
-def _inspected(own, cluster) -> str:
-    """Checksum of all rows, after a look at each; ConfigError on all workers for a bad one."""
-    total = own.rows * cluster.size  # Shares are equal, so the chief's tells how far all are.
+def _validated(own, cluster) -> str:
+    """Checksum of all rows, each of them checked; ConfigError on all workers for a bad one."""
+    total = own.rows * cluster.size  # shares are equal: the chief's shows the progress of all
     shown = Progress(total, "check", enabled=cluster.is_chief)
     with raise_on_all(cluster.world), shown as progress:
         try:
-            return inspect(own, cluster.world, lambda rows: progress.update(rows * cluster.size))
+            return validate(own, cluster.world, lambda rows: progress.update(rows * cluster.size))
         except DataError as error:
             raise ConfigError(str(error)) from error  # Nothing was started.
 
 
 def _begin(job, settings, cluster) -> dict | None:
-    """Makes the output ours; the result if it is there already, for which only the chief cares."""
+    """Claims the output; returns the result if it is finished, {} on other workers, else None."""
     finished = None
     with raise_on_all(cluster.world):
         if cluster.is_chief:
@@ -190,9 +190,9 @@ def _begin(job, settings, cluster) -> dict | None:
     if int(cluster.world.broadcast(np.int64(finished is not None))):
         return _again(finished, job.output.path) if cluster.is_chief else {}
     with raise_on_all(cluster.world):
-        job.output.sign(cluster.rank)
+        job.output.write_mark(cluster.rank)
     with raise_on_all(cluster.world):
-        missing = job.output.missing(cluster.size) if cluster.is_chief else []
+        missing = job.output.missing_marks(cluster.size) if cluster.is_chief else []
         if missing:
             raise ConfigError(
                 f"--output={job.output.path} is another folder on worker {missing[0]}; use one "
@@ -211,7 +211,7 @@ def _note(text):
 
 
 def _cluster_rows(own, job, cluster, clock):
-    """`KMeansResult` of the rows of all workers, gone on with if it was begun."""
+    """`KMeansResult` of the rows of all workers; resumes if it was begun."""
     shared = SharedState(job.output.state, cluster.world, job.save_every_s)
     state = shared.newest(job.settings["k"], own.dim)
     done = state.iteration if state else 0
@@ -247,7 +247,7 @@ def _cluster_rows(own, job, cluster, clock):
 
 
 class _Clock:
-    """Seconds of the iterations of this process, without those of saving."""
+    """Times the iterations of this process, without saving."""
 
     def __init__(self):
         self._made = self._started = time.monotonic()
@@ -264,7 +264,7 @@ class _Clock:
         return time.monotonic() - self._made
 
     def seconds_per_iteration(self) -> float | None:
-        """The mean; the first counts only if it is alone, since it starts everything up."""
+        """The mean; without the first, which includes start-up, unless it is the only one."""
         laps = self._laps[1:] or self._laps
         return sum(laps) / len(laps) if laps else None
 

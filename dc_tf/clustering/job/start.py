@@ -1,4 +1,4 @@
-"""A k-means of files from what was asked for to its result: what is refused, the workers, the work.
+"""`dc_tf kmeans` from its settings to its result: checks, connecting the workers, clustering.
 
 start = prepare(input="x.npy", output="/clusters", k=1000)      # checks; without TensorFlow
 result = start.run()                                            # as TF_CONFIG says
@@ -16,7 +16,8 @@ import numpy as np
 
 from dc_tf.atomic import locked
 from dc_tf.clustering.job.output import KMeansDir
-from dc_tf.clustering.store.embeddings import Embeddings, NpyFile, find_files
+from dc_tf.clustering.store.embeddings import Embeddings, find_files
+from dc_tf.clustering.store.npy_file import NpyFile
 from dc_tf.distributed.task import TaskSpec, task_from_environment
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.kmeans_options import BACKENDS, INITS, PRECISIONS, KMeansOptions
@@ -27,7 +28,7 @@ if typing.TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What to cluster, how, and where to.
+    """Settings of a clustering of files.
 
     Attributes:
         input: a `.npy` file, a pattern, or several with commas between them; or a list of files.
@@ -36,9 +37,9 @@ class Asked:
         init: name of a method, or a `.npy` file with (k, dim) centroids.
         normalize: scale every row to length 1.
         overwrite: replace a clustering in the output that is finished or another.
-        save_every_s: seconds between saves of what a restart goes on from; 0: every iteration.
+        save_every_s: seconds between snapshots; 0: every iteration.
         cache_gb: keep a worker's rows in device memory if they take no more than this.
-        timeout_s: seconds that a worker may be silent or do nothing; 0: for ever.
+        timeout_s: as of `distributed.session.watched`; seconds, 0: no limit.
     """
 
     input: str | os.PathLike | list
@@ -59,53 +60,53 @@ class Asked:
 
 
 def prepare(**asked) -> Start:
-    """Checks what was asked for, as far as that needs no TensorFlow.
+    """Checks the settings as far as possible without TensorFlow.
 
     Args:
         asked: attributes of `Asked`.
 
     Raises:
-        ConfigError: on a worker alone, what cannot work. One of several raises it with the others,
-            in `Start.run`.
+        ConfigError: for settings that cannot work, if this is the only worker. One of several
+            raises it on all workers, in `Start.run`.
     """
     asked = Asked(**asked)
     output = KMeansDir(asked.output)
     task = task_from_environment()
-    job = refusal = None
+    job = failure = None
     try:
         job = _checked(asked, output)
     except (ConfigError, DataError) as error:
-        refusal = ConfigError(str(error))  # Nothing was started, whatever is wrong.
-    if refusal and task.size == 1:
-        raise refusal
-    return Start(asked, output, task, job, refusal)
+        failure = ConfigError(str(error))  # nothing was started, so never exit code 1
+    if failure and task.size == 1:
+        raise failure
+    return Start(asked, output, task, job, failure)
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """A clustering that can begin.
+    """A clustering ready to run.
 
     Attributes:
         asked: Asked.
         output: KMeansDir.
         task: TaskSpec of this worker.
-        job: attributes of a `KMeansJob`; None with a refusal.
-        refusal: ConfigError that this worker has for the others, or None.
+        job: attributes of a `KMeansJob`; None with an error.
+        error: ConfigError of this worker, which `run` raises on all; or None.
     """
 
     asked: Asked
     output: KMeansDir
     task: TaskSpec
     job: dict | None
-    refusal: ConfigError | None
+    error: ConfigError | None
 
     def run(self) -> dict | None:
-        """Clusters; returns the figures of `run_job` on the chief, None on the others.
+        """Clusters; returns the result of `run_job` on the chief, None on the others.
 
         Raises:
-            ConfigError: what cannot work; nothing was started.
-            DataError: an output that cannot be written.
-            Preempted: a worker was asked to stop; what was done is saved.
+            ConfigError: for settings that cannot work; nothing was started.
+            DataError: for an output that cannot be written.
+            Preempted: a worker was asked to stop; the state is saved.
         """
         from dc_tf.clustering.job.run import KMeansJob, run_job
         from dc_tf.distributed.collective_errors import raise_if_any
@@ -115,7 +116,7 @@ class Start:
         setting = f"--output={output.path}"
         with contextlib.ExitStack() as end:
             if task.size == 1:
-                end.callback(output.tidy)  # Nobody else looks there, however it ends.
+                end.callback(output.tidy)  # no other worker uses them
             watching = watched(
                 setting, output.heartbeats, output.stacks, task, self.asked.timeout_s
             )
@@ -124,20 +125,20 @@ class Start:
                     _lock(output, setting, end)
                 cluster = join(watchdog)
                 end.enter_context(leaving(cluster, output.tidy))
-                raise_if_any(self.refusal, cluster.world)
+                raise_if_any(self.error, cluster.world)
                 result = run_job(KMeansJob(**self.job), cluster)
         return result if cluster.is_chief else None
 
 
 def _lock(output, setting, end):
-    """Keeps other jobs from the output for as long as the ExitStack `end` lasts."""
+    """Locks the output until the ExitStack `end` closes."""
     from dc_tf.distributed.session import writable
 
     try:
         with writable(setting):
             end.enter_context(locked(output.lock, setting))
     except ConfigError:
-        end.pop_all()  # What is there is another's.
+        end.pop_all()  # the folder belongs to another job: nothing to tidy
         raise
 
 
@@ -175,9 +176,9 @@ def _files(given) -> list[str]:
 
 
 def _settings(asked, embeddings, centroids, output) -> dict:
-    """What the result depends on, without the values of the rows."""
+    """All that the result depends on, except the values of the rows."""
     init, precision = asked.init, asked.precision
-    if centroids is not None:  # Wherever their file lies.
+    if centroids is not None:  # whatever the path of their file
         init = f"sha256:{hashlib.sha256(centroids.tobytes()).hexdigest()[:16]}"
     return {
         "k": asked.k,
@@ -213,11 +214,11 @@ def _check_numbers(asked, rows):
             raise ConfigError(f"--{name}={getattr(asked, name)}; use {', '.join(choices)}.")
 
 
-def read_centroids(path, k, dim):
+def read_centroids(path, k, dim) -> np.ndarray:
     """(k, dim) float32 of a `.npy` file that --init names.
 
     Raises:
-        ConfigError, DataError: not such a file, of another shape, or not finite.
+        ConfigError, DataError: for another kind of file, another shape, or values not finite.
     """
     if not path.endswith(".npy"):
         raise ConfigError(
@@ -246,8 +247,8 @@ def cluster_in_memory(x, k, seed, normalize, cache_gb, init="random", **options)
         init, options: of `KMeansOptions`; `init` may be a `.npy` file as well.
 
     Raises:
-        ConfigError: a setting that cannot work.
-        DataError: files that cannot be used, rows that are not finite.
+        ConfigError: for a setting that cannot work.
+        DataError: for files that cannot be used, and rows that are not finite.
     """
     from dc_tf.clustering.kmeans import kmeans
     from dc_tf.clustering.store.embeddings import UnitRows

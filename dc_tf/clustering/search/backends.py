@@ -7,23 +7,23 @@ nearest.name
 import functools
 import importlib.util
 
-import numpy as np
 from absl import logging
 
 from dc_tf import precision as precision_lib
-from dc_tf.clustering.search.nearest import PRECISIONS, NearestCentroid
+from dc_tf.clustering.search.interface import NearestSearch
+from dc_tf.clustering.search.nearest import NearestCentroid
+from dc_tf.clustering.search.nearest_in_faiss import FaissNearest
 from dc_tf.clustering.search.nearest_on_gpu import NearestOnGpu
+from dc_tf.clustering.search.score_product import PRECISIONS
 from dc_tf.clustering.search.tensors import has_gpu
-from dc_tf.clustering.search.tiles import transit_bytes
 from dc_tf.distributed.collectives import ALONE, all_gather
 from dc_tf.errors import ConfigError
+from dc_tf.kmeans_options import BACKENDS
 from dc_tf.precision import kernels
 
-BACKENDS = ("auto", "tensorflow", "faiss")
 
-
-def make_backend(backend, k, dim, precision, memory_bytes=None):
-    """A `NearestCentroid`, or what behaves like it.
+def make_backend(backend, k, dim, precision, memory_bytes=None) -> NearestSearch:
+    """The search for this device and backend.
 
     Args:
         backend: one of `BACKENDS`.
@@ -100,57 +100,3 @@ def _faster(k, dim, precision):
     if installed and not has_gpu() and narrow and precision == "float32":
         return "faiss"
     return "tensorflow"
-
-
-class FaissNearest:
-    """Like `NearestCentroid`, by an exact search of faiss."""
-
-    name = "faiss"
-    precision = "float32"
-    exact = True
-
-    def __init__(self, k, dim, memory_bytes=None):
-        try:
-            import faiss
-        except ImportError as error:
-            raise ConfigError(
-                "backend is 'faiss', which is not installed; pip install faiss-cpu or faiss-gpu, "
-                "or use 'tensorflow'."
-            ) from error
-        self._faiss = faiss
-        self._dim = dim
-        # Fewer components than its threshold in one call, and faiss compares pair by pair instead
-        # of multiplying, in up to thirty times the time; twice of it, as the last chunk is shorter.
-        at_once = faiss.cvar.distance_compute_blas_query_bs
-        rows = max(at_once, -(-2 * faiss.cvar.distance_compute_blas_threshold // dim))
-        memory_bytes = memory_bytes or transit_bytes()
-        # Of a row as in `tile_shape`; scores there are of as many as faiss takes at once.
-        row, scores = 12 * dim, 4 * min(k, faiss.cvar.distance_compute_blas_database_bs)
-        most = max(memory_bytes // (row + scores), (memory_bytes - at_once * scores) // row)
-        self.chunk_rows = max(1, min(rows, most))
-        self.row_bytes = 4 * dim
-
-    def load(self, centroids, used=None, shift=None, level=0.0):
-        """As in `NearestCentroid`."""
-        del level
-        self._shift = shift
-        self._ids = np.arange(len(centroids)) if used is None else np.flatnonzero(used)
-        self._index = self._faiss.IndexFlatL2(self._dim)
-        self._index.add(self.prepared(centroids[self._ids]))
-
-    def prepared(self, rows, norms=None):
-        """(n, dim) float32 array of shifted rows."""
-        del norms
-        rows = np.asarray(rows, np.float32)
-        return np.ascontiguousarray(rows if self._shift is None else rows - self._shift)
-
-    def __call__(self, x):
-        """As in `NearestCentroid`, but no scores; ties go to any of the nearest."""
-        # Lanes are the threads: a team of faiss's for each would outnumber the cores.
-        threads = self._faiss.omp_get_max_threads()
-        self._faiss.omp_set_num_threads(1)
-        try:
-            _, found = self._index.search(x, 1)
-        finally:
-            self._faiss.omp_set_num_threads(threads)
-        return self._ids[found[:, 0]].astype(np.int32), None

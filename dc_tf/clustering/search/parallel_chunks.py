@@ -8,6 +8,7 @@ cores that another leaves idle; on a GPU, the next chunk is read and copied duri
 
 import concurrent.futures
 import os
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -25,8 +26,8 @@ def thread_count() -> int:
     return max(2, min(4, threads + 1))
 
 
-def in_parallel(function, chunks):
-    """Yields `function(chunk)` in the order of `chunks`; an error in one ends the others."""
+def in_parallel(function, chunks) -> Iterator:
+    """Yields `function(chunk)` in the order of `chunks`; an error cancels those not started."""
     pool = concurrent.futures.ThreadPoolExecutor(thread_count(), "chunk")
     try:
         yield from pool.map(function, chunks)

@@ -40,8 +40,8 @@ class ClusterSums:
         k: number of clusters.
         dim: components of a row.
         quantum: of `quantum_of`.
-        on_gpu: do the arithmetic in TensorFlow, which has the rows sent as they are; None does so
-            if there is a GPU.
+        on_gpu: do the arithmetic in TensorFlow, with rows copied to the device as stored; None
+            does so if there is a GPU.
     """
 
     def __init__(self, k, dim, quantum, on_gpu=None):
@@ -54,7 +54,7 @@ class ClusterSums:
             self._sums[:] = 0.0
         else:
             self._sums = tf.Variable(tf.zeros((k, dim), tf.float64), trainable=False)
-        # To add and subtract this rounds to its unit in the last place, the quantum.
+        # Adding and subtracting this rounds to its unit in the last place, the quantum.
         self._rounding_constant = np.float64(1.5 * 2.0 ** (_FLOAT64_BITS - 1) * quantum)
         self._exact_float16 = quantum <= _FLOAT16_QUANTUM
         piece_bytes = _GPU_CHUNK_BYTES if self._on_gpu else _CHUNK_BYTES
@@ -62,12 +62,12 @@ class ClusterSums:
         self._scratch = threading.local()
         self._lock = threading.Lock()
 
-    def move(self, rows, old, new):
-        """Takes rows out of the clusters `old` and puts them into `new`.
+    def move(self, rows, old, new) -> None:
+        """Moves rows from the clusters `old` to the clusters `new`.
 
         Args:
             rows: (n, dim) floating array.
-            old: (n,) int32; negative for a row that was nowhere.
+            old: (n,) int32; negative for a row that is in no cluster.
             new: (n,) int32.
         """
         for start in range(0, len(new), self._step):
@@ -83,7 +83,7 @@ class ClusterSums:
                     self._scatter(values, old[part], new[part])
 
     def _add_few(self, values, old, new):
-        """As a product of few rows with all values: what each cluster gains and loses."""
+        """Adds the changes of all clusters, a product of few rows with all values."""
         if self._on_gpu:
             change = _one_hot_product(values, old, new, self._k)
             with self._lock:
@@ -122,7 +122,7 @@ class ClusterSums:
             if self._on_gpu:
                 return values + self._rounding_constant - self._rounding_constant
             rows = np.asarray(values)
-        # In place, in memory that is there: new memory would cost more than the arithmetic.
+        # Into existing memory: allocating would cost more than the arithmetic.
         if not hasattr(self._scratch, "multiples"):
             self._scratch.multiples = aligned_empty((self._step, rows.shape[1]), np.float64)
         multiples = self._scratch.multiples[: len(rows)]
@@ -140,14 +140,14 @@ class ClusterSums:
 
 
 def quantum_of(max_abs: float, rows: int) -> float:
-    """The power of two as whose multiples up to `rows` rows add up exactly in float64.
+    """The power of two whose multiples, up to `rows` rows of them, add up exactly in float64.
 
     Rounding to it changes a component by at most 2**-51 * rows * max_abs: for 100 million rows,
     by no more than rounding the largest one to float32 does.
 
     Args:
         max_abs: largest absolute component of all rows.
-        rows: how many there are.
+        rows: their number.
     """
     if max_abs == 0:
         return _FLOAT16_QUANTUM

@@ -8,6 +8,7 @@ Through DLPack, TensorFlow reads an array in place if its memory is aligned as T
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -18,15 +19,15 @@ from dc_tf.clustering.aligned import ALIGNMENT
 def has_gpu() -> bool:
     """Whether TensorFlow's operations run on a GPU.
 
-    Not by logical devices: to ask for them starts TensorFlow, after which workers cannot be
-    connected any more.
+    Lists physical devices: listing logical ones initialises TensorFlow, after which workers cannot
+    be connected.
     """
     return bool(tf.config.list_physical_devices("GPU"))
 
 
 @contextlib.contextmanager
-def exact_float32():
-    """Products of float32 on a GPU keep all of its digits, not the ten of TF32."""
+def exact_float32() -> Iterator[None]:
+    """Computes float32 products on a GPU in float32, not in TF32 with its 10 bits."""
     allowed = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(False)
     try:
@@ -36,7 +37,7 @@ def exact_float32():
 
 
 def as_tensor(array) -> tf.Tensor:
-    """A tensor of the array's values, which must not change before it is gone.
+    """A tensor of the array's values, which must not change while it is in use.
 
     Args:
         array: NumPy array or tensor.
@@ -47,23 +48,24 @@ def as_tensor(array) -> tf.Tensor:
 
 
 def as_array(tensor, dtype=None) -> np.ndarray:
-    """The memory of a tensor on a CPU, which is not to be written to.
+    """A view of a tensor in CPU memory; do not write to it.
 
-    The array does not say so: `np.argmax` would copy it first, in three times the time it needs.
+    It is marked as writable nevertheless: `np.argmax` copies a read-only array first, which takes
+    three times as long.
 
     Args:
-        tensor: what to look at.
-        dtype: one of the same size to see its bits as; None is the tensor's own.
+        tensor: of any shape.
+        dtype: view its bits as this dtype of the same size; None is the tensor's own.
     """
     array = np.asarray(tensor)
     return np.asarray(_Memory(array if dtype is None else array.view(dtype)))
 
 
 class _Memory:
-    """What NumPy needs to know of an array to take it for one that may be written to."""
+    """The array interface of an array, marked as writable."""
 
     def __init__(self, array):
-        self._array = array  # whose memory it is
+        self._array = array  # keeps its memory alive
         address, _ = array.__array_interface__["data"]
         self.__array_interface__ = array.__array_interface__ | {"data": (address, False)}
 
@@ -74,6 +76,6 @@ def _in_place(array):
         and array.dtype.isnative
         and array.size > 0
         and array.flags.c_contiguous
-        and array.flags.writeable  # NumPy hands over nothing else
+        and array.flags.writeable  # NumPy exports no others
         and array.ctypes.data % ALIGNMENT == 0
     )

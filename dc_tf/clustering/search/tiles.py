@@ -12,14 +12,14 @@ import functools
 
 from dc_tf.memory import free_memory, gpu_memory
 
-# So few multiplications OpenBLAS does in the thread that asks for them: its others would wait for
-# cores where several threads multiply.
+# OpenBLAS computes products of no more multiplications in the calling thread. Its other threads
+# would compete for the cores where several threads multiply.
 BLAS_ALONE = 1 << 18
 
 _CPU_BYTES = 256 << 20
 _GPU_BYTES = 2 << 30
-# Shares of free host memory and of all GPU memory: there TensorFlow takes all when it starts, so
-# that what is free says nothing.
+# Shares of free host memory and of all GPU memory, which TensorFlow reserves at its start, so that
+# nothing of it is free.
 _CPU_SHARE = 1 / 8
 _GPU_SHARE = 1 / 16
 
@@ -27,7 +27,7 @@ _GPU_SHARE = 1 / 16
 _CPU_TILE = 2048
 _GPU_TILE = 8192
 # Scores of a call on a CPU: what three threads keep in its cache, but more for long rows, whose
-# product pays for laying out its factors only if it has many.
+# product is worth packing its factors only for many rows.
 _SCORE_BYTES = 8 << 20
 _MAX_SCORE_BYTES = 32 << 20
 _MIN_ROWS = 16
@@ -36,7 +36,7 @@ _MAX_ROWS = 32768
 
 @dataclasses.dataclass(frozen=True)
 class TileShape:
-    """What is multiplied at once.
+    """Size of one product.
 
     Attributes:
         rows: of a chunk; on a GPU a power of two.
@@ -72,10 +72,10 @@ def tile_shape(k, dim, item_bytes, memory_bytes, on_gpu=False) -> TileShape:
 
 @functools.cache
 def transit_bytes(on_gpu: bool = False) -> int:
-    """Bytes that rows on their way and their scores may take on this worker.
+    """Bound in bytes for the rows being assigned, and their scores, on this worker.
 
-    A power of two, so that a worker that is started again finds the same, and with the same tiles
-    the same digits.
+    A power of two, so that a restarted worker gets the same, and with the same tiles the same
+    digits.
     """
     if on_gpu:
         share, most = min(gpu_memory("total"), default=_GPU_BYTES) * _GPU_SHARE, _GPU_BYTES

@@ -9,21 +9,13 @@ files form one matrix, in the order of the files.
 
 import bisect
 import collections
-import dataclasses
 import glob
 import os
-import stat
 
 import numpy as np
 
-from dc_tf.clustering.store.points import BFLOAT16, DTYPES
-from dc_tf.clustering.store.row_file import RowFile
+from dc_tf.clustering.store.npy_file import NpyFile
 from dc_tf.errors import DataError
-
-_READERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 def find_files(text: str) -> list[str]:
@@ -32,14 +24,16 @@ def find_files(text: str) -> list[str]:
     What a pattern matches comes in sorted order; what stands between commas, in the order given.
 
     Raises:
-        DataError: nothing matches, or a file would come twice.
+        DataError: nothing matches, or a file is named twice.
     """
     if os.path.exists(text):  # Whatever characters are in its name.
         return [text]
     found = [path for part in text.split(",") for path in _matches(part.strip())]
     path, times = collections.Counter(found).most_common(1)[0]
     if times > 1:
-        raise DataError(f"{text!r} names {path} {times} times; its rows would count as often.")
+        raise DataError(
+            f"{text!r} names {path} {times} times; its rows would count that many times."
+        )
     return found
 
 
@@ -60,7 +54,7 @@ def _matches(pattern):
 
 
 def _is_there(path):
-    """Also for a file in a folder that may not be looked into, which opening it will tell."""
+    """Also true in a folder without permission to search it; opening the file reports that."""
     try:
         os.stat(path)
     except PermissionError:
@@ -68,109 +62,6 @@ def _is_there(path):
     except (OSError, ValueError):
         return False
     return True
-
-
-@dataclasses.dataclass(frozen=True)
-class NpyFile:
-    """A `.npy` file with a matrix of floating-point numbers, one point a row.
-
-    Attributes:
-        path: of the file.
-        rows, dim: shape of the matrix.
-        dtype: of its numbers, in the file's byte order.
-        offset: bytes before the first row.
-    """
-
-    path: str
-    rows: int
-    dim: int
-    dtype: np.dtype
-    offset: int
-
-    @classmethod
-    def open(cls, path: str) -> "NpyFile":
-        """Reads and checks the header.
-
-        Raises:
-            DataError: not a complete `.npy` file of the right kind; says what would work.
-        """
-        shape, is_fortran, dtype, offset, size = _header(path)
-        _check_shape(path, shape, dtype)
-        if is_fortran and min(shape) > 1:
-            raise DataError(
-                f"{path}: {_kind(shape, dtype)} stored column by column (Fortran order), so that "
-                "no row lies in one piece; save np.ascontiguousarray(x)."
-            )
-        needed = offset + shape[0] * shape[1] * dtype.itemsize
-        if size < needed:
-            raise DataError(
-                f"{path}: {_kind(shape, dtype)} takes {needed} bytes and the file has {size}; it "
-                "is not complete, write or copy it again."
-            )
-        return cls(path, *shape, dtype, offset)
-
-    def open_rows(self) -> RowFile:
-        """The rows themselves; opened for each use, since there may be thousands of files.
-
-        Raises:
-            DataError: the file is gone.
-        """
-        return RowFile(self.path, self.offset, self.rows, self.dim, self.dtype)
-
-
-def _header(path):
-    """(shape, is_fortran, dtype, offset of the data, bytes of the file)."""
-    try:
-        about = os.stat(path)
-        if stat.S_ISDIR(about.st_mode):
-            raise DataError(f"{path} is a folder; use '{path}/*.npy' for the files in it.")
-        if not stat.S_ISREG(about.st_mode):  # Opening a pipe would wait for its other end.
-            raise DataError(f"{path} is not a regular file; rows are read from anywhere in it.")
-        if not about.st_size:
-            raise DataError(f"{path} is empty (0 bytes); write it again.")
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            # Later versions are for names of fields in other alphabets; there are no fields here.
-            shape, is_fortran, dtype = _READERS[version](file)
-            return shape, is_fortran, _stored(dtype), file.tell(), about.st_size
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, KeyError) as error:
-        raise DataError(
-            f"{path} is not a .npy file that can be read; save a matrix with "
-            "np.save(path, x.astype(np.float32))."
-        ) from error
-
-
-def _stored(dtype):
-    """NumPy writes bfloat16, which it does not know, as two bytes of anything."""
-    return BFLOAT16 if dtype == np.dtype("V2") else dtype
-
-
-def _check_shape(path, shape, dtype):
-    kind = _kind(shape, dtype)
-    if dtype.hasobject:
-        raise DataError(
-            f"{path}: {kind}, pickled Python objects, which are not opened; save a matrix of "
-            "numbers, np.stack(x).astype(np.float32)."
-        )
-    if dtype.newbyteorder("=") not in DTYPES:
-        bits = "; bfloat16 as uint16, x.view(ml_dtypes.bfloat16)" if dtype == np.uint16 else ""
-        raise DataError(
-            f"{path}: {kind}; rows are float16, bfloat16, float32 or float64: save "
-            f"x.astype(np.float32){bits}."
-        )
-    if len(shape) != 2 or shape[1] == 0:
-        advice = {
-            0: "",
-            1: ": save x[None] for one row, x[:, None] for rows of one number",
-            2: " with at least one number a row",
-        }.get(len(shape), ": save x.reshape(len(x), -1)")
-        raise DataError(f"{path}: {kind}; rows need a matrix (rows, dim){advice}.")
-
-
-def _kind(shape, dtype):
-    return f"{dtype.name} of shape {tuple(shape)}"
 
 
 class Embeddings:
@@ -217,7 +108,7 @@ class Embeddings:
         return Embeddings(self.files, self.first_row + start, stop - start)
 
     def where(self, row) -> str:
-        """Names a row, counted over all files, by its file and its place there."""
+        """The file and place of a row, which is counted over all files."""
         index = self._file_of(row)
         inside = row - int(self._bounds[index])
         return f"row {inside} of {self.files[index].path}"

@@ -22,18 +22,18 @@ import numpy as np
 from absl import logging
 
 from dc_tf.atomic import staged_file, write_file
-from dc_tf.clustering.store.embeddings import NpyFile
+from dc_tf.clustering.store.npy_file import NpyFile
 from dc_tf.clustering.store.points import BFLOAT16, DTYPES
 from dc_tf.clustering.store.row_file import RowFile
 from dc_tf.errors import ConfigError, DataError
 
 _ROWS = "rows.npy"
-_NOTE = "store.json"
+_METADATA = "store.json"
 _STORED = {dtype.name: dtype for dtype in (np.dtype("f2"), BFLOAT16, np.dtype("f4"))}
-# Where `rewrite` keeps the next rows, inside the folder.
-ASIDE = "rewriting"
-# Attributes that the note keeps.
-_NOTED = ("first_row", "written", "clipped", "made_by", "rewritten")
+# Folder of the rows that `map_in_place` writes next, inside the store's.
+STAGING = "mapping"
+# Attributes that the metadata hold.
+_RECORDED = ("first_row", "written", "clipped", "made_by", "mapped")
 
 
 class FeatureStore:
@@ -44,17 +44,17 @@ class FeatureStore:
     Attributes:
         path: the folder.
         file: the `RowFile` with the rows, whatever state they are in.
-        rows: how many there are to be.
+        rows: number of rows, written or not.
         dim: components of a row.
         dtype: of the file.
         first_row: row id of the first one, in the whole data set.
         written: rows [0, written) hold features; the extraction is complete at `rows`.
         clipped: values beyond the range of `dtype` that were written as its largest.
-        made_by: name of the map that the rows went through, "" for what was extracted.
-        rewritten: None, or while the map is being applied in place, how many rows went through it.
+        made_by: name of the map that was applied to the rows, "" for extracted features.
+        mapped: None, or while the map is being applied in place, to how many rows it was.
     """
 
-    def __init__(self, path, file, first_row, written=0, clipped=0, made_by="", rewritten=None):
+    def __init__(self, path, file, first_row, written=0, clipped=0, made_by="", mapped=None):
         self.path = path
         self.file = file
         self.rows, self.dim, self.dtype = file.rows, file.dim, file.dtype
@@ -62,11 +62,11 @@ class FeatureStore:
         self.written = written
         self.clipped = clipped
         self.made_by = made_by
-        self.rewritten = rewritten
+        self.mapped = mapped
 
     @classmethod
     def create(cls, path, rows, dim, first_row=0, dtype="float16", made_by="") -> "FeatureStore":
-        """Makes an empty store in the place of any at `path`, with all its disk space reserved.
+        """Makes an empty store, replaces any at `path`, and reserves all its disk space.
 
         Raises:
             ConfigError: for a dtype that is not stored, an impossible size, or a folder that holds
@@ -97,18 +97,21 @@ class FeatureStore:
         """The store at `path`, complete or not; see `written`.
 
         Raises:
-            DataError: if there is none, or it is damaged.
+            DataError: if there is none, or it is corrupt.
         """
-        note = _read_note(path)
+        metadata = _read_metadata(path)
         header = NpyFile.open(os.path.join(path, _ROWS))
-        found, expected = (header.rows, header.dim, header.dtype.name), tuple(note.pop("matrix"))
-        if found != expected:
+        found, expected = (
+            (header.rows, header.dim, header.dtype.name),
+            tuple(metadata.pop("matrix")),
+        )
+        if found != expected or header.by_column:
             raise DataError(
-                f"{path}: {_NOTE} tells of {expected} and {_ROWS} holds {found} (rows, dim, "
+                f"{path}: {_METADATA} describes {expected} and {_ROWS} holds {found} (rows, dim, "
                 "dtype); they do not belong together, extract the features again."
             )
         file = RowFile(header.path, header.offset, *found[:2], header.dtype, writable=True)
-        return cls(path, file, **note)
+        return cls(path, file, **metadata)
 
     def write(self, start, rows) -> np.ndarray:
         """Writes rows [start, start + n); they follow what is written, or replace some of it.
@@ -139,24 +142,24 @@ class FeatureStore:
         self.written = max(self.written, start + len(stored))
         return stored
 
-    def flush(self):
-        """Makes rows [0, written) durable, then the note that says so.
+    def flush(self) -> None:
+        """Makes rows [0, written) durable, then the metadata that record it.
 
         Raises:
             DataError: the disk fails.
         """
         self.file.sync()
-        note = {name: getattr(self, name) for name in _NOTED}
-        note["matrix"] = [self.rows, self.dim, self.dtype.name]
-        path = os.path.join(self.path, _NOTE)
+        metadata = {name: getattr(self, name) for name in _RECORDED}
+        metadata["matrix"] = [self.rows, self.dim, self.dtype.name]
+        path = os.path.join(self.path, _METADATA)
         try:
-            write_file(path, lambda file: file.write(json.dumps(note).encode()))
+            write_file(path, lambda file: file.write(json.dumps(metadata).encode()))
         except OSError as error:
             raise DataError(f"{path} cannot be written: {error.strerror}.") from error
 
-    def forget(self):
-        """Marks all rows as not written, before they are written anew."""
-        self.written, self.clipped, self.made_by, self.rewritten = 0, 0, "", None
+    def forget(self) -> None:
+        """Marks all rows as not written, before they are written again."""
+        self.written, self.clipped, self.made_by, self.mapped = 0, 0, "", None
         self.flush()
 
     def read(self, start, stop) -> np.ndarray:
@@ -179,8 +182,8 @@ class FeatureStore:
             self._check_written(int(positions.min()), int(positions.max()) + 1)
         return self.file.take(positions)
 
-    def check_complete(self):
-        """DataError if rows are missing, or are not all of one kind."""
+    def check_complete(self) -> None:
+        """DataError if rows are missing, or only a part of them is mapped."""
         self._check_not_half_mapped()
         if self.written < self.rows:
             raise DataError(
@@ -195,10 +198,10 @@ class FeatureStore:
             self.check_complete()
 
     def _check_not_half_mapped(self):
-        if self.rewritten is not None:
+        if self.mapped is not None:
             raise DataError(
-                f"{self.path}: {self.rewritten} of {self.rows} rows went through {self.made_by}; "
-                "go on with that (`whiten_store`), or extract the features again."
+                f"{self.path}: {self.mapped} of {self.rows} rows are mapped by {self.made_by}; "
+                "finish that (`whiten_store`), or extract the features again."
             )
 
     def _converted(self, start, rows):
@@ -220,38 +223,44 @@ class FeatureStore:
         return stored
 
 
-def _read_note(path):
+def _read_metadata(path):
     """The content of `store.json`, checked."""
     try:
-        with open(os.path.join(path, _NOTE), encoding="utf-8") as file:
-            note = json.load(file)
-        rows, _, dtype = note["matrix"]
-        counts = [note["first_row"], note["written"], note["clipped"], note["rewritten"] or 0]
-        valid = set(note) == {"matrix", *_NOTED} and isinstance(note["made_by"], str)
+        with open(os.path.join(path, _METADATA), encoding="utf-8") as file:
+            metadata = json.load(file)
+        rows, _, dtype = metadata["matrix"]
+        counts = [
+            metadata["first_row"],
+            metadata["written"],
+            metadata["clipped"],
+            metadata["mapped"] or 0,
+        ]
+        valid = set(metadata) == {"matrix", *_RECORDED} and isinstance(metadata["made_by"], str)
         if not (valid and dtype in _STORED and all(type(n) is int and n >= 0 for n in counts)):
-            raise ValueError(f"it holds {note}")
-        if max(note["written"], note["rewritten"] or 0) > rows:
-            raise ValueError(f"it tells of more than {rows} rows")
-        return note
+            raise ValueError(f"it holds {metadata}")
+        if max(metadata["written"], metadata["mapped"] or 0) > rows:
+            raise ValueError(f"it describes more than {rows} rows")
+        return metadata
     except OSError as error:
         raise DataError(f"{path} has no feature store: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}: {_NOTE} is damaged, extract the features again ({error})."
+            f"{path}: {_METADATA} is corrupt, extract the features again ({error})."
         ) from error
 
 
 def _remove(path):
     """Removes the store at `path`, if there is one, and nothing else."""
     if os.path.isdir(path):
-        others = set(os.listdir(path)) - {_ROWS, _NOTE, staged_file(_NOTE), ASIDE}
+        others = set(os.listdir(path)) - {_ROWS, _METADATA, staged_file(_METADATA), STAGING}
         if others:
             raise ConfigError(
-                f"{path} holds {min(others)}, which is not of a feature store; name another folder."
+                f"{path} holds {min(others)}, which is not part of a feature store; name another "
+                "folder."
             )
         shutil.rmtree(path)
     elif os.path.lexists(path):
-        raise ConfigError(f"{path} is no folder; name one for the feature store.")
+        raise ConfigError(f"{path} is not a folder; name one for the feature store.")
 
 
 def _largest(dtype):

@@ -54,21 +54,24 @@ class ArrayPoints:
                 f"points have shape {array.shape}; they need to be a matrix, one row a point: "
                 "x[:, None] for points of one number, x.reshape(len(x), -1) for arrays."
             )
-        if array.dtype not in DTYPES:
+        dtype = array.dtype.newbyteorder("=")
+        if dtype not in DTYPES:
             names = ", ".join(dtype.name for dtype in DTYPES)
             raise DataError(
-                f"points have dtype {array.dtype.str}; convert them to one of {names}, in this "
-                "machine's byte order."
+                f"points have dtype {array.dtype.name}; convert them to one of {names}, such as "
+                "x.astype(np.float32)."
             )
         self.rows, self.dim = array.shape
-        self.dtype = array.dtype
+        self.dtype = dtype
         self._array = np.asarray(array)
 
-    def read(self, start, stop):
-        return self._array[start:stop]
+    def read(self, start, stop) -> np.ndarray:
+        """As `Points.read`."""
+        return self._array[start:stop].astype(self.dtype, copy=False)
 
-    def take(self, positions):
-        return np.take(self._array, positions, axis=0)
+    def take(self, positions) -> np.ndarray:
+        """As `Points.take`."""
+        return np.take(self._array, positions, axis=0).astype(self.dtype, copy=False)
 
 
 class Subset:
@@ -86,10 +89,12 @@ class Subset:
         self._points = points
         self._positions = positions
 
-    def read(self, start, stop):
+    def read(self, start, stop) -> np.ndarray:
+        """As `Points.read`."""
         return self._points.take(self._positions[start:stop])
 
-    def take(self, positions):
+    def take(self, positions) -> np.ndarray:
+        """As `Points.take`."""
         return self._points.take(self._positions[positions])
 
 
@@ -101,7 +106,12 @@ def as_points(source) -> Points:
     """
     if callable(getattr(source, "read", None)):
         return source
-    array = np.asarray(source)
+    if np.ma.is_masked(source):
+        raise DataError("points have masked values; leave such rows out, or fill them.")
+    try:
+        array = np.asarray(source)
+    except (ValueError, TypeError) as error:  # lists of rows that differ in length
+        raise DataError(f"points are no array of numbers: {error}.") from error
     if array is not source and array.dtype.kind in "OSU":
         raise DataError(
             f"points are a {type(source).__name__}, which is no array of numbers; give a (rows, "

@@ -77,7 +77,7 @@ class RowFile:
         """(stop - start, dim) of the file's dtype.
 
         Raises:
-            DataError: the disk fails, or the file has become shorter.
+            DataError: the disk fails, or the file was truncated.
         """
         rows = aligned_empty((stop - start, self.dim), self.dtype)  # a tensor without a copy
         self._fill(start, _bytes_of(rows))
@@ -100,7 +100,7 @@ class RowFile:
             self._take_window(positions[part], rows[part[0] : part[-1] + 1])
         return rows
 
-    def write(self, start, rows):
+    def write(self, start, rows) -> None:
         """Writes (n, dim) rows of the file's dtype from `start` on.
 
         Raises:
@@ -115,7 +115,7 @@ class RowFile:
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def sync(self):
+    def sync(self) -> None:
         """Makes what is written durable.
 
         Raises:
@@ -145,8 +145,8 @@ class RowFile:
                 raise DataError(f"{self.path} cannot be read: {error.strerror}.") from error
             if not count:
                 raise DataError(
-                    f"{self.path} ends at byte {offset} and has rows to come; it has become "
-                    "shorter, write or copy it again."
+                    f"{self.path} ends at byte {offset} before its last row; it was "
+                    "truncated meanwhile, write or copy it again."
                 )
             left, offset = left[count:], offset + count
 

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from dc_tf.atomic import write_file
 from dc_tf.clustering.store.feature_store import FeatureStore
-from dc_tf.clustering.store.in_place import rewrite
+from dc_tf.clustering.store.in_place import map_in_place
 from dc_tf.clustering.store.points import Points, chunks
 from dc_tf.distributed import heartbeat
 from dc_tf.distributed.blocks import summed_blocks
@@ -39,7 +39,7 @@ class Moments:
     """Running mean and second moment of one worker's rows.
 
     Rows are multiplied in blocks of a fixed number, so the same rows give the same bits however
-    they are cut into updates, and an extraction that goes on after row r starts from
+    they are divided into updates, and an extraction that resumes after row r starts from
     `Moments.of(store, r)`. All in float64: float32 products are twice as fast, but leave the
     weakest directions three digits, and next to the network that made the rows neither takes long.
 
@@ -59,14 +59,14 @@ class Moments:
 
     @classmethod
     def of(cls, points: Points, rows=None) -> "Moments":
-        """Of the first rows of `points`, by default of all."""
+        """The moments of the first rows of `points`, by default of all."""
         moments = cls(points.dim)
         for _, block in chunks(points, moments._block, stop=rows):
             moments.update(block)
             heartbeat.beat("moments")
         return moments
 
-    def update(self, rows):
+    def update(self, rows) -> None:
         """Adds rows: (n, dim) floating array or tensor, as they are stored."""
         rows = np.asarray(rows)
         while len(rows):
@@ -107,7 +107,7 @@ class Moments:
         for block, scatter in summed_blocks(self.dim, 8 * self.dim, own_scatter, comm):
             covariance[block] = scatter / rows
         if not np.isfinite(np.trace(covariance)) or not np.isfinite(all_mean).all():
-            raise DataError("whitening met features that are not finite.")
+            raise DataError("whitening needs finite features; some are not finite.")
         return rows, all_mean, covariance
 
     def _add_waiting(self):
@@ -168,7 +168,7 @@ class Whitening:
 
     @property
     def name(self) -> str:
-        """Names the map by its values; what a store says that its rows went through."""
+        """A name derived from the values; `made_by` of a mapped store."""
         values = hashlib.blake2b(digest_size=8)
         for part in (self.mean, self.basis):
             values.update(np.ascontiguousarray(part, np.float32))
@@ -181,7 +181,7 @@ class Whitening:
         """
         return _whiten(x, self.mean, self.basis).numpy()
 
-    def save(self, path):
+    def save(self, path) -> None:
         """Writes an `.npz` file, which is whole or absent, on a local disk."""
         write_file(path, lambda file: np.savez(file, mean=self.mean, basis=self.basis))
 
@@ -195,26 +195,26 @@ class Whitening:
 def whiten_store(store: FeatureStore, whitening: Whitening, path=None) -> FeatureStore:
     """Maps all rows, into the store at `path` (another one's) or, without it, in place.
 
-    A killed call that is made again with the same map goes on, and one that was finished does
-    nothing. In place, d_out is d_in, and a block of rows is on the disk twice (see `rewrite`).
-    Rows that are half mapped cannot be had back, so save the map before.
+    A repeated call with the same map resumes an interrupted one, and does nothing after a finished
+    one. In place, d_out is d_in, and one block of rows is on the disk twice (see `map_in_place`).
+    The rows before cannot be restored, so save the map first.
 
     Args:
         store: complete, or half mapped in place by an earlier call.
         whitening: the same on all workers.
-        path: of a store that an earlier call left, or that has the shape and is still empty; else
-            one is made there, in the place of any.
+        path: folder of the mapped rows. A store of an interrupted call, or an empty one of that
+            shape, is continued; any other is replaced. None: in place.
 
     Raises:
         ConfigError: if the rows cannot stay in place, or `path` is that of `store`.
-        DataError: if rows are missing or went through another map, or the disk has no space.
+        DataError: if rows are missing or already mapped otherwise, or the disk has no space.
     """
     dim = whitening.basis.shape[1]
     chunk_rows = max(1, _CHUNK_BYTES // (4 * max(store.dim, dim)))
     if path is None:
         if dim != store.dim:
             raise ConfigError(f"rows of {store.dim} cannot become {dim} in place; give a path.")
-        rewrite(store, whitening.apply, whitening.name, chunk_rows)
+        map_in_place(store, whitening.apply, whitening.name, chunk_rows)
         return store
     store.check_complete()
     if os.path.realpath(path) == os.path.realpath(store.path):
@@ -234,7 +234,7 @@ def whiten_store(store: FeatureStore, whitening: Whitening, path=None) -> Featur
 
 
 def _target(path, store, whitening):
-    """The store for the mapped rows, as it was left or empty."""
+    """The store for the mapped rows, as an interrupted call left it or empty."""
     kind = (store.rows, whitening.basis.shape[1], store.first_row)
     try:
         target = FeatureStore.open(path)
@@ -242,7 +242,7 @@ def _target(path, store, whitening):
             if target.made_by == whitening.name or not target.written:
                 target.made_by = whitening.name
                 return target
-    except DataError:  # None, or one that is damaged.
+    except DataError:  # none, or a corrupt one
         pass
     return FeatureStore.create(path, *kind, store.dtype, whitening.name)
 
@@ -250,7 +250,7 @@ def _target(path, store, whitening):
 def _basis(covariance, dim, floor):
     """(d_in, dim) float32: eigenvectors over the square roots of their eigenvalues.
 
-    The covariance is lost to them. LAPACK's divide and conquer takes two more matrices of that
+    Overwrites the covariance. LAPACK's divide and conquer takes two more matrices of that
     size, and 5 s for 4096 x 4096 on 2 idle cores; "evr" takes one, and 165 s.
     """
     # Transposed, since LAPACK works in place on columns; the matrix is symmetric.

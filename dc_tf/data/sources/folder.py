@@ -2,46 +2,46 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 
+from dc_tf.data.sources.class_folders import ClassFolders, class_of, is_split, no_such_split
 from dc_tf.data.sources.item import Item, reason_to_skip
 from dc_tf.data.storage import files
 from dc_tf.data.storage.files import is_local, same_place
-from dc_tf.errors import ConfigError
 from dc_tf.progress import Progress
 
 
 class FolderSource:
     """All files below a folder, in the order of their relative paths."""
 
-    def __init__(self, folder, labels_from_folders=False, skip=None, progress=True):
-        self._folder = folder
+    def __init__(self, folder, labels_from_folders=False, skip=None, progress=True, split=None):
+        self._folder = os.path.join(folder, split) if split else folder
+        if split and not files.is_folder(self._folder):
+            raise no_such_split(folder, split, _folders_in(folder))
         self._skip = skip
-        digest, names, self.total = hashlib.sha256(), set(), 0
+        folders = ClassFolders(self._folder, labels_from_folders)
+        digest, self.total = hashlib.sha256(), 0
         with Progress(None, "list", "files", enabled=progress) as bar:
-            for name, reason in walk(folder, skip):
+            for name, reason in walk(self._folder, skip):
                 digest.update(os.fsencode(name) + b"\0")
-                if labels_from_folders and reason is None:
-                    names.add(_class_of(name))
+                if reason is None:
+                    folders.see(name)
                 self.total += 1
                 bar.update(1)
-        self.class_names = sorted(names - {None}) or None
-        if labels_from_folders and not self.class_names:
-            raise ConfigError(
-                f"labels_from_folders is set, but {folder} has no sub-folders with files; "
-                f"unset it, or put the images of each class into a folder of its own."
-            )
-        self.identity = {"files": self.total, "list": digest.hexdigest()}
+        folders.check()
+        self.class_names = folders.names(_siblings(folder, split))
+        self.identity = {"files": self.total, "list": digest.hexdigest(), "split": split}
 
-    def items(self, place=None):
+    def items(self, place=None) -> Iterator[Item]:
         labels = {name: number for number, name in enumerate(self.class_names or ())}
         for number, (name, reason) in enumerate(walk(self._folder, self._skip), start=1):
             if number > (place or 0):
                 content = None if reason else os.path.join(self._folder, name)
-                label = labels.get(_class_of(name))
+                label = labels.get(class_of(name))
                 yield Item(name, content, number, label, reason=reason)
 
 
-def walk(folder, skip=None):
+def walk(folder, skip=None) -> Iterator[tuple[str, str | None]]:
     """Lists the files below a folder in the order of their relative paths.
 
     Follows links to folders; visits each folder once. Memory holds one folder listing per level.
@@ -98,6 +98,15 @@ def _remote_names(folder):
     return [name + "/" * files.is_folder(os.path.join(folder, name)) for name in names]
 
 
-def _class_of(path):
-    first, separator, _ = path.partition(os.sep)
-    return first if separator else None
+def _folders_in(folder):
+    """Names of the folders in a folder that are not hidden."""
+    names = _local_names(folder) if is_local(folder) else _remote_names(folder)
+    return [name[:-1] for name in names if name.endswith("/") and not reason_to_skip(name[:-1])]
+
+
+def _siblings(folder, split):
+    """The names of the folders in each other split beside one."""
+    if not split or not is_split(split):
+        return []
+    others = [name for name in _folders_in(folder) if is_split(name) and name != split]
+    return [_folders_in(os.path.join(folder, name)) for name in others]

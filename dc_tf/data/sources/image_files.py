@@ -3,25 +3,46 @@
     encoded, reason, digest = clean("/photos/dog.tif", Rules(max_short_side=256))
 
 The EXIF orientation is applied to the pixels, since the network learns to predict rotations. A file
-that already has the target form is copied unchanged. Does not import TensorFlow, so that process
-pools start fast.
+that already has the target form is copied unchanged. A file is damaged, and rejected, if Pillow
+cannot decode all of it without an error; damage outside of the picture, as in its EXIF, is ignored.
+Does not import TensorFlow, so that process pools start fast.
 """
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
+import importlib
 import io
+import math
 import os
 import stat
 import typing
 import warnings
 
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 
-from dc_tf.data.sources import digests
+from dc_tf.data.sources import digests, reasons
+from dc_tf.data.sources.pixels import Depth, to_8_bits
+from dc_tf.data.sources.png_chunks import without_large_texts
+from dc_tf.data.sources.reasons import Unusable, reason_of
 from dc_tf.data.storage.files import is_local, open_binary, size_of
 
 MAX_FILE_BYTES = 512 << 20
 _ORIENTATION = 0x0112  # EXIF tag; 1 or absent: upright
+_TURNS = {  # what makes an image of this orientation upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if that is at least 1.5 times the target, and
+# others are averaged in blocks. With the bicubic filter the result differs from a full decode and
+# the Lanczos filter by less than JPEG of quality 92 does (benchmarks/results/convert.md).
+_REDUCING_GAP = 1.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +56,8 @@ class Rules:
         quality: JPEG quality of re-encoded images, 1-95.
         digest: whether to digest the pixels, to detect duplicates.
         drop_blank: whether to reject an image of a single colour.
+        value_range: (low, high) values of pixels of more than 8 bits that become black and white;
+            None: from the file (see `pixels`).
     """
 
     format: str = "keep"
@@ -43,6 +66,7 @@ class Rules:
     quality: int = 92
     digest: bool = False
     drop_blank: bool = False
+    value_range: tuple[float, float] | None = None
 
 
 class Cleaned(typing.NamedTuple):
@@ -75,13 +99,27 @@ def clean(source, rules) -> Cleaned:
     Returns:
         Cleaned.
     """
+    data, path = (source, None) if isinstance(source, bytes) else (None, source)
     try:
-        data = source if isinstance(source, bytes) else _read(source)
+        data = _read(path) if data is None else data
         if not data:
-            return Cleaned(None, "empty file")
+            return Cleaned(None, "an empty file; copy or download it again")
         return _clean_bytes(data, rules)
     except Exception as error:  # Decoders raise any exception on a corrupt file.
-        return Cleaned(None, _reason(error))
+        return Cleaned(None, reason_of(error, data, path))
+
+
+def is_image(path) -> bool:
+    """Whether a file is an image by its content, also one that needs a plug-in."""
+    with open_binary(path) as file:
+        try:
+            _open(file).close()
+        except Exception as error:  # Decoders raise any exception on a corrupt header.
+            file.seek(0)
+            start = file.read(512)
+            known = not isinstance(error, Image.UnidentifiedImageError)
+            return known or reasons.of_unknown(start) != reasons.of_unknown(b"?")
+    return True
 
 
 def clean_all(sources, rules) -> list[Cleaned]:
@@ -91,18 +129,48 @@ def clean_all(sources, rules) -> list[Cleaned]:
 
 def _clean_bytes(data, rules):
     Image.MAX_IMAGE_PIXELS = rules.max_pixels
+    data = without_large_texts(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(data)) as image:
+        with _open(io.BytesIO(data)) as image:
             _check_dimensions(image, rules)
             name = _target_format(image, rules)
-            if _is_clean(image, name, rules):
-                image.load()  # A truncated file fails here.
+            may_copy = _is_clean(image, name, rules)
+            size, depth = _target_size(image.size, rules), Depth(image, data)
+            if size != image.size and image.format == "JPEG":
+                image.draft("RGB", [math.ceil(_REDUCING_GAP * side) for side in size])
+            image.load()  # A damaged file fails here.
+            if may_copy and _orientation(image) == 1:
                 if _is_whole_jpeg(data) if name == "JPEG" else _is_strict_png(data):
                     return _cleaned(data, image, rules)
-            image = _upright_rgb(image, rules)
+            image = _upright_rgb(image, size, depth, rules)
             return _cleaned(_encode(image, name, rules), image, rules)
+
+
+def _open(file):
+    """`Image.open`; loads plug-ins for other formats if Pillow does not know the file."""
+    try:
+        return Image.open(file)
+    except Image.UnidentifiedImageError:
+        if not _register_plugins():
+            raise
+    file.seek(0)
+    return Image.open(file)
+
+
+@functools.cache
+def _register_plugins():
+    """Registers the installed plug-ins for HEIC and JPEG XL; whether there is one."""
+    found = False
+    with contextlib.suppress(ImportError):
+        pillow_heif = importlib.import_module("pillow_heif")
+        pillow_heif.register_heif_opener()
+        found = True
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_jxl")  # registers itself
+        found = True
+    return found
 
 
 def _cleaned(encoded, image, rules):
@@ -123,20 +191,21 @@ def _digest(image):
 
 def _read(path):
     if is_local(path) and not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError("not a regular file")
+        raise Unusable("not a regular file; remove it, or copy what it stands for")
     size = size_of(path)
     if size > MAX_FILE_BYTES:
-        raise ValueError(f"file of {size} bytes, more than {MAX_FILE_BYTES}")
+        raise Unusable(f"a file of {size} bytes, more than {MAX_FILE_BYTES}; save it smaller")
     with open_binary(path) as file:
         return file.read()
 
 
 def _check_dimensions(image, rules):
+    reasons.check_has_pixels(image)
     width, height = image.size
     if width < 1 or height < 1:
-        raise ValueError(f"{width}x{height} pixels")
+        raise Unusable(f"an image of {width}x{height} pixels; replace it")
     if width * height > rules.max_pixels:
-        raise ValueError(f"{width}x{height} pixels, more than {rules.max_pixels} (max_pixels)")
+        raise Unusable(f"{width}x{height} pixels{reasons.MORE_THAN_ALLOWED}")
 
 
 def _target_format(image, rules):
@@ -147,15 +216,14 @@ def _target_format(image, rules):
 
 
 def _is_clean(image, name, rules):
-    short = min(image.size)
+    """Whether the file may be copied as it is, as far as its header says."""
     return (
         image.format == name
         and image.mode == "RGB"
         and "transparency" not in image.info
         and not getattr(image, "is_animated", False)
         and not image.info.get("progressive")
-        and _orientation(image) == 1
-        and (rules.max_short_side is None or short <= rules.max_short_side)
+        and _target_size(image.size, rules) == image.size
     )
 
 
@@ -180,41 +248,21 @@ def _orientation(image):
         return 1
 
 
-def _upright_rgb(image, rules):
+def _target_size(size, rules):
+    """(width, height) after downscaling to the longest allowed short side."""
     short = rules.max_short_side
-    if short is not None and image.format == "JPEG":
-        # Decodes at reduced size, but at no less than twice the target.
-        image.draft("RGB", (2 * short, 2 * short))
-    image.load()
-    if _orientation(image) != 1:
-        image = ImageOps.exif_transpose(image)
-    image = _to_rgb(image)
-    if short is not None and min(image.size) > short:
-        scale = short / min(image.size)
-        size = [max(1, round(side * scale)) for side in image.size]
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    return image
+    if short is None or min(size) <= short:
+        return size
+    return tuple(max(1, round(side * short / min(size))) for side in size)
 
 
-def _to_rgb(image):
-    if image.mode.startswith("I"):
-        return _from_16_bit(image)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels, whose range is not known")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_16_bit(image):
-    # Pillow's own conversion clips at 255 instead of scaling.
-    image = image.convert("I")
-    low, high = image.getextrema()
-    if low < 0 or high > 65535:
-        raise ValueError(f"32-bit pixels in {low}..{high}, whose range is not known")
-    return image.point(lambda value: value / 257).convert("L").convert("RGB")
+def _upright_rgb(image, size, depth, rules):
+    turn = _TURNS.get(_orientation(image))
+    image = to_8_bits(image, depth, rules.value_range)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP)
+    image = image.convert("RGB")
+    return image if turn is None else image.transpose(turn)
 
 
 def _encode(image, name, rules):
@@ -225,14 +273,6 @@ def _encode(image, name, rules):
     else:
         clean_image.save(out, "JPEG", quality=rules.quality)
     return out.getvalue()
-
-
-def _reason(error):
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"{str(error).partition(' exceeds')[0]}, more than max_pixels"
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image, or of an unknown format"
-    return f"{type(error).__name__}: {error}"
 
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False

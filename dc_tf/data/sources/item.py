@@ -5,6 +5,7 @@ anywhere. Its memory does not grow with the number of items.
 """
 
 import typing
+from collections.abc import Iterator
 
 from dc_tf.data.storage.metadata import text
 
@@ -44,7 +45,7 @@ class Source(typing.Protocol):
     class_names: list | None
     identity: dict
 
-    def items(self, place=None):
+    def items(self, place=None) -> Iterator[Item]:
         """Yields the Items in order; given the `place` of one, those after it."""
 
 
@@ -52,9 +53,9 @@ def reason_to_skip(path) -> str | None:
     """Why to skip a file with this path: str, or None."""
     parts = path.split("/")
     if "__MACOSX" in parts:
-        return "macOS archive leftovers"
+        return "metadata of macOS, not an image; nothing is lost"
     if any(part.startswith(".") and part not in (".", "..") for part in parts):
-        return "hidden file"
+        return "a hidden file, since its name starts with a dot; rename it to convert it"
     return None
 
 

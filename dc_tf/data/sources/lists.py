@@ -1,80 +1,90 @@
-"""Lists of images with labels and metadata: CSV, TSV and JSONL.
+"""Lists of images with labels and metadata: CSV, TSV, JSONL and plain text.
 
     path,label,camera                  {"path": "a.jpg", "label": "cat", "camera": "K1000"}
     a.jpg,cat,K1000                    {"path": "b.jpg", "label": "dog", "hashtag": ["sea", "sun"]}
     b.jpg,dog,
 
+    a.jpg 3                            a .txt list: a path per line, and a number if all lines have
+    b.jpg 5                            one
+
 Paths are relative to the list's folder, absolute, or URLs. `label` is a non-negative integer (-1 or
 empty: none); if any value is not a number, all are class names, numbered in alphabetical order. All
-other columns become metadata; a CSV column with only numbers is stored as numbers.
+other columns become metadata; a CSV column with only numbers is stored as numbers. The text is
+UTF-8, or what its byte-order mark or `encoding` says (see `text_files`).
 """
 
 import csv
 import hashlib
-import io
 import json
 import os
 import re
+from collections.abc import Iterator
 
+from absl import logging
+
+from dc_tf.data.sources import text_files
+from dc_tf.data.sources.columns import LABEL, PATH, Columns, label_of
 from dc_tf.data.sources.item import Item, short_name
+from dc_tf.data.sources.text_files import undecodable
 from dc_tf.data.storage.files import is_local, open_binary
-from dc_tf.data.storage.metadata import MAX_NAME, bounded, text
+from dc_tf.data.storage.metadata import bounded
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.progress import Progress
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
-PATH, LABEL = "path", "label"
-_MAX_LINE = 16 << 20  # characters
-_MAX_CLASSES = 1_000_000
-_INTEGER = re.compile(r"[-+]?(0|[1-9]\d{0,17})")  # 007 is a name
-_LABEL_NUMBER = re.compile(_INTEGER.pattern + r"(\.0+)?")  # some tools write 3 as 3.0
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_JSON, _TEXT, _TABLES = (".jsonl", ".ndjson"), (".txt",), (".csv", ".tsv")
+SUFFIXES = (*_TABLES, *_JSON, *_TEXT)
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
+_PATH_AND_NUMBER = re.compile(r"(?P<path>\S.*?)[ \t]+(?P<label>-1|\d{1,9})")
 
 
-def open_list(path, progress=True) -> "ListSource":
+def open_list(path, progress=True, encoding=None) -> "ListSource":
     """Opens a list as a source; reads all of it once.
 
     Raises:
-        ConfigError: there is no column of paths.
-        DataError: the list violates its format; names the line.
+        ConfigError: there is no column of paths, or two labels would become one class.
+        DataError: the list violates its format or its encoding; names the line.
     """
-    if path.endswith((".jsonl", ".ndjson")):
-        return ListSource(path, json_entries, False, progress)
-    return ListSource(path, csv_entries, True, progress)
+    name = path.lower()
+    if name.endswith(_JSON):
+        return ListSource(path, json_entries, False, progress, encoding)
+    if name.endswith(_TEXT):
+        return ListSource(path, text_entries, True, progress, encoding)
+    return ListSource(path, csv_entries, True, progress, encoding)
 
 
 class ListSource:
     """The images that a list names, in its order."""
 
-    def __init__(self, path, entries, untyped, progress=True):
+    def __init__(self, path, entries, untyped, progress=True, encoding=None):
         self._path = path
         self._entries = entries
-        self._columns = _Columns(untyped)
+        self._encoding = encoding
+        self._columns = Columns(untyped)
         self.total = 0
         with Progress(None, "list", "images", enabled=progress) as bar:
-            for values, fault in entries(path):
+            for values, fault in entries(path, encoding):
                 self.total += 1
                 if fault is None:
                     self._columns.see(values)
                 bar.update(1)
         self.class_names = self._columns.class_names()
-        self.identity = {"images": self.total, "list": _digest(path)}
+        self.identity = {"images": self.total, "list": _digest(path), "encoding": encoding}
 
-    def items(self, place=None):
-        folder = os.path.dirname(self._path)
+    def items(self, place=None) -> Iterator[Item]:
         labels = {name: number for number, name in enumerate(self.class_names or ())}
-        for number, (values, fault) in enumerate(self._entries(self._path), start=1):
+        entries = self._entries(self._path, self._encoding)
+        for number, (values, fault) in enumerate(entries, start=1):
             if number > (place or 0):
-                yield self._item(number, values, fault, folder, labels)
+                yield self._item(number, values, fault, labels)
 
-    def _item(self, number, values, fault, folder, labels):
+    def _item(self, number, values, fault, labels):
         path = values.get(PATH) if values else None
         if fault or not isinstance(path, str) or not path:
             here = f"{os.path.basename(self._path)}:{number}"
-            return Item(here, None, number, reason=fault or f"no {PATH}")
+            return Item(here, None, number, reason=fault or f"its line has no {PATH}; add one")
         name = short_name(path)
         try:
-            label = _label(values.get(LABEL), labels)
+            label = label_of(values.get(LABEL), labels)
         except ValueError as error:
             return Item(name, None, number, reason=str(error))
         meta = {
@@ -82,154 +92,146 @@ class ListSource:
             for key, value in values.items()
             if key not in (PATH, LABEL)
         }
-        content = os.path.join(folder, path) if is_local(path) else path
-        return Item(name, content, number, label, bounded(meta))
+        return Item(name, self._place_of(path), number, label, bounded(meta))
+
+    def _place_of(self, path):
+        """The path of a listed file; its name on disk may have the bytes of the list's encoding."""
+        if not is_local(path):
+            return path
+        place = os.path.join(os.path.dirname(self._path), path)
+        if self._encoding and is_local(place) and not os.path.lexists(place):
+            as_bytes = os.fsdecode(path.encode(self._encoding, "surrogateescape"))
+            other = os.path.join(os.path.dirname(self._path), as_bytes)
+            return other if os.path.lexists(other) else place
+        return place
 
 
-def csv_entries(path):
+def csv_entries(path, encoding=None) -> Iterator[tuple[dict | None, str | None]]:
     """Yields (dict of column to str, None) or (None, fault), for each line after the header.
 
     Raises:
         ConfigError: there is no column `path`, or two columns have the same name.
-        DataError: the quoting is invalid, or a line is too long.
+        DataError: the quoting or the encoding is invalid, or a line is too long.
     """
-    delimiter = "\t" if path.endswith(".tsv") else ","
-    reader = csv.reader(_lines(path), delimiter=delimiter, strict=True)
+    lines = _Lines(path, encoding)
+    head, delimiter = _head(path, lines)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
-        head = [name.strip() for name in next(reader, [])]
-        _check_head(path, head)
         for fields in reader:
             if len(fields) == len(head):
-                yield dict(zip(head, fields, strict=True)), None
+                values = dict(zip(head, fields, strict=True))
+                lines.check(values)
+                yield values, None
             elif fields:
                 yield None, f"{len(fields)} fields; the header has {len(head)}"
     except csv.Error as error:
         raise DataError(
-            f"{path}, line {reader.line_num}: {error}. Fields with a comma, a quote or a line "
+            f"{path}, line {reader.line_num + 1}: {error}. Fields with a comma, a quote or a line "
             f'break must be quoted, with quotes inside them doubled: "say ""cheese""".'
         ) from error
 
 
-def json_entries(path):
-    """Yields (dict, None) or (None, fault), for each non-empty line."""
-    for line in _lines(path):
+def json_entries(path, encoding=None) -> Iterator[tuple[dict | None, str | None]]:
+    """Yields (dict, None) or (None, fault), for each non-empty line.
+
+    Raises:
+        DataError: the encoding is invalid, or a line is too long.
+    """
+    lines = _Lines(path, encoding)
+    for line in lines:
         if not line.strip():
             continue
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
-            yield None, f"not JSON: {error}"
+            lines.check({"": line})
+            yield None, f"not JSON: {error}; each line must be a JSON object"
             continue
         if isinstance(values, dict):
+            lines.check(values)
             yield values, None
         else:
             yield None, f"a JSON {type(values).__name__} where an object was expected"
 
 
-class _Columns:
-    """The types of a list's columns, inferred from all of its lines.
-
-    Args:
-        untyped: whether the format stores numbers as text, as CSV does.
-    """
-
-    def __init__(self, untyped):
-        self._untyped = untyped
-        self._kinds = {}  # of each column: "int", "float" or "str", the narrowest that fits all
-        self._labels = set()
-        self._named = False
-
-    def see(self, values):
-        if self._untyped:
-            for name, value in values.items():
-                if value and self._kinds.get(name) != "str":
-                    self._kinds[name] = _wider(self._kinds.get(name), value)
-        label = values.get(LABEL)
-        if not isinstance(label, str | int | float) or label == "":
-            return
-        self._named = self._named or not _is_number(label)
-        self._labels.add(_class_name(label))
-        if len(self._labels) > _MAX_CLASSES:
-            raise ConfigError(
-                f"the list has more than {_MAX_CLASSES} values of {LABEL}; use fewer classes."
-            )
-
-    def class_names(self):
-        return sorted(self._labels) if self._named else None
-
-    def typed(self, name, value):
-        """A value in the type of its column: a number if the whole column is numeric."""
-        kind = {"int": int, "float": float}.get(self._kinds.get(name))
-        return kind(value) if kind and value else value
-
-
-def _label(value, numbers):
-    """The label of an image: int or None.
-
-    Args:
-        value: as read from the list.
-        numbers: dict of class name to label; empty if the values are numbers.
+def text_entries(path, encoding=None) -> Iterator[tuple[dict | None, str | None]]:
+    """Yields ({"path", and "label" if every line ends with a number}, None) for non-empty lines.
 
     Raises:
-        ValueError: the value is not a valid label.
+        DataError: a line is too long.
     """
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str | int | float):
-        raise ValueError(f"the {LABEL} is a {type(value).__name__}; expected a number or a name")
-    if numbers:
-        return numbers[_class_name(value)]
-    label = int(float(value))
-    if not -1 <= label < 2**31 - 1:
-        raise ValueError(f"{LABEL} {value} is out of range; it must be from 0 to {2**31 - 2}")
-    return None if label == -1 else label
+    numbered = all(_PATH_AND_NUMBER.fullmatch(line) for line in _texts(path, encoding))
+    for line in _texts(path, encoding):
+        yield _PATH_AND_NUMBER.fullmatch(line).groupdict() if numbered else {PATH: line}, None
 
 
-def _class_name(label):
-    return text(str(label), MAX_NAME)
+def _texts(path, encoding):
+    """Yields the non-empty lines of a file, stripped."""
+    return (line for line in map(str.strip, _Lines(path, encoding)) if line)
 
 
-def _wider(kind, value):
-    value = value.strip()
-    if kind in (None, "int") and _INTEGER.fullmatch(value):
-        return "int"
-    return "float" if _NUMBER.fullmatch(value) and not _is_code(value) else "str"
+class _Lines:
+    """Iterates over the lines of a file; `check` refuses values that were not decoded."""
+
+    def __init__(self, path, encoding):
+        self._path, self._encoding = path, encoding
+        self._lines = text_files.lines(path, encoding)
+        self._wrong = []  # (number, line) with undecodable bytes since the last check
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        number, line = next(self._lines)
+        if undecodable(line):
+            self._wrong.append((number, line))
+        return line
+
+    def check(self, values) -> None:
+        """Checks the values of the lines read since the last check; a path may be any bytes.
+
+        Raises:
+            DataError: a name or a value other than `path` has a byte that is not text.
+        """
+        wrong, self._wrong = self._wrong, []
+        if wrong and undecodable(json.dumps(_without_path(values), ensure_ascii=False)):
+            text_files.raise_if_undecodable(self._path, *wrong[0], self._encoding)
 
 
-def _is_code(value):
-    """Whether digits are an identifier rather than a number: 007, or more than 18 digits."""
-    digits = value.lstrip("+-")
-    return digits.isdigit() and not _INTEGER.fullmatch(value)
+def _without_path(values):
+    return {name: value for name, value in values.items() if name != PATH}
 
 
-def _is_number(label):
-    if isinstance(label, str):
-        return bool(_LABEL_NUMBER.fullmatch(label.strip()))
-    if isinstance(label, float):
-        return label.is_integer()
-    return not isinstance(label, bool)
+def _head(path, lines):
+    """(names of the columns, separator) of the first line."""
+    line = next(lines, "")
+    lines.check({"": line})
+    separators = "\t" if path.lower().endswith(".tsv") else (",", ";", "\t", "|")
+    heads = {separator: _fields(line, separator) for separator in separators}
+    separator = next((s for s, head in heads.items() if PATH in head), separators[0])
+    if separator != separators[0]:
+        logging.warning("%s separates its fields by %s.", path, _SEPARATORS[separator])
+    _check_head(path, heads[separator])
+    return heads[separator], separator
+
+
+def _fields(line, separator):
+    try:
+        fields = next(csv.reader([line], delimiter=separator, strict=True), [])
+    except csv.Error:
+        return []
+    return [name.strip() for name in fields]
 
 
 def _check_head(path, head):
     if PATH not in head:
         raise ConfigError(
-            f"{path} has no column {PATH!r}; its first line names {', '.join(head) or 'nothing'}."
+            f"{path} has no column {PATH!r}; its first line names {', '.join(head) or 'nothing'}. "
+            f"Name the column of the files {PATH!r}, and that of the classes {LABEL!r}."
         )
     twice = {name for name in head if head.count(name) > 1}
     if twice:
-        raise ConfigError(f"{path} has more than one column {min(twice)!r}.")
-
-
-def _lines(path):
-    with open_binary(path) as binary:
-        # utf-8-sig: spreadsheets write a byte-order mark. File names need not be valid UTF-8.
-        file = io.TextIOWrapper(binary, "utf-8-sig", "surrogateescape", newline="")
-        number = 0
-        while line := file.readline(_MAX_LINE):
-            number += 1
-            if len(line) == _MAX_LINE:
-                raise DataError(f"{path}, line {number} is longer than {_MAX_LINE} characters.")
-            yield line
+        raise ConfigError(f"{path} has more than one column {min(twice)!r}; rename one of them.")
 
 
 def _digest(path):

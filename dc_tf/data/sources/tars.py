@@ -5,34 +5,35 @@
     n01440764/0017.cls     the label, a number
     n01440764/0017.txt     a caption, stored as the metadata `txt`
 
-Members with the same stem must be adjacent. Any tar file is accepted: members that are not images
-are listed with the reason. Nothing is unpacked to disk, member names are not used as paths, and
-sizes in headers are bounded before use. Tars compressed by gzip, bzip2 or xz are read as well.
+The members of an image may be anywhere in its tar (`tar_index`). Any tar file is accepted: members
+that become neither an image nor its metadata are listed with the reason. Nothing is unpacked to
+disk, member names are not used as paths, and sizes in headers are bounded before use. Tars
+compressed by gzip, bzip2 or xz are read as well. Each tar is read twice, first for its index.
 """
 
 import bz2
 import gzip
-import json
 import lzma
 import os
+import re
 import tarfile
 import typing
 import zlib
+from collections.abc import Iterator
 
 from absl import logging
 
 from dc_tf.data.sources.image_files import MAX_FILE_BYTES
 from dc_tf.data.sources.item import Item, reason_to_skip, short_name
+from dc_tf.data.sources.tar_index import EXTENSIONS, IndexedMember, TarIndex, split
+from dc_tf.data.sources.tar_metadata import described, fault_in
 from dc_tf.data.storage.files import open_binary, size_of
-from dc_tf.data.storage.metadata import bounded, text
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-_METADATA = ("json", "txt", "cls")
 _MAX_METADATA_BYTES = 1 << 20
+_WEBDATASET = re.compile(r"__[^/]*__($|/)")  # as webdataset leaves them out
 _MAX_HEADER_BYTES = 1 << 16  # per member; includes long names and extended headers
-_MAX_GROUP = 64  # members with the same stem held in memory
-_MAX_GROUP_BYTES = 64 << 20
 _FAULTS = (
     *(tarfile.TarError, OSError, EOFError, RecursionError, ValueError),
     *(zlib.error, lzma.LZMAError),
@@ -42,19 +43,38 @@ _FAULTS = (
 class TarSource:
     """The images of tar files, in the order of their members."""
 
-    def __init__(self, paths):
+    def __init__(self, paths, encoding=None):
         self._paths = list(paths)
+        self._encoding = encoding
         self.total = None
         self.class_names = None
-        self.identity = {"tars": [[os.path.basename(p), size_of(p)] for p in self._paths]}
+        tars = [[os.path.basename(path), size_of(path)] for path in self._paths]
+        self.identity = {"tars": tars, "encoding": encoding}
 
-    def items(self, place=None):
-        first, skip, taken = place or (0, 0, 0)
+    def items(self, place=None) -> Iterator[Item]:
+        first, done = place or (0, 0)
         for number in range(first, len(self._paths)):
-            for group in _groups(self._paths[number], skip):
-                yield from _items(group, number)[taken:]
-                taken = 0
-            skip = 0
+            with TarIndex(_indexed(self._paths[number])) as index:
+                for member in _members(self._paths[number], done):
+                    item = self._item(member, index)
+                    if item is not None:
+                        yield item._replace(place=[number, member.end])
+            done = 0
+
+    def _item(self, member, index):
+        """The Item of a member, None if it is the metadata of an image."""
+        reason = member.reason
+        if index.has_metadata(member.end):
+            reason = index.fault_of(member.end, member.name)
+            reason = reason or fault_in(member.end, member.name, index, self._encoding)
+            if reason is None:
+                return None
+        elif reason is None:
+            reason = index.replacement_of(member.end, member.name)
+        if reason is not None:
+            return Item(short_name(member.name), None, None, reason=reason)
+        label, meta = described(member.name, index, self._encoding)
+        return Item(short_name(member.name), member.data, None, label, meta)
 
 
 class _Member(typing.NamedTuple):
@@ -62,15 +82,17 @@ class _Member(typing.NamedTuple):
 
     Attributes:
         name: str.
-        data: bytes, or None if there is a reason.
+        data: bytes; None if there is a reason, or if it was not wanted.
         reason: str or None.
         end: number of members up to and including this one.
+        linked: name of the member that a hard link stands for, or None.
     """
 
     name: str
     data: bytes | None
     reason: str | None
     end: int
+    linked: str | None = None
 
 
 def is_tar(path) -> bool:
@@ -85,82 +107,28 @@ def is_tar(path) -> bool:
         return False
 
 
-def _groups(path, skip):
-    """Yields lists of adjacent members with the same stem, without the first `skip` members."""
-    group, key, held = [], None, 0
-    for member in _members(path, skip):
-        full = len(group) >= _MAX_GROUP or held + len(member.data or b"") > _MAX_GROUP_BYTES
-        if group and (full or _split(member.name)[0] != key):
-            yield group
-            group, held = [], 0
-        group.append(member)
-        key = _split(member.name)[0]
-        held += len(member.data or b"")
-    if group:
-        yield group
+def _indexed(path):
+    """Yields the IndexedMembers of a tar, with the content of metadata only."""
+    for member in _members(path, 0, with_images=False):
+        if member.reason is None or member.linked is not None:
+            yield IndexedMember(member.end, member.name, member.data, member.linked)
 
 
-def _items(group, number):
-    """The images of a group, as a list of Items."""
-    label, meta, images = None, {}, []
-    for member in group:
-        extension = _split(member.name)[1]
-        if member.reason is None and extension in _METADATA:
-            try:
-                label, meta = _with_metadata(label, meta, extension, member.data)
-                continue
-            except ValueError as error:
-                member = member._replace(data=None, reason=f"no {extension}: {error}")
-        images.append(member)
-    # (members of the tar to skip, images of the next group to skip) to resume after each image.
-    places = [(group[0].end - 1, i) for i in range(1, len(images))] + [(group[-1].end, 0)]
-    meta = bounded(meta)
-    return [
-        Item(short_name(image.name), image.data, [number, *place], label, meta, image.reason)
-        for image, place in zip(images, places, strict=False)
-    ]
-
-
-def _with_metadata(label, meta, extension, data):
-    content = data.decode("utf-8", "replace")
-    if extension == "txt":
-        return label, {**meta, "txt": text(content)}
-    if extension == "cls":
-        return _as_label(int(content)), meta
-    try:
-        values = json.loads(content)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"a JSON {type(values).__name__} where an object was expected")
-    if isinstance(values.get("label"), int):
-        label = _as_label(values.pop("label"))
-    return label, {**meta, **values}
-
-
-def _as_label(label):
-    if not -1 <= label < 2**31 - 1:
-        raise ValueError(f"label {label} is out of range; it must be from 0 to {2**31 - 2}")
-    return None if label == -1 else label
-
-
-def _split(name):
-    """("a/0017", "seg.png") for "a/0017.seg.png": WebDataset splits at the name's first dot."""
-    folder, slash, file = name.rpartition("/")
-    key, _, extension = file.partition(".")
-    return folder + slash + key, extension.lower()
-
-
-def _members(path, skip):
+def _members(path, skip, with_images=True):
     """Yields the files of a tar as _Members, after the first `skip` members of any type."""
     count = 0
     try:
         with _Uncompressed(path) as file:
             for count, info in enumerate(_headers(file), start=1):
                 if count > skip and not info.isdir():
-                    yield _member(file, info, count)
+                    yield _member(file, info, count, with_images)
     except _FAULTS as error:
-        reason = f"is corrupt after member {count}: {error or type(error).__name__}"
+        if not with_images:  # The pass that reads the images reports it.
+            return
+        reason = (
+            f"is corrupt after member {count}: {error or type(error).__name__}; copy or download "
+            f"the tar again to get what follows"
+        )
         logging.warning("%s %s", path, reason)
         if count + 1 > skip:
             yield _Member(os.path.basename(path), None, reason, count + 1)
@@ -179,16 +147,33 @@ def _headers(file):
         raise EOFError("a corrupt header")
 
 
-def _member(file, info, count):
-    limit = _MAX_METADATA_BYTES if _split(info.name)[1] in _METADATA else MAX_FILE_BYTES
-    reason = reason_to_skip(info.name)
-    if reason is None and (not info.isreg() or info.issparse()):
-        reason = "not a regular file"
-    if reason is None and info.size > limit:
-        reason = f"file of {info.size} bytes, more than {limit}"
+def _member(file, info, count, with_images):
+    is_metadata = split(info.name)[2] in EXTENSIONS
+    reason = reason_to_skip(info.name) or _reason_of(info, is_metadata)
     if reason is not None:
-        return _Member(info.name, None, reason, count)
-    return _Member(info.name, file.member(info.offset_data, info.size), None, count)
+        linked = info.linkname if info.islnk() else None
+        return _Member(info.name, None, reason, count, linked)
+    wanted = with_images or is_metadata
+    data = file.member(info.offset_data, info.size) if wanted else None
+    return _Member(info.name, data, None, count)
+
+
+def _reason_of(info, is_metadata):
+    """Why a member cannot be taken, by its header, or None."""
+    limit = _MAX_METADATA_BYTES if is_metadata else MAX_FILE_BYTES
+    if _WEBDATASET.match(info.name):
+        return "about the tar itself, by its name; webdataset leaves it out as well"
+    if info.islnk():
+        return f"a hard link to {info.linkname}; pack with `tar --hard-dereference` to convert it"
+    if info.issym():
+        return f"a symbolic link to {info.linkname}; pack with `tar --dereference` to convert it"
+    if info.issparse():
+        return "a sparse file; pack without `tar --sparse` to convert it"
+    if not info.isreg():
+        return "not a regular file; remove it, or copy what it stands for"
+    if info.size > limit:
+        return f"a file of {info.size} bytes, more than {limit}; save it smaller"
+    return None
 
 
 def _open_tar(file):
@@ -210,14 +195,14 @@ class _Uncompressed:
         self._file = openers[0](self._raw, "rb") if openers else self._raw
         self.tell, self.seek = self._file.tell, self._file.seek
 
-    def read(self, count):
+    def read(self, count) -> bytes:
         # tarfile would read an extended header of any length.
         if count > _MAX_HEADER_BYTES:
             raise ValueError(f"a header of {count} bytes, more than {_MAX_HEADER_BYTES}")
         self.last_header = self._file.read(count)
         return self.last_header
 
-    def member(self, offset, size):
+    def member(self, offset, size) -> bytes:
         """The content of a member; raises EOFError if the tar is truncated."""
         self._file.seek(offset)
         data = self._file.read(size)

@@ -7,6 +7,7 @@ other numbers and strings become metadata.
 import contextlib
 import re
 import sys
+from collections.abc import Iterator
 
 from dc_tf.data.sources.item import Item
 from dc_tf.data.storage.metadata import bounded
@@ -51,7 +52,7 @@ class TfdsSource:
         self._label, self.class_names = self._labels(info.features)
         self.identity = {"tfds": info.full_name, "split": self._split, "images": self.total}
 
-    def items(self, place=None):
+    def items(self, place=None) -> Iterator[Item]:
         place = place or 0
         skip_decoding = self._tfds.decode.SkipDecoding()
         examples = self._builder.as_dataset(

@@ -59,6 +59,11 @@ class FallbackRows:
         with self._lock:
             return np.array(sorted(self._next_good), np.int64)
 
+    def replacement(self, row: int) -> int:
+        """The row whose image `image` returns: `row` itself unless it was found corrupt."""
+        with self._lock:
+            return self._next_good.get(row, row)
+
     def image(self, row) -> bytes:
         """The encoded image of a row, or of its replacement if the row is corrupt.
 
@@ -89,18 +94,18 @@ class FallbackRows:
     def _look(self, row):
         """(image, None), or (None, reason) if it cannot be used."""
         try:
-            image = self._reader.examples([row])[0]["encoded"]
+            example = self._reader.examples([row])[0]
         except CorruptRow as error:
             return None, str(error)
         import tensorflow as tf  # Pipelines that decode have imported it already.
 
         try:
-            tf.io.decode_image(image, channels=3, expand_animations=False)
+            tf.io.decode_image(example["encoded"], channels=3, expand_animations=False)
         except tf.errors.OpError as error:
             cause = re.sub(r"\{\{.*?\}\} ?|\[Op:.*", "", error.message.splitlines()[0]).strip(" .")
-            place = self.dataset.describe(row)
+            place = ", ".join(filter(None, [self.dataset.describe(row), example["source"]]))
             return None, f"the image of {place} cannot be decoded: {cause}."
-        return image, None
+        return example["encoded"], None
 
     def _check_share(self, corrupt, fault):
         rows, path = self.dataset.rows, self.dataset.path

@@ -14,7 +14,9 @@ import io
 import os
 import re
 import shutil
+import typing
 import uuid
+from collections.abc import Iterator
 
 from dc_tf import atomic
 
@@ -31,7 +33,7 @@ def same_place(a, b) -> bool:
     return a.rstrip("/") == b.rstrip("/")
 
 
-def open_binary(path):
+def open_binary(path) -> io.BufferedReader:
     """Opens a file for buffered, seekable reading of bytes."""
     if is_local(path):
         return open(path, "rb", buffering=1 << 20)
@@ -47,7 +49,7 @@ def size_of(path) -> int:
 
 
 @contextlib.contextmanager
-def opened(path, mode="r"):
+def opened(path, mode="r") -> Iterator[typing.IO]:
     """Opens a file for sequential reading or writing: UTF-8 text, or bytes with "b" in `mode`."""
     if is_local(path):
         with open(path, mode, encoding=None if "b" in mode else "utf-8") as file:
@@ -159,34 +161,34 @@ class _RemoteFile(io.RawIOBase):
             self._file = _gfile().GFile(path, "rb")
         self._size = size_of(path)
 
-    def readable(self):
+    def readable(self) -> bool:
         return True
 
-    def seekable(self):
+    def seekable(self) -> bool:
         return True
 
-    def readinto(self, buffer):
+    def readinto(self, buffer) -> int:
         with os_errors():
             data = self._file.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
-    def tell(self):
+    def tell(self) -> int:
         return self._file.tell()
 
-    def seek(self, offset, whence=os.SEEK_SET):
+    def seek(self, offset, whence=os.SEEK_SET) -> int:
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._file.tell(), os.SEEK_END: self._size}[whence]
         self._file.seek(start + offset)
         return self._file.tell()
 
-    def close(self):
+    def close(self) -> None:
         if not self.closed:
             self._file.close()
         super().close()
 
 
 @contextlib.contextmanager
-def os_errors():
+def os_errors() -> Iterator[None]:
     """Converts TensorFlow errors raised in the body to OSError."""
     import tensorflow as tf
 

@@ -6,15 +6,22 @@
 `manifest.json` is written last, so a folder that has one is complete. A row id is a position in
 manifest order, 0..N-1, and identifies an image for as long as the data set exists. Paths may be
 anything that `tf.io.gfile` reads. `writer.DatasetWriter` writes such a folder; `index_tfrecords`
-makes one whose shards are existing TFRecord files, in any folder.
+makes one whose shards are existing TFRecord files, in any folder. A view (`view.write_view`) has no
+shards of its own: it lists rows of another data set, and its row ids are positions in that list.
 
 Folder:
     shard-00000-of-00002.tfrecord             records
     shard-00000-of-00002.tfrecord.index.npy   (n, 3) int64: offset of the record's payload and its
                                               length, in bytes; label (-1: none)
     manifest.json                             schema version, rows, shards with checksums, classes
+
+Folder of a view:
+    rows.npy                                  (n,) int64 row ids of the base data set, none twice
+    manifest.json                             schema version, rows, path and fingerprint of the base
 """
 
+import contextlib
+import copy
 import dataclasses
 import hashlib
 import io
@@ -24,11 +31,15 @@ import os
 import numpy as np
 
 from dc_tf.data.storage import files
-from dc_tf.data.storage.files import is_local, open_binary, size_of
+from dc_tf.data.storage.files import is_local
+from dc_tf.data.storage.int64_file import read_int64
+from dc_tf.data.storage.row_list import VIEW, RowList
 from dc_tf.data.storage.schema import OURS, Features
+from dc_tf.data.storage.tfrecord import FOOTER_BYTES, HEADER_BYTES
 from dc_tf.errors import DataError
 
 MANIFEST = "manifest.json"
+STAGING_FOLDER = ".writing"  # of an unfinished data set, inside its folder
 INDEX_SUFFIX = ".index.npy"
 SCHEMA_VERSION = 1
 
@@ -53,6 +64,9 @@ class Shard:
 class Dataset:
     """A data set's contents and the location of each row; reads indexes, never images.
 
+    Shards and what concerns them (`offsets`, `index`, `shard_path`) are files; of a view they are
+    those of the base data set, and hold other rows too. Everything else is about the rows.
+
     Attributes:
         path: str.
         rows: int, N.
@@ -60,8 +74,14 @@ class Dataset:
         class_names: tuple of str, or None without classes.
         features: Features, the feature names of the records.
         origin: dict, source and settings that the data set was made with; {} if not recorded.
-        offsets: (shards + 1,) int64, the first row id of each shard, then N.
+        offsets: (shards + 1,) int64, the first row id of each shard, then the number of all rows in
+            the shards.
+        base: of a view, the Dataset with the shards; else None.
+        row_list: of a view, the RowList of its rows; else None.
     """
+
+    base = None
+    row_list = None
 
     def __init__(self, path, manifest):
         class_names = manifest["class_names"]
@@ -73,6 +93,7 @@ class Dataset:
         _check_types(self)
         self.offsets = np.cumsum([0] + [shard.rows for shard in self.shards], dtype=np.int64)
         self.rows = int(self.offsets[-1])
+        self._folder = path
         self._indexes = {}
 
     @classmethod
@@ -80,14 +101,15 @@ class Dataset:
         """Opens a complete data set.
 
         Raises:
-            DataError: the folder is missing, incomplete, or of an unknown schema version.
+            DataError: the folder is missing, incomplete, or of an unknown schema version; or it is
+                a view whose base is missing or has changed.
         """
         path = os.fspath(path)
         manifest = read_manifest(path)
-        try:
+        if VIEW in manifest:
+            return cls._open_view(path, manifest)
+        with _corrupt_manifest(path):
             dataset = cls(path, manifest)
-        except (KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise DataError(f"{os.path.join(path, MANIFEST)} is corrupt: {error!r}.") from error
         if dataset.rows != manifest.get("rows"):
             raise DataError(
                 f"{os.path.join(path, MANIFEST)} is corrupt: it counts {manifest.get('rows')} "
@@ -95,15 +117,82 @@ class Dataset:
             )
         return dataset
 
+    @classmethod
+    def _open_view(cls, path, manifest):
+        with _corrupt_manifest(path):
+            rows = RowList.read(path, manifest[VIEW], manifest["rows"])
+            origin = dict(manifest.get("origin") or {})
+        base = _open_base(path, rows)
+        if base.fingerprint() != rows.fingerprint:
+            raise DataError(
+                f"the view {path} lists rows of {base.path}, which has changed: it had "
+                f"{rows.fingerprint}, now {base.fingerprint()}; restore that data set, or make the "
+                f"view again."
+            )
+        return base.view(path, rows, origin)
+
+    def view(self, path, row_list, origin) -> "Dataset":
+        """A data set of some rows of this one, which must not be a view itself.
+
+        Args:
+            path: its folder.
+            row_list: RowList of rows of this data set.
+            origin: dict, how it was made.
+        """
+        view = copy.copy(self)
+        view.path, view.origin, view.base = path, origin, self
+        view.row_list, view.rows = row_list, len(row_list.row_ids)
+        return view
+
     def fingerprint(self) -> str:
         """A str that identifies the contents: equal for copies, different after any change."""
-        checksums = [shard.checksum for shard in self.shards]
+        if self.row_list is not None:
+            checksums = [self.row_list.fingerprint, self.row_list.checksum]
+        else:
+            checksums = [shard.checksum for shard in self.shards]
         return f"{self.rows} rows, {checksum(hashlib.sha256(json.dumps(checksums).encode()))}"
 
     def labels(self) -> np.ndarray:
         """Labels of all rows, (N,) int32, -1 where a row has none."""
-        parts = [self.index(number)[:, 2] for number in range(len(self.shards))]
-        return np.concatenate(parts).astype(np.int32)
+        return np.concatenate([entries[:, 2].astype(np.int32) for entries in self.entries()])
+
+    def entries(self):
+        """Yields the index entries of all rows in order, (n, 3) int64 at a time: see `index`."""
+        if self.row_list is None:
+            yield from map(self.index, range(len(self.shards)))
+        else:
+            for row_ids in self.row_list.blocks():
+                yield self.base.locate(row_ids)[1]
+
+    def used_shards(self) -> np.ndarray:
+        """(n,) int64 numbers of the shards that hold rows of this data set, ascending."""
+        if self.row_list is None:
+            return np.arange(len(self.shards))
+        used = np.zeros(len(self.shards), bool)
+        for row_ids in self.row_list.blocks():
+            used[self.base.locate(row_ids)[0]] = True
+        return np.flatnonzero(used)
+
+    def stored_bytes(self) -> int:
+        """Bytes that the rows take in the shards."""
+        if self.row_list is None:
+            return sum(shard.bytes for shard in self.shards)
+        payload = sum(int(entries[:, 1].sum()) for entries in self.entries())
+        return payload + self.rows * (HEADER_BYTES + FOOTER_BYTES)
+
+    def base_rows(self, row_ids) -> np.ndarray:
+        """(n,) int64 rows of the data set with the shards that some rows, (n,) integers, are.
+
+        Raises:
+            DataError: a row id outside [0, N).
+        """
+        row_ids = np.asarray(row_ids, np.int64)
+        if row_ids.size and (row_ids.min() < 0 or row_ids.max() >= self.rows):
+            wrong = row_ids[(row_ids < 0) | (row_ids >= self.rows)][0]
+            raise DataError(
+                f"row {wrong} is not in {self.path}, which has rows 0..{self.rows - 1}."
+            )
+        return row_ids if self.row_list is None else np.asarray(self.row_list.row_ids[row_ids])
 
     def locate(self, row_ids) -> tuple[np.ndarray, np.ndarray]:
         """Finds shard, offset, length and label of rows.
@@ -117,16 +206,14 @@ class Dataset:
         Raises:
             DataError: a row id outside [0, N).
         """
-        row_ids = np.asarray(row_ids, np.int64)
-        if row_ids.size and (row_ids.min() < 0 or row_ids.max() >= self.rows):
-            wrong = row_ids[(row_ids < 0) | (row_ids >= self.rows)][0]
-            raise DataError(
-                f"row {wrong} is not in {self.path}, which has rows 0..{self.rows - 1}."
-            )
+        row_ids = self.base_rows(row_ids)
+        if self.base is not None:
+            return self.base.locate(row_ids)
         shards = np.searchsorted(self.offsets, row_ids, side="right") - 1
         entries = np.empty((len(row_ids), 3), np.int64)
-        for number in np.unique(shards):
-            chosen = shards == number
+        order = np.argsort(shards, kind="stable")
+        numbers, starts = np.unique(shards[order], return_index=True)
+        for number, chosen in zip(numbers, np.split(order, starts[1:])):
             entries[chosen] = self.index(number)[row_ids[chosen] - self.offsets[number]]
         return shards, entries
 
@@ -138,35 +225,55 @@ class Dataset:
     def shard_path(self, number) -> str:
         """Path of a shard's TFRecord file."""
         name = self.shards[number].name
-        return os.path.join(self.path, name) if is_local(name) else name
+        return os.path.join(self._folder, name) if is_local(name) else name
 
     def index_path(self, number) -> str:
-        """Path of a shard's index, always in the data set's folder."""
-        return os.path.join(self.path, os.path.basename(self.shards[number].name) + INDEX_SUFFIX)
+        """Path of a shard's index, always in the folder of the data set with the shards."""
+        name = os.path.basename(self.shards[number].name)
+        return os.path.join(self._folder, name + INDEX_SUFFIX)
 
     def index(self, number) -> np.ndarray:
         """Index of a shard, (rows, 3) int64: offset, length, label; memory-mapped if local."""
+        number = int(number)
         if number not in self._indexes:
             self._indexes[number] = self._load_index(number)
         return self._indexes[number]
 
     def _load_index(self, number):
         path, rows = self.index_path(number), self.shards[number].rows
-        remedy = f"`dc_tf index --input={self.path}` rebuilds it."
         try:
-            with open_binary(path) as file:
-                shape, fortran, dtype = _read_header(file)
-                start = file.tell()
-                if shape != (rows, 3) or dtype != np.int64 or fortran:
-                    raise DataError(
-                        f"the index {path} is {dtype} of shape {shape}; the manifest says int64 of "
-                        f"shape {(rows, 3)}. {remedy}"
-                    )
-                return _map_numbers(path, file, start, shape)
-        except DataError:
-            raise
+            return read_int64(path, (rows, 3))
         except Exception as error:  # NumPy raises any exception on a corrupt header.
-            raise DataError(f"the index {path} cannot be read: {error}. {remedy}") from error
+            raise DataError(
+                f"the index {path} cannot be read: {error}. `dc_tf index --input={self._folder}` "
+                f"rebuilds it."
+            ) from error
+
+
+def _open_base(path, rows):
+    """The base data set of the view in a folder."""
+    if not files.exists(os.path.join(rows.base, MANIFEST)):
+        raise DataError(
+            f"the view {path} lists rows of the data set {rows.base}, which is not there; move it "
+            f"back, or make the view again."
+        )
+    try:
+        if VIEW in read_manifest(rows.base):
+            raise DataError(f"{rows.base} is a view itself.")
+        return Dataset.open(rows.base)
+    except DataError as error:
+        raise DataError(
+            f"the view {path} lists rows of {rows.base}, which cannot be opened: {error}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _corrupt_manifest(path):
+    """Turns what wrong values in a manifest raise into a DataError."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, OverflowError, ValueError) as error:
+        raise DataError(f"{os.path.join(path, MANIFEST)} is corrupt: {error!r}.") from error
 
 
 def read_manifest(path) -> dict:
@@ -178,11 +285,11 @@ def read_manifest(path) -> dict:
     try:
         with files.opened(os.path.join(path, MANIFEST), "r") as file:
             manifest = json.loads(file.read())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(_without_manifest(path)) from error
     except OSError as error:
-        state = "is incomplete" if files.is_folder(path) else "does not exist"
         raise DataError(
-            f"the data set {path} {state}: it has no {MANIFEST}. Make it with "
-            f"`dc_tf convert --input=IMAGES --output={path}` or `dc_tf generate --output={path}`."
+            f"{os.path.join(path, MANIFEST)} cannot be read: {error.strerror or error}."
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{os.path.join(path, MANIFEST)} is corrupt: {error}.") from error
@@ -193,6 +300,27 @@ def read_manifest(path) -> dict:
             f"{SCHEMA_VERSION}. Make it again with `dc_tf convert` or `dc_tf generate`."
         )
     return manifest
+
+
+def _without_manifest(path):
+    """What a path is instead of a data set, and what to do; never names it as an output."""
+    if not files.exists(path):
+        return (
+            f"the data set {path} does not exist. `dc_tf convert --input=IMAGES --output=DATA` "
+            f"makes one of your images, `dc_tf generate --output=DATA` draws one."
+        )
+    if not files.is_folder(path):
+        return f"{path} is a file; a data set is a folder, which `dc_tf convert` writes."
+    names = files.names_in(path)
+    if STAGING_FOLDER in names or any(name.endswith(INDEX_SUFFIX) for name in names):
+        return (
+            f"the data set {path} is incomplete: it has no {MANIFEST}. Repeat the command that was "
+            f"writing it, which resumes."
+        )
+    return (
+        f"{path} is not a data set: it has no {MANIFEST}. If it holds your images, `dc_tf convert "
+        f"--input={path} --output=DATA` makes a data set of them in another folder, DATA."
+    )
 
 
 def encode_index(entries) -> bytes:
@@ -237,21 +365,3 @@ def _check_types(dataset):
             )
     if not isinstance(dataset.origin, dict):
         raise TypeError("origin is not a mapping")
-
-
-def _read_header(file):
-    """(shape, is Fortran order, dtype) of a .npy file, read without allocating the array."""
-    version = np.lib.format.read_magic(file)
-    if version != (1, 0):
-        raise ValueError(f"version {version} of the format where (1, 0) was expected")
-    return np.lib.format.read_array_header_1_0(file)
-
-
-def _map_numbers(path, file, start, shape):
-    """The int64 array after the header, memory-mapped if local."""
-    count = shape[0] * shape[1]
-    if size_of(path) != start + 8 * count:
-        raise ValueError(f"it has {size_of(path)} bytes, not {start + 8 * count}")
-    if is_local(path) and count:
-        return np.memmap(path, np.int64, "r", offset=start, shape=shape)
-    return np.frombuffer(file.read(), np.int64).reshape(shape)

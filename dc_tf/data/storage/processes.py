@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 from dc_tf.distributed import stop_request
 
@@ -26,7 +27,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
-def map_lists(function, lists, workers=None, initializer=None, crashed=None, weight=None):
+def map_lists(
+    function, lists, workers=None, initializer=None, crashed=None, weight=None
+) -> Iterator:
     """Calls a function on each of many lists, in processes, and yields all results in order.
 
     Args:
@@ -61,7 +64,7 @@ def map_lists(function, lists, workers=None, initializer=None, crashed=None, wei
                 yield from _one_by_one(function, again.popleft(), initializer, crashed)
 
 
-def map_shards(function, shards, total_bytes, workers=None):
+def map_shards(function, shards, total_bytes, workers=None) -> Iterator:
     """Calls a function on each of many shards and yields the results in order.
 
     Args:

@@ -14,6 +14,7 @@ import functools
 import os
 import re
 import threading
+from collections.abc import Iterator
 
 from dc_tf.data.storage import files, schema
 from dc_tf.data.storage.files import is_local
@@ -120,7 +121,7 @@ class RowReader:
 
 
 @contextlib.contextmanager
-def data_errors():
+def data_errors() -> Iterator[None]:
     """Converts a TensorFlow error that wraps a DataError of a pipeline back to a DataError.
 
     with data_errors():
@@ -145,11 +146,11 @@ class _LocalFiles:
         self._open = {}
         self._lock = threading.Lock()
 
-    def map(self, read_one, *places):
+    def map(self, read_one, *places) -> Iterator:
         """Results of `read_one` for each place, as of Python's `map`."""
         return map(read_one, *places)
 
-    def read(self, shard, start, count):
+    def read(self, shard, start, count) -> bytes:
         file = self._open.get(shard)
         if file is None:
             file = self._keep(shard)
@@ -167,7 +168,7 @@ class _LocalFiles:
                 self._open[shard] = os.open(self._dataset.shard_path(shard), os.O_RDONLY)
             return self._open.get(shard)
 
-    def close(self):
+    def close(self) -> None:
         with self._lock:
             for file in self._open.values():
                 os.close(file)
@@ -186,13 +187,13 @@ class _RemoteFiles:
         self._dataset = dataset
         self._begin()
 
-    def map(self, read_one, *places):
+    def map(self, read_one, *places) -> Iterator:
         """Results of `read_one` for each place, in order; raises the first error in that order."""
         if self._process != os.getpid():
             self._begin()  # a fork has no threads, and a lock may stay held
         return self._threads().map(read_one, *places)
 
-    def read(self, shard, start, count):
+    def read(self, shard, start, count) -> bytes:
         import tensorflow as tf  # Not for local files: it takes seconds to import.
 
         idle = self._idle  # `close` replaces the list, so a file of this read is dropped with it
@@ -208,7 +209,7 @@ class _RemoteFiles:
         self._keep(idle, shard, file)
         return content
 
-    def close(self):
+    def close(self) -> None:
         # Reads in progress complete: pool and files are released when no longer referenced.
         self._pool, self._idle = None, []
 

@@ -14,7 +14,7 @@ from PIL import Image
 from dc_tf.data.storage import files, schema, tfrecord
 from dc_tf.data.storage.manifest import Dataset, checksum, encode_index
 from dc_tf.data.storage.processes import map_shards
-from dc_tf.errors import DataError
+from dc_tf.errors import ConfigError, DataError
 from dc_tf.progress import Progress
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP")  # those that TensorFlow decodes
@@ -61,9 +61,15 @@ def repair(path, workers=None, progress=True) -> dict:
         dict: output, rows, shards, repaired (names of shards).
 
     Raises:
+        ConfigError: it is a view, which has no indexes.
         DataError: a shard's content differs from the manifest, so its rows are unknown.
     """
     dataset = Dataset.open(path)
+    if dataset.base is not None:
+        raise ConfigError(
+            f"{path} is a view of {dataset.base.path} and has no indexes of its own; "
+            f"`dc_tf index --input={dataset.base.path}` rebuilds those of that data set."
+        )
     broken = [number for number in range(len(dataset.shards)) if not _has_index(dataset, number)]
     paths = [dataset.shard_path(number) for number in broken]
     scan = functools.partial(scan_shards, features=dataset.features)

@@ -9,11 +9,15 @@ use others, which the manifest of their data set lists (`Features`).
 """
 
 import dataclasses
+import typing
 
 from google.protobuf.message import DecodeError
 
 from dc_tf.data.storage.example import Example
 from dc_tf.data.storage.metadata import bounded
+
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
 
 NO_LABEL = -1
 
@@ -63,7 +67,7 @@ def encode_example(encoded, label=None, source="", meta=None) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
-def parse_images(serialized, features=OURS):
+def parse_images(serialized, features=OURS) -> "tf.Tensor":
     """Extracts the encoded images from a batch of records, in a graph.
 
     Args:

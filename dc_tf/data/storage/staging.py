@@ -15,13 +15,14 @@ import fcntl
 import itertools
 import json
 import os
+from collections.abc import Iterator
 
 from dc_tf.data.storage import files
 from dc_tf.data.storage.files import is_local, sync
-from dc_tf.data.storage.manifest import INDEX_SUFFIX, MANIFEST
+from dc_tf.data.storage.manifest import INDEX_SUFFIX, MANIFEST, STAGING_FOLDER
+from dc_tf.data.storage.row_list import ROWS, VIEW
 from dc_tf.errors import ConfigError
 
-FOLDER = ".writing"
 _JOB, _LOCK = "job.json", "lock"
 
 
@@ -75,9 +76,9 @@ class Staging:
 
     def path(self, name) -> str:
         """Path of a staged file."""
-        return os.path.join(self._output, FOLDER, name)
+        return os.path.join(self._output, STAGING_FOLDER, name)
 
-    def notes(self):
+    def notes(self) -> Iterator[dict]:
         """Yields the notes in the order in which they were added."""
         for number in itertools.count():
             if not files.exists(self.path(f"{number}.json")):
@@ -131,7 +132,7 @@ class Staging:
         if not self.is_committing():
             self.write(MANIFEST, json.dumps(manifest, indent=1))
         # The shards indexed in place may be those of the data set being replaced.
-        kept = {*moves.values(), *(shard["name"] for shard in manifest["shards"])}
+        kept = {*moves.values(), *(shard["name"] for shard in manifest.get("shards", ()))}
         _remove_data_set(self._output, os.path.join(self._output, MANIFEST), kept)
         for name, final in moves.items():
             if self._has(name):
@@ -177,7 +178,7 @@ class Staging:
 
 def is_begun(path) -> bool:
     """Whether a folder holds a complete or unfinished data set."""
-    names = (MANIFEST, os.path.join(FOLDER, _JOB))
+    names = (MANIFEST, os.path.join(STAGING_FOLDER, _JOB))
     return any(files.exists(os.path.join(path, name)) for name in names)
 
 
@@ -191,7 +192,7 @@ def check_output(path, overwrite) -> None:
         return
     if not files.is_folder(path):
         raise ConfigError(f"the output {path} is a file; give a folder.")
-    left = [name for name in files.names_in(path) if name != FOLDER]
+    left = [name for name in files.names_in(path) if name != STAGING_FOLDER]
     if left and not overwrite:
         raise ConfigError(
             f"the output {path} is not empty (it has {left[0]}); give a new folder, or --overwrite "
@@ -219,7 +220,7 @@ def _check_staging(path, job, overwrite):
 def _check_shards(path):
     """Rejects a folder with shard files that no data set there lists, since they would be lost."""
     ours = set()
-    for manifest in (os.path.join(path, MANIFEST), os.path.join(path, FOLDER, MANIFEST)):
+    for manifest in (os.path.join(path, MANIFEST), os.path.join(path, STAGING_FOLDER, MANIFEST)):
         listed = _read_json(manifest) if files.exists(manifest) else None
         if isinstance(listed, dict) and not listed.get("adopted"):
             ours |= {shard["name"] for shard in listed.get("shards", [])}
@@ -242,16 +243,22 @@ def _remove_data_set(path, manifest_path, kept):
     manifest = _read_json(manifest_path)
     # The manifest first: without it the folder counts as incomplete.
     files.remove(manifest_path)
-    shards = manifest.get("shards", []) if isinstance(manifest, dict) else []
-    for shard in shards:
+    for file in _own_files(manifest if isinstance(manifest, dict) else {}):
+        if file not in kept and files.exists(os.path.join(path, file)):
+            files.remove(os.path.join(path, file))
+
+
+def _own_files(manifest):
+    """Names of the files, besides the manifest, that are removed with a data set."""
+    names = [ROWS] if VIEW in manifest else []
+    for shard in manifest.get("shards", ()):
         name = os.path.basename(shard["name"])
-        for file in [name + INDEX_SUFFIX] + ([] if manifest.get("adopted") else [name]):
-            if file not in kept and files.exists(os.path.join(path, file)):
-                files.remove(os.path.join(path, file))
+        names += [name + INDEX_SUFFIX] + ([] if manifest.get("adopted") else [name])
+    return names
 
 
 def _read_job(path):
-    name = os.path.join(path, FOLDER, _JOB)
+    name = os.path.join(path, STAGING_FOLDER, _JOB)
     return _read_json(name) if files.exists(name) else None
 
 

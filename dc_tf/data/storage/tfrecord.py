@@ -7,6 +7,7 @@ Both checksums are CRC-32C (Castagnoli), masked. Checking one costs 5 microsecon
 """
 
 import struct
+from collections.abc import Iterator
 
 import google_crc32c
 
@@ -57,7 +58,7 @@ def masked_crc(data) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def scan(path):
+def scan(path) -> Iterator[tuple[int, bytes | None, str | None]]:
     """Reads a file sequentially.
 
     Yields:

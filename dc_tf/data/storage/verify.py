@@ -8,13 +8,19 @@ import dataclasses
 import functools
 import hashlib
 import os
+from collections.abc import Iterator
+
+import numpy as np
 
 from dc_tf.data.storage import schema, tfrecord
 from dc_tf.data.storage.files import size_of
 from dc_tf.data.storage.manifest import Dataset, checksum
 from dc_tf.data.storage.processes import map_shards
+from dc_tf.data.storage.row_list import ROWS
 from dc_tf.errors import DataError
 from dc_tf.progress import Progress
+
+_REPLACED = "is not what was written: its checksum differs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +40,10 @@ class CorruptShard:
     reason: str
 
 
-def verify(dataset, workers=None, progress=True):
+def verify(dataset, workers=None, progress=True) -> Iterator[CorruptShard]:
     """Reads all shards and compares them with manifest and indexes.
+
+    Of a view, all shards that hold rows of it; faults of other rows in them are not its own.
 
     Args:
         dataset: Dataset.
@@ -45,44 +53,71 @@ def verify(dataset, workers=None, progress=True):
     Yields:
         CorruptShard for each shard that differs from what was written, as soon as it is found.
     """
-    numbers = list(range(len(dataset.shards)))
-    total = sum(shard.bytes for shard in dataset.shards)
-    check = functools.partial(check_shards, path=dataset.path)
-    found, bad = map_shards(check, numbers, total, workers), 0
-    with Progress(dataset.rows, "verify", "rows", enabled=progress) as bar:
-        for shard, fault in zip(dataset.shards, found, strict=True):
+    if dataset.row_list is not None and not dataset.row_list.is_intact():
+        yield CorruptShard(ROWS, dataset.rows, None, _REPLACED)
+        return
+    parts = list(rows_by_shard(dataset))
+    shards = [dataset.shards[number] for number, _ in parts]
+    total = sum(shard.bytes for shard in shards)
+    check = functools.partial(check_shards, path=(dataset.base or dataset).path)
+    found, bad = map_shards(check, parts, total, workers), 0
+    rows = sum(shard.rows for shard in shards)
+    with Progress(rows, "verify", "rows", enabled=progress) as bar:
+        for shard, fault in zip(shards, found, strict=True):
             bad += fault is not None
             bar.update(shard.rows, bad_shards=bad)
             if fault is not None:
                 yield fault
 
 
-def check_shards(numbers, path) -> list[CorruptShard | None]:
-    """`check_shard` of each number, for the data set in `path`; the work of one process."""
+def rows_by_shard(dataset):
+    """Yields (number, positions) of each shard that holds rows of a data set.
+
+    The positions are those of its rows in the shard, (n,) int64; None stands for all.
+    """
+    if dataset.row_list is None:
+        yield from ((number, None) for number in range(len(dataset.shards)))
+        return
+    row_ids = np.sort(dataset.row_list.row_ids)
+    ends = np.searchsorted(row_ids, dataset.offsets)
+    for number in np.flatnonzero(np.diff(ends)).tolist():
+        yield number, row_ids[ends[number] : ends[number + 1]] - dataset.offsets[number]
+
+
+def check_shards(parts, path) -> list[CorruptShard | None]:
+    """`check_shard` of each (number, positions), for the data set in `path`, which is no view."""
     dataset = Dataset.open(path)
-    return [check_shard(dataset, number) for number in numbers]
+    return [check_shard(dataset, *part) for part in parts]
 
 
-def check_shard(dataset, number) -> CorruptShard | None:
-    """Verifies a shard: CorruptShard, or None if it is intact."""
+def check_shard(dataset, number, positions=None) -> CorruptShard | None:
+    """Verifies a shard: CorruptShard, or None if it is intact.
+
+    Args:
+        dataset: Dataset.
+        number: of the shard.
+        positions: (n,) int64, the rows of the shard that count; None: all.
+    """
     shard, path = dataset.shards[number], dataset.shard_path(number)
+    rows = shard.rows if positions is None else len(positions)
     try:
+        counted = dataset.index(number)[slice(None) if positions is None else positions, 0]
         entries = {offset: rest for offset, *rest in dataset.index(number).tolist()}
         size = size_of(path)
         bad, digest = _compare(path, entries, dataset.features)
     except (OSError, DataError) as error:
-        return CorruptShard(shard.name, shard.rows, None, f"cannot be read: {error}")
+        return CorruptShard(shard.name, rows, None, f"cannot be read: {error}")
     if bad:
-        return CorruptShard(shard.name, len(bad), *bad[0])
+        counted = set(counted.tolist())
+        own = [fault for fault in bad if fault[0] in counted]
+        return CorruptShard(shard.name, len(own), *own[0]) if own else None
     if size != shard.bytes:
         return CorruptShard(
             shard.name, 0, None, f"has {size} bytes; the manifest says {shard.bytes}"
         )
     if len(entries) != shard.rows or checksum(digest) != shard.checksum:
         # Every record is valid, so records were replaced, added or removed.
-        return CorruptShard(
-            shard.name, shard.rows, None, "is not what was written: its checksum differs"
-        )
+        return CorruptShard(shard.name, rows, None, _REPLACED)
     return None
 
 

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -93,7 +94,7 @@ class DatasetWriter:
     def is_full(self) -> bool:
         return self._current is not None and self._current.is_full(self._rows_per_shard)
 
-    def notes(self):
+    def notes(self) -> Iterator:
         """Yields the note of each finished shard, of this and earlier writers of the job."""
         for note in self._staging.notes():
             yield note["note"]
@@ -112,11 +113,19 @@ class DatasetWriter:
             raise DataError(
                 f"{source or 'an image'} has label {label}; the class names allow 0..{classes - 1}."
             )
+        return self.write_record(schema.encode_example(encoded, label, source, meta), label)
+
+    def write_record(self, record, label=None) -> int:
+        """Appends one row, a record of `schema.encode_example`, whose label is given beside it.
+
+        Returns:
+            int, the row's id.
+        """
         if self.is_full:
             self.close_shard()
         if self._current is None:
             self._current = _OpenShard(self._staging.path(f"{len(self._shards)}.tfrecord"))
-        self._current.write(schema.encode_example(encoded, label, source, meta), label)
+        self._current.write(record, label)
         self.rows += 1
         return self.rows - 1
 
@@ -189,19 +198,19 @@ class _OpenShard:
         self._index = []
         self._bytes = 0
 
-    def write(self, record, label):
+    def write(self, record, label) -> None:
         self._file.write(frame(record))
         self._digest.update(record)
         label = schema.NO_LABEL if label is None else label
         self._index.append((self._bytes + HEADER_BYTES, len(record), label))
         self._bytes += HEADER_BYTES + len(record) + FOOTER_BYTES
 
-    def is_full(self, rows_per_shard):
+    def is_full(self, rows_per_shard) -> bool:
         if rows_per_shard is None:
             return self._bytes >= _SHARD_BYTES
         return len(self._index) >= rows_per_shard
 
-    def close(self):
+    def close(self) -> None:
         self._opened.close()
         with files.opened(self._path + INDEX_SUFFIX, "wb") as file:
             file.write(encode_index(self._index))

@@ -28,21 +28,21 @@ class Brush:
         self._draw = ImageDraw.Draw(self.image)
         self._height = height
 
-    def polygon(self, points, color):
+    def polygon(self, points, color) -> None:
         self._draw.polygon([self._pixel(x, y) for x, y in points], fill=color)
 
-    def box(self, left, bottom, right, top, color):
+    def box(self, left, bottom, right, top, color) -> None:
         self.polygon([(left, bottom), (right, bottom), (right, top), (left, top)], color)
 
-    def ellipse(self, x, y, rx, ry, color):
+    def ellipse(self, x, y, rx, ry, color) -> None:
         self._draw.ellipse([self._pixel(x - rx, y + ry), self._pixel(x + rx, y - ry)], fill=color)
 
-    def dome(self, x, y, rx, ry, color):
+    def dome(self, x, y, rx, ry, color) -> None:
         """The upper half of an ellipse, standing on y."""
         corners = [self._pixel(x - rx, y + ry), self._pixel(x + rx, y - ry)]
         self._draw.pieslice(corners, 180, 360, fill=color)
 
-    def line(self, points, width, color):
+    def line(self, points, width, color) -> None:
         """A stroke with round ends and corners."""
         pixels = [self._pixel(x, y) for x, y in points]
         self._draw.line(pixels, fill=color, width=max(1, round(width * self._height)))
@@ -85,7 +85,7 @@ def shade(base, factor) -> tuple:
     return tuple(int(min(255, part * factor)) for part in base)
 
 
-def tree(brush, rng):
+def tree(brush, rng) -> None:
     bark, leaves = color(rng, (0.25, 0.5), (0.2, 0.6)), color(rng, (0.35, 0.8))
     fork, spread = rng.uniform(0.3, 0.45), rng.uniform(0.22, 0.34)
     trunk = rng.uniform(0.035, 0.06)
@@ -103,7 +103,7 @@ def tree(brush, rng):
             brush.ellipse(x, min(y, 1 - size), size, size, shade(leaves, tone))
 
 
-def house(brush, rng):
+def house(brush, rng) -> None:
     wall, roof = color(rng, (0.5, 0.95), (0.05, 0.6)), color(rng, (0.25, 0.65))
     half, eaves = rng.uniform(0.4, 0.62), rng.uniform(0.5, 0.6)
     ridge, over = rng.uniform(0, 0.45) * half, rng.uniform(0.05, 0.1)
@@ -124,7 +124,7 @@ def house(brush, rng):
         brush.box(x - 0.11, 0.14, x + 0.11, 0.17, shade(wall, 0.6))
 
 
-def person(brush, rng):
+def person(brush, rng) -> None:
     skin = hsv(rng.uniform(0.03, 0.09), rng.uniform(0.3, 0.6), rng.uniform(0.35, 0.95))
     hair, shirt, trousers = color(rng, (0.1, 0.6)), color(rng), color(rng, (0.15, 0.7))
     stride, hip, shoulder = rng.uniform(0.04, 0.13), 0.47, 0.8
@@ -150,7 +150,7 @@ def person(brush, rng):
         brush.box(-0.09, 0.8 if rng.random() < 0.5 else 0.86, -0.04, 0.93, hair)
 
 
-def car(brush, rng):
+def car(brush, rng) -> None:
     paint, half = color(rng), rng.uniform(0.85, 0.97)
     roof_left, roof_right = rng.uniform(-0.5, -0.3), rng.uniform(0.15, 0.35)
     brush.polygon([(-0.75, 0.5), (0.65, 0.5), (roof_right, 1), (roof_left, 1)], shade(paint, 1.15))
@@ -173,7 +173,7 @@ def car(brush, rng):
         brush.ellipse(x, 0.19, 0.09, 0.09, hub)
 
 
-def dog(brush, rng):
+def dog(brush, rng) -> None:
     fur, length, leg = (
         color(rng, (0.25, 0.9), (0.1, 0.6)),
         rng.uniform(0.4, 0.55),
@@ -208,7 +208,7 @@ def dog(brush, rng):
         brush.polygon([(length + 0.02, 0.88), (length + 0.14, 0.92), (length + 0.06, 1)], ear)
 
 
-def boat(brush, rng):
+def boat(brush, rng) -> None:
     hull, sail = color(rng, (0.25, 0.8)), color(rng, (0.6, 1.0), (0.0, 0.6))
     mast, half = rng.uniform(-0.1, 0.1), rng.uniform(0.42, 0.6)
     brush.line([(mast, 0.2), (mast, 0.98)], 0.025, shade(hull, 0.6))
@@ -222,7 +222,7 @@ def boat(brush, rng):
         brush.polygon([(mast, 0.98), (mast, 0.91), (mast - 0.13, 0.94)], color(rng))
 
 
-def tower(brush, rng):
+def tower(brush, rng) -> None:
     stone, half, top = (
         color(rng, (0.4, 0.85), (0.05, 0.5)),
         rng.uniform(0.12, 0.18),
@@ -252,7 +252,7 @@ def tower(brush, rng):
     brush.dome(0, 0.125, 0.066, 0.06, DARK)
 
 
-def flower(brush, rng):
+def flower(brush, rng) -> None:
     stem, petals = color(rng, (0.25, 0.65)), color(rng, (0.55, 1.0), (0.2, 0.95))
     bend, head = rng.uniform(-0.08, 0.08), 0.74
     brush.line([(0, 0), (bend * 0.3, 0.3), (bend, head)], 0.04, stem)
@@ -268,7 +268,7 @@ def flower(brush, rng):
     brush.ellipse(bend, head, 0.095, 0.095, color(rng, (0.3, 0.9)))
 
 
-def windmill(brush, rng):
+def windmill(brush, rng) -> None:
     wall, sails = color(rng, (0.5, 0.95), (0.05, 0.5)), color(rng, (0.4, 1), (0.0, 0.4))
     hub = 0.65
     brush.polygon([(-0.19, 0), (0.19, 0), (0.11, 0.66), (-0.11, 0.66)], wall)
@@ -283,7 +283,7 @@ def windmill(brush, rng):
     brush.ellipse(0, hub, 0.035, 0.035, DARK)
 
 
-def balloon(brush, rng):
+def balloon(brush, rng) -> None:
     first, second, half = color(rng), color(rng), rng.uniform(0.31, 0.37)
     middle, throat = 0.64, 0.22
     for part, tone in [(1.0, first), (0.66, second), (0.3, first)]:
@@ -301,7 +301,7 @@ def balloon(brush, rng):
     brush.box(-0.085, 0.1, 0.085, 0.13, DARK)
 
 
-def cactus(brush, rng):
+def cactus(brush, rng) -> None:
     skin, thick = color(rng, (0.3, 0.75)), rng.uniform(0.15, 0.2)
     column = [(0, 0.02), (0, 0.98 - thick / 2)]
     arms = []
@@ -317,7 +317,7 @@ def cactus(brush, rng):
             brush.ellipse(x, y + 0.06, 0.04, 0.04, color(rng, (0.8, 1)))
 
 
-def mushroom(brush, rng):
+def mushroom(brush, rng) -> None:
     cap, stem = color(rng, (0.4, 0.95), (0.3, 0.9)), color(rng, (0.7, 1.0), (0.0, 0.25))
     rim, half = rng.uniform(0.45, 0.55), rng.uniform(0.42, 0.55)
     brush.polygon([(-0.15, 0.03), (0.15, 0.03), (0.1, rim + 0.1), (-0.1, rim + 0.1)], stem)

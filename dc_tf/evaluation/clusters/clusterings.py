@@ -39,7 +39,7 @@ class RunClustering:
         Levels with a single cluster are left out.
 
         Raises:
-            DataError: the assignments belong to another data set or are damaged.
+            DataError: the assignments belong to another data set or are corrupt.
         """
         assignments = Assignments.open(self.run.clustering(self.stage, self.round))
         if len(assignments.cluster) != dataset.rows:
@@ -67,7 +67,7 @@ class KMeansClustering:
         """{"clusters": (N,) labels}.
 
         Raises:
-            DataError: the rows are not those of the data set, or a file is damaged.
+            DataError: the rows are not those of the data set, or a file is corrupt.
         """
         try:
             files = [

@@ -213,7 +213,7 @@ def _label_values(dataset, rows):
 
 
 def _metas(dataset, rows, world):
-    """Yields the metadata of each row, {} for a damaged one.
+    """Yields the metadata of each row, {} for a corrupt one.
 
     Each worker reads a share and broadcasts it. All workers must take the same number of items.
     """

@@ -96,7 +96,7 @@ class FineTuneCheckpoints:
                 atomic.remove_tree(os.path.join(self._folder, name))
 
 
-def refuse_foreign_on_all(folder: str, about: dict, world: Communicator):
+def refuse_foreign_on_all(folder: str, about: dict, world: Communicator) -> None:
     """As `atomic.refuse_foreign` of a work folder, by the first worker for all.
 
     Args:

@@ -24,7 +24,7 @@ from dc_tf.evaluation.finetune.checkpoint import refuse_foreign_on_all
 from dc_tf.evaluation.finetune.train import fine_tune, one_step
 from dc_tf.evaluation.models import random_init
 from dc_tf.evaluation.work import forward_part, steps_part, text_of
-from dc_tf.export.weights import weights_digest
+from dc_tf.exporting.weights import weights_digest
 
 # Takes minutes on a CPU for a small network and a few thousand small images. With the paper's
 # initial deviation the new layers would hardly change in so few steps.

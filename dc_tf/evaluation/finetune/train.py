@@ -21,8 +21,8 @@ from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import DataError
 from dc_tf.evaluation.finetune.checkpoint import FineTuneCheckpoints, Position
 from dc_tf.evaluation.finetune.step import SUMS, FineTuner
-from dc_tf.export.fold_sobel import FoldedVGG16, fold
-from dc_tf.export.weights import copy_weights
+from dc_tf.exporting.fold_sobel import FoldedVGG16, fold
+from dc_tf.exporting.weights import copy_weights
 from dc_tf.nn.vgg16 import VGG16
 from dc_tf.progress import Progress
 from dc_tf.seeds import derive

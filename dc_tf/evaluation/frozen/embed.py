@@ -22,7 +22,7 @@ from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import remembered
 from dc_tf.evaluation.frozen.features import Extractor, parse_layers, storable
 from dc_tf.evaluation.frozen.pooling import cell_average
-from dc_tf.export.weights import weights_digest
+from dc_tf.exporting.weights import weights_digest
 from dc_tf.precision import AUTO, Choice, choose
 from dc_tf.progress import Progress
 
@@ -55,7 +55,7 @@ def embed(
         dtype: type of the files; "float16" clips values to its range.
         batch_size: images per batch.
         rows_per_file: rows per file; this many are in memory at a time.
-        max_bad_share: largest share of rows that may be damaged.
+        max_bad_share: largest share of rows that may be corrupt.
 
     Returns:
         The contents of `embed.json`: the origin of the features, `rows`, `files` per layer, `dims`.
@@ -198,7 +198,7 @@ def origin(path) -> Origin | None:
     """The Origin that `embed` recorded beside a file of features; None if there is no record.
 
     Raises:
-        DataError: the record is damaged.
+        DataError: the record is corrupt.
     """
     folder, name = os.path.split(path)
     match = _FILE.match(name)

@@ -50,7 +50,7 @@ def scaled_image(path: str, box, longest_side: int) -> np.ndarray:
         (h, w, 3) float32 in [0, 1], no side below MIN_SIDE; bilinear, antialiased.
 
     Raises:
-        DataError: the file is missing or damaged, or the box is outside the image.
+        DataError: the file is missing or corrupt, or the box is outside the image.
     """
     encoded, reason, _ = clean(path, Rules())
     if reason:

@@ -29,7 +29,7 @@ def load_plain(data: bytes, source: str) -> object:
         source: name of the file, for messages.
 
     Raises:
-        DataError: the pickle is too large or damaged, or it holds anything but plain values.
+        DataError: the pickle is too large or corrupt, or it holds anything but plain values.
     """
     if len(data) > MAX_BYTES:
         raise DataError(f"{source} has {len(data)} bytes, more than {MAX_BYTES}.")

@@ -49,7 +49,7 @@ class Protocol:
         levels: number of scales of regions.
         overlap: target overlap of neighbouring regions, as a share of their area.
         dimensions: dimensions after whitening; 0 for the number of channels (512 in VGG-16).
-        ignore_unreadable: leave damaged images out of database, ground truth and whitening, as is
+        ignore_unreadable: leave corrupt images out of database, ground truth and whitening, as is
             usual for the 20 of Paris6k; otherwise they are an error.
         paper: the paper's data set whose results are shown beside: "auto" to recognise it, see
             `paper`; "oxford5k" or "paris6k"; "" for none.
@@ -150,7 +150,7 @@ def read_ground_truth(folder: str) -> GroundTruth:
 
     Raises:
         ConfigError: the folder has no ground truth, or several.
-        DataError: the ground truth is damaged, or it names an image that is missing.
+        DataError: the ground truth is corrupt, or it names an image that is missing.
     """
     classic, revisited = query_files(folder), ground_truth_files(folder)
     if classic and revisited:

@@ -19,7 +19,7 @@ from official.vision.configs.common import NormActivation
 from official.vision.modeling.backbones import factory
 
 from dc_tf import keras
-from dc_tf.export.fold_sobel import FoldedVGG16
+from dc_tf.exporting.fold_sobel import FoldedVGG16
 from dc_tf.nn.vgg16 import VGG16
 
 BACKBONE = "dc_tf_vgg16"

@@ -27,7 +27,7 @@ from dc_tf.evaluation.voc07.backbone import (
     trainer_config,
 )
 from dc_tf.evaluation.voc07.records import write_records
-from dc_tf.export.fold_sobel import FoldedVGG16
+from dc_tf.exporting.fold_sobel import FoldedVGG16
 from dc_tf.progress import Progress
 
 _TRAIN_SHARDS = 8

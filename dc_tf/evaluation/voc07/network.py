@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from dc_tf.distributed.collectives import Solo, all_sum_packed
 from dc_tf.evaluation.losses import multi_label_loss
-from dc_tf.export.weights import flat_weights, named_weights, trainable_weights
+from dc_tf.exporting.weights import flat_weights, named_weights, trainable_weights
 from dc_tf.nn.heads import LinearHead
 from dc_tf.nn.vgg16 import dropout_mask
 from dc_tf.seeds import derive

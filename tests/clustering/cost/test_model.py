@@ -32,7 +32,7 @@ UNIT = dataclasses.replace(
     float32=Product(1.0, 0.0),
     component_s=0.0,
     scattered_s=0.0,
-    survey_s=0.0,
+    row_stats_s=0.0,
     entered_s=0.0,
     moved_s=0.0,
     centroid_s=0.0,
@@ -111,11 +111,16 @@ class TimeTest(tf.test.TestCase):
     def test_a_small_case_by_hand(self):
         problem = Problem(rows=10, dim=6, clusters=2, iterations=3, cache_bytes=0)
         machine = dataclasses.replace(
-            UNIT, survey_s=1.0, component_s=10.0, entered_s=100.0, moved_s=50.0, centroid_s=1000.0
+            UNIT,
+            row_stats_s=1.0,
+            component_s=10.0,
+            entered_s=100.0,
+            moved_s=50.0,
+            centroid_s=1000.0,
         )
         level = estimate(problem, machine).level1
         self.assertAllClose(level.flops, 4 * 2 * 10 * 2 * 6)
-        self.assertAllClose(level.survey_s, 10 * 6 * 1)
+        self.assertAllClose(level.row_stats_s, 10 * 6 * 1)
         self.assertAllClose(level.assign_s, level.flops + 4 * 10 * 6 * 10)
         # All rows enter in the first pass, and some move in each of the others.
         self.assertAllClose(level.move_s, 10 * 6 * (100 + 3 * problem.moved * 50))

@@ -14,12 +14,15 @@ from absl.testing import parameterized
 from dc_tf.clustering.search import backends, nearest_on_gpu
 from dc_tf.clustering.search.backends import make_backend
 from dc_tf.clustering.search.nearest import NearestCentroid
+from dc_tf.clustering.search.nearest_in_faiss import FaissNearest
 from dc_tf.clustering.search.nearest_on_gpu import NearestOnGpu
+from dc_tf.clustering.store.points import DTYPES
 
 pytestmark = pytest.mark.numeric
 
 # That for a GPU runs on a CPU as well.
 BOTH = (NearestCentroid, NearestOnGpu)
+ALL = (*BOTH, FaissNearest)
 
 
 def labels_of(nearest, rows):
@@ -125,16 +128,28 @@ class NearestTest(tf.test.TestCase, parameterized.TestCase):
             self.assertAllEqual(labels_of(nearest, rows[:length]), whole[:length])
         self.assertLessEqual(nearest_on_gpu.winners.experimental_get_tracing_count(), compiled + 4)
 
-    def test_faiss_behaves_alike(self):
+    @parameterized.product(search=ALL, dtype=DTYPES)
+    def test_every_search_keeps_the_contract_of_the_interface(self, search, dtype):
         rng = np.random.default_rng(0)
-        rows, centroids = (rng.normal(size=(n, 8)).astype(np.float32) for n in (50, 20))
+        rows = (rng.normal(size=(50, 8)) + 3).astype(dtype)
+        centroids = (rng.normal(size=(20, 8)) + 3).astype(np.float32)
         used = np.arange(20) % 2 == 0
-        results = []
-        for name in ("tensorflow", "faiss"):
-            nearest = make_backend(name, 20, 8, "float32", 1 << 20)
-            nearest.load(centroids, used, centroids[0])
-            results.append(labels_of(nearest, rows))
-        self.assertAllEqual(results[0], results[1])
+        nearest = search(20, 8, memory_bytes=1 << 20)
+        nearest.load(centroids, used, centroids[0], level=8.0)
+        labels = nearest(nearest.prepared(rows))[0]
+        distances = np.square(rows.astype(np.float64)[:, None] - centroids[None]).sum(axis=2)
+        self.assertAllEqual(labels, 2 * distances[:, used].argmin(axis=1))
+        self.assertEqual(labels.dtype, np.int32)
+        others = rng.integers(0, 20, 50).astype(np.int32)
+        self.assertAllEqual(
+            nearest.nearer(rows, labels, others),
+            distances[np.arange(50), labels] < distances[np.arange(50), others],
+        )
+        self.assertTrue(nearest.exact)
+        self.assertEqual(nearest.precision, "float32")
+        self.assertEqual(
+            nearest.row_bytes * len(rows), memoryview(nearest.prepared(rows).__array__()).nbytes
+        )
 
     @parameterized.parameters(2, 8, 32, 64, 1024)
     def test_faiss_gets_chunks_that_it_multiplies(self, dim):

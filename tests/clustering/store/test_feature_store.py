@@ -33,7 +33,7 @@ class StoreTestCase(tf.test.TestCase):
         store.flush()
         return store
 
-    def change_note(self, **changes):
+    def change_metadata(self, **changes):
         path = os.path.join(self.path, "store.json")
         with open(path) as file:
             note = json.load(file) | changes
@@ -131,7 +131,7 @@ class FeatureStoreTest(StoreTestCase):
         store.write(20, self.x[20:])
         self.assertAllEqual(store.read(0, 50), self.x.astype(np.float16))
 
-    def test_rows_are_durable_before_the_note_says_so(self):
+    def test_rows_are_synced_before_the_note_counts_them(self):
         store = FeatureStore.create(self.path, 50, 6)
         store.write(0, self.x)
         with mock.patch.object(RowFile, "sync", side_effect=DataError("disk")):
@@ -239,20 +239,20 @@ class DamageTest(StoreTestCase):
         treasure = os.path.join(self.path, "thesis.tex")
         with open(treasure, "w"):
             pass
-        for path, message in ((self.path, "holds thesis.tex"), (treasure, "is no folder")):
+        for path, message in ((self.path, "holds thesis.tex"), (treasure, "is not a folder")):
             with self.assertRaisesRegex(ConfigError, message):
                 FeatureStore.create(path, 3, 2)
         self.assertTrue(os.path.exists(treasure))
         with self.assertRaisesRegex(DataError, "Not a directory"):
             FeatureStore.create(os.path.join(treasure, "below"), 3, 2)
 
-    def test_a_damaged_note_is_reported(self):
+    def test_a_corrupt_note_is_reported(self):
         for changes in (
             {"written": 51},
             {"written": "50"},
             {"written": True},
             {"first_row": -1},
-            {"rewritten": 51},
+            {"mapped": 51},
             {"made_by": None},
             {"matrix": [50, 6]},
             {"matrix": [50, 6, "int8"]},
@@ -260,13 +260,13 @@ class DamageTest(StoreTestCase):
             {"surprise": 0},
         ):
             self.filled()
-            self.change_note(**changes)
-            with self.assertRaisesRegex(DataError, "store.json is damaged"):
+            self.change_metadata(**changes)
+            with self.assertRaisesRegex(DataError, "store.json is corrupt"):
                 FeatureStore.open(self.path)
         for text in ("", '{"written": 5', "[]", "null", "7"):
             with open(os.path.join(self.path, "store.json"), "w") as file:
                 file.write(text)
-            with self.assertRaisesRegex(DataError, "store.json is damaged"):
+            with self.assertRaisesRegex(DataError, "store.json is corrupt"):
                 FeatureStore.open(self.path)
 
     def test_rows_of_another_store_are_not_taken_for_its_own(self):
@@ -289,7 +289,7 @@ class DamageTest(StoreTestCase):
 
     def test_rows_that_are_half_mapped_are_neither_read_nor_written(self):
         self.filled()
-        self.change_note(made_by="whitening", rewritten=20)
+        self.change_metadata(made_by="whitening", mapped=20)
         store = FeatureStore.open(self.path)
         for use in (
             lambda: store.read(0, 1),
@@ -297,7 +297,7 @@ class DamageTest(StoreTestCase):
             lambda: store.write(0, self.x),
             store.check_complete,
         ):
-            with self.assertRaisesRegex(DataError, "20 of 50 rows went through whitening"):
+            with self.assertRaisesRegex(DataError, "20 of 50 rows are mapped by whitening"):
                 use()
         store.forget()
         store.write(0, self.x)

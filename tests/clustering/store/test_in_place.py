@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 from crash_points import killed_at
 
-from dc_tf.clustering.store import in_place as rewrite_lib
+from dc_tf.clustering.store import in_place as in_place_lib
 from dc_tf.clustering.store.feature_store import FeatureStore
-from dc_tf.clustering.store.in_place import rewrite
+from dc_tf.clustering.store.in_place import map_in_place
 from dc_tf.errors import DataError
 
 ROWS, CHUNK = 24, 8
@@ -34,7 +34,7 @@ class RewriteTest(tf.test.TestCase):
         super().setUp()
         self.path = os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), "store")
         self.x = np.random.default_rng(0).normal(size=(ROWS, 3)).astype(np.float32)
-        self.enter_context(mock.patch.object(rewrite_lib, "BLOCK_BYTES", BLOCK_BYTES))
+        self.enter_context(mock.patch.object(in_place_lib, "BLOCK_BYTES", BLOCK_BYTES))
         self.enter_context(mock.patch.object(os, "fsync"))  # slow, and a kill does not need it
         self.raw = self.path + "-raw"
         store = FeatureStore.create(self.raw, ROWS, 3, first_row=70, dtype="float32")
@@ -48,7 +48,7 @@ class RewriteTest(tf.test.TestCase):
 
     def go_on(self, function=moved, name="moved"):
         store = FeatureStore.open(self.path)
-        rewrite(store, function, name, CHUNK)
+        map_in_place(store, function, name, CHUNK)
         return store
 
     def assert_moved(self, message=None):
@@ -88,7 +88,7 @@ class RewriteTest(tf.test.TestCase):
     def test_rows_of_one_map_do_not_go_through_another(self):
         for n in (10**6, 25):
             killed_at(n, self.go_on)
-            with self.assertRaisesRegex(DataError, "are those of moved"):
+            with self.assertRaisesRegex(DataError, "are already mapped by moved"):
                 self.go_on(never, "other")
 
     def test_new_rows_of_another_map_that_were_not_used_yet_are_not_used(self):
@@ -103,7 +103,7 @@ class RewriteTest(tf.test.TestCase):
         self.begin()
         killed_at(n, self.go_on)
         try:
-            block = FeatureStore.open(os.path.join(self.path, "rewriting"))
+            block = FeatureStore.open(os.path.join(self.path, "mapping"))
         except DataError:
             return False
         return block.written == block.rows
@@ -119,7 +119,7 @@ class RewriteTest(tf.test.TestCase):
         first = iter([True, True])
         with self.assertRaisesRegex(DataError, "row 86 are not finite"):
             self.go_on(lambda rows: moved(rows) if next(first, False) else rows + np.nan)
-        with self.assertRaisesRegex(DataError, "16 of 24 rows went through moved"):
+        with self.assertRaisesRegex(DataError, "16 of 24 rows are mapped by moved"):
             FeatureStore.open(self.path).check_complete()
         self.go_on()
         self.assert_moved()
@@ -127,9 +127,9 @@ class RewriteTest(tf.test.TestCase):
     def test_a_store_that_is_not_complete_or_empty(self):
         store = FeatureStore.create(self.path, 4, 3)
         with self.assertRaisesRegex(DataError, "0 of 4 rows"):
-            rewrite(store, never, "moved", CHUNK)
+            map_in_place(store, never, "moved", CHUNK)
         store = FeatureStore.create(self.path, 0, 3)
-        rewrite(store, never, "moved", CHUNK)
+        map_in_place(store, never, "moved", CHUNK)
         self.assertEqual(FeatureStore.open(self.path).made_by, "moved")
 
 

@@ -56,12 +56,27 @@ class PointsTest(tf.test.TestCase):
             with self.assertRaisesRegex(DataError, f"points are a {name}"):
                 as_points(bad)
 
+    def test_values_that_are_masked_and_rows_of_different_length_are_refused(self):
+        x = numbers(4, 3)
+        with self.assertRaisesRegex(DataError, "masked values"):
+            as_points(np.ma.masked_equal(x, 5))
+        with self.assertRaisesRegex(DataError, "no array of numbers"):
+            as_points([[1.0, 2.0], [3.0]])
+
+    def test_arrays_of_the_other_byte_order_are_read_in_this_machines(self):
+        x = numbers(7, 3)
+        for dtype in (">f2", ">f4", ">f8"):
+            points = as_points(x.astype(dtype))
+            for rows in (points.read(2, 5), points.take([2, 3, 4])):
+                self.assertEqual(rows.dtype, np.dtype(dtype).newbyteorder("="))
+                self.assertAllEqual(rows, x[2:5])
+
     def test_arrays_that_are_no_floating_matrix_are_refused(self):
         x = numbers(4, 3)
         for bad in (x[0], x[None], x[:, :0], x.astype(int), x.astype(bool), x.astype(complex)):
             with self.assertRaisesRegex(DataError, "matrix|convert them"):
                 as_points(bad)
-        for dtype in (">f4", np.longdouble, object, "U5"):
+        for dtype in (np.longdouble, object, "U5"):
             with self.assertRaisesRegex(DataError, "one of float16, bfloat16, float32, float64"):
                 as_points(x.astype(dtype))
 

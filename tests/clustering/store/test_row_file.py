@@ -79,7 +79,7 @@ class RowFileTest(tf.test.TestCase):
         os.truncate(self.path, 128 + 50 * 16 + 3)
         self.assertAllEqual(file.read(0, 50), np.zeros((50, 8)))
         for reading in (lambda: file.read(0, 51), lambda: file.take(np.array([3, 99]))):
-            with self.assertRaisesRegex(DataError, "rows.npy ends at byte .* shorter"):
+            with self.assertRaisesRegex(DataError, "rows.npy ends at byte .* truncated"):
                 reading()
 
     def test_a_full_disk_is_reported_when_rows_are_written(self):

@@ -231,7 +231,7 @@ class WhitenStoreTest(tf.test.TestCase):
             self.assertEqual(whiten_store(self.store, square).read(0, 100).tobytes(), rows)
             for other in (fit(self.x[:50], Solo(), 6), square):
                 if other.name != square.name:
-                    with self.assertRaisesRegex(DataError, "are those of whitening 6x6"):
+                    with self.assertRaisesRegex(DataError, "are already mapped by whitening 6x6"):
                         whiten_store(self.store, other)
 
     def test_a_second_store_of_another_map_or_shape_is_made_anew(self):

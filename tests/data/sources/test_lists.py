@@ -16,6 +16,9 @@ class ListsTest(tf.test.TestCase):
     def open(self, text, name="list.csv"):
         return open_list(pictures.write(self.get_temp_dir(), name, text), progress=False)
 
+    def path(self, data):
+        return pictures.write(self.get_temp_dir(), "list.csv", data)
+
     def items(self, text, name="list.csv"):
         return list(self.open(text, name).items())
 
@@ -91,10 +94,13 @@ class ListsTest(tf.test.TestCase):
         for item, reason in zip(items[1:], reasons, strict=True):
             self.assertRegex(item.reason, reason)
         reasons = [item.reason for item in self.items("path,x\na,1\nb\n,2\nc,3\n")]
-        self.assertEqual(reasons, [None, "1 fields; the header has 2", "no path", None])
+        self.assertEqual(
+            reasons, [None, "1 fields; the header has 2", "its line has no path; add one", None]
+        )
 
     def test_what_makes_the_whole_list_doubtful_is_an_error_with_its_line(self):
         for text, error, message in [
+            ("path;label;x;x\na;1;2;3\n", ConfigError, "more than one column 'x'"),
             ("file,label\na,1\n", ConfigError, "no column 'path'.*file, label"),
             ("", ConfigError, "no column 'path'"),
             ("path,x,x\n", ConfigError, "more than one column 'x'"),
@@ -109,9 +115,61 @@ class ListsTest(tf.test.TestCase):
         name = b"\xff.png"
         with open(os.path.join(os.fsencode(self.get_temp_dir()), name), "wb") as file:
             file.write(pictures.encoded())
-        (item,) = self.items(b"path,note\n" + name + b",\xfe\n")
+        (item,) = self.items(b"path,note\n" + name + b",x\n")
         self.assertTrue(os.path.exists(item.content))
-        self.assertEqual(item.meta, {})
+        (item,) = open_list(self.path(b"path\n" + name), encoding="latin-1").items()
+        self.assertTrue(os.path.exists(item.content))
+
+    def test_text_that_is_not_utf8_names_line_and_column_and_merges_nothing(self):
+        for data, name, place in [
+            (b"path,label\na,x\nb,B\xe4r\nc,B\xf6r\n", "l.csv", "line 3, column 4.*0xe4"),
+            (b"path,l\xe4bel\na,x\n", "l.csv", "line 1, column 7.*0xe4"),
+            (b'path,note\na,"x\n\xfe"\n', "l.csv", "line 3, column 1.*0xfe"),
+            (b'{"path": "a"}\n{"path": "b", "label": "B\xf6r"}\n', "l.jsonl", "line 2, column 26"),
+            (b'{"path": \xff}\n', "l.jsonl", "line 1, column 10"),
+            ("path\na\n".encode("utf-16-le"), "l.csv", "zero byte.*--encoding=utf-16-le"),
+        ]:
+            with self.assertRaisesRegex(DataError, place + ".*--encoding"):
+                self.open(data, name)
+
+    def test_an_encoding_is_named_or_stated_by_a_byte_order_mark(self):
+        text = "path,label\na,Bär\nb,Bör\n"
+        for data, encoding in [
+            (text.encode("cp1252"), "cp1252"),
+            (text.encode("utf-16"), None),
+            (text.encode("utf-16"), "cp1252"),  # the mark is more certain
+            (text.encode("utf-8-sig"), "latin-1"),
+            (text.encode("utf-32"), None),
+            (text.encode("utf-16-le"), "utf-16-le"),
+        ]:
+            source = open_list(self.path(data), progress=False, encoding=encoding)
+            self.assertEqual(source.class_names, ["Bär", "Bör"])
+            self.assertEqual([item.label for item in source.items()], [0, 1])
+        with self.assertRaisesRegex(DataError, "0x81 is not cp1252"):
+            open_list(self.path(b"path,label\na,\x81\n"), encoding="cp1252", progress=False)
+
+    def test_labels_that_would_become_one_class_are_refused(self):
+        for labels in (["a\0b", "a b"], ["x" * 100 + "1", "x" * 100 + "2"]):
+            entries = [{"path": "p", "label": label} for label in labels]
+            with self.assertRaisesRegex(ConfigError, "would become one class"):
+                self.open(self.jsonl(*entries), "l.jsonl")
+        source = self.open("path,label\na, cat\nb,cat \nc,  \n")
+        self.assertEqual(source.class_names, ["cat"])
+        self.assertEqual([item.label for item in source.items()], [0, 0, None])
+
+    def test_other_separators_are_recognised_by_the_header(self):
+        for separator in (";", "\t", "|"):
+            text = "path,label,note\na b.jpg,cat,x\n".replace(",", separator)
+            (item,) = self.items(text)
+            self.assertEqual((item.name, item.meta), ("a b.jpg", {"note": "x"}))
+
+    def test_a_text_file_lists_paths_and_perhaps_numbers(self):
+        items = self.items("a 1.jpg 3\n\nb.jpg\t-1\r\nc.jpg 0\n", "list.txt")
+        self.assertEqual([item.name for item in items], ["a 1.jpg", "b.jpg", "c.jpg"])
+        self.assertEqual([item.label for item in items], [3, None, 0])
+        items = self.items("a 1.jpg 3\nb.jpg\n", "list.txt")
+        self.assertEqual([item.name for item in items], ["a 1.jpg 3", "b.jpg"])
+        self.assertEqual(items[1].content, os.path.join(self.get_temp_dir(), "b.jpg"))
 
     def test_going_on_behind_a_place_gives_the_rest(self):
         source = self.open("path,n\n" + "".join(f"{i},{i}\n" for i in range(7)))
@@ -139,7 +197,7 @@ class ListsTest(tf.test.TestCase):
         self.assertEqual((first["source"], first["label"]), ("images/2.png", 1))
         self.assertEqual(second["label"], None)
         self.assertEqual(Dataset.open(output).class_names, ("a", "b"))
-        self.assertRegex(pictures.rejected(output)["images/9.png"], "FileNotFound")
+        self.assertRegex(pictures.rejected(output)["images/9.png"], "no such file")
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class TfdsTest(tf.test.TestCase):
         self.assertEqual([item.name for item in part.items()], [item.name for item in items[:3]])
         self.assertNotEqual(part.identity, source.identity)
 
-    def test_what_is_not_there_is_told_with_what_is(self):
+    def test_what_is_missing_is_reported_with_what_exists(self):
         for name, message in [
             ("tfds:no_such_pictures", "no TensorFlow data set 'no_such_pictures'"),
             ("tfds:tiny_pictures:validation", "no split 'validation'; it has .*train"),

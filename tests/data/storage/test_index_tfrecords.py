@@ -158,7 +158,7 @@ class IndexTfrecordsTest(tf.test.TestCase):
         with self.assertRaisesRegex(DataError, "no valid record"):
             self.index(os.path.join(self.folder, "a.tfrecord"))
 
-    def test_missing_files_of_a_series_are_told(self):
+    def test_missing_files_of_a_series_are_reported(self):
         pattern = self.imagenet()
         os.remove(os.path.join(self.folder, "train-00001-of-00003"))
         with self.assertLogs("absl", "WARNING") as logged:

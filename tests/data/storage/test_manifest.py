@@ -155,7 +155,7 @@ class ManifestTest(tf.test.TestCase):
             with DatasetWriter(self.path):
                 pass
 
-    def test_a_full_folder_is_only_overwritten_when_told_to(self):
+    def test_a_full_folder_is_only_overwritten_on_request(self):
         write(self.path, rows_per_shard=1)
         with self.assertRaisesRegex(ConfigError, "not empty.*--overwrite"):
             DatasetWriter(self.path)

@@ -94,7 +94,7 @@ class ProcessesTest(unittest.TestCase):  # the processes import this, so no Tens
 
 
 INTERRUPTED = """
-import sys
+import itertools, sys
 from dc_tf.data.storage.processes import map_lists
 from dc_tf.distributed import stop_request
 from dc_tf.errors import Preempted
@@ -102,7 +102,7 @@ from dc_tf.errors import Preempted
 def main():
     with stop_request.signals_handled():
         print("begins", file=sys.stderr, flush=True)
-        for _ in map_lists(sorted, ([[i]] for i in range(100)), workers=2):
+        for _ in map_lists(sorted, ([[i]] for i in itertools.count()), workers=2):
             stop_request.raise_if_requested()
 
 try:

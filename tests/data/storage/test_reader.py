@@ -77,7 +77,7 @@ class ReaderTest(tf.test.TestCase):
         with self.assertRaisesRegex(DataError, f"shard-00000.* offset {offset} ends early"):
             RowReader(dataset).read([0, 5])
 
-    def test_a_shard_that_was_not_indexed_is_told_apart(self):
+    def test_a_shard_that_was_not_indexed_is_distinguished(self):
         dataset = write(self.path)
         os.replace(dataset.shard_path(1), dataset.shard_path(0))
         with self.assertRaisesRegex(DataError, "shard-00000.*not the one that was indexed"):
@@ -89,7 +89,7 @@ class ReaderTest(tf.test.TestCase):
         with self.assertRaisesRegex(DataError, "shard-00002.*cannot be read"):
             RowReader(dataset).read([13])
 
-    def test_a_changed_byte_anywhere_in_a_record_is_told_by_its_checksum(self):
+    def test_a_changed_byte_anywhere_in_a_record_is_found_by_its_checksum(self):
         for path in (self.path, "ram://reader_corrupt/data"):
             dataset = write(path)
             with tf.io.gfile.GFile(dataset.shard_path(0), "rb") as file:
@@ -105,7 +105,7 @@ class ReaderTest(tf.test.TestCase):
                     reader.read([3])
                 self.assertLen(reader.read([2, 4]), 2)
 
-    def test_an_index_that_points_outside_is_told_and_nothing_huge_is_read(self):
+    def test_an_index_that_points_outside_is_reported_and_nothing_huge_is_read(self):
         for change in ([0, 0, 1 << 60], [0, 1 << 60, 5], [3, -(1 << 40), 0], [0, 12, -20]):
             dataset = write(self.path)
             index = np.array(dataset.index(0))
@@ -197,7 +197,7 @@ class RemoteTest(tf.test.TestCase):
         # One by one it is 65: up to the damage, each row, and what stands in for two.
         self.assertLess(source.turns, 30)
 
-    def test_too_many_corrupt_records_are_told_by_a_pipeline(self):
+    def test_too_many_corrupt_records_are_reported_by_a_pipeline(self):
         dataset = pictures(self.path, rows=20)
         corrupt(dataset, 7)
         offset = dataset.index(1)[1, 0]

@@ -112,7 +112,7 @@ class GenerateTest(tf.test.TestCase):
 
 
 class DrawingTest(tf.test.TestCase):
-    def test_every_subject_stands_on_its_foot_and_reaches_its_top(self):
+    def test_every_object_stands_on_its_foot_and_reaches_its_top(self):
         for name in objects.OBJECTS:
             for seed in range(5):
                 image = objects.draw(name, 100, np.random.default_rng(seed))
@@ -121,7 +121,7 @@ class DrawingTest(tf.test.TestCase):
                 self.assertTrue(opaque[-4:].any(), f"{name} {seed} floats")
                 self.assertTrue(opaque[:14].any(), f"{name} {seed} is too small")
 
-    def test_every_subject_place_and_hour_goes_together_at_any_size(self):
+    def test_every_object_place_and_hour_goes_together_at_any_size(self):
         rng = np.random.default_rng(0)
         for subject in objects.OBJECTS:
             for place, hour, size in zip(PLACES, [*HOURS] * 2, [32, 33, 64, 96] * 2):
@@ -129,7 +129,7 @@ class DrawingTest(tf.test.TestCase):
                 self.assertEqual((image.shape, image.dtype), ((size, size, 3), np.uint8))
                 self.assertGreater(image.std(), 3)
 
-    def test_every_subject_has_places_and_words(self):
+    def test_every_object_has_places_and_words(self):
         self.assertEqual(list(HAUNTS), list(objects.OBJECTS))
         self.assertEqual(list(WORDS), list(objects.OBJECTS))
 

@@ -172,12 +172,12 @@ class RunTest(tf.test.TestCase):
             self.assertEmpty(silence)
 
     def test_a_read_error_on_one_of_two_workers_stops_both(self):
-        damaged = os.path.join(self.folder, "damaged")
-        shutil.copytree(self.run_folder, damaged)
-        second = sorted(os.listdir(os.path.join(damaged, "clusterings")))[-1]
-        (block,) = tf.io.gfile.glob(os.path.join(damaged, "clusterings", second, "block-*"))
+        corrupt = os.path.join(self.folder, "corrupt")
+        shutil.copytree(self.run_folder, corrupt)
+        second = sorted(os.listdir(os.path.join(corrupt, "clusterings")))[-1]
+        (block,) = tf.io.gfile.glob(os.path.join(corrupt, "clusterings", second, "block-*"))
         os.remove(block)
-        first, second = workers.on_cluster(2, measured_on, damaged, self.data, {})
+        first, second = workers.on_cluster(2, measured_on, corrupt, self.data, {})
         self.assertIn("worker 1 failed; see its log", first[0])
         self.assertIn("has no complete assignments", second[0])
 

@@ -24,7 +24,7 @@ from dc_tf.evaluation.finetune.task import Protocol
 from dc_tf.evaluation.models import open_model
 from dc_tf.evaluation.splits import open_splits
 from dc_tf.evaluation.tasks import Request
-from dc_tf.export.fold_sobel import FoldedVGG16
+from dc_tf.exporting.fold_sobel import FoldedVGG16
 
 SMALL = Protocol(epochs=3, batch_size=16, learning_rate=0.02, drops=(2,), init_deviation=0.1)
 

@@ -23,8 +23,8 @@ from dc_tf.errors import ConfigError, Preempted
 from dc_tf.evaluation.frozen import embed as embed_module
 from dc_tf.evaluation.frozen.embed import embed
 from dc_tf.evaluation.models import open_model, random_init
-from dc_tf.export.saved_model import export_saved_model
-from dc_tf.export.weights import weights_digest
+from dc_tf.exporting.saved_model import export_saved_model
+from dc_tf.exporting.weights import weights_digest
 from dc_tf.nn.vgg16 import VGG16
 
 RESOLUTION, ROWS, PER_FILE = 32, 50, 16

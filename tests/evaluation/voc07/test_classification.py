@@ -23,8 +23,8 @@ from dc_tf.evaluation.tasks import read_protocol
 from dc_tf.evaluation.voc07 import classification as voc07_classification
 from dc_tf.evaluation.voc07.images import random_crops
 from dc_tf.evaluation.voc07.network import MultiLabelNetwork
-from dc_tf.export.saved_model import export_saved_model
-from dc_tf.export.weights import STATISTICS, flat_weights, named_weights
+from dc_tf.exporting.saved_model import export_saved_model
+from dc_tf.exporting.weights import STATISTICS, flat_weights, named_weights
 from dc_tf.nn.vgg16 import VGG16, dropout_mask
 
 RESOLUTION = 32

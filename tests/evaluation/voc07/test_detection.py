@@ -25,8 +25,8 @@ from dc_tf.evaluation.voc07 import backbone as voc07_backbone
 from dc_tf.evaluation.voc07 import detection as voc07_detection
 from dc_tf.evaluation.voc07 import detector
 from dc_tf.evaluation.voc07.records import write_records
-from dc_tf.export.saved_model import export_saved_model
-from dc_tf.export.weights import STATISTICS, named_weights
+from dc_tf.exporting.saved_model import export_saved_model
+from dc_tf.exporting.weights import STATISTICS, named_weights
 from dc_tf.nn.vgg16 import CONV_LAYERS, VGG16
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[3] / "configs" / "evaluation"

@@ -1,0 +1,52 @@
+"""The flags that say which features a command works on, defined and resolved in one way.
+
+FLAGS = CommandFlags()
+SOURCE = FeatureFlags(FLAGS)          # --run, --features, --data, --layer
+features = SOURCE.open()              # curation.features.Features
+"""
+
+
+class FeatureFlags:
+    """The flags --run, --features, --data and --layer of one command.
+
+    Attributes:
+        run, features, data, layer: their FlagHolders.
+    """
+
+    def __init__(self, flags):
+        """Defines them among `flags`, CommandFlags."""
+        self.run = flags.string(
+            "run",
+            None,
+            "Run folder: features of its own network over its data set, made if they are missing.",
+        )
+        self.features = flags.string(
+            "features",
+            None,
+            "Without --run: output folder of dc_tf embed, or .npy files with a row for each image: "
+            "a file, a pattern in quotes, or several with commas between them.",
+        )
+        self.data = flags.string(
+            "data", None, "Data set folder of the features; with --run only where it was moved."
+        )
+        self.layer = flags.string(
+            "layer",
+            None,
+            "conv1..conv13, fc6 or fc7; without it the only one of --features, or of --run the one "
+            "that dc_tf evaluate has measured as the best.",
+        )
+
+    def values(self) -> dict:
+        """{argument: value} of `open_features`."""
+        holders = (self.run, self.features, self.data, self.layer)
+        return {holder.name: holder.value for holder in holders}
+
+    def open(self):
+        """The features that they mean.
+
+        Raises:
+            ConfigError, DataError: as `curation.features.open_features`.
+        """
+        from dc_tf.curation.features import open_features
+
+        return open_features(**self.values())

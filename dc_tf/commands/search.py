@@ -1,0 +1,50 @@
+"""Finds the images of a collection that are nearest to some images.
+
+    dc_tf search --run=RUN --query=holiday.jpg --query=7 --sheet=found.jpg
+    dc_tf search --features='FEATURES' --data=DATA --query=holiday.jpg --output=found.csv
+
+A query is an image file, embedded by the network that made the features, or a row id of the
+collection. Images are compared by the cosine of their features: with every row up to a million
+rows, beyond through an inverted file that is built once beside the features and whose recall is
+part of the result; --exact compares with every row all the same. One process searches, on all
+cores, whatever TF_CONFIG says.
+"""
+
+from dc_tf.commands.command_flags import CommandFlags
+from dc_tf.commands.feature_flags import FeatureFlags
+from dc_tf.commands.results import Result
+
+FLAGS = CommandFlags()
+QUERY = FLAGS.multi_string(
+    "query",
+    None,
+    "Image file, or row id of the collection; may be given several times.",
+    required=True,
+)
+SOURCE = FeatureFlags(FLAGS)
+K = FLAGS.integer("k", 10, "Neighbours of each query.", lower_bound=1)
+EXACT = FLAGS.bool("exact", False, "Compare with every row, however many there are.")
+OUTPUT = FLAGS.string("output", None, "Table to write: .csv, .json or .parquet.")
+SHEET = FLAGS.string(
+    "sheet", None, "Picture to write, .jpg or .png: a line for each query, with its neighbours."
+)
+MODEL = FLAGS.string(
+    "model", None, "Run or SavedModel that made --features, where it was moved since."
+)
+
+
+def run() -> dict:
+    """Searches; returns the neighbours."""
+    from dc_tf.curation.search import as_text, search_and_write
+
+    found = search_and_write(
+        QUERY.value,
+        **SOURCE.values(),
+        k=K.value,
+        exact=EXACT.value,
+        output=OUTPUT.value,
+        sheet=SHEET.value,
+        model=MODEL.value,
+    )
+    print(as_text(found), flush=True)
+    return Result(found, shown=True, path=OUTPUT.value, flag="--output")

@@ -1,0 +1,266 @@
+"""Finds groups of images that are copies of one another, and the one of each group to keep.
+
+    found = find_duplicates(features, settings, "WORK")       # resumes
+    found.rows, found.group, found.keeper                      # of the images that have a copy
+
+Three kinds of copies: of the same bytes; of the same pixels once decoded; and near ones, whose
+features have a cosine of at least a threshold. Near ones are looked for within clusters and
+between those next to each other (`near_pairs`). Copies of copies are one group. Nothing is deleted.
+
+Work folder, which a restart resumes from and another threshold uses again:
+    images/       digests and sizes (`row_facts`)
+    kmeans/       clusters, where none were given
+    clusters/     rows by cluster
+    pairs/        near pairs, a file for each part of the clusters
+"""
+
+import dataclasses
+import hashlib
+import os
+
+import numpy as np
+
+from dc_tf import atomic
+from dc_tf.clustering.job.start import prepare
+from dc_tf.curation.cluster_rows import ClusterRows
+from dc_tf.curation.groups import choose_keepers, connecting, grouped
+from dc_tf.curation.near_pairs import near_pairs
+from dc_tf.curation.neighbours import unit
+from dc_tf.curation.row_facts import FACTS, RowFacts
+from dc_tf.distributed import stop_request
+from dc_tf.errors import ConfigError
+from dc_tf.progress import Progress
+
+BYTES, PIXELS, NEAR = "bytes", "pixels", "near"  # kinds of copies
+ALL_PAIRS = 32_768  # rows up to which every pair is compared, as one cluster
+_ITERATIONS = 8  # of k-means
+_PART_ROWS = 500_000  # of a file of pairs
+_TAKE_ROWS = 65_536
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is a copy, and where it is looked for.
+
+    Attributes:
+        threshold: least cosine of near copies, in (0, 1].
+        pixels: whether to decode the images, to find equal pixels in different files.
+        k: number of clusters that are made; 0: one up to `ALL_PAIRS` rows, else the square root
+            of the number of rows.
+        neighbours: clusters next to a row's own that it is compared with.
+        seed: of k-means.
+    """
+
+    threshold: float = 0.95
+    pixels: bool = True
+    k: int = 0
+    neighbours: int = 4
+    seed: int = 0
+
+    def __post_init__(self):
+        if not 0 < self.threshold <= 1:
+            raise ConfigError(
+                f"--threshold={self.threshold}; use a cosine above 0 and at most 1, such as 0.95."
+            )
+        for name in ("k", "neighbours", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"--{name}={getattr(self, name)}; use 0 or more.")
+
+    def clusters(self, rows) -> int:
+        """Number of clusters for so many rows."""
+        return self.k or (1 if rows <= ALL_PAIRS else round(rows**0.5))
+
+
+@dataclasses.dataclass(frozen=True)
+class Duplicates:
+    """The images that have a copy, by group, the one that stays first, then the most similar.
+
+    Attributes:
+        rows: (n,) int64 row ids.
+        group: (n,) int64, ascending; groups are numbered by their lowest row.
+        keeper: (n,) bool, the one of the group that stays.
+        kind: (n,) str, how it equals the one that stays: BYTES, PIXELS or NEAR; "" of that one.
+        similarity: (n,) float32, cosine with the one that stays. A near copy of a copy may be
+            below the threshold.
+        width, height: (n,) int32 pixels; 0 without a data set.
+        corrupt: number of images that cannot be read; they have no copies.
+        clusters: number of clusters.
+    """
+
+    rows: np.ndarray
+    group: np.ndarray
+    keeper: np.ndarray
+    kind: np.ndarray
+    similarity: np.ndarray
+    width: np.ndarray
+    height: np.ndarray
+    corrupt: int
+    clusters: int
+
+    @property
+    def dropped(self) -> np.ndarray:
+        """(m,) ascending int64 row ids that have a copy that stays."""
+        return np.sort(self.rows[~self.keeper])
+
+
+def find_duplicates(features, settings, work, labels=None) -> Duplicates:
+    """Finds the copies.
+
+    Args:
+        features: Features; without a data set only near copies are looked for.
+        settings: Settings.
+        work: folder for intermediate results, created if missing.
+        labels: (rows,) integers, clusters to look in; None makes them by k-means.
+
+    Raises:
+        ConfigError: settings that cannot work.
+        DataError: features or a shard that cannot be read.
+        Preempted: the process was asked to stop; what is done is kept in `work`.
+    """
+    atomic.make_folder(work)
+    facts, equal = None, [np.empty((2, 0), np.int64)]
+    if features.dataset is not None:
+        facts = RowFacts.of(features.dataset, os.path.join(work, "images"), settings.pixels)
+        equal += map(np.stack, facts.equal_rows(PIXELS if settings.pixels else BYTES))
+    equal = np.concatenate(equal, axis=1)
+    corrupt = facts.corrupt() if facts else np.empty(0, np.int64)
+    if labels is None:
+        labels, k = _made_clusters(features, settings, work)
+    else:
+        k = int(labels.max()) + 1
+    # Of equal images the lowest row stands for all, and corrupt ones have features of others.
+    without = np.union1d(equal[1], corrupt)
+    clusters = _cluster_rows(features, labels, k, work, without)
+    near = _near(features, clusters, settings, work, without)
+    pairs = np.concatenate([equal, near], axis=1)
+    return _described(features, facts, clusters, labels, pairs, len(corrupt))
+
+
+def _made_clusters(features, settings, work):
+    """(labels, k) by k-means of the directions of the rows."""
+    k = settings.clusters(features.rows)
+    if k == 1:
+        return np.zeros(features.rows, np.int8), 1
+    if k > features.rows:
+        raise ConfigError(f"--k={k} clusters need as many rows, and there are {features.rows}.")
+    folder = os.path.join(work, "kmeans")
+    _owned(folder, {"features": features.fingerprint(), "k": k, "seed": settings.seed})
+    output = os.path.join(folder, "clusters")
+    job = prepare(
+        input=list(features.files),
+        output=output,
+        k=k,
+        iterations=_ITERATIONS,
+        seed=settings.seed,
+        normalize=True,
+        spherical=True,
+    )
+    job.run()
+    return np.load(os.path.join(output, "assignments.npy"), mmap_mode="r"), k
+
+
+def _cluster_rows(features, labels, k, work, without):
+    folder = os.path.join(work, "clusters")
+    atomic.make_folder(folder)
+    return ClusterRows.of(features, labels, k, folder, without)
+
+
+def _near(features, clusters, settings, work, without):
+    """(2, n) int64 near pairs; those of each part of the clusters are kept in a file."""
+    folder = os.path.join(work, "pairs")
+    owner = {
+        "features": features.fingerprint(),
+        "threshold": settings.threshold,
+        "neighbours": settings.neighbours,
+        "clusters": _digest(clusters.starts, clusters.centroids, without),
+    }
+    _owned(folder, owner)
+    total = int(clusters.starts[-1])
+    others = clusters.next_to(settings.neighbours)
+    found = [np.empty((2, 0), np.int64)]
+    with Progress(total, "near copies", "rows") as progress:
+        for first, stop in _parts(clusters.starts):
+            path = os.path.join(folder, f"clusters-{first:09d}-{stop:09d}.npy")
+            if os.path.isfile(path):
+                progress.skip(int(clusters.starts[stop] - clusters.starts[first]))
+                found.append(np.load(path))
+                continue
+            found.append(_near_part(features, clusters, settings, first, stop, others, progress))
+            atomic.write_file(path, lambda file: np.save(file, found[-1]))  # noqa: B023
+    return np.concatenate(found, axis=1)
+
+
+def _near_part(features, clusters, settings, first, stop, others, progress):
+    pairs = [np.empty((2, 0), np.int64)]
+    for pair in near_pairs(features, clusters, settings.threshold, first, stop, others, progress):
+        pairs.append(np.stack(pair))
+        stop_request.raise_if_requested("what was compared is kept")
+    return np.stack(connecting(*np.concatenate(pairs, axis=1)))
+
+
+def _parts(starts):
+    """Yields (first, stop) of consecutive clusters with about `_PART_ROWS` rows together."""
+    first = 0
+    while first < len(starts) - 1:
+        stop = int(np.searchsorted(starts, starts[first] + _PART_ROWS))
+        stop = min(max(stop, first + 1), len(starts) - 1)
+        yield first, stop
+        first = stop
+
+
+def _described(features, facts, clusters, labels, pairs, corrupt):
+    """The Duplicates that pairs mean."""
+    rows, group = grouped(*pairs)
+    about = facts.take(rows) if facts else None
+    if about is None:
+        about = np.zeros(len(rows), FACTS)
+    width, height = about["width"], about["height"]
+    closeness = _cosines(features, rows, clusters.centroids, np.asarray(labels[rows], np.int64))
+    keepers = choose_keepers(rows, group, width.astype(np.int64) * height, closeness)
+    own_keeper = keepers[group]
+    similarity = _cosines_of_rows(features, rows, rows[own_keeper])
+    is_keeper = own_keeper == np.arange(len(rows))
+    kind = np.where(is_keeper, "", _kinds(about, own_keeper))
+    order = np.lexsort((rows, -similarity, ~is_keeper, group))
+    columns = (rows, group, is_keeper, kind, similarity, width, height)
+    return Duplicates(*(column[order] for column in columns), corrupt, clusters.k)
+
+
+def _kinds(about, own_keeper):
+    kept = about[own_keeper]
+    same_bytes, same_pixels = (
+        (about[name] == kept[name]) & (about[name] != b"") for name in ("bytes", "pixels")
+    )
+    return np.where(same_bytes, BYTES, np.where(same_pixels, PIXELS, NEAR))
+
+
+def _cosines(features, rows, centroids, labels):
+    """(n,) float32 cosines of rows with the centroids of their clusters."""
+    found = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), _TAKE_ROWS):
+        part = slice(start, start + _TAKE_ROWS)
+        block = unit(features.take(rows[part]))
+        found[part] = np.einsum("nd,nd->n", block, centroids[labels[part]])
+    return found
+
+
+def _cosines_of_rows(features, rows, others):
+    """(n,) float32 cosines of rows with other rows."""
+    found = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), _TAKE_ROWS):
+        part = slice(start, start + _TAKE_ROWS)
+        a, b = unit(features.take(rows[part])), unit(features.take(others[part]))
+        found[part] = np.minimum(np.einsum("nd,nd->n", a, b), 1)
+    return found
+
+
+def _owned(folder, owner):
+    """Makes the folder empty unless it belongs to `owner`."""
+    atomic.reset_foreign(os.path.join(folder, "owner.json"), owner)
+
+
+def _digest(*arrays):
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,110 @@
+"""Features of a run's own network over its data set, kept in the run folder.
+
+    features = for_run("/runs/mine", layer="conv13")     # embeds, or opens what is there
+
+`RUN/embeddings/conv13.json` names the checkpoint and the data set that the features in
+`RUN/embeddings/conv13/` belong to. Features of an older checkpoint are replaced. One process
+embeds, whatever TF_CONFIG says; an interrupted call resumes.
+"""
+
+import hashlib
+import os
+import sys
+
+from dc_tf import atomic, experiment
+from dc_tf.curation.feature_files import Features, open_folder
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.errors import ConfigError, DataError
+from dc_tf.evaluation import remembered
+from dc_tf.evaluation.frozen.embed import DEFAULT_LAYER, choose_layers
+from dc_tf.evaluation.frozen.features import parse_layers
+from dc_tf.evaluation.frozen.start import embed_files
+from dc_tf.evaluation.models import open_model
+from dc_tf.run_dir import RunDir
+from dc_tf.training.checkpoint import find_checkpoint
+
+
+def for_run(run, layer=None, data=None, cells=1) -> Features:
+    """Opens the features of a run's newest checkpoint over its data set; embeds them first if
+    they are missing or belong to an older one.
+
+    Args:
+        run: run folder.
+        layer: one of conv1..conv13, fc6, fc7; None takes the one that `dc_tf evaluate` has
+            measured as the best, fc7 if nothing was measured.
+        data: the run's data set, where it was moved since the run; None takes the recorded path.
+        cells: maps are averaged over `cells` x `cells` cells.
+
+    Raises:
+        ConfigError: not a run, not its data set, an unknown layer, or another process is at it.
+        DataError: no checkpoint yet, or damaged data.
+        Preempted: after Ctrl-C; what was embedded is kept.
+    """
+    folder = RunDir(os.fspath(run))
+    if not os.path.isfile(folder.config):
+        raise ConfigError(f"--run={run} is not a run folder: it has no experiment.yaml.")
+    dataset = _dataset(folder, data)
+    checkpoint = find_checkpoint(folder, experiment.load([folder.config]))
+    layer = _layer(folder, layer, cells)
+    output = folder.embeddings(layer if cells == 1 else f"{layer}-{cells}x{cells}")
+    owner = {
+        "checkpoint": os.path.basename(checkpoint),
+        "weights": _index_digest(checkpoint),
+        "data": dataset.fingerprint(),
+    }
+    atomic.make_folder(os.path.dirname(output))
+    with atomic.locked(f"{output}.lock", output):
+        _remove_outdated(output, owner)
+        try:
+            return open_folder(output, dataset, layer)
+        except ConfigError:  # missing or not complete
+            embed_files(folder.path, dataset, output, layers=[layer], cells=cells)
+    return open_folder(output, dataset, layer)
+
+
+def _dataset(run, data):
+    """The data set of a run, at its recorded path or at `data`."""
+    try:
+        recorded = atomic.read_json(run.data)
+        found = Dataset.open(os.path.expanduser(data or recorded["path"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{run.data} cannot be read: {error!r}.") from error
+    except DataError as error:
+        raise ConfigError(f"{error} The run's data set may be named with --data.") from error
+    if found.fingerprint() != recorded.get("fingerprint"):
+        raise ConfigError(
+            f"--run={run.path} was trained on a data set of {recorded.get('fingerprint')}, but "
+            f"{found.path} has {found.fingerprint()}; give the run's data set as --data."
+        )
+    return found
+
+
+def _layer(run, layer, cells):
+    if layer is not None:
+        return _one(parse_layers([layer]), layer)
+    if not os.path.isfile(os.path.join(run.path, remembered.EVALUATIONS)):
+        return DEFAULT_LAYER  # without loading the network for its digest
+    layers, reason = choose_layers(open_model(run.path), None, cells)
+    print(reason, file=sys.stderr, flush=True)
+    return layers[0]
+
+
+def _one(layers, given):
+    if len(layers) != 1:
+        raise ConfigError(f"--layer={given} names {len(layers)} layers; use one.")
+    return layers[0]
+
+
+def _index_digest(checkpoint):
+    """Digest of the index of a checkpoint, which holds a checksum of each of its tensors."""
+    with open(os.path.join(checkpoint, "shared.index"), "rb") as file:
+        return f"sha256:{hashlib.sha256(file.read()).hexdigest()}"
+
+
+def _remove_outdated(output, owner):
+    """Removes features that do not belong to `owner`, and records that the next ones do."""
+    path = f"{output}.json"
+    if os.path.isfile(path) and atomic.read_json(path) == owner:
+        return
+    atomic.remove_tree(output)
+    atomic.write_json(path, owner)

@@ -1,0 +1,254 @@
+"""The images of a collection that are nearest to some images.
+
+    found = search(features, ["holiday.jpg", "7"], k=10)      # a file, and row 7 of the collection
+    found["neighbours"][0]        # {"query": "holiday.jpg", "rank": 1, "row": 3, ...}
+
+Images are compared by the cosine of their features. Up to `EXACT_ROWS` rows every row is compared;
+beyond, an inverted file beside the features is built once and used (`inverted_file`).
+"""
+
+import dataclasses
+import os
+
+import numpy as np
+from PIL import Image
+
+from dc_tf import atomic
+from dc_tf.curation.features import open_features
+from dc_tf.curation.inverted_file import InvertedFile
+from dc_tf.curation.neighbours import Neighbours, nearest_rows, without_row
+from dc_tf.curation.tables import TableWriter, check_table_path
+from dc_tf.data.inspection import examples_of, paste_tiles, tile
+from dc_tf.data.storage.metadata import text
+from dc_tf.distributed import stop_request
+from dc_tf.errors import ConfigError
+
+EXACT_ROWS = 1_000_000  # compared one by one; more through an inverted file
+COLUMNS = {
+    "query": "string",
+    "rank": "int64",
+    "row": "int64",
+    "source": "string",
+    "similarity": "float32",
+}
+PICTURES = (".jpg", ".jpeg", ".png")
+_MOST_COLUMNS = 13  # tiles in a line of the sheet
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """An image to search with.
+
+    Attributes:
+        name: as given.
+        row: row id of the collection; -1 of a file.
+        image: bytes of a JPEG or PNG; None of a row.
+    """
+
+    name: str
+    row: int = -1
+    image: bytes | None = None
+
+
+def search(features, queries, k=10, exact=False, model=None) -> dict:
+    """Finds the k nearest images of each query; an image of the collection does not find itself.
+
+    Args:
+        features: Features.
+        queries: list of paths of image files; row ids, int or str of digits; or Query.
+        k: neighbours of each query.
+        exact: compare every row, however many there are.
+        model: run or SavedModel that made the features, where its recorded path leads nowhere.
+
+    Returns:
+        dict of rows, layer, search (how it was searched, with the recall of an inverted file),
+        recall (1.0 of an exact search), queries (their number), and neighbours: a list of dict of
+        query, rank from 1, row, source, similarity; nearest first, in the order of the queries.
+
+    Raises:
+        ConfigError: what cannot work: no query, a row id out of range, features whose network is
+            not known.
+        DataError: a query that is no image; damaged features.
+        Preempted: the process was asked to stop.
+    """
+    queries = read_queries(features, queries)
+    if k < 1:
+        raise ConfigError(f"--k={k}; use at least 1.")
+    k = min(k, features.rows - any(query.image is None for query in queries))
+    vectors = _vectors(features, queries, model)
+    found, about = _nearest(features, vectors, min(k + 1, features.rows), exact)
+    found = without_row(found, [query.row for query in queries], k)
+    return {
+        "rows": features.rows,
+        "layer": features.layer,
+        "queries": len(queries),
+        **about,
+        "neighbours": list(_records(features.dataset, queries, found)),
+    }
+
+
+def search_and_write(
+    queries,
+    run=None,
+    features=None,
+    data=None,
+    layer=None,
+    k=10,
+    exact=False,
+    output=None,
+    sheet=None,
+    model=None,
+) -> dict:
+    """Opens features, searches them, and writes what is asked for.
+
+    Args:
+        queries, k, exact, model: as of `search`.
+        run, features, data, layer: as of `open_features`.
+        output: table, .parquet, .csv or .json; None writes none.
+        sheet: picture, .jpg or .png; None writes none.
+
+    Returns:
+        dict, as `search`.
+
+    Raises:
+        ConfigError, DataError, Preempted: as of `search` and `open_features`.
+    """
+    if output is not None:
+        check_table_path(output)
+    if sheet is not None:
+        check_table_path(sheet, "--sheet", PICTURES)
+    opened = open_features(run, features, data, layer)
+    if sheet is not None and opened.dataset is None:
+        raise ConfigError(f"--sheet={sheet} shows images; name their data set with --data.")
+    queries = read_queries(opened, queries)
+    with stop_request.signals_handled():
+        found = search(opened, queries, k, exact, model)
+    if output is not None:
+        write_table(found, output)
+    if sheet is not None:
+        write_sheet(found, opened, queries, sheet)
+    return found
+
+
+def read_queries(features, given) -> list[Query]:
+    """The queries that paths and row ids mean; digits alone are a row id.
+
+    Raises:
+        ConfigError, DataError: as of `search`.
+    """
+    if not given:
+        raise ConfigError("there is no --query; give image files, or row ids of the collection.")
+    return [_read_query(features, query) for query in given]
+
+
+def _read_query(features, given):
+    if isinstance(given, Query):
+        return given
+    if not str(given).isdecimal():
+        from dc_tf.curation.network import read_image  # which imports TensorFlow
+
+        return Query(str(given), image=read_image(os.path.expanduser(str(given))))
+    row = int(given)
+    if row >= features.rows:
+        raise ConfigError(
+            f"--query={given} is not a row of the collection, which has rows "
+            f"0..{features.rows - 1}; a file of that name is ./{given}."
+        )
+    return Query(str(given), row)
+
+
+def write_table(found, path) -> None:
+    """Writes the neighbours of a result of `search` as .parquet, .csv or .json."""
+    records = found["neighbours"]
+    with TableWriter(path, COLUMNS) as table:
+        table.write({name: [record[name] for record in records] for name in COLUMNS})
+
+
+def write_sheet(found, features, queries, path) -> None:
+    """Writes a picture: a line for each query, the query first, then its neighbours.
+
+    Args:
+        found: result of `search`.
+        features: Features with a data set.
+        queries: as of `search`, the same.
+        path: .jpg or .png.
+    """
+    queries = read_queries(features, queries)
+    names = features.dataset.class_names
+    tiles, k = [], max(1, len(found["neighbours"]) // len(queries))
+    columns = min(k + 1, _MOST_COLUMNS)
+    for number, query in enumerate(queries):
+        records = found["neighbours"][number * k : (number + 1) * k]
+        rows = np.array([record["row"] for record in records])
+        tiles.append(_query_tile(features.dataset, query))
+        for record, example in zip(records, examples_of(features.dataset, rows), strict=True):
+            tiles.append(tile(f"{record['row']} {record['similarity']:.3f}", example, names))
+        tiles += [None] * (-len(tiles) % columns)
+    with atomic.replacing(path, ending=os.path.splitext(path)[1]) as staging:
+        paste_tiles(tiles, columns, staging)
+
+
+def as_text(found) -> str:
+    """A table of the neighbours for a terminal."""
+    lines = [f"{found['search']}; cosine of {found['layer'] or 'the vectors'}"]
+    lines.append(f"{'query':<24}  {'rank':>4}  {'row':>10}  {'similarity':>10}  source")
+    for record in found["neighbours"]:
+        lines.append(
+            f"{text(record['query'][-24:], 24):<24}  {record['rank']:>4}  {record['row']:>10}  "
+            f"{record['similarity']:>10.4f}  {text(record['source'] or '-', 60)}"
+        )
+    return "\n".join(lines)
+
+
+def _query_tile(dataset, query) -> Image.Image:
+    if query.image is None:
+        (example,) = examples_of(dataset, np.array([query.row]))
+    else:
+        example = {"encoded": query.image, "label": None}
+    return tile(f"? {text(os.path.basename(query.name), 18)}", example, None)
+
+
+def _vectors(features, queries, model):
+    """(n, dim) float32 vectors of the queries."""
+    vectors = np.empty((len(queries), features.dim), np.float32)
+    files = [number for number, query in enumerate(queries) if query.image is not None]
+    rows = [number for number, query in enumerate(queries) if query.image is None]
+    vectors[rows] = features.take([queries[number].row for number in rows])
+    if files:
+        from dc_tf.curation.network import embed_images, network_of
+
+        images = [queries[number].image for number in files]
+        vectors[files] = embed_images(network_of(features, model), features, images)
+    return vectors
+
+
+def _nearest(features, vectors, count, exact) -> tuple[Neighbours, dict]:
+    if exact or features.rows <= EXACT_ROWS:
+        return nearest_rows(features, vectors, count), {"search": "exact", "recall": 1.0}
+    index = InvertedFile.of(features)
+    about = {"search": index.statement, "recall": index.about["recall"]}
+    return index.nearest_rows(vectors, count), about
+
+
+def _records(dataset, queries, found):
+    """The rows of the table."""
+    for number, query in enumerate(queries):
+        there = found.rows[number] >= 0
+        rows = found.rows[number][there]
+        cosines = found.cosines[number][there]
+        sources = sources_of(dataset, rows)
+        for rank, (row, source, cosine) in enumerate(zip(rows, sources, cosines, strict=True), 1):
+            yield {
+                "query": query.name,
+                "rank": rank,
+                "row": int(row),
+                "source": source,
+                "similarity": float(cosine),
+            }
+
+
+def sources_of(dataset, rows) -> list[str | None]:
+    """Source of each row; None of a corrupt one, or without a data set."""
+    if dataset is None:
+        return [None] * len(rows)
+    return [example and example["source"] for example in examples_of(dataset, rows)]

@@ -1,0 +1,99 @@
+"""Writes tables of rows: Parquet, CSV or JSON, by the ending of the file's name.
+
+    with TableWriter("duplicates.parquet", {"group": "int64", "source": "string"}) as table:
+        table.write({"group": [0, 0], "source": ["a.jpg", "b.jpg"]})    # any number of times
+
+The file is complete or absent, and only the batch at hand is in memory.
+"""
+
+import contextlib
+import json
+import os
+
+from dc_tf import atomic
+from dc_tf.errors import ConfigError
+
+ENDINGS = (".parquet", ".csv", ".json")
+
+
+def check_table_path(path, setting="--output", endings=ENDINGS) -> None:
+    """Refuses a table that could not be written.
+
+    Raises:
+        ConfigError: an unknown ending, or no such folder.
+    """
+    atomic.require_mounted(path, setting)
+    if os.path.splitext(path)[1].lower() not in endings:
+        raise ConfigError(
+            f"{setting}={path} has no known ending; use {', '.join(endings[:-1])} or {endings[-1]}."
+        )
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise ConfigError(f"{setting}={path} is in a folder that does not exist; make {folder}.")
+
+
+class TableWriter:
+    """A table in the making; a context manager.
+
+    Args:
+        path: with one of `ENDINGS`.
+        columns: {name: name of an Arrow type, such as "int64", "float32", "bool", "string"}.
+    """
+
+    def __init__(self, path, columns):
+        import pyarrow
+
+        self._path = path
+        self._schema = pyarrow.schema(
+            [(name, pyarrow.type_for_alias(kind)) for name, kind in columns.items()]
+        )
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self):
+        staging = self._stack.enter_context(atomic.replacing(self._path))
+        ending = os.path.splitext(self._path)[1].lower()
+        open_writer = {".parquet": _parquet, ".csv": _csv, ".json": _JsonWriter}[ending]
+        self._writer = self._stack.enter_context(open_writer(staging, self._schema))
+        return self
+
+    def __exit__(self, *error):
+        return self._stack.__exit__(*error)
+
+    def write(self, batch) -> None:
+        """Adds rows: {name: array or list of n values} of all columns."""
+        import pyarrow
+
+        self._writer.write_table(pyarrow.table(dict(batch), schema=self._schema))
+
+
+def _parquet(path, schema):
+    import pyarrow.parquet
+
+    return pyarrow.parquet.ParquetWriter(path, schema, compression="zstd")
+
+
+def _csv(path, schema):
+    import pyarrow.csv
+
+    return pyarrow.csv.CSVWriter(path, schema)
+
+
+class _JsonWriter:
+    """A JSON array with an object for each row."""
+
+    def __init__(self, path, schema):
+        self._path = path
+        self._separator = "["
+
+    def __enter__(self):
+        self._file = open(self._path, "w", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_):
+        self._file.write("[]\n" if self._separator == "[" else "\n]\n")
+        self._file.close()
+
+    def write_table(self, table):
+        for row in table.to_pylist():
+            self._file.write(f"{self._separator}\n{json.dumps(row)}")
+            self._separator = ","

@@ -1,0 +1,77 @@
+"""Metadata of an exported model: `dc_tf.json` in the folder of the SavedModel.
+
+read_metadata("/models/mine").settings["resolution"]
+"""
+
+import dataclasses
+import json
+import os
+
+import tensorflow as tf
+
+from dc_tf.errors import DataError
+
+METADATA = "dc_tf.json"
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """The contents of `dc_tf.json`.
+
+    Attributes:
+        settings: settings of `VGG16`: width, resolution, fc, sobel.
+        folded: whether Sobel and conv1 are one 5x5 convolution.
+        short_side: short side in pixels before the centre crop, as in training.
+        weight_decay: L2 coefficient of `regularization_losses`.
+        outputs: {layer: shape without the batch, at the network's resolution}.
+        versions: {package: version}.
+        format: version of the file's format.
+        weights: `weights_digest` of the network; "" if not recorded.
+        source: the model's origin, as given by the caller.
+    """
+
+    settings: dict
+    folded: bool
+    short_side: int
+    weight_decay: float
+    outputs: dict
+    versions: dict
+    format: int = FORMAT
+    weights: str = ""
+    source: dict = dataclasses.field(default_factory=dict)
+
+
+def read_metadata(path: str) -> Metadata:
+    """Reads `dc_tf.json` of an exported model.
+
+    Raises:
+        DataError: the file is missing, corrupt or has another format.
+    """
+    file = os.path.join(path, METADATA)
+    try:
+        with tf.io.gfile.GFile(file) as f:
+            values = json.load(f)
+        if values["format"] != FORMAT:
+            raise DataError(
+                f"{file} has format {values['format']}, but this version of dc_tf reads format "
+                f"{FORMAT}; use the version that exported the model."
+            )
+        return Metadata(**values)
+    except tf.errors.OpError as error:
+        raise DataError(
+            f"{path!r} is not a model of 'dc_tf export': {METADATA} cannot be read."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} is corrupt: {error!r}; export the model again.") from error
+
+
+def write_metadata(path: str, metadata: Metadata) -> None:
+    """Writes `dc_tf.json` into the folder of a SavedModel."""
+    with tf.io.gfile.GFile(os.path.join(path, METADATA), "w") as f:
+        f.write(json.dumps(dataclasses.asdict(metadata), indent=1) + "\n")
+
+
+def default_short_side(resolution: int) -> int:
+    """Short side in pixels for a resolution, in proportion to 256 for 224."""
+    return round(resolution * 256 / 224)

@@ -1,0 +1,165 @@
+"""Writes a model card, `README.md` in the folder of an exported model, from its metadata.
+
+    write_model_card("/models/mine", metadata)
+
+Names and settings may contain any text, so all of them are escaped for Markdown. Of paths, only the
+last component is shown.
+"""
+
+import copy
+import os
+import re
+
+import tensorflow as tf
+import yaml
+
+CARD = "README.md"
+
+_LOADING = """\
+```python
+import tensorflow as tf
+
+model = tf.saved_model.load("FOLDER")
+features = model(images)["conv13"]  # RGB, (b, h, w, 3) uint8, or float in [0, 1]
+```
+
+```python
+import tensorflow_hub as hub
+
+layer = hub.KerasLayer("FOLDER", trainable=True, output_key="fc7")  # to be fine-tuned
+```
+"""
+
+_LICENCE = """\
+None is stated here. Whoever publishes this model names one, and says under which terms its training
+images could be used.
+"""
+
+
+def write_model_card(path: str, metadata) -> None:
+    """Writes the card of an exported model.
+
+    Args:
+        path: folder of the model.
+        metadata: metadata.Metadata.
+    """
+    with tf.io.gfile.GFile(os.path.join(path, CARD), "w") as f:
+        f.write(model_card(metadata))
+
+
+def model_card(metadata) -> str:
+    """The card's Markdown."""
+    source = metadata.source
+    parts = [
+        "# Visual features learned without labels",
+        _about(metadata),
+        "## Loading",
+        _LOADING + f"\n{_preprocessing(metadata)}\n",
+        "## Outputs",
+        _table(("layer", "shape of one image"), _shapes(metadata.outputs)),
+        "## Training data",
+        _training_data(source),
+        "## Training",
+        _training(source),
+        "## Last metrics of training",
+        _metrics(source),
+        "## Versions",
+        _table(("package", "version"), metadata.versions.items()),
+        "## Licence",
+        _LICENCE,
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def escape(text) -> str:
+    """Text on one line, escaped so that Markdown and its tables show it without markup."""
+    text = " ".join(str(text).split())
+    text = re.sub(r"([\\`*_{}\[\]()#+\-.!|~>:@])", r"\\\1", text)
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _about(metadata):
+    settings = metadata.settings
+    sobel = "folded into a 5x5 first convolution" if metadata.folded else "a fixed first stage"
+    if not settings.get("sobel", True):
+        sobel = "none, RGB"
+    rows = [
+        ("network", "VGG-16 with batch norm"),
+        *((name, value) for name, value in settings.items() if name != "sobel"),
+        ("Sobel", sobel),
+        ("weights", metadata.weights),
+    ]
+    return "Exported by dc_tf: DeeperCluster (Caron et al. 2019) in TensorFlow.\n\n" + _table(
+        ("", ""), rows
+    )
+
+
+def _preprocessing(metadata):
+    return (
+        f"Preprocessing is inside. Images were shown with the short side at {metadata.short_side} "
+        f"pixels, of which the centre {metadata.settings['resolution']} were cut; other sizes are "
+        "resized to that, without a crop."
+    )
+
+
+def _training_data(source):
+    data = source.get("data") or {}
+    if not data:
+        return "Not known." + (" The weights were imported." if "checkpoint" in source else "")
+    rows = [("name", _last_part(data["path"])), ("contents", data["fingerprint"])]
+    return _table(("", ""), rows)
+
+
+def _training(source):
+    if "experiment" in source:
+        settings = copy.deepcopy(source["experiment"])
+        for place in (settings, settings.get("data", {})):
+            for name in ("path", "init_from"):
+                if place.get(name):
+                    place[name] = _last_part(place[name])
+        text = yaml.safe_dump(_plain(settings), sort_keys=False)
+        taken = (
+            f"after the stage {escape(source['stage'])}" if source.get("stage") else "at its end"
+        )
+        # An indented block, since text of a setting could end a fenced one.
+        return f"The network is that of the run {taken}. Its settings:\n\n" + _indented(text)
+    if "checkpoint" in source:
+        rows = [("checkpoint", _last_part(source["checkpoint"])), ("SHA-256", source["sha256"])]
+        return "Imported from PyTorch.\n\n" + _table(("", ""), rows)
+    return "Not known."
+
+
+def _metrics(source):
+    values = source.get("metrics") or {}
+    shown = [
+        (name, f"{value:.6g}" if isinstance(value, float) else value)
+        for name, value in values.items()
+        if name not in ("event", "images_per_second", "input_wait")
+    ]
+    return _table(("metric", "value"), shown) if shown else "Not known."
+
+
+def _shapes(outputs):
+    return [(name, " x ".join(map(str, shape))) for name, shape in outputs.items()]
+
+
+def _table(head, rows):
+    lines = [head, ("---",) * len(head), *(tuple(map(escape, row)) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _indented(text):
+    return "\n".join("    " + line for line in text.splitlines())
+
+
+def _last_part(path):
+    return os.path.basename(str(path).rstrip("/"))
+
+
+def _plain(value):
+    """Converts tuples to lists and keys to text, for yaml.safe_dump."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,290 @@
+"""Exports the trained network as a reusable SavedModel, and loads it back.
+
+    export_saved_model(trunk, "/models/mine", sobel="folded")
+
+    model = tf.saved_model.load("/models/mine")                     # requires only TensorFlow
+    features = model(images)["conv13"]                              # uint8, or float in [0, 1]
+    layer = hub.KerasLayer("/models/mine", trainable=True, output_key="fc7")
+
+The loaded object has `__call__(images, training=False)`, which returns a dict of conv1..conv13
+(maps after ReLU), fc6 (after ReLU) and fc7 (before ReLU); `variables`, `trainable_variables`,
+`regularization_losses` (one callable per trainable variable, in the same order) and `weights` by
+layer and name. Images are (b, h, w, 3) and are resized to the network's resolution (bilinear,
+antialiased, no crop). In training mode batch norm uses the statistics of the caller's batch, and
+fc6 has dropout. The signatures are `serving_default` (uint8) and `serving_float`. In the same
+folder, `dc_tf.json` has the settings, the shapes of the outputs and the versions, and `README.md`
+is the model card.
+"""
+
+import glob
+import os
+import time
+import uuid
+
+import tensorflow as tf
+from absl import logging
+
+import dc_tf
+from dc_tf import atomic
+from dc_tf.data.storage.files import is_local
+from dc_tf.errors import ConfigError, DataError
+from dc_tf.exporting.fold_sobel import FoldedVGG16, fold
+from dc_tf.exporting.metadata import Metadata, default_short_side, read_metadata, write_metadata
+from dc_tf.exporting.model_card import write_model_card
+from dc_tf.exporting.weights import (
+    assign_weights,
+    copy_weights,
+    flat_weights,
+    named_weights,
+    trainable_weights,
+    weights_digest,
+)
+from dc_tf.nn.vgg16 import LAYERS, VGG16
+
+SOBEL_FORMS = ("layer", "folded")
+# Suffix of a model while another replaces it.
+_OLD = ".old"
+# An export takes a minute at most; without writes for this long, it has been killed.
+_ABANDONED_S = 3600
+
+
+def export_saved_model(
+    trunk: VGG16,
+    output: str,
+    sobel="layer",
+    weight_decay=1e-5,
+    short_side=None,
+    source=None,
+    overwrite=False,
+) -> Metadata:
+    """Writes a built trunk as a SavedModel, atomically.
+
+    Args:
+        trunk: built trunk; its weights are copied, so it may belong to a strategy or compute in
+            bfloat16.
+        output: folder.
+        sobel: "layer" keeps the network unchanged, "folded" merges Sobel and conv1.
+        weight_decay: L2 coefficient, with the gradient `weight_decay * w`.
+        short_side: short side in pixels before the centre crop; None for 256/224 of the resolution.
+        source: JSON-serialisable dict that describes the origin of the model.
+        overwrite: whether to replace an existing model.
+
+    Raises:
+        ConfigError: `output` exists, or `sobel` is unknown or does not fit the trunk.
+    """
+    check_output(output, overwrite)
+    model = plain_copy(trunk, sobel)
+    metadata = Metadata(
+        settings=dict(model.settings),
+        folded=isinstance(model, FoldedVGG16),
+        short_side=short_side or default_short_side(model.settings["resolution"]),
+        weight_decay=weight_decay,
+        outputs=_output_shapes(model),
+        versions={"dc_tf": dc_tf.__version__, "tensorflow": tf.__version__},
+        weights=weights_digest(model),
+        source=source or {},
+    )
+    aside = f"{output.rstrip('/')}.{uuid.uuid4().hex}.writing"
+    try:
+        _write(model, metadata, aside)
+        _move(aside, output)
+    finally:
+        if tf.io.gfile.exists(aside):
+            tf.io.gfile.rmtree(aside)
+    return metadata
+
+
+def check_output(output: str, overwrite: bool) -> None:
+    """Checks that `output` is free, or with `overwrite` a SavedModel.
+
+    First restores a model that a killed export was replacing, and removes what that export wrote.
+
+    Raises:
+        ConfigError: the output exists and must not be replaced.
+    """
+    if not output:
+        raise ConfigError("the output is empty; name a folder for the SavedModel.")
+    _clear_up(output)
+    if not tf.io.gfile.exists(output) or _is_empty_folder(output):
+        return
+    if not overwrite:
+        raise ConfigError(f"the output {output!r} exists; choose another or give --overwrite.")
+    if not is_saved_model(output):
+        raise ConfigError(
+            f"the output {output!r} exists and is no SavedModel, so it is not overwritten; "
+            "choose another folder."
+        )
+
+
+def is_saved_model(path: str) -> bool:
+    """Whether a folder contains a SavedModel."""
+    return tf.io.gfile.exists(os.path.join(path, "saved_model.pb"))
+
+
+def restore_trunk(path: str, compute_dtype="float32") -> VGG16:
+    """Loads the network of an exported model, built and with its weights; a FoldedVGG16 if folded.
+
+    Raises:
+        DataError: the path is not an exported model, or it is corrupt.
+    """
+    metadata = read_metadata(path)
+    settings = dict(metadata.settings)
+    if metadata.folded:
+        settings.pop("sobel")
+    network = FoldedVGG16 if metadata.folded else VGG16
+    trunk = network(**settings, compute_dtype=compute_dtype).built_at_resolution()
+    prefix = os.path.join(path, "variables", "variables")
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        assign_weights(_read_weights(reader, named_weights(trunk)), trunk)
+    except (tf.errors.OpError, ValueError) as error:
+        raise DataError(f"the weights in {path!r} are corrupt: {error}") from error
+    return trunk
+
+
+def plain_copy(trunk, sobel) -> VGG16:
+    """A float32 copy without a Communicator, so batch norm does not wait for other workers.
+
+    Raises:
+        ConfigError: `sobel` is unknown, or does not fit the trunk.
+    """
+    if sobel not in SOBEL_FORMS:
+        raise ConfigError(f"sobel is {sobel!r}; use one of {', '.join(SOBEL_FORMS)}.")
+    if sobel == "folded":
+        return fold(trunk)
+    settings = dict(trunk.settings)
+    if isinstance(trunk, FoldedVGG16):
+        settings.pop("sobel")
+    copy = type(trunk)(**settings).built_at_resolution()
+    copy_weights(trunk, into=copy)
+    return copy
+
+
+def _output_shapes(model):
+    resolution = model.settings["resolution"]
+    endpoints = model(tf.zeros([1, resolution, resolution, 3]))
+    return {name: list(endpoints[name].shape[1:]) for name in LAYERS}
+
+
+def _write(model, metadata, path):
+    exported = _Exported(model, metadata.weight_decay)
+    tf.saved_model.save(exported, path, signatures=exported.signatures_to_save())
+    write_metadata(path, metadata)
+    write_model_card(path, metadata)
+
+
+class _Exported(tf.train.Checkpoint):
+    """The saved object.
+
+    It has variables and functions only, no Keras layers, so loading requires neither Keras nor this
+    package.
+    """
+
+    def __init__(self, model, weight_decay):
+        super().__init__()
+        weights = named_weights(model)
+        self.weights = weights
+        self.variables = flat_weights(weights)
+        self.trainable_variables = trainable_weights(weights)
+        self.regularization_losses = [
+            _decay(variable, weight_decay) for variable in self.trainable_variables
+        ]
+        resolution = model.settings["resolution"]
+
+        @tf.function(input_signature=_image_spec(tf.float32, ()), autograph=False)
+        def infer(images):
+            return model(_fit(images, resolution), training=False)
+
+        @tf.function(input_signature=_image_spec(tf.float32, ()), autograph=False)
+        def train(images):
+            return model(_fit(images, resolution), training=True)
+
+        @tf.function(autograph=False)
+        def call(images, training=False):
+            if images.dtype == tf.uint8:
+                images = tf.cast(images, tf.float32) / 255
+            return train(images) if training else infer(images)
+
+        for dtype in (tf.uint8, tf.float32):
+            for training in (False, True):
+                call.get_concrete_function(*_image_spec(dtype, ()), training=training)
+        self.__call__ = call
+
+    def signatures_to_save(self):
+        call = self.__call__
+
+        def signature(dtype):
+            serve = tf.function(lambda images: call(images, training=False), autograph=False)
+            return serve.get_concrete_function(*_image_spec(dtype, "images"))
+
+        return {"serving_default": signature(tf.uint8), "serving_float": signature(tf.float32)}
+
+
+def _image_spec(dtype, name):
+    return [tf.TensorSpec([None, None, None, 3], dtype, name=name or "images")]
+
+
+def _fit(images, resolution):
+    """Resizes (b, h, w, 3) images to the network's resolution; unchanged at that size."""
+    size = [resolution, resolution]
+    images = tf.cond(
+        tf.reduce_all(tf.shape(images)[1:3] == size),
+        lambda: images,
+        lambda: tf.image.resize(images, size, antialias=True),
+    )
+    return tf.ensure_shape(images, [None, resolution, resolution, 3])
+
+
+def _decay(variable, weight_decay):
+    """The loss whose gradient is `weight_decay * variable`."""
+
+    @tf.function(input_signature=[], autograph=False)
+    def loss():
+        return weight_decay * tf.nn.l2_loss(variable)
+
+    return loss
+
+
+def _read_weights(reader, weights):
+    """{layer: {name: array}}; `variables` is saved in the order of `flat_weights`."""
+    places = iter(range(len(flat_weights(weights))))
+    key = "variables/{}/.ATTRIBUTES/VARIABLE_VALUE"
+    return {
+        layer: {name: reader.get_tensor(key.format(next(places))) for name in names}
+        for layer, names in weights.items()
+    }
+
+
+def _is_empty_folder(path):
+    return tf.io.gfile.isdir(path) and not tf.io.gfile.listdir(path)
+
+
+def _clear_up(output):
+    """Cleans up after killed exports to `output`; a running one has written recently."""
+    for path in sorted(tf.io.gfile.glob(f"{glob.escape(output.rstrip('/'))}.*.writing*")):
+        if path.endswith(_OLD) and not tf.io.gfile.exists(output):
+            tf.io.gfile.rename(path, output)
+            continue
+        written_s = tf.io.gfile.stat(path).mtime_nsec / 1e9  # 0 where folders have no time
+        if 0 < written_s < time.time() - _ABANDONED_S:
+            logging.info("removing %s, left by an export that was killed.", path)
+            tf.io.gfile.rmtree(path)
+
+
+def _move(aside, output):
+    """Puts the finished folder in place; the old one is removed only after that has worked.
+
+    Not `atomic.commit_folder`: a complete model may be at `output`, and either may be at an address
+    that only TensorFlow can reach. Between the two renames a crash leaves none at `output`, which
+    `_clear_up` repairs.
+    """
+    old = aside + _OLD
+    if is_local(output):
+        atomic.sync_tree(aside)
+    if tf.io.gfile.exists(output):
+        tf.io.gfile.rename(output, old)
+    tf.io.gfile.rename(aside, output)
+    if is_local(output):
+        atomic.sync(os.path.dirname(os.path.abspath(output)))
+    if tf.io.gfile.exists(old):
+        tf.io.gfile.rmtree(old)

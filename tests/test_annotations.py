@@ -1,0 +1,33 @@
+import ast
+import pathlib
+
+import tensorflow as tf
+
+import dc_tf
+
+PACKAGE = pathlib.Path(dc_tf.__file__).parent
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+class AnnotationsTest(tf.test.TestCase):
+    def test_public_functions_say_what_they_return(self):
+        silent = [
+            f"{path.relative_to(PACKAGE.parent)}:{function.lineno} {function.name}"
+            for path in sorted(PACKAGE.rglob("*.py"))
+            for function in public_functions(ast.parse(path.read_text()))
+            if function.returns is None
+        ]
+        self.assertEmpty(silent, "\n".join(["give these a return annotation:", *silent]))
+
+
+def public_functions(tree):
+    """Functions of a module, and methods of its public classes, whose names have no underscore."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node)
+        elif isinstance(node, FUNCTIONS) and not node.name.startswith("_"):
+            yield node
+
+
+if __name__ == "__main__":
+    tf.test.main()
