@@ -7,10 +7,10 @@ make(clusters="CLUSTERS", data="/data/mine", output="report.html")
 import os
 
 from dc_tf import atomic
+from dc_tf.curation import clusters as source
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError
 from dc_tf.report import content as content_lib
-from dc_tf.curation import clusters as source
 from dc_tf.report import evaluations, page
 from dc_tf.report.about import warnings_of
 

@@ -14,9 +14,9 @@ import numpy as np
 from absl import logging
 
 from dc_tf.atomic import read_json
+from dc_tf.curation import clusters as source
 from dc_tf.data.storage.reader import CorruptRow, RowReader
 from dc_tf.errors import DataError
-from dc_tf.curation import clusters as source
 from dc_tf.report import clusters, colours, curves
 from dc_tf.report import columns as columns_lib
 from dc_tf.report import sample as sample_lib

@@ -9,10 +9,10 @@ from PIL import Image
 
 from dc_tf.atomic import write_json, write_text
 from dc_tf.clustering.assignments import commit, write_block
+from dc_tf.curation.clusters import Clustering
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.writer import DatasetWriter
 from dc_tf.experiment import load, to_yaml
-from dc_tf.curation.clusters import Clustering
 from dc_tf.run_dir import RunDir
 
 ROWS, CLUSTERS, SUB_CLUSTERS = 60, 2, 3
