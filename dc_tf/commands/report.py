@@ -34,6 +34,11 @@ EVALUATIONS = FLAGS.multi_string(
     [],
     "JSON result of dc_tf evaluate besides those in the run folder; may be given several times.",
 )
+DUPLICATES = FLAGS.string(
+    "duplicates",
+    None,
+    "Table of groups of near-duplicates to show, Parquet or CSV, with the columns row and group.",
+)
 SHEETS = FLAGS.integer("sheets", 120, "Clusters whose images are shown.", lower_bound=0)
 MAX_ROWS = FLAGS.integer(
     "max_rows", 100_000, "Images whose metadata is read; a sample of more.", lower_bound=1
@@ -58,6 +63,7 @@ def run() -> dict:
         compare=COMPARE.value,
         random_init=RANDOM_INIT.value,
         evaluation_files=EVALUATIONS.value,
+        duplicates=DUPLICATES.value,
         sheets=SHEETS.value,
         max_rows=MAX_ROWS.value,
         max_mb=MAX_MB.value,

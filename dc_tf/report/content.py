@@ -24,6 +24,7 @@ from dc_tf.report.agreement import Agreement
 from dc_tf.report.filters import filter_sheets, sobel_sheets
 from dc_tf.report.gallery import Gallery
 from dc_tf.report.tail import Tail
+from dc_tf.report.thumbnails import Thumbnails
 
 COLOURED = 20_000  # images that are decoded for their mean colour
 _PER_CLUSTER = 20  # of them in each cluster
@@ -99,6 +100,15 @@ def of_clusters(dataset, shown, run, others, sheets: int, max_rows: int) -> tupl
         "rounds": len(run.rounds) if run else None,
     }
     return sample, read, parts
+
+
+def of_copies(dataset, copies) -> list:
+    """[(size, [Picture])] of the groups of a copies.Copies; [] without one."""
+    if copies is None:
+        return []
+    pictures = Thumbnails(dataset)
+    pictures.load([row for group in copies.groups for row in group.rows], "near-duplicates")
+    return [(group.size, [pictures[row] for row in group.rows]) for group in copies.groups]
 
 
 def of_network(run, stage: str) -> dict:
