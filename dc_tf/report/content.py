@@ -152,8 +152,10 @@ def _compared(shown, run, others, sample, read, own):
     one_stage = len({one.stage for one in rounds}) == 1
     for one in rounds:
         clustering = source.open_round(run, one)
-        tick = str(one.round) if one_stage else f"{one.stage}.{one.round}"
-        agreement.add(clustering, f"{run.stage_name(one.stage)} {one.round}", tick)
+        name, tick = f"round {one.round}", str(one.round)
+        if not one_stage:
+            name, tick = f"{run.stage_name(one.stage)}, {name}", f"{one.stage}.{tick}"
+        agreement.add(clustering, name, tick)
         # The first round of a stage clusters features of the network that the stage before left.
         if one.round == 0 and one.stage == shown.stage and one.stage and shown.round:
             add_colours(clustering, f"features of {run.stage_name(one.stage - 1)}")

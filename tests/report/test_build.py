@@ -78,7 +78,7 @@ class RunTest(ReportCase):
         for part in ("Loss", "Gradient norm", "Waiting for input", "Purest for label"):
             self.assertIn(part, text)
         for part in (
-            "deepercluster 1 0.558 0.558 0.760 0.558 0.000 1.000",
+            "round 1 0.558 0.558 0.760 0.558 0.000 1.000",
             "Uniform in colour",
             "features of rotnet",
         ):
@@ -298,6 +298,7 @@ class TrainedTest(ReportCase):
         self.assertIn("Filters of conv1", text)
         self.assertIn("untrained network", text)
         self.assertIn("horizontal gradient", text)
+        self.assertLen([a for a in document.all("circle") if "data-cluster" in a], 8)
         self.assertIn("steps", text)
         self.assertNotIn("has not finished", text)
 
