@@ -33,7 +33,7 @@ _CELLS = 1 << 31  # rows x rounds that are read for it
 
 
 def of_training(run) -> dict:
-    """Curves and facts of a source.Run."""
+    """Curves and facts of a curation.clusters.Run."""
     log = curves.Log.read(run.folder.metrics)
     stages = run.experiment.stages
     steps, clustering = curves.seconds(log, [stage.batch_size for stage in stages])
@@ -51,7 +51,7 @@ def of_training(run) -> dict:
 
 
 def of_kmeans(shown) -> dict:
-    """Objective and facts of a source.Clustering of embeddings."""
+    """Objective and facts of a curation.clusters.Clustering of embeddings."""
     made = read_json(os.path.join(shown.path, "clustering.json"))
     return {
         "log": None,
@@ -71,9 +71,9 @@ def of_clusters(dataset, shown, run, others, sheets: int, max_rows: int) -> tupl
 
     Args:
         dataset: Dataset.
-        shown: source.Clustering, or None for a run without one.
-        run: source.Run, or None.
-        others: list of source.Clustering to compare with.
+        shown: curation.clusters.Clustering, or None for a run without one.
+        run: curation.clusters.Run, or None.
+        others: list of curation.clusters.Clustering to compare with.
         sheets: number of clusters whose images are shown.
         max_rows: images whose metadata is read.
 
@@ -112,7 +112,7 @@ def of_copies(dataset, copies) -> list:
 
 
 def of_network(run, stage: str) -> dict:
-    """Two images as the network of a source.Run sees them, and the filters of conv1."""
+    """Two images as the network of a curation.clusters.Run sees them, and the filters of conv1."""
     sobel, images = run.experiment.model.sobel, []
     reader = RowReader(run.dataset)
     for row in (run.dataset.rows // 3, 2 * run.dataset.rows // 3) if sobel else ():

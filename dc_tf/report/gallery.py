@@ -64,7 +64,7 @@ class Gallery:
         looked_at: number of clusters that were looked at.
 
     Args:
-        clustering: source.Clustering.
+        clustering: curation.clusters.Clustering.
         described: list of Cluster.
         groups: of `clusters.select`.
         figures: of `clusters.distance_figures`, or None.
