@@ -45,6 +45,8 @@ __all__ = [
     "embed",
     "kmeans",
     "evaluate",
+    "write_clusters",
+    "assign",
     "write_report",
 ]
 
@@ -270,7 +272,7 @@ def pretrain(experiment: Experiment, workdir: Path) -> dict | None:
     """Trains on this worker's share, as TF_CONFIG says; without TF_CONFIG, alone.
 
     On a folder that has a checkpoint it resumes at the exact step; on one that is finished it
-    returns the result again.
+    returns the result again. At the end it writes RUN/clusters.parquet, as `write_clusters` does.
 
     >>> result = dc_tf.pretrain(experiment, "RUN")
     >>> result["rows"], result["workers"]
@@ -289,9 +291,13 @@ def pretrain(experiment: Experiment, workdir: Path) -> dict | None:
         DataError: an image cannot be read, or the loss is not finite.
         Preempted: after Ctrl-C or SIGTERM; what was done is saved.
     """
+    from dc_tf.curation.start import write_run_table
     from dc_tf.training.run import train
 
-    return train(experiment, os.fspath(workdir))
+    result = train(experiment, os.fspath(workdir))
+    if result:
+        write_run_table(os.fspath(workdir), workers=1)
+    return result
 
 
 @_front(workdir="run")
@@ -430,7 +436,7 @@ def embed(
 @_front(input="x")
 def kmeans(
     x: np.ndarray | Path | Sequence[Path],
-    k: int,
+    k: int | None = None,
     output: Path | None = None,
     *,
     iterations: int = 10,
@@ -454,14 +460,17 @@ def kmeans(
     >>> np.save("features.npy", features)
     >>> dc_tf.kmeans("features.npy", k=5, output="CLUSTERS").assignments.shape
     (96,)
+    >>> dc_tf.kmeans(features[:3], init=clusters.centroids, iterations=0).assignments.shape
+    (3,)
 
     Args:
         x: (rows, dim) floating array; or a `.npy` file, a pattern ("shards/*.npy"), or a list of
             files, whose rows follow one another.
-        k: number of clusters.
+        k: number of clusters; None with centroids as `init`, which have it.
         output: with files: folder for the result, shared by all workers that TF_CONFIG names; a
             call that was stopped resumes there. None: in memory, by this process alone.
-        iterations: of Lloyd, at most.
+        iterations: of Lloyd, at most; 0 with centroids as `init` assigns rows, of any number, to
+            these.
         init: "random" rows; "k-means++" or, for large k, "k-means||"; or (k, dim) centroids, with
             `output` the path of a `.npy` file of them.
         seed: of everything that is drawn.
@@ -476,8 +485,8 @@ def kmeans(
         timeout_s: with several workers, seconds that one may be silent or do nothing; 0: for ever.
 
     Returns:
-        KMeansResult: centroids (k, dim) float32, assignments (rows,) int32, counts (k,) int64,
-        objective (sum of squared distances before each iteration and at the end), iterations and
+        KMeansResult: centroids (k, dim) float32, or float64 for float64 rows that float32 cannot
+        tell apart, assignments (rows,) int32, counts (k,) int64, objective (sum of squared distances before each iteration and at the end), iterations and
         more; None on workers other than the first.
 
     Raises:
@@ -492,27 +501,23 @@ def kmeans(
     if output is not None and not isinstance(init, str | os.PathLike):
         raise ConfigError("init is an array; with output, np.save it and give its path.")
     options = {
+        "k": k,
         "iterations": iterations,
         "init": os.fspath(init) if isinstance(init, os.PathLike) else init,
+        "seed": seed,
         "precision": precision,
         "backend": backend,
         "spherical": spherical,
+        "normalize": normalize,
         "tolerance": tolerance,
+        "cache_gb": cache_gb,
+        "overwrite": overwrite,
+        "save_every_s": save_every_s,
+        "timeout_s": timeout_s,
     }
     if output is None:
-        return cluster_in_memory(x, k, seed, normalize, cache_gb, **options)
-    start = prepare(
-        input=x,
-        output=os.fspath(output),
-        k=k,
-        seed=seed,
-        normalize=normalize,
-        overwrite=overwrite,
-        save_every_s=save_every_s,
-        cache_gb=cache_gb,
-        timeout_s=timeout_s,
-        **options,
-    )
+        return cluster_in_memory(x, **options)
+    start = prepare(input=x, output=os.fspath(output), **options)
     return start.output.read() if start.run() else None
 
 
@@ -602,6 +607,107 @@ def evaluate(
     if found is not None:
         found.write(paths["output"], paths["plot"])
     return found
+
+
+@_front(round="round_index")
+def write_clusters(
+    output: Path,
+    run: Path | None = None,
+    *,
+    clusters: Path | None = None,
+    data: Path | None = None,
+    stage: str = "",
+    round_index: int | None = None,
+    format: str | None = None,
+    workers: int | None = None,
+) -> dict:
+    """Writes which image is in which cluster: a table with a row per image.
+
+    >>> made = dc_tf.write_clusters("clusters.parquet", run="RUN", workers=1)
+    >>> made["rows"], made["columns"][:4]
+    (96, ['row', 'file', 'cluster', 'sub_cluster'])
+
+    Args:
+        output: file; its ending is .parquet, .csv or .json.
+        run: run folder.
+        clusters: without `run`: output folder of `kmeans`.
+        data: data set that was clustered; with `run` only where it was moved.
+        stage: of a run: its last clustering in this stage; "" for the last of all.
+        round_index: of a run: index of the clustering in its stage; None for the last.
+        format: "parquet", "csv" or "json"; None goes by the ending of `output`.
+        workers: processes that read images; None: one per core. More than one import the main
+            module again, as of `convert`.
+
+    Returns:
+        dict of output, rows, clusters, columns and corrupt_rows.
+
+    Raises:
+        ConfigError: what cannot work; nothing was written.
+        DataError: data that cannot be used.
+        Preempted: after Ctrl-C; the same call resumes.
+    """
+    from dc_tf.curation.start import write_clusters as write
+
+    return write(
+        output,
+        format,
+        workers,
+        run=run,
+        clusters=clusters,
+        data=data,
+        stage=stage,
+        round_index=round_index,
+    )
+
+
+@_front(round="round_index")
+def assign(
+    data: Path,
+    output: Path,
+    run: Path | None = None,
+    *,
+    clusters: Path | None = None,
+    stage: str = "",
+    round_index: int | None = None,
+    features: Path | None = None,
+    format: str | None = None,
+) -> dict:
+    """Assigns the images of a data set to the clusters of a run, or of `kmeans`.
+
+    >>> dc_tf.assign("scenes_test", "new.parquet", run="RUN")["rows"]
+    96
+
+    Args:
+        data: data set with the images to assign.
+        output: file; its ending is .parquet, .csv or .json.
+        run: run folder that has kept its newest clusterings.
+        clusters: without `run`: output folder of `kmeans`.
+        stage: of a run: its last kept clustering in this stage; "" for the last of all.
+        round_index: of a run: index of the clustering in its stage; None for the last.
+        features: with `clusters` of vectors that `embed` has not made: the vectors of `data`.
+        format: "parquet", "csv" or "json"; None goes by the ending of `output`.
+
+    Returns:
+        dict of output, rows, clusters, columns and corrupt_rows; the columns are those of
+        `write_clusters`.
+
+    Raises:
+        ConfigError: what cannot work; nothing was written.
+        DataError: data that cannot be used.
+        Preempted: after Ctrl-C; the same call resumes.
+    """
+    from dc_tf.curation.start import assign as assign_to_clusters
+
+    return assign_to_clusters(
+        data,
+        output,
+        format,
+        run=run,
+        clusters=clusters,
+        stage=stage,
+        round_index=round_index,
+        features=features,
+    )
 
 
 @_front(round="round_index")

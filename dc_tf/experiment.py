@@ -233,7 +233,7 @@ class Watchdog(Config):
 
     Attributes:
         timeout_s: seconds; ten times as many in slow operations such as the first step. A dead
-            worker is found within seconds. 0 waits for ever for a living one.
+            worker is found within seconds. 0 waits forever for a living one.
     """
 
     timeout_s: float = 600.0

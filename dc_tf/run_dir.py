@@ -93,6 +93,11 @@ class RunDir:
         """Assignments of one round, and of the newest rounds the centroids."""
         return os.path.join(self.clusterings, f"stage-{stage:02d}-round-{round_index:04d}")
 
+    @property
+    def table(self) -> str:
+        """Cluster, file and metadata of every image, for the last clustering."""
+        return os.path.join(self.path, "clusters.parquet")
+
     def embeddings(self, name: str) -> str:
         """Features of one layer of the newest checkpoint over the data set."""
         return os.path.join(self.path, "embeddings", name)

@@ -46,6 +46,8 @@ COMMANDS = {
     "export": "dc_tf.commands.export",
     "import_torch": "dc_tf.commands.import_torch",
     "evaluate": "dc_tf.commands.evaluate",
+    "clusters": "dc_tf.commands.clusters",
+    "assign": "dc_tf.commands.assign",
     "report": "dc_tf.commands.report",
     "doctor": "dc_tf.commands.doctor",
 }

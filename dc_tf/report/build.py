@@ -7,7 +7,7 @@ make(clusters="CLUSTERS", data="/data/mine", output="report.html")
 import os
 
 from dc_tf import atomic
-from dc_tf.curation import clusters as source
+from dc_tf.curation.clusters import of_either, of_kmeans, of_run
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError
 from dc_tf.report import content as content_lib
@@ -58,10 +58,10 @@ def make(
     """
     _check_source(run, clusters, data)
     _check_output(output, max_mb, overwrite)
-    opened = None if run is None else source.of_run(run, data, stage, round_index)
+    opened = None if run is None else of_run(run, data, stage, round_index)
     dataset = opened.dataset if opened else Dataset.open(data)
-    shown = opened.shown if opened else source.of_kmeans(clusters, dataset)
-    others = [source.of_either(path, dataset) for path in compare]
+    shown = opened.shown if opened else content_lib.measured(of_kmeans(clusters, dataset))
+    others = [of_either(path, dataset) for path in compare]
     found = evaluations.find(opened and opened.folder.path, evaluation_files)
     found_copies = copies.read(duplicates, dataset.rows) if duplicates else None
     if random_init and opened and shown:

@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 
 from dc_tf.atomic import read_json
-from dc_tf.curation import clusters as source
+from dc_tf.curation.clusters import open_round, with_distances
 from dc_tf.data.storage.reader import CorruptRow, RowReader
 from dc_tf.errors import DataError
 from dc_tf.report import clusters, colours, curves
@@ -64,6 +64,15 @@ def of_kmeans(shown) -> dict:
         "failed_step": {},
         "warnings": [text for text in made.get("warnings") or () if isinstance(text, str)],
     }
+
+
+def measured(clustering):
+    """The Clustering of `dc_tf kmeans` with distances, where its features are still there."""
+    try:
+        return with_distances(clustering)
+    except (DataError, OSError) as error:
+        logging.warning("distances to the centroids are not known: %s", error)
+        return clustering
 
 
 def of_clusters(dataset, shown, run, others, sheets: int, max_rows: int) -> tuple:
@@ -151,7 +160,7 @@ def _compared(shown, run, others, sample, read, own):
     rounds = _some_rounds(run, shown.dataset.rows) if run else []
     one_stage = len({one.stage for one in rounds}) == 1
     for one in rounds:
-        clustering = source.open_round(run, one)
+        clustering = open_round(run, one)
         name, tick = f"round {one.round}", str(one.round)
         if not one_stage:
             name, tick = f"{run.stage_name(one.stage)}, {name}", f"{one.stage}.{tick}"

@@ -66,7 +66,7 @@ class TrainTest(tf.test.TestCase):
         message = self.refused(
             {**settings, "init_from": runs.finished(self.folder, other, self.data)}
         )
-        self.assertRegex(message, "model.fc = 8, here it is 16")
+        self.assertRegex(message, "model.fc = 8, this experiment has 16")
 
     def test_stages_are_read_from_files_that_exist(self):
         workdir = os.path.join(self.folder, "none")
