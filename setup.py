@@ -37,6 +37,7 @@ setuptools.setup(
         "numpy",
         "pillow",
         "protobuf",
+        "pyarrow",
         "pyyaml",
         "scikit-learn",
         "scipy",

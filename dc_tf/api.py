@@ -743,6 +743,7 @@ def write_report(
     compare: Sequence[Path] = (),
     random_init: bool = False,
     evaluations: Sequence[Path] = (),
+    duplicates: Path | None = None,
     sheets: int = 120,
     max_rows: int = 100_000,
     max_mb: float = 25.0,
@@ -765,6 +766,8 @@ def write_report(
         random_init: of a run with up to 20,000 images: compare with clusters of an untrained
             network too.
         evaluations: JSON results of `evaluate` besides those in the run folder.
+        duplicates: table of groups of near-duplicates to show, Parquet or CSV, with the columns row
+            and group.
         sheets: number of clusters whose images are shown.
         max_rows: images whose metadata is read; a sample of more.
         max_mb: largest size of the file; contact sheets are left out for it.
@@ -793,6 +796,7 @@ def write_report(
         compare=[os.fspath(one) for one in compare],
         random_init=random_init,
         evaluation_files=[os.fspath(one) for one in evaluations],
+        duplicates=path(duplicates),
         sheets=sheets,
         max_rows=max_rows,
         max_mb=max_mb,

@@ -1,4 +1,4 @@
-"""The whole job: images, training on several workers, export, and evaluation of the features.
+"""The whole job: images, training on several workers, export, evaluation of features, a report.
 
     launch/quickstart.sh                                  on generated images
     launch/quickstart.sh --images=DIR --workdir=DIR       on your own folder
@@ -29,6 +29,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIG_FILE = ROOT / "configs" / "quickstart.yaml"
 LINEAR_PROBE = f"--config_file={ROOT}/configs/evaluation/linear_probe_small.yaml"
 LAYERS = "conv2,conv4,conv7,conv10,conv13,fc7"
+EVALUATIONS = "knn", "linear_probe"
 EVALUATED_IN = ("float32", "bfloat16")
 MINUTES = 8.0
 PICTURES = 4000
@@ -157,12 +158,14 @@ class Quickstart:
             self._dc_tf("Export", "export", f"--workdir={self._run}", f"--output={export}")
         knn = linear = None
         if test is not None:
-            knn = self._evaluate("knn", "--task=knn", export, train, test)
-            linear = self._evaluate("linear_probe", LINEAR_PROBE, export, train, test)
+            knn = self._evaluate(EVALUATIONS[0], "--task=knn", export, train, test)
+            linear = self._evaluate(EVALUATIONS[1], LINEAR_PROBE, export, train, test)
+        report = self._report()
         seconds = {title: round(took, 1) for title, took in self._steps.seconds.items()}
         result = {
             "workdir": str(self._workdir),
             "export": str(export),
+            "report": str(report),
             "rows": trained["rows"],
             "workers": trained["workers"],
             "epochs": {stage["name"]: stage["epochs"] for stage in epochs["stages"]},
@@ -176,6 +179,7 @@ class Quickstart:
         write_json(path, result)
         say(f"== Done in {minutes(time.monotonic() - self._started)}")
         print(summary.text(result, knn, linear))
+        print(f"report: {report}")
         print(f"result: {path}" if sys.stdout.isatty() else json.dumps(result), flush=True)
 
     def _remember(self, options):
@@ -332,6 +336,17 @@ class Quickstart:
         result = self._dc_tf(f"Measuring: {name}", "evaluate", task, *flags)
         write_json(path, result)
         return result
+
+    def _report(self):
+        """Writes the report of the run; returns its path."""
+        path = self._workdir / "report.html"
+        flags = [f"--run={self._run}", f"--output={path}", "--random_init"]
+        for name in EVALUATIONS:
+            result = self._workdir / f"{name}.json"
+            if result.exists():
+                flags.append(f"--evaluations={result}")
+        self._dc_tf("Report", "report", *flags)
+        return path
 
     def _dc_tf(self, title, *arguments):
         return self._steps.run(title, [sys.executable, "-m", "dc_tf", *map(str, arguments)])

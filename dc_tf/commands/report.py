@@ -19,18 +19,25 @@ STAGE = FLAGS.string("stage", "", "Of a run: clusters of this stage; without it 
 ROUND = FLAGS.integer(
     "round", None, "Of a run: clustering of the stage; None: the last one.", lower_bound=0
 )
-COMPARE = FLAGS.list(
-    "compare", [], "Run folders or outputs of dc_tf kmeans of the same images, comma-separated."
+COMPARE = FLAGS.multi_string(
+    "compare",
+    [],
+    "Run folder or output of dc_tf kmeans of the same images; may be given several times.",
 )
 RANDOM_INIT = FLAGS.bool(
     "random_init",
     False,
     "Of a run with up to 20,000 images: compare with clusters of an untrained network too.",
 )
-EVALUATIONS = FLAGS.list(
+EVALUATIONS = FLAGS.multi_string(
     "evaluations",
     [],
-    "JSON results of dc_tf evaluate besides those in the run folder, comma-separated.",
+    "JSON result of dc_tf evaluate besides those in the run folder; may be given several times.",
+)
+DUPLICATES = FLAGS.string(
+    "duplicates",
+    None,
+    "Table of groups of near-duplicates to show, Parquet or CSV, with the columns row and group.",
 )
 SHEETS = FLAGS.integer("sheets", 120, "Clusters whose images are shown.", lower_bound=0)
 MAX_ROWS = FLAGS.integer(
@@ -56,6 +63,7 @@ def run() -> dict:
         compare=COMPARE.value,
         random_init=RANDOM_INIT.value,
         evaluation_files=EVALUATIONS.value,
+        duplicates=DUPLICATES.value,
         sheets=SHEETS.value,
         max_rows=MAX_ROWS.value,
         max_mb=MAX_MB.value,

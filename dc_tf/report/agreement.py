@@ -1,7 +1,7 @@
 """Agreement of clusters with labels and metadata over the rounds: Figure 4.
 
     agreement = Agreement(rows, {"label": labels, "camera": cameras})
-    agreement.add(clustering, "deepercluster 0", tick="0")
+    agreement.add(clustering, "round 0", tick="0")
     agreement.found, agreement.chart()
 
 An image with several values of a column has its rarest one, and a place is a cell of one degree, as
