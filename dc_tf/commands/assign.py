@@ -13,13 +13,13 @@ from dc_tf.commands.command_flags import CommandFlags
 
 FLAGS = CommandFlags()
 SOURCE = ClusterFlags(FLAGS, "Data set folder with the images to assign.")
-FEATURES = FLAGS.string(
+FEATURES = FLAGS.paths(
     "features",
     None,
     "With --clusters of vectors that dc_tf embed has not made: the vectors of --data, as of "
     "dc_tf search.",
 )
-OUTPUT = FLAGS.string("output", None, "File to write: .parquet, .csv or .json.", required=True)
+OUTPUT = FLAGS.path("output", None, "File to write: .parquet, .csv or .json.", required=True)
 FORMAT = FLAGS.string("format", None, "parquet, csv or json; None: by the ending of --output.")
 
 

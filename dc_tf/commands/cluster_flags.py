@@ -15,13 +15,13 @@ class ClusterFlags:
         Args:
             data: help of --data.
         """
-        self._run = flags.string("run", None, "Run folder, for its last clustering.")
+        self._run = flags.path("run", None, "Run folder, for its last clustering.")
         self._stage = flags.string("stage", "", "Of a run: its last clustering in this stage.")
         self._round = flags.integer(
             "round", None, "Of a run: index of the clustering in its stage.", lower_bound=0
         )
-        self._clusters = flags.string("clusters", None, "Output folder of dc_tf kmeans.")
-        self._data = flags.string("data", None, data)
+        self._clusters = flags.path("clusters", None, "Output folder of dc_tf kmeans.")
+        self._data = flags.path("data", None, data)
 
     def values(self) -> dict:
         """{argument: value} of `curation.clusters.open_clustering`."""

@@ -13,7 +13,7 @@ from dc_tf.commands.command_flags import CommandFlags
 
 FLAGS = CommandFlags()
 SOURCE = ClusterFlags(FLAGS)
-OUTPUT = FLAGS.string("output", None, "File to write: .parquet, .csv or .json.", required=True)
+OUTPUT = FLAGS.path("output", None, "File to write: .parquet, .csv or .json.", required=True)
 FORMAT = FLAGS.string("format", None, "parquet, csv or json; None: by the ending of --output.")
 WORKERS = FLAGS.integer(
     "workers", None, "Processes that read images; None: one per core.", lower_bound=1

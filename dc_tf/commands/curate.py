@@ -19,7 +19,7 @@ from dc_tf.errors import ConfigError
 
 FLAGS = CommandFlags()
 SOURCE = FeatureFlags(FLAGS)
-OUTPUT = FLAGS.string("output", None, "Folder of the view.")
+OUTPUT = FLAGS.path("output", None, "Folder of the view.")
 TARGET = FLAGS.integer("target", None, "Rows of the balanced subset.", lower_bound=1)
 MAX_PER_CLUSTER = FLAGS.integer(
     "max_per_cluster", None, "Keep at most so many rows of a cluster.", lower_bound=1
@@ -43,8 +43,8 @@ WHERE = FLAGS.multi_string(
     "Keep rows that fulfil this, such as meta/hashtag=sea, 'meta/year>=1984', label!=3, class=cat; "
     "may be given several times, and then all have to hold.",
 )
-ROWS = FLAGS.string("rows", None, "Keep these: a .npy file of row ids, or a text file, one a line.")
-DROP_ROWS = FLAGS.string("drop_rows", None, "Drop these; files as of --rows.")
+ROWS = FLAGS.path("rows", None, "Keep these: a .npy file of row ids, or a text file, one a line.")
+DROP_ROWS = FLAGS.path("drop_rows", None, "Drop these; files as of --rows.")
 CHOICE = FLAGS.enum(
     "choice",
     "random",

@@ -87,7 +87,7 @@ def assign(data, output, format=None, **which) -> dict:
 
 def _checked(output, format):
     """The path to write to, with the ending of the format."""
-    output = os.path.expanduser(os.fspath(output))
+    output = os.fspath(output)
     if format is not None:
         if f".{format}" not in ENDINGS:
             known = ", ".join(ending[1:] for ending in ENDINGS)

@@ -12,6 +12,7 @@ import os
 
 from dc_tf import atomic
 from dc_tf.errors import ConfigError
+from dc_tf.paths import check_file
 
 ENDINGS = (".parquet", ".csv", ".json")
 _SEPARATOR = "; "  # of several values in a cell of CSV
@@ -23,14 +24,11 @@ def check_table_path(path, setting="--output", endings=ENDINGS) -> None:
     Raises:
         ConfigError: an unknown ending, or no such folder.
     """
-    atomic.require_mounted(path, setting)
     if os.path.splitext(path)[1].lower() not in endings:
         raise ConfigError(
             f"{setting}={path} has no known ending; use {', '.join(endings[:-1])} or {endings[-1]}."
         )
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise ConfigError(f"{setting}={path} is in a folder that does not exist; make {folder}.")
+    check_file(path, setting)
 
 
 class TableWriter:
