@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import tempfile
 from unittest import mock
 
 import clustered
@@ -37,7 +38,7 @@ class ClusterTableTest(tf.test.TestCase):
         self.enterContext(mock.patch.object(record_parts, "PART_ROWS", 17))
 
     def path(self, name):
-        return os.path.join(self.create_tempdir().full_path, name)
+        return os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), name)
 
     def data(self, **changes):
         return clustered.write_data(self.path("data"), **changes)
@@ -95,7 +96,7 @@ class ClusterTableTest(tf.test.TestCase):
     def test_parts_of_other_types_are_brought_to_one(self):
         first = pa.table({"row": [0, 1], "n": pa.array([1, None], pa.int64())})
         second = pa.table({"row": [2], "n": [[0.5, 2.0]], "s": ["x"]})
-        folder = self.create_tempdir().full_path
+        folder = tempfile.mkdtemp(dir=self.get_temp_dir())
         paths = [os.path.join(folder, name) for name in "ab"]
         for path, table in zip(paths, (first, second), strict=True):
             pq.write_table(table, path)
@@ -162,7 +163,7 @@ class ClusterTableTest(tf.test.TestCase):
 class OfKMeansTest(tf.test.TestCase):
     def setUp(self):
         super().setUp()
-        self.folder = self.create_tempdir().full_path
+        self.folder = tempfile.mkdtemp(dir=self.get_temp_dir())
         self.data = clustered.write_data(os.path.join(self.folder, "data"))
         random = np.random.default_rng(0)
         self.x = random.normal(size=(ROWS, 5)).astype(np.float32)
