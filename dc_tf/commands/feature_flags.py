@@ -5,6 +5,11 @@ SOURCE = FeatureFlags(FLAGS)          # --run, --features, --data, --layer
 features = SOURCE.open()              # curation.features.Features
 """
 
+import typing
+
+if typing.TYPE_CHECKING:
+    from dc_tf.curation.features import Features
+
 
 class FeatureFlags:
     """The flags --run, --features, --data and --layer of one command.
@@ -46,7 +51,7 @@ class FeatureFlags:
         holders = (self.run, self.features, self.data, self.layer)
         return {holder.name: holder.value for holder in holders}
 
-    def open(self):
+    def open(self) -> "Features":
         """The features that they mean.
 
         Raises:

@@ -10,6 +10,7 @@ two levels. It is numbered `cluster * sub_clusters + sub`, and its title is "CLU
 
 import dataclasses
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -66,7 +67,7 @@ class Clustering:
         """(n,) int64 cluster of each row; `rows` are (n,) row ids or a slice."""
         return np.asarray(self.cluster[rows], np.int64) * self.sub_clusters + self.sub[rows]
 
-    def blocks(self):
+    def blocks(self) -> Iterator:
         """Yields (first row, (n,) clusters of the block's rows, their (n,) distances or None)."""
         for first in range(0, self.dataset.rows, BLOCK):
             rows = slice(first, min(first + BLOCK, self.dataset.rows))

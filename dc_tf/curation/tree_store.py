@@ -74,7 +74,7 @@ class TreeStore:
             ) from error
         return Tree(labels, parents, distances)
 
-    def begin(self, level, number, shape, comm):
+    def begin(self, level, number, shape, comm) -> tuple:
         """What a k-means resumes from and how it saves.
 
         Args:
@@ -98,7 +98,7 @@ class TreeStore:
             atomic.remove_tree(self._state(level, number))
         comm.barrier()
 
-    def newest(self, level, shape, comm):
+    def newest(self, level, shape, comm) -> tuple:
         """(number, (k, dim) centroids) of the last round of a level that is done, or (0, None).
 
         The same on every worker.

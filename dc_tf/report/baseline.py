@@ -14,6 +14,7 @@ import numpy as np
 from dc_tf.clustering.job.start import cluster_in_memory
 from dc_tf.clustering.store.points import as_points
 from dc_tf.clustering.store.whitening import Moments, Whitening
+from dc_tf.curation.clusters import Clustering
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.evaluation.frozen.embed import embed_in_memory
 from dc_tf.evaluation.models import open_model, random_init
@@ -24,7 +25,7 @@ _ITERATIONS = 10
 _CACHE_GB = 0.25
 
 
-def untrained(run, shown):
+def untrained(run, shown) -> Clustering | None:
     """The Clustering of an untrained network of the run's shape; None for many images.
 
     Args:

@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 
 from dc_tf.atomic import read_json
-from dc_tf.curation.clusters import open_round, with_distances
+from dc_tf.curation.clusters import Clustering, open_round, with_distances
 from dc_tf.data.storage.reader import CorruptRow, RowReader
 from dc_tf.errors import DataError
 from dc_tf.report import clusters, colours, curves
@@ -66,7 +66,7 @@ def of_kmeans(shown) -> dict:
     }
 
 
-def measured(clustering):
+def measured(clustering) -> Clustering:
     """The Clustering of `dc_tf kmeans` with distances, where its features are still there."""
     try:
         return with_distances(clustering)

@@ -8,6 +8,7 @@ is members of some clusters, for figures of these clusters. A pass holds one blo
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def spread_only(dataset, max_rows: int) -> Sample:
     return Sample(rows, np.ones(len(rows), bool), none, len(rows) == dataset.rows)
 
 
-def at_random(seed):
+def at_random(seed) -> Callable:
     """A key of `least_of_each` that draws members at random, the same for the same seed."""
 
     def keys(first, flat, distance):
@@ -69,7 +70,7 @@ def at_random(seed):
     return keys
 
 
-def by_distance(first, flat, distance):
+def by_distance(first, flat, distance) -> np.ndarray:
     """A key of `least_of_each` that takes the members nearest to their centroid."""
     return distance
 

@@ -28,6 +28,7 @@ import io
 import json
 import os
 import shlex
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -157,7 +158,7 @@ class Dataset:
         """Labels of all rows, (N,) int32, -1 where a row has none."""
         return np.concatenate([entries[:, 2].astype(np.int32) for entries in self.entries()])
 
-    def entries(self):
+    def entries(self) -> Iterator:
         """Yields the index entries of all rows in order, (n, 3) int64 at a time: see `index`."""
         if self.row_list is None:
             yield from map(self.index, range(len(self.shards)))
