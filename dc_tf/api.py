@@ -469,8 +469,9 @@ def kmeans(
 
     Returns:
         KMeansResult: centroids (k, dim) float32, or float64 for float64 rows that float32 cannot
-        tell apart, assignments (rows,) int32, counts (k,) int64, objective (sum of squared distances before each iteration and at the end), iterations and
-        more; None on workers other than the first.
+        tell apart, assignments (rows,) int32, counts (k,) int64, objective (sum of squared
+        distances before each iteration and at the end), iterations and more; None on workers other
+        than the first.
 
     Raises:
         ConfigError: a setting that cannot work; nothing was started.
