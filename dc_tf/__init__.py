@@ -26,12 +26,14 @@ __all__ = [
     "embed",
     "evaluate",
     "export",
+    "find_duplicates",
     "generate",
     "kmeans",
     "load_experiment",
     "load_trunk",
     "open_dataset",
     "pretrain",
+    "search",
     "write_report",
 ]
 

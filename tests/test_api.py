@@ -30,6 +30,8 @@ COMMANDS = {
     "embed": ("embed", {}, ()),
     "kmeans": ("kmeans", {"input": "x"}, ()),
     "evaluate": ("evaluate", {"config_file": "config_files"}, ()),
+    "search": ("search", {"query": "queries"}, ()),
+    "find_duplicates": ("duplicates", {}, ()),
     "write_report": ("report", {"round": "round_index"}, ()),
     # The first two are of `load_experiment`, the others of a run that is only planned.
     "pretrain": (

@@ -212,8 +212,8 @@ def _query_tile(dataset, query) -> Image.Image:
     if query.image is None:
         (example,) = examples_of(dataset, np.array([query.row]))
     else:
-        example = {"encoded": query.image, "label": None}
-    return tile(f"? {text(os.path.basename(query.name), 18)}", example, None)
+        example = {"encoded": query.image, "label": None, "source": query.name}
+    return tile("query", example, None)
 
 
 def _vectors(features, queries, model):
