@@ -37,6 +37,7 @@ setuptools.setup(
         "numpy",
         "pillow",
         "protobuf",
+        "pyarrow",
         "pyyaml",
         "scikit-learn",
         "scipy",
@@ -64,6 +65,7 @@ setuptools.setup(
         "benchmark": ["faiss-cpu"],
         "docs": ["mkdocs-material>=9.7,<10"],
         "map": ["umap-learn"],
+        "heif": ["pillow-heif", "pillow-jxl-plugin"],  # HEIC and JPEG XL in `convert`
         "onnx": ["onnxruntime", "tf2onnx>=1.17"],
         # Before 2.6 a file could run code in spite of weights_only. The CPU build is enough.
         "torch": ["torch>=2.6"],

@@ -37,12 +37,12 @@ _BLOCK = 16 << 20
 
 
 def main(_) -> None:
-    figures = {part: globals()[f"measure_{part}"]() for part in FLAGS.parts}
-    print(json.dumps(figures))
+    results = {part: globals()[f"measure_{part}"]() for part in FLAGS.parts}
+    print(json.dumps(results))
 
 
 def measure_reading() -> dict:
-    figures = []
+    results = []
     for row_bytes in (8192, 512):
         rows = int(FLAGS.gb * 1e9) // row_bytes
         store = filled(rows, row_bytes // 2)
@@ -62,9 +62,9 @@ def measure_reading() -> dict:
                 for name, take in (("store", store.take), ("map", from_map)):
                     rates[name].append(rate(take, positions, row_bytes))
             medians = {name: round(statistics.median(values), 2) for name, values in rates.items()}
-            figures.append({"row_bytes": row_bytes, "one_row_in": every} | medians)
-            print(figures[-1], flush=True)
-    return figures
+            results.append({"row_bytes": row_bytes, "one_row_in": every} | medians)
+            print(results[-1], flush=True)
+    return results
 
 
 def filled(rows, dim) -> FeatureStore:
@@ -96,12 +96,12 @@ def measure_whitening() -> dict:
     moments = phases.measure("moments", lambda: Moments.of(store))
     whitening = phases.measure("fit", lambda: Whitening.fit(moments, Solo(), FLAGS.dim))
     phases.measure("in_place", lambda: whiten_store(store, whitening))
-    return phases.figures | {"rows": FLAGS.rows, "dim": FLAGS.dim, "peak_mb": phases.total()}
+    return phases.results | {"rows": FLAGS.rows, "dim": FLAGS.dim, "peak_mb": phases.total()}
 
 
 class _Phases:
     def __init__(self):
-        self.figures = {}
+        self.results = {}
         self._before = peak_mb()
 
     def measure(self, name, work) -> object:
@@ -109,8 +109,8 @@ class _Phases:
         result = work()
         seconds = time.perf_counter() - started
         more = round(peak_mb() - before)
-        self.figures[name] = {"seconds": round(seconds, 1), "raised_peak_mb": more}
-        print(name, self.figures[name], flush=True)
+        self.results[name] = {"seconds": round(seconds, 1), "raised_peak_mb": more}
+        print(name, self.results[name], flush=True)
         return result
 
     def total(self) -> int:

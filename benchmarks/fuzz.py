@@ -32,21 +32,21 @@ def main(_) -> None:
     unknown = set(TARGETS.value) - set(found)
     if unknown:
         sys.exit(f"--targets has {', '.join(unknown)}; there are {', '.join(found)}.")
-    figures = {}
+    results = {}
     for name in TARGETS.value or found:
         target = found[name]
         corrupt = st.tuples(st.sampled_from(target.seeds), fuzz_targets.edits())
-        figures[name] = fuzz(target, corrupt, lambda pair: fuzz_targets.mutate(*pair))
-        print(name, figures[name], flush=True)
-    if "manifest" in figures:
+        results[name] = fuzz(target, corrupt, lambda pair: fuzz_targets.mutate(*pair))
+        print(name, results[name], flush=True)
+    if "manifest" in results:
         target = found["manifest"]
         places = st.tuples(st.lists(st.integers(0, 9), max_size=4), fuzz_targets.json_values())
         name = "manifest, a value replaced"
-        figures[name] = fuzz(
+        results[name] = fuzz(
             target, places, lambda pair: fuzz_targets.replaced(target.seeds[0], *pair)
         )
-        print(name, figures[name], flush=True)
-    print(json.dumps(figures))
+        print(name, results[name], flush=True)
+    print(json.dumps(results))
 
 
 def fuzz(target, strategy, make) -> dict:

@@ -139,10 +139,10 @@ def measure(options) -> None:
             if turn:
                 seconds[name].append(time.perf_counter() - started)
     medians = {name: statistics.median(of) for name, of in seconds.items()}
-    print(json.dumps({"seconds": medians, "figures": figures(medians)}, indent=1))
+    print(json.dumps({"seconds": medians, "rates": rates(medians)}, indent=1))
 
 
-def figures(seconds) -> dict:
+def rates(seconds) -> dict:
     """Images per second, or FLOP/s of products."""
     found = {}
     for name, of in seconds.items():

@@ -44,7 +44,7 @@ flags.DEFINE_integer("rounds", 5, "How often all methods take turns.")
 flags.DEFINE_float("seconds", 8.0, "Of one turn, after the warm-up.")
 flags.DEFINE_float("warm_up", 3.0, "Seconds.")
 flags.DEFINE_float("delay_ms", 30.0, "Of each record that `remote` reads.")
-flags.DEFINE_string("output", None, "JSON of all figures.")
+flags.DEFINE_string("output", None, "JSON of all results.")
 flags.DEFINE_string("data", None, "Internal: the data set of a child process.")
 
 
@@ -67,11 +67,11 @@ def main(_) -> None:
             for method in methods:
                 turns[method] += last_lines([command(method, data)])
                 show({"method": method} | turns[method][-1])
-    figures = about | {"methods": summary(turns), "ratios": ratios(turns), "turns": turns}
+    results = about | {"methods": summary(turns), "ratios": ratios(turns), "turns": turns}
     if FLAGS.output:
         with open(FLAGS.output, "w", encoding="utf-8") as file:
-            json.dump(figures, file, indent=1)
-    print(json.dumps(figures))
+            json.dump(results, file, indent=1)
+    print(json.dumps(results))
 
 
 def converted(data) -> dict:

@@ -62,7 +62,7 @@ flags.DEFINE_integer("memory_clusters", 20_000, "k of the memory part.")
 flags.DEFINE_list("memory_rows", ["200000", "500000", "1000000"], "Rows of the memory part.")
 flags.DEFINE_string("features", None, "A .npy of rows for the labels part.")
 flags.DEFINE_integer("cache_mb", 512, "Rows kept in memory as the products take them, for speed.")
-flags.DEFINE_string("output", None, "JSON of all figures.")
+flags.DEFINE_string("output", None, "JSON of all results.")
 flags.DEFINE_string("role", None, "Internal: what a child process does.")
 flags.DEFINE_string("task", None, "Internal: its arguments, JSON.")
 
@@ -399,13 +399,13 @@ def share_of(path, k, labels=None) -> dict:
     )
     if labels:
         np.save(os.path.join(labels, f"{world.rank}.npy"), result.assignments)
-    figures = {
+    results = {
         "seconds": statistics.median(np.diff(ends)),
         "exchanged_bytes": result.exchanged_bytes,
         "objective": result.objective[-1],
     }
     cluster.leave()
-    return figures
+    return results
 
 
 # Memory.

@@ -15,35 +15,35 @@ import json
 import os
 import sys
 
-import yaml
 from absl import app, flags
 from runs import TASKS, markdown, measure, spread, train
+
+from dc_tf import strict_yaml, text_files
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("train", None, "Data set that is learned from, with labels.", required=True)
 flags.DEFINE_string("test", None, "Data set that is measured on.", required=True)
 flags.DEFINE_string("config", "configs/cifar10_small.yaml", "RotNet, then DeeperCluster.")
-flags.DEFINE_string("workdir", None, "Folder for the runs and their figures.", required=True)
-flags.DEFINE_string("output", None, "Folder for the figures of each seed.", required=True)
+flags.DEFINE_string("workdir", None, "Folder for the runs and their results.", required=True)
+flags.DEFINE_string("output", None, "Folder for the results of each seed.", required=True)
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the experiments.")
 
 METHODS = ("random", "rotnet", "deepcluster", "deepercluster")
 
 
 def main(_) -> None:
-    with open(FLAGS.config, encoding="utf-8") as file:
-        config = yaml.safe_load(file)
+    config = strict_yaml.load(text_files.read(FLAGS.config), FLAGS.config)
     for seed in FLAGS.seeds:
         path = os.path.join(FLAGS.output, f"seed-{seed}.json")
         if not os.path.exists(path):
-            figures = compare(config, int(seed))
+            results = compare(config, int(seed))
             os.makedirs(FLAGS.output, exist_ok=True)
             with open(path, "w", encoding="utf-8") as file:
-                json.dump({"config": config, "top1": figures}, file, indent=1)
+                json.dump({"config": config, "top1": results}, file, indent=1)
     seeds = sorted(glob.glob(os.path.join(FLAGS.output, "seed-*.json")))
     found = [read(path, config) for path in seeds]
     for task in TASKS:
-        print(table(task, [figures[task] for figures in found]))
+        print(table(task, [results[task] for results in found]))
     print(json.dumps({"seeds": len(found), "output": FLAGS.output}))
 
 
@@ -63,15 +63,15 @@ def compare(config, seed) -> dict:
     start = {"init_from": both, "init_stage": rotnet["name"]}
     one = trained(f"deepcluster-{seed}", {**config, **start, "seed": seed, "stages": [flat]})
     after_flat = measure_all(one, flat["name"], seed, ["--norandom_init"])
-    figures = {}
+    results = {}
     for task in TASKS:
         layers = [found[task]["layers"] for found in (after_rotnet, after_flat, after_deeper)]
         parts = dict(zip(METHODS, [after_deeper[task]["random_init"], *layers]))
-        figures[task] = {
+        results[task] = {
             layer: {method: 100 * parts[method][layer]["top1"] for method in METHODS}
             for layer in layers[0]
         }
-    return figures
+    return results
 
 
 def read(path, config) -> dict:
@@ -99,7 +99,7 @@ def measure_all(folder, stage, seed, options) -> dict:
 def table(task, seeds) -> str:
     """Layers by methods, from {layer: {method: percent}} of each seed."""
     rows = [
-        [layer, *(spread([figures[layer][method] for figures in seeds]) for method in METHODS)]
+        [layer, *(spread([results[layer][method] for results in seeds]) for method in METHODS)]
         for layer in seeds[0]
     ]
     return markdown([task, *METHODS], rows)

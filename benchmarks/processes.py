@@ -1,7 +1,7 @@
 """Child processes of the benchmarks: each prints its results as JSON on its last line.
 
 alone, = last_lines([command])
-figures = last_lines([command] * 2, joined(2))      # two workers, joined by TF_CONFIG on localhost
+results = last_lines([command] * 2, joined(2))      # two workers, joined by TF_CONFIG on localhost
 """
 
 import json
@@ -28,11 +28,11 @@ def run_parts(flags, parts, scope, roles) -> None:
     unknown = set(flags.parts) - set(parts)
     if unknown:
         sys.exit(f"--parts has {', '.join(unknown)}; there are {', '.join(parts)}.")
-    figures = {part: scope[f"measure_{part}"]() for part in flags.parts}
+    results = {part: scope[f"measure_{part}"]() for part in flags.parts}
     if flags.output:
         with open(flags.output, "w", encoding="utf-8") as file:
-            json.dump(figures, file, indent=1)
-    print(json.dumps(figures))
+            json.dump(results, file, indent=1)
+    print(json.dumps(results))
 
 
 def last_lines(commands, environments=None) -> list:

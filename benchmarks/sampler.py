@@ -43,7 +43,7 @@ flags.DEFINE_list(
     ],
     "rows x workers x kind of clusters.",
 )
-flags.DEFINE_string("output", None, "JSON of all figures.")
+flags.DEFINE_string("output", None, "JSON of all results.")
 flags.DEFINE_string("case", None, "Internal: what a child process measures.")
 
 

@@ -34,7 +34,7 @@ FLAGS = flags.FLAGS
 PARTS = ("constants", "one_worker", "two_workers", "memory", "tables")
 HERE = os.path.dirname(os.path.abspath(__file__))
 flags.DEFINE_list("parts", list(PARTS), "What to do.")
-flags.DEFINE_string("output", os.path.join(HERE, "results", "scaling.json"), "All figures.")
+flags.DEFINE_string("output", os.path.join(HERE, "results", "scaling.json"), "All results.")
 flags.DEFINE_string("docs", os.path.join(HERE, "..", "docs", "scaling.md"), "Gets the tables.")
 flags.DEFINE_string("folder", None, "For features, on the disk to measure; default: temporary.")
 flags.DEFINE_string("role", None, "Internal: what a child process does.")
@@ -72,27 +72,27 @@ def main(_) -> None:
         sys.exit(f"--parts has {', '.join(unknown)}; there are {', '.join(PARTS)}.")
     if cores_of_worker() < 1:
         sys.exit("two workers need two cores.")
-    figures = known_figures()
+    results = known_results()
     for part in FLAGS.parts:
         if part == "tables":
-            scaling_tables.write(FLAGS.docs, figures)
+            scaling_tables.write(FLAGS.docs, results)
         else:
-            figures[part] = globals()[f"measure_{part}"](figures)
-            save(figures)
-    print(json.dumps(figures))
+            results[part] = globals()[f"measure_{part}"](results)
+            save(results)
+    print(json.dumps(results))
 
 
-def known_figures() -> dict:
+def known_results() -> dict:
     if not os.path.exists(FLAGS.output):
         return {}
     with open(FLAGS.output, encoding="utf-8") as file:
         return json.load(file)
 
 
-def save(figures) -> None:
+def save(results) -> None:
     os.makedirs(os.path.dirname(FLAGS.output), exist_ok=True)
     with open(FLAGS.output, "w", encoding="utf-8") as file:
-        json.dump(figures, file, indent=1)
+        json.dump(results, file, indent=1)
         file.write("\n")
 
 
@@ -113,9 +113,9 @@ def measure_constants(_) -> dict:
         **alone["machine"],
         **wire,
     )
-    figures = {"machine": machine, "products": alone["products"]}
-    show(figures)
-    return figures
+    results = {"machine": machine, "products": alone["products"]}
+    show(results)
+    return results
 
 
 def constants_of_one(folder) -> dict:
@@ -323,28 +323,28 @@ def wire_of_two() -> dict:
 # Points.
 
 
-def measure_one_worker(figures) -> list:
-    return measured_points(1, figures)
+def measure_one_worker(results) -> list:
+    return measured_points(1, results)
 
 
-def measure_two_workers(figures) -> list:
-    return measured_points(2, figures)
+def measure_two_workers(results) -> list:
+    return measured_points(2, results)
 
 
-def measured_points(workers, figures) -> list:
+def measured_points(workers, results) -> list:
     points = [point for point in POINTS if point["workers"] == workers]
     with tempfile.TemporaryDirectory(dir=FLAGS.folder) as folder:
         by_worker = on_workers(workers, "points", points=points, folder=folder)
     lines = []
     for point, measured in zip(points, by_worker[0]):
-        lines.append({"point": point, "measured": measured} | predicted(point, figures))
+        lines.append({"point": point, "measured": measured} | predicted(point, results))
         show(lines[-1])
     return lines
 
 
-def predicted(point, figures) -> dict:
+def predicted(point, results) -> dict:
     """The prediction of the model, with its assumption of how many rows move."""
-    machine = machine_of(figures)
+    machine = machine_of(results)
     settings = {name: value for name, value in point.items() if name != "cold"}
     problem = cost_model.Problem(**settings, iterations=ITERATIONS, cache_bytes=0)
     if point.get("cold"):
@@ -448,8 +448,8 @@ def run_two_levels(store, point, world) -> dict:
 # Memory.
 
 
-def measure_memory(figures) -> list:
-    machine = machine_of(figures)
+def measure_memory(results) -> list:
+    machine = machine_of(results)
     lines = []
     for point in MEMORY:
         with tempfile.TemporaryDirectory(dir=FLAGS.folder) as folder:
@@ -533,10 +533,10 @@ def resident(what) -> int:
     return int(line.split()[1]) * 1024
 
 
-def machine_of(figures) -> hardware.Machine:
-    if "constants" not in figures:
+def machine_of(results) -> hardware.Machine:
+    if "constants" not in results:
         sys.exit(f"{FLAGS.output} has no constants yet; run --parts=constants first.")
-    return scaling_tables.machine_of(figures)
+    return scaling_tables.machine_of(results)
 
 
 def processor() -> str:

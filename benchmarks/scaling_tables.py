@@ -7,25 +7,25 @@ from dc_tf.clustering.cost import hardware
 from dc_tf.clustering.cost import model as cost_model
 
 
-def write(path, figures) -> None:
+def write(path, results) -> None:
     """Replaces the tables of a document, each between two comments.
 
     Args:
         path: of the document.
-        figures: dict, the measurements of `scaling.py`.
+        results: dict, the measurements of `scaling.py`.
     """
     with open(path, encoding="utf-8") as file:
         text = file.read()
     for name, table in TABLES.items():
         begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         before, rest = text.split(begin)
-        text = before + begin + table(figures) + end + rest.split(end)[1]
+        text = before + begin + table(results) + end + rest.split(end)[1]
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
 
 
-def constants_table(figures) -> str:
-    here, core, p4d = machine_of(figures), hardware.CORE, hardware.P4D
+def constants_table(results) -> str:
+    here, core, p4d = machine_of(results), hardware.CORE, hardware.P4D
     lines = ["| constant | measured here | `CORE` | `P4D` |", "|---|---|---|---|"]
     for name, unit, scale in CONSTANTS:
         values = (operator.attrgetter(name)(machine) / scale for machine in (here, core, p4d))
@@ -54,13 +54,13 @@ CONSTANTS = [
 ]
 
 
-def points_table(figures) -> str:
+def points_table(results) -> str:
     lines = [
         "| W | rows | dim | clusters | | an iteration, s | predicted | ratio "
         "| whole run, s | predicted | ratio |",
         "|---" * 11 + "|",
     ]
-    for line in figures["one_worker"] + figures["two_workers"]:
+    for line in results["one_worker"] + results["two_workers"]:
         point = line["point"]
         k, sub = point["clusters"], point.get("sub_clusters")
         note = "from the disk" if point.get("cold") else point.get("precision", "")
@@ -78,9 +78,9 @@ def compared(measured, predicted) -> list[str]:
     return [short(measured), short(predicted), f"{measured / predicted:.2f}"]
 
 
-def memory_table(figures) -> str:
+def memory_table(results) -> str:
     lines = ["| rows | dim | clusters | MB measured | predicted | ratio |", "|---" * 6 + "|"]
-    for line in figures["memory"]:
+    for line in results["memory"]:
         point, measured, guess = line["point"], line["measured_bytes"], line["predicted_bytes"]
         lines.append(
             f"| {point['rows']:,} | {point['dim']} | {point['clusters']:,} "
@@ -218,9 +218,9 @@ def limits_table(_) -> str:
     return join(lines)
 
 
-def machine_of(figures) -> hardware.Machine:
+def machine_of(results) -> hardware.Machine:
     """The measured `hardware.Machine`."""
-    constants = dict(figures["constants"]["machine"])
+    constants = dict(results["constants"]["machine"])
     for precision in ("float32", "bfloat16"):
         constants[precision] = hardware.Product(**constants[precision])
     return hardware.Machine(**constants)

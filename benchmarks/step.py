@@ -45,7 +45,7 @@ flags.DEFINE_integer("threads", os.cpu_count(), "Of the part `alone` and `heads`
 flags.DEFINE_bool("xla", False, "Measure the compiled step as well (it compiles for minutes).")
 flags.DEFINE_list("sub_classes", ["1000", "80000"], "k of the heads part.")
 flags.DEFINE_list("product_sub_classes", ["1000", "4000", "16000"], "k of the losses part.")
-flags.DEFINE_string("output", None, "JSON of all figures.")
+flags.DEFINE_string("output", None, "JSON of all results.")
 flags.DEFINE_string("role", None, "Internal: what a child process does.")
 flags.DEFINE_string("task", None, "Internal: its arguments, JSON.")
 

@@ -13,9 +13,10 @@ line is the run in `--runs` itself. Results in `--workdir` are reused.
 import json
 import os
 
-import yaml
 from absl import app, flags
 from runs import TASKS, markdown, measure, spread, train
+
+from dc_tf import strict_yaml, text_files
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("train", None, "Data set that is learned from, with labels.", required=True)
@@ -23,8 +24,8 @@ flags.DEFINE_string("test", None, "Data set that is measured on.", required=True
 flags.DEFINE_string("config", "configs/quickstart.yaml", "RotNet, then DeeperCluster.")
 flags.DEFINE_string("variants", "benchmarks/variants.yaml", "{name: change of the last stage}.")
 flags.DEFINE_string("runs", None, "--workdir of methods.py.", required=True)
-flags.DEFINE_string("workdir", None, "Folder for the runs and their figures.", required=True)
-flags.DEFINE_string("output", None, "JSON of all figures.", required=True)
+flags.DEFINE_string("workdir", None, "Folder for the runs and their results.", required=True)
+flags.DEFINE_string("output", None, "JSON of all results.", required=True)
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the runs in --runs.")
 
 LAYERS = ("conv13", "fc6", "fc7")
@@ -36,7 +37,7 @@ def main(_) -> None:
     found = {name: {} for name in ("unchanged", *variants)}
     for seed in FLAGS.seeds:
         start = os.path.join(FLAGS.runs, f"deepercluster-{seed}")
-        found["unchanged"][seed] = figures(start, config["stages"][1]["name"], seed)
+        found["unchanged"][seed] = results(start, config["stages"][1]["name"], seed)
         for name, change in variants.items():
             folder = os.path.join(FLAGS.workdir, f"{name.replace(' ', '_')}-{seed}")
             found[name][seed] = varied(config, change, start, int(seed), folder)
@@ -57,10 +58,10 @@ def varied(config, change, start, seed, folder) -> dict:
         "init_stage": rotnet["name"],
     }
     train(folder, FLAGS.train, settings)
-    return figures(folder, deeper["name"], seed)
+    return results(folder, deeper["name"], seed)
 
 
-def figures(folder, stage, seed) -> dict:
+def results(folder, stage, seed) -> dict:
     """{"knn conv13": percent, ..., "nmi": percent} of a run."""
     found = {}
     for task in TASKS:
@@ -99,8 +100,7 @@ def table(found) -> str:
 
 
 def read_yaml(path) -> dict:
-    with open(path, encoding="utf-8") as file:
-        return yaml.safe_load(file)
+    return strict_yaml.load(text_files.read(path), path)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 
+from dc_tf import paths
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError, DataError
 
@@ -47,6 +48,8 @@ __all__ = [
     "evaluate",
     "search",
     "find_duplicates",
+    "write_clusters",
+    "assign",
     "write_report",
 ]
 
@@ -68,6 +71,7 @@ def _front(**names):
     def decorate(function):
         arguments = inspect.signature(function).parameters
         switches = {name for name, own in arguments.items() if own.annotation == "bool"}
+        places = {n for n, own in arguments.items() if re.search(r"\bPath\b", str(own.annotation))}
         known = {name: name for name in arguments} | names
 
         def rename(match):
@@ -80,7 +84,10 @@ def _front(**names):
         def call(*args, **kwargs):
             stop_request.reset()
             try:
-                return function(*args, **kwargs)
+                bound = inspect.signature(function).bind(*args, **kwargs)
+                given = bound.arguments
+                given |= {name: _expanded(given[name]) for name in places & given.keys()}
+                return function(*bound.args, **bound.kwargs)
             except (ConfigError, DataError) as error:
                 error.args = (_FLAG.sub(rename, str(error)),)
                 raise
@@ -88,6 +95,15 @@ def _front(**names):
         return call
 
     return decorate
+
+
+def _expanded(value):
+    """A path, or several, with `~` expanded; other values as they are."""
+    if isinstance(value, str | os.PathLike):
+        return paths.expand(value)
+    if isinstance(value, list | tuple):
+        return [_expanded(item) for item in value]
+    return value
 
 
 @_front()
@@ -272,7 +288,7 @@ def pretrain(experiment: Experiment, workdir: Path) -> dict | None:
     """Trains on this worker's share, as TF_CONFIG says; without TF_CONFIG, alone.
 
     On a folder that has a checkpoint it resumes at the exact step; on one that is finished it
-    returns the result again.
+    returns the result again. At the end it writes RUN/clusters.parquet, as `write_clusters` does.
 
     >>> result = dc_tf.pretrain(experiment, "RUN")
     >>> result["rows"], result["workers"]
@@ -291,9 +307,13 @@ def pretrain(experiment: Experiment, workdir: Path) -> dict | None:
         DataError: an image cannot be read, or the loss is not finite.
         Preempted: after Ctrl-C or SIGTERM; what was done is saved.
     """
+    from dc_tf.curation.start import write_run_table
     from dc_tf.training.run import train
 
-    return train(experiment, os.fspath(workdir))
+    result = train(experiment, os.fspath(workdir))
+    if result:
+        write_run_table(os.fspath(workdir), workers=1)
+    return result
 
 
 @_front(workdir="run")
@@ -304,6 +324,7 @@ def export(
     format: str = "saved_model",
     sobel: str = "layer",
     stage: str = "",
+    input_range: str = "auto",
     overwrite: bool = False,
 ) -> dict:
     """Writes the network of a run so that it loads anywhere and can be fine-tuned.
@@ -319,6 +340,11 @@ def export(
         sobel: "layer" keeps the fixed Sobel stage; "folded" makes it and conv1 one 5x5 convolution
             on RGB that can be trained.
         stage: take the network as it was when this stage ended; "" for its newest state.
+        input_range: of image values: "1" for [0, 1], "255" for 0 to 255, or "auto". A SavedModel
+            takes uint8 with each of them, and floats in [0, 1] with "auto". A Keras or ONNX file
+            gets every input as float32; with "auto" an image with a value of 2 or more is read as
+            0 to 255, another one as [0, 1]. ONNX takes uint8 with "255". All other values, and
+            NaN, are refused when the model is called; ONNX returns NaN.
         overwrite: replace what is there.
 
     Returns:
@@ -331,7 +357,7 @@ def export(
     from dc_tf.training.export_run import export_run
 
     run, output = os.fspath(run), os.fspath(output)
-    return export_run(run, output, format, sobel, stage, overwrite)
+    return export_run(run, output, format, sobel, stage, overwrite, input_range)
 
 
 @_front()
@@ -432,7 +458,7 @@ def embed(
 @_front(input="x")
 def kmeans(
     x: np.ndarray | Path | Sequence[Path],
-    k: int,
+    k: int | None = None,
     output: Path | None = None,
     *,
     iterations: int = 10,
@@ -456,14 +482,17 @@ def kmeans(
     >>> np.save("features.npy", features)
     >>> dc_tf.kmeans("features.npy", k=5, output="CLUSTERS").assignments.shape
     (96,)
+    >>> dc_tf.kmeans(features[:3], init=clusters.centroids, iterations=0).assignments.shape
+    (3,)
 
     Args:
         x: (rows, dim) floating array; or a `.npy` file, a pattern ("shards/*.npy"), or a list of
             files, whose rows follow one another.
-        k: number of clusters.
+        k: number of clusters; None with centroids as `init`, which have it.
         output: with files: folder for the result, shared by all workers that TF_CONFIG names; a
             call that was stopped resumes there. None: in memory, by this process alone.
-        iterations: of Lloyd, at most.
+        iterations: of Lloyd, at most; 0 with centroids as `init` assigns rows, of any number, to
+            these.
         init: "random" rows; "k-means++" or, for large k, "k-means||"; or (k, dim) centroids, with
             `output` the path of a `.npy` file of them.
         seed: of everything that is drawn.
@@ -478,9 +507,10 @@ def kmeans(
         timeout_s: with several workers, seconds that one may be silent or do nothing; 0: for ever.
 
     Returns:
-        KMeansResult: centroids (k, dim) float32, assignments (rows,) int32, counts (k,) int64,
-        objective (sum of squared distances before each iteration and at the end), iterations and
-        more; None on workers other than the first.
+        KMeansResult: centroids (k, dim) float32, or float64 for float64 rows that float32 cannot
+        tell apart, assignments (rows,) int32, counts (k,) int64, objective (sum of squared
+        distances before each iteration and at the end), iterations and more; None on workers other
+        than the first.
 
     Raises:
         ConfigError: a setting that cannot work; nothing was started.
@@ -494,27 +524,23 @@ def kmeans(
     if output is not None and not isinstance(init, str | os.PathLike):
         raise ConfigError("init is an array; with output, np.save it and give its path.")
     options = {
+        "k": k,
         "iterations": iterations,
         "init": os.fspath(init) if isinstance(init, os.PathLike) else init,
+        "seed": seed,
         "precision": precision,
         "backend": backend,
         "spherical": spherical,
+        "normalize": normalize,
         "tolerance": tolerance,
+        "cache_gb": cache_gb,
+        "overwrite": overwrite,
+        "save_every_s": save_every_s,
+        "timeout_s": timeout_s,
     }
     if output is None:
-        return cluster_in_memory(x, k, seed, normalize, cache_gb, **options)
-    start = prepare(
-        input=x,
-        output=os.fspath(output),
-        k=k,
-        seed=seed,
-        normalize=normalize,
-        overwrite=overwrite,
-        save_every_s=save_every_s,
-        cache_gb=cache_gb,
-        timeout_s=timeout_s,
-        **options,
-    )
+        return cluster_in_memory(x, **options)
+    start = prepare(input=x, output=os.fspath(output), **options)
     return start.output.read() if start.run() else None
 
 
@@ -747,6 +773,107 @@ def find_duplicates(
 
 
 @_front(round="round_index")
+def write_clusters(
+    output: Path,
+    run: Path | None = None,
+    *,
+    clusters: Path | None = None,
+    data: Path | None = None,
+    stage: str = "",
+    round_index: int | None = None,
+    format: str | None = None,
+    workers: int | None = None,
+) -> dict:
+    """Writes which image is in which cluster: a table with a row per image.
+
+    >>> made = dc_tf.write_clusters("clusters.parquet", run="RUN", workers=1)
+    >>> made["rows"], made["columns"][:4]
+    (96, ['row', 'file', 'cluster', 'sub_cluster'])
+
+    Args:
+        output: file; its ending is .parquet, .csv or .json.
+        run: run folder.
+        clusters: without `run`: output folder of `kmeans`.
+        data: data set that was clustered; with `run` only where it was moved.
+        stage: of a run: its last clustering in this stage; "" for the last of all.
+        round_index: of a run: index of the clustering in its stage; None for the last.
+        format: "parquet", "csv" or "json"; None goes by the ending of `output`.
+        workers: processes that read images; None: one per core. More than one import the main
+            module again, as of `convert`.
+
+    Returns:
+        dict of output, rows, clusters, columns and corrupt_rows.
+
+    Raises:
+        ConfigError: what cannot work; nothing was written.
+        DataError: data that cannot be used.
+        Preempted: after Ctrl-C; the same call resumes.
+    """
+    from dc_tf.curation.start import write_clusters as write
+
+    return write(
+        output,
+        format,
+        workers,
+        run=run,
+        clusters=clusters,
+        data=data,
+        stage=stage,
+        round_index=round_index,
+    )
+
+
+@_front(round="round_index")
+def assign(
+    data: Path,
+    output: Path,
+    run: Path | None = None,
+    *,
+    clusters: Path | None = None,
+    stage: str = "",
+    round_index: int | None = None,
+    features: Path | None = None,
+    format: str | None = None,
+) -> dict:
+    """Assigns the images of a data set to the clusters of a run, or of `kmeans`.
+
+    >>> dc_tf.assign("scenes_test", "new.parquet", run="RUN")["rows"]
+    96
+
+    Args:
+        data: data set with the images to assign.
+        output: file; its ending is .parquet, .csv or .json.
+        run: run folder that has kept its newest clusterings.
+        clusters: without `run`: output folder of `kmeans`.
+        stage: of a run: its last kept clustering in this stage; "" for the last of all.
+        round_index: of a run: index of the clustering in its stage; None for the last.
+        features: with `clusters` of vectors that `embed` has not made: the vectors of `data`.
+        format: "parquet", "csv" or "json"; None goes by the ending of `output`.
+
+    Returns:
+        dict of output, rows, clusters, columns and corrupt_rows; the columns are those of
+        `write_clusters`.
+
+    Raises:
+        ConfigError: what cannot work; nothing was written.
+        DataError: data that cannot be used.
+        Preempted: after Ctrl-C; the same call resumes.
+    """
+    from dc_tf.curation.start import assign as assign_to_clusters
+
+    return assign_to_clusters(
+        data,
+        output,
+        format,
+        run=run,
+        clusters=clusters,
+        stage=stage,
+        round_index=round_index,
+        features=features,
+    )
+
+
+@_front(round="round_index")
 def write_report(
     output: Path,
     run: Path | None = None,
@@ -758,6 +885,7 @@ def write_report(
     compare: Sequence[Path] = (),
     random_init: bool = False,
     evaluations: Sequence[Path] = (),
+    duplicates: Path | None = None,
     sheets: int = 120,
     max_rows: int = 100_000,
     max_mb: float = 25.0,
@@ -780,6 +908,8 @@ def write_report(
         random_init: of a run with up to 20,000 images: compare with clusters of an untrained
             network too.
         evaluations: JSON results of `evaluate` besides those in the run folder.
+        duplicates: table of groups of near-duplicates to show, Parquet or CSV, with the columns row
+            and group.
         sheets: number of clusters whose images are shown.
         max_rows: images whose metadata is read; a sample of more.
         max_mb: largest size of the file; contact sheets are left out for it.
@@ -805,6 +935,7 @@ def write_report(
         compare=[os.fspath(one) for one in compare],
         random_init=random_init,
         evaluation_files=[os.fspath(one) for one in evaluations],
+        duplicates=_path(duplicates),
         sheets=sheets,
         max_rows=max_rows,
         max_mb=max_mb,

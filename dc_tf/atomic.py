@@ -54,9 +54,18 @@ def write_json(path: str, value) -> None:
 
 
 def read_json(path: str) -> Any:
-    """The value in a JSON file."""
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    """The value in a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ConfigError: it is not JSON, or not UTF-8 text.
+    """
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        return json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is corrupt: {error}; restore or remove it.") from error
 
 
 @contextlib.contextmanager
@@ -188,7 +197,7 @@ def locked(path: str, what: str) -> Iterator[None]:
     Raises:
         ConfigError: another process holds it; the message says which.
     """
-    with open(path, "a+", encoding="utf-8") as file:
+    with open(path, "a+", encoding="utf-8", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

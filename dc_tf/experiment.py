@@ -15,6 +15,7 @@ from dc_tf import settings as settings_lib
 from dc_tf.errors import ConfigError
 from dc_tf.hyperparams import Config
 from dc_tf.kmeans_options import BACKENDS, INITS, PRECISIONS, KMeansOptions
+from dc_tf.limits import LONGEST_S
 
 LOSSES = ("hierarchical", "product")
 # Settings without influence on results.
@@ -22,6 +23,7 @@ _FREE = (
     *("checkpoint_every", "keep_checkpoints", "keep_clusterings", "log_every", "threads"),
     "watchdog",
 )
+_SECONDS = "use seconds from 0 to 1e9"
 _MODEL_CHOICES = {
     "compute_dtype": ("float32", "bfloat16", "float16", "auto"),
     "sync_batch_norm": ("world", "group", "off"),
@@ -233,7 +235,7 @@ class Watchdog(Config):
 
     Attributes:
         timeout_s: seconds; ten times as many in slow operations such as the first step. A dead
-            worker is found within seconds. 0 waits for ever for a living one.
+            worker is found within seconds. 0 waits forever for a living one.
     """
 
     timeout_s: float = 600.0
@@ -351,7 +353,7 @@ def check(experiment: Experiment) -> None:
     model, data = experiment.model, experiment.data
     need(data.path, "data.path", data.path, "set it to a folder written by 'dc_tf convert'")
     need(model.resolution >= 30, "model.resolution", model.resolution, "use at least 30 pixels")
-    need(model.width > 0, "model.width", model.width, "use a positive number")
+    need(0 < model.width <= 1000, "model.width", model.width, "use a positive number up to 1000")
     need(model.fc >= 1, "model.fc", model.fc, "use at least 1")
     for setting, choices in _MODEL_CHOICES.items():
         value = getattr(model, setting)
@@ -366,7 +368,7 @@ def check(experiment: Experiment) -> None:
     need(kept >= 0, "keep_clusterings", kept, "use a number from 0 on")
     need(experiment.threads >= 0, "threads", experiment.threads, "use 0, or at least 1")
     seconds = experiment.watchdog.timeout_s
-    need(seconds >= 0, "watchdog.timeout_s", seconds, "use 0, or a number of seconds")
+    need(0 <= seconds <= LONGEST_S, "watchdog.timeout_s", seconds, _SECONDS)
     names = [stage.name for stage in experiment.stages]
     need(len(set(names)) == len(names), "stages[...].name", names, "give each stage its own name")
     for setting in ("checkpoint_every", "keep_checkpoints", "log_every"):
@@ -417,9 +419,9 @@ def _check_clustering(clustering, name, model, need):
         works = precision in ("float32", "auto")
         need(works, name("precision"), precision, "use float32 or auto with faiss")
     need(0 <= clustering.tolerance < 1, name("tolerance"), clustering.tolerance, "use [0, 1)")
-    need(clustering.cache_gb >= 0, name("cache_gb"), clustering.cache_gb, "use 0, or more")
+    need(0 <= clustering.cache_gb <= 1e9, name("cache_gb"), clustering.cache_gb, "use 0 to 1e9")
     seconds = clustering.save_every_s
-    need(seconds >= 0, name("save_every_s"), seconds, "use 0, or a number of seconds")
+    need(0 <= seconds <= LONGEST_S, name("save_every_s"), seconds, _SECONDS)
 
 
 def _stages(settings) -> list[dict]:

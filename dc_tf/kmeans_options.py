@@ -5,6 +5,7 @@ result = kmeans(points, k=1000, options=options)
 """
 
 import dataclasses
+import numbers
 import operator
 
 from dc_tf.errors import ConfigError
@@ -50,22 +51,50 @@ class KMeansOptions:
 
     def __post_init__(self):
         whole("iterations", self.iterations, 0)
-        if not 0 <= self.tolerance < 1:
-            raise ConfigError(
-                f"tolerance={self.tolerance}; use a share of the objective, less than 1."
-            )
+        share("tolerance", self.tolerance)
+        whole("cache_bytes", self.cache_bytes, 0)
+        if self.memory_bytes is not None:
+            whole("memory_bytes", self.memory_bytes, 1)
 
 
-def whole(name, value, least) -> int:
+def whole(name, value, least, most=None) -> int:
     """`value` as an int.
 
     Raises:
-        ConfigError: it is not a whole number, or less than `least`.
+        ConfigError: it is not a whole number, less than `least`, or more than `most`.
     """
     try:
-        number = operator.index(value)
+        found = operator.index(value)
     except TypeError:
-        number = -1
-    if number < least:
-        raise ConfigError(f"{name}={value!r}; use a whole number, at least {least}.")
-    return number
+        found = None
+    if found is None or found < least or (most is not None and found > most):
+        limits = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ConfigError(f"{name}={value!r}; use a whole number, {limits}.")
+    return found
+
+
+def real(name, value, least, most) -> float:
+    """`value` as a float.
+
+    Raises:
+        ConfigError: it is not a number from `least` to `most`; infinity and NaN are not.
+    """
+    if not isinstance(value, numbers.Real) or not least <= value <= most:
+        raise ConfigError(f"{name}={_plain(value)}; use a number from {least:g} to {most:g}.")
+    return float(value)
+
+
+def share(name, value) -> float:
+    """`value` as a float in [0, 1).
+
+    Raises:
+        ConfigError: it is another number, or none.
+    """
+    if not isinstance(value, numbers.Real) or not 0 <= value < 1:
+        raise ConfigError(f"{name}={_plain(value)}; use a share from 0 to less than 1.")
+    return float(value)
+
+
+def _plain(value):
+    """As a user wrote it: NumPy's numbers without the name of their type."""
+    return float(value) if isinstance(value, numbers.Real) else repr(value)

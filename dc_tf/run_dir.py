@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 
+from dc_tf import paths
 from dc_tf.atomic import require_mounted
 from dc_tf.errors import ConfigError
 
@@ -23,7 +24,7 @@ class RunDir:
         if not path:
             raise ConfigError("--workdir is empty; name a folder that all workers can write.")
         require_mounted(path, "--workdir")
-        self.path = os.path.abspath(os.path.expanduser(path))
+        self.path = os.path.abspath(paths.expand(path))
 
     @property
     def config(self) -> str:
@@ -93,6 +94,11 @@ class RunDir:
         """Assignments of one round, and of the newest rounds the centroids."""
         return os.path.join(self.clusterings, f"stage-{stage:02d}-round-{round_index:04d}")
 
+    @property
+    def table(self) -> str:
+        """Cluster, file and metadata of every image, for the last clustering."""
+        return os.path.join(self.path, "clusters.parquet")
+
     def embeddings(self, name: str) -> str:
         """Features of one layer of the newest checkpoint over the data set."""
         return os.path.join(self.path, "embeddings", name)
@@ -105,8 +111,8 @@ class RunDir:
         root = os.environ.get("DC_TF_SCRATCH")
         if not root:
             return os.path.join(self.path, "features", f"worker-{rank:05d}")
-        run = hashlib.sha256(self.path.encode()).hexdigest()[:12]  # runs may share a disk
-        return os.path.join(root, f"dc_tf-{run}", f"worker-{rank:05d}")
+        run = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:12]  # runs may share a disk
+        return os.path.join(paths.expand(root), f"dc_tf-{run}", f"worker-{rank:05d}")
 
     def remove_features_of_others(self, size: int) -> None:
         """Removes the features on this disk of workers that a world of `size` does not have."""

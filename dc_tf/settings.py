@@ -12,13 +12,18 @@ import os
 import re
 import typing
 
-import yaml
-
-from dc_tf import shipped
+from dc_tf import paths, shipped, strict_yaml, text_files
 from dc_tf.errors import ConfigError
 from dc_tf.hyperparams import Config
+from dc_tf.limits import FLOAT_LIMIT, INT_LIMIT
 
 T = typing.TypeVar("T")
+# Settings, of training and of evaluations, that are paths: `~` is expanded in them.
+PATHS = ("path", "init_from", "workdir", "scratch")
+# Settings of evaluations that may be negative.
+_SIGNED = ("init_bias",)
+# The index of stages[00] is that of stages[0].
+_INDEX = re.compile(r"\[0*(\d+)\]")
 
 
 def read(config_files=(), params_override=()) -> dict:
@@ -63,8 +68,8 @@ def build(kind: type[T], settings: dict) -> T:
     """A dataclass from settings; unknown names and wrong types are refused.
 
     Args:
-        kind: dataclass whose fields all have defaults; a field with the default None has the
-            annotation "type | None".
+        kind: dataclass whose fields all have defaults, and whose numbers are not negative; a field
+            with the default None has the annotation "type | None".
         settings: {name: value}.
     """
     types = typing.get_type_hints(kind)
@@ -76,7 +81,17 @@ def build(kind: type[T], settings: dict) -> T:
         like = _default(known[name], types[name])
         optional = type(None) in typing.get_args(types[name])
         values[name] = None if optional and value is None else _coerce(value, like, name)
-    return kind(**values)
+    built = kind(**values)
+    for name, value in values.items():
+        if name not in _SIGNED:
+            _check_not_negative(name, value)
+    return built
+
+
+def _check_not_negative(name, value):
+    numbers = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(number, (int, float)) and number < 0 for number in numbers):
+        raise ConfigError(f"{name} is {value!r}; use 0 or more.")
 
 
 def _default(field, kind):
@@ -89,81 +104,103 @@ def _default(field, kind):
 
 
 def _coerce(value, like, place):
-    """`value` in the type of the default `like`; YAML reads 1e-5 as text."""
+    """`value` in the type of the default `like`.
+
+    Raises:
+        ConfigError: another type, or a number that the type cannot hold.
+    """
+    if isinstance(like, dict):
+        return dict(_mapping(value, place))
+    if isinstance(like, tuple):
+        if not isinstance(value, (list, tuple)):
+            raise _wrong_type(value, like, place)
+        kind = like[0] if like else 0
+        return tuple(_coerce(item, kind, f"{place}[{i}]") for i, item in enumerate(value))
+    if isinstance(like, str):
+        return _text(value, like, place)
+    if isinstance(value, bool) or isinstance(like, bool):
+        if not (isinstance(value, bool) and isinstance(like, bool)):
+            raise _wrong_type(value, like, place)
+        return value
+    number = _number(value, like, place)
+    return _whole(number, value, like, place) if isinstance(like, int) else _finite(number, place)
+
+
+def _text(value, like, place) -> str:
+    # YAML reads off and no as booleans, and numbers without their zeros: 007, 1.10.
+    for kind, name in ((bool, "boolean"), ((int, float), "number")):
+        if isinstance(value, kind):
+            raise ConfigError(f"{place} is the {name} {value!r}; expected str: write it in quotes.")
+    if not isinstance(value, (str, type(None))):
+        raise _wrong_type(value, like, place)
+    if value and place.rpartition(".")[2] in PATHS:
+        return paths.expand(value)
+    return "" if value is None else value
+
+
+def _number(value, like, place) -> int | float:
+    """The number; YAML reads 1e-5 as text."""
+    if isinstance(value, (int, float)):
+        return value
     try:
-        if isinstance(like, dict):
-            return dict(_mapping(value, place))
-        if isinstance(like, bool):
-            if not isinstance(value, bool):
-                raise TypeError
-            return value
-        if isinstance(like, int):
-            if isinstance(value, bool) or float(value) != int(float(value)):
-                raise TypeError
-            return int(float(value))
-        if isinstance(like, tuple):
-            if not isinstance(value, (list, tuple)):
-                raise TypeError
-            kind = type(like[0]) if like else int
-            return tuple(kind(v) for v in value)
-        if isinstance(like, str):
-            if not isinstance(value, (str, int, float, type(None))):
-                raise TypeError
-            return "" if value is None else str(value)
-        if not math.isfinite(float(value)):
-            raise ValueError
         return float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(
-            f"{place} is {value!r}; expected {type(like).__name__} such as {like!r}."
-        ) from error
+    except (TypeError, ValueError) as error:
+        raise _wrong_type(value, like, place) from error
+
+
+def _whole(number, value, like, place) -> int:
+    if isinstance(number, float) and not number.is_integer():  # inf and nan are not
+        raise _wrong_type(value, like, place)
+    least = 0 if place.rpartition(".")[2] == "seed" else -INT_LIMIT - 1
+    if not least <= number <= INT_LIMIT:
+        raise ConfigError(f"{place} is {value!r}; use a whole number from {least} to {INT_LIMIT}.")
+    return int(number)
+
+
+def _finite(number, place) -> float:
+    try:
+        number = float(number)
+    except OverflowError:  # an integer of more than 308 digits
+        number = math.inf
+    if not abs(number) <= FLOAT_LIMIT:
+        raise ConfigError(f"{place} is {number!r}; expected float: use at most {FLOAT_LIMIT:.2g}.")
+    return number
+
+
+def _wrong_type(value, like, place):
+    return ConfigError(f"{place} is {value!r}; expected {type(like).__name__} such as {like!r}.")
 
 
 def _read_yaml(path: str) -> dict:
-    try:
-        return _mapping(yaml.safe_load(_read_text(path)), path)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path!r} is not YAML: {error}") from error
-
-
-def _read_text(path: str) -> str:
-    try:
-        if "://" in path:
-            return _read_remote(path)
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(f"cannot read the configuration {path!r}: {reason}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"cannot read the configuration {path!r}: {error}") from error
+    text = _read_remote(path) if "://" in path else text_files.read(path)
+    return _mapping(strict_yaml.load(text, path), path)
 
 
 def _read_remote(path: str) -> str:
     import tensorflow as tf  # only for buckets, since it takes seconds to import
 
     try:
-        with tf.io.gfile.GFile(path) as file:
-            return file.read()
+        with tf.io.gfile.GFile(path, "rb") as file:
+            return text_files.decode(file.read(), path)
     except tf.errors.OpError as error:
-        raise OSError(error.message) from error
+        raise ConfigError(f"cannot read {path}: {error.message}.") from error
 
 
 def _read_override(text) -> dict:
     if isinstance(text, collections.abc.Mapping):
         return _read_mapping(text)
     if text.endswith((".yaml", ".yml", ".json")) and "=" not in text:
-        return _read_yaml(text)
+        return _read_yaml(paths.expand(text))
     try:
         if "=" not in text or text.lstrip().startswith("{"):
-            return _mapping(yaml.safe_load(text), text)
+            return _nested(_mapping(strict_yaml.load(text, "it"), text).items())
         # A comma separates settings only where a name and '=' follow it.
         parts = re.split(r",\s*(?=[A-Za-z_][\w.\[\]]*\s*=)", text)
         assignments = (part.split("=", 1) for part in parts)
-        return _nested((name.strip(), yaml.safe_load(value)) for name, value in assignments)
-    except (yaml.YAMLError, ValueError) as error:
+        return _nested((name.strip(), strict_yaml.load(v, name.strip())) for name, v in assignments)
+    except (ConfigError, ValueError) as error:
         raise ConfigError(
-            f"--params_override {text!r} is not understood ({error}); write "
+            f"--params_override {text!r} is not understood ({str(error).rstrip('.')}); write "
             "data.path=DIR,stages[0].epochs=3 or a YAML mapping."
         ) from error
 
@@ -185,17 +222,33 @@ def _plain(value):
 
 
 def _nested(assignments) -> dict:
-    """[("a.b", 1), ("a.c", "x")] to {"a": {"b": 1, "c": "x"}}."""
+    """[("a.b", 1), ("a.c", "x")] to {"a": {"b": 1, "c": "x"}}.
+
+    Raises:
+        ValueError: a setting is given twice.
+    """
     settings: dict = {}
     for name, value in assignments:
-        *parents, leaf = name.split(".")
-        place = settings
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise ValueError(f"{parent} is both a value and a mapping")
-        place[leaf] = value
+        name = _INDEX.sub(r"[\1]", str(name))
+        _insert(settings, name, value, name)
     return settings
+
+
+def _insert(place: dict, name: str, value, full_name: str):
+    """Puts a value into nested mappings at a dotted name; mappings are joined."""
+    first, _, rest = name.partition(".")
+    if rest:
+        value = {rest: value}
+    if isinstance(value, dict):
+        below = place.setdefault(first, {})
+        if not isinstance(below, dict):
+            raise ValueError(f"{first} is both a value and a mapping")
+        for key, item in value.items():
+            _insert(below, str(key), item, full_name if rest else f"{full_name}.{key}")
+    elif first in place:
+        raise ValueError(f"{full_name} is given twice, as {place[first]!r} and as {value!r}")
+    else:
+        place[first] = value
 
 
 def _mapping(value, source) -> dict:

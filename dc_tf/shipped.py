@@ -10,6 +10,7 @@ They lie at the top of the repository; a wheel carries them inside the package.
 import os
 import pathlib
 
+from dc_tf import paths
 from dc_tf.errors import ConfigError
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
@@ -32,7 +33,7 @@ def config_file(text) -> str:
     Raises:
         ConfigError: there is no preset of that name; lists those that there are.
     """
-    text = os.fspath(text)
+    text = paths.expand(text)
     is_path = os.path.dirname(text) or os.path.splitext(text)[1] or os.path.isfile(text)
     if is_path:
         return text

@@ -40,6 +40,13 @@ POLL_S = 0.05
 BURST_S = 0.3
 # A worker that TensorFlow keeps busy joining the others can miss a signal.
 REPEAT_S = 3.0
+# Smallest and largest values of flags.
+_LIMITS = {
+    "workers": (1, 1024),
+    "max_restarts": (0, 1_000_000),
+    "threads": (1, 100_000),
+    "grace_s": (0, 1_000_000),
+}
 CPU_QUOTA = pathlib.Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -90,10 +97,10 @@ def parse(argv) -> tuple[argparse.Namespace, list[str]]:
         "--program", help="what a worker runs before COMMAND (default: python -m dc_tf)"
     )
     options = parser.parse_args(argv[:split])
-    for name, least in [("workers", 1), ("max_restarts", 0), ("threads", 1), ("grace_s", 0)]:
+    for name, (least, most) in _LIMITS.items():
         value = getattr(options, name)
-        if value is not None and value < least:
-            parser.error(f"--{name}={value} is too small; use at least {least}")
+        if value is not None and not least <= value <= most:  # nan is neither
+            parser.error(f"--{name}={value}; use {least} to {most}")
     if not argv[split + 1 :]:
         parser.error(
             f"no command was given; write it after --, as in: {NAME} --workers=2 -- train ..."

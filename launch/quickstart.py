@@ -1,4 +1,4 @@
-"""The whole job: images, training on several workers, export, and evaluation of the features.
+"""The whole job: images, training on several workers, export, evaluation of features, a report.
 
     launch/quickstart.sh                                  on generated images
     launch/quickstart.sh --images=DIR --workdir=DIR       on your own folder
@@ -29,6 +29,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIG_FILE = ROOT / "configs" / "quickstart.yaml"
 LINEAR_PROBE = f"--config_file={ROOT}/configs/evaluation/linear_probe_small.yaml"
 LAYERS = "conv2,conv4,conv7,conv10,conv13,fc7"
+EVALUATIONS = "knn", "linear_probe"
 EVALUATED_IN = ("float32", "bfloat16")
 MINUTES = 8.0
 PICTURES = 4000
@@ -36,13 +37,14 @@ MEASURING = "Measuring the speed, about half a minute"
 # The most workers among which a batch of 64 images is split.
 MOST_WORKERS = 8
 # Settings that a work folder stores, for flags that are not given again.
+_LIMITS = {"workers": (1, 1024), "pictures": (1, 2**31 - 1), "minutes": (0.01, 1_000_000)}
 KEPT = ("images", "pictures", "workers", "minutes", "config_file", "params_override")
 
 
 def main(argv=None) -> int:
     """Returns the exit code."""
     options = parse(argv)
-    workdir = pathlib.Path(options.workdir).absolute()
+    workdir = pathlib.Path(options.workdir)
     steps = Steps()
     try:
         Quickstart(options, workdir, steps).run()
@@ -70,7 +72,9 @@ def parse(argv=None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    parser.add_argument("--images", help="folder of images (default: generated ones)")
+    parser.add_argument(
+        "--images", type=absolute, help="folder of images (default: generated ones)"
+    )
     parser.add_argument(
         "--pictures",
         type=int,
@@ -92,26 +96,32 @@ def parse(argv=None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--workdir",
+        type=absolute,
         default=ROOT / "runs" / f"quickstart-{stamp}",
         help="folder for data, run, export and results (default: runs/quickstart-TIME)",
     )
-    parser.add_argument("--config_file", help="what to train (default: configs/quickstart.yaml)")
+    parser.add_argument(
+        "--config_file", type=absolute, help="what to train (default: configs/quickstart.yaml)"
+    )
     parser.add_argument(
         "--params_override", help="settings over those of the file: stages[0].epochs=3"
     )
     options = parser.parse_args(argv)
-    for name in ("images", "config_file"):
-        path = getattr(options, name)
-        setattr(options, name, path and str(pathlib.Path(path).absolute()))
     if options.images is not None and not pathlib.Path(options.images).is_dir():
         parser.error(f"--images={options.images} is not a folder; name one with images")
-    for name in ("workers", "pictures"):
+    for name, (least, most) in _LIMITS.items():
         value = getattr(options, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name}={value} is too small; use at least 1")
-    if options.minutes is not None and not options.minutes > 0:
-        parser.error(f"--minutes={options.minutes:g} is too small; use a positive number")
+        if value is not None and not least <= value <= most:  # nan is neither
+            parser.error(f"--{name}={value:g}; use {least} to {most}")
     return options
+
+
+def absolute(text) -> str:
+    """An absolute path, with `~` expanded as by the commands; a type of argparse."""
+    try:
+        return str(pathlib.Path(text).expanduser().absolute())
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text} names no home folder") from error
 
 
 def default_workers() -> int:
@@ -148,12 +158,14 @@ class Quickstart:
             self._dc_tf("Export", "export", f"--workdir={self._run}", f"--output={export}")
         knn = linear = None
         if test is not None:
-            knn = self._evaluate("knn", "--task=knn", export, train, test)
-            linear = self._evaluate("linear_probe", LINEAR_PROBE, export, train, test)
+            knn = self._evaluate(EVALUATIONS[0], "--task=knn", export, train, test)
+            linear = self._evaluate(EVALUATIONS[1], LINEAR_PROBE, export, train, test)
+        report = self._report()
         seconds = {title: round(took, 1) for title, took in self._steps.seconds.items()}
         result = {
             "workdir": str(self._workdir),
             "export": str(export),
+            "report": str(report),
             "rows": trained["rows"],
             "workers": trained["workers"],
             "epochs": {stage["name"]: stage["epochs"] for stage in epochs["stages"]},
@@ -167,6 +179,7 @@ class Quickstart:
         write_json(path, result)
         say(f"== Done in {minutes(time.monotonic() - self._started)}")
         print(summary.text(result, knn, linear))
+        print(f"report: {report}")
         print(f"result: {path}" if sys.stdout.isatty() else json.dumps(result), flush=True)
 
     def _remember(self, options):
@@ -188,8 +201,13 @@ class Quickstart:
             setattr(self, f"_{name}", kept.get(name) if value is None else value)
         self._workers = self._workers or default_workers()
         self._kept = kept | {name: getattr(self, f"_{name}") for name in KEPT}
-        self._workdir.mkdir(parents=True, exist_ok=True)
-        write_json(self._note, self._kept)
+        try:
+            self._workdir.mkdir(parents=True, exist_ok=True)
+            write_json(self._note, self._kept)
+        except OSError as error:
+            raise local.UsageError(
+                f"--workdir={self._workdir} cannot be written: {error.strerror}; use another."
+            ) from error
 
     def _make_data(self):
         """(data set to train on, to test on or None, number of images of the latter or None)."""
@@ -318,6 +336,17 @@ class Quickstart:
         result = self._dc_tf(f"Measuring: {name}", "evaluate", task, *flags)
         write_json(path, result)
         return result
+
+    def _report(self):
+        """Writes the report of the run; returns its path."""
+        path = self._workdir / "report.html"
+        flags = [f"--run={self._run}", f"--output={path}", "--random_init"]
+        for name in EVALUATIONS:
+            result = self._workdir / f"{name}.json"
+            if result.exists():
+                flags.append(f"--evaluations={result}")
+        self._dc_tf("Report", "report", *flags)
+        return path
 
     def _dc_tf(self, title, *arguments):
         return self._steps.run(title, [sys.executable, "-m", "dc_tf", *map(str, arguments)])

@@ -32,6 +32,8 @@ COMMANDS = {
     "evaluate": ("evaluate", {"config_file": "config_files"}, ()),
     "search": ("search", {"query": "queries"}, ()),
     "find_duplicates": ("duplicates", {}, ()),
+    "write_clusters": ("clusters", {"round": "round_index"}, ()),
+    "assign": ("assign", {"round": "round_index"}, ()),
     "write_report": ("report", {"round": "round_index"}, ()),
     # The first two are of `load_experiment`, the others of a run that is only planned.
     "pretrain": (
@@ -123,6 +125,9 @@ class SessionTest(tf.test.TestCase):
         refused = [
             ("^k=97 clusters .* use k=96 or less", dc_tf.kmeans, "features.npy", 97, "K"),
             ("^k=0; use", dc_tf.kmeans, np.ones((3, 2)), 0),
+            ("^k=4 clusters .* x has 3; use k=3 or less", dc_tf.kmeans, np.ones((3, 2)), 4),
+            ("^k is missing", dc_tf.kmeans, np.ones((3, 2))),
+            ("^x has no rows", dc_tf.kmeans, np.ones((0, 2)), 1),
             ("overwrite=True", dc_tf.export, "RUN", "MODEL"),
             ("^task is 'none'", dc_tf.evaluate, "none", "MODEL"),
             (r"`dc_tf convert --input=", dc_tf.open_dataset, "nowhere"),
@@ -136,6 +141,31 @@ class SessionTest(tf.test.TestCase):
             dc_tf.pretrain(self.names["experiment"].replace(seed=5), "RUN")
         with self.assertRaisesRegex(ConfigError, "np.save"):
             dc_tf.kmeans(np.ones((3, 2)), 2, output="K")
+
+    def test_numbers_that_a_setting_of_kmeans_cannot_hold(self):
+        x = np.ones((3, 2), np.float32)
+        for wrong, message in (
+            ({"cache_gb": np.inf}, "^cache_gb=inf; use a number from 0"),
+            ({"cache_gb": "1"}, "^cache_gb='1'; use a number"),
+            ({"timeout_s": np.nan}, "^timeout_s=nan; use a number"),
+            ({"tolerance": np.float32(1.5)}, "^tolerance=1.5; use a share"),
+            ({"iterations": 2.5}, "^iterations=2.5; use a whole number"),
+            ({"seed": -1}, "^seed=-1; use a whole number"),
+            ({"normalize": "no"}, "^normalize=.*'no'; use True or False"),
+            ({"init": x[:1]}, r"^init has shape \(1, 2\); k=2 and rows of 2 need \(2, 2\)"),
+            ({"init": None}, r"^init has shape \(\)"),
+            ({"init": x[:2] * 1j}, "^init has dtype complex64; use float32"),
+            ({"init": x[:2] * np.nan}, "^init has values that are not finite"),
+        ):
+            with self.assertRaisesRegex((ConfigError, DataError), message):
+                dc_tf.kmeans(x, 2, **wrong)
+
+    def test_kmeans_takes_numbers_of_numpy_also_with_files(self):
+        np.save("numbers.npy", np.random.default_rng(0).normal(size=(30, 2)))
+        options = {"tolerance": np.float32(0.5), "spherical": np.bool_(False), "seed": np.int64(3)}
+        files = dc_tf.kmeans("numbers.npy", np.int64(4), "numbers_clustered", **options)
+        memory = dc_tf.kmeans("numbers.npy", np.int8(4), **options)
+        self.assertAllEqual(files.assignments, memory.assignments)
 
 
 class FrontDoorTest(tf.test.TestCase):

@@ -1,6 +1,7 @@
 """Settings: defaults of the paper, files and overrides over them, mistakes named."""
 
 import os
+from unittest import mock
 
 import tensorflow as tf
 
@@ -41,6 +42,18 @@ class ExperimentTest(tf.test.TestCase):
         self.assertEqual(experiment.stages[1].epochs, 100)
         self.assertEqual((experiment.data.path, experiment.seed), ("/a b/c", 4))
 
+    def test_numbers_up_to_the_limit_and_numbers_in_text_are_taken(self):
+        override = "seed=2147483647,stages[0].epochs='7',stages[0].name='7',watchdog.timeout_s=1e9"
+        experiment = load([self.file()], [override])
+        self.assertEqual((experiment.seed, experiment.watchdog.timeout_s), (2**31 - 1, 1e9))
+        self.assertEqual((experiment.stages[0].epochs, experiment.stages[0].name), (7, "7"))
+
+    def test_paths_in_settings_start_at_home_where_they_start_with_a_tilde(self):
+        with mock.patch.dict(os.environ, HOME="/home/me"):
+            experiment = load([self.file()], ["data.path=~/d,init_from=~/run"])
+        self.assertEqual(experiment.data.path, "/home/me/d")
+        self.assertEqual(experiment.init_from, "/home/me/run")
+
     def test_mistakes_are_refused_with_what_was_given_and_what_works(self):
         for override, message in [
             ("wdith=1", "unknown setting 'wdith'; known here: .*model"),
@@ -64,11 +77,14 @@ class ExperimentTest(tf.test.TestCase):
             ("stages[1].clustering.store_dtype=int8", "use float16, bfloat16, float32"),
             ("stages[1].clustering.spherical=2", "spherical is 2; expected bool"),
             ("stages[1].clustering.tolerance=1", r"tolerance is 1.0; use \[0, 1\)"),
-            ("stages[1].clustering.cache_gb=-1", "clustering.cache_gb is -1.0; use 0, or more"),
-            ("stages[1].clustering.save_every_s=-1", "save_every_s is -1.0; use 0"),
+            ("stages[1].clustering.cache_gb=-1", "clustering.cache_gb is -1.0; use 0 to 1e9"),
+            ("stages[1].clustering.save_every_s=-1", "save_every_s is -1.0; use seconds from 0"),
             ("data.path=''", "dc_tf convert"),
             ("model.compute_dtype=float64", "use float32, bfloat16, float16"),
-            ("model.sync_batch_norm=false", "'False'; use world, group, off"),
+            (
+                "model.sync_batch_norm=false",
+                "is the boolean False; expected str: write it in quotes",
+            ),
             ("stages[1].accumulate=0", r"stages.1.\.accumulate is 0; use at least 1"),
             ("stages[1].loss=flat", "'flat'; use hierarchical or product"),
             ("stages[0].loss=product", "use it with sub_clusters"),
@@ -86,17 +102,39 @@ class ExperimentTest(tf.test.TestCase):
             ("stages[0].optimizer.drops='35'", "drops is '35'; expected tuple"),
             ("stages[0].name=deepercluster", "its own name"),
             ("data.path=", "data.path is ''"),
+            ("seed=9223372036854775808", "seed is 9223372036854775808; use .* to 2147483647"),
+            ("seed=true", "seed is True; expected int"),
+            ("seed=1.5", "seed is 1.5; expected int"),
+            ("seed=nan", "seed is 'nan'; expected int"),
+            ("seed=.nan", "seed is nan; expected int"),
+            ("stages[0].epochs=99999999999", r"epochs is 99999999999; use .* to 2147483647"),
+            (f"stages[0].epochs={10**400}", "epochs is 1000*; use"),
+            ("stages[0].epochs=[]", r"epochs is \[\]; expected int"),
+            ("stages[0].optimizer.drops=[1.5]", r"drops\[0\] is 1.5; expected int"),
+            ("stages[0].optimizer.drops=[1, true]", r"drops\[1\] is True; expected int"),
+            ("stages[0].optimizer.learning_rate=true", "learning_rate is True; expected float"),
+            (
+                "stages[0].optimizer.learning_rate=1e39",
+                "learning_rate is 1e.39; .* at most 3.4e.38",
+            ),
+            ("stages[0].optimizer.learning_rate=.inf", "learning_rate is inf"),
+            (f"model.width={10**400}", "width is inf"),
+            ("watchdog.timeout_s=1e20", "timeout_s is 1e.20; use seconds from 0 to 1e9"),
+            ("stages[0].name=7", "name is the number 7; expected str: write it in quotes"),
+            ("data.path=007", "data.path is the number 7"),
+            ("data.flip=1", "flip is 1; expected bool"),
+            ("data.path=~nobody-here/x", "no user here; write ./~nobody-here/x"),
         ]:
             with self.assertRaisesRegex(ConfigError, message, msg=override):
                 load([self.file()], [override])
 
     def test_files_that_are_not_settings_are_refused(self):
-        for text, message in [("[1]", "expected a mapping"), ("a: [", "not YAML")]:
+        for text, message in [("[1]", "expected a mapping"), ("a: [", "not valid YAML")]:
             with self.assertRaisesRegex(ConfigError, message):
                 load([self.file(text)])
         with self.assertRaisesRegex(ConfigError, "cannot read"):
             load(["/nowhere.yaml"])
-        with self.assertRaisesRegex(ConfigError, "not YAML"):
+        with self.assertRaisesRegex(ConfigError, "not valid YAML"):
             load([self.file("a: !!python/object/apply:os.getcwd []")])
 
     def test_differences_name_what_changes_the_result_only(self):

@@ -30,8 +30,9 @@ LAYERS = [
     {"settings"},
     {"kmeans_options"},
     {"hyperparams"},
-    {"atomic"},
+    {"atomic", "strict_yaml", "text_files"},
     {"kernels", "keras", "memory", "run_log", "seeds", "shipped", "versions"},
+    {"limits", "paths"},
     {"errors"},
 ]
 
@@ -44,10 +45,11 @@ ONLY = {
         "errors",
         "kmeans_options",
         "memory",
+        "paths",
         "precision",
         "progress",
     },
-    "data": {"atomic", "data", "distributed", "errors", "progress", "seeds"},
+    "data": {"atomic", "data", "distributed", "errors", "paths", "progress", "seeds", "text_files"},
     "nn": {"nn", "keras", "errors"},
 }
 
@@ -91,6 +93,12 @@ class LayersTest(tf.test.TestCase):
             if part != "distributed":
                 # As code, that is a string of its own: texts may explain where it comes from.
                 self.assertNotIn("TF_CONFIG", strings(module), module)
+
+    def test_yaml_has_one_loader(self):
+        for folder in (PACKAGE, PACKAGE.parent / "benchmarks"):
+            for path in folder.rglob("*.py"):
+                if path.name != "strict_yaml.py":
+                    self.assertNotRegex(path.read_text(), r"\byaml\.\w*load", str(path))
 
     def test_keras_has_one_import_point(self):
         for module, part in modules():

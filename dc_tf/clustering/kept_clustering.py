@@ -187,7 +187,7 @@ def prune(clusterings: str, keep: int) -> None:
         keep: 0 removes all.
     """
     kept = list(kept_rounds(clusterings).values())
-    for path in kept[: len(kept) - keep]:
+    for path in kept[: max(0, len(kept) - keep)]:
         atomic.discard_folder(path, last=DESCRIPTION)
     for name in os.listdir(clusterings) if os.path.isdir(clusterings) else []:
         if _ROUND.match(name):

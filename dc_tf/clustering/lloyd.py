@@ -33,7 +33,8 @@ class KMeansResult:
     """Result of k-means; all but `assignments` are the same on every worker.
 
     Attributes:
-        centroids: (k, dim) float32. A never-assigned one is a copy of another.
+        centroids: (k, dim) float32; float64 for float64 rows that float32 cannot tell apart. A
+            never-assigned one is a copy of another.
         assignments: (rows,) int32, nearest centroid of each of this worker's rows.
         counts: (k,) int64 rows of each cluster, over all workers; 0 for an empty one.
         objective: sum of squared distances over all workers, before each iteration and, last, for
@@ -62,7 +63,7 @@ class KMeansState:
 
     Attributes:
         iteration: iterations done.
-        centroids: (k, dim) float32.
+        centroids: (k, dim) float32, of rows as they are compared (see `centring`).
         used: (k,) bool. An unused centroid gets no row until a cluster can be split for it.
         objective: one value for each iteration done.
         reseeded: as in `KMeansResult`.
@@ -141,6 +142,7 @@ class Lloyd:
             )
         centroids = np.zeros((self._k, self._points.dim), np.float32)
         centroids[: len(init)] = init
+        centroids[len(init) :] = centroids[0]
         if not np.isfinite(centroids).all():
             raise DataError("initial centroids are not finite.")
         used = np.zeros(self._k, bool)
@@ -177,7 +179,8 @@ class Lloyd:
         done, _ = self._assign(state, means=False)
         centroids = state.centroids.copy()
         # Assigning rows to these centroids later must not find a nearer one than this did.
-        centroids[~state.used] = centroids[np.argmax(state.used)]
+        if state.iteration:  # at first, an unused one is a copy of another
+            centroids[~state.used] = centroids[np.argmax(state.used)]
         return KMeansResult(
             centroids=centroids,
             assignments=self._assigner.labels,

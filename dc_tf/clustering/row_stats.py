@@ -8,18 +8,16 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.clustering.row_partition import RowPartition, rows_at
+from dc_tf.clustering.magnitude import check_not_too_small
+from dc_tf.clustering.row_partition import RowPartition, bad_row_error, rows_at
 from dc_tf.clustering.search.parallel_chunks import in_parallel
 from dc_tf.clustering.search.tensors import as_tensor
 from dc_tf.distributed.collectives import all_gather
-from dc_tf.errors import DataError
 
 _SAMPLE = 256
 # Rows are shifted if the square of their mean is more than this share of their variance.
 _OFF_CENTRE = 1 / 16
 _CHUNK_BYTES = 16 << 20
-# Squares of smaller numbers lose digits of float32.
-_SMALLEST = 1e-17
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +56,9 @@ class RowStats:
         all_max, bad_rows, all_norms = all_gather(np.nan_to_num(own), comm).T
         if bad_rows.any():
             row = int(bad_rows[np.flatnonzero(bad_rows)[0]]) - 1
-            raise DataError(f"row {row} is not finite, or too large to be squared in float32.")
-        largest = float(all_max.max())
-        if 0 < largest < _SMALLEST:
-            raise DataError(
-                f"no component is above {largest:.1e}, too small to be squared in float32; "
-                "multiply the rows by a constant."
-            )
+            raise bad_row_error(row, points, comm, partition)
+        check_not_too_small(float(all_max.max()))
+        largest = float(np.float32(all_max.max()))
         mean_norm = float(all_norms.sum()) / max(1, partition.total)
         return cls(partition, shift, norms, largest, mean_norm)
 
@@ -104,4 +98,5 @@ def _measure(points, shift):
 @tf.function(autograph=False)  # there is no control flow to rewrite, which takes half a second
 def _squares(rows, shift):
     x = tf.cast(rows, tf.float32)
-    return tf.reduce_sum(tf.square(x - shift), 1), tf.reduce_max(tf.abs(x))
+    largest = tf.reduce_max(tf.abs(rows))  # before a tiny float64 becomes a zero
+    return tf.reduce_sum(tf.square(x - shift), 1), tf.cast(largest, tf.float64)

@@ -92,8 +92,8 @@ def size_warnings(counts) -> list[str]:
         )
     if rows and 2 * empty > len(counts):
         warnings.append(
-            f"{empty} of {len(counts)} clusters are empty: there are fewer different rows than "
-            "clusters. Ask for fewer."
+            f"{empty} of {len(counts)} clusters are empty: there are fewer rows that differ in "
+            "float32 than clusters. Ask for fewer."
         )
     return warnings
 

@@ -15,7 +15,7 @@ from dc_tf.data import convert
 from dc_tf.distributed import stop_request
 
 FLAGS = CommandFlags()
-INPUT = FLAGS.string(
+INPUT = FLAGS.path(
     "input",
     None,
     "Folder of images with its sub-folders, or a zip file of one; CSV, TSV or JSONL list with a "
@@ -23,7 +23,7 @@ INPUT = FLAGS.string(
     "pattern; or tfds:NAME or tfds:NAME:SPLIT.",
     required=True,
 )
-OUTPUT = FLAGS.string("output", None, "Folder of the data set.", required=True)
+OUTPUT = FLAGS.path("output", None, "Folder of the data set.", required=True)
 LABELS = FLAGS.bool("labels_from_folders", False, "First-level sub-folders are the classes.")
 SPLIT = FLAGS.string(
     "split",
@@ -57,6 +57,7 @@ MAX_PIXELS = FLAGS.integer(
     100_000_000,
     "Images whose header states more pixels are rejected without decoding.",
     lower_bound=1,
+    upper_bound=2**63 - 1,
 )
 DROP_DUPLICATES = FLAGS.bool(
     "drop_duplicates",
@@ -82,7 +83,7 @@ OVERWRITE = FLAGS.bool(
     "Replace a data set in the output, and discard an unfinished one of another input or other "
     "settings.",
 )
-TFDS_DATA_DIR = FLAGS.string(
+TFDS_DATA_DIR = FLAGS.path(
     "tfds_data_dir", None, "Folder of TensorFlow data sets; None: their default."
 )
 

@@ -16,11 +16,11 @@ from dc_tf.commands.results import Result
 from dc_tf.errors import DataError
 
 FLAGS = CommandFlags()
-CONFIG_FILE = FLAGS.multi_string(
+CONFIG_FILE = FLAGS.multi_path(
     "config_file", [], "As of `train`; without it, the configuration of the run in --workdir."
 )
 PARAMS_OVERRIDE = FLAGS.multi_string("params_override", [], "As of `train`.")
-WORKDIR = FLAGS.string("workdir", None, "Run folder, as of `train`.")
+WORKDIR = FLAGS.path("workdir", None, "Run folder, as of `train`.")
 TIMEOUT_S = FLAGS.float(
     "timeout_s",
     60.0,

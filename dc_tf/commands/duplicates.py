@@ -23,13 +23,13 @@ from dc_tf.commands.results import Result
 
 FLAGS = CommandFlags()
 SOURCE = FeatureFlags(FLAGS, layer_of_run="conv9 in 2 x 2 cells, which finds copies best")
-CLUSTERS = FLAGS.string(
+CLUSTERS = FLAGS.path(
     "clusters",
     None,
     "Run, or output of dc_tf kmeans over --features: look within its clusters; without it clusters "
     "are made.",
 )
-OUTPUT = FLAGS.string("output", None, "Folder for table, rows to keep, view and gallery.")
+OUTPUT = FLAGS.path("output", None, "Folder for table, rows to keep, view and gallery.")
 DRY_RUN = FLAGS.bool("dry_run", False, "Only say how many would go; write nothing.")
 THRESHOLD = FLAGS.float("threshold", 0.8, "Least cosine of near copies, above 0 and at most 1.")
 WHITEN = FLAGS.integer(

@@ -7,39 +7,47 @@ The default layer is the model's best one as measured by `dc_tf evaluate`, by k-
 probe; fc7 if nothing was measured. The command says which, and why.
 
 OUTPUT/LAYER-00000-of-00003.npy has the features of the images whose row ids are in
-OUTPUT/rows-00000-of-00003.npy. An interrupted call resumes when it is repeated; SIGTERM and
-Ctrl-C end it with exit code 42.
+OUTPUT/rows-00000-of-00003.npy. OUTPUT/sources-00000-of-00003.jsonl names the file of each of these
+images, a line for each row: {"row": 7, "source": "dogs/rex.jpg"}. An interrupted call resumes when
+it is repeated; SIGTERM and Ctrl-C end it with exit code 42.
 """
 
 from dc_tf.commands.command_flags import CommandFlags
 
 FLAGS = CommandFlags()
 
-MODEL = FLAGS.string("model", None, "SavedModel or run folder.", required=True)
+MODEL = FLAGS.path("model", None, "SavedModel or run folder.", required=True)
 STAGE = FLAGS.string("stage", "", "Of a run: use the network as it was at the end of this stage.")
 RANDOM_INIT = FLAGS.bool(
     "random_init", False, "Use an untrained network of the model's shape, for comparison."
 )
 SEED = FLAGS.integer("seed", 0, "Seed of the untrained network.", lower_bound=0)
-DATA = FLAGS.string("data", None, "Data set folder.", required=True)
-OUTPUT = FLAGS.string("output", None, "Folder for the matrices.", required=True)
+DATA = FLAGS.path("data", None, "Data set folder.", required=True)
+OUTPUT = FLAGS.path("output", None, "Folder for the matrices.", required=True)
 LAYER = FLAGS.list(
     "layer",
     None,
     "conv1..conv13, fc6, fc7, comma-separated, or 'all'; default: the best one measured.",
 )
-CELLS = FLAGS.integer("cells", 1, "Maps are averaged over cells x cells parts.")
-DTYPE = FLAGS.string("dtype", "float32", "Of the files: float32 or float16.")
+CELLS = FLAGS.integer(
+    "cells", 1, "Feature maps are averaged over a grid of cells x cells.", lower_bound=1
+)
+DTYPE = FLAGS.string("dtype", "float32", "Type of the files: float32 or float16.")
 COMPUTE_DTYPE = FLAGS.string(
     "compute_dtype",
     "auto",
-    "Of the products: float32, bfloat16, or auto, which measures the faster; a resumed call keeps "
-    "what it began with.",
+    "Type of the products: float32, bfloat16, or auto, which measures the faster; a resumed call "
+    "keeps the type that it began with.",
 )
-BATCH_SIZE = FLAGS.integer("batch_size", 256, "Images at a time.")
-ROWS_PER_FILE = FLAGS.integer("rows_per_file", 1_000_000, "Images per file, held in memory.")
+BATCH_SIZE = FLAGS.integer("batch_size", 256, "Images per batch.", lower_bound=1)
+ROWS_PER_FILE = FLAGS.integer(
+    "rows_per_file", 1_000_000, "Images per file, held in memory.", lower_bound=1
+)
 MAX_BAD_SHARE = FLAGS.float(
-    "max_bad_share", 0.0, "Share of corrupt images that may be replaced by others."
+    "max_bad_share",
+    0.0,
+    "Largest share of corrupt images; each is replaced by a readable one.",
+    lower_bound=0,
 )
 
 

@@ -26,7 +26,7 @@ from dc_tf.commands.results import Result
 
 FLAGS = CommandFlags()
 TASK = FLAGS.string("task", None, "Name of the task; not needed with a file that names it.")
-CONFIG_FILE = FLAGS.multi_string(
+CONFIG_FILE = FLAGS.multi_path(
     "config_file", [], "YAML file with the task's name and settings, or the name of a preset."
 )
 PROTOCOL = FLAGS.string(
@@ -37,27 +37,27 @@ PROTOCOL = FLAGS.string(
 PARAMS_OVERRIDE = FLAGS.multi_string(
     "params_override", [], "Settings over those of the files: a=1,b=2 or YAML."
 )
-MODEL = FLAGS.string(
+MODEL = FLAGS.path(
     "model",
     None,
     "SavedModel or run folder. nmi: run folder, or output of kmeans.",
     required=True,
 )
 STAGE = FLAGS.string("stage", "", "Of a run: use the network as it was at the end of this stage.")
-TRAIN = FLAGS.string(
+TRAIN = FLAGS.path(
     "train",
     None,
     "Labelled data set to learn from. nmi: the run's, if it has moved; of kmeans, the one that was "
     "embedded. retrieval: folder of other images, for whitening.",
 )
-TEST = FLAGS.string(
+TEST = FLAGS.path(
     "test",
     None,
     "Labelled data set to measure on. retrieval: folder of images with a ground truth.",
 )
 LAYER = FLAGS.list("layer", ["all"], "conv1..conv13, fc6, fc7, comma-separated, or 'all'.")
-OUTPUT = FLAGS.string("output", None, "JSON file for the result.")
-PLOT = FLAGS.string("plot", None, "Picture of accuracy by layer, e.g. layers.png.")
+OUTPUT = FLAGS.path("output", None, "JSON file for the result.")
+PLOT = FLAGS.path("plot", None, "Picture of accuracy by layer, e.g. layers.png.")
 RANDOM_INIT = FLAGS.bool("random_init", True, "Also measure an untrained network.")
 ESTIMATE = FLAGS.bool(
     "estimate", True, "First measure for some seconds what the task will cost, and print it."
@@ -67,9 +67,13 @@ COMPUTE_DTYPE = FLAGS.string(
     "auto",
     "Type of the network's products: float32, bfloat16, or auto, which measures the faster.",
 )
-RESIZE = FLAGS.integer("resize", None, "Pixels of the short side before the centre crop.")
-SEED = FLAGS.integer("seed", 0, "Seed of the untrained network, classifiers and augmentation.")
-WATCH_DIR = FLAGS.string(
+RESIZE = FLAGS.integer(
+    "resize", None, "Pixels of the short side before the centre crop.", lower_bound=1
+)
+SEED = FLAGS.integer(
+    "seed", 0, "Seed of the untrained network, classifiers and augmentation.", lower_bound=0
+)
+WATCH_DIR = FLAGS.path(
     "watch_dir",
     None,
     "With several workers: shared folder for their heartbeats. When a worker dies or hangs, the "
@@ -82,7 +86,7 @@ TIMEOUT_S = FLAGS.float(
     "no limit.",
     lower_bound=0,
 )
-SCRATCH = FLAGS.string(
+SCRATCH = FLAGS.path(
     "scratch", None, "Folder for features that exceed memory; None: the system's temporary one."
 )
 

@@ -1,18 +1,24 @@
 """Writes a run's network so that it loads anywhere and can be fine-tuned.
 
 saved_model: a folder with a model card, for plain TensorFlow (`tf.saved_model.load`) and for
-`hub.KerasLayer(trainable=True)`. Takes uint8 images, or float in [0, 1]; returns layers by name.
+`hub.KerasLayer(trainable=True)` and Keras 3's `TFSMLayer`. Returns layers by name.
 keras: a `.keras` file of plain layers, named as in `keras.applications.VGG16`.
 keras_weights: a `.weights.h5` file for `dc_tf.nn.vgg16.VGG16(...).load_weights`.
 onnx: a `.onnx` file of all layers; needs tf2onnx.
+
+Every model takes images as uint8, or as floats in [0, 1], and refuses NaN and values out of range
+when it is called. --input_range=255 is for floats in 0 to 255, as Keras's image loaders give them.
+A .keras or .onnx file gets every input as float32: with auto, it reads an image with a value of 2
+or more as 0 to 255, another one as [0, 1]. --input_range=1 and 255 leave it no choice; with 255,
+the input of ONNX has the type uint8. ONNX, TFLite and XLA return NaN for what is refused.
 """
 
 from dc_tf.commands.command_flags import CommandFlags
 
 FLAGS = CommandFlags()
-WORKDIR = FLAGS.string("workdir", None, "Run folder of `dc_tf train`.", required=True)
+WORKDIR = FLAGS.path("workdir", None, "Run folder of `dc_tf train`.", required=True)
 STAGE = FLAGS.string("stage", "", "Use the network as it was at the end of this stage.")
-OUTPUT = FLAGS.string("output", None, "Folder of the SavedModel, or file.", required=True)
+OUTPUT = FLAGS.path("output", None, "Folder of the SavedModel, or file.", required=True)
 FORMAT = FLAGS.enum(
     "format",
     "saved_model",
@@ -24,6 +30,12 @@ SOBEL = FLAGS.string(
     "layer",
     "'layer' keeps the fixed Sobel stage; 'folded' makes it and conv1 one 5x5 convolution on RGB "
     "that can be trained.",
+)
+INPUT_RANGE = FLAGS.enum(
+    "input_range",
+    "auto",
+    ["auto", "1", "255"],
+    "Of image values: [0, 1], 0 to 255, or auto; see above.",
 )
 OVERWRITE = FLAGS.bool("overwrite", False, "Replace an existing output.")
 
@@ -38,5 +50,6 @@ def run() -> dict:
         format=FORMAT.value,
         sobel=SOBEL.value,
         stage=STAGE.value,
+        input_range=INPUT_RANGE.value,
         overwrite=OVERWRITE.value,
     )

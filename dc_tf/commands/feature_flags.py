@@ -5,6 +5,11 @@ SOURCE = FeatureFlags(FLAGS)          # --run, --features, --data, --layer
 features = SOURCE.open()              # curation.features.Features
 """
 
+import typing
+
+if typing.TYPE_CHECKING:
+    from dc_tf.curation.features import Features
+
 
 class FeatureFlags:
     """The flags --run, --features, --data and --layer of one command.
@@ -20,18 +25,18 @@ class FeatureFlags:
             flags: CommandFlags.
             layer_of_run: what --run takes without --layer.
         """
-        self.run = flags.string(
+        self.run = flags.path(
             "run",
             None,
             "Run folder: features of its own network over its data set, made if they are missing.",
         )
-        self.features = flags.string(
+        self.features = flags.paths(
             "features",
             None,
             "Without --run: output folder of dc_tf embed, or .npy files with a row for each image: "
             "a file, a pattern in quotes, or several with commas between them.",
         )
-        self.data = flags.string(
+        self.data = flags.path(
             "data", None, "Data set folder of the features; with --run only where it was moved."
         )
         self.layer = flags.string(
@@ -46,7 +51,7 @@ class FeatureFlags:
         holders = (self.run, self.features, self.data, self.layer)
         return {holder.name: holder.value for holder in holders}
 
-    def open(self):
+    def open(self) -> "Features":
         """The features that they mean.
 
         Raises:

@@ -8,10 +8,10 @@ from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.data.synthetic import generate
 
 FLAGS = CommandFlags()
-OUTPUT = FLAGS.string("output", None, "Folder of the data set to write.", required=True)
-IMAGES = FLAGS.integer("images", 4000, "Number of images.")
-SIZE = FLAGS.integer("size", 64, "Side in pixels; 64 to 96 look best.")
-SEED = FLAGS.integer("seed", 0, "Equal seeds draw equal images.")
+OUTPUT = FLAGS.path("output", None, "Folder of the data set to write.", required=True)
+IMAGES = FLAGS.integer("images", 4000, "Number of images.", lower_bound=1)
+SIZE = FLAGS.integer("size", 64, "Pixels of a side; 64 to 96 look best.")
+SEED = FLAGS.integer("seed", 0, "Seed; equal seeds give equal images.", lower_bound=0)
 SPLIT = FLAGS.enum(
     "split",
     "train",
@@ -23,8 +23,8 @@ CLASSES = FLAGS.integer(
     len(generate.CLASS_NAMES),
     f"Draw only this many of the most frequent classes: {', '.join(generate.CLASS_NAMES)}.",
 )
-ROWS_PER_SHARD = FLAGS.integer("rows_per_shard", 1000, "Images in each shard.")
-OVERWRITE = FLAGS.bool("overwrite", False, "Replace a data set in --output.")
+ROWS_PER_SHARD = FLAGS.integer("rows_per_shard", 1000, "Images per shard.", lower_bound=1)
+OVERWRITE = FLAGS.bool("overwrite", False, "Replace a data set that is already in --output.")
 
 
 def run() -> dict:

@@ -5,14 +5,12 @@ RGB, which the weights tell. Heads are left out. Only tensors are read; no code 
 Needs PyTorch: pip install torch
 """
 
-import os
-
 from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.errors import ConfigError
 
 FLAGS = CommandFlags()
-CHECKPOINT = FLAGS.string("checkpoint", None, "File of PyTorch, such as ours.pth.", required=True)
-OUTPUT = FLAGS.string("output", None, "Folder for the SavedModel.", required=True)
+CHECKPOINT = FLAGS.path("checkpoint", None, "File of PyTorch, such as ours.pth.", required=True)
+OUTPUT = FLAGS.path("output", None, "Folder for the SavedModel.", required=True)
 SOBEL = FLAGS.string(
     "sobel",
     "layer",
@@ -41,11 +39,10 @@ def run() -> dict:
     if SOBEL.value not in SOBEL_FORMS:
         raise ConfigError(f"--sobel is {SOBEL.value!r}; use one of {', '.join(SOBEL_FORMS)}.")
     check_output(OUTPUT.value, OVERWRITE.value)
-    path = os.path.expanduser(CHECKPOINT.value)
-    check_checkpoint(path)
+    check_checkpoint(CHECKPOINT.value)
     with Progress(3, "import_torch", "steps") as progress:
-        network = from_torch(read_checkpoint(path), RESOLUTION.value)
-        source = {"checkpoint": CHECKPOINT.value, "sha256": digest(path)}
+        network = from_torch(read_checkpoint(CHECKPOINT.value), RESOLUTION.value)
+        source = {"checkpoint": CHECKPOINT.value, "sha256": digest(CHECKPOINT.value)}
         progress.update(1)
         trunk = VGG16(**network.settings).built_at_resolution()
         assign_weights(network.weights, trunk)

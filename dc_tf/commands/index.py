@@ -12,13 +12,13 @@ indexes are rebuilt.
 import os
 
 from dc_tf.commands.command_flags import CommandFlags
-from dc_tf.data.sources import text_files
+from dc_tf.data.sources import encodings
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError
 
 FLAGS = CommandFlags()
-INPUT = FLAGS.string("input", None, "TFRecord files: a pattern, or a folder.", required=True)
-OUTPUT = FLAGS.string("output", None, "Folder of the data set; None: the folder of the files.")
+INPUT = FLAGS.path("input", None, "TFRecord files: a pattern, or a folder.", required=True)
+OUTPUT = FLAGS.path("output", None, "Folder of the data set; None: the folder of the files.")
 IMAGE_FEATURE = FLAGS.string(
     "image_feature", "image/encoded", "Feature with the encoded image: JPEG, PNG, GIF or BMP."
 )
@@ -36,7 +36,7 @@ SOURCE_FEATURE = FLAGS.string(
     "image/filename",
     "Feature with a text that describes the image's origin; empty: none.",
 )
-CLASS_NAMES = FLAGS.string(
+CLASS_NAMES = FLAGS.path(
     "class_names",
     None,
     "Text file with the names of classes 0, 1, ..., one per line.",
@@ -91,11 +91,11 @@ def _class_names():
     if CLASS_NAMES.value is None:
         return None
     path, encoding = CLASS_NAMES.value, ENCODING.value
-    text_files.check_encoding(encoding)
+    encodings.check_encoding(encoding)
     names = []
     try:
-        for number, line in text_files.lines(path, encoding):
-            text_files.raise_if_undecodable(path, number, line, encoding)
+        for number, line in encodings.lines(path, encoding):
+            encodings.raise_if_undecodable(path, number, line, encoding)
             names.append(line.strip())
     except OSError as error:
         raise ConfigError(f"--class_names={path}: {error.strerror}.") from error

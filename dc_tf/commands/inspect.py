@@ -9,19 +9,20 @@ exit code is 1 if there is one.
 
 import sys
 
+from dc_tf import paths
 from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.commands.results import Result
 from dc_tf.errors import ConfigError, DataError
 
 FLAGS = CommandFlags()
-DATA = FLAGS.string("data", None, "Folder of the data set.")
+DATA = FLAGS.path("data", None, "Folder of the data set.")
 SAMPLE = FLAGS.integer(
     "sample",
     1000,
     "Number of evenly spaced rows that are read for formats, sizes and metadata.",
     lower_bound=1,
 )
-OUTPUT = FLAGS.string(
+OUTPUT = FLAGS.path(
     "output",
     None,
     "PNG to write: a contact sheet of 64 evenly spaced images, each with its row id, class "
@@ -42,6 +43,8 @@ def run() -> dict:
 
     if not DATA.value:
         raise ConfigError("no data set was given; use dc_tf inspect DATASET.")
+    if OUTPUT.value:
+        paths.check_file(OUTPUT.value, "--output")
     report = Result(inspection.inspect(DATA.value, SAMPLE.value), shown=True)
     print(inspection.as_text(report))
     dataset = Dataset.open(DATA.value)

@@ -1,6 +1,7 @@
 """Clusters the rows of .npy files, on one or many workers, as TF_CONFIG says.
 
     dc_tf kmeans --input='embeddings/*.npy' --k=1000 --output=CLUSTERS
+    dc_tf kmeans --input=new.npy --init=CLUSTERS/centroids.npy --iterations=0 --output=ASSIGNED
 
 Any matrices of float16, bfloat16, float32 or float64, larger than memory if need be; several files
 are one matrix. Writes centroids.npy (k, dim), assignments.npy (the cluster of every row) and
@@ -13,21 +14,32 @@ from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.commands.results import Result
 
 FLAGS = CommandFlags()
-INPUT = FLAGS.string(
+INPUT = FLAGS.paths(
     "input",
     None,
     "A .npy file, a pattern in quotes ('shards/*.npy', in sorted order), or several with commas "
     "between them.",
     required=True,
 )
-OUTPUT = FLAGS.string("output", None, "Folder, shared by all workers.", required=True)
-K = FLAGS.integer("k", None, "Number of clusters.", lower_bound=1, required=True)
-ITERATIONS = FLAGS.integer("iterations", 10, "Of Lloyd, at most.", lower_bound=0)
-INIT = FLAGS.string(
+OUTPUT = FLAGS.path("output", None, "Folder, shared by all workers.", required=True)
+K = FLAGS.integer(
+    "k",
+    None,
+    "Number of clusters; not needed with --init=FILE.npy, which has it.",
+    lower_bound=1,
+)
+ITERATIONS = FLAGS.integer(
+    "iterations",
+    10,
+    "Of Lloyd, at most. 0 with --init=FILE.npy assigns rows, of any number, to these centroids.",
+    lower_bound=0,
+)
+INIT = FLAGS.path(
     "init",
     "random",
     "Where to start: distinct random rows; k-means++ or (in quotes, for large k) k-means|| draw "
-    "rows far from one another; or a .npy file with (k, dim) centroids.",
+    "rows far from one another; or a .npy file with (k, dim) centroids, such as centroids.npy of "
+    "an earlier clustering.",
 )
 SEED = FLAGS.integer("seed", 0, "Seed of all random draws.", lower_bound=0)
 PRECISION = FLAGS.enum(

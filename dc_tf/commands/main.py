@@ -44,9 +44,12 @@ COMMANDS = {
     "embed": "dc_tf.commands.embed",
     "search": "dc_tf.commands.search",
     "duplicates": "dc_tf.commands.duplicates",
+    "curate": "dc_tf.commands.curate",
     "export": "dc_tf.commands.export",
     "import_torch": "dc_tf.commands.import_torch",
     "evaluate": "dc_tf.commands.evaluate",
+    "clusters": "dc_tf.commands.clusters",
+    "assign": "dc_tf.commands.assign",
     "report": "dc_tf.commands.report",
     "doctor": "dc_tf.commands.doctor",
 }
@@ -103,6 +106,8 @@ def run_and_exit() -> NoReturn:
     Skips the interpreter's shutdown, which can deadlock with a thread of an input pipeline when
     something, such as a traceback, keeps an iterator alive.
     """
+    # Names of files may hold bytes that no encoding has.
+    sys.stdout.reconfigure(errors="backslashreplace")
     if native_log.begin():
         # All levels, since these lines go to a file and not to the screen.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
@@ -156,10 +161,10 @@ def _parse(name, values, args, argument=None):
     values.set_gnu_getopt(True)  # flags may follow a stray word, which is then reported
     try:
         _, *stray = values([f"dc_tf {name}", *args])
+        if stray and argument is not None and argument.value is None:
+            values[argument.name].parse(stray.pop(0))
     except flags.Error as error:
         raise ConfigError(_wrong_flags(name, values, str(error))) from error
-    if stray and argument is not None and argument.value is None:
-        values[argument.name].value = stray.pop(0)
     if stray:
         raise ConfigError(
             f"dc_tf {name} takes only flags; got {' '.join(stray)!r}. Write "
@@ -178,7 +183,7 @@ def _wrong_flags(name, values, message):
         return f"dc_tf {name} needs --{flag}: {values[flag].help}"
     if "Unknown" in message:
         return f"{message}; see dc_tf {name} --help."
-    return message
+    return message if message.endswith(".") else f"{message}."
 
 
 def _add_verbosity(values):

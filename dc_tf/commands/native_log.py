@@ -82,7 +82,7 @@ def send_to(path) -> None:
     """
     named = os.environ.get(VARIABLE) or path
     if _State.control is not None:
-        _tell_reader(os.path.abspath(named).encode())
+        _tell_reader(os.fsencode(os.path.abspath(os.path.expanduser(named))))
 
 
 def _tell_reader(line) -> bool:
@@ -140,7 +140,7 @@ def _read_until_all_writers_end(lines, orders, screen):
                 else:
                     for order in data.splitlines():
                         if order:
-                            sorter.log_to(order.decode())
+                            sorter.log_to(order)
                         else:
                             _catch_up(lines, sorter)
                             os.write(orders, b"\n")
@@ -220,7 +220,7 @@ class Sorter:
             self._crashed = True
             _write(self._screen, b"".join(self._last))
             if self._path:
-                place = f"dc_tf: crashed; TensorFlow's log is in {self._path}.\n"
+                place = f"dc_tf: crashed; TensorFlow's log is in {os.fsdecode(self._path)}.\n"
                 _write(self._screen, place.encode())
 
 

@@ -10,13 +10,14 @@ Writes OUTPUT/batch.jsonl, a line for each image, and OUTPUT/batch.png. The loss
 import json
 import os
 
+from dc_tf import paths
 from dc_tf.commands.command_flags import CommandFlags
 from dc_tf.errors import ConfigError
 
 FLAGS = CommandFlags()
-WORKDIR = FLAGS.string("workdir", None, "Run folder.")
+WORKDIR = FLAGS.path("workdir", None, "Run folder.")
 STEP = FLAGS.integer("step", None, "Number of the step; by default the failed one.")
-OUTPUT = FLAGS.string("output", None, "Folder to write to.")
+OUTPUT = FLAGS.path("output", None, "Folder to write to.")
 ARGUMENT = WORKDIR  # may be given without its name
 
 _SHEET = 64
@@ -31,6 +32,7 @@ def run() -> dict:
     if not WORKDIR.value or not OUTPUT.value:
         raise ConfigError("the run or --output is missing; use dc_tf replay RUN --output=FOLDER.")
     require_mounted(OUTPUT.value, "--output")
+    paths.check_folder(OUTPUT.value, "--output")
     folder = RunDir(WORKDIR.value)
     step = find_step(folder) if STEP.value is None else STEP.value
     batch = replay(folder, step)

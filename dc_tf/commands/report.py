@@ -9,28 +9,36 @@ of the run. --compare sets other runs, or outputs of dc_tf kmeans, of the same i
 """
 
 from dc_tf.commands.command_flags import CommandFlags
+from dc_tf.paths import expand
 
 FLAGS = CommandFlags()
-RUN = FLAGS.string("run", None, "Run folder.")
-CLUSTERS = FLAGS.string("clusters", None, "Without --run: output folder of dc_tf kmeans.")
-DATA = FLAGS.string("data", None, "Data set folder; with --run only where it was moved.")
-OUTPUT = FLAGS.string("output", None, "HTML file to write.", required=True)
+RUN = FLAGS.path("run", None, "Run folder.")
+CLUSTERS = FLAGS.path("clusters", None, "Without --run: output folder of dc_tf kmeans.")
+DATA = FLAGS.path("data", None, "Data set folder; with --run only where it was moved.")
+OUTPUT = FLAGS.path("output", None, "HTML file to write.", required=True)
 STAGE = FLAGS.string("stage", "", "Of a run: clusters of this stage; without it of the last one.")
 ROUND = FLAGS.integer(
     "round", None, "Of a run: clustering of the stage; None: the last one.", lower_bound=0
 )
-COMPARE = FLAGS.list(
-    "compare", [], "Run folders or outputs of dc_tf kmeans of the same images, comma-separated."
+COMPARE = FLAGS.multi_string(
+    "compare",
+    [],
+    "Run folder or output of dc_tf kmeans of the same images; may be given several times.",
 )
 RANDOM_INIT = FLAGS.bool(
     "random_init",
     False,
     "Of a run with up to 20,000 images: compare with clusters of an untrained network too.",
 )
-EVALUATIONS = FLAGS.list(
+EVALUATIONS = FLAGS.multi_string(
     "evaluations",
     [],
-    "JSON results of dc_tf evaluate besides those in the run folder, comma-separated.",
+    "JSON result of dc_tf evaluate besides those in the run folder; may be given several times.",
+)
+DUPLICATES = FLAGS.path(
+    "duplicates",
+    None,
+    "Table of groups of near-duplicates to show, Parquet or CSV, with the columns row and group.",
 )
 SHEETS = FLAGS.integer("sheets", 120, "Clusters whose images are shown.", lower_bound=0)
 MAX_ROWS = FLAGS.integer(
@@ -53,9 +61,10 @@ def run() -> dict:
         data=DATA.value,
         stage=STAGE.value,
         round_index=ROUND.value,
-        compare=COMPARE.value,
+        compare=[expand(path) for path in COMPARE.value],
         random_init=RANDOM_INIT.value,
-        evaluation_files=EVALUATIONS.value,
+        evaluation_files=[expand(path) for path in EVALUATIONS.value],
+        duplicates=DUPLICATES.value,
         sheets=SHEETS.value,
         max_rows=MAX_ROWS.value,
         max_mb=MAX_MB.value,

@@ -30,11 +30,11 @@ WHITEN = FLAGS.integer(
     "Directions that the features are whitened to, as for clustering; 0 compares them as they are.",
     lower_bound=0,
 )
-OUTPUT = FLAGS.string("output", None, "Table to write: .csv, .json or .parquet.")
-SHEET = FLAGS.string(
+OUTPUT = FLAGS.path("output", None, "Table to write: .csv, .json or .parquet.")
+SHEET = FLAGS.path(
     "sheet", None, "Picture to write, .jpg or .png: a line for each query, with its neighbours."
 )
-MODEL = FLAGS.string(
+MODEL = FLAGS.path(
     "model", None, "Run or SavedModel that made --features, where it was moved since."
 )
 

@@ -2,7 +2,8 @@
 
     dc_tf train --config_file=quickstart --params_override=data.path=DIR --workdir=RUN
 
-On a run folder with a checkpoint it resumes at the exact step. --dry_run prints the plan and what a
+On a run folder with a checkpoint it resumes at the exact step. At the end it writes
+RUN/clusters.parquet, as `dc_tf clusters` does. --dry_run prints the plan and what a
 worker needs for it, and starts nothing. --dry_run --measure also runs some steps of each stage on
 random weights, and predicts the time of the whole run.
 """
@@ -13,7 +14,7 @@ from dc_tf.commands.results import Result
 from dc_tf.errors import ConfigError
 
 FLAGS = CommandFlags()
-CONFIG_FILE = FLAGS.multi_string(
+CONFIG_FILE = FLAGS.multi_path(
     "config_file",
     [],
     "YAML file with what differs from the defaults, or the name of a preset, such as quickstart; a "
@@ -24,7 +25,7 @@ PARAMS_OVERRIDE = FLAGS.multi_string(
     [],
     "Settings over those of the files: a.b=c,stages[0].epochs=3, a YAML mapping, or a YAML file.",
 )
-WORKDIR = FLAGS.string(
+WORKDIR = FLAGS.path(
     "workdir",
     None,
     "Run folder, shared by all workers; created if missing.",
@@ -53,6 +54,7 @@ GPUS = FLAGS.bool(
 def run() -> dict | None:
     """Trains; returns the result of the run on the chief."""
     from dc_tf import experiment as experiment_lib
+    from dc_tf.curation import start
     from dc_tf.run_dir import RunDir
     from dc_tf.training import run as training
 
@@ -70,4 +72,7 @@ def run() -> dict | None:
             "--workers, --gpus and --measure are for --dry_run; workers come from TF_CONFIG."
         )
     result = training.train(experiment, WORKDIR.value, on_log=native_log.send_to)
-    return result and Result(result, path=RunDir(WORKDIR.value).result)
+    if not result:
+        return None
+    start.write_run_table(WORKDIR.value)
+    return Result(result, path=RunDir(WORKDIR.value).result)

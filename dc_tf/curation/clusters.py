@@ -1,21 +1,24 @@
-"""Opens what a report is about: a clustering with its data set, and what it is compared with.
+"""Opens a clustering with its data set: of a round of a run, or of `dc_tf kmeans`.
 
-    shown = of_run("/runs/mine")                  # its last round
-    shown.flat([7, 0]), shown.title(12)           # cluster numbers of rows; "3.2"
-    shown = of_kmeans("CLUSTERS", data="/data/mine")
+    clustering = open_clustering(run="/runs/mine")                 # the last round
+    clustering = open_clustering(clusters="CLUSTERS", data="/data/mine")
+    clustering.flat([7, 0]), clustering.distance, clustering.title(12)
 
-A cluster of a report is a sub-cluster of a cluster, where a clustering has two levels. It is
-numbered `cluster * sub_clusters + sub`.
+A cluster, in all of `curation` and `report`, is a sub-cluster of a cluster where a clustering has
+two levels. It is numbered `cluster * sub_clusters + sub`, and its title is "CLUSTER.SUB".
 """
 
 import dataclasses
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
 from dc_tf import experiment
 from dc_tf.atomic import read_json
 from dc_tf.clustering.assignments import Assignments
+from dc_tf.clustering.cluster_model import ClusterModel
+from dc_tf.clustering.kept_clustering import kept_rounds
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.clusters import clusterings
@@ -34,7 +37,10 @@ class Clustering:
         dataset: Dataset.
         cluster, sub: (N,) integers.
         clusters, sub_clusters: how many; sub_clusters is 1 for one level.
-        distance: (N,) float32, of each row to its centroid; None where it is not known.
+        distance: (N,) float32, of each row to its centroid; None where it is not known: in rounds
+            of a run of which nothing is kept, and of k-means until `with_distances`.
+        ratio: (N,) float32, `distance` over the distance to the nearest other centroid of the same
+            level; None where it is not known.
         centroids: (clusters * sub_clusters, d) float32, or None.
         stage, round: index of the stage of a run and of the round in it; None for k-means.
     """
@@ -47,6 +53,7 @@ class Clustering:
     clusters: int
     sub_clusters: int
     distance: np.ndarray | None = None
+    ratio: np.ndarray | None = None
     centroids: np.ndarray | None = None
     stage: int | None = None
     round: int | None = None
@@ -60,7 +67,7 @@ class Clustering:
         """(n,) int64 cluster of each row; `rows` are (n,) row ids or a slice."""
         return np.asarray(self.cluster[rows], np.int64) * self.sub_clusters + self.sub[rows]
 
-    def blocks(self):
+    def blocks(self) -> Iterator:
         """Yields (first row, (n,) clusters of the block's rows, their (n,) distances or None)."""
         for first in range(0, self.dataset.rows, BLOCK):
             rows = slice(first, min(first + BLOCK, self.dataset.rows))
@@ -102,6 +109,38 @@ class Run:
         return self.experiment.stages[stage].name
 
 
+def open_clustering(
+    run=None, clusters=None, data=None, stage: str = "", round_index: int | None = None
+) -> Clustering:
+    """Opens what the flags --run, --stage and --round, or --clusters and --data mean.
+
+    Args:
+        run: run folder.
+        clusters: output folder of `dc_tf kmeans`.
+        data: data set; with `run` only where it was moved.
+        stage, round_index: of a run, as in `of_run`.
+
+    Raises:
+        ConfigError: not one of `run` and `clusters`, no data set, or the run has no clustering.
+        DataError: a file is corrupt, or of another data set.
+    """
+    if (run is None) == (clusters is None):
+        raise ConfigError("give --run=RUN, or --clusters=CLUSTERS with --data=DATA.")
+    if run is not None:
+        shown = of_run(os.fspath(run), data and os.fspath(data), stage, round_index).shown
+        if shown is None:
+            raise ConfigError(
+                f"--run={run} has no clustering yet; wait for its first stage with clusters, or "
+                "cluster the output of `dc_tf embed` with `dc_tf kmeans`."
+            )
+        return shown
+    if stage or round_index is not None:
+        raise ConfigError("--stage and --round are of a run; --clusters has one clustering.")
+    if data is None:
+        raise ConfigError("--clusters needs the data set that was embedded; give --data=DATA.")
+    return of_kmeans(os.fspath(clusters), Dataset.open(data))
+
+
 def of_run(path: str, data: str | None = None, stage: str = "", round_index=None) -> Run:
     """Opens a run and one of its clusterings.
 
@@ -139,6 +178,7 @@ def open_round(run: Run, chosen) -> Clustering:
             f"{run.folder.path} has clustered {len(assignments.cluster)} images, but the data set "
             f"{run.dataset.path} has {run.dataset.rows}; give the data set of the run as --data."
         )
+    distance, ratio = _kept_nearness(run, chosen)
     return Clustering(
         name=f"{run.stage_name(chosen.stage)}, round {chosen.round}",
         path=run.folder.path,
@@ -149,7 +189,24 @@ def open_round(run: Run, chosen) -> Clustering:
         sub_clusters=assignments.sub_clusters,
         stage=chosen.stage,
         round=chosen.round,
+        distance=distance,
+        ratio=ratio,
     )
+
+
+def with_distances(clustering: Clustering) -> Clustering:
+    """The same with distances, where they can be had; measures those of `dc_tf kmeans` once.
+
+    Raises:
+        DataError: the files that were clustered have changed or are gone.
+        Preempted: after Ctrl-C; what was measured is kept.
+    """
+    if clustering.distance is not None or clustering.stage is not None:
+        return clustering
+    from dc_tf.curation.kmeans_nearness import measure
+
+    nearness = measure(clustering)
+    return dataclasses.replace(clustering, distance=nearness[:, 0], ratio=nearness[:, 1])
 
 
 def of_kmeans(path: str, dataset: Dataset) -> Clustering:
@@ -191,6 +248,15 @@ def of_either(path: str, dataset: Dataset) -> Clustering:
     if recorded.get("fingerprint") not in (None, dataset.fingerprint()):
         raise ConfigError(f"--compare={path} was trained on other images than {dataset.path}.")
     return dataclasses.replace(run.shown, name=name)
+
+
+def _kept_nearness(run, chosen):
+    """(N,) distances and ratios of a round, or None for each where the run has not kept them."""
+    kept = kept_rounds(run.folder.clusterings)
+    if (chosen.stage, chosen.round) not in kept:
+        return None, None
+    nearness = ClusterModel.load(kept[chosen.stage, chosen.round]).nearness()
+    return (None, None) if nearness is None else (nearness[:, 0], nearness[:, 1])
 
 
 def _count(settings, found):

@@ -20,6 +20,7 @@ from dc_tf.clustering.store.points import Subset
 from dc_tf.clustering.store.whitening import Moments, Whitening
 from dc_tf.curation.feature_files import Features
 from dc_tf.curation.neighbours import checked_finite, unit
+from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError
 from dc_tf.progress import Progress
@@ -83,7 +84,7 @@ class Directions:
         return np.dtype(np.float32)
 
     @property
-    def dataset(self):
+    def dataset(self) -> Dataset | None:
         return self.features.dataset
 
     @property

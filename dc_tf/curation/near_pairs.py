@@ -9,6 +9,7 @@ connect the same rows.
 """
 
 import collections
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +24,9 @@ _MANY = 10_000  # pairs that are worth reducing
 
 
 @exact_float32()
-def near_pairs(features, clusters, threshold, first=0, stop=None, others=None, progress=None):
+def near_pairs(
+    features, clusters, threshold, first=0, stop=None, others=None, progress=None
+) -> Iterator:
     """Yields (first, second) int64 row ids of near pairs, or of pairs that connect the same rows.
 
     Args:

@@ -9,6 +9,7 @@ exact in float32, on all cores.
 
 import logging
 import typing
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -86,7 +87,7 @@ def without_row(found, own, count) -> Neighbours:
     return Neighbours(*(np.take_along_axis(array, order, 1) for array in found))
 
 
-def unit_blocks(features, start=0, stop=None):
+def unit_blocks(features, start=0, stop=None) -> Iterator:
     """Yields (first row, (n, dim) float32 block of rows scaled to length 1), in order.
 
     Raises:

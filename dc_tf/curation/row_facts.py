@@ -12,6 +12,7 @@ import functools
 import hashlib
 import io
 import os
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -71,7 +72,7 @@ class RowFacts:
                     _write_block(folder, start, stop, function, workers, progress)
         return cls(folder, dataset.rows)
 
-    def blocks(self):
+    def blocks(self) -> Iterator:
         """Yields (first row, (n,) FACTS), in order."""
         for number, block in enumerate(self._blocks):
             yield number * _BLOCK_ROWS, block
@@ -91,7 +92,7 @@ class RowFacts:
         found = [start + np.flatnonzero(block["width"] == 0) for start, block in self.blocks()]
         return np.concatenate([np.empty(0, np.int64), *found])
 
-    def equal_rows(self, column="pixels"):
+    def equal_rows(self, column="pixels") -> Iterator:
         """Yields (first, other) int64 arrays: each row beside the lowest row that it equals.
 
         Digests are sorted a part at a time, so memory does not depend on the number of rows.

@@ -24,6 +24,7 @@ from dc_tf.data.inspection import examples_of, paste_tiles, tile
 from dc_tf.data.storage.metadata import text
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError
+from dc_tf.paths import expand
 
 EXACT_ROWS = 1_000_000  # compared one by one; more through an inverted file
 COLUMNS = {
@@ -120,6 +121,7 @@ def search_and_write(
     Raises:
         ConfigError, DataError, Preempted: as of `search` and `open_features`.
     """
+    output, sheet = (path and expand(path) for path in (output, sheet))
     if output is not None:
         check_table_path(output)
     if sheet is not None:
@@ -154,7 +156,7 @@ def _read_query(features, given):
     if not str(given).isdecimal():
         from dc_tf.curation.network import read_image  # which imports TensorFlow
 
-        return Query(str(given), image=read_image(os.path.expanduser(str(given))))
+        return Query(str(given), image=read_image(expand(str(given))))
     row = int(given)
     if row >= features.rows:
         raise ConfigError(

@@ -12,8 +12,10 @@ import os
 
 from dc_tf import atomic
 from dc_tf.errors import ConfigError
+from dc_tf.paths import check_file
 
 ENDINGS = (".parquet", ".csv", ".json")
+_SEPARATOR = "; "  # of several values in a cell of CSV
 
 
 def check_table_path(path, setting="--output", endings=ENDINGS) -> None:
@@ -22,14 +24,11 @@ def check_table_path(path, setting="--output", endings=ENDINGS) -> None:
     Raises:
         ConfigError: an unknown ending, or no such folder.
     """
-    atomic.require_mounted(path, setting)
     if os.path.splitext(path)[1].lower() not in endings:
         raise ConfigError(
             f"{setting}={path} has no known ending; use {', '.join(endings[:-1])} or {endings[-1]}."
         )
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise ConfigError(f"{setting}={path} is in a folder that does not exist; make {folder}.")
+    check_file(path, setting)
 
 
 class TableWriter:
@@ -37,22 +36,23 @@ class TableWriter:
 
     Args:
         path: with one of `ENDINGS`.
-        columns: {name: name of an Arrow type, such as "int64", "float32", "bool", "string"}.
+        columns: {name: name of an Arrow type, such as "int64", "float32", "bool", "string"}, or a
+            pyarrow.Schema. A cell with a list has its values with "; " between them in CSV.
     """
 
     def __init__(self, path, columns):
         import pyarrow
 
         self._path = path
-        self._schema = pyarrow.schema(
-            [(name, pyarrow.type_for_alias(kind)) for name, kind in columns.items()]
-        )
+        if isinstance(columns, dict):
+            columns = [(name, pyarrow.type_for_alias(kind)) for name, kind in columns.items()]
+        self._schema = pyarrow.schema(columns)
         self._stack = contextlib.ExitStack()
 
     def __enter__(self):
         staging = self._stack.enter_context(atomic.replacing(self._path))
         ending = os.path.splitext(self._path)[1].lower()
-        open_writer = {".parquet": _parquet, ".csv": _csv, ".json": _JsonWriter}[ending]
+        open_writer = {".parquet": _parquet, ".csv": _CsvWriter, ".json": _JsonWriter}[ending]
         self._writer = self._stack.enter_context(open_writer(staging, self._schema))
         return self
 
@@ -60,10 +60,12 @@ class TableWriter:
         return self._stack.__exit__(*error)
 
     def write(self, batch) -> None:
-        """Adds rows: {name: array or list of n values} of all columns."""
+        """Adds rows: {name: array or list of n values} of all columns, or a pyarrow.Table."""
         import pyarrow
 
-        self._writer.write_table(pyarrow.table(dict(batch), schema=self._schema))
+        if not isinstance(batch, pyarrow.Table):
+            batch = pyarrow.table(dict(batch), schema=self._schema)
+        self._writer.write_table(batch)
 
 
 def _parquet(path, schema):
@@ -72,10 +74,36 @@ def _parquet(path, schema):
     return pyarrow.parquet.ParquetWriter(path, schema, compression="zstd")
 
 
-def _csv(path, schema):
-    import pyarrow.csv
+class _CsvWriter:
+    """CSV, which has no lists."""
 
-    return pyarrow.csv.CSVWriter(path, schema)
+    def __init__(self, path, schema):
+        import pyarrow.csv
+
+        self._file = pyarrow.csv.CSVWriter(path, _without_lists(schema.empty_table()).schema)
+
+    def __enter__(self):
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        return self._file.__exit__(*error)
+
+    def write_table(self, table):
+        self._file.write_table(_without_lists(table))
+
+
+def _without_lists(table):
+    """The table with a text in place of each list."""
+    import pyarrow
+    import pyarrow.compute
+
+    for place, field in enumerate(table.schema):
+        if pyarrow.types.is_list(field.type):
+            lists = table[field.name].cast(pyarrow.list_(pyarrow.string()))
+            texts = pyarrow.compute.binary_join(lists, _SEPARATOR)
+            table = table.set_column(place, field.name, texts)
+    return table
 
 
 class _JsonWriter:

@@ -117,7 +117,7 @@ def convert(
         "max_pixels": max_pixels,
         "drop_duplicates": drop_duplicates,
         "drop_blank": drop_blank,
-        "value_range": value_range,
+        "value_range": value_range and list(value_range),
         "rows_per_shard": rows_per_shard,
     }
     if is_finished(output, job) and not overwrite:

@@ -107,7 +107,7 @@ def contact_sheet(examples, names, path) -> None:
         names: class names, or None.
         path: str.
     """
-    tiles = [tile(row, example, names) for row, example in examples]
+    tiles = [tile(f"row {row}", example, names) for row, example in examples]
     paste_tiles(tiles, _COLUMNS, path)
 
 
@@ -233,7 +233,8 @@ def tile(title, example, names) -> Image.Image:
 def _class_caption(names, example):
     if example is None or example["label"] is None:
         return "no label"
-    return _name(names, example["label"])
+    label = example["label"]
+    return _name(names, label) if names is not None else f"class {label}"
 
 
 def _file_name(example):

@@ -17,6 +17,7 @@ from tensorflow.python.eager import context as tf_context
 
 from dc_tf import kernels
 from dc_tf.distributed.collectives import Collective, Communicator, Link, Solo, all_gather
+from dc_tf.distributed.ports import check_own_port
 from dc_tf.distributed.task import TaskSpec, task_from_environment
 from dc_tf.errors import ConfigError
 
@@ -84,12 +85,13 @@ def connect(within_s: float | None = None) -> Cluster:
         within_s: seconds to wait for the others; None waits as long as TensorFlow does, an hour.
 
     Raises:
-        ConfigError: TF_CONFIG cannot be understood, or this host has fewer GPUs than workers.
+        ConfigError: TF_CONFIG is wrong, this worker's port is in use, or this host has fewer GPUs
+            than workers.
         tf.errors.OpError: not all workers joined in time.
     """
     task = task_from_environment()
-    if not os.environ.get("TF_CONFIG", "").strip():
-        os.environ["TF_CONFIG"] = "{}"  # TensorFlow does not understand an empty one
+    check_own_port(task)
+    os.environ["TF_CONFIG"] = task.tf_config()  # TensorFlow takes fewer forms of it
     gpu = _claim_gpu(task)
     if not gpu:
         _let_idle_threads_sleep()

@@ -23,19 +23,6 @@ def begin() -> tuple[Report, TaskSpec, ConfigError | None]:
 
 def _task() -> tuple[TaskSpec, ConfigError | None]:
     try:
-        task = task_from_environment()
-        _check_addresses(task.addresses)
-        return task, None
+        return task_from_environment(), None
     except ConfigError as error:
         return TaskSpec(), error
-
-
-def _check_addresses(addresses):
-    """Refuses addresses that TensorFlow would reject late or never."""
-    for address in addresses:
-        host, _, port = str(address).rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ConfigError(f"TF_CONFIG has {address!r}, which is not host:port.")
-    twice = sorted(address for address in set(addresses) if addresses.count(address) > 1)
-    if twice:
-        raise ConfigError(f"TF_CONFIG has {twice[0]} twice; each worker has an address of its own.")

@@ -12,9 +12,10 @@ import os
 import threading
 import uuid
 
-from dc_tf import atomic
+from dc_tf import atomic, paths
 from dc_tf import experiment as experiment_lib
 from dc_tf.distributed.cluster import connect
+from dc_tf.distributed.ports import check_own_port
 from dc_tf.distributed.rendezvous import PortTaken, Rendezvous, RendezvousFailed
 from dc_tf.doctor import comparison, data, estimate, machine, network
 from dc_tf.doctor.beginning import begin
@@ -97,15 +98,12 @@ class _Checks:
     def with_others(self, stack):
         """Meets the peers, compares facts with them, checks this worker, and runs sums over all."""
         try:
+            check_own_port(self._task)
             rendezvous = stack.enter_context(
                 Rendezvous(self._task.addresses, self._task.rank, self._options.timeout_s)
             )
-        except PortTaken as error:
-            self._report.fail(
-                "port",
-                f"this worker's own {error}",
-                "end the process that has it (two workers with one index?), or change the port",
-            )
+        except (ConfigError, PortTaken) as error:
+            self._report.fail("port", str(error), "free the port, or change it in TF_CONFIG")
             return
         marker = self._leave_marker(stack)
         try:
@@ -214,12 +212,12 @@ class _Checks:
         name = f".doctor-{self._task.rank}-{uuid.uuid4().hex}"
         path = os.path.join(self._run.path, name)
         try:
+            paths.check_folder(self._run.path, "--workdir")
             self._run.create()
             atomic.write_text(path, name)
-        except OSError as error:
-            self._report.fail(
-                "run folder", f"cannot be written: {error}", "let all workers write to --workdir"
-            )
+        except (ConfigError, OSError) as error:
+            text = str(error) if isinstance(error, ConfigError) else f"cannot be written: {error}"
+            self._report.fail("run folder", text, "let all workers write to --workdir")
             return None
         stack.callback(self._remove_marker, path)
         return name

@@ -8,9 +8,9 @@ import dataclasses
 import os
 
 from dc_tf import experiment
-from dc_tf.errors import ConfigError
 from dc_tf.exporting.fold_sobel import FoldedVGG16
 from dc_tf.exporting.metadata import default_short_side, read_metadata
+from dc_tf.exporting.refusal import no_model
 from dc_tf.exporting.saved_model import is_saved_model, restore_trunk
 from dc_tf.exporting.weights import copy_weights, named_weights
 from dc_tf.nn.vgg16 import CONV_LAYERS, VGG16
@@ -52,7 +52,7 @@ def open_model(path: str, compute_dtype="float32", stage="") -> FrozenModel:
         return FrozenModel(path, trunk, read_metadata(path).short_side, compute_dtype)
     if os.path.isfile(RunDir(path).config):
         return _open_run(path, compute_dtype, stage)
-    raise _no_model(path)
+    raise no_model(path)
 
 
 def of_trunk(trunk) -> FrozenModel:
@@ -73,7 +73,7 @@ def network_settings(path: str) -> dict:
     if os.path.isfile(RunDir(path).config):
         model = experiment.load([RunDir(path).config]).model.as_dict()
         return {name: model[name] for name in ("width", "resolution", "fc", "sobel")}
-    raise _no_model(path)
+    raise no_model(path)
 
 
 def random_init(frozen: FrozenModel, seed=0) -> FrozenModel:
@@ -96,13 +96,6 @@ def at_resolution(frozen: FrozenModel, resolution: int) -> FrozenModel:
             variable.assign(weights[layer][name])
     short_side = default_short_side(resolution)
     return dataclasses.replace(frozen, trunk=trunk, short_side=short_side)
-
-
-def _no_model(path):
-    return ConfigError(
-        f"the model {path!r} is neither a SavedModel of 'dc_tf export' nor the folder of a run "
-        "of 'dc_tf train'."
-    )
 
 
 def _open_run(path, compute_dtype, stage):

@@ -13,8 +13,10 @@ import os
 
 from absl import logging
 
+from dc_tf import paths
 from dc_tf.data.storage.files import same_place
 from dc_tf.distributed import heartbeat, stop_request
+from dc_tf.distributed.ports import check_own_port
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError, DataError
 
@@ -101,15 +103,23 @@ def evaluate(
         ConfigError: what cannot work.
         DataError: data or a model that cannot be used.
     """
+    place = task_from_environment()
+    check_own_port(place)
     _check(compute_dtype, plot, train, test)
+    if place.rank == 0:  # The others write nothing, and may not have the folder.
+        for name, path in (("--output", output), ("--plot", plot)):
+            if path:
+                paths.check_file(path, name)
+    for name, path in (("--watch_dir", watch_dir), ("--scratch", scratch)):
+        if path:
+            paths.check_folder(path, name)
     # After what is known to be right, since TensorFlow takes seconds to import.
     from dc_tf.evaluation import run as evaluation
     from dc_tf.evaluation import tasks
 
-    if task_from_environment().rank == 0:  # The others write nothing, and may not have the folder.
-        for name, path in (("output", output), ("plot", plot)):
-            _check_can_be_made(name, path)
     asked = tasks.read(task, config_files, params_override, protocol, seed=seed, scratch=scratch)
+    if workdir := asked.given.get("workdir"):
+        paths.check_folder(paths.expand(workdir), "workdir")
     if plot and asked.task not in tasks.BY_LAYER:
         raise ConfigError(f"--plot is of layers, which only {', '.join(tasks.BY_LAYER)} measure.")
     with _joined(watch_dir, timeout_s) as cluster, heartbeat.slow_operation("evaluation"):
@@ -140,17 +150,6 @@ def _check(compute_dtype, plot, train, test):
     if train and test and same_place(train, test):
         logging.warning(
             "--train and --test are both %s: metrics will be better than on other images.", test
-        )
-
-
-def _check_can_be_made(name, path):
-    """ConfigError if a local file cannot be written: now rather than after the work."""
-    if not path or "://" in path:
-        return
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or os.path.isdir(path):
-        raise ConfigError(
-            f"--{name}={path} cannot be written; use a file in an existing folder that is writable."
         )
 
 

@@ -4,15 +4,17 @@
     write_file(trunk, "mine.keras", "keras")                # for keras.models.load_model
     write_file(trunk, "mine.onnx", "onnx")                  # for onnxruntime, without TensorFlow
 
-The input of the last two is (b, r, r, 3) float32 RGB in [0, 1] at the network's resolution.
+The input of the last two is (b, r, r, 3) RGB at the network's resolution. A Keras model casts it to
+float32; of ONNX it has that type, or uint8 with `input_range="255"`.
 """
 
 import os
 
 import tensorflow as tf
 
-from dc_tf import atomic
+from dc_tf import atomic, paths
 from dc_tf.errors import ConfigError
+from dc_tf.exporting.input_range import AUTO, BYTES, checked_range, of_floats, of_typed
 from dc_tf.exporting.keras_model import keras_model
 from dc_tf.exporting.saved_model import plain_copy
 
@@ -30,17 +32,16 @@ def check_file(output: str, form: str, overwrite: bool) -> None:
         raise ConfigError(
             f"the output is {output!r}; for {form} use a name that ends in {ENDINGS[form]}."
         )
-    if os.path.isdir(output):
-        raise ConfigError(f"the output {output!r} is a folder; name a file.")
+    paths.check_file(output, "--output")
     if os.path.exists(output) and not overwrite:
         raise ConfigError(f"the output {output!r} exists; choose another or give --overwrite.")
-    if not os.path.isdir(os.path.dirname(os.path.abspath(output))):
-        raise ConfigError(f"the folder of {output!r} does not exist; create it first.")
     if form == "onnx":
         _converter()
 
 
-def write_file(trunk, output: str, form: str, sobel="layer", overwrite=False) -> None:
+def write_file(
+    trunk, output: str, form: str, sobel="layer", overwrite=False, input_range=AUTO
+) -> None:
     """Writes the file atomically.
 
     Args:
@@ -49,28 +50,32 @@ def write_file(trunk, output: str, form: str, sobel="layer", overwrite=False) ->
         form: a key of ENDINGS.
         sobel: "layer" or "folded", see `saved_model.export_saved_model`.
         overwrite: whether to replace an existing file.
+        input_range: of the values of images, see `input_range`; not of weights.
 
     Raises:
-        ConfigError: as in `check_file`, or `sobel` does not fit the trunk.
+        ConfigError: as in `check_file`, `input_range` is unknown, or `sobel` does not fit.
     """
+    input_range = checked_range(input_range)
     check_file(output, form, overwrite)
     network = plain_copy(trunk, sobel)
     with atomic.replacing(output, concurrent=True, ending=ENDINGS[form]) as staging:
         if form == "keras_weights":
             network.save_weights(staging)
         elif form == "keras":
-            keras_model(network).save(staging)
+            keras_model(network, input_range).save(staging)
         else:
-            _write_onnx(network, staging)
+            _write_onnx(network, staging, input_range)
 
 
-def _write_onnx(network, path):
+def _write_onnx(network, path, input_range):
     resolution = network.settings["resolution"]
-    spec = [tf.TensorSpec([None, resolution, resolution, 3], tf.float32, name="images")]
+    dtype = tf.uint8 if input_range == BYTES else tf.float32
+    spec = [tf.TensorSpec([None, resolution, resolution, 3], dtype, name="images")]
+    unit_floats = of_typed if dtype == tf.uint8 else of_floats
 
     @tf.function(input_signature=spec, autograph=False)
     def infer(images):
-        return network(images, training=False)
+        return network(unit_floats(images, input_range), training=False)
 
     _converter().convert.from_function(infer, spec, opset=_OPSET, output_path=path)
 

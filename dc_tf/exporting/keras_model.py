@@ -12,25 +12,27 @@ import numpy as np
 
 from dc_tf import keras
 from dc_tf.exporting.fold_sobel import PADDING, FoldedVGG16
+from dc_tf.exporting.input_range import AUTO, of_floats
 from dc_tf.exporting.weights import named_weights
 from dc_tf.nn.batch_norm import EPSILON, RUNNING_MOMENTUM
 from dc_tf.nn.sobel import RGB_MEAN, RGB_STD, sobel_kernel
 from dc_tf.nn.vgg16 import DROPOUT
 
 
-def keras_model(trunk) -> keras.Model:
+def keras_model(trunk, input_range=AUTO) -> keras.Model:
     """A functional model with the weights of a built trunk.
 
-    It maps (b, r, r, 3) float32 RGB in [0, 1] to fc7 before ReLU, (b, fc).
+    It maps (b, r, r, 3) RGB to fc7 before ReLU, (b, fc).
 
     Args:
         trunk: built VGG16 or FoldedVGG16, float32.
+        input_range: of the values of images, see `input_range.of_floats`.
     """
     resolution = trunk.settings["resolution"]
     weights = iter(named_weights(trunk).values())
     settings = []  # (layer, its weights), set after the model is built
     images = keras.layers.Input([resolution, resolution, 3], name="images")
-    x = _stem(trunk, images, settings)
+    x = _stem(trunk, of_floats(images, input_range), settings)
     for b, block in enumerate(trunk.blocks, 1):
         for c in range(1, len(block) + 1):
             x = _convolution(x, f"block{b}_conv{c}", next(weights), settings)

@@ -10,8 +10,9 @@ import os
 import tensorflow as tf
 
 from dc_tf.errors import DataError
+from dc_tf.exporting.input_range import AUTO
+from dc_tf.exporting.refusal import METADATA, no_model
 
-METADATA = "dc_tf.json"
 FORMAT = 1
 
 
@@ -29,6 +30,7 @@ class Metadata:
         format: version of the file's format.
         weights: `weights_digest` of the network; "" if not recorded.
         source: the model's origin, as given by the caller.
+        input_range: of floats, see `input_range`.
     """
 
     settings: dict
@@ -40,13 +42,15 @@ class Metadata:
     format: int = FORMAT
     weights: str = ""
     source: dict = dataclasses.field(default_factory=dict)
+    input_range: str = AUTO
 
 
 def read_metadata(path: str) -> Metadata:
     """Reads `dc_tf.json` of an exported model.
 
     Raises:
-        DataError: the file is missing, corrupt or has another format.
+        ConfigError: the path has no such file, so it is not an exported model.
+        DataError: the file cannot be read, is corrupt or has another format.
     """
     file = os.path.join(path, METADATA)
     try:
@@ -58,10 +62,10 @@ def read_metadata(path: str) -> Metadata:
                 f"{FORMAT}; use the version that exported the model."
             )
         return Metadata(**values)
+    except (tf.errors.NotFoundError, tf.errors.FailedPreconditionError) as error:
+        raise no_model(path) from error
     except tf.errors.OpError as error:
-        raise DataError(
-            f"{path!r} is not a model of 'dc_tf export': {METADATA} cannot be read."
-        ) from error
+        raise DataError(f"{file} cannot be read: {error.message}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} is corrupt: {error!r}; export the model again.") from error
 

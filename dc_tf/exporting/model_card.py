@@ -13,6 +13,8 @@ import re
 import tensorflow as tf
 import yaml
 
+from dc_tf.exporting.input_range import rule
+
 CARD = "README.md"
 
 _LOADING = """\
@@ -20,13 +22,19 @@ _LOADING = """\
 import tensorflow as tf
 
 model = tf.saved_model.load("FOLDER")
-features = model(images)["conv13"]  # RGB, (b, h, w, 3) uint8, or float in [0, 1]
+features = model(images)["conv13"]  # RGB, (b, h, w, 3)
 ```
 
 ```python
 import tensorflow_hub as hub
 
-layer = hub.KerasLayer("FOLDER", trainable=True, output_key="fc7")  # to be fine-tuned
+layer = hub.KerasLayer("FOLDER", trainable=True, output_key="fc7")  # Keras 2, to be fine-tuned
+```
+
+```python
+import keras
+
+layer = keras.layers.TFSMLayer("FOLDER", call_training_endpoint="train")  # Keras 3
 ```
 """
 
@@ -95,10 +103,12 @@ def _about(metadata):
 
 
 def _preprocessing(metadata):
+    accepted = escape(rule(metadata.input_range, typed=True))
     return (
-        f"Preprocessing is inside. Images were shown with the short side at {metadata.short_side} "
-        f"pixels, of which the centre {metadata.settings['resolution']} were cut; other sizes are "
-        "resized to that, without a crop."
+        f"Images are {accepted}; other values are refused. Preprocessing is inside. In training, "
+        f"images had the short side at {metadata.short_side} pixels, of which the centre "
+        f"{metadata.settings['resolution']} were cut; other sizes are resized to that, without a "
+        "crop."
     )
 
 

@@ -3,17 +3,20 @@
     export_saved_model(trunk, "/models/mine", sobel="folded")
 
     model = tf.saved_model.load("/models/mine")                     # requires only TensorFlow
-    features = model(images)["conv13"]                              # uint8, or float in [0, 1]
+    features = model(images)["conv13"]                              # uint8, or floats in [0, 1]
     layer = hub.KerasLayer("/models/mine", trainable=True, output_key="fc7")
 
 The loaded object has `__call__(images, training=False)`, which returns a dict of conv1..conv13
-(maps after ReLU), fc6 (after ReLU) and fc7 (before ReLU); `variables`, `trainable_variables`,
+(maps after ReLU), fc6 (after ReLU) and fc7 (before ReLU); `serve(images)` and `train(images)`, the
+same as endpoints of Keras 3's TFSMLayer; `variables`, `trainable_variables`,
 `regularization_losses` (one callable per trainable variable, in the same order) and `weights` by
 layer and name. Images are (b, h, w, 3) and are resized to the network's resolution (bilinear,
-antialiased, no crop). In training mode batch norm uses the statistics of the caller's batch, and
-fc6 has dropout. The signatures are `serving_default` (uint8) and `serving_float`. In the same
-folder, `dc_tf.json` has the settings, the shapes of the outputs and the versions, and `README.md`
-is the model card.
+antialiased, no crop); values out of range are refused, see `input_range`. In training mode batch
+norm uses the statistics of the caller's batch, and fc6 has dropout. The signatures are
+`serving_default` (uint8) and `serving_float`, and `serving_native` and `serving_native_float` for
+images of the network's resolution, which TFLite and XLA can compile. In the same folder,
+`dc_tf.json` has the settings, the shapes of the outputs and the versions, and `README.md` is the
+model card.
 """
 
 import glob
@@ -25,18 +28,19 @@ import tensorflow as tf
 from absl import logging
 
 import dc_tf
-from dc_tf import atomic
+from dc_tf import atomic, paths
 from dc_tf.data.storage.files import is_local
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.exporting.fold_sobel import FoldedVGG16, fold
+from dc_tf.exporting.input_range import AUTO, checked_range
 from dc_tf.exporting.metadata import Metadata, default_short_side, read_metadata, write_metadata
 from dc_tf.exporting.model_card import write_model_card
+from dc_tf.exporting.saved_object import SavedObject
 from dc_tf.exporting.weights import (
     assign_weights,
     copy_weights,
     flat_weights,
     named_weights,
-    trainable_weights,
     weights_digest,
 )
 from dc_tf.nn.vgg16 import LAYERS, VGG16
@@ -56,6 +60,7 @@ def export_saved_model(
     short_side=None,
     source=None,
     overwrite=False,
+    input_range=AUTO,
 ) -> Metadata:
     """Writes a built trunk as a SavedModel, atomically.
 
@@ -68,10 +73,12 @@ def export_saved_model(
         short_side: short side in pixels before the centre crop; None for 256/224 of the resolution.
         source: JSON-serialisable dict that describes the origin of the model.
         overwrite: whether to replace an existing model.
+        input_range: of floats: "1", as with "auto", for [0, 1], or "255".
 
     Raises:
-        ConfigError: `output` exists, or `sobel` is unknown or does not fit the trunk.
+        ConfigError: `output` exists, a choice is unknown, or `sobel` does not fit the trunk.
     """
+    input_range = checked_range(input_range)
     check_output(output, overwrite)
     model = plain_copy(trunk, sobel)
     metadata = Metadata(
@@ -83,6 +90,7 @@ def export_saved_model(
         versions={"dc_tf": dc_tf.__version__, "tensorflow": tf.__version__},
         weights=weights_digest(model),
         source=source or {},
+        input_range=input_range,
     )
     aside = f"{output.rstrip('/')}.{uuid.uuid4().hex}.writing"
     try:
@@ -104,6 +112,7 @@ def check_output(output: str, overwrite: bool) -> None:
     """
     if not output:
         raise ConfigError("the output is empty; name a folder for the SavedModel.")
+    paths.check_folder(output, "--output")
     _clear_up(output)
     if not tf.io.gfile.exists(output) or _is_empty_folder(output):
         return
@@ -167,82 +176,10 @@ def _output_shapes(model):
 
 
 def _write(model, metadata, path):
-    exported = _Exported(model, metadata.weight_decay)
-    tf.saved_model.save(exported, path, signatures=exported.signatures_to_save())
+    exported = SavedObject(model, metadata.weight_decay, metadata.input_range)
+    tf.saved_model.save(exported, path, signatures=exported.signatures())
     write_metadata(path, metadata)
     write_model_card(path, metadata)
-
-
-class _Exported(tf.train.Checkpoint):
-    """The saved object.
-
-    It has variables and functions only, no Keras layers, so loading requires neither Keras nor this
-    package.
-    """
-
-    def __init__(self, model, weight_decay):
-        super().__init__()
-        weights = named_weights(model)
-        self.weights = weights
-        self.variables = flat_weights(weights)
-        self.trainable_variables = trainable_weights(weights)
-        self.regularization_losses = [
-            _decay(variable, weight_decay) for variable in self.trainable_variables
-        ]
-        resolution = model.settings["resolution"]
-
-        @tf.function(input_signature=_image_spec(tf.float32, ()), autograph=False)
-        def infer(images):
-            return model(_fit(images, resolution), training=False)
-
-        @tf.function(input_signature=_image_spec(tf.float32, ()), autograph=False)
-        def train(images):
-            return model(_fit(images, resolution), training=True)
-
-        @tf.function(autograph=False)
-        def call(images, training=False):
-            if images.dtype == tf.uint8:
-                images = tf.cast(images, tf.float32) / 255
-            return train(images) if training else infer(images)
-
-        for dtype in (tf.uint8, tf.float32):
-            for training in (False, True):
-                call.get_concrete_function(*_image_spec(dtype, ()), training=training)
-        self.__call__ = call
-
-    def signatures_to_save(self):
-        call = self.__call__
-
-        def signature(dtype):
-            serve = tf.function(lambda images: call(images, training=False), autograph=False)
-            return serve.get_concrete_function(*_image_spec(dtype, "images"))
-
-        return {"serving_default": signature(tf.uint8), "serving_float": signature(tf.float32)}
-
-
-def _image_spec(dtype, name):
-    return [tf.TensorSpec([None, None, None, 3], dtype, name=name or "images")]
-
-
-def _fit(images, resolution):
-    """Resizes (b, h, w, 3) images to the network's resolution; unchanged at that size."""
-    size = [resolution, resolution]
-    images = tf.cond(
-        tf.reduce_all(tf.shape(images)[1:3] == size),
-        lambda: images,
-        lambda: tf.image.resize(images, size, antialias=True),
-    )
-    return tf.ensure_shape(images, [None, resolution, resolution, 3])
-
-
-def _decay(variable, weight_decay):
-    """The loss whose gradient is `weight_decay * variable`."""
-
-    @tf.function(input_signature=[], autograph=False)
-    def loss():
-        return weight_decay * tf.nn.l2_loss(variable)
-
-    return loss
 
 
 def _read_weights(reader, weights):

@@ -1,7 +1,7 @@
 """Agreement of clusters with labels and metadata over the rounds: Figure 4.
 
     agreement = Agreement(rows, {"label": labels, "camera": cameras})
-    agreement.add(clustering, "deepercluster 0", tick="0")
+    agreement.add(clustering, "round 0", tick="0")
     agreement.found, agreement.chart()
 
 An image with several values of a column has its rarest one, and a place is a cell of one degree, as
@@ -54,7 +54,7 @@ class Agreement:
         self.columns = {n: columns[n] for n in names[:_COLUMNS] if known[n] >= _LEAST}
         self._before = None
 
-    def add(self, clustering, name, tick=None):
+    def add(self, clustering, name, tick=None) -> None:
         """Adds a clustering, with `tick` as the next round."""
         labels = clustering.flat(self.rows)
         figures = {}
@@ -68,7 +68,7 @@ class Agreement:
             self._before = clustering.stage, labels
         self.found.append(Row(name, tick, clustering.count, figures, previous))
 
-    def chart(self):
+    def chart(self) -> str | None:
         """The figures of the rounds; None with fewer than two rounds."""
         rounds = [row for row in self.found if row.tick is not None]
         if len(rounds) < 2:

@@ -1,6 +1,6 @@
 """Clusters of the features of an untrained network, to stand beside those of a run: Figure 4.
 
-    untrained(run, shown)          # source.Clustering, or None where there are too many images
+    untrained(run, shown)          # a Clustering, or None where there are too many images
 
 They are made as those of the run: fc7, whitened, as many clusters, on one level. All features are
 in memory, so this is for small data sets; for others `dc_tf embed --random_init` and `dc_tf kmeans`
@@ -14,6 +14,7 @@ import numpy as np
 from dc_tf.clustering.job.start import cluster_in_memory
 from dc_tf.clustering.store.points import as_points
 from dc_tf.clustering.store.whitening import Moments, Whitening
+from dc_tf.curation.clusters import Clustering
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.evaluation.frozen.embed import embed_in_memory
 from dc_tf.evaluation.models import open_model, random_init
@@ -24,12 +25,12 @@ _ITERATIONS = 10
 _CACHE_GB = 0.25
 
 
-def untrained(run, shown):
-    """The source.Clustering of an untrained network of the run's shape; None for many images.
+def untrained(run, shown) -> Clustering | None:
+    """The Clustering of an untrained network of the run's shape; None for many images.
 
     Args:
-        run: source.Run.
-        shown: source.Clustering of it, whose number of clusters is made.
+        run: curation.clusters.Run.
+        shown: curation.clusters.Clustering of it, whose number of clusters is made.
     """
     if run.dataset.rows > MOST_ROWS:
         return None

@@ -7,11 +7,11 @@ make(clusters="CLUSTERS", data="/data/mine", output="report.html")
 import os
 
 from dc_tf import atomic
-from dc_tf.curation import clusters as source
+from dc_tf.curation.clusters import of_either, of_kmeans, of_run
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError
 from dc_tf.report import content as content_lib
-from dc_tf.report import evaluations, page
+from dc_tf.report import copies, evaluations, page
 from dc_tf.report.about import warnings_of
 
 
@@ -25,6 +25,7 @@ def make(
     compare=(),
     random_init: bool = False,
     evaluation_files=(),
+    duplicates: str | None = None,
     sheets: int = 120,
     max_rows: int = 100_000,
     max_mb: float = page.CAP_MB,
@@ -42,6 +43,7 @@ def make(
         random_init: compare with clusters of an untrained network, if there are no more than
             `baseline.MOST_ROWS` images.
         evaluation_files: JSON results besides those in the folder of the run.
+        duplicates: table of groups of near-duplicates with the columns `row` and `group`, or None.
         sheets: number of clusters whose images are shown.
         max_rows: images whose metadata is read.
         max_mb: size of the file.
@@ -56,11 +58,12 @@ def make(
     """
     _check_source(run, clusters, data)
     _check_output(output, max_mb, overwrite)
-    opened = None if run is None else source.of_run(run, data, stage, round_index)
+    opened = None if run is None else of_run(run, data, stage, round_index)
     dataset = opened.dataset if opened else Dataset.open(data)
-    shown = opened.shown if opened else source.of_kmeans(clusters, dataset)
-    others = [source.of_either(path, dataset) for path in compare]
+    shown = opened.shown if opened else content_lib.measured(of_kmeans(clusters, dataset))
+    others = [of_either(path, dataset) for path in compare]
     found = evaluations.find(opened and opened.folder.path, evaluation_files)
+    found_copies = copies.read(duplicates, dataset.rows) if duplicates else None
     if random_init and opened and shown:
         others += _untrained(opened, shown)
     parts = content_lib.of_training(opened) if opened else content_lib.of_kmeans(shown)
@@ -78,6 +81,8 @@ def make(
         "evaluations": found,
         "network": content_lib.of_network(opened, stage) if opened else None,
         "warnings": warnings,
+        "copies": found_copies,
+        "copied": content_lib.of_copies(dataset, found_copies),
         **parts,
         **of_clusters,
     }

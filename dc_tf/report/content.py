@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 
 from dc_tf.atomic import read_json
-from dc_tf.curation import clusters as source
+from dc_tf.curation.clusters import Clustering, open_round, with_distances
 from dc_tf.data.storage.reader import CorruptRow, RowReader
 from dc_tf.errors import DataError
 from dc_tf.report import clusters, colours, curves
@@ -24,6 +24,7 @@ from dc_tf.report.agreement import Agreement
 from dc_tf.report.filters import filter_sheets, sobel_sheets
 from dc_tf.report.gallery import Gallery
 from dc_tf.report.tail import Tail
+from dc_tf.report.thumbnails import Thumbnails
 
 COLOURED = 20_000  # images that are decoded for their mean colour
 _PER_CLUSTER = 20  # of them in each cluster
@@ -32,7 +33,7 @@ _CELLS = 1 << 31  # rows x rounds that are read for it
 
 
 def of_training(run) -> dict:
-    """Curves and facts of a source.Run."""
+    """Curves and facts of a curation.clusters.Run."""
     log = curves.Log.read(run.folder.metrics)
     stages = run.experiment.stages
     steps, clustering = curves.seconds(log, [stage.batch_size for stage in stages])
@@ -50,7 +51,7 @@ def of_training(run) -> dict:
 
 
 def of_kmeans(shown) -> dict:
-    """Objective and facts of a source.Clustering of embeddings."""
+    """Objective and facts of a curation.clusters.Clustering of embeddings."""
     made = read_json(os.path.join(shown.path, "clustering.json"))
     return {
         "log": None,
@@ -65,14 +66,23 @@ def of_kmeans(shown) -> dict:
     }
 
 
+def measured(clustering) -> Clustering:
+    """The Clustering of `dc_tf kmeans` with distances, where its features are still there."""
+    try:
+        return with_distances(clustering)
+    except (DataError, OSError) as error:
+        logging.warning("distances to the centroids are not known: %s", error)
+        return clustering
+
+
 def of_clusters(dataset, shown, run, others, sheets: int, max_rows: int) -> tuple:
     """What is shown of clusters.
 
     Args:
         dataset: Dataset.
-        shown: source.Clustering, or None for a run without one.
-        run: source.Run, or None.
-        others: list of source.Clustering to compare with.
+        shown: curation.clusters.Clustering, or None for a run without one.
+        run: curation.clusters.Run, or None.
+        others: list of curation.clusters.Clustering to compare with.
         sheets: number of clusters whose images are shown.
         max_rows: images whose metadata is read.
 
@@ -101,8 +111,17 @@ def of_clusters(dataset, shown, run, others, sheets: int, max_rows: int) -> tupl
     return sample, read, parts
 
 
+def of_copies(dataset, copies) -> list:
+    """[(size, [Picture])] of the groups of a copies.Copies; [] without one."""
+    if copies is None:
+        return []
+    pictures = Thumbnails(dataset)
+    pictures.load([row for group in copies.groups for row in group.rows], "near-duplicates")
+    return [(group.size, [pictures[row] for row in group.rows]) for group in copies.groups]
+
+
 def of_network(run, stage: str) -> dict:
-    """Two images as the network of a source.Run sees them, and the filters of conv1."""
+    """Two images as the network of a curation.clusters.Run sees them, and the filters of conv1."""
     sobel, images = run.experiment.model.sobel, []
     reader = RowReader(run.dataset)
     for row in (run.dataset.rows // 3, 2 * run.dataset.rows // 3) if sobel else ():
@@ -141,9 +160,11 @@ def _compared(shown, run, others, sample, read, own):
     rounds = _some_rounds(run, shown.dataset.rows) if run else []
     one_stage = len({one.stage for one in rounds}) == 1
     for one in rounds:
-        clustering = source.open_round(run, one)
-        tick = str(one.round) if one_stage else f"{one.stage}.{one.round}"
-        agreement.add(clustering, f"{run.stage_name(one.stage)} {one.round}", tick)
+        clustering = open_round(run, one)
+        name, tick = f"round {one.round}", str(one.round)
+        if not one_stage:
+            name, tick = f"{run.stage_name(one.stage)}, {name}", f"{one.stage}.{tick}"
+        agreement.add(clustering, name, tick)
         # The first round of a stage clusters features of the network that the stage before left.
         if one.round == 0 and one.stage == shown.stage and one.stage and shown.round:
             add_colours(clustering, f"features of {run.stage_name(one.stage - 1)}")

@@ -8,12 +8,14 @@ come first, then the largest of the others.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
 from dc_tf.report import map as map_lib
 from dc_tf.report import outliers as outliers_lib
 from dc_tf.report import sample
+from dc_tf.report.centroids import centroids_of
 from dc_tf.report.clusters import Cluster
 from dc_tf.report.colours import hex_of, hue_order
 from dc_tf.report.thumbnails import Thumbnails
@@ -62,7 +64,7 @@ class Gallery:
         looked_at: number of clusters that were looked at.
 
     Args:
-        clustering: source.Clustering.
+        clustering: curation.clusters.Clustering.
         described: list of Cluster.
         groups: of `clusters.select`.
         figures: of `clusters.distance_figures`, or None.
@@ -145,11 +147,9 @@ class Gallery:
         return Card(one, nearest, random, groups, fill, hue)
 
     def _map(self, clustering, described):
-        if clustering.centroids is None:
-            return None
         columns = {name: None for one in described for name in one.dominant}
         columns = sorted(columns, key=lambda name: (name != "label", name))[:_MAP_COLUMNS]
-        return map_lib.make(described, clustering.centroids, columns)
+        return map_lib.make(described, functools.partial(centroids_of, clustering), columns)
 
 
 def _chosen(described, groups, sheets):

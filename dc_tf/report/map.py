@@ -57,20 +57,21 @@ class Map:
     left_out: int
 
 
-def make(clusters: list[Cluster], centroids, columns) -> Map | None:
-    """The map of some clusters; None with fewer than three.
+def make(clusters: list[Cluster], centroids_of, columns) -> Map | None:
+    """The map of some clusters; None with fewer than three, or without centroids.
 
     Args:
         clusters: of `clusters.describe`.
-        centroids: (count, d) of all clusters.
+        centroids_of: function of (n,) cluster numbers to their (n, d) centroids, or None.
         columns: names of the columns to colour by.
     """
     shown = sorted(clusters, key=lambda one: -one.size)[:MOST]
     if len(shown) < 3:
         return None
-    numbers = np.array([one.number for one in shown])
-    places, method = project(np.asarray(centroids[np.sort(numbers)], np.float32))
-    places = places[np.argsort(np.argsort(numbers))]
+    centroids = centroids_of(np.array([one.number for one in shown]))
+    if centroids is None:
+        return None
+    places, method = project(centroids)
     legends = {column: _legend(shown, column) for column in columns}
     largest = math.sqrt(shown[0].size)
     dots = [

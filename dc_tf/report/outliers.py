@@ -12,7 +12,7 @@ def farthest(clustering, figures, count: int) -> list[tuple[int, int, float]]:
     """The rows that are farthest from their centroid, in one pass over all rows.
 
     Args:
-        clustering: source.Clustering with distances.
+        clustering: curation.clusters.Clustering with distances.
         figures: (count, 2) of `clusters.distance_figures`.
         count: at most so many rows.
 

@@ -8,6 +8,7 @@ is members of some clusters, for figures of these clusters. A pass holds one blo
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def choose(clustering, sizes, max_rows: int, seed=0) -> Sample:
     """The rows to read of a Clustering.
 
     Args:
-        clustering: source.Clustering.
+        clustering: curation.clusters.Clustering.
         sizes: (count,) rows of each cluster.
         max_rows: largest number of rows.
     """
@@ -60,7 +61,7 @@ def spread_only(dataset, max_rows: int) -> Sample:
     return Sample(rows, np.ones(len(rows), bool), none, len(rows) == dataset.rows)
 
 
-def at_random(seed):
+def at_random(seed) -> Callable:
     """A key of `least_of_each` that draws members at random, the same for the same seed."""
 
     def keys(first, flat, distance):
@@ -69,7 +70,7 @@ def at_random(seed):
     return keys
 
 
-def by_distance(first, flat, distance):
+def by_distance(first, flat, distance) -> np.ndarray:
     """A key of `least_of_each` that takes the members nearest to their centroid."""
     return distance
 
@@ -78,7 +79,7 @@ def least_of_each(clustering, clusters, count: int, keys) -> dict[int, np.ndarra
     """The members of each cluster with the least keys, in one pass over all rows.
 
     Args:
-        clustering: source.Clustering.
+        clustering: curation.clusters.Clustering.
         clusters: (c,) int64.
         count: at most so many of each.
         keys: function of a block (first row, (n,) clusters, (n,) distances) to (n,) numbers.

@@ -10,6 +10,7 @@ import concurrent.futures
 import dataclasses
 import io
 import os
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -76,7 +77,7 @@ class Thumbnails:
         return Picture(row, uri, _caption(row, example, self._dataset.class_names))
 
 
-def decoded(dataset, reader, rows, use):
+def decoded(dataset, reader, rows, use) -> Iterator:
     """Yields (row, what `use` makes of its example) in order; None for a corrupt row.
 
     Args:

@@ -89,7 +89,7 @@ class Checkpoints:
         except _DISK_ERRORS as error:
             raise DataError(
                 f"the checkpoint of step {position.global_step} cannot be written to "
-                f"{self._folder}: {error}. Earlier checkpoints are intact; free disk space there "
+                f"{self._folder}: {error}. Earlier checkpoints are intact; make room there "
                 "and restart."
             ) from error
 

@@ -14,9 +14,11 @@ import sys
 from absl import logging
 
 from dc_tf import experiment as experiment_lib
+from dc_tf import paths
 from dc_tf.atomic import locked, read_json, write_json, write_text
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed import stop_request
+from dc_tf.distributed.ports import check_own_port
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.planning.stages import plan_stages
@@ -45,6 +47,10 @@ def train(experiment, workdir, on_log=None) -> dict | None:
     """
     folder = RunDir(workdir)
     task = task_from_environment()
+    check_own_port(task)
+    paths.check_folder(folder.path, "--workdir")
+    if os.environ.get("DC_TF_SCRATCH"):
+        paths.check_folder(folder.features(task.rank), "DC_TF_SCRATCH")
     if task.size == 1:
         _check_sizes(experiment, task.size)
     # Imported after the checks that do not need TensorFlow, which takes seconds to import.
@@ -99,6 +105,8 @@ def dry_run(experiment, workdir, workers=None, measures=False, gpus=None) -> Dry
     folder = RunDir(workdir)
     task = task_from_environment()
     workers = workers or task.size
+    if measures:
+        check_own_port(task)
     _check_sizes(experiment, workers)
     # From here on with TensorFlow.
     from dc_tf.planning.plan import make_plan
@@ -229,8 +237,9 @@ def _check_same_run(experiment, dataset, run_dir):
     changed = experiment_lib.differences(begun, as_begun(experiment, begun))
     if changed:
         raise ConfigError(
-            f"{run_dir.path} holds a run with other settings ({'; '.join(changed)}); use another "
-            "--workdir, or the settings of that run."
+            f"{run_dir.path} holds a run with other settings ({'; '.join(changed)}); use the "
+            "settings of that run to resume it, or another --workdir. To train on from its weights "
+            f"with new settings, set init_from={run_dir.path} in the new one."
         )
     before = read_json(run_dir.data)["fingerprint"] if os.path.exists(run_dir.data) else None
     if before not in (None, dataset.fingerprint()):

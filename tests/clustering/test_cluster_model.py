@@ -192,6 +192,8 @@ class KeptClusteringTest(tf.test.TestCase):
 
     def test_the_newest_are_kept(self):
         self.keep((0, 3), (1, 0), (1, 1))
+        prune(self.run.clusterings, 5)
+        self.assertLen(kept_rounds(self.run.clusterings), 3)
         prune(self.run.clusterings, 2)
         self.assertEqual(list(kept_rounds(self.run.clusterings)), [(1, 0), (1, 1)])
         self.assertEqual(os.listdir(self.run.clustering(0, 3)), [])

@@ -301,11 +301,15 @@ class WorkersTest(tf.test.TestCase):
                 self.assertAllEqual(found, 2 * counts)
 
     def test_a_bad_row_of_one_worker_is_named_on_all(self):
-        for value in (np.nan, np.inf, 1e30):
+        for value, reason in (
+            (np.nan, "not finite."),
+            (np.inf, "not finite."),
+            (1e30, "too large"),
+        ):
             x = blobs(60, 4, 2)
             x[13, 2] = value
             for message in workers.on_workers(2, error_of_share, x, 2):
-                self.assertIn("row 13 is not finite", message)
+                self.assertIn(f"row 13 is {reason}", message)
 
     def test_rows_of_different_length_are_refused_on_all(self):
         for message in workers.on_workers(2, error_of_dims):
@@ -320,7 +324,11 @@ class ArgumentsTest(tf.test.TestCase, parameterized.TestCase):
         ({"iterations": 2.5}, "iterations=2.5; use a whole number, at least 0"),
         ({"seed": None}, "seed=None; use a whole number"),
         ({"seed": -1}, "seed=-1; use a whole number, at least 0"),
-        ({"tolerance": 1}, "tolerance=1; use a share of the objective, less than 1"),
+        ({"tolerance": 1}, "tolerance=1.0; use a share from 0 to less than 1"),
+        ({"tolerance": np.nan}, "tolerance=nan; use a share"),
+        ({"tolerance": "1e-3"}, "tolerance='1e-3'; use a share"),
+        ({"cache_bytes": -1}, "cache_bytes=-1; use a whole number, at least 0"),
+        ({"memory_bytes": 0}, "memory_bytes=0; use a whole number, at least 1"),
         ({"init": None}, r"init is None; use random, .*or centroids of shape \(3, 4\)"),
         ({"init": np.zeros((2, 4))}, r"init is an array of shape \(2, 4\)"),
         ({"precision": "bfloat16", "backend": "faiss"}, "use backend 'tensorflow', or precision"),
@@ -333,11 +341,18 @@ class ArgumentsTest(tf.test.TestCase, parameterized.TestCase):
         found = kmeans(blobs(50, 4, 3), np.int64(3), iterations=np.uint8(2))
         self.assertAllEqual(found.centroids, kmeans(blobs(50, 4, 3), 3, iterations=2).centroids)
 
-    def test_rows_too_small_to_be_squared_are_refused(self):
-        with self.assertRaisesRegex(DataError, "no component is above .*e-20.*multiply the rows"):
-            kmeans(blobs(50, 4, 3) * np.float32(1e-20), 3)
-        kmeans(blobs(50, 4, 3) * np.float32(1e-15), 3)
-        kmeans(np.zeros((50, 4), np.float32), 3)
+    def test_rows_too_small_or_too_large_to_be_squared_are_refused_alike(self):
+        x = blobs(50, 4, 3).astype(np.float64)
+        advice = "multiply the rows by a constant, or scale each to length 1"
+        for size in (1e-20, 1e-300):  # the second is 0 in float32
+            for rows in (x * size, (x * size).astype(np.float32)) if size > 1e-38 else (x * size,):
+                with self.assertRaisesRegex(DataError, f"the largest component .* is .*; {advice}"):
+                    kmeans(rows, 3)
+        for size in (1e20, 1e300):  # the second is infinite in float32
+            with self.assertRaisesRegex(DataError, f"row . is too large to be .*; {advice}"):
+                kmeans(x * size, 3)
+        for size in (1e-15, 1e15, 0.0):
+            kmeans(x * size, 3)
 
 
 class DegenerateTest(tf.test.TestCase):

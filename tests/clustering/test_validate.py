@@ -87,7 +87,21 @@ class InspectionTest(tf.test.TestCase):
         for dtype in (np.float32, np.float64):
             x = self.x.astype(dtype)
             x[4] = 1e20
-            self.assertRegex(self.refusal(self.save(x)), "row 4 of .* too large.*scale")
+            message = self.refusal(self.save(x))
+            self.assertRegex(message, "row 4 of .* too large to be squared.*multiply the rows")
+            self.assertEqual(len(validate(self.save(x), Solo(), any_size=True)), 16)
+
+    def test_rows_that_are_all_too_small_are_refused(self):
+        for dtype, size in ((np.float32, 1e-30), (np.float64, 1e-30), (np.float64, 1e-300)):
+            x = (self.x.astype(np.float64) * size).astype(dtype)
+            message = self.refusal(self.save(x))
+            self.assertRegex(
+                message, "the largest component .* too small to be squared.*multiply the rows"
+            )
+            self.assertEqual(len(validate(self.save(x), Solo(), any_size=True)), 16)
+            x[7, 2] = 1e-10
+            validate(self.save(x), Solo())
+        validate(self.save(np.zeros((5, 2))), Solo())
 
     def test_all_workers_name_the_bad_row_of_one(self):
         self.x[80, 0] = np.nan

@@ -200,6 +200,32 @@ class ResultTest(CommandTest):
         distances = ((self.x[:, None] - self.x[None, :K]) ** 2).sum(axis=2)
         self.assertAllEqual(found.assignments, distances.argmin(axis=1))
 
+    def test_no_iterations_assign_any_number_of_rows_to_given_centroids(self):
+        centroids = self.x[[0, 1, 1, 2, 3]]  # one twice
+        init = self.save("init.npy", centroids)
+        rows = self.save("new.npy", self.x[5:8])
+        flags = ["--input=" + rows, "--init=" + init, "--iterations=0"]
+        code, _, err = call(*flags, "--output=" + self.output)
+        self.assertEqual(code, 0, err)
+        found = self.found()
+        self.assertAllEqual(found.centroids, centroids)
+        distances = ((self.x[5:8, None] - centroids[None]) ** 2).sum(axis=2)
+        self.assertAllEqual(found.assignments, distances.argmin(axis=1))
+        self.assertEqual(found.about["settings"]["k"], 5)
+        self.assertEqual(found.about["warnings"], [])
+
+    def test_float64_rows_with_a_large_offset_are_clustered_and_assigned(self):
+        offset = 2.0**27
+        x = self.save("x64.npy", self.x.astype(np.float64) + offset)
+        self.result(input=x, iterations=5)
+        found = self.found()
+        self.assertEqual(found.centroids.dtype, np.float64)
+        distances = np.sum((self.x - (found.centroids - offset)[found.assignments]) ** 2)
+        self.assertAllClose(found.about["objective"][-1], distances, rtol=1e-4)
+        init, again = os.path.join(self.output, "centroids.npy"), self.path("again")
+        self.result(input=x, init=init, iterations=0, output=again)
+        self.assertAllEqual(self.found(again).assignments, found.assignments)
+
     def test_rows_and_centroids_of_length_1(self):
         self.result("--normalize", "--spherical", init="k-means++")
         found = self.found()
@@ -252,6 +278,13 @@ class RefusalTest(CommandTest):
     def test_more_clusters_than_rows(self):
         message = self.refusal(2, k=601)
         self.assertRegex(message, "--k=601 .*x.npy has 600; use --k=600 or less")
+        init = self.save("init.npy", np.concatenate([self.x, self.x]))
+        self.assertRegex(self.refusal(2, k=1200, init=init), "--k=1200 .*--iterations=0")
+
+    def test_no_number_of_clusters(self):
+        found, _, err = call("--input=" + self.input, "--output=" + self.output)
+        self.assertEqual(found, 2)
+        self.assertIn("--k is missing; give the number of clusters, or centroids", err)
 
     def test_files_that_cannot_be_used(self):
         missing = self.refusal(2, input=self.path("y*.npy"))
@@ -273,6 +306,17 @@ class RefusalTest(CommandTest):
             self.assertRegex(message, "row 17 of .*bad.npy is not finite")
         self.assertFalse(os.path.exists(self.output))
 
+    def test_rows_that_float32_cannot_square_or_tell_apart(self):
+        for size, reason in ((1e-30, "too small"), (1e-300, "too small"), (1e30, "too large")):
+            x = self.save("sized.npy", self.x.astype(np.float64) * size)
+            self.assertRegex(self.refusal(2, input=x), f"{reason} to be squared in float32")
+            self.result("--normalize", input=x, output=self.path(f"scaled-{size}"))
+        x = self.save("far.npy", 1e-12 + 1e-21 * self.x.astype(np.float64))
+        self.assertRegex(self.refusal(2, input=x), "too small to be squared in float32")
+        x = self.save("far.npy", 1e8 + self.x.astype(np.float64))
+        self.assertRegex(self.refusal(2, "--spherical", input=x), "leave out --spherical")
+        self.assertFalse(os.path.exists(self.output))
+
     def test_settings_that_cannot_work(self):
         for flag, expected in {
             "--k=0": "--k",
@@ -283,6 +327,16 @@ class RefusalTest(CommandTest):
             "--init=kmeans++": "k-means",
             "--init=/none.npy": "/none.npy cannot be read",
             "--output=": "--output is empty",
+            "--cache_gb=inf": "--cache_gb=inf; use a number from 0 to 1e+09.",
+            "--cache_gb=nan": "--cache_gb=nan; use",
+            "--cache_gb=-1": "--cache_gb",
+            "--save_every_s=nan": "--save_every_s=nan; use",
+            "--save_every_s=inf": "--save_every_s=inf; use",
+            "--timeout_s=1e300": "--timeout_s=1e+300; use",
+            "--tolerance=nan": "--tolerance=nan; use a share",
+            "--tolerance=-inf": "--tolerance=-inf; use a share",
+            f"--k={10**30}": f"--k={10**30}; use a whole number, from 1 to 2147483647",
+            f"--iterations={10**30}": "use a whole number, from 0 to 2147483647",
         }.items():
             self.assertIn(expected, self.refusal(2, flag))
         both = self.refusal(2, backend="faiss", precision="bfloat16")
@@ -295,7 +349,9 @@ class RefusalTest(CommandTest):
         self.assertRegex(self.refusal(2, init=bad), "bad.npy has values that are not finite")
 
     def test_an_output_that_cannot_be_written(self):
-        self.assertRegex(self.refusal(2, output=self.path("x.npy/out")), "cannot be written: Not a")
+        self.assertRegex(
+            self.refusal(2, output=self.path("x.npy/out")), "cannot be written: .* is a file"
+        )
         self.assertRegex(self.refusal(2, output="/proc/out"), "/proc/out cannot be written")
         full = mock.patch.object(shutil, "disk_usage", return_value=mock.Mock(free=1000))
         with full:

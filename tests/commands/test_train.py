@@ -52,7 +52,8 @@ class TrainTest(tf.test.TestCase):
         settings = runs.settings(self.data)
         workdir = runs.finished(self.folder, settings, self.data)
         message = self.refused({**settings, "seed": 5}, workdir)
-        self.assertRegex(message, r"other settings \(seed: 0, 5\); use another --workdir")
+        self.assertRegex(message, r"other settings \(seed: 0, 5\); use the settings of that")
+        self.assertRegex(message, "or another --workdir.* set init_from=.* in the new one.$")
         other = runs.make_data(tempfile.mkdtemp(dir=self.folder), images=41)
         message = self.refused(runs.settings(other), workdir)
         self.assertRegex(message, r"another data set \(40 rows, sha256.*41 rows")
@@ -66,7 +67,7 @@ class TrainTest(tf.test.TestCase):
         message = self.refused(
             {**settings, "init_from": runs.finished(self.folder, other, self.data)}
         )
-        self.assertRegex(message, "model.fc = 8, here it is 16")
+        self.assertRegex(message, "model.fc = 8, this experiment has 16")
 
     def test_stages_are_read_from_files_that_exist(self):
         workdir = os.path.join(self.folder, "none")

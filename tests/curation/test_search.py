@@ -260,7 +260,11 @@ class CommandTest(tf.test.TestCase):
             (ConfigError, "--whiten=-1", {"queries": ["1"], "features": bare, "whiten": -1}),
             (ConfigError, "use .parquet, .csv or .json", {"queries": ["1"], "output": "x.txt"}),
             (ConfigError, "--sheet=x.gif .*use .jpg", {"queries": ["1"], "sheet": "x.gif"}),
-            (ConfigError, "make /nowhere", {"queries": ["1"], "output": "/nowhere/x.csv"}),
+            (
+                ConfigError,
+                "/nowhere does not exist",
+                {"queries": ["1"], "output": "/nowhere/x.csv"},
+            ),
             (ConfigError, "give --run=RUN", {"queries": ["1"]}),
         ):
             with self.assertRaisesRegex(kind, message):

@@ -2,11 +2,12 @@
 
 import json
 import os
+from unittest import mock
 
 import numpy as np
 import pictures
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from dc_tf.data.inspection import as_text, contact_sheet, examples, inspect
 from dc_tf.data.storage.manifest import Dataset
@@ -65,13 +66,27 @@ class InspectionTest(tf.test.TestCase):
         self.assertEqual(report["sample"]["corrupt"], 10)
         self.assertIn("10 of them corrupt", as_text(report))
 
+    def test_a_sheet_names_row_class_and_file_of_each_image(self):
+        example = {"encoded": pictures.encoded(), "label": 1, "source": "dog/rex.jpg"}
+        drawn = []
+        with mock.patch.object(
+            ImageDraw.ImageDraw, "text", lambda self, at, line, **_: drawn.append(line)
+        ):
+            path = os.path.join(self.get_temp_dir(), "sheet.png")
+            others = [{**example, "label": None, "source": "long " * 9 + "name.jpg"}, None]
+            contact_sheet(enumerate([example, *others]), ["cat", "dog"], path)
+        self.assertEqual(drawn[:3], ["row 0", "dog", "rex.jpg"])
+        self.assertEqual(drawn[3:5], ["row 1", "no label"])
+        self.assertRegex(drawn[5], "^….*name.jpg$")
+        self.assertEqual(drawn[6], "row 2 corrupt")
+
     def test_a_sheet_shows_the_images_it_can(self):
         dataset = Dataset.open(self.path)
         os.truncate(dataset.shard_path(2), 50)
         path = os.path.join(self.get_temp_dir(), "sheet.png")
         contact_sheet(examples(dataset, 20), dataset.class_names, path)
         with Image.open(path) as sheet:
-            self.assertEqual(sheet.size, (1024, 3 * 142))
+            self.assertEqual(sheet.size, (1024, 3 * 170))
             self.assertGreater(len(sheet.getcolors(1 << 24)), 1000)
 
 

@@ -135,8 +135,8 @@ class DoctorTest(tf.test.TestCase):
         for names, message in [
             (3, "expected the form"),
             (["a:1", "b"], "'b', which is not host:port"),
-            (["a:1", "b:99999"], "'b:99999', which is not host:port"),
-            (["a:1", "a:1"], "has a:1 twice"),
+            (["a:1", "b:99999"], "'b:99999', whose port is not in 1 to 65535"),
+            (["a:1", "a:1"], "has the address a:1 twice"),
         ]:
             task = {"cluster": {"worker": names}, "task": {"type": "worker", "index": 0}}
             code, result, _ = self.doctor(tf_config=json.dumps(task))

@@ -21,7 +21,7 @@ from dc_tf.evaluation.cost import Part, Work
 from dc_tf.evaluation.finetune import task as finetune
 from dc_tf.evaluation.finetune import train as finetune_train
 from dc_tf.evaluation.finetune.step import FineTuner
-from dc_tf.evaluation.frozen import knn, linear_probe, low_shot
+from dc_tf.evaluation.frozen import knn, linear_probe, low_shot, svm
 from dc_tf.evaluation.frozen.features import Extractor
 from dc_tf.evaluation.frozen.probes import Probes
 from dc_tf.evaluation.models import open_model
@@ -201,7 +201,7 @@ class CountsTest(tf.test.TestCase):
         protocol = low_shot.Protocol(shots=(1, 4), draws=3)
         work = low_shot.work(self.frozen, *self.splits, ["conv2", "fc7"], protocol)
         fitted = []
-        with mock.patch.object(low_shot, "classify") as classify:
+        with mock.patch.object(svm, "classify") as classify:
             classify.side_effect = lambda rows, labels, test, cost: (
                 fitted.append(len(rows)) or np.zeros(len(test), int)
             )

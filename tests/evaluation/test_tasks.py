@@ -86,6 +86,14 @@ class TasksTest(tf.test.TestCase):
         self.assertGreater(results["top1_s20"], 0.9)
         self.assertEqual(results["top1"], results["top1_s20"])
 
+    def test_processes_find_the_same_as_one(self):
+        protocol = low_shot.Protocol(shots=(1, 8), draws=2)
+        arguments = self.frozen, *self.splits(), ["conv2", "conv4"], protocol
+        alone = low_shot.evaluate(*arguments)
+        with mock.patch.object(low_shot, "_WORTH_PROCESSES", 0):
+            with mock.patch.object(low_shot, "cores", return_value=2):
+                self.assertEqual(low_shot.evaluate(*arguments), alone)
+
     def test_more_labels_help_where_features_are_noisy(self):
         protocol, splits = low_shot.Protocol(shots=(1, 5, 30), draws=4), self.splits()
         random = np.random.default_rng(0)

@@ -69,6 +69,7 @@ class ModelCardTest(tf.test.TestCase):
                 escape(tf.__version__),
                 "    batch_size: 32",
                 'hub.KerasLayer("FOLDER", trainable=True',
+                escape("uint8, or floats in [0, 1]; other values are refused"),
                 "## Licence",
             ):
                 self.assertIn(text, card)
@@ -80,6 +81,7 @@ class ModelCardTest(tf.test.TestCase):
         other = VGG16(width=1 / 16, resolution=32, fc=16).built_at_resolution()
         other.load_weights(file)
         self.assertEqual(call(*command, "--overwrite", "--format=h5")[0], 2)
+        self.assertEqual(call(*command, "--overwrite", "--input_range=255")[0], 2)
         run, _ = load_trunk(workdir)
         self.assertAllClose(other.fc7.kernel, run.fc7.kernel)
 

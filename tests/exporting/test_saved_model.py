@@ -185,7 +185,7 @@ assert "dc_tf" not in sys.modules
     def test_a_real_kill_leaves_what_was_there_and_the_next_call_finishes(self):
         path = self.exported()
         program = f"""
-from export.test_saved_model import export_saved_model, network
+from exporting.test_saved_model import export_saved_model, network
 export_saved_model(network(seed=1), {path!r}, overwrite=True)
 """
         environment = os.environ | {"PYTHONPATH": f"{workers.REPOSITORY}:{TESTS}:{TESTS}/support"}
@@ -219,7 +219,7 @@ export_saved_model(network(seed=1), {path!r}, overwrite=True)
         path = os.path.join(self.get_temp_dir(), "model")
         with self.assertRaisesRegex(ConfigError, "layer, folded"):
             export_saved_model(self.trunk, path, sobel="fold")
-        with self.assertRaisesRegex(DataError, "dc_tf export"):
+        with self.assertRaisesRegex(ConfigError, "does not exist; use .*dc_tf export"):
             read_metadata(path)
         self.exported()
         file = os.path.join(path, "dc_tf.json")

@@ -264,7 +264,7 @@ class LocalTest(tf.test.TestCase):
         command = [sys.executable, LOCAL, "--workers=0", "--", "train"]
         done = subprocess.run(command, capture_output=True, text=True)
         self.assertEqual(done.returncode, 2)
-        self.assertIn("--workers=0 is too small", done.stderr)
+        self.assertIn("--workers=0; use 1 to 1024", done.stderr)
 
 
 class CoresTest(tf.test.TestCase):

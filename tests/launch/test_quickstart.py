@@ -80,7 +80,7 @@ import quickstart
 sys.executable = sys.argv[2]
 sys.exit(quickstart.main(sys.argv[3:]))
 """
-PHASES = ("generate", "measure", "train", "export", "evaluate")
+PHASES = ("generate", "measure", "train", "export", "evaluate", "report")
 
 
 class StopTest(tf.test.TestCase):
@@ -208,7 +208,9 @@ class StopTest(tf.test.TestCase):
         calls = self.calls()
         names = [call.split()[0] for call in calls]
         self.assertEqual(names[:4], ["generate", "generate", "measure", "train"])
-        self.assertEqual(names[4:], ["export", "evaluate", "evaluate"])  # the same train again
+        self.assertEqual(
+            names[4:], ["export", "evaluate", "evaluate", "report"]
+        )  # the same train again
         self.assertIn("--params_override=seed=3", calls[3])
         self.assertRegex(
             calls[3], r"stages\[0\].epochs=[2-5],stages\[0\].optimizer.drops=\[[1-4]\]"

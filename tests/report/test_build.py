@@ -7,6 +7,7 @@ import tempfile
 
 import clustered
 import numpy as np
+import pytest
 import runs
 import tensorflow as tf
 
@@ -78,7 +79,7 @@ class RunTest(ReportCase):
         for part in ("Loss", "Gradient norm", "Waiting for input", "Purest for label"):
             self.assertIn(part, text)
         for part in (
-            "deepercluster 1 0.558 0.558 0.760 0.558 0.000 1.000",
+            "round 1 0.558 0.558 0.760 0.558 0.000 1.000",
             "Uniform in colour",
             "features of rotnet",
         ):
@@ -113,6 +114,17 @@ class RunTest(ReportCase):
         ):
             with self.assertRaisesRegex(ConfigError, message):
                 make(output=self.output, run=self.run_folder, **asked)
+
+    def test_kept_centroids_give_a_map_the_nearest_images_and_outliers(self):
+        clustered.keep(self.run_folder, 1)
+        document = self.document(run=self.run_folder)
+        self.assertLen([a for a in document.all("circle") if "data-cluster" in a], 6)
+        text = document.text()
+        self.assertEqual(text.count("nearest the centroid"), 6)
+        self.assertIn("Least even", text)
+        self.assertNotIn("Distances to the centroids are not known", text)
+        rows = [p["alt"] for p in document.all("img")]
+        self.assertIn("row 0, photos/0.png, cat", rows)
 
     def test_other_clusterings_of_the_same_images_stand_beside_it(self):
         rows = np.arange(clustered.ROWS)
@@ -290,6 +302,7 @@ class CapTest(ReportCase):
         self.assertIn("4 more clusters are in the figures without a contact sheet", text)
 
 
+@pytest.mark.slow
 class TrainedTest(ReportCase):
     def test_a_trained_run_shows_its_filters_and_an_untrained_network(self):
         _, run = runs.undisturbed(1)
@@ -298,6 +311,7 @@ class TrainedTest(ReportCase):
         self.assertIn("Filters of conv1", text)
         self.assertIn("untrained network", text)
         self.assertIn("horizontal gradient", text)
+        self.assertLen([a for a in document.all("circle") if "data-cluster" in a], 8)
         self.assertIn("steps", text)
         self.assertNotIn("has not finished", text)
 

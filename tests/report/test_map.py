@@ -24,7 +24,7 @@ class MapTest(tf.test.TestCase):
     def test_each_dot_is_at_its_own_centroid(self):
         centroids = np.float32([[0, 0], [9, 9], [10, 0], [9, 9], [5, 0]])
         shown = [cluster(4, 10, "cat"), cluster(0, 30, "dog"), cluster(2, 20, "cat")]
-        made = map_lib.make(shown, centroids, ["label"])
+        made = map_lib.make(shown, centroids.__getitem__, ["label"])
         self.assertEqual([dot.cluster.number for dot in made.dots], [0, 2, 4])
         first, second, middle = (dot.x for dot in made.dots)
         self.assertAlmostEqual(middle, (first + second) / 2, delta=0.2)
@@ -33,14 +33,16 @@ class MapTest(tf.test.TestCase):
         self.assertEqual([dot.classes for dot in made.dots], [[0], [1], [1]])
 
     def test_a_map_needs_three_clusters_and_takes_equal_ones(self):
-        self.assertIsNone(map_lib.make([cluster(0, 1), cluster(1, 1)], np.eye(2), []))
-        made = map_lib.make([cluster(n, 1) for n in range(3)], np.ones((3, 4)), [])
+        self.assertIsNone(map_lib.make([cluster(0, 1), cluster(1, 1)], np.eye(2).__getitem__, []))
+        made = map_lib.make([cluster(n, 1) for n in range(3)], np.ones((3, 4)).__getitem__, [])
         self.assertLen(made.dots, 3)
         self.assertTrue(all(np.isfinite([dot.x, dot.y]).all() for dot in made.dots))
 
     def test_the_smallest_of_many_are_left_out(self):
         many = [cluster(n, 1 + n) for n in range(map_lib.MOST + 5)]
-        made = map_lib.make(many, np.random.default_rng(0).normal(size=(len(many), 3)), [])
+        made = map_lib.make(
+            many, np.random.default_rng(0).normal(size=(len(many), 3)).__getitem__, []
+        )
         self.assertLen(made.dots, map_lib.MOST)
         self.assertEqual(made.left_out, 5)
         self.assertEqual(made.dots[0].cluster.number, len(many) - 1)

@@ -8,7 +8,8 @@ import clustered
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.report import sample, source
+from dc_tf.curation import clusters as source
+from dc_tf.report import sample
 
 
 class SampleTest(tf.test.TestCase):

@@ -3,15 +3,20 @@
 import io
 import json
 import os
+import types
 
 import numpy as np
 from PIL import Image
 
 from dc_tf.atomic import write_json, write_text
-from dc_tf.clustering.assignments import commit, write_block
+from dc_tf.clustering.assignments import Assignments, commit, write_block
+from dc_tf.clustering.kept_clustering import KeptClustering
+from dc_tf.clustering.store.points import as_points
+from dc_tf.clustering.store.whitening import Whitening
 from dc_tf.curation.clusters import Clustering
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.writer import DatasetWriter
+from dc_tf.distributed.collectives import Solo
 from dc_tf.experiment import load, to_yaml
 from dc_tf.run_dir import RunDir
 
@@ -122,6 +127,32 @@ def write_run(path, data, rounds=2, lines=()):
         for line in [*_training(), *lines]:
             file.write(json.dumps(line) + "\n")
     return path
+
+
+def keep(path, number):
+    """Keeps the centroids of a clustering of `write_run`, and distances of the rows to them.
+
+    Row i is at distance i from its centroid, which is 1,000 from the others.
+    """
+    folder = RunDir(path).clustering(1, number)
+    found = Assignments.open(folder)
+    rows, flat = len(found.cluster), found.flat()
+    count = CLUSTERS * SUB_CLUSTERS
+    centroids = 1000 * np.eye(count, count + 1, dtype=np.float32)
+    points = centroids[flat]
+    points[:, count] = np.arange(rows)
+    counts = np.bincount(flat, minlength=count).reshape(CLUSTERS, SUB_CLUSTERS)
+    kept = KeptClustering(folder, Solo(), {"stage": 1, "round": number, "step": 10})
+    kept.write(1, 0, centroids[:CLUSTERS])
+    for index, own in enumerate(np.split(centroids, CLUSTERS)):
+        kept.write(2, index, own)
+    result = types.SimpleNamespace(
+        report={"level2": [{}]}, counts=counts, cluster=found.cluster, sub=found.sub
+    )
+    kept.write_nearness(as_points(points), 0, result)
+    about = {"rows": rows, "sub_clusters": SUB_CLUSTERS, "store_dtype": "float32"}
+    whitening = Whitening(np.zeros(count + 1, np.float32), np.eye(count + 1, dtype=np.float32))
+    kept.commit(about, whitening, counts, lambda prefix: write_text(f"{prefix}.index", "none"))
 
 
 def _training():

@@ -283,7 +283,10 @@ class LoopTest(tf.test.TestCase):
             ({"init_from": folded}, "folded into .*--sobel=layer"),
             ({"init_from": folded, "init_stage": "rotnet"}, "an export, which has no stages"),
             ({"init_from": self.undisturbed, "init_stage": "x"}, "its stages are .*rotnet"),
-            ({"init_from": self.undisturbed, "model": model}, "model.fc = 16, here it is 8"),
+            (
+                {"init_from": self.undisturbed, "model": model},
+                "model.fc = 16, this experiment has 8",
+            ),
         ):
             with self.assertRaisesRegex(ConfigError, message):
                 check_initial(self.load({**self.settings, **changes}))

@@ -15,6 +15,7 @@ import zlib
 import numpy as np
 
 import dc_tf
+from dc_tf.clustering.centring import find_origin
 from dc_tf.clustering.cost.hardware import CORE, P4D
 from dc_tf.clustering.cost.model import Problem, memory_of
 from dc_tf.clustering.job.output import KMeansDir
@@ -44,7 +45,7 @@ class KMeansJob:
         input: as the user gave it, for messages.
         embeddings: all rows.
         output: the folder.
-        init: name of a method, or (k, dim) float32 centroids.
+        init: name of a method, or (k, dim) float32 or float64 centroids.
         settings: JSON-ready dict of what the result depends on, without the values of the rows:
             k, iterations, init, seed, precision, backend, spherical, normalize, tolerance, rows,
             dim, dtype.
@@ -62,14 +63,24 @@ class KMeansJob:
     save_every_s: float
     cache_bytes: int
 
+    @property
+    def only_assigns(self) -> bool:
+        """Whether rows are assigned to given centroids, which stay as they are."""
+        return isinstance(self.init, np.ndarray) and self.settings["iterations"] == 0
+
     def share(self, rank, size) -> Embeddings:
         """The contiguous block of rows of one of `size` workers."""
         own = row_block(self.embeddings.rows, rank, size)
         return self.embeddings.part(own.start, own.stop)
 
+    def rows_of(self, share) -> Embeddings | UnitRows:
+        """The rows that k-means gets of a share of the embeddings."""
+        return UnitRows(share) if self.settings["normalize"] else share
+
     def disk_bytes(self) -> int:
         """Upper bound of what the output takes while it is made: three saves, parts, result."""
-        numbers = 5 * self.embeddings.rows + 4 * self.settings["k"] * self.embeddings.dim
+        copies = 5 if self.embeddings.dtype == np.float64 else 4  # their centroids may be float64
+        numbers = 5 * self.embeddings.rows + copies * self.settings["k"] * self.embeddings.dim
         return 4 * numbers + (1 << 20)
 
 
@@ -91,7 +102,8 @@ def run_job(job, cluster) -> dict:
     if precision.asked == AUTO:
         job = dataclasses.replace(job, settings=job.settings | {"precision": precision.dtype})
     _check_start(job, cluster)
-    settings = {**job.settings, "input_checksum": _validated(own, cluster)}
+    settings = {**job.settings, "input_checksum": _validated(own, job, cluster)}
+    _check_distances(own, job, cluster)
     finished = _begin(job, settings, cluster)
     if finished is not None:
         return finished
@@ -170,13 +182,29 @@ def _check_alike(job, cluster):
         )
 
 
-def _validated(own, cluster) -> str:
+def _validated(own, job, cluster) -> str:
     """Checksum of all rows, each of them checked; ConfigError on all workers for a bad one."""
     total = own.rows * cluster.size  # shares are equal: the chief's shows the progress of all
     shown = Progress(total, "check", enabled=cluster.is_chief)
     with raise_on_all(cluster.world), shown as progress:
         try:
-            return validate(own, cluster.world, lambda rows: progress.update(rows * cluster.size))
+            return validate(
+                own,
+                cluster.world,
+                lambda rows: progress.update(rows * cluster.size),
+                any_size=job.settings["normalize"],
+            )
+        except DataError as error:
+            raise ConfigError(str(error)) from error  # Nothing was started.
+
+
+def _check_distances(own, job, cluster):
+    """ConfigError on all workers for rows whose distances float32 cannot compute."""
+    with raise_on_all(cluster.world):
+        try:
+            find_origin(
+                job.rows_of(own), cluster.world, job.settings["seed"], job.settings["spherical"]
+            )
         except DataError as error:
             raise ConfigError(str(error)) from error  # Nothing was started.
 
@@ -233,7 +261,7 @@ def _cluster_rows(own, job, cluster, clock):
     ) as progress:
         clock.start()
         result = kmeans(
-            UnitRows(own) if job.settings["normalize"] else own,
+            job.rows_of(own),
             job.settings["k"],
             cluster.world,
             job.settings["seed"],
@@ -292,7 +320,7 @@ def _about(job, settings, result, workers, clock) -> dict:
         ],
         "objective": list(result.objective),
         "clusters": clusters,
-        "warnings": size_warnings(result.counts),
+        "warnings": [] if job.only_assigns else size_warnings(result.counts),
         "reseeded": result.reseeded,
         "exchanged_bytes_per_iteration": result.exchanged_bytes,
         "seconds": clock.seconds(),

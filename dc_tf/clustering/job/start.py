@@ -12,51 +12,18 @@ import hashlib
 import os
 import typing
 
-import numpy as np
-
 from dc_tf.atomic import locked
+from dc_tf.clustering.job.checks import Asked, checked_start, checked_values
 from dc_tf.clustering.job.output import KMeansDir
 from dc_tf.clustering.store.embeddings import Embeddings, find_files
-from dc_tf.clustering.store.npy_file import NpyFile
+from dc_tf.distributed.ports import check_own_port
 from dc_tf.distributed.task import TaskSpec, task_from_environment
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.kmeans_options import BACKENDS, INITS, PRECISIONS, KMeansOptions
+from dc_tf.kmeans_options import INITS, KMeansOptions
+from dc_tf.paths import check_folder
 
 if typing.TYPE_CHECKING:
     from dc_tf.clustering.lloyd import KMeansResult
-
-
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """Settings of a clustering of files.
-
-    Attributes:
-        input: a `.npy` file, a pattern, or several with commas between them; or a list of files.
-        output: folder, shared by all workers.
-        k, iterations, seed, precision, backend, spherical, tolerance: as of `kmeans`.
-        init: name of a method, or a `.npy` file with (k, dim) centroids.
-        normalize: scale every row to length 1.
-        overwrite: replace a clustering in the output that is finished or another.
-        save_every_s: seconds between snapshots; 0: every iteration.
-        cache_gb: keep a worker's rows in device memory if they take no more than this.
-        timeout_s: as of `distributed.session.watched`; seconds, 0: no limit.
-    """
-
-    input: str | os.PathLike | list
-    output: str
-    k: int
-    iterations: int = 10
-    init: str = "random"
-    seed: int = 0
-    precision: str = "auto"
-    backend: str = "auto"
-    spherical: bool = False
-    normalize: bool = False
-    tolerance: float = 0.0
-    overwrite: bool = False
-    save_every_s: float = 60.0
-    cache_gb: float = 0.25
-    timeout_s: float = 600.0
 
 
 def prepare(**asked) -> Start:
@@ -66,12 +33,14 @@ def prepare(**asked) -> Start:
         asked: attributes of `Asked`.
 
     Raises:
-        ConfigError: for settings that cannot work, if this is the only worker. One of several
-            raises it on all workers, in `Start.run`.
+        ConfigError: for a value that its setting cannot hold; if this is the only worker, also for
+            settings and files that cannot work. One of several workers raises these on all, in
+            `Start.run`.
     """
-    asked = Asked(**asked)
+    asked = checked_values(Asked(**asked))
     output = KMeansDir(asked.output)
     task = task_from_environment()
+    check_own_port(task)
     job = failure = None
     try:
         job = _checked(asked, output)
@@ -144,22 +113,25 @@ def _lock(output, setting, end):
 
 def _checked(asked, output) -> dict:
     """Attributes of a `KMeansJob`, checked as far as they can be without reading all rows."""
+    check_folder(output.path, "--output")
     paths = _files(asked.input)
-    output.check_inputs(paths if asked.init in INITS else [*paths, asked.init])
+    is_file = asked.init not in INITS
+    if is_file:
+        asked = dataclasses.replace(asked, init=os.path.expanduser(asked.init))
+    output.check_inputs([*paths, asked.init] if is_file else paths)
     embeddings = Embeddings.open(paths)
-    _check_numbers(asked, embeddings.rows)
-    centroids = None if asked.init in INITS else read_centroids(asked.init, asked.k, embeddings.dim)
-    settings = _settings(asked, embeddings, centroids, output)
+    start = checked_start(asked, embeddings.rows, embeddings.dim, asked.input)
+    settings = _settings(asked, start, embeddings, output)
     output.check_settings(settings, asked.overwrite)
     return {
         "input": asked.input,
         "embeddings": embeddings,
         "output": output,
-        "init": asked.init if centroids is None else centroids,
+        "init": start.init,
         "settings": settings,
         "overwrite": asked.overwrite,
         "save_every_s": asked.save_every_s,
-        "cache_bytes": int(asked.cache_gb * 1e9),
+        "cache_bytes": asked.cache_bytes,
     }
 
 
@@ -171,17 +143,17 @@ def names_files(x) -> bool:
 
 def _files(given) -> list[str]:
     if isinstance(given, list | tuple):
-        return [os.fspath(path) for path in given]
+        return [os.path.expanduser(path) for path in given]
     return find_files(os.fspath(given))
 
 
-def _settings(asked, embeddings, centroids, output) -> dict:
+def _settings(asked, start, embeddings, output) -> dict:
     """All that the result depends on, except the values of the rows."""
-    init, precision = asked.init, asked.precision
-    if centroids is not None:  # whatever the path of their file
-        init = f"sha256:{hashlib.sha256(centroids.tobytes()).hexdigest()[:16]}"
+    init, precision = start.init, asked.precision
+    if not isinstance(init, str):  # whatever the path of their file
+        init = f"sha256:{hashlib.sha256(init.tobytes()).hexdigest()[:16]}"
     return {
-        "k": asked.k,
+        "k": start.k,
         "iterations": asked.iterations,
         "init": init,
         "seed": asked.seed,
@@ -196,68 +168,30 @@ def _settings(asked, embeddings, centroids, output) -> dict:
     }
 
 
-def _check_numbers(asked, rows):
-    if not rows:
-        raise DataError(f"{asked.input} has no rows.")
-    if asked.k > rows:
-        raise ConfigError(
-            f"--k={asked.k} clusters need as many rows and {asked.input} has {rows}; use "
-            f"--k={rows} or less."
-        )
-    if not 0 <= asked.tolerance < 1:
-        raise ConfigError(f"--tolerance={asked.tolerance}; use a share from 0 to less than 1.")
-    for name, least in (("k", 1), ("iterations", 0), ("seed", 0)):
-        if getattr(asked, name) < least:
-            raise ConfigError(f"--{name}={getattr(asked, name)}; use at least {least}.")
-    for name, choices in (("precision", PRECISIONS), ("backend", BACKENDS)):
-        if getattr(asked, name) not in choices:
-            raise ConfigError(f"--{name}={getattr(asked, name)}; use {', '.join(choices)}.")
-
-
-def read_centroids(path, k, dim) -> np.ndarray:
-    """(k, dim) float32 of a `.npy` file that --init names.
-
-    Raises:
-        ConfigError, DataError: for another kind of file, another shape, or values not finite.
-    """
-    if not path.endswith(".npy"):
-        raise ConfigError(
-            f"--init={path}; use {', '.join(INITS)}, or a .npy file with (k, dim) centroids."
-        )
-    file = NpyFile.open(path)
-    if (file.rows, file.dim) != (k, dim):
-        raise ConfigError(
-            f"--init={path} has shape {(file.rows, file.dim)}; --k={k} and rows of {dim} need "
-            f"{(k, dim)}."
-        )
-    with np.errstate(over="ignore"):
-        centroids = file.open_rows().read(0, file.rows).astype(np.float32)
-    if not np.isfinite(centroids).all():
-        raise DataError(f"--init={path} has values that are not finite in float32.")
-    return centroids
-
-
-def cluster_in_memory(x, k, seed, normalize, cache_gb, init="random", **options) -> KMeansResult:
+def cluster_in_memory(x, **asked) -> KMeansResult:
     """k-means by this process alone, with the result in memory only.
 
     Args:
         x: (rows, dim) floating array; or files, as `Asked.input`.
-        k, seed: as of `kmeans`.
-        normalize, cache_gb: as of `Asked`.
-        init, options: of `KMeansOptions`; `init` may be a `.npy` file as well.
+        asked: attributes of `Asked`; `init` may also be a (k, dim) array.
 
     Raises:
         ConfigError: for a setting that cannot work.
         DataError: for files that cannot be used, and rows that are not finite.
     """
+    asked = checked_values(Asked(input=x, output="", **asked))
     from dc_tf.clustering.kmeans import kmeans
     from dc_tf.clustering.store.embeddings import UnitRows
     from dc_tf.clustering.store.points import as_points
+    from dc_tf.clustering.validate import validate
+    from dc_tf.distributed.collectives import Solo
 
-    points = as_points(Embeddings.open(_files(x)) if names_files(x) else x)
-    if k > points.rows:
-        raise ConfigError(f"--k={k} clusters need as many rows and there are {points.rows}.")
-    if isinstance(init, str) and init not in INITS:
-        init = read_centroids(init, k, points.dim)
-    options = KMeansOptions(init=init, cache_bytes=int(cache_gb * 1e9), **options)
-    return kmeans(UnitRows(points) if normalize else points, k, seed=seed, options=options)
+    is_files = names_files(x)
+    points = as_points(Embeddings.open(_files(x)) if is_files else x)
+    start = checked_start(asked, points.rows, points.dim, x if is_files else "x")
+    names = ("iterations", "precision", "backend", "spherical", "tolerance", "cache_bytes")
+    if is_files:
+        validate(points, Solo(), any_size=asked.normalize)
+    options = KMeansOptions(init=start.init, **{name: getattr(asked, name) for name in names})
+    rows = UnitRows(points) if asked.normalize else points
+    return kmeans(rows, start.k, seed=asked.seed, options=options)

@@ -143,25 +143,37 @@ class Embeddings:
 
 
 class UnitRows:
-    """Rows of other points, scaled to length 1 as they are read; a row of zeros stays one."""
+    """Rows of other points, scaled to length 1 as they are read; a row of zeros stays one.
+
+    Attributes:
+        rows, dim: of the points.
+        dtype: float64 for points of float64, else float32.
+    """
 
     def __init__(self, points):
         self.rows = points.rows
         self.dim = points.dim
-        self.dtype = np.dtype(np.float32)
+        self.dtype = np.dtype(np.float64 if points.dtype == np.float64 else np.float32)
         self._points = points
 
     def read(self, start, stop) -> np.ndarray:
-        """(stop - start, dim) float32."""
-        return _scaled(self._points.read(start, stop))
+        """(stop - start, dim) of `dtype`."""
+        return self._scaled(self._points.read(start, stop))
 
     def take(self, positions) -> np.ndarray:
-        """(n, dim) float32."""
-        return _scaled(self._points.take(positions))
+        """(n, dim) of `dtype`."""
+        return self._scaled(self._points.take(positions))
 
+    def _scaled(self, rows):
+        rows = rows.astype(self.dtype)
+        with np.errstate(invalid="ignore"):  # reported as a row that is not finite
+            return self._divided(rows)
 
-def _scaled(rows):
-    rows = rows.astype(np.float32)
-    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-    rows /= np.where(lengths > 0, lengths, 1).astype(np.float32)[:, None]
-    return rows
+    def _divided(self, rows):
+        """The rows, changed in place."""
+        if self.dtype == np.float64:  # squares of very large and very small numbers are none
+            largest = np.abs(rows).max(axis=1, initial=0.0)
+            rows /= np.where(largest > 0, largest, 1)[:, None]
+        lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+        rows /= np.where(lengths > 0, lengths, 1).astype(self.dtype)[:, None]
+        return rows

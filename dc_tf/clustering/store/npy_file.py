@@ -12,7 +12,7 @@ import numpy as np
 
 from dc_tf.clustering.store.column_file import ColumnFile
 from dc_tf.clustering.store.foreign_file import describe
-from dc_tf.clustering.store.points import BFLOAT16, DTYPES
+from dc_tf.clustering.store.points import BFLOAT16, DTYPES, conversion
 from dc_tf.clustering.store.row_file import RowFile
 from dc_tf.errors import DataError
 
@@ -104,7 +104,7 @@ def _check_shape(path, shape, dtype):
     if dtype.newbyteorder("=") not in DTYPES:
         raise DataError(
             f"{path}: {kind}; rows are float16, bfloat16, float32 or float64: save "
-            f"{_conversion(dtype)}."
+            f"{conversion(dtype)}."
         )
     if len(shape) != 2 or shape[1] == 0:
         advice = {
@@ -113,16 +113,6 @@ def _check_shape(path, shape, dtype):
             2: " with at least one number a row",
         }.get(len(shape), ": save x.reshape(len(x), -1)")
         raise DataError(f"{path}: {kind}; rows need a matrix (rows, dim){advice}.")
-
-
-def _conversion(dtype):
-    """Makes an array of this dtype one of `DTYPES`."""
-    if dtype.kind == "c":
-        return "np.concatenate([x.real, x.imag], axis=1).astype(np.float32)"
-    if dtype.names:
-        return "np.lib.recfunctions.structured_to_unstructured(x).astype(np.float32)"
-    bits = "; bfloat16 as uint16, x.view(ml_dtypes.bfloat16)" if dtype == np.uint16 else ""
-    return f"x.astype(np.float32){bits}"
 
 
 def _kind(shape, dtype):

@@ -58,8 +58,8 @@ class ArrayPoints:
         if dtype not in DTYPES:
             names = ", ".join(dtype.name for dtype in DTYPES)
             raise DataError(
-                f"points have dtype {array.dtype.name}; convert them to one of {names}, such as "
-                "x.astype(np.float32)."
+                f"points have dtype {array.dtype.name}; convert them to one of {names}: "
+                f"{conversion(array.dtype)}."
             )
         self.rows, self.dim = array.shape
         self.dtype = dtype
@@ -118,6 +118,16 @@ def as_points(source) -> Points:
             "dim) array, as np.load(path, mmap_mode='r') opens one, or points of `embeddings`."
         )
     return ArrayPoints(array)
+
+
+def conversion(dtype) -> str:
+    """The expression that makes an array x of a numeric dtype one of `DTYPES`."""
+    if dtype.kind == "c":
+        return "np.concatenate([x.real, x.imag], axis=1).astype(np.float32)"
+    if dtype.names:
+        return "np.lib.recfunctions.structured_to_unstructured(x).astype(np.float32)"
+    bits = "; bfloat16 as uint16, x.view(ml_dtypes.bfloat16)" if dtype == np.uint16 else ""
+    return f"x.astype(np.float32){bits}"
 
 
 def chunks(points: Points, chunk_rows, start=0, stop=None) -> Iterator[tuple[int, np.ndarray]]:

@@ -7,6 +7,7 @@ folders.check()                              # ConfigError: train and val are sp
 folders.names()                              # the classes, sorted
 """
 
+import os
 import re
 
 from absl import logging
@@ -25,8 +26,9 @@ _SHOWN = 5
 class ClassFolders:
     """The first-level folders of a source, seen one file at a time."""
 
-    def __init__(self, input, labels_from_folders):
-        self._input = input
+    def __init__(self, input, labels_from_folders, split=None):
+        self._input = os.path.join(input, split) if split else input
+        self._prefix = f"{split.rstrip('/')}/" if split else ""
         self._labels = labels_from_folders
         self._nested = {}  # first-level folder: whether all of its files are in sub-folders
 
@@ -62,8 +64,8 @@ class ClassFolders:
         if len(names) == 1 and self._nested[names[0]]:
             raise ConfigError(
                 f"labels_from_folders would make one class of {self._input}, {names[0]!r}, since "
-                f"all files are in sub-folders of {names[0]}; use --split={names[0]} to take the "
-                f"classes from these."
+                f"all files are in sub-folders of {names[0]}; use --split={self._prefix}{names[0]} "
+                f"to take the classes from these."
             )
 
     def names(self, siblings=()) -> list[str] | None:
@@ -88,7 +90,10 @@ class ClassFolders:
         start = f"{self._input} has the folders {_listed(splits)}, which are splits and not classes"
         if nested:
             best = next((name for name in nested if name.lower().startswith("tr")), nested[0])
-            return f"{start}; use --split={best} to convert one with the classes inside it."
+            return (
+                f"{start}; use --split={self._prefix}{best} to convert {self._input}/{best} with "
+                f"the classes inside it."
+            )
         return (
             f"{start}, and they have no sub-folders; unset labels_from_folders, or put the images "
             f"of each class into a folder of its own inside them."
@@ -104,6 +109,21 @@ def class_of(name) -> str | None:
     """The first-level folder of a relative path, or None."""
     first, separator, _ = name.partition("/")
     return first if separator else None
+
+
+def shown(names) -> list[str] | None:
+    """Names of folders as text: bytes that are not UTF-8 become `\\xe4`.
+
+    Raises:
+        ConfigError: two of them would become one.
+    """
+    if names is None:
+        return None
+    texts = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
+    if len(set(texts)) < len(texts):
+        twice = next(text for text in texts if texts.count(text) > 1)
+        raise ConfigError(f"two folders would become one class, {twice!r}; rename one of them.")
+    return texts
 
 
 def no_such_split(input, split, folders) -> ConfigError:

@@ -41,7 +41,7 @@ class Columns:
                 if value and self._kinds.get(name) != "str":
                     self._kinds[name] = _wider(self._kinds.get(name), value)
         label = values.get(LABEL)
-        if not isinstance(label, str | int | float) or not str(label).strip():
+        if not isinstance(label, str | int | float) or _is_missing(label):
             return
         self._named = self._named or not is_number(label)
         self._add_class(str(label).strip())
@@ -77,7 +77,7 @@ def label_of(value, numbers) -> int | None:
     Raises:
         ValueError: the value is not a valid label.
     """
-    if value is None or not str(value).strip():
+    if value is None or _is_missing(value):
         return None
     if not isinstance(value, str | int | float):
         raise ValueError(f"the {LABEL} is a {type(value).__name__}; expected a number or a name")
@@ -87,6 +87,11 @@ def label_of(value, numbers) -> int | None:
     if not -1 <= label < 2**31 - 1:
         raise ValueError(f"{LABEL} {value} is out of range; it must be from 0 to {2**31 - 2}")
     return None if label == -1 else label
+
+
+def _is_missing(label):
+    """Whether a label is empty or NaN, as some tools write a missing one."""
+    return not str(label).strip() or label != label
 
 
 def _class_name(label):

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 
-from dc_tf.data.sources.class_folders import ClassFolders, class_of, is_split, no_such_split
+from dc_tf.data.sources.class_folders import ClassFolders, class_of, is_split, no_such_split, shown
 from dc_tf.data.sources.item import Item, reason_to_skip
 from dc_tf.data.storage import files
 from dc_tf.data.storage.files import is_local, same_place
@@ -19,7 +19,7 @@ class FolderSource:
         if split and not files.is_folder(self._folder):
             raise no_such_split(folder, split, _folders_in(folder))
         self._skip = skip
-        folders = ClassFolders(self._folder, labels_from_folders)
+        folders = ClassFolders(folder, labels_from_folders, split)
         digest, self.total = hashlib.sha256(), 0
         with Progress(None, "list", "files", enabled=progress) as bar:
             for name, reason in walk(self._folder, skip):
@@ -29,15 +29,16 @@ class FolderSource:
                 self.total += 1
                 bar.update(1)
         folders.check()
-        self.class_names = folders.names(_siblings(folder, split))
+        names = folders.names(_siblings(folder, split))
+        self.class_names = shown(names)
+        self._labels = {name: number for number, name in enumerate(names or ())}
         self.identity = {"files": self.total, "list": digest.hexdigest(), "split": split}
 
     def items(self, place=None) -> Iterator[Item]:
-        labels = {name: number for number, name in enumerate(self.class_names or ())}
         for number, (name, reason) in enumerate(walk(self._folder, self._skip), start=1):
             if number > (place or 0):
                 content = None if reason else os.path.join(self._folder, name)
-                label = labels.get(class_of(name))
+                label = self._labels.get(class_of(name))
                 yield Item(name, content, number, label, reason=reason)
 
 
@@ -77,7 +78,12 @@ def _enter(root, parent, skip, seen):
         return
     if is_local(root):
         real = os.path.realpath(folder)
-        if real in seen:  # a link to a visited folder or to a parent
+        if real in seen:  # a link
+            if not _is_inside(os.path.dirname(folder.rstrip("/")), real):
+                yield (
+                    "",
+                    "a link to a folder whose files are listed already; copy it to repeat them",
+                )
             return
         seen.add(real)
     try:
@@ -86,6 +92,11 @@ def _enter(root, parent, skip, seen):
         yield "", f"folder cannot be read: {error.strerror}"
         return
     yield from ((name, None) for name in sorted(names))
+
+
+def _is_inside(folder, parent):
+    """Whether a folder is another one or inside it, so that a link to that is a loop."""
+    return os.path.join(os.path.realpath(folder), "").startswith(os.path.join(parent, ""))
 
 
 def _local_names(folder):

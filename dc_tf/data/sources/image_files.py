@@ -41,8 +41,10 @@ _TURNS = {  # what makes an image of this orientation upright
 }
 # JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if that is at least 1.5 times the target, and
 # others are averaged in blocks. With the bicubic filter the result differs from a full decode and
-# the Lanczos filter by less than JPEG of quality 92 does (benchmarks/results/convert.md).
-_REDUCING_GAP = 1.5
+# the Lanczos filter by less than JPEG of quality 92 does, in the median and for all but the rarest
+# images (benchmarks/results/convert.md).
+REDUCING_GAP = 1.5
+FILTER = Image.Resampling.BICUBIC
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +112,7 @@ def clean(source, rules) -> Cleaned:
 
 
 def is_image(path) -> bool:
-    """Whether a file is an image by its content, also one that needs a plug-in."""
+    """Whether a file is an image by its content, or of a kind that `reasons` has advice for."""
     with open_binary(path) as file:
         try:
             _open(file).close()
@@ -139,9 +141,9 @@ def _clean_bytes(data, rules):
             may_copy = _is_clean(image, name, rules)
             size, depth = _target_size(image.size, rules), Depth(image, data)
             if size != image.size and image.format == "JPEG":
-                image.draft("RGB", [math.ceil(_REDUCING_GAP * side) for side in size])
+                image.draft("RGB", [math.ceil(REDUCING_GAP * side) for side in size])
             image.load()  # A damaged file fails here.
-            if may_copy and _orientation(image) == 1:
+            if may_copy and depth.low_bytes is None and _orientation(image) == 1:
                 if _is_whole_jpeg(data) if name == "JPEG" else _is_strict_png(data):
                     return _cleaned(data, image, rules)
             image = _upright_rgb(image, size, depth, rules)
@@ -260,7 +262,7 @@ def _upright_rgb(image, size, depth, rules):
     turn = _TURNS.get(_orientation(image))
     image = to_8_bits(image, depth, rules.value_range)
     if image.size != size:
-        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP)
+        image = image.resize(size, FILTER, reducing_gap=REDUCING_GAP)
     image = image.convert("RGB")
     return image if turn is None else image.transpose(turn)
 

@@ -10,7 +10,7 @@
 Paths are relative to the list's folder, absolute, or URLs. `label` is a non-negative integer (-1 or
 empty: none); if any value is not a number, all are class names, numbered in alphabetical order. All
 other columns become metadata; a CSV column with only numbers is stored as numbers. The text is
-UTF-8, or what its byte-order mark or `encoding` says (see `text_files`).
+UTF-8, or what its byte-order mark or `encoding` says (see `encodings`).
 """
 
 import csv
@@ -22,10 +22,10 @@ from collections.abc import Iterator
 
 from absl import logging
 
-from dc_tf.data.sources import text_files
+from dc_tf.data.sources import encodings
 from dc_tf.data.sources.columns import LABEL, PATH, Columns, label_of
+from dc_tf.data.sources.encodings import undecodable
 from dc_tf.data.sources.item import Item, short_name
-from dc_tf.data.sources.text_files import undecodable
 from dc_tf.data.storage.files import is_local, open_binary
 from dc_tf.data.storage.metadata import bounded
 from dc_tf.errors import ConfigError, DataError
@@ -33,6 +33,7 @@ from dc_tf.progress import Progress
 
 _JSON, _TEXT, _TABLES = (".jsonl", ".ndjson"), (".txt",), (".csv", ".tsv")
 SUFFIXES = (*_TABLES, *_JSON, *_TEXT)
+_WEB = ("http://", "https://")
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 _PATH_AND_NUMBER = re.compile(r"(?P<path>\S.*?)[ \t]+(?P<label>-1|\d{1,9})")
 
@@ -83,6 +84,9 @@ class ListSource:
             here = f"{os.path.basename(self._path)}:{number}"
             return Item(here, None, number, reason=fault or f"its line has no {PATH}; add one")
         name = short_name(path)
+        if path.lower().startswith(_WEB):
+            reason = "a web address; download the image and list its path"
+            return Item(name, None, number, reason=reason)
         try:
             label = label_of(values.get(LABEL), labels)
         except ValueError as error:
@@ -175,7 +179,7 @@ class _Lines:
 
     def __init__(self, path, encoding):
         self._path, self._encoding = path, encoding
-        self._lines = text_files.lines(path, encoding)
+        self._lines = encodings.lines(path, encoding)
         self._wrong = []  # (number, line) with undecodable bytes since the last check
 
     def __iter__(self):
@@ -195,7 +199,7 @@ class _Lines:
         """
         wrong, self._wrong = self._wrong, []
         if wrong and undecodable(json.dumps(_without_path(values), ensure_ascii=False)):
-            text_files.raise_if_undecodable(self._path, *wrong[0], self._encoding)
+            encodings.raise_if_undecodable(self._path, *wrong[0], self._encoding)
 
 
 def _without_path(values):

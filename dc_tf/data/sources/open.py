@@ -6,7 +6,7 @@ for item in source.items():
     item.name, item.content, item.label, item.meta
 """
 
-from dc_tf.data.sources import image_files, lists, tars, text_files, zips
+from dc_tf.data.sources import encodings, image_files, lists, tars, zips
 from dc_tf.data.sources import tfds as tfds_source
 from dc_tf.data.sources.folder import FolderSource
 from dc_tf.data.sources.item import Source
@@ -47,7 +47,7 @@ def open_source(
         ConfigError: the input does not exist, or is of no known kind, or the settings do not fit.
         DataError: a list cannot be read.
     """
-    text_files.check_encoding(encoding)
+    encodings.check_encoding(encoding)
     if input.startswith(tfds_source.PREFIX):
         _check_no_folders(input, labels_from_folders, split)
         return tfds_source.TfdsSource(input, tfds_data_dir)

@@ -17,10 +17,21 @@ import sys
 import numpy as np
 from PIL import Image
 
+from dc_tf.data.sources.reasons import Unusable
+
 _BITS = (8, 10, 12, 14, 16)
 _SIGNED_BITS = (8, 10, 12, 14, 15)
-_OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-_DEEP_MODES = ("L", "LA", "RGB", "RGBA", "RGBX")
+_GREY_AND_ALPHA = "LA;16B"
+# Layouts of 16-bit pixels, of which Pillow keeps the high bytes, and those that give the low bytes.
+_OTHER_BYTES = {
+    "RGB;16B": "RGB;16L",
+    "RGB;16L": "RGB;16B",
+    "RGBA;16B": "RGBA;16L",
+    "RGBA;16L": "RGBA;16B",
+    _GREY_AND_ALPHA: "RGBA",  # high and low byte of grey, high and low byte of alpha
+}
+for _mode in ("RGB", "RGBA"):  # as the processor orders bytes
+    _OTHER_BYTES[f"{_mode};16N"] = f"{_mode};16{'B' if sys.byteorder == 'little' else 'L'}"
 _BITS_PER_SAMPLE, _LEAST, _MOST, _FORMAT, _SIGNED_LEAST, _SIGNED_MOST = 258, 280, 281, 339, 340, 341
 _SIGNED = 2  # value of _FORMAT
 _FULL_RANGE = ("PPM", "JPEG2000")  # Pillow scales these to all of 16 bits
@@ -32,8 +43,8 @@ class Depth:
     Attributes:
         stated: (lowest, highest) value, or None.
         bits: numbers of bits to choose from where nothing is stated.
-        low_bytes: function that decodes the low bytes of 16-bit channels, of which Pillow keeps the
-            high bytes only; None for other images.
+        low_bytes: function that decodes the low bytes of 16-bit colours, of which Pillow keeps the
+            high bytes only: (height, width, channels) uint8; None for other images.
     """
 
     def __init__(self, image, data):
@@ -51,7 +62,7 @@ def to_8_bits(image, depth, value_range=None) -> Image.Image:
             the file.
 
     Raises:
-        ValueError: the range is not known.
+        Unusable: the range is not known.
     """
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_scaled_numbers(image, depth, value_range))
@@ -70,7 +81,7 @@ def _scaled_numbers(image, depth, value_range):
     values = np.asarray(image if is_float else image.convert("I"), np.float32 if is_float else None)
     finite = values[np.isfinite(values)]
     if not finite.size:
-        raise ValueError("floating-point pixels without a finite value")
+        raise Unusable("floating-point pixels without a finite value")
     least, most = float(finite.min()), float(finite.max())
     low, high = value_range or _range_of(least, most, depth, is_float)
     values = np.nan_to_num(values, nan=low, posinf=high, neginf=low) if is_float else values
@@ -85,32 +96,24 @@ def _range_of(least, most, depth, is_float):
     if not is_float and 0 <= least and most < 1 << 16:
         return 0, _smallest(most, depth.bits)
     what = "floating-point" if is_float else "32-bit"
-    raise ValueError(
+    raise Unusable(
         f"{what} pixels in {least:.6g}..{most:.6g}, whose range the file does not state; name it, "
         f"such as --value_range={least:.6g},{most:.6g}"
     )
 
 
 def _from_16_bits(image, depth, value_range):
-    """An image of 16-bit channels, from its high bytes and the range of its values."""
-    colors = image.getextrema()
-    colors = [colors] if image.mode == "L" else list(colors)
-    alpha = image.mode in ("LA", "RGBA")
-    highest = max(most for _, most in (colors[:-1] if alpha else colors))
-    if value_range is None and depth.stated is None and highest >> 6:
+    """An image of 16-bit colours, from its high bytes and the range of its values."""
+    colors = image.getextrema()[:3]
+    if value_range is None and depth.stated is None and max(most for _, most in colors) >> 6:
         return image  # more than 14 bits: the high bytes are the picture
-    values = np.asarray(image, np.uint16) << 8 | np.asarray(depth.low_bytes(image.mode), np.uint16)
-    values = values[..., None] if values.ndim == 2 else values
-    tones, opacity = (values[..., :-1], values[..., -1:]) if alpha else (values, None)
-    most = int(tones.max())
-    low, high = value_range or _range_of(0, most, depth, False)
+    values = np.asarray(image, np.uint16) << 8 | depth.low_bytes()
+    tones, opacity = values[..., :3], values[..., 3:]
+    low, high = value_range or _range_of(0, int(tones.max()), depth, False)
     parts = [_scaled(tones, low, high)]
-    if alpha:
+    if opacity.size:
         parts.append(_scaled(opacity, 0, _smallest(int(opacity.max()), depth.bits)))
-    pixels = np.concatenate(parts, axis=-1)
-    result = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, image.mode)
-    result.info = image.info
-    return result
+    return Image.fromarray(np.concatenate(parts, axis=-1), image.mode)
 
 
 def _scaled(values, low, high):
@@ -169,22 +172,20 @@ def _significant_bits(data):
 
 
 def _low_bytes(image, data):
-    if len(image.tile) != 1:
-        return None
-    args = image.tile[0].args
+    """Function that returns (height, width, 3 or 4) uint8, or None; see `Depth`."""
+    args = image.tile[0].args if len(image.tile) == 1 else None
     raw_mode = args[0] if isinstance(args, tuple) and args else args
-    if not isinstance(raw_mode, str) or raw_mode[-4:-1] != ";16" or raw_mode[-1] not in _OTHER_BYTE:
-        return None
-    if raw_mode[:-4] not in _DEEP_MODES or not image.mode.startswith(raw_mode[:-4][:1]):
+    other = _OTHER_BYTES.get(raw_mode) if isinstance(raw_mode, str) else None
+    if other is None or image.mode not in ("RGB", "RGBA"):
         return None
 
-    def decode(mode):
-        other = raw_mode[:-1] + _OTHER_BYTE[raw_mode[-1]]
+    def decoded():
         with Image.open(io.BytesIO(data)) as low:
             tile = low.tile[0]
             args = (other, *tile.args[1:]) if isinstance(tile.args, tuple) else other
             low.tile = [tile._replace(args=args)]
             low.load()
-            return low if low.mode == mode else low.convert(mode)
+            pixels = np.asarray(low)
+        return pixels[..., [1, 1, 1, 3]] if raw_mode == _GREY_AND_ALPHA else pixels
 
-    return decode
+    return decoded

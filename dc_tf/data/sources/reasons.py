@@ -9,7 +9,7 @@ import struct
 
 from PIL import Image
 
-from dc_tf.data.sources.text_files import undecodable
+from dc_tf.data.sources.encodings import undecodable
 
 _HEAD = 512  # bytes
 _TRUNCATED = re.compile("truncated|not enough image data|incomplete", re.IGNORECASE)
@@ -41,6 +41,7 @@ _STARTS = (
     (b"\x1f\x8b", "a file compressed by gzip; unpack it"),
     (b"BZh", "a file compressed by bzip2; unpack it"),
     (b"\xfd7zXZ", "a file compressed by xz; unpack it"),
+    (b"\x28\xb5\x2f\xfd", "a file compressed by Zstandard; unpack it with `zstd -d`"),
     (b"7z\xbc\xaf", "a 7z archive; unpack it"),
     (b"Rar!", "a RAR archive; unpack it"),
     (b"\x93NUMPY", "a NumPy array; save its pictures as PNG"),
@@ -96,13 +97,9 @@ def check_has_pixels(image) -> None:
 def of_unknown(data) -> str:
     """What a file is that Pillow does not know, and what would help."""
     head = bytes(data[:_HEAD])
-    if head[4:8] == b"ftyp":
-        return _INSTALL[_BRANDS.get(head[8:12], "video")]
-    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        return _INSTALL["video"]
-    for start, what in _STARTS:
-        if head.startswith(start):
-            return _INSTALL.get(what, what)
+    kind = _kind_of(head)
+    if kind is not None:
+        return _installed(kind) or _INSTALL.get(kind, kind)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return "a web page, not an image, as of a failed download; download it again"
@@ -113,6 +110,23 @@ def of_unknown(data) -> str:
     if not head.strip(b"\0"):
         return "only zero bytes, not an image; copy it again"
     return "not an image, or of an unknown format; save it as JPEG or PNG if it is one"
+
+
+def _kind_of(head):
+    """A key of `_INSTALL`, a text of `_STARTS`, or None."""
+    if head[4:8] == b"ftyp":
+        return _BRANDS.get(head[8:12], "video")
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "video"
+    return next((what for start, what in _STARTS if head.startswith(start)), None)
+
+
+def _installed(kind):
+    """The reason if a decoder of this kind is there and does not know the file, or None."""
+    name = {"heif": "HEIC", "jxl": "JPEG XL", "avif": "AVIF"}.get(kind)
+    if kind.upper() not in Image.OPEN:
+        return None
+    return f"a damaged {name} picture, or a variant that is not known; save it again as PNG"
 
 
 def _of_reading(error, path):

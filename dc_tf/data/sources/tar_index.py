@@ -157,7 +157,7 @@ class TarIndex:
 
 def split(name) -> tuple[str, str, str]:
     """(key, stem, extension) of a member: ("a/1", "a/1.seg", "png") for "a/1.seg.png"."""
-    folder, slash, file = name.rpartition("/")
+    folder, slash, file = name.removeprefix("./").rpartition("/")
     key, stem = file.partition(".")[0], file.rpartition(".")[0] or file
     extension = file.rpartition(".")[2].lower() if "." in file else ""
     return folder + slash + key, folder + slash + stem, extension

@@ -8,7 +8,7 @@ Of several labels that of .cls counts; one that differs from it is a fault of th
 
 import json
 
-from dc_tf.data.sources import text_files
+from dc_tf.data.sources import encodings
 from dc_tf.data.sources.columns import LABEL, is_number, label_of
 from dc_tf.data.sources.tar_index import split
 from dc_tf.data.storage.metadata import bounded, text
@@ -72,7 +72,7 @@ def _label_beside(name, index, encoding):
 
 def _parsed(extension, data, encoding):
     """(label or None, metadata) of one member; ValueError says what is wrong with it."""
-    content = text_files.decoded(data, encoding)
+    content = encodings.decoded(data, encoding)
     if extension == "txt":
         return None, {"txt": text(content)}
     if extension == "cls":

@@ -29,7 +29,7 @@ from dc_tf.data.sources.tar_index import EXTENSIONS, IndexedMember, TarIndex, sp
 from dc_tf.data.sources.tar_metadata import described, fault_in
 from dc_tf.data.storage.files import open_binary, size_of
 
-_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 _MAX_METADATA_BYTES = 1 << 20
 _WEBDATASET = re.compile(r"__[^/]*__($|/)")  # as webdataset leaves them out
@@ -97,7 +97,7 @@ class _Member(typing.NamedTuple):
 
 def is_tar(path) -> bool:
     """Whether a file is a tar, by its name or its content."""
-    if path.endswith(_SUFFIXES):
+    if path.lower().endswith(_SUFFIXES):
         return True
     try:
         with _Uncompressed(path) as file:

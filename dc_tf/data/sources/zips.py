@@ -4,13 +4,12 @@ Nothing is unpacked to disk, member names are not used as paths, and sizes are b
 """
 
 import hashlib
-import os
 import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
 
-from dc_tf.data.sources.class_folders import ClassFolders, class_of, is_split, no_such_split
+from dc_tf.data.sources.class_folders import ClassFolders, class_of, is_split, no_such_split, shown
 from dc_tf.data.sources.image_files import MAX_FILE_BYTES
 from dc_tf.data.sources.item import Item, reason_to_skip, short_name
 from dc_tf.data.storage.files import open_binary
@@ -54,24 +53,25 @@ class ZipSource:
         )
         if not self._members and split:
             raise no_such_split(path, split, {class_of(_plain(name)) for name in last} - {None})
-        folders = ClassFolders(os.path.join(path, prefix.rstrip("/")), labels_from_folders)
+        folders = ClassFolders(path, labels_from_folders, split)
         for name, info, is_last in self._members:
             if is_last and _reason_of(info) is None:
                 folders.see(name)
         folders.check()
-        self.class_names = folders.names(_siblings(last, split))
+        names = folders.names(_siblings(last, split))
+        self.class_names = shown(names)
+        self._labels = {name: number for number, name in enumerate(names or ())}
         self.total = len(self._members)
         self.identity = {"files": self.total, "list": self._digest(), "split": split}
 
     def items(self, place=None) -> Iterator[Item]:
-        labels = {name: number for number, name in enumerate(self.class_names or ())}
         for number, (name, info, is_last) in enumerate(self._members, start=1):
             if number > (place or 0):
                 reason = _reason_of(info)
                 if not is_last:
                     reason = "a later member of the same name is used instead"
                 data, reason = (None, reason) if reason else self._read(info)
-                label = labels.get(class_of(name))
+                label = self._labels.get(class_of(name))
                 yield Item(short_name(name), data, number, label, reason=reason)
 
     def _read(self, info):

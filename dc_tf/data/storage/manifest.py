@@ -27,6 +27,8 @@ import hashlib
 import io
 import json
 import os
+import shlex
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -156,7 +158,7 @@ class Dataset:
         """Labels of all rows, (N,) int32, -1 where a row has none."""
         return np.concatenate([entries[:, 2].astype(np.int32) for entries in self.entries()])
 
-    def entries(self):
+    def entries(self) -> Iterator:
         """Yields the index entries of all rows in order, (n, 3) int64 at a time: see `index`."""
         if self.row_list is None:
             yield from map(self.index, range(len(self.shards)))
@@ -282,17 +284,18 @@ def read_manifest(path) -> dict:
     Raises:
         DataError: it is missing, corrupt, or of an unknown schema version.
     """
+    place = os.path.join(path, MANIFEST)
     try:
-        with files.opened(os.path.join(path, MANIFEST), "r") as file:
-            manifest = json.loads(file.read())
+        with files.open_binary(place) as file:
+            text = file.read()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(_without_manifest(path)) from error
     except OSError as error:
-        raise DataError(
-            f"{os.path.join(path, MANIFEST)} cannot be read: {error.strerror or error}."
-        ) from error
+        raise DataError(_unreadable(place, error)) from error
+    try:
+        manifest = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{os.path.join(path, MANIFEST)} is corrupt: {error}.") from error
+        raise DataError(f"{place} is corrupt: {_reason(text, error)}.") from error
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(
@@ -319,8 +322,28 @@ def _without_manifest(path):
         )
     return (
         f"{path} is not a data set: it has no {MANIFEST}. If it holds your images, `dc_tf convert "
-        f"--input={path} --output=DATA` makes a data set of them in another folder, DATA."
+        f"--input={shlex.quote(path)} --output=DATA` makes a data set of them in another "
+        f"folder, DATA."
     )
+
+
+def _unreadable(place, error) -> str:
+    """Why a manifest that is there cannot be opened."""
+    if files.is_folder(place):
+        return f"{place} is a folder; a data set has a file of that name."
+    reason = error.strerror or error
+    return f"{place} cannot be read: {reason}; make it readable for this user."
+
+
+def _reason(text, error) -> str:
+    if not text.strip():
+        return "it is empty"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 text, byte {error.start} is 0x{text[error.start]:02X}"
+    if isinstance(error, json.JSONDecodeError):
+        cut = error.pos >= len(error.doc.rstrip()) or "Unterminated" in error.msg
+        return f"it is truncated after {len(text)} bytes" if cut else str(error)
+    return str(error)
 
 
 def encode_index(entries) -> bytes:

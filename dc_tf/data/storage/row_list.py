@@ -9,6 +9,7 @@
 import dataclasses
 import hashlib
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -73,7 +74,7 @@ class RowList:
             "checksum": self.checksum,
         }
 
-    def blocks(self):
+    def blocks(self) -> Iterator:
         """Yields the row ids in parts that fit memory."""
         for start in range(0, len(self.row_ids), _BLOCK):
             yield np.asarray(self.row_ids[start : start + _BLOCK])

@@ -22,6 +22,7 @@ from dc_tf.data.storage.files import is_local, sync
 from dc_tf.data.storage.manifest import INDEX_SUFFIX, MANIFEST, STAGING_FOLDER
 from dc_tf.data.storage.row_list import ROWS, VIEW
 from dc_tf.errors import ConfigError
+from dc_tf.paths import check_folder
 
 _JOB, _LOCK = "job.json", "lock"
 
@@ -48,6 +49,7 @@ class Staging:
             ConfigError: the folder is not empty and `overwrite` is not set.
         """
         self._output = os.fspath(path)
+        check_folder(self._output, "--output")
         self._job = _plain(job)
         self._lock = None
         self._noted = 0  # lower bound of the number of notes
@@ -186,17 +188,16 @@ def check_output(path, overwrite) -> None:
     """Checks that a folder may be written to.
 
     Raises:
-        ConfigError: it is a file, or it is not empty and `overwrite` is not set.
+        ConfigError: it cannot be made or written, or is not empty and `overwrite` is not set.
     """
+    check_folder(path, "--output")
     if not files.exists(path):
         return
-    if not files.is_folder(path):
-        raise ConfigError(f"the output {path} is a file; give a folder.")
     left = [name for name in files.names_in(path) if name != STAGING_FOLDER]
     if left and not overwrite:
+        replace = ", or --overwrite to replace the data set in it" if MANIFEST in left else ""
         raise ConfigError(
-            f"the output {path} is not empty (it has {left[0]}); give a new folder, or --overwrite "
-            f"to replace the data set in it."
+            f"the output {path} is not empty (it has {min(left)}); give a new folder{replace}."
         )
 
 

@@ -70,7 +70,7 @@ def verify(dataset, workers=None, progress=True) -> Iterator[CorruptShard]:
                 yield fault
 
 
-def rows_by_shard(dataset):
+def rows_by_shard(dataset) -> Iterator:
     """Yields (number, positions) of each shard that holds rows of a data set.
 
     The positions are those of its rows in the shard, (n,) int64; None stands for all.

@@ -35,23 +35,28 @@ def write_view(dataset, row_ids, output, origin=None, overwrite=False) -> Datase
         ConfigError: no row, one twice or one that the data set does not have; an output that is in
             use, or that is the data set itself.
     """
-    row_ids = _checked(row_ids, dataset)
     check_not_source(dataset, output)
-    output, base = os.fspath(output), dataset.base or dataset
-    row_ids = dataset.base_rows(row_ids)
-    rows = RowList(base.path, base.fingerprint(), row_ids, rows_checksum([row_ids]))
+    output, view = os.fspath(output), make_view(dataset, row_ids)
     manifest = {
         "schema_version": SCHEMA_VERSION,
-        "rows": len(row_ids),
-        VIEW: rows.entry(output),
+        "rows": view.rows,
+        VIEW: view.row_list.entry(output),
         "origin": origin or {"made_by": "write_view"},
     }
     with Staging(output, overwrite=overwrite) as staging:
         with files.opened(staging.path(ROWS), "wb") as file:
-            np.save(file, row_ids)
+            np.save(file, view.row_list.row_ids)
         files.sync(staging.path(ROWS))
         staging.commit({ROWS: ROWS}, manifest)
     return Dataset.open(output)
+
+
+def make_view(dataset, row_ids) -> Dataset:
+    """A view in memory; arguments and errors as of `write_view`. Its path is the data set's."""
+    row_ids = dataset.base_rows(_checked(row_ids, dataset))
+    base = dataset.base or dataset
+    rows = RowList(base.path, base.fingerprint(), row_ids, rows_checksum([row_ids]))
+    return base.view(dataset.path, rows, dataset.origin)
 
 
 def check_not_source(dataset, output) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from dc_tf import text_files
 from dc_tf.data.storage.files import open_binary
 from dc_tf.data.voc import annotations
 from dc_tf.errors import ConfigError, DataError
@@ -159,7 +160,8 @@ def _read_list(folder, name):
         )
     path = os.path.join(folder, "ImageSets/Main", f"{name}.txt")
     with open_binary(path) as file:
-        lines = [line.split()[0] for line in file.read().decode().splitlines() if line.strip()]
+        text = text_files.decode(file.read(), path)
+    lines = [line.split()[0] for line in text.splitlines() if line.strip()]
     for line in lines:
         if not re.fullmatch(r"[\w.-]+", line) or line.startswith("."):
             raise DataError(f"{path} names {line!r}; expected a file's name without a suffix.")

@@ -69,14 +69,25 @@ class KMeansClustering:
         Raises:
             DataError: the rows are not those of the data set, or a file is corrupt.
         """
-        try:
-            files = [
-                (file["path"], file["rows"]) for file in read_json(self._file(_ABOUT))["input"]
-            ]
-            found = np.load(self._file(_ASSIGNMENTS), allow_pickle=False)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self.path} holds no clustering that can be read: {error}") from error
-        ids = self._row_ids(files, dataset)
+        found = self._read(lambda: np.load(self._file(_ASSIGNMENTS), allow_pickle=False))
+        labels = np.empty_like(found)
+        labels[self.row_ids(dataset)] = found
+        return {"clusters": labels}
+
+    def input_files(self) -> list[tuple[str, int]]:
+        """(path, rows) of each file that was clustered, in order; raises DataError as `levels`."""
+        about = self._read(lambda: read_json(self._file(_ABOUT))["input"])
+        return self._read(lambda: [(file["path"], file["rows"]) for file in about])
+
+    def settings(self) -> dict:
+        """The settings that it was made with; raises DataError as `levels`."""
+        return self._read(lambda: dict(read_json(self._file(_ABOUT))["settings"]))
+
+    def row_ids(self, dataset) -> np.ndarray:
+        """(N,) int64 row id of each row that was clustered; raises DataError as `levels`."""
+        files = self.input_files()
+        found = self._read(lambda: np.load(self._file(_ASSIGNMENTS), mmap_mode="r"))
+        ids = self._recorded_ids(files, dataset)
         if ids is None:
             ids = np.arange(len(found))
         if len(ids) != len(found) or not np.array_equal(np.sort(ids), np.arange(dataset.rows)):
@@ -86,11 +97,15 @@ class KMeansClustering:
                 f"of one layer of `dc_tf embed --data={dataset.path}`, or give the data set that "
                 "was embedded as --train."
             )
-        labels = np.empty_like(found)
-        labels[ids] = found
-        return {"clusters": labels}
+        return ids
 
-    def _row_ids(self, files, dataset):
+    def _read(self, read):
+        try:
+            return read()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{self.path} holds no clustering that can be read: {error}") from error
+
+    def _recorded_ids(self, files, dataset):
         """The row ids of all rows of the files; None if a file does not record them."""
         ids = [np.zeros(0, np.int64)]
         for path, rows in files:

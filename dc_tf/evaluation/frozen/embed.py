@@ -1,13 +1,15 @@
 """Writes the features of every image of a data set to matrix files.
 
     result = embed(frozen, dataset, "/data/features", layers=("fc7",))
-    # fc7-00000-of-00003.npy ... (rows, d); rows-00000-of-00003.npy ... (rows,) int64 row ids
+    # fc7-00000-of-00003.npy ... (rows, d); rows-00000-of-00003.npy ... (rows,) int64 row ids;
+    # sources-00000-of-00003.jsonl ... the file that each row was made of
     arrays = embed_in_memory(frozen, dataset, layers=("fc7",))     # {"fc7": (rows, d)}
 
 An interrupted call resumes: existing files are complete and are not written again.
 """
 
 import dataclasses
+import functools
 import os
 import re
 
@@ -22,12 +24,14 @@ from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import remembered
 from dc_tf.evaluation.frozen.features import Extractor, parse_layers, storable
 from dc_tf.evaluation.frozen.pooling import cell_average
+from dc_tf.evaluation.frozen.sources import NamingReader, write_sources
 from dc_tf.exporting.weights import weights_digest
 from dc_tf.precision import AUTO, Choice, choose
 from dc_tf.progress import Progress
 
 DTYPES = ("float16", "float32")
 ABOUT = "embed.json"
+SOURCES = "sources"
 DEFAULT_LAYER = "fc7"  # the layer that training clusters
 _FILE = re.compile(r".+(-\d+-of-\d+\.npy)$")
 
@@ -86,11 +90,12 @@ def embed(
     # The weights identify the model, not its path.
     path = os.path.join(output, ABOUT)
     atomic.refuse_foreign(path, about, "--output", "features", free=("model",))
-    reader = FallbackRows(RowReader(dataset), max_bad_share)
+    records = NamingReader(dataset)
+    reader = FallbackRows(records, max_bad_share)
     with data_errors(), Progress(dataset.rows, "embed", "images") as progress:
         for number, start in enumerate(starts):
             rows = np.arange(start, min(start + rows_per_file, dataset.rows))
-            names = ("rows", *layers)
+            names = ("rows", SOURCES, *layers)
             paths = {name: _path(output, name, number, len(starts)) for name in names}
             if all(os.path.exists(path) for path in paths.values()):
                 progress.skip(len(rows))
@@ -101,6 +106,9 @@ def embed(
             found = _features(extractor, batches, len(rows), dtype, progress)
             for name, array in {**found, "rows": rows}.items():
                 atomic.write_file(paths[name], lambda file, array=array: np.save(file, array))
+            write = functools.partial(write_sources, rows=rows, reader=records, fallback=reader)
+            atomic.write_file(paths[SOURCES], write)
+            records.forget()
     return about
 
 
@@ -227,4 +235,5 @@ def _features(extractor, batches, rows, dtype, progress) -> dict:
 
 
 def _path(output, name, number, count):
-    return os.path.join(output, f"{name}-{number:05d}-of-{count:05d}.npy")
+    ending = "jsonl" if name == SOURCES else "npy"
+    return os.path.join(output, f"{name}-{number:05d}-of-{count:05d}.{ending}")

@@ -7,18 +7,24 @@ scaled to length 1. Within a draw, the images for fewer shots are a subset of th
     results["conv13"]["top1_s8"], results["conv13"]["std_s8"]
 """
 
+import contextlib
 import dataclasses
 
 import numpy as np
 
+from dc_tf.data.storage.processes import cores
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.cost import Part, Work
 from dc_tf.evaluation.frozen import by_layer
 from dc_tf.evaluation.frozen.features import FeatureCache, cell_extractor, directions, extract_cells
+from dc_tf.evaluation.frozen.svm import classify, classify_all, end_processes
 from dc_tf.evaluation.metrics import accuracy
 from dc_tf.evaluation.work import features_part, text_of
 from dc_tf.progress import Progress
+
+# Values of all fits, images times dimensions; a core takes about ten seconds for so many.
+_WORTH_PROCESSES = 4e7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +67,12 @@ def work(frozen, train, test, layers, protocol: Protocol) -> Work:
     rows = [shots * len(np.unique(train.labels)) for shots in protocol.shots]
     labels = np.arange(max(rows)) % len(np.unique(train.labels))
     fits = protocol.draws * len(layers)
+    images = fits * sum(rows) / _processes(fits * sum(rows) * dim)
     return Work(
         text_of(frozen, train, test, f"{fits * len(rows)} fits"),
         (
             features_part(extractor, frozen, train, test, protocol.batch_size),
-            Part("images of fits", fits * sum(rows), _fit(dim, labels, protocol.cost), max(rows)),
+            Part("images of fits", images, _fit(dim, labels, protocol.cost), max(rows)),
         ),
     )
 
@@ -101,24 +108,41 @@ def evaluate(frozen, train, test, layers, protocol: Protocol, world=ALONE) -> di
             shots.
     """
     drawn = draw(train, protocol)
-    with FeatureCache(protocol.scratch) as cache:
+    with FeatureCache(protocol.scratch) as cache, contextlib.ExitStack() as stack:
         both = extract_cells(frozen, (train, test), layers, protocol, cache, world)
+        dims = sum(known.shape[1] for known in both[0].values())
+        processes = _processes(sum(map(len, drawn.flat)) * dims)
+        if processes > 1:
+            stack.callback(end_processes)
         results = {}
         fits = len(both[0]) * protocol.draws * len(protocol.shots)
-        with Progress(fits, f"{frozen.name}: SVMs", "fits", world.rank == 0) as progress:
-            for layer in both[0]:
-                known, unknown = (features[layer] for features in both)
-                mean = np.mean(known, axis=0, dtype=np.float64).astype(np.float32)
-                unknown = directions(unknown, mean)
-                hits = np.empty((protocol.draws, len(protocol.shots)))
-                for place, rows in np.ndenumerate(drawn):
-                    predicted = classify(
-                        directions(known[rows], mean), train.labels[rows], unknown, protocol.cost
-                    )
-                    hits[place] = accuracy(predicted, test.labels)
-                    progress.update(1)
-                results[layer] = _metrics(hits, protocol.shots)
+        title = f"{frozen.name}: SVMs"
+        progress = stack.enter_context(Progress(fits, title, "fits", world.rank == 0))
+        for layer in both[0]:
+            known, unknown = (features[layer] for features in both)
+            mean = np.mean(known, axis=0, dtype=np.float64).astype(np.float32)
+            problems = (
+                (place, directions(known[rows], mean), train.labels[rows])
+                for place, rows in _largest_first(drawn)
+            )
+            hits = np.empty((protocol.draws, len(protocol.shots)))
+            for place, predicted in classify_all(
+                problems, directions(unknown, mean), protocol.cost, processes
+            ):
+                hits[place] = accuracy(predicted, test.labels)
+                progress.update(1)
+            results[layer] = _metrics(hits, protocol.shots)
     return results
+
+
+def _largest_first(drawn):
+    """(place, rows) of each draw; the last ones are short, so that no process waits long."""
+    return sorted(np.ndenumerate(drawn), key=lambda draw: -len(draw[1]))
+
+
+def _processes(values) -> int:
+    """One for each core, unless the fits take less time than starting processes."""
+    return cores() if values > _WORTH_PROCESSES else 1
 
 
 def draw(split, protocol) -> np.ndarray:
@@ -137,13 +161,6 @@ def draw(split, protocol) -> np.ndarray:
         for place, shots in enumerate(protocol.shots):
             drawn[number, place] = np.sort(np.concatenate([order[:shots] for order in orders]))
     return drawn
-
-
-def classify(features, labels, unknown, cost) -> np.ndarray:
-    """Fits an SVM to (n, d) features and (n,) labels; predicts (t,) classes of (t, d) `unknown`."""
-    from sklearn import svm  # takes seconds to import
-
-    return svm.LinearSVC(C=cost, dual=True, max_iter=10_000).fit(features, labels).predict(unknown)
 
 
 def _metrics(hits, shots) -> dict:

@@ -9,8 +9,10 @@ TensorFlow, which takes seconds to import, comes after all that can be refused w
 import os
 import sys
 
+from dc_tf import paths
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed import stop_request
+from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
 
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
@@ -34,6 +36,8 @@ def embed_files(model, data, output, rows_per_file=1_000_000, **asked) -> dict:
         DataError: a data set or model that cannot be used.
         Preempted: the process was asked to stop; the files that are whole are kept.
     """
+    task_from_environment()  # embed works alone, but a wrong TF_CONFIG is refused as elsewhere
+    paths.check_folder(output, "--output")
     begun = _Asked(model, data, output, **asked)
     from dc_tf.evaluation.frozen.embed import embed
 

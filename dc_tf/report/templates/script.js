@@ -2,6 +2,8 @@
 // Filters and sorts the clusters, and shows values of charts and thumbnails of the map under the
 // pointer. Texts are only ever set as text.
 
+const AT_FIRST = 24; // cards
+
 function forms() {
   for (const form of document.querySelectorAll("form.tools")) {
     form.hidden = false;
@@ -15,6 +17,8 @@ function clusters() {
   const grid = document.querySelector(".cards");
   const cards = Array.from(grid.children);
   const none = document.querySelector("#clusters .none");
+  const more = document.querySelector("#clusters .more");
+  let limit = AT_FIRST;
   // Of these the least comes first, of the others the largest.
   const ascending = new Set(["hue", "deviation", "spread"]);
 
@@ -34,30 +38,43 @@ function clusters() {
   function update() {
     const words = form.elements.text.value.toLowerCase().split(/\s+/).filter(Boolean);
     const group = form.elements.group.value;
-    let shown = 0;
-    for (const card of cards) {
+    const name = form.elements.sort.value;
+    const sorted = name ? cards.slice().sort(compare(name)) : cards;
+    let found = 0;
+    for (const card of sorted) {
       const matches = words.every((word) => card.dataset.text.includes(word));
       const inGroup = !group || card.dataset.groups.split("|").includes(group);
-      card.hidden = !(matches && inGroup);
-      shown += !card.hidden;
+      found += matches && inGroup;
+      card.hidden = !(matches && inGroup && found <= limit);
     }
-    const name = form.elements.sort.value;
-    grid.append(...(name ? cards.slice().sort(compare(name)) : cards));
-    form.querySelector("output").textContent = `${shown} of ${cards.length} clusters`;
-    none.hidden = shown > 0;
+    grid.append(...sorted);
+    form.querySelector("output").textContent = `${found} of ${cards.length} clusters`;
+    none.hidden = found > 0;
+    more.hidden = found <= limit;
+    more.textContent = `Show ${found - limit} more`;
   }
 
-  // A link to a card that is filtered away shows all of them again.
-  window.addEventListener("hashchange", () => {
+  // A link to a card that is not shown shows all of them.
+  function follow() {
     const card = document.getElementById(location.hash.slice(1));
-    if (card && card.hidden) {
-      form.reset();
-      update();
-      card.scrollIntoView();
-    }
+    if (!card || !card.hidden) return;
+    form.reset();
+    limit = Infinity;
+    update();
+    card.scrollIntoView();
+  }
+
+  form.addEventListener("input", () => {
+    limit = AT_FIRST;
+    update();
   });
-  form.addEventListener("input", update);
+  more.addEventListener("click", () => {
+    limit = Infinity;
+    update();
+  });
+  window.addEventListener("hashchange", follow);
   update();
+  follow();
 }
 
 function place(tip, x, y, box) {

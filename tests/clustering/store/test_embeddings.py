@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.clustering.store.embeddings import Embeddings, UnitRows, find_files
+from dc_tf.clustering.store.points import as_points
 from dc_tf.errors import DataError
 
 BFLOAT16 = tf.bfloat16.as_numpy_dtype
@@ -159,6 +160,14 @@ class UnitRowsTest(tf.test.TestCase):
         self.assertAllClose(rows.read(0, 4), expected, rtol=1e-6)
         self.assertAllClose(rows.take(np.array([2, 0])), [[0, -1], [0.6, 0.8]], rtol=1e-6)
         self.assertEqual((rows.rows, rows.dim, rows.read(0, 1).dtype), (4, 2, np.float32))
+
+    def test_float64_rows_of_any_size_are_scaled_in_float64(self):
+        x = np.array([[3e200, 4e200], [3e-200, -4e-200], [0, 0], [1e8, 1e8 + 3]])
+        rows = UnitRows(as_points(x))
+        self.assertEqual(rows.dtype, np.float64)
+        self.assertAllClose(rows.read(0, 3), [[0.6, 0.8], [0.6, -0.8], [0, 0]], rtol=1e-15)
+        first, second = rows.read(3, 4)[0]
+        self.assertAllClose((second - first) / first, 3e-8, rtol=1e-6)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Folders that are classes, and folders that only look like them: splits, and one around all."""
 
+import os
 import tempfile
 import unittest
 import zipfile
@@ -40,7 +41,9 @@ class ClassFoldersTest(unittest.TestCase):
         for splits in (("train", "val"), ("Training", "Testing"), ("train", "valid", "test")):
             names = [f"{split}/{name}/1.jpg" for split in splits for name in ("cat", "dog")]
             best = next(name for name in splits if name.lower().startswith("train"))
-            self.refused(f"splits and not classes; use --split={best}", *names)
+            self.refused(
+                f"splits and not classes; use --split={best} to convert .*/{best} ", *names
+            )
             self.refused("splits", *names, "README.md", "labels.txt")
             self.refused("splits", *names, "annotations/1.xml")
         self.refused("use --split=train2017", "train2017/cat/1.jpg", "val2017/cat/1.jpg")
@@ -57,8 +60,23 @@ class ClassFoldersTest(unittest.TestCase):
         for input in self.inputs("images/a/1.jpg", "images/b/1.jpg"):
             names, items = self.labels(input, split="images")
             self.assertEqual((names, items), (["a", "b"], [("a/1.jpg", 0), ("b/1.jpg", 1)]))
+        self.refused("--split=x/images ", "x/images/a/1.jpg", "x/images/b/1.jpg", split="x")
         for input in self.inputs("a/1.jpg", "2.jpg"):
             self.assertEqual(self.labels(input), (["a"], [("2.jpg", None), ("a/1.jpg", 0)]))
+
+    def test_names_that_are_not_utf8_stay_apart(self):
+        folder, _ = self.inputs()
+        for name in (b"B\xe4r", b"B\xf6r", "Bär".encode()):
+            os.makedirs(os.path.join(os.fsencode(folder), name))
+            with open(os.path.join(os.fsencode(folder), name, b"1.jpg"), "wb"):
+                pass
+        names, items = self.labels(folder)
+        self.assertCountEqual(names, ["B\\xe4r", "B\\xf6r", "Bär"])
+        self.assertEqual([names[label] for _, label in items], names)
+        os.makedirs(os.path.join(folder, "B\\xe4r"))
+        pictures.write(folder, "B\\xe4r/1.jpg", b"")
+        with self.assertRaisesRegex(ConfigError, "two folders would become one class"):
+            self.labels(folder)
 
     def test_splits_number_their_classes_alike(self):
         names = ["train/a/1.jpg", "train/b/1.jpg", "val/b/1.jpg", "val/c/1.jpg", "test/1.jpg"]

@@ -4,10 +4,11 @@ import io
 import os
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from PIL import Image
 
-from dc_tf.data.sources.image_files import Rules, clean
+from dc_tf.data.sources.image_files import Rules, clean, is_image
 
 
 def scene(height=20, width=30):
@@ -95,6 +96,33 @@ class CleanTest(tf.test.TestCase):
             self.assertIsNone(data)
             self.assertIn("max_pixels", reason)
         self.assertIsNone(clean(path, Rules(max_pixels=60_000)).reason)
+
+    def test_formats_of_plug_ins_are_read_where_these_are_installed(self):
+        for module, form in (("pillow_heif", "HEIF"), ("pillow_jxl", "JXL")):
+            with self.subTest(form):
+                plug_in = pytest.importorskip(module)
+                if form == "HEIF":
+                    plug_in.register_heif_opener()
+                path = self.save(f"a.{form.lower()}", scene(), format=form, quality=95)
+                pixels = decoded(clean(path, Rules(format="png")).encoded)
+                self.assertLess(np.abs(pixels - np.asarray(scene(), np.float32)).mean(), 10)
+                self.assertTrue(is_image(path))
+
+    def test_grey_images_are_downscaled_like_others(self):
+        grey = scene(200, 300).convert("L")
+        data = clean(self.save("grey.png", grey), Rules(max_short_side=64)).encoded
+        expected = clean(
+            self.save("rgb.png", grey.convert("RGB")), Rules(max_short_side=64)
+        ).encoded
+        self.assertAllEqual(decoded(data), decoded(expected))
+
+    def test_a_downscaled_jpeg_is_close_to_a_full_decode(self):
+        noise = np.random.default_rng(0).integers(0, 256, (30, 45, 3), np.uint8)
+        photo = Image.fromarray(noise).resize((900, 600), Image.Resampling.BICUBIC)
+        path = self.save("photo.jpg", photo, quality=95)
+        exact = np.asarray(photo.resize((192, 128), Image.Resampling.LANCZOS), np.float32)
+        data = clean(path, Rules(format="png", max_short_side=128)).encoded
+        self.assertLess(np.sqrt(np.mean((decoded(data) - exact) ** 2)), 3)
 
     def test_bytes_are_as_good_as_a_file(self):
         path = self.save("a.webp", scene())

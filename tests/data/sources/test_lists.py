@@ -127,7 +127,7 @@ class ListsTest(tf.test.TestCase):
             (b'path,note\na,"x\n\xfe"\n', "l.csv", "line 3, column 1.*0xfe"),
             (b'{"path": "a"}\n{"path": "b", "label": "B\xf6r"}\n', "l.jsonl", "line 2, column 26"),
             (b'{"path": \xff}\n', "l.jsonl", "line 1, column 10"),
-            ("path\na\n".encode("utf-16-le"), "l.csv", "zero byte.*--encoding=utf-16-le"),
+            ("path\na\n".encode("utf-16-le"), "l.csv", "zero byte.*UTF-16"),
         ]:
             with self.assertRaisesRegex(DataError, place + ".*--encoding"):
                 self.open(data, name)
@@ -170,6 +170,11 @@ class ListsTest(tf.test.TestCase):
         items = self.items("a 1.jpg 3\nb.jpg\n", "list.txt")
         self.assertEqual([item.name for item in items], ["a 1.jpg 3", "b.jpg"])
         self.assertEqual(items[1].content, os.path.join(self.get_temp_dir(), "b.jpg"))
+
+    def test_a_web_address_is_listed_and_a_missing_label_is_none(self):
+        items = self.items('{"path": "https://x/a.jpg"}\n{"path": "b", "label": NaN}\n', "l.jsonl")
+        self.assertRegex(items[0].reason, "web address; download")
+        self.assertEqual((items[1].reason, items[1].label), (None, None))
 
     def test_going_on_behind_a_place_gives_the_rest(self):
         source = self.open("path,n\n" + "".join(f"{i},{i}\n" for i in range(7)))

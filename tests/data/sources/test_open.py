@@ -93,6 +93,9 @@ class OpenTest(unittest.TestCase):
         for name in ("a.xlsx", "b.parquet", "c"):
             with self.assertRaisesRegex(ConfigError, "no known kind; give a folder, a list"):
                 self.items(self.write(name, b"some other content"))
+        with self.assertRaisesRegex(DataError, "PDF document; export its pages"):
+            path = self.write("a.pdf", b"%PDF-1.7")
+            convert(path, os.path.join(self.folder, "out"), workers=1, progress=False)
         with self.assertRaisesRegex(ConfigError, "does not exist.*give a folder"):
             self.items(os.path.join(self.folder, "missing"))
         with self.assertRaisesRegex(ConfigError, "does not exist: no file matches"):

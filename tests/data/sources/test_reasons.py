@@ -22,6 +22,15 @@ def encoded(form, **settings):
     return file.getvalue()
 
 
+def loads(data):
+    """Whether Pillow decodes an image without an error."""
+    try:
+        Image.open(io.BytesIO(data)).load()
+    except Exception:
+        return False
+    return True
+
+
 class ReasonsTest(unittest.TestCase):
     def reason(self, data):
         reason = clean(data, Rules()).reason
@@ -31,8 +40,9 @@ class ReasonsTest(unittest.TestCase):
 
     def test_files_of_other_kinds_are_named_with_what_helps(self):
         for data, expected in [
-            (b"\0\0\0\x1cftypheic\0\0\0\0mif1heic", "HEIC .*|damaged"),
-            (b"\xff\x0a" + bytes(20), "JPEG XL .*|damaged"),
+            (b"\0\0\0\x1cftypheic\0\0\0\0mif1heic", "HEIC picture, which needs a plug|damaged"),
+            (b"\xff\x0a" + bytes(20), "JPEG XL picture, which needs a plug|damaged"),
+            (encoded("AVIF")[:200], "damaged AVIF"),
             (b"\0\0\0\x18ftypmp42", "video; extract"),
             (b"\0\0\0\x18ftypcrx isom", "raw file of a camera"),
             (b"%PDF-1.7", "PDF document; export"),
@@ -57,21 +67,18 @@ class ReasonsTest(unittest.TestCase):
             self.assertIsNone(clean(data, Rules()).reason)
             for share in (0.5, 0.8):
                 self.assertRegex(self.reason(data[: int(share * len(data))]), "damaged", form)
-        # Behind the last pixel as well as before it.
         data = encoded("PNG")
-        for end in (12, 9, 6, 3):
-            with self.assertRaises((OSError, SyntaxError)):
-                Image.open(io.BytesIO(data[: -end - 8])).load()
-            self.assertRegex(self.reason(data[: -end - 8]), "damaged")
+        for end in range(1, 40):  # behind the last pixel as well as before it
+            self.assertEqual(clean(data[:-end], Rules()).reason is None, loads(data[:-end]), end)
         wrong_checksum = bytearray(data)
         wrong_checksum[-13] ^= 1  # of the pixels
-        self.assertRegex(self.reason(bytes(wrong_checksum)), "damaged")
+        wrong_checksum = bytes(wrong_checksum)
+        self.assertEqual(clean(wrong_checksum, Rules()).reason is None, loads(wrong_checksum))
 
     def test_damage_outside_of_the_picture_is_ignored(self):
         exif = encoded("JPEG", exif=b"Exif\0\0garbage")
         self.assertIsNone(clean(exif, Rules()).reason)
         self.assertIsNone(clean(encoded("PNG") + b"behind", Rules()).reason)
-        self.assertIsNone(clean(encoded("JPEG")[:-2], Rules()).reason)  # only the end marker
 
     def test_files_that_cannot_be_read_say_what_to_look_at(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -133,7 +133,7 @@ class TarsTest(tf.test.TestCase):
                 ("x.2.cls", b"2"),
                 ("y.seg.cls", b"3"),
                 ("y.cls", b"4"),
-                ("y.json", b'{"all": 1}'),
+                ("./y.json", b'{"all": 1}'),
             ]
         )
         self.assertEqual([item.label for item in items], [1, 2, 3, 4])

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import os
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.data.storage import schema
+from dc_tf.data.storage import files, schema
 from dc_tf.data.storage.manifest import MANIFEST, Dataset
 from dc_tf.data.storage.verify import verify
 from dc_tf.data.storage.writer import DatasetWriter
@@ -137,11 +138,57 @@ class ManifestTest(tf.test.TestCase):
         with self.assertRaisesRegex(DataError, "does not exist.*dc_tf convert.*dc_tf generate"):
             Dataset.open(self.path)
 
+    def test_a_folder_of_images_is_advised_as_the_input_and_never_as_the_output(self):
+        for name in ("", "cat"):
+            os.makedirs(os.path.join(self.path, name), exist_ok=True)
+            with self.assertRaisesRegex(DataError, f"--input={self.path} --output=DATA"):
+                Dataset.open(self.path)
+        file = os.path.join(self.get_temp_dir(), "a.csv")
+        with open(file, "w"):
+            pass
+        with self.assertRaisesRegex(DataError, "is a file; a data set is a folder"):
+            Dataset.open(file)
+
     def test_a_folder_without_manifest_is_incomplete(self):
         write(self.path)
         os.remove(os.path.join(self.path, MANIFEST))
         with self.assertRaisesRegex(DataError, "is incomplete"):
             Dataset.open(self.path)
+
+    def test_a_manifest_that_cannot_be_used_is_not_called_missing(self):
+        write(self.path)
+        manifest = os.path.join(self.path, MANIFEST)
+        with open(manifest, "rb") as file:
+            whole = file.read()
+        for data, message in [
+            (b"", "is corrupt: it is empty"),
+            (
+                whole[: len(whole) // 2],
+                f"is corrupt: it is truncated after {len(whole) // 2} bytes",
+            ),
+            (whole[:-2], "is corrupt: it is truncated"),
+            (b"\xff" + whole, "is corrupt: it is not UTF-8 text, byte 0 is 0xFF"),
+            (whole + b"}", "is corrupt: Extra data"),
+            (b"[]", "has schema version None"),
+        ]:
+            with open(manifest, "wb") as file:
+                file.write(data)
+            with self.assertRaisesRegex(DataError, message):
+                Dataset.open(self.path)
+        error = PermissionError(13, "Permission denied")
+        with mock.patch.object(files, "open_binary", side_effect=error):
+            with self.assertRaisesRegex(DataError, "cannot be read: Permission denied; make it"):
+                Dataset.open(self.path)
+        os.remove(manifest)
+        os.mkdir(manifest)
+        with self.assertRaisesRegex(DataError, "manifest.json is a folder"):
+            Dataset.open(self.path)
+
+    def test_a_file_is_no_data_set(self):
+        path = os.path.join(self.get_temp_dir(), "a_file")
+        open(path, "w").close()
+        with self.assertRaisesRegex(DataError, "a_file is a file; name the folder"):
+            Dataset.open(path)
 
     def test_a_body_that_fails_leaves_nothing(self):
         with self.assertRaises(ZeroDivisionError):

@@ -11,10 +11,12 @@ import tempfile
 from unittest import mock
 
 import numpy as np
+import pictures
 import runs
 import tensorflow as tf
 
 from dc_tf.commands.main import main
+from dc_tf.data.convert import convert
 from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader
@@ -51,9 +53,9 @@ class EmbedTest(tf.test.TestCase):
     def folder(self):
         return os.path.join(tempfile.mkdtemp(dir=self.root), "features")
 
-    def write(self, folder, **changes):
+    def write(self, folder, dataset=None, **changes):
         settings = dict(layers=("conv13", "fc7"), batch_size=8, rows_per_file=PER_FILE)
-        return embed(self.frozen, self.dataset, folder, **{**settings, **changes})
+        return embed(self.frozen, dataset or self.dataset, folder, **{**settings, **changes})
 
     def read(self, folder, name):
         paths = sorted(tf.io.gfile.glob(os.path.join(folder, f"{name}-*.npy")))
@@ -69,6 +71,50 @@ class EmbedTest(tf.test.TestCase):
         self.assertAllClose(fc7, self.expected["fc7"], atol=1e-4)
         self.assertAllClose(conv13, tf.reduce_mean(self.expected["conv13"], (1, 2)), atol=1e-4)
         self.assertEqual(about["dims"], {"conv13": 32, "fc7": 12})
+
+    def test_every_row_names_its_file(self):
+        folder = self.folder()
+        names = [f"a/{number} ü\n.png" for number in range(5)]
+        data = self.converted(names, folder="DATA")
+        self.write(folder, dataset=data, batch_size=2, rows_per_file=2)
+        lines = self.sources(folder)
+        self.assertEqual([len(part) for part in lines], [2, 2, 1])
+        lines = sum(lines, [])
+        self.assertEqual([line["row"] for line in lines], list(range(5)))
+        expected = [example["source"] for example in RowReader(data).examples(np.arange(5))]
+        self.assertEqual([line["source"] for line in lines], expected)
+        self.assertLen(set(expected), 5)
+
+    def test_a_replaced_row_names_the_file_that_was_used(self):
+        data = self.converted([f"{number}.png" for number in range(4)], folder="DAMAGED")
+        shard, (offset, *_) = data.shard_path(0), data.locate([1])[1][0]
+        with open(shard, "r+b") as file:
+            file.seek(offset + 20)
+            file.write(b"damage")
+        folder = self.folder()
+        self.write(folder, dataset=Dataset.open(data.path), max_bad_share=0.5)
+        (lines,) = self.sources(folder)
+        self.assertEqual(lines[1], {"row": 1, "source": "2.png", "replaced_by": 2})
+        self.assertEqual(lines[2], {"row": 2, "source": "2.png"})
+
+    def test_a_file_of_sources_that_is_missing_is_written_again(self):
+        folder = self.folder()
+        self.write(folder)
+        before = self.sources(folder)
+        os.remove(os.path.join(folder, "sources-00001-of-00004.jsonl"))
+        self.write(folder)
+        self.assertEqual(self.sources(folder), before)
+
+    def converted(self, names, folder):
+        images = os.path.join(self.root, folder, "images")
+        for number, name in enumerate(names):
+            pictures.write(images, name, pictures.encoded(number))
+        convert(images, os.path.join(self.root, folder, "data"), workers=1)
+        return Dataset.open(os.path.join(self.root, folder, "data"))
+
+    def sources(self, folder):
+        paths = sorted(tf.io.gfile.glob(os.path.join(folder, "sources-*.jsonl")))
+        return [[json.loads(line) for line in open(path, encoding="utf-8")] for path in paths]
 
     def test_float16_is_clipped_to_its_range(self):
         folder = self.folder()

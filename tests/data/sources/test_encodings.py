@@ -4,7 +4,7 @@ import os
 import tempfile
 import unittest
 
-from dc_tf.data.sources.text_files import check_encoding, decoded, lines, raise_if_undecodable
+from dc_tf.data.sources.encodings import check_encoding, decoded, lines, raise_if_undecodable
 from dc_tf.errors import ConfigError, DataError
 
 

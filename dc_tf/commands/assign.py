@@ -1,0 +1,32 @@
+"""Assigns the images of another data set to the clusters of a run or of `dc_tf kmeans`.
+
+    dc_tf assign --run=RUN --data=NEW --output=new.parquet
+    dc_tf assign --clusters=CLUSTERS --data=NEW --output=new.parquet
+
+Images go through the network, the whitening and the centroids of the clustering. A run keeps those
+of its newest rounds (setting keep_clusterings). The table has the columns of `dc_tf clusters`. An
+interrupted call resumes when it is repeated.
+"""
+
+from dc_tf.commands.cluster_flags import ClusterFlags
+from dc_tf.commands.command_flags import CommandFlags
+
+FLAGS = CommandFlags()
+SOURCE = ClusterFlags(FLAGS, "Data set folder with the images to assign.")
+FEATURES = FLAGS.paths(
+    "features",
+    None,
+    "With --clusters of vectors that dc_tf embed has not made: the vectors of --data, as of "
+    "dc_tf search.",
+)
+OUTPUT = FLAGS.path("output", None, "File to write: .parquet, .csv or .json.", required=True)
+FORMAT = FLAGS.string("format", None, "parquet, csv or json; None: by the ending of --output.")
+
+
+def run() -> dict:
+    """Assigns and writes the table; returns what it has."""
+    from dc_tf.curation.start import assign
+
+    return assign(
+        output=OUTPUT.value, format=FORMAT.value, features=FEATURES.value, **SOURCE.values()
+    )

@@ -1,0 +1,98 @@
+"""What the commands `clusters` and `assign` do, from flags to the table.
+
+TensorFlow, which takes seconds to import, comes after all that can be refused without it.
+"""
+
+import os
+
+from absl import logging
+
+from dc_tf import atomic
+from dc_tf.curation.tables import ENDINGS, check_table_path
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.distributed import stop_request
+from dc_tf.errors import ConfigError, DataError
+from dc_tf.run_dir import RunDir
+
+
+def write_clusters(output, format=None, workers=None, **which) -> dict:
+    """Writes the table of a clustering.
+
+    Args:
+        output: file.
+        format: "parquet", "csv" or "json"; None goes by the ending of `output`.
+        workers: processes that read images; None: one per core.
+        which: run, stage, round_index, clusters and data, as of `clusters.open_clustering`.
+
+    Returns:
+        dict, as `cluster_table.write_cluster_table`.
+
+    Raises:
+        ConfigError, DataError, Preempted: as of these.
+    """
+    output = _checked(output, format)
+    from dc_tf.curation.cluster_table import write_cluster_table
+    from dc_tf.curation.clusters import open_clustering, with_distances
+
+    with stop_request.signals_handled():
+        return write_cluster_table(with_distances(open_clustering(**which)), output, workers)
+
+
+def write_run_table(workdir, workers=None) -> None:
+    """Writes `clusters.parquet` of a run that has ended, unless its last clustering has one.
+
+    A failure is a warning that names the command to repeat: the run itself is complete.
+    """
+    folder = RunDir(workdir)
+    if not os.path.isdir(folder.clusterings) or _is_newer(folder.table, folder.clusterings):
+        return
+    try:
+        write_clusters(folder.table, workers=workers, run=folder.path)
+    except (ConfigError, DataError, OSError) as error:
+        logging.warning(
+            "%s was not written: %s `dc_tf clusters --run=%s --output=%s` writes it.",
+            *(folder.table, error, folder.path, folder.table),
+        )
+
+
+def _is_newer(path, folder):
+    """Whether a file was written after the newest entry of a folder was made."""
+    entries = [entry.stat().st_mtime for entry in os.scandir(folder)]
+    return not entries or os.path.exists(path) and os.path.getmtime(path) >= max(entries)
+
+
+def assign(data, output, format=None, **which) -> dict:
+    """Assigns the images of a data set and writes the table.
+
+    Args:
+        data: data set folder.
+        output, format: as of `write_clusters`.
+        which: run, stage, round_index, clusters and features, as of `assign.assign_images`.
+
+    Returns, raises: as `write_clusters`.
+    """
+    output = _checked(output, format)
+    if data is None:
+        raise ConfigError("--data is missing; give the data set with the images to assign.")
+    dataset = Dataset.open(data)
+    from dc_tf.curation.assign import assign_images
+    from dc_tf.curation.cluster_table import write_cluster_table
+
+    scratch = f"{output}.features"
+    with stop_request.signals_handled():
+        found = write_cluster_table(assign_images(dataset, scratch, **which), output)
+    atomic.remove_tree(scratch)
+    return found
+
+
+def _checked(output, format):
+    """The path to write to, with the ending of the format."""
+    output = os.fspath(output)
+    if format is not None:
+        if f".{format}" not in ENDINGS:
+            known = ", ".join(ending[1:] for ending in ENDINGS)
+            raise ConfigError(f"--format={format} is not known; use one of {known}.")
+        if not output.lower().endswith(f".{format}"):
+            output = f"{output}.{format}"
+    check_table_path(output)
+    return output

@@ -1,0 +1,167 @@
+"""Keeps the rows of a data set whose label, class, source or metadata fulfil conditions.
+
+    conditions = [Condition.parse("meta/hashtag=sea"), Condition.parse("meta/latitude>=48.5")]
+    found = matching_rows(dataset, row_ids, conditions)
+    found.kept, found.corrupt
+
+A condition is a name, one of = != < <= > >=, and a value. Names are `label`, `class`, `source` and
+`meta/NAME`. Numbers compare as numbers, everything else as text. Of several values, such as
+hashtags, one is enough; `!=` holds where none is equal. A row without a value fulfils only `!=`.
+"""
+
+import dataclasses
+import math
+import operator
+import re
+import typing
+
+import numpy as np
+
+from dc_tf.data.storage.reader import CorruptRow, RowReader
+from dc_tf.distributed import stop_request
+from dc_tf.errors import ConfigError
+from dc_tf.progress import Progress
+
+_BLOCK = 1024  # rows
+_FORM = re.compile(r"(label|class|source|meta/[^=!<>]+?)\s*(!=|<=|>=|=|<|>)\s*(.*)", re.DOTALL)
+_OPERATORS = {
+    "=": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """A condition on one name.
+
+    Attributes:
+        name: "label", "class", "source" or "meta/NAME".
+        comparison: one of = != < <= > >=.
+        value: str.
+    """
+
+    name: str
+    comparison: str
+    value: str
+
+    @classmethod
+    def parse(cls, text) -> "Condition":
+        """The condition that a text such as "meta/year>1984" means.
+
+        Raises:
+            ConfigError: it means none.
+        """
+        match = _FORM.fullmatch(text.strip())
+        if match is None:
+            raise ConfigError(
+                f"--where={text} is not a condition; use NAME=VALUE, or one of != < <= > >= for =, "
+                "with label, class, source or meta/NAME as NAME."
+            )
+        return cls(*match.groups())
+
+    def holds(self, value) -> bool:
+        """Whether a value fulfils it: str, number, a list of them, or None."""
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        if self.comparison == "!=":
+            return not any(self._compare(operator.eq, one) for one in values)
+        return any(self._compare(_OPERATORS[self.comparison], one) for one in values)
+
+    def _compare(self, compare, value):
+        wanted, given = _number(self.value), _number(value)
+        if wanted is not None and given is not None:
+            return compare(given, wanted)
+        if wanted is not None and compare is not operator.eq:
+            return False  # text has no place among numbers
+        return compare(str(value), self.value)
+
+
+class Matching(typing.NamedTuple):
+    """Rows that fulfil all conditions.
+
+    Attributes:
+        kept: (n,) bool.
+        corrupt: number of rows that could not be read, which are not kept.
+    """
+
+    kept: np.ndarray
+    corrupt: int
+
+
+def matching_rows(dataset, row_ids, conditions) -> Matching:
+    """Which of some rows fulfil all conditions; reads records only if they are about metadata.
+
+    Args:
+        dataset: Dataset.
+        row_ids: (n,) int64.
+        conditions: list of Condition.
+
+    Raises:
+        DataError: a shard cannot be read.
+        Preempted: the process was asked to stop.
+    """
+    kept, corrupt = np.ones(len(row_ids), bool), 0
+    by_label = [c for c in conditions if c.name in ("label", "class")]
+    if by_label:
+        labels = dataset.labels()[row_ids]
+        for label in np.unique(labels):
+            values = _label_values(dataset, int(label))
+            if not all(condition.holds(values[condition.name]) for condition in by_label):
+                kept[labels == label] = False
+    by_record = [c for c in conditions if c not in by_label]
+    if not by_record:
+        return Matching(kept, 0)
+    reader, left = RowReader(dataset), np.flatnonzero(kept)
+    with Progress(len(left), "where", "rows") as progress:
+        for start in range(0, len(left), _BLOCK):
+            block = left[start : start + _BLOCK]
+            for position, example in zip(block, _examples(reader, row_ids[block]), strict=True):
+                kept[position] = example is not None and _fulfils(example, by_record)
+                corrupt += example is None
+            progress.update(len(block), corrupt=corrupt)
+            stop_request.raise_if_requested("nothing was written")
+    return Matching(kept, corrupt)
+
+
+def _examples(reader, row_ids):
+    """Decoded examples, None for a corrupt row."""
+    try:
+        return reader.examples(row_ids)
+    except CorruptRow:
+        return [_example(reader, row) for row in row_ids]
+
+
+def _example(reader, row):
+    try:
+        return reader.examples([row])[0]
+    except CorruptRow:
+        return None
+
+
+def _fulfils(example, conditions):
+    for condition in conditions:
+        place, _, name = condition.name.partition("/")
+        value = example["meta"].get(name) if name else example[place]
+        if not condition.holds(value):
+            return False
+    return True
+
+
+def _label_values(dataset, label):
+    names = dataset.class_names
+    known = names is not None and 0 <= label < len(names)
+    return {
+        "label": label if label >= 0 else None,
+        "class": names[label] if known else None,
+    }
+
+
+def _number(value):
+    """A finite float, or None."""
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
