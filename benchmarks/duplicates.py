@@ -30,6 +30,7 @@ from PIL import Image, ImageOps
 import dc_tf
 from dc_tf.clustering.store.points import as_points
 from dc_tf.clustering.store.whitening import Moments, Whitening
+from dc_tf.curation.directions import Directions
 from dc_tf.curation.duplicates import Settings, find_duplicates
 from dc_tf.curation.features import open_features
 from dc_tf.curation.inverted_file import InvertedFile
@@ -54,6 +55,7 @@ _PRECISION = 0.99  # at which layers are compared
 _THRESHOLDS = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 _ALIKE = 10  # of the 64 bits of a perceptual hash, by which photographs may differ
 _WHITENED = 256
+_GENERATED_THRESHOLD = 0.9
 _COPIES = 0.02  # share of the generated rows
 
 
@@ -259,16 +261,20 @@ def measure_search():
 
 
 def measure_duplicates():
-    """Rows/s and recall, by the number of clusters that a cluster is compared with."""
+    """Seconds and recall of copies, by the number of clusters that a cluster is compared with."""
     path, sources = generated()
     features, figures = open_features(features=path), {}
+    copies = np.arange(len(sources)) + features.rows - len(sources)
+    directions = Directions.of(features)
+    cosines = np.einsum("nd,nd->n", directions.take(copies), directions.take(sources))
+    near = cosines >= _GENERATED_THRESHOLD
+    copies, sources = copies[near], sources[near]
     work = os.path.join(FLAGS.folder, "work_generated")
     for neighbours in map(int, FLAGS.neighbours):
-        settings = Settings(threshold=0.9, neighbours=neighbours)
+        settings = Settings(_GENERATED_THRESHOLD, neighbours=neighbours)
         found, seconds = timed(lambda settings=settings: find_duplicates(features, settings, work))
         group = np.full(features.rows, -1)
         group[found.rows] = found.group
-        copies = np.arange(len(sources)) + features.rows - len(sources)
         figures[f"neighbours {neighbours}"] = {
             "seconds": seconds,
             "recall": float(((group[copies] >= 0) & (group[copies] == group[sources])).mean()),

@@ -12,10 +12,11 @@ import dataclasses
 import os
 
 import numpy as np
+from absl import logging
 from PIL import Image
 
 from dc_tf import atomic
-from dc_tf.curation.directions import DIM, Directions
+from dc_tf.curation.directions import DIM, Directions, folder_of
 from dc_tf.curation.features import open_features
 from dc_tf.curation.inverted_file import InvertedFile
 from dc_tf.curation.neighbours import Neighbours, nearest_rows, without_row
@@ -87,7 +88,7 @@ def search(features, queries, k=10, exact=False, model=None, whiten=DIM) -> dict
     return {
         "rows": features.rows,
         "layer": features.layer,
-        "whitened": points.dim if points.whitening else 0,
+        "whitened": points.whitened,
         "queries": len(queries),
         **about,
         "neighbours": list(_records(features.dataset, queries, found)),
@@ -235,7 +236,12 @@ def _vectors(features, queries, model):
 def _nearest(features, vectors, count, exact) -> tuple[Neighbours, dict]:
     if exact or features.rows <= EXACT_ROWS:
         return nearest_rows(features, vectors, count), {"search": "exact", "recall": 1.0}
-    index = InvertedFile.of(features)
+    folder = os.path.join(folder_of(features), f"lists-{features.whitened}")
+    try:
+        index = InvertedFile.of(features, folder)
+    except OSError as error:
+        logging.warning("no index can be kept in %s (%s); comparing every row", folder, error)
+        return _nearest(features, vectors, count, exact=True)
     about = {"search": index.statement, "recall": index.about["recall"]}
     return index.nearest_rows(vectors, count), about
 

@@ -93,6 +93,12 @@ class DirectionsTest(tf.test.TestCase):
         self.assertNotAllClose(other.whitening.basis, first.whitening.basis)
         self.assertNotEqual(other.fingerprint(), first.fingerprint())
 
+    def test_few_rows_are_not_whitened(self):
+        x = np.random.default_rng(0).standard_normal((63, 20))
+        self.assertEqual(Directions.of(open_features(features=save(self, x))).whitened, 0)
+        more = np.concatenate([x, x[:9] + 1])
+        self.assertEqual(Directions.of(open_features(features=save(self, more))).whitened, 18)
+
     def test_without_whitening_rows_are_only_scaled(self):
         x = np.random.default_rng(0).standard_normal((30, 4))
         directions = Directions.of(open_features(features=save(self, x)), whiten=0)
@@ -152,6 +158,11 @@ class InvertedFileTest(tf.test.TestCase):
             self.assertIn("recall@10 0.", found["search"])
             exact = search_and_write(["7"], features=self.path, whiten=0, k=3, exact=True)
         self.assertEqual((exact["search"], exact["recall"]), ("exact", 1.0))
+        with mock.patch.object(search, "EXACT_ROWS", 100):
+            failing = mock.patch.object(InvertedFile, "of", side_effect=PermissionError("no"))
+            with failing:  # a folder that cannot be written
+                found = search_and_write(["7"], features=self.path, whiten=0, k=3)
+        self.assertEqual(found, exact)
         expected = np.argsort(-cosines(self.x, self.x[7:8])[0])[1:4]
         self.assertEqual([one["row"] for one in exact["neighbours"]], expected.tolist())
 
