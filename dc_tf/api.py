@@ -46,6 +46,8 @@ __all__ = [
     "embed",
     "kmeans",
     "evaluate",
+    "search",
+    "find_duplicates",
     "write_clusters",
     "assign",
     "write_report",
@@ -630,6 +632,146 @@ def evaluate(
     return found
 
 
+@_front(query="queries")
+def search(
+    queries: Path | int | Sequence[Path | int],
+    run: Path | None = None,
+    features: Path | Sequence[Path] | None = None,
+    data: Path | None = None,
+    layer: str | None = None,
+    *,
+    k: int = 10,
+    exact: bool = False,
+    whiten: int = 256,
+    output: Path | None = None,
+    sheet: Path | None = None,
+    model: Path | None = None,
+) -> dict:
+    """Finds the images of a collection that are nearest to some images.
+
+    >>> found = dc_tf.search(["photos/cats/0.png", 7], "RUN", layer="conv4", k=3)
+    >>> [(one["query"], one["rank"]) for one in found["neighbours"]][2:4]
+    [('photos/cats/0.png', 3), ('7', 1)]
+    >>> dc_tf.search(0, features="FEATURES", data="scenes", layer="conv4")["search"]
+    'exact'
+
+    Args:
+        queries: image file, or row id of the collection, or several of them.
+        run: run folder: features of its own network over its data set, made if they are missing.
+        features: without `run`: output folder of `embed`, or `.npy` files with a row for each
+            image: a file, a pattern, or a list.
+        data: data set folder of `features`, needed for a sheet and for sources; with `run` only
+            where it was moved.
+        layer: one of conv1..conv13, fc6, fc7; None takes the only one of `features`, or of `run`
+            the one that `evaluate` has measured as the best.
+        k: neighbours of each query.
+        exact: compare with every row, also where there are more than a million.
+        whiten: directions that the features are whitened to; 0 compares them as they are.
+        output: table to write, .csv, .json or .parquet.
+        sheet: picture to write, .jpg or .png, with a line for each query.
+        model: run or SavedModel that made `features`, where it was moved since.
+
+    Returns:
+        dict of rows, layer, whitened, queries (their number), search (how; of an inverted file,
+        with its recall), recall, and neighbours: a list of dict of query, rank, row, source and
+        similarity (cosine).
+
+    Raises:
+        ConfigError: what cannot work; nothing was started.
+        DataError: a query or data that cannot be used.
+        Preempted: after Ctrl-C; features and parts of an index that are complete are kept.
+    """
+    from dc_tf.curation.search import search_and_write
+
+    return search_and_write(
+        _queries(queries),
+        _path(run),
+        features if features is None or isinstance(features, list | tuple) else _path(features),
+        _path(data),
+        layer,
+        k=k,
+        exact=exact,
+        whiten=whiten,
+        output=_path(output),
+        sheet=_path(sheet),
+        model=_path(model),
+    )
+
+
+@_front()
+def find_duplicates(
+    run: Path | None = None,
+    features: Path | Sequence[Path] | None = None,
+    data: Path | None = None,
+    layer: str | None = None,
+    output: Path | None = None,
+    *,
+    clusters: Path | None = None,
+    dry_run: bool = False,
+    threshold: float = 0.8,
+    whiten: int = 256,
+    pixels: bool = True,
+    k: int = 0,
+    neighbours: int = 4,
+    seed: int = 0,
+    format: str = "parquet",
+    groups: int = 100,
+    overwrite: bool = False,
+) -> dict:
+    """Finds copies in a collection, and which image of each group to keep; deletes nothing.
+
+    >>> found = dc_tf.find_duplicates("RUN", output="COPIES")
+    >>> dc_tf.open_dataset("COPIES/kept").rows == 96 - found["would_go"]
+    True
+
+    Args:
+        run, features, data: as of `search`; without `data` only near copies are looked for.
+        layer: as of `search`; of `run`, None takes conv9 in 2 x 2 cells, which finds copies best.
+        output: folder for the table, the rows to keep, a view of them and a gallery.
+        clusters: run, or output of `kmeans` over `features`, to look within its clusters; None
+            makes some.
+        dry_run: only count; without `output`.
+        threshold: least cosine of near copies, above 0 and at most 1.
+        whiten: directions that the features are whitened to; 0 compares them as they are.
+        pixels: decode all images, to find equal pixels in different files.
+        k: clusters that are made; 0: one up to 32,768 rows, else the square root of their number.
+        neighbours: clusters next to a row's own that it is compared with.
+        seed: of the clusters that are made.
+        format: of the table, "parquet" or "csv".
+        groups: groups in the gallery.
+        overwrite: replace a result of other settings in `output`.
+
+    Returns:
+        dict of rows, groups, would_go, share, by_kind, below_threshold (copies of copies that are
+        less like the one that stays), corrupt, clusters, dry_run and output.
+
+    Raises:
+        ConfigError: what cannot work; nothing was started.
+        DataError: data that cannot be used.
+        Preempted: after Ctrl-C; what was compared is kept in `output`.
+    """
+    from dc_tf.report.duplicates import find_and_write
+
+    return find_and_write(
+        _path(run),
+        features if features is None or isinstance(features, list | tuple) else _path(features),
+        _path(data),
+        layer,
+        clusters=_path(clusters),
+        output=_path(output),
+        dry_run=dry_run,
+        threshold=threshold,
+        whiten=whiten,
+        pixels=pixels,
+        k=k,
+        neighbours=neighbours,
+        seed=seed,
+        format=format,
+        groups=groups,
+        overwrite=overwrite,
+    )
+
+
 @_front(round="round_index")
 def write_clusters(
     output: Path,
@@ -783,20 +925,17 @@ def write_report(
     """
     from dc_tf.report.build import make
 
-    def path(given):
-        return None if given is None else os.fspath(given)
-
     return make(
         output=os.fspath(output),
-        run=path(run),
-        clusters=path(clusters),
-        data=path(data),
+        run=_path(run),
+        clusters=_path(clusters),
+        data=_path(data),
         stage=stage,
         round_index=round_index,
         compare=[os.fspath(one) for one in compare],
         random_init=random_init,
         evaluation_files=[os.fspath(one) for one in evaluations],
-        duplicates=path(duplicates),
+        duplicates=_path(duplicates),
         sheets=sheets,
         max_rows=max_rows,
         max_mb=max_mb,
@@ -807,6 +946,18 @@ def write_report(
 def _several(given) -> list:
     """One path, text or mapping as a list of one; several as they are."""
     return [given] if isinstance(given, str | os.PathLike | Mapping) else list(given)
+
+
+def _path(given) -> str | None:
+    return None if given is None else os.fspath(given)
+
+
+def _queries(given) -> list:
+    """One file or row id, or several, as a list of str."""
+    one = isinstance(given, str | int | os.PathLike) or not hasattr(given, "__iter__")
+    return [
+        os.fspath(x) if isinstance(x, os.PathLike) else str(x) for x in ([given] if one else given)
+    ]
 
 
 def _names(layer) -> list[str]:

@@ -30,6 +30,8 @@ COMMANDS = {
     "embed": ("embed", {}, ()),
     "kmeans": ("kmeans", {"input": "x"}, ()),
     "evaluate": ("evaluate", {"config_file": "config_files"}, ()),
+    "search": ("search", {"query": "queries"}, ()),
+    "find_duplicates": ("duplicates", {}, ()),
     "write_clusters": ("clusters", {"round": "round_index"}, ()),
     "assign": ("assign", {"round": "round_index"}, ()),
     "write_report": ("report", {"round": "round_index"}, ()),

@@ -16,6 +16,7 @@ import numpy as np
 from absl import logging
 
 from dc_tf import atomic
+from dc_tf.clustering.search.tensors import exact_float32
 from dc_tf.clustering.store.points import Subset
 from dc_tf.clustering.store.whitening import Moments, Whitening
 from dc_tf.curation.feature_files import Features
@@ -27,7 +28,8 @@ from dc_tf.progress import Progress
 
 DIM = 256  # directions that are kept, the strongest
 _SAMPLED = 65_536
-_ROWS_PER_DIRECTION = 10  # at least, so that a direction means something
+# So few rows do not tell strong directions from weak ones, and are compared as they are.
+_ROWS_PER_DIRECTION, _LEAST_DIM = 4, 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Directions:
         Args:
             features: Features.
             whiten: directions to keep; less if the features or their number allow no more. 0
-                takes the features as they are.
+                takes the features as they are, and so do fewer than 64 rows.
 
         Raises:
             ConfigError: a negative number.
@@ -57,9 +59,10 @@ class Directions:
         """
         if whiten < 0:
             raise ConfigError(f"--whiten={whiten}; use 0 or more.")
-        if not whiten or features.rows < 2:
+        dim = min(whiten, features.dim)
+        if not whiten or features.rows < _ROWS_PER_DIRECTION * min(dim, _LEAST_DIM):
             return cls(features, None)
-        dim = max(1, min(whiten, features.dim, features.rows // _ROWS_PER_DIRECTION))
+        dim = min(dim, features.rows // _ROWS_PER_DIRECTION)
         folder = folder_of(features)
         path = os.path.join(folder, f"whitening-{dim}.npz")
         try:
@@ -78,6 +81,11 @@ class Directions:
     @property
     def dim(self) -> int:
         return self.whitening.basis.shape[1] if self.whitening else self.features.dim
+
+    @property
+    def whitened(self) -> int:
+        """Number of directions of the whitening; 0 without."""
+        return self.dim if self.whitening else 0
 
     @property
     def dtype(self) -> np.dtype:
@@ -104,7 +112,8 @@ class Directions:
         """(n, dim) float32 of length 1, from (n, features.dim)."""
         if self.whitening is None:
             return unit(vectors)
-        return self.whitening.apply(np.ascontiguousarray(vectors))
+        with exact_float32():
+            return self.whitening.apply(np.ascontiguousarray(vectors))
 
     def read(self, start, stop) -> np.ndarray:
         """(stop - start, dim) float32 of length 1: rows [start, stop)."""

@@ -14,6 +14,7 @@ import os
 from dc_tf.curation.feature_files import Features, open_files, open_folder
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError, DataError
+from dc_tf.paths import expand
 
 __all__ = ["Features", "for_run", "open_features"]
 
@@ -46,7 +47,7 @@ def open_features(run=None, features=None, data=None, layer=None, cells=1) -> Fe
         return run_features.for_run(run, layer, data, cells)
     dataset = None if data is None else _open_dataset(data)
     if isinstance(features, str | os.PathLike):
-        folder = os.path.expanduser(os.fspath(features))
+        folder = expand(features)
         if os.path.isdir(folder):
             return open_folder(folder, dataset, layer)
     return open_files(features, dataset, layer)
@@ -62,6 +63,6 @@ def for_run(run, layer=None, data=None, cells=1) -> Features:
 
 def _open_dataset(data):
     try:
-        return data if isinstance(data, Dataset) else Dataset.open(os.path.expanduser(data))
+        return data if isinstance(data, Dataset) else Dataset.open(expand(data))
     except DataError as error:
         raise ConfigError(f"--data: {error}") from error

@@ -12,7 +12,7 @@ read follows from the recall, measured on sampled rows against the comparison wi
 Memory does not depend on the number of rows: the lists are built in parts, merged on disk and
 mapped. An interrupted build resumes after its last complete part.
 
-Folder `LAYER.index/lists` beside the features:
+Folder, `LAYER.index/lists-256` beside the features of a search:
     owner.json            fingerprint of the features and settings; another one starts anew
     trained.faiss         centroids and ranges of the components
     part-00000.faiss      lists of one part of the rows, until they are merged
@@ -74,14 +74,14 @@ class InvertedFile:
 
         Args:
             features: Directions, or Features.
-            folder: that keeps the index; None takes `directions.folder_of(features)`.
+            folder: for the index; None takes one beside the features.
 
         Raises:
             ConfigError: another process builds it.
             DataError: a row is not finite.
             Preempted: the process was asked to stop; complete parts are kept.
         """
-        folder = os.path.join(folder or folder_of(features), "lists")
+        folder = folder or os.path.join(folder_of(features), "lists")
         atomic.make_folder(os.path.dirname(folder))
         with atomic.locked(f"{folder}.lock", folder):
             owner = {"features": features.fingerprint(), "version": _VERSION}

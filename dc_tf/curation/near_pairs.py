@@ -23,7 +23,6 @@ _CACHE_BYTES = 256 << 20  # of rows of clusters that are compared several times
 _MANY = 10_000  # pairs that are worth reducing
 
 
-@exact_float32()
 def near_pairs(
     features, clusters, threshold, first=0, stop=None, others=None, progress=None
 ) -> Iterator:
@@ -63,7 +62,8 @@ def _pairs_of(blocks, threshold):
 
 def _above(a, b, threshold):
     """Positions (left, right) of products of rows that reach the threshold."""
-    products = tf.matmul(a, b, transpose_b=True)
+    with exact_float32():
+        products = tf.matmul(a, b, transpose_b=True)
     if has_gpu():  # only the few positions leave the device
         return tf.transpose(tf.where(products >= threshold)).numpy()
     places = np.flatnonzero(as_array(products).ravel() >= np.float32(threshold))

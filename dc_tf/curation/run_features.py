@@ -7,11 +7,12 @@
 embeds, whatever TF_CONFIG says; an interrupted call resumes.
 """
 
+import contextlib
 import hashlib
 import os
 import sys
 
-from dc_tf import atomic, experiment
+from dc_tf import atomic, experiment, paths
 from dc_tf.curation.feature_files import Features, open_folder
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError, DataError
@@ -52,6 +53,10 @@ def for_run(run, layer=None, data=None, cells=1) -> Features:
         "weights": _index_digest(checkpoint),
         "data": dataset.fingerprint(),
     }
+    with contextlib.suppress(ConfigError):  # which are to be made
+        if _owner_of(output) == owner:
+            return open_folder(output, dataset, layer)
+    paths.check_folder(os.path.dirname(output), "--run")
     atomic.make_folder(os.path.dirname(output))
     with atomic.locked(f"{output}.lock", output):
         _remove_outdated(output, owner)
@@ -66,7 +71,7 @@ def _dataset(run, data):
     """The data set of a run, at its recorded path or at `data`."""
     try:
         recorded = atomic.read_json(run.data)
-        found = Dataset.open(os.path.expanduser(data or recorded["path"]))
+        found = Dataset.open(paths.expand(data or recorded["path"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{run.data} cannot be read: {error!r}.") from error
     except DataError as error:
@@ -103,8 +108,14 @@ def _index_digest(checkpoint):
 
 def _remove_outdated(output, owner):
     """Removes features that do not belong to `owner`, and records that the next ones do."""
-    path = f"{output}.json"
-    if os.path.isfile(path) and atomic.read_json(path) == owner:
-        return
-    atomic.remove_tree(output)
-    atomic.write_json(path, owner)
+    if _owner_of(output) != owner:
+        atomic.remove_tree(output)
+        atomic.write_json(f"{output}.json", owner)
+
+
+def _owner_of(output):
+    """What the features in a folder belong to; None where that is not known."""
+    try:
+        return atomic.read_json(f"{output}.json")
+    except (OSError, ValueError):
+        return None

@@ -12,10 +12,11 @@ import dataclasses
 import os
 
 import numpy as np
+from absl import logging
 from PIL import Image
 
 from dc_tf import atomic
-from dc_tf.curation.directions import DIM, Directions
+from dc_tf.curation.directions import DIM, Directions, folder_of
 from dc_tf.curation.features import open_features
 from dc_tf.curation.inverted_file import InvertedFile
 from dc_tf.curation.neighbours import Neighbours, nearest_rows, without_row
@@ -24,6 +25,7 @@ from dc_tf.data.inspection import examples_of, paste_tiles, tile
 from dc_tf.data.storage.metadata import text
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError
+from dc_tf.paths import expand
 
 EXACT_ROWS = 1_000_000  # compared one by one; more through an inverted file
 COLUMNS = {
@@ -86,7 +88,7 @@ def search(features, queries, k=10, exact=False, model=None, whiten=DIM) -> dict
     return {
         "rows": features.rows,
         "layer": features.layer,
-        "whitened": points.dim if points.whitening else 0,
+        "whitened": points.whitened,
         "queries": len(queries),
         **about,
         "neighbours": list(_records(features.dataset, queries, found)),
@@ -120,6 +122,7 @@ def search_and_write(
     Raises:
         ConfigError, DataError, Preempted: as of `search` and `open_features`.
     """
+    output, sheet = (path and expand(path) for path in (output, sheet))
     if output is not None:
         check_table_path(output)
     if sheet is not None:
@@ -154,7 +157,7 @@ def _read_query(features, given):
     if not str(given).isdecimal():
         from dc_tf.curation.network import read_image  # which imports TensorFlow
 
-        return Query(str(given), image=read_image(os.path.expanduser(str(given))))
+        return Query(str(given), image=read_image(expand(str(given))))
     row = int(given)
     if row >= features.rows:
         raise ConfigError(
@@ -212,8 +215,8 @@ def _query_tile(dataset, query) -> Image.Image:
     if query.image is None:
         (example,) = examples_of(dataset, np.array([query.row]))
     else:
-        example = {"encoded": query.image, "label": None}
-    return tile(f"? {text(os.path.basename(query.name), 18)}", example, None)
+        example = {"encoded": query.image, "label": None, "source": query.name}
+    return tile("query", example, None)
 
 
 def _vectors(features, queries, model):
@@ -233,7 +236,12 @@ def _vectors(features, queries, model):
 def _nearest(features, vectors, count, exact) -> tuple[Neighbours, dict]:
     if exact or features.rows <= EXACT_ROWS:
         return nearest_rows(features, vectors, count), {"search": "exact", "recall": 1.0}
-    index = InvertedFile.of(features)
+    folder = os.path.join(folder_of(features), f"lists-{features.whitened}")
+    try:
+        index = InvertedFile.of(features, folder)
+    except OSError as error:
+        logging.warning("no index can be kept in %s (%s); comparing every row", folder, error)
+        return _nearest(features, vectors, count, exact=True)
     about = {"search": index.statement, "recall": index.about["recall"]}
     return index.nearest_rows(vectors, count), about
 

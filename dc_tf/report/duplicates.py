@@ -29,6 +29,7 @@ from dc_tf.distributed import stop_request
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.clusters.clusterings import is_kmeans
+from dc_tf.paths import check_folder, expand
 from dc_tf.report.duplicates_page import gallery
 
 # What finds copies best in benchmarks/results/duplicates.md.
@@ -72,6 +73,7 @@ def find_and_write(
         Preempted: the process was asked to stop; what is done is kept in the output folder.
     """
     settings = Settings(**settings)
+    output = output and expand(output)
     _check(output, dry_run, format, groups)
     # Of an own network, what is the best for copies; of others, what they have.
     cells = CELLS if run is not None and layer is None else 1
@@ -154,6 +156,8 @@ def _labels_of_file(clusters, rows):
 def _check(output, dry_run, format, groups):
     if output is None and not dry_run:
         raise ConfigError("give --output=FOLDER, or --dry_run to count only.")
+    if output is not None:
+        check_folder(output, "--output")
     if format not in FORMATS:
         raise ConfigError(f"--format={format}; use {' or '.join(FORMATS)}.")
     if groups < 0:

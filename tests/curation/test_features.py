@@ -134,6 +134,14 @@ class RunTest(tf.test.TestCase):
         self.assertEqual(for_run(self.run_folder).layer, "fc7")
         self.assertIn("-2x2", os.path.basename(for_run(self.run_folder, "conv4", cells=2).path))
 
+    def test_features_of_a_run_that_cannot_be_written_are_still_opened(self):
+        first = for_run(self.run_folder, "conv4")
+        with mock.patch.object(run_features.atomic, "locked", side_effect=PermissionError):
+            self.assertEqual(for_run(self.run_folder, "conv4").files, first.files)
+        with open(f"{first.path}.json", "w") as file:
+            file.write("{")
+        self.assertEqual(for_run(self.run_folder, "conv4").files, first.files)
+
     def test_a_stopped_call_resumes_and_a_newer_checkpoint_replaces(self):
         first = for_run(self.run_folder, "conv4")
         rows = first.read(0, 9)
