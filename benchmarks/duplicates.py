@@ -147,7 +147,7 @@ def distinct(path):
 def end_to_end(data, family, kind):
     """What `dc_tf duplicates` finds with its defaults."""
     features = os.path.join(FLAGS.folder, "features")
-    dc_tf.embed(FLAGS.run, data, LAYER, output=features, cells=CELLS)
+    dc_tf.embed(FLAGS.run, data, LAYER, output=features, cells=CELLS, mirror=True)
     opened = open_features(features=features, data=data)
     found = find_duplicates(opened, Settings(), os.path.join(FLAGS.folder, "work"))
     group = np.full(len(family), -1)
@@ -187,6 +187,9 @@ def representations(data, encoded):
             # Products of +-1 / sqrt(bits): 1 - 2 * (share of bits that differ).
             signs = np.where(np.array(bits), 1.0, -1.0)
             yield f"{method.__name__} {size}x{size}", signs / np.sqrt(signs.shape[1])
+    for layer, cells in (("conv4", 4), (LAYER, 1), (LAYER, 2), ("conv10", 2)):
+        x = dc_tf.embed(FLAGS.run, data, layer, cells=cells, mirror=True)
+        yield f"{layer}, {cells}x{cells}, mirrored too, whitened", whitened(x)
     for cells in map(int, FLAGS.cells):
         found = dc_tf.embed(FLAGS.run, data, "all", cells=cells)
         for layer, x in found.items():

@@ -397,6 +397,7 @@ def embed(
     random_init: bool = False,
     seed: int = 0,
     cells: int = 1,
+    mirror: bool = False,
     dtype: str = "float32",
     compute_dtype: str = "auto",
     batch_size: int = 256,
@@ -421,6 +422,7 @@ def embed(
         random_init: features of an untrained network of the model's shape, to compare with.
         seed: of the untrained network.
         cells: maps are averaged over `cells` x `cells` parts.
+        mirror: average the features of each image and of its mirror image.
         dtype: of the result, "float32" or "float16".
         compute_dtype: of the products, "float32", "bfloat16", or "auto", which measures the faster.
         batch_size: images at a time.
@@ -444,6 +446,7 @@ def embed(
         "random_init": random_init,
         "seed": seed,
         "cells": cells,
+        "mirror": mirror,
         "dtype": dtype,
         "compute_dtype": compute_dtype,
         "batch_size": batch_size,
@@ -711,6 +714,7 @@ def find_duplicates(
     threshold: float = 0.8,
     whiten: int = 256,
     pixels: bool = True,
+    workers: int | None = None,
     k: int = 0,
     neighbours: int = 4,
     seed: int = 0,
@@ -726,7 +730,8 @@ def find_duplicates(
 
     Args:
         run, features, data: as of `search`; without `data` only near copies are looked for.
-        layer: as of `search`; of `run`, None takes conv9 in 2 x 2 cells, which finds copies best.
+        layer: as of `search`; of `run`, None takes conv9 in 2 x 2 cells of image
+            and mirror image, which finds copies best.
         output: folder for the table, the rows to keep, a view of them and a gallery.
         clusters: run, or output of `kmeans` over `features`, to look within its clusters; None
             makes some.
@@ -734,6 +739,8 @@ def find_duplicates(
         threshold: least cosine of near copies, above 0 and at most 1.
         whiten: directions that the features are whitened to; 0 compares them as they are.
         pixels: decode all images, to find equal pixels in different files.
+        workers: processes that decode images; None: one for each core. More than one import the
+            main module again, as of `convert`.
         k: clusters that are made; 0: one up to 32,768 rows, else the square root of their number.
         neighbours: clusters next to a row's own that it is compared with.
         seed: of the clusters that are made.
@@ -763,6 +770,7 @@ def find_duplicates(
         threshold=threshold,
         whiten=whiten,
         pixels=pixels,
+        workers=workers,
         k=k,
         neighbours=neighbours,
         seed=seed,

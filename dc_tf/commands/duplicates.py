@@ -22,7 +22,9 @@ from dc_tf.commands.feature_flags import FeatureFlags
 from dc_tf.commands.results import Result
 
 FLAGS = CommandFlags()
-SOURCE = FeatureFlags(FLAGS, layer_of_run="conv9 in 2 x 2 cells, which finds copies best")
+SOURCE = FeatureFlags(
+    FLAGS, layer_of_run="conv9 in 2 x 2 cells of image and mirror image, which finds copies best"
+)
 CLUSTERS = FLAGS.path(
     "clusters",
     None,
@@ -39,6 +41,9 @@ WHITEN = FLAGS.integer(
     lower_bound=0,
 )
 PIXELS = FLAGS.bool("pixels", True, "Decode all images, to find equal pixels in different files.")
+WORKERS = FLAGS.integer(
+    "workers", None, "Processes that decode images; None: one for each core.", lower_bound=1
+)
 K = FLAGS.integer(
     "k",
     0,
@@ -66,6 +71,7 @@ def run() -> dict:
         threshold=THRESHOLD.value,
         whiten=WHITEN.value,
         pixels=PIXELS.value,
+        workers=WORKERS.value,
         k=K.value,
         neighbours=NEIGHBOURS.value,
         seed=SEED.value,

@@ -32,6 +32,7 @@ LAYER = FLAGS.list(
 CELLS = FLAGS.integer(
     "cells", 1, "Feature maps are averaged over a grid of cells x cells.", lower_bound=1
 )
+MIRROR = FLAGS.bool("mirror", False, "Average the features of each image and of its mirror image.")
 DTYPE = FLAGS.string("dtype", "float32", "Type of the files: float32 or float16.")
 COMPUTE_DTYPE = FLAGS.string(
     "compute_dtype",
@@ -64,6 +65,7 @@ def run() -> dict:
         random_init=RANDOM_INIT.value,
         seed=SEED.value,
         cells=CELLS.value,
+        mirror=MIRROR.value,
         dtype=DTYPE.value,
         compute_dtype=COMPUTE_DTYPE.value,
         batch_size=BATCH_SIZE.value,

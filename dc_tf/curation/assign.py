@@ -160,6 +160,7 @@ def _embedded(dataset, scratch, found, features):
         scratch,
         (clustered.layer,),
         cells=about["cells"],
+        mirror=about.get("mirror", False),
         dtype=about["dtype"],
         batch_size=about["batch_size"],
     )

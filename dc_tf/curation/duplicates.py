@@ -108,7 +108,7 @@ class Duplicates:
         return np.sort(self.rows[~self.keeper])
 
 
-def find_duplicates(features, settings, work, given=None) -> Duplicates:
+def find_duplicates(features, settings, work, given=None, workers=None) -> Duplicates:
     """Finds the copies.
 
     Args:
@@ -116,6 +116,7 @@ def find_duplicates(features, settings, work, given=None) -> Duplicates:
         settings: Settings.
         work: folder for intermediate results, created if missing.
         given: clusters to look in, ((rows,) integers, their number); None makes some by k-means.
+        workers: processes that decode images; None: one for each core.
 
     Raises:
         ConfigError: settings that cannot work.
@@ -125,7 +126,8 @@ def find_duplicates(features, settings, work, given=None) -> Duplicates:
     atomic.make_folder(work)
     facts, equal = None, [np.empty((2, 0), np.int64)]
     if features.dataset is not None:
-        facts = RowFacts.of(features.dataset, os.path.join(work, "images"), settings.pixels)
+        folder = os.path.join(work, "images")
+        facts = RowFacts.of(features.dataset, folder, settings.pixels, workers)
         equal += map(np.stack, facts.equal_rows(PIXELS if settings.pixels else BYTES))
     equal = np.concatenate(equal, axis=1)
     corrupt = facts.corrupt() if facts else np.empty(0, np.int64)

@@ -19,7 +19,9 @@ from dc_tf.paths import expand
 __all__ = ["Features", "for_run", "open_features"]
 
 
-def open_features(run=None, features=None, data=None, layer=None, cells=1) -> Features:
+def open_features(
+    run=None, features=None, data=None, layer=None, cells=1, mirror=False
+) -> Features:
     """Opens the features that the flags --run, --features, --data and --layer mean.
 
     Args:
@@ -31,6 +33,7 @@ def open_features(run=None, features=None, data=None, layer=None, cells=1) -> Fe
             the run's data set was moved.
         layer: of a run or a folder with several; None takes the only one, or the run's best.
         cells: of a run: feature maps are averaged over `cells` x `cells` cells.
+        mirror: of a run: average the features of each image and of its mirror image.
 
     Raises:
         ConfigError: not exactly one of `run` and `features`, or they cannot be used.
@@ -44,7 +47,7 @@ def open_features(run=None, features=None, data=None, layer=None, cells=1) -> Fe
     if run is not None:
         from dc_tf.curation import run_features  # which imports TensorFlow
 
-        return run_features.for_run(run, layer, data, cells)
+        return run_features.for_run(run, layer, data, cells, mirror)
     dataset = None if data is None else _open_dataset(data)
     if isinstance(features, str | os.PathLike):
         folder = expand(features)

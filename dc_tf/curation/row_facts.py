@@ -28,6 +28,7 @@ from dc_tf.progress import Progress
 # `bytes` and `pixels` are the first 16 bytes of hashes; zeros: of a corrupt image, or not asked.
 FACTS = np.dtype([("bytes", "S16"), ("pixels", "S16"), ("width", "<i4"), ("height", "<i4")])
 _BLOCK_ROWS = 1 << 16  # of a file
+_FEW_ROWS = 2048  # that are read before processes have started
 _LIST_ROWS = 64  # of one task of a process
 _PASS_ROWS = 1 << 23  # whose digests are sorted in memory at a time
 _RULES = Rules(digest=True)
@@ -63,6 +64,8 @@ class RowFacts:
         owner = {"data": dataset.fingerprint(), "pixels": pixels}
         atomic.reset_foreign(os.path.join(folder, "owner.json"), owner)
         function = functools.partial(_facts_of, dataset.path, pixels)
+        if dataset.rows < _FEW_ROWS:
+            workers = 1
         with Progress(dataset.rows, "equal images", "images") as progress:
             for start in range(0, dataset.rows, _BLOCK_ROWS):
                 stop = min(start + _BLOCK_ROWS, dataset.rows)
@@ -131,7 +134,11 @@ def _write_block(folder, start, stop, function, workers, progress):
     firsts = range(start, stop, _LIST_ROWS)
     lists = (list(range(first, min(first + _LIST_ROWS, stop))) for first in firsts)
     facts = np.zeros(stop - start, FACTS)
-    for number, found in enumerate(map_lists(function, lists, workers, initializer=silence)):
+    if workers == 1:
+        results = (fact for rows in lists for fact in function(rows))
+    else:
+        results = map_lists(function, lists, workers, initializer=silence)
+    for number, found in enumerate(results):
         facts[number] = found
         progress.update()
         stop_request.raise_if_requested("images that were read are kept")

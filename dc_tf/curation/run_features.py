@@ -25,7 +25,7 @@ from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import find_checkpoint
 
 
-def for_run(run, layer=None, data=None, cells=1) -> Features:
+def for_run(run, layer=None, data=None, cells=1, mirror=False) -> Features:
     """Opens the features of a run's newest checkpoint over its data set; embeds them first if
     they are missing or belong to an older one.
 
@@ -35,6 +35,7 @@ def for_run(run, layer=None, data=None, cells=1) -> Features:
             measured as the best, fc7 if nothing was measured.
         data: the run's data set, where it was moved since the run; None takes the recorded path.
         cells: maps are averaged over `cells` x `cells` cells.
+        mirror: average the features of each image and of its mirror image.
 
     Raises:
         ConfigError: not a run, not its data set, an unknown layer, or another process is at it.
@@ -47,7 +48,8 @@ def for_run(run, layer=None, data=None, cells=1) -> Features:
     dataset = _dataset(folder, data)
     checkpoint = find_checkpoint(folder, experiment.load([folder.config]))
     layer = _layer(folder, layer, cells)
-    output = folder.embeddings(layer if cells == 1 else f"{layer}-{cells}x{cells}")
+    name = layer if cells == 1 else f"{layer}-{cells}x{cells}"
+    output = folder.embeddings(f"{name}-mirror" if mirror else name)
     owner = {
         "checkpoint": os.path.basename(checkpoint),
         "weights": _index_digest(checkpoint),
@@ -63,7 +65,7 @@ def for_run(run, layer=None, data=None, cells=1) -> Features:
         try:
             return open_folder(output, dataset, layer)
         except ConfigError:  # missing or not complete
-            embed_files(folder.path, dataset, output, layers=[layer], cells=cells)
+            embed_files(folder.path, dataset, output, layers=[layer], cells=cells, mirror=mirror)
     return open_folder(output, dataset, layer)
 
 

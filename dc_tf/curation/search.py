@@ -190,7 +190,7 @@ def write_sheet(found, features, queries, path) -> None:
     for number, query in enumerate(queries):
         records = found["neighbours"][number * k : (number + 1) * k]
         rows = np.array([record["row"] for record in records])
-        tiles.append(_query_tile(features.dataset, query))
+        tiles.append(_query_tile(features.dataset, query, names))
         for record, example in zip(records, examples_of(features.dataset, rows), strict=True):
             tiles.append(tile(f"{record['row']} {record['similarity']:.3f}", example, names))
         tiles += [None] * (-len(tiles) % columns)
@@ -211,12 +211,12 @@ def as_text(found) -> str:
     return "\n".join(lines)
 
 
-def _query_tile(dataset, query) -> Image.Image:
+def _query_tile(dataset, query, names) -> Image.Image:
     if query.image is None:
         (example,) = examples_of(dataset, np.array([query.row]))
     else:
         example = {"encoded": query.image, "label": None, "source": query.name}
-    return tile("query", example, None)
+    return tile("query", example, names)
 
 
 def _vectors(features, queries, model):

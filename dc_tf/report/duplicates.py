@@ -46,6 +46,7 @@ def find_and_write(
     clusters=None,
     output=None,
     dry_run=False,
+    workers=None,
     format="parquet",
     groups=100,
     overwrite=False,
@@ -55,10 +56,12 @@ def find_and_write(
 
     Args:
         run, features, data: as of `open_features`.
-        layer: as there; of a run, None takes `LAYER` in `CELLS` x `CELLS` cells.
+        layer: as there; of a run, None takes `LAYER` in `CELLS` x `CELLS` cells of images and
+            their mirror images.
         clusters: run or output of `dc_tf kmeans` whose clusters are looked in; None makes some.
         output: folder; None only with `dry_run`.
         dry_run: only count; writes nothing but a run's features.
+        workers: processes that decode images; None: one for each core.
         format: of the table, one of `FORMATS`.
         groups: number of groups in the gallery.
         overwrite: replace a result with other settings.
@@ -75,10 +78,10 @@ def find_and_write(
     settings = Settings(**settings)
     output = output and expand(output)
     _check(output, dry_run, format, groups)
-    # Of an own network, what is the best for copies; of others, what they have.
-    cells = CELLS if run is not None and layer is None else 1
-    layer = LAYER if run is not None and layer is None else layer
-    opened = open_features(run, features, data, layer, cells)
+    if run is not None and layer is None:
+        opened = open_features(run, features, data, LAYER, CELLS, mirror=True)
+    else:
+        opened = open_features(run, features, data, layer)
     given = None if clusters is None else _labels(clusters, opened)
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop_request.signals_handled())
@@ -88,7 +91,7 @@ def find_and_write(
             owner = _owner(opened, settings, clusters, format)
             stack.enter_context(_claimed(output, owner, overwrite))
             work = os.path.join(output, "work")
-        found = find_duplicates(opened, settings, work, given)
+        found = find_duplicates(opened, settings, work, given, workers)
         figures = duplicate_files.summary(found, opened.rows, settings.threshold)
         if not dry_run:
             _write(found, opened, figures, settings, output, format, groups)

@@ -239,6 +239,14 @@ class FactsTest(tf.test.TestCase):
         self.assertNotIn(14, rows)
         self.assertIn([25, 36], rows.T.tolist())  # the lowest of 3, 14, 25 and 36 that is whole
 
+    def test_processes_find_the_same(self):
+        alone = np.concatenate([block for _, block in self.facts().blocks()])
+        shutil.rmtree(f"{self.root}/facts")
+        with mock.patch.object(row_facts, "_FEW_ROWS", 0):
+            dataset = Dataset.open(self.data)
+            found = RowFacts.of(dataset, f"{self.root}/facts", workers=2)
+        self.assertAllEqual(np.concatenate([block for _, block in found.blocks()]), alone)
+
     def test_a_stopped_reading_resumes_after_the_last_whole_file(self):
         whole = self.facts()
         expected = np.concatenate([block for _, block in whole.blocks()])
@@ -246,10 +254,8 @@ class FactsTest(tf.test.TestCase):
         read = []
         original = row_facts._facts_of
         counted = lambda path, pixels, rows: read.extend(rows) or original(path, pixels, rows)  # noqa: E731
-        inline = lambda function, lists, *_, **__: (y for x in lists for y in function(x))  # noqa: E731
-        with mock.patch.object(row_facts, "map_lists", inline):
-            with mock.patch.object(row_facts, "_facts_of", counted):
-                again = self.facts()
+        with mock.patch.object(row_facts, "_facts_of", counted):
+            again = self.facts()
         self.assertEqual(read, list(range(16, 32)))
         self.assertAllEqual(np.concatenate([block for _, block in again.blocks()]), expected)
 

@@ -22,8 +22,7 @@ from dc_tf.data.storage.reader import RowReader, data_errors
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import remembered
-from dc_tf.evaluation.frozen.features import Extractor, parse_layers, storable
-from dc_tf.evaluation.frozen.pooling import cell_average
+from dc_tf.evaluation.frozen.features import cell_extractor, parse_layers, storable
 from dc_tf.evaluation.frozen.sources import NamingReader, write_sources
 from dc_tf.exporting.weights import weights_digest
 from dc_tf.precision import AUTO, Choice, choose
@@ -46,6 +45,7 @@ def embed(
     batch_size=256,
     rows_per_file=1_000_000,
     max_bad_share=0.0,
+    mirror=False,
 ) -> dict:
     """Writes the features of all rows.
 
@@ -59,6 +59,7 @@ def embed(
         dtype: type of the files; "float16" clips values to its range.
         batch_size: images per batch.
         rows_per_file: rows per file; this many are in memory at a time.
+        mirror: average the features of each image and of its mirror image.
         max_bad_share: largest share of rows that may be corrupt.
 
     Returns:
@@ -70,7 +71,7 @@ def embed(
         Preempted: the process was asked to stop.
     """
     _check_numbers(dtype, cells=cells, batch_size=batch_size, rows_per_file=rows_per_file)
-    extractor = Extractor(frozen.trunk, {layer: cell_average(layer, cells) for layer in layers})
+    extractor = cell_extractor(frozen.trunk, layers, cells, mirror=mirror)
     # Whole batches: a row's last digits can depend on its neighbours.
     rows_per_file = -(-rows_per_file // batch_size) * batch_size
     starts = range(0, dataset.rows, rows_per_file)
@@ -87,6 +88,8 @@ def embed(
         "compute_dtype": frozen.compute_dtype,
         "batch_size": batch_size,
     }
+    if mirror:
+        about["mirror"] = True
     # The weights identify the model, not its path.
     path = os.path.join(output, ABOUT)
     atomic.refuse_foreign(path, about, "--output", "features", free=("model",))
@@ -120,6 +123,7 @@ def embed_in_memory(
     dtype="float32",
     batch_size=256,
     max_bad_share=0.0,
+    mirror=False,
 ) -> dict:
     """The features of all rows at once.
 
@@ -133,7 +137,7 @@ def embed_in_memory(
         ConfigError, DataError, Preempted: as of `embed`.
     """
     _check_numbers(dtype, cells=cells, batch_size=batch_size)
-    extractor = Extractor(frozen.trunk, {layer: cell_average(layer, cells) for layer in layers})
+    extractor = cell_extractor(frozen.trunk, layers, cells, mirror=mirror)
     reader = FallbackRows(RowReader(dataset), max_bad_share)
     rows = np.arange(dataset.rows)
     batches = evaluation_batches(reader, rows, batch_size, frozen.resolution, frozen.short_side)

@@ -39,13 +39,14 @@ class Extractor:
         dims: {layer: vector length} of `layers`.
     """
 
-    def __init__(self, trunk, pools: dict, world=ALONE):
+    def __init__(self, trunk, pools: dict, world=ALONE, mirror=False):
         """Traces the network.
 
         Args:
             trunk: built VGG16.
             pools: {layer: function that pools a batch of its features to (b, d)}.
             world: Communicator of the workers that share the work.
+            mirror: average the vectors of each image and of its mirror image.
         """
         resolution = trunk.settings["resolution"]
         self.layers = tuple(pools)[world.rank :: world.size]
@@ -55,6 +56,13 @@ class Extractor:
             input_signature=[tf.TensorSpec([None, resolution, resolution, 3])], autograph=False
         )
         def vectors(images):
+            found = pooled(images)
+            if not mirror:
+                return found
+            mirrored = pooled(tf.reverse(images, [2]))
+            return {layer: (found[layer] + mirrored[layer]) / 2 for layer in pools}
+
+        def pooled(images):
             endpoints = trunk(images, training=False)
             return {layer: pool(endpoints[layer]) for layer, pool in pools.items()}
 
@@ -205,9 +213,10 @@ def extract_cells(frozen, splits, layers, protocol, cache, world=ALONE) -> list[
     ]
 
 
-def cell_extractor(trunk, layers, cells, world=ALONE) -> Extractor:
+def cell_extractor(trunk, layers, cells, world=ALONE, mirror=False) -> Extractor:
     """Extractor of maps averaged over `cells` x `cells` cells, and of unchanged fc vectors."""
-    return Extractor(trunk, {layer: cell_average(layer, cells) for layer in layers}, world)
+    pools = {layer: cell_average(layer, cells) for layer in layers}
+    return Extractor(trunk, pools, world, mirror)
 
 
 def storable(values, dtype) -> np.ndarray:

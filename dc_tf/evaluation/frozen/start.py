@@ -59,8 +59,8 @@ def embed_arrays(model, data, **asked) -> dict:
     Args:
         model, data: as of `embed_files`.
         asked: layers, names of some or None for the one that measured best; stage, of a run;
-            random_init and seed, of an untrained network in place of the model; cells, dtype,
-            compute_dtype, batch_size and max_bad_share as of `embed.embed`.
+            random_init and seed, of an untrained network in place of the model; cells, mirror,
+            dtype, compute_dtype, batch_size and max_bad_share as of `embed.embed`.
 
     Returns:
         {layer: (rows, d) array}, rows in the order of their ids.
@@ -95,6 +95,7 @@ class _Asked:
         random_init=False,
         seed=0,
         cells=1,
+        mirror=False,
         dtype="float32",
         compute_dtype="auto",
         batch_size=256,
@@ -104,6 +105,7 @@ class _Asked:
         self.dataset = data if isinstance(data, Dataset) else Dataset.open(data)
         self.numbers = {
             "cells": cells,
+            "mirror": mirror,
             "dtype": dtype,
             "batch_size": batch_size,
             "max_bad_share": max_bad_share,
