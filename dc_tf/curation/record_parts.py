@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dc_tf import atomic
+from dc_tf.data.storage import schema
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.processes import map_lists
-from dc_tf.data.storage.reader import CorruptRow, RowReader
+from dc_tf.data.storage.reader import RowReader
 from dc_tf.distributed import stop_request
 from dc_tf.progress import Progress
 
@@ -105,13 +106,11 @@ def _write_list(path, parts) -> list[int]:
 
 def _write_part(reader, start, stop, path) -> int:
     files, labels, columns = [], [], {}
-    for first in range(start, stop, _READ_ROWS):
-        for row in range(first, min(first + _READ_ROWS, stop)):
-            example = _example(reader, row)
-            files.append(example and example["source"])
-            labels.append(example and example["label"])
-            for name, value in (example["meta"] if example else {}).items():
-                columns.setdefault(name, {})[row - start] = value
+    for row, example in enumerate(_examples(reader, start, stop), start):
+        files.append(example and example["source"])
+        labels.append(example and example["label"])
+        for name, value in (example["meta"] if example else {}).items():
+            columns.setdefault(name, {})[row - start] = value
     arrays = {
         ROW: pa.array(np.arange(start, stop)),
         FILE: pa.array([name and _text(name) for name in files], pa.string()),
@@ -124,13 +123,14 @@ def _write_part(reader, start, stop, path) -> int:
     return stop - start
 
 
-def _example(reader, row):
-    """The decoded record of a row without its image; None if it is corrupt."""
-    try:
-        (example,) = reader.examples([row])
-    except CorruptRow:
-        return None
-    return {name: example[name] for name in ("source", "label", "meta")}
+def _examples(reader, start, stop):
+    """Yields the decoded records of rows; None for a corrupt one."""
+    for first in range(start, stop, _READ_ROWS):
+        for record in reader.read(range(first, min(first + _READ_ROWS, stop)), corrupt=b""):
+            try:
+                yield schema.decode_example(record, reader.dataset.features)
+            except ValueError:
+                yield None
 
 
 def _array(values, rows):
