@@ -29,6 +29,7 @@ COMMANDS = {
     "export": ("export", {"workdir": "run"}, ()),
     "embed": ("embed", {}, ()),
     "kmeans": ("kmeans", {"input": "x"}, ()),
+    "curate": ("curate", {}, ()),
     "evaluate": ("evaluate", {"config_file": "config_files"}, ()),
     "write_report": ("report", {"round": "round_index"}, ()),
     # The first two are of `load_experiment`, the others of a run that is only planned.

@@ -91,7 +91,7 @@ class CurateTest(tf.test.TestCase):
         self.assertNotIn("round 1", errors)
         self.assertEqual(Dataset.open(other).rows, 30)
         code, _, errors = self.curate(
-            f"--output={other}2", tree, *self.tree_flags(), "--target=30", "--normalize"
+            f"--output={other}2", tree, *self.tree_flags(), "--target=30", "--nonormalize"
         )
         self.assertEqual(code, 2)
         self.assertRegex(errors, "holds other clusters .different: normalize.; use another --tree")
