@@ -84,7 +84,7 @@ PRECISION = FLAGS.enum(
     ["auto", "float32", "bfloat16"],
     "Of the products of k-means; auto measures which is faster.",
 )
-NORMALIZE = FLAGS.bool("normalize", False, "Scale every row of the features to length 1.")
+NORMALIZE = FLAGS.bool("normalize", True, "Scale every row of the features to length 1.")
 TREE = FLAGS.string(
     "tree", None, "Folder of the tree of clusters, made or used again; None: OUTPUT.tree."
 )
