@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dc_tf import atomic
+from dc_tf.data.storage import schema
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.processes import map_lists
-from dc_tf.data.storage.reader import CorruptRow, RowReader
+from dc_tf.data.storage.reader import RowReader
 from dc_tf.distributed import stop_request
 from dc_tf.progress import Progress
 
@@ -50,14 +51,14 @@ def write_parts(dataset, folder: str, workers=None) -> list[str]:
     """
     owner = {"data": dataset.fingerprint(), "path": os.path.abspath(dataset.path)}
     atomic.reset_foreign(os.path.join(folder, "parts.json"), owner)
-    starts = range(0, dataset.rows, PART_ROWS)
-    paths = [os.path.join(folder, f"rows-{start:012d}.parquet") for start in starts]
-    missing = [(s, p) for s, p in zip(starts, paths, strict=True) if not os.path.exists(p)]
-    counts = [min(PART_ROWS, dataset.rows - start) for start, _ in missing]
+    parts = [
+        (start, min(start + PART_ROWS, dataset.rows), _part_path(folder, start))
+        for start in range(0, dataset.rows, PART_ROWS)
+    ]
+    missing = [part for part in parts if not os.path.exists(part[2])]
     write = functools.partial(_write_list, dataset.path)
-    done = dataset.rows - sum(counts)
+    done = dataset.rows - sum(stop - start for start, stop, _ in missing)
     with Progress(dataset.rows, "read names", "images", done=done) as progress:
-        progress.update(0)
         if workers == 1 or len(missing) <= 1:
             results = (count for part in missing for count in write([part]))
         else:
@@ -65,7 +66,7 @@ def write_parts(dataset, folder: str, workers=None) -> list[str]:
         for count in results:
             progress.update(count)
             stop_request.raise_if_requested("the parts that are whole are kept")
-    return paths
+    return [path for _, _, path in parts]
 
 
 def union_schema(paths) -> pa.Schema:
@@ -93,22 +94,23 @@ def corrupt_rows(table: pa.Table) -> int:
     return table[FILE].null_count
 
 
+def _part_path(folder, start):
+    return os.path.join(folder, f"rows-{start:012d}.parquet")
+
+
 def _write_list(path, parts) -> list[int]:
-    """Writes parts, (first row, path) each; the work of a process."""
+    """Writes parts, (first row, end, path) each; the work of a process."""
     reader = RowReader(Dataset.open(path))
-    return [_write_part(reader, start, part) for start, part in parts]
+    return [_write_part(reader, *part) for part in parts]
 
 
-def _write_part(reader, start, path) -> int:
-    stop = min(start + PART_ROWS, reader.dataset.rows)
+def _write_part(reader, start, stop, path) -> int:
     files, labels, columns = [], [], {}
-    for first in range(start, stop, _READ_ROWS):
-        for row in range(first, min(first + _READ_ROWS, stop)):
-            example = _example(reader, row)
-            files.append(example and example["source"])
-            labels.append(example and example["label"])
-            for name, value in (example["meta"] if example else {}).items():
-                columns.setdefault(name, {})[row - start] = value
+    for row, example in enumerate(_examples(reader, start, stop), start):
+        files.append(example and example["source"])
+        labels.append(example and example["label"])
+        for name, value in (example["meta"] if example else {}).items():
+            columns.setdefault(name, {})[row - start] = value
     arrays = {
         ROW: pa.array(np.arange(start, stop)),
         FILE: pa.array([name and _text(name) for name in files], pa.string()),
@@ -121,13 +123,14 @@ def _write_part(reader, start, path) -> int:
     return stop - start
 
 
-def _example(reader, row):
-    """The decoded record of a row without its image; None if it is corrupt."""
-    try:
-        (example,) = reader.examples([row])
-    except CorruptRow:
-        return None
-    return {name: example[name] for name in ("source", "label", "meta")}
+def _examples(reader, start, stop):
+    """Yields the decoded records of rows; None for a corrupt one."""
+    for first in range(start, stop, _READ_ROWS):
+        for record in reader.read(range(first, min(first + _READ_ROWS, stop)), corrupt=b""):
+            try:
+                yield schema.decode_example(record, reader.dataset.features)
+            except ValueError:
+                yield None
 
 
 def _array(values, rows):

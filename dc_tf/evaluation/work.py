@@ -9,6 +9,8 @@ import tensorflow as tf
 from dc_tf.evaluation.cost import Part, rate, spread
 
 _PLACES = 256  # number of images that samples are drawn from
+_CHUNK = 32  # images per batch of large samples
+_STEPS = 16  # of the largest sample of training
 
 
 def text_of(frozen, train, test, more="") -> str:
@@ -34,19 +36,33 @@ def forward_part(network, frozen, split, count, batch_size) -> Part:
         batch_size: largest number of images per batch.
     """
 
-    # One pipeline for all samples: building it takes longer than reading many images.
-    pipeline = []
+    # The same pipelines for all samples: building one takes longer than reading many images.
+    # Batches of one would cost as much as a small network itself.
+    pipelines = {}
+
+    def taken(images):
+        size = 1 if images < _CHUNK else _CHUNK
+        batches = [next(pipelines[size]) for _ in range(-(-images // size))]
+        return tf.concat(batches, 0)[:images]
 
     def sample(images):
-        if not pipeline:
-            places = spread(len(split.rows), min(len(split.rows), _PLACES))
-            ones = split.images(1, frozen.resolution, frozen.short_side, places)
-            pipeline.append(iter(ones.repeat()))
         with split.errors():
-            wait(network(tf.concat([next(pipeline[0]) for _ in range(images)], 0)))
+            if not pipelines:
+                pipelines.update({size: _endless(split, frozen, size) for size in (1, _CHUNK)})
+            wait(network(taken(images)))
         return images
 
     return Part("images through the network", count, sample, batch_size)
+
+
+def _endless(split, frozen, size):
+    """An iterator, already started, over batches of `size` centre crops, again and again."""
+    whole = -(-min(len(split.rows), _PLACES) // size) * size  # no batch is smaller
+    places = spread(len(split.rows), whole)
+    batches = split.images(size, frozen.resolution, frozen.short_side, places)
+    iterator = iter(batches.repeat())
+    next(iterator)
+    return iterator
 
 
 def steps_part(count, most, prepare, forward: Part) -> Part:
@@ -54,7 +70,7 @@ def steps_part(count, most, prepare, forward: Part) -> Part:
 
     Args:
         count: total number of images over all steps.
-        most: images per step of the task.
+        most: images per step of the task; a sample has several steps of no more than that.
         prepare: function that takes a batch size, at most `most`, and returns a function that runs
             one step of that size.
         forward: part for the forward pass of the same network. Its rate determines the batch size
@@ -72,7 +88,7 @@ def steps_part(count, most, prepare, forward: Part) -> Part:
             wait(step())
         return steps * batch_size
 
-    return Part("images of training steps", count, sample, most)
+    return Part("images of training steps", count, sample, _STEPS * most)
 
 
 def wait(tensors) -> None:

@@ -11,18 +11,18 @@ import dataclasses
 
 import numpy as np
 
-from dc_tf.clustering.job.start import cluster_in_memory
+from dc_tf.clustering.kmeans import kmeans
 from dc_tf.clustering.store.points import as_points
 from dc_tf.clustering.store.whitening import Moments, Whitening
 from dc_tf.curation.clusters import Clustering
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.evaluation.frozen.embed import embed_in_memory
 from dc_tf.evaluation.models import open_model, random_init
+from dc_tf.kmeans_options import KMeansOptions
 
 MOST_ROWS = 20_000
 _LAYER = "fc7"
 _ITERATIONS = 10
-_CACHE_GB = 0.25
 
 
 def untrained(run, shown) -> Clustering | None:
@@ -41,7 +41,7 @@ def untrained(run, shown) -> Clustering | None:
     dim = min(settings.whitening_dim or found.shape[1], found.shape[1])
     whitened = Whitening.fit(Moments.of(as_points(found)), ALONE, dim).apply(found)
     count = min(shown.count, len(whitened))
-    result = cluster_in_memory(whitened, count, 0, False, _CACHE_GB, iterations=_ITERATIONS)
+    result = kmeans(as_points(whitened), count, options=KMeansOptions(iterations=_ITERATIONS))
     return dataclasses.replace(
         shown,
         name="untrained network",

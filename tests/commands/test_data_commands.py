@@ -5,8 +5,10 @@ import io
 import json
 import os
 
+import numpy as np
 import pictures
 import tensorflow as tf
+from PIL import Image
 
 from dc_tf.commands.main import main
 from dc_tf.data.storage.manifest import Dataset
@@ -45,6 +47,28 @@ class DataCommandsTest(tf.test.TestCase):
         with self.assertLogs("absl", "WARNING") as logged:
             self.assertEqual(self.converted()[:2], (0, result))
         self.assertIn("is already complete", logged.output[0])
+
+    def test_splits_encodings_and_ranges_of_values_are_flags(self):
+        deep = np.full((9, 9), 1000, np.uint16)
+        for split in ("train", "val"):
+            path = pictures.write(self.path("root"), f"{split}/cat/1.png", b"")
+            Image.fromarray(deep).save(path)
+        convert = "convert", f"--output={self.path('out')}", "--workers=1", "--overwrite"
+        root = f"--input={self.path('root')}", "--labels_from_folders", "--value_range=0,2000"
+        code, _, err = self.call(*convert, *root)
+        self.assertEqual(code, 2)
+        self.assertIn("which are splits and not classes; use --split=train", err)
+        code, result, err = self.call(*convert, *root, "--split=train")
+        self.assertEqual((code, result["rows"]), (0, 1), err)
+        (example,) = pictures.examples(self.path("out"))
+        self.assertAllClose(tf.io.decode_image(example["encoded"])[0, 0], [127.5] * 3, atol=1)
+        csv = "path,label\nroot/train/cat/1.png,Bär\n".encode("cp1252")
+        listed = f"--input={pictures.write(self.get_temp_dir(), 'list.csv', csv)}"
+        code, _, err = self.call(*convert, listed)
+        self.assertEqual(code, 1)
+        self.assertRegex(err, "list.csv, line 2, column 23: the byte 0xe4 is not UTF-8")
+        self.assertEqual(self.call(*convert, listed, "--encoding=cp1252")[0], 0)
+        self.assertEqual(Dataset.open(self.path("out")).class_names, ("Bär",))
 
     def test_inspect_takes_its_data_set_with_or_without_the_flags_name(self):
         self.converted()
@@ -94,6 +118,15 @@ class DataCommandsTest(tf.test.TestCase):
         self.assertEqual((result["rows"], result["labels"]), (1, [2, 2]))
         self.assertEqual(pictures.examples(folder)[0]["label"], 2)
         self.assertEqual(self.call("inspect", folder, "--verify")[1]["labels"]["top"], {"two": 1})
+        names = pictures.write(
+            self.get_temp_dir(), "names.txt", "null\nBär\nBör\n".encode("cp1252")
+        )
+        index = "index", f"--input={folder}/*.tfrecord", f"--class_names={names}", *flags
+        code, _, err = self.call(*index, "--overwrite")
+        self.assertEqual(code, 1)
+        self.assertRegex(err, "names.txt, line 2, column 2: the byte 0xe4 is not UTF-8.*--encoding")
+        self.assertEqual(self.call(*index, "--overwrite", "--encoding=cp1252")[0], 0)
+        self.assertEqual(Dataset.open(folder).class_names, ("null", "Bär", "Bör"))
         os.remove(Dataset.open(folder).index_path(0))
         code, result, err = self.call("index", f"--input={folder}")
         self.assertEqual((code, result["repaired"]), (0, ["a.tfrecord"]), err)

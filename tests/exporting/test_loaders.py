@@ -1,6 +1,9 @@
 """The ways in which others load a SavedModel and compile it."""
 
+import atexit
+import functools
 import os
+import shutil
 import tempfile
 import unittest
 
@@ -23,16 +26,21 @@ def units(size=RESOLUTION):
     return pixels(size) / np.float32(255)
 
 
+@functools.cache
+def exported():
+    """(Folder of a model, the features of `units()` by layer)."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    path = os.path.join(folder, "model")
+    trunk = VGG16(width=1 / 16, resolution=RESOLUTION, fc=12).built_at_resolution()
+    export_saved_model(trunk, path)
+    return path, {name: value.numpy() for name, value in trunk(units()).items()}
+
+
 class LoadersTest(tf.test.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        folder = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(folder.cleanup)
-        cls.path = os.path.join(folder.name, "model")
-        trunk = VGG16(width=1 / 16, resolution=RESOLUTION, fc=12).built_at_resolution()
-        export_saved_model(trunk, cls.path)
-        cls.expected = {name: value.numpy() for name, value in trunk(units()).items()}
+    def setUp(self):
+        super().setUp()
+        self.path, self.expected = exported()
 
 
 @unittest.skipUnless(keras3.__version__.startswith("3"), "Keras 2 has no TFSMLayer")

@@ -260,11 +260,19 @@ class LocalTest(tf.test.TestCase):
         self.assertEqual(done.returncode, 2)
         self.assertIn("--workers=2 -- train", done.stderr)
 
-    def test_a_worker_count_of_zero_is_wrong_usage(self):
-        command = [sys.executable, LOCAL, "--workers=0", "--", "train"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        self.assertEqual(done.returncode, 2)
-        self.assertIn("--workers=0; use 1 to 1024", done.stderr)
+    def test_numbers_that_cannot_work_are_wrong_usage(self):
+        for flag, message in [
+            ("--workers=0", "--workers=0; use 1 to 1024"),
+            ("--workers=99999999999", "--workers=99999999999; use 1 to 1024"),
+            ("--grace_s=nan", "--grace_s=nan; use 0 to"),
+            ("--grace_s=inf", "--grace_s=inf; use 0 to"),
+            ("--threads=0", "--threads=0; use 1 to"),
+            ("--max_restarts=-1", "--max_restarts=-1; use 0 to"),
+        ]:
+            command = [sys.executable, LOCAL, "--workers=1", flag, "--", "train"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(message, done.stderr)
 
 
 class CoresTest(tf.test.TestCase):

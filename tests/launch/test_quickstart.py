@@ -257,6 +257,23 @@ class StopTest(tf.test.TestCase):
         self.assertEqual(json.loads(done.stdout.splitlines()[-1]), kept)
         self.assertEqual(kept["epochs"], {"rotnet": 10})
 
+    def test_flags_that_cannot_work_are_refused_before_the_first_step(self):
+        file = self.folder / "a file"
+        file.touch()
+        for flag, message in [
+            ("--minutes=nan", "--minutes=nan; use 0.01 to"),
+            ("--minutes=-1", "--minutes=-1; use"),
+            ("--workers=99999", "--workers=99999; use 1 to 1024"),
+            ("--pictures=0", "--pictures=0; use 1 to"),
+            ("--images=~nobody-here/x", "names no home folder"),
+            (f"--workdir={file}/x", "cannot be written: Not a directory"),
+        ]:
+            command = [sys.executable, QUICKSTART, flag]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertIn(message, done.stderr)
+            self.assertNotIn("Traceback", done.stderr)
+
     def test_another_set_of_images_needs_another_folder(self):
         with self.on_terminal() as terminal:
             self.assertEqual(terminal.wait(), 0, terminal.text)

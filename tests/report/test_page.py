@@ -2,7 +2,9 @@
 
 import base64
 import hashlib
+import html
 import html.parser
+import json
 import os
 import re
 import shutil
@@ -17,6 +19,38 @@ from dc_tf.report.build import make
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 LIMIT_S = 60
+# Does what a person would, and leaves what it sees in an attribute.
+DRIVER = """
+const found = {};
+const cards = () => Array.from(document.querySelectorAll(".card:not([hidden])"));
+const form = document.querySelector("#clusters form");
+function set(name, value) {
+  form.elements[name].value = value;
+  form.dispatchEvent(new Event("input"));
+}
+set("text", "DOG photos/3.png");
+found.filtered = cards().map((card) => card.id);
+set("text", "no such word");
+found.none = [cards().length, document.querySelector("#clusters .none").hidden];
+set("text", "");
+set("sort", "size");
+found.sizes = cards().map((card) => Number(card.dataset.size));
+const chart = document.querySelector("#training svg");
+const box = chart.getBoundingClientRect();
+chart.dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + 200, clientY: box.top}));
+found.tip = document.querySelector("#training .tip").textContent;
+const dot = document.querySelector(".plot.map .dot");
+dot.dispatchEvent(new PointerEvent("pointerenter"));
+const tip = document.querySelector(".plot.map .tip");
+found.dot = tip.textContent;
+found.picture = Boolean(tip.querySelector("img"));
+const column = document.querySelector("#map select");
+column.value = "1";
+column.dispatchEvent(new Event("input"));
+const legends = Array.from(document.querySelectorAll(".map-legend:not([hidden])"));
+found.legends = legends.map((legend) => legend.getAttribute("aria-label"));
+document.body.dataset.found = JSON.stringify(found);
+"""
 
 
 def write(folder):
@@ -75,12 +109,32 @@ class PageTest(tf.test.TestCase):
         self.assertRegex(dumped, r'<output aria-live="polite">5 of 5 clusters</output>')
         self.assertIn('<form class="tools" aria-label="Colours of the map">', dumped)
 
-    def browse(self, *flags):
+    def test_filter_sort_charts_and_map_answer(self):
+        if not CHROMIUM:
+            self.skipTest("needs chromium")
+        digest = base64.b64encode(hashlib.sha256(DRIVER.encode()).digest()).decode()
+        text = self.text.replace("script-src ", f"script-src &#39;sha256-{digest}&#39; ")
+        path = os.path.join(self.folder, "driven.html")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text.replace("</body>", f"<script>{DRIVER}</script></body>"))
+        dumped, errors = self.browse("--dump-dom", page=path)
+        self.assertNotRegex(errors, "CONSOLE")
+        found = json.loads(html.unescape(re.search(r'data-found="([^"]*)"', dumped)[1]))
+        self.assertEqual(found["filtered"], ["cluster-3"])
+        self.assertEqual(found["none"], [0, False])
+        self.assertLen(found["sizes"], 5)
+        self.assertEqual(found["sizes"], sorted(found["sizes"], reverse=True))
+        self.assertRegex(found["tip"], r"^1\nsquared distances: 5$")
+        self.assertIn("images, label", found["dot"])
+        self.assertTrue(found["picture"])
+        self.assertEqual(found["legends"], ["camera"])
+
+    def browse(self, *flags, page=None):
         """(stdout, stderr) of Chromium on the page."""
         profile = tempfile.mkdtemp(dir=self.folder)
         command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu"]
         command += [f"--user-data-dir={profile}", "--enable-logging=stderr", "--v=0"]
-        command += [*flags, f"file://{self.output}"]
+        command += [*flags, f"file://{page or self.output}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
         return done.stdout, done.stderr
 

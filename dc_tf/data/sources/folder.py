@@ -78,8 +78,8 @@ def _enter(root, parent, skip, seen):
         return
     if is_local(root):
         real = os.path.realpath(folder)
-        if real in seen:  # a link
-            if not _is_inside(os.path.dirname(folder.rstrip("/")), real):
+        if real in seen:
+            if not _is_loop(root, parent, real):
                 yield (
                     "",
                     "a link to a folder whose files are listed already; copy it to repeat them",
@@ -94,9 +94,11 @@ def _enter(root, parent, skip, seen):
     yield from ((name, None) for name in sorted(names))
 
 
-def _is_inside(folder, parent):
-    """Whether a folder is another one or inside it, so that a link to that is a loop."""
-    return os.path.join(os.path.realpath(folder), "").startswith(os.path.join(parent, ""))
+def _is_loop(root, path, real):
+    """Whether a folder is one of those that its own path leads through."""
+    parents = path.rstrip("/").split("/")[:-1]
+    above = ["/".join(parents[:depth]) for depth in range(len(parents) + 1)]
+    return any(os.path.realpath(os.path.join(root, parent)) == real for parent in above)
 
 
 def _local_names(folder):

@@ -214,7 +214,8 @@ def _head(path, lines):
     heads = {separator: _fields(line, separator) for separator in separators}
     separator = next((s for s, head in heads.items() if PATH in head), separators[0])
     if separator != separators[0]:
-        logging.warning("%s separates its fields by %s.", path, _SEPARATORS[separator])
+        text = "%s separates its fields by %s."  # each pass over the list comes here
+        logging.log_first_n(logging.WARNING, text, 1, path, _SEPARATORS[separator])
     _check_head(path, heads[separator])
     return heads[separator], separator
 

@@ -33,8 +33,9 @@ _OTHER_BYTES = {
 for _mode in ("RGB", "RGBA"):  # as the processor orders bytes
     _OTHER_BYTES[f"{_mode};16N"] = f"{_mode};16{'B' if sys.byteorder == 'little' else 'L'}"
 _BITS_PER_SAMPLE, _LEAST, _MOST, _FORMAT, _SIGNED_LEAST, _SIGNED_MOST = 258, 280, 281, 339, 340, 341
+_PHOTOMETRIC = 262  # 0: the lowest value is white
 _SIGNED = 2  # value of _FORMAT
-_FULL_RANGE = ("PPM", "JPEG2000")  # Pillow scales these to all of 16 bits
+_FULL_RANGE = ("PPM",)  # Pillow scales these to all of 16 bits
 
 
 class Depth:
@@ -45,11 +46,13 @@ class Depth:
         bits: numbers of bits to choose from where nothing is stated.
         low_bytes: function that decodes the low bytes of 16-bit colours, of which Pillow keeps the
             high bytes only: (height, width, channels) uint8; None for other images.
+        inverted: whether the lowest value is white; Pillow inverts only 8 bits.
     """
 
     def __init__(self, image, data):
         self.stated, self.bits = _stated(image, data), _bits(image)
         self.low_bytes = _low_bytes(image, data)
+        self.inverted = 0 in _numbers(getattr(image, "tag_v2", {}), _PHOTOMETRIC)
 
 
 def to_8_bits(image, depth, value_range=None) -> Image.Image:
@@ -85,7 +88,8 @@ def _scaled_numbers(image, depth, value_range):
     least, most = float(finite.min()), float(finite.max())
     low, high = value_range or _range_of(least, most, depth, is_float)
     values = np.nan_to_num(values, nan=low, posinf=high, neginf=low) if is_float else values
-    return _scaled(values, low, high)
+    pixels = _scaled(values, low, high)
+    return 255 - pixels if depth.inverted else pixels
 
 
 def _range_of(least, most, depth, is_float):

@@ -23,8 +23,8 @@ from dc_tf.evaluation.metrics import accuracy
 from dc_tf.evaluation.work import features_part, text_of
 from dc_tf.progress import Progress
 
-# Values of all fits, images times dimensions; a core takes about ten seconds for so many.
-_WORTH_PROCESSES = 4e7
+# Images times dimensions times classes of all fits; a core takes about five seconds for so many.
+_WORTH_PROCESSES = 2e8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ def work(frozen, train, test, layers, protocol: Protocol) -> Work:
     rows = [shots * len(np.unique(train.labels)) for shots in protocol.shots]
     labels = np.arange(max(rows)) % len(np.unique(train.labels))
     fits = protocol.draws * len(layers)
-    images = fits * sum(rows) / _processes(fits * sum(rows) * dim)
+    images = fits * sum(rows) / _processes(fits * sum(rows) * dim, train.classes)
     return Work(
         text_of(frozen, train, test, f"{fits * len(rows)} fits"),
         (
@@ -111,7 +111,7 @@ def evaluate(frozen, train, test, layers, protocol: Protocol, world=ALONE) -> di
     with FeatureCache(protocol.scratch) as cache, contextlib.ExitStack() as stack:
         both = extract_cells(frozen, (train, test), layers, protocol, cache, world)
         dims = sum(known.shape[1] for known in both[0].values())
-        processes = _processes(sum(map(len, drawn.flat)) * dims)
+        processes = _processes(sum(map(len, drawn.flat)) * dims, train.classes)
         if processes > 1:
             stack.callback(end_processes)
         results = {}
@@ -140,9 +140,9 @@ def _largest_first(drawn):
     return sorted(np.ndenumerate(drawn), key=lambda draw: -len(draw[1]))
 
 
-def _processes(values) -> int:
+def _processes(values, classes) -> int:
     """One for each core, unless the fits take less time than starting processes."""
-    return cores() if values > _WORTH_PROCESSES else 1
+    return cores() if values * classes > _WORTH_PROCESSES else 1
 
 
 def draw(split, protocol) -> np.ndarray:

@@ -52,6 +52,7 @@ SMALL = {
 }
 _PAPER_IMAGES = 5_011
 _PAPER_ALL = {"weight_decays": (1e-4,)}
+_TRIED_STEPS = 64  # of one pipeline, to estimate the cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,10 +199,17 @@ def _one_step(frozen, split, protocol, batch_size):
     network = _network(frozen, split, protocol, Solo())
     labels = split.presence()
     key, zero = np.zeros(2, np.int32), np.float32(0)
+    places = spread(len(split), batch_size)
+
+    def endless():
+        while True:  # as in training, where building a pipeline is no part of a step
+            many = np.tile(places, _TRIED_STEPS)
+            yield from _try_crops(split, many, batch_size, frozen.resolution)
+
+    crops = endless()
 
     def step():
-        places = spread(len(split), batch_size)
-        (images,) = _try_crops(split, places, batch_size, frozen.resolution)
+        images = next(crops)
         try:
             # A learning rate of zero, but the full computation of a step.
             return network.step(images, labels[places], np.int32(0), batch_size, key, zero, zero)

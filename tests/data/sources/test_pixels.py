@@ -37,6 +37,18 @@ def tiff(values, **tags):
     return file.getvalue()
 
 
+def jpeg2000(values):
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "JPEG2000")
+    return file.getvalue()
+
+
+def portable(values, most):
+    """Bytes of a grey image in the PGM format, which states the largest value."""
+    height, width, _ = values.shape
+    return f"P5 {width} {height} {most}\n".encode() + values.astype(">u2").tobytes()
+
+
 def ramp(most, channels=1):
     """(height, width, channels) uint16, from 0 to `most`."""
     column = np.linspace(0, most, SHAPE[1]).round().astype(np.uint16)
@@ -69,6 +81,9 @@ class PixelsTest(tf.test.TestCase):
                     values[..., -1] = most
                 self.check_ramp(png(values))
             self.check_ramp(tiff(ramp(most)[..., 0]))
+            self.check_ramp(jpeg2000(ramp(most)[..., 0]))
+            if bits > 8:
+                self.check_ramp(portable(ramp(most), most))
             self.check_ramp(tiff(ramp(most)[..., 0].astype(np.int32)))
 
     def test_a_dark_picture_of_a_stated_range_stays_dark(self):
@@ -87,6 +102,12 @@ class PixelsTest(tf.test.TestCase):
             with Image.open(io.BytesIO(data)) as image:
                 self.assertLess(np.asarray(image).max(), 16)  # what Pillow would give
             self.check_ramp(data)
+
+    def test_a_tiff_whose_lowest_value_is_white_is_inverted(self):
+        entry = struct.pack("<HHLHH", 262, 3, 1, 1, 0)  # black is zero
+        data = tiff(ramp(4095)[:, ::-1, 0].copy())
+        self.assertEqual(data.count(entry), 1)
+        self.check_ramp(data.replace(entry, struct.pack("<HHLHH", 262, 3, 1, 0, 0)))
 
     def test_floats_are_from_0_to_1_or_their_range_is_named(self):
         values = ramp(1000)[..., 0].astype(np.float32)
