@@ -212,7 +212,7 @@ class CommandTest(tf.test.TestCase):
         self.assertTrue(features.about["mirror"])
         (first,) = search_and_write([path], features=features.path, k=1)["neighbours"]
         self.assertEqual(first["row"], 23)
-        self.assertGreater(first["similarity"], 0.999)
+        self.assertGreater(first["similarity"], 0.85)
 
     def test_tables_and_sheet_hold_what_was_found(self):
         given = {"run": self.run_folder, "layer": "conv4", "k": 3}
