@@ -843,7 +843,9 @@ def find_duplicates(
     True
 
     Args:
-        run, features, data: as of `search`; without `data` only near copies are looked for.
+        run: run folder, as of `search`.
+        features: without `run`: features of the images, as of `search`.
+        data: data set folder, as of `search`; without it only near copies are looked for.
         layer: as of `search`; of `run`, None takes conv9 in 2 x 2 cells of image
             and mirror image, which finds copies best.
         output: folder for the table, the rows to keep, a view of them and a gallery.
