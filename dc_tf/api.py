@@ -1032,8 +1032,8 @@ def write_report(
         random_init: of a run with up to 20,000 images: compare with clusters of an untrained
             network too.
         evaluations: JSON results of `evaluate` besides those in the run folder.
-        duplicates: table of groups of near-duplicates to show, Parquet or CSV, with the columns row
-            and group.
+        duplicates: near-duplicates to show: output of `find_duplicates`, or a Parquet or CSV table
+            with the columns row and group.
         sheets: number of clusters whose images are shown.
         max_rows: images whose metadata is read; a sample of more.
         max_mb: largest size of the file; contact sheets are left out for it.

@@ -38,7 +38,8 @@ EVALUATIONS = FLAGS.multi_string(
 DUPLICATES = FLAGS.path(
     "duplicates",
     None,
-    "Table of groups of near-duplicates to show, Parquet or CSV, with the columns row and group.",
+    "Near-duplicates to show: output of dc_tf duplicates, or a Parquet or CSV table with the "
+    "columns row and group.",
 )
 SHEETS = FLAGS.integer("sheets", 120, "Clusters whose images are shown.", lower_bound=0)
 MAX_ROWS = FLAGS.integer(

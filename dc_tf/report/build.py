@@ -43,7 +43,7 @@ def make(
         random_init: compare with clusters of an untrained network, if there are no more than
             `baseline.MOST_ROWS` images.
         evaluation_files: JSON results besides those in the folder of the run.
-        duplicates: table of groups of near-duplicates with the columns `row` and `group`, or None.
+        duplicates: groups of near-duplicates, as `copies.read` takes them, or None.
         sheets: number of clusters whose images are shown.
         max_rows: images whose metadata is read.
         max_mb: size of the file.

@@ -126,9 +126,11 @@ def of_network(run, stage: str) -> dict:
     reader = RowReader(run.dataset)
     for row in (run.dataset.rows // 3, 2 * run.dataset.rows // 3) if sobel else ():
         try:
-            images.append((row, sobel_sheets(reader.examples([row])[0]["encoded"])))
+            sheets = sobel_sheets(reader.examples([row])[0]["encoded"])
         except CorruptRow:
             continue  # it is counted among the warnings where it is read for metadata
+        if sheets:
+            images.append((row, sheets))
     return {"sobel": sobel, "images": images, "filters": _filters(run, stage)}
 
 

@@ -1,6 +1,6 @@
-"""Groups of near-duplicates from a table with the columns `row` and `group`, in Parquet or CSV.
+"""Groups of near-duplicates as `dc_tf duplicates` has found them, or of any table of groups.
 
-copies = read("duplicates.parquet", dataset.rows)
+copies = read("COPIES", dataset.rows)
 copies.groups[0].rows, copies.rows, copies.count
 """
 
@@ -15,6 +15,7 @@ _SHOWN = 24  # groups with pictures
 _MEMBERS = 8  # pictures of a group
 _NEEDED = "row", "group"
 _KEEPER = "keeper"
+_TABLES = "duplicates.parquet", "duplicates.csv"  # of `dc_tf duplicates`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +50,14 @@ def read(path: str, rows: int) -> Copies:
     """Reads a table of groups.
 
     Args:
-        path: file that ends in .parquet or .csv.
+        path: output of `dc_tf duplicates`, or a Parquet or CSV file (.parquet, .csv) with the
+            integer columns `row` and `group`, and `keeper` where one of each group stays.
         rows: number of rows of the data set.
 
     Raises:
         ConfigError: it cannot be read, lacks a column, or has rows of another data set.
     """
-    row, group, keeper = _columns(path)
+    row, group, keeper = _columns(_table(path))
     if len(row) and not 0 <= row.min() <= row.max() < rows:
         raise ConfigError(
             f"--duplicates={path} has row {row.max()}, but the data set has rows 0..{rows - 1}; "
@@ -69,6 +71,12 @@ def read(path: str, rows: int) -> Copies:
         for number, start in zip(largest, starts[largest], strict=True)
     ]
     return Copies(len(sizes), len(row), groups)
+
+
+def _table(path):
+    """The table in the output of `dc_tf duplicates`, or the file itself."""
+    inside = [os.path.join(path, name) for name in _TABLES]
+    return next((table for table in inside if os.path.isfile(table)), path)
 
 
 def _columns(path):

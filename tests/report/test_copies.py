@@ -22,11 +22,11 @@ class CopiesTest(tf.test.TestCase):
             "keeper": [False, False, True, True, False],
             "source": list("abcde"),
         }
-        parquet, csv = self.path("found.parquet"), self.path("found.csv")
+        parquet, csv = self.path("duplicates.parquet"), self.path("found.csv")
         pyarrow.parquet.write_table(pyarrow.table(columns), parquet)
         with open(csv, "w") as file:
             file.write("row,group,keeper\n9,5,false\n4,5,false\n1,0,true\n7,5,true\n2,0,false\n")
-        for path in (parquet, csv):
+        for path in (parquet, os.path.dirname(parquet), csv):
             found = read(path, 10)
             self.assertEqual((found.count, found.rows), (2, 5))
             self.assertEqual([group.rows for group in found.groups], [[7, 4, 9], [1, 2]])
