@@ -181,7 +181,8 @@ def convert(
         format: "jpeg", "png", or "keep": PNG stays PNG, everything else becomes JPEG.
         quality: JPEG quality of re-encoded images, 1 to 95.
         max_pixels: images whose header states more are rejected without decoding.
-        drop_duplicates: reject images with the same size and pixels as an earlier one.
+        drop_duplicates: reject images with the same size and pixels as an earlier one;
+            `find_duplicates` finds those that were compressed or scaled differently.
         drop_blank: reject images of a single colour.
         rows_per_shard: rows of a file; None: files of 256 MiB.
         workers: processes; None: one for each core. They import the main module again, so a script
