@@ -161,6 +161,7 @@ def _check(output, dry_run, format, groups):
         raise ConfigError("give --output=FOLDER, or --dry_run to count only.")
     if output is not None:
         check_folder(output, "--output")
+        _check_strangers(output)
     if format not in FORMATS:
         raise ConfigError(f"--format={format}; use {' or '.join(FORMATS)}.")
     if groups < 0:
@@ -171,6 +172,13 @@ def _check(output, dry_run, format, groups):
             f"TF_CONFIG names {size} workers, but dc_tf duplicates runs on one, with all its "
             "cores; unset TF_CONFIG and start it once."
         )
+
+
+def _check_strangers(output):
+    """Refuses a folder of something else before anything is embedded."""
+    held = os.listdir(output) if os.path.isdir(output) else []
+    if held and _SETTINGS not in held:
+        raise ConfigError(f"{output} holds other files; use another --output.")
 
 
 def _owner(features, settings, clusters, format):
