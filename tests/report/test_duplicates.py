@@ -172,7 +172,7 @@ class FoundTest(tf.test.TestCase):
             ("--groups=-1", {"dry_run": True, "groups": -1}),
             ("7 rows, but --data=.* has 6", {"dry_run": True, "features": one_more}),
             (
-                "not the --output of|not the folder of a run",
+                "neither a run nor the --output of",
                 {"dry_run": True, "clusters": strangers},
             ),
         ):
