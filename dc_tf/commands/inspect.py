@@ -56,7 +56,7 @@ def run() -> dict:
         report["damage"] = []
         for damage in verify.verify(dataset, WORKERS.value):
             report["damage"].append(vars(damage))
-            print(verify.describe(damage, dataset.path), file=sys.stderr, flush=True)
+            print(verify.describe(damage, dataset), file=sys.stderr, flush=True)
         _check(report)
     elif corrupt := report["sample"]["corrupt"]:
         raise DataError(

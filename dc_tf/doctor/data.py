@@ -71,7 +71,7 @@ def check_shards(report, dataset, rank, workers) -> None:
     own = parts[rank::workers]
     bad = [fault for fault in (check_shard(dataset, *part) for part in own) if fault]
     for fault in bad:
-        report.fail("shard", describe(fault, dataset.path), "copy it again, or convert it again")
+        report.fail("shard", describe(fault, dataset), "copy it again, or convert it again")
     if not bad:
         report.ok("shards", f"{len(own)} of {len(parts)} read: all checksums match")
 

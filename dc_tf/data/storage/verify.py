@@ -153,7 +153,8 @@ def _difference(record, length, label, features):
     return None
 
 
-def describe(fault, folder) -> str:
-    """A one-line description of a CorruptShard."""
+def describe(fault, dataset) -> str:
+    """A one-line description of a CorruptShard of a Dataset."""
+    folder = dataset.path if fault.shard == ROWS else (dataset.base or dataset).path
     where = "" if fault.offset is None else f", {fault.rows} rows, the first at {fault.offset}"
     return f"{os.path.join(folder, fault.shard)}{where}: {fault.reason}"

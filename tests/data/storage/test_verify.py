@@ -41,7 +41,7 @@ class VerifyTest(tf.test.TestCase):
         self.assertEqual(found.offset, offset)
         self.assertIn("checksum", found.reason)
         self.assertIn(f"shard-00001-of-00004.tfrecord, 1 rows, the first at {offset}: is corrupt",
-                      describe(found, self.path))  # fmt: skip
+                      describe(found, self.dataset))  # fmt: skip
 
     def test_each_corrupt_shard_is_found_and_the_others_are_looked_at(self):
         first, second = self.dataset.index(0)[:, 0], self.dataset.index(2)[:, 0]

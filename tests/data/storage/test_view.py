@@ -20,7 +20,7 @@ from dc_tf.data.storage.materialize import materialize
 from dc_tf.data.storage.reader import RowReader
 from dc_tf.data.storage.schema import Features
 from dc_tf.data.storage.tfrecord import frame
-from dc_tf.data.storage.verify import verify
+from dc_tf.data.storage.verify import describe, verify
 from dc_tf.data.storage.view import write_view
 from dc_tf.data.storage.writer import DatasetWriter
 from dc_tf.errors import ConfigError, DataError
@@ -196,6 +196,7 @@ class VerifyTest(ViewCase):
         (fault,) = self.faults(view)
         self.assertEqual((fault.shard, fault.rows), (self.base.shards[0].name, 1))
         self.assertEqual(fault.offset, offset)
+        self.assertIn(f"{self.base.shard_path(0)}, 1 rows", describe(fault, view))
 
     def test_a_shard_that_is_gone_counts_with_the_rows_it_had(self):
         view = self.view([2, 3, 5, 13])
@@ -209,6 +210,7 @@ class VerifyTest(ViewCase):
         np.save(os.path.join(view.path, "rows.npy"), np.arange(6))
         (fault,) = self.faults(view)
         self.assertEqual((fault.shard, fault.rows), ("rows.npy", 6))
+        self.assertIn(os.path.join(view.path, "rows.npy"), describe(fault, view))
 
     def test_processes_find_the_same(self):
         view = self.view([2, 3, 5])
