@@ -9,6 +9,7 @@ import os
 from dc_tf import atomic
 from dc_tf.curation.clusters import of_either, of_kmeans, of_run
 from dc_tf.data.storage.manifest import Dataset
+from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
 from dc_tf.report import content as content_lib
 from dc_tf.report import copies, evaluations, page
@@ -56,6 +57,7 @@ def make(
         ConfigError: what cannot work; nothing was written.
         DataError: data that cannot be used.
     """
+    _check_alone()
     _check_source(run, clusters, data)
     _check_output(output, max_mb, overwrite)
     opened = None if run is None else of_run(run, data, stage, round_index)
@@ -111,6 +113,15 @@ def _title(path):
     """The last two names of a path: many runs are a folder `run` of something."""
     head, name = os.path.split(os.path.abspath(path))
     return os.path.join(os.path.basename(head), name)
+
+
+def _check_alone():
+    size = task_from_environment().size
+    if size > 1:
+        raise ConfigError(
+            f"TF_CONFIG names {size} workers, but dc_tf report runs on one; unset TF_CONFIG and "
+            "start it once."
+        )
 
 
 def _check_source(run, clusters, data):

@@ -20,6 +20,7 @@ from dc_tf.errors import DataError
 from dc_tf.report import clusters, colours, curves
 from dc_tf.report import columns as columns_lib
 from dc_tf.report import sample as sample_lib
+from dc_tf.report.about import sentences
 from dc_tf.report.agreement import Agreement
 from dc_tf.report.filters import filter_sheets, sobel_sheets
 from dc_tf.report.gallery import Gallery
@@ -29,6 +30,7 @@ from dc_tf.report.thumbnails import Thumbnails
 COLOURED = 20_000  # images that are decoded for their mean colour
 _PER_CLUSTER = 20  # of them in each cluster
 _MOST_ROUNDS = 24  # that are compared with labels and metadata
+_FILES = 20  # inputs of a k-means that are named
 _CELLS = 1 << 31  # rows x rounds that are read for it
 
 
@@ -58,12 +60,19 @@ def of_kmeans(shown) -> dict:
         "charts_of_training": curves.objective_charts(made.get("objective") or ()),
         "seconds": {"clustering": made.get("seconds") or 0.0},
         "settings": None,
+        "made_with": _made_with(made),
         "versions": made.get("versions") or {},
-        "made": made,
         "result": {},
         "failed_step": {},
-        "warnings": [text for text in made.get("warnings") or () if isinstance(text, str)],
+        "warnings": sentences(made),
     }
+
+
+def _made_with(made):
+    """[(name, text)] of the settings and inputs of a clustering of embeddings."""
+    settings = [(name, str(value)) for name, value in made["settings"].items()]
+    files = [f"{file['path']}, {file['rows']} rows" for file in made["input"]]
+    return settings + [("input", text) for text in files[:_FILES]]
 
 
 def measured(clustering) -> Clustering:

@@ -1,9 +1,12 @@
 """Reports of runs and of clusterings: what they hold, what is missing; texts stay texts."""
 
+import contextlib
 import html.parser
+import io
 import json
 import os
 import tempfile
+from unittest import mock
 
 import clustered
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 import runs
 import tensorflow as tf
 
+from dc_tf.commands.main import main
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.report import page
 from dc_tf.report.build import make
@@ -180,6 +184,21 @@ class RunTest(ReportCase):
         make(output=taken, run=self.run_folder, overwrite=True)
         make(output=taken, run=self.run_folder)  # a report may be replaced
         self.assertTrue(page.is_report(taken))
+
+    def test_the_command_prints_where_the_report_is(self):
+        printed = io.StringIO()
+        flags = f"--run={self.run_folder}", f"--output={self.output}", "--sheets=1"
+        with contextlib.redirect_stdout(printed):
+            self.assertEqual(main(["report", *flags]), 0)
+        result = json.loads(printed.getvalue().splitlines()[-1])
+        self.assertEqual(result["report"], self.output)
+        self.assertEqual(result["clusters_shown"], 1)
+
+    def test_several_workers_are_refused(self):
+        worker = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
+        with mock.patch.dict(os.environ, TF_CONFIG=json.dumps(worker)):
+            with self.assertRaisesRegex(ConfigError, "names 2 workers, but dc_tf report runs on"):
+                make(output=self.output, run=self.run_folder)
 
 
 class HostileTest(ReportCase):
