@@ -57,6 +57,8 @@ setuptools.setup(
             "codespell",
             "hypothesis",
             "kubernetes-validate",
+            "pillow-heif",
+            "pillow-jxl-plugin",
             "pytest",
             "pytest-xdist",
             "ruff",

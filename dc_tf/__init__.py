@@ -9,9 +9,10 @@
     features = dc_tf.embed("MODEL", "DATA", layer="conv4")           # (images, d) array
     clusters = dc_tf.kmeans(features, k=100)
 
-`generate`, `open_dataset`, `load_trunk`, `evaluate`, `search`, `find_duplicates`, `write_clusters`,
-`assign` and `write_report` are the others; each has its own help, as `help(dc_tf.embed)`. They are
-imported, and TensorFlow with them, when they are first used. The same from a shell: `dc_tf --help`.
+`generate`, `open_dataset`, `load_trunk`, `curate`, `evaluate`, `search`, `find_duplicates`,
+`write_clusters`, `assign` and `write_report` are the others; each has its own help, as
+`help(dc_tf.embed)`. They are imported, and TensorFlow with them, when they are first used. The same
+from a shell: `dc_tf --help`.
 """
 
 import importlib
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "assign",
     "convert",
+    "curate",
     "embed",
     "evaluate",
     "export",

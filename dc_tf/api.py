@@ -45,6 +45,7 @@ __all__ = [
     "load_trunk",
     "embed",
     "kmeans",
+    "curate",
     "evaluate",
     "search",
     "find_duplicates",
@@ -180,7 +181,8 @@ def convert(
         format: "jpeg", "png", or "keep": PNG stays PNG, everything else becomes JPEG.
         quality: JPEG quality of re-encoded images, 1 to 95.
         max_pixels: images whose header states more are rejected without decoding.
-        drop_duplicates: reject images with the same size and pixels as an earlier one.
+        drop_duplicates: reject images with the same size and pixels as an earlier one;
+            `find_duplicates` finds those that were compressed or scaled differently.
         drop_blank: reject images of a single colour.
         rows_per_shard: rows of a file; None: files of 256 MiB.
         workers: processes; None: one for each core. They import the main module again, so a script
@@ -547,6 +549,119 @@ def kmeans(
     return start.output.read() if start.run() else None
 
 
+@_front()
+def curate(
+    data: Path | Dataset | None = None,
+    output: Path | None = None,
+    target: int | None = None,
+    *,
+    features: Path | Sequence[Path] | None = None,
+    run: Path | None = None,
+    layer: str | None = None,
+    clusters: Path | None = None,
+    max_per_cluster: int | None = None,
+    drop_outliers: float = 0.0,
+    drop_sparsest: float = 0.0,
+    drop_rarest: float = 0.0,
+    where: str | Sequence[str] | None = None,
+    rows: Path | np.ndarray | None = None,
+    drop_rows: Path | np.ndarray | None = None,
+    choice: str = "random",
+    levels: Sequence[int] | None = None,
+    rounds: int = 10,
+    sample: int | None = None,
+    iterations: int = 10,
+    seed: int = 0,
+    precision: str = "auto",
+    normalize: bool = True,
+    tree: Path | None = None,
+    dry_run: bool = False,
+    materialize: Path | None = None,
+    format: str = "shards",
+    overwrite: bool = False,
+    timeout_s: float = 600.0,
+) -> dict | None:
+    """Chooses a part of a data set, balanced or by other rules, as a view that copies no image.
+
+    >>> chosen = dc_tf.curate("scenes", "BALANCED", 24, features="features.npy", levels=[12, 3])
+    >>> dc_tf.open_dataset("BALANCED").rows
+    24
+    >>> dc_tf.curate("scenes", "FIRST", rows=np.arange(10))["steps"]
+    [{'rule': 'rows', 'rows': 10}]
+
+    The rules act in this order: rows, drop_rows, where, drop_outliers, drop_sparsest, drop_rarest,
+    max_per_cluster, target.
+
+    Args:
+        data: data set folder, or one of `open_dataset`; None with `run` takes the run's.
+        output: folder of the view; None with `dry_run`, or to `materialize` alone.
+        target: rows of the balanced subset: an even share of each branch of a tree of clusters
+            (Vo et al. 2024).
+        features: output folder of `embed`, a `.npy` file, a pattern or a list of files.
+        run: run folder, for features of its own network.
+        layer: of a run, or of a folder with several layers.
+        clusters: output of `kmeans`, or a run (its last round), in place of a tree.
+        max_per_cluster: keep at most so many rows of a cluster.
+        drop_outliers: drop this share of the rows, those farthest from their centroid.
+        drop_sparsest: drop whole clusters of at most this share, the most spread out first.
+        drop_rarest: drop whole clusters of at most this share, the smallest first.
+        where: "meta/hashtag=sea", "class!=cat" or "meta/year>=1984"; of several, all have to hold.
+        rows: keep these: array of row ids, `.npy` file, or text file with one a line.
+        drop_rows: drop these.
+        choice: of a cluster, "random" rows or those "nearest" to its centroid.
+        levels: clusters of each level of the tree, from the lowest on; None: by the number of rows.
+        rounds: each level is clustered again so often, on equally many rows of every cluster.
+        sample: rows of each cluster in these rounds; None: half the average size of a cluster.
+        iterations: of each k-means.
+        seed: of everything that is drawn.
+        precision: of the products, "float32", "bfloat16", or "auto", which measures the faster.
+        normalize: scale every row of the features to length 1.
+        tree: folder of the tree, made or used again; None: OUTPUT.tree.
+        dry_run: only count.
+        materialize: folder for a copy of the chosen images.
+        format: of that copy, "shards" (a data set) or "webdataset" (tar files).
+        overwrite: replace what is in `output` and `materialize`.
+        timeout_s: of several workers, seconds that one may be silent; 0: for ever.
+
+    Returns:
+        dict of output, rows, of, steps (rows that each rule has left), corrupt, classes and
+        clusters (how evenly rows are spread before and after) and materialized; None on workers
+        other than the first.
+
+    Raises:
+        ConfigError: a rule or setting that cannot work; nothing was started.
+        DataError: data or features that cannot be used, or no row is left.
+        Preempted: after Ctrl-C; what was done is saved.
+    """
+    from dc_tf.curation.curate import curate as choose
+
+    paths = {"output": output, "run": run, "clusters": clusters, "tree": tree}
+    paths |= {"materialize": materialize, "data": data, "rows": rows, "drop_rows": drop_rows}
+    return choose(
+        **{name: os.fspath(p) if isinstance(p, os.PathLike) else p for name, p in paths.items()},
+        features=features,
+        layer=layer,
+        target=target,
+        max_per_cluster=max_per_cluster,
+        drop_outliers=drop_outliers,
+        drop_sparsest=drop_sparsest,
+        drop_rarest=drop_rarest,
+        where=tuple(_several(where)) if where is not None else (),
+        choice=choice,
+        levels=None if levels is None else tuple(levels),
+        rounds=rounds,
+        sample=sample,
+        iterations=iterations,
+        seed=seed,
+        precision=precision,
+        normalize=normalize,
+        dry_run=dry_run,
+        format=format,
+        overwrite=overwrite,
+        timeout_s=timeout_s,
+    )
+
+
 @_front(config_file="config_files")
 def evaluate(
     task: str | None,
@@ -729,7 +844,9 @@ def find_duplicates(
     True
 
     Args:
-        run, features, data: as of `search`; without `data` only near copies are looked for.
+        run: run folder, as of `search`.
+        features: without `run`: features of the images, as of `search`.
+        data: data set folder, as of `search`; without it only near copies are looked for.
         layer: as of `search`; of `run`, None takes conv9 in 2 x 2 cells of image
             and mirror image, which finds copies best.
         output: folder for the table, the rows to keep, a view of them and a gallery.

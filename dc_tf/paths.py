@@ -83,8 +83,8 @@ def check_file(path: str, setting: str) -> None:
     found = _status(path, setting)
     if path.endswith("/") or (found is not None and stat.S_ISDIR(found.st_mode)):
         raise ConfigError(f"{setting}={path} is a folder; name a file.")
-    if found is not None and not stat.S_ISREG(found.st_mode):
-        raise ConfigError(f"{setting}={path} is not a regular file; name another.")
+    if found is not None and not (stat.S_ISREG(found.st_mode) or stat.S_ISCHR(found.st_mode)):
+        raise ConfigError(f"{setting}={path} is not a regular file or a device; name another.")
     folder = os.path.dirname(os.path.abspath(path))
     if _status(folder, setting) is None:
         _check_parents(folder, path, setting)

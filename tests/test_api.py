@@ -29,6 +29,7 @@ COMMANDS = {
     "export": ("export", {"workdir": "run"}, ()),
     "embed": ("embed", {}, ()),
     "kmeans": ("kmeans", {"input": "x"}, ()),
+    "curate": ("curate", {}, ()),
     "evaluate": ("evaluate", {"config_file": "config_files"}, ()),
     "search": ("search", {"query": "queries"}, ()),
     "find_duplicates": ("duplicates", {}, ()),

@@ -54,6 +54,7 @@ class OutputTest(tf.test.TestCase):
         (self.folder / "sub").mkdir(parents=True)
         (self.folder / "file").touch()
         (self.folder / "dangling").symlink_to(self.folder / "nowhere")
+        os.mkfifo(self.folder / "pipe")
 
     def refusals(self, cases):
         for check, path, message in cases:
@@ -67,7 +68,7 @@ class OutputTest(tf.test.TestCase):
         before = sorted(os.listdir(self.folder))
         for path in ("new", "new/below/it", "sub", "sub/", "sub/new"):
             paths.check_folder(os.path.join(self.folder, path), "--output")
-        for path in ("new.json", "file", "sub/new.json"):
+        for path in ("new.json", "file", "sub/new.json", "/dev/null"):
             paths.check_file(os.path.join(self.folder, path), "--output")
         for url in ("gs://bucket/x", "s3://bucket/x/"):
             paths.check_folder(url, "--output")
@@ -93,7 +94,7 @@ class OutputTest(tf.test.TestCase):
                 (file, "new/x.json", "the folder .*outputs/new does not exist"),
                 (file, "dangling", "a link to .*/nowhere, which is missing"),
                 (file, "/proc/x", "nothing can be made in /proc"),
-                (file, "/dev/null", "is not a regular file"),
+                (file, "pipe", "is not a regular file or a device"),
             ]
         )
         for check in (folder, file):

@@ -63,7 +63,8 @@ DROP_DUPLICATES = FLAGS.bool(
     "drop_duplicates",
     False,
     "Reject images whose pixels, as they are written, all equal those of an earlier one. A copy "
-    "that was compressed, scaled or cut differently has other pixels and is kept.",
+    "that was compressed, scaled or cut differently has other pixels and is kept: `dc_tf "
+    "duplicates` finds those.",
 )
 DROP_BLANK = FLAGS.bool("drop_blank", False, "Reject images of a single colour.")
 VALUE_RANGE = FLAGS.string(

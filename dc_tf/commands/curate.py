@@ -51,7 +51,7 @@ CHOICE = FLAGS.enum(
     ["random", "nearest"],
     "Which rows of a cluster are taken: drawn ones, or those nearest to its centroid.",
 )
-CLUSTERS = FLAGS.string(
+CLUSTERS = FLAGS.path(
     "clusters",
     None,
     "Use these clusters, without a tree: output folder of dc_tf kmeans, or a run (its last round).",
@@ -84,12 +84,12 @@ PRECISION = FLAGS.enum(
     ["auto", "float32", "bfloat16"],
     "Of the products of k-means; auto measures which is faster.",
 )
-NORMALIZE = FLAGS.bool("normalize", False, "Scale every row of the features to length 1.")
-TREE = FLAGS.string(
+NORMALIZE = FLAGS.bool("normalize", True, "Scale every row of the features to length 1.")
+TREE = FLAGS.path(
     "tree", None, "Folder of the tree of clusters, made or used again; None: OUTPUT.tree."
 )
 DRY_RUN = FLAGS.bool("dry_run", False, "Print how many rows each rule leaves; write no view.")
-MATERIALIZE = FLAGS.string("materialize", None, "Folder for a copy of the chosen images.")
+MATERIALIZE = FLAGS.path("materialize", None, "Folder for a copy of the chosen images.")
 FORMAT = FLAGS.enum(
     "format",
     "shards",

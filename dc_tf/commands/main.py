@@ -180,7 +180,8 @@ def _wrong_flags(name, values, message):
     missing = re.search(r"Flag --(\w+) must have a value other than None", message)
     if missing:
         flag = missing[1]
-        return f"dc_tf {name} needs --{flag}: {values[flag].help}"
+        about = values[flag].help.partition(";\n")[0]  # absl adds how to repeat it
+        return f"dc_tf {name} needs --{flag}: {about}"
     if "Unknown" in message:
         return f"{message}; see dc_tf {name} --help."
     return message if message.endswith(".") else f"{message}."

@@ -9,7 +9,6 @@ of the run. --compare sets other runs, or outputs of dc_tf kmeans, of the same i
 """
 
 from dc_tf.commands.command_flags import CommandFlags
-from dc_tf.paths import expand
 
 FLAGS = CommandFlags()
 RUN = FLAGS.path("run", None, "Run folder.")
@@ -20,7 +19,7 @@ STAGE = FLAGS.string("stage", "", "Of a run: clusters of this stage; without it 
 ROUND = FLAGS.integer(
     "round", None, "Of a run: clustering of the stage; None: the last one.", lower_bound=0
 )
-COMPARE = FLAGS.multi_string(
+COMPARE = FLAGS.multi_path(
     "compare",
     [],
     "Run folder or output of dc_tf kmeans of the same images; may be given several times.",
@@ -30,7 +29,7 @@ RANDOM_INIT = FLAGS.bool(
     False,
     "Of a run with up to 20,000 images: compare with clusters of an untrained network too.",
 )
-EVALUATIONS = FLAGS.multi_string(
+EVALUATIONS = FLAGS.multi_path(
     "evaluations",
     [],
     "JSON result of dc_tf evaluate besides those in the run folder; may be given several times.",
@@ -62,9 +61,9 @@ def run() -> dict:
         data=DATA.value,
         stage=STAGE.value,
         round_index=ROUND.value,
-        compare=[expand(path) for path in COMPARE.value],
+        compare=COMPARE.value,
         random_init=RANDOM_INIT.value,
-        evaluation_files=[expand(path) for path in EVALUATIONS.value],
+        evaluation_files=EVALUATIONS.value,
         duplicates=DUPLICATES.value,
         sheets=SHEETS.value,
         max_rows=MAX_ROWS.value,

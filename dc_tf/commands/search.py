@@ -15,7 +15,7 @@ from dc_tf.commands.feature_flags import FeatureFlags
 from dc_tf.commands.results import Result
 
 FLAGS = CommandFlags()
-QUERY = FLAGS.multi_string(
+QUERY = FLAGS.multi_path(
     "query",
     None,
     "Image file, or row id of the collection; may be given several times.",

@@ -14,10 +14,9 @@ from dc_tf.errors import ConfigError
 CHOICES = ("random", "nearest")
 _SHARES = ("drop_outliers", "drop_sparsest", "drop_rarest")
 _COUNTS = ("target", "max_per_cluster")
-_LISTS = ("rows", "drop_rows", "where")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class CurateRequest:
     """What to choose, from what, and where to.
 
@@ -64,7 +63,7 @@ class CurateRequest:
     iterations: int = 10
     seed: int = 0
     precision: str = "auto"
-    normalize: bool = False
+    normalize: bool = True
     tree: str | None = None
     dry_run: bool = False
     materialize: str | None = None
@@ -136,8 +135,8 @@ class CurateRequest:
     def _check_sources(self):
         if self.data is None and self.run is None:
             raise ConfigError("give --data=DATA.")
-        lists = [name for name in _LISTS if getattr(self, name) not in (None, ())]
-        if not self.by_cluster and not lists and self.materialize is None:
+        by_row = self.where or self.rows is not None or self.drop_rows is not None
+        if not self.by_cluster and not by_row and self.materialize is None:
             raise ConfigError("no rule was given; give --target=N, for example.")
         if self.by_cluster and not self.has_features and self.clusters is None:
             raise ConfigError(

@@ -4,10 +4,13 @@ tree = flat_tree("CLUSTERS", dataset)                       # of `dc_tf kmeans`:
 tree = flat_tree("RUN", dataset, features)                  # sub-clusters below clusters
 """
 
+import os
+
 import numpy as np
 
 from dc_tf.curation.tree import Tree
 from dc_tf.errors import ConfigError, DataError
+from dc_tf.run_dir import RunDir
 
 _CHUNK_ROWS = 16384
 
@@ -24,7 +27,13 @@ def flat_tree(clusters, dataset, features=None) -> Tree:
         ConfigError: it is no finished clustering of that data set.
     """
     from dc_tf.curation.clusters import of_either  # which imports TensorFlow
+    from dc_tf.evaluation.clusters.clusterings import is_kmeans
 
+    if not is_kmeans(clusters) and not os.path.isfile(RunDir(clusters).config):
+        raise ConfigError(
+            f"--clusters={clusters} is neither a run nor the --output of a `dc_tf kmeans` that has "
+            "finished; give one of these."
+        )
     try:
         found = of_either(clusters, dataset)
     except (ConfigError, DataError) as error:

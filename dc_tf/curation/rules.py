@@ -10,6 +10,8 @@ Each rule acts on the rows that the ones before have left.
 
 import numpy as np
 
+_ROWS_AT_ONCE = 1 << 22
+
 
 class Selection:
     """Rows that are left, and how many each rule has left.
@@ -37,24 +39,27 @@ class Selection:
         return np.flatnonzero(self.kept)
 
     def keep(self, rule, mask) -> None:
-        """Keeps the rows that `mask` (N,) bool marks, too."""
+        """Drops the rows that `mask`, (N,) bool, does not mark."""
         self.kept &= mask
         self.steps.append({"rule": rule, "rows": int(self.kept.sum())})
 
     def drop_outliers(self, share) -> None:
         """Drops this share of the rows, those farthest from the centroid of their cluster."""
-        rows = self.row_ids()
-        count = int(share * len(rows))
-        order = np.argsort(-self._tree.distances[rows], kind="stable")
-        self._drop("drop_outliers", rows[order[:count]])
+        count = int(share * np.count_nonzero(self.kept))
+        if not count:
+            self.keep("drop_outliers", True)
+            return
+        distances = np.where(self.kept, self._tree.distances, np.float32(-1))
+        bound = np.partition(distances, -count)[-count]
+        outliers = distances > bound
+        ties = np.flatnonzero(distances == bound)
+        outliers[ties[: count - np.count_nonzero(outliers)]] = True
+        self.keep("drop_outliers", ~outliers)
 
     def drop_sparsest(self, share) -> None:
         """Drops whole clusters of at most this share of the rows: those spread the widest."""
-        rows = self.row_ids()
-        labels = self._tree.labels[rows]
         sizes = self._tree.sizes(self.kept)
-        sums = np.bincount(labels, self._tree.distances[rows], len(sizes))
-        spread = sums / np.maximum(sizes, 1)
+        spread = self._tree.distance_sums(self.kept) / np.maximum(sizes, 1)
         self._drop_clusters("drop_sparsest", np.argsort(-spread, kind="stable"), sizes, share)
 
     def drop_rarest(self, share) -> None:
@@ -75,26 +80,32 @@ class Selection:
 
     def _take(self, rule, quotas):
         """Keeps so many rows of each cluster, (k,) int64."""
+        mask = np.zeros(len(self.kept), bool)
+        for clusters in _ranges(self._tree.sizes(self.kept)):
+            mask[self._chosen(clusters, quotas[clusters.start : clusters.stop])] = True
+        self.keep(rule, mask)
+
+    def _chosen(self, clusters, quotas):
+        """(n,) int64 rows of a range of clusters, as many of each as its quota."""
         from dc_tf.curation.choose_rows import as_keys, random_keys, smallest_in_clusters
 
-        rows = self.row_ids()
-        labels = np.asarray(self._tree.labels[rows])
+        labels = self._tree.labels
+        rows = np.flatnonzero(self.kept & (labels >= clusters.start) & (labels < clusters.stop))
         if self._choice == "nearest":
             keys = as_keys(self._tree.distances[rows])
         else:
             keys = random_keys(rows, self._seed)
-        mask = np.zeros(len(self.kept), bool)
-        mask[rows[smallest_in_clusters(labels, keys, quotas)]] = True
-        self.keep(rule, mask)
+        return rows[smallest_in_clusters(labels[rows] - clusters.start, keys, quotas)]
 
     def _drop_clusters(self, rule, order, sizes, share):
         """Drops the first clusters of an order, as many as the share of the rows allows."""
-        allowed = share * sizes.sum()
-        dropped = order[np.cumsum(sizes[order]) <= allowed]
-        rows = self.row_ids()
-        self._drop(rule, rows[np.isin(self._tree.labels[rows], dropped)])
+        stays = np.ones(len(sizes) + 1, bool)  # the last one is for label -1
+        stays[order[np.cumsum(sizes[order]) <= share * sizes.sum()]] = False
+        self.keep(rule, stays[self._tree.labels])
 
-    def _drop(self, rule, rows):
-        mask = np.ones(len(self.kept), bool)
-        mask[rows] = False
-        self.keep(rule, mask)
+
+def _ranges(sizes):
+    """Yields ranges of clusters that have about `_ROWS_AT_ONCE` rows together, or one cluster."""
+    parts = np.cumsum(sizes) // _ROWS_AT_ONCE
+    starts = np.unique(parts, return_index=True)[1].tolist()
+    yield from (range(*ends) for ends in zip(starts, [*starts[1:], len(sizes)], strict=True))

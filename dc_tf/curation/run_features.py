@@ -18,9 +18,9 @@ from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import remembered
 from dc_tf.evaluation.frozen.embed import DEFAULT_LAYER, choose_layers
-from dc_tf.evaluation.frozen.features import parse_layers
 from dc_tf.evaluation.frozen.start import embed_files
 from dc_tf.evaluation.models import open_model
+from dc_tf.nn.vgg16 import LAYERS
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import find_checkpoint
 
@@ -88,17 +88,13 @@ def _dataset(run, data):
 
 def _layer(run, layer, cells):
     if layer is not None:
-        return _one(parse_layers([layer]), layer)
+        if layer not in LAYERS:
+            raise ConfigError(f"--layer={layer}; use one of {', '.join(LAYERS)}.")
+        return layer
     if not os.path.isfile(os.path.join(run.path, remembered.EVALUATIONS)):
         return DEFAULT_LAYER  # without loading the network for its digest
     layers, reason = choose_layers(open_model(run.path), None, cells)
     print(reason, file=sys.stderr, flush=True)
-    return layers[0]
-
-
-def _one(layers, given):
-    if len(layers) != 1:
-        raise ConfigError(f"--layer={given} names {len(layers)} layers; use one.")
     return layers[0]
 
 

@@ -77,9 +77,9 @@ def search(features, queries, k=10, exact=False, model=None, whiten=DIM) -> dict
         DataError: a query that is no image; damaged features.
         Preempted: the process was asked to stop.
     """
-    queries = read_queries(features, queries)
-    if k < 1:
-        raise ConfigError(f"--k={k}; use at least 1.")
+    queries = read_queries(queries)
+    _check_rows(features, queries)
+    _check_numbers(k, whiten)
     k = min(k, features.rows - any(query.image is None for query in queries))
     points = Directions.of(features, whiten)
     vectors = points.apply(_vectors(features, queries, model))
@@ -127,10 +127,11 @@ def search_and_write(
         check_table_path(output)
     if sheet is not None:
         check_table_path(sheet, "--sheet", PICTURES)
-    opened = open_features(run, features, data, layer)
-    if sheet is not None and opened.dataset is None:
+    _check_numbers(k, whiten)
+    if sheet is not None and run is None and data is None:
         raise ConfigError(f"--sheet={sheet} shows images; name their data set with --data.")
-    queries = read_queries(opened, queries)
+    queries = read_queries(queries)
+    opened = open_features(run, features, data, layer)
     with stop_request.signals_handled():
         found = search(opened, queries, k, exact, model, whiten)
     if output is not None:
@@ -140,31 +141,41 @@ def search_and_write(
     return found
 
 
-def read_queries(features, given) -> list[Query]:
+def read_queries(given) -> list[Query]:
     """The queries that paths and row ids mean; digits alone are a row id.
 
     Raises:
-        ConfigError, DataError: as of `search`.
+        ConfigError: there is none.
+        DataError: a file is no image that can be used.
     """
     if not given:
         raise ConfigError("there is no --query; give image files, or row ids of the collection.")
-    return [_read_query(features, query) for query in given]
+    return [_read_query(query) for query in given]
 
 
-def _read_query(features, given):
+def _read_query(given):
     if isinstance(given, Query):
         return given
-    if not str(given).isdecimal():
-        from dc_tf.curation.network import read_image  # which imports TensorFlow
+    if str(given).isdecimal():
+        return Query(str(given), int(given))
+    from dc_tf.curation.network import read_image  # which imports TensorFlow
 
-        return Query(str(given), image=read_image(expand(str(given))))
-    row = int(given)
-    if row >= features.rows:
-        raise ConfigError(
-            f"--query={given} is not a row of the collection, which has rows "
-            f"0..{features.rows - 1}; a file of that name is ./{given}."
-        )
-    return Query(str(given), row)
+    return Query(str(given), image=read_image(expand(str(given))))
+
+
+def _check_numbers(k, whiten):
+    for name, number, least in (("k", k, 1), ("whiten", whiten, 0)):
+        if number < least:
+            raise ConfigError(f"--{name}={number}; use {least} or more.")
+
+
+def _check_rows(features, queries):
+    for query in queries:
+        if query.row >= features.rows:
+            raise ConfigError(
+                f"--query={query.name} is not a row of the collection, which has rows "
+                f"0..{features.rows - 1}; a file of that name is ./{query.name}."
+            )
 
 
 def write_table(found, path) -> None:
@@ -183,7 +194,7 @@ def write_sheet(found, features, queries, path) -> None:
         queries: as of `search`, the same.
         path: .jpg or .png.
     """
-    queries = read_queries(features, queries)
+    queries = read_queries(queries)
     names = features.dataset.class_names
     tiles, k = [], max(1, len(found["neighbours"]) // len(queries))
     columns = min(k + 1, _MOST_COLUMNS)

@@ -12,6 +12,8 @@ import numpy as np
 
 from dc_tf.curation.water_filling import even_shares
 
+_BLOCK = 1 << 22  # rows
+
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
@@ -41,8 +43,24 @@ class Tree:
         Args:
             kept: (N,) bool, the rows that count; None: all.
         """
-        labels = self.labels if kept is None else self.labels[kept]
-        return np.bincount(labels[labels >= 0], minlength=self.clusters)
+        return self._per_cluster(kept, None, np.int64)
+
+    def distance_sums(self, kept) -> np.ndarray:
+        """(k,) float64 sums of the distances of the rows that `kept`, (N,) bool, marks."""
+        return self._per_cluster(kept, self.distances, np.float64)
+
+    def _per_cluster(self, kept, weights, dtype):
+        """(k,) sums over the rows of each cluster, a part of the rows at a time."""
+        found = np.zeros(self.clusters, dtype)
+        for start in range(0, len(self.labels), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            counts = self.labels[rows] >= 0
+            if kept is not None:
+                counts = counts & kept[rows]
+            own = None if weights is None else weights[rows][counts]
+            labels = self.labels[rows][counts]
+            found += np.bincount(labels, own, minlength=len(found)).astype(dtype)
+        return found
 
     def shares(self, target, sizes, rng) -> np.ndarray:
         """Rows to take from each cluster of the lowest level, so that branches get even shares.

@@ -31,6 +31,7 @@ from dc_tf.errors import ConfigError
 from dc_tf.evaluation.clusters.clusterings import is_kmeans
 from dc_tf.paths import check_folder, expand
 from dc_tf.report.duplicates_page import gallery
+from dc_tf.run_dir import RunDir
 
 # What finds copies best in benchmarks/results/duplicates.md.
 LAYER, CELLS = "conv9", 2
@@ -136,8 +137,13 @@ def _labels(clusters, features):
         return _labels_of_file(clusters, features.rows)
     if is_kmeans(clusters):
         clustering = of_kmeans(clusters, features.dataset)
-    else:
+    elif os.path.isfile(RunDir(clusters).config):
         clustering = of_run(clusters, features.dataset.path).shown
+    else:
+        raise ConfigError(
+            f"--clusters={clusters} is neither a run nor the --output of a `dc_tf kmeans` that has "
+            "finished; give one of these."
+        )
     if clustering is None:
         raise ConfigError(f"--clusters={clusters} is a run that has no clustering yet.")
     return _Labels(clustering), clustering.count
@@ -161,6 +167,7 @@ def _check(output, dry_run, format, groups):
         raise ConfigError("give --output=FOLDER, or --dry_run to count only.")
     if output is not None:
         check_folder(output, "--output")
+        _check_strangers(output)
     if format not in FORMATS:
         raise ConfigError(f"--format={format}; use {' or '.join(FORMATS)}.")
     if groups < 0:
@@ -171,6 +178,13 @@ def _check(output, dry_run, format, groups):
             f"TF_CONFIG names {size} workers, but dc_tf duplicates runs on one, with all its "
             "cores; unset TF_CONFIG and start it once."
         )
+
+
+def _check_strangers(output):
+    """Refuses a folder of something else before anything is embedded."""
+    held = os.listdir(output) if os.path.isdir(output) else []
+    if held and _SETTINGS not in held:
+        raise ConfigError(f"{output} holds other files; use another --output.")
 
 
 def _owner(features, settings, clusters, format):

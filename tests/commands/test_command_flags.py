@@ -15,8 +15,13 @@ from dc_tf.commands.main import COMMANDS
 NO_PATHS = {
     ("convert", "labels_from_folders"),
     ("convert", "overwrite"),
+    ("convert", "split"),
+    ("convert", "encoding"),
+    ("convert", "value_range"),
+    ("curate", "format"),
     ("embed", "dtype"),
     ("embed", "rows_per_file"),
+    ("report", "max_mb"),
     ("evaluate", "task"),
     ("evaluate", "protocol"),
     ("evaluate", "params_override"),  # expanded by `settings`

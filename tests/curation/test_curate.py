@@ -4,7 +4,10 @@ import contextlib
 import io
 import json
 import os
+import pathlib
 import shutil
+import subprocess
+import sys
 import tempfile
 
 import numpy as np
@@ -15,6 +18,7 @@ from dc_tf.commands.main import main
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.writer import DatasetWriter
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 ROWS = 240
 
 
@@ -91,7 +95,7 @@ class CurateTest(tf.test.TestCase):
         self.assertNotIn("round 1", errors)
         self.assertEqual(Dataset.open(other).rows, 30)
         code, _, errors = self.curate(
-            f"--output={other}2", tree, *self.tree_flags(), "--target=30", "--normalize"
+            f"--output={other}2", tree, *self.tree_flags(), "--target=30", "--nonormalize"
         )
         self.assertEqual(code, 2)
         self.assertRegex(errors, "holds other clusters .different: normalize.; use another --tree")
@@ -178,6 +182,24 @@ class CurateTest(tf.test.TestCase):
         ]:
             with self.subTest(message):
                 self.assertRegex(self.refused(*flags), f"^dc_tf: .*{message}")
+
+    def test_two_workers_choose_the_rows_of_one(self):
+        flags = (*self.tree_flags(), "--precision=float32", "--target=50", "--choice=nearest")
+        rows, _ = self.chosen(*flags)
+        spread = os.path.join(self.folder, "spread")
+        command = [sys.executable, "-m", "dc_tf", "launch", "--workers=2", "--", "curate"]
+        done = subprocess.run(
+            [*command, f"--data={self.data}", f"--output={spread}", *flags],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertAllEqual(Dataset.open(spread).row_list.row_ids, rows)
+        self.assertNotIn("warning", done.stderr)
+        left = os.listdir(self.folder)
+        self.assertCountEqual(left, ["view", "view.tree", "spread", "spread.tree"])
 
     def test_rules_that_leave_no_row_fail_with_the_counts(self):
         code, result, errors = self.curate(f"--output={self.view}", "--where=meta/even=7")

@@ -1,9 +1,11 @@
 """Rules on rows by their cluster, against what a loop over clusters gives."""
 
 import unittest
+from unittest import mock
 
 import numpy as np
 
+from dc_tf.curation import rules
 from dc_tf.curation.rules import Selection
 from dc_tf.curation.tree import Tree
 
@@ -53,6 +55,19 @@ class SelectionTest(unittest.TestCase):
         self.assertEqual(np.bincount(LABELS[chosen.kept], minlength=4).tolist(), [3, 3, 0, 1])
         chosen.balance(100)
         self.assertEqual([step["rows"] for step in chosen.steps], [10, 7, 7])
+
+    def test_parts_of_the_clusters_at_a_time_choose_the_same(self):
+        rng = np.random.default_rng(0)
+        labels = rng.integers(0, 40, 3000).astype(np.int32)
+        found = []
+        for rows_at_once in (rules._ROWS_AT_ONCE, 70, 1):
+            with mock.patch.object(rules, "_ROWS_AT_ONCE", rows_at_once):
+                chosen = Selection(3000, Tree(labels))
+                chosen.balance(777)
+                found.append(chosen.row_ids())
+        self.assertEqual(len(found[0]), 777)
+        np.testing.assert_array_equal(found[0], found[1])
+        np.testing.assert_array_equal(found[0], found[2])
 
     def test_upper_levels_share_first(self):
         tree = Tree(LABELS, (np.array([0, 0, 0, 1], np.int32),), DISTANCES)

@@ -12,7 +12,7 @@ import pictures
 import pyarrow.parquet
 import runs
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dc_tf.curation import inverted_file, search
 from dc_tf.curation.directions import Directions
@@ -62,7 +62,7 @@ class NearestTest(tf.test.TestCase):
         self.assertAllEqual(found.rows, [[1, 2, -1]])
 
     def test_a_row_that_is_not_finite_is_named(self):
-        x = np.eye(4)
+        x = np.random.default_rng(0).standard_normal((100, 4))
         x[2, 1] = np.inf
         features = open_features(features=save(self, x))
         for find in (lambda: nearest_rows(features, x[:1], 1), lambda: Directions.of(features)):
@@ -202,6 +202,17 @@ class CommandTest(tf.test.TestCase):
         self.assertEqual(rows[1:5], rows[5:9])
         self.assertNotIn(11, rows[5:])
         self.assertEqual([one["rank"] for one in found["neighbours"]], [1, 2, 3, 4, 5] * 2)
+
+    def test_with_features_of_mirror_images_a_mirrored_file_finds_its_row(self):
+        with Image.open(self.image(23)) as image:
+            mirrored = ImageOps.mirror(image.convert("RGB"))
+        path = self.path("mirrored.png")
+        mirrored.save(path)
+        features = open_features(run=self.run_folder, layer="conv4", mirror=True)
+        self.assertTrue(features.about["mirror"])
+        (first,) = search_and_write([path], features=features.path, k=1)["neighbours"]
+        self.assertEqual(first["row"], 23)
+        self.assertGreater(first["similarity"], 0.85)
 
     def test_tables_and_sheet_hold_what_was_found(self):
         given = {"run": self.run_folder, "layer": "conv4", "k": 3}

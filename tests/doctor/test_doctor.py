@@ -22,6 +22,7 @@ import dc_tf
 from dc_tf import kernels, precision
 from dc_tf.commands.main import main
 from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage.view import write_view
 from dc_tf.doctor import machine, versions
 from dc_tf.doctor.report import Report
 
@@ -116,6 +117,22 @@ class DoctorTest(tf.test.TestCase):
             self.assertEqual(code, 1)
             self.assertIn("corrupt", self.failed(result)[what]["detail"])
             self.assertNotEmpty(self.failed(result)[what]["remedy"])
+
+    def test_of_a_view_its_own_rows_are_checked(self):
+        folder = tempfile.mkdtemp(dir=self.folder)
+        dataset = Dataset.open(runs.make_data(folder, images=12))
+        with open(dataset.shard_path(0), "r+b") as file:
+            file.seek(int(dataset.index(0)[3, 0]) + 20)
+            file.write(b"\xff\0\xff")
+        for rows, expected in ([[0, 1, 2, 4, 5, 6], 0], [[0, 1, 2, 3, 4], 1]):
+            view = write_view(dataset, rows, os.path.join(folder, f"view{expected}"))
+            code, result, lines = self.doctor(
+                f"--params_override=data.path={view.path}", self.one_stage(), "--verify"
+            )
+            self.assertEqual(code, expected, lines)
+            found = [check["detail"] for check in result["checks"] if check["what"] == "data set"]
+            self.assertIn(f"{len(rows)} images in 1 shards", found[0])
+            self.assertEqual("shard" in self.failed(result), bool(expected))
 
     def one_stage(self):
         return "--params_override={stages: [{clusters: 1, sub_clusters: 0, batch_size: 4}]}"

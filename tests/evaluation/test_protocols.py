@@ -205,7 +205,7 @@ class CommandTest(tf.test.TestCase):
         with mock.patch.object(models, "restore_trunk", side_effect=AssertionError):
             found = network_settings(self.model)
         self.assertEqual(found, open_model(self.model).trunk.settings)
-        with self.assertRaisesRegex(ConfigError, "neither a SavedModel"):
+        with self.assertRaisesRegex(ConfigError, "is a data set; use a SavedModel"):
             network_settings(self.train)
 
     def test_sizes_of_data_are_those_of_the_task(self):

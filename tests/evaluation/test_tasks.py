@@ -198,7 +198,7 @@ class TasksTest(tf.test.TestCase):
             open_splits(self.train, unlabelled)
         with self.assertRaisesRegex(ConfigError, "'up'"):
             open_splits(self.train, stranger)
-        with self.assertRaisesRegex(ConfigError, "neither a SavedModel"):
+        with self.assertRaisesRegex(ConfigError, "is a data set; use a SavedModel"):
             open_model(self.train)
 
     def test_rows_without_label_are_left_out(self):
@@ -253,7 +253,7 @@ class TasksTest(tf.test.TestCase):
         with self.assertLogs("absl", "WARNING") as logs:
             code, _, err = self.call("--task=knn", "--layer=fc7", f"--test={self.train}/")
         self.assertEqual(code, 0, err)
-        self.assertIn(f"--train and --test are both {self.train}/: figures", logs.output[0])
+        self.assertIn(f"--train and --test are both {self.train}/: metrics", logs.output[0])
 
     def test_the_command_shows_the_papers_accuracies_on_data_declared_as_the_papers(self):
         picture = os.path.join(self.get_temp_dir(), "layers.png")
@@ -302,8 +302,8 @@ class TasksTest(tf.test.TestCase):
             "--resize=8": "32",
             "--plot=layers.txt": ".png, .pdf",
             "--plot=/nowhere/layers.png": "--plot=/nowhere/layers.png cannot be written",
-            "--output=/nowhere/knn.json": "use a file in a folder that is there",
-            f"--output={self.root}": "cannot be written",
+            "--output=/nowhere/knn.json": "the folder /nowhere does not exist",
+            f"--output={self.root}": "is a folder; name a file",
             "--test=": "--test is missing; give a data set with labels",
             "--compute_dtype=half": "bfloat16",
             "--params_override=temperature=0": "temperature",

@@ -184,12 +184,6 @@ class ManifestTest(tf.test.TestCase):
         with self.assertRaisesRegex(DataError, "manifest.json is a folder"):
             Dataset.open(self.path)
 
-    def test_a_file_is_no_data_set(self):
-        path = os.path.join(self.get_temp_dir(), "a_file")
-        open(path, "w").close()
-        with self.assertRaisesRegex(DataError, "a_file is a file; name the folder"):
-            Dataset.open(path)
-
     def test_a_body_that_fails_leaves_nothing(self):
         with self.assertRaises(ZeroDivisionError):
             with DatasetWriter(self.path) as writer:
