@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from dc_tf.commands.main import main
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.report import page
+from dc_tf.report import content, page
 from dc_tf.report.build import make
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>'\"&{{ 7*7 }}"
@@ -175,6 +175,8 @@ class RunTest(ReportCase):
             (self.folder, {"run": self.run_folder}, "cannot be written"),
             (taken, {"run": self.run_folder}, "is no report; use another, or --overwrite"),
             (self.output, {"run": self.run_folder, "max_mb": 26}, "use a number up to 25"),
+            (self.output, {"run": self.run_folder, "max_rows": 0}, "at least 0 and at least 1"),
+            (self.output, {"clusters": self.data, "round_index": 0}, "are of a run"),
         ):
             with self.assertRaisesRegex(ConfigError, message):
                 make(output=output, **asked)
@@ -290,6 +292,17 @@ class PartsTest(ReportCase):
             file.write(b"\0\0\0\0")
         text = self.document(run=run).text()
         self.assertIn("1 of the 20 rows that this report has read are corrupt", text)
+
+    def test_colours_of_many_images_are_those_of_some_members_of_each_clustering(self):
+        data = clustered.write_data(self.path("data"))
+        run = clustered.write_run(self.path("run"), data)
+        whole = self.document(run=run)
+        with mock.patch.multiple(content, COLOURED=36, _PER_CLUSTER=6):
+            some = self.document(run=run)
+        for document in (whole, some):
+            cells = [cell.strip() for cell in document.texts]
+            self.assertEqual(cells.count("features of rotnet"), 1)  # the legend
+            self.assertEqual(cells.count("Most uniform in colour"), 1)
 
     def test_a_sample_is_read_of_many_rows(self):
         data = clustered.write_data(self.path("data"), meta=clustered.photo)
