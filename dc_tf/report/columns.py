@@ -115,7 +115,7 @@ def _add(builders, place, values):
 
 def _values(example, wants_colour):
     """({column: value or list}, mean colour or None) of one image."""
-    values = {name: value for name, value in example["meta"].items() if value is not None}
+    values = {name: value for name, value in example["meta"].items() if value not in (None, [])}
     if example["label"] is not None:
         values[LABEL] = example["label"]
     pair = values.get(_LATITUDE), values.get(_LONGITUDE)
