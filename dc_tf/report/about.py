@@ -57,13 +57,18 @@ def warnings_of(dataset, read, evaluations, training: dict) -> list[str]:
 def _of_log(log):
     """Damaged rows, and what the last clustering of each stage has warned of."""
     found = []
-    if log.data.get("damaged_rows"):
+    if isinstance(log.data.get("damaged_rows"), int):
         found.append(f"{log.data['damaged_rows']:,} damaged rows were met in training.")
     last = {line.get("stage"): line for line in log.clusterings}
     for line in last.values():
-        texts = line.get("warnings") or ()
-        found += [f"Round {line.get('round')}: {text}" for text in texts if isinstance(text, str)]
+        found += [f"Round {line.get('round')}: {text}" for text in sentences(line)]
     return found
+
+
+def sentences(found: dict) -> list[str]:
+    """The `warnings` of a JSON object."""
+    texts = found.get("warnings")
+    return [text for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
 
 
 def _rejected(dataset):

@@ -6,9 +6,12 @@ make(clusters="CLUSTERS", data="/data/mine", output="report.html")
 
 import os
 
+from absl import logging
+
 from dc_tf import atomic
 from dc_tf.curation.clusters import of_either, of_kmeans, of_run
 from dc_tf.data.storage.manifest import Dataset
+from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
 from dc_tf.report import content as content_lib
 from dc_tf.report import copies, evaluations, page
@@ -56,8 +59,10 @@ def make(
         ConfigError: what cannot work; nothing was written.
         DataError: data that cannot be used.
     """
-    _check_source(run, clusters, data)
-    _check_output(output, max_mb, overwrite)
+    _check_alone()
+    _check_source(run, clusters, data, stage, round_index, random_init)
+    _check_numbers(sheets, max_rows, max_mb)
+    _check_output(output, overwrite)
     opened = None if run is None else of_run(run, data, stage, round_index)
     dataset = opened.dataset if opened else Dataset.open(data)
     shown = opened.shown if opened else content_lib.measured(of_kmeans(clusters, dataset))
@@ -102,9 +107,17 @@ def make(
 
 def _untrained(run, shown):
     """The clustering of an untrained network, as a list; [] for many images."""
-    from dc_tf.report.baseline import untrained  # builds a network, which takes seconds
+    from dc_tf.report.baseline import MOST_ROWS, untrained  # builds a network, which takes seconds
 
-    return [one for one in [untrained(run, shown)] if one is not None]
+    found = untrained(run, shown)
+    if found is None:
+        logging.warning(
+            "clusters of an untrained network are made of at most %d images; for more use dc_tf "
+            "embed --random_init, dc_tf kmeans and --compare.",
+            MOST_ROWS,
+        )
+        return []
+    return [found]
 
 
 def _title(path):
@@ -113,10 +126,21 @@ def _title(path):
     return os.path.join(os.path.basename(head), name)
 
 
-def _check_source(run, clusters, data):
+def _check_alone():
+    size = task_from_environment().size
+    if size > 1:
+        raise ConfigError(
+            f"TF_CONFIG names {size} workers, but dc_tf report runs on one; unset TF_CONFIG and "
+            "start it once."
+        )
+
+
+def _check_source(run, clusters, data, stage, round_index, random_init):
     if (run is None) == (clusters is None):
         both = ", not both" if run is not None else ""
         raise ConfigError(f"give --run=RUN, or --clusters=OUT with --data=DATA{both}.")
+    if clusters is not None and (stage or round_index is not None or random_init):
+        raise ConfigError("--stage, --round and --random_init are of a run; use them with --run.")
     if clusters is not None and data is None:
         raise ConfigError(
             f"--data is missing, and --clusters={clusters} does not record the data set; give the "
@@ -124,9 +148,16 @@ def _check_source(run, clusters, data):
         )
 
 
-def _check_output(output, max_mb, overwrite):
+def _check_numbers(sheets, max_rows, max_mb):
+    if sheets < 0 or max_rows < 1:
+        raise ConfigError(
+            f"--sheets={sheets} and --max_rows={max_rows}; use at least 0 and at least 1."
+        )
     if not 0 < max_mb <= page.CAP_MB:
         raise ConfigError(f"--max_mb={max_mb:g} is not a size; use a number up to {page.CAP_MB:g}.")
+
+
+def _check_output(output, overwrite):
     folder = os.path.dirname(os.path.abspath(output))
     if os.path.isdir(output) or not os.access(folder, os.W_OK):
         raise ConfigError(

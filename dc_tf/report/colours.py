@@ -81,11 +81,12 @@ class Section:
         uniform: list of (Cluster, "#rrggbb"), the least deviation first.
 
     Args:
-        deviations: list of (name, sorted deviations).
+        found: list of (name, Colours).
         described: list of clusters.Cluster.
     """
 
-    def __init__(self, deviations, described):
+    def __init__(self, found, described):
+        deviations = [(name, one.sorted_deviations()) for name, one in found]
         deviations = [(name, values) for name, values in deviations if len(values)]
         self.compared = len(deviations)
         self.chart = line_chart(

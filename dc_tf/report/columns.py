@@ -10,6 +10,7 @@ image has for itself say nothing about clusters and are left out.
 
 import array
 import dataclasses
+import math
 
 import numpy as np
 
@@ -23,6 +24,7 @@ _LATITUDE, _LONGITUDE = "latitude", "longitude"
 _TEXT = 80  # characters of a value
 _OWN = 0.5  # share of distinct values from which on a column is of texts of single images
 _FEW = 20  # images below which that cannot be told
+_ITEMS = 100  # values of an image in a column
 _MOST = 64  # columns that are kept; records of strangers may name a new one in each image
 
 
@@ -82,11 +84,12 @@ def read(dataset, rows, coloured) -> Found:
         rows: (n,) int64 row ids, ascending.
         coloured: (c,) row ids among them whose mean colour is computed, which decodes the image.
     """
-    wants_colour = np.isin(rows, coloured)
+    wanted = set(np.asarray(coloured).tolist())
     colours = np.full((len(rows), 3), np.nan, np.float32)
-    builders, corrupt, place = {}, 0, 0
-    wanted = dict(zip(rows.tolist(), wants_colour.tolist(), strict=True)).__getitem__
-    source = decoded(dataset, RowReader(dataset), rows, lambda row, e: _values(e, wanted(row)))
+    builders, corrupt = {}, 0
+    source = decoded(
+        dataset, RowReader(dataset), rows, lambda row, example: _values(example, row in wanted)
+    )
     with Progress(len(rows), "metadata and colours", "images") as progress:
         for place, (_, found) in enumerate(source):
             progress.update()
@@ -96,28 +99,29 @@ def read(dataset, rows, coloured) -> Found:
             values, colour = found
             if colour is not None:
                 colours[place] = colour
-            for name, value in values.items():
-                if name in builders or len(builders) < _MOST:
-                    builders.setdefault(name, _Builder()).add(place, value)
-    columns, left_out = {}, []
-    for name in sorted(builders, key=lambda name: (name != LABEL, name)):
-        column = builders[name].column(name, dataset.class_names)
-        if column is None:
-            left_out.append(name)
-        else:
-            columns[name] = column
-    return Found(rows, columns, left_out, corrupt, colours)
+            _add(builders, place, values)
+    made = {name: builder.column(name, dataset.class_names) for name, builder in builders.items()}
+    names = sorted(made, key=lambda name: (name != LABEL, name))
+    columns = {name: made[name] for name in names if made[name] is not None}
+    return Found(rows, columns, [name for name in names if name not in columns], corrupt, colours)
+
+
+def _add(builders, place, values):
+    """Adds the values of one image to the builders of their columns."""
+    for name, value in values.items():
+        if name in builders or len(builders) < _MOST:
+            builders.setdefault(name, _Builder()).add(place, value)
 
 
 def _values(example, wants_colour):
     """({column: value or list}, mean colour or None) of one image."""
-    values = dict(example["meta"])
+    values = {name: value for name, value in example["meta"].items() if value not in (None, [])}
     if example["label"] is not None:
         values[LABEL] = example["label"]
     pair = values.get(_LATITUDE), values.get(_LONGITUDE)
-    if all(isinstance(number, int | float) for number in pair):
+    if all(isinstance(number, int | float) and math.isfinite(number) for number in pair):
         del values[_LATITUDE], values[_LONGITUDE]
-        values[PLACE] = _place(*(int(np.floor(number)) for number in pair))
+        values[PLACE] = _place(*map(math.floor, pair))
     return values, mean_colour(example["encoded"]) if wants_colour else None
 
 
@@ -138,7 +142,8 @@ class _Builder:
         self._measured = False
 
     def add(self, place, value):
-        for item in dict.fromkeys(value if isinstance(value, list) else [value]):
+        values = value[:_ITEMS] if isinstance(value, list) else [value]
+        for item in dict.fromkeys(values):
             item = item[: 2 * _TEXT] if isinstance(item, str) else item
             self._measured |= isinstance(item, float)
             self._images.append(place)
@@ -155,6 +160,6 @@ class _Builder:
 
 
 def _text(value, class_names):
-    if class_names is not None and value < len(class_names):
-        return class_names[value]
+    if class_names is not None and isinstance(value, int) and value < len(class_names):
+        return text(class_names[value], _TEXT)
     return text(str(value), _TEXT)

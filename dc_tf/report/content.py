@@ -20,6 +20,7 @@ from dc_tf.errors import DataError
 from dc_tf.report import clusters, colours, curves
 from dc_tf.report import columns as columns_lib
 from dc_tf.report import sample as sample_lib
+from dc_tf.report.about import sentences
 from dc_tf.report.agreement import Agreement
 from dc_tf.report.filters import filter_sheets, sobel_sheets
 from dc_tf.report.gallery import Gallery
@@ -29,6 +30,7 @@ from dc_tf.report.thumbnails import Thumbnails
 COLOURED = 20_000  # images that are decoded for their mean colour
 _PER_CLUSTER = 20  # of them in each cluster
 _MOST_ROUNDS = 24  # that are compared with labels and metadata
+_FILES = 20  # inputs of a k-means that are named
 _CELLS = 1 << 31  # rows x rounds that are read for it
 
 
@@ -58,12 +60,19 @@ def of_kmeans(shown) -> dict:
         "charts_of_training": curves.objective_charts(made.get("objective") or ()),
         "seconds": {"clustering": made.get("seconds") or 0.0},
         "settings": None,
+        "made_with": _made_with(made),
         "versions": made.get("versions") or {},
-        "made": made,
         "result": {},
         "failed_step": {},
-        "warnings": [text for text in made.get("warnings") or () if isinstance(text, str)],
+        "warnings": sentences(made),
     }
+
+
+def _made_with(made):
+    """[(name, text)] of the settings and inputs of a clustering of embeddings."""
+    settings = [(name, str(value)) for name, value in made["settings"].items()]
+    files = [f"{file['path']}, {file['rows']} rows" for file in made["input"]]
+    return settings + [("input", text) for text in files[:_FILES]]
 
 
 def measured(clustering) -> Clustering:
@@ -95,16 +104,20 @@ def of_clusters(dataset, shown, run, others, sheets: int, max_rows: int) -> tupl
         return sample, read, dict.fromkeys(("agreement", "gallery", "colours", "tail", "rounds"))
     sizes = shown.sizes()
     sample = sample_lib.choose(shown, sizes, max_rows)
-    read = columns_lib.read(dataset, sample.rows, _coloured(shown, sample))
+    beside = [(shown.name, shown), *_beside(shown, run, others)]
+    coloured = _coloured([one for _, one in beside], sample)
+    read = columns_lib.read(dataset, sample.rows, np.concatenate(coloured))
     figures = clusters.distance_figures(shown)
-    own = colours.Colours(shown.flat(sample.rows), read.colours)
-    described = clusters.describe(shown, sizes, sample, read, figures, own)
-    agreement, compared = _compared(shown, run, others, sample, read, own)
+    found = [
+        (name, _colours(one, rows, sample, read))
+        for (name, one), rows in zip(beside, coloured, strict=True)
+    ]
+    described = clusters.describe(shown, sizes, sample, read, figures, found[0][1])
     groups = clusters.select(described, read.columns)
     parts = {
-        "agreement": agreement,
+        "agreement": _agreement(shown, run, others, sample, read),
         "gallery": Gallery(shown, described, groups, figures, sheets),
-        "colours": colours.Section(compared, described),
+        "colours": colours.Section(found, described),
         "tail": Tail(shown, sizes, described, read.columns),
         "rounds": len(run.rounds) if run else None,
     }
@@ -134,48 +147,69 @@ def of_network(run, stage: str) -> dict:
     return {"sobel": sobel, "images": images, "filters": _filters(run, stage)}
 
 
-def _coloured(shown, sample):
-    """The rows whose mean colour is computed: all of few, else some of each of many clusters."""
+def _beside(shown, run, others):
+    """[(name, Clustering)] of what the colours are compared with.
+
+    The first round of a stage clusters features of the network that the stage before left.
+    """
+    first = [one for one in run.rounds if (one.stage, one.round) == (shown.stage, 0)] if run else []
+    found = []
+    if first and shown.round and shown.stage:
+        name = f"features of {run.stage_name(shown.stage - 1)}"
+        found.append((name, open_round(run, first[0])))
+    return found + [(other.name, other) for other in others]
+
+
+def _coloured(clusterings, sample):
+    """For each Clustering, the rows whose mean colours tell its own.
+
+    All of few; else some of each of many clusters, and nothing for those whose rows are not read.
+    """
     if sample.whole and len(sample.rows) <= COLOURED:
-        return sample.rows
-    some = np.random.default_rng(0).permutation(sample.clusters)[: COLOURED // _PER_CLUSTER]
-    keys = sample_lib.at_random(0)  # of those that are read, where not all are
-    drawn = sample_lib.least_of_each(shown, some, _PER_CLUSTER, keys)
-    return np.concatenate([*drawn.values()])
+        return [sample.rows] * len(clusterings)
+    most = COLOURED // _PER_CLUSTER
+    own, *others = clusterings
+    drawn = [_members(own, sample.clusters, most)]
+    for other in others:
+        filled = np.flatnonzero(other.sizes()) if sample.whole else sample.clusters[:0]
+        drawn.append(_members(other, filled, most))
+    return drawn
 
 
-def _compared(shown, run, others, sample, read, own):
-    """(Agreement of rounds and others, [(name, sorted deviations of colour)])."""
-    spread = sample.rows[sample.spread]
+def _members(clustering, numbers, most):
+    """(n,) ascending row ids of some members of at most so many clusters.
+
+    They are among those that `sample.choose` takes, which has the same key.
+    """
+    some = np.random.default_rng(0).permutation(numbers)[:most]
+    drawn = sample_lib.least_of_each(clustering, some, _PER_CLUSTER, sample_lib.at_random(0))
+    return np.sort(np.concatenate([np.zeros(0, np.int64), *drawn.values()]))
+
+
+def _colours(clustering, rows, sample, read):
+    places = np.searchsorted(sample.rows, rows)
+    return colours.Colours(clustering.flat(rows), read.colours[places])
+
+
+def _agreement(shown, run, others, sample, read):
+    """The Agreement of the rounds of a run, or of one clustering, and of others."""
     columns = {
         name: column.rarest(len(sample.rows))[sample.spread]
         for name, column in read.columns.items()
     }
-    agreement = Agreement(spread, columns)
-    deviations = [(shown.name, own.sorted_deviations())]
-
-    def add_colours(clustering, name):
-        if sample.whole:
-            other = colours.Colours(clustering.flat(sample.rows), read.colours)
-            deviations.append((name, other.sorted_deviations()))
-
+    agreement = Agreement(sample.rows[sample.spread], columns)
     rounds = _some_rounds(run, shown.dataset.rows) if run else []
     one_stage = len({one.stage for one in rounds}) == 1
     for one in rounds:
-        clustering = open_round(run, one)
         name, tick = f"round {one.round}", str(one.round)
         if not one_stage:
             name, tick = f"{run.stage_name(one.stage)}, {name}", f"{one.stage}.{tick}"
-        agreement.add(clustering, name, tick)
-        # The first round of a stage clusters features of the network that the stage before left.
-        if one.round == 0 and one.stage == shown.stage and one.stage and shown.round:
-            add_colours(clustering, f"features of {run.stage_name(one.stage - 1)}")
+        agreement.add(open_round(run, one), name, tick)
     if not run:
         agreement.add(shown, shown.name, tick="0")
     for other in others:
         agreement.add(other, other.name)
-        add_colours(other, other.name)
-    return agreement, deviations
+    return agreement
 
 
 def _some_rounds(run, rows):

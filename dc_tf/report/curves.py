@@ -121,8 +121,9 @@ def seconds(log: Log, batch_sizes) -> tuple[float, float]:
     """
     train, steps = log.train, np.diff(log.train["step"], prepend=0.0)
     speeds = train["images_per_second"]
-    images = steps * np.array([batch_sizes[int(stage)] for stage in train["stage"]])
-    good = np.isfinite(speeds) & (speeds > 0)
+    sizes = dict(enumerate(batch_sizes))
+    images = steps * np.array([sizes.get(stage, np.nan) for stage in train["stage"].tolist()])
+    good = np.isfinite(images) & np.isfinite(speeds) & (speeds > 0)
     clustering = sum(
         _number(line.get(name, 0.0))
         for line in log.clusterings

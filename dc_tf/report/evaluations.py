@@ -104,7 +104,7 @@ def find(folder: str | None, named=()) -> Found:
 def _by_layer(result):
     metric = result["figure"]
     own = {layer: _metric(values, metric) for layer, values in result["layers"].items()}
-    twin = result.get("random_init") or {}
+    twin = _mapping(result.get("random_init"))
     twin = {layer: _metric(values, metric) for layer, values in twin.items() if layer in own}
     best = max(own, key=own.get, default=None)
     rows = [
@@ -122,7 +122,13 @@ def _by_layer(result):
         chart = line_chart(title, series, "", unit="%", zero=True, names=names)
     images = result.get("test_rows")
     about = f"{images:,} test images" if isinstance(images, int) else ""
-    return ByLayer(title, rows, list(result.get("below_random_init") or ()), chart, about)
+    below = result.get("below_random_init")
+    below = [layer for layer in below if layer in own] if isinstance(below, list) else []
+    return ByLayer(title, rows, below, chart, about)
+
+
+def _mapping(value):
+    return value if isinstance(value, dict) else {}
 
 
 def _metric(values, metric):

@@ -1,9 +1,12 @@
 """Reports of runs and of clusterings: what they hold, what is missing; texts stay texts."""
 
+import contextlib
 import html.parser
+import io
 import json
 import os
 import tempfile
+from unittest import mock
 
 import clustered
 import numpy as np
@@ -11,8 +14,9 @@ import pytest
 import runs
 import tensorflow as tf
 
+from dc_tf.commands.main import main
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.report import page
+from dc_tf.report import content, page
 from dc_tf.report.build import make
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>'\"&{{ 7*7 }}"
@@ -171,6 +175,8 @@ class RunTest(ReportCase):
             (self.folder, {"run": self.run_folder}, "cannot be written"),
             (taken, {"run": self.run_folder}, "is no report; use another, or --overwrite"),
             (self.output, {"run": self.run_folder, "max_mb": 26}, "use a number up to 25"),
+            (self.output, {"run": self.run_folder, "max_rows": 0}, "at least 0 and at least 1"),
+            (self.output, {"clusters": self.data, "round_index": 0}, "are of a run"),
         ):
             with self.assertRaisesRegex(ConfigError, message):
                 make(output=output, **asked)
@@ -180,6 +186,21 @@ class RunTest(ReportCase):
         make(output=taken, run=self.run_folder, overwrite=True)
         make(output=taken, run=self.run_folder)  # a report may be replaced
         self.assertTrue(page.is_report(taken))
+
+    def test_the_command_prints_where_the_report_is(self):
+        printed = io.StringIO()
+        flags = f"--run={self.run_folder}", f"--output={self.output}", "--sheets=1"
+        with contextlib.redirect_stdout(printed):
+            self.assertEqual(main(["report", *flags]), 0)
+        result = json.loads(printed.getvalue().splitlines()[-1])
+        self.assertEqual(result["report"], self.output)
+        self.assertEqual(result["clusters_shown"], 1)
+
+    def test_several_workers_are_refused(self):
+        worker = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
+        with mock.patch.dict(os.environ, TF_CONFIG=json.dumps(worker)):
+            with self.assertRaisesRegex(ConfigError, "names 2 workers, but dc_tf report runs on"):
+                make(output=self.output, run=self.run_folder)
 
 
 class HostileTest(ReportCase):
@@ -271,6 +292,17 @@ class PartsTest(ReportCase):
             file.write(b"\0\0\0\0")
         text = self.document(run=run).text()
         self.assertIn("1 of the 20 rows that this report has read are corrupt", text)
+
+    def test_colours_of_many_images_are_those_of_some_members_of_each_clustering(self):
+        data = clustered.write_data(self.path("data"))
+        run = clustered.write_run(self.path("run"), data)
+        whole = self.document(run=run)
+        with mock.patch.multiple(content, COLOURED=36, _PER_CLUSTER=6):
+            some = self.document(run=run)
+        for document in (whole, some):
+            cells = [cell.strip() for cell in document.texts]
+            self.assertEqual(cells.count("features of rotnet"), 1)  # the legend
+            self.assertEqual(cells.count("Most uniform in colour"), 1)
 
     def test_a_sample_is_read_of_many_rows(self):
         data = clustered.write_data(self.path("data"), meta=clustered.photo)

@@ -45,6 +45,13 @@ class ColumnsTest(tf.test.TestCase):
         self.assertAllClose(found.colours[3], [200, 40, 40], atol=12)
         self.assertTrue(np.isnan(found.colours[1:3]).all())
 
+    def test_strange_values_are_no_error(self):
+        strange = {"latitude": float("inf"), "longitude": 1.0, "label": "mine", "tags": []}
+        found = self.read(lambda row: strange, rows=3)
+        self.assertEqual([*found.columns], ["label"])
+        self.assertEqual(found.columns["label"].texts, ["cat", "dog"])
+        self.assertEqual(found.left_out, ["latitude", "longitude"])
+
     def test_records_that_name_ever_new_columns_do_not_add_them_all(self):
         found = self.read(lambda row: {f"own{row}.{n}": "a" for n in range(20)}, rows=30)
         self.assertLessEqual(len(found.columns), 65)
