@@ -24,6 +24,7 @@ setuptools.setup(
     package_dir={f"dc_tf.{name}": name for name in SHIPPED},
     package_data={
         "dc_tf.report": ["templates/*"],
+        "dc_tf.report.browser": ["templates/*", "static/*"],
         "dc_tf.configs": ["*.yaml", "evaluation/*.yaml"],
     },
     python_requires=">=3.10,<3.13",
@@ -41,6 +42,7 @@ setuptools.setup(
         "pyyaml",
         "scikit-learn",
         "scipy",
+        "starlette",
         "tensorboard",
         "tensorflow~=2.20.0",
         "tensorflow-datasets",
@@ -48,6 +50,7 @@ setuptools.setup(
         "tf-keras~=2.20.0",
         "tf-models-official~=2.20.0",
         "tqdm",
+        "uvicorn",
     ],
     extras_require={
         "cpu": ["faiss-cpu"],
@@ -55,10 +58,12 @@ setuptools.setup(
         "test": [
             "cloudpickle",
             "codespell",
+            "httpx",  # the test client of starlette
             "hypothesis",
             "kubernetes-validate",
             "pillow-heif",
             "pillow-jxl-plugin",
+            "playwright",
             "pytest",
             "pytest-xdist",
             "ruff",

@@ -911,9 +911,9 @@ def write_clusters(
 ) -> dict:
     """Writes which image is in which cluster: a table with a row per image.
 
-    >>> made = dc_tf.write_clusters("clusters.parquet", run="RUN", workers=1)
+    >>> made = dc_tf.write_clusters("clusters.parquet", clusters="CLUSTERS", data="scenes")
     >>> made["rows"], made["columns"][:4]
-    (96, ['row', 'file', 'cluster', 'sub_cluster'])
+    (96, ['row', 'file', 'cluster', 'distance'])
 
     Args:
         output: file; its ending is .parquet, .csv or .json.
@@ -962,7 +962,8 @@ def assign(
 ) -> dict:
     """Assigns the images of a data set to the clusters of a run, or of `kmeans`.
 
-    >>> dc_tf.assign("scenes_test", "new.parquet", run="RUN")["rows"]
+    >>> new = dc_tf.assign("scenes", "new.parquet", clusters="CLUSTERS", features="features.npy")
+    >>> new["rows"]
     96
 
     Args:

@@ -51,6 +51,7 @@ COMMANDS = {
     "clusters": "dc_tf.commands.clusters",
     "assign": "dc_tf.commands.assign",
     "report": "dc_tf.commands.report",
+    "browse": "dc_tf.commands.browse",
     "doctor": "dc_tf.commands.doctor",
 }
 

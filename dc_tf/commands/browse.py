@@ -1,0 +1,59 @@
+"""Shows the clusters of a run, or of dc_tf kmeans, in a web browser on this machine.
+
+    dc_tf browse --run=RUN
+    dc_tf browse --clusters=CLUSTERS --data=DATA
+
+Prints an address with a token; Ctrl-C ends it. Images are read from the shards when they are looked
+at. Clusters with their images by distance, metadata, the place of an image in every round, search
+by text and by example; what is selected is saved as a list of rows in --workdir, for
+`dc_tf curate --rows`. Nothing else is written but an index there. Others reach it only with
+--allow_remote.
+"""
+
+from dc_tf.commands.cluster_flags import ClusterFlags
+from dc_tf.commands.command_flags import CommandFlags
+
+FLAGS = CommandFlags()
+SOURCE = ClusterFlags(FLAGS)
+WORKDIR = FLAGS.path(
+    "workdir",
+    None,
+    "Folder for the index and selections; None: browser in the folder of --run or --clusters.",
+)
+FEATURES = FLAGS.paths(
+    "features",
+    None,
+    "Features for search by example: output folder of dc_tf embed, or .npy files; None: those that "
+    "the run has kept, or that were clustered.",
+)
+LAYER = FLAGS.string("layer", None, "Of a run or --features with several: layer to compare.")
+MODEL = FLAGS.path(
+    "model", None, "Run or SavedModel that made the features, where it was moved since."
+)
+EMBED = FLAGS.bool("embed", False, "Of a run: make features at the start if there are none.")
+TABLE = FLAGS.bool(
+    "table",
+    True,
+    "Make the table for search by text at the start if there is none; reads every record once.",
+)
+HOST = FLAGS.string("host", "127.0.0.1", "Address to listen at.")
+PORT = FLAGS.integer("port", 0, "Port; 0: a free one.", lower_bound=0, upper_bound=65535)
+ALLOW_REMOTE = FLAGS.bool(
+    "allow_remote", False, "Let --host be one that other machines reach; traffic is not encrypted."
+)
+
+
+def run() -> dict:
+    """Serves until Ctrl-C; returns the selections."""
+    from dc_tf.report.browser.serve import browse
+    from dc_tf.report.browser.site import Source
+
+    source = Source(
+        **SOURCE.values(),
+        features=FEATURES.value,
+        layer=LAYER.value,
+        model=MODEL.value,
+        embed=EMBED.value,
+        table=TABLE.value,
+    )
+    return browse(source, WORKDIR.value, HOST.value, PORT.value, ALLOW_REMOTE.value)

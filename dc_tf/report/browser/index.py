@@ -1,0 +1,242 @@
+"""The rows of each cluster by their distance to the centroid, and figures of clusters, on disk.
+
+    index = ClusterIndex.of(clustering, "WORK/index")        # made once
+    index.members(12)[:60]                                   # row ids, the nearest first
+    index.sizes, index.spread, index.purity                  # (count,) each
+
+Rows are sorted in passes over some clusters each, so memory does not depend on their number. Files
+of rows are memory-mapped when they are used.
+
+Folder:
+    owner.json      digest of labels and distances; another clustering replaces the folder
+    order.npy       (N,) row ids by cluster, then distance, then row id
+    flat.npy        (N,) cluster of each row
+    distance.npy    (N,) float32 distance of each row to its centroid; absent where not known
+    outliers.npy    row ids by their distance over the mean of their cluster, the largest first
+    figures.npz     figures of clusters; written last
+"""
+
+import hashlib
+import os
+
+import numpy as np
+
+from dc_tf import atomic
+from dc_tf.distributed import stop_request
+from dc_tf.progress import Progress
+
+_PASS_ROWS = 1 << 23  # sorted in memory at a time
+_OUTLIERS = 1200
+_LEAST = 5  # rows of a cluster, for outliers in it to be told
+_FIGURES = "figures.npz"
+_VERSION = 1
+
+
+class ClusterIndex:
+    """An opened index.
+
+    Attributes:
+        count: number of clusters, of both levels.
+        rows: number of rows, N.
+        offsets: (count + 1,) int64: `order[offsets[c] : offsets[c + 1]]` are the rows of cluster c.
+        sizes: (count,) int64.
+        order, flat: (N,) integers, memory-mapped.
+        distance: (N,) float32, memory-mapped, or None.
+        spread: (count,) float32 mean distance; NaN for empty clusters and unknown distances.
+        labelled: (count,) int64 rows with a label.
+        label: (count,) int64 most frequent label; -1 without one.
+        purity: (count,) float32 share of that label among rows with one; NaN without one.
+        outliers: (n,) int64 row ids.
+    """
+
+    def __init__(self, folder):
+        with np.load(os.path.join(folder, _FIGURES)) as figures:
+            self.sizes = figures["sizes"]
+            self.spread = figures["spread"]
+            self.labelled = figures["labelled"]
+            self.label = figures["label"]
+            self.purity = figures["purity"]
+        self.count = len(self.sizes)
+        self.offsets = _offsets(self.sizes)
+        self.order = np.load(_path(folder, "order"), mmap_mode="r")
+        self.flat = np.load(_path(folder, "flat"), mmap_mode="r")
+        self.rows = len(self.order)
+        self.outliers = np.load(_path(folder, "outliers"))
+        self.distance = None
+        if os.path.isfile(_path(folder, "distance")):
+            self.distance = np.load(_path(folder, "distance"), mmap_mode="r")
+
+    @classmethod
+    def of(cls, clustering, folder: str) -> "ClusterIndex":
+        """Opens the index of a curation.clusters.Clustering; makes it if it is missing.
+
+        Raises:
+            Preempted: after Ctrl-C.
+        """
+        owner = {"labels": _digest(clustering), "version": _VERSION}
+        owner["data"] = clustering.dataset.fingerprint()
+        atomic.reset_foreign(os.path.join(folder, "owner.json"), owner)
+        if not os.path.isfile(os.path.join(folder, _FIGURES)):
+            _build(clustering, folder)
+        return cls(folder)
+
+    def members(self, cluster: int) -> np.ndarray:
+        """(size,) row ids of a cluster, the nearest to its centroid first; memory-mapped."""
+        return self.order[self.offsets[cluster] : self.offsets[cluster + 1]]
+
+
+def write_rows(path: str, dtype, rows: int, fill) -> None:
+    """Writes an array of all rows: `fill` gets it memory-mapped; the file is complete or absent."""
+    with atomic.replacing(path, ending=".npy") as staging:
+        array = np.lib.format.open_memmap(staging, "w+", dtype, (rows,))
+        fill(array)
+        array.flush()
+
+
+def row_type(count) -> np.dtype:
+    """The integer type for ids below `count`."""
+    return np.dtype(np.int32 if count < 2**31 else np.int64)
+
+
+def _path(folder, name):
+    return os.path.join(folder, f"{name}.npy")
+
+
+def _offsets(sizes):
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+
+def _digest(clustering):
+    digest = hashlib.blake2b(f"{clustering.clusters} {clustering.sub_clusters}".encode())
+    for _, flat, distance in clustering.blocks():
+        digest.update(flat.tobytes())
+        if distance is not None:
+            digest.update(np.ascontiguousarray(distance, np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def _build(clustering, folder):
+    rows, sizes = clustering.dataset.rows, clustering.sizes()
+    _write_columns(clustering, folder)
+    figures = _Figures(sizes)
+
+    def fill(order):
+        with Progress(rows, "sort clusters", "images") as progress:
+            for low, high in _ranges(sizes):
+                own, flat, distance, labels = _gathered(clustering, low, high)
+                by = np.lexsort((own, distance, flat))
+                order[figures.offsets[low] : figures.offsets[high]] = own[by]
+                figures.add(own[by], flat[by], distance[by], labels[by])
+                progress.update(len(own))
+                stop_request.raise_if_requested("nothing is lost; it starts anew")
+
+    write_rows(_path(folder, "order"), row_type(rows), rows, fill)
+    known = clustering.distance is not None
+    atomic.write_file(
+        _path(folder, "outliers"), lambda file: np.save(file, figures.outliers(known))
+    )
+    atomic.write_file(
+        os.path.join(folder, _FIGURES), lambda file: np.savez(file, **figures.arrays(known))
+    )
+
+
+def _write_columns(clustering, folder):
+    """Writes `flat` and `distance`."""
+    rows = clustering.dataset.rows
+
+    def fill_flat(array):
+        for first, flat, _ in clustering.blocks():
+            array[first : first + len(flat)] = flat
+
+    def fill_distance(array):
+        for first, _, distance in clustering.blocks():
+            array[first : first + len(distance)] = distance
+
+    write_rows(_path(folder, "flat"), row_type(clustering.count), rows, fill_flat)
+    if clustering.distance is not None:
+        write_rows(_path(folder, "distance"), np.float32, rows, fill_distance)
+
+
+def _ranges(sizes):
+    """Yields (low, high): consecutive clusters with at most `_PASS_ROWS` rows, at least one."""
+    offsets, low = _offsets(sizes), 0
+    while low < len(sizes):
+        high = int(np.searchsorted(offsets, offsets[low] + _PASS_ROWS, side="right")) - 1
+        high = max(low + 1, high)
+        yield low, high
+        low = high
+
+
+def _gathered(clustering, low, high):
+    """Row ids, clusters, distances (zeros if unknown) and labels of the rows of some clusters."""
+    found, first = [], 0
+    for entries in clustering.dataset.entries():
+        part = slice(first, first + len(entries))
+        flat = clustering.flat(part)
+        inside = np.flatnonzero((flat >= low) & (flat < high))
+        distance = np.zeros(len(inside), np.float32)
+        if clustering.distance is not None:
+            distance = np.asarray(clustering.distance[part])[inside]
+        found.append((first + inside, flat[inside], distance, np.asarray(entries[:, 2])[inside]))
+        first += len(entries)
+    return [np.concatenate(column) for column in zip(*found, strict=True)]
+
+
+class _Figures:
+    """Figures of clusters, from the rows of all."""
+
+    def __init__(self, sizes):
+        count = len(sizes)
+        self.offsets = _offsets(sizes)
+        self._sizes = sizes
+        self._spread = np.full(count, np.nan, np.float32)
+        self._labelled = np.zeros(count, np.int64)
+        self._label = np.full(count, -1, np.int64)
+        self._purity = np.full(count, np.nan, np.float32)
+        self._far = np.zeros(0, np.int64), np.zeros(0)
+
+    def add(self, rows, flat, distance, labels):
+        """Adds all rows of some clusters, sorted by cluster."""
+        if not len(rows):
+            return
+        clusters, first = np.unique(flat, return_index=True)
+        sums = np.add.reduceat(distance, first, dtype=np.float64)
+        self._spread[clusters] = sums / self._sizes[clusters]
+        self._add_outliers(rows, flat, distance)
+        self._add_labels(flat[labels >= 0], labels[labels >= 0])
+
+    def arrays(self, known_distances):
+        spread = self._spread if known_distances else np.full_like(self._spread, np.nan)
+        return {
+            "sizes": self._sizes,
+            "spread": spread,
+            "labelled": self._labelled,
+            "label": self._label,
+            "purity": self._purity,
+        }
+
+    def outliers(self, known_distances):
+        return self._far[0] if known_distances else np.zeros(0, np.int64)
+
+    def _add_outliers(self, rows, flat, distance):
+        mean = self._spread[flat]
+        told = (self._sizes[flat] >= _LEAST) & (mean > 0)
+        ratio = distance[told] / mean[told]
+        ids = np.concatenate([self._far[0], rows[told]])
+        ratios = np.concatenate([self._far[1], ratio])
+        best = np.argsort(-ratios, kind="stable")[:_OUTLIERS]
+        self._far = ids[best], ratios[best]
+
+    def _add_labels(self, flat, labels):
+        if not len(flat):
+            return
+        order = np.lexsort((labels, flat))
+        flat, labels = flat[order], labels[order]
+        starts = np.flatnonzero(np.diff(flat, prepend=-1) | np.diff(labels, prepend=-1))
+        times = np.diff(np.append(starts, len(flat)))
+        clusters, labels = flat[starts], labels[starts]
+        np.add.at(self._labelled, clusters, times)
+        most = np.lexsort((labels, -times, clusters))
+        own, first = np.unique(clusters[most], return_index=True)
+        self._label[own] = labels[most][first]
+        self._purity[own] = times[most][first] / self._labelled[own]
