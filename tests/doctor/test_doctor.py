@@ -141,7 +141,11 @@ class DoctorTest(tf.test.TestCase):
         for flags, what, message in [
             (["--params_override=data.path=/nowhere", self.one_stage()], "data set", "/nowhere"),
             ([self.settings(modle=1)], "experiment", "unknown setting 'modle'"),
-            ([self.settings(init_from="/nowhere")], "experiment", "neither a finished run nor a model"),
+            (
+                [self.settings(init_from="/nowhere")],
+                "experiment",
+                "neither a finished run",
+            ),
             (["--config_file=/nowhere.yaml"], "experiment", "/nowhere.yaml"),
         ]:
             code, result, _ = self.doctor(*flags)
