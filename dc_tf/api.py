@@ -767,8 +767,8 @@ def search(
 ) -> dict:
     """Finds the images of a collection that are nearest to some images.
 
-    >>> found = dc_tf.search(["photos/cats/0.png", 7], "RUN", layer="conv4", k=3)
-    >>> [(one["query"], one["rank"]) for one in found["neighbours"]][2:4]
+    >>> near = dc_tf.search(["photos/cats/0.png", 7], "RUN", layer="conv4", k=3)
+    >>> [(one["query"], one["rank"]) for one in near["neighbours"]][2:4]
     [('photos/cats/0.png', 3), ('7', 1)]
     >>> dc_tf.search(0, features="FEATURES", data="scenes", layer="conv4")["search"]
     'exact'
@@ -839,8 +839,8 @@ def find_duplicates(
 ) -> dict:
     """Finds copies in a collection, and which image of each group to keep; deletes nothing.
 
-    >>> found = dc_tf.find_duplicates("RUN", output="COPIES")
-    >>> dc_tf.open_dataset("COPIES/kept").rows == 96 - found["would_go"]
+    >>> copies = dc_tf.find_duplicates("RUN", output="COPIES")
+    >>> dc_tf.open_dataset("COPIES/kept").rows == 96 - copies["would_go"]
     True
 
     Args:
