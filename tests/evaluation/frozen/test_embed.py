@@ -22,8 +22,8 @@ from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError, Preempted
-from dc_tf.evaluation.frozen import features as features_module
 from dc_tf.evaluation.frozen.embed import embed
+from dc_tf.evaluation.frozen.features import Extractor
 from dc_tf.evaluation.models import open_model, random_init
 from dc_tf.exporting.saved_model import export_saved_model
 from dc_tf.exporting.weights import weights_digest
@@ -119,7 +119,7 @@ class EmbedTest(tf.test.TestCase):
     def test_float16_is_clipped_to_its_range(self):
         folder = self.folder()
         large = {"fc7": tf.fill([ROWS, 12], 1e6)}
-        with mock.patch.object(features_module.Extractor, "__call__", return_value=large):
+        with mock.patch.object(Extractor, "__call__", return_value=large):
             self.write(folder, layers=("fc7",), dtype="float16", rows_per_file=48, batch_size=ROWS)
         (found,) = self.read(folder, "fc7")
         self.assertEqual(found.dtype, np.float16)
@@ -128,7 +128,7 @@ class EmbedTest(tf.test.TestCase):
     def test_an_interrupted_call_resumes_to_the_same_bytes(self):
         whole, parts = self.folder(), self.folder()
         self.write(whole)
-        call, calls = features_module.Extractor.__call__, []
+        call, calls = Extractor.__call__, []
 
         def stop_at_the_fifth(extractor, images):
             calls.append(len(images))
@@ -137,7 +137,7 @@ class EmbedTest(tf.test.TestCase):
             return call(extractor, images)
 
         self.addCleanup(stop_request.reset)
-        with mock.patch.object(features_module.Extractor, "__call__", stop_at_the_fifth):
+        with mock.patch.object(Extractor, "__call__", stop_at_the_fifth):
             with self.assertRaises(Preempted), stop_request.signals_handled():
                 self.write(parts)
             self.assertLen(self.read(parts, "fc7"), 2)
