@@ -277,5 +277,10 @@ def _choose(run, stage, round_index):
     for one in reversed(found):
         if round_index in (None, one.round):
             return one
-    has = f"rounds 0 to {found[-1].round}" if found else "no clustering"
-    raise ConfigError(f"{stage or 'the last stage'} of {run.folder.path} has {has}.")
+    if not found:
+        asked = f"--stage={stage}" if stage else f"--round={round_index}"
+        raise ConfigError(f"{asked}: {run.folder.path} has no clustering of it; use another one.")
+    raise ConfigError(
+        f"--round={round_index}: {stage or 'the last stage'} of {run.folder.path} has rounds "
+        f"{found[0].round} to {found[-1].round}; use one of these."
+    )
