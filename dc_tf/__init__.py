@@ -9,8 +9,8 @@
     features = dc_tf.embed("MODEL", "DATA", layer="conv4")           # (images, d) array
     clusters = dc_tf.kmeans(features, k=100)
 
-`generate`, `open_dataset`, `load_trunk`, `evaluate` and `write_report` are the others; each has its
-own help, as `help(dc_tf.embed)`. They are imported, and TensorFlow with them, when they are first
+`generate`, `open_dataset`, `load_trunk`, `evaluate`, `write_clusters`, `assign`, `browse` and
+`write_report` are the others; each has its own help, as `help(dc_tf.embed)`. They are imported, and TensorFlow with them, when they are first
 used. The same from a shell: `dc_tf --help`.
 """
 
@@ -22,6 +22,8 @@ from dc_tf import kernels
 __version__ = "0.1.0"
 
 __all__ = [
+    "assign",
+    "browse",
     "convert",
     "embed",
     "evaluate",
@@ -32,6 +34,7 @@ __all__ = [
     "load_trunk",
     "open_dataset",
     "pretrain",
+    "write_clusters",
     "write_report",
 ]
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "evaluate": ("evaluate", {"config_file": "config_files"}, ()),
     "write_clusters": ("clusters", {"round": "round_index"}, ()),
     "assign": ("assign", {"round": "round_index"}, ()),
+    "browse": ("browse", {"round": "round_index"}, ()),
     "write_report": ("report", {"round": "round_index"}, ()),
     # The first two are of `load_experiment`, the others of a run that is only planned.
     "pretrain": (
