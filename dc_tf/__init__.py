@@ -10,8 +10,8 @@
     clusters = dc_tf.kmeans(features, k=100)
 
 `generate`, `open_dataset`, `load_trunk`, `evaluate`, `write_clusters`, `assign`, `browse` and
-`write_report` are the others; each has its own help, as `help(dc_tf.embed)`. They are imported, and TensorFlow with them, when they are first
-used. The same from a shell: `dc_tf --help`.
+`write_report` are the others; each has its own help, as `help(dc_tf.embed)`. They are imported, and
+TensorFlow with them, when they are first used. The same from a shell: `dc_tf --help`.
 """
 
 import importlib

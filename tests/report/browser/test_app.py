@@ -335,7 +335,7 @@ class OthersTest(tf.test.TestCase):
         browsing.embedded(run, site.dataset)
         for layer, found in ((None, "fc7"), ("fc7", "fc7"), ("conv3", None)):
             again = open_site(Source(run=run, layer=layer), os.path.join(folder, "work"))
-            self.assertEqual(again.examples and again.examples.layer, found)
+            self.assertEqual(again.examples and again.examples.how, found)
 
     def test_what_cannot_work_is_refused(self):
         for given, message in (
