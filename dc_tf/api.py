@@ -51,6 +51,7 @@ __all__ = [
     "find_duplicates",
     "write_clusters",
     "assign",
+    "browse",
     "write_report",
 ]
 
@@ -1067,6 +1068,76 @@ def write_report(
         max_mb=max_mb,
         overwrite=overwrite,
     )
+
+
+@_front(round="round_index")
+def browse(
+    run: Path | None = None,
+    *,
+    clusters: Path | None = None,
+    data: Path | None = None,
+    stage: str = "",
+    round_index: int | None = None,
+    workdir: Path | None = None,
+    features: Path | None = None,
+    layer: str | None = None,
+    model: Path | None = None,
+    embed: bool = False,
+    table: bool = True,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    allow_remote: bool = False,
+) -> dict:
+    """Shows clusters in a web browser on this machine until Ctrl-C; for scripts, not notebooks.
+
+    >>> dc_tf.browse("RUN")["selections"]            # doctest: +SKIP
+    {'blurred': 12}
+
+    Args:
+        run: run folder.
+        clusters: without `run`: output folder of `kmeans`.
+        data: data set that was clustered; with `run` only where it was moved.
+        stage: of a run: its last clustering in this stage; "" for the last of all.
+        round_index: of a run: index of the clustering in its stage; None for the last.
+        workdir: folder for the index and selections; None: `browser` in that of the run or of the
+            clusters.
+        features: output of `embed`, or .npy files, for search by example; None: those that the run
+            has kept, or that were clustered.
+        layer: of a run or `features` with several.
+        model: run or model that made the features, where it was moved since.
+        embed: of a run: make features at the start if there are none.
+        table: make the table for search by text at the start if there is none.
+        host: address to listen at.
+        port: 0 for a free one.
+        allow_remote: whether `host` may be one that other machines reach.
+
+    Returns:
+        dict of workdir and selections, {name: number of rows}.
+
+    Raises:
+        ConfigError: what cannot work; nothing was started.
+        DataError: data that cannot be used.
+        Preempted: after Ctrl-C before it serves; the same call resumes.
+    """
+    from dc_tf.report.browser.serve import browse as serve
+    from dc_tf.report.browser.site import Source
+
+    def path(given):
+        return None if given is None else os.fspath(given)
+
+    source = Source(
+        run=path(run),
+        clusters=path(clusters),
+        data=path(data),
+        stage=stage,
+        round_index=round_index,
+        features=path(features),
+        layer=layer,
+        model=path(model),
+        embed=embed,
+        table=table,
+    )
+    return serve(source, path(workdir), host, port, allow_remote)
 
 
 def _several(given) -> list:

@@ -35,6 +35,7 @@ COMMANDS = {
     "find_duplicates": ("duplicates", {}, ()),
     "write_clusters": ("clusters", {"round": "round_index"}, ()),
     "assign": ("assign", {"round": "round_index"}, ()),
+    "browse": ("browse", {"round": "round_index"}, ()),
     "write_report": ("report", {"round": "round_index"}, ()),
     # The first two are of `load_experiment`, the others of a run that is only planned.
     "pretrain": (

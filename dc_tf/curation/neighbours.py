@@ -45,7 +45,7 @@ def nearest_rows(features, vectors, count, what="search") -> Neighbours:
         features: Features, or other points.
         vectors: (n, dim) float array.
         count: rows to find for each.
-        what: title of the progress.
+        what: title of the progress; None shows none.
 
     Raises:
         DataError: a row is not finite; names it.
@@ -55,7 +55,7 @@ def nearest_rows(features, vectors, count, what="search") -> Neighbours:
 
     vectors = unit(vectors)
     best = _none(len(vectors), count)
-    with Progress(features.rows, what, "rows") as progress:
+    with Progress(features.rows, what or "search", "rows", enabled=what is not None) as progress:
         for start, block in unit_blocks(features):
             for first in range(0, len(vectors), _QUERIES):
                 part = slice(first, first + _QUERIES)

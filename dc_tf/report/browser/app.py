@@ -176,8 +176,7 @@ class Pages:
             column=column,
             row=row if row is not None and row < site.dataset.rows else None,
             found=found,
-            more=more
-            and views.address("/search", q=words, **{"in": column, "from": found.next_row}),
+            more=more and views.address("/search", q=words, **onward),
             tiles=tiles,
         )
 

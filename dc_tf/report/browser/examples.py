@@ -4,8 +4,9 @@
     examples.of_row(7, count=24)                # [(row, cosine)], the nearest first
     examples.of_image(jpeg_bytes).number        # kept for a while, for its page
 
-Features are those that a run or `dc_tf embed` has kept. An image is embedded by the network that
-made them, which is loaded for the first one.
+Features are those that a run or `dc_tf embed` has kept. Few are all compared; of many, the lists of
+an inverted file beside them are. An image is embedded by the network that made the features, which
+is loaded for the first one.
 """
 
 import collections
@@ -27,6 +28,7 @@ from dc_tf.run_dir import RunDir
 COUNT = 36  # neighbours that are shown
 _KEPT = 32  # dropped images
 _KEPT_ROWS = 512  # whose neighbours are kept
+_EXACT_NUMBERS = 1 << 25  # components of all features that are compared for each search
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +62,18 @@ class Examples:
         self._of_row = functools.lru_cache(_KEPT_ROWS)(self._neighbours_of_row)
 
     @property
-    def layer(self) -> str:
-        return self.features.layer or "the vectors"
+    def how(self) -> str:
+        """What is compared, and the recall of an inverted file."""
+        layer = self.features.layer or "the vectors"
+        return f"{layer}; {self._index.statement}" if self._index is not None else layer
+
+    def prepare(self) -> None:
+        """Makes what is missing beside the features, so that searches take no longer.
+
+        Raises:
+            ConfigError, DataError, Preempted: as of `InvertedFile.of`.
+        """
+        _ = self._points, self._index
 
     def of_row(self, row: int) -> list[tuple[int, float]]:
         """The nearest rows of a row, without itself."""
@@ -105,23 +117,26 @@ class Examples:
         return Directions.of(self.features)
 
     @functools.cached_property
-    def _search(self):
-        """Function of vectors and a number of neighbours."""
+    def _index(self):
+        """The InvertedFile; None for few features."""
         from dc_tf.curation.inverted_file import InvertedFile
-        from dc_tf.curation.neighbours import nearest_rows
-        from dc_tf.curation.search import EXACT_ROWS
 
-        if self.features.rows <= EXACT_ROWS:
-            return functools.partial(nearest_rows, self._points)
-        return InvertedFile.of(self._points).nearest_rows
+        if self.features.rows * self.features.dim <= _EXACT_NUMBERS:
+            return None
+        return InvertedFile.of(self._points)
 
     def _neighbours_of_row(self, row):
         return self._nearest(self._points.take([row]), row)
 
     def _nearest(self, vectors, own):
-        from dc_tf.curation.neighbours import without_row
+        from dc_tf.curation.neighbours import nearest_rows, without_row
 
-        found = self._search(vectors, min(COUNT + 1, self.features.rows))
+        search = (
+            self._index.nearest_rows
+            if self._index
+            else functools.partial(nearest_rows, self._points)
+        )
+        found = search(vectors, min(COUNT + 1, self.features.rows))
         found = without_row(found, [own], COUNT)
         pairs = zip(found.rows[0].tolist(), found.cosines[0].tolist(), strict=True)
         return [(row, cosine) for row, cosine in pairs if row >= 0 and np.isfinite(cosine)]

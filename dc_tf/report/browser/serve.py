@@ -44,9 +44,9 @@ def browse(
         Preempted: after Ctrl-C before it serves; the same call resumes.
     """
     check_source(source)
-    _check_host(host, allow_remote)
+    check_host(host, allow_remote)
     workdir = workdir or os.path.join(source.run or source.clusters, "browser")
-    listening = _listen(host, port)
+    listening = listen(host, port)
     with listening:
         with stop_request.signals_handled():
             check_folder(workdir, "--workdir")
@@ -92,7 +92,12 @@ def address(host: str, port: int, token: str) -> str:
     return f"Open http://{shown}:{port}/?token={token} in a browser; Ctrl-C ends the server."
 
 
-def _check_host(host, allow_remote):
+def check_host(host: str, allow_remote: bool) -> None:
+    """Refuses an address that other machines reach, unless that is asked for.
+
+    Raises:
+        ConfigError: it is one.
+    """
     if allow_remote or _is_local(host):
         return
     raise ConfigError(
@@ -110,8 +115,12 @@ def _is_local(host):
         return False
 
 
-def _listen(host, port):
-    """A bound socket."""
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket.
+
+    Raises:
+        ConfigError: the address is not one of this machine, or in use.
+    """
     try:
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, socket.SOCK_STREAM)

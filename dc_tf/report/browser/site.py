@@ -102,6 +102,9 @@ def open_site(source: Source, workdir: str) -> Site:
         rounds = Rounds.of(run, os.path.join(workdir, "rounds"))
         table = _table(source, run, clustering, workdir)
         features = _features(source, clustering)
+        examples = None if features is None else Examples(features, source.model)
+        if examples is not None:
+            examples.prepare()
     about = {"clustering": clustering.name, "source": clustering.path}
     fingerprint = clustering.dataset.fingerprint()
     return Site(
@@ -112,7 +115,7 @@ def open_site(source: Source, workdir: str) -> Site:
         pictures=Pictures(clustering.dataset),
         rounds=rounds,
         table=table,
-        examples=None if features is None else Examples(features, source.model),
+        examples=examples,
         selections=Selections(os.path.join(workdir, "selections"), clustering.dataset, about),
         version=fingerprint[-12:],
     )
