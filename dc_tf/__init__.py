@@ -9,16 +9,10 @@
     features = dc_tf.embed("MODEL", "DATA", layer="conv4")           # (images, d) array
     clusters = dc_tf.kmeans(features, k=100)
 
-<<<<<<< HEAD
 `generate`, `open_dataset`, `load_trunk`, `curate`, `evaluate`, `search`, `find_duplicates`,
-`write_clusters`, `assign` and `write_report` are the others; each has its own help, as
+`write_clusters`, `assign`, `browse` and `write_report` are the others; each has its own help, as
 `help(dc_tf.embed)`. They are imported, and TensorFlow with them, when they are first used. The same
 from a shell: `dc_tf --help`.
-=======
-`generate`, `open_dataset`, `load_trunk`, `evaluate`, `write_clusters`, `assign`, `browse` and
-`write_report` are the others; each has its own help, as `help(dc_tf.embed)`. They are imported, and
-TensorFlow with them, when they are first used. The same from a shell: `dc_tf --help`.
->>>>>>> w-browse
 """
 
 import importlib
@@ -30,10 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "assign",
-<<<<<<< HEAD
-=======
     "browse",
->>>>>>> w-browse
     "convert",
     "curate",
     "embed",
@@ -46,10 +37,7 @@ __all__ = [
     "load_trunk",
     "open_dataset",
     "pretrain",
-<<<<<<< HEAD
     "search",
-=======
->>>>>>> w-browse
     "write_clusters",
     "write_report",
 ]
