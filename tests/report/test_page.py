@@ -98,6 +98,13 @@ class PageTest(tf.test.TestCase):
         style = re.search(r"<style>(.*?)</style>", self.text, re.DOTALL)[1]
         self.assertNotRegex(style, r"url\(|@import")
 
+    def test_without_its_program_all_content_is_there(self):
+        hidden = re.findall(r"<(\w+)([^>]*) hidden[ >]", self.text.split("<script>")[0])
+        self.assertNotEmpty(hidden)
+        for _, attributes in hidden:
+            self.assertRegex(attributes, 'class="(tools|tip|none|more|legend map-legend)"')
+        self.assertEqual(self.text.count("<article"), 5)
+
     def test_it_follows_light_and_dark(self):
         self.assertIn("prefers-color-scheme: dark", self.text)
 
