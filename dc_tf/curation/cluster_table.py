@@ -84,4 +84,5 @@ def _with_clusters(records, clustering):
 def _classes(labels, names):
     """Names of classes; null for an image without a label, and for one without a name."""
     known = pc.if_else(pc.less(labels, len(names)), labels, pa.scalar(None, pa.int64()))
-    return pa.array(names, pa.string()).take(known.combine_chunks())
+    names = pa.array([record_parts.utf8_text(name) for name in names], pa.string())
+    return names.take(known.combine_chunks())

@@ -113,7 +113,7 @@ def _write_part(reader, start, stop, path) -> int:
             columns.setdefault(name, {})[row - start] = value
     arrays = {
         ROW: pa.array(np.arange(start, stop)),
-        FILE: pa.array([name and _text(name) for name in files], pa.string()),
+        FILE: pa.array([name and utf8_text(name) for name in files], pa.string()),
         LABEL: pa.array(labels, pa.int64()),
     }
     for name in sorted(columns):
@@ -138,14 +138,14 @@ def _array(values, rows):
     lists = {at: v if isinstance(v, list) else [v] for at, v in values.items()}
     kinds = {type(value) for each in lists.values() for value in each}
     kind = _KINDS[2 if kinds - {int, float} else 1 if float in kinds else 0]
-    convert = _text if kind == pa.string() else kind.to_pandas_dtype()
+    convert = utf8_text if kind == pa.string() else kind.to_pandas_dtype()
     lists = {at: [convert(value) for value in each] for at, each in lists.items()}
     if any(isinstance(value, list) for value in values.values()):
         return pa.array([lists.get(at) for at in range(rows)], pa.list_(kind))
     return pa.array([lists[at][0] if at in lists else None for at in range(rows)], kind)
 
 
-def _text(value):
+def utf8_text(value) -> str:
     """A value as text that UTF-8 can hold; bytes of odd file names become escapes."""
     return str(value).encode("utf-8", "backslashreplace").decode()
 

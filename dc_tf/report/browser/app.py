@@ -152,7 +152,7 @@ class Pages:
         )
         rows = site.index.outliers[pager.part]
         notes = [
-            f"{site.index.distance[r] / site.index.spread[site.index.flat[r]]:.3g} x mean"
+            f"{site.index.distance[r] / site.index.spread[site.index.flat[r]]:.3g} × mean"
             for r in rows
         ]
         return self._html("outliers.html", pager=pager, tiles=views.tiles(site, rows, notes))

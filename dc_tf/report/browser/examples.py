@@ -131,12 +131,11 @@ class Examples:
     def _nearest(self, vectors, own):
         from dc_tf.curation.neighbours import nearest_rows, without_row
 
-        search = (
-            self._index.nearest_rows
-            if self._index
-            else functools.partial(nearest_rows, self._points)
-        )
-        found = search(vectors, min(COUNT + 1, self.features.rows))
+        count = min(COUNT + 1, self.features.rows)
+        if self._index is None:
+            found = nearest_rows(self._points, vectors, count, what=None)
+        else:
+            found = self._index.nearest_rows(vectors, count)
         found = without_row(found, [own], COUNT)
         pairs = zip(found.rows[0].tolist(), found.cosines[0].tolist(), strict=True)
         return [(row, cosine) for row, cosine in pairs if row >= 0 and np.isfinite(cosine)]

@@ -25,7 +25,7 @@ from dc_tf import atomic
 from dc_tf.distributed import stop_request
 from dc_tf.progress import Progress
 
-_PASS_ROWS = 1 << 23  # sorted in memory at a time
+_PASS_ROWS = 1 << 22  # sorted in memory at a time
 _OUTLIERS = 1200
 _LEAST = 5  # rows of a cluster, for outliers in it to be told
 _FIGURES = "figures.npz"

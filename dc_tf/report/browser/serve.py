@@ -74,6 +74,7 @@ def _serve(site, listening, host, allow_remote):
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=2,
         lifespan="off",
     )

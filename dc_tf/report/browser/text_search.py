@@ -32,11 +32,13 @@ class TextTable:
         path: of the Parquet file.
         rows: number of rows.
         columns: {name: whether it holds texts} of the columns that can be searched.
+        repeated: paths, in the file, of texts that repeat in many rows.
     """
 
     path: str
     rows: int
     columns: dict
+    repeated: tuple
 
     @classmethod
     def open(cls, path: str, rows: int) -> "TextTable | None":
@@ -54,9 +56,10 @@ class TextTable:
                 for field in file.schema_arrow
                 if field.name not in _NOT_SEARCHED
             }
+            repeated = _repeated(file.schema, columns)
         if CLASS in columns:
             columns.pop(LABEL, None)
-        return cls(path, rows, columns)
+        return cls(path, rows, columns, repeated)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +105,8 @@ def search(
     names = [column] if column else [name for name, is_text in table.columns.items() if is_text]
     test = _contains(words) if not column or table.columns[column] else _equals(words, column)
     hits, ends = [], time.monotonic() + seconds
-    with pq.ParquetFile(table.path) as file:
+    # Values that repeat, such as hashtags, are compared once; names of files do not.
+    with pq.ParquetFile(table.path, read_dictionary=table.repeated) as file:
         for batch in _batches(file, names, first_row):
             hits += _hits(batch, names, test, first_row)
             if len(hits) > most:
@@ -130,7 +134,10 @@ def _hits(batch, names, test, first_row):
     found = {}
     for name in names:
         parents, values = _values(batch[name])
-        matched = test(values)
+        if pa.types.is_dictionary(values.type):
+            matched = test(values.dictionary).take(values.indices)
+        else:
+            matched = test(values)
         places = np.flatnonzero(pc.fill_null(matched, False).to_numpy(zero_copy_only=False))
         for place in places.tolist():
             row = int(rows[place if parents is None else parents[place]])
@@ -149,6 +156,15 @@ def _values(column):
 def _holds_text(kind):
     kind = kind.value_type if pa.types.is_list(kind) else kind
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _repeated(schema, columns):
+    """Paths of the columns with texts but those of files, of which each image has its own."""
+    texts = [name for name, is_text in columns.items() if is_text and name != FILE]
+    paths = [schema.column(number).path for number in range(len(schema))]
+    return tuple(
+        path for path in paths for name in texts if path == name or path.startswith(f"{name}.list.")
+    )
 
 
 def _contains(words):

@@ -19,7 +19,7 @@ from dc_tf.curation import network
 from dc_tf.curation.search import search
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.report.browser import app as app_lib
-from dc_tf.report.browser.examples import Examples
+from dc_tf.report.browser import examples as examples_lib
 from dc_tf.report.browser.site import Source, check_source, open_site
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>'\"&{{ 7*7 }}"
@@ -127,6 +127,15 @@ class PagesTest(SiteCase):
             self.assertNotIn(20, rows)
         self.assertNotIn("<html", self.client.get("/image/20/similar?fragment=1").text)
 
+    def test_many_features_are_compared_through_an_inverted_file(self):
+        with mock.patch.object(examples_lib, "_EXACT_NUMBERS", 0):
+            examples = examples_lib.Examples(self.site.examples.features)
+            examples.prepare()
+            client = browsing.client(dataclasses.replace(self.site, examples=examples))
+            page = Links(client.get("/image/20/similar").text)
+        self.assertIn("recall@10", page.text())
+        self.assertEqual(self.rows_of(page)[0], self.rows_of(self.page("/image/20/similar"))[0])
+
     def test_text_is_found_in_names_hashtags_and_classes(self):
         self.assertEqual(self.rows_of(self.page("/search?q=photos/1.&in=file")), [1])
         self.assertLen(self.rows_of(self.page("/search?q=TAG1")), 20)
@@ -232,7 +241,9 @@ class SelectionTest(SiteCase):
 class ExampleTest(SiteCase):
     def setUp(self):
         super().setUp()
-        examples = Examples(self.site.examples.features)  # which has loaded no network yet
+        examples = examples_lib.Examples(
+            self.site.examples.features
+        )  # which has loaded no network yet
         self.client = browsing.client(dataclasses.replace(self.site, examples=examples))
 
     def drop(self, data):
