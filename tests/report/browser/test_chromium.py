@@ -117,6 +117,7 @@ class ChromiumTest(tf.test.TestCase):
         page.locator("#saved").wait_for()
         saved = np.load(os.path.join(self.folder, "work", "selections", "mine.npy"))
         self.assertLen(saved, 11)
+        page.wait_for_load_state()
         page.get_by_role("link", name="mine", exact=True).click()
         self.assertEqual(page.locator(".tile").count(), 11)
         page.locator("#save").wait_for(state="hidden")  # nothing is selected any more
