@@ -94,10 +94,13 @@ class ProcessesTest(unittest.TestCase):  # the processes import this, so no Tens
 
 
 INTERRUPTED = """
-import itertools, sys
+import itertools, signal, sys
 from dc_tf.data.storage.processes import map_lists
 from dc_tf.distributed import stop_request
 from dc_tf.errors import Preempted
+
+# Jobs in the background of a shell inherit an ignored SIGINT, which would stay ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def main():
     with stop_request.signals_handled():
