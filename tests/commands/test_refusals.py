@@ -9,6 +9,7 @@ import shutil
 from unittest import mock
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from ports import held_port
 
@@ -102,6 +103,7 @@ class RefusalsTest(tf.test.TestCase):
             self.assertStartsWith(said.pop(), "dc_tf: TF_CONFIG ")
         self.assertFalse(os.path.exists("out"))
 
+    @pytest.mark.slow
     def test_every_command_names_a_port_that_is_in_use(self):
         with held_port() as (port, _):
             cluster = {"worker": [f"localhost:{port}", "localhost:1"]}

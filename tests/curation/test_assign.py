@@ -7,6 +7,7 @@ from unittest import mock
 import clustered
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 import real_data
 import runs
 import tensorflow as tf
@@ -116,10 +117,8 @@ class AssignTest(tf.test.TestCase):
         with self.assertRaisesRegex(ConfigError, "--data is missing"):
             start.assign(None, self.path("x.csv"), run=self.run_folder)
 
-
-class RunTableTest(tf.test.TestCase):
     def test_a_run_that_ended_has_the_table_of_its_last_round_once(self):
-        _, folder = runs.undisturbed(1)
+        folder = self.run_folder
         start.write_run_table(folder, workers=1)
         path = os.path.join(folder, "clusters.parquet")
         last = open_clustering(run=folder)
@@ -134,6 +133,7 @@ class RunTableTest(tf.test.TestCase):
 
 
 class PhotosTest(tf.test.TestCase):
+    @pytest.mark.slow
     def test_photographs_that_two_workers_clustered_get_their_clusters(self):
         archive = real_data.archive("photos.zip")
         folder = tempfile.mkdtemp(dir=self.get_temp_dir())

@@ -12,6 +12,7 @@ import tempfile
 
 import numpy as np
 import pictures
+import pytest
 import tensorflow as tf
 
 from dc_tf.commands.main import main
@@ -183,6 +184,7 @@ class CurateTest(tf.test.TestCase):
             with self.subTest(message):
                 self.assertRegex(self.refused(*flags), f"^dc_tf: .*{message}")
 
+    @pytest.mark.slow
     def test_two_workers_choose_the_rows_of_one(self):
         flags = (*self.tree_flags(), "--precision=float32", "--target=50", "--choice=nearest")
         rows, _ = self.chosen(*flags)

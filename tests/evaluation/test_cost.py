@@ -10,6 +10,7 @@ from unittest import mock
 import devkit
 import numpy as np
 import pictures
+import pytest
 import tensorflow as tf
 from striped import stripes, write_model, write_stripes
 
@@ -271,6 +272,7 @@ class CountsTest(tf.test.TestCase):
         # Of the layers that propose, the count leaves out the last, which are small.
         self.assertAllClose(others, proposing * cells + classifying * 10, rtol=0.1)
 
+    @pytest.mark.slow
     def test_a_sample_of_every_part_runs_and_leaves_the_network_as_it_was(self):
         before = self.frozen.trunk.get_weights()
         kit = devkit.draw(os.path.join(self.root, "sampled"), {"trainval": 6, "test": 4})

@@ -5,6 +5,7 @@ import os
 import unittest
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from dc_tf import keras
@@ -148,6 +149,7 @@ class FormatsTest(tf.test.TestCase):
         model = self.saved_model(input_range=BYTES)
         self.check(lambda x: model(x)["fc7"], [pixels(), floats()], [units()])
 
+    @pytest.mark.slow
     def test_a_frozen_graph_of_each_signature(self):
         from tensorflow.python.framework import convert_to_constants
 

@@ -9,6 +9,7 @@ import unittest
 
 import keras as keras3
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from dc_tf.exporting.saved_model import export_saved_model
@@ -50,6 +51,7 @@ class Keras3Test(LoadersTest):
         inputs = keras3.Input(shape, dtype=dtype)
         return keras3.Model(inputs, layer(inputs))
 
+    @pytest.mark.slow
     def test_both_default_endpoints_take_uint8_and_floats_of_any_size(self):
         for options in ({}, {"call_endpoint": "serving_default"}):
             for shape in ([RESOLUTION, RESOLUTION, 3], [None, None, 3]):
@@ -68,6 +70,7 @@ class Keras3Test(LoadersTest):
         with self.assertRaisesRegex(tf.errors.InvalidArgumentError, OUT_OF_RANGE):
             self.model([None, None, 3], "float32").predict(units() * 255, verbose=0)
 
+    @pytest.mark.slow
     def test_fine_tuning_trains_all_weights_and_running_statistics_also_with_xla(self):
         trunk = self.model([RESOLUTION, RESOLUTION, 3], "uint8", call_training_endpoint="train")
         model = keras3.Model(trunk.inputs, keras3.layers.Dense(2)(trunk.outputs[-1]))
@@ -100,6 +103,7 @@ class CompilersTest(LoadersTest):
             found = compiled(images=tf.constant(images))
             self.assertAllClose(found["fc7"], self.expected["fc7"], atol=1e-4)
 
+    @pytest.mark.slow
     def test_tflite_converts_the_native_signatures_without_other_kernels(self):
         for name, images in (("serving_native", pixels()), ("serving_native_float", units())):
             converter = tf.lite.TFLiteConverter.from_saved_model(self.path, signature_keys=[name])

@@ -38,6 +38,7 @@ class ModelCardTest(tf.test.TestCase):
         with open(os.path.join(path, "README.md")) as f:
             return path, f.read()
 
+    @pytest.mark.slow
     def test_a_run_is_described_by_data_settings_metrics_and_weights(self):
         data = runs.make_data(self.root, images=64)
         settings = runs.settings(data)

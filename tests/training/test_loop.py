@@ -224,6 +224,7 @@ class LoopTest(tf.test.TestCase):
         held = sum(os.path.getsize(os.path.join(model.path, n)) for n in os.listdir(model.path))
         self.assertBetween(held, planned, planned + 60_000)
 
+    @pytest.mark.slow
     def test_a_resumed_run_goes_on_keeping_and_removes_older_ones(self):
         settings, run = {**self.settings, "keep_clusterings": 1}, os.path.join(self.folder, "keep")
         for stop, kept in ((("clustering", 8), [(1, 0)]), (("clustering", 16), [(1, 1)])):

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import re
+import shlex
 from unittest import mock
 
 import numpy as np
@@ -141,7 +143,8 @@ class ManifestTest(tf.test.TestCase):
     def test_a_folder_of_images_is_advised_as_the_input_and_never_as_the_output(self):
         for name in ("", "cat"):
             os.makedirs(os.path.join(self.path, name), exist_ok=True)
-            with self.assertRaisesRegex(DataError, f"--input={self.path} --output=DATA"):
+            advice = re.escape(f"--input={shlex.quote(self.path)} --output=DATA")
+            with self.assertRaisesRegex(DataError, advice):
                 Dataset.open(self.path)
         file = os.path.join(self.get_temp_dir(), "a.csv")
         with open(file, "w"):

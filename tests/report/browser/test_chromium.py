@@ -157,6 +157,7 @@ class ChromiumTest(tf.test.TestCase):
         self.assertLen(np.load(path), 1)
         self.assert_quiet()
 
+    @pytest.mark.slow
     def test_a_phone_shows_no_more_than_its_width(self):
         for scheme in ("light", "dark"):
             page = self.open(viewport={"width": 390, "height": 844}, color_scheme=scheme)
