@@ -12,6 +12,7 @@ from unittest import mock
 import fork_server
 import numpy as np
 import pictures
+import pytest
 import tensorflow as tf
 import workers
 from PIL import Image
@@ -89,6 +90,7 @@ class ProcessTest(tf.test.TestCase):
         self.assertIn("rejected", json.loads(done.stdout.splitlines()[-1]))
         self.assertEqual(pictures.files(folder / "stopped"), pictures.files(folder / "whole"))
 
+    @pytest.mark.slow
     def test_kmeans_saves_at_an_interrupt_and_goes_on_to_the_same_centroids(self):
         workers.hear_interrupts(self)
         folder = pathlib.Path(self.get_temp_dir())
@@ -135,7 +137,7 @@ class ProcessTest(tf.test.TestCase):
             process = fork_server.start(command_line("kmeans", *flags), environment, stderr=log)
             self.addCleanup(process.send_signal, signal.SIGKILL)
             until = time.monotonic() + LIMIT_S
-            while not list(output.glob("kmeans_workers/heartbeats/*")):
+            while not list(output.glob("kmeans_workers/heartbeats/*/*")):
                 self.assertLess(time.monotonic(), until)
                 time.sleep(0.02)
             process.send_signal(signal.SIGTERM)

@@ -62,6 +62,7 @@ class MeasureTest(tf.test.TestCase):
         measured(connect(), self.settings)
         self.assertEqual(sorted(os.listdir(self.folder)), before)
 
+    @pytest.mark.slow
     def test_a_process_alone_measures_the_part_of_one_of_many_workers(self):
         # More workers than super-classes share the heads, which one process has nobody to do with.
         plan, rates = measured(connect(), self.settings, planned_workers=16)

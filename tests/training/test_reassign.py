@@ -77,6 +77,7 @@ class ReassignTest(tf.test.TestCase):
         for level in ("level1", "level2"):
             self.assertEqual(ours[level], expected[level])
 
+    @pytest.mark.slow
     def test_killed_in_each_phase_it_resumes_there_and_ends_with_the_same_clusters(self):
         for event in KILLS:
             self.kill("killed", event)

@@ -247,6 +247,7 @@ class ByHandTest(Compared):
         case = Case(model=Model(dropout=False, sync_batch_norm="off"))
         self.check(case, 2, [mine(_plan(case, 2), rank) for rank in (0, 1)])
 
+    @pytest.mark.slow
     def test_each_group_normalises_its_own_images(self):
         case = Case(rotations=2, model=Model(dropout=False, sync_batch_norm="group"))
         plan = _plan(case, 4)

@@ -93,14 +93,14 @@ class ChromiumTest(tf.test.TestCase):
         self.assertNotIn("token", page.url)
         page.get_by_label("Number or class").fill("dog")
         page.get_by_role("button", name="Show").click()
-        self.assertEqual(page.locator(".card").count(), 3)
+        playwright.expect(page.locator(".card")).to_have_count(3)
         page.locator(".card .pick input").first.check()
         page.locator(".card a.sheet").nth(1).click()
         page.locator(".tile .pick input").nth(2).check()
         page.locator(".tile a.picture").first.click()
         page.locator("#similar .tile").first.wait_for()
-        self.assertEqual(page.locator("#similar .tile").count(), 36)
-        self.assertTrue(page.evaluate("document.querySelector('figure img').naturalWidth > 0"))
+        playwright.expect(page.locator("#similar .tile")).to_have_count(36)
+        page.wait_for_function("document.querySelector('figure img').naturalWidth > 0")
 
         vector = browsing.vectors()[20]
         with (
@@ -109,9 +109,11 @@ class ChromiumTest(tf.test.TestCase):
         ):
             page.evaluate(DROP, list(clustered.image((1, 2, 3))))
             page.wait_for_url("**/example/*")
-        self.assertEqual(page.locator(".tile a.picture").first.get_attribute("href"), "/image/20")
+        playwright.expect(page.locator(".tile a.picture").first).to_have_attribute(
+            "href", "/image/20"
+        )
 
-        self.assertEqual(page.locator("#count").inner_text(), "1 cluster and 1 image selected")
+        playwright.expect(page.locator("#count")).to_have_text("1 cluster and 1 image selected")
         page.locator("#name").fill("mine")
         page.get_by_role("button", name="Save").click()
         page.locator("#saved").wait_for()
@@ -119,7 +121,7 @@ class ChromiumTest(tf.test.TestCase):
         self.assertLen(saved, 11)
         page.wait_for_load_state()
         page.get_by_role("link", name="mine", exact=True).click()
-        self.assertEqual(page.locator(".tile").count(), 11)
+        playwright.expect(page.locator(".tile")).to_have_count(11)
         page.locator("#save").wait_for(state="hidden")  # nothing is selected any more
         self.assert_quiet()
 
@@ -130,11 +132,11 @@ class ChromiumTest(tf.test.TestCase):
         self.assertTrue(page.locator(".tile .pick input").nth(1).is_checked())
         for key in ("ArrowRight", "ArrowRight", "Shift+X"):
             page.keyboard.press(key)
-        self.assertEqual(page.locator("#count").inner_text(), "3 clusters selected")
+        playwright.expect(page.locator("#count")).to_have_text("3 clusters selected")
         page.keyboard.press("Enter")
         page.wait_for_url("**/cluster/*")
         page.keyboard.press("a")
-        self.assertEqual(page.locator("#count").inner_text(), "3 clusters and 10 images selected")
+        playwright.expect(page.locator("#count")).to_have_text("3 clusters and 10 images selected")
         page.locator(".tile a.picture").first.click()
         page.wait_for_url("**/image/*")
         first = page.url
