@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 
+import pytest
 import tensorflow as tf
 import workers
 
 
 class ConnectTest(tf.test.TestCase):
+    @pytest.mark.slow
     def test_a_first_worker_that_is_gone_is_not_waited_for_longer_than_allowed(self):
         addresses = [f"localhost:{port}" for port in workers.free_ports(2)]
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 1}}

@@ -162,6 +162,7 @@ class StepTest(Compared):
         (alone,) = workers.on_cluster(1, train, case)
         self.assert_same(workers.on_cluster(2, train, case), alone, step=1, share=1e-3)
 
+    @pytest.mark.slow
     def test_with_four_workers_in_two_groups_heads_agree_inside_groups_only(self):
         spread = workers.on_cluster(4, train, Case(rotations=2, steps=2))
         heads = [one[2]["sub"][rank // 2] for rank, one in enumerate(spread)]
