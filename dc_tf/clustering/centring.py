@@ -52,6 +52,11 @@ class Centred:
             return (rows - self._origin).astype(np.float32)
 
 
+def has_float64(points, comm) -> bool:
+    """Whether a worker's rows are float64; the same on every worker."""
+    return bool(all_gather(points.dtype == np.float64, comm).any())
+
+
 def find_origin(points, comm, seed, spherical=False) -> np.ndarray | None:
     """(dim,) float64 mean of some rows, if float32 loses the distances of rows from it; or None.
 
@@ -67,7 +72,7 @@ def find_origin(points, comm, seed, spherical=False) -> np.ndarray | None:
         DataError: on every worker, for a drawn row that is not finite, rows that differ in length,
             and rows whose distances float32 cannot compute.
     """
-    if not all_gather(points.dtype == np.float64, comm).any():
+    if not has_float64(points, comm):
         return None
     partition = RowPartition.agree(points, comm)
     count = min(_SAMPLE, partition.total)

@@ -13,10 +13,12 @@ number of workers, up to rounding. A group of one is plain k-means.
 import dataclasses
 
 import numpy as np
+from absl import logging
 
 from dc_tf.clustering.assign import Assigner
-from dc_tf.clustering.centring import Centred, find_origin
+from dc_tf.clustering.centring import Centred, find_origin, has_float64
 from dc_tf.clustering.lloyd import KMeansResult, KMeansState, Lloyd
+from dc_tf.clustering.resolution import find_unresolved
 from dc_tf.clustering.row_stats import RowStats
 from dc_tf.clustering.search.backends import choose_precision
 from dc_tf.clustering.search.tensors import exact_float32
@@ -51,6 +53,8 @@ def kmeans(
 
     Rows of float64 are compared in float32. Where a large common offset would take the digits in
     which they differ, it is subtracted in float64 first, and the centroids are float64.
+    One more pass at the end finds clusters whose rows float32 cannot tell apart; a warning names
+    them.
 
     Besides rows in transit (`memory_bytes`), a worker holds about 24 * k * dim bytes for clusters
     and about 36 bytes a row.
@@ -76,10 +80,10 @@ def kmeans(
     options = dataclasses.replace(options or KMeansOptions(), **changes)
     k, seed = whole("k", k, 1), whole("seed", seed, 0)
     comm = comm or Solo()
-    points = as_points(points)
-    origin = find_origin(points, comm, seed, options.spherical)
+    given = points = as_points(points)
+    origin = find_origin(given, comm, seed, options.spherical)
     if origin is not None:
-        points = Centred(points, origin)
+        points = Centred(given, origin)
     options = dataclasses.replace(options, init=_moved(options.init, origin))
     precision = choose_precision(options.precision, options.backend, k, points.dim, comm).dtype
     assigner = Assigner(
@@ -95,9 +99,16 @@ def kmeans(
         if on_iteration:
             on_iteration(state)
     result = lloyd.finish(state)
+    if has_float64(given, comm):
+        _warn_of_unresolved(find_unresolved(given, origin, result, comm), comm)
     if origin is None:
         return result
     return dataclasses.replace(result, centroids=result.centroids + origin)
+
+
+def _warn_of_unresolved(unresolved, comm):
+    if unresolved.rows and comm.rank == 0:
+        logging.warning("%s", unresolved)
 
 
 def _moved(init, origin):
