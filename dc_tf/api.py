@@ -188,7 +188,7 @@ def convert(
         rows_per_shard: rows of a file; None: files of 256 MiB.
         workers: processes; None: one for each core. They import the main module again, so a script
             that asks for more than one needs `if __name__ == "__main__":`.
-        overwrite: replace the data set in the output, or an unfinished one begun otherwise.
+        overwrite: replace the data set in the output, or an unfinished one of other settings.
         tfds_data_dir: folder of TensorFlow data sets; None: their default.
         split: sub-folder of the folder or zip file to convert, such as "train"; None: all.
         encoding: of a list, and of the texts in tar files; None: UTF-8.

@@ -2,7 +2,7 @@
 
     strict_yaml.load("a: 1\\nb: {c: 2}", "a.yaml")     # {"a": 1, "b": {"c": 2}}
 
-PyYAML keeps the last of two equal names without a word, so a section that is repeated at the end of
+PyYAML silently keeps the last of two equal names, so a section that is repeated at the end of
 a file would replace the first one with defaults.
 """
 

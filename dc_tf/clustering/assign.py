@@ -64,7 +64,7 @@ class Assigner:
         self.counts = np.zeros(self._k, np.int64)
         self.squares = np.zeros(self._k)
 
-    def adopt(self, labels) -> None:
+    def restore(self, labels) -> None:
         """Assigns every row to its cluster of an earlier pass: (rows,) int32 labels."""
 
         def add(part):

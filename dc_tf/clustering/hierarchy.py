@@ -223,17 +223,17 @@ class _Solver:
             init="random" if state else self._start(problem, rows, seed),
             state=state,
             on_iteration=self._work.save,
-            on_progress=lambda count, **figures: self._progress(count, problem, figures),
+            on_progress=lambda count, **values: self._progress(count, problem, values),
         )
         self.skip(problem, self._options.iterations - result.iterations)
         return result
 
-    def skip(self, problem, passes, **figures):
+    def skip(self, problem, passes, **values):
         """Reports passes over a problem's rows that are skipped."""
         count = passes * len(self._work.members(problem))
         if self._on_progress and count:
-            figures |= {"level": problem.level, "cluster": problem.index}
-            self._on_progress(count, skipped=True, **figures)
+            values |= {"level": problem.level, "cluster": problem.index}
+            self._on_progress(count, skipped=True, **values)
 
     def _rows(self, problem):
         points, members = self._work.points, self._work.members(problem)
@@ -261,10 +261,10 @@ class _Solver:
         members = self._work.members(problem)
         return np.where(cluster[members] == problem.index, sub[members], -1).astype(np.int32)
 
-    def _progress(self, count, problem, figures):
+    def _progress(self, count, problem, values):
         if self._on_progress:
-            figures |= {"level": problem.level, "cluster": problem.index}
-            self._on_progress(count, skipped=False, **figures)
+            values |= {"level": problem.level, "cluster": problem.index}
+            self._on_progress(count, skipped=False, **values)
 
 
 def _random_rows(points, k, comm, seed):

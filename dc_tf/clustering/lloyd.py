@@ -156,7 +156,7 @@ class Lloyd:
                 f"state has {state.centroids.shape} centroids, not {(self._k, self._points.dim)}."
             )
         if state.labels is not None:
-            self._assigner.adopt(state.labels)
+            self._assigner.restore(state.labels)
         return state
 
     def iterate(self, state: KMeansState) -> KMeansState:

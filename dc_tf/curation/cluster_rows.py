@@ -110,7 +110,7 @@ def _add(sums, own, block):
 
 
 def _fill(order, labels, places, rows, k, without, block_rows=1 << 20):
-    """Writes the row ids into the order of their clusters; `places` is where each goes on."""
+    """Writes row ids in the order of their clusters; `places` is the next position of each."""
     for start in range(0, rows, block_rows):
         ids, own = _kept(labels, start, min(block_rows, rows - start), k, without)
         by_cluster = np.argsort(own, kind="stable")

@@ -221,12 +221,12 @@ def _spread(labels, kept):
         return None
     count = int(labels.max()) + 1
     return {
-        name: _figures(np.bincount(labels[mask], minlength=count))
+        name: _statistics(np.bincount(labels[mask], minlength=count))
         for name, mask in (("before", labelled), ("after", labelled & kept))
     }
 
 
-def _figures(counts):
+def _statistics(counts):
     found = count_statistics(counts)
     return {
         "entropy": found["entropy"],

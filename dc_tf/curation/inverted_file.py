@@ -13,7 +13,7 @@ Memory does not depend on the number of rows: the lists are built in parts, merg
 mapped. An interrupted build resumes after its last complete part.
 
 Folder, `LAYER.index/lists-256` beside the features of a search:
-    owner.json            fingerprint of the features and settings; another one starts anew
+    owner.json            fingerprint of the features and settings; with others it is built again
     trained.faiss         centroids and ranges of the components
     part-00000.faiss      lists of one part of the rows, until they are merged
     index.faiss, index.ivfdata    the merged lists

@@ -38,7 +38,7 @@ def for_run(run, layer=None, data=None, cells=1, mirror=False) -> Features:
         mirror: average the features of each image and of its mirror image.
 
     Raises:
-        ConfigError: not a run, not its data set, an unknown layer, or another process is at it.
+        ConfigError: not a run, not its data set, an unknown layer, or another process is embedding.
         DataError: no checkpoint yet, or damaged data.
         Preempted: after Ctrl-C; what was embedded is kept.
     """

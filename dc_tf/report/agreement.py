@@ -57,19 +57,19 @@ class Agreement:
     def add(self, clustering, name, tick=None) -> None:
         """Adds a clustering, with `tick` as the next round."""
         labels = clustering.flat(self.rows)
-        figures = {}
+        statistics = {}
         for column, values in self.columns.items():
             known = values >= 0
-            figures[column] = nmi(labels[known], values[known])
+            statistics[column] = nmi(labels[known], values[known])
         previous = None
         if tick is not None:
             same_stage = self._before is not None and self._before[0] == clustering.stage
             previous = nmi(labels, self._before[1]) if same_stage else None
             self._before = clustering.stage, labels
-        self.found.append(Row(name, tick, clustering.count, figures, previous))
+        self.found.append(Row(name, tick, clustering.count, statistics, previous))
 
     def chart(self) -> str | None:
-        """The figures of the rounds; None with fewer than two rounds."""
+        """The statistics of the rounds; None with fewer than two rounds."""
         rounds = [row for row in self.found if row.tick is not None]
         if len(rounds) < 2:
             return None

@@ -13,7 +13,7 @@ import numpy as np
 
 from dc_tf.evaluation.clusters.nmi import PLACE
 
-_LEAST = 5  # images with a value, for a purity to be told
+_LEAST = 5  # fewest images with a value that have a purity
 _IN_GROUP = 6  # clusters of a group
 _COLUMNS = 8  # columns with a group of their own
 # Least share of a place, and how much more than of the user, to be pure for place alone.
@@ -75,7 +75,7 @@ def describe(clustering, sizes, sample, read, distances, colours) -> list[Cluste
         sizes: (count,) rows of each cluster.
         sample: sample.Sample.
         read: columns.Found of its rows.
-        distances: `distance_figures` of the clustering, or None.
+        distances: `distance_statistics` of the clustering, or None.
         colours: `colours.Colours` of the clustering's clusters in these rows.
     """
     flat = clustering.flat(sample.rows)
@@ -100,7 +100,7 @@ def describe(clustering, sizes, sample, read, distances, colours) -> list[Cluste
     return made
 
 
-def distance_figures(clustering) -> np.ndarray | None:
+def distance_statistics(clustering) -> np.ndarray | None:
     """(count, 2) mean and relative deviation of the distances of each cluster's rows.
 
     None where distances are not known; NaN for empty clusters.

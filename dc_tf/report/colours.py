@@ -12,7 +12,7 @@ import numpy as np
 
 from dc_tf.report.charts import Series, line_chart
 
-LEAST = 5  # images of a cluster, for its colours to be told
+LEAST = 5  # fewest images of a cluster whose colours are shown
 _UNIFORM = 24  # clusters that are shown by their colour
 
 

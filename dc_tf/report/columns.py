@@ -23,7 +23,7 @@ from dc_tf.report.thumbnails import decoded, mean_colour
 _LATITUDE, _LONGITUDE = "latitude", "longitude"
 _TEXT = 80  # characters of a value
 _OWN = 0.5  # share of distinct values from which on a column is of texts of single images
-_FEW = 20  # images below which that cannot be told
+_FEW = 20  # fewer images do not show that
 _ITEMS = 100  # values of an image in a column
 _MOST = 64  # columns that are kept; records of strangers may name a new one in each image
 

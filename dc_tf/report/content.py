@@ -4,8 +4,8 @@
     sample, read, parts = of_clusters(dataset, shown, run, others, sheets=120, max_rows=100_000)
     parts = of_network(run)                                    # input and filters
 
-Each returns the names that the templates use. A bounded number of rows is read (`sample`); figures
-of all rows take a pass over the assignments.
+Each returns the names that the templates use. A bounded number of rows is read (`sample`);
+statistics of all rows take a pass over the assignments.
 """
 
 import os
@@ -107,16 +107,16 @@ def of_clusters(dataset, shown, run, others, sheets: int, max_rows: int) -> tupl
     beside = [(shown.name, shown), *_beside(shown, run, others)]
     coloured = _coloured([one for _, one in beside], sample)
     read = columns_lib.read(dataset, sample.rows, np.concatenate(coloured))
-    figures = clusters.distance_figures(shown)
+    statistics = clusters.distance_statistics(shown)
     found = [
         (name, _colours(one, rows, sample, read))
         for (name, one), rows in zip(beside, coloured, strict=True)
     ]
-    described = clusters.describe(shown, sizes, sample, read, figures, found[0][1])
+    described = clusters.describe(shown, sizes, sample, read, statistics, found[0][1])
     groups = clusters.select(described, read.columns)
     parts = {
         "agreement": _agreement(shown, run, others, sample, read),
-        "gallery": Gallery(shown, described, groups, figures, sheets),
+        "gallery": Gallery(shown, described, groups, statistics, sheets),
         "colours": colours.Section(found, described),
         "tail": Tail(shown, sizes, described, read.columns),
         "rounds": len(run.rounds) if run else None,

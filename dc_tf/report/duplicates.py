@@ -93,10 +93,10 @@ def find_and_write(
             stack.enter_context(_claimed(output, owner, overwrite))
             work = os.path.join(output, "work")
         found = find_duplicates(opened, settings, work, given, workers)
-        figures = duplicate_files.summary(found, opened.rows, settings.threshold)
+        statistics = duplicate_files.summary(found, opened.rows, settings.threshold)
         if not dry_run:
-            _write(found, opened, figures, settings, output, format, groups)
-    return {**figures, "dry_run": dry_run, "output": None if dry_run else output}
+            _write(found, opened, statistics, settings, output, format, groups)
+    return {**statistics, "dry_run": dry_run, "output": None if dry_run else output}
 
 
 def as_text(result) -> str:
@@ -210,13 +210,13 @@ def _claimed(output, owner, overwrite):
         yield
 
 
-def _write(found, features, figures, settings, output, format, groups):
+def _write(found, features, statistics, settings, output, format, groups):
     dataset, keep = features.dataset, os.path.join(output, "keep.npy")
     duplicate_files.write_table(found, dataset, os.path.join(output, f"duplicates.{format}"))
     duplicate_files.write_keep(found, features.rows, keep)
     if dataset is not None:
         kept = os.path.join(output, "kept")
         duplicate_files.write_kept_view(found, dataset, keep, kept, dataclasses.asdict(settings))
-        page = gallery(found, dataset, figures, groups)
+        page = gallery(found, dataset, statistics, groups)
         write_file(os.path.join(output, "gallery.html"), lambda file: file.write(page))
-    write_json(os.path.join(output, _RESULT), {**figures, **dataclasses.asdict(settings)})
+    write_json(os.path.join(output, _RESULT), {**statistics, **dataclasses.asdict(settings)})

@@ -1,6 +1,6 @@
 """A gallery of groups of copies: one HTML file that loads nothing.
 
-    page = gallery(found, dataset, figures, groups=100)
+    page = gallery(found, dataset, statistics, groups=100)
 
 Sources come from the data and may hold anything; all text goes through the escaping of jinja2.
 """
@@ -53,13 +53,13 @@ class Group:
     members: list
 
 
-def gallery(found, dataset, figures, groups=100) -> bytes:
+def gallery(found, dataset, statistics, groups=100) -> bytes:
     """The page, UTF-8.
 
     Args:
         found: curation.duplicates.Duplicates.
         dataset: Dataset.
-        figures: dict of `curation.duplicate_files.summary`.
+        statistics: dict of `curation.duplicate_files.summary`.
         groups: number of groups that are shown: those with the least similar copies, where a
             look is worth most.
     """
@@ -78,8 +78,8 @@ def gallery(found, dataset, figures, groups=100) -> bytes:
         .get_template("duplicates.html")
         .render(
             groups=made,
-            left_out=figures["groups"] - len(made),
-            figures=figures,
+            left_out=statistics["groups"] - len(made),
+            statistics=statistics,
             data=clean(dataset.path, 200),
             style=Markup(style),
             policy=page.policy(style),

@@ -25,7 +25,7 @@ _TITLES = {
     "voc07_classification": "VOC07 classification",
     "voc07_detection": "VOC07 detection",
 }
-_FIGURES = {"top1": "top-1", "map": "mean average precision"}
+_STATISTICS = {"top1": "top-1", "map": "mean average precision"}
 _IN_SECTION_OF_THEIR_OWN = ("nmi",)
 _PICTURES = (".png", ".svg")
 _MOST_BYTES = 50_000_000  # of a JSON file that is looked at
@@ -56,7 +56,7 @@ class Plain:
     """A result without layers: its title and its numbers."""
 
     title: str
-    figures: dict
+    metrics: dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _by_layer(result):
         (layer, 100 * share, 100 * twin[layer] if layer in twin else None, layer == best)
         for layer, share in own.items()
     ]
-    title = f"{_title(result)}, {_FIGURES.get(metric, metric)}"
+    title = f"{_title(result)}, {_STATISTICS.get(metric, metric)}"
     chart, names = None, [*own]
     if len(own) > 1:
         place = np.arange(len(names), dtype=float)

@@ -1,6 +1,6 @@
 """The clusters whose images are shown, with their contact sheets, and the map of all looked at.
 
-    gallery = Gallery(clustering, described, groups, figures, sheets=120)
+    gallery = Gallery(clustering, described, groups, statistics, sheets=120)
     gallery.cards[0].nearest, gallery.map
 
 A contact sheet has 9 members at random and the 9 nearest to the centroid. Clusters of the groups
@@ -67,17 +67,17 @@ class Gallery:
         clustering: curation.clusters.Clustering.
         described: list of Cluster.
         groups: of `clusters.select`.
-        figures: of `clusters.distance_figures`, or None.
+        statistics: of `clusters.distance_statistics`, or None.
         sheets: number of cards.
     """
 
-    def __init__(self, clustering, described, groups, figures, sheets):
+    def __init__(self, clustering, described, groups, statistics, sheets):
         self.looked_at = len(described)
         self.groups = groups
         chosen = _chosen(described, groups, sheets)
         self.map = self._map(clustering, described)
         dots = [dot.cluster for dot in self.map.dots] if self.map else []
-        self._load(clustering, chosen, dots, figures)
+        self._load(clustering, chosen, dots, statistics)
 
     def can_drop(self) -> bool:
         """Whether there are pictures that `drop` could leave out."""
@@ -109,15 +109,15 @@ class Gallery:
         """Numbers of the clusters that have a card."""
         return {card.cluster.number for card in self.cards}
 
-    def _load(self, clustering, chosen, dots, figures):
+    def _load(self, clustering, chosen, dots, statistics):
         random = _members(clustering, chosen, sample.at_random(1))
         nearest = {}
         if clustering.distance is not None:
             nearest = _members(clustering, chosen, sample.by_distance)
         pictures = Thumbnails(clustering.dataset, _SIDE)
         far = []
-        if figures is not None:
-            far = outliers_lib.farthest(clustering, figures, _OUTLIERS)
+        if statistics is not None:
+            far = outliers_lib.farthest(clustering, statistics, _OUTLIERS)
         rows = [row for row, _, _ in far]
         for members in (random, nearest):
             rows += [row for own in members.values() for row in own.tolist()]
@@ -130,7 +130,7 @@ class Gallery:
             )
             for one in chosen
         ]
-        self.outliers = figures is not None and [
+        self.outliers = statistics is not None and [
             (pictures[row], clustering.title(cluster), ratio) for row, cluster, ratio in far
         ]
         self.map_pictures = _map_pictures(clustering, dots, {one.number for one in chosen})

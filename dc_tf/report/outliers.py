@@ -1,19 +1,19 @@
 """Rows that lie far from every centroid.
 
-    farthest(clustering, figures, 24)        # [(row, cluster, how many times the mean distance)]
+    farthest(clustering, statistics, 24)        # [(row, cluster, how many times the mean distance)]
 
-A row is told by its distance to the nearest centroid over the mean distance of its cluster's rows.
+A row is ranked by its distance to its centroid over the mean distance of its cluster's rows.
 """
 
 import numpy as np
 
 
-def farthest(clustering, figures, count: int) -> list[tuple[int, int, float]]:
+def farthest(clustering, statistics, count: int) -> list[tuple[int, int, float]]:
     """The rows that are farthest from their centroid, in one pass over all rows.
 
     Args:
         clustering: curation.clusters.Clustering with distances.
-        figures: (count, 2) of `clusters.distance_figures`.
+        statistics: (count, 2) of `clusters.distance_statistics`.
         count: at most so many rows.
 
     Returns:
@@ -21,7 +21,7 @@ def farthest(clustering, figures, count: int) -> list[tuple[int, int, float]]:
     """
     kept = np.zeros((0, 3))
     for first, flat, distance in clustering.blocks():
-        ratio = np.asarray(distance, np.float64) / np.maximum(figures[flat, 0], 1e-12)
+        ratio = np.asarray(distance, np.float64) / np.maximum(statistics[flat, 0], 1e-12)
         top = np.argsort(-ratio, kind="stable")[:count]
         kept = np.concatenate([kept, np.stack([first + top, flat[top], ratio[top]], 1)])
         kept = kept[np.argsort(-kept[:, 2], kind="stable")][:count]

@@ -89,7 +89,7 @@ def _left_out(gallery, dropped, max_mb):
             f"{max_mb:g} MB."
         )
     if more > 0:
-        notes.append(f"{more:,} more clusters are in the figures without a contact sheet.")
+        notes.append(f"{more:,} more clusters are in the statistics without a contact sheet.")
     return notes
 
 

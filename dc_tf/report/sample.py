@@ -3,8 +3,8 @@
     sample = choose(clustering, sizes, max_rows=100_000)
     nearest = least_of_each(clustering, clusters, 9, by_distance)       # {cluster: row ids}
 
-Half of a bounded number is spread evenly over the data set, for figures of all rows; the other half
-is members of some clusters, for figures of these clusters. A pass holds one block of rows.
+Half of a bounded number is spread evenly over the data set, for statistics of all rows; the other
+half is members of some clusters, for statistics of these. A pass holds one block of rows.
 """
 
 import dataclasses

@@ -42,7 +42,7 @@ class Tail:
     Attributes:
         histogram, ranked: charts, or None.
         parents: list of Parent, the least even first; [] for one level.
-        figures: {name: text}.
+        statistics: {name: text}.
         single: clusters whose images all are of one user.
     """
 
@@ -62,11 +62,11 @@ class Tail:
             log=True,
         )
         self.parents = _parents(clustering, sizes)
-        self.figures = _figures(sizes, filled)
+        self.statistics = _statistics(sizes, filled)
         self.single = single_source(described, columns)[:_SINGLE]
 
 
-def _figures(sizes, filled):
+def _statistics(sizes, filled):
     rows = int(filled.sum())
     tiny = filled[filled < _SMALL]
     tenth = filled[: max(1, len(filled) // 10)]

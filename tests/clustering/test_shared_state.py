@@ -1,4 +1,4 @@
-"""K-means in progress in a shared folder: gone on with exactly, or on another number of workers."""
+"""K-means in progress in a shared folder resumes exactly, also on another number of workers."""
 
 import os
 import tempfile

@@ -188,7 +188,7 @@ class LocalTest(tf.test.TestCase):
         self.assertEqual(self.finish(launcher)[0], 42)
 
     def ready_to_save(self):
-        """Workers that take a second to save when they are told to stop; the launcher."""
+        """Workers that take a second to save when they are asked to stop; the launcher."""
         body = "def save(*_):\n    print('saves', flush=True); time.sleep(1); sys.exit(42)\n"
         body += "signal.signal(signal.SIGTERM, save)\n"
         body += "(folder / f'ready-{index}').touch()\ntime.sleep(600)"

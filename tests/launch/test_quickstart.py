@@ -30,7 +30,7 @@ if arguments[0].endswith("local.py"):
     split = arguments.index("--")
     program = f"--program={sys.executable} {__file__} -m dc_tf"
     os.execv(sys.executable, [sys.executable, *arguments[:split], program, *arguments[split:]])
-command = arguments[2] if arguments[1] == "dc_tf" else "hold_out"
+command = arguments[2] if arguments[1] == "dc_tf" else "train_test_split"
 flags = dict(a[2:].partition("=")[::2] for a in arguments if a.startswith("--"))
 name = "measure" if "measure" in flags else command
 task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {"index": 0})["index"]

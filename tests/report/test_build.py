@@ -331,7 +331,7 @@ class CapTest(ReportCase):
         run = clustered.write_run(self.path("run"), data)
         text = self.document(run=run, sheets=2).text()
         self.assertEqual(self.result["clusters_shown"], 2)
-        self.assertIn("4 more clusters are in the figures without a contact sheet", text)
+        self.assertIn("4 more clusters are in the statistics without a contact sheet", text)
 
 
 @pytest.mark.slow

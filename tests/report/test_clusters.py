@@ -29,14 +29,14 @@ class ClustersTest(tf.test.TestCase):
         distance = np.ones(ROWS, np.float32)
         distance[:20] = np.linspace(0.1, 4, 20)
         self.clustering = clustered.clustering(self.data, np.arange(ROWS) // 20, distance=distance)
-        self.figures = clusters.distance_figures(self.clustering)
+        self.statistics = clusters.distance_statistics(self.clustering)
 
     def describe(self):
         sizes = self.clustering.sizes()
         chosen = sample.choose(self.clustering, sizes, 1000)
         self.read = columns.read(self.clustering.dataset, chosen.rows, chosen.rows)
         own = Colours(self.clustering.flat(chosen.rows), self.read.colours)
-        return clusters.describe(self.clustering, sizes, chosen, self.read, self.figures, own)
+        return clusters.describe(self.clustering, sizes, chosen, self.read, self.statistics, own)
 
     def test_dominant_values_and_purity(self):
         first, second, third = self.describe()
@@ -51,8 +51,8 @@ class ClustersTest(tf.test.TestCase):
     def test_spread_and_unevenness_are_those_of_the_distances(self):
         own = self.clustering.distance[:20].astype(float)
         expected = [own.mean(), own.std() / own.mean()]
-        self.assertAllClose(self.figures[0], expected, rtol=1e-5)
-        self.assertAllClose(self.figures[1], [1.0, 0.0], atol=1e-6)
+        self.assertAllClose(self.statistics[0], expected, rtol=1e-5)
+        self.assertAllClose(self.statistics[1], [1.0, 0.0], atol=1e-6)
 
     def test_groups_name_the_clusters_that_stand_out(self):
         described = self.describe()
@@ -66,7 +66,7 @@ class ClustersTest(tf.test.TestCase):
         self.assertEqual([one.number for one in single], [1, 2])
 
     def test_outliers_are_far_for_their_cluster(self):
-        found = outliers.farthest(self.clustering, self.figures, 2)
+        found = outliers.farthest(self.clustering, self.statistics, 2)
         self.assertEqual([row for row, _, _ in found], [19, 18])
         self.assertAlmostEqual(found[0][2], 4 / self.clustering.distance[:20].mean(), places=4)
 

@@ -1,4 +1,4 @@
-"""Processors other than this one: what libraries do once they are told to leave instructions alone.
+"""Other processors, imitated by settings that keep libraries from some instructions.
 
     launch/test.sh --processor=avx2 -m numeric
 

@@ -63,7 +63,7 @@ class ReassignTest(tf.test.TestCase):
         self.assertEqual(code, -signal.SIGKILL, f"{event} was not met")
 
     def events(self, name, rank=0):
-        """What all lives of a reassignment did."""
+        """The events of all incarnations of a reassignment."""
         lines = pathlib.Path(self.folder, name, f"events-{rank}").read_text().splitlines()
         return [tuple(json.loads(line)) for line in lines]
 
@@ -336,7 +336,7 @@ class Events:
     """Writes down what a reassignment does, one event a line, and kills it at one of them.
 
     Args:
-        path: of the file, which earlier lives may have begun.
+        path: of the file, which earlier incarnations may have begun.
         kill_at: event at which the process kills itself, before what the event is about is kept.
     """
 

@@ -1,7 +1,7 @@
 """The output folder of `dc_tf kmeans`: finished, unfinished, or another's.
 
 `clustering.json` is written last: with it the clustering is complete. Until then a sub-folder
-has the settings and what a restart goes on from; it is removed at the end.
+has the settings and the state that a restart resumes from; it is removed at the end.
 """
 
 from __future__ import annotations

@@ -306,7 +306,7 @@ def _environment(site):
 
 
 def _sorts(site):
-    """The ways to sort that the figures of the clusters allow."""
+    """The ways to sort that the statistics of the clusters allow."""
     absent = set() if site.index.labelled.any() else {"purest", "mixed"}
     absent |= {"tight", "loose"} if site.index.distance is None else set()
     return {name: title for name, title in SORTS.items() if name not in absent}

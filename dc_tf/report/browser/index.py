@@ -1,4 +1,4 @@
-"""The rows of each cluster by their distance to the centroid, and figures of clusters, on disk.
+"""The rows of each cluster by their distance to the centroid, and statistics of clusters, on disk.
 
     index = ClusterIndex.of(clustering, "WORK/index")        # made once
     index.members(12)[:60]                                   # row ids, the nearest first
@@ -13,7 +13,7 @@ Folder:
     flat.npy        (N,) cluster of each row
     distance.npy    (N,) float32 distance of each row to its centroid; absent where not known
     outliers.npy    row ids by their distance over the mean of their cluster, the largest first
-    figures.npz     figures of clusters; written last
+    statistics.npz     statistics of clusters; written last
 """
 
 import hashlib
@@ -27,8 +27,8 @@ from dc_tf.progress import Progress
 
 _PASS_ROWS = 1 << 22  # sorted in memory at a time
 _OUTLIERS = 1200
-_LEAST = 5  # rows of a cluster, for outliers in it to be told
-_FIGURES = "figures.npz"
+_LEAST = 5  # fewest rows of a cluster with outliers
+_STATISTICS = "statistics.npz"
 _VERSION = 1
 
 
@@ -50,12 +50,12 @@ class ClusterIndex:
     """
 
     def __init__(self, folder):
-        with np.load(os.path.join(folder, _FIGURES)) as figures:
-            self.sizes = figures["sizes"]
-            self.spread = figures["spread"]
-            self.labelled = figures["labelled"]
-            self.label = figures["label"]
-            self.purity = figures["purity"]
+        with np.load(os.path.join(folder, _STATISTICS)) as statistics:
+            self.sizes = statistics["sizes"]
+            self.spread = statistics["spread"]
+            self.labelled = statistics["labelled"]
+            self.label = statistics["label"]
+            self.purity = statistics["purity"]
         self.count = len(self.sizes)
         self.offsets = _offsets(self.sizes)
         self.order = np.load(_path(folder, "order"), mmap_mode="r")
@@ -76,7 +76,7 @@ class ClusterIndex:
         owner = {"labels": _digest(clustering), "version": _VERSION}
         owner["data"] = clustering.dataset.fingerprint()
         atomic.reset_foreign(os.path.join(folder, "owner.json"), owner)
-        if not os.path.isfile(os.path.join(folder, _FIGURES)):
+        if not os.path.isfile(os.path.join(folder, _STATISTICS)):
             _build(clustering, folder)
         return cls(folder)
 
@@ -118,25 +118,25 @@ def _digest(clustering):
 def _build(clustering, folder):
     rows, sizes = clustering.dataset.rows, clustering.sizes()
     _write_columns(clustering, folder)
-    figures = _Figures(sizes)
+    statistics = _Statistics(sizes)
 
     def fill(order):
         with Progress(rows, "sort clusters", "images") as progress:
             for low, high in _ranges(sizes):
                 own, flat, distance, labels = _gathered(clustering, low, high)
                 by = np.lexsort((own, distance, flat))
-                order[figures.offsets[low] : figures.offsets[high]] = own[by]
-                figures.add(own[by], flat[by], distance[by], labels[by])
+                order[statistics.offsets[low] : statistics.offsets[high]] = own[by]
+                statistics.add(own[by], flat[by], distance[by], labels[by])
                 progress.update(len(own))
-                stop_request.raise_if_requested("nothing is lost; it starts anew")
+                stop_request.raise_if_requested("the same call starts it again")
 
     write_rows(_path(folder, "order"), row_type(rows), rows, fill)
     known = clustering.distance is not None
     atomic.write_file(
-        _path(folder, "outliers"), lambda file: np.save(file, figures.outliers(known))
+        _path(folder, "outliers"), lambda file: np.save(file, statistics.outliers(known))
     )
     atomic.write_file(
-        os.path.join(folder, _FIGURES), lambda file: np.savez(file, **figures.arrays(known))
+        os.path.join(folder, _STATISTICS), lambda file: np.savez(file, **statistics.arrays(known))
     )
 
 
@@ -182,7 +182,7 @@ def _gathered(clustering, low, high):
     return [np.concatenate(column) for column in zip(*found, strict=True)]
 
 
-class _Figures:
+class _Statistics:
     """Figures of clusters, from the rows of all."""
 
     def __init__(self, sizes):

@@ -4,7 +4,7 @@
     found.hits[0].row, found.next_row
 
 The table of `dc_tf clusters` is read in batches, until there are enough hits or the time is over;
-the next search goes on at `next_row`.
+the next search continues at `next_row`.
 """
 
 import dataclasses
@@ -77,7 +77,7 @@ class Found:
 
     Attributes:
         hits: list of Hit, by row id.
-        next_row: where the next search goes on; None at the end of the table.
+        next_row: where the next search continues; None at the end of the table.
     """
 
     hits: list

@@ -1,4 +1,4 @@
-"""The order of rows by cluster and distance, figures of clusters, and labels of rounds."""
+"""The order of rows by cluster and distance, statistics of clusters, and labels of rounds."""
 
 import os
 import tempfile
@@ -83,7 +83,7 @@ class IndexTest(tf.test.TestCase):
         self.assertEmpty(found.outliers)
 
     def test_an_interrupted_one_is_made_again(self):
-        with mock.patch.object(index_lib, "_Figures", side_effect=KeyboardInterrupt):
+        with mock.patch.object(index_lib, "_Statistics", side_effect=KeyboardInterrupt):
             with self.assertRaises(KeyboardInterrupt):
                 self.index()
         self.assertAllEqual(self.index().flat, self.cluster)
