@@ -272,11 +272,15 @@ def api() -> str:
     return "\n\n".join(parts)
 
 
+API_PARTS = ("data", "training", "features", "collection", "clusters")
+
+
 def api_functions() -> dict[str, ast.FunctionDef]:
     """Public functions of `dc_tf.api`, in the order of its `__all__`."""
-    tree = _parsed("dc_tf.api")
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    return {name: functions[name] for name in _module_value(tree, "__all__")}
+    parts = [_parsed(f"dc_tf.api.{part}") for part in API_PARTS]
+    nodes = [node for part in parts for node in part.body if isinstance(node, ast.FunctionDef)]
+    functions = {node.name: node for node in nodes}
+    return {name: functions[name] for name in _module_value(_parsed("dc_tf.api"), "__all__")}
 
 
 PARTS = {

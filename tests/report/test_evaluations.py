@@ -59,7 +59,7 @@ class EvaluationsTest(tf.test.TestCase):
         pictures.write(self.folder, "layers.png", pictures.encoded())
         found = find(self.folder)
         self.assertEqual(found.plain[0].title, "VOC07 detection")
-        self.assertEqual(found.plain[0].statistics, {"map": 0.5})
+        self.assertEqual(found.plain[0].metrics, {"map": 0.5})
         self.assertEqual(found.pictures[0][0], "layers.png")
         self.assertStartsWith(found.pictures[0][1], "data:image/png;base64,")
 

@@ -7,25 +7,13 @@ from unittest import mock
 
 import numpy as np
 import tensorflow as tf
+from npy_folder import FolderTest
 
 from dc_tf.clustering.store.embeddings import Embeddings, UnitRows, find_files
 from dc_tf.clustering.store.points import as_points
 from dc_tf.errors import DataError
 
 BFLOAT16 = tf.bfloat16.as_numpy_dtype
-
-
-class FolderTest(tf.test.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.folder = tempfile.mkdtemp(dir=self.get_temp_dir())
-
-    def path(self, name):
-        return os.path.join(self.folder, name)
-
-    def save(self, name, array):
-        np.save(self.path(name), array)
-        return self.path(name)
 
 
 class EmbeddingsTest(FolderTest):

@@ -1,0 +1,267 @@
+"""Embeds images, and clusters and measures features."""
+
+from __future__ import annotations
+
+import os
+import typing
+from collections.abc import Mapping, Sequence
+
+from dc_tf.api.arguments import Path, names_of, several, takes_arguments
+from dc_tf.errors import ConfigError
+
+if typing.TYPE_CHECKING:
+    import numpy as np
+
+    from dc_tf.clustering.lloyd import KMeansResult
+    from dc_tf.data.storage.manifest import Dataset
+    from dc_tf.evaluation.start import Evaluation
+    from dc_tf.nn.vgg16 import VGG16
+
+
+@takes_arguments()
+def embed(
+    model: Path | VGG16,
+    data: Path | Dataset,
+    layer: str | Sequence[str] | None = None,
+    output: Path | None = None,
+    *,
+    stage: str = "",
+    random_init: bool = False,
+    seed: int = 0,
+    cells: int = 1,
+    mirror: bool = False,
+    dtype: str = "float32",
+    compute_dtype: str = "auto",
+    batch_size: int = 256,
+    rows_per_file: int = 1_000_000,
+    max_bad_share: float = 0.0,
+) -> np.ndarray | dict:
+    """Features of every image of a data set: as an array, or as files.
+
+    >>> features = dc_tf.embed("MODEL", "scenes", layer="conv4")
+    >>> features.shape, features.dtype
+    ((96, 8), dtype('float32'))
+    >>> dc_tf.embed("MODEL", "scenes", ["conv4", "fc7"], output="FEATURES")["dims"]
+    {'conv4': 8, 'fc7': 64}
+
+    Args:
+        model: run folder, SavedModel, or a network of `load_trunk`.
+        data: data set folder, or one of `open_dataset`.
+        layer: conv1..conv13, fc6, fc7, several of them, or "all"; None takes the one that
+            `evaluate` has measured as the best of the model, fc7 if nothing was measured.
+        output: folder for `.npy` files; None returns arrays.
+        stage: of a run: take it as it was when this stage ended.
+        random_init: features of an untrained network of the model's shape, to compare with.
+        seed: of the untrained network.
+        cells: maps are averaged over `cells` x `cells` parts.
+        mirror: average the features of each image and of its mirror image.
+        dtype: of the result, "float32" or "float16".
+        compute_dtype: of the products, "float32", "bfloat16", or "auto", which measures the faster.
+        batch_size: images at a time.
+        rows_per_file: images per file, which are held in memory.
+        max_bad_share: share of corrupt images that may be replaced by others.
+
+    Returns:
+        (rows, d) array in the order of row ids, of several layers a dict of arrays; with `output`,
+        dict of output, rows, files, dims and where the features are from.
+
+    Raises:
+        ConfigError: a setting that cannot work, or a folder with features of something else.
+        DataError: a data set or model that cannot be used.
+        Preempted: after Ctrl-C, with `output`; the files that are whole are kept.
+    """
+    from dc_tf.evaluation.frozen.start import embed_arrays, embed_files
+
+    asked = {
+        "layers": None if layer is None else names_of(layer),
+        "stage": stage,
+        "random_init": random_init,
+        "seed": seed,
+        "cells": cells,
+        "mirror": mirror,
+        "dtype": dtype,
+        "compute_dtype": compute_dtype,
+        "batch_size": batch_size,
+        "max_bad_share": max_bad_share,
+    }
+    if output is not None:
+        return embed_files(model, data, os.fspath(output), rows_per_file, **asked)
+    arrays = embed_arrays(model, data, **asked)
+    return arrays.popitem()[1] if len(arrays) == 1 else arrays
+
+
+@takes_arguments(input="x")
+def kmeans(
+    x: np.ndarray | Path | Sequence[Path],
+    k: int | None = None,
+    output: Path | None = None,
+    *,
+    iterations: int = 10,
+    init: str | np.ndarray = "random",
+    seed: int = 0,
+    precision: str = "auto",
+    backend: str = "auto",
+    spherical: bool = False,
+    normalize: bool = False,
+    tolerance: float = 0.0,
+    cache_gb: float = 0.25,
+    overwrite: bool = False,
+    save_every_s: float = 60.0,
+    timeout_s: float = 600.0,
+) -> KMeansResult | None:
+    """Clusters the rows of an array in memory, or of `.npy` files that may be larger than memory.
+
+    >>> clusters = dc_tf.kmeans(features, k=5)
+    >>> clusters.centroids.shape, clusters.assignments.shape, len(clusters.objective)
+    ((5, 8), (96,), 11)
+    >>> np.save("features.npy", features)
+    >>> dc_tf.kmeans("features.npy", k=5, output="CLUSTERS").assignments.shape
+    (96,)
+    >>> dc_tf.kmeans(features[:3], init=clusters.centroids, iterations=0).assignments.shape
+    (3,)
+
+    Args:
+        x: (rows, dim) floating array; or a `.npy` file, a pattern ("shards/*.npy"), or a list of
+            files, whose rows follow one another.
+        k: number of clusters; None with centroids as `init`, which have it.
+        output: with files: folder for the result, shared by all workers that TF_CONFIG names; a
+            call that was stopped resumes there. None: in memory, by this process alone.
+        iterations: of Lloyd, at most; 0 with centroids as `init` assigns rows, of any number, to
+            these.
+        init: "random" rows; "k-means++" or, for large k, "k-means||"; or (k, dim) centroids, with
+            `output` the path of a `.npy` file of them.
+        seed: of everything that is drawn.
+        precision: of the products, "float32", "bfloat16", or "auto", which measures the faster.
+        backend: "tensorflow", "faiss" or "auto".
+        spherical: keep centroids at length 1, for `normalize`.
+        normalize: scale every row to length 1.
+        tolerance: stop once an iteration gains no more than this share; 0: never.
+        cache_gb: keep the rows in device memory if they take no more than this.
+        overwrite: replace a clustering in the output that is finished or another.
+        save_every_s: with `output`, seconds between saves; 0: after every iteration.
+        timeout_s: with several workers, seconds that one may be silent or do nothing; 0: for ever.
+
+    Returns:
+        KMeansResult: centroids (k, dim) float32, or float64 for float64 rows that float32 cannot
+        tell apart, assignments (rows,) int32, counts (k,) int64, objective (sum of squared
+        distances before each iteration and at the end), iterations and more; None on workers other
+        than the first.
+
+    Raises:
+        ConfigError: a setting that cannot work; nothing was started.
+        DataError: files that cannot be used, rows that are not finite.
+        Preempted: after Ctrl-C, with `output`; what was done is saved.
+    """
+    from dc_tf.clustering.job.start import cluster_in_memory, names_files, prepare
+
+    if output is not None and not names_files(x):
+        raise ConfigError("output is for files; np.save the array and give its path as x.")
+    if output is not None and not isinstance(init, str | os.PathLike):
+        raise ConfigError("init is an array; with output, np.save it and give its path.")
+    options = {
+        "k": k,
+        "iterations": iterations,
+        "init": os.fspath(init) if isinstance(init, os.PathLike) else init,
+        "seed": seed,
+        "precision": precision,
+        "backend": backend,
+        "spherical": spherical,
+        "normalize": normalize,
+        "tolerance": tolerance,
+        "cache_gb": cache_gb,
+        "overwrite": overwrite,
+        "save_every_s": save_every_s,
+        "timeout_s": timeout_s,
+    }
+    if output is None:
+        return cluster_in_memory(x, **options)
+    start = prepare(input=x, output=os.fspath(output), **options)
+    return start.output.read() if start.run() else None
+
+
+@takes_arguments(config_file="config_files")
+def evaluate(
+    task: str | None,
+    model: Path,
+    train: Path | None = None,
+    test: Path | None = None,
+    *,
+    layer: str | Sequence[str] = "all",
+    config_files: Path | Sequence[Path] = (),
+    params_override: str | Mapping | Sequence[str | Mapping] = (),
+    protocol: str = "auto",
+    stage: str = "",
+    random_init: bool = True,
+    estimate: bool = True,
+    compute_dtype: str = "auto",
+    resize: int | None = None,
+    seed: int = 0,
+    output: Path | None = None,
+    plot: Path | None = None,
+    watch_dir: Path | None = None,
+    timeout_s: float = 600.0,
+    scratch: Path | None = None,
+) -> Evaluation | None:
+    """Measures what was learned, and an untrained network beside it.
+
+    >>> found = dc_tf.evaluate(
+    ...     "knn", "MODEL", train="scenes", test="scenes_test", layer="conv4", estimate=False
+    ... )
+    >>> 0 <= found["layers"]["conv4"]["top1"] <= 1
+    True
+
+    Args:
+        task: "knn", "linear_probe", "low_shot", "finetune", "retrieval", "nmi", "rotation",
+            "voc07_classification" or "voc07_detection"; None takes the one that a file names.
+        model: SavedModel or run folder. "nmi": run folder, or output of `kmeans`.
+        train: labelled data set to learn from, a VOC development kit, or for "retrieval" a folder
+            of other images.
+        test: labelled data set to measure on, or for "retrieval" a folder with a ground truth.
+        layer: conv1..conv13, fc6, fc7, several of them, or "all".
+        config_files: preset, such as "linear_probe_voc07", or path of a YAML file; or several.
+        params_override: settings over those of the files: "a=1,b=2", a mapping, or a list of them.
+        protocol: "paper", "small", or "auto": by the size of network and data.
+        stage: of a run: take it as it was when this stage ended.
+        random_init: measure an untrained network too.
+        estimate: measure for some seconds first what it will cost, and print that.
+        compute_dtype: of the products, "float32", "bfloat16", or "auto", which measures the faster.
+        resize: pixels of the short side before the centre crop; None: the model's own.
+        seed: of the untrained network, classifiers and augmentation.
+        output: JSON file for the result.
+        plot: picture of accuracy by layer.
+        watch_dir: of several workers: folder in which they watch one another.
+        timeout_s: with `watch_dir`, seconds that a worker may be silent or do nothing.
+        scratch: folder for features that memory cannot hold.
+
+    Returns:
+        dict of metrics by name, with the settings that they were measured with; its attribute
+        `table` is the same as text to read. None on workers other than the first.
+
+    Raises:
+        ConfigError: a setting that cannot work.
+        DataError: a data set or model that cannot be used.
+    """
+    from dc_tf.evaluation import start
+
+    paths = {"train": train, "test": test, "output": output, "plot": plot}
+    paths |= {"watch_dir": watch_dir, "scratch": scratch}
+    paths = {name: None if path is None else os.fspath(path) for name, path in paths.items()}
+    found = start.evaluate(
+        task=task,
+        model=os.fspath(model),
+        layers=names_of(layer),
+        config_files=several(config_files),
+        params_override=several(params_override),
+        protocol=protocol,
+        stage=stage,
+        random_init=random_init,
+        estimate=estimate,
+        compute_dtype=compute_dtype,
+        resize=resize,
+        seed=seed,
+        timeout_s=timeout_s,
+        **paths,
+    )
+    if found is not None:
+        found.write(paths["output"], paths["plot"])
+    return found
