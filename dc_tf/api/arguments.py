@@ -10,7 +10,7 @@ import functools
 import inspect
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from dc_tf import paths
 from dc_tf.distributed import stop_request
@@ -22,7 +22,7 @@ _COMMAND = r"`[^`]*`|'dc_tf [^']*'"  # what a message says to type in a shell
 _FLAG = re.compile(rf"{_COMMAND}|--(\w+)(=?)")
 
 
-def takes_arguments(**names):
+def takes_arguments(**names) -> Callable:
     """Decorates a function of the API, of a command of `dc_tf`.
 
     A request to stop that ended an earlier call does not end this one, and errors name arguments.
