@@ -152,7 +152,7 @@ def of_run(path: str, data: str | None = None, stage: str = "", round_index=None
 
     Raises:
         ConfigError: there is no such run, stage or round.
-        DataError: the data set is another one, or damaged.
+        DataError: the data set is another one, or corrupt.
     """
     folder = RunDir(path)
     if not os.path.isfile(folder.config):
@@ -170,7 +170,7 @@ def open_round(run: Run, chosen) -> Clustering:
     """The Clustering of a `clusterings.RunClustering` of the run.
 
     Raises:
-        DataError: it is of another data set, or damaged.
+        DataError: it is of another data set, or corrupt.
     """
     assignments = Assignments.open(run.folder.clustering(chosen.stage, chosen.round))
     if len(assignments.cluster) != run.dataset.rows:
@@ -214,7 +214,7 @@ def of_kmeans(path: str, dataset: Dataset) -> Clustering:
 
     Raises:
         ConfigError: the folder is no such output.
-        DataError: its rows are not those of the data set, or a file is damaged.
+        DataError: its rows are not those of the data set, or a file is corrupt.
     """
     if not clusterings.is_kmeans(path):
         raise ConfigError(

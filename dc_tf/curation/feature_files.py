@@ -142,7 +142,7 @@ def read_about(folder) -> dict:
     """What `dc_tf embed` recorded in its output folder.
 
     Raises:
-        ConfigError: the folder is not one of `dc_tf embed`, or the record is damaged.
+        ConfigError: the folder is not one of `dc_tf embed`, or the record is corrupt.
     """
     path = os.path.join(folder, _ABOUT)
     if not os.path.isfile(path):
@@ -157,7 +157,7 @@ def read_about(folder) -> dict:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} cannot be read: {error!r}; embed again.") from error
     if wrong:
-        raise ConfigError(f"{path} is damaged ({', '.join(wrong)}); embed again.")
+        raise ConfigError(f"{path} is corrupt ({', '.join(wrong)}); embed again.")
     return about
 
 

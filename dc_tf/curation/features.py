@@ -37,7 +37,7 @@ def open_features(
 
     Raises:
         ConfigError: not exactly one of `run` and `features`, or they cannot be used.
-        DataError: a damaged data set, run or file.
+        DataError: a corrupt data set, run or file.
     """
     if (run is None) == (features is None):
         raise ConfigError(

@@ -28,7 +28,7 @@ def network_of(features, model=None) -> FrozenModel:
 
     Raises:
         ConfigError: no network is recorded, or the one that is found has other weights.
-        DataError: a damaged model.
+        DataError: a corrupt model.
     """
     if not features.about:
         raise ConfigError(

@@ -39,7 +39,7 @@ def for_run(run, layer=None, data=None, cells=1, mirror=False) -> Features:
 
     Raises:
         ConfigError: not a run, not its data set, an unknown layer, or another process is embedding.
-        DataError: no checkpoint yet, or damaged data.
+        DataError: no checkpoint yet, or corrupt data.
         Preempted: after Ctrl-C; what was embedded is kept.
     """
     folder = RunDir(os.fspath(run))

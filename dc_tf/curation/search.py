@@ -74,7 +74,7 @@ def search(features, queries, k=10, exact=False, model=None, whiten=DIM) -> dict
     Raises:
         ConfigError: what cannot work: no query, a row id out of range, features whose network is
             not known.
-        DataError: a query that is no image; damaged features.
+        DataError: a query that is no image; corrupt features.
         Preempted: the process was asked to stop.
     """
     queries = read_queries(queries)

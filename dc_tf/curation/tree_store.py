@@ -59,7 +59,7 @@ class TreeStore:
         """The finished tree, of all rows.
 
         Raises:
-            DataError: it is damaged.
+            DataError: it is corrupt.
         """
         try:
             levels = len(atomic.read_json(self._file("tree.json"))["clusters"])

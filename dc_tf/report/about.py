@@ -55,10 +55,10 @@ def warnings_of(dataset, read, evaluations, training: dict) -> list[str]:
 
 
 def _of_log(log):
-    """Damaged rows, and what the last clustering of each stage has warned of."""
+    """Corrupt rows, and what the last clustering of each stage has warned of."""
     found = []
-    if isinstance(log.data.get("damaged_rows"), int):
-        found.append(f"{log.data['damaged_rows']:,} damaged rows were met in training.")
+    if isinstance(log.data.get("corrupt_rows"), int):
+        found.append(f"{log.data['corrupt_rows']:,} corrupt rows were met in training.")
     last = {line.get("stage"): line for line in log.clusterings}
     for line in last.values():
         found += [f"Round {line.get('round')}: {text}" for text in sentences(line)]

@@ -41,7 +41,7 @@ class Log:
     Attributes:
         train: {name: (n,) float64} of the training lines, NaN where a line lacks it.
         clusterings: list of dict, the lines of clusterings.
-        data: dict, the last line about damaged rows; {} without.
+        data: dict, the last line about corrupt rows; {} without.
     """
 
     train: dict
@@ -50,7 +50,7 @@ class Log:
 
     @classmethod
     def read(cls, path) -> "Log":
-        """Reads a file; it is empty if there is none. A torn or damaged line is left out."""
+        """Reads a file; it is empty if there is none. A torn or corrupt line is left out."""
         columns = {name: array.array("d") for name in _TRAIN}
         clusterings, data = [], {}
         for line in _lines(path):

@@ -73,7 +73,7 @@ def find_and_write(
 
     Raises:
         ConfigError: what cannot work; nothing was started.
-        DataError: damaged data or features.
+        DataError: corrupt data or features.
         Preempted: the process was asked to stop; what is done is kept in the output folder.
     """
     settings = Settings(**settings)

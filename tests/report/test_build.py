@@ -293,6 +293,12 @@ class PartsTest(ReportCase):
         text = self.document(run=run).text()
         self.assertIn("1 of the 20 rows that this report has read are corrupt", text)
 
+    def test_corrupt_rows_of_training_are_a_warning(self):
+        data = clustered.write_data(self.path("data"))
+        line = {"event": "data", "step": 12, "corrupt_rows": 3, "corrupt_share": 0.1}
+        run = clustered.write_run(self.path("run"), data, lines=[line])
+        self.assertIn("3 corrupt rows were met in training", self.document(run=run).text())
+
     def test_colours_of_many_images_are_those_of_some_members_of_each_clustering(self):
         data = clustered.write_data(self.path("data"))
         run = clustered.write_run(self.path("run"), data)

@@ -3,7 +3,7 @@
     encoded, reason, digest = clean("/photos/dog.tif", Rules(max_short_side=256))
 
 The EXIF orientation is applied to the pixels, since the network learns to predict rotations. A file
-that already has the target form is copied unchanged. A file is damaged, and rejected, if Pillow
+that already has the target form is copied unchanged. A file is corrupt, and rejected, if Pillow
 cannot decode all of it without an error; damage outside of the picture, as in its EXIF, is ignored.
 Does not import TensorFlow, so that process pools start fast.
 """
@@ -142,7 +142,7 @@ def _clean_bytes(data, rules):
             size, depth = _target_size(image.size, rules), Depth(image, data)
             if size != image.size and image.format == "JPEG":
                 image.draft("RGB", [math.ceil(REDUCING_GAP * side) for side in size])
-            image.load()  # A damaged file fails here.
+            image.load()  # A corrupt file fails here.
             if may_copy and depth.low_bytes is None and _orientation(image) == 1:
                 if _is_whole_jpeg(data) if name == "JPEG" else _is_strict_png(data):
                     return _cleaned(data, image, rules)

@@ -106,7 +106,7 @@ def of_unknown(data) -> str:
     if b"<svg" in text:
         return "an SVG drawing; export it as PNG"
     if head.startswith(tuple(_SIGNATURES)):
-        return "a damaged image, or a variant that Pillow does not know; save it again as PNG"
+        return "a corrupt image, or a variant that Pillow does not know; save it again as PNG"
     if not head.strip(b"\0"):
         return "only zero bytes, not an image; copy it again"
     return "not an image, or of an unknown format; save it as JPEG or PNG if it is one"
@@ -126,7 +126,7 @@ def _installed(kind):
     name = {"heif": "HEIC", "jxl": "JPEG XL", "avif": "AVIF"}.get(kind)
     if kind.upper() not in Image.OPEN:
         return None
-    return f"a damaged {name} picture, or a variant that is not known; save it again as PNG"
+    return f"a corrupt {name} picture, or a variant that is not known; save it again as PNG"
 
 
 def _of_reading(error, path):
@@ -152,10 +152,10 @@ def _of_reading(error, path):
 def _of_decoding(error, data):
     name = _format_of(data)
     if isinstance(error, EOFError | IndexError | struct.error) or _TRUNCATED.search(str(error)):
-        return f"damaged: the {name} ends too early; copy or download it again"
+        return f"corrupt: the {name} ends too early; copy or download it again"
     if isinstance(error, NotImplementedError) or "nsupported" in str(error):
-        return f"a variant of {name} that Pillow cannot decode, or damaged; save it again as PNG"
-    return f"damaged: the {name} cannot be decoded without errors; copy or download it again"
+        return f"a variant of {name} that Pillow cannot decode, or corrupt; save it again as PNG"
+    return f"corrupt: the {name} cannot be decoded without errors; copy or download it again"
 
 
 def _format_of(data):

@@ -49,7 +49,7 @@ class RowList:
 
         Raises:
             TypeError, KeyError: the entry is not one of a view.
-            DataError: the row ids are missing or damaged.
+            DataError: the row ids are missing or corrupt.
         """
         base, *texts = (entry[name] for name in ("base", "fingerprint", "checksum"))
         if not all(isinstance(text, str) and "\0" not in text for text in (base, *texts)):

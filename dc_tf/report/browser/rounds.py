@@ -47,7 +47,7 @@ class Rounds:
         """Opens the clusterings of a run, and writes the labels of those that are missing.
 
         Raises:
-            DataError: a clustering is damaged, or of another data set.
+            DataError: a clustering is corrupt, or of another data set.
             Preempted: after Ctrl-C; labels that are written are kept.
         """
         if run is None:

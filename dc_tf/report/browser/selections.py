@@ -90,7 +90,7 @@ class Selections:
         """(n,) int64 row ids of a selection.
 
         Raises:
-            ConfigError: there is none of that name, or it is damaged.
+            ConfigError: there is none of that name, or it is corrupt.
         """
         path = self.path(name)
         if not os.path.isfile(path):

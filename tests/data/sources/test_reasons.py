@@ -40,9 +40,9 @@ class ReasonsTest(unittest.TestCase):
 
     def test_files_of_other_kinds_are_named_with_what_helps(self):
         for data, expected in [
-            (b"\0\0\0\x1cftypheic\0\0\0\0mif1heic", "HEIC picture, which needs a plug|damaged"),
-            (b"\xff\x0a" + bytes(20), "JPEG XL picture, which needs a plug|damaged"),
-            (encoded("AVIF")[:200], "damaged AVIF"),
+            (b"\0\0\0\x1cftypheic\0\0\0\0mif1heic", "HEIC picture, which needs a plug|corrupt"),
+            (b"\xff\x0a" + bytes(20), "JPEG XL picture, which needs a plug|corrupt"),
+            (encoded("AVIF")[:200], "corrupt AVIF"),
             (b"\0\0\0\x18ftypmp42", "video; extract"),
             (b"\0\0\0\x18ftypcrx isom", "raw file of a camera"),
             (b"%PDF-1.7", "PDF document; export"),
@@ -61,12 +61,12 @@ class ReasonsTest(unittest.TestCase):
         ]:
             self.assertRegex(self.reason(data), expected)
 
-    def test_what_pillow_cannot_decode_whole_is_damaged_in_every_format(self):
+    def test_what_pillow_cannot_decode_whole_is_corrupt_in_every_format(self):
         for form in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000"):
             data = encoded(form)
             self.assertIsNone(clean(data, Rules()).reason)
             for share in (0.5, 0.8):
-                self.assertRegex(self.reason(data[: int(share * len(data))]), "damaged", form)
+                self.assertRegex(self.reason(data[: int(share * len(data))]), "corrupt", form)
         data = encoded("PNG")
         for end in range(1, 40):  # behind the last pixel as well as before it
             self.assertEqual(clean(data[:-end], Rules()).reason is None, loads(data[:-end]), end)

@@ -117,7 +117,7 @@ class ViewTest(ViewCase):
         with self.assertRaisesRegex(DataError, "base, which has changed: it had 14 rows, sha256"):
             Dataset.open(self.path("view"))
 
-    def test_a_damaged_one_is_refused(self):
+    def test_a_corrupt_one_is_refused(self):
         self.view()
         manifest = self.path("view", MANIFEST)
         with open(manifest) as file:

@@ -308,7 +308,7 @@ class OthersTest(tf.test.TestCase):
             self.assertEmpty(page.all("b") if "%3Cb" in path else [], path)
         self.assertIn(HOSTILE, Links(client.get("/image/0").text).text())
 
-    def test_a_damaged_row_is_shown_as_such(self):
+    def test_a_corrupt_row_is_shown_as_such(self):
         folder = self.folder()
         site, _ = browsing.open_run(folder)
         _, ((offset, _, _),) = site.dataset.locate([7])
@@ -316,7 +316,7 @@ class OthersTest(tf.test.TestCase):
             file.seek(int(offset) + 10)
             file.write(b"\0" * 30)
         client = browsing.client(site)
-        self.assertIn("cannot be read: it is damaged", client.get("/image/7").text)
+        self.assertIn("cannot be read: it is corrupt", client.get("/image/7").text)
         self.assertEqual(client.get("/thumbnail/7").headers["content-type"], "image/jpeg")
         cluster = int(site.index.flat[7])
         self.assertIn("row 7, unreadable", client.get(f"/cluster/{cluster}").text)
