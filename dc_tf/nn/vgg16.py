@@ -37,6 +37,12 @@ class VGG16(keras.Model):
     `conv1`..`conv13` are maps after ReLU and before pooling; `fc6` is after ReLU; `fc7` is before
     ReLU and is the vector that is clustered. Heads take ReLU(fc7).
 
+    Attributes:
+        settings: the arguments that determine the shapes of the weights.
+        feature_layer: name of the layer that is clustered.
+        feature_dim: length of its vectors.
+        dropout_dim: length of the vectors that training drops values of; 0 without dropout.
+
     Args:
         width: multiplies every channel count of the convolutions.
         resolution: side r of the square input, in pixels.
@@ -48,6 +54,8 @@ class VGG16(keras.Model):
     Reference: Caron et al. 2019, section 4; docs/reference.md, section 2.
     """
 
+    feature_layer = "fc7"
+
     def __init__(
         self,
         width=1.0,
@@ -58,6 +66,7 @@ class VGG16(keras.Model):
         seed=0,
     ):
         super().__init__(name="vgg16")
+        self.feature_dim = self.dropout_dim = fc
         self.settings = dict(width=width, resolution=resolution, fc=fc, sobel=sobel)
         policy = "float32" if compute_dtype == "float32" else f"mixed_{compute_dtype}"
         seeds = iter(range(seed * 1000, seed * 1000 + 1000))

@@ -53,7 +53,7 @@ def extract(
         # Whole batches from the first row, since rounding of a row can depend on its batch.
         done -= done % stage.clustering.batch_size
         moments = Moments.of(store, done)
-    forward = tf.function(lambda x: trunk(x, training=False)["fc7"], autograph=False)
+    forward = tf.function(lambda x: trunk(x, training=False)[trunk.feature_layer], autograph=False)
     flushed = time.monotonic()
     chief = cluster.is_chief
     shown = Progress(store.rows, "extract", "images", enabled=chief, done=done)
@@ -147,7 +147,8 @@ def _raw_store(trunk, reader, stage, scratch, cluster):
         atomic.remove_tree(path)
     rows = row_block(reader.dataset.rows, cluster.rank, cluster.size)
     dtype = stage.clustering.store_dtype
-    raw, white = trunk.settings["fc"], stage.clustering.whitening_dim or trunk.settings["fc"]
+    raw = trunk.feature_dim
+    white = stage.clustering.whitening_dim or raw
     if white != raw:
         # Allocates the disk space now, so that a full disk is found before extraction, not after.
         FeatureStore.create(_white_path(scratch), len(rows), white, rows.start, dtype)

@@ -148,7 +148,9 @@ class _Measurement:
         model, rows = self._experiment.model, self._reader.dataset.rows
         spec = tf.TensorSpec([None, model.resolution, model.resolution, 3])
         forward = tf.function(
-            lambda x: trunk(x, training=False)["fc7"], autograph=False, input_signature=[spec]
+            lambda x: trunk(x, training=False)[trunk.feature_layer],
+            autograph=False,
+            input_signature=[spec],
         )
         few = tf.zeros([8, model.resolution, model.resolution, 3])
         forward(few[:1])

@@ -151,7 +151,7 @@ def _keep(kept, trunk, job, rows, stage, whitening, result):
     description = {
         "rows": rows,
         "data": job["data"],
-        "layer": "fc7",
+        "layer": trunk.feature_layer,
         "network": {"weights": NETWORK, "digest": job["trunk"]},
         "clusters": stage.clusters,
         "sub_clusters": stage.sub_clusters,

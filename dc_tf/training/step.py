@@ -48,13 +48,12 @@ class Learner:
         self._stage = stage
         self._seed = (seed, stage_index)
         self._dropout = model.dropout
-        self._fc = trunk.settings["fc"]
         self.plan = plan
         self.trunk = trunk
         with cluster.strategy.scope():
             self.trunk_optimizer = make_optimizer(stage.optimizer)
             self.trunk_optimizer.build(trunk.trainable_variables)
-        self.heads = Heads(cluster, plan, stage, self._fc)
+        self.heads = Heads(cluster, plan, stage, trunk.feature_dim)
         self.loss_scale = LossScale() if model.compute_dtype == "float16" else None
         self._normalized_with = statistics_comm(model, cluster, plan.topology)
         trunk.share_statistics(self._normalized_with)
@@ -181,7 +180,7 @@ class Learner:
 
     def _forward(self, batch) -> losses.Objective:
         features = self.trunk(batch["image"], training=True, dropout_mask=batch["dropout_mask"])
-        features = tf.nn.relu(features["fc7"])
+        features = tf.nn.relu(features[self.trunk.feature_layer])
         return self.heads.objective(features, batch["super_id"], batch["sub_id"])
 
     def _apply(self, gradients):
@@ -200,9 +199,9 @@ class Learner:
         """This worker's rows of a mask that depends on step and super-class, not on the workers."""
         plan, rank = self.plan, self._cluster.rank
         if not self._dropout:
-            return tf.ones([plan.per_worker, self._fc])
+            return tf.ones([plan.per_worker, self.trunk.dropout_dim])
         start = plan.topology.position(rank) * plan.per_served
-        shape = [plan.per_super_class, self._fc]
+        shape = [plan.per_super_class, self.trunk.dropout_dim]
         masks = []
         for super_class in plan.topology.served(rank):
             seed = tf.stack([step_seed, derive("dropout", *self._seed, super_class)])

@@ -1,0 +1,31 @@
+"""The configuration of an experiment: data, model and stages.
+
+The defaults are the paper's. A YAML file overrides them, and `--params_override` overrides the
+file.
+
+    experiment = load(["quickstart"], ["data.path=/data/mine,stages[0].epochs=2"])
+"""
+
+from dc_tf.experiment.clustering import Clustering
+from dc_tf.experiment.compare import differences, result_settings
+from dc_tf.experiment.data import Data
+from dc_tf.experiment.experiment import Experiment, Watchdog, check
+from dc_tf.experiment.files import load, to_yaml
+from dc_tf.experiment.model import Model
+from dc_tf.experiment.optimizer import Optimizer
+from dc_tf.experiment.stage import Stage
+
+__all__ = [
+    "Clustering",
+    "Data",
+    "Experiment",
+    "Model",
+    "Optimizer",
+    "Stage",
+    "Watchdog",
+    "check",
+    "differences",
+    "load",
+    "result_settings",
+    "to_yaml",
+]

@@ -1,0 +1,104 @@
+"""A stage of an experiment: a method with its settings."""
+
+import dataclasses
+import math
+
+from dc_tf.experiment.clustering import Clustering, check_clustering
+from dc_tf.experiment.model import Model
+from dc_tf.experiment.need import need, need_at_least, need_choice
+from dc_tf.experiment.optimizer import Optimizer, check_optimizer_settings
+from dc_tf.hyperparams import Config
+
+LOSSES = ("hierarchical", "product")
+HEAD_INITIALIZERS = ("uniform", "normal")
+
+
+@dataclasses.dataclass
+class Stage(Config):
+    """A method with its settings, run for some epochs.
+
+    RotNet is clusters = 1, sub_clusters = 0, rotations = 4; DeepCluster is clusters = 1,
+    rotations = 1; DeeperCluster has several of each.
+
+    Attributes:
+        name: of the stage in progress lines, results and `--stage`.
+        epochs: each of about N images.
+        rotations: R; 1 (upright only), 2 (and upside down) or 4.
+        clusters: m, clusters of the first level.
+        sub_clusters: k, clusters inside each of the m; 0 trains without them.
+        reassign_every: epochs from one clustering to the next.
+        rotations_together: the R rotations of an image are in one batch; needs clusters = 1. An
+            epoch still has about N images, so N / R distinct ones.
+        head_initializer: "uniform" or "normal"; see `dc_tf.nn.heads.LinearHead`.
+        batch_size: images of one step over all workers.
+        accumulate: micro-batches into which a worker's batch is split, to save memory. Batch norm
+            uses the statistics of a micro-batch (of all workers).
+        loss: "hierarchical" (Eq. 5), or "product" (Eq. 4): one softmax over all pairs of
+            super-class and sub-class, held by every worker.
+    """
+
+    name: str = "deepercluster"
+    epochs: int = 100
+    rotations: int = 4
+    clusters: int = 4
+    sub_clusters: int = 80_000
+    reassign_every: int = 3
+    rotations_together: bool = False
+    head_initializer: str = "uniform"
+    batch_size: int = 3072
+    accumulate: int = 1
+    loss: str = "hierarchical"
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    clustering: Clustering = dataclasses.field(default_factory=Clustering)
+
+    @property
+    def super_classes(self) -> int:
+        """S."""
+        return self.clusters * self.rotations
+
+    @property
+    def clustered(self) -> bool:
+        """Whether training needs cluster assignments at all."""
+        return self.clusters > 1 or self.sub_clusters > 0
+
+    @property
+    def rounds(self) -> int:
+        """Number of clusterings, or 1 for a stage that does without."""
+        return math.ceil(self.epochs / self.reassign_every) if self.clustered else 1
+
+    def round_of(self, epoch: int) -> tuple[int, int, int]:
+        """(index, first epoch, epoch after the last) of the round that `epoch` belongs to."""
+        if not self.clustered:
+            return 0, 0, self.epochs
+        index = epoch // self.reassign_every
+        first = index * self.reassign_every
+        return index, first, min(self.epochs, first + self.reassign_every)
+
+
+def check_stage(stage: Stage, place: str, model: Model) -> None:
+    """Refuses what cannot work; raises ConfigError.
+
+    Args:
+        stage: its settings.
+        place: where they are, as in "stages[0]".
+        model: settings of the network.
+    """
+
+    def name(setting):
+        return f"{place}.{setting}"
+
+    for setting in ("epochs", "clusters", "reassign_every", "batch_size", "accumulate"):
+        need_at_least(name(setting), getattr(stage, setting), 1)
+    need(stage.rotations in (1, 2, 4), name("rotations"), stage.rotations, "use 1, 2 or 4")
+    need(stage.sub_clusters != 1, name("sub_clusters"), 1, "use 0, or at least 2")
+    need(stage.sub_clusters >= 0, name("sub_clusters"), stage.sub_clusters, "use 0, or at least 2")
+    together = stage.rotations_together and stage.clusters > 1
+    need(not together, name("rotations_together"), True, "use it with clusters = 1 only")
+    pointless = stage.super_classes == 1 and stage.sub_clusters == 0
+    need(not pointless, name("rotations"), 1, "use more rotations, clusters or sub_clusters")
+    need_choice(name("head_initializer"), stage.head_initializer, HEAD_INITIALIZERS)
+    need_choice(name("loss"), stage.loss, LOSSES)
+    flat = stage.loss == "product" and not stage.sub_clusters
+    need(not flat, name("loss"), "product", "use it with sub_clusters")
+    check_clustering(stage.clustering, name("clustering"), model.fc)
+    check_optimizer_settings(stage.optimizer, name("optimizer"))
