@@ -108,8 +108,11 @@ def kmeans(
     overwrite: bool = False,
     save_every_s: float = 60.0,
     timeout_s: float = 600.0,
+    column: str | None = None,
+    id_column: str | None = None,
+    table: bool = False,
 ) -> KMeansResult | None:
-    """Clusters the rows of an array in memory, or of `.npy` files that may be larger than memory.
+    """Clusters the rows of an array in memory, or of files that may be larger than memory.
 
     >>> clusters = dc_tf.kmeans(features, k=5)
     >>> clusters.centroids.shape, clusters.assignments.shape, len(clusters.objective)
@@ -121,8 +124,8 @@ def kmeans(
     (3,)
 
     Args:
-        x: (rows, dim) floating array; or a `.npy` file, a pattern ("shards/*.npy"), or a list of
-            files, whose rows follow one another.
+        x: (rows, dim) floating array; or a `.npy`, `.npz`, Parquet or Arrow file, a pattern
+            ("shards/*.npy"), or a list of files, whose rows follow one another.
         k: number of clusters; None with centroids as `init`, which have it.
         output: with files: folder for the result, shared by all workers that TF_CONFIG names; a
             call that was stopped resumes there. None: in memory, by this process alone.
@@ -140,6 +143,10 @@ def kmeans(
         overwrite: replace a clustering in the output that is finished or another.
         save_every_s: with `output`, seconds between saves; 0: after every iteration.
         timeout_s: with several workers, seconds that one may be silent or do nothing; 0: for ever.
+        column: with the vectors: a list column of a table, a pattern of columns of one number each
+            ("f*"), or an array of an `.npz` archive; None: the only one there is.
+        id_column: of a table, with `output`: written beside the clusters to `assignments.parquet`.
+        table: with `output`, write `assignments.parquet` as well.
 
     Returns:
         KMeansResult: centroids (k, dim) float32, or float64 for float64 rows that float32 cannot
@@ -172,6 +179,9 @@ def kmeans(
         "overwrite": overwrite,
         "save_every_s": save_every_s,
         "timeout_s": timeout_s,
+        "column": column,
+        "id_column": id_column,
+        "table": table,
     }
     if output is None:
         return cluster_in_memory(x, **options)

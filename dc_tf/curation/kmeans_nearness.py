@@ -59,7 +59,8 @@ def _points(found):
     """The rows that were clustered, as they were clustered."""
     files = found.input_files()
     try:
-        rows = Embeddings.open([path for path, _ in files])
+        column = found.settings().get("column")
+        rows = Embeddings.open([path for path, _ in files], column)
     except DataError as error:
         raise DataError(
             f"{found.path}: distances need the features that were clustered: {error}"

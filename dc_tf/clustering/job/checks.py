@@ -25,7 +25,8 @@ class Asked:
     """Settings of a clustering.
 
     Attributes:
-        input: a `.npy` file, a pattern, or several with commas between them; or a list of files.
+        input: a `.npy`, `.npz`, Parquet or Arrow file, a pattern, or several with commas between
+            them; or a list of files.
         output: folder, shared by all workers.
         k: number of clusters; None is that of the centroids that `init` gives.
         iterations, seed, precision, backend, spherical, tolerance: as of `kmeans`. With
@@ -36,6 +37,9 @@ class Asked:
         save_every_s: seconds between snapshots; 0: every iteration.
         cache_gb: keep a worker's rows in device memory if they take no more than this.
         timeout_s: as of `distributed.session.watched`; seconds, 0: no limit.
+        column: with the vectors, as of `matrix_file.open_matrix`.
+        id_column: of tables, whose values are written beside the clusters; implies `table`.
+        table: whether the clusters are written as Parquet as well.
     """
 
     input: str | os.PathLike | list
@@ -53,6 +57,9 @@ class Asked:
     save_every_s: float = 60.0
     cache_gb: float = 0.25
     timeout_s: float = 600.0
+    column: str | None = None
+    id_column: str | None = None
+    table: bool = False
 
     @property
     def cache_bytes(self) -> int:
@@ -91,7 +98,7 @@ def checked_values(asked: Asked) -> Asked:
     for name, choices in (("precision", PRECISIONS), ("backend", BACKENDS)):
         if getattr(asked, name) not in choices:
             raise ConfigError(f"--{name}={getattr(asked, name)}; use {', '.join(choices)}.")
-    for name in ("spherical", "normalize", "overwrite"):
+    for name in ("spherical", "normalize", "overwrite", "table"):
         values[name] = _switch(name, getattr(asked, name))
     return dataclasses.replace(asked, **values)
 
