@@ -110,7 +110,7 @@ def kmeans(
     timeout_s: float = 600.0,
     column: str | None = None,
     id_column: str | None = None,
-    table: bool = False,
+    format: str = "npy",
 ) -> KMeansResult | None:
     """Clusters the rows of an array in memory, or of files that may be larger than memory.
 
@@ -146,7 +146,7 @@ def kmeans(
         column: with the vectors: a list column of a table, a pattern of columns of one number each
             ("f*"), or an array of an `.npz` archive; None: the only one there is.
         id_column: of a table, with `output`: written beside the clusters to `assignments.parquet`.
-        table: with `output`, write `assignments.parquet` as well.
+        format: with `output`, "npy", or "parquet", which writes `assignments.parquet` as well.
 
     Returns:
         KMeansResult: centroids (k, dim) float32, or float64 for float64 rows that float32 cannot
@@ -181,7 +181,7 @@ def kmeans(
         "timeout_s": timeout_s,
         "column": column,
         "id_column": id_column,
-        "table": table,
+        "format": format,
     }
     if output is None:
         return cluster_in_memory(x, **options)

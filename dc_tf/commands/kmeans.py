@@ -116,7 +116,7 @@ def run() -> dict | None:
         timeout_s=TIMEOUT_S.value,
         column=COLUMN.value,
         id_column=ID_COLUMN.value,
-        table=FORMAT.value == "parquet",
+        format=FORMAT.value,
     )
     # after the checks of flags and files, since TensorFlow takes seconds to import
     from dc_tf.commands.quick_tensorflow import import_tensorflow

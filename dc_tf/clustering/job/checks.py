@@ -17,6 +17,7 @@ from dc_tf.kmeans_options import BACKENDS, INITS, PRECISIONS, real, share, whole
 
 # Labels are int32.
 _MAX_COUNT = 2**31 - 1
+FORMATS = ("npy", "parquet")
 _MAX_GB, _MAX_SECONDS = 1e9, 1e9
 
 
@@ -38,8 +39,9 @@ class Asked:
         cache_gb: keep a worker's rows in device memory if they take no more than this.
         timeout_s: as of `distributed.session.watched`; seconds, 0: no limit.
         column: with the vectors, as of `matrix_file.open_matrix`.
-        id_column: of tables, whose values are written beside the clusters; implies `table`.
-        table: whether the clusters are written as Parquet as well.
+        id_column: of tables, whose values are written beside the clusters; implies
+            "parquet".
+        format: "npy", or "parquet", which writes the clusters as a table as well.
     """
 
     input: str | os.PathLike | list
@@ -59,7 +61,7 @@ class Asked:
     timeout_s: float = 600.0
     column: str | None = None
     id_column: str | None = None
-    table: bool = False
+    format: str = "npy"
 
     @property
     def cache_bytes(self) -> int:
@@ -95,10 +97,14 @@ def checked_values(asked: Asked) -> Asked:
     }
     if asked.k is not None:
         values["k"] = whole("--k", asked.k, 1, _MAX_COUNT)
-    for name, choices in (("precision", PRECISIONS), ("backend", BACKENDS)):
+    for name, choices in (
+        ("precision", PRECISIONS),
+        ("backend", BACKENDS),
+        ("format", FORMATS),
+    ):
         if getattr(asked, name) not in choices:
             raise ConfigError(f"--{name}={getattr(asked, name)}; use {', '.join(choices)}.")
-    for name in ("spherical", "normalize", "overwrite", "table"):
+    for name in ("spherical", "normalize", "overwrite"):
         values[name] = _switch(name, getattr(asked, name))
     return dataclasses.replace(asked, **values)
 

@@ -135,7 +135,7 @@ def _checked(asked, output) -> dict:
         "save_every_s": asked.save_every_s,
         "cache_bytes": asked.cache_bytes,
         "table": ClusterTable(output.table, embeddings.files, asked.id_column)
-        if asked.table or asked.id_column
+        if asked.format == "parquet" or asked.id_column
         else None,
     }
 
