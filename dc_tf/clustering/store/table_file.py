@@ -17,9 +17,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dc_tf.clustering.store.record_batches import Groups, open_groups
 from dc_tf.clustering.store.vector_columns import VectorColumns, vector_columns
 from dc_tf.errors import DataError
+from dc_tf.record_batches import Groups, open_groups
 
 if typing.TYPE_CHECKING:
     import pyarrow

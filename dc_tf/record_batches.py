@@ -28,18 +28,22 @@ class Groups(typing.Protocol):
         """Yields the pyarrow.RecordBatches of a part, of at most `rows` rows and these columns."""
 
 
-def open_groups(path: str) -> Groups:
+def open_groups(path: str, opener: typing.Callable | None = None) -> Groups:
     """The parts of a table, by the first bytes of its file.
+
+    Args:
+        path: of the file.
+        opener: function of a path to a seekable binary file; None: a local file.
 
     Raises:
         DataError: it cannot be read, or is corrupt.
     """
     try:
-        with open(path, "rb") as file:
+        with (opener or _open_local)(path) as file:
             is_parquet = file.read(4) == b"PAR1"
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    return ParquetGroups(path) if is_parquet else ArrowGroups(path)
+    return (ParquetGroups if is_parquet else ArrowGroups)(path, opener)
 
 
 class ParquetGroups:
@@ -49,11 +53,10 @@ class ParquetGroups:
         DataError: as `open_groups`.
     """
 
-    def __init__(self, path):
-        import pyarrow.parquet as pq
-
+    def __init__(self, path, opener=None):
         self._path = path
-        with _table_errors(path), pq.ParquetFile(path) as file:
+        self._opener = opener or _open_local
+        with self._opened() as file:
             about = file.metadata
             self.schema = file.schema_arrow
             self.sizes = tuple(about.row_group(i).num_rows for i in range(about.num_row_groups))
@@ -61,31 +64,41 @@ class ParquetGroups:
 
     def batches(self, group, rows, names) -> Iterator:
         """As of `Groups`; the file is open while they are read."""
+        with self._opened() as file:
+            yield from file.iter_batches(rows, row_groups=[group], columns=list(names))
+
+    @contextlib.contextmanager
+    def _opened(self):
         import pyarrow.parquet as pq
 
-        with _table_errors(self._path), pq.ParquetFile(self._path) as file:
-            yield from file.iter_batches(rows, row_groups=[group], columns=list(names))
+        with (
+            _table_errors(self._path),
+            self._opener(self._path) as file,
+            pq.ParquetFile(file) as table,
+        ):
+            yield table
 
 
 class ArrowGroups:
     """All record batches of an Arrow file or stream as one part; attributes as of `Groups`.
 
-    The file is mapped into memory, so batches that are passed over cost nothing.
+    A local file is mapped into memory, so batches that are passed over cost nothing.
 
     Raises:
         DataError: as `open_groups`.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, opener=None):
         self._path = path
-        with _table_errors(path), self._opened() as batches:
+        self._opener = opener or _map_local
+        with self._opened() as batches:
             self.schema = batches.schema
             self.rows = sum(batch.num_rows for batch in batches)
         self.sizes = (self.rows,)
 
     def batches(self, group, rows, names) -> Iterator:
         """As of `Groups`."""
-        with _table_errors(self._path), self._opened() as batches:
+        with self._opened() as batches:
             for batch in batches:
                 batch = batch.select(list(names))
                 for start in range(0, batch.num_rows, rows):
@@ -96,10 +109,10 @@ class ArrowGroups:
         """An iterable of record batches with a schema."""
         import pyarrow as pa
 
-        with pa.memory_map(self._path) as mapped:
-            is_file = mapped.read(6) == b"ARROW1"
-            mapped.seek(0)
-            yield _FileBatches(pa.ipc.open_file(mapped)) if is_file else pa.ipc.open_stream(mapped)
+        with _table_errors(self._path), self._opener(self._path) as file:
+            is_file = file.read(6) == b"ARROW1"
+            file.seek(0)
+            yield _FileBatches(pa.ipc.open_file(file)) if is_file else pa.ipc.open_stream(file)
 
 
 class _FileBatches:
@@ -111,6 +124,16 @@ class _FileBatches:
 
     def __iter__(self):
         return map(self._reader.get_batch, range(self._reader.num_record_batches))
+
+
+def _open_local(path):
+    return open(path, "rb")
+
+
+def _map_local(path):
+    import pyarrow as pa
+
+    return pa.memory_map(path)
 
 
 @contextlib.contextmanager
