@@ -39,6 +39,7 @@ class Stage:
         least: smallest number of epochs.
         reassign_every: epochs from one clustering to the next; 0 without clusterings.
         drops: epochs after which the learning rate is lowered.
+        warmup_epochs: epochs in which it grows.
         epoch_s: seconds of the training of an epoch.
         clustering_s: seconds of one clustering, extraction included.
         images_per_s: of training, over all workers.
@@ -49,6 +50,7 @@ class Stage:
     least: int
     reassign_every: int
     drops: tuple
+    warmup_epochs: float
     epoch_s: float
     clustering_s: float
     images_per_s: float
@@ -121,6 +123,7 @@ class Costs:
                 least=least(stage),
                 reassign_every=stage["reassign_every"],
                 drops=tuple(stage["drops"]),
+                warmup_epochs=stage["warmup_epochs"],
                 epoch_s=stage["steps_per_epoch"] * step_images(stage) / speed(stage),
                 clustering_s=(stage["clustering_seconds"] or 0.0) / max(1, stage["clusterings"]),
                 images_per_s=speed(stage),
@@ -164,6 +167,8 @@ def overrides(costs, epochs) -> dict:
         settings[f"{name}.epochs"] = count
         drops = sorted({max(1, round(drop * count / stage.epochs)) for drop in stage.drops})
         settings[f"{name}.optimizer.drops"] = [drop for drop in drops if drop < count]
+        if stage.warmup_epochs:
+            settings[f"{name}.optimizer.warmup_epochs"] = stage.warmup_epochs * count / stage.epochs
         if stage.reassign_every:
             settings[f"{name}.reassign_every"] = stage.every(count)
     return settings
