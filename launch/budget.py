@@ -55,6 +55,10 @@ class Stage:
     clustering_s: float
     images_per_s: float
 
+    def warmup(self, epochs) -> float:
+        """Epochs of warm-up: as many steps as configured, or half of what is trained if less."""
+        return min(self.warmup_epochs * max(1.0, epochs / self.epochs), epochs / 2)
+
     def seconds(self, epochs) -> float:
         rounds = math.ceil(epochs / self.every(epochs)) if self.reassign_every else 1
         clustering_s = self.clustering_s if self.reassign_every else 0.0
@@ -168,7 +172,7 @@ def overrides(costs, epochs) -> dict:
         drops = sorted({max(1, round(drop * count / stage.epochs)) for drop in stage.drops})
         settings[f"{name}.optimizer.drops"] = [drop for drop in drops if drop < count]
         if stage.warmup_epochs:
-            settings[f"{name}.optimizer.warmup_epochs"] = stage.warmup_epochs * count / stage.epochs
+            settings[f"{name}.optimizer.warmup_epochs"] = stage.warmup(count)
         if stage.reassign_every:
             settings[f"{name}.reassign_every"] = stage.every(count)
     return settings

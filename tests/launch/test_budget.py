@@ -56,10 +56,11 @@ class FitTest(tf.test.TestCase):
         tiny = [stage | {"steps_per_epoch": 1} for stage in (ROTNET, DEEPER)]
         self.assertEqual(budget.fit(self.costs(rows=2000, stages=tiny), 1), [20, 20])
 
-    def test_the_warm_up_keeps_its_share_of_the_epochs(self):
+    def test_the_warm_up_keeps_its_steps_unless_they_are_most_of_the_stage(self):
         costs = self.costs(stages=(ROTNET | {"warmup_epochs": 2.0}, DEEPER))
-        settings = budget.overrides(costs, [5, 4])
-        self.assertEqual(settings["stages[0].optimizer.warmup_epochs"], 1.0)
+        for epochs, warmup in ((3, 1.5), (5, 2.0), (10, 2.0), (40, 8.0)):
+            settings = budget.overrides(costs, [epochs, 4])
+            self.assertEqual(settings["stages[0].optimizer.warmup_epochs"], warmup)
         self.assertNotIn("stages[1].optimizer.warmup_epochs", settings)
 
     def test_the_ratio_of_the_stages_stays(self):
