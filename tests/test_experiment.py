@@ -99,6 +99,26 @@ class ExperimentTest(tf.test.TestCase):
             ("checkpoint_every=.inf", "checkpoint_every is inf"),
             ("stages[0].optimizer.momentum=7", r"momentum is 7.0; use \[0, 1\)"),
             ("stages[0].optimizer.weight_decay=.nan", "weight_decay is nan"),
+            ("stages[0].optimizer.schedule=linear", "is 'linear'; use step or cosine"),
+            ("stages[0].optimizer.decay_filter=none", "is 'none'; use all or kernels"),
+            ("stages[0].optimizer.warmup_epochs=-1", "warmup_epochs is -1.0; use 0, or a positive"),
+            (
+                "stages[0].epochs=3,stages[0].optimizer.warmup_epochs=3",
+                "warmup_epochs is 3.0; use .* below the 3 epochs of the stage",
+            ),
+            ("stages[0].optimizer.warmup_epochs=.nan", "warmup_epochs is nan"),
+            (
+                "stages[0].optimizer.schedule=cosine,stages[0].optimizer.drops=[3]",
+                r"optimizer.drops is \[3\]; leave it out with schedule=cosine",
+            ),
+            (
+                "stages[0].optimizer.final_learning_rate=0.01",
+                "final_learning_rate is 0.01; use it with schedule=cosine only",
+            ),
+            (
+                "stages[0].optimizer.schedule=cosine,stages[0].optimizer.final_learning_rate=1",
+                "final_learning_rate is 1.0; use 0 to the learning_rate, ",
+            ),
             ("stages[0].optimizer.drops='35'", "drops is '35'; expected tuple"),
             ("stages[0].name=deepercluster", "its own name"),
             ("data.path=", "data.path is ''"),

@@ -101,4 +101,4 @@ def check_stage(stage: Stage, place: str, model: Model) -> None:
     flat = stage.loss == "product" and not stage.sub_clusters
     need(not flat, name("loss"), "product", "use it with sub_clusters")
     check_clustering(stage.clustering, name("clustering"), model.fc)
-    check_optimizer_settings(stage.optimizer, name("optimizer"))
+    check_optimizer_settings(stage.optimizer, name("optimizer"), stage.epochs)

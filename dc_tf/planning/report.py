@@ -148,6 +148,7 @@ def _stage_dict(index, plan, rates):
         "kept_clustering_bytes": plan.kept_clustering_bytes,
         "reassign_every": plan.stage.reassign_every if plan.stage.clustered else 0,
         "drops": list(plan.stage.optimizer.drops),
+        "warmup_epochs": plan.stage.optimizer.warmup_epochs,
         "images_per_second": rates.images_per_s.get(index),
         "train_seconds": seconds_of(index, plan, rates),
         "clustering_seconds": rates.clusterings_s(plan),

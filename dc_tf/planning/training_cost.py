@@ -14,8 +14,8 @@ from dc_tf.clustering.cost.model import TEMPORARIES, Problem
 from dc_tf.distributed.topology import Topology
 from dc_tf.nn.vgg16 import channels, final_map_size
 
-# Variables that an optimizer of Keras keeps per weight; those not listed keep two.
-_SLOTS = {"SGD": 1, "Adagrad": 1, "RMSprop": 1, "Lion": 1}
+# Variables that an optimizer keeps per weight; those not listed keep two.
+_SLOTS = {"SGD": 1, "LARS": 1, "Adagrad": 1, "RMSprop": 1, "Lion": 1}
 _OTHER_SLOTS = 2
 _FLOAT = 4
 _HALF = 2

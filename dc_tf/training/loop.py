@@ -31,6 +31,7 @@ from dc_tf.training.checkpoint import (
 )
 from dc_tf.training.corrupt_rows import corrupt_rows
 from dc_tf.training.init_from import initial_weights
+from dc_tf.training.learning_rate import epoch_rates
 from dc_tf.training.metrics import MetricsLog, last_epoch_means
 from dc_tf.training.precisions import without_auto
 from dc_tf.training.step import Learner
@@ -250,9 +251,8 @@ class Pretraining:
                 batches = make_batches(self._experiment, self._reader, plan, draws, start)
             trainer.train_epoch(
                 batches,
-                steps=sampler.steps - trainer.position.step,
+                rates=epoch_rates(stage, epoch, start, sampler.steps),
                 title=f"{stage.name} epoch {epoch + 1}/{stage.epochs}",
-                learning_rate=learning_rate(stage.optimizer, epoch),
             )
 
 
@@ -281,9 +281,3 @@ def make_batches(experiment, reader, plan, draws, start_step=0) -> tf.data.Datas
         start_step=start_step,
         threads=experiment.threads or None,
     )
-
-
-def learning_rate(optimizer, epoch: int) -> float:
-    """The learning rate of an epoch of a stage: constant except for the drops."""
-    drops = sum(epoch >= drop for drop in optimizer.drops)
-    return optimizer.learning_rate * optimizer.drop_factor**drops

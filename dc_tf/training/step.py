@@ -187,7 +187,7 @@ class Learner:
         trunk, *heads = gradients
         variables = self.trunk.trainable_variables
         self.trunk_optimizer.apply_gradients(
-            zip(decayed(trunk, variables, self._stage.optimizer.weight_decay), variables),
+            zip(decayed(trunk, variables, self._stage.optimizer), variables),
             skip_gradients_aggregation=True,
         )
         self.heads.apply(heads)

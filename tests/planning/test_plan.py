@@ -97,7 +97,7 @@ class SizeTest(tf.test.TestCase):
     def test_optimizers_keep_what_is_planned(self):
         known = {"SGD", "Adam", "AdamW", "Nadam", "Adamax", "Adagrad", "Adadelta", "RMSprop"}
         self.assertContainsSubset(known, dir(keras.optimizers))
-        for name in (*known, "Lion", "Ftrl"):
+        for name in (*known, "Lion", "Ftrl", "LARS"):
             for momentum in (0.0, 0.9):
                 settings = Optimizer(name=name, momentum=momentum)
                 optimizer = make_optimizer(settings)

@@ -189,6 +189,13 @@ class StepTest(Compared):
         spread = workers.on_cluster(2, train, Case(optimizer=optimizer))
         self.assert_same(spread, alone, step=1, share=1e-2)
 
+    @pytest.mark.slow
+    def test_lars_does_not_depend_on_the_number_of_workers(self):
+        optimizer = Optimizer(name="LARS", learning_rate=1.0, weight_decay=DECAY)
+        (alone,) = workers.on_cluster(1, train, Case(optimizer=optimizer))
+        spread = workers.on_cluster(2, train, Case(optimizer=optimizer))
+        self.assert_same(spread, alone, step=1, share=1e-2)
+
     @pytest.mark.extended
     def test_xla_changes_rounding_only(self):
         for size in (1, 2):

@@ -53,7 +53,7 @@ class FineTuner(tf.Module):
         )
         self.optimizer = make_optimizer(settings)
         self.optimizer.build(self.weights)
-        self._weight_decay = protocol.weight_decay
+        self._settings = settings
         self._dropout = protocol.dropout
         self._batch_size = protocol.batch_size
         self._seeds = [derive("fine-tuning dropout", seed, i) for i in range(len(_DROPPED))]
@@ -101,7 +101,7 @@ class FineTuner(tf.Module):
         hits = tf.cast(tf.equal(tf.argmax(logits, -1, tf.int32), labels), tf.float32)
         sums = tf.reduce_sum(tf.stack([tf.ones_like(losses), losses, hits]), 1)
         *gradients, sums = all_sum_packed([*gradients, sums], self._world)
-        gradients = decayed(gradients, self.weights, self._weight_decay)
+        gradients = decayed(gradients, self.weights, self._settings)
         self.optimizer.apply_gradients(zip(gradients, self.weights, strict=True))
         return sums
 
