@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from dc_tf.errors import ConfigError
-from dc_tf.exporting.fold_sobel import FoldedVGG16, fold, fold_kernel
+from dc_tf.exporting.fold_sobel import fold, fold_kernel
 from dc_tf.exporting.weights import copy_weights, named_weights
 from dc_tf.nn.vgg16 import LAYERS, VGG16
 
@@ -82,8 +82,7 @@ class FoldSobelTest(tf.test.TestCase):
 
     def test_folded_networks_copy_to_folded_networks(self):
         folded = fold(trained_like())
-        settings = {k: v for k, v in folded.settings.items() if k != "sobel"}
-        copy = FoldedVGG16(**settings).built_at_resolution()
+        copy = VGG16(**folded.settings, folded=True).built_at_resolution()
         copy_weights(folded, into=copy)
         self.assertAllEqual(copy(images())["conv13"], folded(images())["conv13"])
 
