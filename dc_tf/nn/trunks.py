@@ -8,6 +8,7 @@ A new network is a file with a subclass of `Trunk`, and a line in `TRUNKS`.
 
 import dataclasses
 import importlib
+import itertools
 import typing
 
 if typing.TYPE_CHECKING:
@@ -73,6 +74,7 @@ def feature_dim(model) -> int:
     return model.fc if features is None else max(1, round(features * model.width))
 
 
-def all_layer_names() -> tuple[str, ...]:
-    """The layers of all networks, each once."""
-    return tuple(dict.fromkeys(n for kind in TRUNKS for n in trunk_class(kind).layer_names))
+def all_layer_names(which: str = "layer_names") -> tuple[str, ...]:
+    """The `layer_names` or `map_names` of all networks, each once."""
+    names = (getattr(trunk_class(kind), which) for kind in TRUNKS)
+    return tuple(dict.fromkeys(itertools.chain.from_iterable(names)))
