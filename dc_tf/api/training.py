@@ -115,7 +115,8 @@ def export(
         overwrite: replace what is there.
 
     Returns:
-        dict of export (the output), format, sobel, trunk, settings, and of a SavedModel its outputs.
+        dict of export (the output), format, sobel, trunk, settings, and of a SavedModel its
+        outputs.
 
     Raises:
         ConfigError: an output that is there or cannot be made, an unknown choice or stage.

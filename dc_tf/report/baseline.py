@@ -3,8 +3,8 @@
     untrained(run, shown)          # a Clustering, or None where there are too many images
 
 They are made as those of the run: the same layer, whitened, as many clusters, on one level. All
-features are in memory, so this is for small data sets; for others `dc_tf embed --random_init` and `dc_tf kmeans`
-make them on any number of workers.
+features are in memory, so this is for small data sets; for others `dc_tf embed --random_init` and
+`dc_tf kmeans` make them on any number of workers.
 """
 
 import dataclasses
