@@ -2,7 +2,8 @@
 
 FC68 trains newly initialised fc6, fc7 and fc8 (of a ResNet: fc8) on frozen convolutions; ALL trains
 all layers. Batch norm uses its running statistics. Training and evaluation ignore a class of which
-an image has only difficult objects. The score of an image is the sum of its logits over random crops.
+an image has only difficult objects. The score of an image is the sum of its logits over random
+crops.
 
     dc_tf evaluate --config_file=voc07_classification_fc68 \
         --model=MODEL --train=VOCdevkit
