@@ -25,7 +25,7 @@ def cell_average(cells: int = 1) -> Callable:
     """
 
     def pool(maps):
-        if maps.shape.rank == 2:
+        if len(maps.shape) == 2:
             return tf.identity(maps)
         kernel = max(1, maps.shape[1] // cells)
         pooled = tf.nn.avg_pool2d(maps, kernel, kernel, "VALID")[:, :cells, :cells]
