@@ -11,6 +11,7 @@ The model has no layers of this package, so a saved model loads without it. Name
 """
 
 import numpy as np
+import tensorflow as tf
 
 from dc_tf import keras
 from dc_tf.exporting.input_range import AUTO, of_floats
@@ -38,7 +39,9 @@ def keras_model(trunk, input_range=AUTO) -> keras.Model:
 
 
 class Builder:
-    """Makes built-in layers of the parts of a trunk, see `Trunk.plain`.
+    """Applies built-in layers to KerasTensors, see `Trunk.plain`.
+
+    Methods take the name of the layer; `conv` and `dense` also that of the part whose weights it has.
 
     Args:
         trunk: built Trunk.
@@ -54,14 +57,14 @@ class Builder:
         for layer, values in self._settings:
             layer.set_weights([np.asarray(value) for value in values])
 
-    def fixed_conv(self, x, kernel, name):
+    def fixed_conv(self, x, kernel, name) -> tf.Tensor:
         """A convolution without padding and bias that is not trained."""
         size, _, _, filters = kernel.shape
         layer = keras.layers.Conv2D(filters, size, use_bias=False, trainable=False, name=name)
         self._settings.append((layer, [kernel]))
         return layer(x)
 
-    def conv(self, x, part, name, norm_name):
+    def conv(self, x, part, name, norm_name) -> tf.Tensor:
         """A convolution and its batch norm."""
         ours, values = self._parts[part].conv, self._weights[part]
         layer = keras.layers.Conv2D(
@@ -79,34 +82,34 @@ class Builder:
         self._settings.append((norm, [values[n] for n in ("gamma", "beta", *STATISTICS)]))
         return norm(layer(x))
 
-    def dense(self, x, part, name, activation=None):
+    def dense(self, x, part, name, activation=None) -> tf.Tensor:
         """A fully connected layer."""
         values = self._weights[part]
         layer = keras.layers.Dense(values["bias"].shape[0], activation, name=name)
         self._settings.append((layer, [values["kernel"], values["bias"]]))
         return layer(x)
 
-    def pad(self, x, pixels, name):
+    def pad(self, x, pixels, name) -> tf.Tensor:
         """Zeros on each side; `x` for 0 pixels."""
         return keras.layers.ZeroPadding2D(pixels, name=name)(x) if pixels else x
 
-    def relu(self, x, name):
+    def relu(self, x, name) -> tf.Tensor:
         return keras.layers.ReLU(name=name)(x)
 
-    def add(self, both, name):
+    def add(self, both, name) -> tf.Tensor:
         return keras.layers.Add(name=name)(both)
 
-    def max_pool(self, x, side, stride, name):
+    def max_pool(self, x, side, stride, name) -> tf.Tensor:
         return keras.layers.MaxPooling2D(side, stride, name=name)(x)
 
-    def mean(self, x, name):
+    def mean(self, x, name) -> tf.Tensor:
         """Over all pixels."""
         return keras.layers.GlobalAveragePooling2D(name=name)(x)
 
-    def flatten(self, x, name):
+    def flatten(self, x, name) -> tf.Tensor:
         return keras.layers.Flatten(name=name)(x)
 
-    def dropout(self, x, rate, name):
+    def dropout(self, x, rate, name) -> tf.Tensor:
         return keras.layers.Dropout(rate, name=name)(x)
 
 
