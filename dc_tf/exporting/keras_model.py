@@ -41,7 +41,8 @@ def keras_model(trunk, input_range=AUTO) -> keras.Model:
 class Builder:
     """Applies built-in layers to KerasTensors, see `Trunk.plain`.
 
-    Methods take the name of the layer; `conv` and `dense` also that of the part whose weights it has.
+    Methods take the name of the layer; `conv` and `dense` also that of the part whose weights it
+    has.
 
     Args:
         trunk: built Trunk.
