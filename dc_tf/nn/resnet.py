@@ -166,10 +166,16 @@ class ResNet(Trunk):
 
 
 class ConvNorm(keras.layers.Layer):
-    """Convolution without bias, padded by half its kernel on each side, and batch norm."""
+    """Convolution without bias, padded by half its kernel on each side, and batch norm.
+
+    A 1x1 convolution with a stride takes every other pixel first: the gradient of oneDNN (in
+    TensorFlow 2.20) writes past its memory where the stride is larger than the kernel.
+    """
 
     def __init__(self, filters, kernel, stride, policy, seed, padding=None):
         super().__init__(dtype=policy)
+        self.every = stride if stride > kernel else 1
+        stride //= self.every
         # "same" pads asymmetrically where a stride is 2.
         self.pad = 0 if padding or stride == 1 else kernel // 2
         self.conv = keras.layers.Conv2D(
@@ -187,7 +193,8 @@ class ConvNorm(keras.layers.Layer):
         self.norm = BatchNorm(dtype=policy)
 
     def call(self, x, training=False) -> tf.Tensor:
-        return self.norm(self.conv(_pad(x, self.pad)), training=training)
+        x = every(_pad(x, self.pad), self.every)
+        return self.norm(self.conv(x), training=training)
 
 
 class _Block(keras.layers.Layer):
@@ -253,6 +260,7 @@ class _Block(keras.layers.Layer):
                 x = build.relu(x, f"{prefix}_{i}_relu")
         if self.shortcut:
             names = f"{prefix}_0_conv", f"{prefix}_0_bn"
+            begin = every(begin, self.shortcut.every)
             begin = build.conv(begin, f"{name}_shortcut", *names)
         return build.relu(build.add([begin, x], f"{prefix}_add"), f"{prefix}_out")
 
@@ -310,6 +318,11 @@ class ResNet50(ResNet):
     map_names = _named(depths)
     layer_names = (*map_names, "pool")
     copies_layer = "block2_4"
+
+
+def every(x, stride: int) -> tf.Tensor:
+    """Every `stride`-th pixel of each row and column, from the first on."""
+    return x[:, ::stride, ::stride] if stride > 1 else x
 
 
 def _pad(x, pixels):

@@ -130,7 +130,7 @@ class Compared(tf.test.TestCase):
 
 
 class StepTest(Compared):
-    def check(self, case, sizes):
+    def check(self, case, sizes, rtol=1e-4):
         """ReLU and max-pooling amplify rounding from step to step, even on one worker.
 
         A wrong scale, a missed gradient or a missed statistic would make the distance a multiple
@@ -146,17 +146,17 @@ class StepTest(Compared):
             served = {s for one in results for s in one[0]["sub"]}
             self.assertCountEqual(served, range(case.stage.super_classes))
             for one in results:
-                self.assertAllClose(one["sums"][0], alone["sums"][0], rtol=1e-4)
+                self.assertAllClose(one["sums"][0], alone["sums"][0], rtol=rtol)
 
     def test_one_and_ten_steps_with_4_super_classes_are_the_same_on_1_and_2_workers(self):
         self.check(Case(steps=10), sizes=(2,))
 
     def test_a_resnet_with_default_dropout_takes_the_same_step_on_1_and_2_workers(self):
-        self.check(Case(kind="resnet18", model=Model(trunk="resnet18")), sizes=(2,))
+        self.check(Case(kind="resnet18", model=Model(trunk="resnet18")), (2,), rtol=1e-3)
 
     @pytest.mark.slow
     def test_a_resnet_takes_the_same_three_steps_on_1_and_4_workers(self):
-        self.check(Case(kind="resnet18", clusters=2, steps=3), sizes=(4,))
+        self.check(Case(kind="resnet18", clusters=2, steps=3), (4,), rtol=1e-3)
 
     @pytest.mark.slow
     def test_one_and_ten_steps_with_4_super_classes_are_the_same_on_1_and_4_workers(self):
