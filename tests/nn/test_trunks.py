@@ -129,6 +129,13 @@ class TrunksTest(tf.test.TestCase):
             for norm in norms:
                 self.assertEqual(norm.all_sum, pair.all_sum)
 
+    def test_no_stride_exceeds_its_kernel_whose_gradient_crashes_in_onednn(self):
+        for kind, stem, resolution in FORMS:
+            trunk = trunk_of(model(kind, stem, resolution))
+            for name, part in trunk.parts().items():
+                if hasattr(part, "conv"):
+                    self.assertLessEqual(part.conv.strides[0], part.conv.kernel_size[0], name)
+
     def test_a_fresh_one_has_the_same_settings_but_for_changes(self):
         trunk = make_trunk("resnet18", width=1 / 16, resolution=32, stem="small", sobel=True)
         fresh = trunk.fresh(compute_dtype="bfloat16", seed=3, resolution=48)
