@@ -107,7 +107,9 @@ class ResNetOfTorchTest(tf.test.TestCase):
             start = from_torch(arrays(network), 48)
             (found,) = workers.on_cluster(1, one_pass, start)
             network.train()
-            network.layers(for_torch())["pool"].square().sum().backward()
+            # oneDNN's gradient of a 1x1 convolution of stride 2 writes past its memory here too.
+            with torch.backends.mkldnn.flags(enabled=False):
+                network.layers(for_torch())["pool"].square().sum().backward()
             slopes = {k: p.grad.numpy() for k, p in network.named_parameters()}
             after = from_torch(arrays(network), 48).weights
             slopes = from_torch(arrays(network) | slopes, 48).weights
