@@ -51,8 +51,8 @@ def search(
             image: a file, a pattern, or a list.
         data: data set folder of `features`, needed for a sheet and for sources; with `run` only
             where it was moved.
-        layer: one of conv1..conv13, fc6, fc7; None takes the only one of `features`, or of `run`
-            the one that `evaluate` has measured as the best.
+        layer: of the network, such as conv13, fc7, block4_2 or pool; None takes the only one of
+            `features`, or of `run` the one that `evaluate` has measured as the best.
         k: neighbours of each query.
         exact: compare with every row, also where there are more than a million.
         whiten: directions that the features are whitened to; 0 compares them as they are.
@@ -118,8 +118,8 @@ def find_duplicates(
         run: run folder, as of `search`.
         features: without `run`: features of the images, as of `search`.
         data: data set folder, as of `search`; without it only near copies are looked for.
-        layer: as of `search`; of `run`, None takes conv9 in 2 x 2 cells of image
-            and mirror image, which finds copies best.
+        layer: as of `search`; of `run`, None takes conv9 (of a ResNet the last block2) in 2 x 2
+            cells of image and mirror image, which finds copies best.
         output: folder for the table, the rows to keep, a view of them and a gallery.
         clusters: run, or output of `kmeans` over `features`, to look within its clusters; None
             makes some.

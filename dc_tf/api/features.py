@@ -15,12 +15,12 @@ if typing.TYPE_CHECKING:
     from dc_tf.clustering.lloyd import KMeansResult
     from dc_tf.data.storage.manifest import Dataset
     from dc_tf.evaluation.start import Evaluation
-    from dc_tf.nn.vgg16 import VGG16
+    from dc_tf.nn.trunk import Trunk
 
 
 @takes_arguments()
 def embed(
-    model: Path | VGG16,
+    model: Path | Trunk,
     data: Path | Dataset,
     layer: str | Sequence[str] | None = None,
     output: Path | None = None,
@@ -47,8 +47,9 @@ def embed(
     Args:
         model: run folder, SavedModel, or a network of `load_trunk`.
         data: data set folder, or one of `open_dataset`.
-        layer: conv1..conv13, fc6, fc7, several of them, or "all"; None takes the one that
-            `evaluate` has measured as the best of the model, fc7 if nothing was measured.
+        layer: conv1..conv13, fc6, fc7 of VGG-16; conv1, block1_1..block4_2 (ResNet-50: block4_3),
+            pool of a ResNet; several of them, or "all"; None takes the one that `evaluate` has
+            measured as the best of the model, the one that is clustered if nothing was measured.
         output: folder for `.npy` files; None returns arrays.
         stage: of a run: take it as it was when this stage ended.
         random_init: features of an untrained network of the model's shape, to compare with.
@@ -227,7 +228,7 @@ def evaluate(
         train: labelled data set to learn from, a VOC development kit, or for "retrieval" a folder
             of other images.
         test: labelled data set to measure on, or for "retrieval" a folder with a ground truth.
-        layer: conv1..conv13, fc6, fc7, several of them, or "all".
+        layer: as of `embed`, but for None.
         config_files: preset, such as "linear_probe_voc07", or path of a YAML file; or several.
         params_override: settings over those of the files: "a=1,b=2", a mapping, or a list of them.
         protocol: "paper", "small", or "auto": by the size of network and data.

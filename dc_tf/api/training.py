@@ -10,7 +10,7 @@ from dc_tf.api.arguments import Path, several, takes_arguments
 
 if typing.TYPE_CHECKING:
     from dc_tf.experiment import Experiment
-    from dc_tf.nn.vgg16 import VGG16
+    from dc_tf.nn.trunk import Trunk
 
 
 @takes_arguments(config_file="config_files")
@@ -103,9 +103,9 @@ def export(
         run: run folder of `pretrain`.
         output: folder of the SavedModel, or file.
         format: "saved_model"; "keras", a `.keras` file of plain layers; "keras_weights", a
-            `.weights.h5` file; "onnx".
-        sobel: "layer" keeps the fixed Sobel stage; "folded" makes it and conv1 one 5x5 convolution
-            on RGB that can be trained.
+            `.weights.h5` file; "onnx"; "torch", a `.pth` file of weights, see `dc_tf export`.
+        sobel: "layer" keeps the fixed Sobel stage; "folded" makes it and conv1 one convolution on
+            RGB, larger by 2, that can be trained.
         stage: take the network as it was when this stage ended; "" for its newest state.
         input_range: of image values: "1" for [0, 1], "255" for 0 to 255, or "auto". A SavedModel
             takes uint8 with each of them, and floats in [0, 1] with "auto". A Keras or ONNX file
@@ -115,7 +115,8 @@ def export(
         overwrite: replace what is there.
 
     Returns:
-        dict of export (the output), format, sobel, settings, and of a SavedModel its outputs.
+        dict of export (the output), format, sobel, trunk, settings, and of a SavedModel its
+        outputs.
 
     Raises:
         ConfigError: an output that is there or cannot be made, an unknown choice or stage.
@@ -128,7 +129,7 @@ def export(
 
 
 @takes_arguments()
-def load_trunk(model: Path, stage: str = "", compute_dtype: str = "float32") -> VGG16:
+def load_trunk(model: Path, stage: str = "", compute_dtype: str = "float32") -> Trunk:
     """The trained network, a Keras model of images to the features of every layer.
 
     >>> trunk = dc_tf.load_trunk("MODEL")
@@ -141,8 +142,9 @@ def load_trunk(model: Path, stage: str = "", compute_dtype: str = "float32") -> 
         compute_dtype: of the products, "float32" or "bfloat16".
 
     Returns:
-        VGG16: of (b, r, r, 3) float32 images in [0, 1], r = `trunk.settings["resolution"]`, to a
-        dict of conv1..conv13 (maps after ReLU), fc6 (after ReLU) and fc7 (before ReLU).
+        Trunk: of (b, r, r, 3) float32 images in [0, 1], r = `trunk.settings["resolution"]`, to a
+        dict of `trunk.layer_names`: of VGG-16 conv1..conv13 (maps after ReLU), fc6 (after ReLU) and
+        fc7 (before ReLU), of a ResNet conv1, block1_1.. (maps after ReLU) and pool.
 
     Raises:
         ConfigError: the path is neither, or the run has no such stage.

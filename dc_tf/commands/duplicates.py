@@ -23,7 +23,9 @@ from dc_tf.commands.results import Result
 
 FLAGS = CommandFlags()
 SOURCE = FeatureFlags(
-    FLAGS, layer_of_run="conv9 in 2 x 2 cells of image and mirror image, which finds copies best"
+    FLAGS,
+    layer_of_run="conv9 (of a ResNet the last block2) in 2 x 2 cells of image and mirror image, "
+    "which finds copies best",
 )
 CLUSTERS = FLAGS.path(
     "clusters",

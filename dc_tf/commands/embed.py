@@ -4,7 +4,8 @@
     dc_tf kmeans --input='DIR/fc7-*.npy' --k=1000 --output=CLUSTERS
 
 The default layer is the model's best one as measured by `dc_tf evaluate`, by k-NN before linear
-probe; fc7 if nothing was measured. The command says which, and why.
+probe; the one that is clustered, fc7 or a ResNet's pool, if nothing was measured. The command says
+which, and why.
 
 OUTPUT/LAYER-00000-of-00003.npy has the features of the images whose row ids are in
 OUTPUT/rows-00000-of-00003.npy. OUTPUT/sources-00000-of-00003.jsonl names the file of each of these
@@ -27,7 +28,8 @@ OUTPUT = FLAGS.path("output", None, "Folder for the matrices.", required=True)
 LAYER = FLAGS.list(
     "layer",
     None,
-    "conv1..conv13, fc6, fc7, comma-separated, or 'all'; default: the best one measured.",
+    "conv1..conv13, fc6, fc7 of VGG-16; conv1, block1_1..block4_2 (ResNet-50: block4_3), pool of a "
+    "ResNet; comma-separated, or 'all'; default: the best one measured.",
 )
 CELLS = FLAGS.integer(
     "cells", 1, "Feature maps are averaged over a grid of cells x cells.", lower_bound=1

@@ -17,10 +17,9 @@ from dc_tf.curation.feature_files import Features, open_folder
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import remembered
-from dc_tf.evaluation.frozen.embed import DEFAULT_LAYER, choose_layers
+from dc_tf.evaluation.frozen.embed import choose_layers
 from dc_tf.evaluation.frozen.start import embed_files
-from dc_tf.evaluation.models import open_model
-from dc_tf.nn.vgg16 import LAYERS
+from dc_tf.evaluation.models import network_class, open_model
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import find_checkpoint
 
@@ -31,8 +30,9 @@ def for_run(run, layer=None, data=None, cells=1, mirror=False) -> Features:
 
     Args:
         run: run folder.
-        layer: one of conv1..conv13, fc6, fc7; None takes the one that `dc_tf evaluate` has
-            measured as the best, fc7 if nothing was measured.
+        layer: of the network, such as conv13, fc7, block4_2 or pool; None takes the one that
+            `dc_tf evaluate` has measured as the best, the one that is clustered if nothing was
+            measured.
         data: the run's data set, where it was moved since the run; None takes the recorded path.
         cells: maps are averaged over `cells` x `cells` cells.
         mirror: average the features of each image and of its mirror image.
@@ -87,12 +87,13 @@ def _dataset(run, data):
 
 
 def _layer(run, layer, cells):
+    network = network_class(run.path)
     if layer is not None:
-        if layer not in LAYERS:
-            raise ConfigError(f"--layer={layer}; use one of {', '.join(LAYERS)}.")
+        if layer not in network.layer_names:
+            raise ConfigError(f"--layer={layer}; use one of {', '.join(network.layer_names)}.")
         return layer
     if not os.path.isfile(os.path.join(run.path, remembered.EVALUATIONS)):
-        return DEFAULT_LAYER  # without loading the network for its digest
+        return network.feature_layer  # without loading the network for its digest
     layers, reason = choose_layers(open_model(run.path), None, cells)
     print(reason, file=sys.stderr, flush=True)
     return layers[0]

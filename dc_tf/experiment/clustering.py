@@ -6,6 +6,7 @@ from dc_tf.experiment.need import need, need_at_least, need_choice
 from dc_tf.hyperparams import Config
 from dc_tf.kmeans_options import BACKENDS, INITS, PRECISIONS, KMeansOptions
 from dc_tf.limits import LONGEST_S, SECONDS
+from dc_tf.nn.trunks import TRUNKS, feature_dim
 
 STORE_DTYPES = ("float16", "bfloat16", "float32")
 
@@ -62,20 +63,21 @@ class Clustering(Config):
         return settings
 
 
-def check_clustering(clustering: Clustering, place: str, fc: int) -> None:
+def check_clustering(clustering: Clustering, place: str, model) -> None:
     """Refuses what cannot work; raises ConfigError.
 
     Args:
         clustering: its settings.
         place: where they are, as in "stages[0].clustering".
-        fc: length of the features.
+        model: experiment.Model.
     """
 
     def name(setting):
         return f"{place}.{setting}"
 
-    dim = clustering.whitening_dim
-    need(0 <= dim <= fc, name("whitening_dim"), dim, f"use 0 to fc = {fc}")
+    dim, most = clustering.whitening_dim, feature_dim(model)
+    what = "the length of the features" if TRUNKS[model.trunk].features else "fc"
+    need(0 <= dim <= most, name("whitening_dim"), dim, f"use 0 to {what} = {most}")
     for setting in ("iterations", "batch_size"):
         need_at_least(name(setting), getattr(clustering, setting), 1)
     need_choice(name("init"), clustering.init, (*INITS, "previous"))

@@ -100,5 +100,5 @@ def check_stage(stage: Stage, place: str, model: Model) -> None:
     need_choice(name("loss"), stage.loss, LOSSES)
     flat = stage.loss == "product" and not stage.sub_clusters
     need(not flat, name("loss"), "product", "use it with sub_clusters")
-    check_clustering(stage.clustering, name("clustering"), model.fc)
+    check_clustering(stage.clustering, name("clustering"), model)
     check_optimizer_settings(stage.optimizer, name("optimizer"), stage.epochs)

@@ -12,7 +12,8 @@ import math
 
 from dc_tf.clustering.cost.model import TEMPORARIES, Problem
 from dc_tf.distributed.topology import Topology
-from dc_tf.nn.vgg16 import channels, final_map_size
+from dc_tf.nn.trunk import Counts
+from dc_tf.nn.trunks import feature_dim, settings_of, trunk_class
 
 # Variables that an optimizer keeps per weight; those not listed keep two.
 _SLOTS = {"SGD": 1, "LARS": 1, "Adagrad": 1, "RMSprop": 1, "Lion": 1}
@@ -72,7 +73,7 @@ class StageSize:
         sharers = topology.workers_per_super_class
         return cls(
             trunk_weights=trunk_weights(model),
-            statistics=2 * sum(map(sum, channels(model.width))),
+            statistics=2 * sum(conv.outputs for conv in counts_of(model).convs),
             head_weights=super_head + sub_head * topology.super_classes_per_worker,
             all_head_weights=super_head + sub_head * stage.super_classes,
             slots=slots(stage.optimizer),
@@ -118,10 +119,10 @@ def problem_of(experiment, stage, rows, workers) -> Problem | None:
     """The clustering of a stage, or None where it has none."""
     if not stage.clustered:
         return None
-    settings, fc = stage.clustering, experiment.model.fc
+    settings, features = stage.clustering, feature_dim(experiment.model)
     return Problem(
         rows=rows,
-        dim=settings.whitening_dim or fc,
+        dim=settings.whitening_dim or features,
         clusters=stage.clusters,
         sub_clusters=stage.sub_clusters,
         workers=workers,
@@ -129,21 +130,22 @@ def problem_of(experiment, stage, rows, workers) -> Problem | None:
         # "auto" is not measured yet: assume the larger type.
         precision="float32" if settings.precision == "auto" else settings.precision,
         store_dtype=settings.store_dtype,
-        raw_dim=fc,
+        raw_dim=features,
         memory_bytes=TEMPORARIES[False],  # a lower bound: a GPU uses more if it has it
         cache_bytes=settings.cache_bytes,
     )
 
 
+def counts_of(model) -> Counts:
+    """Sizes of the network that `experiment.Model` describes."""
+    return trunk_class(model.trunk).counts(**settings_of(model))
+
+
 def trunk_weights(model) -> int:
-    """Trainable values of the VGG-16 that `experiment.Model` describes."""
-    total, below = 0, 2 if model.sobel else 3
-    for block in channels(model.width):
-        for c in block:
-            total += 9 * below * c + c + 2 * c  # kernel, bias, scale and shift
-            below = c
-    flat = final_map_size(model.resolution) ** 2 * below
-    return total + (flat + 1) * model.fc + (model.fc + 1) * model.fc
+    """Its trainable values."""
+    counts = counts_of(model)
+    dense = sum((inputs + 1) * outputs for inputs, outputs in counts.dense)
+    return sum(conv.weights for conv in counts.convs) + dense
 
 
 def slots(optimizer) -> int:
@@ -153,7 +155,7 @@ def slots(optimizer) -> int:
 
 def _heads(model, stage):
     """Values of the super head, and of one sub head."""
-    inputs, classes = model.fc + 1, stage.super_classes
+    inputs, classes = feature_dim(model) + 1, stage.super_classes
     if stage.loss == "product":
         return inputs * classes * stage.sub_clusters, 0
     return inputs * classes, inputs * stage.sub_clusters
@@ -169,7 +171,7 @@ def _messages(model, stage, topology):
         # Whether a worker asks to stop; in float16 also whether the heads' gradients are finite.
         world += _FLOAT * (2 if model.compute_dtype == "float16" else 1)
     # A count and two values per channel, forward and backward, for each micro-batch.
-    statistics = [2 * c + 1 for block in channels(model.width) for c in block]
+    statistics = [2 * conv.outputs + 1 for conv in counts_of(model).convs]
     normalization = 2 * _FLOAT * stage.accumulate * sum(statistics)
     if model.sync_batch_norm == "world" and topology.workers > 1:
         world += normalization
@@ -180,12 +182,7 @@ def _messages(model, stage, topology):
 
 def _activation_bytes(model, stage, workers):
     """Outputs of convolutions and batch norm, kept for the backward pass."""
-    numbers, side = 0, model.resolution + 2
-    for block in channels(model.width):
-        numbers += sum(2 * side * side * c for c in block)
-        side //= 2
-        numbers += side * side * block[-1]
-    numbers += 3 * model.fc
+    numbers = counts_of(model).kept
     images = math.ceil(stage.batch_size / workers / stage.accumulate)
     return images * numbers * (_FLOAT if model.compute_dtype in ("float32", "auto") else _HALF)
 

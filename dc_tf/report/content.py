@@ -228,7 +228,7 @@ def _filters(run, stage):
     except DataError as error:
         logging.info("the filters are not shown: %s", error)
         return []
-    return filter_sheets(named_weights(trunk)["conv1"]["kernel"].numpy())
+    return filter_sheets(named_weights(trunk)[trunk.stem_conv]["kernel"].numpy())
 
 
 def _json(path):

@@ -33,8 +33,8 @@ from dc_tf.paths import check_folder, expand
 from dc_tf.report.duplicates_page import gallery
 from dc_tf.run_dir import RunDir
 
-# What finds copies best in benchmarks/results/duplicates.md.
-LAYER, CELLS = "conv9", 2
+# With `Trunk.copies_layer`, what finds copies best in benchmarks/results/duplicates.md.
+CELLS = 2
 FORMATS = ("parquet", "csv")
 _RESULT, _SETTINGS = "duplicates.json", "settings.json"
 
@@ -57,8 +57,8 @@ def find_and_write(
 
     Args:
         run, features, data: as of `open_features`.
-        layer: as there; of a run, None takes `LAYER` in `CELLS` x `CELLS` cells of images and
-            their mirror images.
+        layer: as there; of a run, None takes its network's `copies_layer` in `CELLS` x `CELLS`
+            cells of images and their mirror images.
         clusters: run or output of `dc_tf kmeans` whose clusters are looked in; None makes some.
         output: folder; None only with `dry_run`.
         dry_run: only count; writes nothing but a run's features.
@@ -80,7 +80,7 @@ def find_and_write(
     output = output and expand(output)
     _check(output, dry_run, format, groups)
     if run is not None and layer is None:
-        opened = open_features(run, features, data, LAYER, CELLS, mirror=True)
+        opened = open_features(run, features, data, _copies_layer(run), CELLS, mirror=True)
     else:
         opened = open_features(run, features, data, layer)
     given = None if clusters is None else _labels(clusters, opened)
@@ -97,6 +97,15 @@ def find_and_write(
         if not dry_run:
             _write(found, opened, statistics, settings, output, format, groups)
     return {**statistics, "dry_run": dry_run, "output": None if dry_run else output}
+
+
+def _copies_layer(run):
+    """That of its network; None of a folder that is no run, which `open_features` refuses."""
+    from dc_tf.evaluation.models import network_class  # which imports TensorFlow
+
+    if not os.path.isfile(RunDir(expand(run)).config):
+        return None
+    return network_class(expand(run)).copies_layer
 
 
 def as_text(result) -> str:

@@ -84,7 +84,7 @@ def whiten(store, moments, stage, scratch, world) -> tuple[FeatureStore, Whiteni
         world: Communicator of all workers.
 
     Returns:
-        the store of whitened rows, (rows, whitening_dim or fc), and the map.
+        the store of whitened rows, (rows, whitening_dim or feature_dim), and the map.
 
     Raises:
         DataError: on all workers, when all rows are equal.

@@ -42,7 +42,7 @@ def reassign(
     """Extracts features, whitens them, clusters them and writes assignments and report.
 
     Args:
-        trunk: VGG16, the same weights on all workers, and again after a restart.
+        trunk: Trunk, the same weights on all workers, and again after a restart.
         reader: RowReader of the whole collection.
         experiment: experiment.Experiment.
         stage: experiment.Stage.

@@ -26,7 +26,7 @@ class Learner:
 
     Attributes:
         plan: BatchPlan, the composition of the batch.
-        trunk: VGG16, mirrored.
+        trunk: Trunk, mirrored.
         trunk_optimizer: optimizer of the trunk; its momentum is kept for the whole stage.
         heads: Heads, V and the W_s that this worker serves.
         loss_scale: LossScale where the network computes in float16, else None.
@@ -38,7 +38,7 @@ class Learner:
         Args:
             cluster: Cluster.
             plan: BatchPlan of the stage.
-            trunk: VGG16 with weights, created in the strategy's scope.
+            trunk: Trunk with weights, created in the strategy's scope.
             stage: experiment.Stage.
             model: experiment.Model.
             seed: of the experiment.
@@ -120,7 +120,8 @@ class Learner:
 
     def _replica_step(self, batch, step_seed, stop):
         """(sums, summed gradients of trunk and heads, whether they are finite) of one replica."""
-        batch = {**batch, "dropout_mask": self._dropout_mask(step_seed)}
+        if self.trunk.dropout_dim:
+            batch = {**batch, "dropout_mask": self._dropout_mask(step_seed)}
         scale = 1.0 if self.loss_scale is None else self.loss_scale.value
         sums, gradients = self._accumulated(batch, scale)
         trunk, *heads = [[g / scale for g in part] for part in gradients]
@@ -179,7 +180,7 @@ class Learner:
         return self._image_sums(batch, objective), tape.gradient(loss, self._weights())
 
     def _forward(self, batch) -> losses.Objective:
-        features = self.trunk(batch["image"], training=True, dropout_mask=batch["dropout_mask"])
+        features = self.trunk(batch["image"], training=True, dropout_mask=batch.get("dropout_mask"))
         features = tf.nn.relu(features[self.trunk.feature_layer])
         return self.heads.objective(features, batch["super_id"], batch["sub_id"])
 

@@ -13,6 +13,7 @@ from dc_tf.clustering.cost.hardware import P4D
 from dc_tf.clustering.cost.model import estimate
 from dc_tf.errors import ConfigError
 from dc_tf.experiment import Optimizer, load, to_yaml
+from dc_tf.nn.trunks import trunk_of
 from dc_tf.nn.vgg16 import VGG16
 from dc_tf.planning import training_cost
 from dc_tf.planning.plan import make_plan
@@ -45,8 +46,7 @@ def count_step(cluster, settings):
     experiment = experiment_lib.load(params_override=[settings])
     plan = plan_stages(experiment, 128, cluster.size)[1]
     with cluster.strategy.scope():
-        trunk = VGG16(**{n: getattr(experiment.model, n) for n in ("width", "resolution", "fc")})
-        trunk.built_at_resolution()
+        trunk = trunk_of(experiment.model).built_at_resolution()
     learner = Learner(cluster, plan, trunk, experiment.stages[1], experiment.model, stage_index=1)
     learner.start_round(0)
     sent, reduce = [], Collective._reduce
@@ -114,6 +114,7 @@ class SizeTest(tf.test.TestCase):
             {"stage_loss": "product"},
             {"stage_clusters": 1, "stage_rotations": 1, "model": {"sync_batch_norm": "group"}},
             {"stage_accumulate": 1, "model": {"compute_dtype": "float16"}},
+            {"model": {"trunk": "resnet50", "stem": "small"}},
         ):
             planned = experiment(**changes)
             size = training_cost.StageSize.of(planned, planned.stages[1], workers=2)

@@ -11,7 +11,7 @@ import workers
 from dc_tf.data.input.batch_plan import BatchPlan
 from dc_tf.distributed.topology import Topology
 from dc_tf.experiment import Model, Optimizer, Stage
-from dc_tf.nn.vgg16 import VGG16
+from dc_tf.nn.trunks import make_trunk
 from dc_tf.training.step import Learner
 from dc_tf.training.step_metrics import unpack
 
@@ -35,6 +35,7 @@ class Case:
         default_factory=lambda: Optimizer(learning_rate=RATE, weight_decay=DECAY)
     )
     noise: float = 0.0  # relative, on the images
+    kind: str = "vgg16"
     overflow: bool = False  # of float16 gradients, on the last worker alone
 
     @property
@@ -60,7 +61,7 @@ def train(cluster, case):
     plan = BatchPlan(case.clusters, case.rotations, BATCH, topology)
     world = cluster.world
     with cluster.strategy.scope():
-        trunk = new_trunk(case.model.compute_dtype)
+        trunk = new_trunk(case.model.compute_dtype, case.kind)
     learner = Learner(cluster, plan, trunk, case.stage, case.model, seed=7)
     learner.start_round(0)
     if case.overflow and cluster.rank == cluster.size - 1:
@@ -79,9 +80,10 @@ def train(cluster, case):
     return found
 
 
-def new_trunk(compute_dtype="float32"):
-    trunk = VGG16(width=1 / 16, resolution=RESOLUTION, fc=FC, compute_dtype=compute_dtype, seed=3)
-    return trunk.built_at_resolution()
+def new_trunk(compute_dtype="float32", kind="vgg16"):
+    settings = {"fc": FC} if kind == "vgg16" else {"stem": "small"}
+    settings |= dict(width=1 / 16, resolution=RESOLUTION, compute_dtype=compute_dtype, seed=3)
+    return make_trunk(kind, **settings).built_at_resolution()
 
 
 def _weights(learner):
@@ -128,7 +130,7 @@ class Compared(tf.test.TestCase):
 
 
 class StepTest(Compared):
-    def check(self, case, sizes):
+    def check(self, case, sizes, rtol=1e-4):
         """ReLU and max-pooling amplify rounding from step to step, even on one worker.
 
         A wrong scale, a missed gradient or a missed statistic would make the distance a multiple
@@ -144,10 +146,17 @@ class StepTest(Compared):
             served = {s for one in results for s in one[0]["sub"]}
             self.assertCountEqual(served, range(case.stage.super_classes))
             for one in results:
-                self.assertAllClose(one["sums"][0], alone["sums"][0], rtol=1e-4)
+                self.assertAllClose(one["sums"][0], alone["sums"][0], rtol=rtol)
 
     def test_one_and_ten_steps_with_4_super_classes_are_the_same_on_1_and_2_workers(self):
         self.check(Case(steps=10), sizes=(2,))
+
+    def test_a_resnet_with_default_dropout_takes_the_same_step_on_1_and_2_workers(self):
+        self.check(Case(kind="resnet18", model=Model(trunk="resnet18")), (2,), rtol=1e-3)
+
+    @pytest.mark.slow
+    def test_a_resnet_takes_the_same_three_steps_on_1_and_4_workers(self):
+        self.check(Case(kind="resnet18", clusters=2, steps=3), (4,), rtol=1e-3)
 
     @pytest.mark.slow
     def test_one_and_ten_steps_with_4_super_classes_are_the_same_on_1_and_4_workers(self):

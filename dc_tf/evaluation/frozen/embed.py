@@ -31,7 +31,6 @@ from dc_tf.progress import Progress
 DTYPES = ("float16", "float32")
 ABOUT = "embed.json"
 SOURCES = "sources"
-DEFAULT_LAYER = "fc7"  # the layer that training clusters
 _FILE = re.compile(r".+(-\d+-of-\d+\.npy)$")
 
 
@@ -39,7 +38,7 @@ def embed(
     frozen,
     dataset,
     output,
-    layers=("fc7",),
+    layers=None,
     cells=1,
     dtype="float32",
     batch_size=256,
@@ -53,8 +52,8 @@ def embed(
         frozen: models.FrozenModel.
         dataset: data.manifest.Dataset.
         output: folder; created if missing.
-        layers: names of layers. Feature maps of convolutions are averaged over `cells` x `cells`
-            cells; fc7 is before ReLU, as in clustering.
+        layers: names of layers; None for the one that is clustered. Maps are averaged over `cells`
+            x `cells` cells; fc7 of VGG-16 is before ReLU, as in clustering.
         cells: number of cells along each side of a map.
         dtype: type of the files; "float16" clips values to its range.
         batch_size: images per batch.
@@ -71,6 +70,7 @@ def embed(
         Preempted: the process was asked to stop.
     """
     _check_numbers(dtype, cells=cells, batch_size=batch_size, rows_per_file=rows_per_file)
+    layers = layers or (frozen.trunk.feature_layer,)
     extractor = cell_extractor(frozen.trunk, layers, cells, mirror=mirror)
     # Whole batches: a row's last digits can depend on its neighbours.
     rows_per_file = -(-rows_per_file // batch_size) * batch_size
@@ -118,7 +118,7 @@ def embed(
 def embed_in_memory(
     frozen,
     dataset,
-    layers=("fc7",),
+    layers=None,
     cells=1,
     dtype="float32",
     batch_size=256,
@@ -137,6 +137,7 @@ def embed_in_memory(
         ConfigError, DataError, Preempted: as of `embed`.
     """
     _check_numbers(dtype, cells=cells, batch_size=batch_size)
+    layers = layers or (frozen.trunk.feature_layer,)
     extractor = cell_extractor(frozen.trunk, layers, cells, mirror=mirror)
     reader = FallbackRows(RowReader(dataset), max_bad_share)
     rows = np.arange(dataset.rows)
@@ -156,29 +157,32 @@ def _check_numbers(dtype, **numbers):
 def choose_layers(frozen, output, cells) -> tuple[tuple[str, ...], str]:
     """The layers to embed where none was asked for, and a sentence that says why these.
 
-    The layers already in the folder, else the best measured layer (see `remembered`), else fc7.
+    The layers already in the folder, else the best measured layer (see `remembered`), else
+    the one that training clusters.
 
     Args:
         frozen: models.FrozenModel, trained; its name is the path of the model.
         output: folder of features, which need not be there; None without one.
         cells: parts of a map, each way, as asked for.
     """
+    trunk = frozen.trunk
+    default = trunk.feature_layer
     path = output and os.path.join(output, ABOUT)
     if path and os.path.isfile(path):
-        layers = parse_layers(atomic.read_json(path).get("dims", ()))
+        layers = parse_layers(atomic.read_json(path).get("dims", ()), trunk.layer_names)
         return layers, f"layer {', '.join(layers)}: as in {output}"
     found = remembered.recommend(frozen.name, weights_digest(frozen.trunk))
     if found is None:
-        return (DEFAULT_LAYER,), (
-            f"layer {DEFAULT_LAYER}: the default, since no layer of this model has been measured; "
+        return (default,), (
+            f"layer {default}: the default, since no layer of this model has been measured; "
             f"dc_tf evaluate --task=knn --model={frozen.name} --train=DATA --test=TEST finds the "
             "best one"
         )
     text = f"layer {found.layer}: {found.reason}"
-    if found.layer != DEFAULT_LAYER and DEFAULT_LAYER in found.metrics:
-        share = 100 * found.metrics[DEFAULT_LAYER]
-        text += f"; {DEFAULT_LAYER} has {share:.1f} %, --layer={DEFAULT_LAYER} selects it"
-    if found.layer.startswith("conv") and found.cells not in (None, cells):
+    if found.layer != default and default in found.metrics:
+        share = 100 * found.metrics[default]
+        text += f"; {default} has {share:.1f} %, --layer={default} selects it"
+    if found.layer in trunk.map_names and found.cells not in (None, cells):
         text += f"; measured with --cells={found.cells}, which keeps the spatial layout"
     return (found.layer,), text
 

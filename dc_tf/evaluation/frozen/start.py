@@ -22,7 +22,7 @@ def embed_files(model, data, output, rows_per_file=1_000_000, **asked) -> dict:
     """Writes the features of every image as `.npy` files.
 
     Args:
-        model: path of a SavedModel or a run; or a trunk, a built VGG16.
+        model: path of a SavedModel or a run; or a trunk, a built `nn.trunk.Trunk`.
         data: path of a data set, or a Dataset.
         output: folder for the files.
         rows_per_file: as of `embed.embed`.
@@ -111,14 +111,16 @@ class _Asked:
             "max_bad_share": max_bad_share,
         }
         # After all that can be checked without TensorFlow.
-        from dc_tf.evaluation.frozen.embed import DEFAULT_LAYER, choose_layers
+        from dc_tf.evaluation.frozen.embed import choose_layers
         from dc_tf.evaluation.frozen.features import parse_layers
+        from dc_tf.evaluation.models import network_class
         from dc_tf.evaluation.models import random_init as untrained
 
-        self.layers = layers and parse_layers(layers)
+        network = network_class(os.fspath(model)) if _is_path(model) else model
+        self.layers = layers and parse_layers(layers, network.layer_names)
         self.frozen = _frozen(model, output, compute_dtype, stage)
         if not self.layers and not _is_path(model):
-            self.layers = (DEFAULT_LAYER,)
+            self.layers = (network.feature_layer,)
         if not self.layers:
             self.layers, reason = choose_layers(self.frozen, output, cells)
             print(reason, file=sys.stderr, flush=True)

@@ -33,7 +33,7 @@ class RMACExtractor:
         """Prepares.
 
         Args:
-            trunk: built VGG16.
+            trunk: built Trunk.
             protocol: retrieval.Protocol.
             world: Communicator of the workers that share the images.
             name: name in progress and messages.
