@@ -107,7 +107,7 @@ class ResNetOfTorchTest(tf.test.TestCase):
             start = from_torch(arrays(network), 48)
             (found,) = workers.on_cluster(1, one_pass, start)
             network.train()
-            # Beside TensorFlow, oneDNN's gradient of a 1x1 convolution of stride 2 crashes here too.
+            # Beside TensorFlow, oneDNN's gradient of a strided 1x1 convolution crashes here too.
             with torch.backends.mkldnn.flags(enabled=False):
                 network.layers(for_torch())["pool"].square().sum().backward()
             slopes = {k: p.grad.numpy() for k, p in network.named_parameters()}
