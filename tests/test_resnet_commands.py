@@ -18,6 +18,7 @@ from PIL import Image
 
 from dc_tf import keras
 from dc_tf.commands.main import DONE, main
+from dc_tf.data.storage.manifest import Dataset
 from dc_tf.evaluation.models import open_model
 from dc_tf.nn.trunks import make_trunk
 
@@ -37,8 +38,10 @@ class ResNetCommandsTest(tf.test.TestCase):
         cls.settings = runs.settings(cls.data, model=MODEL)
         cls.run_folder = os.path.join(cls.root, "run")
         workers.on_cluster(1, runs.train, cls.settings, cls.run_folder)
-        with open(os.path.join(cls.run_folder, "result.json"), "w") as file:
-            file.write("{}")
+        found = {"fingerprint": Dataset.open(cls.data).fingerprint(), "path": cls.data}
+        for name, values in (("result.json", {}), ("data.json", found)):
+            with open(os.path.join(cls.run_folder, name), "w") as file:
+                json.dump(values, file)
         cls.model = os.path.join(cls.root, "model")
         cls.exported = cls.call(
             cls, "export", f"--workdir={cls.run_folder}", f"--output={cls.model}"

@@ -116,7 +116,7 @@ class ResNetOfTorchTest(tf.test.TestCase):
             for layer, weights in after.items():
                 for name in STATISTICS:
                     theirs, before = weights[name], start.weights[layer][name]
-                    self.assertNotAllClose(theirs, before, atol=1e-3)
+                    self.assertNotAllClose(theirs, before, atol=1e-5)
                     ours = found["statistics"][layer][name]
                     self.assertAllClose(ours, theirs, atol=1e-4, rtol=1e-4, msg=layer)
                 for name, slope in found["gradients"][layer].items():
