@@ -103,7 +103,7 @@ class ResNetOfTorchTest(tf.test.TestCase):
 
     def test_a_training_pass_has_pytorchs_statistics_and_gradients(self):
         for _, depths, settings in CASES[1:3]:
-            network = trained_like(0.8 * for_torch(), depths, **settings)
+            network = trained_like(0.8 * for_torch(), depths, offset=2.0, **settings)
             start = from_torch(arrays(network), 48)
             (found,) = workers.on_cluster(1, one_pass, start)
             network.train()
