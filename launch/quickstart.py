@@ -28,7 +28,6 @@ from steps import PREEMPTED, WRONG_USAGE, StepFailed, Steps, Stopped, say
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIG_FILE = ROOT / "configs" / "quickstart.yaml"
 LINEAR_PROBE = f"--config_file={ROOT}/configs/evaluation/linear_probe_small.yaml"
-LAYERS = "conv2,conv4,conv7,conv10,conv13,fc7"  # of VGG-16; of others all
 EVALUATIONS = "knn", "linear_probe"
 EVALUATED_IN = ("float32", "bfloat16")
 MINUTES = 8.0
@@ -39,13 +38,6 @@ MOST_WORKERS = 8
 # Settings that a work folder stores, for flags that are not given again.
 _LIMITS = {"workers": (1, 1024), "pictures": (1, 2**31 - 1), "minutes": (0.01, 1_000_000)}
 KEPT = ("images", "pictures", "workers", "minutes", "config_file", "params_override")
-
-
-def _layers_of(export):
-    """The layers that are measured of an exported model."""
-    about = pathlib.Path(export) / "dc_tf.json"
-    outputs = json.loads(about.read_text())["outputs"] if about.exists() else {}
-    return "all" if outputs and not outputs.keys() >= set(LAYERS.split(",")) else LAYERS
 
 
 def main(argv=None) -> int:
@@ -337,7 +329,7 @@ class Quickstart:
         if path.exists():
             return json.loads(path.read_text())
         flags = [f"--model={export}", f"--train={train}", f"--test={test}"]
-        flags.append(f"--layer={_layers_of(export)}")
+        flags.append(f"--layer={summary.measured_layers(export)}")
         dtype = self._kept["epochs"]["compute_dtype"]
         if dtype in EVALUATED_IN:  # that of training, so that it is not measured again
             flags.append(f"--compute_dtype={dtype}")

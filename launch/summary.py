@@ -1,9 +1,21 @@
 """Results of a quickstart by layer, compared with an untrained network, as plain text."""
 
+import json
+import pathlib
+
+# Measured of VGG-16; of other networks all are.
+LAYERS = ("conv2", "conv4", "conv7", "conv10", "conv13", "fc7")
 # Always shown beside the best layer: the last ones, such as conv13 and fc7, or block4_2 and pool.
 _ALWAYS = 2
 _CHANCE = "25.0 % (chance)"
 _NAMES = {"knn": "k-NN", "linear": "linear probe"}
+
+
+def measured_layers(export) -> str:
+    """The value of --layer for an exported model."""
+    about = pathlib.Path(export) / "dc_tf.json"
+    outputs = json.loads(about.read_text())["outputs"] if about.exists() else LAYERS
+    return ",".join(LAYERS) if set(LAYERS) <= set(outputs) else "all"
 
 
 def metrics(trained, knn, linear) -> dict:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from dc_tf import keras
 from dc_tf.commands.main import DONE, main
+from dc_tf.data.storage.manifest import Dataset
 from dc_tf.evaluation.models import open_model
 from dc_tf.nn.trunks import make_trunk
 
@@ -37,8 +38,10 @@ class ResNetCommandsTest(tf.test.TestCase):
         cls.settings = runs.settings(cls.data, model=MODEL)
         cls.run_folder = os.path.join(cls.root, "run")
         workers.on_cluster(1, runs.train, cls.settings, cls.run_folder)
-        with open(os.path.join(cls.run_folder, "result.json"), "w") as file:
-            file.write("{}")
+        found = {"fingerprint": Dataset.open(cls.data).fingerprint(), "path": cls.data}
+        for name, values in (("result.json", {}), ("data.json", found)):
+            with open(os.path.join(cls.run_folder, name), "w") as file:
+                json.dump(values, file)
         cls.model = os.path.join(cls.root, "model")
         cls.exported = cls.call(
             cls, "export", f"--workdir={cls.run_folder}", f"--output={cls.model}"
@@ -159,7 +162,7 @@ class ResNetCommandsTest(tf.test.TestCase):
         self.assertTrue(0 <= found["top1"] <= 1)
 
     def test_voc_classification_trains_one_layer_and_detection_says_why_not(self):
-        kit = devkit.draw(self.path("kit"), {"trainval": 8, "test": 6})
+        kit = devkit.draw(self.path("kit"), dict.fromkeys(("trainval", "train", "val", "test"), 6))
         data = (f"--train={kit}", "--norandom_init")
         few = "--params_override=iterations=3,seeds=1,crops=2,batch_size=4"
         found = self.evaluate("voc07_classification", *data, "--protocol=small", few)
@@ -202,8 +205,8 @@ class ResNetCommandsTest(tf.test.TestCase):
         table = self.path("clusters.csv")
         self.call("clusters", run, f"--output={table}", "--format=csv")
         self.call("assign", run, f"--data={self.data}", f"--output={self.path('a.csv')}")
-        found = self.call("search", run, "--rows=0", "--k=3", "--layer=pool")
-        self.assertEqual(found["layer"], "pool")
+        self.call("search", run, "--query=0", "--k=3", "--layer=pool")
+        self.assertTrue(os.path.isdir(f"{self.run_folder}/embeddings/pool"))
         self.call("duplicates", run, "--dry_run")
         self.assertTrue(os.path.isdir(f"{self.run_folder}/embeddings/block2_2-2x2-mirror"))
 

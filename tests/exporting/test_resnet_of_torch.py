@@ -103,11 +103,11 @@ class ResNetOfTorchTest(tf.test.TestCase):
 
     def test_a_training_pass_has_pytorchs_statistics_and_gradients(self):
         for _, depths, settings in CASES[1:3]:
-            network = trained_like(for_torch(), depths, **settings)
+            network = trained_like(0.8 * for_torch(), depths, offset=2.0, **settings)
             start = from_torch(arrays(network), 48)
             (found,) = workers.on_cluster(1, one_pass, start)
             network.train()
-            # oneDNN's gradient of a 1x1 convolution of stride 2 writes past its memory here too.
+            # Beside TensorFlow, oneDNN's gradient of a strided 1x1 convolution crashes here too.
             with torch.backends.mkldnn.flags(enabled=False):
                 network.layers(for_torch())["pool"].square().sum().backward()
             slopes = {k: p.grad.numpy() for k, p in network.named_parameters()}
@@ -116,7 +116,7 @@ class ResNetOfTorchTest(tf.test.TestCase):
             for layer, weights in after.items():
                 for name in STATISTICS:
                     theirs, before = weights[name], start.weights[layer][name]
-                    self.assertNotAllClose(theirs, before, atol=1e-3)
+                    self.assertNotAllClose(theirs, before, atol=1e-5)
                     ours = found["statistics"][layer][name]
                     self.assertAllClose(ours, theirs, atol=1e-4, rtol=1e-4, msg=layer)
                 for name, slope in found["gradients"][layer].items():

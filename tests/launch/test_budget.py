@@ -1,3 +1,4 @@
+import json
 import pathlib
 import sys
 
@@ -18,6 +19,18 @@ DEEPER |= {"clusterings": 5, "images_per_second": 160.0, "clustering_seconds": 5
 def plan(rows=4000, stages=(ROTNET, DEEPER)):
     measured = {"seconds": 20.0, "first_steps_seconds": 12.0, "extract_images_per_second": 800.0}
     return {"rows": rows, "workers": 2, "stages": list(stages), "measured": measured}
+
+
+class LayersTest(tf.test.TestCase):
+    def test_some_layers_of_vgg16_are_measured_and_all_of_other_networks(self):
+        folder = pathlib.Path(self.get_temp_dir())
+        for outputs, expected in (
+            (["conv1", *summary.LAYERS, "fc6"], "conv2,conv4,conv7,conv10,conv13,fc7"),
+            (["conv1", "block1_1", "pool"], "all"),
+        ):
+            about = {"outputs": dict.fromkeys(outputs, [1])}
+            (folder / "dc_tf.json").write_text(json.dumps(about))
+            self.assertEqual(summary.measured_layers(folder), expected)
 
 
 class FitTest(tf.test.TestCase):

@@ -102,18 +102,19 @@ class TorchResNet(nn.Module):
         return found
 
 
-def trained_like(images, depths, seed=0, **settings):
+def trained_like(images, depths, seed=0, offset=0.0, **settings):
     """A network as training leaves it: every weight matters, and maps keep their scale.
 
     Args:
         images: (b, 3, r, r) in [0, 1], whose statistics the running ones become.
+        offset: mean of batch norm's offsets; 2 keeps nearly all units above their ReLU's kink.
     """
     torch.manual_seed(seed)
     network = TorchResNet(depths, **settings)
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.normal_(norm.bias, std=0.2)
+        nn.init.normal_(norm.bias, offset, std=0.2)
         norm.momentum = 1.0
     with torch.no_grad():
         network.layers(images)
