@@ -18,9 +18,9 @@ from dc_tf.distributed.collectives import Communicator
 PARTS = 64  # that few rows are divided into, so that many workers have some of them each
 
 
-def part_rows(rows: int, most: int, multiple: int = 1) -> int:
-    """Rows of a part: a 64th of all, rounded up to a multiple, or the most that is allowed."""
-    wanted = max(1, min(most, -(-rows // PARTS)))
+def part_rows(rows: int, most: int, multiple: int = 1, least: int = 1) -> int:
+    """Rows of a part: a 64th of all, but within bounds, rounded up to a multiple."""
+    wanted = max(1, min(most, max(least, -(-rows // PARTS))))
     return -(-wanted // multiple) * multiple
 
 
