@@ -5,7 +5,8 @@
 
 Columns are row id, file, cluster, sub-cluster, distance to the centroid, its ratio to the nearest
 other centroid, label, class, and all metadata. `dc_tf train` writes RUN/clusters.parquet for its
-last round. An interrupted call resumes when it is repeated.
+last round. With TF_CONFIG, many workers share the reading of images, and the first writes. An
+interrupted call resumes when it is repeated.
 """
 
 from dc_tf.commands.cluster_flags import ClusterFlags
@@ -20,8 +21,8 @@ WORKERS = FLAGS.integer(
 )
 
 
-def run() -> dict:
-    """Writes the table; returns what it has."""
+def run() -> dict | None:
+    """Writes the table; returns what it has, on the first worker."""
     from dc_tf.curation.start import write_clusters
 
     return write_clusters(

@@ -22,16 +22,21 @@ from dc_tf.curation.record_parts import CLASS, FILE, LABEL, ROW
 from dc_tf.curation.tables import TableWriter, check_table_path
 
 
-def write_cluster_table(clustering, output: str, workers: int | None = None) -> dict:
+def write_cluster_table(
+    clustering, output: str, workers: int | None = None, comm=None
+) -> dict | None:
     """Writes the table of a clustering; the same call resumes an interrupted one.
 
     Args:
         clustering: clusters.Clustering.
         output: path of the file, replaced if it exists; its ending is one of `tables.ENDINGS`.
         workers: processes that read images; None: one per core.
+        comm: Communicator of the workers that share the images, which all make the call; the first
+            one writes the table.
 
     Returns:
-        dict of output, rows, clusters, columns (names) and corrupt_rows.
+        dict of output, rows, clusters, columns (names) and corrupt_rows; None on workers other than
+        the first.
 
     Raises:
         ConfigError: an output that cannot be written.
@@ -40,7 +45,9 @@ def write_cluster_table(clustering, output: str, workers: int | None = None) -> 
     """
     check_table_path(output)
     folder = f"{output}.parts"
-    paths = record_parts.write_parts(clustering.dataset, folder, workers)
+    paths = record_parts.write_parts(clustering.dataset, folder, workers, comm)
+    if comm is not None and comm.rank:
+        return None
     records = record_parts.union_schema(paths)
     schema = _with_clusters(records.empty_table(), clustering).schema
     corrupt = 0
