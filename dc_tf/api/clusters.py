@@ -213,7 +213,7 @@ def write_report(
             network too.
         evaluations: JSON results of `evaluate` besides those in the run folder.
         duplicates: near-duplicates to show: output of `find_duplicates`, or a Parquet or CSV table
-            with the columns row and group.
+            with the columns row and group; None takes the newest output in the run folder.
         sheets: number of clusters whose images are shown.
         max_rows: images whose metadata is read; a sample of more.
         max_mb: largest size of the file; contact sheets are left out for it.

@@ -233,7 +233,7 @@ def of_kmeans(path: str, dataset: Dataset) -> Clustering:
         path=found.path,
         dataset=dataset,
         cluster=cluster,
-        sub=np.zeros_like(cluster),
+        sub=np.broadcast_to(np.int32(0), len(cluster)),
         clusters=len(centroids),
         sub_clusters=1,
         centroids=centroids,

@@ -176,7 +176,9 @@ class _Curation:
         request, dataset = self._request, self._dataset
         selection = Selection(dataset.rows, None, request.seed, request.choice)
         for name, rows in self._lists.items():
-            mask = np.isin(np.arange(dataset.rows), rows, invert=name == "drop_rows")
+            drops = name == "drop_rows"
+            mask = np.full(dataset.rows, drops)
+            mask[rows] = not drops
             selection.keep(name, mask)
         self._corrupt = self._apply_conditions(selection)
         return selection

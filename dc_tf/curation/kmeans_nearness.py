@@ -57,11 +57,18 @@ def measure(clustering, comm=None) -> np.ndarray:
         if len(all_missing([[os.path.join(folder, _WHOLE)]], comm)):
             _fill(folder, found, clustering, ids, comm)
     whole = np.load(os.path.join(folder, _WHOLE), mmap_mode="r")
-    if np.array_equal(ids, np.arange(len(ids))):
+    if _in_order(ids):
         return whole
     nearness = np.empty(whole.shape, np.float32)
     nearness[ids] = whole
     return nearness
+
+
+def _in_order(ids):
+    """Whether row ids are 0, 1, 2, ..., as of one run of `dc_tf embed`."""
+    blocks = range(0, len(ids), _MOST_ROWS)
+    parts = ((start, ids[start : start + _MOST_ROWS]) for start in blocks)
+    return all(np.array_equal(part, np.arange(start, start + len(part))) for start, part in parts)
 
 
 def _claim(clustering, folder):

@@ -32,7 +32,9 @@ from dc_tf.progress import Progress
 PART_ROWS, _LEAST_ROWS = 1 << 16, 1 << 12
 ROW, FILE, LABEL, CLASS = "row", "file", "label", "class"
 # Columns of the final table; metadata of these names gets a prefix.
-RESERVED = (ROW, FILE, LABEL, CLASS, "cluster", "sub_cluster", "distance", "ratio")
+OF_CLUSTERING = ("cluster", "sub_cluster", "distance", "ratio", "outlier")
+OF_CLUSTERS = ("cluster_size", "single_source")
+RESERVED = (ROW, FILE, LABEL, CLASS, *OF_CLUSTERING, *OF_CLUSTERS)
 _READ_ROWS = 256  # at a time, which bounds the images in memory
 _KINDS = (pa.int64(), pa.float64(), pa.string())
 
@@ -90,7 +92,7 @@ def union_schema(paths) -> pa.Schema:
 def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table of a part with the columns and types of `union_schema`; missing ones are null."""
     columns = [
-        _converted(table[field.name].combine_chunks(), field.type)
+        converted(table[field.name].combine_chunks(), field.type)
         if field.name in table.column_names
         else pa.nulls(len(table), field.type)
         for field in schema
@@ -168,7 +170,8 @@ def _wider(a, b):
     return pa.list_(kind) if is_list else kind
 
 
-def _converted(array, to):
+def converted(array, to) -> pa.Array:
+    """An array of a part in the type of `union_schema`: numbers as texts, values as lists."""
     if array.type == to:
         return array
     if pa.types.is_list(to) and not pa.types.is_list(array.type):

@@ -46,7 +46,8 @@ def make(
         random_init: compare with clusters of an untrained network, if there are no more than
             `baseline.MOST_ROWS` images.
         evaluation_files: JSON results besides those in the folder of the run.
-        duplicates: groups of near-duplicates, as `copies.read` takes them, or None.
+        duplicates: groups of near-duplicates, as `copies.read` takes them; None takes the newest
+            output of `dc_tf duplicates` in the run folder.
         sheets: number of clusters whose images are shown.
         max_rows: images whose metadata is read.
         max_mb: size of the file.
@@ -68,6 +69,7 @@ def make(
     shown = opened.shown if opened else content_lib.measured(of_kmeans(clusters, dataset))
     others = [of_either(path, dataset) for path in compare]
     found = evaluations.find(opened and opened.folder.path, evaluation_files)
+    duplicates = duplicates or copies.find(opened and opened.folder.path, dataset)
     found_copies = copies.read(duplicates, dataset.rows) if duplicates else None
     if random_init and opened and shown:
         others += _untrained(opened, shown)

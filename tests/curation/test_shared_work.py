@@ -1,19 +1,30 @@
 """Two workers make what one makes: features, an index, copies, tables, assignments."""
 
+import contextlib
+import io
 import json
 import os
+import pathlib
 import shutil
+import signal
 import tempfile
+from unittest import mock
 
+import clustered
 import faiss
 import jobs
 import numpy as np
+import pyarrow.parquet as pq
 import runs
 import tensorflow as tf
 import workers
 
+from dc_tf.clustering.nearness import two_nearest
 from dc_tf.commands.main import main
-from dc_tf.curation import duplicates, inverted_file
+from dc_tf.curation import duplicates, inverted_file, kmeans_nearness, record_parts, where
+from dc_tf.curation.assign import assign_images
+from dc_tf.curation.cluster_table import write_cluster_table
+from dc_tf.curation.clusters import open_clustering, with_distances
 from dc_tf.curation.features import open_features
 from dc_tf.curation.inverted_file import InvertedFile
 from dc_tf.data.storage.manifest import Dataset
@@ -43,6 +54,24 @@ def copies(comm, path, data, work):
     settings = duplicates.Settings(threshold=0.9, whiten=0, k=6)
     features = open_features(features=path, data=data)
     return duplicates.find_duplicates(features, settings, work, workers=1, comm=comm)
+
+
+def matching(comm, data, folder):
+    where._LEAST_ROWS = 8
+    dataset = Dataset.open(data)
+    conditions = [where.Condition.parse("meta/user!=user1"), where.Condition.parse("source>b")]
+    return where.matching_rows(dataset, np.arange(dataset.rows), conditions, folder, comm)
+
+
+def table(comm, clusters, data, output):
+    record_parts._LEAST_ROWS = kmeans_nearness._LEAST_ROWS = 8
+    made = with_distances(open_clustering(clusters=clusters, data=data), comm)
+    return write_cluster_table(made, output, 1, comm)
+
+
+def assigned(comm, run, data, scratch):
+    found = assign_images(data, scratch, run=run, comm=comm)
+    return [np.array(column) for column in (found.cluster, found.sub, found.distance)]
 
 
 class SharedWorkTest(tf.test.TestCase):
@@ -79,6 +108,25 @@ class SharedWorkTest(tf.test.TestCase):
         self.assert_same_files(alone, spread)
         self.assertEqual(os.listdir(os.path.dirname(spread)), ["out"])
 
+    def test_a_worker_that_is_killed_costs_only_what_it_was_computing(self):
+        alone, spread = self.folder(), self.folder()
+        embedded(ALONE, self.model, self.data, alone)
+        flags = [f"--model={self.model}", f"--data={self.data}", "--layer=fc7", "--batch_size=4"]
+        flags += ["--compute_dtype=float32", "--rows_per_file=24", f"--output={spread}"]
+        slow = ("embed", 0.2)
+        logs = os.path.join(self.root, "killed")
+        with jobs.Job(1, ["embed", *flags], logs, slow) as job:
+            parts = pathlib.Path(spread, "parts")
+            job.wait_until_slow()
+            job.wait_until(lambda: len(list(parts.glob("sources-*"))) > 2, "parts came")
+            job.signal(0, signal.SIGKILL)
+            job.wait(LIMIT_S)
+        err = io.StringIO()
+        with contextlib.redirect_stderr(err):
+            self.assertEqual(main(["embed", *flags]), 0)
+        self.assertRegex(err.getvalue(), r"embed: resumes at \d+/60")
+        self.assert_same_files(alone, spread)
+
     def test_an_index_has_the_same_lists(self):
         path = os.path.join(self.root, "x.npy")
         x = np.random.default_rng(0).standard_normal((700, 8)).astype(np.float32)
@@ -105,6 +153,50 @@ class SharedWorkTest(tf.test.TestCase):
         for name in ("rows", "group", "keeper", "kind", "width", "height"):
             self.assertAllEqual(getattr(spread, name), getattr(alone, name), name)
         self.assertAllClose(spread.similarity, alone.similarity, atol=1e-6)
+
+    def test_a_table_with_measured_distances_is_the_same(self):
+        data = clustered.write_data(self.folder(), meta=clustered.photo)
+        x = np.random.default_rng(0).standard_normal((clustered.ROWS, 5)).astype(np.float32)
+        path = os.path.join(self.root, "z.npy")
+        np.save(path, x)
+        labels, *_ = two_nearest(x, x[:4], np.ones(4, bool))
+        tables = []
+        for run in (lambda *args: table(ALONE, *args), self.on_two(table)):
+            clusters = clustered.write_kmeans(
+                self.folder(),
+                labels,
+                x[:4],
+                settings={"k": 4, "normalize": False},
+                input=[{"path": path, "rows": len(x)}],
+            )
+            output = f"{self.folder()}.parquet"
+            self.assertEqual(run(clusters, data, output)["rows"], clustered.ROWS)
+            self.assertEqual(os.listdir(os.path.dirname(output)), [os.path.basename(output)])
+            tables.append(pq.read_table(output))
+        self.assertTrue(tables[0].equals(tables[1]))
+
+    def test_images_get_the_same_clusters(self):
+        settings, run = runs.undisturbed(1)
+        data = settings["data"]["path"]
+        alone = assigned(ALONE, run, data, self.folder())
+        spread = self.on_two(assigned)(run, data, self.folder())
+        for one, other in zip(alone[:2], spread[:2], strict=True):
+            self.assertAllEqual(one, other)
+        self.assertAllClose(alone[2], spread[2], atol=1e-5)
+
+    def test_conditions_keep_the_same_rows_and_are_read_once(self):
+        data = clustered.write_data(self.folder(), meta=clustered.photo)
+        folder = self.folder()
+        alone = matching(ALONE, data, None)
+        self.assertAllEqual(alone.kept, np.arange(clustered.ROWS) % 5 != 1)
+        self.assertAllEqual(self.on_two(matching)(data, folder).kept, alone.kept)
+        self.assertLen(os.listdir(folder), 1 + -(-clustered.ROWS // 8))
+        with mock.patch.object(where, "_states", side_effect=AssertionError("reads again")):
+            self.assertAllEqual(matching(ALONE, data, folder).kept, alone.kept)
+
+    def on_two(self, function):
+        """What the first of two workers returns."""
+        return lambda *args: workers.on_workers(2, function, *args, timeout_s=LIMIT_S)[0]
 
     def lists(self, folder):
         index = faiss.read_index(f"{folder}/index.faiss", faiss.IO_FLAG_ONDISK_SAME_DIR)

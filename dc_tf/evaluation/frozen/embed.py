@@ -37,6 +37,7 @@ from dc_tf.progress import Progress
 DTYPES = ("float16", "float32")
 ABOUT = "embed.json"
 DEFAULT_LAYER = "fc7"  # the layer that training clusters
+_PLANNED = 1 << 20  # rows of one pipeline, which holds some numbers of each
 _FILE = re.compile(r".+(-\d+-of-\d+\.npy)$")
 
 
@@ -123,19 +124,18 @@ def embed(
 
 
 def _write_parts(files, missing, own, extractor, frozen, fallback, dtype, comm):
-    """Writes this worker's parts, and the files that need no others; one pipeline reads all."""
+    """Writes this worker's parts, and the files that need no others."""
     spans = [files.parts[number] for number in own]
     if not spans:
         return
     completes = files.completed_by(missing, own)
-    rows = np.concatenate([np.arange(*span) for span in spans])
-    batch_size, size, short_side = files.batch_size, frozen.resolution, frozen.short_side
-    batches = iter(evaluation_batches(fallback, rows, batch_size, size, short_side))
+    batches = _batches(fallback, spans, files.batch_size, frozen)
     done = fallback.dataset.rows - files.rows_of_parts(missing)
-    shown = Progress(done + len(rows), "embed", "images", enabled=comm.rank == 0, done=done)
+    total = done + files.rows_of_parts(own)
+    shown = Progress(total, "embed", "images", enabled=comm.rank == 0, done=done)
     with data_errors(), shown as progress:
         for number, (start, end) in zip(own.tolist(), spans, strict=True):
-            some = itertools.islice(batches, -(-(end - start) // batch_size))
+            some = itertools.islice(batches, -(-(end - start) // files.batch_size))
             found = _features(extractor, some, end - start, dtype, progress)
             paths = files.paths_of_part(number)
             for name, array in found.items():
@@ -145,6 +145,17 @@ def _write_parts(files, missing, own, extractor, frozen, fallback, dtype, comm):
             fallback.reader.forget(range(start, end))
             if number in completes:
                 files.join(completes[number])
+
+
+def _batches(reader, spans, batch_size, frozen):
+    """Yields the batches of all spans; few pipelines read ahead over the ends of parts."""
+    size, short_side = frozen.resolution, frozen.short_side
+    while spans:
+        last = spans[0][0] + _PLANNED
+        group = spans[: max(1, sum(end <= last for _, end in spans))]
+        rows = np.concatenate([np.arange(*span) for span in group])
+        yield from evaluation_batches(reader, rows, batch_size, size, short_side)
+        spans = spans[len(group) :]
 
 
 def _check_corrupt(fallback, spans, comm):

@@ -158,8 +158,8 @@ class PagesTest(SiteCase):
 
     def test_outliers_are_far_for_their_cluster(self):
         rows = self.rows_of(self.page("/outliers"))
-        ratio = [row / np.mean(self.site.index.members(self.site.index.flat[row])) for row in rows]
-        self.assertAllClose(ratio, np.sort(ratio)[::-1])
+        beyond = self.site.index.deviations(rows)
+        self.assertAllClose(beyond, np.sort(beyond)[::-1])
 
     def test_pictures_are_jpegs_of_bounded_size(self):
         for path, size in (("/thumbnail/3", (192, 192)), ("/picture/3", (24, 24))):
