@@ -19,7 +19,7 @@ def write_clusters(
     round_index: int | None = None,
     format: str | None = None,
     workers: int | None = None,
-) -> dict:
+) -> dict | None:
     """Writes which image is in which cluster: a table with a row per image.
 
     >>> made = dc_tf.write_clusters("clusters.parquet", clusters="CLUSTERS", data="scenes")
@@ -38,7 +38,8 @@ def write_clusters(
             module again, as of `convert`.
 
     Returns:
-        dict of output, rows, clusters, columns and corrupt_rows.
+        dict of output, rows, clusters, columns and corrupt_rows; None on workers other than the
+        first.
 
     Raises:
         ConfigError: what cannot work; nothing was written.
@@ -70,7 +71,7 @@ def assign(
     round_index: int | None = None,
     features: Path | None = None,
     format: str | None = None,
-) -> dict:
+) -> dict | None:
     """Assigns the images of a data set to the clusters of a run, or of `kmeans`.
 
     >>> new = dc_tf.assign("scenes", "new.parquet", clusters="CLUSTERS", features="features.npy")
@@ -89,7 +90,7 @@ def assign(
 
     Returns:
         dict of output, rows, clusters, columns and corrupt_rows; the columns are those of
-        `write_clusters`.
+        `write_clusters`. None on workers other than the first.
 
     Raises:
         ConfigError: what cannot work; nothing was written.

@@ -53,10 +53,9 @@ MAX_BAD_SHARE = FLAGS.float(
 
 def run() -> dict | None:
     """Writes the features; returns what they are, on the first worker."""
-    from dc_tf.distributed.task import task_from_environment
     from dc_tf.evaluation.frozen.start import embed_files
 
-    found = embed_files(
+    return embed_files(
         MODEL.value,
         DATA.value,
         OUTPUT.value,
@@ -72,4 +71,3 @@ def run() -> dict | None:
         rows_per_file=ROWS_PER_FILE.value,
         max_bad_share=MAX_BAD_SHARE.value,
     )
-    return None if task_from_environment().rank else found

@@ -18,7 +18,7 @@ from dc_tf.errors import ConfigError
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
 
-def embed_files(model, data, output, rows_per_file=1_000_000, comm=None, **asked) -> dict:
+def embed_files(model, data, output, rows_per_file=1_000_000, comm=None, **asked) -> dict | None:
     """Writes the features of every image as `.npy` files.
 
     The workers that TF_CONFIG names share the work, unless the caller has joined them.
@@ -32,7 +32,7 @@ def embed_files(model, data, output, rows_per_file=1_000_000, comm=None, **asked
         asked: as of `embed_arrays`.
 
     Returns:
-        `output` and what `embed.json` in it says, on every worker.
+        `output` and what `embed.json` in it says; None on workers other than the first.
 
     Raises:
         ConfigError: what cannot work.
@@ -56,7 +56,7 @@ def embed_files(model, data, output, rows_per_file=1_000_000, comm=None, **asked
             comm=comm,
             **begun.numbers,
         )
-    return {"output": output, **about}
+        return None if comm.rank else {"output": output, **about}
 
 
 def embed_arrays(model, data, **asked) -> dict:

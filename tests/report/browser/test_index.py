@@ -108,6 +108,12 @@ class IndexTest(tf.test.TestCase):
         by_name = chosen(found, Filter(text="DOG"), 1, ("cat", "dog"))
         self.assertAllEqual(np.sort(by_name), np.flatnonzero(found.label == 1))
         self.assertEqual(chosen(found, Filter(text="3"), 1, None).tolist(), [3])
+        tiny = np.flatnonzero((found.sizes > 0) & (found.sizes < outliers.TINY))
+        self.assertIn(7, tiny)  # which has row 0 only
+        self.assertCountEqual(chosen(found, Filter(kind="tiny"), 1, None), tiny)
+        self.assertEmpty(chosen(found, Filter(kind="single"), 1, None))
+        single = np.arange(8) == 2
+        self.assertAllEqual(chosen(found, Filter(kind="single"), 1, None, single), [2])
         self.assertEmpty(chosen(found, Filter(text="99"), 1, None))
 
     def test_a_row_has_its_place_in_every_round(self):
