@@ -84,7 +84,7 @@ def find_and_write(
     output = output and expand(output)
     _check(output, dry_run, format, groups)
     with contextlib.ExitStack() as stack:
-        comm = stack.enter_context(joined(f"--output={output}", output))
+        comm = stack.enter_context(joined(f"--output={output}", output or ""))
         if run is not None and layer is None:
             opened = open_features(run, features, data, LAYER, CELLS, mirror=True, comm=comm)
         else:

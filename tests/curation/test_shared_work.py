@@ -36,6 +36,7 @@ from dc_tf.exporting.saved_model import export_saved_model
 from dc_tf.nn.vgg16 import VGG16
 
 LIMIT_S = 120
+SLOW = ("embed", 0.3)  # seconds longer for each batch
 
 
 def embedded(comm, model, data, output):
@@ -113,9 +114,8 @@ class SharedWorkTest(tf.test.TestCase):
         embedded(ALONE, self.model, self.data, alone)
         flags = [f"--model={self.model}", f"--data={self.data}", "--layer=fc7", "--batch_size=4"]
         flags += ["--compute_dtype=float32", "--rows_per_file=24", f"--output={spread}"]
-        slow = ("embed", 0.2)
         logs = os.path.join(self.root, "killed")
-        with jobs.Job(1, ["embed", *flags], logs, slow) as job:
+        with jobs.Job(1, ["embed", *flags], logs, SLOW) as job:
             parts = pathlib.Path(spread, "parts")
             job.wait_until_slow()
             job.wait_until(lambda: len(list(parts.glob("sources-*"))) > 2, "parts came")
@@ -126,6 +126,20 @@ class SharedWorkTest(tf.test.TestCase):
             self.assertEqual(main(["embed", *flags]), 0)
         self.assertRegex(err.getvalue(), r"embed: resumes at \d+/60")
         self.assert_same_files(alone, spread)
+
+    def test_a_stop_of_one_worker_stops_all_and_one_finishes_what_two_began(self):
+        alone, spread = self.folder(), self.folder()
+        embedded(ALONE, self.model, self.data, alone)
+        flags = [f"--model={self.model}", f"--data={self.data}", "--layer=fc7", "--batch_size=4"]
+        flags += ["--compute_dtype=float32", "--rows_per_file=24", f"--output={spread}"]
+        with jobs.Job(2, ["embed", *flags], os.path.join(self.root, "stopped"), SLOW) as job:
+            job.wait_until_slow()
+            job.signal(1, signal.SIGTERM)
+            self.assertEqual(job.wait(LIMIT_S), [42, 42], job.log(0))
+        self.assertFalse(os.path.exists(os.path.join(spread, "rows-00002-of-00003.npy")))
+        self.assertEqual(main(["embed", *flags]), 0)
+        self.assert_same_files(alone, spread)
+        self.assertEqual(os.listdir(os.path.dirname(spread)), ["out"])
 
     def test_an_index_has_the_same_lists(self):
         path = os.path.join(self.root, "x.npy")
