@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from dc_tf import atomic
 from dc_tf.data.storage import schema
 from dc_tf.data.storage.manifest import Dataset
-from dc_tf.data.storage.processes import map_lists
+from dc_tf.data.storage.processes import map_lists, own_processes
 from dc_tf.data.storage.reader import RowReader
 from dc_tf.distributed import stop_request
 from dc_tf.distributed.collective_errors import raise_on_all
@@ -70,6 +70,7 @@ def write_parts(dataset, folder: str, workers=None, comm=None) -> list[str]:
     done = dataset.rows - rows if comm.size == 1 else 0
     shown = Progress(done + rows, "read names", "images", enabled=comm.rank == 0, done=done)
     with raise_on_all(comm), shown as progress:
+        workers = own_processes(workers, comm)
         if workers == 1 or len(missing) <= 1:
             results = (count for part in missing for count in write([part]))
         else:

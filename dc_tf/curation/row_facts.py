@@ -20,7 +20,7 @@ from PIL import Image
 from dc_tf import atomic
 from dc_tf.data.sources.image_files import Rules, clean, silence
 from dc_tf.data.storage.manifest import Dataset
-from dc_tf.data.storage.processes import map_lists
+from dc_tf.data.storage.processes import map_lists, own_processes
 from dc_tf.data.storage.reader import CorruptRow, RowReader
 from dc_tf.distributed import stop_request
 from dc_tf.distributed.collective_errors import raise_on_all
@@ -71,8 +71,7 @@ class RowFacts:
             if comm.rank == 0:
                 atomic.reset_foreign(os.path.join(folder, "owner.json"), owner)
         function = functools.partial(_facts_of, dataset.path, pixels)
-        if dataset.rows < _FEW_ROWS:
-            workers = 1
+        workers = 1 if dataset.rows < _FEW_ROWS else own_processes(workers, comm)
         starts = range(0, dataset.rows, step)
         own = own_missing([[_path(folder, start)] for start in starts], comm)
         spans = [(starts[n], min(starts[n] + step, dataset.rows)) for n in own]
