@@ -4,7 +4,8 @@
     dc_tf clusters --clusters=CLUSTERS --data=DATA --output=clusters.csv
 
 Columns are row id, file, cluster, sub-cluster, distance to the centroid, its ratio to the nearest
-other centroid, label, class, and all metadata. `dc_tf train` writes RUN/clusters.parquet for its
+other centroid, whether the image is an outlier, size of the cluster and whether it is of a single
+source, label, class, and all metadata. `dc_tf train` writes RUN/clusters.parquet for its
 last round. With TF_CONFIG, many workers share the reading of images, and the first writes. An
 interrupted call resumes when it is repeated.
 """

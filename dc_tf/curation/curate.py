@@ -28,6 +28,7 @@ from dc_tf.data.storage.materialize import materialize
 from dc_tf.data.storage.row_list import rows_checksum
 from dc_tf.data.storage.staging import check_output
 from dc_tf.data.storage.view import check_not_source, make_view, write_view
+from dc_tf.distributed import heartbeat
 from dc_tf.distributed.collective_errors import raise_on_all
 from dc_tf.distributed.joined import joined
 from dc_tf.distributed.task import task_from_environment
@@ -99,7 +100,8 @@ class _Curation:
                 selection = self._selected_by_row()
                 selection.tree = self._tree(end)
                 if self._comm.rank == 0:
-                    self._select(selection)
+                    with heartbeat.slow_operation("rules by cluster"):
+                        self._select(selection)
         if self._comm.rank:
             return None
         return self._result | {"materialized": self._copy()}

@@ -32,7 +32,7 @@ from dc_tf.curation.near_pairs import near_pairs
 from dc_tf.curation.neighbours import unit
 from dc_tf.curation.row_facts import FACTS, RowFacts
 from dc_tf.curation.shared_columns import joined_columns
-from dc_tf.distributed import stop_request
+from dc_tf.distributed import heartbeat, stop_request
 from dc_tf.distributed.blocks import row_block
 from dc_tf.distributed.collective_errors import raise_on_all
 from dc_tf.distributed.collectives import ALONE
@@ -154,7 +154,8 @@ def find_duplicates(
     if comm.rank:
         return None
     pairs = np.concatenate([equal, near], axis=1)
-    return _described(features, facts, clusters, labels, pairs, len(corrupt))
+    with heartbeat.slow_operation("groups of copies"):
+        return _described(features, facts, clusters, labels, pairs, len(corrupt))
 
 
 def _made_clusters(features, settings, work, comm):

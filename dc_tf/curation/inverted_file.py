@@ -37,7 +37,7 @@ from dc_tf.curation.neighbours import (
     unit_blocks,
     without_row,
 )
-from dc_tf.distributed import stop_request
+from dc_tf.distributed import heartbeat, stop_request
 from dc_tf.distributed.collective_errors import raise_on_all
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.distributed.parts import all_missing, own_missing, part_rows
@@ -202,7 +202,7 @@ def _merged(folder, trained, parts):
     from faiss.contrib.ondisk import merge_ondisk
 
     index = faiss.read_index(trained)
-    with _silent():
+    with heartbeat.slow_operation("merging the index"), _silent():
         merge_ondisk(index, parts, os.path.join(folder, "index.ivfdata"))
     _write_index(index, os.path.join(folder, "index.faiss"))
     return index
