@@ -14,7 +14,9 @@ import clustered
 import faiss
 import jobs
 import numpy as np
+import pyarrow.csv
 import pyarrow.parquet as pq
+import pytest
 import runs
 import tensorflow as tf
 import workers
@@ -207,6 +209,37 @@ class SharedWorkTest(tf.test.TestCase):
         self.assertLen(os.listdir(folder), 1 + -(-clustered.ROWS // 8))
         with mock.patch.object(where, "_states", side_effect=AssertionError("reads again")):
             self.assertAllEqual(matching(ALONE, data, folder).kept, alone.kept)
+
+    @pytest.mark.slow
+    def test_the_commands_of_a_run_give_on_two_workers_what_they_give_on_one(self):
+        _, run = runs.undisturbed(1)
+        tables = {"duplicates": "duplicates.parquet", "search": "near.csv", "clusters": "c.csv"}
+        flags = {
+            "duplicates": ("--layer=conv4", "--k=4", "--threshold=0.7"),
+            "search": ("--layer=conv4", "--query=3", "--query=77"),
+            "clusters": (),
+        }
+        for command, name in tables.items():
+            found = []
+            for size in (1, 2):
+                copy, output = self.folder(), self.folder()
+                shutil.copytree(run, copy)
+                if command != "duplicates":
+                    os.makedirs(output)
+                    output = os.path.join(output, name)
+                words = [command, f"--run={copy}", *flags[command], f"--output={output}"]
+                with jobs.Job(size, words, os.path.join(output, "..", "logs")) as job:
+                    self.assertEqual(job.wait(LIMIT_S), [0] * size, job.log(0))
+                path = os.path.join(output, name) if command == "duplicates" else output
+                read = pq.read_table if name.endswith("parquet") else pyarrow.csv.read_csv
+                found.append(read(path).to_pydict())
+            self.assertNotEmpty(found[0]["row"])
+            self.assertEqual(found[0].keys(), found[1].keys())
+            for column, values in found[0].items():
+                if column == "similarity":
+                    self.assertAllClose(values, found[1][column], atol=1e-5)
+                else:
+                    self.assertEqual(values, found[1][column], f"{command} {column}")
 
     def on_two(self, function):
         """What the first of two workers returns."""
