@@ -56,6 +56,7 @@ def curate(**asked) -> dict | None:
         DataError: data that cannot be used.
         Preempted: the process was asked to stop; what was done is kept.
     """
+    task_from_environment()  # refuses a wrong TF_CONFIG before anything is opened
     request = CurateRequest(**asked)
     request.check()
     with joined(*_shared_folder(request), request.timeout_s) as comm:

@@ -26,6 +26,7 @@ from dc_tf.data.storage.metadata import text
 from dc_tf.distributed.collective_errors import raise_on_all
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.distributed.joined import joined
+from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
 from dc_tf.paths import expand
 from dc_tf.run_dir import RunDir
@@ -132,6 +133,7 @@ def search_and_write(
     Raises:
         ConfigError, DataError, Preempted: as of `search` and `open_features`.
     """
+    task_from_environment()  # refuses a wrong TF_CONFIG before anything is opened
     output, sheet = (path and expand(path) for path in (output, sheet))
     if output is not None:
         check_table_path(output)

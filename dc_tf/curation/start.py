@@ -12,6 +12,7 @@ from dc_tf.curation.tables import ENDINGS, check_table_path
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed import stop_request
 from dc_tf.distributed.joined import joined
+from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.run_dir import RunDir
 
@@ -31,6 +32,7 @@ def write_clusters(output, format=None, workers=None, **which) -> dict | None:
     Raises:
         ConfigError, DataError, Preempted: as of these.
     """
+    task_from_environment()  # refuses a wrong TF_CONFIG before anything is opened
     output = _checked(output, format)
     with joined(f"--output={output}", output) as comm:
         return _write_clusters(output, workers, which, comm)
@@ -82,6 +84,7 @@ def assign(data, output, format=None, **which) -> dict | None:
 
     Returns, raises: as `write_clusters`.
     """
+    task_from_environment()  # refuses a wrong TF_CONFIG before anything is opened
     output = _checked(output, format)
     if data is None:
         raise ConfigError("--data is missing; give the data set with the images to assign.")

@@ -80,6 +80,7 @@ def find_and_write(
         DataError: corrupt data or features.
         Preempted: the process was asked to stop; what is done is kept in the output folder.
     """
+    task_from_environment()  # refuses a wrong TF_CONFIG before anything is opened
     settings = Settings(**settings)
     output = output and expand(output)
     _check(output, dry_run, format, groups)

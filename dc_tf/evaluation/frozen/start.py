@@ -13,6 +13,7 @@ import sys
 from dc_tf import paths
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed.joined import joined
+from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
 
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
@@ -39,6 +40,7 @@ def embed_files(model, data, output, rows_per_file=1_000_000, comm=None, **asked
         DataError: a data set or model that cannot be used.
         Preempted: the process was asked to stop; the files that are whole are kept.
     """
+    task_from_environment()  # refuses a wrong TF_CONFIG before anything is opened
     paths.check_folder(output, "--output")
     begun = _Asked(model, data, output, **asked)
     with contextlib.ExitStack() as end:
