@@ -38,7 +38,7 @@ def embed_files(model, data, output, rows_per_file=1_000_000, comm=None, **asked
     Raises:
         ConfigError: what cannot work.
         DataError: a data set or model that cannot be used.
-        Preempted: the process was asked to stop; the files that are whole are kept.
+        Preempted: the process was asked to stop; what was computed is kept.
     """
     task_from_environment()  # refuses a wrong TF_CONFIG before anything is opened
     paths.check_folder(output, "--output")
