@@ -85,27 +85,19 @@ def embed(
     itemsize = np.dtype(dtype).itemsize
     files = FeatureFiles(output, extractor.dims, dataset.rows, rows_per_file, batch_size, itemsize)
     about = {
-        "model": frozen.name,
-        "weights": weights_digest(frozen.trunk),
-        "data": dataset.fingerprint(),
+        **_origin(frozen, dataset),
         "rows": dataset.rows,
         "files": files.count,
         "dims": extractor.dims,
         "cells": cells,
         "dtype": dtype,
-        "short_side": frozen.short_side,
-        "compute_dtype": frozen.compute_dtype,
         "batch_size": batch_size,
     }
     if mirror:
         about["mirror"] = True
     with raise_on_all(comm):
         if comm.rank == 0:
-            # The weights identify the model, not its path.
-            path = os.path.join(output, ABOUT)
-            atomic.refuse_foreign(path, about, "--output", "features", free=("model",))
-            owner = about | {"model": None}
-            atomic.reset_foreign(os.path.join(files.folder, "owner.json"), owner)
+            _claim(output, files, about)
     fallback = FallbackRows(NamingReader(dataset), max_bad_share)
     missing = files.missing(comm)
     own = row_block(len(missing), comm.rank, comm.size)
@@ -121,6 +113,26 @@ def embed(
     if comm.rank == 0:
         atomic.remove_tree(files.folder)
     return about
+
+
+def _origin(frozen, dataset):
+    """What `embed.json` says of network and data set."""
+    return {
+        "model": frozen.name,
+        "weights": weights_digest(frozen.trunk),
+        "data": dataset.fingerprint(),
+        "short_side": frozen.short_side,
+        "compute_dtype": frozen.compute_dtype,
+    }
+
+
+def _claim(output, files, about):
+    """Makes the output folder that of these features, and that of its parts."""
+    # The weights identify the model, not its path.
+    path = os.path.join(output, ABOUT)
+    atomic.refuse_foreign(path, about, "--output", "features", free=("model",))
+    if files.unfinished(ALONE).size:
+        atomic.reset_foreign(os.path.join(files.folder, "owner.json"), about | {"model": None})
 
 
 def _write_parts(files, missing, own, extractor, frozen, fallback, dtype, comm):
