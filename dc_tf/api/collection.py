@@ -35,7 +35,7 @@ def search(
     output: Path | None = None,
     sheet: Path | None = None,
     model: Path | None = None,
-) -> dict:
+) -> dict | None:
     """Finds the images of a collection that are nearest to some images.
 
     >>> near = dc_tf.search(["photos/cats/0.png", 7], "RUN", layer="conv4", k=3)
@@ -63,7 +63,7 @@ def search(
     Returns:
         dict of rows, layer, whitened, queries (their number), search (how; of an inverted file,
         with its recall), recall, and neighbours: a list of dict of query, rank, row, source and
-        similarity (cosine).
+        similarity (cosine). None on workers other than the first.
 
     Raises:
         ConfigError: what cannot work; nothing was started.
@@ -107,7 +107,7 @@ def find_duplicates(
     format: str = "parquet",
     groups: int = 100,
     overwrite: bool = False,
-) -> dict:
+) -> dict | None:
     """Finds copies in a collection, and which image of each group to keep; deletes nothing.
 
     >>> copies = dc_tf.find_duplicates("RUN", output="COPIES")
@@ -138,7 +138,8 @@ def find_duplicates(
 
     Returns:
         dict of rows, groups, would_go, share, by_kind, below_threshold (copies of copies that are
-        less like the one that stays), corrupt, clusters, dry_run and output.
+        less like the one that stays), corrupt, clusters, dry_run and output. None on workers other
+        than the first.
 
     Raises:
         ConfigError: what cannot work; nothing was started.

@@ -35,7 +35,7 @@ def embed(
     batch_size: int = 256,
     rows_per_file: int = 1_000_000,
     max_bad_share: float = 0.0,
-) -> np.ndarray | dict:
+) -> np.ndarray | dict | None:
     """Features of every image of a data set: as an array, or as files.
 
     >>> features = dc_tf.embed("MODEL", "scenes", layer="conv4")
@@ -59,17 +59,18 @@ def embed(
         dtype: of the result, "float32" or "float16".
         compute_dtype: of the products, "float32", "bfloat16", or "auto", which measures the faster.
         batch_size: images at a time.
-        rows_per_file: images per file, which are held in memory.
+        rows_per_file: images per file.
         max_bad_share: share of corrupt images that may be replaced by others.
 
     Returns:
         (rows, d) array in the order of row ids, of several layers a dict of arrays; with `output`,
-        dict of output, rows, files, dims and where the features are from.
+        dict of output, rows, files, dims and where the features are from, None on workers other
+        than the first.
 
     Raises:
         ConfigError: a setting that cannot work, or a folder with features of something else.
         DataError: a data set or model that cannot be used.
-        Preempted: after Ctrl-C, with `output`; the files that are whole are kept.
+        Preempted: after Ctrl-C, with `output`; what was computed is kept.
     """
     from dc_tf.evaluation.frozen.start import embed_arrays, embed_files
 

@@ -118,7 +118,7 @@ class ClusterModel:
             raise DataError(f"{self.path}: distances are corrupt: {error!r}.") from error
         if blocks is None:
             return None
-        found = np.concatenate(blocks)
+        found = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         if len(found) != self.rows:
             raise DataError(f"{self.path} has distances of {len(found)} rows, not {self.rows}.")
         return found

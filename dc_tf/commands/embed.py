@@ -9,8 +9,9 @@ which, and why.
 
 OUTPUT/LAYER-00000-of-00003.npy has the features of the images whose row ids are in
 OUTPUT/rows-00000-of-00003.npy. OUTPUT/sources-00000-of-00003.jsonl names the file of each of these
-images, a line for each row: {"row": 7, "source": "dogs/rex.jpg"}. An interrupted call resumes when
-it is repeated; SIGTERM and Ctrl-C end it with exit code 42.
+images, a line for each row: {"row": 7, "source": "dogs/rex.jpg"}. With TF_CONFIG, many workers
+share the images and write the files that one would, in a folder that all see. An interrupted call
+resumes when it is repeated; SIGTERM and Ctrl-C end it with exit code 42.
 """
 
 from dc_tf.commands.command_flags import CommandFlags
@@ -43,9 +44,7 @@ COMPUTE_DTYPE = FLAGS.string(
     "keeps the type that it began with.",
 )
 BATCH_SIZE = FLAGS.integer("batch_size", 256, "Images per batch.", lower_bound=1)
-ROWS_PER_FILE = FLAGS.integer(
-    "rows_per_file", 1_000_000, "Images per file, held in memory.", lower_bound=1
-)
+ROWS_PER_FILE = FLAGS.integer("rows_per_file", 1_000_000, "Images per file.", lower_bound=1)
 MAX_BAD_SHARE = FLAGS.float(
     "max_bad_share",
     0.0,
@@ -54,8 +53,8 @@ MAX_BAD_SHARE = FLAGS.float(
 )
 
 
-def run() -> dict:
-    """Writes the features; returns what they are."""
+def run() -> dict | None:
+    """Writes the features; returns what they are, on the first worker."""
     from dc_tf.evaluation.frozen.start import embed_files
 
     return embed_files(

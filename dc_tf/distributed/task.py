@@ -174,6 +174,20 @@ def _normal(address) -> tuple[str, int]:
     return "localhost" if host in _LOCAL else host.rstrip("."), port
 
 
+def require_alone(command: str) -> None:
+    """Refuses several workers, for a command that they could not share.
+
+    Raises:
+        ConfigError: TF_CONFIG names several.
+    """
+    size = task_from_environment().size
+    if size > 1:
+        raise ConfigError(
+            f"TF_CONFIG names {size} workers, but dc_tf {command} runs on one; unset TF_CONFIG and "
+            "start it once."
+        )
+
+
 def _task(config, jobs) -> tuple[str, int]:
     """(job, index) of this process."""
     task = config.get("task")

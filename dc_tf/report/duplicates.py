@@ -25,7 +25,8 @@ from dc_tf.curation import duplicate_files
 from dc_tf.curation.clusters import of_kmeans, of_run
 from dc_tf.curation.duplicates import Settings, find_duplicates
 from dc_tf.curation.features import open_features
-from dc_tf.distributed import stop_request
+from dc_tf.distributed.collective_errors import raise_on_all
+from dc_tf.distributed.joined import joined
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.clusters.clusterings import is_kmeans
@@ -52,8 +53,10 @@ def find_and_write(
     groups=100,
     overwrite=False,
     **settings,
-) -> dict:
+) -> dict | None:
     """Finds copies and writes tables, a view and a gallery; deletes nothing.
+
+    The workers that TF_CONFIG names share the work; the first one writes.
 
     Args:
         run, features, data: as of `open_features`.
@@ -69,30 +72,37 @@ def find_and_write(
         settings: fields of `Settings`.
 
     Returns:
-        dict of `duplicate_files.summary`, with `output` and `dry_run`.
+        dict of `duplicate_files.summary`, with `output` and `dry_run`; None on workers other than
+        the first.
 
     Raises:
         ConfigError: what cannot work; nothing was started.
         DataError: corrupt data or features.
         Preempted: the process was asked to stop; what is done is kept in the output folder.
     """
+    task_from_environment()  # refuses a wrong TF_CONFIG before anything is opened
     settings = Settings(**settings)
     output = output and expand(output)
     _check(output, dry_run, format, groups)
-    if run is not None and layer is None:
-        opened = open_features(run, features, data, _copies_layer(run), CELLS, mirror=True)
-    else:
-        opened = open_features(run, features, data, layer)
-    given = None if clusters is None else _labels(clusters, opened)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(stop_request.signals_handled())
-        if dry_run:
-            work = stack.enter_context(tempfile.TemporaryDirectory(prefix="dc_tf-duplicates-"))
+        comm = stack.enter_context(joined(f"--output={output}", output or ""))
+        if run is not None and layer is None:
+            layer = _copies_layer(run)
+            opened = open_features(run, features, data, layer, CELLS, mirror=True, comm=comm)
         else:
-            owner = _owner(opened, settings, clusters, format)
-            stack.enter_context(_claimed(output, owner, overwrite))
-            work = os.path.join(output, "work")
-        found = find_duplicates(opened, settings, work, given, workers)
+            opened = open_features(run, features, data, layer, comm=comm)
+        with raise_on_all(comm):
+            given = None if clusters is None else _labels(clusters, opened)
+            if dry_run:
+                work = stack.enter_context(tempfile.TemporaryDirectory(prefix="dc_tf-duplicates-"))
+            else:
+                work = os.path.join(output, "work")
+                if comm.rank == 0:
+                    owner = _owner(opened, settings, clusters, format)
+                    stack.enter_context(_claimed(output, owner, overwrite))
+        found = find_duplicates(opened, settings, work, given, workers, comm)
+        if found is None:
+            return None
         statistics = duplicate_files.summary(found, opened.rows, settings.threshold)
         if not dry_run:
             _write(found, opened, statistics, settings, output, format, groups)
@@ -182,10 +192,10 @@ def _check(output, dry_run, format, groups):
     if groups < 0:
         raise ConfigError(f"--groups={groups}; use 0 or more.")
     size = task_from_environment().size
-    if size > 1:
+    if size > 1 and dry_run:
         raise ConfigError(
-            f"TF_CONFIG names {size} workers, but dc_tf duplicates runs on one, with all its "
-            "cores; unset TF_CONFIG and start it once."
+            f"TF_CONFIG names {size} workers, and --dry_run writes nothing that they could share; "
+            "give --output=FOLDER in its place, or start one worker."
         )
 
 

@@ -14,7 +14,9 @@ import pytest
 import runs
 import tensorflow as tf
 
+from dc_tf.atomic import write_json
 from dc_tf.commands.main import main
+from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.report import content, page
 from dc_tf.report.build import make
@@ -129,6 +131,29 @@ class RunTest(ReportCase):
         self.assertNotIn("Distances to the centroids are not known", text)
         rows = [p["alt"] for p in document.all("img")]
         self.assertIn("row 0, photos/0.png, cat", rows)
+
+    def test_outliers_are_counted_by_the_rule_of_the_table(self):
+        clustered.keep(self.run_folder, 1)
+        text = self.document(run=self.run_folder).text()
+        self.assertRegex(text, r"count as outliers: \d+ of 60 images")
+
+    def test_without_centroids_it_says_how_to_get_a_map(self):
+        text = self.document(run=self.run_folder).text()
+        self.assertIn("keep_clusterings", text)
+        self.assertIn("dc_tf report --clusters=CLUSTERS --data=DATA", text)
+
+    def test_near_duplicates_in_the_run_folder_are_shown(self):
+        text = self.document(run=self.run_folder).text()
+        self.assertIn("dc_tf duplicates --run=RUN --output=RUN/duplicates", text)
+        found = os.path.join(self.run_folder, "copies")
+        os.makedirs(found)
+        fingerprint = Dataset.open(self.data).fingerprint()
+        write_json(os.path.join(found, "settings.json"), {"data": fingerprint})
+        with open(os.path.join(found, "duplicates.csv"), "w") as file:
+            file.write("row,group,keeper\n4,0,true\n8,0,false\n6,1,true\n7,1,false\n9,1,false\n")
+        write_json(os.path.join(found, "duplicates.json"), {})
+        text = self.document(run=self.run_folder).text()
+        self.assertIn("5 images in 2 groups", text)
 
     def test_other_clusterings_of_the_same_images_stand_beside_it(self):
         rows = np.arange(clustered.ROWS)
