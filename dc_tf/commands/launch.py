@@ -6,8 +6,6 @@ This is launch/local.py of the repository, which has its own flags; its exit cod
 workers.
 """
 
-import importlib.util
-
 from dc_tf import shipped
 
 
@@ -20,12 +18,7 @@ def main(argv) -> int:
     Returns:
         exit code.
     """
-    spec = importlib.util.spec_from_file_location(
-        "dc_tf_launcher", shipped.folder("launch") / "local.py"
-    )
-    launcher = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(launcher)
     try:
-        return launcher.main(argv)
+        return shipped.launcher().main(argv)
     except SystemExit as end:  # of its parser, after --help and wrong flags
         return int(end.code or 0)

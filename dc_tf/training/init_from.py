@@ -51,7 +51,7 @@ def _check_run(path, stage, model):
         )
     experiment = experiment_lib.load([run.config])
     theirs = {name: getattr(experiment.model, name) for name in _SHAPE}
-    _check_same_network(theirs, model)
+    check_same_network(theirs, model)
     try:
         find_checkpoint(run, experiment, stage)
     except (ConfigError, DataError) as error:
@@ -69,10 +69,16 @@ def _check_export(path, stage, model):
             f"init_from is {path!r}, whose Sobel stage is folded into its first convolution; "
             "export or import it with --sobel=layer."
         )
-    _check_same_network(metadata.settings, model)
+    check_same_network(metadata.settings, model)
 
 
-def _check_same_network(theirs, model):
+def check_same_network(theirs: dict, model) -> None:
+    """Checks that a network has the shape of this experiment's; raises ConfigError.
+
+    Args:
+        theirs: settings of the network.
+        model: experiment.Model.
+    """
     for name in _SHAPE:
         ours = getattr(model, name)
         if theirs[name] != ours:
