@@ -159,6 +159,7 @@ def run_sweep(
     config_file: Path | Mapping,
     workdir: Path,
     data: Path | None = None,
+    train: Path | None = None,
     test: Path | None = None,
     *,
     at_once: int = 1,
@@ -179,7 +180,7 @@ def run_sweep(
     ...     "axes": {"input": {"setting": "model.sobel", "values": [True, False]}},
     ...     "evaluations": {"knn": {"task": "knn", "layers": ["conv13"]}},
     ... }
-    >>> planned = dc_tf.run_sweep(sweep, "SWEEP", "scenes", "scenes_test", dry_run=True)
+    >>> planned = dc_tf.run_sweep(sweep, "SWEEP", "scenes", test="scenes_test", dry_run=True)
     >>> planned["cells"], [run["name"] for run in planned["runs"]][:2]
     (4, ['rotnet-input_True-seed_0', 'rotnet-input_True-seed_1'])
 
@@ -187,7 +188,9 @@ def run_sweep(
         config_file: YAML file, the name of a preset, such as "methods_small", or a mapping with the
             same fields.
         workdir: folder of the sweep; created if missing.
-        data: data set to learn from, with labels; None: that of the file.
+        data: data set to learn from; None: that of the file.
+        train: labelled data set, or VOC development kit, that evaluations learn from; None: that of
+            the file, else `data`.
         test: labelled data set to measure on; None: that of the file.
         at_once: trainings and evaluations at a time, which share the cores or the GPUs.
         workers: processes of each of them.
@@ -208,7 +211,7 @@ def run_sweep(
 
     if measure and not dry_run:
         raise ConfigError("--measure is for --dry_run; leave it out.")
-    places = os.fspath(workdir), path_or_none(data), path_or_none(test)
+    places = os.fspath(workdir), *map(path_or_none, (data, train, test))
     if dry_run:
         planned = planning.dry_run(config_file, *places, at_once, workers, measure)
         return planned.result

@@ -19,7 +19,13 @@ CONFIG_FILE = FLAGS.path(
     "config_file", None, "YAML file, or the name of a preset, such as methods_small.", required=True
 )
 WORKDIR = FLAGS.path("workdir", None, "Folder of the sweep; created if missing.", required=True)
-DATA = FLAGS.path("data", None, "Data set to learn from, with labels; None: that of the file.")
+DATA = FLAGS.path("data", None, "Data set to learn from; None: that of the file.")
+TRAIN = FLAGS.path(
+    "train",
+    None,
+    "Labelled data set, or VOC development kit, that evaluations learn from; None: that of the "
+    "file, else --data.",
+)
 TEST = FLAGS.path("test", None, "Labelled data set to measure on; None: that of the file.")
 AT_ONCE = FLAGS.integer(
     "at_once",
@@ -43,6 +49,7 @@ def run() -> dict:
         "config_file": CONFIG_FILE.value,
         "workdir": WORKDIR.value,
         "data": DATA.value,
+        "train": TRAIN.value,
         "test": TEST.value,
         "at_once": AT_ONCE.value,
         "workers": WORKERS.value,

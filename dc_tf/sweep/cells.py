@@ -133,7 +133,7 @@ def _run(sweep, variant, points, seed, made, rows, folder, name) -> Run:
         before = sweep.variant(variant.after)
         own = {axis.name: points[axis.name].label for axis in sweep.axes_of(before)}
         after = made[_name(before, own, seed)].run
-    fraction = 1.0
+    fraction = variant.fraction
     for point in points.values():
         fraction *= point.fraction
     forced = {"seed": seed, "data": {"path": folder.data(sweep.data, fraction, seed)}}
@@ -141,13 +141,13 @@ def _run(sweep, variant, points, seed, made, rows, folder, name) -> Run:
         forced["init_from"] = folder.run(after.name)
     changes = [sweep.settings, variant.settings, *(p.settings for p in points.values()), forced]
     place = f"{sweep.path}, cell {name}"
-    experiment = _experiment(sweep.base, changes, variant, place)
+    experiment = _experiment(variant.base or sweep.base, changes, variant, place)
     return Run(name, experiment, fraction, max(1, round(fraction * rows)), after)
 
 
 def _experiment(base, changes, variant: Variant, place) -> Experiment:
     try:
-        settings = settings_lib.read(base, changes)
+        settings = settings_lib.read([base] if base else [], changes)
         if variant.stages:
             settings["stages"] = _selected(settings.get("stages") or [], variant.stages)
         return experiment_lib.load(params_override=[settings])

@@ -36,8 +36,9 @@ def _check_evaluation(sweep, evaluation):
             "or this evaluation."
         )
     on_kit = asked.task in tasks.DEVKIT or "test_split" in asked.given
-    if on_kit and not evaluation.train:
-        raise ConfigError("train is missing; name the VOC development kit.")
+    train = evaluation.train or sweep.train
+    if on_kit and not train:
+        raise ConfigError("train is missing; name the VOC development kit here or by --train=KIT.")
     if on_kit or asked.task in _NO_TEST:
         return
     test = evaluation.test or sweep.test
@@ -45,7 +46,7 @@ def _check_evaluation(sweep, evaluation):
         raise ConfigError("test is missing; set it here or in the sweep, or give --test=TEST.")
     if asked.task != "retrieval":
         _check_labelled(test, asked.task)
-        _check_labelled(evaluation.train or sweep.data, asked.task)
+        _check_labelled(train or sweep.data, asked.task)
 
 
 def _check_labelled(path, task):

@@ -34,18 +34,18 @@ class DryRun:
 
 
 def dry_run(
-    config_file, workdir, data=None, test=None, at_once=1, workers=1, measure=False
+    config_file, workdir, data=None, train=None, test=None, at_once=1, workers=1, measure=False
 ) -> DryRun:
     """Plans what `run.run_sweep` would do; starts and writes nothing.
 
     Args:
-        config_file, workdir, data, test, at_once, workers: as of `run.run_sweep`.
+        config_file, workdir, data, train, test, at_once, workers: as of `run.run_sweep`.
         measure: run some steps of each kind of network, to predict the time.
 
     Raises:
         ConfigError: as of `run.run_sweep`.
     """
-    prepared = prepare(config_file, workdir, data, test, workers)
+    prepared = prepare(config_file, workdir, data, train, test, workers)
     make_slots(at_once, workers)
     known = prepared.folder.known().get("precisions") or {}
     jobs = make_jobs(

@@ -90,7 +90,7 @@ class Asked:
         """Flags that name data."""
         evaluation, given = self.evaluation, self.settings
         own = given["task"] in _OWN_DATA
-        train = evaluation.train or ("" if own else self.sweep.data)
+        train = evaluation.train or ("" if own else self.sweep.train or self.sweep.data)
         test = evaluation.test or ("" if own or "test_split" in given else self.sweep.test)
         return {name: path for name, path in (("train", train), ("test", test)) if path}
 

@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dc_tf.sweep.sweep_file import LAYER, VARIANT
+from dc_tf.sweep.file_checks import LAYER, VARIANT
 from dc_tf.sweep.tables import label_of
 
 # Equal results give equal files.

@@ -7,10 +7,12 @@ Started again on the same folder, it runs what is missing.
 
 import contextlib
 import json
+import os
 
 from dc_tf import paths
 from dc_tf.atomic import locked, make_folder, write_text
-from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage import files
+from dc_tf.data.storage.manifest import MANIFEST, Dataset
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.sweep import cells as cells_lib
@@ -36,11 +38,13 @@ class SweepResult(dict):
         self.table = table
 
 
-def run_sweep(config_file, workdir, data=None, test=None, at_once=1, workers=1) -> SweepResult:
+def run_sweep(
+    config_file, workdir, data=None, train=None, test=None, at_once=1, workers=1
+) -> SweepResult:
     """Runs what a sweep lacks; returns its result.
 
     Args:
-        config_file, data, test: as of `sweep_file.read_sweep`.
+        config_file, data, train, test: as of `sweep_file.read_sweep`.
         workdir: folder of the sweep, created if missing.
         at_once: trainings and evaluations at a time.
         workers: processes of each.
@@ -50,7 +54,7 @@ def run_sweep(config_file, workdir, data=None, test=None, at_once=1, workers=1) 
         DataError: cells failed; its `result` has the others.
         Preempted: the process was asked to stop.
     """
-    prepared = prepare(config_file, workdir, data, test, workers)
+    prepared = prepare(config_file, workdir, data, train, test, workers)
     sweep, folder = prepared.sweep, prepared.folder
     slots = make_slots(at_once, workers)
     with contextlib.ExitStack() as stack:
@@ -86,14 +90,14 @@ class Prepared:
         self.sweep, self.folder, self.rows = sweep, folder, dataset.rows
         self.fingerprint = dataset.fingerprint()
         self.prints = {sweep.data: self.fingerprint}
-        if sweep.test:
-            test = _opened(sweep.test, f"{sweep.path}, test")
-            self.prints[sweep.test] = test.fingerprint()
+        for path in {sweep.train, sweep.test} - {"", sweep.data}:
+            if files.exists(os.path.join(path, MANIFEST)):  # others are folders of images, or kits
+                self.prints[path] = Dataset.open(path).fingerprint()
         self.cells = cells_lib.expand(sweep, dataset.rows, folder, workers)
         self.runs = cells_lib.runs_of(self.cells)
 
 
-def prepare(config_file, workdir, data, test, workers) -> Prepared:
+def prepare(config_file, workdir, data, train, test, workers) -> Prepared:
     """Reads a sweep and refuses what cannot work; writes nothing.
 
     Raises:
@@ -101,7 +105,7 @@ def prepare(config_file, workdir, data, test, workers) -> Prepared:
     """
     folder = SweepFolder(workdir)
     paths.check_folder(folder.path, "--workdir")
-    sweep = read_sweep(config_file, data, test)
+    sweep = read_sweep(config_file, data, train, test)
     prepared = Prepared(sweep, folder, workers)
     folder.check_same(prepared.runs, prepared.fingerprint)
     # From here on with TensorFlow, which takes seconds to import.

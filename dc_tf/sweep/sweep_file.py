@@ -14,10 +14,9 @@ from collections.abc import Mapping
 from dc_tf import paths, shipped, strict_yaml, text_files
 from dc_tf import settings as settings_lib
 from dc_tf.errors import ConfigError
-from dc_tf.sweep import published
+from dc_tf.sweep.file_checks import check_file
 
 _MAPPING = "the sweep"  # in the place of a file's name
-LAYER, VARIANT = "layer", "variant"  # what a plot may have on its horizontal axis beside an axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +48,9 @@ class Variant:
 
     Attributes:
         name: "" of the only variant of a file that lists none.
+        base: file or preset in the place of the sweep's; "" for that one.
         settings: of the experiment, which it changes.
+        fraction: share of the rows, times those of the points.
         stages: names of the stages that are run; () for all.
         after: name of the variant whose networks training starts from; "" for random weights.
         untrained: name of the variant whose untrained networks are measured, without training.
@@ -59,7 +60,9 @@ class Variant:
     """
 
     name: str = ""
+    base: str = ""
     settings: dict = dataclasses.field(default_factory=dict)
+    fraction: float = 1.0
     stages: tuple[str, ...] = ()
     after: str = ""
     untrained: str = ""
@@ -78,7 +81,7 @@ class Evaluation:
         settings: over those of the file.
         protocol: "paper", "small" or "auto".
         layers: of tasks that measure layers.
-        train, test: data; "" for the data set and the test set of the sweep.
+        train, test: data; "" for those of the sweep.
     """
 
     name: str = ""
@@ -117,9 +120,10 @@ class Sweep:
     Attributes:
         path: of the file.
         title: of tables and of the plot.
-        base: files or presets of the experiment that all cells have in common.
+        base: file or preset of the experiment that all cells have in common; "" for none.
         settings: of the experiment, over those of `base`.
-        data, test: labelled data sets, absolute paths; `test` may be "".
+        data: data set that networks learn from; an absolute path, as the next two.
+        train, test: of evaluations; "" for `data` and for none.
         seeds: a cell is run once for each.
         axes, variants, evaluations: tuples.
         plot: Plot.
@@ -128,9 +132,10 @@ class Sweep:
 
     path: str
     title: str
-    base: tuple[str, ...]
+    base: str
     settings: dict
     data: str
+    train: str
     test: str
     seeds: tuple[int, ...]
     axes: tuple[Axis, ...]
@@ -156,6 +161,7 @@ class _Fields:
     base: str = ""
     settings: dict = dataclasses.field(default_factory=dict)
     data: str = ""
+    train: str = ""
     test: str = ""
     seeds: tuple[int, ...] = (0,)
     axes: dict = dataclasses.field(default_factory=dict)
@@ -165,12 +171,12 @@ class _Fields:
     paper: str = ""
 
 
-def read_sweep(config_file, data: str | None = None, test: str | None = None) -> Sweep:
+def read_sweep(config_file, data=None, train=None, test=None) -> Sweep:
     """Reads and checks a sweep file.
 
     Args:
         config_file: path of a YAML file, the name of a preset, or a mapping with the same fields.
-        data, test: data sets, instead of those in the file.
+        data, train, test: paths, instead of those in the file.
 
     Raises:
         ConfigError: unreadable, an unknown field, or a value that cannot work; names the place.
@@ -184,9 +190,10 @@ def read_sweep(config_file, data: str | None = None, test: str | None = None) ->
     sweep = Sweep(
         path=path,
         title=fields.title or os.path.splitext(os.path.basename(path))[0],
-        base=(fields.base,) if fields.base else (),
+        base=fields.base,
         settings=fields.settings,
         data=_absolute(data or fields.data),
+        train=_absolute(train or fields.train),
         test=_absolute(test or fields.test),
         seeds=fields.seeds,
         axes=tuple(_axis(*item, path) for item in fields.axes.items()),
@@ -195,7 +202,7 @@ def read_sweep(config_file, data: str | None = None, test: str | None = None) ->
         plot=_build(Plot, fields.plot, f"{path}, plot"),
         paper=fields.paper,
     )
-    _check(sweep)
+    check_file(sweep)
     return sweep
 
 
@@ -204,10 +211,19 @@ def _absolute(path):
     return expanded if not expanded or "://" in expanded else os.path.abspath(expanded)
 
 
-def _build(kind, values, place):
-    """A dataclass from a mapping of the file; errors name the place."""
+def _build(kind, values, place, given=()):
+    """A dataclass from a mapping of the file; errors name the place.
+
+    Args:
+        kind: dataclass.
+        values: {field: value}, or None for none.
+        place: in the file.
+        given: fields that are not the mapping's to set.
+    """
     if not isinstance(values, dict | None):
         raise ConfigError(f"{place} is {values!r}; expected a mapping.")
+    for name in {*given} & {*(values or {})}:
+        raise ConfigError(f"{place}.{name} cannot be set: it is the name of this entry.")
     try:
         return settings_lib.build(
             kind, {str(name): value for name, value in (values or {}).items()}
@@ -219,7 +235,7 @@ def _build(kind, values, place):
 def _named(kind, values, place) -> tuple:
     """Dataclasses from {name: fields}, of which the name is one."""
     return tuple(
-        dataclasses.replace(_build(kind, fields, f"{place}.{name}"), name=str(name))
+        dataclasses.replace(_build(kind, fields, f"{place}.{name}", ["name"]), name=str(name))
         for name, fields in values.items()
     )
 
@@ -244,8 +260,8 @@ def _axis(name, given, path) -> Axis:
             ]
         case ["points"]:
             points = [
-                dataclasses.replace(_build(Point, fields, f"{place}.points.{at}"), label=_label(at))
-                for at, fields in _items(given["points"], f"{place}.points")
+                dataclasses.replace(_build(Point, fields, at, ["label"]), label=_label(label))
+                for label, fields, at in _items(given["points"], f"{place}.points")
             ]
         case names:
             raise ConfigError(f"{place} has {', '.join(map(str, names)) or 'nothing'}; {_FORMS}.")
@@ -265,117 +281,4 @@ def _list(value, place) -> list:
 def _items(value, place):
     if not isinstance(value, dict) or not value:
         raise ConfigError(f"{place} is {value!r}; give at least one {{LABEL: {{settings: ...}}}}.")
-    return value.items()
-
-
-def _check(sweep):
-    """Refuses what cannot work whatever the experiment is; raises ConfigError."""
-    path = sweep.path
-    if not sweep.data:
-        raise ConfigError(f"{path}, data is missing; set it, or give --data=DATA.")
-    _check_seeds(sweep.seeds, f"{path}, seeds")
-    for axis in sweep.axes:
-        _check_axis(axis, f"{path}, axes.{axis.name}")
-    for variant in sweep.variants:
-        _check_variant(variant, sweep, f"{path}, variants.{variant.name}")
-    for evaluation in sweep.evaluations:
-        _check_evaluation(evaluation, f"{path}, evaluations.{evaluation.name}")
-    if sweep.evaluations and not any(variant.evaluate for variant in sweep.variants):
-        raise ConfigError(f"{path}, variants: none is evaluated; leave evaluate out of one.")
-    _check_plot(sweep, f"{path}, plot")
-    if sweep.paper not in ("", *published.NAMES):
-        raise ConfigError(
-            f"{path}, paper is {sweep.paper!r}; use one of {', '.join(published.NAMES)}."
-        )
-
-
-def _check_seeds(seeds, place):
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError(
-            f"{place} is {list(seeds)}; give different whole numbers, such as [0, 1]."
-        )
-
-
-def _check_axis(axis, place):
-    if axis.name in (LAYER, VARIANT, "seed"):
-        raise ConfigError(f"{place} has the name of a column of the table; use another.")
-    labels = [point.label for point in axis.points]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise ConfigError(f"{place} has {', '.join(twice)} twice; give every point another label.")
-    for point in axis.points:
-        if not 0 < point.fraction <= 1:
-            raise ConfigError(
-                f"{place}: the fraction {point.fraction:g} cannot be drawn; use (0, 1]."
-            )
-
-
-def _check_variant(variant, sweep, place):
-    names = [other.name for other in sweep.variants]
-    for field in ("after", "untrained"):
-        other = getattr(variant, field)
-        if other and (other not in names or other == variant.name):
-            others = ", ".join(name for name in names if name != variant.name) or "none here"
-            raise ConfigError(f"{place}.{field} is {other!r}; use another variant: {others}.")
-    axes = [axis.name for axis in sweep.axes]
-    unknown = sorted({*(variant.axes or ())} - {*axes})
-    if unknown:
-        raise ConfigError(
-            f"{place}.axes has {', '.join(unknown)}; the file has {', '.join(axes) or 'no axes'}."
-        )
-    if variant.untrained:
-        _check_untrained(variant, sweep, place)
-    elif variant.after:
-        _check_order(variant, sweep, place)
-
-
-def _check_untrained(variant, sweep, place):
-    other = sweep.variant(variant.untrained)
-    if other.untrained or not other.evaluate:
-        raise ConfigError(
-            f"{place}.untrained is {other.name!r}, which is not trained and evaluated; name one "
-            "that is."
-        )
-    given = {"settings", "stages", "after"} - {
-        field.name
-        for field in dataclasses.fields(Variant)
-        if getattr(variant, field.name) == getattr(Variant(), field.name)
-    }
-    if given or not variant.evaluate:
-        raise ConfigError(
-            f"{place} has {', '.join(sorted(given)) or 'evaluate'} beside untrained; leave it out."
-        )
-
-
-def _check_order(variant, sweep, place):
-    """Checks the variants that a variant comes after."""
-    seen, other = {variant.name}, sweep.variant(variant.after)
-    while True:
-        if other.name in seen:
-            raise ConfigError(f"{place}.after leads back to itself; let one start without.")
-        if other.untrained:
-            raise ConfigError(f"{place}.after leads to {other.name!r}, which is not trained.")
-        seen.add(other.name)
-        if not other.after:
-            break
-        other = sweep.variant(other.after)
-    before = sweep.axes_of(sweep.variant(variant.after))
-    more = [axis.name for axis in before if axis not in sweep.axes_of(variant)]
-    if more:
-        raise ConfigError(
-            f"{place}.after is {variant.after!r}, which also varies over {', '.join(more)}; give "
-            "it fewer axes, or this one more."
-        )
-
-
-def _check_evaluation(evaluation, place):
-    if not evaluation.task and not evaluation.config_file:
-        raise ConfigError(f"{place} has no task; set task, or config_file to a file that has one.")
-    if not evaluation.layers:
-        raise ConfigError(f"{place}.layers is empty; name layers, or leave it out for all.")
-
-
-def _check_plot(sweep, place):
-    known = [*(axis.name for axis in sweep.axes), VARIANT, LAYER]
-    if sweep.plot.x not in ("", *known):
-        raise ConfigError(f"{place}.x is {sweep.plot.x!r}; use one of {', '.join(known)}.")
+    return [(label, fields, f"{place}.{label}") for label, fields in value.items()]
