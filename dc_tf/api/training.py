@@ -164,6 +164,7 @@ def run_sweep(
     *,
     at_once: int = 1,
     workers: int = 1,
+    threads: int | None = None,
     dry_run: bool = False,
     measure: bool = False,
 ) -> dict:
@@ -194,6 +195,8 @@ def run_sweep(
         test: labelled data set to measure on; None: that of the file.
         at_once: trainings and evaluations at a time, which share the cores or the GPUs.
         workers: processes of each of them.
+        threads: of each process on CPUs; rounding depends on them, so with equal ones results do
+            not depend on `at_once`. None: those of an earlier start, else its share of the cores.
         dry_run: only plan: cells, time and disk.
         measure: with `dry_run`, measure the speed of training here for the time.
 
@@ -215,4 +218,4 @@ def run_sweep(
     if dry_run:
         planned = planning.dry_run(config_file, *places, at_once, workers, measure)
         return planned.result
-    return run.run_sweep(config_file, *places, at_once, workers)
+    return run.run_sweep(config_file, *places, at_once, workers, threads)

@@ -37,6 +37,14 @@ AT_ONCE = FLAGS.integer(
 WORKERS = FLAGS.integer(
     "workers", 1, "Processes of each of them on this machine.", lower_bound=1, upper_bound=1024
 )
+THREADS = FLAGS.integer(
+    "threads",
+    None,
+    "Threads of each process on CPUs; rounding depends on them, so with equal ones results do not "
+    "depend on --at_once. None: those of an earlier start, else its share of the cores.",
+    lower_bound=1,
+    upper_bound=100_000,
+)
 DRY_RUN = FLAGS.bool("dry_run", False, "Print the cells, their time and disk; start nothing.")
 MEASURE = FLAGS.bool(
     "measure", False, "With --dry_run: measure the speed of training here for the time."
@@ -67,7 +75,7 @@ def run() -> dict:
 
     path = SweepFolder(WORKDIR.value).result
     try:
-        found = run_sweep(**flags)
+        found = run_sweep(**flags, threads=THREADS.value)
     except DataError as error:
         if error.result:
             print(error.result.table, flush=True)

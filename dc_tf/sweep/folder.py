@@ -62,7 +62,7 @@ class SweepFolder:
         return os.path.join(self.path, "data", f"fraction_{fraction:.6g}-seed_{seed}")
 
     def known(self) -> dict:
-        """What earlier starts have recorded: data, precisions and runs."""
+        """What earlier starts have recorded: data, precisions, threads and runs."""
         return read_json(self.identity) if os.path.exists(self.identity) else {}
 
     def check_same(self, runs, fingerprint: str) -> None:
@@ -86,8 +86,8 @@ class SweepFolder:
                     "use another --workdir, another label, or the settings of that run."
                 )
 
-    def record(self, runs, fingerprint: str, precisions) -> None:
-        """Records what the folder holds from now on; `precisions` is a dataclass."""
+    def record(self, runs, fingerprint: str, precisions, threads: int | None) -> None:
+        """Records what the folder holds from now on, and how later starts compute."""
         known = self.known()
         settings = {run.name: settings_of(run) for run in runs}
         write_json(
@@ -95,6 +95,7 @@ class SweepFolder:
             {
                 "data": fingerprint,
                 "precisions": dataclasses.asdict(precisions),
+                "threads": threads,
                 "runs": known.get("runs", {}) | settings,
             },
         )

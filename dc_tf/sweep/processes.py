@@ -18,6 +18,7 @@ import subprocess
 import sys
 
 from dc_tf import shipped
+from dc_tf.distributed.task import environment_without_task
 from dc_tf.errors import ConfigError
 
 
@@ -45,7 +46,7 @@ class Slot:
 
     def environment(self) -> dict[str, str]:
         """The environment of a job."""
-        found = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
+        found = environment_without_task()
         root = pathlib.Path(__file__).resolve().parents[2]
         found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), found.get("PYTHONPATH")]))
         found["PYTHONUNBUFFERED"] = "1"
@@ -58,8 +59,13 @@ class Slot:
         return found
 
 
-def make_slots(at_once: int, workers: int) -> list[Slot]:
+def make_slots(at_once: int, workers: int, threads: int | None = None) -> list[Slot]:
     """One slot for each job at a time; they share the GPUs or the cores of this machine.
+
+    Args:
+        at_once: number of slots.
+        workers: processes of a job.
+        threads: of each worker on CPUs, on which rounding depends; None for its share of the cores.
 
     Raises:
         ConfigError: there are fewer GPUs than workers.
@@ -67,7 +73,7 @@ def make_slots(at_once: int, workers: int) -> list[Slot]:
     launcher = shipped.launcher()
     gpus, wanted = launcher.visible_gpus(), at_once * workers
     if not gpus:
-        return [Slot(workers, max(1, launcher.cores() // wanted))] * at_once
+        return [Slot(workers, threads or max(1, launcher.cores() // wanted))] * at_once
     if wanted > len(gpus):
         raise ConfigError(
             f"--at_once={at_once} and --workers={workers} need {wanted} GPUs, {len(gpus)} are "

@@ -14,6 +14,7 @@ from dc_tf.atomic import locked, make_folder, write_text
 from dc_tf.data.storage import files
 from dc_tf.data.storage.manifest import MANIFEST, Dataset
 from dc_tf.distributed import stop_request
+from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.sweep import cells as cells_lib
 from dc_tf.sweep import precisions as precisions_lib
@@ -39,7 +40,7 @@ class SweepResult(dict):
 
 
 def run_sweep(
-    config_file, workdir, data=None, train=None, test=None, at_once=1, workers=1
+    config_file, workdir, data=None, train=None, test=None, at_once=1, workers=1, threads=None
 ) -> SweepResult:
     """Runs what a sweep lacks; returns its result.
 
@@ -48,6 +49,7 @@ def run_sweep(
         workdir: folder of the sweep, created if missing.
         at_once: trainings and evaluations at a time.
         workers: processes of each.
+        threads: of each worker; None for those of an earlier start, else its share of the cores.
 
     Raises:
         ConfigError: what cannot work; nothing was started.
@@ -56,13 +58,14 @@ def run_sweep(
     """
     prepared = prepare(config_file, workdir, data, train, test, workers)
     sweep, folder = prepared.sweep, prepared.folder
-    slots = make_slots(at_once, workers)
+    known = folder.known()
+    slots = make_slots(at_once, workers, threads or known.get("threads"))
     with contextlib.ExitStack() as stack:
         make_folder(folder.path)
         stack.enter_context(locked(folder.lock, folder.path))
         stack.enter_context(stop_request.signals_handled())
-        chosen = precisions_lib.choose(prepared.runs, folder.known().get("precisions"), slots[0])
-        folder.record(prepared.runs, prepared.fingerprint, chosen)
+        chosen = precisions_lib.choose(prepared.runs, known.get("precisions"), slots[0])
+        folder.record(prepared.runs, prepared.fingerprint, chosen, slots[0].threads)
         jobs = make_jobs(sweep, prepared.cells, folder, chosen, prepared.prints)
         failures = run_jobs(jobs, slots, folder)
         found = collect(sweep, prepared.cells, folder, failures)
@@ -103,6 +106,8 @@ def prepare(config_file, workdir, data, train, test, workers) -> Prepared:
     Raises:
         ConfigError: of the file, of an experiment, or of what is in the folder.
     """
+    if task_from_environment().size > 1:
+        raise ConfigError("a sweep is one process; give --workers=N instead of TF_CONFIG.")
     folder = SweepFolder(workdir)
     paths.check_folder(folder.path, "--workdir")
     sweep = read_sweep(config_file, data, train, test)
