@@ -70,7 +70,7 @@ class SweepTest(tf.test.TestCase):
         found, started = self.sweep()
         self.assertEmpty(started)
         self.assertEqual(found, self.found)
-        found, started = self.sweep(seeds=[1])
+        found, started = self.sweep(self.copy(), seeds=[1])
         self.assertEmpty(started)
         self.assertLen(found["cells"], 1)
 
