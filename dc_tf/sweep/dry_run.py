@@ -13,7 +13,7 @@ import json
 
 from dc_tf.memory import size
 from dc_tf.run_dir import RunDir
-from dc_tf.sweep.jobs import kept_result, make_jobs
+from dc_tf.sweep.jobs import job_name, kept_result, make_jobs
 from dc_tf.sweep.precisions import Precisions
 from dc_tf.sweep.processes import make_slots
 from dc_tf.sweep.run import prepare
@@ -47,12 +47,12 @@ def dry_run(
     """
     prepared = prepare(config_file, workdir, data, train, test, workers)
     make_slots(at_once, workers)
-    known = prepared.folder.known().get("precisions") or {}
-    jobs = make_jobs(
-        prepared.sweep, prepared.cells, prepared.folder, Precisions(**known), prepared.prints
-    )
+    known = prepared.folder.known().get("precisions")
+    # The sizes on disk do not depend on them.
+    precisions = Precisions(**known) if known else Precisions("float32", "float32")
+    jobs = make_jobs(prepared.sweep, prepared.cells, prepared.folder, precisions, prepared.prints)
     done = {job.name for job in jobs if job.is_done()}
-    runs = [_planned(run, prepared, workers, run.name in done) for run in prepared.runs]
+    runs = [_planned(run, precisions, workers, run.name in done) for run in prepared.runs]
     speeds = _speeds(prepared, workers, measure)
     for line, run in zip(runs, prepared.runs, strict=True):
         line["seconds"] = _seconds(line.pop("plan"), speeds.get(_kind(run)))
@@ -69,8 +69,8 @@ def dry_run(
     return DryRun(_text(prepared.sweep, result, at_once), result)
 
 
-def _planned(run, prepared, workers, done) -> dict:
-    plan = _plan(run, workers)
+def _planned(run, precisions, workers, done) -> dict:
+    plan = _plan(precisions.applied(run.experiment), run.rows, workers)
     after = run.after.name if run.after else None
     disk = plan.shared_bytes + workers * plan.scratch_bytes
     return {
@@ -84,10 +84,10 @@ def _planned(run, prepared, workers, done) -> dict:
     }
 
 
-def _plan(run, workers):
+def _plan(experiment, rows, workers):
     from dc_tf.planning.plan import make_plan
 
-    return make_plan(run.experiment, run.rows, workers, _on_gpu())
+    return make_plan(experiment, rows, workers, _on_gpu())
 
 
 def _on_gpu():
@@ -122,7 +122,6 @@ def _measured(run, data, workers):
     """The speed of a run on all of the data set, whose views do not exist yet."""
     from dc_tf.distributed.cluster import connect
     from dc_tf.distributed.session import leaving
-    from dc_tf.planning.plan import make_plan
     from dc_tf.training.measure import measure
     from dc_tf.training.precisions import choose_precisions
 
@@ -130,8 +129,7 @@ def _measured(run, data, workers):
     experiment = choose_precisions(run.experiment.replace(data=whole)).experiment
     cluster = connect()
     with leaving(cluster):
-        plan = make_plan(experiment, run.rows, workers, _on_gpu())
-        return measure(experiment, plan, cluster)
+        return measure(experiment, _plan(experiment, run.rows, workers), cluster)
 
 
 def _seconds(plan, rates) -> float | None:
@@ -157,7 +155,7 @@ def _evaluation_seconds(prepared, jobs, done, at_once) -> float | None:
     """Seconds of the evaluations that are left, as long as those done; None without any done."""
     total = 0.0
     for evaluation in prepared.sweep.evaluations:
-        names = {run.name: f"{run.name}.{evaluation.name}" for run in prepared.runs}
+        names = {run.name: job_name(run.name, evaluation.name) for run in prepared.runs}
         known = [
             kept_result(prepared.folder.evaluation(run, evaluation.name))["seconds"]
             for run, name in names.items()

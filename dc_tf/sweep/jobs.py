@@ -36,6 +36,7 @@ class Job:
         is_done: whether its result is there.
         prepare: makes what the command reads; called before it starts.
         finish: keeps the result; called after it has ended well.
+        made_with: of an evaluation, what its result depends on beside the run.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Job:
     is_done: Callable[[], bool]
     prepare: Callable[[], None]
     finish: Callable[[], None]
+    made_with: dict | None = None
 
 
 def make_jobs(sweep, cells, folder, precisions: Precisions, prints: dict) -> list[Job]:
@@ -188,4 +190,5 @@ def _measuring(asked, folder) -> Job:
         is_done=lambda: kept_result(path, made_with) is not None,
         prepare=lambda: make_folder(os.path.dirname(path)),
         finish=finish,
+        made_with=made_with,
     )
