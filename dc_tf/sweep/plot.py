@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dc_tf.sweep.file_checks import LAYER, VARIANT
-from dc_tf.sweep.tables import label_of
+from dc_tf.sweep.tables import UNNAMED, label_of
 
 # Equal results give equal files.
 _FIXED = {"svg.hashsalt": "dc_tf", "svg.fonttype": "none"}
@@ -22,39 +22,39 @@ def draw(sweep, found: dict, path: str) -> None:
     names = list(dict.fromkeys(name for row in found["rows"] for name in row["metrics"]))
     count = max(1, len(names))
     with matplotlib.rc_context(_FIXED):
-        figure = Figure(figsize=(2 + 4.5 * count, 4.5), layout="constrained")
+        figure = Figure(figsize=(3.5 + 4.5 * count, 4.5), layout="constrained")
         FigureCanvasAgg(figure)
         figure.suptitle(found["title"])
         panels = figure.subplots(1, count, squeeze=False)[0]
         for name, axes in zip(names, panels):
             _panel(axes, sweep, found, name)
+        handles, labels = panels[0].get_legend_handles_labels()
+        if labels:
+            figure.legend(handles, labels, loc="outside right upper", fontsize="small")
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def _panel(axes, sweep, found, name):
-    x = horizontal(sweep)
-    layer = _layer(sweep, found["rows"], name)
-    lines = curves(found["rows"], name, x, layer)
-    labels = [label for curve in lines.values() for label in curve if label is not None]
-    places = _places(list(dict.fromkeys(labels)), found["rows"], x)
+    rows, x = found["rows"], horizontal(sweep)
+    layer = _layer(sweep, rows, name)
+    lines = curves(rows, name, x, layer)
+    labels = dict.fromkeys(at for curve in lines.values() for at in curve if at is not None)
+    images = _images(labels, rows, x)
+    places = images or _places(labels)
     for label, curve in lines.items():
-        _draw_curve(axes, label, curve, places)
-    if found["paper"] and x in (LAYER, VARIANT, *_labelled(sweep)):
-        for method, curve in found["paper"]["curves"].items():
-            points = {label: percent for label, percent in curve.items() if label in places}
-            if points:
-                at = [places[label] for label in points]
-                axes.plot(at, list(points.values()), "--.", alpha=0.6, label=f"paper: {method}")
-    _describe(axes, sweep, name, x, layer, places)
+        _draw_curve(axes, "this sweep" if label == UNNAMED else label, curve, places)
+    for method, curve in (found["paper"] or {"curves": {}})["curves"].items():
+        points = {places[label]: percent for label, percent in curve.items() if label in places}
+        if points:
+            axes.plot([*points], [*points.values()], "--.", alpha=0.6, label=f"paper: {method}")
+    axes.set(title=f"{name}, {layer}" if x != LAYER and layer else name, ylabel="percent")
+    texts = {label: f"{count:,}" for label, count in images.items()} or {at: at for at in labels}
+    _draw_axis(axes, x, {texts[label]: place for label, place in places.items()}, sweep.plot.log)
 
 
 def horizontal(sweep) -> str:
     """What is on the horizontal axis: the name of an axis, "variant" or "layer"."""
     return sweep.plot.x or (sweep.axes[0].name if sweep.axes else LAYER)
-
-
-def _labelled(sweep):
-    return [axis.name for axis in sweep.axes]
 
 
 def _layer(sweep, rows, name):
@@ -86,14 +86,15 @@ def curves(rows, name, x, layer) -> dict:
     return found
 
 
-def _places(labels, rows, x) -> dict:
-    """{label: place}: numbers where all labels are numbers, else their order.
-
-    A fraction of the data set stands at its number of images.
-    """
+def _images(labels, rows, x) -> dict:
+    """{label: number of images} where points differ in it, as fractions do; else {}."""
     images = {row["axes"].get(x): row["images"] for row in rows}
-    if x not in (LAYER, VARIANT) and len({images.get(label) for label in labels}) > 1:
-        return {label: images[label] for label in labels}
+    found = {label: images[label] for label in labels if label in images}
+    return found if x not in (LAYER, VARIANT) and len({*found.values()}) > 1 else {}
+
+
+def _places(labels) -> dict:
+    """{label: place}: numbers where all labels are numbers, else their order."""
     try:
         return {label: float(label) for label in labels}
     except ValueError:
@@ -109,12 +110,11 @@ def _draw_curve(axes, label, curve, places):
     axes.errorbar(at, means, yerr=bars, fmt=style, capsize=3, label=label)
 
 
-def _describe(axes, sweep, name, x, layer, places):
-    shown = "" if x == LAYER or not layer else f", {layer}"
-    axes.set(title=f"{name}{shown}", ylabel="percent", xlabel=x)
-    if sweep.plot.log and all(place > 0 for place in places.values()):
+def _draw_axis(axes, x, places, log):
+    """The horizontal axis, with ticks at {text: place}."""
+    axes.set_xlabel(x)
+    if log and all(place > 0 for place in places.values()):
         axes.set_xscale("log")
-    turned = 45 if len(places) > 6 or any(len(label) > 9 for label in places) else 0
-    axes.set_xticks(list(places.values()), list(places), rotation=turned)
+    turned = 45 if len(places) > 6 or any(len(text) > 9 for text in places) else 0
+    axes.set_xticks([*places.values()], [*places], rotation=turned)
     axes.minorticks_off()
-    axes.legend(fontsize="small")

@@ -7,6 +7,7 @@ other way round. Below are the paper's results of the same variants, points or l
 """
 
 _FEW_LAYERS = 4
+UNNAMED = "base"  # the row of a sweep without variants and axes
 
 
 def tables(found: dict) -> str:
@@ -25,7 +26,7 @@ def tables(found: dict) -> str:
 
 def label_of(row: dict) -> str:
     """The name of a row: its variant and the labels of its points."""
-    return ", ".join([*filter(None, [row["variant"]]), *row["axes"].values()]) or "base"
+    return ", ".join([*filter(None, [row["variant"]]), *row["axes"].values()]) or UNNAMED
 
 
 def _evaluation(name, rows) -> str:
