@@ -174,9 +174,11 @@ class EightCellsTest(tf.test.TestCase):
         variants = {"random": {"untrained": "first"}, "first": {}}
         more = {"images": {"fractions": [1, 0.6]}}
         fields = {"variants": variants, "axes": more, "seeds": [0]}
-        found, started = self.sweep(self.workdir, **fields)
+        workdir = os.path.join(self.folder, "copy")
+        shutil.copytree(self.workdir, workdir)
+        found, started = self.sweep(workdir, **fields)
         self.assertEqual([job[0] for job in started], ["evaluate", "train", "evaluate"])
-        with open(f"{self.workdir}/evaluations/first-images_1-seed_0/knn.json") as file:
+        with open(f"{workdir}/evaluations/first-images_1-seed_0/knn.json") as file:
             result = json.load(file)["result"]
         random = found["rows"][0]["metrics"]["knn"]["conv13"]
         first = found["rows"][2]["metrics"]["knn"]["conv13"]
@@ -192,7 +194,7 @@ class EightCellsTest(tf.test.TestCase):
         flags = [f"--{name}={value}" for name, value in self.data.items()]
         command = [sys.executable, "-m", "dc_tf", "sweep", f"--config_file={path}", *flags]
         command += [f"--workdir={workdir}", "--threads=1"]
-        for number, code in ((signal.SIGKILL, -9), (signal.SIGINT, 42)):
+        for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 42)):
             process = subprocess.Popen(command)
             done = len(checkpoints_of(workdir, "first-images_1-seed_0"))
             wait_until(
