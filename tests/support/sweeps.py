@@ -17,6 +17,7 @@ SWEEP = {
         "model": {"width": 1 / 16, "resolution": 32, "fc": 16},
         "log_every": 1,
         "checkpoint_every": 1,
+        "keep_checkpoints": 100,
         "stages": [
             {
                 "name": "rotnet",
