@@ -14,6 +14,7 @@ LAYERS = [
     {"__main__"},
     {"commands"},
     {"api"},
+    {"sweep"},
     {"report"},
     {"curation"},
     {"evaluation", "doctor"},

@@ -6,7 +6,8 @@ import os
 import typing
 from collections.abc import Mapping, Sequence
 
-from dc_tf.api.arguments import Path, several, takes_arguments
+from dc_tf.api.arguments import Path, path_or_none, several, takes_arguments
+from dc_tf.errors import ConfigError
 
 if typing.TYPE_CHECKING:
     from dc_tf.experiment import Experiment
@@ -153,3 +154,70 @@ def load_trunk(model: Path, stage: str = "", compute_dtype: str = "float32") -> 
     from dc_tf.evaluation.models import open_model
 
     return open_model(os.fspath(model), compute_dtype, stage).trunk
+
+
+@takes_arguments()
+def run_sweep(
+    config_file: Path | Mapping,
+    workdir: Path,
+    data: Path | None = None,
+    train: Path | None = None,
+    test: Path | None = None,
+    *,
+    at_once: int = 1,
+    workers: int = 1,
+    threads: int | None = None,
+    dry_run: bool = False,
+    measure: bool = False,
+) -> dict:
+    """Trains and evaluates the networks of an ablation; `dc_tf sweep` as a function.
+
+    Started again on the same folder, it runs what is missing. Each training and each evaluation is
+    a process of its own.
+
+    >>> sweep = {
+    ...     "base": "quickstart",
+    ...     "settings": {"model": {"width": 0.0625, "resolution": 32, "fc": 64}},
+    ...     "seeds": [0, 1],
+    ...     "variants": {"rotnet": {"stages": ["rotnet"]}},
+    ...     "axes": {"input": {"setting": "model.sobel", "values": [True, False]}},
+    ...     "evaluations": {"knn": {"task": "knn", "layers": ["conv13"]}},
+    ... }
+    >>> planned = dc_tf.run_sweep(sweep, "SWEEP", "scenes", test="scenes_test", dry_run=True)
+    >>> planned["cells"], [run["name"] for run in planned["runs"]][:2]
+    (4, ['rotnet-input_True-seed_0', 'rotnet-input_True-seed_1'])
+
+    Args:
+        config_file: YAML file, the name of a preset, such as "methods_small", or a mapping with the
+            same fields.
+        workdir: folder of the sweep; created if missing.
+        data: data set to learn from; None: that of the file.
+        train: labelled data set, or VOC development kit, that evaluations learn from; None: that of
+            the file, else `data`.
+        test: labelled data set to measure on; None: that of the file.
+        at_once: trainings and evaluations at a time, which share the cores or the GPUs.
+        workers: processes of each of them.
+        threads: of each process on CPUs; rounding depends on them, so with equal ones results do
+            not depend on `at_once`. None: those of an earlier start, else its share of the cores.
+        dry_run: only plan: cells, time and disk.
+        measure: with `dry_run`, measure the speed of training here for the time.
+
+    Returns:
+        dict of cells, rows (mean and deviation over the seeds in percent), paper, failed and done,
+        as WORKDIR/result.json has it; or of the plan.
+
+    Raises:
+        ConfigError: a file, setting or folder that cannot work; nothing was started.
+        DataError: networks failed; the others are in its `result`.
+        Preempted: after Ctrl-C or SIGTERM; the same call resumes.
+    """
+    from dc_tf.sweep import dry_run as planning
+    from dc_tf.sweep import run
+
+    if measure and not dry_run:
+        raise ConfigError("--measure is for --dry_run; leave it out.")
+    places = os.fspath(workdir), *map(path_or_none, (data, train, test))
+    if dry_run:
+        planned = planning.dry_run(config_file, *places, at_once, workers, measure)
+        return planned.result
+    return run.run_sweep(config_file, *places, at_once, workers, threads)

@@ -7,9 +7,6 @@ This is launch/local.py of the repository, or with --nodes launch/node.py, which
 flags; their exit codes are those of the workers.
 """
 
-import importlib.util
-import sys
-
 from dc_tf import shipped
 
 _NODES = "--nodes"
@@ -25,21 +22,8 @@ def main(argv) -> int:
         exit code.
     """
     own = argv[: argv.index("--")] if "--" in argv else argv
-    launcher = _load("node" if _NODES in own else "local")
+    launcher = shipped.launcher("node" if _NODES in own else "local")
     try:
         return launcher.main([a for i, a in enumerate(argv) if i >= len(own) or a != _NODES])
     except SystemExit as end:  # of its parser, after --help and wrong flags
         return int(end.code or 0)
-
-
-def _load(name):
-    """A program of launch/ as a module; they import one another by name."""
-    folder = shipped.folder("launch")
-    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
-    launcher = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(folder))
-    try:
-        spec.loader.exec_module(launcher)
-    finally:
-        sys.path.remove(str(folder))
-    return launcher

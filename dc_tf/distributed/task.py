@@ -77,6 +77,11 @@ def task_from_environment() -> TaskSpec:
     return parse_tf_config(os.environ.get("TF_CONFIG"))
 
 
+def environment_without_task() -> dict[str, str]:
+    """The environment of this process without TF_CONFIG, for a process alone."""
+    return {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
+
+
 def parse_tf_config(text: str | None) -> TaskSpec:
     """Reads TF_CONFIG.
 

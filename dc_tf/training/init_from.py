@@ -49,8 +49,7 @@ def _check_run(path, stage, model):
             "or 'dc_tf import_torch'; for a run in progress, set init_stage to a finished stage."
         )
     experiment = experiment_lib.load([run.config])
-    theirs = settings_of(experiment.model)
-    _check_same_network({"trunk": experiment.model.trunk, **theirs}, model)
+    check_same_network(network_settings(experiment.model), model)
     try:
         find_checkpoint(run, experiment, stage)
     except (ConfigError, DataError) as error:
@@ -68,10 +67,21 @@ def _check_export(path, stage, model):
             f"init_from is {path!r}, whose Sobel stage is folded into its first convolution; "
             "export or import it with --sobel=layer."
         )
-    _check_same_network({"trunk": metadata.trunk, **metadata.settings}, model)
+    check_same_network({"trunk": metadata.trunk, **metadata.settings}, model)
 
 
-def _check_same_network(theirs, model):
+def network_settings(model) -> dict:
+    """The settings of `experiment.Model` that the shapes of the weights depend on."""
+    return {"trunk": model.trunk, **settings_of(model)}
+
+
+def check_same_network(theirs: dict, model) -> None:
+    """Checks that a network has the shape of this experiment's; raises ConfigError.
+
+    Args:
+        theirs: as of `network_settings`.
+        model: experiment.Model.
+    """
     for name, value in theirs.items():
         ours = getattr(model, name)
         if value != ours:

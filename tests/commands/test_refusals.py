@@ -27,6 +27,7 @@ FOLDERS = [
     "replay RUN --output={}",
     "train --config_file=quickstart --params_override=data.path=DATA --workdir={}",
     "evaluate --task=knn --model=MODEL --train=DATA --test=DATA --watch_dir={}",
+    "sweep --config_file=methods_small --data=DATA --test=DATA --workdir={}",
 ]
 FILES = [
     "evaluate --task=knn --model=MODEL --train=DATA --test=DATA --output={}.json",
