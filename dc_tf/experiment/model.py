@@ -38,6 +38,11 @@ class Model(Config):
     sync_batch_norm: str = "world"
     xla: bool = False
 
+    @property
+    def fixed_size(self) -> bool:
+        """Whether the trunk takes images of `resolution` only: VGG-16 has fully connected layers."""
+        return True
+
 
 def check_model(model: Model) -> None:
     """Refuses what cannot work; raises ConfigError."""

@@ -83,7 +83,7 @@ class StageSize:
             * (stage.batch_size // workers)
             * 3
             * _FLOAT
-            * model.resolution**2,
+            * sum(count * side**2 for side, count in stage.views.sizes(model.resolution)),
             row_bytes=_ROW_BYTES * rows,
         )
 
@@ -168,9 +168,9 @@ def _messages(model, stage, topology):
     if topology.workers > 1:
         # Whether a worker asks to stop; in float16 also whether the heads' gradients are finite.
         world += _FLOAT * (2 if model.compute_dtype == "float16" else 1)
-    # A count and two values per channel, forward and backward, for each micro-batch.
+    # A count and two values per channel, forward and backward, for each pass of a micro-batch.
     statistics = [2 * c + 1 for block in channels(model.width) for c in block]
-    normalization = 2 * _FLOAT * stage.accumulate * sum(statistics)
+    normalization = 2 * _FLOAT * stage.accumulate * stage.views.passes * sum(statistics)
     if model.sync_batch_norm == "world" and topology.workers > 1:
         world += normalization
     if model.sync_batch_norm == "group" and sharers > 1:
@@ -179,15 +179,21 @@ def _messages(model, stage, topology):
 
 
 def _activation_bytes(model, stage, workers):
-    """Outputs of convolutions and batch norm, kept for the backward pass."""
-    numbers, side = 0, model.resolution + 2
+    """Outputs of convolutions and batch norm of all views, kept for the backward pass."""
+    sizes = stage.views.sizes(model.resolution)
+    numbers = sum(count * _activations(model, side) for side, count in sizes)
+    images = math.ceil(stage.batch_size / workers / stage.accumulate)
+    return images * numbers * (_FLOAT if model.compute_dtype in ("float32", "auto") else _HALF)
+
+
+def _activations(model, side):
+    """Numbers kept of one view."""
+    numbers, side = 0, side + 2
     for block in channels(model.width):
         numbers += sum(2 * side * side * c for c in block)
         side //= 2
         numbers += side * side * block[-1]
-    numbers += 3 * model.fc
-    images = math.ceil(stage.batch_size / workers / stage.accumulate)
-    return images * numbers * (_FLOAT if model.compute_dtype in ("float32", "auto") else _HALF)
+    return numbers + 3 * model.fc
 
 
 def _ring(size, members):
