@@ -14,14 +14,8 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 # Settings that are groups of settings.
 SECTIONS = (
-    "data",
-    "model",
-    "stages",
-    "watchdog",
-    "optimizer",
-    "clustering",
-    "augmentation",
-    "views",
+    *("data", "model", "stages", "watchdog"),
+    *("optimizer", "clustering", "augmentation", "views"),
 )
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 CITATION = re.compile(r"docs/reference\.md,\s+section (\d+)")

@@ -12,7 +12,7 @@ from dc_tf.hyperparams import Config
 class Augmentation(Config):
     """Photometric augmentation, after crop and flip; see `dc_tf.data.input.photometric`.
 
-    SimCLR's values are 1.0, 0.2, 0.5 and 0; those of SwAV 1.0, 0.2, 0.5 and 0 as well.
+    SimCLR and SwAV use 1.0, 0.2, 0.5 and 0.
 
     Attributes:
         jitter: strength of the colour jitter, applied with probability 0.8: brightness, contrast

@@ -40,7 +40,7 @@ class Model(Config):
 
     @property
     def fixed_size(self) -> bool:
-        """Whether the trunk takes images of `resolution` only: VGG-16 has fully connected layers."""
+        """Whether the trunk takes images of `resolution` only, for its fully connected layers."""
         return True
 
 

@@ -167,8 +167,8 @@ class Learner:
 
         Part i has the images i, i + count, ... of a super-class, on any number of workers.
         """
-        rest = tensor.shape[1:]
-        parts = tf.reshape(tensor, [-1, count, *rest])
+        images, *rest = tensor.shape
+        parts = tf.reshape(tensor, [images // count, count, *rest])
         return tf.experimental.numpy.moveaxis(parts, 1, 0)
 
     def _gradients(self, batch, scale):
@@ -276,7 +276,8 @@ def statistics_comm(model, cluster, topology) -> Communicator:
 
 def _joined(tensor):
     """(b * views, ...) of (b, views, ...)."""
-    return tf.reshape(tensor, [-1, *tensor.shape[2:]])
+    count, views, *rest = tensor.shape
+    return tf.reshape(tensor, [count * views, *rest])
 
 
 def _where(finite, value):

@@ -133,7 +133,7 @@ def rotate(image, quarter_turns) -> tf.Tensor:
 
 
 def _random_crop(window, size, seed, min_area, max_ratio, flip, max_area):
-    """The crop of the pixels that `window(choose)` returns, `choose` being as in `_decode_window`."""
+    """The crop of what `window(choose)` returns; `choose` is as in `_decode_window`."""
     uniform = tf.random.stateless_uniform([2 * _TRIES + 3], seed, alg="philox")
 
     def choose(height, width):
