@@ -13,7 +13,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 # Settings that are groups of settings.
-SECTIONS = ("data", "model", "stages", "watchdog", "optimizer", "clustering")
+SECTIONS = (
+    *("data", "model", "stages", "watchdog"),
+    *("optimizer", "clustering", "augmentation", "views"),
+)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 CITATION = re.compile(r"docs/reference\.md,\s+section (\d+)")
 
@@ -145,6 +148,8 @@ class ReferenceTest(unittest.TestCase):
             "stages[i].": stage,
             "stages[i].optimizer.": stage.optimizer,
             "stages[i].clustering.": stage.clustering,
+            "stages[i].augmentation.": stage.augmentation,
+            "stages[i].views.": stage.views,
         }.items():
             for field in dataclasses.fields(config):
                 if field.name not in SECTIONS:

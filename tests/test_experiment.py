@@ -89,6 +89,17 @@ class ExperimentTest(tf.test.TestCase):
             ("stages[1].clustering.tolerance=1", r"tolerance is 1.0; use \[0, 1\)"),
             ("stages[1].clustering.cache_gb=-1", "clustering.cache_gb is -1.0; use 0 to 1e9"),
             ("stages[1].clustering.save_every_s=-1", "save_every_s is -1.0; use seconds from 0"),
+            ("stages[0].augmentation.jitter=-1", r"augmentation.jitter is -1.0; use 0 to 10"),
+            ("stages[0].augmentation.blur=1.5", r"augmentation.blur is 1.5; use a probability"),
+            ("stages[0].views.global_views=0", r"stages.0..views.global_views is 0; use 1 to"),
+            ("stages[0].views.local_views=-1", "local_views is -1; use 0 to"),
+            ("stages[0].views.global_min_area=2", r"global_min_area is 2.0; use \(0, 1"),
+            ("stages[0].views.global_max_area=0.01", r"global_max_area is 0.01; use 0.08 "),
+            ("stages[0].views.local_max_area=0.01", r"local_max_area is 0.01; use 0.05 "),
+            (
+                "stages[0].views.local_views=2,stages[0].views.local_size=96",
+                "local_size is 96; use model.resolution = 224, the only size of this trunk",
+            ),
             ("data.path=''", "dc_tf convert"),
             ("model.compute_dtype=float64", "use float32, bfloat16, float16 or auto"),
             (

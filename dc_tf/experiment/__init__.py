@@ -6,6 +6,7 @@ file.
     experiment = load(["quickstart"], ["data.path=/data/mine,stages[0].epochs=2"])
 """
 
+from dc_tf.experiment.augmentation import Augmentation, Views
 from dc_tf.experiment.clustering import Clustering
 from dc_tf.experiment.compare import differences, result_settings
 from dc_tf.experiment.data import Data
@@ -16,12 +17,14 @@ from dc_tf.experiment.optimizer import Optimizer
 from dc_tf.experiment.stage import Stage
 
 __all__ = [
+    "Augmentation",
     "Clustering",
     "Data",
     "Experiment",
     "Model",
     "Optimizer",
     "Stage",
+    "Views",
     "Watchdog",
     "check",
     "differences",

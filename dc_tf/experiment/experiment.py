@@ -73,4 +73,4 @@ def check(experiment: Experiment) -> None:
     for setting in ("checkpoint_every", "keep_checkpoints", "log_every"):
         need_at_least(setting, getattr(experiment, setting), 1)
     for i, stage in enumerate(experiment.stages):
-        check_stage(stage, f"stages[{i}]", experiment.model)
+        check_stage(stage, f"stages[{i}]", experiment.data, experiment.model)

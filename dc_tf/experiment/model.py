@@ -44,6 +44,11 @@ class Model(Config):
     sync_batch_norm: str = "world"
     xla: bool = False
 
+    @property
+    def fixed_size(self) -> bool:
+        """Whether the trunk takes images of `resolution` only, for its fully connected layers."""
+        return TRUNKS[self.trunk].features is None
+
 
 def check_model(model: Model) -> None:
     """Refuses what cannot work; raises ConfigError."""

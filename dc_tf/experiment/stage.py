@@ -3,7 +3,14 @@
 import dataclasses
 import math
 
+from dc_tf.experiment.augmentation import (
+    Augmentation,
+    Views,
+    check_augmentation,
+    check_views,
+)
 from dc_tf.experiment.clustering import Clustering, check_clustering
+from dc_tf.experiment.data import Data
 from dc_tf.experiment.model import Model
 from dc_tf.experiment.need import need, need_at_least, need_choice
 from dc_tf.experiment.optimizer import Optimizer, check_optimizer_settings
@@ -50,6 +57,8 @@ class Stage(Config):
     loss: str = "hierarchical"
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     clustering: Clustering = dataclasses.field(default_factory=Clustering)
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    views: Views = dataclasses.field(default_factory=Views)
 
     @property
     def super_classes(self) -> int:
@@ -75,12 +84,13 @@ class Stage(Config):
         return index, first, min(self.epochs, first + self.reassign_every)
 
 
-def check_stage(stage: Stage, place: str, model: Model) -> None:
+def check_stage(stage: Stage, place: str, data: Data, model: Model) -> None:
     """Refuses what cannot work; raises ConfigError.
 
     Args:
         stage: its settings.
         place: where they are, as in "stages[0]".
+        data: settings of the images.
         model: settings of the network.
     """
 
@@ -102,3 +112,5 @@ def check_stage(stage: Stage, place: str, model: Model) -> None:
     need(not flat, name("loss"), "product", "use it with sub_clusters")
     check_clustering(stage.clustering, name("clustering"), model)
     check_optimizer_settings(stage.optimizer, name("optimizer"), stage.epochs)
+    check_augmentation(stage.augmentation, name("augmentation"))
+    check_views(stage.views, name("views"), data, model)

@@ -66,6 +66,8 @@ def _stage_lines(index, plan, rates):
         f"{stage.name}: {stage.epochs} epochs of {plan.steps_per_epoch:,} steps; a step has "
         f"{batch.batch_size:,} images, {batch.per_worker} of each worker",
     )
+    if stage.views.count > 1:
+        yield "", f"  {_views_text(stage.views)}"
     yield from (("", f"  {text}") for text in _topology_lines(plan))
     if stage.clustered:
         yield "", f"  {_clustering_text(plan)}"
@@ -102,6 +104,13 @@ def _topology_lines(plan):
         yield f"{workers}: super-class{'es' if len(classes) > 1 else ''} {_span(classes)}"
 
 
+def _views_text(views):
+    text = f"{views.count} views of each image: {views.global_views} global"
+    if views.local_views:
+        text += f", {views.local_views} local of {views.local_size} pixels"
+    return text
+
+
 def _clustering_text(plan):
     stage, cost = plan.stage, plan.clustering
     problem = cost.problem
@@ -136,6 +145,7 @@ def _stage_dict(index, plan, rates):
         "steps_per_epoch": plan.steps_per_epoch,
         "clusterings": plan.stage.rounds if plan.stage.clustered else 0,
         "batch_per_worker": plan.batch.per_worker,
+        "views": plan.stage.views.count,
         "serves": [
             {"workers": list(ranks), "super_classes": list(classes)}
             for ranks, classes in plan.groups

@@ -84,7 +84,7 @@ class StageSize:
             * (stage.batch_size // workers)
             * 3
             * _FLOAT
-            * model.resolution**2,
+            * sum(count * side**2 for side, count in stage.views.sizes(model.resolution)),
             row_bytes=_ROW_BYTES * rows,
         )
 
@@ -136,9 +136,12 @@ def problem_of(experiment, stage, rows, workers) -> Problem | None:
     )
 
 
-def counts_of(model) -> Counts:
-    """Sizes of the network that `experiment.Model` describes."""
-    return trunk_class(model.trunk).counts(**settings_of(model))
+def counts_of(model, resolution: int | None = None) -> Counts:
+    """Sizes of the network that `experiment.Model` describes, at another resolution if given."""
+    settings = settings_of(model)
+    return trunk_class(model.trunk).counts(
+        **settings | {"resolution": resolution or model.resolution}
+    )
 
 
 def trunk_weights(model) -> int:
@@ -170,9 +173,9 @@ def _messages(model, stage, topology):
     if topology.workers > 1:
         # Whether a worker asks to stop; in float16 also whether the heads' gradients are finite.
         world += _FLOAT * (2 if model.compute_dtype == "float16" else 1)
-    # A count and two values per channel, forward and backward, for each micro-batch.
+    # A count and two values per channel, forward and backward, for each pass of a micro-batch.
     statistics = [2 * conv.outputs + 1 for conv in counts_of(model).convs]
-    normalization = 2 * _FLOAT * stage.accumulate * sum(statistics)
+    normalization = 2 * _FLOAT * stage.accumulate * stage.views.passes * sum(statistics)
     if model.sync_batch_norm == "world" and topology.workers > 1:
         world += normalization
     if model.sync_batch_norm == "group" and sharers > 1:
@@ -181,8 +184,9 @@ def _messages(model, stage, topology):
 
 
 def _activation_bytes(model, stage, workers):
-    """Outputs of convolutions and batch norm, kept for the backward pass."""
-    numbers = counts_of(model).kept
+    """Outputs of convolutions and batch norm of all views, kept for the backward pass."""
+    sizes = stage.views.sizes(model.resolution)
+    numbers = sum(count * counts_of(model, side).kept for side, count in sizes)
     images = math.ceil(stage.batch_size / workers / stage.accumulate)
     return images * numbers * (_FLOAT if model.compute_dtype in ("float32", "auto") else _HALF)
 

@@ -12,8 +12,10 @@ import tensorflow as tf
 from dc_tf import atomic
 from dc_tf.clustering.assignments import Assignments, is_complete
 from dc_tf.clustering.kept_clustering import KeptClustering, prune
+from dc_tf.data.input.photometric import Photometric
 from dc_tf.data.input.pipeline import training_batches
 from dc_tf.data.input.sampler import Sampler
+from dc_tf.data.input.views import Views
 from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader
@@ -248,7 +250,7 @@ class Pretraining:
             with heartbeat.slow_operation("preparing"):
                 draws = sampler.epoch(epoch, self._cluster.rank)
                 start = trainer.position.step
-                batches = make_batches(self._experiment, self._reader, plan, draws, start)
+                batches = make_batches(self._experiment, stage, self._reader, plan, draws, start)
             trainer.train_epoch(
                 batches,
                 rates=epoch_rates(stage, epoch, start, sampler.steps),
@@ -269,15 +271,26 @@ def make_sampler(experiment, index: int, plan, rows: int, assignments) -> Sample
     )
 
 
-def make_batches(experiment, reader, plan, draws, start_step=0) -> tf.data.Dataset:
+def make_batches(experiment, stage, reader, plan, draws, start_step=0) -> tf.data.Dataset:
     """Batches of an epoch of one worker; see `pipeline.training_batches`."""
+    settings = stage.views
+    views = Views(
+        settings.global_views,
+        settings.local_views,
+        settings.local_size,
+        max_area=settings.global_max_area,
+        local_min_area=settings.local_min_area,
+        local_max_area=settings.local_max_area,
+    )
     return training_batches(
         reader,
         draws,
         plan.per_worker,
         experiment.model.resolution,
-        min_area=experiment.data.min_crop_area,
+        min_area=settings.global_min_area or experiment.data.min_crop_area,
         flip=experiment.data.flip,
         start_step=start_step,
         threads=experiment.threads or None,
+        photometric=Photometric(**stage.augmentation.as_dict()),
+        views=views,
     )

@@ -21,6 +21,8 @@ def settings() -> str:
         (experiment.Stage, "stages[i]."),
         (experiment.Optimizer, "stages[i].optimizer."),
         (experiment.Clustering, "stages[i].clustering."),
+        (experiment.Augmentation, "stages[i].augmentation."),
+        (experiment.Views, "stages[i].views."),
         (experiment.Watchdog, "watchdog."),
     ):
         names = [field.name for field in dataclasses.fields(kind)]

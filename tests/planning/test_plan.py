@@ -12,7 +12,7 @@ from dc_tf import keras
 from dc_tf.clustering.cost.hardware import P4D
 from dc_tf.clustering.cost.model import estimate
 from dc_tf.errors import ConfigError
-from dc_tf.experiment import Optimizer, load, to_yaml
+from dc_tf.experiment import Optimizer, Views, load, to_yaml
 from dc_tf.nn.trunks import trunk_of
 from dc_tf.nn.vgg16 import VGG16
 from dc_tf.planning import training_cost
@@ -59,8 +59,11 @@ def count_step(cluster, settings):
     Collective._reduce = counting
     try:
         served = plan.topology.served(cluster.rank)
+        views = experiment.stages[1].views
+        shape = [] if views.count == 1 else [views.global_views]
         batch = {
-            "image": np.zeros([plan.per_worker, 32, 32, 3], np.float32),
+            "image": np.zeros([plan.per_worker, *shape, 32, 32, 3], np.float32),
+            "local_image": np.zeros([plan.per_worker, views.local_views, 32, 32, 3], np.float32),
             "super_id": np.repeat(served, plan.per_served).astype(np.int32),
             "sub_id": np.zeros(plan.per_worker, np.int32),
         }
@@ -115,6 +118,7 @@ class SizeTest(tf.test.TestCase):
             {"stage_clusters": 1, "stage_rotations": 1, "model": {"sync_batch_norm": "group"}},
             {"stage_accumulate": 1, "model": {"compute_dtype": "float16"}},
             {"model": {"trunk": "resnet50", "stem": "small"}},
+            {"stage_views": {"global_views": 2, "local_views": 1, "local_size": 32}},
         ):
             planned = experiment(**changes)
             size = training_cost.StageSize.of(planned, planned.stages[1], workers=2)
@@ -122,6 +126,25 @@ class SizeTest(tf.test.TestCase):
             for sent, weights in workers.on_cluster(2, count_step, settings):
                 self.assertEqual(size.exchanged_bytes, sent, changes)
                 self.assertEqual(size.weights, weights, changes)
+
+    def test_views_are_counted_as_images_of_their_size(self):
+        def size(**views):
+            planned = experiment(stage_views=views)
+            return training_cost.StageSize.of(planned, planned.stages[1], workers=1)
+
+        one, four = size(), size(global_views=2, local_views=2, local_size=32)
+        self.assertEqual(four.activation_bytes, 4 * one.activation_bytes)
+        self.assertEqual(four.input_bytes, 4 * one.input_bytes)
+        self.assertEqual(four.weights, one.weights)
+        small = Views(global_views=2, local_views=4, local_size=48)
+        self.assertEqual(small.relative_cost(96), 3)
+
+    def test_the_plan_names_the_views(self):
+        views = {"global_views": 2, "local_views": 3, "local_size": 32}
+        plan = make_plan(experiment(stage_views=views), ROWS, 1)
+        text = "5 views of each image: 2 global, 3 local of 32 pixels"
+        self.assertEqual(as_text(plan).count(text), 1)
+        self.assertEqual([stage["views"] for stage in as_dict(plan)["stages"]], [1, 5])
 
     def test_the_cache_is_counted_as_memory_of_the_clustering(self):
         for cache_gb in (0, 2):
