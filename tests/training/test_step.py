@@ -250,12 +250,14 @@ class ViewsTest(Compared):
             self.assertAllClose(one["sums"][0], alone["sums"][0], rtol=1e-4)
 
     def test_two_global_and_two_local_views_are_the_same_on_1_and_2_workers(self):
-        case = Case(views=Views(2, 2, RESOLUTION), model=Model())  # with dropout
+        case = Case(
+            views=Views(global_views=2, local_views=2, local_size=RESOLUTION), model=Model()
+        )  # with dropout
         self.check(case, case, size=2)
 
     def test_identical_views_are_as_one(self):
         model = Model(dropout=False, sync_batch_norm="off")
-        case = Case(views=Views(3), images="identical", model=model)
+        case = Case(views=Views(global_views=3), images="identical", model=model)
         (views,), (one,) = (
             workers.on_cluster(1, train, each) for each in (case, Case(model=model))
         )
@@ -269,7 +271,7 @@ class ViewsTest(Compared):
 
     def test_views_are_further_images_with_the_same_labels(self):
         pairs = Case(images="examples", batch=2 * BATCH)
-        (views,) = workers.on_cluster(1, train, Case(views=Views(2)))
+        (views,) = workers.on_cluster(1, train, Case(views=Views(global_views=2)))
         (images,) = workers.on_cluster(1, train, pairs)
         self.assert_same([views], images, step=1, share=1e-3)
         of_views, of_images = unpack(views["sums"][0]), unpack(images["sums"][0])
@@ -279,7 +281,7 @@ class ViewsTest(Compared):
 
     @pytest.mark.slow
     def test_parts_of_a_batch_have_all_views_of_their_images_on_any_number_of_workers(self):
-        case = Case(views=Views(1, 2, RESOLUTION), accumulate=2, loss="product")
+        case = Case(views=Views(local_views=2, local_size=RESOLUTION), accumulate=2, loss="product")
         self.check(case, case, size=2, share=1e-2)
 
 

@@ -89,7 +89,8 @@ def make_views(
 def _cropping(encoded, views):
     """A function that crops the image; of several views the whole is decoded once.
 
-    Measured in benchmarks/results/input.md: even two windows take longer to decode than the whole.
+    A JPEG's window needs all entropy-coded data before its last row, so each would decode most of
+    the file again; `benchmarks/input.py` compares both (`views`, `views_by_window`).
     """
     if views.count == 1:
         return functools.partial(augment.random_resized_crop, encoded)
