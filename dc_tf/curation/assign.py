@@ -34,6 +34,7 @@ from dc_tf.progress import Progress
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import load_trunk_of_clustering
 from dc_tf.training.extract import extract
+from dc_tf.training.projection import projection_of_clustering
 
 _EMBEDDED = re.compile(r"(\w+)-\d+-of-\d+\.npy$")  # a file of `dc_tf embed`
 
@@ -113,7 +114,13 @@ def _extracted(trunk, dataset, settings, model: ClusterModel, scratch):
     stage = settings.stages[model.stage]
     clustering = stage.clustering.replace(whitening_dim=0)  # no room for whitened rows
     store, _ = extract(
-        trunk, RowReader(dataset), settings, stage.replace(clustering=clustering), scratch, _Alone()
+        trunk,
+        RowReader(dataset),
+        settings,
+        stage.replace(clustering=clustering),
+        scratch,
+        _Alone(),
+        projection_of_clustering(model, trunk, stage),
     )
     return store
 
