@@ -7,11 +7,15 @@ import pytest
 import tensorflow as tf
 import workers
 
+from dc_tf.clustering.hierarchy import hierarchical_kmeans
 from dc_tf.data.input.batch_plan import BatchPlan
 from dc_tf.distributed.cluster import connect
+from dc_tf.distributed.collectives import Solo
 from dc_tf.distributed.topology import Topology
 from dc_tf.experiment import Clustering, Model, Optimizer, Projection, Stage
+from dc_tf.kmeans_options import KMeansOptions
 from dc_tf.nn.vgg16 import VGG16
+from dc_tf.training.heads import Heads
 from dc_tf.training.prototypes import Prototypes
 from dc_tf.training.step import Learner
 
@@ -163,6 +167,37 @@ class PrototypesTest(tf.test.TestCase):
         kept = [v.shape for o in learner.optimizers() for v in o.variables]
         self.assertNotIn([SUBS, DIM], kept)
         self.assertIn([HIDDEN, DIM], kept)  # of the projection
+
+
+class ReassignedTest(tf.test.TestCase):
+    def sub_loss(self, stage, x, found, model=None):
+        """Mean loss of the sub-classes just after a reassignment."""
+        plan = BatchPlan(1, 1, len(x), Topology(1, 1))
+        heads = Heads(connect(), plan, stage, DIM)
+        heads.reset((0, 0), 0)
+        if model:
+            heads.prototypes.load(model)
+        return float(tf.reduce_mean(heads.objective(x, found.cluster, found.sub).loss))
+
+    def test_prototypes_fit_new_clusters_at_once_and_linear_heads_do_not(self):
+        random = np.random.default_rng(0)
+        centres = np.eye(DIM)[:SUBS]
+        x = np.repeat(centres, 40, axis=0) + 0.05 * random.standard_normal((40 * SUBS, DIM))
+        x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+        kept = []
+        found = hierarchical_kmeans(
+            x,
+            1,
+            SUBS,
+            Solo(),
+            options=KMeansOptions(init="k-means++", spherical=True),
+            on_centroids=lambda level, index, centroids: kept.append(centroids),
+        )
+        model = types.SimpleNamespace(sub_centroids=kept, counts=found.counts)
+        stage = stage_of(clusters=1, rotations=1, temperature=0.1)
+        self.assertLess(self.sub_loss(stage, x, found, model), 0.05)
+        linear = stage.replace(head="linear")
+        self.assertAllClose(self.sub_loss(linear, x, found), np.log(SUBS), rtol=0.3)
 
 
 def distance(one, other):
