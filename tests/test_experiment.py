@@ -17,6 +17,18 @@ stages:
 """
 
 
+# What a stage with prototypes needs.
+PROTOTYPES = ",".join(
+    f"stages[1].{setting}"
+    for setting in (
+        "head=prototypes",
+        "projection.dim=8",
+        "clustering.whiten=false",
+        "clustering.spherical=true",
+    )
+)
+
+
 class ExperimentTest(tf.test.TestCase):
     def file(self, text=FILE):
         path = os.path.join(self.get_temp_dir(), "experiment.yaml")
@@ -109,6 +121,25 @@ class ExperimentTest(tf.test.TestCase):
             ("stages[1].accumulate=0", r"stages.1.\.accumulate is 0; use at least 1"),
             ("stages[1].loss=flat", "'flat'; use hierarchical or product"),
             ("stages[0].loss=product", "use it with sub_clusters"),
+            ("stages[1].projection.hidden=-1", "projection.hidden is -1; use at least 0"),
+            ("stages[1].projection.hidden=8", r"hidden is 8; set stages\[1\].projection.dim"),
+            ("stages[1].projection.dim=1", "projection.dim is 1; use 0, or at least 2"),
+            (
+                "stages[1].projection.dim=8,stages[1].clustering.whitening_dim=9",
+                "whitening_dim is 9; use 0 to projection.dim = 8",
+            ),
+            (
+                "stages[1].clustering.whiten=false,stages[1].clustering.whitening_dim=9",
+                "whitening_dim is 9; use 0 with whiten = false",
+            ),
+            ("stages[1].head=cosine", "'cosine'; use linear or prototypes"),
+            ("stages[1].prototype_rotation=own", "'own'; use shared or mapped"),
+            ("stages[1].temperature=0", r"temperature is 0.0; use \(0, 100\]"),
+            ("stages[1].head=prototypes", "'prototypes'; set projection.dim, as to 128 as well"),
+            ("stages[0].head=prototypes", "'prototypes'; set sub_clusters to at least 2 as well"),
+            (f"{PROTOTYPES},stages[1].loss=product", "set loss to hierarchical"),
+            (f"{PROTOTYPES},stages[1].clustering.whiten=true", "set clustering.whiten to false"),
+            (f"{PROTOTYPES},stages[1].clustering.spherical=false", "clustering.spherical to true"),
             ("stages[0].head_initializer=foo", "is 'foo'; use uniform or normal"),
             ("stages[0].optimizer.options=3", "options.* holds int; expected a mapping"),
             ("checkpoint_every=0", "at least 1"),

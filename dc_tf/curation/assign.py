@@ -39,6 +39,7 @@ from dc_tf.progress import Progress
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import load_trunk_of_clustering
 from dc_tf.training.extract import extract
+from dc_tf.training.projection import projection_of_clustering
 
 _EMBEDDED = re.compile(r"(\w+)-\d+-of-\d+\.npy$")  # a file of `dc_tf embed`
 
@@ -132,8 +133,10 @@ def _extracted(trunk, dataset, settings, model: ClusterModel, scratch, view):
     """The features of this worker's images, as the run extracts them; resumes from `scratch`."""
     stage = settings.stages[model.stage]
     clustering = stage.clustering.replace(whitening_dim=0)  # no room for whitened rows
-    stage = stage.replace(clustering=clustering)
-    store, _ = extract(trunk, RowReader(dataset), settings, stage, scratch, view)
+    stage_without = stage.replace(clustering=clustering)
+    projection = projection_of_clustering(model, trunk, stage)
+    reader = RowReader(dataset)
+    store, _ = extract(trunk, reader, settings, stage_without, scratch, view, projection)
     return store
 
 

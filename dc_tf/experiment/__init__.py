@@ -14,6 +14,7 @@ from dc_tf.experiment.experiment import Experiment, Watchdog, check
 from dc_tf.experiment.files import load, to_yaml
 from dc_tf.experiment.model import Model
 from dc_tf.experiment.optimizer import Optimizer
+from dc_tf.experiment.projection import Projection
 from dc_tf.experiment.stage import Stage
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Experiment",
     "Model",
     "Optimizer",
+    "Projection",
     "Stage",
     "Views",
     "Watchdog",

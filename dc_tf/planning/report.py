@@ -71,6 +71,9 @@ def _stage_lines(index, plan, rates):
     yield from (("", f"  {text}") for text in _topology_lines(plan))
     if stage.clustered:
         yield "", f"  {_clustering_text(plan)}"
+    if stage.has_prototypes:
+        held = 4 * plan.size.prototype_weights
+        yield "", f"  prototypes of a worker: {size(held)}, not trained and in no checkpoint"
     if batch.topology.workers > 1:
         yield (
             "",
@@ -86,10 +89,10 @@ def _stage_lines(index, plan, rates):
 
 def _kept_lines(plan):
     largest = max(stage.kept_clustering_bytes for stage in plan.stages)
-    if plan.keep_clusterings and largest:
+    if plan.kept_clusterings and largest:
         yield (
             "clusterings",
-            f"the newest {plan.keep_clusterings} keep centroids, whitening and network, "
+            f"the newest {plan.kept_clusterings} keep centroids, whitening and network, "
             f"{size(largest)} each",
         )
 
@@ -152,6 +155,7 @@ def _stage_dict(index, plan, rates):
         ],
         "weights": plan.size.weights,
         "step_bytes": plan.size.exchanged_bytes,
+        "prototype_bytes": 4 * plan.size.prototype_weights,
         "iteration_bytes": plan.iteration_bytes,
         "feature_bytes": int(plan.clustering.store_bytes) if plan.clustering else 0,
         "checkpoint_bytes": plan.size.checkpoint_bytes,

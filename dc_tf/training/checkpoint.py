@@ -6,7 +6,8 @@
     checkpoints.restore(found, learner)    # on the same or another number of workers
 
 Folder `step-0000001234`:
-    shared.*         trunk, its optimizer, the super-class head and the loss scale; by the chief
+    shared.*         trunk, projection, rotation maps of prototypes, their optimizer, super-class
+                     head and loss scale; by the chief
     head-0003.*      the sub-class head of super-class 3; by the first worker that serves it
     position.json    the position in training and the size of each file; written last
 
@@ -229,6 +230,8 @@ def load_trunk_of_clustering(
 ) -> tuple[Trunk, Experiment]:
     """The trunk whose features a kept clustering has clustered, and the run's settings.
 
+    `projection.projection_of_clustering` loads the projection above it.
+
     Args:
         workdir: run folder.
         round, stage: as in `cluster_model.load_clustering`.
@@ -275,8 +278,13 @@ def _shared(learner) -> tf.train.Checkpoint:
         "optimizer": learner.trunk_optimizer,
         "super_head": learner.heads.super_head,
     }
-    if learner.loss_scale is not None:
-        parts["loss_scale"] = learner.loss_scale
+    prototypes = learner.heads.prototypes
+    optional = {
+        "projection": learner.projection,
+        "rotation_maps": prototypes and prototypes.maps,
+        "loss_scale": learner.loss_scale,
+    }
+    parts |= {name: part for name, part in optional.items() if part is not None}
     return tf.train.Checkpoint(**parts)
 
 

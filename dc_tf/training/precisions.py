@@ -125,5 +125,5 @@ def _clustering_choice(experiment, index, before, world):
         require_possible(before["stages"][index], world)
         return Choice(AUTO, before["stages"][index], reason=_BEFORE)
     k = max(stage.clusters, stage.sub_clusters)
-    dim = settings.whitening_dim or feature_dim(experiment.model)
+    dim = settings.whitening_dim or stage.feature_dim(feature_dim(experiment.model))
     return choose_precision(settings.precision, settings.backend, k, dim, world)

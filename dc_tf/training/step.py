@@ -4,9 +4,10 @@
     learner.start_round(0)
     sums = learner.step(batch, step_seed)
 
-The strategy mirrors the trunk. Every worker holds the super-class head V; the workers that serve
-super-class s hold its sub-class head W_s. Gradients are summed over the holders of a weight, so one
-worker and sixteen compute the same weights.
+The strategy mirrors the trunk, the projection and the rotation maps of prototypes. Every worker
+holds the super-class head V; the workers that serve super-class s hold its sub-class head W_s.
+Gradients are summed over the holders of a weight, so one worker and sixteen compute the same
+weights.
 """
 
 import tensorflow as tf
@@ -18,6 +19,7 @@ from dc_tf.seeds import derive
 from dc_tf.training.heads import Heads, squared_norm
 from dc_tf.training.loss_scale import LossScale, all_finite
 from dc_tf.training.optimizers import decayed, make_optimizer
+from dc_tf.training.projection import new_projection
 from dc_tf.training.step_metrics import IMAGE_NAMES, STEP_NAMES, pack
 
 
@@ -27,7 +29,10 @@ class Learner:
     Attributes:
         plan: BatchPlan, the composition of the batch.
         trunk: Trunk, mirrored.
-        trunk_optimizer: optimizer of the trunk; its momentum is kept for the whole stage.
+        projection: Projection of the stage, mirrored, or None.
+        shared_weights: list of the trainable weights that all workers hold, except V: of trunk,
+            projection and rotation maps.
+        trunk_optimizer: optimizer of the shared weights; its momentum is kept for the whole stage.
         heads: Heads, V and the W_s that this worker serves.
         loss_scale: LossScale where the network computes in float16, else None.
     """
@@ -51,12 +56,18 @@ class Learner:
         self.plan = plan
         self.trunk = trunk
         with cluster.strategy.scope():
+            self.projection = new_projection(stage, trunk, seed, stage_index)
+        self.heads = Heads(cluster, plan, stage, stage.feature_dim(trunk.feature_dim))
+        self._mirrored = [part for part in (trunk, self.projection) if part]
+        self.shared_weights = [w for part in self._mirrored for w in part.trainable_variables]
+        self.shared_weights += self.heads.shared_weights
+        with cluster.strategy.scope():
             self.trunk_optimizer = make_optimizer(stage.optimizer)
-            self.trunk_optimizer.build(trunk.trainable_variables)
-        self.heads = Heads(cluster, plan, stage, trunk.feature_dim)
+            self.trunk_optimizer.build(self.shared_weights)
         self.loss_scale = LossScale() if model.compute_dtype == "float16" else None
         self._normalized_with = statistics_comm(model, cluster, plan.topology)
-        trunk.share_statistics(self._normalized_with)
+        for part in self._mirrored:
+            part.share_statistics(self._normalized_with)
         self._compute = self._gradients
         if model.xla:
             self._compute = tf.function(self._gradients, jit_compile=True, autograph=False)
@@ -88,7 +99,7 @@ class Learner:
         world = self._cluster.world
         if self._normalized_with.size == world.size:
             return
-        running = self.trunk.non_trainable_variables
+        running = [v for part in self._mirrored for v in part.non_trainable_variables]
         sums = all_sum_packed([tf.convert_to_tensor(variable) for variable in running], world)
         with self._cluster.strategy.scope():
             for variable, total in zip(running, sums):
@@ -184,10 +195,13 @@ class Learner:
     def _forward(self, batch) -> losses.Objective:
         """The objective of all views, those of an image side by side."""
         # So the examples stay ordered by super-class, as the heads need them.
-        return self.heads.objective(_joined(self._features(batch)), *self._labels(batch))
+        features = _joined(self._features(batch))
+        if self.projection:
+            features = self.projection(features, training=True)
+        return self.heads.objective(features, *self._labels(batch))
 
     def _features(self, batch):
-        """(b, views, d): the head's input for each view; a pass over global, one over local."""
+        """(b, views, d): ReLU of the trunk's features; a pass over global views, one over local."""
         features, done = [], 0
         for images in self._passes(batch):
             count = images.shape[1]
@@ -215,7 +229,7 @@ class Learner:
 
     def _apply(self, gradients):
         trunk, *heads = gradients
-        variables = self.trunk.trainable_variables
+        variables = self.shared_weights
         self.trunk_optimizer.apply_gradients(
             zip(decayed(trunk, variables, self._stage.optimizer), variables),
             skip_gradients_aggregation=True,
@@ -223,7 +237,7 @@ class Learner:
         self.heads.apply(heads)
 
     def _weights(self) -> list[list[tf.Variable]]:
-        return [self.trunk.trainable_variables, *(head.weights for head in self.heads)]
+        return [self.shared_weights, *(head.weights for head in self.heads)]
 
     def _dropout_mask(self, step_seed):
         """(b, views, dropout_dim), this worker's rows of what depends on step and super-class."""

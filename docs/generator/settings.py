@@ -19,6 +19,7 @@ def settings() -> str:
         (experiment.Data, "data."),
         (experiment.Model, "model."),
         (experiment.Stage, "stages[i]."),
+        (experiment.Projection, "stages[i].projection."),
         (experiment.Optimizer, "stages[i].optimizer."),
         (experiment.Clustering, "stages[i].clustering."),
         (experiment.Augmentation, "stages[i].augmentation."),

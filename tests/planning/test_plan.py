@@ -13,6 +13,7 @@ from dc_tf.clustering.cost.hardware import P4D
 from dc_tf.clustering.cost.model import estimate
 from dc_tf.errors import ConfigError
 from dc_tf.experiment import Optimizer, Views, load, to_yaml
+from dc_tf.nn.projection import Projection
 from dc_tf.nn.trunks import trunk_of
 from dc_tf.nn.vgg16 import VGG16
 from dc_tf.planning import training_cost
@@ -23,6 +24,11 @@ from dc_tf.training.optimizers import make_optimizer
 from dc_tf.training.rates import rates_of
 
 ROWS = 128
+PROTOTYPES = {
+    "stage_head": "prototypes",
+    "stage_projection": {"hidden": 12, "dim": 8},
+    "stage_clustering": {"whiten": False, "spherical": True},
+}
 
 
 def experiment(**changes):
@@ -119,6 +125,8 @@ class SizeTest(tf.test.TestCase):
             {"stage_accumulate": 1, "model": {"compute_dtype": "float16"}},
             {"model": {"trunk": "resnet50", "stem": "small"}},
             {"stage_views": {"global_views": 2, "local_views": 1, "local_size": 32}},
+            {"stage_projection": {"hidden": 12, "dim": 8}},
+            {**PROTOTYPES, "stage_prototype_rotation": "mapped"},
         ):
             planned = experiment(**changes)
             size = training_cost.StageSize.of(planned, planned.stages[1], workers=2)
@@ -151,6 +159,37 @@ class SizeTest(tf.test.TestCase):
             planned = experiment(stage_clustering={"cache_gb": cache_gb})
             problem = training_cost.problem_of(planned, planned.stages[1], 10**9, workers=1)
             self.assertEqual(estimate(problem, P4D).memory.cache, cache_gb * 10**9)
+
+    def test_a_projection_and_prototypes_take_what_they_hold(self):
+        planned = experiment(**PROTOTYPES, stage_prototype_rotation="mapped")
+        stage = planned.stages[1]
+        size = training_cost.StageSize.of(planned, stage, workers=1)
+        projection = Projection(features=16, hidden=12, dim=8).with_weights()
+        count = lambda variables: sum(v.shape.num_elements() for v in variables)  # noqa: E731
+        self.assertEqual(size.projection_weights, count(projection.trainable_variables))
+        plain = training_cost.StageSize.of(experiment(), experiment().stages[1], workers=1)
+        statistics = count(projection.non_trainable_variables)
+        self.assertEqual(size.statistics - plain.statistics, statistics)
+        self.assertEqual(size.rotation_map_weights, 4 * 8 * 8)
+        self.assertEqual(size.prototype_weights, 2 * 4 * (8 + 1))  # of both clusters
+        self.assertEqual(size.head_weights, 8 * (8 + 1))  # V
+        problem = training_cost.problem_of(planned, stage, ROWS, workers=1)
+        self.assertEqual((problem.dim, problem.raw_dim), (8, 0))
+
+    def test_a_worker_holds_the_prototypes_of_the_clusters_that_it_serves(self):
+        planned = experiment(**PROTOTYPES)
+        sizes = [
+            training_cost.StageSize.of(planned, planned.stages[1], n).prototype_weights
+            for n in (1, 2, 8)
+        ]
+        self.assertEqual(sizes, [72, 36, 36])
+
+    def test_the_papers_prototypes_of_128_components_take_41_mb(self):
+        stage = "{head: prototypes, projection: {hidden: 2048, dim: 128}, clusters: 1, clustering: "
+        stage += "{whiten: false, spherical: true}}"
+        paper = load(params_override=["{data: {path: x}, stages: [" + stage + "]}"])
+        size = training_cost.StageSize.of(paper, paper.stages[0], workers=1)
+        self.assertAlmostEqual(4 * size.prototype_weights / 1e6, 41, delta=0.5)
 
     def test_alone_nothing_is_exchanged(self):
         size = training_cost.StageSize.of(experiment(), experiment().stages[1], workers=1)
