@@ -37,12 +37,18 @@ def arrays(network):
     return {key: tensor.numpy().copy() for key, tensor in network.state_dict().items()}
 
 
+def weights_of(shape):
+    """A loss by image, since batch norm fixes sums and sums of squares over the batch."""
+    return np.random.default_rng(3).normal(size=tuple(shape)).astype(np.float32)
+
+
 def one_pass(cluster, network):
     """Running statistics and gradients of a pass in training mode."""
     trunk = make_trunk(network.kind, **network.settings).built_at_resolution()
     assign_weights(network.weights, trunk)
     with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(trunk(PIXELS / np.float32(255), training=True)["pool"] ** 2)
+        pool = trunk(PIXELS / np.float32(255), training=True)["pool"]
+        loss = tf.reduce_sum(pool * weights_of(pool.shape))
     weights = named_weights(trunk)
     learned = {
         layer: {name: v for name, v in of.items() if name not in STATISTICS}
@@ -109,7 +115,8 @@ class ResNetOfTorchTest(tf.test.TestCase):
             network.train()
             # Beside TensorFlow, oneDNN's gradient of a strided 1x1 convolution crashes here too.
             with torch.backends.mkldnn.flags(enabled=False):
-                network.layers(for_torch())["pool"].square().sum().backward()
+                pool = network.layers(for_torch())["pool"]
+                (pool * torch.tensor(weights_of(pool.shape))).sum().backward()
             slopes = {k: p.grad.numpy() for k, p in network.named_parameters()}
             after = from_torch(arrays(network), 48).weights
             slopes = from_torch(arrays(network) | slopes, 48).weights
