@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import workers
 
-from dc_tf.errors import DataError
+from dc_tf.errors import ConfigError, DataError
 from dc_tf.exporting.torch_weights import from_torch, to_torch
 from dc_tf.exporting.weights import STATISTICS, assign_weights, named_weights
 from dc_tf.nn.trunks import make_trunk
@@ -156,7 +156,7 @@ class ResNetOfTorchTest(tf.test.TestCase):
 
     def test_images_smaller_than_the_network_can_see_are_refused(self):
         network = trained_like(for_torch(), RESNET18, width=1 / 16)
-        with self.assertRaisesRegex(DataError, "ResNet-18 needs 32 pixels"):
+        with self.assertRaisesRegex(ConfigError, "31; ResNet-18 needs at least 32 pixels"):
             from_torch({k: t.numpy() for k, t in network.state_dict().items()}, 31)
 
 
