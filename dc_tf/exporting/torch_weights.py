@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dc_tf.errors import DataError
+from dc_tf.errors import ConfigError, DataError
 from dc_tf.exporting.weights import named_weights
 from dc_tf.nn.sobel import sobel_kernel
 from dc_tf.nn.trunks import IMAGENET, SMALL, TRUNKS, trunk_class
@@ -81,6 +81,7 @@ def from_torch(state, resolution=224) -> TorchNetwork:
         resolution: side of the network's input in pixels.
 
     Raises:
+        ConfigError: the resolution is too small for the network.
         DataError: a key is missing, unexpected, or has another shape or values that are not finite;
             the message names it.
     """
@@ -185,7 +186,9 @@ def _settings(kind, state, resolution) -> dict:
         settings["fc"] = (*_shape(state, key, "(4096, 25088)"), 0)[0]
     smallest = TRUNKS[kind].smallest.get(settings["stem"]) or TRUNKS[kind].smallest[IMAGENET]
     if resolution < smallest:
-        raise DataError(f"the resolution is {resolution}; {network.title} needs {smallest} pixels.")
+        raise ConfigError(
+            f"the resolution is {resolution}; {network.title} needs at least {smallest} pixels."
+        )
     return {name: settings[name] for name in network.setting_names}
 
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import workers
 
-from dc_tf.errors import DataError
+from dc_tf.errors import ConfigError, DataError
 from dc_tf.exporting.torch_weights import from_torch, to_torch
 from dc_tf.exporting.weights import STATISTICS, assign_weights, named_weights
 from dc_tf.nn.trunks import make_trunk
@@ -37,12 +37,18 @@ def arrays(network):
     return {key: tensor.numpy().copy() for key, tensor in network.state_dict().items()}
 
 
+def weights_of(shape):
+    """A loss by image, since batch norm fixes sums and sums of squares over the batch."""
+    return np.random.default_rng(3).normal(size=tuple(shape)).astype(np.float32)
+
+
 def one_pass(cluster, network):
     """Running statistics and gradients of a pass in training mode."""
     trunk = make_trunk(network.kind, **network.settings).built_at_resolution()
     assign_weights(network.weights, trunk)
     with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(trunk(PIXELS / np.float32(255), training=True)["pool"] ** 2)
+        pool = trunk(PIXELS / np.float32(255), training=True)["pool"]
+        loss = tf.reduce_sum(pool * weights_of(pool.shape))
     weights = named_weights(trunk)
     learned = {
         layer: {name: v for name, v in of.items() if name not in STATISTICS}
@@ -109,7 +115,8 @@ class ResNetOfTorchTest(tf.test.TestCase):
             network.train()
             # Beside TensorFlow, oneDNN's gradient of a strided 1x1 convolution crashes here too.
             with torch.backends.mkldnn.flags(enabled=False):
-                network.layers(for_torch())["pool"].square().sum().backward()
+                pool = network.layers(for_torch())["pool"]
+                (pool * torch.tensor(weights_of(pool.shape))).sum().backward()
             slopes = {k: p.grad.numpy() for k, p in network.named_parameters()}
             after = from_torch(arrays(network), 48).weights
             slopes = from_torch(arrays(network) | slopes, 48).weights
@@ -149,7 +156,7 @@ class ResNetOfTorchTest(tf.test.TestCase):
 
     def test_images_smaller_than_the_network_can_see_are_refused(self):
         network = trained_like(for_torch(), RESNET18, width=1 / 16)
-        with self.assertRaisesRegex(DataError, "ResNet-18 needs 32 pixels"):
+        with self.assertRaisesRegex(ConfigError, "31; ResNet-18 needs at least 32 pixels"):
             from_torch({k: t.numpy() for k, t in network.state_dict().items()}, 31)
 
 

@@ -94,9 +94,9 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
         raise ConfigError(
             "--train and --test are the same folder; give other images as --train, for whitening."
         )
-    protocol = _with_layer(protocol, network_class(request.model))
     ground_truth = read_ground_truth(request.test)
     others = images_in(request.train)
+    protocol = _with_layer(protocol, network_class(request.model))
     frozen = request.frozen_model()
     request.announce(lambda: work(frozen, ground_truth, others, protocol))
     own = evaluate(frozen, ground_truth, others, protocol, request.world)
