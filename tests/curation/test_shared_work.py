@@ -21,6 +21,7 @@ import runs
 import tensorflow as tf
 import workers
 
+from dc_tf.atomic import write_json
 from dc_tf.clustering.nearness import two_nearest
 from dc_tf.commands.main import main
 from dc_tf.curation import duplicates, inverted_file, kmeans_nearness, record_parts, where
@@ -36,6 +37,7 @@ from dc_tf.evaluation.frozen.embed import embed
 from dc_tf.evaluation.models import open_model
 from dc_tf.exporting.saved_model import export_saved_model
 from dc_tf.nn.vgg16 import VGG16
+from dc_tf.run_dir import RunDir
 
 LIMIT_S = 120
 SLOW = ("embed", 0.3)  # seconds longer for each batch
@@ -212,7 +214,8 @@ class SharedWorkTest(tf.test.TestCase):
 
     @pytest.mark.slow
     def test_the_commands_of_a_run_give_on_two_workers_what_they_give_on_one(self):
-        _, run = runs.undisturbed(1)
+        settings, run = runs.undisturbed(1)
+        data = Dataset.open(settings["data"]["path"])
         tables = {"duplicates": "duplicates.parquet", "search": "near.csv", "clusters": "c.csv"}
         flags = {
             "duplicates": ("--layer=conv4", "--k=4", "--threshold=0.7"),
@@ -224,11 +227,13 @@ class SharedWorkTest(tf.test.TestCase):
             for size in (1, 2):
                 copy, output = self.folder(), self.folder()
                 shutil.copytree(run, copy)
+                about = {"path": data.path, "fingerprint": data.fingerprint()}
+                write_json(RunDir(copy).data, about)
                 if command != "duplicates":
                     os.makedirs(output)
                     output = os.path.join(output, name)
                 words = [command, f"--run={copy}", *flags[command], f"--output={output}"]
-                with jobs.Job(size, words, os.path.join(output, "..", "logs")) as job:
+                with jobs.Job(size, words, os.path.join(os.path.dirname(output), "logs")) as job:
                     self.assertEqual(job.wait(LIMIT_S), [0] * size, job.log(0))
                 path = os.path.join(output, name) if command == "duplicates" else output
                 read = pq.read_table if name.endswith("parquet") else pyarrow.csv.read_csv
