@@ -120,6 +120,8 @@ class ResNetOfTorchTest(tf.test.TestCase):
             slopes = {k: p.grad.numpy() for k, p in network.named_parameters()}
             after = from_torch(arrays(network), 48).weights
             slopes = from_torch(arrays(network) | slopes, 48).weights
+            largest = max(np.linalg.norm(of["kernel"]) for of in slopes.values())
+            self.assertGreater(largest, 0.1)
             for layer, weights in after.items():
                 for name in STATISTICS:
                     theirs, before = weights[name], start.weights[layer][name]
@@ -128,7 +130,9 @@ class ResNetOfTorchTest(tf.test.TestCase):
                     self.assertAllClose(ours, theirs, atol=1e-4, rtol=1e-4, msg=layer)
                 for name, slope in found["gradients"][layer].items():
                     apart = np.linalg.norm(slope - slopes[layer][name])
-                    self.assertLess(apart, 1e-2 * np.linalg.norm(slopes[layer][name]), layer)
+                    # Offsets before a batch norm have gradients of rounding only.
+                    bound = 1e-2 * np.linalg.norm(slopes[layer][name]) + 1e-4 * largest
+                    self.assertLess(apart, bound, f"{layer}/{name}")
 
     def test_weights_go_back_to_the_same_state_dict(self):
         for _, depths, settings in CASES:
