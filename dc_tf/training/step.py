@@ -111,7 +111,7 @@ class Learner:
 
         Args:
             batch: this worker's part, in the order of `Sampler.epoch`: image (b, r, r, 3) float32,
-                super_id (b,) int32, sub_id (b,) int32.
+                super_id (b,) int32, sub_id (b,) int32, or with C clusterings (b, C).
             step_seed: int32 scalar, seeds the dropout; equal on all workers.
             stop: float32 scalar, 1 if this worker asks all workers to stop; the step is taken
                 nevertheless, and its result carries the request to all.
@@ -232,7 +232,8 @@ class Learner:
         super_loss = losses.cross_entropy(super_logits, super_ids)
         sub_hits = 0.0
         if sub_logits is not None:
-            sub_hits = _count_equal(tf.argmax(sub_logits, -1, tf.int32), batch["sub_id"])
+            hits = _count_equal(tf.argmax(sub_logits, -1, tf.int32), batch["sub_id"])
+            sub_hits = hits / self._stage.clusterings
         return pack(
             IMAGE_NAMES,
             images=tf.size(loss),
