@@ -34,12 +34,15 @@ class Assignments:
         sub: (N,) int32 in [0, sub_clusters).
         clusters: m.
         sub_clusters: in each cluster; at least 1.
+        further: (N, clusterings - 1) int32, labels like `sub`, of the clusterings after the first;
+            None with one.
     """
 
     cluster: np.ndarray
     sub: np.ndarray
     clusters: int
     sub_clusters: int
+    further: np.ndarray | None = None
 
     @classmethod
     def open(cls, folder) -> "Assignments":
@@ -59,7 +62,13 @@ class Assignments:
             sub=np.concatenate([block["sub"] for block in blocks]),
             clusters=about["clusters"],
             sub_clusters=about["sub_clusters"],
+            further=_further(blocks),
         )
+
+    @property
+    def subs(self) -> np.ndarray:
+        """`sub`, or with several clusterings (N, clusterings) int32 labels of all."""
+        return self.sub if self.further is None else np.column_stack([self.sub, self.further])
 
     def flat(self) -> np.ndarray:
         """(N,) int64 in [0, clusters * sub_clusters): both levels in one label."""
@@ -83,20 +92,20 @@ def is_complete(folder) -> bool:
     return tf.io.gfile.exists(os.path.join(folder, _LIST))
 
 
-def write(folder, comm, first_row, cluster, sub, clusters, sub_clusters) -> None:
+def write(folder, comm, first_row, cluster, sub, clusters, sub_clusters, further=None) -> None:
     """Writes the assignments of all workers; afterwards every worker can open them."""
     tf.io.gfile.makedirs(folder)
     if comm.rank == 0 and tf.io.gfile.exists(os.path.join(folder, _LIST)):
         tf.io.gfile.remove(os.path.join(folder, _LIST))
     comm.barrier()
-    write_block(folder, comm.rank, comm.size, first_row, cluster, sub)
+    write_block(folder, comm.rank, comm.size, first_row, cluster, sub, further)
     comm.barrier()
     if comm.rank == 0:
         commit(folder, comm.size, clusters, sub_clusters)
     comm.barrier()
 
 
-def write_block(folder, rank, world, first_row, cluster, sub) -> None:
+def write_block(folder, rank, world, first_row, cluster, sub, further=None) -> None:
     """Writes the labels of one worker's rows, complete or not at all.
 
     Args:
@@ -104,12 +113,15 @@ def write_block(folder, rank, world, first_row, cluster, sub) -> None:
         rank, world: this worker and how many there are.
         first_row: row id of its first row.
         cluster, sub: (n,) int32.
+        further: (n, clusterings - 1) int32 sub-clusters of further clusterings, or None.
     """
     arrays = {
         "first_row": np.int64(first_row),
         "cluster": np.asarray(cluster, np.int32),
         "sub": np.asarray(sub, np.int32),
     }
+    if further is not None and further.shape[1]:
+        arrays["further"] = np.asarray(further, np.int32)
     atomic.make_folder(folder)
     path = os.path.join(folder, _block_name(rank, world))
     atomic.write_file(path, lambda file: np.savez(file, **arrays))
@@ -144,6 +156,12 @@ def _check_contiguous(blocks, folder):
                 "it belongs to another run. Cluster again."
             )
         row += len(block["cluster"])
+
+
+def _further(blocks):
+    if "further" not in blocks[0]:
+        return None
+    return np.concatenate([block["further"] for block in blocks])
 
 
 def _read_block(path):

@@ -61,6 +61,9 @@ class ClusterModel:
             sub-clusters.
         counts: (clusters, max(1, sub_clusters)) int64, rows of each sub-cluster in the run. Rows
             are never assigned to clusters without rows.
+        further_centroids: like `sub_centroids`, of the clusterings after the first, one after the
+            other.
+        further_counts: ((clusterings - 1) * clusters, sub_clusters) int64, of these.
         store_dtype: NumPy dtype that features are rounded to before and after whitening, as in the
             run.
     """
@@ -75,6 +78,8 @@ class ClusterModel:
     super_centroids: np.ndarray | None
     sub_centroids: tuple[np.ndarray, ...]
     counts: np.ndarray
+    further_centroids: tuple[np.ndarray, ...]
+    further_counts: np.ndarray
     store_dtype: np.dtype
 
     @classmethod
@@ -88,7 +93,9 @@ class ClusterModel:
             about = read_json(os.path.join(path, files.DESCRIPTION))
             _check_sizes(path, about["bytes"])
             counts = np.load(os.path.join(path, files.COUNTS), allow_pickle=False)
+            clusters = len(counts) // about["clusterings"]
             subs = range(len(counts) if about["sub_clusters"] else 0)
+            centroids = tuple(_mapped(path, files.sub_name(index)) for index in subs)
             return cls(
                 path=path,
                 stage=about["stage"],
@@ -97,13 +104,26 @@ class ClusterModel:
                 rows=about["rows"],
                 description=about,
                 whitening=_whitening(path, about),
-                super_centroids=_mapped(path, files.SUPER) if len(counts) > 1 else None,
-                sub_centroids=tuple(_mapped(path, files.sub_name(index)) for index in subs),
-                counts=counts,
+                super_centroids=_mapped(path, files.SUPER) if clusters > 1 else None,
+                sub_centroids=centroids[:clusters],
+                counts=counts[:clusters],
+                further_centroids=centroids[clusters:],
+                further_counts=counts[clusters:],
                 store_dtype=_dtype(about["store_dtype"]),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} holds no complete centroids: {error!r}.") from error
+
+    def all_sub_centroids(self, cluster: int) -> tuple[np.ndarray, np.ndarray]:
+        """Centroids and counts inside a cluster, of all clusterings one after the other.
+
+        Returns:
+            (clusterings * sub_clusters, dim) float32 and (clusterings * sub_clusters,) int64.
+        """
+        every = slice(cluster, None, len(self.counts))
+        centroids = (*self.sub_centroids, *self.further_centroids)[every]
+        counts = np.concatenate([self.counts, self.further_counts])[every]
+        return np.concatenate(centroids), counts.ravel()
 
     def nearness(self) -> np.ndarray | None:
         """(rows, 2) float32: distance and ratio, as of `assign`, of the rows that were clustered.

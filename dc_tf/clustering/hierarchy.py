@@ -33,9 +33,12 @@ class Hierarchy(NamedTuple):
         cluster: (rows,) int32 in [0, clusters).
         sub: (rows,) int32 in [0, max(1, sub_clusters)).
         counts: (clusters, max(1, sub_clusters)) int64 rows of each sub-cluster, over all workers.
+        further: (rows, clusterings - 1) int32 labels like `sub`, of clusterings after the first.
+        further_counts: ((clusterings - 1) * clusters, max(1, sub_clusters)) int64, one clustering
+            after the other.
         report: JSON-ready and the same on every worker: `level1` (None if there is one cluster)
-            and `level2` (a list with an entry for each cluster, empty if there are no
-            sub-clusters), each with `rows`, `objective`, `iterations`, `reseeded`, `empty`,
+            and `level2` (a list with an entry for each cluster of each clustering, empty if there
+            are no sub-clusters), each with `rows`, `objective`, `iterations`, `reseeded`, `empty`,
             `exchanged_bytes`, `backend`.
     """
 
@@ -43,6 +46,8 @@ class Hierarchy(NamedTuple):
     sub: np.ndarray
     counts: np.ndarray
     report: dict
+    further: np.ndarray
+    further_counts: np.ndarray
 
 
 def hierarchical_kmeans(
@@ -56,6 +61,7 @@ def hierarchical_kmeans(
     snapshots=None,
     on_progress=None,
     on_centroids=None,
+    clusterings=1,
     **changes,
 ) -> Hierarchy:
     """Clusters the rows of all workers at two levels.
@@ -70,8 +76,9 @@ def hierarchical_kmeans(
         options: KMeansOptions of each problem; None takes its defaults. Here `init` may also be
             "previous": the means of the rows by their `previous` labels; at the second level, of
             those that stayed in their cluster.
-        previous: (cluster, sub) labels of this worker's rows, (rows,) int32 each; without them
-            (on all workers), "previous" is "random".
+        previous: (cluster, sub) labels of this worker's rows, (rows,) int32 each, or with several
+            clusterings `sub` (rows, clusterings); without them (on all workers), "previous" is
+            "random".
         snapshots: `resume.Snapshots` of this clustering; what they hold is not computed again, and
             the result is the same.
         on_progress: called with `(rows, level=, skipped=, cluster=, iteration=, objective=)` after
@@ -79,7 +86,10 @@ def hierarchical_kmeans(
             level=, skipped=True, cluster=)` for what need not be done, with `iteration=` where it
             was done before. Each level adds up to `iterations + 1` times the own rows.
         on_centroids: called on every worker with `(level, index, centroids)`, (k, dim) float32,
-            when a problem is solved, before a snapshot of its solution.
+            when a problem is solved, before a snapshot of its solution. At level 2, `index` is
+            that of the cluster plus `clusters` times that of the clustering.
+        clusterings: of the second level, from different initial rows; the first is the only one of
+            a call with 1.
         **changes: single options, in place of those of `options`.
 
     Raises:
@@ -91,7 +101,7 @@ def hierarchical_kmeans(
             f"clusters={clusters}, sub_clusters={sub_clusters}; use at least 1 and 0."
         )
     options = dataclasses.replace(options or KMeansOptions(), **changes)
-    work = _Work(as_points(store), clusters, sub_clusters, snapshots)
+    work = _Work(as_points(store), clusters, sub_clusters, snapshots, clusterings)
     solver = _Solver(work, comm, seed, options, previous, on_progress)
     state = work.restore()
     for problem in work.problems[: work.done]:
@@ -107,7 +117,11 @@ def hierarchical_kmeans(
 
 @dataclasses.dataclass(frozen=True)
 class _Problem:
-    """One call of `kmeans`: k clusters among the rows of cluster `index` of the level above."""
+    """One call of `kmeans`: k clusters among the rows of one cluster of the level above.
+
+    Attributes:
+        index: at level 2, the cluster plus the number of clusters times the clustering.
+    """
 
     level: int
     index: int
@@ -120,17 +134,20 @@ class _Work:
     Attributes:
         points: this worker's rows.
         problems: list of `_Problem`, in order; the first `done` are solved.
-        cluster, sub: (rows,) int32 labels, of the solved problems.
+        cluster: (rows,) int32 labels, of the solved problems.
+        sub: (clusterings, rows) int32, the same of the second level.
     """
 
-    def __init__(self, points, clusters, sub_clusters, snapshots):
+    def __init__(self, points, clusters, sub_clusters, snapshots, clusterings=1):
         self.points = points
         self.problems = [_Problem(1, 0, clusters)] if clusters > 1 else []
         if sub_clusters:
-            self.problems += [_Problem(2, index, sub_clusters) for index in range(clusters)]
+            self.problems += [
+                _Problem(2, index, sub_clusters) for index in range(clusters * clusterings)
+            ]
         self.done = 0
         self.cluster = np.zeros(points.rows, np.int32)
-        self.sub = np.zeros(points.rows, np.int32)
+        self.sub = np.zeros((clusterings, points.rows), np.int32)
         self._report = {"level1": None, "level2": []}
         self._shape = (clusters, max(1, sub_clusters))
         self._snapshots = snapshots
@@ -140,7 +157,11 @@ class _Work:
         """(n,) int64 positions of this worker's rows in a problem."""
         if problem.level == 1:
             return np.arange(self.points.rows)
-        return np.flatnonzero(self.cluster == problem.index)
+        return np.flatnonzero(self.cluster == self.place(problem)[1])
+
+    def place(self, problem):
+        """(clustering, cluster) of a problem of the second level."""
+        return divmod(problem.index, self._shape[0])
 
     def record(self, problem, result):
         """Stores the result of a problem."""
@@ -148,7 +169,8 @@ class _Work:
             self.cluster[:] = result.assignments
             self._report["level1"] = _summary(result)
         else:
-            self.sub[self.members(problem)] = result.assignments
+            clustering, _ = self.place(problem)
+            self.sub[clustering, self.members(problem)] = result.assignments
             self._report["level2"].append(_summary(result))
         self.done += 1
         self.save()
@@ -180,9 +202,16 @@ class _Work:
     def result(self, comm) -> Hierarchy:
         clusters, sub_clusters = self._shape
         flat = self.cluster.astype(np.int64) * sub_clusters + self.sub
-        counts = np.bincount(flat, minlength=clusters * sub_clusters)
-        counts = blocks.all_sum_array(counts, comm).reshape(self._shape)
-        return Hierarchy(self.cluster, self.sub, counts, self._report)
+        counts = np.stack([np.bincount(each, minlength=clusters * sub_clusters) for each in flat])
+        counts = blocks.all_sum_array(counts.ravel(), comm).reshape(-1, sub_clusters)
+        return Hierarchy(
+            self.cluster,
+            self.sub[0],
+            counts[:clusters],
+            self._report,
+            further=np.ascontiguousarray(self.sub[1:].T),
+            further_counts=counts[clusters:],
+        )
 
     def _snapshot(self, state):
         in_progress = pack_state(state) if state else Snapshot(None, {})
@@ -259,7 +288,9 @@ class _Solver:
         if problem.level == 1:
             return cluster
         members = self._work.members(problem)
-        return np.where(cluster[members] == problem.index, sub[members], -1).astype(np.int32)
+        clustering, index = self._work.place(problem)
+        sub = sub.reshape(len(sub), -1)[members, clustering]
+        return np.where(cluster[members] == index, sub, -1).astype(np.int32)
 
     def _progress(self, count, problem, values):
         if self._on_progress:

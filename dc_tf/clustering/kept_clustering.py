@@ -8,8 +8,9 @@
 
 Folder `centroids` in the folder of a clustering:
     super.npy          (clusters, dim) float32; absent with one cluster
-    sub-0003.npy       (sub_clusters, dim) float32 of cluster 3; absent without sub-clusters
-    counts.npy         (clusters, sub_clusters) int64, rows of each sub-cluster
+    sub-0003.npy       (sub_clusters, dim) float32 of cluster 3; absent without sub-clusters; of
+                       further clusterings, cluster + clustering * clusters in place of 3
+    counts.npy         (clusterings * clusters, sub_clusters) int64, rows of each sub-cluster
     whitening.npz      `mean` (raw_dim,) and `basis` (raw_dim, dim), float32; absent where features
                        were clustered as they are
     nearness-00000-of-00002.npz   `first_row`, and `nearness` (n, 2) float32 of a worker's rows:
@@ -117,7 +118,9 @@ class KeptClustering:
             for own, each, counts in zip(members, centroids, result.counts, strict=True)
         )
 
-    def commit(self, description: dict, whitening, counts, write_network) -> None:
+    def commit(
+        self, description: dict, whitening, counts, write_network, clusterings: int = 1
+    ) -> None:
         """Completes the folder, once all workers have written; returns when it is complete.
 
         Args:
@@ -125,9 +128,11 @@ class KeptClustering:
                 `sub_clusters` and `store_dtype`; without whitening also `dim` and `raw_dim`. Place,
                 shapes and sizes of files are added.
             whitening: Whitening of the features; None if they were clustered as they are.
-            counts: (clusters, max(1, sub_clusters)) int64 rows of each sub-cluster.
+            counts: (clusterings * clusters, max(1, sub_clusters)) int64 rows of each sub-cluster.
             write_network: called with the path prefix of a checkpoint to write.
+            clusterings: of the second level.
         """
+        description = description | {"clusterings": clusterings}
         self._comm.barrier()
         if self._comm.rank == 0:
             try:
@@ -139,7 +144,8 @@ class KeptClustering:
         self._comm.barrier()
 
     def _commit(self, description, whitening, counts, write_network):
-        arrays = _problem_files(counts, description["sub_clusters"])
+        clusters = len(counts) // description["clusterings"]
+        arrays = _problem_files(clusters, len(counts) if description["sub_clusters"] else 0)
         missing = [name for name in arrays if not os.path.exists(self._staged(name))]
         if missing:
             self._keep_earlier(counts, missing)
@@ -259,11 +265,10 @@ def _dims(whitening):
     return {"dim": dim, "raw_dim": raw_dim}
 
 
-def _problem_files(counts, sub_clusters):
-    """Names of the files with centroids."""
-    clusters = len(counts)
+def _problem_files(clusters, problems):
+    """Names of the files with centroids, of so many problems of the second level."""
     names = [SUPER] if clusters > 1 else []
-    return names + [sub_name(index) for index in range(clusters if sub_clusters else 0)]
+    return names + [sub_name(index) for index in range(problems)]
 
 
 def _array_info(path):

@@ -46,6 +46,8 @@ class Stage(Config):
             uses the statistics of a micro-batch (of all workers).
         loss: "hierarchical" (Eq. 5), or "product" (Eq. 4): one softmax over all pairs of
             super-class and sub-class, held by every worker.
+        clusterings: C, clusterings at the second level of each cluster, from different initial
+            centroids; each has heads of its own, and their losses are averaged.
         head: of the sub-classes, "linear", learned; or "prototypes", frozen: the centroids of the
             round, whose logits are cosines over `temperature`. Prototypes need a projection,
             clustering.whiten = false and clustering.spherical = true.
@@ -65,6 +67,7 @@ class Stage(Config):
     batch_size: int = 3072
     accumulate: int = 1
     loss: str = "hierarchical"
+    clusterings: int = 1
     head: str = HEADS[0]
     temperature: float = 0.1
     prototype_rotation: str = PROTOTYPE_ROTATIONS[0]
@@ -78,6 +81,11 @@ class Stage(Config):
     def super_classes(self) -> int:
         """S."""
         return self.clusters * self.rotations
+
+    @property
+    def sub_classes(self) -> int:
+        """Sub-classes of a super-class, of all clusterings."""
+        return self.clusterings * self.sub_clusters
 
     @property
     def has_prototypes(self) -> bool:
@@ -145,6 +153,10 @@ def check_stage(stage: Stage, place: str, data: Data, model: Model) -> None:
     need_choice(name("loss"), stage.loss, LOSSES)
     flat = stage.loss == "product" and not stage.sub_clusters
     need(not flat, name("loss"), "product", "use it with sub_clusters")
+    several = stage.clusterings
+    need_at_least(name("clusterings"), several, 1)
+    single = several == 1 or (stage.sub_clusters and stage.loss == "hierarchical")
+    need(single, name("clusterings"), several, "use 1, or sub_clusters and the hierarchical loss")
     check_projection(stage.projection, name("projection"))
     source = "projection.dim" if stage.projection.dim else _source_of_features(model)
     dim = stage.feature_dim(feature_dim(model))

@@ -11,8 +11,8 @@ class Objective(NamedTuple):
     Attributes:
         loss: (batch,) float32; the step averages it over the batch.
         super_logits: (batch, num_super) float32.
-        sub_logits: (batch, num_sub) float32, within the image's own super-class; None without
-            sub-classes.
+        sub_logits: (batch, num_sub) float32, within the image's own super-class, or with C
+            clusterings (batch, C, num_sub); None without sub-classes.
     """
 
     loss: tf.Tensor
@@ -21,7 +21,7 @@ class Objective(NamedTuple):
 
 
 def cross_entropy(logits, ids) -> tf.Tensor:
-    """(batch,) float32 cross-entropy of softmax(`logits` (batch, classes)) at `ids` (batch,)."""
+    """(batch, ...) float32 cross-entropy of softmax(`logits` (batch, ..., classes)) at `ids`."""
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=ids, logits=logits)
 
 
@@ -33,17 +33,23 @@ def hierarchical(super_logits, sub_logits, super_ids, sub_ids) -> Objective:
 
     Args:
         super_logits: (batch, num_super) float32.
-        sub_logits: (batch, num_sub) float32, from the head of the images' own super-class; None
-            without sub-classes.
+        sub_logits: (batch, num_sub) float32, from the head of the images' own super-class, or with
+            C clusterings (batch, C, num_sub); None without sub-classes.
         super_ids: (batch,) int32 in [0, num_super).
-        sub_ids: (batch,) int32 in [0, num_sub).
+        sub_ids: (batch,) int32 in [0, num_sub), or (batch, C); the loss is the mean over the
+            clusterings.
 
-    Reference: Caron et al. 2019, Eq. 5.
+    Reference: Caron et al. 2019, Eq. 5; several clusterings are of Caron et al. 2020, appendix A.
     """
     loss = cross_entropy(super_logits, super_ids)
     if sub_logits is not None:
-        loss += cross_entropy(sub_logits, sub_ids)
+        loss += _over_clusterings(cross_entropy(sub_logits, sub_ids))
     return Objective(loss, super_logits, sub_logits)
+
+
+def _over_clusterings(loss):
+    """(batch,): the mean of (batch, C) over the clusterings; (batch,) as it is."""
+    return loss if loss.shape.rank == 1 else tf.reduce_mean(loss, 1)
 
 
 def product(logits, num_super, super_ids, sub_ids) -> Objective:

@@ -68,9 +68,9 @@ class StagePlan:
             return 0
         problem, size = self.clustering.problem, self.size
         centroids = problem.clusters if problem.clusters > 1 else 0
-        centroids += problem.clusters * problem.sub_clusters
+        centroids += problem.clusterings * problem.clusters * problem.sub_clusters
         numbers = problem.dim * (centroids + problem.raw_dim) + problem.raw_dim
-        counts = problem.clusters * max(1, problem.sub_clusters)
+        counts = problem.clusterings * problem.clusters * max(1, problem.sub_clusters)
         return 4 * (numbers + size.network_weights + size.statistics) + 8 * (counts + problem.rows)
 
     @property
@@ -124,10 +124,13 @@ class Plan:
     def shared_bytes(self) -> int:
         """On the disk of the run folder: checkpoints, assignments, centroids that are kept."""
         sizes = [stage.size.checkpoint_bytes for stage in self.stages]
-        rounds = sum(stage.stage.rounds for stage in self.stages if stage.stage.clustered)
-        # Those that are kept and the one that is written; one of each stage's end; 8 bytes a row.
+        clustered = [stage.stage for stage in self.stages if stage.stage.clustered]
+        rounds = sum(stage.rounds for stage in clustered)
+        # Those that are kept and the one that is written; one of each stage's end.
         checkpoints = (self.keep_checkpoints + 1) * max(sizes) + sum(sizes)
-        return checkpoints + 8 * self.rows * rounds + self._kept_bytes(rounds)
+        # A cluster and sub-clusters of each row.
+        labels = sum(stage.rounds * (4 + 4 * stage.clusterings) for stage in clustered)
+        return checkpoints + labels * self.rows + self._kept_bytes(rounds)
 
     def _kept_bytes(self, rounds):
         """Of the kept clusterings, and of the one being written."""

@@ -96,7 +96,7 @@ class StageSize:
             * 3
             * _FLOAT
             * sum(count * side**2 for side, count in stage.views.sizes(model.resolution)),
-            row_bytes=_ROW_BYTES * rows,
+            row_bytes=(_ROW_BYTES + 8 * (stage.clusterings - 1)) * rows,
         )
 
     @property
@@ -147,6 +147,7 @@ def problem_of(experiment, stage, rows, workers) -> Problem | None:
         dim=settings.whitening_dim or dim,
         clusters=stage.clusters,
         sub_clusters=stage.sub_clusters,
+        clusterings=stage.clusterings,
         workers=workers,
         iterations=settings.iterations,
         # "auto" is not measured yet: assume the larger type.
@@ -183,7 +184,7 @@ def _heads(model, stage):
     inputs, classes = stage.feature_dim(feature_dim(model)) + 1, stage.super_classes
     if stage.loss == "product":
         return inputs * classes * stage.sub_clusters, 0
-    return inputs * classes, 0 if stage.has_prototypes else inputs * stage.sub_clusters
+    return inputs * classes, 0 if stage.has_prototypes else inputs * stage.sub_classes
 
 
 def _projection(model, stage):
@@ -208,7 +209,7 @@ def _prototypes(stage, topology):
     ranks = range(0, topology.workers, topology.workers_per_super_class)
     clusters = max(len({s // stage.rotations for s in topology.served(rank)}) for rank in ranks)
     # A centroid, and whether it has rows.
-    return clusters * stage.sub_clusters * (stage.projection.dim + 1)
+    return clusters * stage.sub_classes * (stage.projection.dim + 1)
 
 
 def _messages(model, stage, topology):

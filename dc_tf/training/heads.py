@@ -16,7 +16,7 @@ from dc_tf.training.prototypes import Prototypes
 class Heads:
     """V, and W_s for each super-class s that this worker serves, always in this order.
 
-    With prototypes there is no W_s to learn.
+    With prototypes there is no W_s to learn. With C clusterings, W_s is the C heads side by side.
 
     Attributes:
         super_head: Classifier, V; its classes are pairs of super-class and sub-class with the
@@ -36,6 +36,7 @@ class Heads:
             features: input dimension.
         """
         self._plan = plan
+        self._clusterings = stage.clusterings
         self._product = stage.loss == "product"
         topology = plan.topology
         classes = topology.super_classes
@@ -51,7 +52,7 @@ class Heads:
         # W_s is averaged over the images of its own super-class, 1/S of the batch.
         scale = 1.0 if stage.optimizer.literal_head_scale else float(classes)
         self.sub_heads = {
-            s: Classifier(stage, features, stage.sub_clusters, sharers, scale) for s in served
+            s: Classifier(stage, features, stage.sub_classes, sharers, scale) for s in served
         }
 
     def __iter__(self):
@@ -82,15 +83,20 @@ class Heads:
 
         Args:
             features: (b, d) float32, images ordered by the served super-classes.
-            super_ids, sub_ids: (b,) int32.
+            super_ids: (b,) int32.
+            sub_ids: (b,) int32, or with C clusterings (b, C).
         """
         logits = self.super_head.head(features)
         if self._product:
             return losses.product(logits, self._plan.topology.super_classes, super_ids, sub_ids)
-        return losses.hierarchical(logits, self._sub_logits(features), super_ids, sub_ids)
+        sub_logits = self._sub_logits(features)
+        if self._clusterings > 1:
+            classes = sub_logits.shape[1] // self._clusterings
+            sub_logits = tf.reshape(sub_logits, [-1, self._clusterings, classes])
+        return losses.hierarchical(logits, sub_logits, super_ids, sub_ids)
 
     def _sub_logits(self, features):
-        """(b, k): each image through the head of its own super-class, or None without heads."""
+        """(b, C * k): each image through the head of its own super-class, or None without heads."""
         if self.prototypes:
             return self.prototypes.logits(features)
         if not self.sub_heads:

@@ -282,7 +282,7 @@ def make_sampler(experiment, index: int, plan, rows: int, assignments) -> Sample
         rows,
         plan,
         cluster=assignments.cluster if assignments and stage.clusters > 1 else None,
-        sub=assignments.sub if assignments and stage.sub_clusters else None,
+        sub=assignments.subs if assignments and stage.sub_clusters else None,
         seed=experiment.seed,
         stage=index,
     )

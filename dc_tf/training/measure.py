@@ -241,11 +241,12 @@ class _Measurement:
         served = batch.topology.served(self._cluster.rank)
         supers = np.tile(np.repeat(np.array(served, np.int32), images // len(served)), steps)
         count = len(supers)
+        shape = count if stage.clusterings == 1 else (count, stage.clusterings)
         draws = Draws(
             row=random.integers(0, self._reader.dataset.rows, count),
             rotation=supers % batch.rotations * (4 // batch.rotations),
             super_id=supers,
-            sub_id=random.integers(0, max(1, stage.sub_clusters), count, np.int32),
+            sub_id=random.integers(0, max(1, stage.sub_clusters), shape, np.int32),
             seed=random.integers(0, 2**31, (count, 2), np.int32),
         )
         return make_batches(self._experiment, stage, self._reader, batch, draws)

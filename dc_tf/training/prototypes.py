@@ -2,7 +2,7 @@
 
     prototypes = Prototypes(cluster, plan, stage, features=128)
     prototypes.load(ClusterModel.load(folder))
-    logits = prototypes.logits(features)       # (b, k): cosines over the temperature
+    logits = prototypes.logits(features)       # (b, C * k): cosines over the temperature
 
 A worker holds the prototypes of the clusters that it serves. They are no part of a checkpoint, get
 no gradient and have no state of an optimizer. After a reassignment they fit the new sub-classes at
@@ -40,7 +40,7 @@ class Prototypes:
         self._served = plan.topology.served(cluster.rank)
         self._temperature = stage.temperature
         clusters = sorted({super_class // plan.rotations for super_class in self._served})
-        self._of_cluster = {c: _Frozen(stage.sub_clusters, features) for c in clusters}
+        self._of_cluster = {c: _Frozen(stage.sub_classes, features) for c in clusters}
         self.maps = None
         if stage.prototype_rotation == "mapped":
             with cluster.strategy.scope():
@@ -59,10 +59,10 @@ class Prototypes:
             model: clustering.cluster_model.ClusterModel of the round.
         """
         for cluster, frozen in self._of_cluster.items():
-            frozen.load(model.sub_centroids[cluster], model.counts[cluster])
+            frozen.load(*model.all_sub_centroids(cluster))
 
     def logits(self, features) -> tf.Tensor:
-        """(b, k) float32, each image by the prototypes of its own super-class.
+        """(b, C * k) float32, each image by the prototypes of its own super-class.
 
         Args:
             features: (b, d) float32 of L2 norm 1, ordered by the served super-classes.
@@ -79,7 +79,7 @@ class Prototypes:
 
 
 class _Frozen:
-    """The prototypes of one cluster, (k, d), and which of its k sub-clusters have rows."""
+    """The prototypes of one cluster, (C * k, d), and which of its sub-clusters have rows."""
 
     def __init__(self, classes, features):
         self._centroids = tf.Variable(tf.zeros([classes, features]), trainable=False)

@@ -95,6 +95,7 @@ def reassign(
         result.sub,
         stage.clusters,
         stage.sub_clusters,
+        result.further,
     )
     atomic.remove_tree(scratch)
 
@@ -144,6 +145,7 @@ def _job(network, reader, experiment, stage, cluster, seed):
         "resize": experiment.data.resize,
         "clusters": stage.clusters,
         "sub_clusters": stage.sub_clusters,
+        "clusterings": stage.clusterings,
         "clustering": stage.clustering.result_settings(),
         "seed": seed,  # depends on the stage and the round
         "worker": [cluster.rank, cluster.size],
@@ -175,7 +177,13 @@ def _keep(kept, network, job, rows, stage, whitening, result):
     if whitening is None:
         dim = stage.feature_dim(network["trunk"].feature_dim)
         description |= {"dim": dim, "raw_dim": dim}
-    kept.commit(description, whitening, result.counts, tf.train.Checkpoint(**network).write)
+    kept.commit(
+        description,
+        whitening,
+        np.concatenate([result.counts, result.further_counts]),
+        tf.train.Checkpoint(**network).write,
+        stage.clusterings,
+    )
 
 
 def _cluster(store, stage, scratch, cluster, seed, previous, on_centroids=None):
@@ -183,7 +191,7 @@ def _cluster(store, stage, scratch, cluster, seed, previous, on_centroids=None):
     settings = stage.clustering
     rows = slice(store.first_row, store.first_row + store.rows)
     all_rows = int(all_gather(store.rows, cluster.world).sum())
-    problems = {1: 1, 2: stage.clusters}
+    problems = {1: 1, 2: stage.clusters * stage.clusterings}
     with _LevelProgress(
         settings.iterations, all_rows, store.rows, problems, cluster.is_chief
     ) as progress:
@@ -194,12 +202,13 @@ def _cluster(store, stage, scratch, cluster, seed, previous, on_centroids=None):
             cluster.world,
             seed,
             settings.kmeans_options(),
-            previous=(previous.cluster[rows], previous.sub[rows]) if previous else None,
+            previous=(previous.cluster[rows], previous.subs[rows]) if previous else None,
             snapshots=Snapshots(
                 os.path.join(scratch, "kmeans"), cluster.world, settings.save_every_s
             ),
             on_progress=progress.update,
             on_centroids=on_centroids,
+            clusterings=stage.clusterings,
         )
     level1 = result.report["level1"]
     if level1 and level1["empty"]:

@@ -67,7 +67,7 @@ class Batch:
                 "replaced_by": image_row if image_row != row else None,
                 "label": names[label] if names and label >= 0 else int(label),
                 "cluster": int(super_id) // self.rotations,
-                "sub_cluster": int(sub_id),
+                "sub_cluster": int(np.ravel(sub_id)[0]),  # of the first clustering
                 "quarter_turns": int(turns),
                 "mean": float(pixels.mean()),
                 "deviation": float(pixels.std()),

@@ -111,8 +111,8 @@ class Learner:
 
         Args:
             batch: this worker's part, in the order of `Sampler.epoch`: image (b, r, r, 3) float32,
-                super_id (b,) int32, sub_id (b,) int32. Of several views: image (b, G, r, r, 3), and
-                with local views local_image (b, L, l, l, 3).
+                super_id (b,) int32, sub_id (b,) int32, or with C clusterings (b, C). Of several
+                views: image (b, G, r, r, 3), and with local views local_image (b, L, l, l, 3).
             step_seed: int32 scalar, seeds the dropout; equal on all workers.
             stop: float32 scalar, 1 if this worker asks all workers to stop; the step is taken
                 nevertheless, and its result carries the request to all.
@@ -223,9 +223,9 @@ class Learner:
             yield batch["local_image"]
 
     def _labels(self, batch):
-        """(b * views,) super_id and sub_id of each view of each image."""
+        """super_id (b * views,) and sub_id (b * views, ...) of each view of each image."""
         views = self._stage.views.count
-        return [tf.repeat(batch[name], views) for name in ("super_id", "sub_id")]
+        return [tf.repeat(batch[name], views, axis=0) for name in ("super_id", "sub_id")]
 
     def _apply(self, gradients):
         trunk, *heads = gradients
@@ -268,7 +268,8 @@ class Learner:
         super_loss = losses.cross_entropy(super_logits, super_ids)
         sub_hits = 0.0
         if sub_logits is not None:
-            sub_hits = _count_equal(tf.argmax(sub_logits, -1, tf.int32), sub_ids)
+            hits = _count_equal(tf.argmax(sub_logits, -1, tf.int32), sub_ids)
+            sub_hits = hits / self._stage.clusterings
         sums = pack(
             IMAGE_NAMES,
             images=tf.size(loss),

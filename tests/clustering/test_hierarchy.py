@@ -57,6 +57,56 @@ class HierarchyTest(tf.test.TestCase):
                     rtol=1e-6,
                 )
 
+    def test_further_clusterings_leave_the_first_as_it_is_and_differ_from_it(self):
+        x = np.random.default_rng(1).normal(size=(600, 6)).astype(np.float32)
+        for clusters in (1, 3):
+            one = hierarchical_kmeans(x, clusters, 5, Solo(), seed=4)
+            centroids = {}
+            three = hierarchical_kmeans(
+                x,
+                clusters,
+                5,
+                Solo(),
+                seed=4,
+                clusterings=3,
+                on_centroids=lambda level, index, c, kept=centroids: kept.update(
+                    {(level, index): c}
+                ),
+            )
+            for name in ("cluster", "sub", "counts"):
+                self.assertAllEqual(getattr(one, name), getattr(three, name))
+            self.assertEqual(one.further.shape, (600, 0))
+            self.assertEqual(three.further.shape, (600, 2))
+            subs = np.column_stack([three.sub, three.further])
+            counts = np.concatenate([three.counts, three.further_counts])
+            for a, b in ((0, 1), (0, 2), (1, 2)):
+                self.assertGreater(np.mean(subs[:, a] != subs[:, b]), 0.3)
+            for problem, count in enumerate(counts):
+                clustering, cluster = divmod(problem, clusters)
+                own = three.cluster == cluster
+                labels = subs[own, clustering]
+                self.assertAllEqual(count, np.bincount(labels, minlength=5))
+                away = x[own][:, np.newaxis] - centroids[2, problem]
+                self.assertAllEqual(labels, np.argmin(np.sum(away**2, axis=2), axis=1))
+
+    def test_further_clusterings_start_from_their_previous_labels(self):
+        x = np.random.default_rng(1).normal(size=(600, 6)).astype(np.float32)
+        first = hierarchical_kmeans(x, 2, 5, Solo(), seed=4, clusterings=2, iterations=30)
+        previous = (first.cluster, np.column_stack([first.sub, first.further]))
+        again = hierarchical_kmeans(
+            x,
+            2,
+            5,
+            Solo(),
+            seed=9,
+            clusterings=2,
+            init="previous",
+            previous=previous,
+            iterations=1,
+        )
+        self.assertGreater(np.mean(again.sub == first.sub), 0.95)
+        self.assertGreater(np.mean(again.further == first.further), 0.95)
+
     def test_sub_clusters_fit_the_rows_of_their_own_cluster(self):
         x, _ = separated([200, 200, 200])
         result = hierarchical_kmeans(x, 3, 4, Solo())

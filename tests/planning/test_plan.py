@@ -65,13 +65,15 @@ def count_step(cluster, settings):
     Collective._reduce = counting
     try:
         served = plan.topology.served(cluster.rank)
-        views = experiment.stages[1].views
+        stage = experiment.stages[1]
+        views = stage.views
         shape = [] if views.count == 1 else [views.global_views]
+        several = [stage.clusterings] if stage.clusterings > 1 else []
         batch = {
             "image": np.zeros([plan.per_worker, *shape, 32, 32, 3], np.float32),
             "local_image": np.zeros([plan.per_worker, views.local_views, 32, 32, 3], np.float32),
             "super_id": np.repeat(served, plan.per_served).astype(np.int32),
-            "sub_id": np.zeros(plan.per_worker, np.int32),
+            "sub_id": np.zeros([plan.per_worker, *several], np.int32),
         }
         learner.step({k: tf.constant(v) for k, v in batch.items()}, tf.constant(0))
     finally:
@@ -127,6 +129,7 @@ class SizeTest(tf.test.TestCase):
             {"stage_views": {"global_views": 2, "local_views": 1, "local_size": 32}},
             {"stage_projection": {"hidden": 12, "dim": 8}},
             {**PROTOTYPES, "stage_prototype_rotation": "mapped"},
+            {"stage_clusterings": 2},
         ):
             planned = experiment(**changes)
             size = training_cost.StageSize.of(planned, planned.stages[1], workers=2)
@@ -175,6 +178,15 @@ class SizeTest(tf.test.TestCase):
         self.assertEqual(size.head_weights, 8 * (8 + 1))  # V
         problem = training_cost.problem_of(planned, stage, ROWS, workers=1)
         self.assertEqual((problem.dim, problem.raw_dim), (8, 0))
+
+    def test_two_clusterings_take_twice_the_heads_and_the_second_level(self):
+        one, two = experiment(), experiment(stage_clusterings=2)
+        sizes = [training_cost.StageSize.of(e, e.stages[1], workers=1) for e in (one, two)]
+        subs = 8 * 4 * (16 + 1)
+        self.assertEqual(sizes[1].head_weights - sizes[0].head_weights, subs)
+        levels = [make_plan(e, ROWS, 1).stages[1].clustering.level2 for e in (one, two)]
+        self.assertEqual(levels[1].exchanged_bytes, 2 * levels[0].exchanged_bytes)
+        self.assertEqual((levels[1].k, levels[1].problems), (4, 4))
 
     def test_a_worker_holds_the_prototypes_of_the_clusters_that_it_serves(self):
         planned = experiment(**PROTOTYPES)

@@ -1,5 +1,6 @@
-"""Whole runs with a projection and prototypes: they resume exactly and need no cold start."""
+"""Whole runs with a projection, prototypes and two clusterings resume exactly."""
 
+import functools
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from dc_tf.clustering.assignments import Assignments
 from dc_tf.clustering.cluster_model import load_clustering
 from dc_tf.clustering.kept_clustering import centroids_folder, kept_rounds
 from dc_tf.curation.assign import assign_images
+from dc_tf.exporting.saved_model import export_saved_model
 from dc_tf.planning.plan import make_plan
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import load_trunk, load_trunk_of_clustering
@@ -25,6 +27,7 @@ from dc_tf.training.projection import projection_of_clustering
 STEPS = 12
 STAGE = {
     **runs.SETTINGS["stages"][1],
+    "clusterings": 2,
     "head": "prototypes",
     "prototype_rotation": "mapped",
     "projection": {"hidden": 16, "dim": 8},
@@ -117,12 +120,25 @@ class LoopTest(tf.test.TestCase):
             workers.on_cluster(1, runs.train, self.settings, workdir)
 
     def test_an_export_has_no_projection(self):
-        trunk, _ = load_trunk(self.undisturbed)
-        self.assertFalse(any("projection" in v.name for v in trunk.variables))
-        names = {v.name for v in trunk.variables}
-        plain, _ = load_trunk(runs.undisturbed(1)[1])
-        self.assertLen(trunk.variables, len(plain.variables))
-        self.assertEqual(names, {v.name for v in plain.variables})
+        names = {}
+        trunks = {"parts": load_trunk(self.undisturbed)[0], "plain": load_trunk(self.plain)[0]}
+        for name, trunk in trunks.items():
+            output = os.path.join(self.folder, f"export-{name}")
+            export_saved_model(trunk, output)
+            variables = tf.train.list_variables(os.path.join(output, "variables", "variables"))
+            names[name] = {key for key, _ in variables}
+        self.assertEqual(names["parts"], names["plain"])
+
+    @functools.cached_property
+    def plain(self):
+        """A run without any of the parts."""
+        return runs.undisturbed(1)[1]
+
+    def test_the_clusterings_of_a_round_differ(self):
+        own = Assignments.open(RunDir(self.undisturbed).clustering(0, 1))
+        self.assertEqual(own.subs.shape, (128, 2))
+        self.assertAllEqual(own.subs[:, 0], own.sub)
+        self.assertGreater(np.mean(own.subs[:, 0] != own.subs[:, 1]), 0.1)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,12 @@ from dc_tf.distributed.collectives import Solo
 from dc_tf.distributed.topology import Topology
 from dc_tf.experiment import Clustering, Model, Optimizer, Projection, Stage
 from dc_tf.kmeans_options import KMeansOptions
+from dc_tf.nn import losses
 from dc_tf.nn.vgg16 import VGG16
 from dc_tf.training.heads import Heads
 from dc_tf.training.prototypes import Prototypes
 from dc_tf.training.step import Learner
+from dc_tf.training.step_metrics import IMAGE_NAMES
 
 RESOLUTION, FC, HIDDEN, DIM, SUBS, BATCH = 32, 24, 16, 8, 5, 32
 STEPS = 2
@@ -37,14 +39,19 @@ def stage_of(prototype_rotation="shared", clusters=2, rotations=2, hidden=HIDDEN
     ).replace(**changes)
 
 
-def centroids_of(clusters):
-    """A model with centroids of length 1, in which one sub-cluster has no rows."""
-    random = np.random.default_rng(5)
-    centroids = random.standard_normal((clusters, SUBS, DIM)).astype(np.float32)
-    centroids /= np.linalg.norm(centroids, axis=2, keepdims=True)
-    counts = np.full((clusters, SUBS), 9)
-    counts[0, SUBS - 1] = 0
-    return types.SimpleNamespace(sub_centroids=centroids, counts=counts)
+class Centroids:
+    """A kept clustering with centroids of length 1, in which one sub-cluster has no rows."""
+
+    def __init__(self, clusters, clusterings=1):
+        random = np.random.default_rng(5)
+        shape = (clusters, clusterings * SUBS, DIM)
+        self.centroids = random.standard_normal(shape).astype(np.float32)
+        self.centroids /= np.linalg.norm(self.centroids, axis=2, keepdims=True)
+        self.counts = np.full(shape[:2], 9)
+        self.counts[0, -1] = 0
+
+    def all_sub_centroids(self, cluster):
+        return self.centroids[cluster], self.counts[cluster]
 
 
 def learner_of(cluster, stage):
@@ -54,11 +61,11 @@ def learner_of(cluster, stage):
         trunk = VGG16(width=1 / 16, resolution=RESOLUTION, fc=FC, seed=3).built_at_resolution()
     learner = Learner(cluster, plan, trunk, stage, Model(dropout=False), seed=7)
     learner.start_round(0)
-    learner.heads.prototypes.load(centroids_of(stage.clusters))
+    learner.heads.prototypes.load(Centroids(stage.clusters, stage.clusterings))
     return learner
 
 
-def batch_of(plan, rank, step):
+def batch_of(plan, rank, step, clusterings=1):
     """This worker's part of the batch of a step, which is sorted by super-class."""
     random = np.random.default_rng((11, step))
     start = plan.topology.position(rank) * plan.per_served
@@ -70,7 +77,8 @@ def batch_of(plan, rank, step):
     )
     images = random.random((BATCH, RESOLUTION, RESOLUTION, 3), np.float32)
     supers = np.repeat(np.arange(plan.topology.super_classes), plan.per_super_class)
-    subs = random.integers(0, SUBS - 1, BATCH, np.int32)
+    shape = BATCH if clusterings == 1 else (BATCH, clusterings)
+    subs = random.integers(0, SUBS - 1, shape, np.int32)
     batch = {"image": images, "super_id": supers.astype(np.int32), "sub_id": subs}
     return {name: tf.constant(array[own]) for name, array in batch.items()}
 
@@ -81,7 +89,8 @@ def train(cluster, stage):
     weights = [*learner.shared_weights, *learner.heads.super_head.weights]
     begun = [w.numpy() for w in weights]
     for step in range(STEPS):
-        sums = learner.step(batch_of(learner.plan, cluster.rank, step), tf.constant(step))
+        batch = batch_of(learner.plan, cluster.rank, step, stage.clusterings)
+        sums = learner.step(batch, tf.constant(step))
     learner.average_statistics()
     statistics = [w.numpy() for w in learner.projection.non_trainable_variables]
     sums = cluster.world.all_sum(sums).numpy()
@@ -98,10 +107,13 @@ class WorkersTest(tf.test.TestCase):
                 apart = distance(ended[part], others_end[part])
                 self.assertLess(apart / distance(begun[part], ended[part]), 1e-2)
             self.assertAllClose(statistics, others_statistics, rtol=1e-4, atol=1e-6)
-            self.assertAllClose(sums, others_sums, rtol=1e-3)
+            images = len(IMAGE_NAMES)
+            self.assertAllClose(sums[:images], others_sums[:images], rtol=1e-3)
+            # Squared norms of gradients, of the second step.
+            self.assertAllClose(sums[images:], others_sums[images:], rtol=1e-2)
 
     def test_two_workers_take_the_steps_of_one_with_mapped_prototypes(self):
-        self.check(stage_of("mapped"), 2)
+        self.check(stage_of("mapped", clusterings=2), 2)
 
     @pytest.mark.slow
     def test_two_workers_take_the_steps_of_one(self):
@@ -111,7 +123,7 @@ class WorkersTest(tf.test.TestCase):
     @pytest.mark.slow
     def test_four_workers_take_the_steps_of_one(self):
         # One super-class each, and two workers for each of two.
-        for stage in (stage_of("mapped"), stage_of("mapped", clusters=1)):
+        for stage in (stage_of("mapped", clusterings=2), stage_of("mapped", clusters=1)):
             self.check(stage, 4)
 
 
@@ -123,13 +135,13 @@ class PrototypesTest(tf.test.TestCase):
     def prototypes(self, stage):
         plan = BatchPlan(stage.clusters, stage.rotations, BATCH, Topology(1, stage.super_classes))
         prototypes = Prototypes(connect(), plan, stage, DIM)
-        prototypes.load(centroids_of(stage.clusters))
+        prototypes.load(Centroids(stage.clusters))
         return prototypes
 
     def expected(self, x, rotate):
         """The logits of four super-classes, two rotations of two clusters."""
         parts = [
-            rotate(part, s % 2) @ centroids_of(2).sub_centroids[s // 2].T / 0.2
+            rotate(part, s % 2) @ Centroids(2).centroids[s // 2].T / 0.2
             for s, part in enumerate(np.split(x, 4))
         ]
         return np.concatenate(parts)
@@ -169,6 +181,29 @@ class PrototypesTest(tf.test.TestCase):
         self.assertIn([HIDDEN, DIM], kept)  # of the projection
 
 
+class ClusteringsTest(tf.test.TestCase):
+    def test_the_loss_is_the_mean_of_those_of_each_clustering(self):
+        x = np.random.default_rng(1).standard_normal((BATCH, DIM)).astype(np.float32)
+        ids = np.random.default_rng(2).integers(0, SUBS - 1, (BATCH, 2), np.int32)
+        supers = np.zeros(BATCH, np.int32)
+        for head in ("linear", "prototypes"):
+            stage = stage_of(clusters=1, rotations=1, clusterings=2, head=head)
+            heads = Heads(connect(), BatchPlan(1, 1, BATCH, Topology(1, 1)), stage, DIM)
+            heads.reset((0, 0), 0)
+            if head == "prototypes":
+                heads.prototypes.load(Centroids(1, 2))
+                logits = heads.prototypes.logits(x)
+            else:
+                logits = heads.sub_heads[0].head(x)
+            loss, _, sub_logits = heads.objective(x, supers, ids)
+            self.assertEqual(sub_logits.shape, (BATCH, 2, SUBS))
+            each = [
+                losses.cross_entropy(logits[:, c * SUBS : (c + 1) * SUBS], ids[:, c])
+                for c in range(2)
+            ]
+            self.assertAllClose(loss, (each[0] + each[1]) / 2, rtol=1e-5)
+
+
 class ReassignedTest(tf.test.TestCase):
     def sub_loss(self, stage, x, found, model=None):
         """Mean loss of the sub-classes just after a reassignment."""
@@ -193,7 +228,7 @@ class ReassignedTest(tf.test.TestCase):
             options=KMeansOptions(init="k-means++", spherical=True),
             on_centroids=lambda level, index, centroids: kept.append(centroids),
         )
-        model = types.SimpleNamespace(sub_centroids=kept, counts=found.counts)
+        model = types.SimpleNamespace(all_sub_centroids=lambda _: (kept[0], found.counts[0]))
         stage = stage_of(clusters=1, rotations=1, temperature=0.1)
         self.assertLess(self.sub_loss(stage, x, found, model), 0.05)
         linear = stage.replace(head="linear")

@@ -41,6 +41,7 @@ class Problem:
         dim: components of a row.
         clusters: m of the first level; k of plain k-means.
         sub_clusters: k inside each cluster; 0 for plain k-means.
+        clusterings: of the second level.
         workers: W; each has rows / W.
         iterations: of Lloyd, at each level.
         precision: "float32" or "bfloat16", of the products.
@@ -62,13 +63,14 @@ class Problem:
     moved: float = 0.1
     memory_bytes: int | None = KMeansOptions.memory_bytes
     cache_bytes: int = KMeansOptions.cache_bytes
+    clusterings: int = 1
 
     def __post_init__(self):
-        counts = (self.rows, self.dim, self.clusters, self.workers)
+        counts = (self.rows, self.dim, self.clusters, self.clusterings, self.workers)
         if min(counts) < 1 or min(self.sub_clusters, self.iterations, self.raw_dim) < 0:
             raise ConfigError(
-                f"{self} is impossible; rows, dim, clusters and workers are at least 1, "
-                "the others at least 0."
+                f"{self} is impossible; rows, dim, clusters, clusterings and workers are at least "
+                "1, the others at least 0."
             )
         if self.precision not in ("float32", "bfloat16") or self.store_dtype not in _ITEM:
             raise ConfigError(
@@ -260,9 +262,11 @@ def estimate(problem: Problem, machine: Machine) -> Estimate:
     own = problem.own_rows
     level1 = _level(problem, machine, 1, m, own, kept) if m > 1 else None
     level2 = _level(problem, machine, m, k, -(-own // m), kept) if k else None
+    if level2 and problem.clusterings > 1:
+        level2 = _repeated(level2, problem.clusterings)
     raw_bytes = own * problem.raw_dim * _ITEM[problem.store_dtype]
     in_place = problem.raw_dim == problem.dim
-    labels = 12 * own + 4 * max(m, k) * problem.dim
+    labels = (8 + 4 * problem.clusterings) * own + 4 * max(m, k) * problem.dim
     return Estimate(
         problem,
         machine,
@@ -275,6 +279,13 @@ def estimate(problem: Problem, machine: Machine) -> Estimate:
         snapshot_bytes=_SNAPSHOTS * labels,
         kept_in_memory=kept,
     )
+
+
+def _repeated(level, times) -> Level:
+    """A level whose problems are all solved so many times."""
+    values = dataclasses.asdict(level)
+    k = values.pop("k")
+    return Level(k=k, **{name: times * value for name, value in values.items()})
 
 
 def efficiency(problem: Problem, machine: Machine) -> float:
@@ -405,7 +416,8 @@ def memory_of(problem: Problem, machine: Machine) -> Memory:
     of_rows = 36 * own
     if two_levels:
         # Both labels; at the second level, positions of the rows of a problem.
-        of_rows = max(of_rows, (36 + 8) * own / problem.clusters) + 8 * own
+        of_rows = max(of_rows, (36 + 8) * own / problem.clusters)
+        of_rows += 4 * (1 + problem.clusterings) * own
     return Memory(
         centroids=8 * size,
         factors=(4 + _ITEM[problem.precision]) * size,

@@ -12,7 +12,7 @@ class Draws(NamedTuple):
         row: (n,) int64 row ids.
         rotation: (n,) int32 quarter turns, counter-clockwise.
         super_id: (n,) int32 super-class.
-        sub_id: (n,) int32 sub-class within the super-class.
+        sub_id: (n,) int32 sub-class within the super-class; with C clusterings (n, C).
         seed: (n, 2) int32 augmentation seeds.
     """
 

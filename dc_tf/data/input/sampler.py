@@ -21,7 +21,8 @@ class Sampler:
         rows: N.
         plan: BatchPlan.
         cluster: (N,) integer cluster of each row, or None for a single cluster.
-        sub: (N,) integer sub-cluster of each row within its cluster, or None without sub-clusters.
+        sub: (N,) integer sub-cluster of each row within its cluster, or None without sub-clusters;
+            with C clusterings (N, C), of which the first determines what is drawn.
         seed: of the experiment.
         stage: index of the stage; stages draw differently.
     """
@@ -70,7 +71,7 @@ class Sampler:
         )
 
     def _rows_of(self, cluster, stream):
-        """(n,) int64 rows and (n,) sub-clusters of one super-class's epoch, in order."""
+        """(n,) int64 rows and (n,) or (n, C) sub-clusters of one super-class's epoch, in order."""
         if self._cluster is None:
             members = np.arange(self._rows, dtype=np.int64)
         else:
@@ -82,7 +83,8 @@ class Sampler:
         zeros = np.zeros(len(members), np.int32)
         sub = zeros if self._sub is None else np.asarray(self._sub)[members]
         random = np.random.default_rng(derive("draws", *self._seed, *stream))
-        picks = draw_uniformly(sub, self.steps * self._plan.per_super_class, random)
+        first = sub if sub.ndim == 1 else sub[:, 0]
+        picks = draw_uniformly(first, self.steps * self._plan.per_super_class, random)
         return members[picks], sub[picks]
 
     def _interleave(self, columns) -> np.ndarray:

@@ -45,6 +45,16 @@ class SamplerTest(tf.test.TestCase):
         self.assertAllEqual(draws.super_id % 4, draws.rotation)
         self.assertAllEqual(draws.sub_id, sub[draws.row])
 
+    def test_the_first_of_several_clusterings_determines_the_draws(self):
+        sampler, plan, cluster, sub = clustered(2)
+        other = np.random.default_rng(6).integers(0, 3, ROWS, np.int32)
+        several = Sampler(ROWS, plan, cluster.astype(np.int32), np.stack([sub, other], 1))
+        one, both = sampler.epoch(1, 1), several.epoch(1, 1)
+        for name in ("row", "rotation", "super_id", "seed"):
+            self.assertAllEqual(getattr(one, name), getattr(both, name))
+        self.assertAllEqual(both.sub_id, np.stack([sub, other], 1)[both.row])
+        self.assertEqual(both.sub_id.dtype, np.int32)
+
     def test_a_worker_gets_its_own_super_classes_in_order(self):
         sampler, plan, *_ = clustered(4)
         supers = sampler.epoch(0, 2).super_id.reshape(sampler.steps, plan.per_worker)
