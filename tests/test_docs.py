@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 # Settings that are groups of settings.
-SECTIONS = ("data", "model", "stages", "watchdog", "optimizer", "clustering")
+SECTIONS = ("data", "model", "stages", "watchdog", "optimizer", "clustering", "projection")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 CITATION = re.compile(r"docs/reference\.md,\s+section (\d+)")
 
@@ -138,6 +138,7 @@ class ReferenceTest(unittest.TestCase):
             "model.": experiment.Model(),
             "watchdog.": experiment.Watchdog(),
             "stages[i].": stage,
+            "stages[i].projection.": stage.projection,
             "stages[i].optimizer.": stage.optimizer,
             "stages[i].clustering.": stage.clustering,
         }.items():
