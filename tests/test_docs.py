@@ -14,7 +14,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 # Settings that are groups of settings.
 SECTIONS = (
-    *("data", "model", "stages", "watchdog"),
+    *("data", "model", "stages", "watchdog", "projection"),
     *("optimizer", "clustering", "augmentation", "views"),
 )
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -146,6 +146,7 @@ class ReferenceTest(unittest.TestCase):
             "model.": experiment.Model(),
             "watchdog.": experiment.Watchdog(),
             "stages[i].": stage,
+            "stages[i].projection.": stage.projection,
             "stages[i].optimizer.": stage.optimizer,
             "stages[i].clustering.": stage.clustering,
             "stages[i].augmentation.": stage.augmentation,
