@@ -124,7 +124,7 @@ def absolute(text) -> str:
 
 
 def default_workers() -> int:
-    """One per GPU or core, in a number that divides the 4 and 16 super-classes."""
+    """One per GPU or core, in a number that fits the 4 and 8 super-classes."""
     gpus = len(local.visible_gpus())
     most = min(gpus, 4) if gpus else min(max(local.cores(), 2), MOST_WORKERS)
     return 1 << (most.bit_length() - 1)
