@@ -4,6 +4,7 @@ projection = Projection(features=4096, hidden=2048, dim=128, seed=0).with_weight
 x = projection(tf.nn.relu(fc7), training=True)      # (b, 128), L2 norm 1
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -55,14 +56,16 @@ class Projection(keras.Model):
         return self
 
 
+@functools.lru_cache(maxsize=1)  # so the rounds of a stage trace it once
 def clustered_features(trunk, projection: Projection | None = None) -> Callable:
     """The function from images to the vectors that are clustered, in inference mode.
 
     Returns:
-        function of (b, r, r, 3) float32 images: (b, d) float32 outputs of the projection, or
+        tf.function of (b, r, r, 3) float32 images: (b, d) float32 outputs of the projection, or
         without one of the trunk's feature layer.
     """
 
+    @tf.function(autograph=False)
     def features(images):
         vectors = trunk(images, training=False)[trunk.feature_layer]
         return vectors if projection is None else projection(tf.nn.relu(vectors), training=False)

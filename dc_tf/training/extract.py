@@ -14,7 +14,6 @@ import time
 import zipfile
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from dc_tf import atomic
@@ -55,7 +54,7 @@ def extract(
         # Whole batches from the first row, since rounding of a row can depend on its batch.
         done -= done % stage.clustering.batch_size
         moments = Moments.of(store, done) if stage.clustering.whiten else None
-    forward = tf.function(clustered_features(trunk, projection), autograph=False)
+    forward = clustered_features(trunk, projection)
     flushed = time.monotonic()
     chief = cluster.is_chief
     shown = Progress(store.rows, "extract", "images", enabled=chief, done=done)
