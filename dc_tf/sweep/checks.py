@@ -24,12 +24,8 @@ def check_evaluations(sweep) -> None:
 
 def _check_evaluation(sweep, evaluation):
     from dc_tf.evaluation import tasks
-    from dc_tf.evaluation.frozen.features import parse_layers
 
-    task, settings = evaluation.task or None, [evaluation.settings]
-    asked = tasks.read(task, evaluation.config_files, settings, evaluation.protocol)
-    if asked.task in tasks.BY_LAYER:
-        parse_layers(evaluation.layers)
+    asked = _asked(evaluation)
     if any(variant.untrained for variant in sweep.variants) and asked.task in ("nmi", "rotation"):
         raise ConfigError(
             f"{asked.task} cannot measure an untrained network; leave out the untrained variant, "
@@ -49,6 +45,14 @@ def _check_evaluation(sweep, evaluation):
         _check_labelled(train or sweep.data, asked.task)
 
 
+def _asked(evaluation):
+    """The task of an evaluation and its settings."""
+    from dc_tf.evaluation import tasks
+
+    task, settings = evaluation.task or None, [evaluation.settings]
+    return tasks.read(task, evaluation.config_files, settings, evaluation.protocol)
+
+
 def _check_labelled(path, task):
     dataset = Dataset.open(path)
     if task != "rotation" and not (dataset.labels() >= 0).any():
@@ -56,7 +60,7 @@ def _check_labelled(path, task):
 
 
 def check_runs(runs, sweep) -> None:
-    """Checks optimizers and backends of the runs, and that networks fit those they start from.
+    """Checks optimizers, backends and layers of the runs, and that networks fit their beginnings.
 
     Raises:
         ConfigError: with the cell.
@@ -71,5 +75,20 @@ def check_runs(runs, sweep) -> None:
                 check_same_network(
                     network_settings(run.after.experiment.model), run.experiment.model
                 )
+            _check_layers(run.experiment.model, sweep)
         except ConfigError as error:
             raise ConfigError(f"{sweep.path}, cell {run.name}: {error}") from error
+
+
+def _check_layers(model, sweep):
+    """Checks that the network of a run has the layers that evaluations name."""
+    from dc_tf.evaluation import tasks
+    from dc_tf.evaluation.frozen.features import parse_layers
+    from dc_tf.nn.trunks import trunk_class
+
+    for evaluation in sweep.evaluations:
+        if _asked(evaluation).task in tasks.BY_LAYER:
+            try:
+                parse_layers(evaluation.layers, trunk_class(model.trunk).layer_names)
+            except ConfigError as error:
+                raise ConfigError(f"evaluations.{evaluation.name}: {error}") from error

@@ -11,6 +11,7 @@ their sets of strings, as processes of a real job do; `kin` chooses.
 A process that is killed, or the end of the tests, leaves none of them behind.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -154,7 +155,8 @@ def _serve(requests):
         for key, _ in children.select():
             if key.fileobj is not requests:
                 _, status = os.waitpid(key.data[0], 0)
-                key.data[1].send(status.to_bytes(4, "little"))
+                with contextlib.suppress(BrokenPipeError):  # nobody holds the Process any more
+                    key.data[1].send(status.to_bytes(4, "little"))
                 key.data[1].close()
                 children.unregister(key.fileobj)
                 os.close(key.fileobj)
