@@ -44,15 +44,18 @@ def _is_finished(run, settings) -> bool:
     return read_json(run.data)["fingerprint"] == Dataset.open(experiment.data.path).fingerprint()
 
 
-def measure(task, folder, stage, data, test, seed, layers="all", options=()) -> dict:
-    """Evaluates a stage of a run; top-1 of each layer is in `layers`."""
-    output = os.path.join(folder, f"{task}-{stage}.json")
+def measure(task, folder, stage, data, test, seed, layers="all", options=(), results=None) -> dict:
+    """Evaluates a stage of a run or a SavedModel; top-1 of each layer is in `layers`.
+
+    The result is kept in the folder `results`, by default that of the run.
+    """
+    output = os.path.join(results or folder, f"{task}-{stage or 'model'}.json")
     if not os.path.exists(output):
         dc_tf(
             "evaluate",
             *TASKS[task],
             f"--model={folder}",
-            f"--stage={stage}",
+            *([f"--stage={stage}"] if stage else []),
             f"--layer={layers}",
             "--compute_dtype=bfloat16",
             f"--train={data}",
