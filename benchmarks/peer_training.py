@@ -1,7 +1,7 @@
 """Trains a trunk with SimCLR, SwAV or DINO of `lightly`; `peers.py` starts it as a process.
 
-    python benchmarks/peer_training.py --method=simclr --data=DATA --settings='{"resolution": 32}' \\
-        --seconds=1800 --output=simclr.pth
+    python benchmarks/peer_training.py --method=simclr --data=DATA \\
+        --settings='{"resolution": 32}' --seconds=1800 --output=simclr.pth
 
 Heads, losses and augmentation are lightly's, the loop is this file's; every method sees two views
 of each image. Writes the trunk's weights for `dc_tf import_torch`, and beside them OUTPUT.json
@@ -79,8 +79,11 @@ class DINO(nn.Module):
         super().__init__()
         dim = trunk.feature_dim
         self.trunk, self.momentum = trunk, momentum
-        self.head = heads.DINOProjectionHead(dim, dim, 128, outputs, freeze_last_layer=-1)
-        self.teacher = nn.ModuleList([copy.deepcopy(trunk), copy.deepcopy(self.head)])
+        self.head, twin = (
+            heads.DINOProjectionHead(dim, dim, 128, outputs, freeze_last_layer=-1) for _ in range(2)
+        )
+        twin.load_state_dict(self.head.state_dict())
+        self.teacher = nn.ModuleList([copy.deepcopy(trunk), twin])
         deactivate_requires_grad(self.teacher)
         self.loss = DINOLoss(outputs, warmup_teacher_temp_epochs=1)
 
@@ -136,14 +139,14 @@ def learning_rate(base, done) -> float:
 
 def faster_format(method, views) -> torch.dtype:
     """bfloat16 or float32, whichever takes less time for a step on this processor."""
-    seconds = {}
+    seconds, before = {}, copy.deepcopy(method.state_dict())
     for dtype in (torch.float32, torch.bfloat16):
-        trial = copy.deepcopy(method)
         for step in range(_TIMED_STEPS):
             if step == 1:  # the first one prepares kernels
                 started = time.monotonic()
-            loss_of(trial, views, dtype).backward()
+            loss_of(method, views, dtype).backward()
         seconds[dtype] = time.monotonic() - started
+    method.load_state_dict(before)
     return min(seconds, key=seconds.get)
 
 
