@@ -1,4 +1,4 @@
-"""A peer of lightly is trained, and dc_tf has its weights: equal features. Needs the extra `peers`."""
+"""A trained peer of lightly has equal features in dc_tf. Needs the extra `peers`."""
 
 import importlib.util
 import json
