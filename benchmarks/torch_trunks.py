@@ -6,6 +6,8 @@
 A trunk's `state_dict` is what `dc_tf import_torch` reads. Another trunk is another class in TRUNKS.
 """
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -36,7 +38,7 @@ class VGG16(nn.Module):
         for entry in _PLAN:
             if entry:
                 outputs = max(1, round(entry * width))
-                layers += [nn.Conv2d(channels, outputs, 3, padding=1), nn.BatchNorm2d(outputs)]
+                layers += [_conv(channels, outputs), nn.BatchNorm2d(outputs)]
                 layers.append(nn.ReLU(inplace=True))
                 channels = outputs
             else:
@@ -65,6 +67,14 @@ class VGG16(nn.Module):
             return functional.pad(images, (1, 1, 1, 1))
         grey = functional.pad(images.mean(1, keepdim=True), (2, 2, 2, 2))
         return functional.conv2d(grey, self.gradients)
+
+
+def _conv(inputs, outputs):
+    """A 3x3 convolution with the initial weights of dc_tf; those of linear layers are equal."""
+    conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+    nn.init.normal_(conv.weight, std=math.sqrt(2 / (3 * 3 * outputs)))
+    nn.init.zeros_(conv.bias)
+    return conv
 
 
 TRUNKS = {"vgg16": VGG16}
