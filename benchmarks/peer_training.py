@@ -45,7 +45,8 @@ class SimCLR(nn.Module):
 
     def forward(self, views):
         outputs = self.head(torch.relu(self.trunk(torch.cat(views)))).float()
-        return self.loss(*outputs.chunk(VIEWS))
+        with torch.autocast("cpu", enabled=False):
+            return self.loss(*outputs.chunk(VIEWS))
 
     def after_step(self):
         """Nothing follows the optimizer's step."""
@@ -66,7 +67,8 @@ class SwAV(nn.Module):
         self.prototypes.normalize()
         outputs = self.head(torch.relu(self.trunk(torch.cat(views)))).float()
         logits = self.prototypes(nn.functional.normalize(outputs, dim=1)).float()
-        return self.loss(list(logits.chunk(VIEWS)), [])
+        with torch.autocast("cpu", enabled=False):
+            return self.loss(list(logits.chunk(VIEWS)), [])
 
     def after_step(self):
         """Nothing follows the optimizer's step."""
@@ -92,7 +94,8 @@ class DINO(nn.Module):
         student = self.head(torch.relu(self.trunk(images))).float()
         with torch.no_grad():
             teacher = self.teacher[1](torch.relu(self.teacher[0](images))).float()
-        return self.loss(list(teacher.chunk(VIEWS)), list(student.chunk(VIEWS)), epoch=1)
+        with torch.autocast("cpu", enabled=False):
+            return self.loss(list(teacher.chunk(VIEWS)), list(student.chunk(VIEWS)), epoch=1)
 
     def after_step(self):
         """Moves the teacher towards the student."""
