@@ -25,7 +25,7 @@ setuptools.setup(
     package_data={
         "dc_tf.report": ["templates/*"],
         "dc_tf.report.browser": ["templates/*", "static/*"],
-        "dc_tf.configs": ["*.yaml", "evaluation/*.yaml"],
+        "dc_tf.configs": ["*.yaml", "evaluation/*.yaml", "sweeps/*.yaml"],
     },
     python_requires=">=3.10,<3.13",
     # Ranges are what the code needs; constraints.txt has the one tested version of everything.

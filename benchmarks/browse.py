@@ -121,6 +121,7 @@ def open_collection() -> Site:
         table=table(rows),
         examples=examples,
         selections=Selections(path("selections"), dataset),
+        single=None,
         version="generated",
     )
 

@@ -38,7 +38,8 @@ from dc_tf.curation.neighbours import nearest_rows
 from dc_tf.data.sources.image_files import Rules, clean
 from dc_tf.data.storage.reader import RowReader
 from dc_tf.distributed.collectives import ALONE
-from dc_tf.report.duplicates import CELLS, LAYER
+from dc_tf.nn.vgg16 import VGG16
+from dc_tf.report.duplicates import CELLS
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("parts", ["kinds", "search", "duplicates"], "What to measure.")
@@ -147,7 +148,7 @@ def distinct(path):
 def end_to_end(data, family, kind):
     """What `dc_tf duplicates` finds with its defaults."""
     features = os.path.join(FLAGS.folder, "features")
-    dc_tf.embed(FLAGS.run, data, LAYER, output=features, cells=CELLS, mirror=True)
+    dc_tf.embed(FLAGS.run, data, VGG16.copies_layer, output=features, cells=CELLS, mirror=True)
     opened = open_features(features=features, data=data)
     found = find_duplicates(opened, Settings(), os.path.join(FLAGS.folder, "work"))
     group = np.full(len(family), -1)
@@ -187,7 +188,12 @@ def representations(data, encoded):
             # Products of +-1 / sqrt(bits): 1 - 2 * (share of bits that differ).
             signs = np.where(np.array(bits), 1.0, -1.0)
             yield f"{method.__name__} {size}x{size}", signs / np.sqrt(signs.shape[1])
-    for layer, cells in (("conv4", 4), (LAYER, 1), (LAYER, 2), ("conv10", 2)):
+    for layer, cells in (
+        ("conv4", 4),
+        (VGG16.copies_layer, 1),
+        (VGG16.copies_layer, 2),
+        ("conv10", 2),
+    ):
         x = dc_tf.embed(FLAGS.run, data, layer, cells=cells, mirror=True)
         yield f"{layer}, {cells}x{cells}, mirrored too, whitened", whitened(x)
     for cells in map(int, FLAGS.cells):

@@ -7,6 +7,12 @@ random       ours, as training uses it: rows in random order through a RowReader
 sequential   the same shards from start to end with `tf.data.TFRecordDataset`, the same functions.
 full_decode  as random, but the whole image is decoded and then cropped.
 torch        PyTorch's DataLoader with Pillow and a process for each core, from the files.
+jitter, greyscale, blur, solarise
+             as random, and this change of every image (the jitter of 4 in 5), at SimCLR's strength.
+photometric  as random, with all of them in SimCLR's probabilities.
+views        as photometric, 2 views of 224 pixels and 6 of 96 (SwAV's); the JPEG is decoded once.
+views_by_window
+             as views, but the window of each view is decoded by itself.
 remote       as random, but the shards are read through `tf.io.gfile` like remote ones, and each
              record is delayed by --delay_ms.
 
@@ -32,14 +38,25 @@ from absl import app, flags
 from processes import last_lines, show
 
 FLAGS = flags.FLAGS
-METHODS = ("random", "sequential", "full_decode", "torch", "remote")
+PHOTOMETRIC = {
+    "jitter": dict(jitter=1.0),
+    "greyscale": dict(greyscale=1.0),
+    "blur": dict(blur=1.0),
+    "solarise": dict(solarise=1.0),
+    "photometric": dict(jitter=1.0, greyscale=0.2, blur=0.5),
+}
+METHODS = (
+    *("random", "sequential", "full_decode", "torch", "remote"),
+    *PHOTOMETRIC,
+    *("views", "views_by_window"),
+)
 SIZE, BATCH = 224, 32
 MIN_AREA, MAX_RATIO = 0.08, 4 / 3
 CORES = len(os.sched_getaffinity(0))
 # More than any method reads.
 DRAWS = 500_000
 flags.DEFINE_string("images", None, "Folder of photographs.", required=True)
-flags.DEFINE_list("methods", list(METHODS), "What to measure.")
+flags.DEFINE_list("methods", list(METHODS[:5]), f"What to measure, of {', '.join(METHODS)}.")
 flags.DEFINE_integer("rounds", 5, "How often all methods take turns.")
 flags.DEFINE_float("seconds", 8.0, "Of one turn, after the warm-up.")
 flags.DEFINE_float("warm_up", 3.0, "Seconds.")
@@ -137,7 +154,10 @@ def ratios(turns) -> dict:
 
 def turn(method) -> dict:
     """Measures one method once."""
-    batches = iter(globals()[f"{method}_batches"]())
+    if method in PHOTOMETRIC:
+        batches = iter(random_batches(PHOTOMETRIC[method]))
+    else:
+        batches = iter(globals()[f"{method}_batches"]())
     run_for(batches, FLAGS.warm_up)
     cpu, machine, begin = own_cpu_seconds(), machine_cpu_seconds(), time.perf_counter()
     images = run_for(batches, FLAGS.seconds)
@@ -164,9 +184,12 @@ def run_for(batches, seconds) -> int:
 # Methods.
 
 
-def random_batches() -> Iterable:
+def random_batches(photometric=None, **views) -> Iterable:
+    """Batches as training uses them, with settings of Photometric and Views."""
     from dc_tf.data.input.draws import Draws
+    from dc_tf.data.input.photometric import Photometric
     from dc_tf.data.input.pipeline import training_batches
+    from dc_tf.data.input.views import Views
     from dc_tf.data.storage.reader import RowReader
 
     dataset, random = opened(FLAGS.data), np.random.default_rng(0)
@@ -177,7 +200,34 @@ def random_batches() -> Iterable:
         sub_id=np.zeros(DRAWS, np.int32),
         seed=random.integers(0, 2**31 - 1, (DRAWS, 2), np.int32),
     )
-    return training_batches(RowReader(dataset), draws, BATCH, SIZE, MIN_AREA, MAX_RATIO)
+    return training_batches(
+        RowReader(dataset),
+        draws,
+        BATCH,
+        SIZE,
+        MIN_AREA,
+        MAX_RATIO,
+        photometric=Photometric(**photometric or {}),
+        views=Views(**views),
+    )
+
+
+def views_batches() -> Iterable:
+    return random_batches(PHOTOMETRIC["photometric"], global_views=2, local_views=6, local_size=96)
+
+
+def views_by_window_batches() -> Iterable:
+    from dc_tf.data.input import augment
+
+    def crop(encoded, *args):
+        return augment.random_resized_crop(encoded, *args)
+
+    # What the views are cut from is then the encoded image itself.
+    with (
+        mock.patch.object(augment, "decode", lambda encoded: encoded),
+        mock.patch.object(augment, "random_crop_of_pixels", crop),
+    ):
+        return views_batches()
 
 
 def sequential_batches() -> Iterable:

@@ -10,9 +10,9 @@
     clusters = dc_tf.kmeans(features, k=100)
 
 `generate`, `open_dataset`, `load_trunk`, `curate`, `evaluate`, `search`, `find_duplicates`,
-`write_clusters`, `assign`, `browse` and `write_report` are the others; each has its own help, as
-`help(dc_tf.embed)`. They are imported, and TensorFlow with them, when they are first used. The same
-from a shell: `dc_tf --help`.
+`write_clusters`, `assign`, `browse`, `write_report` and `run_sweep` are the others; each has its
+own help, as `help(dc_tf.embed)`. They are imported, and TensorFlow with them, when they are first
+used. The same from a shell: `dc_tf --help`.
 """
 
 import importlib
@@ -37,6 +37,7 @@ __all__ = [
     "load_trunk",
     "open_dataset",
     "pretrain",
+    "run_sweep",
     "search",
     "write_clusters",
     "write_report",

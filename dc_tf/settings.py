@@ -98,9 +98,10 @@ def _default(field, kind):
     """The default of a dataclass's field; an empty value of its type if that is None or ()."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
-    if field.default is None:
-        return typing.get_args(kind)[0]()
-    return field.default if field.default != () else (typing.get_args(kind)[0](),)
+    if field.default not in (None, ()):
+        return field.default
+    kind = kind if field.default == () else typing.get_args(kind)[0]
+    return (typing.get_args(kind)[0](),) if typing.get_origin(kind) is tuple else kind()
 
 
 def _coerce(value, like, place):

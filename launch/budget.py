@@ -39,6 +39,7 @@ class Stage:
         least: smallest number of epochs.
         reassign_every: epochs from one clustering to the next; 0 without clusterings.
         drops: epochs after which the learning rate is lowered.
+        warmup_epochs: epochs in which it grows.
         epoch_s: seconds of the training of an epoch.
         clustering_s: seconds of one clustering, extraction included.
         images_per_s: of training, over all workers.
@@ -49,9 +50,14 @@ class Stage:
     least: int
     reassign_every: int
     drops: tuple
+    warmup_epochs: float
     epoch_s: float
     clustering_s: float
     images_per_s: float
+
+    def warmup(self, epochs) -> float:
+        """Epochs of warm-up: as many steps as configured, or half of what is trained if less."""
+        return min(self.warmup_epochs * max(1.0, epochs / self.epochs), epochs / 2)
 
     def seconds(self, epochs) -> float:
         rounds = math.ceil(epochs / self.every(epochs)) if self.reassign_every else 1
@@ -121,6 +127,7 @@ class Costs:
                 least=least(stage),
                 reassign_every=stage["reassign_every"],
                 drops=tuple(stage["drops"]),
+                warmup_epochs=stage["warmup_epochs"],
                 epoch_s=stage["steps_per_epoch"] * step_images(stage) / speed(stage),
                 clustering_s=(stage["clustering_seconds"] or 0.0) / max(1, stage["clusterings"]),
                 images_per_s=speed(stage),
@@ -164,6 +171,8 @@ def overrides(costs, epochs) -> dict:
         settings[f"{name}.epochs"] = count
         drops = sorted({max(1, round(drop * count / stage.epochs)) for drop in stage.drops})
         settings[f"{name}.optimizer.drops"] = [drop for drop in drops if drop < count]
+        if stage.warmup_epochs:
+            settings[f"{name}.optimizer.warmup_epochs"] = stage.warmup(count)
         if stage.reassign_every:
             settings[f"{name}.reassign_every"] = stage.every(count)
     return settings

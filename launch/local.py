@@ -33,7 +33,8 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # A wheel has this file inside the package, which is then on the interpreter's path.
 IN_REPOSITORY = (ROOT / "dc_tf").is_dir()
-NAME = "local.py" if __name__ == "__main__" else "dc_tf launch"
+_PROGRAM = os.path.basename(sys.argv[0])
+NAME = _PROGRAM if _PROGRAM in ("local.py", "node.py") else "dc_tf launch"
 WRONG_USAGE, PREEMPTED = 2, 42
 POLL_S = 0.05
 # Ctrl-C, `timeout` or a job scheduler may signal a process twice: alone and with its group.
@@ -62,27 +63,50 @@ def main(argv=None) -> int:
     except UsageError as error:
         print(f"{NAME}: {error}", file=sys.stderr)
         return WRONG_USAGE
+    return supervise(options, command, devices)
+
+
+def supervise(options, command, devices, configs=None) -> int:
+    """Runs the workers, and starts them again after a failure; returns the exit code of the job.
+
+    Args:
+        options, command: of `parse`.
+        devices: of `share_devices`.
+        configs: TF_CONFIG of each worker; None: on new ports of this machine at each start.
+    """
     stop = StopSignals()
     for attempt in range(options.max_restarts + 1):
         if attempt:
             note(f"restart {attempt} of {options.max_restarts}")
-        code = WorkerSet(options, command, devices).run(stop)
+        code = WorkerSet(options, command, devices, configs).run(stop)
         if code in (0, WRONG_USAGE) or stop.received:
             break
     return code
 
 
-def parse(argv) -> tuple[argparse.Namespace, list[str]]:
-    """Returns (options, command): the launcher's own flags and the arguments after `--`."""
+def parse(argv, text=__doc__, default_workers=None) -> tuple[argparse.Namespace, list[str]]:
+    """Returns (options, command): the launcher's own flags and the arguments after `--`.
+
+    Args:
+        argv: arguments.
+        text: of --help.
+        default_workers: number of workers where --workers is absent; None: it is required.
+    """
     split = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(
-        description=__doc__,
+        description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         prog=NAME,
         usage=f"{NAME} --workers=N [--max_restarts=K] [--threads=T] -- COMMAND --flags",
         allow_abbrev=False,
     )
-    parser.add_argument("--workers", type=int, required=True, help="processes to start")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        required=default_workers is None,
+        default=default_workers,
+        help="processes to start",
+    )
     parser.add_argument("--max_restarts", type=int, default=0, help="fresh starts after a failure")
     parser.add_argument(
         "--threads", type=int, help="threads a worker computes with (default: cores / workers)"
@@ -142,14 +166,26 @@ def share_devices(workers, gpus) -> list[str] | None:
     return gpus[:workers]
 
 
-def environments(workers, devices, threads) -> list[dict]:
-    """Returns each worker's environment: its place in the cluster, its GPU or its threads."""
+def local_configs(workers) -> list[str]:
+    """TF_CONFIG of each of the workers on new ports of this machine."""
     hosts = [f"localhost:{port}" for port in free_ports(workers)]
+    tasks = ({"type": "worker", "index": index} for index in range(workers))
+    return [json.dumps({"cluster": {"worker": hosts}, "task": task}) for task in tasks]
+
+
+def environments(configs, devices, threads) -> list[dict]:
+    """Returns each worker's environment: its place in the cluster, its GPU or its threads.
+
+    Args:
+        configs: TF_CONFIG of each worker.
+        devices: of `share_devices`.
+        threads: of a worker, or None.
+    """
+    workers = len(configs)
     threads = threads or (None if devices else max(1, cores() // workers))
     result = []
-    for index in range(workers):
-        task = {"type": "worker", "index": index}
-        added = {"TF_CONFIG": json.dumps({"cluster": {"worker": hosts}, "task": task})}
+    for index, config in enumerate(configs):
+        added = {"TF_CONFIG": config}
         if IN_REPOSITORY:
             paths = [str(ROOT), os.getenv("PYTHONPATH")]
             added["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -211,10 +247,11 @@ class StopSignals:
 class WorkerSet:
     """One start of all workers; after `run` none of them is left."""
 
-    def __init__(self, options, command, devices):
+    def __init__(self, options, command, devices, configs=None):
         self._grace_s = options.grace_s
         self._command = command
-        self._environments = environments(options.workers, devices, options.threads)
+        configs = configs or local_configs(options.workers)
+        self._environments = environments(configs, devices, options.threads)
         self._workers = []
 
     def run(self, stop) -> int:

@@ -28,7 +28,6 @@ from steps import PREEMPTED, WRONG_USAGE, StepFailed, Steps, Stopped, say
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIG_FILE = ROOT / "configs" / "quickstart.yaml"
 LINEAR_PROBE = f"--config_file={ROOT}/configs/evaluation/linear_probe_small.yaml"
-LAYERS = "conv2,conv4,conv7,conv10,conv13,fc7"
 EVALUATIONS = "knn", "linear_probe"
 EVALUATED_IN = ("float32", "bfloat16")
 MINUTES = 8.0
@@ -329,7 +328,8 @@ class Quickstart:
         path = self._workdir / f"{name}.json"
         if path.exists():
             return json.loads(path.read_text())
-        flags = [f"--model={export}", f"--train={train}", f"--test={test}", f"--layer={LAYERS}"]
+        flags = [f"--model={export}", f"--train={train}", f"--test={test}"]
+        flags.append(f"--layer={summary.measured_layers(export)}")
         dtype = self._kept["epochs"]["compute_dtype"]
         if dtype in EVALUATED_IN:  # that of training, so that it is not measured again
             flags.append(f"--compute_dtype={dtype}")

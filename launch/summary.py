@@ -1,9 +1,21 @@
 """Results of a quickstart by layer, compared with an untrained network, as plain text."""
 
-# Always shown: the last convolution and the last layer, beside the best one.
-_ALWAYS = ("conv13", "fc7")
+import json
+import pathlib
+
+# Measured of VGG-16; of other networks all are.
+LAYERS = ("conv2", "conv4", "conv7", "conv10", "conv13", "fc7")
+# Always shown beside the best layer: the last ones, such as conv13 and fc7, or block4_2 and pool.
+_ALWAYS = 2
 _CHANCE = "25.0 % (chance)"
 _NAMES = {"knn": "k-NN", "linear": "linear probe"}
+
+
+def measured_layers(export) -> str:
+    """The value of --layer for an exported model."""
+    about = pathlib.Path(export) / "dc_tf.json"
+    outputs = json.loads(about.read_text())["outputs"] if about.exists() else LAYERS
+    return ",".join(LAYERS) if set(LAYERS) <= set(outputs) else "all"
 
 
 def metrics(trained, knn, linear) -> dict:
@@ -56,9 +68,8 @@ def _rows(name, result):
         for prefix in ("", "random_init_")
     ]
     yield f"{title}, best layer", *best
-    for layer in _ALWAYS:
-        if layer in result[f"{name}_layers"]:
-            yield f"  {layer}", *map(_percent, result[f"{name}_layers"][layer])
+    for layer, shares in list(result[f"{name}_layers"].items())[-_ALWAYS:]:
+        yield f"  {layer}", *map(_percent, shares)
 
 
 def _advice(result):

@@ -37,6 +37,7 @@ COMMANDS = {
     "assign": ("assign", {"round": "round_index"}, ()),
     "browse": ("browse", {"round": "round_index"}, ()),
     "write_report": ("report", {"round": "round_index"}, ()),
+    "run_sweep": ("sweep", {}, ()),
     # The first two are of `load_experiment`, the others of a run that is only planned.
     "pretrain": (
         "train",

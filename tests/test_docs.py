@@ -13,7 +13,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 # Settings that are groups of settings.
-SECTIONS = ("data", "model", "stages", "watchdog", "optimizer", "clustering")
+SECTIONS = (
+    *("data", "model", "stages", "watchdog"),
+    *("optimizer", "clustering", "augmentation", "views"),
+)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 CITATION = re.compile(r"docs/reference\.md,\s+section (\d+)")
 
@@ -67,6 +70,9 @@ def anchors(text):
 
 
 generate = load_generator()
+# Found once the hook has been loaded.
+docstrings = importlib.import_module("generator.docstrings")
+cell = importlib.import_module("generator.markdown").cell
 
 
 class HandbookTest(unittest.TestCase):
@@ -119,12 +125,14 @@ class ReferenceTest(unittest.TestCase):
         for command, path in COMMANDS.items():
             section = text.split(f"\n## {command}\n")[1].split("\n## ")[0]
             module = importlib.import_module(path)
-            flags = generate.flag_names(module) or [o[2:] for o in generate.options("local")]
+            flags = generate.commands.flag_names(module) or [
+                o[2:] for o in generate.commands.options("local")
+            ]
             self.assertTrue(flags)
             for flag in flags:
                 self.assertRegex(section, rf"\| `--(\[no\])?{flag}` \|", command)
         for name in ("quickstart", "local"):
-            for option in generate.options(name):
+            for option in generate.commands.options(name):
                 self.assertIn(f"| `{option}` |", text.split("\n## launch/quickstart.sh\n")[1])
 
     def test_every_setting_is_there_and_described(self):
@@ -140,6 +148,8 @@ class ReferenceTest(unittest.TestCase):
             "stages[i].": stage,
             "stages[i].optimizer.": stage.optimizer,
             "stages[i].clustering.": stage.clustering,
+            "stages[i].augmentation.": stage.augmentation,
+            "stages[i].views.": stage.views,
         }.items():
             for field in dataclasses.fields(config):
                 if field.name not in SECTIONS:
@@ -148,19 +158,19 @@ class ReferenceTest(unittest.TestCase):
 
     def test_every_setting_of_every_task_is_there_and_described(self):
         text = page("evaluation-settings.md")
-        for task, module in generate.tasks().items():
+        for task, module in generate.settings.tasks().items():
             section = text.split(f"\n## {task}\n")[1].split("\n## ")[0]
-            fields, _ = generate.protocol(module)
+            fields, _ = generate.settings.protocol(module)
             self.assertTrue(fields)
             for field in fields:
                 self.assertRegex(section, rf"(?m)^\| `{field}` \|.*\| \S[^|]*\|$", task)
 
     def test_the_defaults_of_tasks_are_those_of_the_code(self):
-        fields, _ = generate.protocol("dc_tf.evaluation.frozen.linear_probe")
+        fields, _ = generate.settings.protocol("dc_tf.evaluation.frozen.linear_probe")
         self.assertEqual(fields["epochs"], "100")
         self.assertEqual(fields["paper"], "auto")  # a constant of another module
         self.assertEqual(fields["augment"], "true")
-        fields, _ = generate.protocol("dc_tf.evaluation.finetune.task")
+        fields, _ = generate.settings.protocol("dc_tf.evaluation.finetune.task")
         self.assertEqual(fields["drops"], "[30, 60, 90]")
 
     def test_every_path_of_a_run_is_there_and_described(self):
@@ -200,7 +210,7 @@ class ReferenceTest(unittest.TestCase):
 
     def test_every_function_of_the_api_is_there(self):
         text = page("python-api.md")
-        functions = generate.api_functions()
+        functions = generate.api.api_functions()
         self.assertTrue(functions)
         for name, node in functions.items():
             section = text.split(f"\n## {name}\n")[1].split("\n## ")[0]
@@ -220,15 +230,15 @@ class DocstringTest(unittest.TestCase):
     def test_an_example_becomes_code(self):
         text = "Does it.\n\n    dc_tf x --a=1\n\nFoo *bar*."
         expected = "Does it.\n\n```\ndc_tf x --a=1\n```\n\nFoo \\*bar\\*."
-        self.assertEqual(generate.docstring_markdown(text), expected)
+        self.assertEqual(docstrings.docstring_markdown(text), expected)
 
     def test_attributes_are_described_by_name(self):
         text = "Head.\n\nAttributes:\n    a, b: of both,\n        also here.\n    c: other."
         both = "of both, also here."
-        self.assertEqual(generate.described(text), {"a": both, "b": both, "c": "other."})
+        self.assertEqual(docstrings.described(text), {"a": both, "b": both, "c": "other."})
 
     def test_a_bar_does_not_end_a_cell(self):
-        self.assertEqual(generate._cell("k-means|| or `a|b`"), "k-means\\|\\| or `a\\|b`")
+        self.assertEqual(cell("k-means|| or `a|b`"), "k-means\\|\\| or `a\\|b`")
 
 
 if __name__ == "__main__":

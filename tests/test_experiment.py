@@ -17,6 +17,18 @@ stages:
 """
 
 
+# What a stage with prototypes needs.
+PROTOTYPES = ",".join(
+    f"stages[1].{setting}"
+    for setting in (
+        "head=prototypes",
+        "projection.dim=8",
+        "clustering.whiten=false",
+        "clustering.spherical=true",
+    )
+)
+
+
 class ExperimentTest(tf.test.TestCase):
     def file(self, text=FILE):
         path = os.path.join(self.get_temp_dir(), "experiment.yaml")
@@ -60,6 +72,16 @@ class ExperimentTest(tf.test.TestCase):
             ("model.widht=1", "unknown setting 'model.widht'"),
             ("model.width=big", "model.width is 'big'; expected float"),
             ("model.width=0", "model.width is 0.0; use a positive"),
+            ("model.trunk=resnet34", "'resnet34'; use vgg16, resnet18 or resnet50"),
+            ("model.stem=small", "'small'; use imagenet with vgg16, whose first layers are fixed"),
+            ("model.trunk=resnet18,model.stem=tiny", "'tiny'; use imagenet or small"),
+            ("model.resolution=29", "resolution is 29; use at least 30 pixels"),
+            ("model.trunk=resnet18,model.resolution=31", "is 31; use at least 32 pixels"),
+            ("model.trunk=resnet50,model.stem=small,model.resolution=7", "use at least 8 pixels"),
+            (
+                "model.trunk=resnet18,model.width=0.25,stages[1].clustering.whitening_dim=129",
+                "whitening_dim is 129; use 0 to the length of the features = 128",
+            ),
             ("model=3", "model is 3; expected a mapping"),
             ("stages[5].epochs=1", r"'stages\[5\]' does not exist; .* 2"),
             ("stages[1].rotations=3", r"stages\[1\].rotations is 3; use 1, 2 or 4"),
@@ -79,6 +101,17 @@ class ExperimentTest(tf.test.TestCase):
             ("stages[1].clustering.tolerance=1", r"tolerance is 1.0; use \[0, 1\)"),
             ("stages[1].clustering.cache_gb=-1", "clustering.cache_gb is -1.0; use 0 to 1e9"),
             ("stages[1].clustering.save_every_s=-1", "save_every_s is -1.0; use seconds from 0"),
+            ("stages[0].augmentation.jitter=-1", r"augmentation.jitter is -1.0; use 0 to 10"),
+            ("stages[0].augmentation.blur=1.5", r"augmentation.blur is 1.5; use a probability"),
+            ("stages[0].views.global_views=0", r"stages.0..views.global_views is 0; use 1 to"),
+            ("stages[0].views.local_views=-1", "local_views is -1; use 0 to"),
+            ("stages[0].views.global_min_area=2", r"global_min_area is 2.0; use \(0, 1"),
+            ("stages[0].views.global_max_area=0.01", r"global_max_area is 0.01; use 0.08 "),
+            ("stages[0].views.local_max_area=0.01", r"local_max_area is 0.01; use 0.05 "),
+            (
+                "stages[0].views.local_views=2,stages[0].views.local_size=96",
+                "local_size is 96; use model.resolution = 224, the only size of this trunk",
+            ),
             ("data.path=''", "dc_tf convert"),
             ("model.compute_dtype=float64", "use float32, bfloat16, float16 or auto"),
             (
@@ -88,6 +121,25 @@ class ExperimentTest(tf.test.TestCase):
             ("stages[1].accumulate=0", r"stages.1.\.accumulate is 0; use at least 1"),
             ("stages[1].loss=flat", "'flat'; use hierarchical or product"),
             ("stages[0].loss=product", "use it with sub_clusters"),
+            ("stages[1].projection.hidden=-1", "projection.hidden is -1; use at least 0"),
+            ("stages[1].projection.hidden=8", r"hidden is 8; set stages\[1\].projection.dim"),
+            ("stages[1].projection.dim=1", "projection.dim is 1; use 0, or at least 2"),
+            (
+                "stages[1].projection.dim=8,stages[1].clustering.whitening_dim=9",
+                "whitening_dim is 9; use 0 to projection.dim = 8",
+            ),
+            (
+                "stages[1].clustering.whiten=false,stages[1].clustering.whitening_dim=9",
+                "whitening_dim is 9; use 0 with whiten = false",
+            ),
+            ("stages[1].head=cosine", "'cosine'; use linear or prototypes"),
+            ("stages[1].prototype_rotation=own", "'own'; use shared or mapped"),
+            ("stages[1].temperature=0", r"temperature is 0.0; use \(0, 100\]"),
+            ("stages[1].head=prototypes", "'prototypes'; set projection.dim, as to 128 as well"),
+            ("stages[0].head=prototypes", "'prototypes'; set sub_clusters to at least 2 as well"),
+            (f"{PROTOTYPES},stages[1].loss=product", "set loss to hierarchical"),
+            (f"{PROTOTYPES},stages[1].clustering.whiten=true", "set clustering.whiten to false"),
+            (f"{PROTOTYPES},stages[1].clustering.spherical=false", "clustering.spherical to true"),
             ("stages[0].head_initializer=foo", "is 'foo'; use uniform or normal"),
             ("stages[0].optimizer.options=3", "options.* holds int; expected a mapping"),
             ("checkpoint_every=0", "at least 1"),
@@ -99,6 +151,26 @@ class ExperimentTest(tf.test.TestCase):
             ("checkpoint_every=.inf", "checkpoint_every is inf"),
             ("stages[0].optimizer.momentum=7", r"momentum is 7.0; use \[0, 1\)"),
             ("stages[0].optimizer.weight_decay=.nan", "weight_decay is nan"),
+            ("stages[0].optimizer.schedule=linear", "is 'linear'; use step or cosine"),
+            ("stages[0].optimizer.decay_filter=none", "is 'none'; use all or kernels"),
+            ("stages[0].optimizer.warmup_epochs=-1", "warmup_epochs is -1.0; use 0, or a positive"),
+            (
+                "stages[0].epochs=3,stages[0].optimizer.warmup_epochs=3",
+                "warmup_epochs is 3.0; use .* below the 3 epochs of the stage",
+            ),
+            ("stages[0].optimizer.warmup_epochs=.nan", "warmup_epochs is nan"),
+            (
+                "stages[0].optimizer.schedule=cosine,stages[0].optimizer.drops=[3]",
+                r"optimizer.drops is \[3\]; leave it out with schedule=cosine",
+            ),
+            (
+                "stages[0].optimizer.final_learning_rate=0.01",
+                "final_learning_rate is 0.01; use it with schedule=cosine only",
+            ),
+            (
+                "stages[0].optimizer.schedule=cosine,stages[0].optimizer.final_learning_rate=1",
+                "final_learning_rate is 1.0; use 0 to the learning_rate, ",
+            ),
             ("stages[0].optimizer.drops='35'", "drops is '35'; expected tuple"),
             ("stages[0].name=deepercluster", "its own name"),
             ("data.path=", "data.path is ''"),

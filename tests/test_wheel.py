@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dc_tf import shipped
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LIMIT_S = 240
 
@@ -65,10 +67,11 @@ class WheelTest(tf.test.TestCase):
     def test_it_is_the_wheel_and_has_the_presets(self):
         program = "import dc_tf, json; from dc_tf import shipped; e = dc_tf.load_experiment("
         program += "'cifar10_small', data={'path': 'D'}); print(json.dumps([dc_tf.__file__, "
-        program += "*shipped.presets(), *shipped.presets('evaluation'), e.stages[0].epochs]))"
+        program += "*[p for kind in shipped.KINDS for p in shipped.presets(kind)], "
+        program += "e.stages[0].epochs]))"
         file, *presets, epochs = json.loads(self.run_in("python", "-c", program))
         self.assertStartsWith(file, str(self.folder))
-        expected = [p.stem for kind in ("", "evaluation") for p in names(ROOT / "configs" / kind)]
+        expected = [p.stem for kind in shipped.KINDS for p in names(ROOT / "configs" / kind)]
         self.assertEqual(presets, expected)
         self.assertEqual(epochs, 20)
 

@@ -17,7 +17,7 @@ from dc_tf.api.clusters import assign, browse, write_clusters, write_report
 from dc_tf.api.collection import curate, find_duplicates, search
 from dc_tf.api.data import convert, generate, open_dataset
 from dc_tf.api.features import embed, evaluate, kmeans
-from dc_tf.api.training import export, load_experiment, load_trunk, pretrain
+from dc_tf.api.training import export, load_experiment, load_trunk, pretrain, run_sweep
 
 __all__ = [
     "generate",
@@ -37,4 +37,5 @@ __all__ = [
     "assign",
     "browse",
     "write_report",
+    "run_sweep",
 ]

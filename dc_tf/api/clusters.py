@@ -19,7 +19,7 @@ def write_clusters(
     round_index: int | None = None,
     format: str | None = None,
     workers: int | None = None,
-) -> dict:
+) -> dict | None:
     """Writes which image is in which cluster: a table with a row per image.
 
     >>> made = dc_tf.write_clusters("clusters.parquet", clusters="CLUSTERS", data="scenes")
@@ -38,7 +38,8 @@ def write_clusters(
             module again, as of `convert`.
 
     Returns:
-        dict of output, rows, clusters, columns and corrupt_rows.
+        dict of output, rows, clusters, columns and corrupt_rows; None on workers other than the
+        first.
 
     Raises:
         ConfigError: what cannot work; nothing was written.
@@ -70,7 +71,7 @@ def assign(
     round_index: int | None = None,
     features: Path | None = None,
     format: str | None = None,
-) -> dict:
+) -> dict | None:
     """Assigns the images of a data set to the clusters of a run, or of `kmeans`.
 
     >>> new = dc_tf.assign("scenes", "new.parquet", clusters="CLUSTERS", features="features.npy")
@@ -89,7 +90,7 @@ def assign(
 
     Returns:
         dict of output, rows, clusters, columns and corrupt_rows; the columns are those of
-        `write_clusters`.
+        `write_clusters`. None on workers other than the first.
 
     Raises:
         ConfigError: what cannot work; nothing was written.
@@ -213,7 +214,7 @@ def write_report(
             network too.
         evaluations: JSON results of `evaluate` besides those in the run folder.
         duplicates: near-duplicates to show: output of `find_duplicates`, or a Parquet or CSV table
-            with the columns row and group.
+            with the columns row and group; None takes the newest output in the run folder.
         sheets: number of clusters whose images are shown.
         max_rows: images whose metadata is read; a sample of more.
         max_mb: largest size of the file; contact sheets are left out for it.

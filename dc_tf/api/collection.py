@@ -35,7 +35,7 @@ def search(
     output: Path | None = None,
     sheet: Path | None = None,
     model: Path | None = None,
-) -> dict:
+) -> dict | None:
     """Finds the images of a collection that are nearest to some images.
 
     >>> near = dc_tf.search(["photos/cats/0.png", 7], "RUN", layer="conv4", k=3)
@@ -51,8 +51,8 @@ def search(
             image: a file, a pattern, or a list.
         data: data set folder of `features`, needed for a sheet and for sources; with `run` only
             where it was moved.
-        layer: one of conv1..conv13, fc6, fc7; None takes the only one of `features`, or of `run`
-            the one that `evaluate` has measured as the best.
+        layer: of the network, such as conv13, fc7, block4_2 or pool; None takes the only one of
+            `features`, or of `run` the one that `evaluate` has measured as the best.
         k: neighbours of each query.
         exact: compare with every row, also where there are more than a million.
         whiten: directions that the features are whitened to; 0 compares them as they are.
@@ -63,7 +63,7 @@ def search(
     Returns:
         dict of rows, layer, whitened, queries (their number), search (how; of an inverted file,
         with its recall), recall, and neighbours: a list of dict of query, rank, row, source and
-        similarity (cosine).
+        similarity (cosine). None on workers other than the first.
 
     Raises:
         ConfigError: what cannot work; nothing was started.
@@ -107,7 +107,7 @@ def find_duplicates(
     format: str = "parquet",
     groups: int = 100,
     overwrite: bool = False,
-) -> dict:
+) -> dict | None:
     """Finds copies in a collection, and which image of each group to keep; deletes nothing.
 
     >>> copies = dc_tf.find_duplicates("RUN", output="COPIES")
@@ -118,8 +118,8 @@ def find_duplicates(
         run: run folder, as of `search`.
         features: without `run`: features of the images, as of `search`.
         data: data set folder, as of `search`; without it only near copies are looked for.
-        layer: as of `search`; of `run`, None takes conv9 in 2 x 2 cells of image
-            and mirror image, which finds copies best.
+        layer: as of `search`; of `run`, None takes conv9 (of a ResNet the last block2) in 2 x 2
+            cells of image and mirror image, which finds copies best.
         output: folder for the table, the rows to keep, a view of them and a gallery.
         clusters: run, or output of `kmeans` over `features`, to look within its clusters; None
             makes some.
@@ -138,7 +138,8 @@ def find_duplicates(
 
     Returns:
         dict of rows, groups, would_go, share, by_kind, below_threshold (copies of copies that are
-        less like the one that stays), corrupt, clusters, dry_run and output.
+        less like the one that stays), corrupt, clusters, dry_run and output. None on workers other
+        than the first.
 
     Raises:
         ConfigError: what cannot work; nothing was started.

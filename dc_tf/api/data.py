@@ -70,8 +70,9 @@ def convert(
     split: str | None = None,
     encoding: str | None = None,
     value_range: tuple[float, float] | None = None,
+    image_column: str | None = None,
 ) -> dict:
-    """Converts images to a data set: a folder, a list, a zip, tar files or a TensorFlow data set.
+    """Converts images to a data set: a folder, a list, zip, tar or Parquet files, or of TFDS.
 
     >>> made = dc_tf.convert("photos", "DATA", labels_from_folders=True, workers=1)
     >>> made["rows"], made["rejected"], dc_tf.open_dataset("DATA").class_names
@@ -79,7 +80,8 @@ def convert(
 
     Args:
         input: folder with its sub-folders, or a zip file of one; CSV, TSV, JSONL or text file that
-            lists images; tar files or images, as a path or pattern; or "tfds:NAME:SPLIT".
+            lists images; tar files, Parquet or Arrow tables, or images, as a path or pattern; or
+            "tfds:NAME:SPLIT".
         output: folder of the data set.
         labels_from_folders: first-level sub-folders are the classes.
         short_side: pixels; images with a longer short side are downscaled. None: no limit.
@@ -98,6 +100,7 @@ def convert(
         encoding: of a list, and of the texts in tar files; None: UTF-8.
         value_range: (low, high) values of pixels of more than 8 bits that become black and white;
             None: from the file.
+        image_column: of tables, with the images as bytes; None: the only one with bytes.
 
     Returns:
         dict of output, rows, rejected, classes (their number, None without) and rejected_list (path
@@ -128,6 +131,7 @@ def convert(
             split=split,
             encoding=encoding,
             value_range=value_range,
+            image_column=image_column,
         )
 
 

@@ -15,12 +15,12 @@ if typing.TYPE_CHECKING:
     from dc_tf.clustering.lloyd import KMeansResult
     from dc_tf.data.storage.manifest import Dataset
     from dc_tf.evaluation.start import Evaluation
-    from dc_tf.nn.vgg16 import VGG16
+    from dc_tf.nn.trunk import Trunk
 
 
 @takes_arguments()
 def embed(
-    model: Path | VGG16,
+    model: Path | Trunk,
     data: Path | Dataset,
     layer: str | Sequence[str] | None = None,
     output: Path | None = None,
@@ -35,7 +35,7 @@ def embed(
     batch_size: int = 256,
     rows_per_file: int = 1_000_000,
     max_bad_share: float = 0.0,
-) -> np.ndarray | dict:
+) -> np.ndarray | dict | None:
     """Features of every image of a data set: as an array, or as files.
 
     >>> features = dc_tf.embed("MODEL", "scenes", layer="conv4")
@@ -47,8 +47,9 @@ def embed(
     Args:
         model: run folder, SavedModel, or a network of `load_trunk`.
         data: data set folder, or one of `open_dataset`.
-        layer: conv1..conv13, fc6, fc7, several of them, or "all"; None takes the one that
-            `evaluate` has measured as the best of the model, fc7 if nothing was measured.
+        layer: conv1..conv13, fc6, fc7 of VGG-16; conv1, block1_1..block4_2 (ResNet-50: block4_3),
+            pool of a ResNet; several of them, or "all"; None takes the one that `evaluate` has
+            measured as the best of the model, the one that is clustered if nothing was measured.
         output: folder for `.npy` files; None returns arrays.
         stage: of a run: take it as it was when this stage ended.
         random_init: features of an untrained network of the model's shape, to compare with.
@@ -58,17 +59,18 @@ def embed(
         dtype: of the result, "float32" or "float16".
         compute_dtype: of the products, "float32", "bfloat16", or "auto", which measures the faster.
         batch_size: images at a time.
-        rows_per_file: images per file, which are held in memory.
+        rows_per_file: images per file.
         max_bad_share: share of corrupt images that may be replaced by others.
 
     Returns:
         (rows, d) array in the order of row ids, of several layers a dict of arrays; with `output`,
-        dict of output, rows, files, dims and where the features are from.
+        dict of output, rows, files, dims and where the features are from, None on workers other
+        than the first.
 
     Raises:
         ConfigError: a setting that cannot work, or a folder with features of something else.
         DataError: a data set or model that cannot be used.
-        Preempted: after Ctrl-C, with `output`; the files that are whole are kept.
+        Preempted: after Ctrl-C, with `output`; what was computed is kept.
     """
     from dc_tf.evaluation.frozen.start import embed_arrays, embed_files
 
@@ -108,8 +110,11 @@ def kmeans(
     overwrite: bool = False,
     save_every_s: float = 60.0,
     timeout_s: float = 600.0,
+    column: str | None = None,
+    id_column: str | None = None,
+    format: str = "npy",
 ) -> KMeansResult | None:
-    """Clusters the rows of an array in memory, or of `.npy` files that may be larger than memory.
+    """Clusters the rows of an array in memory, or of files that may be larger than memory.
 
     >>> clusters = dc_tf.kmeans(features, k=5)
     >>> clusters.centroids.shape, clusters.assignments.shape, len(clusters.objective)
@@ -121,8 +126,8 @@ def kmeans(
     (3,)
 
     Args:
-        x: (rows, dim) floating array; or a `.npy` file, a pattern ("shards/*.npy"), or a list of
-            files, whose rows follow one another.
+        x: (rows, dim) floating array; or a `.npy`, `.npz`, Parquet or Arrow file, a pattern
+            ("shards/*.npy"), or a list of files, whose rows follow one another.
         k: number of clusters; None with centroids as `init`, which have it.
         output: with files: folder for the result, shared by all workers that TF_CONFIG names; a
             call that was stopped resumes there. None: in memory, by this process alone.
@@ -140,6 +145,10 @@ def kmeans(
         overwrite: replace a clustering in the output that is finished or another.
         save_every_s: with `output`, seconds between saves; 0: after every iteration.
         timeout_s: with several workers, seconds that one may be silent or do nothing; 0: for ever.
+        column: with the vectors: a list column of a table, a pattern of columns of one number each
+            ("f*"), or an array of an `.npz` archive; None: the only one there is.
+        id_column: of a table, with `output`: written beside the clusters to `assignments.parquet`.
+        format: with `output`, "npy", or "parquet", which writes `assignments.parquet` as well.
 
     Returns:
         KMeansResult: centroids (k, dim) float32, or float64 for float64 rows that float32 cannot
@@ -172,6 +181,9 @@ def kmeans(
         "overwrite": overwrite,
         "save_every_s": save_every_s,
         "timeout_s": timeout_s,
+        "column": column,
+        "id_column": id_column,
+        "format": format,
     }
     if output is None:
         return cluster_in_memory(x, **options)
@@ -217,7 +229,7 @@ def evaluate(
         train: labelled data set to learn from, a VOC development kit, or for "retrieval" a folder
             of other images.
         test: labelled data set to measure on, or for "retrieval" a folder with a ground truth.
-        layer: conv1..conv13, fc6, fc7, several of them, or "all".
+        layer: as of `embed`, but for None.
         config_files: preset, such as "linear_probe_voc07", or path of a YAML file; or several.
         params_override: settings over those of the files: "a=1,b=2", a mapping, or a list of them.
         protocol: "paper", "small", or "auto": by the size of network and data.

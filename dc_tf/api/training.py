@@ -6,11 +6,12 @@ import os
 import typing
 from collections.abc import Mapping, Sequence
 
-from dc_tf.api.arguments import Path, several, takes_arguments
+from dc_tf.api.arguments import Path, path_or_none, several, takes_arguments
+from dc_tf.errors import ConfigError
 
 if typing.TYPE_CHECKING:
     from dc_tf.experiment import Experiment
-    from dc_tf.nn.vgg16 import VGG16
+    from dc_tf.nn.trunk import Trunk
 
 
 @takes_arguments(config_file="config_files")
@@ -103,9 +104,9 @@ def export(
         run: run folder of `pretrain`.
         output: folder of the SavedModel, or file.
         format: "saved_model"; "keras", a `.keras` file of plain layers; "keras_weights", a
-            `.weights.h5` file; "onnx".
-        sobel: "layer" keeps the fixed Sobel stage; "folded" makes it and conv1 one 5x5 convolution
-            on RGB that can be trained.
+            `.weights.h5` file; "onnx"; "torch", a `.pth` file of weights, see `dc_tf export`.
+        sobel: "layer" keeps the fixed Sobel stage; "folded" makes it and conv1 one convolution on
+            RGB, larger by 2, that can be trained.
         stage: take the network as it was when this stage ended; "" for its newest state.
         input_range: of image values: "1" for [0, 1], "255" for 0 to 255, or "auto". A SavedModel
             takes uint8 with each of them, and floats in [0, 1] with "auto". A Keras or ONNX file
@@ -115,7 +116,8 @@ def export(
         overwrite: replace what is there.
 
     Returns:
-        dict of export (the output), format, sobel, settings, and of a SavedModel its outputs.
+        dict of export (the output), format, sobel, trunk, settings, and of a SavedModel its
+        outputs.
 
     Raises:
         ConfigError: an output that is there or cannot be made, an unknown choice or stage.
@@ -128,7 +130,7 @@ def export(
 
 
 @takes_arguments()
-def load_trunk(model: Path, stage: str = "", compute_dtype: str = "float32") -> VGG16:
+def load_trunk(model: Path, stage: str = "", compute_dtype: str = "float32") -> Trunk:
     """The trained network, a Keras model of images to the features of every layer.
 
     >>> trunk = dc_tf.load_trunk("MODEL")
@@ -141,8 +143,9 @@ def load_trunk(model: Path, stage: str = "", compute_dtype: str = "float32") -> 
         compute_dtype: of the products, "float32" or "bfloat16".
 
     Returns:
-        VGG16: of (b, r, r, 3) float32 images in [0, 1], r = `trunk.settings["resolution"]`, to a
-        dict of conv1..conv13 (maps after ReLU), fc6 (after ReLU) and fc7 (before ReLU).
+        Trunk: of (b, r, r, 3) float32 images in [0, 1], r = `trunk.settings["resolution"]`, to a
+        dict of `trunk.layer_names`: of VGG-16 conv1..conv13 (maps after ReLU), fc6 (after ReLU) and
+        fc7 (before ReLU), of a ResNet conv1, block1_1.. (maps after ReLU) and pool.
 
     Raises:
         ConfigError: the path is neither, or the run has no such stage.
@@ -151,3 +154,70 @@ def load_trunk(model: Path, stage: str = "", compute_dtype: str = "float32") -> 
     from dc_tf.evaluation.models import open_model
 
     return open_model(os.fspath(model), compute_dtype, stage).trunk
+
+
+@takes_arguments()
+def run_sweep(
+    config_file: Path | Mapping,
+    workdir: Path,
+    data: Path | None = None,
+    train: Path | None = None,
+    test: Path | None = None,
+    *,
+    at_once: int = 1,
+    workers: int = 1,
+    threads: int | None = None,
+    dry_run: bool = False,
+    measure: bool = False,
+) -> dict:
+    """Trains and evaluates the networks of an ablation; `dc_tf sweep` as a function.
+
+    Started again on the same folder, it runs what is missing. Each training and each evaluation is
+    a process of its own.
+
+    >>> sweep = {
+    ...     "base": "quickstart",
+    ...     "settings": {"model": {"width": 0.0625, "resolution": 32, "fc": 64}},
+    ...     "seeds": [0, 1],
+    ...     "variants": {"rotnet": {"stages": ["rotnet"]}},
+    ...     "axes": {"input": {"setting": "model.sobel", "values": [True, False]}},
+    ...     "evaluations": {"knn": {"task": "knn", "layers": ["conv13"]}},
+    ... }
+    >>> planned = dc_tf.run_sweep(sweep, "SWEEP", "scenes", test="scenes_test", dry_run=True)
+    >>> planned["cells"], [run["name"] for run in planned["runs"]][:2]
+    (4, ['rotnet-input_True-seed_0', 'rotnet-input_True-seed_1'])
+
+    Args:
+        config_file: YAML file, the name of a preset, such as "methods_small", or a mapping with the
+            same fields.
+        workdir: folder of the sweep; created if missing.
+        data: data set to learn from; None: that of the file.
+        train: labelled data set, or VOC development kit, that evaluations learn from; None: that of
+            the file, else `data`.
+        test: labelled data set to measure on; None: that of the file.
+        at_once: trainings and evaluations at a time, which share the cores or the GPUs.
+        workers: processes of each of them.
+        threads: of each process on CPUs; rounding depends on them, so with equal ones results do
+            not depend on `at_once`. None: those of an earlier start, else its share of the cores.
+        dry_run: only plan: cells, time and disk.
+        measure: with `dry_run`, measure the speed of training here for the time.
+
+    Returns:
+        dict of cells, rows (mean and deviation over the seeds in percent), paper, failed and done,
+        as WORKDIR/result.json has it; or of the plan.
+
+    Raises:
+        ConfigError: a file, setting or folder that cannot work; nothing was started.
+        DataError: networks failed; the others are in its `result`.
+        Preempted: after Ctrl-C or SIGTERM; the same call resumes.
+    """
+    from dc_tf.sweep import dry_run as planning
+    from dc_tf.sweep import run
+
+    if measure and not dry_run:
+        raise ConfigError("--measure is for --dry_run; leave it out.")
+    places = os.fspath(workdir), *map(path_or_none, (data, train, test))
+    if dry_run:
+        planned = planning.dry_run(config_file, *places, at_once, workers, measure)
+        return planned.result
+    return run.run_sweep(config_file, *places, at_once, workers, threads)

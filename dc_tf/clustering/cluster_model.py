@@ -54,7 +54,8 @@ class ClusterModel:
             the features were extracted.
         rows: number of rows that were clustered.
         description: dict, the content of `centroids.json`.
-        whitening: Whitening from (raw_dim,) to (dim,) components.
+        whitening: Whitening from (raw_dim,) to (dim,) components; None where features were
+            clustered as they are.
         super_centroids: (clusters, dim) float32, or None with one cluster.
         sub_centroids: a (sub_clusters, dim) float32 for each cluster, memory-mapped; empty without
             sub-clusters.
@@ -70,7 +71,7 @@ class ClusterModel:
     step: int
     rows: int
     description: dict
-    whitening: Whitening
+    whitening: Whitening | None
     super_centroids: np.ndarray | None
     sub_centroids: tuple[np.ndarray, ...]
     counts: np.ndarray
@@ -95,7 +96,7 @@ class ClusterModel:
                 step=about["step"],
                 rows=about["rows"],
                 description=about,
-                whitening=Whitening.load(os.path.join(path, files.WHITENING)),
+                whitening=_whitening(path, about),
                 super_centroids=_mapped(path, files.SUPER) if len(counts) > 1 else None,
                 sub_centroids=tuple(_mapped(path, files.sub_name(index)) for index in subs),
                 counts=counts,
@@ -118,7 +119,7 @@ class ClusterModel:
             raise DataError(f"{self.path}: distances are corrupt: {error!r}.") from error
         if blocks is None:
             return None
-        found = np.concatenate(blocks)
+        found = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         if len(found) != self.rows:
             raise DataError(f"{self.path} has distances of {len(found)} rows, not {self.rows}.")
         return found
@@ -137,7 +138,7 @@ class ClusterModel:
             DataError: rows have another length, or are not finite.
         """
         points = as_points(features)
-        raw_dim = len(self.whitening.mean)
+        raw_dim = self.description["raw_dim"]
         if points.dim != raw_dim:
             raise DataError(
                 f"features have {points.dim} components; this clustering has {raw_dim}."
@@ -178,7 +179,9 @@ class ClusterModel:
             raise DataError(f"features of row {positions[np.argmin(finite)]} are not finite.")
         largest = float(finfo(self.store_dtype).max)
         stored = np.clip(rows, -largest, largest).astype(self.store_dtype)
-        return self.whitening.apply(stored).astype(self.store_dtype).astype(np.float32)
+        if self.whitening is not None:
+            stored = self.whitening.apply(stored).astype(self.store_dtype)
+        return stored.astype(np.float32)
 
 
 def load_clustering(run_dir, round: int | None = None, stage: int | None = None) -> ClusterModel:
@@ -213,6 +216,12 @@ def _check_sizes(path, expected):
     wrong = [name for name, size in expected.items() if found.get(name) != size]
     if wrong:
         raise ValueError(f"{wrong[0]} is missing or has another size than {expected[wrong[0]]}")
+
+
+def _whitening(path, about):
+    if files.WHITENING not in about["bytes"]:
+        return None
+    return Whitening.load(os.path.join(path, files.WHITENING))
 
 
 def _dtype(name):

@@ -10,10 +10,12 @@ Folder `centroids` in the folder of a clustering:
     super.npy          (clusters, dim) float32; absent with one cluster
     sub-0003.npy       (sub_clusters, dim) float32 of cluster 3; absent without sub-clusters
     counts.npy         (clusters, sub_clusters) int64, rows of each sub-cluster
-    whitening.npz      `mean` (raw_dim,) and `basis` (raw_dim, dim), float32
+    whitening.npz      `mean` (raw_dim,) and `basis` (raw_dim, dim), float32; absent where features
+                       were clustered as they are
     nearness-00000-of-00002.npz   `first_row`, and `nearness` (n, 2) float32 of a worker's rows:
                        distance to the own centroid, and its ratio to that of the nearest other one
-    network.*          checkpoint of TensorFlow with the trunk whose features were clustered
+    network.*          checkpoint of TensorFlow with the trunk, and the projection if there is one,
+                       whose features were clustered
     centroids.json     what these are, and the size of each file; written last
 
 Centroids are equal on all workers, so each problem's are written by one of them, and none are sent.
@@ -120,8 +122,9 @@ class KeptClustering:
 
         Args:
             description: JSON-ready dict about features and clusters; at least `rows`,
-                `sub_clusters` and `store_dtype`. Place, shapes and sizes of files are added.
-            whitening: Whitening of the features.
+                `sub_clusters` and `store_dtype`; without whitening also `dim` and `raw_dim`. Place,
+                shapes and sizes of files are added.
+            whitening: Whitening of the features; None if they were clustered as they are.
             counts: (clusters, max(1, sub_clusters)) int64 rows of each sub-cluster.
             write_network: called with the path prefix of a checkpoint to write.
         """
@@ -142,16 +145,16 @@ class KeptClustering:
             self._keep_earlier(counts, missing)
             return
         atomic.write_file(self._staged(COUNTS), lambda file: np.save(file, counts))
-        whitening.save(self._staged(WHITENING))
+        if whitening is not None:
+            whitening.save(self._staged(WHITENING))
         write_network(self._staged(NETWORK))
         self._remove_other_nearness()
         about = (
             self._place
+            | _dims(whitening)
             | description
             | {
                 "workers": self._comm.size,
-                "dim": int(whitening.basis.shape[1]),
-                "raw_dim": int(whitening.basis.shape[0]),
                 "arrays": {name: _array_info(self._staged(name)) for name in [*arrays, COUNTS]},
                 "bytes": file_sizes(self._staging),
             }
@@ -204,6 +207,11 @@ def kept_rounds(clusterings: str) -> dict[tuple[int, int], str]:
     return found
 
 
+def centroids_folder(clustering: str) -> str:
+    """Path of what is kept in the folder of a clustering."""
+    return os.path.join(clustering, FOLDER)
+
+
 def is_complete(path: str) -> bool:
     """Whether the folder of centroids at `path` is complete."""
     return os.path.exists(os.path.join(path, DESCRIPTION))
@@ -241,6 +249,14 @@ def sub_name(index: int) -> str:
 def file_sizes(folder: str) -> dict[str, int]:
     """{name: bytes} of the files in a folder."""
     return {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+
+
+def _dims(whitening):
+    """Components before and after whitening; without, they are part of the description."""
+    if whitening is None:
+        return {}
+    raw_dim, dim = map(int, whitening.basis.shape)
+    return {"dim": dim, "raw_dim": raw_dim}
 
 
 def _problem_files(counts, sub_clusters):

@@ -4,8 +4,9 @@
     dc_tf assign --clusters=CLUSTERS --data=NEW --output=new.parquet
 
 Images go through the network, the whitening and the centroids of the clustering. A run keeps those
-of its newest rounds (setting keep_clusterings). The table has the columns of `dc_tf clusters`. An
-interrupted call resumes when it is repeated.
+of its newest rounds (setting keep_clusterings). The table has the columns of `dc_tf clusters`. With
+TF_CONFIG, many workers share the images, and the first writes. An interrupted call resumes when it
+is repeated.
 """
 
 from dc_tf.commands.cluster_flags import ClusterFlags
@@ -23,8 +24,8 @@ OUTPUT = FLAGS.path("output", None, "File to write: .parquet, .csv or .json.", r
 FORMAT = FLAGS.string("format", None, "parquet, csv or json; None: by the ending of --output.")
 
 
-def run() -> dict:
-    """Assigns and writes the table; returns what it has."""
+def run() -> dict | None:
+    """Assigns and writes the table; returns what it has, on the first worker."""
     from dc_tf.curation.start import assign
 
     return assign(

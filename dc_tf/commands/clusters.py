@@ -4,8 +4,10 @@
     dc_tf clusters --clusters=CLUSTERS --data=DATA --output=clusters.csv
 
 Columns are row id, file, cluster, sub-cluster, distance to the centroid, its ratio to the nearest
-other centroid, label, class, and all metadata. `dc_tf train` writes RUN/clusters.parquet for its
-last round. An interrupted call resumes when it is repeated.
+other centroid, whether the image is an outlier, size of the cluster and whether it is of a single
+source, label, class, and all metadata. `dc_tf train` writes RUN/clusters.parquet for its
+last round. With TF_CONFIG, many workers share the reading of images, and the first writes. An
+interrupted call resumes when it is repeated.
 """
 
 from dc_tf.commands.cluster_flags import ClusterFlags
@@ -20,8 +22,8 @@ WORKERS = FLAGS.integer(
 )
 
 
-def run() -> dict:
-    """Writes the table; returns what it has."""
+def run() -> dict | None:
+    """Writes the table; returns what it has, on the first worker."""
     from dc_tf.curation.start import write_clusters
 
     return write_clusters(

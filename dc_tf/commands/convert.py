@@ -1,9 +1,10 @@
-"""Converts images to a data set: a folder, a list, a zip, tar files or a TensorFlow data set.
+"""Converts images to a data set: a folder, a list, zip, tar or Parquet files, or a TFDS data set.
 
     dc_tf convert --input=photos --output=/data/photos --labels_from_folders --short_side=256
     dc_tf convert --input=imagenet --split=train --output=/data/train --labels_from_folders
     dc_tf convert --input=list.csv --output=/data/photos        # columns path, label, and any other
     dc_tf convert --input='web/train-{0000..0099}.tar' --output=/data/web --drop_duplicates
+    dc_tf convert --input='data/train-*.parquet' --output=/data/train      # Hugging Face data sets
     dc_tf convert --input=tfds:cifar10:train --output=/data/cifar10
 
 Every file becomes a row, or a line of `rejected.jsonl` in the output with the reason. An
@@ -19,8 +20,8 @@ INPUT = FLAGS.path(
     "input",
     None,
     "Folder of images with its sub-folders, or a zip file of one; CSV, TSV or JSONL list with a "
-    "`path` for each, or text file with a path per line; tar files or images, as a path or "
-    "pattern; or tfds:NAME or tfds:NAME:SPLIT.",
+    "`path` for each, or text file with a path per line; tar files, Parquet or Arrow tables, or "
+    "images, as a path or pattern; or tfds:NAME or tfds:NAME:SPLIT.",
     required=True,
 )
 OUTPUT = FLAGS.path("output", None, "Folder of the data set.", required=True)
@@ -36,6 +37,12 @@ ENCODING = FLAGS.string(
     None,
     "Encoding of a list, and of the texts in tar files, such as cp1252; None: UTF-8. A byte-order "
     "mark has precedence.",
+)
+IMAGE_COLUMN = FLAGS.string(
+    "image_column",
+    None,
+    "Of Parquet and Arrow tables: the column with the images, as bytes or structs of bytes and "
+    "path. None: the only one with bytes.",
 )
 SHORT_SIDE = FLAGS.integer(
     "short_side",
@@ -109,4 +116,5 @@ def run() -> dict:
             split=SPLIT.value,
             encoding=ENCODING.value,
             value_range=VALUE_RANGE.value,
+            image_column=IMAGE_COLUMN.value,
         )

@@ -9,8 +9,8 @@
 2024). The clusters stay in OUTPUT.tree, so that another target or seed costs seconds. Rules act in
 this order: rows, drop_rows, where, drop_outliers, drop_sparsest, drop_rarest, max_per_cluster,
 target. Any command takes the view as its data set. Started again, it resumes; with TF_CONFIG, many
-workers share the clustering, and the first does the rest. SIGTERM and Ctrl-C save and end with exit
-code 42.
+workers share the records that --where reads and the clustering, and the first does the rest.
+SIGTERM and Ctrl-C save and end with exit code 42.
 """
 
 from dc_tf.commands.command_flags import CommandFlags

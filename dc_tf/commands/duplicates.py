@@ -12,9 +12,9 @@ one group. Of a group the largest picture stays; of several, the one nearest the
 cluster, then the one with the lowest row id.
 
 COPIES/duplicates.parquet has group, row, source, kind, similarity, width, height and keeper;
-COPIES/keep.npy the rows that stay, COPIES/kept a view of them, COPIES/gallery.html pictures. One
-process works, on all cores and the device of TensorFlow. Call it again to resume; SIGTERM and
-Ctrl-C end it with exit code 42.
+COPIES/keep.npy the rows that stay, COPIES/kept a view of them, COPIES/gallery.html pictures. With
+TF_CONFIG, many workers share the work in COPIES, a folder that all see, and the first one writes.
+Call it again to resume; SIGTERM and Ctrl-C end it with exit code 42.
 """
 
 from dc_tf.commands.command_flags import CommandFlags
@@ -23,7 +23,9 @@ from dc_tf.commands.results import Result
 
 FLAGS = CommandFlags()
 SOURCE = FeatureFlags(
-    FLAGS, layer_of_run="conv9 in 2 x 2 cells of image and mirror image, which finds copies best"
+    FLAGS,
+    layer_of_run="conv9 (of a ResNet the last block2) in 2 x 2 cells of image and mirror image, "
+    "which finds copies best",
 )
 CLUSTERS = FLAGS.path(
     "clusters",
@@ -59,8 +61,8 @@ GROUPS = FLAGS.integer("groups", 100, "Groups in the gallery.", lower_bound=0)
 OVERWRITE = FLAGS.bool("overwrite", False, "Replace a result of other settings in --output.")
 
 
-def run() -> dict:
-    """Finds copies; returns how many there are."""
+def run() -> dict | None:
+    """Finds copies; returns how many there are, on the first worker."""
     from dc_tf.report.duplicates import as_text, find_and_write
 
     found = find_and_write(
@@ -79,5 +81,7 @@ def run() -> dict:
         groups=GROUPS.value,
         overwrite=OVERWRITE.value,
     )
+    if found is None:
+        return None
     print(as_text(found), flush=True)
     return Result(found, shown=True)

@@ -4,12 +4,14 @@
     dc_tf kmeans --input='DIR/fc7-*.npy' --k=1000 --output=CLUSTERS
 
 The default layer is the model's best one as measured by `dc_tf evaluate`, by k-NN before linear
-probe; fc7 if nothing was measured. The command says which, and why.
+probe; the one that is clustered, fc7 or a ResNet's pool, if nothing was measured. The command says
+which, and why.
 
 OUTPUT/LAYER-00000-of-00003.npy has the features of the images whose row ids are in
 OUTPUT/rows-00000-of-00003.npy. OUTPUT/sources-00000-of-00003.jsonl names the file of each of these
-images, a line for each row: {"row": 7, "source": "dogs/rex.jpg"}. An interrupted call resumes when
-it is repeated; SIGTERM and Ctrl-C end it with exit code 42.
+images, a line for each row: {"row": 7, "source": "dogs/rex.jpg"}. With TF_CONFIG, many workers
+share the images and write the files that one would, in a folder that all see. An interrupted call
+resumes when it is repeated; SIGTERM and Ctrl-C end it with exit code 42.
 """
 
 from dc_tf.commands.command_flags import CommandFlags
@@ -27,7 +29,8 @@ OUTPUT = FLAGS.path("output", None, "Folder for the matrices.", required=True)
 LAYER = FLAGS.list(
     "layer",
     None,
-    "conv1..conv13, fc6, fc7, comma-separated, or 'all'; default: the best one measured.",
+    "conv1..conv13, fc6, fc7 of VGG-16; conv1, block1_1..block4_2 (ResNet-50: block4_3), pool of a "
+    "ResNet; comma-separated, or 'all'; default: the best one measured.",
 )
 CELLS = FLAGS.integer(
     "cells", 1, "Feature maps are averaged over a grid of cells x cells.", lower_bound=1
@@ -41,9 +44,7 @@ COMPUTE_DTYPE = FLAGS.string(
     "keeps the type that it began with.",
 )
 BATCH_SIZE = FLAGS.integer("batch_size", 256, "Images per batch.", lower_bound=1)
-ROWS_PER_FILE = FLAGS.integer(
-    "rows_per_file", 1_000_000, "Images per file, held in memory.", lower_bound=1
-)
+ROWS_PER_FILE = FLAGS.integer("rows_per_file", 1_000_000, "Images per file.", lower_bound=1)
 MAX_BAD_SHARE = FLAGS.float(
     "max_bad_share",
     0.0,
@@ -52,8 +53,8 @@ MAX_BAD_SHARE = FLAGS.float(
 )
 
 
-def run() -> dict:
-    """Writes the features; returns what they are."""
+def run() -> dict | None:
+    """Writes the features; returns what they are, on the first worker."""
     from dc_tf.evaluation.frozen.start import embed_files
 
     return embed_files(

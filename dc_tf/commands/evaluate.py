@@ -55,7 +55,12 @@ TEST = FLAGS.path(
     None,
     "Labelled data set to measure on. retrieval: folder of images with a ground truth.",
 )
-LAYER = FLAGS.list("layer", ["all"], "conv1..conv13, fc6, fc7, comma-separated, or 'all'.")
+LAYER = FLAGS.list(
+    "layer",
+    ["all"],
+    "conv1..conv13, fc6, fc7 of VGG-16; conv1, block1_1..block4_2 (ResNet-50: block4_3), pool of a "
+    "ResNet; comma-separated, or 'all'.",
+)
 OUTPUT = FLAGS.path("output", None, "JSON file for the result.")
 PLOT = FLAGS.path("plot", None, "Picture of accuracy by layer, e.g. layers.png.")
 RANDOM_INIT = FLAGS.bool("random_init", True, "Also measure an untrained network.")

@@ -2,8 +2,10 @@
 
 saved_model: a folder with a model card, for plain TensorFlow (`tf.saved_model.load`) and for
 `hub.KerasLayer(trainable=True)` and Keras 3's `TFSMLayer`. Returns layers by name.
-keras: a `.keras` file of plain layers, named as in `keras.applications.VGG16`.
-keras_weights: a `.weights.h5` file for `dc_tf.nn.vgg16.VGG16(...).load_weights`.
+keras: a `.keras` file of plain layers, named as in `keras.applications.VGG16` or `ResNet50`.
+keras_weights: a `.weights.h5` file for `dc_tf.nn.trunks.make_trunk(...).load_weights`.
+torch: a `.pth` file of weights with the names of torchvision's resnet18 or resnet50, or for VGG-16
+of the paper's program; `dc_tf import_torch` reads it. Needs PyTorch.
 onnx: a `.onnx` file of all layers; needs tf2onnx.
 
 Every model takes images as uint8, or as floats in [0, 1], and refuses NaN and values out of range
@@ -22,14 +24,14 @@ OUTPUT = FLAGS.path("output", None, "Folder of the SavedModel, or file.", requir
 FORMAT = FLAGS.enum(
     "format",
     "saved_model",
-    ["saved_model", "keras", "keras_weights", "onnx"],
+    ["saved_model", "keras", "keras_weights", "onnx", "torch"],
     "Format of the output; see above.",
 )
 SOBEL = FLAGS.string(
     "sobel",
     "layer",
-    "'layer' keeps the fixed Sobel stage; 'folded' makes it and conv1 one 5x5 convolution on RGB "
-    "that can be trained.",
+    "'layer' keeps the fixed Sobel stage; 'folded' makes it and conv1 one convolution on RGB (5x5 "
+    "of 3x3, 9x9 of 7x7) that can be trained.",
 )
 INPUT_RANGE = FLAGS.enum(
     "input_range",

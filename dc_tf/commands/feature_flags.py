@@ -42,7 +42,8 @@ class FeatureFlags:
         self.layer = flags.string(
             "layer",
             None,
-            "conv1..conv13, fc6 or fc7; without it the only one of --features, or of --run "
+            "conv1..conv13, fc6 or fc7 of VGG-16, conv1, block1_1..block4_2 (ResNet-50: block4_3) "
+            "or pool of a ResNet; without it the only one of --features, or of --run "
             f"{layer_of_run}.",
         )
 

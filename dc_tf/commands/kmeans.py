@@ -1,6 +1,7 @@
-"""Clusters the rows of .npy files, on one or many workers, as TF_CONFIG says.
+"""Clusters the rows of .npy, .npz, Parquet or Arrow files, on the workers that TF_CONFIG names.
 
     dc_tf kmeans --input='embeddings/*.npy' --k=1000 --output=CLUSTERS
+    dc_tf kmeans --input=vectors.parquet --column=embedding --id_column=name --k=1000 --output=OUT
     dc_tf kmeans --input=new.npy --init=CLUSTERS/centroids.npy --iterations=0 --output=ASSIGNED
 
 Any matrices of float16, bfloat16, float32 or float64, larger than memory if need be; several files
@@ -17,9 +18,21 @@ FLAGS = CommandFlags()
 INPUT = FLAGS.paths(
     "input",
     None,
-    "A .npy file, a pattern in quotes ('shards/*.npy', in sorted order), or several with commas "
-    "between them.",
+    "A .npy, .npz, Parquet or Arrow file, a pattern in quotes ('shards/*.npy', in sorted order), "
+    "or several with commas between them.",
     required=True,
+)
+COLUMN = FLAGS.string(
+    "column",
+    None,
+    "With the vectors: a list column of a table, a pattern of columns of one number each ('f*'), "
+    "or an array of an .npz archive; not needed where there is only one.",
+)
+ID_COLUMN = FLAGS.string(
+    "id_column", None, "Of a table: written beside the clusters to assignments.parquet."
+)
+FORMAT = FLAGS.enum(
+    "format", "npy", ["npy", "parquet"], "parquet writes assignments.parquet as well."
 )
 OUTPUT = FLAGS.path("output", None, "Folder, shared by all workers.", required=True)
 K = FLAGS.integer(
@@ -101,6 +114,9 @@ def run() -> dict | None:
         save_every_s=SAVE_EVERY_S.value,
         cache_gb=CACHE_GB.value,
         timeout_s=TIMEOUT_S.value,
+        column=COLUMN.value,
+        id_column=ID_COLUMN.value,
+        format=FORMAT.value,
     )
     # after the checks of flags and files, since TensorFlow takes seconds to import
     from dc_tf.commands.quick_tensorflow import import_tensorflow

@@ -39,6 +39,7 @@ COMMANDS = {
     "inspect": "dc_tf.commands.inspect",
     "train": "dc_tf.commands.train",
     "launch": "dc_tf.commands.launch",
+    "sweep": "dc_tf.commands.sweep",
     "replay": "dc_tf.commands.replay",
     "kmeans": "dc_tf.commands.kmeans",
     "embed": "dc_tf.commands.embed",

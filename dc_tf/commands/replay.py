@@ -3,7 +3,8 @@
     dc_tf replay /runs/mine --output=/tmp/step             # the step whose loss was not finite
     dc_tf replay /runs/mine --step=1200 --output=/tmp/step
 
-Writes OUTPUT/batch.jsonl, a line for each image, and OUTPUT/batch.png. The loss is looked at every
+Writes OUTPUT/batch.jsonl, a line for each image, and OUTPUT/batch.png, with all views of an image
+side by side. The loss is looked at every
 `log_every` steps, so the first bad step may lie up to so many steps earlier.
 """
 
@@ -59,17 +60,25 @@ def _tile(image, source):
     return {"encoded": tf.io.encode_png(image).numpy(), "label": None, "source": source}
 
 
-def _write_sheet(batch, rows, path):
-    """Writes images evenly spaced over the batch, so that all super-classes are shown."""
-    import numpy as np
+def _pixels(image):
     import tensorflow as tf
+
+    return tf.cast(255 * image + 0.5, tf.uint8)
+
+
+def _write_sheet(batch, rows, path):
+    """Writes images evenly spaced over the batch, so that all super-classes are shown.
+
+    The views of an image follow each other.
+    """
+    import numpy as np
 
     from dc_tf.data.inspection import contact_sheet
 
-    places = np.linspace(0, len(rows) - 1, min(_SHEET, len(rows))).astype(int)
-    pixels = tf.cast(255 * batch.images[places] + 0.5, tf.uint8)
+    places = np.linspace(0, len(rows) - 1, max(1, min(_SHEET // len(batch.views), len(rows))))
     tiles = [
-        (rows[place]["row"], _tile(image, rows[place]["source"]))
-        for place, image in zip(places, pixels)
+        (rows[place]["row"], _tile(_pixels(view[place]), rows[place]["source"]))
+        for place in places.astype(int)
+        for view in batch.views
     ]
     contact_sheet(tiles, None, path)

@@ -38,7 +38,7 @@ DUPLICATES = FLAGS.path(
     "duplicates",
     None,
     "Near-duplicates to show: output of dc_tf duplicates, or a Parquet or CSV table with the "
-    "columns row and group.",
+    "columns row and group; None: the newest output in the run folder.",
 )
 SHEETS = FLAGS.integer("sheets", 120, "Clusters whose images are shown.", lower_bound=0)
 MAX_ROWS = FLAGS.integer(

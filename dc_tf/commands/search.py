@@ -6,8 +6,9 @@
 A query is an image file, embedded by the network that made the features, or a row id of the
 collection. Images are compared by the cosine of their whitened features: with every row up to a
 million rows, beyond through an inverted file that is built once beside the features and whose
-recall is part of the result; --exact compares with every row all the same. One process searches, on
-all cores, whatever TF_CONFIG says.
+recall is part of the result; --exact compares with every row all the same. With TF_CONFIG, many
+workers share the making of features and of the inverted file; then the first one searches, on all
+its cores.
 """
 
 from dc_tf.commands.command_flags import CommandFlags
@@ -39,8 +40,8 @@ MODEL = FLAGS.path(
 )
 
 
-def run() -> dict:
-    """Searches; returns the neighbours."""
+def run() -> dict | None:
+    """Searches; returns the neighbours, on the first worker."""
     from dc_tf.curation.search import as_text, search_and_write
 
     found = search_and_write(
@@ -53,5 +54,7 @@ def run() -> dict:
         model=MODEL.value,
         whiten=WHITEN.value,
     )
+    if found is None:
+        return None
     print(as_text(found), flush=True)
     return Result(found, shown=True, path=OUTPUT.value, flag="--output")

@@ -194,8 +194,12 @@ def open_round(run: Run, chosen) -> Clustering:
     )
 
 
-def with_distances(clustering: Clustering) -> Clustering:
+def with_distances(clustering: Clustering, comm=None) -> Clustering:
     """The same with distances, where they can be had; measures those of `dc_tf kmeans` once.
+
+    Args:
+        clustering: Clustering.
+        comm: Communicator of the workers that measure together, which all make the call.
 
     Raises:
         DataError: the files that were clustered have changed or are gone.
@@ -205,7 +209,7 @@ def with_distances(clustering: Clustering) -> Clustering:
         return clustering
     from dc_tf.curation.kmeans_nearness import measure
 
-    nearness = measure(clustering)
+    nearness = measure(clustering, comm)
     return dataclasses.replace(clustering, distance=nearness[:, 0], ratio=nearness[:, 1])
 
 
@@ -229,7 +233,7 @@ def of_kmeans(path: str, dataset: Dataset) -> Clustering:
         path=found.path,
         dataset=dataset,
         cluster=cluster,
-        sub=np.zeros_like(cluster),
+        sub=np.broadcast_to(np.int32(0), len(cluster)),
         clusters=len(centroids),
         sub_clusters=1,
         centroids=centroids,

@@ -14,6 +14,7 @@ import tempfile
 
 import numpy as np
 
+from dc_tf import atomic
 from dc_tf.clustering.statistics import count_statistics
 from dc_tf.curation.curate_request import CurateRequest
 from dc_tf.curation.features import open_features
@@ -27,7 +28,9 @@ from dc_tf.data.storage.materialize import materialize
 from dc_tf.data.storage.row_list import rows_checksum
 from dc_tf.data.storage.staging import check_output
 from dc_tf.data.storage.view import check_not_source, make_view, write_view
-from dc_tf.distributed import stop_request
+from dc_tf.distributed import heartbeat
+from dc_tf.distributed.collective_errors import raise_on_all
+from dc_tf.distributed.joined import joined
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError, DataError
 
@@ -53,42 +56,64 @@ def curate(**asked) -> dict | None:
         DataError: data that cannot be used.
         Preempted: the process was asked to stop; what was done is kept.
     """
+    task_from_environment()  # refuses a wrong TF_CONFIG before anything is opened
     request = CurateRequest(**asked)
     request.check()
-    with stop_request.signals_handled():
-        return _Curation(request).run()
+    with joined(*_shared_folder(request), request.timeout_s) as comm:
+        return _Curation(request, comm).run()
+
+
+def _shared_folder(request) -> tuple[str, str]:
+    """(flag with value, folder) where workers meet.
+
+    Raises:
+        ConfigError: several workers, and no folder that they could share.
+    """
+    for name in ("tree", "output", "materialize"):
+        folder = getattr(request, name)
+        if folder is not None:
+            return f"--{name}={folder}", os.path.expanduser(folder)
+    if task_from_environment().size > 1:
+        raise ConfigError("several workers need --tree, a folder that all can write.")
+    return "--output", ""
 
 
 class _Curation:
     """One call, with what it has opened."""
 
-    def __init__(self, request):
-        self._request = request
+    def __init__(self, request, comm):
+        self._request, self._comm = request, comm
         self._features = self._open_features()
-        self._dataset = self._open_dataset()
-        self._lists = {
-            name: read_rows(getattr(request, name), f"--{name}", self._dataset.rows)
-            for name in ("rows", "drop_rows")
-            if getattr(request, name) is not None
-        }
-        self._settings = self._what_decides()
-        self._result = self._finished()
-        self._check_outputs()
+        with raise_on_all(comm):
+            self._dataset = self._open_dataset()
+            self._lists = {
+                name: read_rows(getattr(request, name), f"--{name}", self._dataset.rows)
+                for name in ("rows", "drop_rows")
+                if getattr(request, name) is not None
+            }
+            self._settings = self._what_decides()
+            self._result = self._finished()
+            self._check_outputs()
 
     def run(self):
         with contextlib.ExitStack() as end:
-            tree = self._tree(end) if self._result is None else None
-            if task_from_environment().rank:
-                return None  # what follows is the first worker's
             if self._result is None:
-                self._select(tree)
+                selection = self._selected_by_row()
+                selection.tree = self._tree(end)
+                if self._comm.rank == 0:
+                    with heartbeat.slow_operation("rules by cluster"):
+                        self._select(selection)
+        if self._comm.rank:
+            return None
         return self._result | {"materialized": self._copy()}
 
     def _open_features(self):
         request = self._request
         if not request.has_features:
             return None
-        return open_features(request.run, request.features, request.data, request.layer)
+        return open_features(
+            request.run, request.features, request.data, request.layer, comm=self._comm
+        )
 
     def _open_dataset(self):
         if self._features is not None:
@@ -137,23 +162,33 @@ class _Curation:
         if not request.by_cluster:
             return None
         if request.clusters is not None:
-            return flat_tree(request.clusters, self._dataset, self._features)
+            with raise_on_all(self._comm):
+                if self._comm.rank:
+                    return None
+                return flat_tree(request.clusters, self._dataset, self._features)
         folder = request.tree or (request.output and f"{request.output.rstrip('/')}.tree")
         if folder is None:
-            if task_from_environment().size > 1:
+            if self._comm.size > 1:
                 raise ConfigError("several workers need --tree, a folder that all can write.")
             folder = end.enter_context(tempfile.TemporaryDirectory(prefix="dc_tf_tree_"))
         options = request.hierarchy(self._dataset.rows)
-        return grow(self._features, options, folder, request.normalize, request.timeout_s)
+        return grow(self._features, options, folder, request.normalize, self._comm)
 
-    def _select(self, tree):
-        """Applies the rules in their order, writes the view, keeps the result."""
+    def _selected_by_row(self):
+        """The Selection after the rules that need no clusters."""
         request, dataset = self._request, self._dataset
-        selection = Selection(dataset.rows, tree, request.seed, request.choice)
+        selection = Selection(dataset.rows, None, request.seed, request.choice)
         for name, rows in self._lists.items():
-            mask = np.isin(np.arange(dataset.rows), rows, invert=name == "drop_rows")
+            drops = name == "drop_rows"
+            mask = np.full(dataset.rows, drops)
+            mask[rows] = not drops
             selection.keep(name, mask)
-        corrupt = self._apply_conditions(selection)
+        self._corrupt = self._apply_conditions(selection)
+        return selection
+
+    def _select(self, selection):
+        """Applies the rules by cluster in their order, writes the view, keeps the result."""
+        request, dataset, tree = self._request, self._dataset, selection.tree
         for name in ("drop_outliers", "drop_sparsest", "drop_rarest"):
             if share := getattr(request, name):
                 getattr(selection, name)(share)
@@ -166,7 +201,7 @@ class _Curation:
             "rows": int(selection.kept.sum()),
             "of": dataset.rows,
             "steps": selection.steps,
-            "corrupt": corrupt,
+            "corrupt": self._corrupt,
             "classes": _spread(dataset.labels(), selection.kept),
             "clusters": tree and _spread(tree.labels, selection.kept),
         }
@@ -178,15 +213,23 @@ class _Curation:
         if not conditions:
             return 0
         rows = selection.row_ids()
-        found = matching_rows(self._dataset, rows, conditions)
+        found = matching_rows(self._dataset, rows, conditions, self._where_folder(), self._comm)
         mask = np.zeros(self._dataset.rows, bool)
         mask[rows[found.kept]] = True
         selection.keep("where", mask)
         return found.corrupt
 
+    def _where_folder(self):
+        """Where the rows that fulfil the conditions are kept until there is a view."""
+        request = self._request
+        beside = request.output or request.materialize or request.tree
+        return beside and f"{os.path.expanduser(beside).rstrip('/')}.where"
+
     def _write(self, row_ids):
         """Writes the view, or in memory what is copied from."""
         request = self._request
+        if request.where and self._where_folder():
+            atomic.remove_tree(self._where_folder())
         if request.dry_run:
             return
         if not len(row_ids):

@@ -22,6 +22,7 @@ from dc_tf.clustering.store.whitening import Moments, Whitening
 from dc_tf.curation.feature_files import Features
 from dc_tf.curation.neighbours import checked_finite, unit
 from dc_tf.data.storage.manifest import Dataset
+from dc_tf.distributed.collective_errors import raise_on_all
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError
 from dc_tf.progress import Progress
@@ -45,13 +46,14 @@ class Directions:
     whitening: Whitening | None
 
     @classmethod
-    def of(cls, features, whiten=DIM) -> "Directions":
+    def of(cls, features, whiten=DIM, comm=None) -> "Directions":
         """Fits the map, or reads it where it was kept beside the features.
 
         Args:
             features: Features.
             whiten: directions to keep; less if the features or their number allow no more. 0
                 takes the features as they are, and so do fewer than 64 rows.
+            comm: Communicator of the workers that open them together; the first fits the map.
 
         Raises:
             ConfigError: a negative number.
@@ -63,16 +65,12 @@ class Directions:
         if not whiten or features.rows < _ROWS_PER_DIRECTION * min(dim, _LEAST_DIM):
             return cls(features, None)
         dim = min(dim, features.rows // _ROWS_PER_DIRECTION)
-        folder = folder_of(features)
-        path = os.path.join(folder, f"whitening-{dim}.npz")
-        try:
-            own_folder(features, folder)
-        except OSError as error:  # a read-only disk
-            logging.info("%s cannot be written, so nothing is kept there: %s", folder, error)
-            return cls(features, _fit(features, dim))
-        if not os.path.isfile(path):
-            _fit(features, dim).save(path)
-        return cls(features, Whitening.load(path))
+        comm = comm or ALONE
+        path = os.path.join(folder_of(features), f"whitening-{dim}.npz")
+        with raise_on_all(comm):
+            kept = comm.rank == 0 and _keep(features, dim, path)
+        kept = bool(comm.broadcast(np.int64(kept)))
+        return cls(features, Whitening.load(path) if kept else _fit(features, dim))
 
     @property
     def rows(self) -> int:
@@ -136,6 +134,19 @@ def folder_of(features) -> str:
 def own_folder(features, folder) -> None:
     """Makes the folder, empty unless it belongs to these features."""
     atomic.reset_foreign(os.path.join(folder, "owner.json"), {"features": features.fingerprint()})
+
+
+def _keep(features, dim, path) -> bool:
+    """Makes sure that a file has the map; False where none can be written."""
+    folder = os.path.dirname(path)
+    try:
+        own_folder(features, folder)
+    except OSError as error:  # a read-only disk
+        logging.info("%s cannot be written, so nothing is kept there: %s", folder, error)
+        return False
+    if not os.path.isfile(path):
+        _fit(features, dim).save(path)
+    return True
 
 
 def _fit(features, dim) -> Whitening:

@@ -6,6 +6,7 @@
 Three kinds of copies: of the same bytes; of the same pixels once decoded; and near ones, whose
 features have a cosine of at least a threshold. Near ones are looked for within clusters and
 between those next to each other (`near_pairs`). Copies of copies are one group. Nothing is deleted.
+Several workers share the images, the rows of k-means and the clusters that are compared.
 
 Work folder, which a restart resumes from and another threshold uses again:
     images/       digests and sizes (`row_facts`)
@@ -22,22 +23,27 @@ import numpy as np
 
 from dc_tf import atomic
 from dc_tf.clustering.kmeans import kmeans
-from dc_tf.clustering.resume import Snapshots, pack_state, unpack_state
+from dc_tf.clustering.shared_state import SharedState
+from dc_tf.clustering.store.points import Block
 from dc_tf.curation.cluster_rows import ClusterRows
 from dc_tf.curation.directions import DIM, Directions
 from dc_tf.curation.groups import choose_keepers, connecting, grouped
 from dc_tf.curation.near_pairs import near_pairs
 from dc_tf.curation.neighbours import unit
 from dc_tf.curation.row_facts import FACTS, RowFacts
-from dc_tf.distributed import stop_request
-from dc_tf.distributed.collectives import Solo
+from dc_tf.curation.shared_columns import joined_columns
+from dc_tf.distributed import heartbeat, stop_request
+from dc_tf.distributed.blocks import row_block
+from dc_tf.distributed.collective_errors import raise_on_all
+from dc_tf.distributed.collectives import ALONE
+from dc_tf.distributed.parts import all_missing, own_missing, part_rows
 from dc_tf.errors import ConfigError
 from dc_tf.progress import Progress
 
 BYTES, PIXELS, NEAR = "bytes", "pixels", "near"  # kinds of copies
 ALL_PAIRS = 32_768  # rows up to which every pair is compared, as one cluster
 _ITERATIONS = 8  # of k-means
-_PART_ROWS = 500_000  # of a file of pairs
+_PART_ROWS, _PART_LEAST = 500_000, 4096  # of a file of pairs
 _TAKE_ROWS = 65_536
 
 
@@ -108,7 +114,9 @@ class Duplicates:
         return np.sort(self.rows[~self.keeper])
 
 
-def find_duplicates(features, settings, work, given=None, workers=None) -> Duplicates:
+def find_duplicates(
+    features, settings, work, given=None, workers=None, comm=None
+) -> Duplicates | None:
     """Finds the copies.
 
     Args:
@@ -117,31 +125,40 @@ def find_duplicates(features, settings, work, given=None, workers=None) -> Dupli
         work: folder for intermediate results, created if missing.
         given: clusters to look in, ((rows,) integers, their number); None makes some by k-means.
         workers: processes that decode images; None: one for each core.
+        comm: Communicator of the workers, which see `work` and all make the call.
+
+    Returns:
+        Duplicates on the first worker, None on the others.
 
     Raises:
         ConfigError: settings that cannot work.
         DataError: features or a shard that cannot be read.
         Preempted: the process was asked to stop; what is done is kept in `work`.
     """
+    comm = comm or ALONE
     atomic.make_folder(work)
     facts, equal = None, [np.empty((2, 0), np.int64)]
     if features.dataset is not None:
         folder = os.path.join(work, "images")
-        facts = RowFacts.of(features.dataset, folder, settings.pixels, workers)
+        facts = RowFacts.of(features.dataset, folder, settings.pixels, workers, comm)
         equal += map(np.stack, facts.equal_rows(PIXELS if settings.pixels else BYTES))
     equal = np.concatenate(equal, axis=1)
     corrupt = facts.corrupt() if facts else np.empty(0, np.int64)
-    features = Directions.of(features, settings.whiten)
-    labels, k = given or _made_clusters(features, settings, work)
+    features = Directions.of(features, settings.whiten, comm)
+    labels, k = given or _made_clusters(features, settings, work, comm)
     # Of equal images the lowest row stands for all, and corrupt ones have features of others.
     without = np.union1d(equal[1], corrupt)
-    clusters = _cluster_rows(features, labels, k, work, without)
-    near = _near(features, clusters, settings, work, without)
+    folder = os.path.join(work, "clusters")
+    clusters = ClusterRows.of(features, labels, k, folder, without, comm)
+    near = _near(features, clusters, settings, work, without, comm)
+    if comm.rank:
+        return None
     pairs = np.concatenate([equal, near], axis=1)
-    return _described(features, facts, clusters, labels, pairs, len(corrupt))
+    with heartbeat.slow_operation("groups of copies"):
+        return _described(features, facts, clusters, labels, pairs, len(corrupt))
 
 
-def _made_clusters(features, settings, work):
+def _made_clusters(features, settings, work, comm):
     """(labels, k) by k-means of the directions of the rows."""
     k = settings.clusters(features.rows)
     if k == 1:
@@ -149,44 +166,41 @@ def _made_clusters(features, settings, work):
     if k > features.rows:
         raise ConfigError(f"--k={k} clusters need as many rows, and there are {features.rows}.")
     folder = os.path.join(work, "kmeans")
-    _owned(folder, {"features": features.fingerprint(), "k": k, "seed": settings.seed})
+    owner = {"features": features.fingerprint(), "k": k, "seed": settings.seed}
+    _own(folder, owner, comm)
     path = os.path.join(folder, "labels.npy")
-    if not os.path.isfile(path):
-        found = _clustered(features, k, settings.seed, Snapshots(folder, Solo()))
-        atomic.write_file(path, lambda file: np.save(file, found))
+    if len(all_missing([[path]], comm)):
+        own = row_block(features.rows, comm.rank, comm.size)
+        block = Block(features, own.start, own.stop)
+        shared = SharedState(os.path.join(folder, "state"), comm)
+        found = _clustered(block, k, settings.seed, shared, comm)
+        joined_columns(folder, {"labels": found}, comm)
+        if comm.size == 1:
+            atomic.write_file(path, lambda file: np.save(file, found))
     return np.load(path, mmap_mode="r"), k
 
 
-def _clustered(points, k, seed, snapshots):
+def _clustered(points, k, seed, shared, comm):
     """(rows,) int32 labels; k-means of directions resumes after the iteration it was saved at."""
-    begun = snapshots.newest()
-    state = begun and unpack_state(begun)
-
-    def save(state):
-        snapshots.save_if_due(state.iteration, lambda: pack_state(state))
-
+    state = shared.newest(k, points.dim)
     total = (_ITERATIONS + 1) * points.rows
     done = state.iteration * points.rows if state else 0
-    with Progress(total, "k-means", "rows", done=done) as progress:
+    shown = Progress(total, "k-means", "rows", enabled=comm.rank == 0, done=done)
+    with shown as progress:
         return kmeans(
             points,
             k,
+            comm,
             seed=seed,
             iterations=_ITERATIONS,
             spherical=True,
             state=state,
-            on_iteration=save,
+            on_iteration=shared.save_if_due,
             on_progress=lambda rows, **_: progress.update(rows),
         ).assignments
 
 
-def _cluster_rows(features, labels, k, work, without):
-    folder = os.path.join(work, "clusters")
-    atomic.make_folder(folder)
-    return ClusterRows.of(features, labels, k, folder, without)
-
-
-def _near(features, clusters, settings, work, without):
+def _near(features, clusters, settings, work, without, comm):
     """(2, n) int64 near pairs; those of each part of the clusters are kept in a file."""
     folder = os.path.join(work, "pairs")
     owner = {
@@ -195,20 +209,19 @@ def _near(features, clusters, settings, work, without):
         "neighbours": settings.neighbours,
         "clusters": _digest(clusters.starts, clusters.centroids, without),
     }
-    _owned(folder, owner)
-    total = int(clusters.starts[-1])
+    _own(folder, owner, comm)
     others = clusters.next_to(settings.neighbours)
-    found = [np.empty((2, 0), np.int64)]
-    with Progress(total, "near copies", "rows") as progress:
-        for first, stop in _parts(clusters.starts):
-            path = os.path.join(folder, f"clusters-{first:09d}-{stop:09d}.npy")
-            if os.path.isfile(path):
-                progress.skip(int(clusters.starts[stop] - clusters.starts[first]))
-                found.append(np.load(path))
-                continue
-            found.append(_near_part(features, clusters, settings, first, stop, others, progress))
-            atomic.write_file(path, lambda file: np.save(file, found[-1]))  # noqa: B023
-    return np.concatenate(found, axis=1)
+    parts = list(_parts(clusters.starts))
+    paths = [os.path.join(folder, f"clusters-{first:09d}-{stop:09d}.npy") for first, stop in parts]
+    own = own_missing([[path] for path in paths], comm)
+    total = sum(int(clusters.starts[parts[n][1]] - clusters.starts[parts[n][0]]) for n in own)
+    shown = Progress(total, "near copies", "rows", enabled=comm.rank == 0)
+    with raise_on_all(comm), shown as progress:
+        for number in own:
+            found = _near_part(features, clusters, settings, *parts[number], others, progress)
+            atomic.write_file(paths[number], lambda file, found=found: np.save(file, found))
+    found = [np.load(path) for path in paths] if comm.rank == 0 else []
+    return np.concatenate([np.empty((2, 0), np.int64), *found], axis=1)
 
 
 def _near_part(features, clusters, settings, first, stop, others, progress):
@@ -220,10 +233,10 @@ def _near_part(features, clusters, settings, first, stop, others, progress):
 
 
 def _parts(starts):
-    """Yields (first, stop) of consecutive clusters with about `_PART_ROWS` rows together."""
-    first = 0
+    """Yields (first, stop) of consecutive clusters with about as many rows together."""
+    first, step = 0, part_rows(int(starts[-1]), _PART_ROWS, least=_PART_LEAST)
     while first < len(starts) - 1:
-        stop = int(np.searchsorted(starts, starts[first] + _PART_ROWS))
+        stop = int(np.searchsorted(starts, starts[first] + step))
         stop = min(max(stop, first + 1), len(starts) - 1)
         yield first, stop
         first = stop
@@ -275,9 +288,11 @@ def _cosines_of_rows(features, rows, others):
     return found
 
 
-def _owned(folder, owner):
+def _own(folder, owner, comm):
     """Makes the folder empty unless it belongs to `owner`."""
-    atomic.reset_foreign(os.path.join(folder, "owner.json"), owner)
+    with raise_on_all(comm):
+        if comm.rank == 0:
+            atomic.reset_foreign(os.path.join(folder, "owner.json"), owner)
 
 
 def _digest(*arrays):

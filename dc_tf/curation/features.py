@@ -20,7 +20,7 @@ __all__ = ["Features", "for_run", "open_features"]
 
 
 def open_features(
-    run=None, features=None, data=None, layer=None, cells=1, mirror=False
+    run=None, features=None, data=None, layer=None, cells=1, mirror=False, comm=None
 ) -> Features:
     """Opens the features that the flags --run, --features, --data and --layer mean.
 
@@ -34,6 +34,7 @@ def open_features(
         layer: of a run or a folder with several; None takes the only one, or the run's best.
         cells: of a run: feature maps are averaged over `cells` x `cells` cells.
         mirror: of a run: average the features of each image and of its mirror image.
+        comm: Communicator of the workers that make a run's features together; None is this one.
 
     Raises:
         ConfigError: not exactly one of `run` and `features`, or they cannot be used.
@@ -47,7 +48,7 @@ def open_features(
     if run is not None:
         from dc_tf.curation import run_features  # which imports TensorFlow
 
-        return run_features.for_run(run, layer, data, cells, mirror)
+        return run_features.for_run(run, layer, data, cells, mirror, comm)
     dataset = None if data is None else _open_dataset(data)
     if isinstance(features, str | os.PathLike):
         folder = expand(features)

@@ -41,7 +41,9 @@ def flat_tree(clusters, dataset, features=None) -> Tree:
         for flag in ("--compare", "--run", "--model"):
             text = text.replace(f"{flag}={clusters}", f"--clusters={clusters}")
         raise ConfigError(text.replace("--train", "--data")) from error
-    labels = found.flat(slice(None)).astype(np.int32)
+    labels = np.empty(dataset.rows, np.int32)
+    for first, flat, _ in found.blocks():
+        labels[first : first + len(flat)] = flat
     parents = ()
     if found.sub_clusters > 1:
         parents = (np.arange(found.count, dtype=np.int32) // found.sub_clusters,)

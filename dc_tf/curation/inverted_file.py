@@ -10,7 +10,8 @@ themselves, so cosines are exact and only the choice of rows is approximate. How
 read follows from the recall, measured on sampled rows against the comparison with every row.
 
 Memory does not depend on the number of rows: the lists are built in parts, merged on disk and
-mapped. An interrupted build resumes after its last complete part.
+mapped. Several workers share the parts; the first makes the centroids, merges and measures. An
+interrupted build resumes with the parts that are missing.
 
 Folder, `LAYER.index/lists-256` beside the features of a search:
     owner.json            fingerprint of the features and settings; with others it is built again
@@ -36,18 +37,22 @@ from dc_tf.curation.neighbours import (
     unit_blocks,
     without_row,
 )
-from dc_tf.distributed import stop_request
+from dc_tf.distributed import heartbeat, stop_request
+from dc_tf.distributed.collective_errors import raise_on_all
+from dc_tf.distributed.collectives import ALONE
+from dc_tf.distributed.parts import all_missing, own_missing, part_rows
 from dc_tf.progress import Progress
 
 RECALL = 0.95  # to reach by reading more lists
 _RECALL_AT = 10
 _SAMPLED = 200
 _PART_BYTES = 256 << 20  # of 8-bit components, in memory
+_PART_LEAST = 65_536  # rows of a part, so that merging costs little
 _SAMPLE_BYTES = 1 << 30  # of the rows that k-means sees
 _PER_CENTROID, _LEAST_PER_CENTROID = 32, 8  # of these rows
 _ITERATIONS = 6
 _CANDIDATES = 4  # compared again, for each row that is asked for
-_VERSION = 1
+_VERSION = 2
 
 
 class InvertedFile:
@@ -69,12 +74,13 @@ class InvertedFile:
             self._index = faiss.read_index(path, faiss.IO_FLAG_ONDISK_SAME_DIR)
 
     @classmethod
-    def of(cls, features, folder=None) -> "InvertedFile":
+    def of(cls, features, folder=None, comm=None) -> "InvertedFile":
         """The index of the features, built if it is missing or belongs to others.
 
         Args:
             features: Directions, or Features.
             folder: for the index; None takes one beside the features.
+            comm: Communicator of the workers that build it, which all make the call.
 
         Raises:
             ConfigError: another process builds it.
@@ -82,12 +88,13 @@ class InvertedFile:
             Preempted: the process was asked to stop; complete parts are kept.
         """
         folder = folder or os.path.join(folder_of(features), "lists")
-        atomic.make_folder(os.path.dirname(folder))
-        with atomic.locked(f"{folder}.lock", folder):
-            owner = {"features": features.fingerprint(), "version": _VERSION}
-            atomic.reset_foreign(os.path.join(folder, "owner.json"), owner)
-            if not os.path.isfile(os.path.join(folder, "index.json")):
-                _build(features, folder)
+        comm = comm or ALONE
+        with contextlib.ExitStack() as end:
+            with raise_on_all(comm):
+                if comm.rank == 0:
+                    _claim(features, folder, end)
+            if len(all_missing([[os.path.join(folder, "index.json")]], comm)):
+                _build(features, folder, comm)
         return cls(features, folder)
 
     @property
@@ -113,11 +120,33 @@ def list_count(rows, sampled) -> int:
     return 1 << max(0, int(np.log2(max(1, min(wanted, sampled / _LEAST_PER_CENTROID)))))
 
 
-def _build(features, folder):
+def _claim(features, folder, end):
+    """Locks the folder until `end`, an ExitStack, and empties it if it belongs to others."""
+    atomic.make_folder(os.path.dirname(folder))
+    end.enter_context(atomic.locked(f"{folder}.lock", folder))
+    owner = {"features": features.fingerprint(), "version": _VERSION}
+    atomic.reset_foreign(os.path.join(folder, "owner.json"), owner)
+
+
+def _build(features, folder, comm):
     trained = os.path.join(folder, "trained.faiss")
-    if not os.path.isfile(trained):
-        _write_index(_trained(features), trained)
-    parts = _write_parts(features, folder, trained)
+    with raise_on_all(comm):
+        if comm.rank == 0 and not os.path.isfile(trained):
+            _write_index(_trained(features), trained)
+    step = part_rows(features.rows, max(1, _PART_BYTES // features.dim), least=_PART_LEAST)
+    starts = range(0, features.rows, step)
+    parts = [os.path.join(folder, f"part-{number:05d}.faiss") for number in range(len(starts))]
+    own = own_missing([[path] for path in parts], comm)
+    with raise_on_all(comm):
+        spans = [(parts[number], starts[number]) for number in own]
+        _write_parts(features, trained, spans, step, comm.rank == 0)
+    with raise_on_all(comm):
+        if comm.rank == 0:
+            _finish(features, folder, trained, parts)
+
+
+def _finish(features, folder, trained, parts):
+    """Merges the parts and measures the recall."""
     index = _merged(folder, trained, parts)
     about = {"lists": index.nlist, "rows": features.rows, **_measured(features, index)}
     atomic.write_json(os.path.join(folder, "index.json"), about)
@@ -146,25 +175,19 @@ def _trained(features):
     return index
 
 
-def _write_parts(features, folder, trained):
-    """Writes the lists of each part of the rows; returns the paths."""
+def _write_parts(features, trained, spans, step, shown):
+    """Writes the lists of some parts of the rows, (path, first row) each."""
     import faiss
 
-    paths, step = [], max(1, _PART_BYTES // features.dim)
-    with Progress(features.rows, "index", "rows") as progress:
-        for number, start in enumerate(range(0, features.rows, step)):
-            stop = min(start + step, features.rows)
-            paths.append(os.path.join(folder, f"part-{number:05d}.faiss"))
-            if os.path.isfile(paths[-1]):
-                progress.skip(stop - start)
-                continue
+    total = sum(min(start + step, features.rows) - start for _, start in spans)
+    with Progress(total, "index", "rows", enabled=shown) as progress:
+        for path, start in spans:
             index = faiss.read_index(trained)
-            for first, block in unit_blocks(features, start, stop):
+            for first, block in unit_blocks(features, start, min(start + step, features.rows)):
                 index.add_with_ids(block, np.arange(first, first + len(block)))
                 progress.update(len(block))
                 stop_request.raise_if_requested("complete parts of the index are kept")
-            _write_index(_without_centroids(index), paths[-1])
-    return paths
+            _write_index(_without_centroids(index), path)
 
 
 def _without_centroids(index):
@@ -179,7 +202,7 @@ def _merged(folder, trained, parts):
     from faiss.contrib.ondisk import merge_ondisk
 
     index = faiss.read_index(trained)
-    with _silent():
+    with heartbeat.slow_operation("merging the index"), _silent():
         merge_ondisk(index, parts, os.path.join(folder, "index.ivfdata"))
     _write_index(index, os.path.join(folder, "index.faiss"))
     return index

@@ -21,44 +21,56 @@ import pyarrow.parquet as pq
 from dc_tf import atomic
 from dc_tf.data.storage import schema
 from dc_tf.data.storage.manifest import Dataset
-from dc_tf.data.storage.processes import map_lists
+from dc_tf.data.storage.processes import map_lists, own_processes
 from dc_tf.data.storage.reader import RowReader
 from dc_tf.distributed import stop_request
+from dc_tf.distributed.collective_errors import raise_on_all
+from dc_tf.distributed.collectives import ALONE
+from dc_tf.distributed.parts import own_missing, part_rows
 from dc_tf.progress import Progress
 
-PART_ROWS = 1 << 16
+PART_ROWS, _LEAST_ROWS = 1 << 16, 1 << 12
 ROW, FILE, LABEL, CLASS = "row", "file", "label", "class"
 # Columns of the final table; metadata of these names gets a prefix.
-RESERVED = (ROW, FILE, LABEL, CLASS, "cluster", "sub_cluster", "distance", "ratio")
+OF_CLUSTERING = ("cluster", "sub_cluster", "distance", "ratio", "outlier")
+OF_CLUSTERS = ("cluster_size", "single_source")
+RESERVED = (ROW, FILE, LABEL, CLASS, *OF_CLUSTERING, *OF_CLUSTERS)
 _READ_ROWS = 256  # at a time, which bounds the images in memory
 _KINDS = (pa.int64(), pa.float64(), pa.string())
 
 
-def write_parts(dataset, folder: str, workers=None) -> list[str]:
+def write_parts(dataset, folder: str, workers=None, comm=None) -> list[str]:
     """Writes the parts that are missing.
 
     Args:
         dataset: Dataset.
         folder: of the parts; those of another data set are removed.
         workers: processes; None: one per core.
+        comm: Communicator of the workers that share the images, which all make the call.
 
     Returns:
-        paths in row order; each has `PART_ROWS` rows, the last one what is left.
+        paths in row order; each has at most `PART_ROWS` rows.
 
     Raises:
         DataError: a shard cannot be read.
         Preempted: after Ctrl-C; the parts that are whole are kept.
     """
-    owner = {"data": dataset.fingerprint(), "path": os.path.abspath(dataset.path)}
-    atomic.reset_foreign(os.path.join(folder, "parts.json"), owner)
+    comm, step = comm or ALONE, part_rows(dataset.rows, PART_ROWS, least=_LEAST_ROWS)
+    owner = {"data": dataset.fingerprint(), "path": os.path.abspath(dataset.path), "step": step}
+    with raise_on_all(comm):
+        if comm.rank == 0:
+            atomic.reset_foreign(os.path.join(folder, "parts.json"), owner)
     parts = [
-        (start, min(start + PART_ROWS, dataset.rows), _part_path(folder, start))
-        for start in range(0, dataset.rows, PART_ROWS)
+        (start, min(start + step, dataset.rows), _part_path(folder, start))
+        for start in range(0, dataset.rows, step)
     ]
-    missing = [part for part in parts if not os.path.exists(part[2])]
+    missing = [parts[number] for number in own_missing([[part[2]] for part in parts], comm)]
     write = functools.partial(_write_list, dataset.path)
-    done = dataset.rows - sum(stop - start for start, stop, _ in missing)
-    with Progress(dataset.rows, "read names", "images", done=done) as progress:
+    rows = sum(stop - start for start, stop, _ in missing)
+    done = dataset.rows - rows if comm.size == 1 else 0
+    shown = Progress(done + rows, "read names", "images", enabled=comm.rank == 0, done=done)
+    with raise_on_all(comm), shown as progress:
+        workers = own_processes(workers, comm)
         if workers == 1 or len(missing) <= 1:
             results = (count for part in missing for count in write([part]))
         else:
@@ -81,7 +93,7 @@ def union_schema(paths) -> pa.Schema:
 def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table of a part with the columns and types of `union_schema`; missing ones are null."""
     columns = [
-        _converted(table[field.name].combine_chunks(), field.type)
+        converted(table[field.name].combine_chunks(), field.type)
         if field.name in table.column_names
         else pa.nulls(len(table), field.type)
         for field in schema
@@ -159,7 +171,8 @@ def _wider(a, b):
     return pa.list_(kind) if is_list else kind
 
 
-def _converted(array, to):
+def converted(array, to) -> pa.Array:
+    """An array of a part in the type of `union_schema`: numbers as texts, values as lists."""
     if array.type == to:
         return array
     if pa.types.is_list(to) and not pa.types.is_list(array.type):

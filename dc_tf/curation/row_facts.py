@@ -20,14 +20,17 @@ from PIL import Image
 from dc_tf import atomic
 from dc_tf.data.sources.image_files import Rules, clean, silence
 from dc_tf.data.storage.manifest import Dataset
-from dc_tf.data.storage.processes import map_lists
+from dc_tf.data.storage.processes import map_lists, own_processes
 from dc_tf.data.storage.reader import CorruptRow, RowReader
 from dc_tf.distributed import stop_request
+from dc_tf.distributed.collective_errors import raise_on_all
+from dc_tf.distributed.collectives import ALONE
+from dc_tf.distributed.parts import own_missing, part_rows
 from dc_tf.progress import Progress
 
 # `bytes` and `pixels` are the first 16 bytes of hashes; zeros: of a corrupt image, or not asked.
 FACTS = np.dtype([("bytes", "S16"), ("pixels", "S16"), ("width", "<i4"), ("height", "<i4")])
-_BLOCK_ROWS = 1 << 16  # of a file
+_BLOCK_ROWS, _LEAST_ROWS = 1 << 16, 1 << 12  # of a file
 _FEW_ROWS = 2048  # that are read before processes have started
 _LIST_ROWS = 64  # of one task of a process
 _PASS_ROWS = 1 << 23  # whose digests are sorted in memory at a time
@@ -35,20 +38,20 @@ _RULES = Rules(digest=True)
 
 
 class RowFacts:
-    """The facts of all rows, in files of `_BLOCK_ROWS` rows.
+    """The facts of all rows, in files of at most `_BLOCK_ROWS` rows.
 
     Attributes:
         rows: number of rows.
     """
 
     def __init__(self, folder, rows):
-        self.rows = rows
+        self.rows, self._step = rows, _step(rows)
         self._blocks = [
-            np.load(_path(folder, start), mmap_mode="r") for start in range(0, rows, _BLOCK_ROWS)
+            np.load(_path(folder, start), mmap_mode="r") for start in range(0, rows, self._step)
         ]
 
     @classmethod
-    def of(cls, dataset, folder, pixels=True, workers=None) -> "RowFacts":
+    def of(cls, dataset, folder, pixels=True, workers=None, comm=None) -> "RowFacts":
         """Reads what is not there yet.
 
         Args:
@@ -56,38 +59,42 @@ class RowFacts:
             folder: for the files; what belongs to another data set there is removed.
             pixels: whether to decode the images, for their pixels' digests.
             workers: processes; None: one for each core.
+            comm: Communicator of the workers that share the images, which all make the call.
 
         Raises:
             DataError: a shard cannot be read.
             Preempted: the process was asked to stop; complete files are kept.
         """
-        owner = {"data": dataset.fingerprint(), "pixels": pixels}
-        atomic.reset_foreign(os.path.join(folder, "owner.json"), owner)
+        comm, step = comm or ALONE, _step(dataset.rows)
+        owner = {"data": dataset.fingerprint(), "pixels": pixels, "step": step}
+        with raise_on_all(comm):
+            if comm.rank == 0:
+                atomic.reset_foreign(os.path.join(folder, "owner.json"), owner)
         function = functools.partial(_facts_of, dataset.path, pixels)
-        if dataset.rows < _FEW_ROWS:
-            workers = 1
-        with Progress(dataset.rows, "equal images", "images") as progress:
-            for start in range(0, dataset.rows, _BLOCK_ROWS):
-                stop = min(start + _BLOCK_ROWS, dataset.rows)
-                if os.path.isfile(_path(folder, start)):
-                    progress.skip(stop - start)
-                else:
-                    _write_block(folder, start, stop, function, workers, progress)
+        workers = 1 if dataset.rows < _FEW_ROWS else own_processes(workers, comm)
+        starts = range(0, dataset.rows, step)
+        own = own_missing([[_path(folder, start)] for start in starts], comm)
+        spans = [(starts[n], min(starts[n] + step, dataset.rows)) for n in own]
+        total = sum(stop - start for start, stop in spans)
+        shown = Progress(total, "equal images", "images", enabled=comm.rank == 0)
+        with raise_on_all(comm), shown as progress:
+            for start, stop in spans:
+                _write_block(folder, start, stop, function, workers, progress)
         return cls(folder, dataset.rows)
 
     def blocks(self) -> Iterator:
         """Yields (first row, (n,) FACTS), in order."""
         for number, block in enumerate(self._blocks):
-            yield number * _BLOCK_ROWS, block
+            yield number * self._step, block
 
     def take(self, row_ids) -> np.ndarray:
         """(n,) FACTS of rows, in any order."""
         row_ids = np.asarray(row_ids, np.int64)
         found = np.empty(len(row_ids), FACTS)
-        owners = row_ids // _BLOCK_ROWS
+        owners = row_ids // self._step
         for number in np.unique(owners):
             mine = owners == number
-            found[mine] = self._blocks[number][row_ids[mine] - number * _BLOCK_ROWS]
+            found[mine] = self._blocks[number][row_ids[mine] - number * self._step]
         return found
 
     def corrupt(self) -> np.ndarray:
@@ -124,6 +131,11 @@ class RowFacts:
             digests.append(values[mine])
             rows.append(start + np.flatnonzero(mine))
         return np.concatenate(digests), np.concatenate(rows)
+
+
+def _step(rows):
+    """Rows of a file."""
+    return part_rows(rows, _BLOCK_ROWS, least=_LEAST_ROWS)
 
 
 def _path(folder, start):

@@ -19,6 +19,7 @@ class Selection:
     Attributes:
         kept: (N,) bool.
         steps: list of dict of rule (str) and rows (int), in the order of the rules.
+        tree: Tree of the rows, which rules by cluster need; may be set after the others.
     """
 
     def __init__(self, rows, tree=None, seed=0, choice="random"):
@@ -32,7 +33,7 @@ class Selection:
         """
         self.kept = np.ones(rows, bool)
         self.steps = []
-        self._tree, self._seed, self._choice = tree, seed, choice
+        self.tree, self._seed, self._choice = tree, seed, choice
 
     def row_ids(self) -> np.ndarray:
         """(n,) int64 ids of the rows that are left, ascending."""
@@ -49,7 +50,7 @@ class Selection:
         if not count:
             self.keep("drop_outliers", True)
             return
-        distances = np.where(self.kept, self._tree.distances, np.float32(-1))
+        distances = np.where(self.kept, self.tree.distances, np.float32(-1))
         bound = np.partition(distances, -count)[-count]
         outliers = distances > bound
         ties = np.flatnonzero(distances == bound)
@@ -58,30 +59,30 @@ class Selection:
 
     def drop_sparsest(self, share) -> None:
         """Drops whole clusters of at most this share of the rows: those spread the widest."""
-        sizes = self._tree.sizes(self.kept)
-        spread = self._tree.distance_sums(self.kept) / np.maximum(sizes, 1)
+        sizes = self.tree.sizes(self.kept)
+        spread = self.tree.distance_sums(self.kept) / np.maximum(sizes, 1)
         self._drop_clusters("drop_sparsest", np.argsort(-spread, kind="stable"), sizes, share)
 
     def drop_rarest(self, share) -> None:
         """Drops whole clusters of at most this share of the rows: the smallest."""
-        sizes = self._tree.sizes(self.kept)
+        sizes = self.tree.sizes(self.kept)
         self._drop_clusters("drop_rarest", np.argsort(sizes, kind="stable"), sizes, share)
 
     def at_most(self, count) -> None:
         """Keeps at most so many rows of each cluster."""
-        quotas = np.minimum(self._tree.sizes(self.kept), count)
+        quotas = np.minimum(self.tree.sizes(self.kept), count)
         self._take("max_per_cluster", quotas)
 
     def balance(self, target) -> None:
         """Keeps `target` rows, of which the branches of the tree have even shares."""
         rng = np.random.default_rng(self._seed)
-        shares = self._tree.shares(target, self._tree.sizes(self.kept), rng)
+        shares = self.tree.shares(target, self.tree.sizes(self.kept), rng)
         self._take("target", shares)
 
     def _take(self, rule, quotas):
         """Keeps so many rows of each cluster, (k,) int64."""
         mask = np.zeros(len(self.kept), bool)
-        for clusters in _ranges(self._tree.sizes(self.kept)):
+        for clusters in _ranges(self.tree.sizes(self.kept)):
             mask[self._chosen(clusters, quotas[clusters.start : clusters.stop])] = True
         self.keep(rule, mask)
 
@@ -89,10 +90,10 @@ class Selection:
         """(n,) int64 rows of a range of clusters, as many of each as its quota."""
         from dc_tf.curation.choose_rows import as_keys, random_keys, smallest_in_clusters
 
-        labels = self._tree.labels
+        labels = self.tree.labels
         rows = np.flatnonzero(self.kept & (labels >= clusters.start) & (labels < clusters.stop))
         if self._choice == "nearest":
-            keys = as_keys(self._tree.distances[rows])
+            keys = as_keys(self.tree.distances[rows])
         else:
             keys = random_keys(rows, self._seed)
         return rows[smallest_in_clusters(labels[rows] - clusters.start, keys, quotas)]
@@ -101,7 +102,7 @@ class Selection:
         """Drops the first clusters of an order, as many as the share of the rows allows."""
         stays = np.ones(len(sizes) + 1, bool)  # the last one is for label -1
         stays[order[np.cumsum(sizes[order]) <= share * sizes.sum()]] = False
-        self.keep(rule, stays[self._tree.labels])
+        self.keep(rule, stays[self.tree.labels])
 
 
 def _ranges(sizes):

@@ -23,9 +23,13 @@ from dc_tf.curation.neighbours import Neighbours, nearest_rows, without_row
 from dc_tf.curation.tables import TableWriter, check_table_path
 from dc_tf.data.inspection import examples_of, paste_tiles, tile
 from dc_tf.data.storage.metadata import text
-from dc_tf.distributed import stop_request
+from dc_tf.distributed.collective_errors import raise_on_all
+from dc_tf.distributed.collectives import ALONE
+from dc_tf.distributed.joined import joined
+from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
 from dc_tf.paths import expand
+from dc_tf.run_dir import RunDir
 
 EXACT_ROWS = 1_000_000  # compared one by one; more through an inverted file
 COLUMNS = {
@@ -54,7 +58,7 @@ class Query:
     image: bytes | None = None
 
 
-def search(features, queries, k=10, exact=False, model=None, whiten=DIM) -> dict:
+def search(features, queries, k=10, exact=False, model=None, whiten=DIM, comm=None) -> dict | None:
     """Finds the k nearest images of each query; an image of the collection does not find itself.
 
     Args:
@@ -64,12 +68,14 @@ def search(features, queries, k=10, exact=False, model=None, whiten=DIM) -> dict
         exact: compare every row, however many there are.
         model: run or SavedModel that made the features, where its recorded path leads nowhere.
         whiten: directions that the features are whitened to; 0 compares them as they are.
+        comm: Communicator of the workers that build an inverted file together, which all make the
+            call; the first one searches.
 
     Returns:
         dict of rows, layer, whitened (directions), search (how it was searched, with the recall of
         an inverted file), recall (1.0 of an exact search), queries (their number), and neighbours:
         a list of dict of query, rank from 1, row, source, similarity; nearest first, in the order
-        of the queries.
+        of the queries. None on workers other than the first.
 
     Raises:
         ConfigError: what cannot work: no query, a row id out of range, features whose network is
@@ -77,13 +83,16 @@ def search(features, queries, k=10, exact=False, model=None, whiten=DIM) -> dict
         DataError: a query that is no image; corrupt features.
         Preempted: the process was asked to stop.
     """
-    queries = read_queries(queries)
+    queries, comm = read_queries(queries), comm or ALONE
     _check_rows(features, queries)
     _check_numbers(k, whiten)
     k = min(k, features.rows - any(query.image is None for query in queries))
-    points = Directions.of(features, whiten)
+    points = Directions.of(features, whiten, comm)
+    index = None if exact or features.rows <= EXACT_ROWS else _index(points, comm)
+    if comm.rank:
+        return None
     vectors = points.apply(_vectors(features, queries, model))
-    found, about = _nearest(points, vectors, min(k + 1, features.rows), exact)
+    found, about = _nearest(points, index, vectors, min(k + 1, features.rows))
     found = without_row(found, [query.row for query in queries], k)
     return {
         "rows": features.rows,
@@ -107,8 +116,10 @@ def search_and_write(
     sheet=None,
     model=None,
     whiten=DIM,
-) -> dict:
+) -> dict | None:
     """Opens features, searches them, and writes what is asked for.
+
+    The workers that TF_CONFIG names share the making of features and index; the first one searches.
 
     Args:
         queries, k, exact, model, whiten: as of `search`.
@@ -117,11 +128,12 @@ def search_and_write(
         sheet: picture, .jpg or .png; None writes none.
 
     Returns:
-        dict, as `search`.
+        dict or None, as `search`.
 
     Raises:
         ConfigError, DataError, Preempted: as of `search` and `open_features`.
     """
+    task_from_environment()  # refuses a wrong TF_CONFIG before anything is opened
     output, sheet = (path and expand(path) for path in (output, sheet))
     if output is not None:
         check_table_path(output)
@@ -131,14 +143,28 @@ def search_and_write(
     if sheet is not None and run is None and data is None:
         raise ConfigError(f"--sheet={sheet} shows images; name their data set with --data.")
     queries = read_queries(queries)
-    opened = open_features(run, features, data, layer)
-    with stop_request.signals_handled():
-        found = search(opened, queries, k, exact, model, whiten)
+    with joined(*_shared_folder(run, features)) as comm:
+        opened = open_features(run, features, data, layer, comm=comm)
+        with raise_on_all(comm):
+            _check_rows(opened, queries)
+        found = search(opened, queries, k, exact, model, whiten, comm)
+    if found is None:
+        return None
     if output is not None:
         write_table(found, output)
     if sheet is not None:
         write_sheet(found, opened, queries, sheet)
     return found
+
+
+def _shared_folder(run, features) -> tuple[str, str]:
+    """(flag with value, folder) where workers meet."""
+    if run is not None:
+        return f"--run={run}", RunDir(os.fspath(run)).embeddings("search")
+    first = features if isinstance(features, str | os.PathLike) else (features or [""])[0]
+    first = expand(os.fspath(first)).split(",")[0]
+    folder = first if os.path.isdir(first) else os.path.dirname(first)
+    return f"--features={first}", os.path.join(folder, "search")
 
 
 def read_queries(given) -> list[Query]:
@@ -244,15 +270,27 @@ def _vectors(features, queries, model):
     return vectors
 
 
-def _nearest(features, vectors, count, exact) -> tuple[Neighbours, dict]:
-    if exact or features.rows <= EXACT_ROWS:
-        return nearest_rows(features, vectors, count), {"search": "exact", "recall": 1.0}
-    folder = os.path.join(folder_of(features), f"lists-{features.whitened}")
+def _index(points, comm) -> InvertedFile | None:
+    """The inverted file beside the features; None where none can be kept.
+
+    Raises:
+        ConfigError: none can be kept, and several workers were to make it.
+    """
+    folder = os.path.join(folder_of(points), f"lists-{points.whitened}")
     try:
-        index = InvertedFile.of(features, folder)
+        return InvertedFile.of(points, folder, comm)
     except OSError as error:
+        if comm.size > 1:
+            raise ConfigError(
+                f"no index can be kept in {folder} ({error}); use --exact."
+            ) from error
         logging.warning("no index can be kept in %s (%s); comparing every row", folder, error)
-        return _nearest(features, vectors, count, exact=True)
+        return None
+
+
+def _nearest(features, index, vectors, count) -> tuple[Neighbours, dict]:
+    if index is None:
+        return nearest_rows(features, vectors, count), {"search": "exact", "recall": 1.0}
     about = {"search": index.statement, "recall": index.about["recall"]}
     return index.nearest_rows(vectors, count), about
 

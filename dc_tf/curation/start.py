@@ -11,12 +11,14 @@ from dc_tf import atomic
 from dc_tf.curation.tables import ENDINGS, check_table_path
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed import stop_request
+from dc_tf.distributed.joined import joined
+from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.run_dir import RunDir
 
 
-def write_clusters(output, format=None, workers=None, **which) -> dict:
-    """Writes the table of a clustering.
+def write_clusters(output, format=None, workers=None, **which) -> dict | None:
+    """Writes the table of a clustering; the workers that TF_CONFIG names share the images.
 
     Args:
         output: file.
@@ -30,12 +32,20 @@ def write_clusters(output, format=None, workers=None, **which) -> dict:
     Raises:
         ConfigError, DataError, Preempted: as of these.
     """
+    task_from_environment()  # refuses a wrong TF_CONFIG before anything is opened
     output = _checked(output, format)
+    with joined(f"--output={output}", output) as comm:
+        return _write_clusters(output, workers, which, comm)
+
+
+def _write_clusters(output, workers, which, comm):
     from dc_tf.curation.cluster_table import write_cluster_table
     from dc_tf.curation.clusters import open_clustering, with_distances
+    from dc_tf.distributed.collective_errors import raise_on_all
 
-    with stop_request.signals_handled():
-        return write_cluster_table(with_distances(open_clustering(**which)), output, workers)
+    with raise_on_all(comm):
+        clustering = open_clustering(**which)
+    return write_cluster_table(with_distances(clustering, comm), output, workers, comm)
 
 
 def write_run_table(workdir, workers=None) -> None:
@@ -46,8 +56,11 @@ def write_run_table(workdir, workers=None) -> None:
     folder = RunDir(workdir)
     if not os.path.isdir(folder.clusterings) or _is_newer(folder.table, folder.clusterings):
         return
+    from dc_tf.distributed.collectives import ALONE  # the workers that trained have left
+
     try:
-        write_clusters(folder.table, workers=workers, run=folder.path)
+        with stop_request.signals_handled():
+            _write_clusters(folder.table, workers, {"run": folder.path}, ALONE)
     except (ConfigError, DataError, OSError) as error:
         logging.warning(
             "%s was not written: %s `dc_tf clusters --run=%s --output=%s` writes it.",
@@ -61,8 +74,8 @@ def _is_newer(path, folder):
     return not entries or os.path.exists(path) and os.path.getmtime(path) >= max(entries)
 
 
-def assign(data, output, format=None, **which) -> dict:
-    """Assigns the images of a data set and writes the table.
+def assign(data, output, format=None, **which) -> dict | None:
+    """Assigns the images of a data set and writes the table; workers of TF_CONFIG share them.
 
     Args:
         data: data set folder.
@@ -71,17 +84,19 @@ def assign(data, output, format=None, **which) -> dict:
 
     Returns, raises: as `write_clusters`.
     """
+    task_from_environment()  # refuses a wrong TF_CONFIG before anything is opened
     output = _checked(output, format)
     if data is None:
         raise ConfigError("--data is missing; give the data set with the images to assign.")
-    dataset = Dataset.open(data)
-    from dc_tf.curation.assign import assign_images
-    from dc_tf.curation.cluster_table import write_cluster_table
+    dataset, scratch = Dataset.open(data), f"{output}.features"
+    with joined(f"--output={output}", output) as comm:
+        from dc_tf.curation.assign import assign_images
+        from dc_tf.curation.cluster_table import write_cluster_table
 
-    scratch = f"{output}.features"
-    with stop_request.signals_handled():
-        found = write_cluster_table(assign_images(dataset, scratch, **which), output)
-    atomic.remove_tree(scratch)
+        clustering = assign_images(dataset, scratch, comm=comm, **which)
+        found = write_cluster_table(clustering, output, comm=comm)
+        if comm.rank == 0:
+            atomic.remove_tree(scratch)
     return found
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from dc_tf import atomic
 from dc_tf.clustering.shared_state import SharedState
+from dc_tf.clustering.store.joined_file import write_joined
 from dc_tf.curation.tree import Tree
 from dc_tf.distributed.blocks import all_sum_array
 from dc_tf.errors import DataError
@@ -125,11 +126,11 @@ class TreeStore:
         rows = 0
         for name in ("labels", "distances"):
             paths = [self._part(name, rank, size) for rank in range(size)]
-            parts = [np.load(path, mmap_mode="r") for path in paths]
-            rows = sum(len(part) for part in parts)
-            atomic.write_file(
-                self._file(f"{name}.npy"), lambda file, parts=parts: _write_joined(file, parts)
-            )
+            with (
+                atomic.replacing(self._file(f"{name}.npy")) as staging,
+                open(staging, "wb") as file,
+            ):
+                rows = write_joined(file, paths)
         for level, parents in enumerate(tree.parents, start=1):
             path = self._file(f"parents-{level}.npy")
             atomic.write_file(path, lambda file, parents=parents: np.save(file, parents))
@@ -153,12 +154,3 @@ class TreeStore:
 
     def _file(self, name):
         return os.path.join(self.path, name)
-
-
-def _write_joined(file, parts):
-    """Writes arrays one behind the other, as one `.npy`."""
-    rows = sum(len(part) for part in parts)
-    header = np.lib.format.header_data_from_array_1_0(parts[0]) | {"shape": (rows,)}
-    np.lib.format.write_array_header_1_0(file, header)
-    for part in parts:
-        file.write(np.ascontiguousarray(part).data)

@@ -58,11 +58,12 @@ def convert(
     split=None,
     encoding=None,
     value_range=None,
+    image_column=None,
 ) -> dict:
     """Converts all images of a source; an interrupted call resumes.
 
     Args:
-        input: folder, list, zip file, tar files, images or TensorFlow data set; see
+        input: folder, list, zip, tar or Parquet files, images or TensorFlow data set; see
             `sources.open_source`.
         output: folder of the data set.
         labels_from_folders: whether the first-level sub-folder is the class. Files outside the
@@ -85,6 +86,7 @@ def convert(
             precedence.
         value_range: values of pixels of more than 8 bits that become black and white: (low, high),
             or high; None: from the file (see `sources.pixels`).
+        image_column: of Parquet and Arrow tables, with the images; None: the only one with bytes.
 
     Returns:
         dict: output, rows, rejected, classes (None without), rejected_list (path).
@@ -105,7 +107,14 @@ def convert(
     if not is_begun(output):  # otherwise checked against the job below
         check_output(output, overwrite)
     source = open_source(
-        input, labels_from_folders, output, tfds_data_dir, progress, split, encoding
+        input,
+        labels_from_folders,
+        output,
+        tfds_data_dir,
+        progress,
+        split,
+        encoding,
+        image_column,
     )
     job = {
         "made_by": "dc_tf convert",

@@ -77,6 +77,11 @@ def task_from_environment() -> TaskSpec:
     return parse_tf_config(os.environ.get("TF_CONFIG"))
 
 
+def environment_without_task() -> dict[str, str]:
+    """The environment of this process without TF_CONFIG, for a process alone."""
+    return {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
+
+
 def parse_tf_config(text: str | None) -> TaskSpec:
     """Reads TF_CONFIG.
 
@@ -172,6 +177,20 @@ def _normal(address) -> tuple[str, int]:
     if not 0 < port < 65536:
         raise _wrong(f"has the address {_shown(address)}, whose port is not in 1 to 65535")
     return "localhost" if host in _LOCAL else host.rstrip("."), port
+
+
+def require_alone(command: str) -> None:
+    """Refuses several workers, for a command that they could not share.
+
+    Raises:
+        ConfigError: TF_CONFIG names several.
+    """
+    size = task_from_environment().size
+    if size > 1:
+        raise ConfigError(
+            f"TF_CONFIG names {size} workers, but dc_tf {command} runs on one; unset TF_CONFIG and "
+            "start it once."
+        )
 
 
 def _task(config, jobs) -> tuple[str, int]:

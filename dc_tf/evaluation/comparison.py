@@ -2,7 +2,7 @@
 
     found = compare({"conv7": 0.60, "fc7": 0.41}, {"conv7": 0.50, "fc7": 0.46}, images=267)
     found["below_random_init"]       # ["fc7"]
-    found["advice"]                  # "fc7 ends below ... train longer, or take conv7 ..."
+    found["advice"]                  # "fc7 ends below ...: lower the learning rate, ..."
 
 The JSON result of a task contains all the inputs, so the comparison can be repeated from it.
 """
@@ -50,7 +50,8 @@ def advice(what: str, own: float, untrained: float | None, images: int) -> str |
         return None
     return (
         f"{what} ends below an untrained network ({100 * own:.1f} % against "
-        f"{100 * untrained:.1f} %): pre-train longer, or on more images."
+        f"{100 * untrained:.1f} %): pre-train "
+        "at a lower learning rate, longer, or on more images."
     )
 
 
@@ -61,5 +62,6 @@ def _advice(own, untrained, below, top):
     )
     text = f"{shares} {'ends' if len(below) == 1 else 'end'} below an untrained network: "
     if top in below:
-        return text + "train longer, or on more images."
-    return f"{text}train longer, or take {top}, the best layer here ({100 * own[top]:.1f} %)."
+        return text + "train at a lower learning rate, longer, or on more images."
+    text += "train at a lower learning rate or longer, or take "
+    return f"{text}{top}, the best layer here ({100 * own[top]:.1f} %)."

@@ -8,12 +8,12 @@ import dataclasses
 import os
 
 from dc_tf import experiment
-from dc_tf.exporting.fold_sobel import FoldedVGG16
 from dc_tf.exporting.metadata import default_short_side, read_metadata
 from dc_tf.exporting.refusal import no_model
 from dc_tf.exporting.saved_model import is_saved_model, restore_trunk
 from dc_tf.exporting.weights import copy_weights, named_weights
-from dc_tf.nn.vgg16 import CONV_LAYERS, VGG16
+from dc_tf.nn.trunk import Trunk
+from dc_tf.nn.trunks import settings_of, trunk_class
 from dc_tf.run_dir import RunDir
 
 
@@ -23,13 +23,13 @@ class FrozenModel:
 
     Attributes:
         name: name in tables and results.
-        trunk: built VGG16 or FoldedVGG16.
+        trunk: built Trunk.
         short_side: short side in pixels before the centre crop to the trunk's resolution.
         compute_dtype: "float32" or "bfloat16", compute type of the trunk.
     """
 
     name: str
-    trunk: VGG16
+    trunk: Trunk
     short_side: int
     compute_dtype: str = "float32"
 
@@ -37,6 +37,12 @@ class FrozenModel:
     def resolution(self) -> int:
         """Side of the network's input in pixels."""
         return self.trunk.settings["resolution"]
+
+    @property
+    def network(self) -> dict:
+        """Kind, settings and type of the products, for results."""
+        about = {"trunk": self.trunk.kind, **self.trunk.settings}
+        return about | {"compute_dtype": self.compute_dtype}
 
 
 def open_model(path: str, compute_dtype="float32", stage="") -> FrozenModel:
@@ -58,40 +64,47 @@ def open_model(path: str, compute_dtype="float32", stage="") -> FrozenModel:
 def of_trunk(trunk) -> FrozenModel:
     """A network that is in memory, with images shown to it as to an exported one."""
     short_side = default_short_side(trunk.settings["resolution"])
-    return FrozenModel("a trunk in memory", trunk, short_side, trunk.fc7.compute_dtype)
+    return FrozenModel("a trunk in memory", trunk, short_side, trunk.product_dtype)
 
 
 def network_settings(path: str) -> dict:
-    """`width`, `resolution`, `fc` and `sobel` of a model or a run; does not load the weights.
+    """The settings of the network of a model or a run; does not load the weights.
 
     Raises:
         ConfigError, DataError: as in `open_model`.
     """
+    return _kind_and_settings(path)[1]
+
+
+def network_class(path: str) -> type[Trunk]:
+    """The class of the network of a model or a run; raises as `open_model`."""
+    return trunk_class(_kind_and_settings(path)[0])
+
+
+def _kind_and_settings(path):
     path = os.path.expanduser(path)
     if is_saved_model(path):
-        return read_metadata(path).settings
+        metadata = read_metadata(path)
+        return metadata.trunk, metadata.settings
     if os.path.isfile(RunDir(path).config):
-        model = experiment.load([RunDir(path).config]).model.as_dict()
-        return {name: model[name] for name in ("width", "resolution", "fc", "sobel")}
+        model = experiment.load([RunDir(path).config]).model
+        return model.trunk, settings_of(model)
     raise no_model(path)
 
 
 def random_init(frozen: FrozenModel, seed=0) -> FrozenModel:
     """An untrained network of the same shape, with the same preprocessing."""
-    trunk = VGG16(**frozen.trunk.settings, compute_dtype=frozen.compute_dtype, seed=seed)
-    return dataclasses.replace(frozen, name="random init", trunk=trunk.built_at_resolution())
+    trunk = frozen.trunk.fresh(frozen.compute_dtype, seed, folded=False)
+    return dataclasses.replace(frozen, name="random init", trunk=trunk)
 
 
 def at_resolution(frozen: FrozenModel, resolution: int) -> FrozenModel:
-    """The same convolutions for another image size; fc6 and fc7 are newly initialised."""
+    """The same convolutions for another image size; fully connected layers are new."""
     if resolution == frozen.resolution:
         return frozen
-    settings = {**frozen.trunk.settings, "resolution": resolution}
-    if isinstance(frozen.trunk, FoldedVGG16):
-        settings.pop("sobel")
-    trunk = type(frozen.trunk)(**settings, compute_dtype=frozen.compute_dtype)
-    weights, into = named_weights(frozen.trunk), named_weights(trunk.built_at_resolution())
-    for layer in CONV_LAYERS:
+    trunk = frozen.trunk.fresh(frozen.compute_dtype, resolution=resolution)
+    weights, into = named_weights(frozen.trunk), named_weights(trunk)
+    for layer in into.keys() - set(trunk.dense_layers):
         for name, variable in into[layer].items():
             variable.assign(weights[layer][name])
     short_side = default_short_side(resolution)
@@ -103,7 +116,7 @@ def _open_run(path, compute_dtype, stage):
     from dc_tf.training.checkpoint import load_trunk
 
     trained, settings = load_trunk(path, stage)
-    trunk = VGG16(**trained.settings, compute_dtype=compute_dtype).built_at_resolution()
+    trunk = trained.fresh(compute_dtype)
     copy_weights(trained, into=trunk)
     short_side = settings.data.resize or default_short_side(trained.settings["resolution"])
     return FrozenModel(path, trunk, short_side, compute_dtype)

@@ -191,7 +191,19 @@ LINEAR_VOC07 = {
     "DeepCluster": 63.9,
     "DeeperCluster": 73.0,
 }
+# Linear classifiers on conv13 of networks trained on YFCC100M (Table 3), top-1.
+LINEAR_CONV13 = {
+    "imagenet": {"RotNet": 33.0, "DeepCluster": 34.1, "DeeperCluster": 45.6},
+    "places205": {"RotNet": 35.5, "DeepCluster": 35.4, "DeeperCluster": 42.1},
+}
 LINEAR_DATA = (*LINEAR_TOP1, "voc07")
+
+# Input of the network: fine-tuning FC68 on VOC 2007, mAP (Table 7). RotNet is trained on 1 M
+# images, DeeperCluster on 20 M.
+INPUT_VOC07 = {
+    "RotNet": {"RGB": 69.8, "Sobel": 70.4},
+    "DeeperCluster": {"RGB": 71.6, "Sobel": 76.1},
+}
 
 
 def linear_results(data: str) -> dict:

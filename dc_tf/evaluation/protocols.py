@@ -156,12 +156,13 @@ def _by_size(network, images, paper_images):
     """(name, reason), by the size of the network and of the data."""
     network = network or {"width": PAPER_WIDTH, "resolution": PAPER_RESOLUTION}
     width, resolution = network["width"], network["resolution"]
+    full = "VGG-16's" if "fc" in network or "stem" not in network else "a ResNet's"
     if width < _LEAST_WIDTH or resolution < _LEAST_RESOLUTION:
         return SMALL, (
-            f"the network has {resolution} pixels and {width:g} of VGG-16's width; the paper's has "
+            f"the network has {resolution} pixels and {width:g} of {full} width; the paper's has "
             f"{PAPER_RESOLUTION} and {PAPER_WIDTH:g}"
         )
     if images < _LEAST_SHARE * paper_images:
         return SMALL, f"there are {images:,} images; the paper has {paper_images:,}"
-    what = f"a network of {resolution} pixels and {width:g} of VGG-16's width"
+    what = f"a network of {resolution} pixels and {width:g} of {full} width"
     return PAPER, f"{what} on {images:,} images" if paper_images else what

@@ -59,7 +59,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
         frozen.short_side,
     )
     forward = tf.function(
-        lambda x: frozen.trunk(x, training=False)["fc7"],
+        lambda x: frozen.trunk(x, training=False)[frozen.trunk.feature_layer],
         autograph=False,
         reduce_retracing=True,
     )
@@ -93,7 +93,7 @@ def work(forward, frozen, images, rows, rotations) -> Work:
 
 
 def read_head(model, stage) -> tuple[np.ndarray, np.ndarray, int]:
-    """Head V of a run: (fc, S) kernel, (S,) bias, and the number of rotations.
+    """Head V of a run: (d, S) kernel, (S,) bias, and the number of rotations.
 
     Raises:
         ConfigError: not a run, or the stage has no head for rotations.

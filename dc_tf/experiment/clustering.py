@@ -15,6 +15,8 @@ class Clustering(Config):
     """From features to cluster assignments; see `dc_tf.clustering.kmeans`.
 
     Attributes:
+        whiten: whiten features and scale them to length 1, as in the paper; otherwise k-means takes
+            them as they are, which suits the unit vectors of a projection.
         whitening_dim: directions kept by the PCA; 0 keeps all.
         iterations: of Lloyd's algorithm, at both levels; the maximum, if `tolerance` is set.
         batch_size: images per worker and step while features are extracted.
@@ -31,6 +33,7 @@ class Clustering(Config):
         save_every_s: seconds between saves of a clustering in progress; 0 saves after every pass.
     """
 
+    whiten: bool = True
     whitening_dim: int = 0
     iterations: int = KMeansOptions.iterations
     batch_size: int = 256
@@ -62,20 +65,22 @@ class Clustering(Config):
         return settings
 
 
-def check_clustering(clustering: Clustering, place: str, fc: int) -> None:
+def check_clustering(clustering: Clustering, place: str, dim: int, source: str) -> None:
     """Refuses what cannot work; raises ConfigError.
 
     Args:
         clustering: its settings.
         place: where they are, as in "stages[0].clustering".
-        fc: length of the features.
+        dim: length of the features.
+        source: name of the setting that it follows from.
     """
 
     def name(setting):
         return f"{place}.{setting}"
 
-    dim = clustering.whitening_dim
-    need(0 <= dim <= fc, name("whitening_dim"), dim, f"use 0 to fc = {fc}")
+    kept = clustering.whitening_dim
+    need(0 <= kept <= dim, name("whitening_dim"), kept, f"use 0 to {source} = {dim}")
+    need(clustering.whiten or not kept, name("whitening_dim"), kept, "use 0 with whiten = false")
     for setting in ("iterations", "batch_size"):
         need_at_least(name(setting), getattr(clustering, setting), 1)
     need_choice(name("init"), clustering.init, (*INITS, "previous"))

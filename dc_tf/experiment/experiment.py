@@ -32,7 +32,8 @@ class Experiment(Config):
         checkpoint_every: steps between checkpoints; one is also written after each round.
         keep_checkpoints: newest checkpoints to keep, beside those at the ends of stages.
         keep_clusterings: newest clusterings whose centroids, whitening and network are kept, to
-            assign other images to them; 0 keeps none. `--dry_run` prints the size of one.
+            assign other images to them; 0 keeps none, but for that of the round in a stage with
+            prototypes. `--dry_run` prints the size of one.
         log_every: steps between lines of metrics.
         init_from: run folder, or exported or imported model, whose trunk this run starts from.
         init_stage: name of a stage of that run, to start from its end; "" for the run's end.
@@ -73,4 +74,4 @@ def check(experiment: Experiment) -> None:
     for setting in ("checkpoint_every", "keep_checkpoints", "log_every"):
         need_at_least(setting, getattr(experiment, setting), 1)
     for i, stage in enumerate(experiment.stages):
-        check_stage(stage, f"stages[{i}]", experiment.model)
+        check_stage(stage, f"stages[{i}]", experiment.data, experiment.model)

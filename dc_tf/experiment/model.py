@@ -4,6 +4,7 @@ import dataclasses
 
 from dc_tf.experiment.need import need, need_at_least, need_choice
 from dc_tf.hyperparams import Config
+from dc_tf.nn.trunks import STEMS, TRUNKS
 
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16", "auto")
 SYNC_BATCH_NORM = ("world", "group", "off")
@@ -11,24 +12,29 @@ SYNC_BATCH_NORM = ("world", "group", "off")
 
 @dataclasses.dataclass
 class Model(Config):
-    """The trunk and how it is trained; see `dc_tf.nn.vgg16.VGG16`.
+    """The trunk and how it is trained; see `dc_tf.nn.trunk.Trunk`.
 
     Attributes:
+        trunk: "vgg16", the paper's, "resnet18" or "resnet50".
+        stem: first layers of a ResNet: "imagenet", a 7x7 convolution of stride 2 and a max-pool, or
+            "small", a 3x3 convolution, for images of up to about 64 pixels.
         width: multiplies the number of channels of every convolution.
         resolution: side of the images that the network sees, in pixels.
-        fc: units of fc6 and of fc7.
+        fc: units of fc6 and of fc7. ResNets have neither, so there it has no effect.
         sobel: take image gradients as input; otherwise normalised RGB.
         compute_dtype: "float32", or products in "bfloat16" or "float16"; weights stay float32. In
             float16 the loss is scaled, and a step whose gradients overflow is skipped. "auto" is
             bfloat16 where that is faster on all workers, else float32 (`dc_tf.precision`); the
             choice is saved in the run and kept when it resumes elsewhere.
-        dropout: drop half of fc6 in training.
+        dropout: drop half of fc6 in training. No effect on ResNets, which have no dropout.
         sync_batch_norm: whose images share batch statistics: those of the "world", of the "group"
             of workers that serve the same super-classes, or of each worker alone ("off"). Only with
             "world" does the result not depend on the number of workers.
         xla: compile forward and backward pass; needs batch norm over a single worker.
     """
 
+    trunk: str = "vgg16"
+    stem: str = "imagenet"
     width: float = 1.0
     resolution: int = 224
     fc: int = 4096
@@ -38,10 +44,21 @@ class Model(Config):
     sync_batch_norm: str = "world"
     xla: bool = False
 
+    @property
+    def fixed_size(self) -> bool:
+        """Whether the trunk takes images of `resolution` only, for its fully connected layers."""
+        return TRUNKS[self.trunk].features is None
+
 
 def check_model(model: Model) -> None:
     """Refuses what cannot work; raises ConfigError."""
-    need(model.resolution >= 30, "model.resolution", model.resolution, "use at least 30 pixels")
+    need_choice("model.trunk", model.trunk, tuple(TRUNKS))
+    need_choice("model.stem", model.stem, STEMS)
+    smallest = TRUNKS[model.trunk].smallest
+    works = f"use imagenet with {model.trunk}, whose first layers are fixed"
+    need(model.stem in smallest, "model.stem", model.stem, works)
+    works = f"use at least {smallest[model.stem]} pixels"
+    need(model.resolution >= smallest[model.stem], "model.resolution", model.resolution, works)
     need(0 < model.width <= 1000, "model.width", model.width, "use a positive number up to 1000")
     need_at_least("model.fc", model.fc, 1)
     need_choice("model.compute_dtype", model.compute_dtype, COMPUTE_DTYPES)

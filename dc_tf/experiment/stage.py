@@ -3,12 +3,23 @@
 import dataclasses
 import math
 
+from dc_tf.experiment.augmentation import (
+    Augmentation,
+    Views,
+    check_augmentation,
+    check_views,
+)
 from dc_tf.experiment.clustering import Clustering, check_clustering
+from dc_tf.experiment.data import Data
 from dc_tf.experiment.model import Model
 from dc_tf.experiment.need import need, need_at_least, need_choice
 from dc_tf.experiment.optimizer import Optimizer, check_optimizer_settings
+from dc_tf.experiment.projection import Projection, check_projection
 from dc_tf.hyperparams import Config
+from dc_tf.nn.trunks import TRUNKS, feature_dim
 
+HEADS = ("linear", "prototypes")
+PROTOTYPE_ROTATIONS = ("shared", "mapped")
 LOSSES = ("hierarchical", "product")
 HEAD_INITIALIZERS = ("uniform", "normal")
 
@@ -35,6 +46,12 @@ class Stage(Config):
             uses the statistics of a micro-batch (of all workers).
         loss: "hierarchical" (Eq. 5), or "product" (Eq. 4): one softmax over all pairs of
             super-class and sub-class, held by every worker.
+        head: of the sub-classes, "linear", learned; or "prototypes", frozen: the centroids of the
+            round, whose logits are cosines over `temperature`. Prototypes need a projection,
+            clustering.whiten = false and clustering.spherical = true.
+        temperature: of the logits of prototypes.
+        prototype_rotation: the rotations of a cluster have "shared" prototypes; with "mapped", a
+            learned linear map for each rotation comes before the cosines.
     """
 
     name: str = "deepercluster"
@@ -48,13 +65,40 @@ class Stage(Config):
     batch_size: int = 3072
     accumulate: int = 1
     loss: str = "hierarchical"
+    head: str = HEADS[0]
+    temperature: float = 0.1
+    prototype_rotation: str = PROTOTYPE_ROTATIONS[0]
+    projection: Projection = dataclasses.field(default_factory=Projection)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     clustering: Clustering = dataclasses.field(default_factory=Clustering)
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    views: Views = dataclasses.field(default_factory=Views)
 
     @property
     def super_classes(self) -> int:
         """S."""
         return self.clusters * self.rotations
+
+    @property
+    def has_prototypes(self) -> bool:
+        """Whether the centroids of a round are the weights of its sub-classes."""
+        return self.head == "prototypes"
+
+    def kept_clusterings(self, keep: int) -> int:
+        """Clusterings that are kept in this stage: prototypes are read from that of the round.
+
+        Args:
+            keep: `Experiment.keep_clusterings`.
+        """
+        return max(keep, 1) if self.has_prototypes else keep
+
+    def feature_dim(self, trunk_dim: int) -> int:
+        """Length of the vectors that are clustered and classified.
+
+        Args:
+            trunk_dim: length of the trunk's features.
+        """
+        return self.projection.dim or trunk_dim
 
     @property
     def clustered(self) -> bool:
@@ -75,12 +119,13 @@ class Stage(Config):
         return index, first, min(self.epochs, first + self.reassign_every)
 
 
-def check_stage(stage: Stage, place: str, model: Model) -> None:
+def check_stage(stage: Stage, place: str, data: Data, model: Model) -> None:
     """Refuses what cannot work; raises ConfigError.
 
     Args:
         stage: its settings.
         place: where they are, as in "stages[0]".
+        data: settings of the images.
         model: settings of the network.
     """
 
@@ -100,5 +145,33 @@ def check_stage(stage: Stage, place: str, model: Model) -> None:
     need_choice(name("loss"), stage.loss, LOSSES)
     flat = stage.loss == "product" and not stage.sub_clusters
     need(not flat, name("loss"), "product", "use it with sub_clusters")
-    check_clustering(stage.clustering, name("clustering"), model.fc)
-    check_optimizer_settings(stage.optimizer, name("optimizer"))
+    check_projection(stage.projection, name("projection"))
+    source = "projection.dim" if stage.projection.dim else _source_of_features(model)
+    dim = stage.feature_dim(feature_dim(model))
+    check_clustering(stage.clustering, name("clustering"), dim, source)
+    _check_head(stage, name)
+    check_optimizer_settings(stage.optimizer, name("optimizer"), stage.epochs)
+    check_augmentation(stage.augmentation, name("augmentation"))
+    check_views(stage.views, name("views"), data, model)
+
+
+def _source_of_features(model):
+    """What the length of the trunk's features is named in messages."""
+    return "the length of the features" if TRUNKS[model.trunk].features else "fc"
+
+
+def _check_head(stage, name):
+    need_choice(name("head"), stage.head, HEADS)
+    need_choice(name("prototype_rotation"), stage.prototype_rotation, PROTOTYPE_ROTATIONS)
+    temperature = stage.temperature
+    need(0 < temperature <= 100, name("temperature"), temperature, "use (0, 100]")
+    if not stage.has_prototypes:
+        return
+    for works, remedy in (
+        (stage.sub_clusters, "set sub_clusters to at least 2"),
+        (stage.loss == "hierarchical", "set loss to hierarchical"),
+        (stage.projection.dim, "set projection.dim, as to 128"),
+        (not stage.clustering.whiten, "set clustering.whiten to false"),
+        (stage.clustering.spherical, "set clustering.spherical to true"),
+    ):
+        need(works, name("head"), stage.head, f"{remedy} as well, or use linear")

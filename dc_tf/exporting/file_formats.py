@@ -1,11 +1,12 @@
-"""Exports the trained network as one file: Keras weights, a Keras model, or ONNX.
+"""Exports the trained network as one file: Keras weights, a Keras model, ONNX, or for PyTorch.
 
-    write_file(trunk, "mine.weights.h5", "keras_weights")   # for VGG16(...).load_weights
+    write_file(trunk, "mine.weights.h5", "keras_weights")   # for make_trunk(...).load_weights
     write_file(trunk, "mine.keras", "keras")                # for keras.models.load_model
     write_file(trunk, "mine.onnx", "onnx")                  # for onnxruntime, without TensorFlow
+    write_file(trunk, "mine.pth", "torch")                  # a state_dict, see `torch_weights`
 
-The input of the last two is (b, r, r, 3) RGB at the network's resolution. A Keras model casts it to
-float32; of ONNX it has that type, or uint8 with `input_range="255"`.
+The input of Keras models and ONNX is (b, r, r, 3) RGB at the network's resolution. A Keras model
+casts it to float32; of ONNX it has that type, or uint8 with `input_range="255"`.
 """
 
 import os
@@ -17,8 +18,10 @@ from dc_tf.errors import ConfigError
 from dc_tf.exporting.input_range import AUTO, BYTES, checked_range, of_floats, of_typed
 from dc_tf.exporting.keras_model import keras_model
 from dc_tf.exporting.saved_model import plain_copy
+from dc_tf.exporting.torch_checkpoint import require_torch, write_checkpoint
+from dc_tf.exporting.torch_weights import to_torch
 
-ENDINGS = {"keras_weights": ".weights.h5", "keras": ".keras", "onnx": ".onnx"}
+ENDINGS = {"keras_weights": ".weights.h5", "keras": ".keras", "onnx": ".onnx", "torch": ".pth"}
 _OPSET = 17
 
 
@@ -37,6 +40,8 @@ def check_file(output: str, form: str, overwrite: bool) -> None:
         raise ConfigError(f"the output {output!r} exists; choose another or give --overwrite.")
     if form == "onnx":
         _converter()
+    if form == "torch":
+        require_torch("writing")
 
 
 def write_file(
@@ -45,7 +50,7 @@ def write_file(
     """Writes the file atomically.
 
     Args:
-        trunk: built VGG16; not modified.
+        trunk: built Trunk; not modified.
         output: path of a local file.
         form: a key of ENDINGS.
         sobel: "layer" or "folded", see `saved_model.export_saved_model`.
@@ -63,6 +68,8 @@ def write_file(
             network.save_weights(staging)
         elif form == "keras":
             keras_model(network, input_range).save(staging)
+        elif form == "torch":
+            write_checkpoint(to_torch(network), staging)
         else:
             _write_onnx(network, staging, input_range)
 

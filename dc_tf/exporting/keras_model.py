@@ -1,82 +1,127 @@
-"""Builds the network from built-in Keras layers, named as in `keras.applications.VGG16`.
+"""Builds the network from built-in Keras layers, named as in `keras.applications`.
 
     model = keras_model(trunk)
-    model.get_layer("block5_conv3_relu").output      # conv13
+    model.get_layer("block5_conv3_relu").output      # conv13 of VGG-16
     model.get_layer("fc1"), model.get_layer("fc2")   # fc6 after ReLU, fc7 before ReLU
+    model.get_layer("conv5_block3_out").output       # block4_3 of ResNet-50
 
-The model has no layers of this package, so a saved model loads without it. A convolution
-`blockI_convJ` is followed by `blockI_convJ_bn` and `blockI_convJ_relu`.
+The model has no layers of this package, so a saved model loads without it. Names are those of
+`keras.applications.VGG16`, where a convolution `blockI_convJ` is followed by `blockI_convJ_bn` and
+`blockI_convJ_relu`, and of `keras.applications.ResNet50`.
 """
 
 import numpy as np
+import tensorflow as tf
 
 from dc_tf import keras
-from dc_tf.exporting.fold_sobel import PADDING, FoldedVGG16
 from dc_tf.exporting.input_range import AUTO, of_floats
-from dc_tf.exporting.weights import named_weights
+from dc_tf.exporting.weights import STATISTICS, named_weights
 from dc_tf.nn.batch_norm import EPSILON, RUNNING_MOMENTUM
 from dc_tf.nn.sobel import RGB_MEAN, RGB_STD, sobel_kernel
-from dc_tf.nn.vgg16 import DROPOUT
 
 
 def keras_model(trunk, input_range=AUTO) -> keras.Model:
     """A functional model with the weights of a built trunk.
 
-    It maps (b, r, r, 3) RGB to fc7 before ReLU, (b, fc).
+    It maps (b, r, r, 3) RGB to the layer that is clustered, before ReLU, (b, d).
 
     Args:
-        trunk: built VGG16 or FoldedVGG16, float32.
+        trunk: built Trunk, float32.
         input_range: of the values of images, see `input_range.of_floats`.
     """
     resolution = trunk.settings["resolution"]
-    weights = iter(named_weights(trunk).values())
-    settings = []  # (layer, its weights), set after the model is built
+    build = Builder(trunk)
     images = keras.layers.Input([resolution, resolution, 3], name="images")
-    x = _stem(trunk, of_floats(images, input_range), settings)
-    for b, block in enumerate(trunk.blocks, 1):
-        for c in range(1, len(block) + 1):
-            x = _convolution(x, f"block{b}_conv{c}", next(weights), settings)
-        x = keras.layers.MaxPooling2D(2, 2, name=f"block{b}_pool")(x)
-    x = keras.layers.Flatten(name="flatten")(x)
-    for name, activation in (("fc1", "relu"), ("fc2", None)):
-        values = next(weights)
-        layer = keras.layers.Dense(values["bias"].shape[0], activation, name=name)
-        settings.append((layer, [values["kernel"], values["bias"]]))
-        x = layer(x)
-        if name == "fc1":
-            x = keras.layers.Dropout(DROPOUT, name="fc1_dropout")(x)
-    model = keras.Model(images, x, name="vgg16")
-    for layer, values in settings:
-        layer.set_weights([np.asarray(value) for value in values])
+    x = _input_stage(trunk, of_floats(images, input_range), build)
+    model = keras.Model(images, trunk.plain(x, build), name=trunk.kind)
+    build.set_weights()
     return model
 
 
-def _stem(trunk, images, settings):
-    """Padded normalised RGB, or Sobel's image gradients if Sobel is a stage of its own."""
+class Builder:
+    """Applies built-in layers to KerasTensors, see `Trunk.plain`.
+
+    Methods take the name of the layer; `conv` and `dense` also that of the part whose weights it
+    has.
+
+    Args:
+        trunk: built Trunk.
+    """
+
+    def __init__(self, trunk):
+        self._parts = trunk.parts()
+        self._weights = named_weights(trunk)
+        self._settings = []  # (layer, its weights), set after the model is built
+
+    def set_weights(self) -> None:
+        """Sets the weights of all layers, once the model is built."""
+        for layer, values in self._settings:
+            layer.set_weights([np.asarray(value) for value in values])
+
+    def fixed_conv(self, x, kernel, name) -> tf.Tensor:
+        """A convolution without padding and bias that is not trained."""
+        size, _, _, filters = kernel.shape
+        layer = keras.layers.Conv2D(filters, size, use_bias=False, trainable=False, name=name)
+        self._settings.append((layer, [kernel]))
+        return layer(x)
+
+    def conv(self, x, part, name, norm_name) -> tf.Tensor:
+        """A convolution and its batch norm."""
+        ours, values = self._parts[part].conv, self._weights[part]
+        layer = keras.layers.Conv2D(
+            ours.filters,
+            ours.kernel_size,
+            ours.strides,
+            padding=ours.padding,
+            use_bias=ours.use_bias,
+            name=name,
+        )
+        norm = keras.layers.BatchNormalization(
+            epsilon=EPSILON, momentum=RUNNING_MOMENTUM, name=norm_name
+        )
+        self._settings.append((layer, [values[n] for n in ("kernel", "bias") if n in values]))
+        self._settings.append((norm, [values[n] for n in ("gamma", "beta", *STATISTICS)]))
+        return norm(layer(x))
+
+    def dense(self, x, part, name, activation=None) -> tf.Tensor:
+        """A fully connected layer."""
+        values = self._weights[part]
+        layer = keras.layers.Dense(values["bias"].shape[0], activation, name=name)
+        self._settings.append((layer, [values["kernel"], values["bias"]]))
+        return layer(x)
+
+    def pad(self, x, pixels, name) -> tf.Tensor:
+        """Zeros on each side; `x` for 0 pixels."""
+        return keras.layers.ZeroPadding2D(pixels, name=name)(x) if pixels else x
+
+    def relu(self, x, name) -> tf.Tensor:
+        return keras.layers.ReLU(name=name)(x)
+
+    def add(self, both, name) -> tf.Tensor:
+        return keras.layers.Add(name=name)(both)
+
+    def max_pool(self, x, side, stride, name) -> tf.Tensor:
+        return keras.layers.MaxPooling2D(side, stride, name=name)(x)
+
+    def mean(self, x, name) -> tf.Tensor:
+        """Over all pixels."""
+        return keras.layers.GlobalAveragePooling2D(name=name)(x)
+
+    def flatten(self, x, name) -> tf.Tensor:
+        return keras.layers.Flatten(name=name)(x)
+
+    def dropout(self, x, rate, name) -> tf.Tensor:
+        return keras.layers.Dropout(rate, name=name)(x)
+
+
+def _input_stage(trunk, images, build):
+    """Normalised RGB, or Sobel's image gradients if Sobel is a stage of its own."""
     x = keras.layers.Rescaling(
         [1 / s for s in RGB_STD],
         [-m / s for m, s in zip(RGB_MEAN, RGB_STD, strict=True)],
         name="normalize",
     )(images)
-    if isinstance(trunk, FoldedVGG16):
-        return keras.layers.ZeroPadding2D(PADDING, name="padding")(x)
-    if not trunk.settings["sobel"]:
-        return keras.layers.ZeroPadding2D(1, name="padding")(x)
-    grey = keras.layers.Conv2D(1, 1, use_bias=False, trainable=False, name="grey")
-    settings.append((grey, [np.full((1, 1, 3, 1), 1 / 3, np.float32)]))
-    sobel = keras.layers.Conv2D(2, 3, use_bias=False, trainable=False, name="sobel")
-    settings.append((sobel, [sobel_kernel()]))
-    return sobel(keras.layers.ZeroPadding2D(2, name="padding")(grey(x)))
-
-
-def _convolution(x, name, values, settings):
-    size, _, _, filters = values["kernel"].shape
-    padding = "same" if size == 3 else "valid"  # a folded conv1 is padded by a layer before it
-    conv = keras.layers.Conv2D(filters, size, padding=padding, name=name)
-    norm = keras.layers.BatchNormalization(
-        epsilon=EPSILON, momentum=RUNNING_MOMENTUM, name=f"{name}_bn"
-    )
-    settings.append((conv, [values["kernel"], values["bias"]]))
-    statistics = ("gamma", "beta", "moving_mean", "moving_variance")
-    settings.append((norm, [values[n] for n in statistics]))
-    return keras.layers.ReLU(name=f"{name}_relu")(norm(conv(x)))
+    if trunk.folded or not trunk.settings["sobel"]:
+        return x
+    grey = build.fixed_conv(x, np.full((1, 1, 3, 1), 1 / 3, np.float32), "grey")
+    return build.fixed_conv(build.pad(grey, 2, "padding"), sobel_kernel(), "sobel")

@@ -12,6 +12,7 @@ import tensorflow as tf
 from dc_tf.errors import DataError
 from dc_tf.exporting.input_range import AUTO
 from dc_tf.exporting.refusal import METADATA, no_model
+from dc_tf.nn.trunks import TRUNKS
 
 FORMAT = 1
 
@@ -21,8 +22,8 @@ class Metadata:
     """The contents of `dc_tf.json`.
 
     Attributes:
-        settings: settings of `VGG16`: width, resolution, fc, sobel.
-        folded: whether Sobel and conv1 are one 5x5 convolution.
+        settings: settings of the network, as `Trunk.settings`.
+        folded: whether Sobel and the first convolution are one convolution.
         short_side: short side in pixels before the centre crop, as in training.
         weight_decay: L2 coefficient of `regularization_losses`.
         outputs: {layer: shape without the batch, at the network's resolution}.
@@ -31,6 +32,7 @@ class Metadata:
         weights: `weights_digest` of the network; "" if not recorded.
         source: the model's origin, as given by the caller.
         input_range: of floats, see `input_range`.
+        trunk: kind of the network, a name in `nn.trunks.TRUNKS`.
     """
 
     settings: dict
@@ -43,6 +45,7 @@ class Metadata:
     weights: str = ""
     source: dict = dataclasses.field(default_factory=dict)
     input_range: str = AUTO
+    trunk: str = "vgg16"
 
 
 def read_metadata(path: str) -> Metadata:
@@ -61,7 +64,13 @@ def read_metadata(path: str) -> Metadata:
                 f"{file} has format {values['format']}, but this version of dc_tf reads format "
                 f"{FORMAT}; use the version that exported the model."
             )
-        return Metadata(**values)
+        metadata = Metadata(**values)
+        if metadata.trunk not in TRUNKS:
+            raise DataError(
+                f"{file} is of a network {metadata.trunk!r}, but this version of dc_tf has "
+                f"{', '.join(TRUNKS)}; use the version that exported the model."
+            )
+        return metadata
     except (tf.errors.NotFoundError, tf.errors.FailedPreconditionError) as error:
         raise no_model(path) from error
     except tf.errors.OpError as error:

@@ -14,21 +14,23 @@ import tensorflow as tf
 import yaml
 
 from dc_tf.exporting.input_range import rule
+from dc_tf.nn.trunks import trunk_class
 
 CARD = "README.md"
 
+# Names in capitals are replaced.
 _LOADING = """\
 ```python
 import tensorflow as tf
 
 model = tf.saved_model.load("FOLDER")
-features = model(images)["conv13"]  # RGB, (b, h, w, 3)
+features = model(images)["LAST_MAP"]  # RGB, (b, h, w, 3)
 ```
 
 ```python
 import tensorflow_hub as hub
 
-layer = hub.KerasLayer("FOLDER", trainable=True, output_key="fc7")  # Keras 2, to be fine-tuned
+layer = hub.KerasLayer("FOLDER", trainable=True, output_key="FEATURE")  # Keras 2, to be fine-tuned
 ```
 
 ```python
@@ -62,7 +64,7 @@ def model_card(metadata) -> str:
         "# Visual features learned without labels",
         _about(metadata),
         "## Loading",
-        _LOADING + f"\n{_preprocessing(metadata)}\n",
+        _loading(metadata) + f"\n{_preprocessing(metadata)}\n",
         "## Outputs",
         _table(("layer", "shape of one image"), _shapes(metadata.outputs)),
         "## Training data",
@@ -86,13 +88,19 @@ def escape(text) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
+def _loading(metadata):
+    network = trunk_class(metadata.trunk)
+    text = _LOADING.replace("LAST_MAP", network.map_names[-1])
+    return text.replace("FEATURE", network.feature_layer)
+
+
 def _about(metadata):
     settings = metadata.settings
-    sobel = "folded into a 5x5 first convolution" if metadata.folded else "a fixed first stage"
+    sobel = "folded into the first convolution" if metadata.folded else "a fixed first stage"
     if not settings.get("sobel", True):
         sobel = "none, RGB"
     rows = [
-        ("network", "VGG-16 with batch norm"),
+        ("network", trunk_class(metadata.trunk).title),
         *((name, value) for name, value in settings.items() if name != "sobel"),
         ("Sobel", sobel),
         ("weights", metadata.weights),

@@ -6,13 +6,14 @@
     features = model(images)["conv13"]                              # uint8, or floats in [0, 1]
     layer = hub.KerasLayer("/models/mine", trainable=True, output_key="fc7")
 
-The loaded object has `__call__(images, training=False)`, which returns a dict of conv1..conv13
-(maps after ReLU), fc6 (after ReLU) and fc7 (before ReLU); `serve(images)` and `train(images)`, the
-same as endpoints of Keras 3's TFSMLayer; `variables`, `trainable_variables`,
+The loaded object has `__call__(images, training=False)`, which returns a dict of all layers: of
+VGG-16 conv1..conv13 (maps after ReLU), fc6 (after ReLU) and fc7 (before ReLU), of a ResNet conv1,
+block1_1.. (maps after ReLU) and pool (the mean of the last one); `serve(images)` and
+`train(images)`, the same as endpoints of Keras 3's TFSMLayer; `variables`, `trainable_variables`,
 `regularization_losses` (one callable per trainable variable, in the same order) and `weights` by
 layer and name. Images are (b, h, w, 3) and are resized to the network's resolution (bilinear,
 antialiased, no crop); values out of range are refused, see `input_range`. In training mode batch
-norm uses the statistics of the caller's batch, and fc6 has dropout. The signatures are
+norm uses the statistics of the caller's batch, and VGG-16's fc6 has dropout. The signatures are
 `serving_default` (uint8) and `serving_float`, and `serving_native` and `serving_native_float` for
 images of the network's resolution, which TFLite and XLA can compile. In the same folder,
 `dc_tf.json` has the settings, the shapes of the outputs and the versions, and `README.md` is the
@@ -31,7 +32,7 @@ import dc_tf
 from dc_tf import atomic, paths
 from dc_tf.data.storage.files import is_local
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.exporting.fold_sobel import FoldedVGG16, fold
+from dc_tf.exporting.fold_sobel import fold
 from dc_tf.exporting.input_range import AUTO, checked_range
 from dc_tf.exporting.metadata import Metadata, default_short_side, read_metadata, write_metadata
 from dc_tf.exporting.model_card import write_model_card
@@ -43,7 +44,8 @@ from dc_tf.exporting.weights import (
     named_weights,
     weights_digest,
 )
-from dc_tf.nn.vgg16 import LAYERS, VGG16
+from dc_tf.nn.trunk import Trunk
+from dc_tf.nn.trunks import make_trunk
 
 SOBEL_FORMS = ("layer", "folded")
 # Suffix of a model while another replaces it.
@@ -53,7 +55,7 @@ _ABANDONED_S = 3600
 
 
 def export_saved_model(
-    trunk: VGG16,
+    trunk: Trunk,
     output: str,
     sobel="layer",
     weight_decay=1e-5,
@@ -83,7 +85,7 @@ def export_saved_model(
     model = plain_copy(trunk, sobel)
     metadata = Metadata(
         settings=dict(model.settings),
-        folded=isinstance(model, FoldedVGG16),
+        folded=model.folded,
         short_side=short_side or default_short_side(model.settings["resolution"]),
         weight_decay=weight_decay,
         outputs=_output_shapes(model),
@@ -91,6 +93,7 @@ def export_saved_model(
         weights=weights_digest(model),
         source=source or {},
         input_range=input_range,
+        trunk=model.kind,
     )
     aside = f"{output.rstrip('/')}.{uuid.uuid4().hex}.writing"
     try:
@@ -130,18 +133,15 @@ def is_saved_model(path: str) -> bool:
     return tf.io.gfile.exists(os.path.join(path, "saved_model.pb"))
 
 
-def restore_trunk(path: str, compute_dtype="float32") -> VGG16:
-    """Loads the network of an exported model, built and with its weights; a FoldedVGG16 if folded.
+def restore_trunk(path: str, compute_dtype="float32") -> Trunk:
+    """Loads the network of an exported model, built and with its weights.
 
     Raises:
         DataError: the path is not an exported model, or it is corrupt.
     """
     metadata = read_metadata(path)
-    settings = dict(metadata.settings)
-    if metadata.folded:
-        settings.pop("sobel")
-    network = FoldedVGG16 if metadata.folded else VGG16
-    trunk = network(**settings, compute_dtype=compute_dtype).built_at_resolution()
+    network = dict(folded=metadata.folded, compute_dtype=compute_dtype)
+    trunk = make_trunk(metadata.trunk, **metadata.settings, **network).built_at_resolution()
     prefix = os.path.join(path, "variables", "variables")
     try:
         reader = tf.train.load_checkpoint(prefix)
@@ -151,7 +151,7 @@ def restore_trunk(path: str, compute_dtype="float32") -> VGG16:
     return trunk
 
 
-def plain_copy(trunk, sobel) -> VGG16:
+def plain_copy(trunk, sobel) -> Trunk:
     """A float32 copy without a Communicator, so batch norm does not wait for other workers.
 
     Raises:
@@ -161,10 +161,7 @@ def plain_copy(trunk, sobel) -> VGG16:
         raise ConfigError(f"sobel is {sobel!r}; use one of {', '.join(SOBEL_FORMS)}.")
     if sobel == "folded":
         return fold(trunk)
-    settings = dict(trunk.settings)
-    if isinstance(trunk, FoldedVGG16):
-        settings.pop("sobel")
-    copy = type(trunk)(**settings).built_at_resolution()
+    copy = trunk.fresh()
     copy_weights(trunk, into=copy)
     return copy
 
@@ -172,7 +169,7 @@ def plain_copy(trunk, sobel) -> VGG16:
 def _output_shapes(model):
     resolution = model.settings["resolution"]
     endpoints = model(tf.zeros([1, resolution, resolution, 3]))
-    return {name: list(endpoints[name].shape[1:]) for name in LAYERS}
+    return {name: list(endpoints[name].shape[1:]) for name in model.layer_names}
 
 
 def _write(model, metadata, path):

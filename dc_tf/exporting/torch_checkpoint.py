@@ -1,5 +1,6 @@
-"""Reads the arrays of a PyTorch checkpoint without running code from the file.
+"""Reads the arrays of a PyTorch checkpoint without running code from the file, and writes one.
 
+    write_checkpoint(state, "ours.pth")
     check_checkpoint("ours.pth")
     state = read_checkpoint("ours.pth")     # {"module.features.0.weight": array, ...}
 
@@ -10,7 +11,10 @@ import collections.abc
 import hashlib
 import os
 import re
+import types
 import warnings
+
+import numpy as np
 
 from dc_tf.errors import ConfigError, DataError
 
@@ -25,17 +29,30 @@ def check_checkpoint(path: str) -> None:
     """Raises ConfigError if the file or PyTorch is missing, or if PyTorch is too old."""
     if not os.path.isfile(path):
         raise ConfigError(f"there is no file {path!r}; name a checkpoint of PyTorch.")
-    try:
-        import torch
-    except ImportError as error:
-        raise ConfigError(
-            f"reading a checkpoint needs PyTorch, which is missing; its CPU build is enough: "
-            f"{_INSTALL}"
-        ) from error
+    torch = require_torch("reading")
     if torch.__version__ < _SAFE_VERSION:
         raise ConfigError(
             f"PyTorch {torch.__version__} cannot read untrusted files safely; use 2.6 or later."
         )
+
+
+def require_torch(what: str) -> types.ModuleType:
+    """PyTorch; raises ConfigError if it is missing, where `what` is "reading" or "writing"."""
+    try:
+        import torch
+    except ImportError as error:
+        raise ConfigError(
+            f"{what} a checkpoint needs PyTorch, which is missing; its CPU build is enough: "
+            f"{_INSTALL}"
+        ) from error
+    return torch
+
+
+def write_checkpoint(state: dict, path: str) -> None:
+    """Writes {key: array} as a state_dict that `torch.load` reads."""
+    import torch
+
+    torch.save({key: torch.from_numpy(np.array(array)) for key, array in state.items()}, path)
 
 
 def read_checkpoint(path: str) -> dict:

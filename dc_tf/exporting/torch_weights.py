@@ -1,8 +1,11 @@
-"""Converts weights of the paper's PyTorch program to our names and layouts, in NumPy.
+"""Converts weights of PyTorch to our names and layouts and back, in NumPy.
 
     network = from_torch(state)             # {key: array} of a checkpoint
-    trunk = VGG16(**network.settings).built_at_resolution()
+    trunk = make_trunk(network.kind, **network.settings).built_at_resolution()
     assign_weights(network.weights, trunk)
+    state = to_torch(trunk)
+
+VGG-16 has the keys of the paper's program, ResNets those of torchvision.
 
 PyTorch stores convolutions as (out, in, h, w) and linear layers as (out, in), and flattens maps in
 the order (c, h, w); here the layouts are (h, w, in, out), (in, out) and (h, w, c).
@@ -11,14 +14,16 @@ Reference: docs/reference.md, section 6.
 """
 
 import dataclasses
+import math
 import re
 from typing import NamedTuple
 
 import numpy as np
 
-from dc_tf.errors import DataError
+from dc_tf.errors import ConfigError, DataError
+from dc_tf.exporting.weights import named_weights
 from dc_tf.nn.sobel import sobel_kernel
-from dc_tf.nn.vgg16 import BLOCKS, CONV_LAYERS, channels, final_map_size
+from dc_tf.nn.trunks import IMAGENET, SMALL, TRUNKS, trunk_class
 
 # Prefixes of keys from DataParallel and from the program's model.
 _WRAPPERS = re.compile(r"^((module|body)\.)+")
@@ -31,7 +36,11 @@ _BATCH_NORM = {
 _BATCH_COUNT = "num_batches_tracked"
 # Permutation from PyTorch's axes to ours, by rank.
 _ORDER = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
-_EXPECTED = "VGG-16 with batch norm as the DeeperCluster program saves it"
+_FIRST = "(64, 2, 3, 3), or (64, 3, 3, 3) for RGB"
+_EXPECTED = (
+    "VGG-16 with batch norm as the DeeperCluster program saves it, or torchvision's resnet18 or "
+    "resnet50"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +48,16 @@ class TorchNetwork:
     """The trunk in a checkpoint.
 
     Attributes:
-        settings: settings of `VGG16`: width, resolution, fc, sobel.
+        settings: settings of the network.
         weights: {layer: {name: float32 array}}, for `assign_weights`.
         ignored: keys of the checkpoint that do not belong to the trunk, such as a head's.
+        kind: of the network, a name in `nn.trunks.TRUNKS`.
     """
 
     settings: dict
     weights: dict
     ignored: tuple[str, ...]
+    kind: str = "vgg16"
 
 
 class _Entry(NamedTuple):
@@ -70,41 +81,59 @@ def from_torch(state, resolution=224) -> TorchNetwork:
         resolution: side of the network's input in pixels.
 
     Raises:
+        ConfigError: the resolution is too small for the network.
         DataError: a key is missing, unexpected, or has another shape or values that are not finite;
             the message names it.
     """
     state = _without_wrappers(state)
-    settings = _settings(state, resolution)
-    entries = list(_entries(**settings))
+    kind = _kind(state)
+    settings = _settings(kind, state, resolution)
+    entries = list(_entries(kind, settings))
     for entry in entries:
         _check(state, entry, settings)
     others = sorted(state.keys() - {entry.key for entry in entries})
-    ignored = tuple(key for key in others if not _belongs(key, state[key]))
+    places = tuple({f"{entry.key.split('.')[0]}." for entry in entries})
+    ignored = tuple(key for key in others if not _belongs(key, state[key], places))
     weights = {}
     for entry in entries:
         weights.setdefault(entry.layer, {})[entry.name] = _in_our_layout(state[entry.key], entry)
-    return TorchNetwork(settings, weights, ignored)
+    return TorchNetwork(settings, weights, ignored, kind)
 
 
-def _entries(width, resolution, fc, sobel):
+def to_torch(trunk) -> dict:
+    """The weights of a built trunk under the keys that `from_torch` reads.
+
+    Returns:
+        {key: float32 array}, and the counts of batches that PyTorch's batch norm has, int64.
+    """
+    weights = named_weights(trunk)
+    state = {}
+    for entry in _entries(trunk.kind, trunk.settings):
+        state[entry.key] = _in_their_layout(weights[entry.layer][entry.name].numpy(), entry)
+        if entry.name == "moving_variance":
+            state[f"{entry.key.rpartition('.')[0]}.{_BATCH_COUNT}"] = np.zeros((), np.int64)
+    return state
+
+
+def _entries(kind, settings):
     """Yields every weight of the trunk, from the input to the output."""
-    inputs = 2 if sobel else 3
-    layers, place = iter(CONV_LAYERS), 0
-    for block in channels(width):
-        for outputs in block:
-            layer = next(layers)
-            yield _Entry(layer, "kernel", f"features.{place}.weight", (outputs, inputs, 3, 3))
-            yield _Entry(layer, "bias", f"features.{place}.bias", (outputs,))
-            for name, theirs in _BATCH_NORM.items():
-                yield _Entry(layer, name, f"features.{place + 1}.{theirs}", (outputs,))
-            inputs, place = outputs, place + 3  # convolution, batch norm, ReLU
-        place += 1  # max-pool
-    side = final_map_size(resolution)
-    flat = (fc, inputs * side * side)
-    yield _Entry("fc6", "kernel", "classifier.0.weight", flat, maps=(inputs, side, side))
-    yield _Entry("fc6", "bias", "classifier.0.bias", (fc,))
-    yield _Entry("fc7", "kernel", "classifier.3.weight", (fc, fc))
-    yield _Entry("fc7", "bias", "classifier.3.bias", (fc,))
+    network = trunk_class(kind)
+    counts = network.counts(**settings)
+    keys = list(network.torch_parts().items())
+    convs, dense = keys[: len(counts.convs)], keys[len(counts.convs) :]
+    for conv, (layer, (key, norm)) in zip(counts.convs, convs, strict=True):
+        shape = (conv.outputs, conv.inputs, conv.kernel, conv.kernel)
+        yield _Entry(layer, "kernel", f"{key}.weight", shape)
+        if conv.bias:
+            yield _Entry(layer, "bias", f"{key}.bias", (conv.outputs,))
+        for name, theirs in _BATCH_NORM.items():
+            yield _Entry(layer, name, f"{norm}.{theirs}", (conv.outputs,))
+    channels = counts.convs[-1].outputs
+    for (inputs, outputs), (layer, (key, _)) in zip(counts.dense, dense, strict=True):
+        side = math.isqrt(inputs // channels)
+        maps = (channels, side, side) if layer == network.dense_layers[0] else None
+        yield _Entry(layer, "kernel", f"{key}.weight", (outputs, inputs), maps)
+        yield _Entry(layer, "bias", f"{key}.bias", (outputs,))
 
 
 def _in_our_layout(array, entry):
@@ -112,6 +141,15 @@ def _in_our_layout(array, entry):
     if entry.maps:
         array = array.reshape(-1, *entry.maps).transpose(0, 2, 3, 1).reshape(array.shape)
     return np.ascontiguousarray(array.transpose(_ORDER[array.ndim]))
+
+
+def _in_their_layout(array, entry):
+    array = array.transpose(np.argsort(_ORDER[array.ndim]))
+    if entry.maps:
+        channels, height, width = entry.maps
+        array = array.reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
+        array = array.reshape(len(array), -1)
+    return np.ascontiguousarray(array)
 
 
 def _without_wrappers(state):
@@ -124,17 +162,34 @@ def _without_wrappers(state):
     return bare
 
 
-def _settings(state, resolution) -> dict:
-    """Settings of `VGG16`, from the shapes of the first convolution and first linear layer."""
-    conv = _shape(state, "features.0.weight", "(64, 2, 3, 3), or (64, 3, 3, 3) for RGB")
-    linear = _shape(state, "classifier.0.weight", "(4096, 25088)")
-    outputs, inputs = (*conv, 0, 0)[:2]
-    return dict(
-        width=outputs / BLOCKS[0][0],
-        resolution=resolution,
-        fc=(*linear, 0)[0],
-        sobel=inputs == 2,
-    )
+def _kind(state) -> str:
+    """The network whose convolutions are most nearly those of the checkpoint."""
+    convs = {k for k, array in state.items() if np.ndim(array) == 4 and not k.startswith("sobel.")}
+
+    def differing(kind):
+        keys = trunk_class(kind).torch_parts().values()
+        return len(convs ^ {f"{conv}.weight" for conv, norm in keys if norm})
+
+    return min(TRUNKS, key=differing)
+
+
+def _settings(kind, state, resolution) -> dict:
+    """Settings of the network, from the shapes of the first layers."""
+    network = trunk_class(kind)
+    parts = network.torch_parts()
+    first = f"{parts[network.stem_conv][0]}.weight"
+    outputs, inputs, side = (*_shape(state, first, _FIRST), 0, 0, 0)[:3]
+    settings = dict(width=outputs / network.stem_channels, resolution=resolution, sobel=inputs == 2)
+    settings["stem"] = SMALL if side == 3 else IMAGENET
+    if network.dense_layers:
+        key = f"{parts[network.dense_layers[0]][0]}.weight"
+        settings["fc"] = (*_shape(state, key, "(4096, 25088)"), 0)[0]
+    smallest = TRUNKS[kind].smallest.get(settings["stem"]) or TRUNKS[kind].smallest[IMAGENET]
+    if resolution < smallest:
+        raise ConfigError(
+            f"the resolution is {resolution}; {network.title} needs at least {smallest} pixels."
+        )
+    return {name: settings[name] for name in network.setting_names}
 
 
 def _shape(state, key, expected) -> tuple[int, ...]:
@@ -159,7 +214,7 @@ def _check(state, entry, settings):
         raise DataError(f"{key!r} of the checkpoint is not finite; the file is corrupt.")
 
 
-def _belongs(key, array) -> bool:
+def _belongs(key, array, places) -> bool:
     """Whether a key that is not a weight of the trunk still belongs to it.
 
     Raises:
@@ -168,7 +223,7 @@ def _belongs(key, array) -> bool:
     if key.startswith("sobel."):
         _check_sobel(key, array)
         return True
-    part_of_trunk = key.startswith(("features.", "classifier."))
+    part_of_trunk = key.startswith(places)
     if part_of_trunk and not key.endswith(_BATCH_COUNT):
         raise DataError(
             f"the checkpoint has {key!r}, {np.shape(array)}, for which there is no place in "

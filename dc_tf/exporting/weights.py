@@ -10,7 +10,6 @@ import numpy as np
 
 from dc_tf.data.storage.manifest import checksum
 from dc_tf.errors import ConfigError
-from dc_tf.nn.vgg16 import CONV_LAYERS
 
 STATISTICS = ("moving_mean", "moving_variance")
 
@@ -18,15 +17,10 @@ STATISTICS = ("moving_mean", "moving_variance")
 def named_weights(trunk) -> dict:
     """{layer: {name: tf.Variable}} of a built trunk, from the input to the output.
 
-    Convolutions have kernel, bias and batch norm's gamma, beta, moving_mean and moving_variance;
-    fc6 and fc7 have kernel and bias.
+    Convolutions have kernel, bias (of VGG-16 only) and batch norm's gamma, beta, moving_mean and
+    moving_variance; fully connected layers have kernel and bias.
     """
-    convs = [conv for block in trunk.blocks for conv in block]
-    weights = {name: _conv_weights(conv) for name, conv in zip(CONV_LAYERS, convs, strict=True)}
-    for name in ("fc6", "fc7"):
-        dense = getattr(trunk, name)
-        weights[name] = {"kernel": dense.kernel, "bias": dense.bias}
-    return weights
+    return {name: _weights_of(part) for name, part in trunk.parts().items()}
 
 
 def flat_weights(weights: dict) -> list:
@@ -79,13 +73,9 @@ def weights_digest(trunk) -> str:
     return checksum(digest)
 
 
-def _conv_weights(block):
-    norm = block.norm
-    return {
-        "kernel": block.conv.kernel,
-        "bias": block.conv.bias,
-        "gamma": norm.gamma,
-        "beta": norm.beta,
-        "moving_mean": norm.moving_mean,
-        "moving_variance": norm.moving_variance,
-    }
+def _weights_of(part):
+    if not hasattr(part, "norm"):
+        return {"kernel": part.kernel, "bias": part.bias}
+    bias = {"bias": part.conv.bias} if part.conv.use_bias else {}
+    norm = {name: getattr(part.norm, name) for name in ("gamma", "beta", *STATISTICS)}
+    return {"kernel": part.conv.kernel, **bias, **norm}

@@ -44,8 +44,13 @@ class Sobel(keras.layers.Layer):
         return tf.nn.conv2d(padded, kernel, strides=1, padding="VALID")
 
 
-class RgbPadding(keras.layers.Layer):
-    """Zero-pads RGB by 1, so that later maps have the same size as with Sobel."""
+class Padding(keras.layers.Layer):
+    """Zero-pads (b, h, w, c) by `pixels` on each side."""
 
-    def call(self, images) -> tf.Tensor:
-        return tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    def __init__(self, pixels, **kwargs):
+        super().__init__(**kwargs)
+        self.pixels = pixels
+
+    def call(self, x) -> tf.Tensor:
+        sides = [self.pixels, self.pixels]
+        return tf.pad(x, [[0, 0], sides, sides, [0, 0]])

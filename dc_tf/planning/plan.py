@@ -71,7 +71,7 @@ class StagePlan:
         centroids += problem.clusters * problem.sub_clusters
         numbers = problem.dim * (centroids + problem.raw_dim) + problem.raw_dim
         counts = problem.clusters * max(1, problem.sub_clusters)
-        return 4 * (numbers + size.trunk_weights + size.statistics) + 8 * (counts + problem.rows)
+        return 4 * (numbers + size.network_weights + size.statistics) + 8 * (counts + problem.rows)
 
     @property
     def host_bytes(self) -> int:
@@ -83,7 +83,7 @@ class StagePlan:
     def device_bytes(self) -> int:
         """Least memory of the GPU."""
         clustering = int(self.clustering.memory.device) if self.clustering else 0
-        return max(self.size.device_bytes, clustering + 4 * self.size.trunk_weights)
+        return max(self.size.device_bytes, clustering + 4 * self.size.network_weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +111,11 @@ class Plan:
         return sum(stage.steps for stage in self.stages)
 
     @property
+    def kept_clusterings(self) -> int:
+        """Most clusterings that are kept at a time; prototypes need at least that of the round."""
+        return max(each.stage.kept_clusterings(self.keep_clusterings) for each in self.stages)
+
+    @property
     def scratch_bytes(self) -> int:
         """Bytes on each worker's own disk."""
         return max(stage.disk_bytes for stage in self.stages)
@@ -126,10 +131,10 @@ class Plan:
 
     def _kept_bytes(self, rounds):
         """Of the kept clusterings, and of the one being written."""
-        if not self.keep_clusterings:
+        if not self.kept_clusterings:
             return 0
         largest = max(stage.kept_clustering_bytes for stage in self.stages)
-        return min(self.keep_clusterings + 1, rounds) * largest
+        return min(self.kept_clusterings + 1, rounds) * largest
 
     @property
     def host_bytes(self) -> int:

@@ -66,9 +66,14 @@ def _stage_lines(index, plan, rates):
         f"{stage.name}: {stage.epochs} epochs of {plan.steps_per_epoch:,} steps; a step has "
         f"{batch.batch_size:,} images, {batch.per_worker} of each worker",
     )
+    if stage.views.count > 1:
+        yield "", f"  {_views_text(stage.views)}"
     yield from (("", f"  {text}") for text in _topology_lines(plan))
     if stage.clustered:
         yield "", f"  {_clustering_text(plan)}"
+    if stage.has_prototypes:
+        held = 4 * plan.size.prototype_weights
+        yield "", f"  prototypes of a worker: {size(held)}, not trained and in no checkpoint"
     if batch.topology.workers > 1:
         yield (
             "",
@@ -84,10 +89,10 @@ def _stage_lines(index, plan, rates):
 
 def _kept_lines(plan):
     largest = max(stage.kept_clustering_bytes for stage in plan.stages)
-    if plan.keep_clusterings and largest:
+    if plan.kept_clusterings and largest:
         yield (
             "clusterings",
-            f"the newest {plan.keep_clusterings} keep centroids, whitening and network, "
+            f"the newest {plan.kept_clusterings} keep centroids, whitening and network, "
             f"{size(largest)} each",
         )
 
@@ -100,6 +105,13 @@ def _topology_lines(plan):
             yield "..."
         workers = f"worker{'s' if len(ranks) > 1 else ''} {_span(ranks)}"
         yield f"{workers}: super-class{'es' if len(classes) > 1 else ''} {_span(classes)}"
+
+
+def _views_text(views):
+    text = f"{views.count} views of each image: {views.global_views} global"
+    if views.local_views:
+        text += f", {views.local_views} local of {views.local_size} pixels"
+    return text
 
 
 def _clustering_text(plan):
@@ -136,18 +148,21 @@ def _stage_dict(index, plan, rates):
         "steps_per_epoch": plan.steps_per_epoch,
         "clusterings": plan.stage.rounds if plan.stage.clustered else 0,
         "batch_per_worker": plan.batch.per_worker,
+        "views": plan.stage.views.count,
         "serves": [
             {"workers": list(ranks), "super_classes": list(classes)}
             for ranks, classes in plan.groups
         ],
         "weights": plan.size.weights,
         "step_bytes": plan.size.exchanged_bytes,
+        "prototype_bytes": 4 * plan.size.prototype_weights,
         "iteration_bytes": plan.iteration_bytes,
         "feature_bytes": int(plan.clustering.store_bytes) if plan.clustering else 0,
         "checkpoint_bytes": plan.size.checkpoint_bytes,
         "kept_clustering_bytes": plan.kept_clustering_bytes,
         "reassign_every": plan.stage.reassign_every if plan.stage.clustered else 0,
         "drops": list(plan.stage.optimizer.drops),
+        "warmup_epochs": plan.stage.optimizer.warmup_epochs,
         "images_per_second": rates.images_per_s.get(index),
         "train_seconds": seconds_of(index, plan, rates),
         "clustering_seconds": rates.clusterings_s(plan),

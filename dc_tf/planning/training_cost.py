@@ -12,10 +12,11 @@ import math
 
 from dc_tf.clustering.cost.model import TEMPORARIES, Problem
 from dc_tf.distributed.topology import Topology
-from dc_tf.nn.vgg16 import channels, final_map_size
+from dc_tf.nn.trunk import Counts
+from dc_tf.nn.trunks import feature_dim, settings_of, trunk_class
 
-# Variables that an optimizer of Keras keeps per weight; those not listed keep two.
-_SLOTS = {"SGD": 1, "Adagrad": 1, "RMSprop": 1, "Lion": 1}
+# Variables that an optimizer keeps per weight; those not listed keep two.
+_SLOTS = {"SGD": 1, "LARS": 1, "Adagrad": 1, "RMSprop": 1, "Lion": 1}
 _OTHER_SLOTS = 2
 _FLOAT = 4
 _HALF = 2
@@ -32,7 +33,10 @@ class StageSize:
 
     Attributes:
         trunk_weights: trainable values of the trunk.
-        statistics: its running means and variances.
+        projection_weights: trainable values of the projection.
+        rotation_map_weights: those of the linear maps of `prototype_rotation`.
+        prototype_weights: values of the prototypes that this worker holds, which are not trained.
+        statistics: running means and variances of trunk and projection.
         head_weights: values of the super head and of the sub heads that this worker holds.
         all_head_weights: those of all super-classes, as in a checkpoint.
         slots: variables of the optimizer for each weight.
@@ -45,6 +49,9 @@ class StageSize:
     """
 
     trunk_weights: int
+    projection_weights: int
+    rotation_map_weights: int
+    prototype_weights: int
     statistics: int
     head_weights: int
     all_head_weights: int
@@ -68,11 +75,16 @@ class StageSize:
         model = experiment.model
         topology = Topology(workers, stage.super_classes)
         super_head, sub_head = _heads(model, stage)
+        projection, maps = _projection(model, stage), _rotation_maps(stage)
         world, own = _messages(model, stage, topology)
         sharers = topology.workers_per_super_class
         return cls(
             trunk_weights=trunk_weights(model),
-            statistics=2 * sum(map(sum, channels(model.width))),
+            projection_weights=projection,
+            rotation_map_weights=maps,
+            prototype_weights=_prototypes(stage, topology),
+            statistics=2 * sum(conv.outputs for conv in counts_of(model).convs)
+            + 2 * stage.projection.hidden,
             head_weights=super_head + sub_head * topology.super_classes_per_worker,
             all_head_weights=super_head + sub_head * stage.super_classes,
             slots=slots(stage.optimizer),
@@ -83,19 +95,30 @@ class StageSize:
             * (stage.batch_size // workers)
             * 3
             * _FLOAT
-            * model.resolution**2,
+            * sum(count * side**2 for side, count in stage.views.sizes(model.resolution)),
             row_bytes=_ROW_BYTES * rows,
         )
 
     @property
     def weights(self) -> int:
         """Trainable values that this worker holds."""
-        return self.trunk_weights + self.head_weights
+        return self.shared_weights + self.head_weights
+
+    @property
+    def shared_weights(self) -> int:
+        """Trainable values that every worker holds, except the super head."""
+        return self.network_weights + self.rotation_map_weights
+
+    @property
+    def network_weights(self) -> int:
+        """Trainable values of trunk and projection, which make the features."""
+        return self.trunk_weights + self.projection_weights
 
     @property
     def state_bytes(self) -> int:
-        """Weights, gradients, variables of the optimizer and running statistics."""
-        return _FLOAT * (self.weights * (2 + self.slots) + self.statistics)
+        """Weights, gradients, variables of the optimizer, running statistics and prototypes."""
+        trained = self.weights * (2 + self.slots)
+        return _FLOAT * (trained + self.statistics + self.prototype_weights)
 
     @property
     def device_bytes(self) -> int:
@@ -110,7 +133,7 @@ class StageSize:
     @property
     def checkpoint_bytes(self) -> int:
         """Bytes of one checkpoint, on the disk that workers share."""
-        numbers = self.trunk_weights + self.all_head_weights
+        numbers = self.shared_weights + self.all_head_weights
         return _FLOAT * (numbers * (1 + self.slots) + self.statistics)
 
 
@@ -118,10 +141,10 @@ def problem_of(experiment, stage, rows, workers) -> Problem | None:
     """The clustering of a stage, or None where it has none."""
     if not stage.clustered:
         return None
-    settings, fc = stage.clustering, experiment.model.fc
+    settings, dim = stage.clustering, stage.feature_dim(feature_dim(experiment.model))
     return Problem(
         rows=rows,
-        dim=settings.whitening_dim or fc,
+        dim=settings.whitening_dim or dim,
         clusters=stage.clusters,
         sub_clusters=stage.sub_clusters,
         workers=workers,
@@ -129,21 +152,25 @@ def problem_of(experiment, stage, rows, workers) -> Problem | None:
         # "auto" is not measured yet: assume the larger type.
         precision="float32" if settings.precision == "auto" else settings.precision,
         store_dtype=settings.store_dtype,
-        raw_dim=fc,
+        raw_dim=dim if settings.whiten else 0,
         memory_bytes=TEMPORARIES[False],  # a lower bound: a GPU uses more if it has it
         cache_bytes=settings.cache_bytes,
     )
 
 
+def counts_of(model, resolution: int | None = None) -> Counts:
+    """Sizes of the network that `experiment.Model` describes, at another resolution if given."""
+    settings = settings_of(model)
+    return trunk_class(model.trunk).counts(
+        **settings | {"resolution": resolution or model.resolution}
+    )
+
+
 def trunk_weights(model) -> int:
-    """Trainable values of the VGG-16 that `experiment.Model` describes."""
-    total, below = 0, 2 if model.sobel else 3
-    for block in channels(model.width):
-        for c in block:
-            total += 9 * below * c + c + 2 * c  # kernel, bias, scale and shift
-            below = c
-    flat = final_map_size(model.resolution) ** 2 * below
-    return total + (flat + 1) * model.fc + (model.fc + 1) * model.fc
+    """Its trainable values."""
+    counts = counts_of(model)
+    dense = sum((inputs + 1) * outputs for inputs, outputs in counts.dense)
+    return sum(conv.weights for conv in counts.convs) + dense
 
 
 def slots(optimizer) -> int:
@@ -153,24 +180,53 @@ def slots(optimizer) -> int:
 
 def _heads(model, stage):
     """Values of the super head, and of one sub head."""
-    inputs, classes = model.fc + 1, stage.super_classes
+    inputs, classes = stage.feature_dim(feature_dim(model)) + 1, stage.super_classes
     if stage.loss == "product":
         return inputs * classes * stage.sub_clusters, 0
-    return inputs * classes, inputs * stage.sub_clusters
+    return inputs * classes, 0 if stage.has_prototypes else inputs * stage.sub_clusters
+
+
+def _projection(model, stage):
+    """Trainable values of the projection; its hidden layer has a scale and a shift."""
+    hidden, dim = stage.projection.hidden, stage.projection.dim
+    if not dim:
+        return 0
+    inputs = feature_dim(model)
+    return hidden * (inputs + 2) + ((hidden or inputs) + 1) * dim
+
+
+def _rotation_maps(stage):
+    """Values of the linear maps between features and prototypes."""
+    mapped = stage.has_prototypes and stage.prototype_rotation == "mapped"
+    return stage.rotations * stage.projection.dim**2 if mapped else 0
+
+
+def _prototypes(stage, topology):
+    """Values of the prototypes of the clusters that a worker serves, at most."""
+    if not stage.has_prototypes:
+        return 0
+    ranks = range(0, topology.workers, topology.workers_per_super_class)
+    clusters = max(len({s // stage.rotations for s in topology.served(rank)}) for rank in ranks)
+    # A centroid, and whether it has rows.
+    return clusters * stage.sub_clusters * (stage.projection.dim + 1)
 
 
 def _messages(model, stage, topology):
     """Bytes summed in one step over the world, and over workers that share a super-class."""
     super_head, sub_head = _heads(model, stage)
     sharers = topology.workers_per_super_class
-    world = _FLOAT * (trunk_weights(model) + super_head) if topology.workers > 1 else 0
+    shared = trunk_weights(model) + _projection(model, stage) + _rotation_maps(stage)
+    world = _FLOAT * (shared + super_head) if topology.workers > 1 else 0
     own = _FLOAT * sub_head * topology.super_classes_per_worker if sharers > 1 else 0
     if topology.workers > 1:
         # Whether a worker asks to stop; in float16 also whether the heads' gradients are finite.
         world += _FLOAT * (2 if model.compute_dtype == "float16" else 1)
-    # A count and two values per channel, forward and backward, for each micro-batch.
-    statistics = [2 * c + 1 for block in channels(model.width) for c in block]
-    normalization = 2 * _FLOAT * stage.accumulate * sum(statistics)
+    # A count and two values per channel, forward and backward, for each pass of a micro-batch.
+    passes = stage.accumulate * stage.views.passes
+    statistics = sum(2 * conv.outputs + 1 for conv in counts_of(model).convs)
+    normalization = 2 * _FLOAT * passes * statistics
+    if stage.projection.hidden:  # once over all views
+        normalization += 2 * _FLOAT * stage.accumulate * (2 * stage.projection.hidden + 1)
     if model.sync_batch_norm == "world" and topology.workers > 1:
         world += normalization
     if model.sync_batch_norm == "group" and sharers > 1:
@@ -179,15 +235,13 @@ def _messages(model, stage, topology):
 
 
 def _activation_bytes(model, stage, workers):
-    """Outputs of convolutions and batch norm, kept for the backward pass."""
-    numbers, side = 0, model.resolution + 2
-    for block in channels(model.width):
-        numbers += sum(2 * side * side * c for c in block)
-        side //= 2
-        numbers += side * side * block[-1]
-    numbers += 3 * model.fc
+    """Outputs of convolutions and batch norm of all views, kept for the backward pass."""
+    sizes = stage.views.sizes(model.resolution)
+    numbers = sum(count * counts_of(model, side).kept for side, count in sizes)
     images = math.ceil(stage.batch_size / workers / stage.accumulate)
-    return images * numbers * (_FLOAT if model.compute_dtype in ("float32", "auto") else _HALF)
+    size = _FLOAT if model.compute_dtype in ("float32", "auto") else _HALF
+    projected = 3 * stage.projection.hidden + 2 * stage.projection.dim
+    return images * (numbers * size + stage.views.count * projected * _FLOAT)
 
 
 def _ring(size, members):

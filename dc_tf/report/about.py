@@ -45,13 +45,19 @@ def warnings_of(dataset, read, evaluations, training: dict) -> list[str]:
             "corrupt."
         )
     found += _rejected(dataset)
+    return found + _below_untrained(evaluations)
+
+
+def _below_untrained(evaluations):
+    """What ends below an untrained network of the same shape."""
+    found = []
     for result in evaluations.by_layer:
         if result.below:
             layers = ", ".join(result.below)
-            found.append(
-                f"{result.title}: {layers} end below the same layers of an untrained network."
-            )
-    return found
+            one = len(result.below) == 1
+            ends = "ends below the same layer" if one else "end below the same layers"
+            found.append(f"{result.title}: {layers} {ends} of an untrained network.")
+    return found + [f"{one.title}: {one.advice}" for one in evaluations.plain if one.advice]
 
 
 def _of_log(log):

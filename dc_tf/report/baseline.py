@@ -2,9 +2,9 @@
 
     untrained(run, shown)          # a Clustering, or None where there are too many images
 
-They are made as those of the run: fc7, whitened, as many clusters, on one level. All features are
-in memory, so this is for small data sets; for others `dc_tf embed --random_init` and `dc_tf kmeans`
-make them on any number of workers.
+They are made as those of the run: the same layer, whitened, as many clusters, on one level. All
+features are in memory, so this is for small data sets; for others `dc_tf embed --random_init` and
+`dc_tf kmeans` make them on any number of workers.
 """
 
 import dataclasses
@@ -21,7 +21,6 @@ from dc_tf.evaluation.models import open_model, random_init
 from dc_tf.kmeans_options import KMeansOptions
 
 MOST_ROWS = 20_000
-_LAYER = "fc7"
 _ITERATIONS = 10
 
 
@@ -36,7 +35,8 @@ def untrained(run, shown) -> Clustering | None:
         return None
     frozen = random_init(open_model(run.folder.path))
     bad = run.experiment.data.max_bad_share
-    found = embed_in_memory(frozen, run.dataset, (_LAYER,), max_bad_share=bad)[_LAYER]
+    layer = frozen.trunk.feature_layer
+    found = embed_in_memory(frozen, run.dataset, (layer,), max_bad_share=bad)[layer]
     settings = run.experiment.stages[shown.stage].clustering
     dim = min(settings.whitening_dim or found.shape[1], found.shape[1])
     whitened = Whitening.fit(Moments.of(as_points(found)), ALONE, dim).apply(found)

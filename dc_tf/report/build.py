@@ -11,7 +11,7 @@ from absl import logging
 from dc_tf import atomic
 from dc_tf.curation.clusters import of_either, of_kmeans, of_run
 from dc_tf.data.storage.manifest import Dataset
-from dc_tf.distributed.task import task_from_environment
+from dc_tf.distributed.task import require_alone
 from dc_tf.errors import ConfigError
 from dc_tf.report import content as content_lib
 from dc_tf.report import copies, evaluations, page
@@ -46,7 +46,8 @@ def make(
         random_init: compare with clusters of an untrained network, if there are no more than
             `baseline.MOST_ROWS` images.
         evaluation_files: JSON results besides those in the folder of the run.
-        duplicates: groups of near-duplicates, as `copies.read` takes them, or None.
+        duplicates: groups of near-duplicates, as `copies.read` takes them; None takes the newest
+            output of `dc_tf duplicates` in the run folder.
         sheets: number of clusters whose images are shown.
         max_rows: images whose metadata is read.
         max_mb: size of the file.
@@ -59,7 +60,7 @@ def make(
         ConfigError: what cannot work; nothing was written.
         DataError: data that cannot be used.
     """
-    _check_alone()
+    require_alone("report")
     _check_source(run, clusters, data, stage, round_index, random_init)
     _check_numbers(sheets, max_rows, max_mb)
     _check_output(output, overwrite)
@@ -68,6 +69,7 @@ def make(
     shown = opened.shown if opened else content_lib.measured(of_kmeans(clusters, dataset))
     others = [of_either(path, dataset) for path in compare]
     found = evaluations.find(opened and opened.folder.path, evaluation_files)
+    duplicates = duplicates or copies.find(opened and opened.folder.path, dataset)
     found_copies = copies.read(duplicates, dataset.rows) if duplicates else None
     if random_init and opened and shown:
         others += _untrained(opened, shown)
@@ -124,15 +126,6 @@ def _title(path):
     """The last two names of a path: many runs are a folder `run` of something."""
     head, name = os.path.split(os.path.abspath(path))
     return os.path.join(os.path.basename(head), name)
-
-
-def _check_alone():
-    size = task_from_environment().size
-    if size > 1:
-        raise ConfigError(
-            f"TF_CONFIG names {size} workers, but dc_tf report runs on one; unset TF_CONFIG and "
-            "start it once."
-        )
 
 
 def _check_source(run, clusters, data, stage, round_index, random_init):

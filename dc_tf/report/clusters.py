@@ -11,14 +11,14 @@ import dataclasses
 
 import numpy as np
 
+from dc_tf.curation.outliers import TINY, source_column
 from dc_tf.evaluation.clusters.nmi import PLACE
 
-_LEAST = 5  # fewest images with a value that have a purity
+_LEAST = TINY  # fewest images with a value that have a purity
 _IN_GROUP = 6  # clusters of a group
 _COLUMNS = 8  # columns with a group of their own
 # Least share of a place, and how much more than of the user, to be pure for place alone.
 _OF_PLACE, _MORE = 0.4, 0.2
-_USERS = ("user", "users", "user_id", "username", "photographer", "owner", "author", "uploader")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ def describe(clustering, sizes, sample, read, distances, colours) -> list[Cluste
         sizes: (count,) rows of each cluster.
         sample: sample.Sample.
         read: columns.Found of its rows.
-        distances: `distance_statistics` of the clustering, or None.
+        distances: `outliers.distance_statistics` of the clustering, or None.
         colours: `colours.Colours` of the clustering's clusters in these rows.
     """
     flat = clustering.flat(sample.rows)
@@ -83,7 +83,10 @@ def describe(clustering, sizes, sample, read, distances, colours) -> list[Cluste
     made = []
     for number in sample.clusters.tolist():
         of = [found[number] for found in dominants if number in found]
-        spread, unevenness = distances[number] if distances is not None else (None, None)
+        spread, unevenness = None, None
+        if distances is not None:
+            spread, deviation = distances[number]
+            unevenness = deviation / spread if spread else 0.0
         colour, deviation = colours.of(number)
         made.append(
             Cluster(
@@ -98,24 +101,6 @@ def describe(clustering, sizes, sample, read, distances, colours) -> list[Cluste
             )
         )
     return made
-
-
-def distance_statistics(clustering) -> np.ndarray | None:
-    """(count, 2) mean and relative deviation of the distances of each cluster's rows.
-
-    None where distances are not known; NaN for empty clusters.
-    """
-    if clustering.distance is None:
-        return None
-    sums = np.zeros((3, clustering.count))
-    for _, flat, distance in clustering.blocks():
-        distance = np.asarray(distance, np.float64)
-        for power in range(3):
-            sums[power] += np.bincount(flat, distance**power, clustering.count)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = sums[1] / sums[0]
-        deviation = np.sqrt(np.maximum(sums[2] / sums[0] - mean**2, 0))
-        return np.stack([mean, deviation / mean], 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +127,7 @@ def select(clusters: list[Cluster], columns) -> dict[str, list[Pick]]:
             lambda one, name=name: one.dominant[name].share,
             lambda one, name=name: _held(one, name),
         )
-    user = user_column(columns)
+    user = source_column(columns)
     held = [one for one in sized if PLACE in one.dominant and user in one.dominant]
     groups[f"Pure for place, not for {user}"] = _top(
         [
@@ -168,14 +153,9 @@ def select(clusters: list[Cluster], columns) -> dict[str, list[Pick]]:
     return {name: members for name, members in groups.items() if members}
 
 
-def user_column(columns) -> str | None:
-    """The name of the column that says whose an image is, if there is one."""
-    return next((name for name in _USERS if name in columns), None)
-
-
 def single_source(clusters: list[Cluster], columns) -> list[Cluster]:
     """Clusters whose images all are of one user, the largest first."""
-    user = user_column(columns)
+    user = source_column(columns)
     own = [one for one in clusters if user in one.dominant and one.dominant[user].share == 1]
     return sorted(own, key=lambda one: -one.size)
 

@@ -15,6 +15,7 @@ from absl import logging
 
 from dc_tf.atomic import read_json
 from dc_tf.curation.clusters import Clustering, open_round, with_distances
+from dc_tf.curation.outliers import distance_statistics
 from dc_tf.data.storage.reader import CorruptRow, RowReader
 from dc_tf.errors import DataError
 from dc_tf.report import clusters, colours, curves
@@ -107,7 +108,7 @@ def of_clusters(dataset, shown, run, others, sheets: int, max_rows: int) -> tupl
     beside = [(shown.name, shown), *_beside(shown, run, others)]
     coloured = _coloured([one for _, one in beside], sample)
     read = columns_lib.read(dataset, sample.rows, np.concatenate(coloured))
-    statistics = clusters.distance_statistics(shown)
+    statistics = distance_statistics(shown)
     found = [
         (name, _colours(one, rows, sample, read))
         for (name, one), rows in zip(beside, coloured, strict=True)
@@ -116,7 +117,7 @@ def of_clusters(dataset, shown, run, others, sheets: int, max_rows: int) -> tupl
     groups = clusters.select(described, read.columns)
     parts = {
         "agreement": _agreement(shown, run, others, sample, read),
-        "gallery": Gallery(shown, described, groups, statistics, sheets),
+        "gallery": Gallery(shown, described, groups, statistics, sizes, sheets),
         "colours": colours.Section(found, described),
         "tail": Tail(shown, sizes, described, read.columns),
         "rounds": len(run.rounds) if run else None,
@@ -228,7 +229,7 @@ def _filters(run, stage):
     except DataError as error:
         logging.info("the filters are not shown: %s", error)
         return []
-    return filter_sheets(named_weights(trunk)["conv1"]["kernel"].numpy())
+    return filter_sheets(named_weights(trunk)[trunk.stem_conv]["kernel"].numpy())
 
 
 def _json(path):

@@ -1,14 +1,17 @@
 """Groups of near-duplicates as `dc_tf duplicates` has found them, or of any table of groups.
 
+path = find("RUN", dataset)                    # the newest complete output in a run folder, or None
 copies = read("COPIES", dataset.rows)
 copies.groups[0].rows, copies.rows, copies.count
 """
 
+import contextlib
 import dataclasses
 import os
 
 import numpy as np
 
+from dc_tf.atomic import read_json
 from dc_tf.errors import ConfigError
 
 _SHOWN = 24  # groups with pictures
@@ -44,6 +47,26 @@ class Copies:
     count: int
     rows: int
     groups: list
+
+
+def find(folder: str | None, dataset) -> str | None:
+    """The newest complete output of `dc_tf duplicates` over a data set in a run folder.
+
+    Args:
+        folder: of a run, or None; outputs are folders in it.
+        dataset: Dataset.
+
+    Returns:
+        path of the output; None without one.
+    """
+    found = []
+    for entry in os.scandir(folder) if folder else ():
+        result = os.path.join(entry.path, "duplicates.json")
+        settings = os.path.join(entry.path, "settings.json")
+        with contextlib.suppress(OSError, ConfigError):  # not an output, or one of others
+            if read_json(settings).get("data") == dataset.fingerprint():
+                found.append((os.stat(result).st_mtime_ns, entry.path))
+    return max(found, default=(0, None))[1]
 
 
 def read(path: str, rows: int) -> Copies:

@@ -25,7 +25,8 @@ from dc_tf.curation import duplicate_files
 from dc_tf.curation.clusters import of_kmeans, of_run
 from dc_tf.curation.duplicates import Settings, find_duplicates
 from dc_tf.curation.features import open_features
-from dc_tf.distributed import stop_request
+from dc_tf.distributed.collective_errors import raise_on_all
+from dc_tf.distributed.joined import joined
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.clusters.clusterings import is_kmeans
@@ -33,8 +34,8 @@ from dc_tf.paths import check_folder, expand
 from dc_tf.report.duplicates_page import gallery
 from dc_tf.run_dir import RunDir
 
-# What finds copies best in benchmarks/results/duplicates.md.
-LAYER, CELLS = "conv9", 2
+# With `Trunk.copies_layer`, what finds copies best in benchmarks/results/duplicates.md.
+CELLS = 2
 FORMATS = ("parquet", "csv")
 _RESULT, _SETTINGS = "duplicates.json", "settings.json"
 
@@ -52,13 +53,15 @@ def find_and_write(
     groups=100,
     overwrite=False,
     **settings,
-) -> dict:
+) -> dict | None:
     """Finds copies and writes tables, a view and a gallery; deletes nothing.
+
+    The workers that TF_CONFIG names share the work; the first one writes.
 
     Args:
         run, features, data: as of `open_features`.
-        layer: as there; of a run, None takes `LAYER` in `CELLS` x `CELLS` cells of images and
-            their mirror images.
+        layer: as there; of a run, None takes its network's `copies_layer` in `CELLS` x `CELLS`
+            cells of images and their mirror images.
         clusters: run or output of `dc_tf kmeans` whose clusters are looked in; None makes some.
         output: folder; None only with `dry_run`.
         dry_run: only count; writes nothing but a run's features.
@@ -69,34 +72,50 @@ def find_and_write(
         settings: fields of `Settings`.
 
     Returns:
-        dict of `duplicate_files.summary`, with `output` and `dry_run`.
+        dict of `duplicate_files.summary`, with `output` and `dry_run`; None on workers other than
+        the first.
 
     Raises:
         ConfigError: what cannot work; nothing was started.
         DataError: corrupt data or features.
         Preempted: the process was asked to stop; what is done is kept in the output folder.
     """
+    task_from_environment()  # refuses a wrong TF_CONFIG before anything is opened
     settings = Settings(**settings)
     output = output and expand(output)
     _check(output, dry_run, format, groups)
-    if run is not None and layer is None:
-        opened = open_features(run, features, data, LAYER, CELLS, mirror=True)
-    else:
-        opened = open_features(run, features, data, layer)
-    given = None if clusters is None else _labels(clusters, opened)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(stop_request.signals_handled())
-        if dry_run:
-            work = stack.enter_context(tempfile.TemporaryDirectory(prefix="dc_tf-duplicates-"))
+        comm = stack.enter_context(joined(f"--output={output}", output or ""))
+        if run is not None and layer is None:
+            layer = _copies_layer(run)
+            opened = open_features(run, features, data, layer, CELLS, mirror=True, comm=comm)
         else:
-            owner = _owner(opened, settings, clusters, format)
-            stack.enter_context(_claimed(output, owner, overwrite))
-            work = os.path.join(output, "work")
-        found = find_duplicates(opened, settings, work, given, workers)
+            opened = open_features(run, features, data, layer, comm=comm)
+        with raise_on_all(comm):
+            given = None if clusters is None else _labels(clusters, opened)
+            if dry_run:
+                work = stack.enter_context(tempfile.TemporaryDirectory(prefix="dc_tf-duplicates-"))
+            else:
+                work = os.path.join(output, "work")
+                if comm.rank == 0:
+                    owner = _owner(opened, settings, clusters, format)
+                    stack.enter_context(_claimed(output, owner, overwrite))
+        found = find_duplicates(opened, settings, work, given, workers, comm)
+        if found is None:
+            return None
         statistics = duplicate_files.summary(found, opened.rows, settings.threshold)
         if not dry_run:
             _write(found, opened, statistics, settings, output, format, groups)
     return {**statistics, "dry_run": dry_run, "output": None if dry_run else output}
+
+
+def _copies_layer(run):
+    """That of its network; None of a folder that is no run, which `open_features` refuses."""
+    from dc_tf.evaluation.models import network_class  # which imports TensorFlow
+
+    if not os.path.isfile(RunDir(expand(run)).config):
+        return None
+    return network_class(expand(run)).copies_layer
 
 
 def as_text(result) -> str:
@@ -173,10 +192,10 @@ def _check(output, dry_run, format, groups):
     if groups < 0:
         raise ConfigError(f"--groups={groups}; use 0 or more.")
     size = task_from_environment().size
-    if size > 1:
+    if size > 1 and dry_run:
         raise ConfigError(
-            f"TF_CONFIG names {size} workers, but dc_tf duplicates runs on one, with all its "
-            "cores; unset TF_CONFIG and start it once."
+            f"TF_CONFIG names {size} workers, and --dry_run writes nothing that they could share; "
+            "give --output=FOLDER in its place, or start one worker."
         )
 
 

@@ -53,10 +53,11 @@ class ByLayer:
 
 @dataclasses.dataclass(frozen=True)
 class Plain:
-    """A result without layers: its title and its numbers."""
+    """A result without layers: its title, its numbers, and what to be warned of or None."""
 
     title: str
     metrics: dict
+    advice: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,7 @@ def find(folder: str | None, named=()) -> Found:
         if result["task"] in _IN_SECTION_OF_THEIR_OWN:
             continue
         if not isinstance(result.get("layers"), dict):
-            plain.append(Plain(_title(result), _numbers(result)))
+            plain.append(Plain(_title(result), _numbers(result), _advice(result)))
             continue
         made = _by_layer(result)
         key = made.title, tuple(layer for layer, *_ in made.rows)
@@ -147,6 +148,12 @@ def _numbers(result):
         for name, value in result.items()
         if isinstance(value, float) and name not in ("seconds", "estimated_s")
     }
+
+
+def _advice(result):
+    """The sentence of a result that is below that of an untrained network, else None."""
+    found = result.get("advice")
+    return found if isinstance(found, str) and found else None
 
 
 def _remembered(folder):

@@ -12,8 +12,8 @@ import functools
 
 import numpy as np
 
+from dc_tf.curation.outliers import farthest
 from dc_tf.report import map as map_lib
-from dc_tf.report import outliers as outliers_lib
 from dc_tf.report import sample
 from dc_tf.report.centroids import centroids_of
 from dc_tf.report.clusters import Cluster
@@ -60,24 +60,27 @@ class Gallery:
         groups: {name: list of clusters.Pick}.
         map: map.Map, or None without centroids.
         map_pictures: {cluster number: Picture}, of clusters on the map that have no card.
-        outliers: list of (Picture, Cluster title, ratio), or None where distances are not known.
+        farthest: list of (Picture, Cluster title, deviations), or None where distances are not
+            known.
+        outliers: how many images are outliers, by the rule of curation.outliers; None as well.
         looked_at: number of clusters that were looked at.
 
     Args:
         clustering: curation.clusters.Clustering.
         described: list of Cluster.
         groups: of `clusters.select`.
-        statistics: of `clusters.distance_statistics`, or None.
+        statistics: of `outliers.distance_statistics`, or None.
+        sizes: (count,) rows of each cluster.
         sheets: number of cards.
     """
 
-    def __init__(self, clustering, described, groups, statistics, sheets):
+    def __init__(self, clustering, described, groups, statistics, sizes, sheets):
         self.looked_at = len(described)
         self.groups = groups
         chosen = _chosen(described, groups, sheets)
         self.map = self._map(clustering, described)
         dots = [dot.cluster for dot in self.map.dots] if self.map else []
-        self._load(clustering, chosen, dots, statistics)
+        self._load(clustering, chosen, dots, statistics, sizes)
 
     def can_drop(self) -> bool:
         """Whether there are pictures that `drop` could leave out."""
@@ -109,15 +112,15 @@ class Gallery:
         """Numbers of the clusters that have a card."""
         return {card.cluster.number for card in self.cards}
 
-    def _load(self, clustering, chosen, dots, statistics):
+    def _load(self, clustering, chosen, dots, statistics, sizes):
         random = _members(clustering, chosen, sample.at_random(1))
         nearest = {}
         if clustering.distance is not None:
             nearest = _members(clustering, chosen, sample.by_distance)
         pictures = Thumbnails(clustering.dataset, _SIDE)
-        far = []
+        far, self.outliers = [], None
         if statistics is not None:
-            far = outliers_lib.farthest(clustering, statistics, _OUTLIERS)
+            far, self.outliers = farthest(clustering, statistics, sizes, _OUTLIERS)
         rows = [row for row, _, _ in far]
         for members in (random, nearest):
             rows += [row for own in members.values() for row in own.tolist()]
@@ -130,8 +133,8 @@ class Gallery:
             )
             for one in chosen
         ]
-        self.outliers = statistics is not None and [
-            (pictures[row], clustering.title(cluster), ratio) for row, cluster, ratio in far
+        self.farthest = statistics is not None and [
+            (pictures[row], clustering.title(cluster), beyond) for row, cluster, beyond in far
         ]
         self.map_pictures = _map_pictures(clustering, dots, {one.number for one in chosen})
 

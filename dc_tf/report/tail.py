@@ -9,12 +9,12 @@ import dataclasses
 import numpy as np
 
 from dc_tf.clustering.statistics import count_statistics, size_histogram
+from dc_tf.curation.outliers import TINY
 from dc_tf.report.charts import Series, bar_chart, line_chart
 from dc_tf.report.clusters import single_source
 
-_SMALL = 5  # rows below which a cluster is tiny
 _PARENTS = 100  # first-level clusters in the table
-_SINGLE = 30  # clusters of a single user that are listed
+_LISTED = 30  # clusters of a single user, and tiny ones, that are listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Tail:
         histogram, ranked: charts, or None.
         parents: list of Parent, the least even first; [] for one level.
         statistics: {name: text}.
+        tiny: some clusters of very few images.
         single: clusters whose images all are of one user.
     """
 
@@ -63,12 +64,13 @@ class Tail:
         )
         self.parents = _parents(clustering, sizes)
         self.statistics = _statistics(sizes, filled)
-        self.single = single_source(described, columns)[:_SINGLE]
+        self.tiny = [one for one in described if one.size < TINY][:_LISTED]
+        self.single = single_source(described, columns)[:_LISTED]
 
 
 def _statistics(sizes, filled):
     rows = int(filled.sum())
-    tiny = filled[filled < _SMALL]
+    tiny = filled[filled < TINY]
     tenth = filled[: max(1, len(filled) // 10)]
     statistics = count_statistics(sizes)
     return {
@@ -76,7 +78,7 @@ def _statistics(sizes, filled):
         "median size": f"{np.median(filled):,.0f}",
         "largest": f"{filled[0]:,} images, {100 * filled[0] / rows:.1f} % of all",
         "in the largest tenth": f"{100 * tenth.sum() / rows:.0f} % of the images",
-        f"with fewer than {_SMALL} images": f"{len(tiny):,}, {100 * tiny.sum() / rows:.1f} % of "
+        f"with fewer than {TINY} images": f"{len(tiny):,}, {100 * tiny.sum() / rows:.1f} % of "
         "the images",
         "imbalance factor": f"{statistics['imbalance_factor']:.2f} (1: all of the same size)",
     }

@@ -6,7 +6,8 @@
     checkpoints.restore(found, learner)    # on the same or another number of workers
 
 Folder `step-0000001234`:
-    shared.*         trunk, its optimizer, the super-class head and the loss scale; by the chief
+    shared.*         trunk, projection, rotation maps of prototypes, their optimizer, super-class
+                     head and loss scale; by the chief
     head-0003.*      the sub-class head of super-class 3; by the first worker that serves it
     position.json    the position in training and the size of each file; written last
 
@@ -29,7 +30,8 @@ from dc_tf.clustering.kept_clustering import NETWORK
 from dc_tf.distributed import heartbeat
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.experiment import Experiment
-from dc_tf.nn.vgg16 import VGG16
+from dc_tf.nn.trunk import Trunk
+from dc_tf.nn.trunks import trunk_of
 from dc_tf.run_dir import RunDir
 
 _NAME = re.compile(r"step-(\d{10})$")
@@ -134,7 +136,7 @@ class Checkpoints:
             reading = tf.train.Checkpoint(head=head).read(_head_path(path, super_class))
             reading.assert_existing_objects_matched()
 
-    def restore_trunk(self, path: str, trunk: VGG16) -> None:
+    def restore_trunk(self, path: str, trunk: Trunk) -> None:
         """Reads the trunk only, e.g. at the start of a stage."""
         with self._cluster.strategy.scope():
             read_trunk(path, trunk)
@@ -193,7 +195,7 @@ def _sizes(folder) -> dict[str, int]:
     return {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
 
 
-def read_trunk(path: str, trunk: VGG16) -> None:
+def read_trunk(path: str, trunk: Trunk) -> None:
     """Fills `trunk` from the checkpoint at `path`."""
     _read_trunk(os.path.join(path, "shared"), trunk)
 
@@ -203,7 +205,7 @@ def _read_trunk(prefix, trunk):
     reading.assert_existing_objects_matched().expect_partial()
 
 
-def load_trunk(workdir: str, after_stage: str = "") -> tuple[VGG16, Experiment]:
+def load_trunk(workdir: str, after_stage: str = "") -> tuple[Trunk, Experiment]:
     """The trained trunk of a run, for use without the run, and the run's settings.
 
     Args:
@@ -225,8 +227,10 @@ def load_trunk(workdir: str, after_stage: str = "") -> tuple[VGG16, Experiment]:
 
 def load_trunk_of_clustering(
     workdir: str, round: int | None = None, stage: int | None = None
-) -> tuple[VGG16, Experiment]:
+) -> tuple[Trunk, Experiment]:
     """The trunk whose features a kept clustering has clustered, and the run's settings.
+
+    `projection.projection_of_clustering` loads the projection above it.
 
     Args:
         workdir: run folder.
@@ -263,17 +267,9 @@ def find_checkpoint(run, experiment, after_stage="") -> str:
     return found[-1]
 
 
-def new_trunk(experiment) -> VGG16:
+def new_trunk(experiment) -> Trunk:
     """The experiment's network with its initial weights."""
-    model = experiment.model
-    return VGG16(
-        width=model.width,
-        resolution=model.resolution,
-        fc=model.fc,
-        sobel=model.sobel,
-        compute_dtype=model.compute_dtype,
-        seed=experiment.seed,
-    )
+    return trunk_of(experiment.model, experiment.seed)
 
 
 def _shared(learner) -> tf.train.Checkpoint:
@@ -282,8 +278,13 @@ def _shared(learner) -> tf.train.Checkpoint:
         "optimizer": learner.trunk_optimizer,
         "super_head": learner.heads.super_head,
     }
-    if learner.loss_scale is not None:
-        parts["loss_scale"] = learner.loss_scale
+    prototypes = learner.heads.prototypes
+    optional = {
+        "projection": learner.projection,
+        "rotation_maps": prototypes and prototypes.maps,
+        "loss_scale": learner.loss_scale,
+    }
+    parts |= {name: part for name, part in optional.items() if part is not None}
     return tf.train.Checkpoint(**parts)
 
 

@@ -32,7 +32,7 @@ class Classifier(tf.Module):
         self.holders = comm.size
         self._comm = comm
         self._gradient_scale = gradient_scale
-        self._weight_decay = stage.optimizer.weight_decay
+        self._settings = stage.optimizer
         self._reset_optimizer = _resetting(self.optimizer)
 
     @property
@@ -50,7 +50,7 @@ class Classifier(tf.Module):
 
     def apply(self, gradients) -> None:
         """Takes one optimizer step with the gradients that `sum_gradients` returned."""
-        gradients = decayed(gradients, self.weights, self._weight_decay)
+        gradients = decayed(gradients, self.weights, self._settings)
         self.optimizer.apply_gradients(zip(gradients, self.weights))
 
 

@@ -29,7 +29,7 @@ def export_run(
         if value not in choices:
             raise ConfigError(f"--{name} is {value!r}; use one of {', '.join(choices)}.")
     input_range = checked_range(input_range)
-    if format == "keras_weights" and input_range != AUTO:
+    if format in ("keras_weights", "torch") and input_range != AUTO:
         raise ConfigError(
             f"--input_range is {input_range}, but weights take no images; leave it out."
         )
@@ -38,7 +38,7 @@ def export_run(
     else:
         check_file(output, format, overwrite)
     trunk, experiment = load_trunk(workdir, stage)
-    about = {"export": output, "format": format, "sobel": sobel}
+    about = {"export": output, "format": format, "sobel": sobel, "trunk": trunk.kind}
     if format != SAVED_MODEL:
         write_file(trunk, output, format, sobel, overwrite, input_range)
         return about | {"settings": trunk.settings}

@@ -27,33 +27,35 @@ from dc_tf.distributed import stop_request
 from dc_tf.distributed.blocks import row_block
 from dc_tf.distributed.collectives import all_agree, all_gather
 from dc_tf.errors import DataError
+from dc_tf.nn.projection import clustered_features
 from dc_tf.progress import Progress
 
 
 def extract(
-    trunk, reader, experiment, stage, scratch, cluster
+    trunk, reader, experiment, stage, scratch, cluster, projection=None
 ) -> tuple[FeatureStore, Moments | None]:
     """Writes the features of this worker's rows; resumes from `scratch`.
 
     Args:
-        trunk, reader, experiment, stage, scratch, cluster: as in `reassign.reassign`.
+        trunk, reader, experiment, stage, scratch, cluster, projection: as in `reassign.reassign`.
 
     Returns:
-        the complete store and the moments of its rows. Moments are None if an earlier process had
-        stored all rows, which may have been whitened since.
+        the complete store and the moments of its rows. Moments are None without whitening, and if
+        an earlier process had stored all rows, which may have been whitened since.
 
     Raises:
         DataError: an image cannot be read, features are not finite, or the disk is too small for
             the features of all rows.
         Preempted: on this worker, when it was asked to stop; the features so far are on disk.
     """
-    store = _raw_store(trunk, reader, stage, scratch, cluster)
+    dim = stage.feature_dim(trunk.feature_dim)
+    store = _raw_store(dim, reader, stage, scratch, cluster)
     done, moments = store.written, None
     if done < store.rows:
         # Whole batches from the first row, since rounding of a row can depend on its batch.
         done -= done % stage.clustering.batch_size
-        moments = Moments.of(store, done)
-    forward = tf.function(lambda x: trunk(x, training=False)[trunk.feature_layer], autograph=False)
+        moments = Moments.of(store, done) if stage.clustering.whiten else None
+    forward = tf.function(clustered_features(trunk, projection), autograph=False)
     flushed = time.monotonic()
     chief = cluster.is_chief
     shown = Progress(store.rows, "extract", "images", enabled=chief, done=done)
@@ -61,7 +63,9 @@ def extract(
         for batch in _batches(reader, experiment, stage, store, done):
             features = forward(batch["image"]).numpy()
             _check_finite(features, reader, store.first_row + done)
-            moments.update(store.write(done, features))
+            stored = store.write(done, features)
+            if moments:
+                moments.update(stored)
             done += len(features)
             progress.update(len(features))
             if stop_request.requested():
@@ -74,8 +78,8 @@ def extract(
     return store, moments
 
 
-def whiten(store, moments, stage, scratch, world) -> tuple[FeatureStore, Whitening]:
-    """Whitens the rows of a store; resumes from `scratch`.
+def whiten(store, moments, stage, scratch, world) -> tuple[FeatureStore, Whitening | None]:
+    """Whitens the rows of a store, if the stage does; resumes from `scratch`.
 
     Args:
         store, moments: as returned by `extract`.
@@ -84,11 +88,14 @@ def whiten(store, moments, stage, scratch, world) -> tuple[FeatureStore, Whiteni
         world: Communicator of all workers.
 
     Returns:
-        the store of whitened rows, (rows, whitening_dim or fc), and the map.
+        the store of whitened rows, (rows, whitening_dim or all), and the map; without whitening
+        the same store and None.
 
     Raises:
         DataError: on all workers, when all rows are equal.
     """
+    if not stage.clustering.whiten:
+        return store, None
     dim = stage.clustering.whitening_dim or store.dim
     path = os.path.join(scratch, "whitening.npz")
     kept = _kept_whitening(path)
@@ -138,7 +145,7 @@ def _batches(reader, experiment, stage, store, done):
     )
 
 
-def _raw_store(trunk, reader, stage, scratch, cluster):
+def _raw_store(dim, reader, stage, scratch, cluster):
     """The store of the features: the one of an earlier process, or a new one."""
     path = os.path.join(scratch, "raw")
     try:
@@ -147,12 +154,11 @@ def _raw_store(trunk, reader, stage, scratch, cluster):
         atomic.remove_tree(path)
     rows = row_block(reader.dataset.rows, cluster.rank, cluster.size)
     dtype = stage.clustering.store_dtype
-    raw = trunk.feature_dim
-    white = stage.clustering.whitening_dim or raw
-    if white != raw:
+    white = stage.clustering.whitening_dim or dim
+    if white != dim:
         # Allocates the disk space now, so that a full disk is found before extraction, not after.
         FeatureStore.create(_white_path(scratch), len(rows), white, rows.start, dtype)
-    return FeatureStore.create(path, len(rows), raw, rows.start, dtype)
+    return FeatureStore.create(path, len(rows), dim, rows.start, dtype)
 
 
 def _white_path(scratch):

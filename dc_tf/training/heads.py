@@ -1,4 +1,4 @@
-"""The heads of a stage that one worker holds: V and its share of the W_s.
+"""The heads of a stage that one worker holds: V, and its share of the W_s or of the prototypes.
 
 heads = Heads(cluster, plan, stage, features=4096)
 heads.reset((seed, stage_index), round_index=0)
@@ -10,16 +10,20 @@ import tensorflow as tf
 from dc_tf.nn import losses
 from dc_tf.seeds import derive
 from dc_tf.training.classifier import Classifier
+from dc_tf.training.prototypes import Prototypes
 
 
 class Heads:
     """V, and W_s for each super-class s that this worker serves, always in this order.
 
+    With prototypes there is no W_s to learn.
+
     Attributes:
         super_head: Classifier, V; its classes are pairs of super-class and sub-class with the
             product loss.
         sub_heads: {super-class: Classifier}, the W_s that this worker serves; empty without
-            sub-classes.
+            sub-classes, and with prototypes.
+        prototypes: Prototypes in place of the W_s, or None.
     """
 
     def __init__(self, cluster, plan, stage, features: int):
@@ -37,8 +41,11 @@ class Heads:
         classes = topology.super_classes
         outputs = classes * stage.sub_clusters if self._product else classes
         self.super_head = Classifier(stage, features, outputs, cluster.world)
+        self.prototypes = None
+        if stage.has_prototypes:
+            self.prototypes = Prototypes(cluster, plan, stage, features)
         served = ()
-        if stage.sub_clusters and not self._product:
+        if stage.sub_clusters and not self._product and not self.prototypes:
             served = topology.served(cluster.rank)
         sharers = cluster.group(topology.sharers(cluster.rank)) if served else None
         # W_s is averaged over the images of its own super-class, 1/S of the batch.
@@ -48,8 +55,13 @@ class Heads:
         }
 
     def __iter__(self):
-        """Yields each Classifier, V first."""
+        """Yields each Classifier, which learns; V first."""
         yield from (self.super_head, *self.sub_heads.values())
+
+    @property
+    def shared_weights(self) -> list[tf.Variable]:
+        """Trainable weights that all workers hold and that are no classifier's."""
+        return self.prototypes.shared_weights if self.prototypes else []
 
     def reset(self, seed: tuple[int, int], round_index: int) -> None:
         """Draws new weights for V and every W_s and clears their momentum.
@@ -79,6 +91,8 @@ class Heads:
 
     def _sub_logits(self, features):
         """(b, k): each image through the head of its own super-class, or None without heads."""
+        if self.prototypes:
+            return self.prototypes.logits(features)
         if not self.sub_heads:
             return None
         parts = tf.split(features, len(self.sub_heads))

@@ -10,10 +10,9 @@ from dc_tf import experiment as experiment_lib
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.exporting.metadata import read_metadata
 from dc_tf.exporting.saved_model import is_saved_model, restore_trunk
+from dc_tf.nn.trunks import settings_of
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import find_checkpoint, load_trunk
-
-_SHAPE = ("width", "resolution", "fc", "sobel")
 
 
 def check_initial(experiment) -> None:
@@ -35,7 +34,7 @@ def check_initial(experiment) -> None:
 
 
 def initial_weights(experiment) -> list:
-    """Arrays in the order of `VGG16.get_weights`."""
+    """Arrays in the order of `Trunk.get_weights`."""
     path = experiment.init_from
     if is_saved_model(path):
         return restore_trunk(path).get_weights()
@@ -50,8 +49,7 @@ def _check_run(path, stage, model):
             "or 'dc_tf import_torch'; for a run in progress, set init_stage to a finished stage."
         )
     experiment = experiment_lib.load([run.config])
-    theirs = {name: getattr(experiment.model, name) for name in _SHAPE}
-    _check_same_network(theirs, model)
+    check_same_network(network_settings(experiment.model), model)
     try:
         find_checkpoint(run, experiment, stage)
     except (ConfigError, DataError) as error:
@@ -69,14 +67,25 @@ def _check_export(path, stage, model):
             f"init_from is {path!r}, whose Sobel stage is folded into its first convolution; "
             "export or import it with --sobel=layer."
         )
-    _check_same_network(metadata.settings, model)
+    check_same_network({"trunk": metadata.trunk, **metadata.settings}, model)
 
 
-def _check_same_network(theirs, model):
-    for name in _SHAPE:
+def network_settings(model) -> dict:
+    """The settings of `experiment.Model` that the shapes of the weights depend on."""
+    return {"trunk": model.trunk, **settings_of(model)}
+
+
+def check_same_network(theirs: dict, model) -> None:
+    """Checks that a network has the shape of this experiment's; raises ConfigError.
+
+    Args:
+        theirs: as of `network_settings`.
+        model: experiment.Model.
+    """
+    for name, value in theirs.items():
         ours = getattr(model, name)
-        if theirs[name] != ours:
+        if value != ours:
             raise ConfigError(
-                f"init_from is a network with model.{name} = {theirs[name]}, this experiment "
+                f"init_from is a network with model.{name} = {value}, this experiment "
                 f"has {ours}; they have to be equal."
             )

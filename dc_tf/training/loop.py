@@ -10,14 +10,19 @@ import dataclasses
 import tensorflow as tf
 
 from dc_tf import atomic
+from dc_tf.clustering import kept_clustering
 from dc_tf.clustering.assignments import Assignments, is_complete
-from dc_tf.clustering.kept_clustering import KeptClustering, prune
+from dc_tf.clustering.cluster_model import ClusterModel
+from dc_tf.clustering.kept_clustering import KeptClustering, centroids_folder, prune
+from dc_tf.data.input.photometric import Photometric
 from dc_tf.data.input.pipeline import training_batches
 from dc_tf.data.input.sampler import Sampler
+from dc_tf.data.input.views import Views
 from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader
 from dc_tf.distributed import heartbeat, stop_request
+from dc_tf.distributed.collective_errors import raise_on_all
 from dc_tf.distributed.collectives import all_agree
 from dc_tf.errors import DataError, Preempted
 from dc_tf.planning.stages import plan_stages
@@ -31,6 +36,7 @@ from dc_tf.training.checkpoint import (
 )
 from dc_tf.training.corrupt_rows import corrupt_rows
 from dc_tf.training.init_from import initial_weights
+from dc_tf.training.learning_rate import epoch_rates
 from dc_tf.training.metrics import MetricsLog, last_epoch_means
 from dc_tf.training.precisions import without_auto
 from dc_tf.training.step import Learner
@@ -99,9 +105,11 @@ class Pretraining:
         )
         while trainer.position.epoch < stage.epochs:
             round_index, first, last = stage.round_of(trainer.position.epoch)
-            assignments = self._assignments(index, stage, round_index)
+            assignments = self._assignments(index, stage, round_index, learner.projection)
             if (trainer.position.epoch, trainer.position.step) == (first, 0):
                 learner.start_round(round_index)
+            if stage.has_prototypes:
+                learner.heads.prototypes.load(self._kept_model(index, round_index))
             self._train_round(index, stage, trainer, assignments, last)
             self.position = trainer.position
             self._report_corrupt_rows()
@@ -155,28 +163,39 @@ class Pretraining:
         self._restored = None  # later stages continue with the trunk in memory
         return learner
 
-    def _assignments(self, index, stage, round_index) -> Assignments | None:
+    def _kept_model(self, index, round_index) -> ClusterModel:
+        """What is kept of a round, for the prototypes."""
+        with heartbeat.slow_operation("preparing"), raise_on_all(self._cluster.world):
+            return ClusterModel.load(centroids_folder(self._run.clustering(index, round_index)))
+
+    def _assignments(self, index, stage, round_index, projection=None) -> Assignments | None:
         """This round's clusters: read if an earlier process completed them, else computed."""
         if not stage.clustered:
             return None
         folder = self._run.clustering(index, round_index)
         # A complete folder was computed from the checkpoint at the end of the last round.
-        if not all_agree(is_complete(folder), self._cluster.world):
-            self._reassign(index, stage, round_index, folder)
+        if not all_agree(self._is_complete(stage, folder), self._cluster.world):
+            self._reassign(index, stage, round_index, folder, projection)
         # A process killed after the last worker had written leaves its features behind.
         atomic.remove_tree(self._run.features(self._cluster.rank))
         if self._cluster.is_chief:
-            prune(self._run.clusterings, self._experiment.keep_clusterings)
+            prune(self._run.clusterings, stage.kept_clusterings(self._experiment.keep_clusterings))
         with heartbeat.slow_operation("preparing"):
             assignments = Assignments.open(folder)
             if self._cluster.is_chief:
                 self._report(index, round_index, assignments)
         return assignments
 
-    def _reassign(self, index, stage, round_index, folder):
+    def _is_complete(self, stage, folder):
+        """Whether a clustering has all that training on it needs."""
+        return is_complete(folder) and (
+            not stage.has_prototypes or kept_clustering.is_complete(centroids_folder(folder))
+        )
+
+    def _reassign(self, index, stage, round_index, folder, projection):
         if self.position.epoch != stage.round_of(self.position.epoch)[1] or self.position.step:
             raise DataError(
-                f"{folder} has no complete assignments, but training is in the middle of the round "
+                f"{folder} has no complete clustering, but training is in the middle of the round "
                 "that uses them; restore the folder, or remove the checkpoints since the round "
                 "began."
             )
@@ -193,11 +212,12 @@ class Pretraining:
             seed=derive("kmeans", self._experiment.seed, index, round_index),
             previous=self._previous(index, round_index) if warm else None,
             kept=self._kept(index, stage, round_index, folder),
+            projection=projection,
         )
 
     def _kept(self, index, stage, round_index, folder):
         """KeptClustering of a round, or None if none are kept."""
-        if not self._experiment.keep_clusterings:
+        if not stage.kept_clusterings(self._experiment.keep_clusterings):
             return None
         place = {
             "stage": index,
@@ -247,12 +267,11 @@ class Pretraining:
             with heartbeat.slow_operation("preparing"):
                 draws = sampler.epoch(epoch, self._cluster.rank)
                 start = trainer.position.step
-                batches = make_batches(self._experiment, self._reader, plan, draws, start)
+                batches = make_batches(self._experiment, stage, self._reader, plan, draws, start)
             trainer.train_epoch(
                 batches,
-                steps=sampler.steps - trainer.position.step,
+                rates=epoch_rates(stage, epoch, start, sampler.steps),
                 title=f"{stage.name} epoch {epoch + 1}/{stage.epochs}",
-                learning_rate=learning_rate(stage.optimizer, epoch),
             )
 
 
@@ -269,21 +288,26 @@ def make_sampler(experiment, index: int, plan, rows: int, assignments) -> Sample
     )
 
 
-def make_batches(experiment, reader, plan, draws, start_step=0) -> tf.data.Dataset:
+def make_batches(experiment, stage, reader, plan, draws, start_step=0) -> tf.data.Dataset:
     """Batches of an epoch of one worker; see `pipeline.training_batches`."""
+    settings = stage.views
+    views = Views(
+        settings.global_views,
+        settings.local_views,
+        settings.local_size,
+        max_area=settings.global_max_area,
+        local_min_area=settings.local_min_area,
+        local_max_area=settings.local_max_area,
+    )
     return training_batches(
         reader,
         draws,
         plan.per_worker,
         experiment.model.resolution,
-        min_area=experiment.data.min_crop_area,
+        min_area=settings.global_min_area or experiment.data.min_crop_area,
         flip=experiment.data.flip,
         start_step=start_step,
         threads=experiment.threads or None,
+        photometric=Photometric(**stage.augmentation.as_dict()),
+        views=views,
     )
-
-
-def learning_rate(optimizer, epoch: int) -> float:
-    """The learning rate of an epoch of a stage: constant except for the drops."""
-    drops = sum(epoch >= drop for drop in optimizer.drops)
-    return optimizer.learning_rate * optimizer.drop_factor**drops

@@ -23,7 +23,7 @@ from dc_tf import memory
 from dc_tf.clustering.cost.hardware import CORE, P4D, Product
 from dc_tf.clustering.search.backends import make_backend
 from dc_tf.data.input.draws import Draws
-from dc_tf.data.input.pipeline import evaluation_batches, training_batches
+from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader, data_errors
@@ -31,6 +31,7 @@ from dc_tf.distributed import heartbeat
 from dc_tf.distributed.collectives import Solo, broadcast_json
 from dc_tf.planning.plan import RUNTIME_BYTES, Rates
 from dc_tf.training.checkpoint import new_trunk
+from dc_tf.training.loop import make_batches
 from dc_tf.training.step import Learner
 
 # Seconds of measured steps per stage, and of measured extraction.
@@ -178,7 +179,8 @@ class _Measurement:
         """Images per worker in a measured step, fewer if time or memory are short."""
         stage = self._plan.stages[index]
         batch, accumulate = stage.batch, stage.stage.accumulate
-        step_s = _STEP_PASSES * batch.per_worker / extracted_per_s
+        views = stage.stage.views.relative_cost(self._experiment.model.resolution)
+        step_s = _STEP_PASSES * views * batch.per_worker / extracted_per_s
         room = self._free_bytes() - self._least_bytes()
         part, parts = batch.per_served // accumulate, accumulate
         served = batch.per_worker // batch.per_served
@@ -246,16 +248,7 @@ class _Measurement:
             sub_id=random.integers(0, max(1, stage.sub_clusters), count, np.int32),
             seed=random.integers(0, 2**31, (count, 2), np.int32),
         )
-        data = self._experiment.data
-        return training_batches(
-            self._reader,
-            draws,
-            images,
-            self._experiment.model.resolution,
-            min_area=data.min_crop_area,
-            flip=data.flip,
-            threads=self._experiment.threads or None,
-        )
+        return make_batches(self._experiment, stage, self._reader, batch, draws)
 
     def _machine(self):
         """The machine of `clustering/cost/hardware.py` with the measured speed of the search."""

@@ -1,14 +1,18 @@
-"""Keras' optimizers by name, with the paper's weight decay.
+"""Keras' optimizers and LARS by name, with the paper's weight decay.
 
 optimizer = make_optimizer(Optimizer(name="Adam", learning_rate=1e-3, options={"beta_2": 0.98}))
+gradients = decayed(gradients, variables, settings)
 """
 
+import functools
 import inspect
-
-import tensorflow as tf
 
 from dc_tf import keras
 from dc_tf.errors import ConfigError
+from dc_tf.training.sgd import LARS, FusedSGD, is_kernel
+
+# Arguments of optimizers that are not options.
+_NOT_OPTIONS = ("learning_rate", "decay_of", "kwargs")
 
 
 def make_optimizer(settings) -> keras.optimizers.Optimizer:
@@ -18,15 +22,19 @@ def make_optimizer(settings) -> keras.optimizers.Optimizer:
         ConfigError: as in `check_optimizer`.
     """
     check_optimizer(settings)
-    kind = _FusedSGD if settings.name == "SGD" else _known()[settings.name]
-    return kind(settings.learning_rate, **_options(settings))
+    options = _options(settings)
+    if settings.name == "LARS":
+        decay_of = functools.partial(_decay_of, settings)
+        return LARS(settings.learning_rate, decay_of=decay_of, **options)
+    kind = FusedSGD if settings.name == "SGD" else _known()[settings.name]
+    return kind(settings.learning_rate, **options)
 
 
 def check_optimizer(settings) -> None:
     """Checks name and options of an optimizer.
 
     Raises:
-        ConfigError: Keras has no such optimizer or option; names those it has.
+        ConfigError: there is no such optimizer or option; names those there are.
     """
     known = _known()
     if settings.name not in known:
@@ -35,7 +43,7 @@ def check_optimizer(settings) -> None:
     accepted = [
         name
         for name, parameter in parameters.items()
-        if name not in ("learning_rate", "kwargs") and parameter.kind != parameter.VAR_KEYWORD
+        if name not in _NOT_OPTIONS and parameter.kind != parameter.VAR_KEYWORD
     ]
     unknown = sorted(_options(settings).keys() - set(accepted))
     if unknown:
@@ -45,43 +53,47 @@ def check_optimizer(settings) -> None:
         )
 
 
-def decayed(gradients, variables, weight_decay) -> list:
-    """Coupled weight decay: adds the gradient of an L2 penalty to each gradient."""
-    return [g + weight_decay * v for g, v in zip(gradients, variables)]
+def decayed(gradients, variables, settings) -> list:
+    """Coupled weight decay: adds the gradient of an L2 penalty to each gradient.
+
+    Args:
+        gradients: list of tensors.
+        variables: list of the weights that they belong to.
+        settings: experiment.Optimizer.
+
+    Returns:
+        list of tensors; the gradients themselves for LARS, which adds the decay itself.
+    """
+    if settings.name == "LARS":
+        return gradients
+    return [_decayed(g, v, _decay_of(settings, v)) for g, v in zip(gradients, variables)]
 
 
-class _FusedSGD(keras.optimizers.SGD):
-    """Keras' SGD; with momentum, weight and momentum are updated in one pass over memory."""
+def _decayed(gradient, variable, decay):
+    return gradient + decay * variable if decay else gradient
 
-    def update_step(self, gradient, variable) -> None:
-        if not self.momentum or isinstance(gradient, tf.IndexedSlices):
-            super().update_step(gradient, variable)
-            return
-        momentum = self.momentums[self._index_dict[self._var_key(variable)]]
-        tf.raw_ops.ResourceApplyKerasMomentum(
-            var=variable.handle,
-            accum=momentum.handle,
-            lr=tf.cast(self.learning_rate, variable.dtype),
-            grad=gradient,
-            momentum=tf.cast(self.momentum, variable.dtype),
-            use_nesterov=self.nesterov,
-        )
+
+def _decay_of(settings, variable) -> float:
+    """The weight decay of a variable, as `decay_filter` has it."""
+    kept = settings.decay_filter == "all" or is_kernel(variable)
+    return settings.weight_decay if kept else 0.0
 
 
 def _options(settings) -> dict:
     options = settings.options.as_dict()
-    if settings.name == "SGD":
+    if settings.name in ("SGD", "LARS"):
         return {"momentum": settings.momentum, "nesterov": settings.nesterov, **options}
     return options
 
 
 def _known() -> dict:
-    """{name: class} of the optimizers of Keras that have a learning rate."""
+    """{name: class} of LARS and the optimizers of Keras that have a learning rate."""
     base = keras.optimizers.Optimizer
-    return {
+    of_keras = {
         name: value
-        for name, value in sorted(vars(keras.optimizers).items())
+        for name, value in vars(keras.optimizers).items()
         if inspect.isclass(value)
         and issubclass(value, base)
         and "learning_rate" in inspect.signature(value).parameters
     }
+    return dict(sorted((of_keras | {"LARS": LARS}).items()))

@@ -12,6 +12,7 @@ import dataclasses
 from dc_tf.clustering.search.backends import choose_precision
 from dc_tf.distributed.collectives import ALONE, broadcast_json
 from dc_tf.experiment import Experiment
+from dc_tf.nn.trunks import feature_dim
 from dc_tf.precision import AUTO, Choice, choose, require_possible
 
 _BEFORE = "auto: as this run began"
@@ -124,5 +125,5 @@ def _clustering_choice(experiment, index, before, world):
         require_possible(before["stages"][index], world)
         return Choice(AUTO, before["stages"][index], reason=_BEFORE)
     k = max(stage.clusters, stage.sub_clusters)
-    dim = settings.whitening_dim or experiment.model.fc
+    dim = settings.whitening_dim or stage.feature_dim(feature_dim(experiment.model))
     return choose_precision(settings.precision, settings.backend, k, dim, world)

@@ -16,6 +16,12 @@ def check_start(experiment, rows: int, workers: int) -> None:
         DataError: `init_from` is corrupt.
     """
     plan_stages(experiment, rows, workers)
+    check_stages(experiment)
+    check_initial(experiment)
+
+
+def check_stages(experiment) -> None:
+    """Checks the backends and optimizers of the stages; raises ConfigError."""
     for i, stage in enumerate(experiment.stages):
         clustering = stage.clustering
         precision = clustering.precision
@@ -24,4 +30,3 @@ def check_start(experiment, rows: int, workers: int) -> None:
             check_optimizer(stage.optimizer)
         except ConfigError as error:
             raise ConfigError(f"stages[{i}].{error}") from error
-    check_initial(experiment)

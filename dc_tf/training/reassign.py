@@ -37,12 +37,22 @@ _JOB = "job.json"  # in the scratch folder: what its content depends on
 
 
 def reassign(
-    trunk, reader, experiment, stage, folder, scratch, cluster, seed, previous=None, kept=None
+    trunk,
+    reader,
+    experiment,
+    stage,
+    folder,
+    scratch,
+    cluster,
+    seed,
+    previous=None,
+    kept=None,
+    projection=None,
 ) -> None:
     """Extracts features, whitens them, clusters them and writes assignments and report.
 
     Args:
-        trunk: VGG16, the same weights on all workers, and again after a restart.
+        trunk: Trunk, the same weights on all workers, and again after a restart.
         reader: RowReader of the whole collection.
         experiment: experiment.Experiment.
         stage: experiment.Stage.
@@ -53,14 +63,16 @@ def reassign(
         seed: int, draws the initial centroids.
         previous: Assignments of the last round, for `init: previous`; None in the first.
         kept: KeptClustering that gets centroids, whitening and network, or None.
+        projection: nn.projection.Projection of the stage, or None; as `trunk`.
 
     Raises:
         DataError: on all workers, when the features have fewer distinct values than clusters.
     """
-    job = _job(trunk, reader, experiment, stage, cluster, seed)
+    network = {"trunk": trunk} | ({"projection": projection} if projection else {})
+    job = _job(network, reader, experiment, stage, cluster, seed)
     atomic.reset_foreign(os.path.join(scratch, _JOB), job)
     started = time.monotonic()
-    store, moments = extract(trunk, reader, experiment, stage, scratch, cluster)
+    store, moments = extract(trunk, reader, experiment, stage, scratch, cluster, projection)
     extracted = time.monotonic()
     store, whitening = whiten(store, moments, stage, scratch, cluster.world)
     del moments  # (dim, dim) float64: frees its memory for k-means
@@ -74,7 +86,7 @@ def reassign(
         atomic.write_json(os.path.join(folder, _REPORT), _report(result) | seconds)
     if kept:  # before the assignments, with which the round is complete
         kept.write_nearness(store, store.first_row, result)
-        _keep(kept, trunk, job, reader.dataset.rows, stage, whitening, result)
+        _keep(kept, network, job, reader.dataset.rows, stage, whitening, result)
     write(
         folder,
         cluster.world,
@@ -123,10 +135,10 @@ def describe(assignments: Assignments, previous: Assignments | None, labels) -> 
     return metrics
 
 
-def _job(trunk, reader, experiment, stage, cluster, seed):
+def _job(network, reader, experiment, stage, cluster, seed):
     """All inputs that determine this worker's part of the result."""
     return {
-        "trunk": _fingerprint(trunk),
+        **{name: _fingerprint(part) for name, part in network.items()},
         "data": reader.dataset.fingerprint(),
         "model": experiment.model.as_dict(),
         "resize": experiment.data.resize,
@@ -138,28 +150,32 @@ def _job(trunk, reader, experiment, stage, cluster, seed):
     }
 
 
-def _fingerprint(trunk):
+def _fingerprint(network):
     digest = hashlib.blake2b(digest_size=16)
-    for variable in trunk.weights:
+    for variable in network.weights:
         digest.update(np.ascontiguousarray(variable.numpy()))
     return digest.hexdigest()
 
 
-def _keep(kept, trunk, job, rows, stage, whitening, result):
+def _keep(kept, network, job, rows, stage, whitening, result):
     """Completes what is kept of a clustering."""
     settings = stage.clustering
     description = {
         "rows": rows,
         "data": job["data"],
-        "layer": trunk.feature_layer,
+        "layer": network["trunk"].feature_layer,
         "network": {"weights": NETWORK, "digest": job["trunk"]},
+        "projection": stage.projection.as_dict(),
         "clusters": stage.clusters,
         "sub_clusters": stage.sub_clusters,
         "store_dtype": settings.store_dtype,
         "spherical": settings.spherical,
         "precision": settings.precision,
     }
-    kept.commit(description, whitening, result.counts, tf.train.Checkpoint(trunk=trunk).write)
+    if whitening is None:
+        dim = stage.feature_dim(network["trunk"].feature_dim)
+        description |= {"dim": dim, "raw_dim": dim}
+    kept.commit(description, whitening, result.counts, tf.train.Checkpoint(**network).write)
 
 
 def _cluster(store, stage, scratch, cluster, seed, previous, on_centroids=None):

@@ -12,6 +12,7 @@ import dataclasses
 import os
 
 import numpy as np
+import tensorflow as tf
 
 from dc_tf import atomic
 from dc_tf import experiment as experiment_lib
@@ -33,7 +34,7 @@ class Batch:
         stage, epoch, step: name of the stage, and epoch and step in it, counted from 0.
         draws: Draws of its b images.
         rotations: of the stage; super-class = cluster * rotations + rotation.
-        images: (b, r, r, 3) float32 in [0, 1], the input of the network.
+        views: (b, side, side, 3) float32 in [0, 1] of each view, the input of the network.
         image_rows: b row ids of these images; another row than was drawn where that is corrupt.
         sources: b texts, where the images came from (`image/source` of the records).
         dataset: Dataset of the run.
@@ -44,10 +45,15 @@ class Batch:
     step: int
     draws: Draws
     rotations: int
-    images: np.ndarray
+    views: tuple[np.ndarray, ...]
     image_rows: tuple[int, ...]
     sources: tuple[str, ...]
     dataset: Dataset
+
+    @property
+    def images(self) -> np.ndarray:
+        """(b, r, r, 3), the first view of each image."""
+        return self.views[0]
 
     def rows(self) -> list[dict]:
         """JSON-ready, one for each image."""
@@ -63,10 +69,10 @@ class Batch:
                 "cluster": int(super_id) // self.rotations,
                 "sub_cluster": int(sub_id),
                 "quarter_turns": int(turns),
-                "mean": float(image.mean()),
-                "deviation": float(image.std()),
+                "mean": float(pixels.mean()),
+                "deviation": float(pixels.std()),
             }
-            for row, image_row, source, label, super_id, sub_id, turns, image in zip(
+            for row, image_row, source, label, super_id, sub_id, turns, pixels in zip(
                 self.draws.row,
                 self.image_rows,
                 self.sources,
@@ -74,9 +80,13 @@ class Batch:
                 self.draws.super_id,
                 self.draws.sub_id,
                 self.draws.rotation,
-                self.images,
+                self._pixels(),
             )
         ]
+
+    def _pixels(self):
+        """(b, n), the values of all views of each image."""
+        return np.concatenate([view.reshape(len(view), -1) for view in self.views], 1)
 
 
 def find_step(run) -> int:
@@ -110,14 +120,22 @@ def replay(run, step: int) -> Batch:
     draws = sampler.epoch(epoch, 0)
     records = RowReader(dataset)
     reader = FallbackRows(records, experiment.data.max_bad_share)
-    batches = make_batches(experiment, reader, plan, draws, start_step=place)
+    batches = make_batches(experiment, stage, reader, plan, draws, start_step=place)
     with data_errors():
-        images = next(iter(batches))["image"].numpy()
+        views = _views(next(iter(batches)), stage.views)
     part = slice(place * plan.batch_size, (place + 1) * plan.batch_size)
     draws = Draws(*(column[part] for column in draws))
     rows = tuple(reader.replacement(int(row)) for row in draws.row)
     sources = tuple(example["source"] for example in records.examples(rows))
-    return Batch(stage.name, epoch, place, draws, plan.rotations, images, rows, sources, dataset)
+    return Batch(stage.name, epoch, place, draws, plan.rotations, views, rows, sources, dataset)
+
+
+def _views(batch, settings):
+    """The images of each view, global views first."""
+    if settings.count == 1:
+        return (batch["image"].numpy(),)
+    names = ["image", "local_image"] if settings.local_views else ["image"]
+    return tuple(view.numpy() for name in names for view in tf.unstack(batch[name], axis=1))
 
 
 def _locate(experiment, plans, rows, step):

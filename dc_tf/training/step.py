@@ -4,9 +4,10 @@
     learner.start_round(0)
     sums = learner.step(batch, step_seed)
 
-The strategy mirrors the trunk. Every worker holds the super-class head V; the workers that serve
-super-class s hold its sub-class head W_s. Gradients are summed over the holders of a weight, so one
-worker and sixteen compute the same weights.
+The strategy mirrors the trunk, the projection and the rotation maps of prototypes. Every worker
+holds the super-class head V; the workers that serve super-class s hold its sub-class head W_s.
+Gradients are summed over the holders of a weight, so one worker and sixteen compute the same
+weights.
 """
 
 import tensorflow as tf
@@ -18,6 +19,7 @@ from dc_tf.seeds import derive
 from dc_tf.training.heads import Heads, squared_norm
 from dc_tf.training.loss_scale import LossScale, all_finite
 from dc_tf.training.optimizers import decayed, make_optimizer
+from dc_tf.training.projection import new_projection
 from dc_tf.training.step_metrics import IMAGE_NAMES, STEP_NAMES, pack
 
 
@@ -26,8 +28,11 @@ class Learner:
 
     Attributes:
         plan: BatchPlan, the composition of the batch.
-        trunk: VGG16, mirrored.
-        trunk_optimizer: optimizer of the trunk; its momentum is kept for the whole stage.
+        trunk: Trunk, mirrored.
+        projection: Projection of the stage, mirrored, or None.
+        shared_weights: list of the trainable weights that all workers hold, except V: of trunk,
+            projection and rotation maps.
+        trunk_optimizer: optimizer of the shared weights; its momentum is kept for the whole stage.
         heads: Heads, V and the W_s that this worker serves.
         loss_scale: LossScale where the network computes in float16, else None.
     """
@@ -38,7 +43,7 @@ class Learner:
         Args:
             cluster: Cluster.
             plan: BatchPlan of the stage.
-            trunk: VGG16 with weights, created in the strategy's scope.
+            trunk: Trunk with weights, created in the strategy's scope.
             stage: experiment.Stage.
             model: experiment.Model.
             seed: of the experiment.
@@ -51,12 +56,18 @@ class Learner:
         self.plan = plan
         self.trunk = trunk
         with cluster.strategy.scope():
+            self.projection = new_projection(stage, trunk, seed, stage_index)
+        self.heads = Heads(cluster, plan, stage, stage.feature_dim(trunk.feature_dim))
+        self._mirrored = [part for part in (trunk, self.projection) if part]
+        self.shared_weights = [w for part in self._mirrored for w in part.trainable_variables]
+        self.shared_weights += self.heads.shared_weights
+        with cluster.strategy.scope():
             self.trunk_optimizer = make_optimizer(stage.optimizer)
-            self.trunk_optimizer.build(trunk.trainable_variables)
-        self.heads = Heads(cluster, plan, stage, trunk.feature_dim)
+            self.trunk_optimizer.build(self.shared_weights)
         self.loss_scale = LossScale() if model.compute_dtype == "float16" else None
         self._normalized_with = statistics_comm(model, cluster, plan.topology)
-        trunk.share_statistics(self._normalized_with)
+        for part in self._mirrored:
+            part.share_statistics(self._normalized_with)
         self._compute = self._gradients
         if model.xla:
             self._compute = tf.function(self._gradients, jit_compile=True, autograph=False)
@@ -88,7 +99,7 @@ class Learner:
         world = self._cluster.world
         if self._normalized_with.size == world.size:
             return
-        running = self.trunk.non_trainable_variables
+        running = [v for part in self._mirrored for v in part.non_trainable_variables]
         sums = all_sum_packed([tf.convert_to_tensor(variable) for variable in running], world)
         with self._cluster.strategy.scope():
             for variable, total in zip(running, sums):
@@ -100,7 +111,8 @@ class Learner:
 
         Args:
             batch: this worker's part, in the order of `Sampler.epoch`: image (b, r, r, 3) float32,
-                super_id (b,) int32, sub_id (b,) int32.
+                super_id (b,) int32, sub_id (b,) int32. Of several views: image (b, G, r, r, 3), and
+                with local views local_image (b, L, l, l, 3).
             step_seed: int32 scalar, seeds the dropout; equal on all workers.
             stop: float32 scalar, 1 if this worker asks all workers to stop; the step is taken
                 nevertheless, and its result carries the request to all.
@@ -120,7 +132,8 @@ class Learner:
 
     def _replica_step(self, batch, step_seed, stop):
         """(sums, summed gradients of trunk and heads, whether they are finite) of one replica."""
-        batch = {**batch, "dropout_mask": self._dropout_mask(step_seed)}
+        if self.trunk.dropout_dim:
+            batch = {**batch, "dropout_mask": self._dropout_mask(step_seed)}
         scale = 1.0 if self.loss_scale is None else self.loss_scale.value
         sums, gradients = self._accumulated(batch, scale)
         trunk, *heads = [[g / scale for g in part] for part in gradients]
@@ -166,58 +179,97 @@ class Learner:
 
         Part i has the images i, i + count, ... of a super-class, on any number of workers.
         """
-        rest = tensor.shape[1:]
-        parts = tf.reshape(tensor, [-1, count, *rest])
+        images, *rest = tensor.shape
+        parts = tf.reshape(tensor, [images // count, count, *rest])
         return tf.experimental.numpy.moveaxis(parts, 1, 0)
 
     def _gradients(self, batch, scale):
         """(image sums, gradients of trunk and heads) of a batch, scaled; no weight changes."""
         with tf.GradientTape() as tape:
             objective = self._forward(batch)
-            # The mean over the global batch, since workers and micro-batches are summed.
-            loss = scale * tf.reduce_sum(objective.loss) / self.plan.batch_size
+            # The mean over views and global batch, since workers and micro-batches are summed.
+            views = self._stage.views.count
+            loss = scale * tf.reduce_sum(objective.loss) / (views * self.plan.batch_size)
         return self._image_sums(batch, objective), tape.gradient(loss, self._weights())
 
     def _forward(self, batch) -> losses.Objective:
-        features = self.trunk(batch["image"], training=True, dropout_mask=batch["dropout_mask"])
-        features = tf.nn.relu(features[self.trunk.feature_layer])
-        return self.heads.objective(features, batch["super_id"], batch["sub_id"])
+        """The objective of all views, those of an image side by side."""
+        # So the examples stay ordered by super-class, as the heads need them.
+        features = _joined(self._features(batch))
+        if self.projection:
+            features = self.projection(features, training=True)
+        return self.heads.objective(features, *self._labels(batch))
+
+    def _features(self, batch):
+        """(b, views, d): ReLU of the trunk's features; a pass over global views, one over local."""
+        features, done = [], 0
+        for images in self._passes(batch):
+            count = images.shape[1]
+            mask = None
+            if self.trunk.dropout_dim:
+                mask = _joined(batch["dropout_mask"][:, done : done + count])
+            endpoints = self.trunk(_joined(images), training=True, dropout_mask=mask)
+            found = tf.nn.relu(endpoints[self.trunk.feature_layer])
+            features.append(tf.reshape(found, [-1, count, self.trunk.feature_dim]))
+            done += count
+        return tf.concat(features, 1)
+
+    def _passes(self, batch):
+        """Images (b, views, side, side, 3) of each pass of the trunk."""
+        views = self._stage.views
+        images = batch["image"]
+        yield images[:, None] if views.count == 1 else images
+        if views.local_views:
+            yield batch["local_image"]
+
+    def _labels(self, batch):
+        """(b * views,) super_id and sub_id of each view of each image."""
+        views = self._stage.views.count
+        return [tf.repeat(batch[name], views) for name in ("super_id", "sub_id")]
 
     def _apply(self, gradients):
         trunk, *heads = gradients
-        variables = self.trunk.trainable_variables
+        variables = self.shared_weights
         self.trunk_optimizer.apply_gradients(
-            zip(decayed(trunk, variables, self._stage.optimizer.weight_decay), variables),
+            zip(decayed(trunk, variables, self._stage.optimizer), variables),
             skip_gradients_aggregation=True,
         )
         self.heads.apply(heads)
 
     def _weights(self) -> list[list[tf.Variable]]:
-        return [self.trunk.trainable_variables, *(head.weights for head in self.heads)]
+        return [self.shared_weights, *(head.weights for head in self.heads)]
 
     def _dropout_mask(self, step_seed):
-        """This worker's rows of a mask that depends on step and super-class, not on the workers."""
-        plan, rank = self.plan, self._cluster.rank
+        """(b, views, dropout_dim), this worker's rows of what depends on step and super-class."""
+        plan, rank, views = self.plan, self._cluster.rank, self._stage.views.count
         if not self._dropout:
-            return tf.ones([plan.per_worker, self.trunk.dropout_dim])
+            return tf.ones([plan.per_worker, views, self.trunk.dropout_dim])
         start = plan.topology.position(rank) * plan.per_served
         shape = [plan.per_super_class, self.trunk.dropout_dim]
-        masks = []
-        for super_class in plan.topology.served(rank):
-            seed = tf.stack([step_seed, derive("dropout", *self._seed, super_class)])
-            masks.append(dropout_mask(shape, seed)[start : start + plan.per_served])
-        return tf.concat(masks, 0)
+
+        def mask(*key):
+            seed = tf.stack([step_seed, derive("dropout", *self._seed, *key)])
+            return dropout_mask(shape, seed)[start : start + plan.per_served]
+
+        return tf.concat(
+            [
+                tf.stack([mask(s, *([view] if view else [])) for view in range(views)], 1)
+                for s in plan.topology.served(rank)
+            ],
+            0,
+        )
 
     def _image_sums(self, batch, objective):
-        """(len(IMAGE_NAMES),) float32."""
+        """(len(IMAGE_NAMES),) float32; an image counts once, with the mean over its views."""
         loss, super_logits, sub_logits = objective
-        super_ids, rotations = batch["super_id"], self.plan.rotations
+        super_ids, sub_ids = self._labels(batch)
+        rotations = self.plan.rotations
         guess = tf.argmax(super_logits, -1, tf.int32)
         super_loss = losses.cross_entropy(super_logits, super_ids)
         sub_hits = 0.0
         if sub_logits is not None:
-            sub_hits = _count_equal(tf.argmax(sub_logits, -1, tf.int32), batch["sub_id"])
-        return pack(
+            sub_hits = _count_equal(tf.argmax(sub_logits, -1, tf.int32), sub_ids)
+        sums = pack(
             IMAGE_NAMES,
             images=tf.size(loss),
             loss=tf.reduce_sum(loss),
@@ -227,6 +279,7 @@ class Learner:
             rotation_hits=_count_equal(guess % rotations, super_ids % rotations),
             sub_hits=sub_hits,
         )
+        return sums / self._stage.views.count
 
 
 def statistics_comm(model, cluster, topology) -> Communicator:
@@ -236,6 +289,12 @@ def statistics_comm(model, cluster, topology) -> Communicator:
     if model.sync_batch_norm == "group":
         return cluster.group(topology.sharers(cluster.rank))
     return cluster.world
+
+
+def _joined(tensor):
+    """(b * views, ...) of (b, views, ...)."""
+    count, views, *rest = tensor.shape
+    return tf.reshape(tensor, [count * views, *rest])
 
 
 def _where(finite, value):

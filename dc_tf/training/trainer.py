@@ -1,7 +1,7 @@
 """Trains for one epoch: orbit's controller around an inner loop of steps.
 
 trainer = StageTrainer(experiment, run, cluster, learner, checkpoints, metrics, position)
-trainer.train_epoch(batches, steps=100, title="rotnet epoch 1/9", learning_rate=0.1)
+trainer.train_epoch(batches, rates=[0.1] * 100, title="rotnet epoch 1/9")
 trainer.position
 """
 
@@ -11,6 +11,7 @@ import dataclasses
 import io
 import math
 import time
+from collections.abc import Iterable
 
 import orbit
 import tensorflow as tf
@@ -73,23 +74,22 @@ class StageTrainer:
             summary_dir=run.summaries if cluster.is_chief else None,
         )
 
-    def train_epoch(self, batches, steps: int, title: str, learning_rate: float) -> None:
+    def train_epoch(self, batches, rates: list[float], title: str) -> None:
         """Trains the rest of an epoch.
 
         Args:
-            batches: iterable of this worker's batches, at least `steps`.
-            steps: number of steps left in the epoch.
+            batches: iterable of this worker's batches, at least as many as `rates`.
+            rates: learning rates of the steps left in the epoch.
             title: of the progress line.
-            learning_rate: of this epoch.
 
         Raises:
             DataError: the loss or the gradient is not finite, or an image cannot be read.
             Preempted: a worker was asked to stop; all have saved at the same step.
         """
-        self._learner.set_learning_rate(learning_rate)
+        steps = len(rates)
         self._epoch_fields = {"stage": self.position.stage, "epoch": self.position.epoch}
         with heartbeat.slow_operation("preparing"):
-            self._inner.start_epoch(batches, learning_rate)
+            self._inner.start_epoch(batches, rates)
         done = self.position.step
         self._progress = Progress(
             done + steps, title, "steps", enabled=self._cluster.is_chief, done=done
@@ -178,28 +178,30 @@ class EpochTrainer(orbit.AbstractTrainer):
         self._cluster = cluster
         self._global_step = global_step
         self._batches = iter(())
-        self._learning_rate = 0.0
+        self._rates = iter(())
+        self._learning_rate = None  # of the last step
         self._waited = self._seconds = 0.0
         self._warned = False
         self._results = collections.deque(maxlen=_LAG)  # of the last steps
 
-    def start_epoch(self, batches, learning_rate: float = 0.0) -> None:
+    def start_epoch(self, batches, rates: Iterable[float] = ()) -> None:
         """Sets this worker's batches of the epoch, or of the rest of it.
 
         Args:
             batches: iterable.
-            learning_rate: of the epoch, to be reported with the metrics.
+            rates: learning rates of the steps.
         """
         self._batches = iter(batches)
-        self._learning_rate = learning_rate
+        self._rates = iter(rates)
+        self._learning_rate = None
 
     def train(self, num_steps) -> dict[str, float]:
         """Runs `num_steps` steps.
 
         Returns:
-            learning_rate; means over the global batches of these steps; images_per_second over all
-            workers; input_wait, the share of the workers' time spent waiting for images. Orbit
-            writes the same to TensorBoard.
+            learning_rate of the last step; means over the global batches of these steps;
+            images_per_second over all workers; input_wait, the share of the workers' time spent
+            waiting for images. Orbit writes the same to TensorBoard.
 
         Raises:
             DataError: an image cannot be read.
@@ -213,6 +215,7 @@ class EpochTrainer(orbit.AbstractTrainer):
             with data_errors():
                 batch = next(self._batches)
             waited += time.monotonic() - asked
+            self._set_learning_rate(next(self._rates))
             sums += self._step(batch)
             self._global_step.assign_add(1)
             self._stop_if_agreed()
@@ -228,6 +231,11 @@ class EpochTrainer(orbit.AbstractTrainer):
             "images_per_second": total["images"] / seconds,
             "input_wait": float(all_waited) / self._cluster.size / seconds,
         }
+
+    def _set_learning_rate(self, rate):
+        if rate != self._learning_rate:
+            self._learner.set_learning_rate(rate)
+        self._learning_rate = rate
 
     def _step(self, batch):
         stop = tf.constant(float(stop_request.requested()))

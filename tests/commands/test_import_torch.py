@@ -108,6 +108,11 @@ class ImportTorchTest(tf.test.TestCase):
             self.assertIn(text, message)
 
     @NEEDS_TORCH
+    def test_images_smaller_than_the_network_can_see_are_refused(self):
+        self.save()
+        self.assertIn("needs at least 30 pixels", self.refused(2, "--resolution=29"))
+
+    @NEEDS_TORCH
     def test_a_file_that_is_no_checkpoint_is_refused(self):
         with open(self.checkpoint, "w") as f:
             f.write("Not found.")
@@ -123,7 +128,7 @@ class ImportTorchTest(tf.test.TestCase):
     def test_wrong_usage_is_refused_before_anything_is_read(self):
         self.assertIn("there is no file", self.refused(2))
         self.assertIn("layer, folded", self.refused(2, "--sobel=fold"))
-        self.assertIn("resolution", self.refused(2, "--resolution=8"))
+        self.assertIn("resolution", self.refused(2, "--resolution=7"))
         os.makedirs(self.output)
         with open(os.path.join(self.output, "thesis.txt"), "w") as f:
             f.write("years of work")

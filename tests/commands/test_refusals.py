@@ -27,6 +27,7 @@ FOLDERS = [
     "replay RUN --output={}",
     "train --config_file=quickstart --params_override=data.path=DATA --workdir={}",
     "evaluate --task=knn --model=MODEL --train=DATA --test=DATA --watch_dir={}",
+    "sweep --config_file=methods_small --data=DATA --test=DATA --workdir={}",
 ]
 FILES = [
     "evaluate --task=knn --model=MODEL --train=DATA --test=DATA --output={}.json",
@@ -35,6 +36,13 @@ FILES = [
     "inspect DATA --output={}.png",
 ]
 WORKERS = [
+    "assign --run=RUN --data=DATA --output=out",
+    "browse --run=RUN",
+    "clusters --run=RUN --output=out",
+    "curate --data=DATA --where=label=1 --output=out",
+    "duplicates --run=RUN --output=out",
+    "report --run=RUN --output=out",
+    "search --run=RUN --query=1",
     "embed --model=MODEL --data=DATA --output=out",
     "evaluate --task=knn --model=MODEL --train=DATA --test=DATA",
     "kmeans --input=x.npy --k=2 --output=out",
@@ -108,7 +116,7 @@ class RefusalsTest(tf.test.TestCase):
         with held_port() as (port, _):
             cluster = {"worker": [f"localhost:{port}", "localhost:1"]}
             text = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}})
-            lines = [*WORKERS[1:-1], f"{WORKERS[-1]} --measure"]
+            lines = [*WORKERS[-4:-1], f"{WORKERS[-1]} --measure"]
             said = {self.refusal(line, TF_CONFIG=text) for line in lines}
         self.assertLen(said, 1)
         self.assertIn(f"port {port} of this worker", said.pop())

@@ -123,10 +123,10 @@ class AssignTest(tf.test.TestCase):
         path = os.path.join(folder, "clusters.parquet")
         last = open_clustering(run=folder)
         self.assertAllEqual(pq.read_table(path)["cluster"].to_numpy(), last.cluster)
-        with mock.patch.object(start, "write_clusters", side_effect=AssertionError("again")):
+        with mock.patch.object(start, "_write_clusters", side_effect=AssertionError("again")):
             start.write_run_table(folder)
         os.remove(path)
-        with mock.patch.object(start, "write_clusters", side_effect=OSError("full")):
+        with mock.patch.object(start, "_write_clusters", side_effect=OSError("full")):
             with self.assertLogs(level="WARNING") as logs:
                 start.write_run_table(folder)
         self.assertIn("`dc_tf clusters --run=", logs.output[0])

@@ -77,11 +77,37 @@ class ClusterTableTest(tf.test.TestCase):
                     "sub_cluster": row % 3,
                     "distance": row / 4,
                     "ratio": float(np.float32(row / ROWS)),
+                    "outlier": False,
+                    "cluster_size": ROWS // 6,
+                    "single_source": False,
                     "label": row % 2,
                     "class": "dog" if row % 2 else "cat",
                 }
                 | meta,
             )
+
+    def test_it_marks_outliers_and_clusters_of_a_single_user(self):
+        def meta(row):
+            return {"user": "one" if row % 2 else f"user{row}"} if row else {}
+
+        data, distance = self.data(meta=meta), np.ones(ROWS, np.float32)
+        distance[::4] = 1.1
+        distance[6] = 9
+        made = clustered.clustering(data, np.arange(ROWS) % 2, distance=distance)
+        output = self.path("t.parquet")
+        cluster_table.write_cluster_table(made, output, workers=1)
+        table = pq.read_table(output)
+        self.assertAllEqual(np.flatnonzero(table["outlier"].to_pylist()), [6])
+        self.assertEqual(table["single_source"].to_pylist(), [False, True] * (ROWS // 2))
+        self.assertEqual(set(table["cluster_size"].to_pylist()), {ROWS // 2})
+
+    def test_without_distances_and_users_nothing_is_said(self):
+        made = clustered.clustering(self.data(), np.arange(ROWS) % 2)
+        output = self.path("t.parquet")
+        cluster_table.write_cluster_table(made, output, workers=1)
+        table = pq.read_table(output)
+        for name in ("outlier", "single_source"):
+            self.assertEqual(table[name].null_count, ROWS)
 
     def test_a_column_takes_the_type_that_holds_all_values(self):
         _, output = self.table(self.data(meta=odd))

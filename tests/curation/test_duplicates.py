@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.curation import duplicates, near_pairs
+from dc_tf.curation import cluster_rows, duplicates, near_pairs
 from dc_tf.curation.duplicates import Settings, find_duplicates
 from dc_tf.curation.features import open_features
 from dc_tf.curation.groups import choose_keepers, connecting, grouped
@@ -121,6 +121,18 @@ class FindTest(tf.test.TestCase):
         self.assertEqual(self.groups(whole), brute_force(x, 0.95))
         looser = find_duplicates(features, Settings(0.5, 0, k=5), work)
         self.assertEqual(self.groups(looser), brute_force(x, 0.5))
+
+    def test_a_killed_search_keeps_clusters_and_their_rows(self):
+        x = with_copies(150, 60)
+        work = tempfile.mkdtemp(dir=self.get_temp_dir())
+        features, settings = self.features(x), Settings(0.95, 0, k=5, neighbours=4)
+        with mock.patch.object(duplicates, "near_pairs", side_effect=KeyboardInterrupt):
+            with self.assertRaises(KeyboardInterrupt):
+                find_duplicates(features, settings, work)
+        again = mock.patch.object(duplicates, "kmeans", side_effect=AssertionError("again"))
+        with again, mock.patch.object(cluster_rows, "_make", side_effect=AssertionError("again")):
+            found = find_duplicates(features, settings, work)
+        self.assertEqual(self.groups(found), brute_force(x, 0.95))
 
     def test_what_cannot_work_is_refused(self):
         for text, settings in (

@@ -4,10 +4,12 @@ import os
 import shutil
 import tempfile
 import unittest
+from unittest import mock
 
 import numpy as np
 import pictures
 
+from dc_tf.curation import where
 from dc_tf.curation.where import Condition, matching_rows
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.writer import DatasetWriter
@@ -84,6 +86,27 @@ class MatchingRowsTest(unittest.TestCase):
 
     def test_only_the_given_rows_are_looked_at(self):
         self.assertEqual(self.found("meta/hashtag=dog", "label=1", rows=[9, 3, 2]), [9, 3])
+
+    def test_a_killed_call_reads_only_the_parts_that_are_missing(self):
+        folder, rows = os.path.join(os.path.dirname(self.dataset.path), "kept"), np.arange(10)
+        conditions, states = [Condition.parse("meta/hashtag=dog")], where._states
+        read = []
+
+        def killed_at_the_third(reader, part, *args):
+            read.append(part.tolist())
+            if len(read) == 3:
+                raise KeyboardInterrupt
+            return states(reader, part, *args)
+
+        small = mock.patch.object(where, "_LEAST_ROWS", 2)
+        with small, mock.patch.object(where, "_states", killed_at_the_third):
+            with self.assertRaises(KeyboardInterrupt):
+                matching_rows(self.dataset, rows, conditions, folder)
+            found = matching_rows(self.dataset, rows, conditions, folder)
+        self.assertEqual(rows[found.kept].tolist(), [0, 3, 6, 9])
+        self.assertEqual(read, [[0, 1], [2, 3], [4, 5], [4, 5], [6, 7], [8, 9]])
+        other = matching_rows(self.dataset, rows, [Condition.parse("meta/year<1982")], folder)
+        self.assertEqual(rows[other.kept].tolist(), [0, 1])
 
     def test_a_corrupt_row_is_counted_and_left_out(self):
         _, ((offset, _, _),) = self.dataset.locate([3])

@@ -16,7 +16,8 @@ class ComparisonTest(tf.test.TestCase):
         self.assertEqual(
             found["advice"],
             "conv13 (31.0 % against 46.0 %), fc7 (41.0 % against 46.0 %) end below an untrained "
-            "network: train longer, or take conv7, the best layer here (60.2 %).",
+            "network: train at a lower learning rate or longer, or take conv7, the best layer here "
+            "(60.2 %).",
         )
 
     def test_a_best_layer_that_is_below_is_not_recommended(self):
@@ -43,8 +44,8 @@ class ComparisonTest(tf.test.TestCase):
         self.assertIsNone(advice("the model", 0.1, None, images=100))
         self.assertEqual(
             advice("the model", 0.2, 0.4, images=100),
-            "the model ends below an untrained network (20.0 % against 40.0 %): pre-train longer, "
-            "or on more images.",
+            "the model ends below an untrained network (20.0 % against 40.0 %): pre-train at "
+            "a lower learning rate, longer, or on more images.",
         )
 
 

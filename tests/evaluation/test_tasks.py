@@ -56,7 +56,7 @@ class TasksTest(tf.test.TestCase):
 
     def test_features_are_those_of_the_network_in_the_order_of_the_rows(self):
         train, _ = self.splits()
-        extractor = Extractor(self.frozen.trunk, {n: cell_average(n) for n in ("conv4", "fc7")})
+        extractor = Extractor(self.frozen.trunk, {n: cell_average() for n in ("conv4", "fc7")})
         images = np.concatenate(list(train.images(64, RESOLUTION, RESOLUTION)))
         with FeatureCache() as cache:
             found = extract(extractor, self.frozen, train, cache, batch_size=7)
@@ -66,7 +66,7 @@ class TasksTest(tf.test.TestCase):
 
     def test_features_beyond_the_memory_bound_go_to_files_that_are_removed(self):
         train, _ = self.splits()
-        extractor = Extractor(self.frozen.trunk, {"conv4": cell_average("conv4")})
+        extractor = Extractor(self.frozen.trunk, {"conv4": cell_average()})
         scratch = os.path.join(self.get_temp_dir(), "scratch")
         with FeatureCache(scratch, memory_bytes=0) as cache, FeatureCache() as memory:
             found = extract(extractor, self.frozen, train, cache)["conv4"]
@@ -328,10 +328,10 @@ class TasksTest(tf.test.TestCase):
         self.assertIn("only knn, linear_probe, low_shot", err)
 
     def test_layers_come_in_the_networks_order(self):
-        self.assertEqual(parse_layers(["fc7", "conv2"]), ("conv2", "fc7"))
-        self.assertEqual(parse_layers(["all"]), LAYERS)
+        self.assertEqual(parse_layers(["fc7", "conv2"], LAYERS), ("conv2", "fc7"))
+        self.assertEqual(parse_layers(["all"], LAYERS), LAYERS)
         with self.assertRaisesRegex(ConfigError, "missing"):
-            parse_layers([""])
+            parse_layers([""], LAYERS)
 
 
 if __name__ == "__main__":

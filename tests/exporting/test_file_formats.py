@@ -14,7 +14,8 @@ import tensorflow as tf
 from dc_tf import keras
 from dc_tf.errors import ConfigError
 from dc_tf.exporting.file_formats import check_file, write_file
-from dc_tf.exporting.fold_sobel import FoldedVGG16, fold
+from dc_tf.exporting.fold_sobel import fold
+from dc_tf.nn.trunks import make_trunk
 from dc_tf.nn.vgg16 import LAYERS, VGG16
 
 RESOLUTION = 32
@@ -44,10 +45,10 @@ class FileFormatsTest(tf.test.TestCase):
 
     @pytest.mark.numeric
     def test_weights_load_into_a_new_network_of_the_same_settings(self):
-        for sobel, kind, name in (("layer", VGG16, "a"), ("folded", FoldedVGG16, "b")):
+        for sobel, folded, name in (("layer", False, "a"), ("folded", True, "b")):
             path = self.path(f"{name}.weights.h5")
             write_file(self.trunk, path, "keras_weights", sobel)
-            other = kind(**SETTINGS, seed=9).built_at_resolution()
+            other = VGG16(**SETTINGS, folded=folded, seed=9).built_at_resolution()
             self.assertNotAllClose(other(images())["fc7"], self.trunk(images())["fc7"])
             other.load_weights(path)
             for layer, features in self.trunk(images()).items():
@@ -70,6 +71,25 @@ class FileFormatsTest(tf.test.TestCase):
             convolutions = [f"block{b}_conv{c}" for b, size in sizes for c in range(1, size + 1)]
             own = [layer.name for layer in model.layers]
             self.assertContainsSubset([*convolutions, "fc1", "fc2", "block5_pool"], own)
+
+    @pytest.mark.numeric
+    def test_the_keras_model_of_a_resnet_has_its_features_and_learns(self):
+        for sobel, form in ((True, "layer"), (True, "folded"), (False, "layer")):
+            settings = dict(width=1 / 16, resolution=RESOLUTION, sobel=sobel)
+            trunk = make_trunk("resnet50", **settings, seed=3).built_at_resolution()
+            trunk(images(8, seed=1), training=True)
+            path = self.path("a.keras")
+            write_file(trunk, path, "keras", form, overwrite=True)
+            model = keras.models.load_model(path)
+            expected = trunk(images())
+            names = {"conv1": "conv1_relu", "block2_1": "conv3_block1_out", "pool": "avg_pool"}
+            for layer, name in names.items():
+                part = keras.Model(model.input, model.get_layer(name).output)
+                self.assertAllClose(part(images()), expected[layer], atol=1e-4)
+            before = model.get_layer("conv1_conv").get_weights()[0]
+            model.compile(keras.optimizers.SGD(0.01), "mse")
+            model.fit(images(8), np.ones([8, trunk.feature_dim]), batch_size=8, verbose=0)
+            self.assertNotAllClose(model.get_layer("conv1_conv").get_weights()[0], before, rtol=0)
 
     def test_the_keras_model_learns_from_conv1_on_and_keeps_sobel(self):
         path = self.path("a.keras")

@@ -3,8 +3,9 @@ import pytest
 import tensorflow as tf
 
 from dc_tf.errors import ConfigError
-from dc_tf.exporting.fold_sobel import FoldedVGG16, fold, fold_kernel
+from dc_tf.exporting.fold_sobel import fold, fold_kernel
 from dc_tf.exporting.weights import copy_weights, named_weights
+from dc_tf.nn.trunks import make_trunk
 from dc_tf.nn.vgg16 import LAYERS, VGG16
 
 pytestmark = pytest.mark.numeric
@@ -40,6 +41,22 @@ class FoldSobelTest(tf.test.TestCase):
             self.assertEqual(found[layer].shape, expected[layer].shape)
             self.assertAllClose(found[layer], expected[layer], atol=1e-4, rtol=0, msg=layer)
             self.assertGreater(np.ptp(expected[layer]), 0.01, layer)  # not a comparison of zeros
+
+    def test_first_convolutions_of_a_resnet_fold_too_whatever_their_stride(self):
+        for kind in ("resnet18", "resnet50"):
+            for stem, side in (("imagenet", 9), ("small", 5)):
+                for size in (RESOLUTION, RESOLUTION + 1):  # the stride divides one of them
+                    settings = dict(width=1 / 16, resolution=size, stem=stem)
+                    trunk = make_trunk(kind, **settings, seed=2).built_at_resolution()
+                    trunk(images(8, size, seed=1), training=True)
+                    folded = fold(trunk)
+                    bright = np.concatenate([images(2, size), np.ones((1, size, size, 3))])
+                    expected, found = trunk(bright), folded(bright)
+                    kernel = named_weights(folded)["conv1"]["kernel"]
+                    self.assertEqual(kernel.shape, (side, side, 3, 4))
+                    for layer in trunk.layer_names:
+                        self.assertAllClose(found[layer], expected[layer], atol=1e-4, msg=layer)
+                    self.assertGreater(np.ptp(expected["pool"]), 0.01)
 
     def test_folding_is_exact_at_the_borders_of_an_image_that_is_bright_there(self):
         trunk = trained_like(seed=1)
@@ -82,8 +99,7 @@ class FoldSobelTest(tf.test.TestCase):
 
     def test_folded_networks_copy_to_folded_networks(self):
         folded = fold(trained_like())
-        settings = {k: v for k, v in folded.settings.items() if k != "sobel"}
-        copy = FoldedVGG16(**settings).built_at_resolution()
+        copy = VGG16(**folded.settings, folded=True).built_at_resolution()
         copy_weights(folded, into=copy)
         self.assertAllEqual(copy(images())["conv13"], folded(images())["conv13"])
 

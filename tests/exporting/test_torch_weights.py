@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.errors import DataError
-from dc_tf.exporting.torch_weights import from_torch
+from dc_tf.exporting.torch_weights import from_torch, to_torch
 from dc_tf.exporting.weights import assign_weights, named_weights
 from dc_tf.nn.vgg16 import CONV_LAYERS, LAYERS, VGG16
 
@@ -89,6 +89,20 @@ class TorchWeightsTest(tf.test.TestCase):
             for layer, weights in named_weights(trunk).items():
                 for name, variable in weights.items():
                     self.assertAllEqual(variable, network.weights[layer][name])
+
+    def test_weights_go_back_to_the_same_checkpoint(self):
+        state = checkpoint()
+        network = from_torch(state, RESOLUTION)
+        trunk = VGG16(**network.settings).built_at_resolution()
+        assign_weights(network.weights, trunk)
+        back = to_torch(trunk)
+        self.assertContainsSubset(state, back)
+        for key, array in back.items():
+            if key.endswith("num_batches_tracked"):
+                self.assertEqual((array.dtype, array.shape), (np.int64, ()))
+            else:
+                self.assertAllEqual(array, state[key], key)
+        self.assertEqual(from_torch(back, RESOLUTION).ignored, ())
 
     def test_prefixes_of_wrappers_do_not_matter(self):
         plain = from_torch(checkpoint(), RESOLUTION).weights

@@ -1,3 +1,4 @@
+import json
 import pathlib
 import sys
 
@@ -9,7 +10,7 @@ import budget  # noqa: E402
 import summary  # noqa: E402
 
 ROTNET = {"name": "rotnet", "epochs": 10, "reassign_every": 0, "drops": [8], "clusterings": 0}
-STEPS = {"steps_per_epoch": 62, "batch_per_worker": 32}
+STEPS = {"steps_per_epoch": 62, "batch_per_worker": 32, "warmup_epochs": 0.0}
 ROTNET |= {"images_per_second": 200.0, "clustering_seconds": None} | STEPS
 DEEPER = {"name": "deepercluster", "epochs": 10, "reassign_every": 2, "drops": [8]}
 DEEPER |= {"clusterings": 5, "images_per_second": 160.0, "clustering_seconds": 50.0} | STEPS
@@ -18,6 +19,18 @@ DEEPER |= {"clusterings": 5, "images_per_second": 160.0, "clustering_seconds": 5
 def plan(rows=4000, stages=(ROTNET, DEEPER)):
     measured = {"seconds": 20.0, "first_steps_seconds": 12.0, "extract_images_per_second": 800.0}
     return {"rows": rows, "workers": 2, "stages": list(stages), "measured": measured}
+
+
+class LayersTest(tf.test.TestCase):
+    def test_some_layers_of_vgg16_are_measured_and_all_of_other_networks(self):
+        folder = pathlib.Path(self.get_temp_dir())
+        for outputs, expected in (
+            (["conv1", *summary.LAYERS, "fc6"], "conv2,conv4,conv7,conv10,conv13,fc7"),
+            (["conv1", "block1_1", "pool"], "all"),
+        ):
+            about = {"outputs": dict.fromkeys(outputs, [1])}
+            (folder / "dc_tf.json").write_text(json.dumps(about))
+            self.assertEqual(summary.measured_layers(folder), expected)
 
 
 class FitTest(tf.test.TestCase):
@@ -55,6 +68,13 @@ class FitTest(tf.test.TestCase):
         self.assertEqual(budget.fit(self.costs(rows=64_000, stages=large), 1), [1, 1])
         tiny = [stage | {"steps_per_epoch": 1} for stage in (ROTNET, DEEPER)]
         self.assertEqual(budget.fit(self.costs(rows=2000, stages=tiny), 1), [20, 20])
+
+    def test_the_warm_up_keeps_its_steps_unless_they_are_most_of_the_stage(self):
+        costs = self.costs(stages=(ROTNET | {"warmup_epochs": 2.0}, DEEPER))
+        for epochs, warmup in ((3, 1.5), (5, 2.0), (10, 2.0), (40, 8.0)):
+            settings = budget.overrides(costs, [epochs, 4])
+            self.assertEqual(settings["stages[0].optimizer.warmup_epochs"], warmup)
+        self.assertNotIn("stages[1].optimizer.warmup_epochs", settings)
 
     def test_the_ratio_of_the_stages_stays(self):
         costs = self.costs(stages=(ROTNET, DEEPER | {"epochs": 20}))

@@ -49,7 +49,7 @@ if (folder / f"slow-{name}").exists():
     print(f"{name} {task} ends", file=sys.stderr, flush=True)
 stage = {"name": "rotnet", "epochs": 10, "reassign_every": 0, "drops": [8], "clusterings": 0}
 stage |= {"images_per_second": 100.0, "clustering_seconds": None}
-stage |= {"steps_per_epoch": 62, "batch_per_worker": 32}
+stage |= {"steps_per_epoch": 62, "batch_per_worker": 32, "warmup_epochs": 0.0}
 measured = {"seconds": 0.0, "first_steps_seconds": 1.0, "extract_images_per_second": 1e4}
 measured["notes"] = []
 layers = {"conv4": {"top1": 0.6}, "conv13": {"top1": 0.5}, "fc7": {"top1": 0.3}}

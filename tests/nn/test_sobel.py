@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dc_tf.nn.sobel import RGB_MEAN, RGB_STD, Normalize, RgbPadding, Sobel
+from dc_tf.nn.sobel import RGB_MEAN, RGB_STD, Normalize, Padding, Sobel
 
 pytestmark = pytest.mark.numeric
 
@@ -38,7 +38,7 @@ class SobelTest(tf.test.TestCase):
     def test_224_becomes_226_with_and_without_sobel(self):
         images = tf.zeros([1, 224, 224, 3])
         self.assertEqual(Sobel()(images).shape, (1, 226, 226, 2))
-        self.assertEqual(RgbPadding()(images).shape, (1, 226, 226, 3))
+        self.assertEqual(Padding(1)(images).shape, (1, 226, 226, 3))
 
     def test_nothing_is_trained(self):
         layer = Sobel()

@@ -12,7 +12,9 @@ from dc_tf import keras
 from dc_tf.clustering.cost.hardware import P4D
 from dc_tf.clustering.cost.model import estimate
 from dc_tf.errors import ConfigError
-from dc_tf.experiment import Optimizer, load, to_yaml
+from dc_tf.experiment import Optimizer, Views, load, to_yaml
+from dc_tf.nn.projection import Projection
+from dc_tf.nn.trunks import trunk_of
 from dc_tf.nn.vgg16 import VGG16
 from dc_tf.planning import training_cost
 from dc_tf.planning.plan import make_plan
@@ -22,6 +24,11 @@ from dc_tf.training.optimizers import make_optimizer
 from dc_tf.training.rates import rates_of
 
 ROWS = 128
+PROTOTYPES = {
+    "stage_head": "prototypes",
+    "stage_projection": {"hidden": 12, "dim": 8},
+    "stage_clustering": {"whiten": False, "spherical": True},
+}
 
 
 def experiment(**changes):
@@ -45,8 +52,7 @@ def count_step(cluster, settings):
     experiment = experiment_lib.load(params_override=[settings])
     plan = plan_stages(experiment, 128, cluster.size)[1]
     with cluster.strategy.scope():
-        trunk = VGG16(**{n: getattr(experiment.model, n) for n in ("width", "resolution", "fc")})
-        trunk.built_at_resolution()
+        trunk = trunk_of(experiment.model).built_at_resolution()
     learner = Learner(cluster, plan, trunk, experiment.stages[1], experiment.model, stage_index=1)
     learner.start_round(0)
     sent, reduce = [], Collective._reduce
@@ -59,8 +65,11 @@ def count_step(cluster, settings):
     Collective._reduce = counting
     try:
         served = plan.topology.served(cluster.rank)
+        views = experiment.stages[1].views
+        shape = [] if views.count == 1 else [views.global_views]
         batch = {
-            "image": np.zeros([plan.per_worker, 32, 32, 3], np.float32),
+            "image": np.zeros([plan.per_worker, *shape, 32, 32, 3], np.float32),
+            "local_image": np.zeros([plan.per_worker, views.local_views, 32, 32, 3], np.float32),
             "super_id": np.repeat(served, plan.per_served).astype(np.int32),
             "sub_id": np.zeros(plan.per_worker, np.int32),
         }
@@ -97,7 +106,7 @@ class SizeTest(tf.test.TestCase):
     def test_optimizers_keep_what_is_planned(self):
         known = {"SGD", "Adam", "AdamW", "Nadam", "Adamax", "Adagrad", "Adadelta", "RMSprop"}
         self.assertContainsSubset(known, dir(keras.optimizers))
-        for name in (*known, "Lion", "Ftrl"):
+        for name in (*known, "Lion", "Ftrl", "LARS"):
             for momentum in (0.0, 0.9):
                 settings = Optimizer(name=name, momentum=momentum)
                 optimizer = make_optimizer(settings)
@@ -114,6 +123,10 @@ class SizeTest(tf.test.TestCase):
             {"stage_loss": "product"},
             {"stage_clusters": 1, "stage_rotations": 1, "model": {"sync_batch_norm": "group"}},
             {"stage_accumulate": 1, "model": {"compute_dtype": "float16"}},
+            {"model": {"trunk": "resnet50", "stem": "small"}},
+            {"stage_views": {"global_views": 2, "local_views": 1, "local_size": 32}},
+            {"stage_projection": {"hidden": 12, "dim": 8}},
+            {**PROTOTYPES, "stage_prototype_rotation": "mapped"},
         ):
             planned = experiment(**changes)
             size = training_cost.StageSize.of(planned, planned.stages[1], workers=2)
@@ -122,11 +135,61 @@ class SizeTest(tf.test.TestCase):
                 self.assertEqual(size.exchanged_bytes, sent, changes)
                 self.assertEqual(size.weights, weights, changes)
 
+    def test_views_are_counted_as_images_of_their_size(self):
+        def size(**views):
+            planned = experiment(stage_views=views)
+            return training_cost.StageSize.of(planned, planned.stages[1], workers=1)
+
+        one, four = size(), size(global_views=2, local_views=2, local_size=32)
+        self.assertEqual(four.activation_bytes, 4 * one.activation_bytes)
+        self.assertEqual(four.input_bytes, 4 * one.input_bytes)
+        self.assertEqual(four.weights, one.weights)
+        small = Views(global_views=2, local_views=4, local_size=48)
+        self.assertEqual(small.relative_cost(96), 3)
+
+    def test_the_plan_names_the_views(self):
+        views = {"global_views": 2, "local_views": 3, "local_size": 32}
+        plan = make_plan(experiment(stage_views=views), ROWS, 1)
+        text = "5 views of each image: 2 global, 3 local of 32 pixels"
+        self.assertEqual(as_text(plan).count(text), 1)
+        self.assertEqual([stage["views"] for stage in as_dict(plan)["stages"]], [1, 5])
+
     def test_the_cache_is_counted_as_memory_of_the_clustering(self):
         for cache_gb in (0, 2):
             planned = experiment(stage_clustering={"cache_gb": cache_gb})
             problem = training_cost.problem_of(planned, planned.stages[1], 10**9, workers=1)
             self.assertEqual(estimate(problem, P4D).memory.cache, cache_gb * 10**9)
+
+    def test_a_projection_and_prototypes_take_what_they_hold(self):
+        planned = experiment(**PROTOTYPES, stage_prototype_rotation="mapped")
+        stage = planned.stages[1]
+        size = training_cost.StageSize.of(planned, stage, workers=1)
+        projection = Projection(features=16, hidden=12, dim=8).with_weights()
+        count = lambda variables: sum(v.shape.num_elements() for v in variables)  # noqa: E731
+        self.assertEqual(size.projection_weights, count(projection.trainable_variables))
+        plain = training_cost.StageSize.of(experiment(), experiment().stages[1], workers=1)
+        statistics = count(projection.non_trainable_variables)
+        self.assertEqual(size.statistics - plain.statistics, statistics)
+        self.assertEqual(size.rotation_map_weights, 4 * 8 * 8)
+        self.assertEqual(size.prototype_weights, 2 * 4 * (8 + 1))  # of both clusters
+        self.assertEqual(size.head_weights, 8 * (8 + 1))  # V
+        problem = training_cost.problem_of(planned, stage, ROWS, workers=1)
+        self.assertEqual((problem.dim, problem.raw_dim), (8, 0))
+
+    def test_a_worker_holds_the_prototypes_of_the_clusters_that_it_serves(self):
+        planned = experiment(**PROTOTYPES)
+        sizes = [
+            training_cost.StageSize.of(planned, planned.stages[1], n).prototype_weights
+            for n in (1, 2, 8)
+        ]
+        self.assertEqual(sizes, [72, 36, 36])
+
+    def test_the_papers_prototypes_of_128_components_take_41_mb(self):
+        stage = "{head: prototypes, projection: {hidden: 2048, dim: 128}, clusters: 1, clustering: "
+        stage += "{whiten: false, spherical: true}}"
+        paper = load(params_override=["{data: {path: x}, stages: [" + stage + "]}"])
+        size = training_cost.StageSize.of(paper, paper.stages[0], workers=1)
+        self.assertAlmostEqual(4 * size.prototype_weights / 1e6, 41, delta=0.5)
 
     def test_alone_nothing_is_exchanged(self):
         size = training_cost.StageSize.of(experiment(), experiment().stages[1], workers=1)

@@ -14,7 +14,9 @@ import pytest
 import runs
 import tensorflow as tf
 
+from dc_tf.atomic import write_json
 from dc_tf.commands.main import main
+from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.report import content, page
 from dc_tf.report.build import make
@@ -130,6 +132,29 @@ class RunTest(ReportCase):
         rows = [p["alt"] for p in document.all("img")]
         self.assertIn("row 0, photos/0.png, cat", rows)
 
+    def test_outliers_are_counted_by_the_rule_of_the_table(self):
+        clustered.keep(self.run_folder, 1)
+        text = self.document(run=self.run_folder).text()
+        self.assertRegex(text, r"count as outliers: \d+ of 60 images")
+
+    def test_without_centroids_it_says_how_to_get_a_map(self):
+        text = self.document(run=self.run_folder).text()
+        self.assertIn("keep_clusterings", text)
+        self.assertIn("dc_tf report --clusters=CLUSTERS --data=DATA", text)
+
+    def test_near_duplicates_in_the_run_folder_are_shown(self):
+        text = self.document(run=self.run_folder).text()
+        self.assertIn("dc_tf duplicates --run=RUN --output=RUN/duplicates", text)
+        found = os.path.join(self.run_folder, "copies")
+        os.makedirs(found)
+        fingerprint = Dataset.open(self.data).fingerprint()
+        write_json(os.path.join(found, "settings.json"), {"data": fingerprint})
+        with open(os.path.join(found, "duplicates.csv"), "w") as file:
+            file.write("row,group,keeper\n4,0,true\n8,0,false\n6,1,true\n7,1,false\n9,1,false\n")
+        write_json(os.path.join(found, "duplicates.json"), {})
+        text = self.document(run=self.run_folder).text()
+        self.assertIn("5 images in 2 groups", text)
+
     def test_other_clusterings_of_the_same_images_stand_beside_it(self):
         rows = np.arange(clustered.ROWS)
         kmeans = clustered.write_kmeans(self.path("other_clusters"), rows % 4, np.eye(4))
@@ -153,12 +178,16 @@ class RunTest(ReportCase):
         for path in (os.path.join(self.run_folder, "knn.json"), self.path("mine.json")):
             with open(path, "w", encoding="utf-8") as file:
                 json.dump(result | {"task": "low_shot"} if "mine" in path else result, file)
-        named = [self.path("mine.json")]
+        worse = {"task": "retrieval", "map": 0.25, "advice": "R-MAC ends below an untrained one."}
+        with open(self.path("worse.json"), "w", encoding="utf-8") as file:
+            json.dump(worse, file)
+        named = [self.path("mine.json"), self.path("worse.json")]
         text = self.document(run=self.run_folder, evaluation_files=named).text()
         self.assertIn("conv1 best 50.0 25.0", text)
         self.assertIn("conv2 below untrained 25.0 37.5", text)
         self.assertIn("Few labels, top-1", text)
-        self.assertIn("k-NN, top-1: conv2 end below the same layers of an untrained", text)
+        self.assertIn("k-NN, top-1: conv2 ends below the same layer of an untrained", text)
+        self.assertIn("Retrieval: R-MAC ends below an untrained one.", text)
         with self.assertRaisesRegex(ConfigError, "no JSON result|not a JSON result"):
             make(output=self.output, run=self.run_folder, evaluation_files=[self.run_folder])
 

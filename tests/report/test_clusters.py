@@ -7,7 +7,8 @@ import clustered
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.report import clusters, columns, outliers, sample
+from dc_tf.curation import outliers
+from dc_tf.report import clusters, columns, sample
 from dc_tf.report.colours import Colours
 
 ROWS = 60
@@ -29,7 +30,7 @@ class ClustersTest(tf.test.TestCase):
         distance = np.ones(ROWS, np.float32)
         distance[:20] = np.linspace(0.1, 4, 20)
         self.clustering = clustered.clustering(self.data, np.arange(ROWS) // 20, distance=distance)
-        self.statistics = clusters.distance_statistics(self.clustering)
+        self.statistics = outliers.distance_statistics(self.clustering)
 
     def describe(self):
         sizes = self.clustering.sizes()
@@ -50,7 +51,7 @@ class ClustersTest(tf.test.TestCase):
 
     def test_spread_and_unevenness_are_those_of_the_distances(self):
         own = self.clustering.distance[:20].astype(float)
-        expected = [own.mean(), own.std() / own.mean()]
+        expected = [own.mean(), own.std()]
         self.assertAllClose(self.statistics[0], expected, rtol=1e-5)
         self.assertAllClose(self.statistics[1], [1.0, 0.0], atol=1e-6)
 
@@ -66,9 +67,12 @@ class ClustersTest(tf.test.TestCase):
         self.assertEqual([one.number for one in single], [1, 2])
 
     def test_outliers_are_far_for_their_cluster(self):
-        found = outliers.farthest(self.clustering, self.statistics, 2)
+        sizes = self.clustering.sizes()
+        found, count = outliers.farthest(self.clustering, self.statistics, sizes, 2)
         self.assertEqual([row for row, _, _ in found], [19, 18])
-        self.assertAlmostEqual(found[0][2], 4 / self.clustering.distance[:20].mean(), places=4)
+        own = self.clustering.distance[:20]
+        self.assertAlmostEqual(found[0][2], (4 - own.mean()) / own.std(), places=4)
+        self.assertEqual(count, 0)
 
 
 class ColoursTest(tf.test.TestCase):

@@ -3,12 +3,15 @@
 import os
 import tempfile
 
+import clustered
 import pyarrow
 import pyarrow.parquet
 import tensorflow as tf
 
+from dc_tf import atomic
+from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError
-from dc_tf.report.copies import read
+from dc_tf.report.copies import find, read
 
 
 class CopiesTest(tf.test.TestCase):
@@ -31,6 +34,23 @@ class CopiesTest(tf.test.TestCase):
             self.assertEqual((found.count, found.rows), (2, 5))
             self.assertEqual([group.rows for group in found.groups], [[7, 4, 9], [1, 2]])
             self.assertEqual(found.groups[0].size, 3)
+
+    def test_the_newest_complete_output_over_the_data_set_is_found(self):
+        run = tempfile.mkdtemp(dir=self.get_temp_dir())
+        data = Dataset.open(clustered.write_data(os.path.join(run, "data"), rows=4))
+        self.assertIsNone(find(run, data))
+        outputs = ("old", data.fingerprint(), 1), ("new", data.fingerprint(), 2), ("other", "x", 3)
+        for name, owner, time in outputs:
+            os.makedirs(os.path.join(run, name))
+            atomic.write_json(os.path.join(run, name, "settings.json"), {"data": owner})
+            result = os.path.join(run, name, "duplicates.json")
+            atomic.write_json(result, {})
+            os.utime(result, (time, time))
+        os.makedirs(os.path.join(run, "unfinished"))
+        settings = os.path.join(run, "unfinished", "settings.json")
+        atomic.write_json(settings, {"data": data.fingerprint()})
+        self.assertEqual(find(run, data), os.path.join(run, "new"))
+        self.assertIsNone(find(None, data))
 
     def test_what_is_no_such_table_is_refused(self):
         for name, text in (("a.csv", "row\n1\n"), ("b.csv", "row,group\nx,y\n"), ("c.parquet", "")):

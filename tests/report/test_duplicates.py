@@ -180,7 +180,7 @@ class FoundTest(tf.test.TestCase):
                 self.find(**arguments)
         tf_config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
         with mock.patch.dict(os.environ, TF_CONFIG=json.dumps(tf_config)):
-            with self.assertRaisesRegex(ConfigError, "names 2 workers.*unset TF_CONFIG"):
+            with self.assertRaisesRegex(ConfigError, "names 2 workers.*give --output=FOLDER"):
                 self.find(dry_run=True)
 
     def test_the_command_prints_how_many_would_go(self):

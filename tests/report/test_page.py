@@ -1,6 +1,7 @@
 """The page loads nothing, and works in a browser."""
 
 import base64
+import contextlib
 import hashlib
 import html
 import html.parser
@@ -13,12 +14,17 @@ import tempfile
 
 import clustered
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from dc_tf.report.build import make
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 LIMIT_S = 60
+FOCUSED = """() => {
+  const one = document.activeElement;
+  return one.getAttribute("href") || one.getAttribute("name") || one.tagName;
+}"""
 # Does what a person would, and leaves what it sees in an attribute.
 DRIVER = """
 const found = {};
@@ -135,6 +141,45 @@ class PageTest(tf.test.TestCase):
         self.assertIn("images, label", found["dot"])
         self.assertTrue(found["picture"])
         self.assertEqual(found["legends"], ["camera"])
+
+    def test_a_phone_shows_no_more_than_its_width(self):
+        for scheme in ("light", "dark"):
+            with self.opened(viewport={"width": 390, "height": 844}, color_scheme=scheme) as page:
+                self.assertEqual(page.evaluate("document.documentElement.scrollWidth"), 390)
+
+    def test_keys_reach_sections_filter_sheets_and_map(self):
+        with self.opened() as page:
+            reached = set()
+            for _ in range(200):
+                page.keyboard.press("Tab")
+                reached.add(page.evaluate(FOCUSED))
+            for wanted in ("#map", "#outliers", "text", "sort", "#sizes", "column"):
+                self.assertIn(wanted, reached)
+            self.assertNotEmpty([one for one in reached if one.startswith("#cluster-")])
+            page.locator('a[href="#sizes"]').first.focus()
+            page.keyboard.press("Enter")
+            self.assertEqual(page.evaluate("location.hash"), "#sizes")
+
+    def test_without_scripts_a_section_can_be_opened_and_read(self):
+        with self.opened(java_script_enabled=False) as page:
+            page.locator('a[href="#outliers"]').first.click()
+            self.assertTrue(page.locator("#outliers").is_visible())
+            self.assertEqual(page.locator("article").count(), 5)
+
+    @contextlib.contextmanager
+    def opened(self, **context):
+        """A page of Chromium with the report."""
+        if not CHROMIUM:
+            self.skipTest("needs chromium")
+        playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+        with playwright.sync_playwright() as driver:
+            chromium = driver.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+            page = chromium.new_context(**context).new_page()
+            page.set_default_timeout(1000 * LIMIT_S)
+            page.goto(f"file://{self.output}")
+            yield page
+            chromium.close()
 
     def browse(self, *flags, page=None):
         """(stdout, stderr) of Chromium on the page."""

@@ -59,12 +59,12 @@ class Job:
     def wait_until_slow(self, ranks=None):
         """Returns when these workers, by default all, have come to the phase that is slow."""
         for rank in range(self._size) if ranks is None else ranks:
-            self._await(self._marker(rank).exists, f"worker {rank} came to {self._slow[0]}")
+            self.wait_until(self._marker(rank).exists, f"worker {rank} came to {self._slow[0]}")
 
     def wait_for_step(self, step, workdir):
         """Returns when the run's metrics have come to a step."""
         path = pathlib.Path(workdir, "metrics.jsonl")
-        self._await(
+        self.wait_until(
             lambda: path.exists() and _last_step(path.read_text()) >= step, f"step {step} came"
         )
 
@@ -144,7 +144,8 @@ class Job:
                 kin=rank,
             )
 
-    def _await(self, condition, what):
+    def wait_until(self, condition, what):
+        """Returns when a condition holds, a function; `what` says so in an error."""
         until = time.monotonic() + START_S
         while not condition():
             ended = [r for r, process in enumerate(self._processes) if process.poll() is not None]

@@ -33,7 +33,6 @@ from dc_tf.training.checkpoint import (
     read_trunk,
 )
 from dc_tf.training.init_from import check_initial, initial_weights
-from dc_tf.training.loop import learning_rate
 from dc_tf.training.metrics import read
 from dc_tf.training.preflight import check_start
 
@@ -113,6 +112,21 @@ class LoopTest(tf.test.TestCase):
         self.assertEqual(clusterings, [0, 1])
         for name in ("loss", "rotation_accuracy"):
             self.assertAllClose(result[name], self.result[name])
+
+    def test_a_schedule_of_steps_resumes_at_its_step(self):
+        rotnet = self.settings["stages"][0]
+        optimizer = {"name": "LARS", "learning_rate": 2.0, "decay_filter": "kernels"}
+        optimizer |= {"schedule": "cosine", "warmup_epochs": 0.75, "final_learning_rate": 0.5}
+        settings = {**self.settings, "stages": [{**rotnet, "optimizer": optimizer}]}
+        whole, parts = (os.path.join(self.folder, name) for name in ("cosine", "cosine-parts"))
+        workers.on_cluster(1, runs.train, settings, whole)
+        for stop in (("train", 2), ("train", 5), None):
+            workers.on_cluster(1, runs.train, settings, parts, stop)
+        self.assert_same_end(parts, whole)
+        falling = 0.5 + 0.75 * (1 + np.cos(np.pi * np.arange(5) / 5))
+        for path in (whole, parts):
+            rates = [line["learning_rate"] for line in read(RunDir(path).metrics)]
+            self.assertAllClose(rates, [2 / 3, 4 / 3, 2.0, *falling], rtol=1e-12)
 
     @pytest.mark.slow
     def test_two_workers_resume_as_well(self):
@@ -368,11 +382,6 @@ class PlanTest(tf.test.TestCase):
         for workers_, sync in ((2, "world"), (8, "group")):
             with self.assertRaisesRegex(ConfigError, "over 2 workers, .*sync_batch_norm to off"):
                 plan(workers_, sync)
-
-    def test_the_learning_rate_drops_at_its_epochs(self):
-        optimizer = experiment_lib.Optimizer(learning_rate=1.0, drops=(2, 4), drop_factor=0.1)
-        rates = [learning_rate(optimizer, epoch) for epoch in range(5)]
-        self.assertAllClose(rates, [1, 1, 0.1, 0.1, 0.01])
 
 
 def _stop_all(cluster, settings, workdir, step):

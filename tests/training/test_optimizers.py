@@ -8,12 +8,12 @@ from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError
 from dc_tf.experiment import Optimizer, Stage
 from dc_tf.training.classifier import Classifier
-from dc_tf.training.optimizers import check_optimizer, make_optimizer
+from dc_tf.training.optimizers import check_optimizer, decayed, make_optimizer
 
 pytestmark = pytest.mark.numeric
 
 NAMES = ("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion", "Nadam")
-NAMES += ("RMSprop", "SGD")
+NAMES += ("RMSprop", "SGD", "LARS")
 
 
 def settings(name="SGD", options=None, **changes):
@@ -46,6 +46,81 @@ class OptimizersTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(*weights, rtol=1e-5, atol=1e-6)
         self.assertNotAllClose(weights[1], start)
 
+    @parameterized.product(nesterov=(False, True), decay_filter=("all", "kernels"))
+    def test_lars_is_algorithm_1_on_kernels_and_sgd_on_the_rest(self, nesterov, decay_filter):
+        random = np.random.default_rng(3)
+        weights = [random.normal(size=shape) for shape in ((3, 3, 2, 4), (5, 7), (7,))]
+        lars = settings(
+            "LARS",
+            {"trust_coefficient": 0.02},
+            momentum=0.8,
+            nesterov=nesterov,
+            weight_decay=0.3,
+            decay_filter=decay_filter,
+        )
+        optimizer = make_optimizer(lars)
+        variables = [tf.Variable(weight, dtype=tf.float32) for weight in weights]
+        optimizer.build(variables)
+        velocities = [np.zeros_like(weight) for weight in weights]
+        for rate in (2.0, 2.0, 0.5):
+            gradients = [random.normal(size=weight.shape) for weight in weights]
+            optimizer.learning_rate.assign(rate)
+            step = [tf.constant(gradient, tf.float32) for gradient in gradients]
+            optimizer.apply_gradients(zip(decayed(step, variables, lars), variables))
+            for i, (w, g, v) in enumerate(zip(weights, gradients, velocities)):
+                kernel = w.ndim > 1
+                decay = 0.3 if kernel or decay_filter == "all" else 0.0
+                norm = np.linalg.norm(w)
+                local = 0.02 * norm / (np.linalg.norm(g) + decay * norm) if kernel else 1.0
+                change = rate * local * (g + decay * w)
+                velocities[i] = 0.8 * v + change
+                weights[i] = w - (0.8 * velocities[i] + change if nesterov else velocities[i])
+        for variable, weight in zip(variables, weights):
+            self.assertAllClose(variable, weight, rtol=1e-5, atol=1e-5)
+
+    def test_lars_moves_a_kernel_of_zeros_as_sgd_does_and_survives_a_gradient_of_zeros(self):
+        optimizer = make_optimizer(settings("LARS", learning_rate=0.5, weight_decay=0.0))
+        zeros, ones = tf.Variable(tf.zeros([2, 2])), tf.Variable(tf.ones([2, 2]))
+        optimizer.build([zeros, ones])
+        optimizer.apply_gradients([(tf.ones([2, 2]), zeros), (tf.zeros([2, 2]), ones)])
+        self.assertAllClose(zeros, -0.5 * np.ones([2, 2]))
+        self.assertAllClose(ones, np.ones([2, 2]))
+
+    def test_lars_does_not_change_with_the_scale_of_the_gradient(self):
+        random = np.random.default_rng(4)
+        start, gradient = random.normal(size=(2, 5, 7)).astype(np.float32)
+        ends = []
+        for scale in (1.0, 1e4):
+            optimizer = make_optimizer(settings("LARS", weight_decay=0.0))
+            weight = tf.Variable(start)
+            optimizer.build([weight])
+            optimizer.apply_gradients([(scale * gradient, weight)])
+            ends.append(weight.numpy())
+        self.assertAllClose(*ends, rtol=1e-6)
+        self.assertAllClose(
+            np.linalg.norm(ends[0] - start), 1e-4 * np.linalg.norm(start), rtol=1e-3
+        )
+
+    def test_weight_decay_of_kernels_leaves_norms_and_biases_alone(self):
+        shapes = (3, 3, 2, 4), (5, 7), (7,)
+        weights = [tf.Variable(tf.fill(shape, 2.0)) for shape in shapes]
+        gradients = [tf.ones(shape) for shape in shapes]
+        for decay_filter, last in (("all", 2.0), ("kernels", 1.0)):
+            changed = settings(weight_decay=0.5, decay_filter=decay_filter)
+            found = [float(tf.reduce_mean(g)) for g in decayed(gradients, weights, changed)]
+            self.assertAllClose(found, [2.0, 2.0, last])
+
+    def test_a_head_decays_as_the_filter_has_it(self):
+        stage = Stage(
+            optimizer=settings(learning_rate=1.0, weight_decay=0.5, decay_filter="kernels")
+        )
+        head = Classifier(stage, 3, 4, Solo())
+        head.reset(1)
+        kernel, bias = (weight.numpy() for weight in head.weights)
+        head.apply([tf.zeros([3, 4]), tf.zeros([4])])
+        self.assertAllClose(head.head.kernel, 0.5 * kernel)
+        self.assertAllEqual(head.head.bias, bias)
+
     def test_options_reach_the_optimizer(self):
         adam = make_optimizer(settings("Adam", {"beta_1": 0.5, "global_clipnorm": 2.0}))
         self.assertEqual((adam.beta_1, adam.global_clipnorm), (0.5, 2.0))
@@ -73,6 +148,9 @@ class OptimizersTest(tf.test.TestCase, parameterized.TestCase):
             "'LossScaleOptimizer'; use": settings("LossScaleOptimizer"),
             "has beta_3; Adam takes beta_1, beta_2": settings("Adam", {"beta_3": 1}),
             "has learning_rate; Adam takes": settings("Adam", {"learning_rate": 1}),
+            "has eta; LARS takes momentum, nesterov, trust_coefficient.": settings(
+                "LARS", {"eta": 1}
+            ),
         }
         for message, optimizer in refused.items():
             with self.assertRaisesRegex(ConfigError, message):

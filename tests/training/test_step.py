@@ -10,8 +10,8 @@ import workers
 
 from dc_tf.data.input.batch_plan import BatchPlan
 from dc_tf.distributed.topology import Topology
-from dc_tf.experiment import Model, Optimizer, Stage
-from dc_tf.nn.vgg16 import VGG16
+from dc_tf.experiment import Model, Optimizer, Stage, Views
+from dc_tf.nn.trunks import make_trunk
 from dc_tf.training.step import Learner
 from dc_tf.training.step_metrics import unpack
 
@@ -34,7 +34,11 @@ class Case:
     optimizer: Optimizer = dataclasses.field(
         default_factory=lambda: Optimizer(learning_rate=RATE, weight_decay=DECAY)
     )
+    views: Views = dataclasses.field(default_factory=Views)
+    batch: int = BATCH
+    images: str = "random"  # or see `global_batch`
     noise: float = 0.0  # relative, on the images
+    kind: str = "vgg16"
     overflow: bool = False  # of float16 gradients, on the last worker alone
 
     @property
@@ -43,7 +47,8 @@ class Case:
             clusters=self.clusters,
             rotations=self.rotations,
             sub_clusters=SUBS,
-            batch_size=BATCH,
+            batch_size=self.batch,
+            views=self.views,
             accumulate=self.accumulate,
             loss=self.loss,
             optimizer=self.optimizer,
@@ -57,18 +62,19 @@ def train(cluster, case):
         {step count: all weights that this worker holds}, for none, one and all steps, and "sums".
     """
     topology = Topology(cluster.size, case.stage.super_classes)
-    plan = BatchPlan(case.clusters, case.rotations, BATCH, topology)
+    plan = BatchPlan(case.clusters, case.rotations, case.batch, topology)
     world = cluster.world
     with cluster.strategy.scope():
-        trunk = new_trunk(case.model.compute_dtype)
+        trunk = new_trunk(case.model.compute_dtype, case.kind)
     learner = Learner(cluster, plan, trunk, case.stage, case.model, seed=7)
     learner.start_round(0)
     if case.overflow and cluster.rank == cluster.size - 1:
         learner.loss_scale.value.assign(2.0**100)
     found = {0: _weights(learner), "sums": []}
     for step in range(case.steps):
-        batch = {k: v[mine(plan, cluster.rank)] for k, v in global_batch(plan, step).items()}
-        batch["image"] *= np.float32(1 + case.noise)
+        batch = {k: v[mine(plan, cluster.rank)] for k, v in global_batch(plan, step, case).items()}
+        for name in batch.keys() & {"image", "local_image"}:
+            batch[name] = batch[name] * np.float32(1 + case.noise)
         sums = learner.step({k: tf.constant(v) for k, v in batch.items()}, tf.constant(step))
         found["sums"].append(world.all_sum(sums).numpy())
         if step + 1 in (1, case.steps):
@@ -79,9 +85,10 @@ def train(cluster, case):
     return found
 
 
-def new_trunk(compute_dtype="float32"):
-    trunk = VGG16(width=1 / 16, resolution=RESOLUTION, fc=FC, compute_dtype=compute_dtype, seed=3)
-    return trunk.built_at_resolution()
+def new_trunk(compute_dtype="float32", kind="vgg16"):
+    settings = {"fc": FC} if kind == "vgg16" else {"stem": "small"}
+    settings |= dict(width=1 / 16, resolution=RESOLUTION, compute_dtype=compute_dtype, seed=3)
+    return make_trunk(kind, **settings).built_at_resolution()
 
 
 def _weights(learner):
@@ -92,15 +99,32 @@ def _weights(learner):
     }
 
 
-def global_batch(plan, step):
-    """The whole batch of one step, sorted by super-class."""
+def global_batch(plan, step, case=Case()):  # noqa: B008
+    """The whole batch of one step, sorted by super-class.
+
+    The views of `case` are all random, or "identical"; as "examples" two views of an image are two
+    images with its labels.
+    """
     random = np.random.default_rng((11, step))
-    supers = plan.topology.super_classes
-    return {
-        "image": random.random((BATCH, RESOLUTION, RESOLUTION, 3), np.float32),
-        "super_id": np.repeat(np.arange(supers, dtype=np.int32), plan.per_super_class),
+    supers, shape = plan.topology.super_classes, (BATCH, RESOLUTION, RESOLUTION, 3)
+    batch = {
+        "image": random.random(shape, np.float32),
+        "super_id": np.repeat(np.arange(supers, dtype=np.int32), BATCH // supers),
         "sub_id": random.integers(0, SUBS, BATCH, np.int32),
     }
+    if case.images == "examples":
+        both = np.stack([batch["image"], random.random(shape, np.float32)], 1)
+        batch = {name: np.repeat(ids, 2) for name, ids in batch.items() if name != "image"}
+        return {"image": both.reshape(-1, *shape[1:]), **batch}
+    if case.views.count == 1:
+        return batch
+    views = [batch["image"]]
+    for _ in range(case.views.count - 1):
+        views.append(views[0] if case.images == "identical" else random.random(shape, np.float32))
+    batch["image"] = np.stack(views[: case.views.global_views], 1)
+    if case.views.local_views:
+        batch["local_image"] = np.stack(views[case.views.global_views :], 1)
+    return batch
 
 
 def mine(plan, rank):
@@ -128,7 +152,7 @@ class Compared(tf.test.TestCase):
 
 
 class StepTest(Compared):
-    def check(self, case, sizes):
+    def check(self, case, sizes, rtol=1e-4):
         """ReLU and max-pooling amplify rounding from step to step, even on one worker.
 
         A wrong scale, a missed gradient or a missed statistic would make the distance a multiple
@@ -144,10 +168,17 @@ class StepTest(Compared):
             served = {s for one in results for s in one[0]["sub"]}
             self.assertCountEqual(served, range(case.stage.super_classes))
             for one in results:
-                self.assertAllClose(one["sums"][0], alone["sums"][0], rtol=1e-4)
+                self.assertAllClose(one["sums"][0], alone["sums"][0], rtol=rtol)
 
     def test_one_and_ten_steps_with_4_super_classes_are_the_same_on_1_and_2_workers(self):
         self.check(Case(steps=10), sizes=(2,))
+
+    def test_a_resnet_with_default_dropout_takes_the_same_step_on_1_and_2_workers(self):
+        self.check(Case(kind="resnet18", model=Model(trunk="resnet18")), (2,), rtol=1e-3)
+
+    @pytest.mark.slow
+    def test_a_resnet_takes_the_same_three_steps_on_1_and_4_workers(self):
+        self.check(Case(kind="resnet18", clusters=2, steps=3), (4,), rtol=1e-3)
 
     @pytest.mark.slow
     def test_one_and_ten_steps_with_4_super_classes_are_the_same_on_1_and_4_workers(self):
@@ -189,6 +220,13 @@ class StepTest(Compared):
         spread = workers.on_cluster(2, train, Case(optimizer=optimizer))
         self.assert_same(spread, alone, step=1, share=1e-2)
 
+    @pytest.mark.slow
+    def test_lars_does_not_depend_on_the_number_of_workers(self):
+        optimizer = Optimizer(name="LARS", learning_rate=1.0, weight_decay=DECAY)
+        (alone,) = workers.on_cluster(1, train, Case(optimizer=optimizer))
+        spread = workers.on_cluster(2, train, Case(optimizer=optimizer))
+        self.assert_same(spread, alone, step=1, share=1e-2)
+
     @pytest.mark.extended
     def test_xla_changes_rounding_only(self):
         for size in (1, 2):
@@ -200,6 +238,51 @@ class StepTest(Compared):
             for one, other in zip(xla, plain, strict=True):
                 self.assert_same([one], other, step=1, share=1e-3)
                 self.assertAllClose(one["sums"], other["sums"], rtol=1e-3)
+
+
+class ViewsTest(Compared):
+    def check(self, case, other, size=1, share=1e-3):
+        """One step of each has the same weights of trunk and heads, and the same metrics."""
+        (alone,) = workers.on_cluster(1, train, other)
+        spread = workers.on_cluster(size, train, case)
+        self.assert_same(spread, alone, step=1, share=share)
+        for one in spread:
+            self.assertAllClose(one["sums"][0], alone["sums"][0], rtol=1e-4)
+
+    def test_two_global_and_two_local_views_are_the_same_on_1_and_2_workers(self):
+        case = Case(
+            views=Views(global_views=2, local_views=2, local_size=RESOLUTION), model=Model()
+        )  # with dropout
+        self.check(case, case, size=2)
+
+    def test_identical_views_are_as_one(self):
+        model = Model(dropout=False, sync_batch_norm="off")
+        case = Case(views=Views(global_views=3), images="identical", model=model)
+        (views,), (one,) = (
+            workers.on_cluster(1, train, each) for each in (case, Case(model=model))
+        )
+        self.assertAllClose(views["sums"], one["sums"], rtol=1e-4)
+        trained = [v.trainable for v in new_trunk().variables]
+        # Running variances are unbiased, of three times as many values.
+        for found in (views, one):
+            for weights in (found[0], found[1]):
+                weights["trunk"] = list(itertools.compress(weights["trunk"], trained))
+        self.assert_same([views], one, step=1, share=1e-3)
+
+    def test_views_are_further_images_with_the_same_labels(self):
+        pairs = Case(images="examples", batch=2 * BATCH)
+        (views,) = workers.on_cluster(1, train, Case(views=Views(global_views=2)))
+        (images,) = workers.on_cluster(1, train, pairs)
+        self.assert_same([views], images, step=1, share=1e-3)
+        of_views, of_images = unpack(views["sums"][0]), unpack(images["sums"][0])
+        self.assertEqual((of_views["images"], of_images["images"]), (BATCH, 2 * BATCH))
+        for name in ("loss", "super_hits", "rotation_hits", "sub_hits"):
+            self.assertAllClose(2 * of_views[name], of_images[name], rtol=1e-4)
+
+    @pytest.mark.slow
+    def test_parts_of_a_batch_have_all_views_of_their_images_on_any_number_of_workers(self):
+        case = Case(views=Views(local_views=2, local_size=RESOLUTION), accumulate=2, loss="product")
+        self.check(case, case, size=2, share=1e-2)
 
 
 class ByHandTest(Compared):

@@ -1,5 +1,6 @@
 """What the inner loop tells about its steps."""
 
+import itertools
 from unittest import mock
 
 import numpy as np
@@ -26,9 +27,15 @@ class Steps:
 
     def __init__(self, seconds):
         self._seconds = seconds
+        self.rates_set = []
+        self.rates_used = []
+
+    def set_learning_rate(self, rate):
+        self.rates_set.append(rate)
 
     def step(self, batch, step_seed, stop):
         CLOCK[0] += self._seconds
+        self.rates_used.append(self.rates_set[-1])
         return tf.one_hot(NAMES.index("images"), len(NAMES))
 
 
@@ -41,7 +48,7 @@ def images_every(seconds):
 def train(step_s, image_s, calls=2):
     steps = Steps(step_s)
     inner = EpochTrainer(steps, steps, tf.Variable(0, dtype=tf.int64))
-    inner.start_epoch(images_every(image_s))
+    inner.start_epoch(images_every(image_s), itertools.repeat(0.1))
     return [inner.train(tf.constant(4)) for _ in range(calls)]
 
 
@@ -63,6 +70,16 @@ class TrainerTest(tf.test.TestCase):
     def test_other_training_does_not_nor_one_that_has_just_begun(self):
         self.assertEqual(self.warnings(0.02, 0.0)[0], [])
         self.assertEqual(self.warnings(0.0, 0.02, after_s=60.0)[0], [])
+
+    def test_each_step_has_its_rate_and_metrics_have_that_of_the_last_one(self):
+        steps = Steps(0.0)
+        inner = EpochTrainer(steps, steps, tf.Variable(0, dtype=tf.int64))
+        rates = [0.1, 0.2, 0.3, 0.3, 0.3, 0.2]
+        inner.start_epoch(images_every(0.0), rates)
+        found = [inner.train(tf.constant(count))["learning_rate"] for count in (2, 1, 3)]
+        self.assertEqual(found, [0.2, 0.3, 0.2])
+        self.assertEqual(steps.rates_used, rates)
+        self.assertEqual(steps.rates_set, [0.1, 0.2, 0.3, 0.2])  # only where it changes
 
     def test_values_that_end_training_are_errors(self):
         stage = StageTrainer.__new__(StageTrainer)

@@ -17,6 +17,7 @@ from dc_tf.kmeans_options import BACKENDS, INITS, PRECISIONS, real, share, whole
 
 # Labels are int32.
 _MAX_COUNT = 2**31 - 1
+FORMATS = ("npy", "parquet")
 _MAX_GB, _MAX_SECONDS = 1e9, 1e9
 
 
@@ -25,7 +26,8 @@ class Asked:
     """Settings of a clustering.
 
     Attributes:
-        input: a `.npy` file, a pattern, or several with commas between them; or a list of files.
+        input: a `.npy`, `.npz`, Parquet or Arrow file, a pattern, or several with commas between
+            them; or a list of files.
         output: folder, shared by all workers.
         k: number of clusters; None is that of the centroids that `init` gives.
         iterations, seed, precision, backend, spherical, tolerance: as of `kmeans`. With
@@ -36,6 +38,10 @@ class Asked:
         save_every_s: seconds between snapshots; 0: every iteration.
         cache_gb: keep a worker's rows in device memory if they take no more than this.
         timeout_s: as of `distributed.session.watched`; seconds, 0: no limit.
+        column: with the vectors, as of `matrix_file.open_matrix`.
+        id_column: of tables, whose values are written beside the clusters; implies
+            "parquet".
+        format: "npy", or "parquet", which writes the clusters as a table as well.
     """
 
     input: str | os.PathLike | list
@@ -53,6 +59,9 @@ class Asked:
     save_every_s: float = 60.0
     cache_gb: float = 0.25
     timeout_s: float = 600.0
+    column: str | None = None
+    id_column: str | None = None
+    format: str = "npy"
 
     @property
     def cache_bytes(self) -> int:
@@ -88,7 +97,11 @@ def checked_values(asked: Asked) -> Asked:
     }
     if asked.k is not None:
         values["k"] = whole("--k", asked.k, 1, _MAX_COUNT)
-    for name, choices in (("precision", PRECISIONS), ("backend", BACKENDS)):
+    for name, choices in (
+        ("precision", PRECISIONS),
+        ("backend", BACKENDS),
+        ("format", FORMATS),
+    ):
         if getattr(asked, name) not in choices:
             raise ConfigError(f"--{name}={getattr(asked, name)}; use {', '.join(choices)}.")
     for name in ("spherical", "normalize", "overwrite"):

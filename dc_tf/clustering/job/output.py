@@ -29,6 +29,7 @@ class KMeansDir:
     Attributes:
         path: absolute path of the folder.
         centroids, assignments, about: the files of a finished clustering.
+        table: the clusters as Parquet, if that was asked for.
         heartbeats, stacks: folders of the watchdogs of the workers.
         lock: held by rank 0 while the workers run.
         state: folder for the k-means in progress.
@@ -42,6 +43,7 @@ class KMeansDir:
         self.centroids = os.path.join(self.path, "centroids.npy")
         self.assignments = os.path.join(self.path, "assignments.npy")
         self.about = os.path.join(self.path, "clustering.json")
+        self.table = os.path.join(self.path, "assignments.parquet")
         self._unfinished = os.path.join(self.path, "unfinished_kmeans")
         self._settings = os.path.join(self._unfinished, "settings.json")
         self._marks = os.path.join(self._unfinished, "workers")
@@ -54,7 +56,8 @@ class KMeansDir:
 
     def check_inputs(self, paths) -> None:
         """ConfigError if the output would overwrite one of its inputs."""
-        written = {os.path.realpath(p) for p in (self.centroids, self.assignments, self.about)}
+        outputs = (self.centroids, self.assignments, self.about, self.table)
+        written = {os.path.realpath(path) for path in outputs}
         for path in paths:
             if os.path.realpath(path) in written:
                 raise ConfigError(
@@ -256,7 +259,7 @@ class KMeansDir:
     def _empty(self):
         """Removes any clustering, finished or not, and makes room for a new one."""
         remove_tree(self._unfinished)
-        for path in (self.centroids, self.assignments):
+        for path in (self.centroids, self.assignments, self.table):
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
         os.makedirs(self._unfinished)

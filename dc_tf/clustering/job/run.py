@@ -19,6 +19,7 @@ from dc_tf.clustering.centring import find_origin
 from dc_tf.clustering.cost.hardware import CORE, P4D
 from dc_tf.clustering.cost.model import Problem, memory_of
 from dc_tf.clustering.job.output import KMeansDir
+from dc_tf.clustering.job.table import ClusterTable
 from dc_tf.clustering.kmeans import kmeans
 from dc_tf.clustering.search.backends import choose_precision, make_backend
 from dc_tf.clustering.search.tensors import has_gpu
@@ -52,6 +53,7 @@ class KMeansJob:
         overwrite: replace what is in the output.
         save_every_s: seconds from one save to the next; 0 saves after every iteration.
         cache_bytes: as in `KMeansOptions`.
+        table: ClusterTable to write at the end, or None.
     """
 
     input: str
@@ -62,6 +64,7 @@ class KMeansJob:
     overwrite: bool
     save_every_s: float
     cache_bytes: int
+    table: ClusterTable | None = None
 
     @property
     def only_assigns(self) -> bool:
@@ -106,6 +109,7 @@ def run_job(job, cluster) -> dict:
     _check_distances(own, job, cluster)
     finished = _begin(job, settings, cluster)
     if finished is not None:
+        _write_table(job, cluster)
         return finished
     if cluster.is_chief:
         tell(precision, "kmeans")
@@ -119,7 +123,15 @@ def run_job(job, cluster) -> dict:
     with raise_on_all(cluster.world):
         if cluster.is_chief:
             job.output.finish(job.embeddings.rows, cluster.size, result.centroids, about)
+    _write_table(job, cluster)
     return about["result"]
+
+
+def _write_table(job, cluster):
+    """Writes the finished clusters as Parquet, if that is asked for."""
+    with raise_on_all(cluster.world):
+        if cluster.is_chief and job.table:
+            job.table.write(job.output.assignments)
 
 
 def _check_start(job, cluster):

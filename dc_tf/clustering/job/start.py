@@ -15,6 +15,7 @@ import typing
 from dc_tf.atomic import locked
 from dc_tf.clustering.job.checks import Asked, checked_start, checked_values
 from dc_tf.clustering.job.output import KMeansDir
+from dc_tf.clustering.job.table import ClusterTable, check_id_column
 from dc_tf.clustering.store.embeddings import Embeddings, find_files
 from dc_tf.distributed.ports import check_own_port
 from dc_tf.distributed.task import TaskSpec, task_from_environment
@@ -119,7 +120,8 @@ def _checked(asked, output) -> dict:
     if is_file:
         asked = dataclasses.replace(asked, init=os.path.expanduser(asked.init))
     output.check_inputs([*paths, asked.init] if is_file else paths)
-    embeddings = Embeddings.open(paths)
+    embeddings = Embeddings.open(paths, asked.column)
+    check_id_column(embeddings.files, asked.id_column)
     start = checked_start(asked, embeddings.rows, embeddings.dim, asked.input)
     settings = _settings(asked, start, embeddings, output)
     output.check_settings(settings, asked.overwrite)
@@ -132,6 +134,9 @@ def _checked(asked, output) -> dict:
         "overwrite": asked.overwrite,
         "save_every_s": asked.save_every_s,
         "cache_bytes": asked.cache_bytes,
+        "table": ClusterTable(output.table, embeddings.files, asked.id_column)
+        if asked.format == "parquet" or asked.id_column
+        else None,
     }
 
 
@@ -165,6 +170,7 @@ def _settings(asked, start, embeddings, output) -> dict:
         "rows": embeddings.rows,
         "dim": embeddings.dim,
         "dtype": embeddings.dtype.name,
+        **({"column": asked.column} if asked.column else {}),
     }
 
 
@@ -187,7 +193,7 @@ def cluster_in_memory(x, **asked) -> KMeansResult:
     from dc_tf.distributed.collectives import Solo
 
     is_files = names_files(x)
-    points = as_points(Embeddings.open(_files(x)) if is_files else x)
+    points = as_points(Embeddings.open(_files(x), asked.column) if is_files else x)
     start = checked_start(asked, points.rows, points.dim, x if is_files else "x")
     names = ("iterations", "precision", "backend", "spherical", "tolerance", "cache_bytes")
     if is_files:

@@ -1,4 +1,4 @@
-"""Rows of `.npy` files as points for k-means: one file or many, larger than memory.
+"""Rows of files as points for k-means: `.npy`, Parquet and others; one or many, larger than memory.
 
 Opening checks the headers only; rows are read on demand, so a worker reads its own part. Several
 files form one matrix, in the order of the files.
@@ -14,7 +14,7 @@ import os
 
 import numpy as np
 
-from dc_tf.clustering.store.npy_file import NpyFile
+from dc_tf.clustering.store.matrix_file import open_matrix
 from dc_tf.errors import DataError
 
 
@@ -47,8 +47,8 @@ def _matches(pattern):
     matches = [path] if _is_there(path) else sorted(glob.glob(path, recursive=True))
     if not matches:
         raise DataError(
-            f"{pattern!r} matches no file in {os.getcwd()}; give a .npy file, a pattern in quotes "
-            "such as 'shards/*.npy', or several with commas between them."
+            f"{pattern!r} matches no file in {os.getcwd()}; give a .npy or Parquet file, a pattern "
+            "in quotes such as 'shards/*.npy', or several with commas between them."
         )
     return matches
 
@@ -70,7 +70,7 @@ class Embeddings:
     Use `open`, then `part` for a worker's share. Safe to use from several threads.
 
     Attributes:
-        files: the `NpyFile`s.
+        files: the `MatrixFile`s.
         first_row: of this part, counted over all files.
         rows: of this part.
         dim: components of a row.
@@ -88,13 +88,17 @@ class Embeddings:
         self._bounds = np.cumsum([0, *(file.rows for file in files)])
 
     @classmethod
-    def open(cls, paths) -> "Embeddings":
+    def open(cls, paths, column=None) -> "Embeddings":
         """All rows of the files.
+
+        Args:
+            paths: of the files.
+            column: as of `matrix_file.open_matrix`.
 
         Raises:
             DataError: a file cannot be used, or their rows differ in length.
         """
-        files = tuple(NpyFile.open(path) for path in paths)
+        files = tuple(open_matrix(path, column) for path in paths)
         for file in files:
             if file.dim != files[0].dim:
                 raise DataError(

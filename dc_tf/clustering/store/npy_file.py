@@ -42,18 +42,24 @@ class NpyFile:
     by_column: bool = False
 
     @classmethod
-    def open(cls, path: str) -> "NpyFile":
+    def open(cls, path: str, start: int = 0, size: int | None = None) -> "NpyFile":
         """Reads and checks the header.
+
+        Args:
+            path: of the file.
+            start: where the array begins in it, in bytes.
+            size: bytes of the array with its header; None: the rest of the file.
 
         Raises:
             DataError: not a complete `.npy` file of the right kind; says what would work.
         """
-        shape, is_fortran, dtype, offset, size = _header(path)
+        shape, is_fortran, dtype, offset, end = _header(path, start)
+        end = end if size is None else start + size
         _check_shape(path, shape, dtype)
         needed = offset + shape[0] * shape[1] * dtype.itemsize
-        if size < needed:
+        if end < needed:
             raise DataError(
-                f"{path}: {_kind(shape, dtype)} takes {needed} bytes and the file has {size}; it "
+                f"{path}: {_kind(shape, dtype)} takes {needed} bytes and the file has {end}; it "
                 "is not complete, write or copy it again."
             )
         return cls(path, *shape, dtype, offset, is_fortran and min(shape) > 1)
@@ -68,7 +74,7 @@ class NpyFile:
         return kind(self.path, self.offset, self.rows, self.dim, self.dtype)
 
 
-def _header(path):
+def _header(path, start):
     """(shape, is_fortran, dtype, offset of the data, bytes of the file)."""
     try:
         about = os.stat(path)
@@ -79,6 +85,7 @@ def _header(path):
         if not about.st_size:
             raise DataError(f"{path} is empty (0 bytes); write it again.")
         with open(path, "rb") as file:
+            file.seek(start)
             version = np.lib.format.read_magic(file)
             # Later versions are for names of fields in other alphabets; there are no fields here.
             shape, is_fortran, dtype = _READERS[version](file)

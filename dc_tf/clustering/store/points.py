@@ -98,6 +98,27 @@ class Subset:
         return self._points.take(self._positions[positions])
 
 
+class Block:
+    """Consecutive rows of other points, read from where they are.
+
+    Args:
+        points: the source.
+        first, stop: the rows, as positions in it.
+    """
+
+    def __init__(self, points: Points, first, stop):
+        self.rows, self.dim, self.dtype = stop - first, points.dim, points.dtype
+        self._points, self._first = points, first
+
+    def read(self, start, stop) -> np.ndarray:
+        """As `Points.read`."""
+        return self._points.read(self._first + start, self._first + stop)
+
+    def take(self, positions) -> np.ndarray:
+        """As `Points.take`."""
+        return self._points.take(self._first + positions)
+
+
 def as_points(source) -> Points:
     """The source itself if it is one, or the rows of what NumPy takes for an array.
 

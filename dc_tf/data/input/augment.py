@@ -15,14 +15,14 @@ _TRIES = 10
 
 
 def random_resized_crop(
-    encoded, size, seed, min_area=0.08, max_ratio=4 / 3, flip=True
+    encoded, size, seed, min_area=0.08, max_ratio=4 / 3, flip=True, max_area=1.0
 ) -> tf.Tensor:
     """Crops a random window, resizes it to a square and flips it with probability 1/2.
 
-    The window's share of the image area is uniform in [min_area, 1], its width / height log-uniform
-    in [1 / max_ratio, max_ratio], its position uniform. The first of ten draws that fits is used;
-    if none fits, the largest centred window of an allowed shape. Only the window of a JPEG is
-    decoded.
+    The window's share of the image area is uniform in [min_area, max_area], its width / height
+    log-uniform in [1 / max_ratio, max_ratio], its position uniform. The first of ten draws that
+    fits is used; if none fits, the largest centred window of an allowed shape. Only the window of a
+    JPEG is decoded.
 
     Args:
         encoded: () string, a JPEG or PNG.
@@ -31,38 +31,55 @@ def random_resized_crop(
         min_area: smallest fraction of the image's area, in (0, 1].
         max_ratio: largest width / height, at least 1.
         flip: whether to flip horizontally at random.
+        max_area: largest fraction of the image's area, in [min_area, 1].
 
     Returns:
         (size, size, 3) float32 in [0, 1].
 
     Reference: Szegedy et al. 2015, section 6, with the usual fallback to a centred window.
     """
-    uniform = tf.random.stateless_uniform([2 * _TRIES + 3], seed, alg="philox")
 
-    def choose(height, width):
-        return random_window(height, width, uniform, min_area, max_ratio)
+    def window(choose):
+        return _decode_window(encoded, choose)
 
-    image = _resize(_decode_window(encoded, choose), size)
-    if flip:
-        image = tf.raw_ops.Reverse(tensor=image, dims=[False, uniform[-1] < 0.5, False])
-    return image
+    return _random_crop(window, size, seed, min_area, max_ratio, flip, max_area)
 
 
-def random_window(height, width, uniform, min_area, max_ratio) -> tf.Tensor:
+def random_crop_of_pixels(
+    pixels, size, seed, min_area=0.08, max_ratio=4 / 3, flip=True, max_area=1.0
+) -> tf.Tensor:
+    """As `random_resized_crop`, of a decoded image: `pixels` (height, width, 3) uint8."""
+
+    def window(choose):
+        shape = tf.shape(pixels)
+        return _cut(pixels, choose(shape[0], shape[1]))
+
+    return _random_crop(window, size, seed, min_area, max_ratio, flip, max_area)
+
+
+def decode(encoded) -> tf.Tensor:
+    """(height, width, 3) uint8 of a JPEG or PNG, decoded as `random_resized_crop` does."""
+    return tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+    )
+
+
+def random_window(height, width, uniform, min_area, max_ratio, max_area=1.0) -> tf.Tensor:
     """Chooses the window that `random_resized_crop` cuts.
 
     Args:
         height: () int32, pixels.
         width: () int32, pixels.
         uniform: (2 * tries + 2 or more,) float32 in [0, 1): areas, shapes, top, left.
-        min_area: as for `random_resized_crop`.
-        max_ratio: as for `random_resized_crop`.
+        min_area, max_ratio, max_area: as for `random_resized_crop`.
 
     Returns:
         (4,) int32: top, left, height, width.
     """
     height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-    area = height * width * (min_area + (1 - min_area) * uniform[:_TRIES])
+    area = height * width * (min_area + (max_area - min_area) * uniform[:_TRIES])
     ratio = tf.exp((2 * uniform[_TRIES : 2 * _TRIES] - 1) * math.log(max_ratio))
     heights, widths = tf.round(tf.sqrt(area / ratio)), tf.round(tf.sqrt(area * ratio))
     fits = (heights >= 1) & (widths >= 1) & (heights <= height) & (widths <= width)
@@ -115,6 +132,19 @@ def rotate(image, quarter_turns) -> tf.Tensor:
     return tf.ensure_shape(turned, image.shape)
 
 
+def _random_crop(window, size, seed, min_area, max_ratio, flip, max_area):
+    """The crop of what `window(choose)` returns; `choose` is as in `_decode_window`."""
+    uniform = tf.random.stateless_uniform([2 * _TRIES + 3], seed, alg="philox")
+
+    def choose(height, width):
+        return random_window(height, width, uniform, min_area, max_ratio, max_area)
+
+    image = _resize(window(choose), size)
+    if flip:
+        image = tf.raw_ops.Reverse(tensor=image, dims=[False, uniform[-1] < 0.5, False])
+    return image
+
+
 def _decode_window(encoded, choose):
     """Decodes the window (top, left, height, width) that `choose(height, width)` returns."""
 
@@ -127,11 +157,15 @@ def _decode_window(encoded, choose):
     def from_others():
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         shape = tf.shape(image)
-        window = choose(shape[0], shape[1])
-        begin, extent = tf.concat([window[:2], [0]], 0), tf.concat([window[2:], [3]], 0)
-        return tf.slice(image, begin, extent)
+        return _cut(image, choose(shape[0], shape[1]))
 
     return tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_others)
+
+
+def _cut(image, window):
+    """The pixels of a window (top, left, height, width)."""
+    begin, extent = tf.concat([window[:2], [0]], 0), tf.concat([window[2:], [3]], 0)
+    return tf.slice(image, begin, extent)
 
 
 def _resize(image, size):

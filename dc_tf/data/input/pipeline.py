@@ -13,6 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.data.input import augment
+from dc_tf.data.input.photometric import Photometric
+from dc_tf.data.input.views import Views, make_views
 from dc_tf.data.storage import schema
 from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.processes import cores
@@ -36,6 +38,8 @@ def training_batches(
     start_step=0,
     threads=None,
     prefetch=2,
+    photometric=Photometric(),  # noqa: B008
+    views=Views(),  # noqa: B008
 ) -> tf.data.Dataset:
     """Augmented, rotated images with their labels, for one epoch of one worker.
 
@@ -51,9 +55,12 @@ def training_batches(
         start_step: int, steps to skip without reading or decoding.
         threads: int, threads that decode; None for one a core.
         prefetch: int, batches kept ready.
+        photometric: Photometric, changes of the colours.
+        views: Views of each image.
 
     Returns:
-        tf.data.Dataset of dict: image (batch, size, size, 3) float32 in [0, 1], and each column of
+        tf.data.Dataset of dict: image (batch, size, size, 3) float32 in [0, 1], or image and
+        local_image of several views as of `views.make_views`, behind the batch; and each column of
         labels, for Draws super_id (batch,) int32 and sub_id (batch,) int32. Iterating raises a
         TensorFlow error that names row, shard and offset if an image cannot be read or too many
         are corrupt (`FallbackRows`); `reader.data_errors` converts it to a DataError.
@@ -65,10 +72,9 @@ def training_batches(
     steps = len(draws.row) // batch_size
 
     def prepare(item):
-        image = augment.random_resized_crop(
-            item.pop("encoded"), size, item.pop("seed"), min_area, max_ratio, flip
-        )
-        return {"image": augment.rotate(image, item.pop("rotation")), **item}
+        drawn = (item.pop(name) for name in ("encoded", "seed", "rotation"))
+        images = make_views(*drawn, size, min_area, max_ratio, flip, views, photometric)
+        return {**images, **item}
 
     def fix_shapes(batch):
         del batch["row"]

@@ -1,4 +1,4 @@
-"""Opens a folder, list, zip file, tar files, images or a TensorFlow data set as an image source.
+"""Opens a folder, list, zip, tar or Parquet file, images or a TensorFlow data set as a source.
 
 source = open_source("photos", labels_from_folders=True)
 source.class_names, source.total
@@ -6,7 +6,7 @@ for item in source.items():
     item.name, item.content, item.label, item.meta
 """
 
-from dc_tf.data.sources import encodings, image_files, lists, tars, zips
+from dc_tf.data.sources import encodings, image_files, lists, parquets, tars, zips
 from dc_tf.data.sources import tfds as tfds_source
 from dc_tf.data.sources.folder import FolderSource
 from dc_tf.data.sources.item import Source
@@ -16,8 +16,8 @@ from dc_tf.data.storage.files import expand
 from dc_tf.errors import ConfigError
 
 _KINDS = (
-    f"a folder, a list ({', '.join(lists.SUFFIXES)}), a zip file, tar files, an image, or "
-    f"{tfds_source.PREFIX}NAME"
+    f"a folder, a list ({', '.join(lists.SUFFIXES)}), a zip file, tar files, Parquet or Arrow "
+    f"tables, an image, or {tfds_source.PREFIX}NAME"
 )
 
 
@@ -29,12 +29,14 @@ def open_source(
     progress=True,
     split=None,
     encoding=None,
+    image_column=None,
 ) -> Source:
     """Opens a source of any kind.
 
     Args:
         input: folder; zip file (`zips`); CSV, TSV, JSONL or text file (`lists`); tar files
-            (`tars`) or images (`single_files`), as a path or pattern; or "tfds:NAME" (`tfds`).
+            (`tars`), Parquet or Arrow files (`parquets`) or images (`single_files`), as a path or
+            pattern; or "tfds:NAME" (`tfds`).
         labels_from_folders: whether the first-level sub-folder is the class.
         skip: folder to leave out if it is inside the input.
         tfds_data_dir: folder of TensorFlow data sets; None: the default of tensorflow-datasets.
@@ -42,12 +44,24 @@ def open_source(
         split: sub-folder of a folder or zip file to take instead of the whole, or None.
         encoding: of lists and of texts in tar files; None: UTF-8. A byte-order mark has
             precedence.
+        image_column: of a table, with the images; None: the only one with bytes.
 
     Raises:
         ConfigError: the input does not exist, or is of no known kind, or the settings do not fit.
         DataError: a list cannot be read.
     """
     encodings.check_encoding(encoding)
+    source = _opened(
+        input, labels_from_folders, skip, tfds_data_dir, progress, split, encoding, image_column
+    )
+    if image_column is not None and not isinstance(source, parquets.ParquetSource):
+        raise ConfigError(
+            f"--image_column={image_column} is for Parquet and Arrow tables; {input} is none."
+        )
+    return source
+
+
+def _opened(input, labels_from_folders, skip, tfds_data_dir, progress, split, encoding, column):
     if input.startswith(tfds_source.PREFIX):
         _check_no_folders(input, labels_from_folders, split)
         return tfds_source.TfdsSource(input, tfds_data_dir)
@@ -63,6 +77,8 @@ def open_source(
     _check_no_folders(input, labels_from_folders, split)
     if len(paths) == 1 and paths[0].lower().endswith(lists.SUFFIXES):
         return lists.open_list(paths[0], progress, encoding)
+    if all(parquets.is_table(path) for path in paths):
+        return parquets.ParquetSource(paths, column)
     if all(tars.is_tar(path) for path in paths):
         return tars.TarSource(paths, encoding)
     return _images(input, paths)

@@ -44,6 +44,8 @@ _STARTS = (
     (b"\x28\xb5\x2f\xfd", "a file compressed by Zstandard; unpack it with `zstd -d`"),
     (b"7z\xbc\xaf", "a 7z archive; unpack it"),
     (b"Rar!", "a RAR archive; unpack it"),
+    (b"PAR1", "a Parquet file; give it as the input itself"),
+    (b"ARROW1", "an Arrow file; give it as the input itself"),
     (b"\x93NUMPY", "a NumPy array; save its pictures as PNG"),
     (b"\x89HDF", "an HDF5 file; save its pictures as PNG"),
     (b"version https://git-lfs", "a pointer of Git LFS; fetch the file with `git lfs pull`"),

@@ -24,6 +24,7 @@ class FallbackRows:
     """Reads images, replacing corrupt rows up to a maximum share. Thread-safe.
 
     Attributes:
+        reader: RowReader of the images.
         dataset: Dataset of the reader.
         max_share: largest fraction of corrupt rows accepted.
     """
@@ -37,7 +38,7 @@ class FallbackRows:
         """
         self.dataset = reader.dataset
         self.max_share = max_share
-        self._reader = reader
+        self.reader = reader
         self._next_good = {}  # corrupt row to the row that replaces it
         self._lock = threading.RLock()
 
@@ -46,7 +47,7 @@ class FallbackRows:
 
     def read(self, row_ids, corrupt=None) -> list[bytes]:
         """`RowReader.read`: records without replacement."""
-        return self._reader.read(row_ids, corrupt)
+        return self.reader.read(row_ids, corrupt)
 
     @property
     def allowed(self) -> float:
@@ -94,7 +95,7 @@ class FallbackRows:
     def _look(self, row):
         """(image, None), or (None, reason) if it cannot be used."""
         try:
-            example = self._reader.examples([row])[0]
+            example = self.reader.examples([row])[0]
         except CorruptRow as error:
             return None, str(error)
         import tensorflow as tf  # Pipelines that decode have imported it already.

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 
 from dc_tf.distributed import stop_request
+from dc_tf.distributed.task import task_from_environment
 
 _LISTS_AHEAD = 4  # per process; bounds the memory of pending results
 _BYTES_AHEAD = 256 << 20
@@ -25,6 +26,17 @@ def cores() -> int:
     """CPU cores that this process may use."""
     has_affinity = hasattr(os, "sched_getaffinity")
     return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+
+
+def own_processes(asked, comm) -> int:
+    """Processes of this worker: as many as asked for, or its share of the host's cores.
+
+    Args:
+        asked: int, or None.
+        comm: Communicator of the workers that compute at the same time.
+    """
+    sharing = task_from_environment().local_size if comm.size > 1 else 1
+    return asked or max(1, cores() // sharing)
 
 
 def map_lists(

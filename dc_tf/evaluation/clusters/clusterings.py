@@ -90,7 +90,7 @@ class KMeansClustering:
         ids = self._recorded_ids(files, dataset)
         if ids is None:
             ids = np.arange(len(found))
-        if len(ids) != len(found) or not np.array_equal(np.sort(ids), np.arange(dataset.rows)):
+        if len(ids) != len(found) or not _are_all(ids, dataset.rows):
             raise DataError(
                 f"{self.path} has clustered {len(found)} rows of {_named(files)}, which are not "
                 f"the {dataset.rows} rows of --train={dataset.path}, each once; cluster all files "
@@ -133,6 +133,15 @@ class KMeansClustering:
 
     def _file(self, name):
         return os.path.join(self.path, name)
+
+
+def _are_all(ids, rows):
+    """Whether row ids are 0..rows - 1, each once."""
+    if len(ids) != rows or not rows or ids.min() < 0 or ids.max() >= rows:
+        return len(ids) == rows == 0
+    seen = np.zeros(rows, bool)
+    seen[ids] = True
+    return bool(seen.all())
 
 
 def find(path: str) -> list[RunClustering] | list[KMeansClustering]:

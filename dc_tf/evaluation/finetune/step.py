@@ -20,20 +20,20 @@ from dc_tf.seeds import derive
 from dc_tf.training.optimizers import decayed, make_optimizer
 
 SUMS = ("images", "loss", "hits")
-_DROPPED = ("fc6", "fc7")
+_DROPPED = 2  # layers: fc6 and fc7 of VGG-16
 
 
 class FineTuner(tf.Module):
     """The trained weights and their optimizer.
 
     Attributes:
-        trunk: VGG16 or FoldedVGG16, of which all layers are trained.
-        head: LinearHead on ReLU(fc7).
+        trunk: Trunk, of which all layers are trained.
+        head: LinearHead on the ReLU of its feature.
         optimizer: Keras SGD over all trainable weights.
     """
 
     def __init__(self, trunk, classes, protocol, world, seed):
-        """Initialises fc6, fc7 and the classifier at random.
+        """Initialises fully connected layers and the classifier at random.
 
         Args:
             trunk: built trunk owned by this process; training starts from its convolutions.
@@ -44,7 +44,7 @@ class FineTuner(tf.Module):
         """
         super().__init__(name="fine_tuner")
         self.trunk = trunk
-        self.head = LinearHead(trunk.settings["fc"], classes)
+        self.head = LinearHead(trunk.feature_dim, classes)
         self._reset(protocol.init_deviation, protocol.init_bias, seed)
         settings = experiment.Optimizer(
             learning_rate=protocol.learning_rate,
@@ -53,10 +53,10 @@ class FineTuner(tf.Module):
         )
         self.optimizer = make_optimizer(settings)
         self.optimizer.build(self.weights)
-        self._weight_decay = protocol.weight_decay
+        self._settings = settings
         self._dropout = protocol.dropout
         self._batch_size = protocol.batch_size
-        self._seeds = [derive("fine-tuning dropout", seed, i) for i in range(len(_DROPPED))]
+        self._seeds = [derive("fine-tuning dropout", seed, i) for i in range(_DROPPED)]
         self._world = world
         trunk.share_statistics(world)
 
@@ -93,22 +93,21 @@ class FineTuner(tf.Module):
         """
         masks = self._masks(step)
         with tf.GradientTape() as tape:
-            fc7 = self.trunk(images, training=True, dropout_mask=masks[0])["fc7"]
-            logits = self.head(tf.nn.relu(fc7) * masks[1])
+            logits = self._logits(images, masks)
             losses = cross_entropy(logits, labels)
             loss = tf.reduce_sum(losses) / self._batch_size
         gradients = tape.gradient(loss, self.weights)
         hits = tf.cast(tf.equal(tf.argmax(logits, -1, tf.int32), labels), tf.float32)
         sums = tf.reduce_sum(tf.stack([tf.ones_like(losses), losses, hits]), 1)
         *gradients, sums = all_sum_packed([*gradients, sums], self._world)
-        gradients = decayed(gradients, self.weights, self._weight_decay)
+        gradients = decayed(gradients, self.weights, self._settings)
         self.optimizer.apply_gradients(zip(gradients, self.weights, strict=True))
         return sums
 
     @tf.function(reduce_retracing=True, autograph=False)
     def logits(self, images) -> tf.Tensor:
         """(b, classes) float32 in inference mode."""
-        return self.head(tf.nn.relu(self.trunk(images, training=False)["fc7"]))
+        return self.head(self._features(images, training=False))
 
     @tf.function(autograph=False)
     def is_finite(self) -> tf.Tensor:
@@ -116,19 +115,32 @@ class FineTuner(tf.Module):
         weights = [*self.trunk.weights, self.head.kernel, self.head.bias]
         return tf.reduce_all([tf.reduce_all(tf.math.is_finite(w)) for w in weights])
 
+    def _logits(self, images, masks):
+        """In training mode, with dropout if the trunk has any."""
+        if not masks:
+            return self.head(self._features(images, training=True))
+        features = self._features(images, training=True, dropout_mask=masks[0])
+        return self.head(features * masks[1])
+
+    def _features(self, images, **mode):
+        return tf.nn.relu(self.trunk(images, **mode)[self.trunk.feature_layer])
+
     def _reset(self, deviation, bias, seed):
         random = np.random.default_rng(derive("fine-tuning", seed))
-        for layer in (self.trunk.fc6, self.trunk.fc7, self.head):
+        parts = self.trunk.parts()
+        for layer in (*(parts[name] for name in self.trunk.dense_layers), self.head):
             shape = layer.kernel.shape
             layer.kernel.assign(deviation * random.standard_normal(shape, np.float32))
             layer.bias.assign(tf.fill(layer.bias.shape, bias))
 
     def _masks(self, step):
-        """For fc6 and fc7, this worker's rows of the global batch's dropout mask.
+        """For fc6 and fc7, this worker's rows of the global batch's dropout mask; else nothing.
 
         The mask of the global batch does not depend on the number of workers.
         """
-        shape = [self._batch_size, self.trunk.settings["fc"]]
+        if not self.trunk.dropout_dim:
+            return []
+        shape = [self._batch_size, self.trunk.dropout_dim]
         share = self._batch_size // self._world.size
         rows = slice(self._world.rank * share, (self._world.rank + 1) * share)
         masks = []

@@ -1,7 +1,7 @@
 """Fine-tunes all layers of a network on labels, with an untrained network as a baseline.
 
-Sobel is folded into a 5x5 conv1, which is trained like every other layer; fc6, fc7 and the
-classifier are initialised at random.
+Sobel is folded into conv1 (5x5 of 3x3), which is trained like every other layer; fully connected
+layers and the classifier are initialised at random.
 
     result, table = run(request, Protocol(epochs=100))
 
@@ -50,7 +50,7 @@ class Protocol:
         learning_rate: learning rate of the first epoch.
         drops: epochs after which the learning rate is multiplied by `drop_factor`.
         weight_decay: L2 coefficient; `weight_decay * weight` is added to the gradients.
-        dropout: dropout rate of fc6 and fc7.
+        dropout: dropout rate of fc6 and fc7; ResNets have none.
         init_deviation, init_bias: fc6, fc7 and the classifier have weights from N(0, deviation) and
             this bias.
         min_crop_area: smallest share of an image's area that a random crop covers.
@@ -141,7 +141,8 @@ def work(frozen, train, test, protocol: Protocol) -> Work:
     """The work: for each seed, all training steps and the test images."""
     batch_size = protocol.batch_size
     steps = protocol.epochs * (len(train.rows) // batch_size)
-    forward = tf.function(lambda images: frozen.trunk(images, training=False)["fc7"])
+    feature = frozen.trunk.feature_layer
+    forward = tf.function(lambda images: frozen.trunk(images, training=False)[feature])
     tests = forward_part(forward, frozen, test, protocol.seeds * len(test.rows), batch_size)
 
     def prepare(size):
@@ -206,7 +207,7 @@ def summary(runs, frozen, train, test) -> dict:
     shares = result["top1"], result["random_init_top1"]
     result["advice"] = advice("the model", *shares, len(test.rows))
     return result | {
-        "network": {**frozen.trunk.settings, "compute_dtype": frozen.compute_dtype},
+        "network": frozen.network,
         "short_side": frozen.short_side,
         "classes": train.classes,
         "train_rows": len(train.rows),

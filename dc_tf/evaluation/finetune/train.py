@@ -21,9 +21,9 @@ from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import DataError
 from dc_tf.evaluation.finetune.checkpoint import FineTuneCheckpoints, Position
 from dc_tf.evaluation.finetune.step import SUMS, FineTuner
-from dc_tf.exporting.fold_sobel import FoldedVGG16, fold
+from dc_tf.exporting.fold_sobel import fold
 from dc_tf.exporting.weights import copy_weights
-from dc_tf.nn.vgg16 import VGG16
+from dc_tf.nn.trunk import Trunk
 from dc_tf.progress import Progress
 from dc_tf.seeds import derive
 
@@ -91,15 +91,12 @@ def one_step(frozen, train, protocol) -> Callable:
     return step
 
 
-def starting_point(frozen) -> VGG16:
+def starting_point(frozen) -> Trunk:
     """A trainable copy of the network, with a Sobel stage, if any, folded into conv1."""
     trunk = frozen.trunk
-    if trunk.settings["sobel"] and not isinstance(trunk, FoldedVGG16):
+    if trunk.settings["sobel"] and not trunk.folded:
         return fold(trunk, frozen.compute_dtype)
-    settings = dict(trunk.settings)
-    if isinstance(trunk, FoldedVGG16):
-        settings.pop("sobel")
-    copy = type(trunk)(**settings, compute_dtype=frozen.compute_dtype).built_at_resolution()
+    copy = trunk.fresh(frozen.compute_dtype)
     copy_weights(trunk, into=copy)
     return copy
 

@@ -10,8 +10,9 @@ metric, `top1` or `map`, a share in [0, 1].
 from dc_tf.distributed.collectives import ALONE, broadcast_json
 from dc_tf.evaluation.comparison import compare
 from dc_tf.evaluation.frozen.features import parse_layers
-from dc_tf.evaluation.models import random_init
+from dc_tf.evaluation.models import network_class, random_init
 from dc_tf.evaluation.paper import linear_results
+from dc_tf.nn.vgg16 import VGG16
 
 
 def run(
@@ -33,13 +34,15 @@ def run(
     Returns:
         The JSON-serialisable dict of `measure` with `paper_dataset`, and a table to print.
     """
-    layers = parse_layers(request.layers)
+    network = network_class(request.model)
+    layers = parse_layers(request.layers, network.layer_names)
     train, test = open_splits(request, protocol) if open_splits else request.splits()
     frozen = request.frozen_model()
     request.announce(lambda: work(frozen, train, test, layers, protocol))
     baseline, seed, world = request.random_init, request.seed, request.world
     result = measure(evaluate, frozen, train, test, layers, protocol, baseline, seed, world)
-    result["paper_dataset"] = paper_data(protocol, train, test)
+    # The paper's results are by layer, of its own network.
+    result["paper_dataset"] = paper_data(protocol, train, test) if network is VGG16 else ""
     return result, table(request.task, result)
 
 
@@ -84,7 +87,7 @@ def measure(
         **found,
         name: own[found["best_layer"]][name],
         f"random_init_{name}": shares[found["random_init_best_layer"]] if untrained else None,
-        "network": {**frozen.trunk.settings, "compute_dtype": frozen.compute_dtype},
+        "network": frozen.network,
         "short_side": frozen.short_side,
         "classes": train.classes,
         "train_rows": len(train.rows),

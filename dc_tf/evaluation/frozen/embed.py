@@ -5,11 +5,13 @@
     # sources-00000-of-00003.jsonl ... the file that each row was made of
     arrays = embed_in_memory(frozen, dataset, layers=("fc7",))     # {"fc7": (rows, d)}
 
-An interrupted call resumes: existing files are complete and are not written again.
+Several workers share the rows, and write what one would. An interrupted call resumes: the parts of
+files that are there are complete and are not computed again (`feature_parts`).
 """
 
 import dataclasses
 import functools
+import itertools
 import os
 import re
 
@@ -20,8 +22,12 @@ from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.reader import RowReader, data_errors
 from dc_tf.distributed import stop_request
+from dc_tf.distributed.blocks import row_block
+from dc_tf.distributed.collective_errors import raise_on_all
+from dc_tf.distributed.collectives import ALONE, all_gather
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import remembered
+from dc_tf.evaluation.frozen.feature_parts import SOURCES, FeatureFiles
 from dc_tf.evaluation.frozen.features import cell_extractor, parse_layers, storable
 from dc_tf.evaluation.frozen.sources import NamingReader, write_sources
 from dc_tf.exporting.weights import weights_digest
@@ -30,8 +36,7 @@ from dc_tf.progress import Progress
 
 DTYPES = ("float16", "float32")
 ABOUT = "embed.json"
-SOURCES = "sources"
-DEFAULT_LAYER = "fc7"  # the layer that training clusters
+_PLANNED = 1 << 20  # rows of one pipeline, which holds some numbers of each
 _FILE = re.compile(r".+(-\d+-of-\d+\.npy)$")
 
 
@@ -39,13 +44,14 @@ def embed(
     frozen,
     dataset,
     output,
-    layers=("fc7",),
+    layers=None,
     cells=1,
     dtype="float32",
     batch_size=256,
     rows_per_file=1_000_000,
     max_bad_share=0.0,
     mirror=False,
+    comm=None,
 ) -> dict:
     """Writes the features of all rows.
 
@@ -53,14 +59,15 @@ def embed(
         frozen: models.FrozenModel.
         dataset: data.manifest.Dataset.
         output: folder; created if missing.
-        layers: names of layers. Feature maps of convolutions are averaged over `cells` x `cells`
-            cells; fc7 is before ReLU, as in clustering.
+        layers: names of layers; None for the one that is clustered. Maps are averaged over `cells`
+            x `cells` cells; fc7 of VGG-16 is before ReLU, as in clustering.
         cells: number of cells along each side of a map.
         dtype: type of the files; "float16" clips values to its range.
         batch_size: images per batch.
-        rows_per_file: rows per file; this many are in memory at a time.
+        rows_per_file: rows per file.
         mirror: average the features of each image and of its mirror image.
         max_bad_share: largest share of rows that may be corrupt.
+        comm: Communicator of the workers that share the rows; None is this one alone.
 
     Returns:
         The contents of `embed.json`: the origin of the features, `rows`, `files` per layer, `dims`.
@@ -70,55 +77,123 @@ def embed(
         DataError: an image cannot be read.
         Preempted: the process was asked to stop.
     """
+    comm = comm or ALONE
     _check_numbers(dtype, cells=cells, batch_size=batch_size, rows_per_file=rows_per_file)
+    layers = layers or (frozen.trunk.feature_layer,)
     extractor = cell_extractor(frozen.trunk, layers, cells, mirror=mirror)
-    # Whole batches: a row's last digits can depend on its neighbours.
     rows_per_file = -(-rows_per_file // batch_size) * batch_size
-    starts = range(0, dataset.rows, rows_per_file)
+    itemsize = np.dtype(dtype).itemsize
+    files = FeatureFiles(output, extractor.dims, dataset.rows, rows_per_file, batch_size, itemsize)
     about = {
-        "model": frozen.name,
-        "weights": weights_digest(frozen.trunk),
-        "data": dataset.fingerprint(),
+        **_origin(frozen, dataset),
         "rows": dataset.rows,
-        "files": len(starts),
+        "files": files.count,
         "dims": extractor.dims,
         "cells": cells,
         "dtype": dtype,
-        "short_side": frozen.short_side,
-        "compute_dtype": frozen.compute_dtype,
         "batch_size": batch_size,
     }
     if mirror:
         about["mirror"] = True
+    with raise_on_all(comm):
+        if comm.rank == 0:
+            _claim(output, files, about)
+    fallback = FallbackRows(NamingReader(dataset), max_bad_share)
+    missing = files.missing(comm)
+    own = row_block(len(missing), comm.rank, comm.size)
+    own = missing[own.start : own.stop]
+    with raise_on_all(comm):
+        _write_parts(files, missing, own, extractor, frozen, fallback, dtype, comm)
+    _check_corrupt(fallback, [files.parts[number] for number in own], comm)
+    unfinished = files.unfinished(comm)  # those with parts of several workers
+    with raise_on_all(comm):
+        for number in unfinished[comm.rank :: comm.size]:
+            files.join(number)
+    comm.barrier()
+    if comm.rank == 0:
+        atomic.remove_tree(files.folder)
+    return about
+
+
+def _origin(frozen, dataset):
+    """What `embed.json` says of network and data set."""
+    return {
+        "model": frozen.name,
+        "weights": weights_digest(frozen.trunk),
+        "data": dataset.fingerprint(),
+        "short_side": frozen.short_side,
+        "compute_dtype": frozen.compute_dtype,
+    }
+
+
+def _claim(output, files, about):
+    """Makes the output folder that of these features, and that of its parts."""
     # The weights identify the model, not its path.
     path = os.path.join(output, ABOUT)
     atomic.refuse_foreign(path, about, "--output", "features", free=("model",))
-    records = NamingReader(dataset)
-    reader = FallbackRows(records, max_bad_share)
-    with data_errors(), Progress(dataset.rows, "embed", "images") as progress:
-        for number, start in enumerate(starts):
-            rows = np.arange(start, min(start + rows_per_file, dataset.rows))
-            names = ("rows", SOURCES, *layers)
-            paths = {name: _path(output, name, number, len(starts)) for name in names}
-            if all(os.path.exists(path) for path in paths.values()):
-                progress.skip(len(rows))
-                continue
-            batches = evaluation_batches(
-                reader, rows, batch_size, frozen.resolution, frozen.short_side
-            )
-            found = _features(extractor, batches, len(rows), dtype, progress)
-            for name, array in {**found, "rows": rows}.items():
+    if files.unfinished(ALONE).size:
+        atomic.reset_foreign(os.path.join(files.folder, "owner.json"), about | {"model": None})
+
+
+def _write_parts(files, missing, own, extractor, frozen, fallback, dtype, comm):
+    """Writes this worker's parts, and the files that need no others."""
+    spans = [files.parts[number] for number in own]
+    if not spans:
+        return
+    completes = files.completed_by(missing, own)
+    batches = _batches(fallback, spans, files.batch_size, frozen)
+    done = fallback.dataset.rows - files.rows_of_parts(missing)
+    total = done + files.rows_of_parts(own)
+    shown = Progress(total, "embed", "images", enabled=comm.rank == 0, done=done)
+    with data_errors(), shown as progress:
+        for number, (start, end) in zip(own.tolist(), spans, strict=True):
+            some = itertools.islice(batches, -(-(end - start) // files.batch_size))
+            found = _features(extractor, some, end - start, dtype, progress)
+            paths = files.paths_of_part(number)
+            for name, array in found.items():
                 atomic.write_file(paths[name], lambda file, array=array: np.save(file, array))
-            write = functools.partial(write_sources, rows=rows, reader=records, fallback=reader)
+            write = functools.partial(write_sources, rows=range(start, end), fallback=fallback)
             atomic.write_file(paths[SOURCES], write)
-            records.forget()
-    return about
+            fallback.reader.forget(range(start, end))
+            if number in completes:
+                files.join(completes[number])
+
+
+def _batches(reader, spans, batch_size, frozen):
+    """Yields the batches of all spans; few pipelines read ahead over the ends of parts."""
+    size, short_side = frozen.resolution, frozen.short_side
+    while spans:
+        last = spans[0][0] + _PLANNED
+        group = spans[: max(1, sum(end <= last for _, end in spans))]
+        rows = np.concatenate([np.arange(*span) for span in group])
+        yield from evaluation_batches(reader, rows, batch_size, size, short_side)
+        spans = spans[len(group) :]
+
+
+def _check_corrupt(fallback, spans, comm):
+    """Refuses more corrupt rows than are allowed, of all workers.
+
+    Raises:
+        DataErrorOnAll: there are.
+    """
+    if comm.size == 1:
+        return  # `fallback` has counted all
+    rows = fallback.rows()
+    own = sum(int(np.count_nonzero((rows >= start) & (rows < end))) for start, end in spans)
+    found = int(all_gather(own, comm).sum())
+    with raise_on_all(comm):
+        if found > fallback.allowed:
+            raise DataError(
+                f"{found} of {fallback.dataset.rows} rows are corrupt, more than --max_bad_share="
+                f"{fallback.max_share:g} allows; list them with `dc_tf inspect "
+                f"{fallback.dataset.path} --verify` and restore them, or raise --max_bad_share."
+            )
 
 
 def embed_in_memory(
     frozen,
     dataset,
-    layers=("fc7",),
+    layers=None,
     cells=1,
     dtype="float32",
     batch_size=256,
@@ -137,6 +212,7 @@ def embed_in_memory(
         ConfigError, DataError, Preempted: as of `embed`.
     """
     _check_numbers(dtype, cells=cells, batch_size=batch_size)
+    layers = layers or (frozen.trunk.feature_layer,)
     extractor = cell_extractor(frozen.trunk, layers, cells, mirror=mirror)
     reader = FallbackRows(RowReader(dataset), max_bad_share)
     rows = np.arange(dataset.rows)
@@ -156,41 +232,47 @@ def _check_numbers(dtype, **numbers):
 def choose_layers(frozen, output, cells) -> tuple[tuple[str, ...], str]:
     """The layers to embed where none was asked for, and a sentence that says why these.
 
-    The layers already in the folder, else the best measured layer (see `remembered`), else fc7.
+    The layers already in the folder, else the best measured layer (see `remembered`), else
+    the one that training clusters.
 
     Args:
         frozen: models.FrozenModel, trained; its name is the path of the model.
         output: folder of features, which need not be there; None without one.
         cells: parts of a map, each way, as asked for.
     """
+    trunk = frozen.trunk
+    default = trunk.feature_layer
     path = output and os.path.join(output, ABOUT)
     if path and os.path.isfile(path):
-        layers = parse_layers(atomic.read_json(path).get("dims", ()))
+        layers = parse_layers(atomic.read_json(path).get("dims", ()), trunk.layer_names)
         return layers, f"layer {', '.join(layers)}: as in {output}"
     found = remembered.recommend(frozen.name, weights_digest(frozen.trunk))
     if found is None:
-        return (DEFAULT_LAYER,), (
-            f"layer {DEFAULT_LAYER}: the default, since no layer of this model has been measured; "
+        return (default,), (
+            f"layer {default}: the default, since no layer of this model has been measured; "
             f"dc_tf evaluate --task=knn --model={frozen.name} --train=DATA --test=TEST finds the "
             "best one"
         )
     text = f"layer {found.layer}: {found.reason}"
-    if found.layer != DEFAULT_LAYER and DEFAULT_LAYER in found.metrics:
-        share = 100 * found.metrics[DEFAULT_LAYER]
-        text += f"; {DEFAULT_LAYER} has {share:.1f} %, --layer={DEFAULT_LAYER} selects it"
-    if found.layer.startswith("conv") and found.cells not in (None, cells):
+    if found.layer != default and default in found.metrics:
+        share = 100 * found.metrics[default]
+        text += f"; {default} has {share:.1f} %, --layer={default} selects it"
+    if found.layer in trunk.map_names and found.cells not in (None, cells):
         text += f"; measured with --cells={found.cells}, which keeps the spatial layout"
     return (found.layer,), text
 
 
-def compute_dtype(output, asked) -> Choice:
-    """The type of the network's products: what `asked` means, or what `output` was begun with."""
+def compute_dtype(output, asked, comm=ALONE) -> Choice:
+    """The type of the network's products: what `asked` means, or what `output` was begun with.
+
+    The same on all workers of `comm`.
+    """
     about = output and os.path.join(output, ABOUT)
     if asked == AUTO and about and os.path.isfile(about):
         begun = atomic.read_json(about).get("compute_dtype")
         if begun:
             return Choice(asked, begun, reason="auto: the type of the features in --output")
-    return choose(asked, "convolution")
+    return choose(asked, "convolution", comm=comm)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,10 +316,5 @@ def _features(extractor, batches, rows, dtype, progress) -> dict:
             arrays[layer][done : done + count] = storable(vectors, dtype)
         done += count
         progress.update(count)
-        stop_request.raise_if_requested("the files that are whole are kept")
+        stop_request.raise_if_requested("the parts that are complete are kept")
     return arrays
-
-
-def _path(output, name, number, count):
-    ending = "jsonl" if name == SOURCES else "npy"
-    return os.path.join(output, f"{name}-{number:05d}-of-{count:05d}.{ending}")

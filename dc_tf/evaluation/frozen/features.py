@@ -1,6 +1,6 @@
 """Extracts features of a labelled data set, for all requested layers in one pass.
 
-    extractor = Extractor(frozen.trunk, {"conv13": cell_average("conv13")})
+    extractor = Extractor(frozen.trunk, {"conv13": cell_average()})
     with FeatureCache() as cache:
         features = extract(extractor, frozen, split, cache, batch_size=256)
         features["conv13"]             # (n, d), rows in the order of split.rows
@@ -24,7 +24,6 @@ import tensorflow as tf
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.frozen.pooling import cell_average
-from dc_tf.nn.vgg16 import LAYERS
 from dc_tf.progress import Progress
 
 MEMORY_BYTES = 4 << 30
@@ -43,7 +42,7 @@ class Extractor:
         """Traces the network.
 
         Args:
-            trunk: built VGG16.
+            trunk: built Trunk.
             pools: {layer: function that pools a batch of its features to (b, d)}.
             world: Communicator of the workers that share the work.
             mirror: average the vectors of each image and of its mirror image.
@@ -214,8 +213,8 @@ def extract_cells(frozen, splits, layers, protocol, cache, world=ALONE) -> list[
 
 
 def cell_extractor(trunk, layers, cells, world=ALONE, mirror=False) -> Extractor:
-    """Extractor of maps averaged over `cells` x `cells` cells, and of unchanged fc vectors."""
-    pools = {layer: cell_average(layer, cells) for layer in layers}
+    """Extractor of maps averaged over `cells` x `cells` cells, and of unchanged vectors."""
+    pools = dict.fromkeys(layers, cell_average(cells))
     return Extractor(trunk, pools, world, mirror)
 
 
@@ -232,17 +231,21 @@ def directions(features, mean) -> np.ndarray:
     return np.ascontiguousarray(centred / np.maximum(length, np.finfo(np.float32).tiny))
 
 
-def parse_layers(names) -> tuple[str, ...]:
+def parse_layers(names, known) -> tuple[str, ...]:
     """Layers in the network's order, from names or "all".
+
+    Args:
+        names: of layers.
+        known: all layers of the network.
 
     Raises:
         ConfigError: a name is unknown, or there is none.
     """
     names = [name.strip() for name in names if name.strip()]
-    unknown = sorted(set(names) - {*LAYERS, "all"})
+    unknown = sorted(set(names) - {*known, "all"})
     if unknown or not names:
         raise ConfigError(
             f"the layer is {', '.join(unknown) or 'missing'}; use 'all' or some of "
-            f"{', '.join(LAYERS)}."
+            f"{', '.join(known)}."
         )
-    return LAYERS if "all" in names else tuple(name for name in LAYERS if name in names)
+    return tuple(known) if "all" in names else tuple(name for name in known if name in names)

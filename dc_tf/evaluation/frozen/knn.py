@@ -1,9 +1,9 @@
 """Weighted k-nearest-neighbour classification on frozen features.
 
-Feature maps are averaged over a few cells; fc vectors are used unchanged. Features are centred by
-the training set's mean and compared by cosine similarity with exact search (faiss). A neighbour
-votes with weight exp(cosine / temperature). Nothing is trained, so the metric depends on the
-features only. Rows are read in chunks, so features on disk may exceed memory.
+Feature maps are averaged over a few cells; vectors such as fc7 are used unchanged. Features are
+centred by the training set's mean and compared by cosine similarity with exact search (faiss). A
+neighbour votes with weight exp(cosine / temperature). Nothing is trained, so the metric depends on
+the features only. Rows are read in chunks, so features on disk may exceed memory.
 
     results = evaluate(frozen, train, test, ["conv7", "conv13"], Protocol())
     results["conv13"]["top1"]

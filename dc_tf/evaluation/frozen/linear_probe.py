@@ -26,13 +26,14 @@ from dc_tf.evaluation.average_precision import classes_of
 from dc_tf.evaluation.cost import Part, Work
 from dc_tf.evaluation.frozen import by_layer
 from dc_tf.evaluation.frozen.features import Extractor, FeatureCache, extract, own_batches
-from dc_tf.evaluation.frozen.pooling import MAX_FEATURES, grid_average
+from dc_tf.evaluation.frozen.pooling import MAX_FEATURES, PAPER_KERNELS, grid_average
 from dc_tf.evaluation.frozen.probes import Probes
 from dc_tf.evaluation.metrics import accuracy, classes_above, mean_class_accuracy
 from dc_tf.evaluation.paper import AUTO, LINEAR_DATA, check_setting, data_of, labelled_data
 from dc_tf.evaluation.voc07.images import MultiLabelSplit, open_voc, voc_facts
 from dc_tf.evaluation.work import forward_part, text_of, wait
-from dc_tf.nn.vgg16 import CONV_LAYERS, LAYERS
+from dc_tf.nn.trunks import all_layer_names
+from dc_tf.nn.vgg16 import CONV_LAYERS, VGG16
 from dc_tf.progress import Progress
 
 # Initial learning rates of the paper's classifiers on ImageNet, conv1..conv13.
@@ -43,7 +44,7 @@ IMAGENET_RATES = dict(
         strict=True,
     )
 )
-FC_RATE = 0.02  # conv13's; the paper has no classifiers on fc6 and fc7
+OTHER_RATE = 0.02  # conv13's; the paper has no classifiers on fc6 and fc7, and no ResNets
 _FIRST_SEED = 1 << 20  # of augmentation; keeps it distinct from the seed of the order
 
 # Takes minutes on a CPU: features of centre crops are computed once, standardised and cached.
@@ -66,7 +67,7 @@ class Protocol:
         epochs: passes over the training split.
         batch_size: images per step, and per batch through the network.
         learning_rate: initial learning rate of all layers; None to use `rates`.
-        rates: initial learning rates by layer; FC_RATE for layers not listed.
+        rates: initial learning rates by layer; OTHER_RATE for layers not listed.
         paper: the paper's data set whose results are shown beside: "auto" to recognise it, see
             `paper`; "imagenet", "places205" or "voc07"; "" for none.
         train_split, test_split: lists of a VOC development kit; "" for data sets with one label
@@ -103,9 +104,10 @@ class Protocol:
         check_setting(self.paper, LINEAR_DATA)
         if bool(self.train_split) != bool(self.test_split):
             raise ConfigError("only one of train_split and test_split is set; set both or neither.")
-        unknown = sorted(set(self.rates) - set(LAYERS))
+        known = all_layer_names()
+        unknown = sorted(set(self.rates) - set(known))
         if unknown:
-            raise ConfigError(f"rates has {', '.join(unknown)}; use {', '.join(LAYERS)}.")
+            raise ConfigError(f"rates has {', '.join(unknown)}; use {', '.join(known)}.")
         for rate in (*self.rates.values(), self.learning_rate):
             if rate is not None and not (isinstance(rate, int | float) and rate > 0):
                 raise ConfigError(f"learning_rate or a rate is {rate!r}; use positive ones.")
@@ -114,7 +116,7 @@ class Protocol:
         """Initial learning rate of a layer's classifier."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return self.rates.get(layer, FC_RATE)
+        return self.rates.get(layer, OTHER_RATE)
 
 
 def paper_variant(given: dict) -> tuple[dict, int]:
@@ -236,8 +238,9 @@ def evaluate(frozen, train, test, layers, protocol: Protocol, world=ALONE) -> di
 def _pools(trunk, layers, max_features):
     resolution = trunk.settings["resolution"]
     shapes = trunk(tf.zeros([1, resolution, resolution, 3]))
+    kernels = PAPER_KERNELS if isinstance(trunk, VGG16) else {}
     return {
-        layer: grid_average(layer, shapes[layer].shape[1:], resolution, max_features)
+        layer: grid_average(layer, shapes[layer].shape[1:], resolution, max_features, kernels)
         for layer in layers
     }
 

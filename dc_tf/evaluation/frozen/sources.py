@@ -2,7 +2,7 @@
 
     reader = NamingReader(dataset)
     ...                                         # reads images through it, in any order
-    write_sources(file, rows, reader, fallback_rows)
+    write_sources(file, rows, FallbackRows(reader, 0))
 
 One JSON object per line: {"row": 7, "source": "dogs/rex.jpg"}. Names come from the records that are
 read for their images, so they cost no further reading.
@@ -34,24 +34,24 @@ class NamingReader(RowReader):
             self.read([row], corrupt=b"")
         return self._sources[row]
 
-    def forget(self) -> None:
-        """Drops all sources, so that memory does not grow with the data set."""
-        self._sources = {}
+    def forget(self, rows) -> None:
+        """Drops the sources of some rows, so that memory does not grow with the data set."""
+        for row in map(int, rows):
+            self._sources.pop(row, None)
 
 
-def write_sources(file, rows, reader: NamingReader, fallback) -> None:
+def write_sources(file, rows, fallback) -> None:
     """Writes a line for each row to an open binary file.
 
     Args:
         file: binary file.
         rows: (n,) integers.
-        reader: the reader of their images.
-        fallback: FallbackRows of that reader. A row that it has replaced has the source of the
-            image that was used, and its number as `replaced_by`.
+        fallback: FallbackRows of the NamingReader of their images. A row that it has replaced has
+            the source of the image that was used, and its number as `replaced_by`.
     """
     for row in map(int, rows):
         used = fallback.replacement(row)
-        line = {"row": row, "source": reader.source(used)}
+        line = {"row": row, "source": fallback.reader.source(used)}
         if used != row:
             line["replaced_by"] = used
         file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n")

@@ -6,51 +6,59 @@
 TensorFlow, which takes seconds to import, comes after all that can be refused without it.
 """
 
+import contextlib
 import os
 import sys
 
 from dc_tf import paths
 from dc_tf.data.storage.manifest import Dataset
-from dc_tf.distributed import stop_request
+from dc_tf.distributed.joined import joined
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
 
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
 
-def embed_files(model, data, output, rows_per_file=1_000_000, **asked) -> dict:
+def embed_files(model, data, output, rows_per_file=1_000_000, comm=None, **asked) -> dict | None:
     """Writes the features of every image as `.npy` files.
 
+    The workers that TF_CONFIG names share the work, unless the caller has joined them.
+
     Args:
-        model: path of a SavedModel or a run; or a trunk, a built VGG16.
+        model: path of a SavedModel or a run; or a trunk, a built `nn.trunk.Trunk`.
         data: path of a data set, or a Dataset.
         output: folder for the files.
         rows_per_file: as of `embed.embed`.
+        comm: Communicator of the workers, where the caller has joined them; None joins them here.
         asked: as of `embed_arrays`.
 
     Returns:
-        `output` and what `embed.json` in it says.
+        `output` and what `embed.json` in it says; None on workers other than the first.
 
     Raises:
         ConfigError: what cannot work.
         DataError: a data set or model that cannot be used.
-        Preempted: the process was asked to stop; the files that are whole are kept.
+        Preempted: the process was asked to stop; what was computed is kept.
     """
-    task_from_environment()  # embed works alone, but a wrong TF_CONFIG is refused as elsewhere
+    task_from_environment()  # refuses a wrong TF_CONFIG before anything is opened
     paths.check_folder(output, "--output")
     begun = _Asked(model, data, output, **asked)
-    from dc_tf.evaluation.frozen.embed import embed
+    with contextlib.ExitStack() as end:
+        if comm is None:
+            comm = end.enter_context(joined(f"--output={output}", output))
+        begun.open(comm)
+        from dc_tf.evaluation.frozen.embed import embed
 
-    with stop_request.signals_handled():
         about = embed(
             begun.frozen,
             begun.dataset,
             output,
             begun.layers,
             rows_per_file=rows_per_file,
+            comm=comm,
             **begun.numbers,
         )
-    return {"output": output, **about}
+        return None if comm.rank else {"output": output, **about}
 
 
 def embed_arrays(model, data, **asked) -> dict:
@@ -69,19 +77,22 @@ def embed_arrays(model, data, **asked) -> dict:
         ConfigError, DataError: as of `embed_files`.
     """
     begun = _Asked(model, data, None, **asked)
+    from dc_tf.distributed.collectives import ALONE
+
+    begun.open(ALONE)
     from dc_tf.evaluation.frozen.embed import embed_in_memory
 
     return embed_in_memory(begun.frozen, begun.dataset, begun.layers, **begun.numbers)
 
 
 class _Asked:
-    """What was asked for, opened.
+    """What was asked for.
 
     Attributes:
         dataset: Dataset.
-        frozen: models.FrozenModel.
-        layers: tuple of names.
         numbers: further arguments of `embed.embed`.
+        frozen: models.FrozenModel, after `open`.
+        layers: tuple of names, after `open`.
     """
 
     def __init__(
@@ -101,6 +112,7 @@ class _Asked:
         batch_size=256,
         max_bad_share=0.0,
     ):
+        """Checks what can be checked without TensorFlow."""
         _check(compute_dtype, max_bad_share)
         self.dataset = data if isinstance(data, Dataset) else Dataset.open(data)
         self.numbers = {
@@ -110,33 +122,44 @@ class _Asked:
             "batch_size": batch_size,
             "max_bad_share": max_bad_share,
         }
-        # After all that can be checked without TensorFlow.
-        from dc_tf.evaluation.frozen.embed import DEFAULT_LAYER, choose_layers
+        self._model, self._output, self._layers = model, output, layers
+        self._stage, self._compute_dtype = stage, compute_dtype
+        self._seed = seed if random_init else None
+
+    def open(self, comm) -> None:
+        """Opens the model and chooses the layers; every worker of `comm` makes the call."""
+        from dc_tf.distributed.collective_errors import raise_on_all
+        from dc_tf.evaluation.frozen.embed import compute_dtype
         from dc_tf.evaluation.frozen.features import parse_layers
-        from dc_tf.evaluation.models import random_init as untrained
+        from dc_tf.evaluation.models import network_class, of_trunk, open_model, random_init
+        from dc_tf.precision import tell
 
-        self.layers = layers and parse_layers(layers)
-        self.frozen = _frozen(model, output, compute_dtype, stage)
-        if not self.layers and not _is_path(model):
-            self.layers = (DEFAULT_LAYER,)
-        if not self.layers:
-            self.layers, reason = choose_layers(self.frozen, output, cells)
+        model = self._model
+        with raise_on_all(comm):
+            network = network_class(os.fspath(model)) if _is_path(model) else model
+            layers = self._layers and parse_layers(self._layers, network.layer_names)
+        if _is_path(model):
+            choice = compute_dtype(self._output, self._compute_dtype, comm)
+            if comm.rank == 0:
+                tell(choice, "embed")
+        with raise_on_all(comm):
+            if _is_path(model):
+                self.frozen = open_model(os.fspath(model), choice.dtype, self._stage)
+            else:
+                self.frozen = of_trunk(model)
+            self.layers = layers or self._chosen_layers(comm)
+            if self._seed is not None:
+                self.frozen = random_init(self.frozen, self._seed)
+
+    def _chosen_layers(self, comm):
+        from dc_tf.evaluation.frozen.embed import choose_layers
+
+        if not _is_path(self._model):
+            return (self._model.feature_layer,)
+        layers, reason = choose_layers(self.frozen, self._output, self.numbers["cells"])
+        if comm.rank == 0:
             print(reason, file=sys.stderr, flush=True)
-        if random_init:
-            self.frozen = untrained(self.frozen, seed)
-
-
-def _frozen(model, output, asked, stage):
-    """The network, in the type of its products that is the faster, or that `output` has."""
-    from dc_tf.evaluation.frozen.embed import compute_dtype
-    from dc_tf.evaluation.models import of_trunk, open_model
-    from dc_tf.precision import tell
-
-    if not _is_path(model):
-        return of_trunk(model)
-    choice = compute_dtype(output, asked)
-    tell(choice, "embed")
-    return open_model(os.fspath(model), choice.dtype, stage)
+        return layers
 
 
 def _is_path(model):

@@ -33,7 +33,7 @@ class RMACExtractor:
         """Prepares.
 
         Args:
-            trunk: built VGG16.
+            trunk: built Trunk.
             protocol: retrieval.Protocol.
             world: Communicator of the workers that share the images.
             name: name in progress and messages.
@@ -44,17 +44,18 @@ class RMACExtractor:
         self._protocol = protocol
         self._world = world
         self._name = name
+        layer = protocol.layer or trunk.map_names[-1]
 
         @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3])], autograph=False)
         def maps(images):
-            return trunk.convolutions(images)[protocol.layer]
+            return trunk.convolutions(images)[layer]
 
         self._maps = maps
         self.channels = int(maps.get_concrete_function().output_shapes[-1])
         self.dimensions = protocol.dimensions or self.channels
         if self.dimensions > self.channels:
             raise ConfigError(
-                f"dimensions is {self.dimensions}, but {protocol.layer} of this network has "
+                f"dimensions is {self.dimensions}, but {layer} of this network has "
                 f"{self.channels} channels; use that or fewer, or 0 for all."
             )
 

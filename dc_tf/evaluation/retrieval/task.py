@@ -24,13 +24,13 @@ from dc_tf.evaluation import paper
 from dc_tf.evaluation.average_precision import average_precision
 from dc_tf.evaluation.comparison import advice
 from dc_tf.evaluation.cost import Part, Work, spread
-from dc_tf.evaluation.models import random_init
+from dc_tf.evaluation.models import network_class, random_init
 from dc_tf.evaluation.retrieval.ground_truth import GroundTruth, groups, images_in
 from dc_tf.evaluation.retrieval.images import MIN_SIDE, scaled_images
 from dc_tf.evaluation.retrieval.oxford import query_files, read_oxford
 from dc_tf.evaluation.retrieval.revisited import ground_truth_files, read_revisited
 from dc_tf.evaluation.retrieval.rmac_features import RMACExtractor
-from dc_tf.nn.vgg16 import CONV_LAYERS
+from dc_tf.nn.trunks import all_layer_names
 
 _SAMPLED = 256  # largest number of images of a cost sample
 _RANKED = 1 << 24  # row ids in memory at a time
@@ -45,7 +45,7 @@ class Protocol:
     Attributes:
         longest_side: longest side in pixels to which every image is scaled; a query's box is
             cropped at that scale.
-        layer: convolutional layer, after ReLU and before pooling.
+        layer: a map, after ReLU and before pooling; "" for the last one, conv13 of VGG-16.
         levels: number of scales of regions.
         overlap: target overlap of neighbouring regions, as a share of their area.
         dimensions: dimensions after whitening; 0 for the number of channels (512 in VGG-16).
@@ -56,7 +56,7 @@ class Protocol:
     """
 
     longest_side: int = 1024
-    layer: str = "conv13"
+    layer: str = ""
     levels: int = 3
     overlap: float = 0.4
     dimensions: int = 0
@@ -66,8 +66,9 @@ class Protocol:
     def __post_init__(self):
         if not MIN_SIDE <= self.longest_side <= 8192:
             raise ConfigError(f"longest_side is {self.longest_side}; use {MIN_SIDE} to 8192.")
-        if self.layer not in CONV_LAYERS:
-            raise ConfigError(f"layer is {self.layer!r}; use one of {', '.join(CONV_LAYERS)}.")
+        if self.layer and self.layer not in all_layer_names("map_names"):
+            names = ", ".join(all_layer_names("map_names"))
+            raise ConfigError(f"layer is {self.layer!r}; use one of {names}.")
         if self.levels < 1 or self.dimensions < 0:
             raise ConfigError(
                 f"levels is {self.levels} and dimensions is {self.dimensions}; use at least 1 "
@@ -95,6 +96,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
         )
     ground_truth = read_ground_truth(request.test)
     others = images_in(request.train)
+    protocol = _with_layer(protocol, network_class(request.model))
     frozen = request.frozen_model()
     request.announce(lambda: work(frozen, ground_truth, others, protocol))
     own = evaluate(frozen, ground_truth, others, protocol, request.world)
@@ -122,9 +124,21 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
         "advice": advice(
             "the model", own[main], untrained and untrained[main], len(ground_truth.queries)
         ),
-        "network": {**frozen.trunk.settings, "compute_dtype": frozen.compute_dtype},
+        "network": frozen.network,
     }
     return result, table(result, ground_truth, protocol)
+
+
+def _with_layer(protocol, network) -> Protocol:
+    """The protocol with a map of the network.
+
+    Raises:
+        ConfigError: it has no map of that name.
+    """
+    names = network.map_names
+    if protocol.layer and protocol.layer not in names:
+        raise ConfigError(f"layer is {protocol.layer!r}; use one of {', '.join(names)}.")
+    return dataclasses.replace(protocol, layer=protocol.layer or names[-1])
 
 
 def work(frozen, ground_truth, others, protocol: Protocol) -> Work:

@@ -19,7 +19,6 @@ from official.vision.configs.common import NormActivation
 from official.vision.modeling.backbones import factory
 
 from dc_tf import keras
-from dc_tf.exporting.fold_sobel import FoldedVGG16
 from dc_tf.nn.vgg16 import VGG16
 
 BACKBONE = "dc_tf_vgg16"
@@ -30,7 +29,7 @@ STRIDE = 2**MAX_LEVEL  # sides of the network's input are multiples of it
 
 @dataclasses.dataclass
 class Vgg16(hyperparams.Config):
-    """Settings of `VGG16`; `folded` selects `FoldedVGG16`."""
+    """Settings of `VGG16`."""
 
     width: float = 1.0
     sobel: bool = True
@@ -92,11 +91,7 @@ def build_backbone(
     """Builder function of the backbone, called by tf-models-official."""
     del norm_activation_config  # VGG16 has fixed settings
     settings = backbone_config.get().as_dict()
-    kind = VGG16
-    if settings.pop("folded"):
-        settings.pop("sobel")
-        kind = FoldedVGG16
-    trunk = kind(**settings)
+    trunk = VGG16(**settings)
     for block in trunk.blocks:
         for conv in block:
             conv.conv.kernel_regularizer = l2_regularizer

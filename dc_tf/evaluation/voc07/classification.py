@@ -1,8 +1,9 @@
 """Multi-label classification on VOC 2007 by fine-tuning: FC68 and ALL.
 
-FC68 trains newly initialised fc6, fc7 and fc8 on frozen convolutions; ALL trains all layers. Batch
-norm uses its running statistics. Training and evaluation ignore a class of which an image has only
-difficult objects. The score of an image is the sum of its logits over random crops.
+FC68 trains newly initialised fc6, fc7 and fc8 (of a ResNet: fc8) on frozen convolutions; ALL trains
+all layers. Batch norm uses its running statistics. Training and evaluation ignore a class of which
+an image has only difficult objects. The score of an image is the sum of its logits over random
+crops.
 
     dc_tf evaluate --config_file=voc07_classification_fc68 \
         --model=MODEL --train=VOCdevkit
@@ -157,7 +158,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
         "classes": splits[0].classes,
         "train_images": len(splits[0]),
         "test_images": len(splits[1]),
-        "network": {**frozen.trunk.settings, "compute_dtype": frozen.compute_dtype},
+        "network": frozen.network,
     }
     return result, table(result, protocol)
 

@@ -25,12 +25,12 @@ from dc_tf.errors import ConfigError
 from dc_tf.evaluation import paper
 from dc_tf.evaluation.comparison import advice
 from dc_tf.evaluation.cost import Part, Work
-from dc_tf.evaluation.models import random_init
+from dc_tf.evaluation.models import network_class, random_init
 from dc_tf.evaluation.voc07.detection_metrics import OVERLAP, coco_metrics, voc_metrics
 from dc_tf.evaluation.voc07.images import image_errors, open_voc, voc_facts
 from dc_tf.evaluation.voc07.network import TUNES
 from dc_tf.evaluation.work import wait
-from dc_tf.nn.vgg16 import channels
+from dc_tf.nn.vgg16 import VGG16, channels
 
 _COLUMNS = {
     "map_11_points": "11 points",
@@ -153,6 +153,12 @@ def paper_variant(given: dict) -> tuple[dict, int]:
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
     """Runs the task; see `tasks`."""
+    network = network_class(request.model)
+    if network is not VGG16:
+        raise ConfigError(
+            f"--model={request.model} is a {network.title}, but voc07_detection has a backbone for "
+            "VGG-16 only; measure it with voc07_classification or another task."
+        )
     splits = open_voc(request, (protocol.train_split, protocol.test_split))
     workers = request.world.size
     if protocol.batch_size % workers:
@@ -178,7 +184,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
         "classes": splits[0].classes,
         "train_images": len(splits[0]),
         "test_images": len(splits[1]),
-        "network": {**frozen.trunk.settings, "compute_dtype": frozen.compute_dtype},
+        "network": frozen.network,
     }
     return result, table(result, protocol)
 

@@ -27,7 +27,6 @@ from dc_tf.evaluation.voc07.backbone import (
     trainer_config,
 )
 from dc_tf.evaluation.voc07.records import write_records
-from dc_tf.exporting.fold_sobel import FoldedVGG16
 from dc_tf.progress import Progress
 
 _TRAIN_SHARDS = 8
@@ -127,7 +126,7 @@ def task_config(frozen, classes, protocol, side) -> maskrcnn.MaskRCNNTask:
     network = Vgg16(
         width=settings["width"],
         sobel=settings["sobel"],
-        folded=isinstance(frozen.trunk, FoldedVGG16),
+        folded=frozen.trunk.folded,
         compute_dtype=frozen.compute_dtype,
     )
     model = model_config(classes, side, Backbone(dc_tf_vgg16=network), protocol.head_units)

@@ -26,6 +26,8 @@ _BIAS = 0.1  # of new layers (docs/reference.md, section 5)
 class MultiLabelNetwork(tf.Module):
     """Convolutions, fc6, ReLU, dropout, fc7, ReLU, fc8; batch norm uses running statistics.
 
+    A trunk without fully connected layers has fc8 only, on the mean of its last map.
+
     The trunk is shared, not copied: `reset` and `step` change its weights, `restore` undoes that.
 
     Attributes:
@@ -39,7 +41,7 @@ class MultiLabelNetwork(tf.Module):
         """Prepares.
 
         Args:
-            trunk: built VGG16.
+            trunk: built Trunk.
             classes: number of classes.
             tune: "fc68" trains only fc6, fc7 and fc8; "all" trains all weights.
             momentum: momentum of SGD.
@@ -54,10 +56,11 @@ class MultiLabelNetwork(tf.Module):
         self._clip_norm = clip_norm
         self._deviation = deviation
         self._world = world or Solo()
-        self._head = LinearHead(trunk.fc7.kernel.shape[-1], classes)
+        self._head = LinearHead(trunk.feature_dim, classes)
         weights = named_weights(trunk)
         self._initial = [v.numpy() for v in flat_weights(weights)]
-        fresh = (weights.pop("fc6"), weights.pop("fc7"))
+        fresh = [weights.pop(name) for name in trunk.dense_layers]
+        self._dense = [trunk.parts()[name] for name in trunk.dense_layers]
         self._fresh = [v for layer in fresh for v in layer.values()]
         self._fresh += [self._head.kernel, self._head.bias]
         self.tuned = [*([] if self._frozen else trainable_weights(weights)), *self._fresh]
@@ -99,8 +102,10 @@ class MultiLabelNetwork(tf.Module):
         Returns:
             () float32: cross-entropy in nats, summed over classes, mean over the batch.
         """
-        mask = dropout_mask([batch_size, self._trunk.fc6.units], key)
-        mask = mask[first : first + tf.shape(images)[0]]
+        mask = None
+        if self._trunk.dropout_dim:
+            mask = dropout_mask([batch_size, self._trunk.dropout_dim], key)
+            mask = mask[first : first + tf.shape(images)[0]]
         features = self._features(images) if self._frozen else None
         with tf.GradientTape() as tape:
             if not self._frozen:
@@ -125,8 +130,9 @@ class MultiLabelNetwork(tf.Module):
         return self._trunk.convolve(images, training=False)[1]
 
     def _scores(self, features, mask):
-        x = tf.nn.relu(self._trunk.fc6(features))
-        if mask is not None:
-            x *= tf.cast(mask, x.dtype)
-        x = tf.nn.relu(self._trunk.fc7(x))
+        x = features
+        for i, layer in enumerate(self._dense):
+            x = tf.nn.relu(layer(x))
+            if i == 0 and mask is not None:
+                x *= tf.cast(mask, x.dtype)
         return self._head(tf.cast(x, tf.float32))

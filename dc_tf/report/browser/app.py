@@ -20,7 +20,7 @@ from dc_tf.data.storage.metadata import text as clean
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.report.browser import text_search, views
 from dc_tf.report.browser.guard import Access, Guard
-from dc_tf.report.browser.overview import SORTS, Filter, chosen, whole
+from dc_tf.report.browser.overview import KINDS, SORTS, Filter, chosen, whole
 from dc_tf.report.browser.selected import rows_of
 from dc_tf.report.browser.site import Site
 
@@ -75,7 +75,7 @@ class Pages:
         """Clusters as cards, filtered and sorted."""
         site, asked = self._site, Filter.read(request.query_params)
         sub_clusters = site.clustering.sub_clusters
-        numbers = chosen(site.index, asked, sub_clusters, site.dataset.class_names)
+        numbers = chosen(site.index, asked, sub_clusters, site.dataset.class_names, site.single)
         query = asked.query()
         pager = views.Pager.of(
             len(numbers), _page(request), CARDS, lambda page: views.address("/", **query, page=page)
@@ -84,6 +84,7 @@ class Pages:
             "overview.html",
             asked=asked,
             sorts=_sorts(site),
+            kinds=KINDS,
             pager=pager,
             cards=views.cards(site, numbers[pager.part]),
         )
@@ -142,19 +143,16 @@ class Pages:
         return self._html("similar_tiles.html" if part else "similar.html", record, tiles=tiles)
 
     def outliers(self, request) -> Response:
-        """The images that are farthest from their centroid, by the mean of their cluster."""
+        """The outliers, the farthest for their cluster first."""
         site = self._site
         pager = views.Pager.of(
-            len(site.index.outliers),
+            len(site.index.farthest),
             _page(request),
             TILES,
             lambda page: views.address("/outliers", page=page),
         )
-        rows = site.index.outliers[pager.part]
-        notes = [
-            f"{site.index.distance[r] / site.index.spread[site.index.flat[r]]:.3g} × mean"
-            for r in rows
-        ]
+        rows = site.index.farthest[pager.part]
+        notes = [f"{beyond:.1f} sd" for beyond in site.index.deviations(rows)]
         return self._html("outliers.html", pager=pager, tiles=views.tiles(site, rows, notes))
 
     def search(self, request) -> Response:
@@ -261,7 +259,7 @@ class Pages:
         parent = number // sub_clusters
         asked = Filter(parent=parent)
         names = self._site.dataset.class_names
-        found = chosen(self._site.index, asked, sub_clusters, names)
+        found = chosen(self._site.index, asked, sub_clusters, names, self._site.single)
         return parent, [views.card(self._site, one, images=1) for one in found.tolist()[:CARDS]]
 
     def _neighbour_tiles(self, found):

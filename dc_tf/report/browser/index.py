@@ -12,7 +12,7 @@ Folder:
     order.npy       (N,) row ids by cluster, then distance, then row id
     flat.npy        (N,) cluster of each row
     distance.npy    (N,) float32 distance of each row to its centroid; absent where not known
-    outliers.npy    row ids by their distance over the mean of their cluster, the largest first
+    farthest.npy    ids of the rows that are farthest for their cluster, the farthest first
     statistics.npz     statistics of clusters; written last
 """
 
@@ -22,14 +22,14 @@ import os
 import numpy as np
 
 from dc_tf import atomic
+from dc_tf.curation import outliers
 from dc_tf.distributed import stop_request
 from dc_tf.progress import Progress
 
 _PASS_ROWS = 1 << 22  # sorted in memory at a time
-_OUTLIERS = 1200
-_LEAST = 5  # fewest rows of a cluster with outliers
+_FARTHEST = 1200
 _STATISTICS = "statistics.npz"
-_VERSION = 1
+_VERSION = 2
 
 
 class ClusterIndex:
@@ -42,18 +42,21 @@ class ClusterIndex:
         sizes: (count,) int64.
         order, flat: (N,) integers, memory-mapped.
         distance: (N,) float32, memory-mapped, or None.
-        spread: (count,) float32 mean distance; NaN for empty clusters and unknown distances.
+        spread, deviation: (count,) float32 mean of the distances and their standard deviation; NaN
+            for empty clusters and unknown distances.
         labelled: (count,) int64 rows with a label.
         label: (count,) int64 most frequent label; -1 without one.
         purity: (count,) float32 share of that label among rows with one; NaN without one.
-        outliers: (n,) int64 row ids.
+        farthest: (n,) int64 row ids, those that are farthest for their cluster first.
+        outliers: number of outliers, by the rule of curation.outliers.
     """
 
     def __init__(self, folder):
         with np.load(os.path.join(folder, _STATISTICS)) as statistics:
             self.sizes = statistics["sizes"]
-            self.spread = statistics["spread"]
+            self.spread, self.deviation = statistics["spread"], statistics["deviation"]
             self.labelled = statistics["labelled"]
+            self.outliers = int(statistics["outliers"])
             self.label = statistics["label"]
             self.purity = statistics["purity"]
         self.count = len(self.sizes)
@@ -61,7 +64,7 @@ class ClusterIndex:
         self.order = np.load(_path(folder, "order"), mmap_mode="r")
         self.flat = np.load(_path(folder, "flat"), mmap_mode="r")
         self.rows = len(self.order)
-        self.outliers = np.load(_path(folder, "outliers"))
+        self.farthest = np.load(_path(folder, "farthest"))
         self.distance = None
         if os.path.isfile(_path(folder, "distance")):
             self.distance = np.load(_path(folder, "distance"), mmap_mode="r")
@@ -79,6 +82,11 @@ class ClusterIndex:
         if not os.path.isfile(os.path.join(folder, _STATISTICS)):
             _build(clustering, folder)
         return cls(folder)
+
+    def deviations(self, rows) -> np.ndarray:
+        """(n,) by how many standard deviations rows are beyond the mean of their clusters."""
+        statistics = np.stack([self.spread, self.deviation], 1)
+        return outliers.deviations(self.distance[rows], self.flat[rows], statistics, self.sizes)
 
     def members(self, cluster: int) -> np.ndarray:
         """(size,) row ids of a cluster, the nearest to its centroid first; memory-mapped."""
@@ -133,7 +141,7 @@ def _build(clustering, folder):
     write_rows(_path(folder, "order"), row_type(rows), rows, fill)
     known = clustering.distance is not None
     atomic.write_file(
-        _path(folder, "outliers"), lambda file: np.save(file, statistics.outliers(known))
+        _path(folder, "farthest"), lambda file: np.save(file, statistics.farthest(known))
     )
     atomic.write_file(
         os.path.join(folder, _STATISTICS), lambda file: np.savez(file, **statistics.arrays(known))
@@ -189,11 +197,11 @@ class _Statistics:
         count = len(sizes)
         self.offsets = _offsets(sizes)
         self._sizes = sizes
-        self._spread = np.full(count, np.nan, np.float32)
+        self._spread, self._deviation = np.full((2, count), np.nan, np.float32)
         self._labelled = np.zeros(count, np.int64)
         self._label = np.full(count, -1, np.int64)
         self._purity = np.full(count, np.nan, np.float32)
-        self._far = np.zeros(0, np.int64), np.zeros(0)
+        self._far, self._outliers = (np.zeros(0, np.int64), np.zeros(0)), 0
 
     def add(self, rows, flat, distance, labels):
         """Adds all rows of some clusters, sorted by cluster."""
@@ -201,31 +209,38 @@ class _Statistics:
             return
         clusters, first = np.unique(flat, return_index=True)
         sums = np.add.reduceat(distance, first, dtype=np.float64)
-        self._spread[clusters] = sums / self._sizes[clusters]
-        self._add_outliers(rows, flat, distance)
+        mean = sums / self._sizes[clusters]
+        self._spread[clusters] = mean
+        squares = (distance - np.repeat(mean, self._sizes[clusters])) ** 2
+        sums = np.add.reduceat(squares, first, dtype=np.float64)
+        self._deviation[clusters] = np.sqrt(sums / self._sizes[clusters])
+        self._add_farthest(rows, flat, distance)
         self._add_labels(flat[labels >= 0], labels[labels >= 0])
 
     def arrays(self, known_distances):
-        spread = self._spread if known_distances else np.full_like(self._spread, np.nan)
+        unknown = np.full_like(self._spread, np.nan)
         return {
             "sizes": self._sizes,
-            "spread": spread,
+            "spread": self._spread if known_distances else unknown,
+            "deviation": self._deviation if known_distances else unknown,
+            "outliers": self._outliers if known_distances else 0,
             "labelled": self._labelled,
             "label": self._label,
             "purity": self._purity,
         }
 
-    def outliers(self, known_distances):
+    def farthest(self, known_distances):
         return self._far[0] if known_distances else np.zeros(0, np.int64)
 
-    def _add_outliers(self, rows, flat, distance):
-        mean = self._spread[flat]
-        told = (self._sizes[flat] >= _LEAST) & (mean > 0)
-        ratio = distance[told] / mean[told]
+    def _add_farthest(self, rows, flat, distance):
+        statistics = np.stack([self._spread, self._deviation], 1)
+        beyond = outliers.deviations(distance, flat, statistics, self._sizes)
+        self._outliers += int(np.count_nonzero(outliers.is_outlier(beyond)))
+        told = self._sizes[flat] >= outliers.TINY
         ids = np.concatenate([self._far[0], rows[told]])
-        ratios = np.concatenate([self._far[1], ratio])
-        best = np.argsort(-ratios, kind="stable")[:_OUTLIERS]
-        self._far = ids[best], ratios[best]
+        beyond = np.concatenate([self._far[1], beyond[told]])
+        best = np.argsort(-beyond, kind="stable")[:_FARTHEST]
+        self._far = ids[best], beyond[best]
 
     def _add_labels(self, flat, labels):
         if not len(flat):

@@ -9,6 +9,8 @@ import re
 
 import numpy as np
 
+from dc_tf.curation.outliers import TINY
+
 SORTS = {
     "largest": "Largest first",
     "smallest": "Smallest first",
@@ -18,6 +20,7 @@ SORTS = {
     "loose": "Largest mean distance first",
     "number": "By number",
 }
+KINDS = {"": "All", "tiny": "Tiny", "single": "Of a single source"}
 _TITLE = re.compile(r"(\d{1,9})(?:\.(\d{1,9}))?")
 
 
@@ -30,23 +33,26 @@ class Filter:
         least: smallest size.
         parent: cluster of the first level, or None for all.
         sort: one of `SORTS`.
+        kind: one of `KINDS`.
     """
 
     text: str = ""
     least: int = 1
     parent: int | None = None
     sort: str = "largest"
+    kind: str = ""
 
     @classmethod
     def read(cls, values) -> "Filter":
         """From a mapping of texts; what cannot be read is left out."""
         least, parent = (whole(values.get(name, "")) for name in ("least", "parent"))
-        sort = values.get("sort", "")
+        sort, kind = values.get("sort", ""), values.get("kind", "")
         return cls(
             values.get("text", "").strip()[:100],
             max(1, least or 1),
             parent,
             sort if sort in SORTS else "largest",
+            kind if kind in KINDS else "",
         )
 
     def query(self) -> dict:
@@ -60,7 +66,7 @@ def whole(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
-def chosen(index, asked: Filter, sub_clusters: int, class_names) -> np.ndarray:
+def chosen(index, asked: Filter, sub_clusters: int, class_names, single=None) -> np.ndarray:
     """(n,) int64 numbers of the clusters that are asked for, in order; empty ones are left out.
 
     Args:
@@ -68,8 +74,13 @@ def chosen(index, asked: Filter, sub_clusters: int, class_names) -> np.ndarray:
         asked: Filter.
         sub_clusters: of each cluster of the first level; 1 for one level.
         class_names: tuple of str, or None.
+        single: (count,) bool, clusters of a single source; None where that is not known.
     """
     keep = index.sizes >= asked.least
+    if asked.kind == "tiny":
+        keep &= index.sizes < TINY
+    if asked.kind == "single":
+        keep &= False if single is None else single
     if asked.parent is not None:
         keep &= np.arange(index.count) // sub_clusters == asked.parent
     if asked.text:

@@ -9,6 +9,7 @@ import socket
 import sys
 
 from dc_tf.distributed import stop_request
+from dc_tf.distributed.task import require_alone
 from dc_tf.errors import ConfigError
 from dc_tf.paths import check_folder
 from dc_tf.report.browser.guard import Access, new_token
@@ -43,6 +44,7 @@ def browse(
         DataError: data that cannot be used.
         Preempted: after Ctrl-C before it serves; the same call resumes.
     """
+    require_alone("browse")
     check_source(source)
     check_host(host, allow_remote)
     workdir = workdir or os.path.join(source.run or source.clusters, "browser")

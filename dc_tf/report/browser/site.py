@@ -19,6 +19,7 @@ from dc_tf.report.browser.index import ClusterIndex
 from dc_tf.report.browser.pictures import Pictures
 from dc_tf.report.browser.rounds import Rounds
 from dc_tf.report.browser.selections import Selections
+from dc_tf.report.browser.single_sources import single_sources
 from dc_tf.report.browser.text_search import TextTable
 
 
@@ -61,6 +62,7 @@ class Site:
         table: TextTable, or None.
         examples: Examples, or None without features.
         selections: Selections.
+        single: (count,) bool, clusters of a single source, or None where that is not known.
         version: text that changes with the data set, for addresses of pictures.
     """
 
@@ -73,6 +75,7 @@ class Site:
     table: TextTable | None
     examples: Examples | None
     selections: Selections
+    single: np.ndarray | None
     version: str
 
     def label_name(self, cluster: int) -> str:
@@ -101,6 +104,9 @@ def open_site(source: Source, workdir: str) -> Site:
         index = ClusterIndex.of(clustering, os.path.join(workdir, "index"))
         rounds = Rounds.of(run, os.path.join(workdir, "rounds"))
         table = _table(source, run, clustering, workdir)
+        single = single_sources(
+            table, index, clustering.sub_clusters, os.path.join(workdir, "single")
+        )
         features = _features(source, clustering)
         examples = None if features is None else Examples(features, source.model)
         if examples is not None:
@@ -117,6 +123,7 @@ def open_site(source: Source, workdir: str) -> Site:
         table=table,
         examples=examples,
         selections=Selections(os.path.join(workdir, "selections"), clustering.dataset, about),
+        single=single,
         version=fingerprint[-12:],
     )
 

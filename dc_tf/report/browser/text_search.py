@@ -15,13 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dc_tf.curation.record_parts import CLASS, FILE, LABEL, ROW
+from dc_tf.curation.record_parts import (
+    CLASS,
+    FILE,
+    LABEL,
+    OF_CLUSTERING,
+    OF_CLUSTERS,
+    ROW,
+)
 from dc_tf.errors import ConfigError
 
 MOST_HITS = 60
 SECONDS = 2.0
 _BATCH_ROWS = 1 << 16
-_NOT_SEARCHED = (ROW, "cluster", "sub_cluster", "distance", "ratio")
+_NOT_SEARCHED = (ROW, *OF_CLUSTERING, *OF_CLUSTERS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,9 @@ from PIL import Image
 
 from dc_tf.data.input import augment
 from dc_tf.data.input.draws import Draws
+from dc_tf.data.input.photometric import Photometric
 from dc_tf.data.input.pipeline import evaluation_batches, training_batches
+from dc_tf.data.input.views import Views
 from dc_tf.data.storage import schema
 from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.manifest import Dataset
@@ -70,6 +72,28 @@ class PipelineTest(tf.test.TestCase):
             for one, other in zip(alone, batches, strict=True):
                 self.assertAllEqual(one["image"], other["image"])
                 self.assertAllEqual(one["sub_id"], other["sub_id"])
+
+    def test_changed_colours_and_views_are_the_same_for_any_threads_and_after_a_resume(self):
+        reader, wanted = self.make(), draws(50)
+        options = dict(photometric=Photometric(1.0, 0.2, 0.5, 0.2), views=Views(2, 3, 24))
+        whole = list(training_batches(reader, wanted, 8, 40, threads=1, **options))
+        self.assertEqual(whole[0]["image"].shape, [8, 2, 40, 40, 3])
+        self.assertEqual(whole[0]["local_image"].shape, [8, 3, 24, 24, 3])
+        for start, threads in ((0, 3), (0, None), (4, None)):
+            rest = training_batches(
+                reader, wanted, 8, 40, start_step=start, threads=threads, **options
+            )
+            for one, other in zip(whole[start:], rest, strict=True):
+                for name, tensor in one.items():
+                    self.assertAllEqual(tensor, other[name])
+
+    def test_a_corrupt_row_is_replaced_in_all_views(self):
+        reader = FallbackRows(RowReader(self.make(broken=[3]).dataset), 0.2)
+        wanted = draws(2)._replace(row=np.array([3, 4]))
+        wanted = wanted._replace(seed=wanted.seed[[0, 0]], rotation=wanted.rotation[[0, 0]])
+        (batch,) = training_batches(reader, wanted, 2, 32, views=Views(2, 2, 24))
+        for name in ("image", "local_image"):
+            self.assertAllEqual(batch[name][0], batch[name][1])
 
     def test_no_thread_tunes_it(self):
         # Waiting for that thread's end held all workers up, by up to a minute an epoch.

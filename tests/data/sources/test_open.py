@@ -90,7 +90,7 @@ class OpenTest(unittest.TestCase):
         self.assertEqual(self.items(self.write("L.TXT", "a\n"))[0].name, "a")
 
     def test_other_files_are_refused_with_what_may_be_given(self):
-        for name in ("a.xlsx", "b.parquet", "c"):
+        for name in ("a.xlsx", "b.avro", "c"):
             with self.assertRaisesRegex(ConfigError, "no known kind; give a folder, a list"):
                 self.items(self.write(name, b"some other content"))
         with self.assertRaisesRegex(DataError, "PDF document; export its pages"):

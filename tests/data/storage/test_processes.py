@@ -1,13 +1,16 @@
 """Order, errors, deaths and bounds of work in processes."""
 
 import itertools
+import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 import time
+import types
 import unittest
+from unittest import mock
 
 from dc_tf.data.storage import processes
 from dc_tf.data.storage.processes import map_lists
@@ -46,6 +49,16 @@ class ProcessesTest(unittest.TestCase):  # the processes import this, so no Tens
             list(map_lists(squares, self.lists(1, 2, 3, 666), 2, crashed=never))
         with self.assertRaises(RuntimeError):
             list(map_lists(squares, self.lists(*range(20)), 2))
+
+    def test_workers_of_one_host_share_its_cores(self):
+        alone, several = (types.SimpleNamespace(size=size) for size in (1, 3))
+        cluster = {"worker": ["a:1", "a:2", "b:1"]}
+        config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}})
+        environment = mock.patch.dict(os.environ, TF_CONFIG=config)
+        with environment, mock.patch.object(processes, "cores", return_value=9):
+            self.assertEqual(processes.own_processes(None, several), 4)
+            self.assertEqual(processes.own_processes(5, several), 5)
+            self.assertEqual(processes.own_processes(None, alone), 9)
 
     def test_lists_are_taken_only_as_they_are_needed(self):
         taken = []

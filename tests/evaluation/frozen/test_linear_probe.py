@@ -140,14 +140,14 @@ class PoolingTest(tf.test.TestCase):
         maps = np.arange(25, dtype=np.float32).reshape(1, 5, 5, 1)
         pooled = grid_average("conv1", (5, 5, 1), 32, max_features=5)(maps)
         self.assertAllClose(pooled, [[3, 5, 13, 15]])
-        self.assertAllClose(cell_average("conv1")(maps), [[12]])
-        self.assertAllClose(cell_average("conv1", cells=2)(maps), [[3, 5, 13, 15]])
-        self.assertEqual(cell_average("conv1", cells=9)(maps).shape, (1, 25))
+        self.assertAllClose(cell_average()(maps), [[12]])
+        self.assertAllClose(cell_average(cells=2)(maps), [[3, 5, 13, 15]])
+        self.assertEqual(cell_average(cells=9)(maps).shape, (1, 25))
 
     def test_linear_classifiers_see_fc7_after_relu_and_neighbours_before(self):
         vectors = np.float32([[-1, 2]])
         self.assertAllEqual(grid_average("fc7", (2,), 32)(vectors), [[0, 2]])
-        self.assertAllEqual(cell_average("fc7")(vectors), [[-1, 2]])
+        self.assertAllEqual(cell_average()(vectors), [[-1, 2]])
 
 
 class MetricsTest(tf.test.TestCase):

@@ -20,6 +20,7 @@ from dc_tf.curation.search import search
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.report.browser import app as app_lib
 from dc_tf.report.browser import examples as examples_lib
+from dc_tf.report.browser.single_sources import single_sources
 from dc_tf.report.browser.site import Source, check_source, open_site
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>'\"&{{ 7*7 }}"
@@ -69,6 +70,28 @@ class SiteCase(tf.test.TestCase):
             for found in page.all("a")
             if found.get("class") == "picture" and found["href"].startswith("/image/")
         ]
+
+
+class SingleSourceTest(tf.test.TestCase):
+    def test_clusters_of_one_user_can_be_listed(self):
+        folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+        site, _ = browsing.open_run(
+            folder, meta=lambda row: {"user": f"user{row}" if row % 2 else "me"}
+        )
+        self.assertAllEqual(site.single, [True] * 3 + [False] * 3)
+        client = browsing.client(site)
+        self.assertIn("1–3 of 3 clusters", Links(client.get("/?kind=single").text).text())
+        self.assertIn("No cluster is like that", Links(client.get("/?kind=tiny").text).text())
+        self.assertIn("all of one user", client.get("/cluster/1").text)
+        self.assertNotIn("all of one user", client.get("/cluster/4").text)
+
+    def test_a_table_of_other_clusters_says_nothing(self):
+        folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+        site, _ = browsing.open_run(folder)
+        self.assertAllEqual(site.single, [False] * 6)
+        other = mock.Mock(count=6, flat=np.array(site.index.flat)[::-1])
+        self.assertIsNone(single_sources(site.table, other, 3, os.path.join(folder, "single")))
+        self.assertIsNone(single_sources(None, other, 3, os.path.join(folder, "single")))
 
 
 class PagesTest(SiteCase):
@@ -158,8 +181,8 @@ class PagesTest(SiteCase):
 
     def test_outliers_are_far_for_their_cluster(self):
         rows = self.rows_of(self.page("/outliers"))
-        ratio = [row / np.mean(self.site.index.members(self.site.index.flat[row])) for row in rows]
-        self.assertAllClose(ratio, np.sort(ratio)[::-1])
+        beyond = self.site.index.deviations(rows)
+        self.assertAllClose(beyond, np.sort(beyond)[::-1])
 
     def test_pictures_are_jpegs_of_bounded_size(self):
         for path, size in (("/thumbnail/3", (192, 192)), ("/picture/3", (24, 24))):

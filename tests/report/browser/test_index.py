@@ -8,6 +8,7 @@ import clustered
 import numpy as np
 import tensorflow as tf
 
+from dc_tf.curation import outliers
 from dc_tf.curation.clusters import of_run
 from dc_tf.report.browser import index as index_lib
 from dc_tf.report.browser.index import ClusterIndex
@@ -59,12 +60,16 @@ class IndexTest(tf.test.TestCase):
                 self.assertEqual(found.label[cluster], counts.argmax())
         self.assertAllEqual(np.isnan(found.spread), found.sizes == 0)
 
-    def test_outliers_are_far_by_the_mean_of_a_cluster_with_enough_rows(self):
+    def test_the_farthest_are_those_of_the_rule_for_outliers(self):
+        self.distance[7] = 1000
         found = self.index()
-        ratio = self.distance / found.spread[self.cluster]
-        told = np.flatnonzero(found.sizes[self.cluster] >= 5)
-        self.assertAllEqual(found.outliers, told[np.argsort(-ratio[told])])
-        self.assertNotIn(0, found.outliers)
+        clustering = clustered.clustering(self.data, self.cluster, distance=self.distance)
+        statistics = outliers.distance_statistics(clustering)
+        expected, count = outliers.farthest(clustering, statistics, clustering.sizes(), 5)
+        self.assertAllEqual(found.farthest[:5], [row for row, _, _ in expected])
+        self.assertAllClose(found.deviations(found.farthest[:5]), [far for *_, far in expected])
+        self.assertEqual((found.outliers, count), (1, 1))
+        self.assertNotIn(0, found.farthest)
 
     def test_it_is_made_once_and_anew_for_other_labels(self):
         self.index()
@@ -80,7 +85,8 @@ class IndexTest(tf.test.TestCase):
         self.assertAllEqual(found.members(2), np.flatnonzero(self.cluster == 2))
         self.assertIsNone(found.distance)
         self.assertTrue(np.isnan(found.spread).all())
-        self.assertEmpty(found.outliers)
+        self.assertEmpty(found.farthest)
+        self.assertEqual(found.outliers, 0)
 
     def test_an_interrupted_one_is_made_again(self):
         with mock.patch.object(index_lib, "_Statistics", side_effect=KeyboardInterrupt):
@@ -102,6 +108,12 @@ class IndexTest(tf.test.TestCase):
         by_name = chosen(found, Filter(text="DOG"), 1, ("cat", "dog"))
         self.assertAllEqual(np.sort(by_name), np.flatnonzero(found.label == 1))
         self.assertEqual(chosen(found, Filter(text="3"), 1, None).tolist(), [3])
+        tiny = np.flatnonzero((found.sizes > 0) & (found.sizes < outliers.TINY))
+        self.assertIn(7, tiny)  # which has row 0 only
+        self.assertCountEqual(chosen(found, Filter(kind="tiny"), 1, None), tiny)
+        self.assertEmpty(chosen(found, Filter(kind="single"), 1, None))
+        single = np.arange(8) == 2
+        self.assertAllEqual(chosen(found, Filter(kind="single"), 1, None, single), [2])
         self.assertEmpty(chosen(found, Filter(text="99"), 1, None))
 
     def test_a_row_has_its_place_in_every_round(self):

@@ -1,0 +1,122 @@
+"""A worker for each GPU of every machine of TF_CONFIG: the same addresses and ranks on all."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from unittest import mock
+
+import tensorflow as tf
+import workers
+from absl.testing import parameterized
+
+from dc_tf.distributed.task import parse_tf_config
+
+NODE = pathlib.Path(__file__).parents[2] / "launch" / "node.py"
+sys.path.insert(0, str(NODE.parent))
+
+import local  # noqa: E402
+import node  # noqa: E402
+
+
+def tf_config(cluster, kind="worker", index=0):
+    return json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
+
+
+class ConfigsTest(tf.test.TestCase, parameterized.TestCase):
+    @parameterized.named_parameters(
+        ("workers", {"worker": ["a:2222", "b:2222"]}, [("worker", 0), ("worker", 1)]),
+        ("chief", {"chief": ["a:2222"], "worker": ["b:2222"]}, [("chief", 0), ("worker", 0)]),
+        ("order", {"worker": ["b:2222"], "chief": ["a:2222"]}, [("chief", 0), ("worker", 0)]),
+        ("master", {"master": ["a:2222"], "worker": ["b:2222"]}, [("master", 0), ("worker", "0")]),
+        (
+            "others",
+            {"worker": ["a:2222", "b:2222"], "evaluator": ["c:1"], "ps": []},
+            [("worker", 0), ("worker", 1)],
+        ),
+    )
+    def test_all_machines_derive_one_cluster(self, cluster, tasks):
+        tasks = [
+            parse_tf_config(text) for kind, i in tasks for text in self.configs(cluster, kind, i)
+        ]
+        expected = ("a:2222", "a:2223", "a:2224", "b:2222", "b:2223", "b:2224")
+        for rank, task in enumerate(tasks):
+            self.assertEqual((task.addresses, task.rank), (expected, rank))
+            self.assertEqual((task.local_index, task.local_size), (rank % 3, 3))
+
+    def configs(self, cluster, kind, index):
+        return node.worker_configs(tf_config(cluster, kind, index), 3)
+
+    def test_ipv6_and_one_worker_a_machine(self):
+        cluster = {"worker": ["[fe80::1]:2222", "[fe80::2]:2222"]}
+        (text,) = node.worker_configs(tf_config(cluster, index=1), 1)
+        self.assertEqual(parse_tf_config(text).addresses, tuple(cluster["worker"]))
+        self.assertEqual(parse_tf_config(text).rank, 1)
+
+    @parameterized.parameters(None, "", " ", "{}")
+    def test_without_tf_config_the_machine_is_alone(self, text):
+        self.assertIsNone(node.worker_configs(text, 2))
+
+    @parameterized.parameters(
+        ("{", "is not JSON"),
+        ("[1]", "has no cluster; expected"),
+        (tf_config({"ps": ["a:1"], "worker": ["b:1"]}), "'ps'; .* start the job without them"),
+        (tf_config({"worker": ["a:1"]}, "evaluator"), "evaluator 0, .* has worker 0; only those"),
+        (tf_config({"worker": ["a:1"]}, index=1), "worker 1, and its cluster has worker 0"),
+        (tf_config({"worker": ["a"]}), "'a', which is not host:port"),
+        (tf_config({"worker": ["a:1", "a:2"]}), "a:1 and a:2, .* share port 2; .* 2 apart"),
+        (tf_config({"worker": ["a:1", "a:1"]}), "should name each machine once"),
+        (tf_config({"worker": ["a:65535"]}), "need ports up to 65536; use a first port"),
+    )
+    def test_what_cannot_work_is_refused_with_what_would(self, text, message):
+        with self.assertRaisesRegex(local.UsageError, message):
+            node.worker_configs(text, 2)
+
+
+class NodeTest(tf.test.TestCase):
+    def start(self, number, ports, folder, *flags):
+        """Starts the launcher as on machine `number` of two, whose workers write what they got."""
+        body = (
+            "import json, os, pathlib; "
+            "task = json.loads(os.environ['TF_CONFIG'])['task']['index']; "
+            f"pathlib.Path({str(folder)!r}, str(task)).write_text(json.dumps(dict(os.environ)))"
+        )
+        script = pathlib.Path(folder, "worker.py")
+        script.write_text(body)
+        cluster = {"worker": [f"localhost:{port}" for port in ports]}
+        return subprocess.Popen(
+            [sys.executable, str(NODE), f"--program={sys.executable} {script}", *flags, "--", "x"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TF_CONFIG": tf_config(cluster, index=number)},
+        )
+
+    def test_every_machine_starts_its_workers_with_a_gpu_each(self):
+        folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+        first = workers.free_ports(1)[0] % 60000
+        with self.visible("0,1"):
+            for number in (0, 1):
+                launcher = self.start(number, (first, first + 2), folder)
+                out, err = launcher.communicate(timeout=60)
+                self.assertEqual(launcher.returncode, 0, out + err)
+        found = [json.loads(pathlib.Path(folder, str(rank)).read_text()) for rank in range(4)]
+        self.assertEqual([one["CUDA_VISIBLE_DEVICES"] for one in found], ["0", "1", "0", "1"])
+        tasks = [parse_tf_config(one["TF_CONFIG"]) for one in found]
+        self.assertEqual([task.rank for task in tasks], [0, 1, 2, 3])
+        self.assertLen({task.addresses for task in tasks}, 1)
+
+    def test_wrong_usage_is_said_under_its_own_name(self):
+        launcher = self.start(0, (1, 1), tempfile.mkdtemp(dir=self.get_temp_dir()), "--workers=2")
+        out, err = launcher.communicate(timeout=60)
+        self.assertEqual((launcher.returncode, out), (2, ""))
+        self.assertStartsWith(err, "node.py: ")
+
+    def visible(self, devices):
+        return mock.patch.dict(os.environ, {"CUDA_VISIBLE_DEVICES": devices})
+
+
+if __name__ == "__main__":
+    tf.test.main()
