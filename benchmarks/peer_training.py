@@ -5,8 +5,8 @@
 
 Heads, losses and augmentation are lightly's, the loop is this file's; every method sees two views
 of each image. Writes the trunk's weights for `dc_tf import_torch`, and beside them OUTPUT.json
-with seconds, images through the network, images per second and the share of time spent waiting
-for images. Needs the extra `peers`.
+with seconds, views trained on, those through a teacher, views per second and the share of time
+spent waiting for images. Views are counted in whole batches, at most `--images` of them. Needs the extra `peers`.
 """
 
 import argparse
@@ -160,6 +160,11 @@ def loss_of(method, views, dtype):
         return method(views)
 
 
+def whole_batches(images, batch) -> int:
+    """The most views up to `images` in whole batches, at least one; 0 without a budget of views."""
+    return max(1, images // batch) * batch if images else 0
+
+
 def train(method, loader, options) -> dict:
     """Trains until the budget is used; returns what it took."""
     batches = endless(loader)
@@ -171,6 +176,7 @@ def train(method, loader, options) -> dict:
         weight_decay=options.weight_decay,
     )
     started, waited, images, done = time.monotonic(), 0.0, 0, 0.0
+    most = whole_batches(options.images, VIEWS * loader.batch_size)
     while done < 1:
         asked = time.monotonic()
         views = next(batches)
@@ -183,12 +189,13 @@ def train(method, loader, options) -> dict:
         method.after_step()
         images += VIEWS * len(views[0])
         seconds = time.monotonic() - started
-        done = images / options.images if options.images else seconds / options.seconds
+        done = images / most if most else seconds / options.seconds
     if not math.isfinite(loss.item()):
         raise SystemExit(f"{options.method} diverged: the loss is {loss.item()}.")
     return {
         "seconds": seconds,
         "images": images,
+        "forward_only": images if options.method == "dino" else 0,  # those of the teacher
         "images_per_second": images / seconds,
         "waiting": waited / seconds,
         "compute_dtype": str(dtype).removeprefix("torch."),
