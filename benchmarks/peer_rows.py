@@ -27,7 +27,8 @@ from dc_tf.sweep.run import prepare, run_sweep
 EVALUATIONS = {"knn": {"task": "knn"}, "linear": {"config_file": "linear_probe_small"}}
 _TRAINER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peer_training.py")
 _TRUNK = ("width", "resolution", "fc", "sobel")
-_FIELDS = {"base", "stages", "settings"}  # of a variant, which do not change what is compared
+# Of a variant of a sweep; the others would train on other data, or beyond the budget.
+_FIELDS = ("base", "settings", "stages")
 _UNTRAINED = {"images": 0, "forward_only": 0, "seconds": 0.0}
 
 
@@ -60,6 +61,13 @@ def measured(rows, budget: Budget, options) -> list[dict]:
     if ours:
         cells += _runs(sweep, prepared, precisions, budget, options)
     return cells
+
+
+def _check_fields(rows):
+    for name, row in rows.items():
+        if unknown := sorted(row.keys() - set(_FIELDS)):
+            known = ", ".join(_FIELDS)
+            raise ConfigError(f"row {name} has {', '.join(unknown)}; use peer, or {known}.")
 
 
 def _sweep(options, variants) -> dict:

@@ -6,7 +6,8 @@
 Heads, losses and augmentation are lightly's, the loop is this file's; every method sees two views
 of each image. Writes the trunk's weights for `dc_tf import_torch`, and beside them OUTPUT.json
 with seconds, views trained on, those through a teacher, views per second and the share of time
-spent waiting for images. Views are counted in whole batches, at most `--images` of them. Needs the extra `peers`.
+spent waiting for images. Views are counted in whole batches, at most `--images` of them.
+Needs the extra `peers`.
 """
 
 import argparse

@@ -46,9 +46,9 @@ COSTS = ("images", "forward_only", "seconds")
 def main(_) -> None:
     if bool(FLAGS.seconds) == bool(FLAGS.images):
         sys.exit("peers.py needs --seconds or --images, and not both.")
-    rows = chosen_rows()
     budget = Budget(FLAGS.images, FLAGS.seconds)
     try:
+        rows = chosen_rows()
         cells = peer_rows.measured(rows, budget, FLAGS)
     except (ConfigError, DataError) as error:
         sys.exit(f"peers.py: {error}")

@@ -1,4 +1,4 @@
-"""A trained peer of lightly has equal features in dc_tf. Needs the extra `peers`."""
+"""Peers of lightly: equal features in dc_tf, and a whole comparison. Needs the extra `peers`."""
 
 import importlib.util
 import json
@@ -21,6 +21,11 @@ from dc_tf.nn.vgg16 import VGG16
 pytestmark = pytest.mark.slow
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 PYTHON = os.environ.get("DC_TF_PEERS_PYTHON", sys.executable)
+ROWS = {
+    "random": {"peer": "untrained"},
+    "deepercluster": {},
+    "simclr": {"peer": "simclr", "batch_size": 16, "loaders": 0, "threads": 1},
+}
 # In PyTorch's process, since its threads and TensorFlow's would wait for one another.
 FEATURES = """
 import sys, numpy, torch
@@ -38,9 +43,9 @@ def skip_without_lightly():
         pytest.skip("needs lightly, of the extra `peers` (or a Python with it: DC_TF_PEERS_PYTHON)")
 
 
-def run(*arguments):
+def run(*arguments, python=PYTHON, timeout=200):
     # lightly imports torch twice as long as TensorFlow takes; a hang must still end.
-    subprocess.run([PYTHON, *map(str, arguments)], check=True, cwd=BENCHMARKS, timeout=200,
+    subprocess.run([python, *map(str, arguments)], check=True, cwd=BENCHMARKS, timeout=timeout,
                    env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)})  # fmt: skip
 
 
@@ -66,3 +71,34 @@ def test_a_trained_peer_has_the_same_features_in_dc_tf(method, sobel):
     assign_weights(network.weights, trunk)
     theirs = np.load(images + ".features.npy")
     np.testing.assert_allclose(trunk(tf.constant(pixels))["fc7"], theirs, atol=1e-4)
+
+
+def test_a_comparison_has_equal_budgets_and_resumes():
+    skip_without_lightly()
+    folder = tempfile.mkdtemp()
+    data = runs.make_data(folder, images=64)
+    config = os.path.join(folder, "config.yaml")
+    with open(config, "w", encoding="utf-8") as file:
+        settings = {**runs.SETTINGS, "data": {"min_crop_area": 0.5}}
+        json.dump(settings, file)  # which is YAML
+    rows = os.path.join(folder, "rows.yaml")
+    with open(rows, "w", encoding="utf-8") as file:
+        json.dump(ROWS, file)
+    output = os.path.join(folder, "found")
+    arguments = ["peers.py", f"--train={data}", f"--test={data}", f"--config={config}",
+                 f"--rows={rows}", f"--workdir={folder}/W", f"--output={output}", "--seeds=3",
+                 "--images=200", f"--peers_python={PYTHON}"]  # fmt: skip
+    run(*arguments, python=sys.executable, timeout=400)
+    with open(f"{output}.json", encoding="utf-8") as file:
+        first = json.load(file)
+    used = {cell["variant"]: cell["cost"]["images"] for cell in first["cells"]}
+    assert used == {"random": 0, "deepercluster": 192, "simclr": 192}
+    for cell in first["cells"]:
+        assert set(cell["metrics"]) == {"knn", "linear"}
+        assert "conv13" in cell["metrics"]["knn"]
+    weights = os.path.join(folder, "W/peers/simclr-seed_3/trunk.pth")
+    written = os.path.getmtime(weights)
+    run(*arguments, python=sys.executable, timeout=200)
+    assert os.path.getmtime(weights) == written
+    with open(f"{output}.json", encoding="utf-8") as file:
+        assert json.load(file) == first
