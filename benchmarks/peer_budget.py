@@ -13,6 +13,7 @@ import itertools
 import json
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 
@@ -20,7 +21,10 @@ from dc_tf import experiment as experiment_lib
 from dc_tf import settings as settings_lib
 from dc_tf import shipped
 from dc_tf.atomic import read_json
+from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError
+from dc_tf.planning.plan import make_plan
+from dc_tf.planning.report import as_dict
 from dc_tf.run_dir import RunDir
 from dc_tf.training.metrics import read
 
@@ -53,8 +57,7 @@ def fitted(experiment, budget: Budget) -> dict:
     Raises:
         ConfigError: one epoch of each stage is more than the budget.
     """
-    settings = experiment.as_dict()
-    plan = _plan(settings, measure=not budget.images)
+    plan = _plan(experiment) if budget.images else _measured_plan(experiment)
     stages = [_stage(stage, plan["workers"]) for stage in plan["stages"]]
     views = [stage["views"] for stage in plan["stages"]]
 
@@ -69,26 +72,32 @@ def fitted(experiment, budget: Budget) -> dict:
         least = cost([1] * len(stages))
         raise ConfigError(f"one epoch of each stage costs {least:,.0f}; the budget is {budget}.")
     costs = _COUNTED_IN_EPOCHS.Costs(tuple(stages), 1.0, 0.0, 0.0)
-    return settings_lib.read([], [settings, _COUNTED_IN_EPOCHS.overrides(costs, epochs)])
+    return settings_lib.read(
+        [], [experiment.as_dict(), _COUNTED_IN_EPOCHS.overrides(costs, epochs)]
+    )
 
 
 def _most_epochs(stages, cost, most) -> list[int] | None:
     """The most epochs of each stage in the configured ratio that cost at most `most`."""
     longest, best = max(stage.epochs for stage in stages), None
     for count in itertools.count(1):
-        shares = [max(1, round(stage.epochs * count / longest)) for stage in stages]
-        epochs = [stage.whole_rounds(share) for stage, share in zip(stages, shares)]
+        epochs = [max(1, round(stage.epochs * count / longest)) for stage in stages]
         if cost(epochs) > most:
             return best
         best = epochs
 
 
-def _plan(settings, measure) -> dict:
-    """The result of `dc_tf train --dry_run`, with speeds if they are measured."""
-    command = [sys.executable, "-m", "dc_tf", "train", "--dry_run"]
-    command += ["--measure"] if measure else []
-    command += [f"--params_override={json.dumps(settings)}"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+def _plan(experiment) -> dict:
+    rows = Dataset.open(experiment.data.path).rows
+    return as_dict(make_plan(experiment, rows, workers=1))
+
+
+def _measured_plan(experiment) -> dict:
+    """The plan with speeds, from a process, since TensorFlow would keep its memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "dc_tf", "train", "--dry_run", "--measure"]
+        command += [f"--params_override={json.dumps(experiment.as_dict())}", f"--workdir={folder}"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"dc_tf train --dry_run ended with code {done.returncode}; see above.")
     return json.loads(done.stdout.splitlines()[-1])

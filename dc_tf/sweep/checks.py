@@ -1,6 +1,6 @@
 """What can be known to be wrong before the first cell starts, with TensorFlow's import.
 
-    check_evaluations(sweep)
+    check_evaluations(sweep, cells)
     check_runs(cells, workers=1)
 
 `sweep_file` and `cells` check the rest without it.
@@ -12,24 +12,27 @@ from dc_tf.errors import ConfigError, DataError
 _NO_TEST = ("nmi",)  # tasks without a test set, beside those on a VOC development kit
 
 
-def check_evaluations(sweep) -> None:
+def check_evaluations(sweep, cells) -> None:
     """Checks tasks, their settings, layers and data; raises ConfigError with the place."""
+    trunks = {cell.run.experiment.model.trunk for cell in cells if cell.evaluated}
     for evaluation in sweep.evaluations:
         place = f"{sweep.path}, evaluations.{evaluation.name}"
         try:
-            _check_evaluation(sweep, evaluation)
+            _check_evaluation(sweep, evaluation, trunks)
         except (ConfigError, DataError) as error:
             raise ConfigError(f"{place}: {error}") from error
 
 
-def _check_evaluation(sweep, evaluation):
+def _check_evaluation(sweep, evaluation, trunks):
     from dc_tf.evaluation import tasks
     from dc_tf.evaluation.frozen.features import parse_layers
+    from dc_tf.nn.trunks import trunk_class
 
     task, settings = evaluation.task or None, [evaluation.settings]
     asked = tasks.read(task, evaluation.config_files, settings, evaluation.protocol)
     if asked.task in tasks.BY_LAYER:
-        parse_layers(evaluation.layers)
+        for trunk in sorted(trunks):
+            parse_layers(evaluation.layers, trunk_class(trunk).layer_names)
     if any(variant.untrained for variant in sweep.variants) and asked.task in ("nmi", "rotation"):
         raise ConfigError(
             f"{asked.task} cannot measure an untrained network; leave out the untrained variant, "
