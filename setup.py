@@ -76,6 +76,8 @@ setuptools.setup(
         "onnx": ["onnxruntime", "tf2onnx>=1.17"],
         # Before 2.6 a file could run code in spite of weights_only. The CPU build is enough.
         "torch": ["torch>=2.6"],
+        # benchmarks/peers.py; 88 MB beside torch's CPU build.
+        "peers": ["lightly>=1.6,<2", "torch>=2.6"],
     },
     entry_points={"console_scripts": ["dc_tf=dc_tf.commands.main:run_and_exit"]},
 )

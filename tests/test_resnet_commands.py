@@ -11,6 +11,7 @@ import unittest
 import devkit
 import numpy as np
 import onnxruntime
+import pytest
 import runs
 import tensorflow as tf
 import workers
@@ -27,6 +28,7 @@ MODEL = {"trunk": "resnet18", "stem": "small", "width": 1 / 16, "resolution": 32
 DIM = 32  # of pool: 512 / 16
 
 
+@pytest.mark.slow
 class ResNetCommandsTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):

@@ -1,6 +1,6 @@
 """What can be known to be wrong before the first cell starts, with TensorFlow's import.
 
-    check_evaluations(sweep)
+    check_evaluations(sweep, cells)
     check_runs(cells, workers=1)
 
 `sweep_file` and `cells` check the rest without it.
@@ -12,20 +12,27 @@ from dc_tf.errors import ConfigError, DataError
 _NO_TEST = ("nmi",)  # tasks without a test set, beside those on a VOC development kit
 
 
-def check_evaluations(sweep) -> None:
+def check_evaluations(sweep, cells) -> None:
     """Checks tasks, their settings, layers and data; raises ConfigError with the place."""
+    trunks = {cell.run.experiment.model.trunk for cell in cells if cell.evaluated}
     for evaluation in sweep.evaluations:
         place = f"{sweep.path}, evaluations.{evaluation.name}"
         try:
-            _check_evaluation(sweep, evaluation)
+            _check_evaluation(sweep, evaluation, trunks)
         except (ConfigError, DataError) as error:
             raise ConfigError(f"{place}: {error}") from error
 
 
-def _check_evaluation(sweep, evaluation):
+def _check_evaluation(sweep, evaluation, trunks):
     from dc_tf.evaluation import tasks
+    from dc_tf.evaluation.frozen.features import parse_layers
+    from dc_tf.nn.trunks import trunk_class
 
-    asked = _asked(evaluation)
+    task, settings = evaluation.task or None, [evaluation.settings]
+    asked = tasks.read(task, evaluation.config_files, settings, evaluation.protocol)
+    if asked.task in tasks.BY_LAYER:
+        for trunk in sorted(trunks):
+            parse_layers(evaluation.layers, trunk_class(trunk).layer_names)
     if any(variant.untrained for variant in sweep.variants) and asked.task in ("nmi", "rotation"):
         raise ConfigError(
             f"{asked.task} cannot measure an untrained network; leave out the untrained variant, "
@@ -45,14 +52,6 @@ def _check_evaluation(sweep, evaluation):
         _check_labelled(train or sweep.data, asked.task)
 
 
-def _asked(evaluation):
-    """The task of an evaluation and its settings."""
-    from dc_tf.evaluation import tasks
-
-    task, settings = evaluation.task or None, [evaluation.settings]
-    return tasks.read(task, evaluation.config_files, settings, evaluation.protocol)
-
-
 def _check_labelled(path, task):
     dataset = Dataset.open(path)
     if task != "rotation" and not (dataset.labels() >= 0).any():
@@ -60,7 +59,7 @@ def _check_labelled(path, task):
 
 
 def check_runs(runs, sweep) -> None:
-    """Checks optimizers, backends and layers of the runs, and that networks fit their beginnings.
+    """Checks optimizers and backends of the runs, and that networks fit those they start from.
 
     Raises:
         ConfigError: with the cell.
@@ -75,20 +74,5 @@ def check_runs(runs, sweep) -> None:
                 check_same_network(
                     network_settings(run.after.experiment.model), run.experiment.model
                 )
-            _check_layers(run.experiment.model, sweep)
         except ConfigError as error:
             raise ConfigError(f"{sweep.path}, cell {run.name}: {error}") from error
-
-
-def _check_layers(model, sweep):
-    """Checks that the network of a run has the layers that evaluations name."""
-    from dc_tf.evaluation import tasks
-    from dc_tf.evaluation.frozen.features import parse_layers
-    from dc_tf.nn.trunks import trunk_class
-
-    for evaluation in sweep.evaluations:
-        if _asked(evaluation).task in tasks.BY_LAYER:
-            try:
-                parse_layers(evaluation.layers, trunk_class(model.trunk).layer_names)
-            except ConfigError as error:
-                raise ConfigError(f"evaluations.{evaluation.name}: {error}") from error

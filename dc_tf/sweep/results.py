@@ -75,7 +75,7 @@ def collect(sweep, cells, folder, failures: dict) -> dict:
     return {
         "title": sweep.title,
         "cells": found,
-        "rows": _rows(found),
+        "rows": rows_of(found),
         "paper": paper,
         "failed": failures,
         "done": f"{done} of {len(found)} cells",
@@ -101,7 +101,8 @@ def _cell(sweep, cell, folder, failures) -> dict:
     }
 
 
-def _rows(found) -> list[dict]:
+def rows_of(found: list[dict]) -> list[dict]:
+    """Cells of `collect` over their seeds: its `rows`."""
     groups: dict[tuple, list] = {}
     for cell in found:
         groups.setdefault((cell["variant"], *cell["axes"].items()), []).append(cell)

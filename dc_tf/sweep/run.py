@@ -116,7 +116,7 @@ def prepare(config_file, workdir, data, train, test, workers) -> Prepared:
     # From here on with TensorFlow, which takes seconds to import.
     from dc_tf.sweep import checks
 
-    checks.check_evaluations(sweep)
+    checks.check_evaluations(sweep, prepared.cells)
     checks.check_runs(prepared.runs, sweep)
     return prepared
 

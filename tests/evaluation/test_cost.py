@@ -243,6 +243,7 @@ class CountsTest(tf.test.TestCase):
             retrieval.evaluate(self.frozen, ground_truth, others, protocol, Solo())
         self.assertEqual(images, sum(regions))
 
+    @pytest.mark.slow
     def test_of_the_products_of_a_detector(self):
         (split,) = read_splits(
             devkit.draw(os.path.join(self.root, "boxes"), {"trainval": 2}), ("trainval",)

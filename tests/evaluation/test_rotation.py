@@ -6,6 +6,7 @@ import shutil
 import tempfile
 
 import numpy as np
+import pytest
 import runs
 import tensorflow as tf
 import workers
@@ -18,6 +19,7 @@ from dc_tf.evaluation.rotation import read_head
 from dc_tf.training.checkpoint import load_trunk
 
 
+@pytest.mark.slow
 class RotationTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):

@@ -64,6 +64,7 @@ class FeaturesOfTorchTest(tf.test.TestCase):
                 trunk = self.imported(state, resolution=64)
                 self.assert_same_features(trunk(pixels / np.float32(255)), network, pixels)
 
+    @pytest.mark.slow
     def test_the_whole_network_on_photographs_from_file_to_saved_model(self):
         pixels = photos()
         network = trained_like(for_torch(pixels), sobel=True)

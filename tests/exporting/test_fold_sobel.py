@@ -42,6 +42,7 @@ class FoldSobelTest(tf.test.TestCase):
             self.assertAllClose(found[layer], expected[layer], atol=1e-4, rtol=0, msg=layer)
             self.assertGreater(np.ptp(expected[layer]), 0.01, layer)  # not a comparison of zeros
 
+    @pytest.mark.slow
     def test_first_convolutions_of_a_resnet_fold_too_whatever_their_stride(self):
         for kind in ("resnet18", "resnet50"):
             for stem, side in (("imagenet", 9), ("small", 5)):

@@ -112,6 +112,7 @@ class CompilersTest(LoadersTest):
             for layer, found in features(images=images).items():
                 self.assertAllClose(found, self.expected[layer], atol=1e-4)
 
+    @pytest.mark.slow
     def test_tflite_resizes_with_the_default_signature(self):
         converter = tf.lite.TFLiteConverter.from_saved_model(
             self.path, signature_keys=["serving_default"]

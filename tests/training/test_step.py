@@ -173,6 +173,7 @@ class StepTest(Compared):
     def test_one_and_ten_steps_with_4_super_classes_are_the_same_on_1_and_2_workers(self):
         self.check(Case(steps=10), sizes=(2,))
 
+    @pytest.mark.slow
     def test_a_resnet_with_default_dropout_takes_the_same_step_on_1_and_2_workers(self):
         self.check(Case(kind="resnet18", model=Model(trunk="resnet18")), (2,), rtol=1e-3)
 

@@ -1,0 +1,215 @@
+"""Trains and measures the rows of `peers.py`: peers one by one, runs of dc_tf as a sweep.
+
+    cells = measured(rows, Budget(images=30_000), options)
+    cells[0]["variant"], cells[0]["metrics"]["knn"]["conv13"], cells[0]["cost"]["seconds"]
+
+Everything is kept in WORKDIR with the settings and the fingerprint of the data that made it:
+`peers/` has the weights and evaluations of peers, `dc_tf/` is the folder of the sweep.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+from peer_budget import Budget, cost_of, fitted
+
+from dc_tf import experiment as experiment_lib
+from dc_tf.atomic import make_folder, read_json, write_json, write_text
+from dc_tf.errors import ConfigError
+from dc_tf.sweep import precisions as precisions_lib
+from dc_tf.sweep.jobs import Asked, kept_result
+from dc_tf.sweep.processes import make_slots
+from dc_tf.sweep.results import metrics_of
+from dc_tf.sweep.run import prepare, run_sweep
+
+EVALUATIONS = {"knn": {"task": "knn"}, "linear": {"config_file": "linear_probe_small"}}
+_TRAINER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peer_training.py")
+_TRUNK = ("width", "resolution", "fc", "sobel")
+# Of a variant of a sweep; the others would train on other data, or beyond the budget.
+_FIELDS = ("base", "settings", "stages")
+_UNTRAINED = {"images": 0, "forward_only": 0, "seconds": 0.0}
+
+
+def measured(rows, budget: Budget, options) -> list[dict]:
+    """The cells of all rows and seeds, as those of `dc_tf sweep` with `cost`.
+
+    Args:
+        rows: {name: row} of peers.yaml.
+        budget: of each row.
+        options: has `config`, `train`, `test`, `workdir`, `seeds` and `peers_python`.
+
+    Raises:
+        ConfigError: a setting that cannot work, or results of other settings in the folder.
+        DataError: runs of dc_tf failed.
+    """
+    ours = {name: row or {} for name, row in rows.items() if "peer" not in (row or {})}
+    for name, row in ours.items():
+        if unknown := sorted(row.keys() - _FIELDS):
+            raise ConfigError(
+                f"row {name} has {', '.join(unknown)}; use peer, or {', '.join(sorted(_FIELDS))}."
+            )
+    sweep = _sweep(options, ours or {"base": {}})
+    prepared = prepare(sweep, f"{options.workdir}/plan", options.train, None, options.test, 1)
+    make_folder(options.workdir)
+    precisions = _precisions(prepared.runs, f"{options.workdir}/precisions.json")
+    cells = []
+    for name, row in rows.items():
+        if name not in ours:
+            cells += Peers(options, prepared, precisions, budget).cells(name, row)
+    if ours:
+        cells += _runs(sweep, prepared, precisions, budget, options)
+    return cells
+
+
+def _check_fields(rows):
+    for name, row in rows.items():
+        if unknown := sorted(row.keys() - set(_FIELDS)):
+            known = ", ".join(_FIELDS)
+            raise ConfigError(f"row {name} has {', '.join(unknown)}; use peer, or {known}.")
+
+
+def _sweep(options, variants) -> dict:
+    return {
+        "title": "Peers",
+        "base": options.config,
+        "seeds": [int(seed) for seed in options.seeds],
+        "variants": variants,
+        "evaluations": EVALUATIONS,
+    }
+
+
+def _precisions(runs, path) -> precisions_lib.Precisions:
+    """What "auto" is, in all rows."""
+    if not os.path.exists(path):
+        chosen = precisions_lib.choose(runs, {}, make_slots(1, 1)[0])
+        write_json(path, dataclasses.asdict(chosen))
+    return precisions_lib.Precisions(**read_json(path))
+
+
+def _runs(sweep, prepared, precisions, budget, options) -> list[dict]:
+    """Runs of dc_tf with the epochs that fit the budget, as a sweep."""
+    variants = {}
+    for cell in prepared.cells:
+        if cell.variant not in variants:
+            experiment = precisions.applied(cell.run.experiment)
+            path = os.path.join(options.workdir, "epochs", f"{cell.run.name}.json")
+            made_with = {
+                "settings": experiment_lib.result_settings(experiment),
+                "data": prepared.fingerprint,
+                "budget": dataclasses.asdict(budget),
+            }
+            variants[cell.variant] = {"settings": _fitted(experiment, budget, made_with, path)}
+    folder = os.path.join(options.workdir, "dc_tf")
+    sweep = sweep | {"base": "", "variants": variants}
+    found = run_sweep(sweep, folder, options.train, test=options.test)
+    return [cell | {"cost": cost_of(cell["run"])} for cell in found["cells"]]
+
+
+def _fitted(experiment, budget, made_with, path) -> dict:
+    """The settings with the epochs of the budget; a measured speed is measured once."""
+    if not os.path.exists(path):
+        make_folder(os.path.dirname(path))
+        write_json(path, {"made_with": made_with, "settings": fitted(experiment, budget)})
+    _check_same(path, made_with)
+    return read_json(path)["settings"]
+
+
+def _check_same(path, made_with):
+    if read_json(path)["made_with"] != json.loads(json.dumps(made_with)):  # which has no tuples
+        raise ConfigError(f"{path} is of other settings or data; give another --workdir.")
+
+
+class Peers:
+    """Peers with the data and the trunk of a prepared sweep.
+
+    Args:
+        options: as of `measured`.
+        prepared: run.Prepared.
+        precisions: Precisions.
+        budget: Budget of each peer.
+    """
+
+    def __init__(self, options, prepared, precisions, budget):
+        self._options, self._prepared = options, prepared
+        self._precisions, self._budget = precisions, budget
+        self._folder = os.path.join(options.workdir, "peers")
+
+    def cells(self, name, row) -> list[dict]:
+        """Trains and measures a row with each seed."""
+        runs = {run.experiment.seed: run for run in self._prepared.runs}
+        return [self._cell(name, row, run) for run in runs.values()]
+
+    def _cell(self, name, row, run) -> dict:
+        folder = os.path.join(self._folder, f"{name.replace(' ', '_')}-seed_{run.experiment.seed}")
+        make_folder(folder)
+        model = os.path.join(folder, "model")
+        cost = self._train(row, run.experiment, f"{folder}/trunk.pth")
+        if not os.path.exists(model):
+            resolution = f"--resolution={run.experiment.model.resolution}"
+            _dc_tf(
+                "import_torch", f"--checkpoint={folder}/trunk.pth", f"--output={model}", resolution
+            )
+        return {
+            "variant": name,
+            "axes": {},
+            "seed": run.experiment.seed,
+            "images": run.rows,
+            "metrics": self._metrics(run, model, folder),
+            "cost": cost,
+        }
+
+    def _train(self, row, experiment, weights) -> dict:
+        """What the training of a peer has used; trains unless it is done."""
+        arguments = [*self._arguments(row), f"--trunk={experiment.model.trunk}"]
+        settings = {name: getattr(experiment.model, name) for name in _TRUNK}
+        arguments += [
+            f"--settings={json.dumps(settings)}",
+            f"--min_crop_area={experiment.data.min_crop_area}",
+            f"--seed={experiment.seed}",
+        ]
+        made_with = {"arguments": arguments, "data": self._prepared.fingerprint}
+        done = f"{weights}.done.json"
+        if not os.path.exists(done):
+            command = [self._options.peers_python, _TRAINER, f"--data={self._prepared.sweep.data}"]
+            _run([*command, *arguments, f"--output={weights}"], "peer_training.py")
+            cost = _UNTRAINED | read_json(f"{weights}.json")
+            write_json(done, {"made_with": made_with, "cost": cost})
+        _check_same(done, made_with)
+        return read_json(done)["cost"]
+
+    def _arguments(self, row) -> list[str]:
+        """The method and the budget, as flags of peer_training.py."""
+        if row["peer"] == "untrained":
+            return ["--method=simclr", "--untrained"]
+        budget = self._budget
+        used = f"--images={budget.images}" if budget.images else f"--seconds={budget.seconds}"
+        own = [f"--{key}={value}" for key, value in row.items() if key != "peer"]
+        return [f"--method={row['peer']}", used, *own]
+
+    def _metrics(self, run, model, folder) -> dict:
+        """{evaluation: {layer: percent}}, measured unless it is done."""
+        found = {}
+        for evaluation in self._prepared.sweep.evaluations:
+            path = os.path.join(folder, f"{evaluation.name}.json")
+            asked = Asked(self._prepared.sweep, evaluation, run, False,
+                          self._precisions.evaluation, self._prepared.prints)  # fmt: skip
+            made_with = asked.made_with()
+            if kept_result(path, made_with) is None:
+                _dc_tf(*asked.arguments(model, f"{path}.new"))
+                kept = {"made_with": made_with, "result": read_json(f"{path}.new")}
+                write_text(path, json.dumps(kept, indent=1) + "\n")
+            found[evaluation.name] = metrics_of(kept_result(path), untrained=False)
+        return found
+
+
+def _dc_tf(*arguments):
+    _run([sys.executable, "-m", "dc_tf", *arguments], f"dc_tf {arguments[0]}")
+
+
+def _run(command, name):
+    """Runs a program; its output goes to that of this one for errors."""
+    done = subprocess.run(command, stdout=sys.stderr)
+    if done.returncode:
+        sys.exit(f"{name} ended with code {done.returncode}; see above.")

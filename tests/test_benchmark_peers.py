@@ -1,0 +1,104 @@
+"""Peers of lightly: equal features in dc_tf, and a whole comparison. Needs the extra `peers`."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import pytest
+import runs
+import tensorflow as tf
+
+from dc_tf.exporting.torch_checkpoint import read_checkpoint
+from dc_tf.exporting.torch_weights import from_torch
+from dc_tf.exporting.weights import assign_weights
+from dc_tf.nn.vgg16 import VGG16
+
+pytestmark = pytest.mark.slow
+BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
+PYTHON = os.environ.get("DC_TF_PEERS_PYTHON", sys.executable)
+ROWS = {
+    "random": {"peer": "untrained"},
+    "deepercluster": {},
+    "simclr": {"peer": "simclr", "batch_size": 16, "loaders": 0, "threads": 1},
+}
+# In PyTorch's process, since its threads and TensorFlow's would wait for one another.
+FEATURES = """
+import sys, numpy, torch
+from torch_trunks import VGG16
+trunk = VGG16(width=0.125, resolution=32, fc=16, sobel=bool(int(sys.argv[3])))
+trunk.load_state_dict(torch.load(sys.argv[1])["state_dict"])
+with torch.no_grad():
+    images = torch.from_numpy(numpy.load(sys.argv[2])).permute(0, 3, 1, 2)
+    numpy.save(sys.argv[2] + ".features.npy", trunk.eval()(images).numpy())
+"""
+
+
+def skip_without_lightly():
+    if "DC_TF_PEERS_PYTHON" not in os.environ and not importlib.util.find_spec("lightly"):
+        pytest.skip("needs lightly, of the extra `peers` (or a Python with it: DC_TF_PEERS_PYTHON)")
+
+
+def run(*arguments, python=PYTHON, timeout=200):
+    # lightly imports torch twice as long as TensorFlow takes; a hang must still end.
+    subprocess.run([python, *map(str, arguments)], check=True, cwd=BENCHMARKS, timeout=timeout,
+                   env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)})  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "sobel"), [("simclr", 1), ("swav", 0), ("dino", 1)])
+def test_a_trained_peer_has_the_same_features_in_dc_tf(method, sobel):
+    skip_without_lightly()
+    folder = tempfile.mkdtemp()
+    data = runs.make_data(folder, images=40)
+    settings = {"width": 0.125, "resolution": 32, "fc": 16, "sobel": bool(sobel)}
+    weights, images = os.path.join(folder, "trunk.pth"), os.path.join(folder, "images.npy")
+    run("peer_training.py", f"--method={method}", f"--data={data}", "--images=64",
+        "--batch_size=16", "--threads=1", "--loaders=0", f"--settings={json.dumps(settings)}",
+        f"--output={weights}")  # fmt: skip
+    with open(f"{weights}.json", encoding="utf-8") as file:
+        found = json.load(file)
+    assert found["images"] == 64
+    assert np.isfinite(found["loss"])
+    pixels = np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
+    np.save(images, pixels)
+    run("-c", FEATURES, weights, images, sobel)
+    network = from_torch(read_checkpoint(weights), 32)
+    trunk = VGG16(**network.settings).built_at_resolution()
+    assign_weights(network.weights, trunk)
+    theirs = np.load(images + ".features.npy")
+    np.testing.assert_allclose(trunk(tf.constant(pixels))["fc7"], theirs, atol=1e-4)
+
+
+def test_a_comparison_has_equal_budgets_and_resumes():
+    skip_without_lightly()
+    folder = tempfile.mkdtemp()
+    data = runs.make_data(folder, images=64)
+    config = os.path.join(folder, "config.yaml")
+    with open(config, "w", encoding="utf-8") as file:
+        settings = {**runs.SETTINGS, "data": {"min_crop_area": 0.5}}
+        json.dump(settings, file)  # which is YAML
+    rows = os.path.join(folder, "rows.yaml")
+    with open(rows, "w", encoding="utf-8") as file:
+        json.dump(ROWS, file)
+    output = os.path.join(folder, "found")
+    arguments = ["peers.py", f"--train={data}", f"--test={data}", f"--config={config}",
+                 f"--rows={rows}", f"--workdir={folder}/W", f"--output={output}", "--seeds=3",
+                 "--images=200", f"--peers_python={PYTHON}"]  # fmt: skip
+    run(*arguments, python=sys.executable, timeout=400)
+    with open(f"{output}.json", encoding="utf-8") as file:
+        first = json.load(file)
+    used = {cell["variant"]: cell["cost"]["images"] for cell in first["cells"]}
+    assert used == {"random": 0, "deepercluster": 192, "simclr": 192}
+    for cell in first["cells"]:
+        assert set(cell["metrics"]) == {"knn", "linear"}
+        assert "conv13" in cell["metrics"]["knn"]
+    weights = os.path.join(folder, "W/peers/simclr-seed_3/trunk.pth")
+    written = os.path.getmtime(weights)
+    run(*arguments, python=sys.executable, timeout=200)
+    assert os.path.getmtime(weights) == written
+    with open(f"{output}.json", encoding="utf-8") as file:
+        assert json.load(file) == first
