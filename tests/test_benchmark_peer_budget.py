@@ -48,6 +48,7 @@ def test_every_view_of_an_image_counts(data):
         fitted(two, 383)
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_run_is_that_of_its_plan(data):
     budget = peer_budget.Budget(images=3 * 128)
     settings = peer_budget.fitted(experiment_on(data), budget)

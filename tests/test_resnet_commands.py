@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import importlib.util
 import io
 import json
 import os
@@ -10,7 +11,6 @@ import unittest
 
 import devkit
 import numpy as np
-import onnxruntime
 import pytest
 import runs
 import tensorflow as tf
@@ -23,6 +23,7 @@ from dc_tf.data.storage.manifest import Dataset
 from dc_tf.evaluation.models import open_model
 from dc_tf.nn.trunks import make_trunk
 
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ("tf2onnx", "onnxruntime"))
 LAYERS = ("conv1", *(f"block{s}_{n}" for s in range(1, 5) for n in (1, 2)), "pool")
 MODEL = {"trunk": "resnet18", "stem": "small", "width": 1 / 16, "resolution": 32}
 DIM = 32  # of pool: 512 / 16
@@ -112,12 +113,23 @@ class ResNetCommandsTest(tf.test.TestCase):
             other = self.trunk.fresh(seed=9, folded=sobel == "folded")
             other.load_weights(files["keras_weights"])
             self.assertAllClose(other(self.images())["pool"], expected["pool"], atol=1e-4)
-            session = onnxruntime.InferenceSession(files["onnx"])
+
+    @unittest.skipUnless(HAS_ONNX, "pip install -c constraints.txt tf2onnx onnxruntime")
+    def test_onnxruntime_finds_the_features(self):
+        import onnxruntime
+
+        expected = self.trunk(self.images())
+        for sobel in ("layer", "folded"):
+            file = self.path(f"{sobel}.onnx")
+            flags = (f"--workdir={self.run_folder}", "--format=onnx", f"--sobel={sobel}")
+            self.call("export", *flags, f"--output={file}")
+            session = onnxruntime.InferenceSession(file)
             names = [output.name for output in session.get_outputs()]
             self.assertCountEqual(names, LAYERS)
             for name, found in zip(names, session.run(None, {"images": self.images()})):
                 self.assertAllClose(found, expected[name], atol=1e-4, msg=name)
 
+    @unittest.skipUnless(importlib.util.find_spec("torch"), "pip install -c constraints.txt torch")
     def test_weights_go_to_pytorch_and_back(self):
         file, model = self.path("r.pth"), self.path("back")
         self.call("export", f"--workdir={self.run_folder}", f"--output={file}", "--format=torch")
@@ -226,7 +238,7 @@ class ResNetCommandsTest(tf.test.TestCase):
         self.assertRegex(message, "model.trunk = resnet18, this experiment has vgg16")
 
 
-ENDINGS = {"keras": ".keras", "keras_weights": ".weights.h5", "onnx": ".onnx"}
+ENDINGS = {"keras": ".keras", "keras_weights": ".weights.h5"}
 
 
 if __name__ == "__main__":

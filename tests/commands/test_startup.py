@@ -8,6 +8,7 @@ import tempfile
 
 import numpy as np
 import pictures
+import pytest
 import tensorflow as tf
 
 from dc_tf.commands.main import COMMANDS
@@ -83,6 +84,7 @@ class StartupTest(tf.test.TestCase):
         self.assertEqual(found, {"generate": [], "train": []})
         self.assertFalse(os.path.exists(f"{folder}/run"))
 
+    @pytest.mark.slow
     def test_kmeans_imports_tensorflow_alone_and_the_rest_can_be_imported_later(self):
         folder = tempfile.mkdtemp(dir=self.get_temp_dir())
         np.save(f"{folder}/x.npy", np.random.default_rng(0).random((50, 64), np.float32))

@@ -10,6 +10,7 @@ import clustered
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import tensorflow as tf
 
 from dc_tf.clustering.nearness import two_nearest
@@ -174,6 +175,7 @@ class ClusterTableTest(tf.test.TestCase):
         self.assertEqual([call.args[1] for call in spy.call_args_list], [17, 34, 51])
         self.assertEqual(pq.read_table(output)["row"].to_pylist(), list(range(ROWS)))
 
+    @pytest.mark.slow
     def test_several_processes_write_the_same(self):
         data = self.data(meta=clustered.photo)
         made = clustered.clustering(data, np.arange(ROWS) % 2)

@@ -4,6 +4,7 @@ import os
 import tempfile
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import workers
 
@@ -38,6 +39,7 @@ OPTIONS = HierarchyOptions(clusters=(100, 20), rounds=4, iterations=6, precision
 
 
 class BalanceTest(tf.test.TestCase):
+    @pytest.mark.slow
     def test_a_subset_is_nearer_uniform_than_by_flat_clusters_and_at_random(self):
         x, concepts = long_tail()
         rng = np.random.default_rng(0)

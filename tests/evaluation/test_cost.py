@@ -209,6 +209,7 @@ class CountsTest(tf.test.TestCase):
             low_shot.evaluate(self.frozen, *self.splits, ["conv2", "fc7"], protocol)
         self.assertEqual(self.counts(work), [26 + 14, sum(fitted)])
 
+    @pytest.mark.slow
     def test_of_steps_and_tests_of_fine_tuning(self):
         protocol = finetune.Protocol(epochs=2, batch_size=8, seeds=2, drops=(), init_deviation=0.1)
         trained, tested = self.counts(finetune.work(self.frozen, *self.splits, protocol))
@@ -217,6 +218,7 @@ class CountsTest(tf.test.TestCase):
                 finetune_train.fine_tune(self.frozen, *self.splits, protocol, Solo(), seed)
         self.assertEqual((trained, tested), (sum(steps), sum(logits)))
 
+    @pytest.mark.slow
     def test_of_crops_of_a_development_kit(self):
         kit = devkit.draw(os.path.join(self.root, "kit"), {"trainval": 9, "test": 5, "val": 4})
         splits = read_splits(kit, ("trainval", "test", "trainval", "val"))

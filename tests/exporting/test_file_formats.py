@@ -105,6 +105,7 @@ class FileFormatsTest(tf.test.TestCase):
         for name in ("grey", "sobel"):
             self.assertAllEqual(trunk.get_layer(name).get_weights()[0], before[name][0])
 
+    @pytest.mark.slow
     def test_a_process_without_dc_tf_loads_the_keras_model(self):
         path = self.path("a.keras")
         write_file(self.trunk, path, "keras", "folded")

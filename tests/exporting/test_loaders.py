@@ -66,6 +66,7 @@ class Keras3Test(LoadersTest):
         same = self.model([None, None, 3], "float32").predict(resized, verbose=0)
         self.assertAllClose(found["fc7"], same["fc7"], atol=1e-4)
 
+    @pytest.mark.slow
     def test_floats_out_of_range_are_refused(self):
         with self.assertRaisesRegex(tf.errors.InvalidArgumentError, OUT_OF_RANGE):
             self.model([None, None, 3], "float32").predict(units() * 255, verbose=0)

@@ -12,6 +12,7 @@ from unittest import mock
 import numpy as np
 import pictures
 import pyarrow.parquet
+import pytest
 import tensorflow as tf
 from PIL import Image
 
@@ -239,6 +240,7 @@ class FactsTest(tf.test.TestCase):
         self.assertNotIn(14, rows)
         self.assertIn([25, 36], rows.T.tolist())  # the lowest of 3, 14, 25 and 36 that is whole
 
+    @pytest.mark.slow
     def test_processes_find_the_same(self):
         alone = np.concatenate([block for _, block in self.facts().blocks()])
         shutil.rmtree(f"{self.root}/facts")

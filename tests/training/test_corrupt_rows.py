@@ -54,6 +54,7 @@ class CorruptRowsTest(tf.test.TestCase):
                 file.write(b"\0\1\2\3")
         return path
 
+    @pytest.mark.slow
     def test_rows_found_by_several_workers_count_once_and_all_know_of_all(self):
         for rows in workers.on_cluster(3, _together, (7, 10**10), (), (3, 7)):
             self.assertAllEqual(rows, [3, 7, 10**10])

@@ -113,6 +113,7 @@ class LoopTest(tf.test.TestCase):
         for name in ("loss", "rotation_accuracy"):
             self.assertAllClose(result[name], self.result[name])
 
+    @pytest.mark.slow
     def test_a_schedule_of_steps_resumes_at_its_step(self):
         rotnet = self.settings["stages"][0]
         optimizer = {"name": "LARS", "learning_rate": 2.0, "decay_filter": "kernels"}
@@ -255,6 +256,7 @@ class LoopTest(tf.test.TestCase):
         left = [files for _, _, files in os.walk(os.path.join(self.undisturbed, "features"))]
         self.assertEqual(sum(left, []), [])
 
+    @pytest.mark.slow
     def test_a_run_starts_from_the_trunk_of_another_and_stages_keep_theirs(self):
         workdir = os.path.join(self.folder, "from-another")
         stages = [{**runs.SETTINGS["stages"][1], "epochs": 1, "name": "next"}]

@@ -119,6 +119,7 @@ class LoopTest(tf.test.TestCase):
         with self.assertRaisesRegex(AssertionError, "has no complete clustering"):
             workers.on_cluster(1, runs.train, self.settings, workdir)
 
+    @pytest.mark.slow
     def test_an_export_has_no_projection(self):
         names = {}
         trunks = {"parts": load_trunk(self.undisturbed)[0], "plain": load_trunk(self.plain)[0]}

@@ -71,12 +71,14 @@ class MeasureTest(tf.test.TestCase):
         alone = measured(connect(), self.settings)[1]
         self.assertGreater(rates.extract_per_s, 2 * alone.extract_per_s)
 
+    @pytest.mark.slow
     def test_a_step_that_takes_too_long_is_measured_with_fewer_images_and_says_so(self):
         plan, rates = measured(connect(), self.settings, limits={"_MOST_STEP_S": 0.0})
         self.assertIn("measured with 4 of a worker's 32 images", rates.notes[0])
         self.assertGreater(rates.images_per_s[0], 0)
         self.assertIn("measured with 4 of", as_text(plan, rates))
 
+    @pytest.mark.slow
     def test_parts_of_a_batch_are_left_out_before_they_are_made_smaller(self):
         stages = [{**self.settings["stages"][0], "accumulate": 4}]
         settings = {**self.settings, "stages": stages}

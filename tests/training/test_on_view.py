@@ -5,6 +5,7 @@ import shutil
 import tempfile
 
 import numpy as np
+import pytest
 import runs
 import tensorflow as tf
 import workers
@@ -19,6 +20,7 @@ from dc_tf.run_dir import RunDir
 from dc_tf.training.replay import replay
 
 
+@pytest.mark.slow
 class OnViewTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):

@@ -101,6 +101,7 @@ class ReassignTest(tf.test.TestCase):
             kept = Whitening.load(os.path.join(scratch, "whitening.npz"))
             self.assertEqual(kept.name, Whitening.fit(Moments.of(store), Solo(), 8).name)
 
+    @pytest.mark.slow
     def test_killed_while_rows_are_whitened_in_place_it_ends_with_the_same_clusters(self):
         self.kill("in-place", ("whiten", 0), whitening_dim=16)
         self.run_to_end("in-place", whitening_dim=16)

@@ -290,6 +290,7 @@ class WhitenStoreTest(tf.test.TestCase):
 
 
 class MemoryTest(tf.test.TestCase):
+    @pytest.mark.slow
     def test_all_of_whitening_takes_memory_for_a_few_matrices(self):
         self.assertLess(self.more_mb(2048), 384)
 

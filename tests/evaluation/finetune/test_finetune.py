@@ -77,6 +77,7 @@ class FinetuneTest(tf.test.TestCase):
         trunk = finetune_train.starting_point(open_model(self.model))
         return FineTuner(trunk, classes, protocol, world or Solo(), seed=0)
 
+    @pytest.mark.slow
     def test_stripes_are_learned_from_the_first_layer_on(self):
         protocol = Protocol(
             epochs=8,
@@ -107,6 +108,7 @@ class FinetuneTest(tf.test.TestCase):
         self.assertAllClose(np.std(fine_tuner.head.kernel), 0.01, rtol=0.05)
         self.assertNotAllClose(trunk.fc7.kernel, frozen.trunk.fc7.kernel)
 
+    @pytest.mark.slow
     def test_steps_are_those_of_sgd_as_pytorch_writes_it_across_a_drop(self):
         protocol = dataclasses.replace(SMALL, dropout=0.0, weight_decay=0.05)
         fine_tuner, twin = self.fine_tuner(protocol), self.fine_tuner(protocol)

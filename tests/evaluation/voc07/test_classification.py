@@ -155,6 +155,7 @@ class Voc07ClassificationTest(tf.test.TestCase):
         splits = read_splits(self.kit, names)
         return voc07_classification.evaluate(open_model(self.model), splits, protocol)
 
+    @pytest.mark.slow
     def test_fine_tuning_tells_the_stripes_apart(self):
         folder = tempfile.mkdtemp(dir=self.root)
         counts = {"trainval": 80, "test": 30}

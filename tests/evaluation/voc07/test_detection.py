@@ -178,6 +178,7 @@ class Voc07DetectionTest(tf.test.TestCase):
                 named_weights(frozen.trunk)["conv1"]["kernel"], before["conv1"]["kernel"]
             )
 
+    @pytest.mark.slow
     def test_boxes_come_back_in_the_pixels_of_the_image(self):
         class Whole:
             """Finds the whole image of 40 x 56 pixels, and an object in its upper left quarter.

@@ -125,6 +125,7 @@ class ChromiumTest(tf.test.TestCase):
         page.locator("#save").wait_for(state="hidden")  # nothing is selected any more
         self.assert_quiet()
 
+    @pytest.mark.slow
     def test_keys_move_select_and_turn_pages(self):
         page = self.open()
         for key in ("ArrowRight", "ArrowRight", "x"):
@@ -148,6 +149,7 @@ class ChromiumTest(tf.test.TestCase):
         self.assertTrue(page.locator("#help").is_visible())
         self.assert_quiet()
 
+    @pytest.mark.slow
     def test_without_javascript_pages_are_read_and_selections_saved(self):
         page = self.open(java_script_enabled=False)
         page.locator(".card a.sheet").first.click()
@@ -169,6 +171,7 @@ class ChromiumTest(tf.test.TestCase):
                 self.assertEqual(page.evaluate("document.documentElement.scrollWidth"), 390, path)
         self.assert_quiet()
 
+    @pytest.mark.slow
     def test_a_refused_image_is_said_on_the_page(self):
         page = self.open()
         page.evaluate(DROP, list(b"no image"))
