@@ -39,7 +39,7 @@ class TextTable:
         path: of the Parquet file.
         rows: number of rows.
         columns: {name: whether it holds texts} of the columns that can be searched.
-        repeated: paths, in the file, of texts that repeat in many rows.
+        repeated: columns with texts that repeat in many rows.
     """
 
     path: str
@@ -112,7 +112,7 @@ def search(
     names = [column] if column else [name for name, is_text in table.columns.items() if is_text]
     test = _contains(words) if not column or table.columns[column] else _equals(words, column)
     hits, ends = [], time.monotonic() + seconds
-    # Values that repeat, such as hashtags, are compared once; names of files do not.
+    # Values that repeat, such as cameras, are compared once; names of files do not.
     with pq.ParquetFile(table.path, read_dictionary=table.repeated) as file:
         for batch in _batches(file, names, first_row):
             hits += _hits(batch, names, test, first_row)
@@ -166,12 +166,13 @@ def _holds_text(kind):
 
 
 def _repeated(schema, columns):
-    """Paths of the columns with texts but those of files, of which each image has its own."""
-    texts = [name for name, is_text in columns.items() if is_text and name != FILE]
-    paths = [schema.column(number).path for number in range(len(schema))]
-    return tuple(
-        path for path in paths for name in texts if path == name or path.startswith(f"{name}.list.")
-    )
+    """Columns with one text each, but those of files, of which each image has its own.
+
+    Arrow cannot always read lists as dictionaries: where a row group has pages without one, it
+    fails ("Nested data conversions not implemented").
+    """
+    paths = {schema.column(number).path for number in range(len(schema))}
+    return tuple(n for n, is_text in columns.items() if is_text and n != FILE and n in paths)
 
 
 def _contains(words):
