@@ -81,7 +81,7 @@ def text_of(cells, budget) -> str:
     rows = rows_of(cells)
     found = {"title": f"Budget: {budget}", "rows": rows, "paper": None, "failed": {}}
     title, _, by_layer = tables(found).partition("\n\n")
-    return f"{title}\n\n{_summary(cells, rows)}\n{by_layer}"
+    return f"{title}\n\n{_summary(cells, rows)}\n\n{by_layer}"
 
 
 def _summary(cells, rows) -> str:
