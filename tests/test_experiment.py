@@ -112,6 +112,10 @@ class ExperimentTest(tf.test.TestCase):
                 "stages[0].views.local_views=2,stages[0].views.local_size=96",
                 "local_size is 96; use model.resolution = 224, the only size of this trunk",
             ),
+            (
+                "model.trunk=resnet18,stages[0].views.local_views=2,stages[0].views.local_size=16",
+                "local_size is 16; use 32 to model.resolution = 224",
+            ),
             ("data.path=''", "dc_tf convert"),
             ("model.compute_dtype=float64", "use float32, bfloat16, float16 or auto"),
             (

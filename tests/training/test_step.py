@@ -65,7 +65,7 @@ def train(cluster, case):
     plan = BatchPlan(case.clusters, case.rotations, case.batch, topology)
     world = cluster.world
     with cluster.strategy.scope():
-        trunk = new_trunk(case.model.compute_dtype, case.kind)
+        trunk = new_trunk(case.model.compute_dtype, case.kind, case.model.sobel)
     learner = Learner(cluster, plan, trunk, case.stage, case.model, seed=7)
     learner.start_round(0)
     if case.overflow and cluster.rank == cluster.size - 1:
@@ -85,8 +85,9 @@ def train(cluster, case):
     return found
 
 
-def new_trunk(compute_dtype="float32", kind="vgg16"):
+def new_trunk(compute_dtype="float32", kind="vgg16", sobel=True):
     settings = {"fc": FC} if kind == "vgg16" else {"stem": "small"}
+    settings["sobel"] = sobel
     settings |= dict(width=1 / 16, resolution=RESOLUTION, compute_dtype=compute_dtype, seed=3)
     return make_trunk(kind, **settings).built_at_resolution()
 
@@ -123,7 +124,8 @@ def global_batch(plan, step, case=Case()):  # noqa: B008
         views.append(views[0] if case.images == "identical" else random.random(shape, np.float32))
     batch["image"] = np.stack(views[: case.views.global_views], 1)
     if case.views.local_views:
-        batch["local_image"] = np.stack(views[case.views.global_views :], 1)
+        side = case.views.local_size
+        batch["local_image"] = np.stack(views[case.views.global_views :], 1)[:, :, :side, :side]
     return batch
 
 
@@ -243,13 +245,13 @@ class StepTest(Compared):
 
 
 class ViewsTest(Compared):
-    def check(self, case, other, size=1, share=1e-3):
+    def check(self, case, other, size=1, share=1e-3, rtol=1e-4):
         """One step of each has the same weights of trunk and heads, and the same metrics."""
         (alone,) = workers.on_cluster(1, train, other)
         spread = workers.on_cluster(size, train, case)
         self.assert_same(spread, alone, step=1, share=share)
         for one in spread:
-            self.assertAllClose(one["sums"][0], alone["sums"][0], rtol=1e-4)
+            self.assertAllClose(one["sums"][0], alone["sums"][0], rtol=rtol)
 
     def test_two_global_and_two_local_views_are_the_same_on_1_and_2_workers(self):
         case = Case(
@@ -280,6 +282,13 @@ class ViewsTest(Compared):
         self.assertEqual((of_views["images"], of_images["images"]), (BATCH, 2 * BATCH))
         for name in ("loss", "super_hits", "rotation_hits", "sub_hits"):
             self.assertAllClose(2 * of_views[name], of_images[name], rtol=1e-4)
+
+    @pytest.mark.slow
+    def test_smaller_local_views_of_a_resnet_without_sobel_are_the_same_on_1_and_2_workers(self):
+        views = Views(global_views=2, local_views=2, local_size=RESOLUTION // 2)
+        case = Case(views=views, kind="resnet18", model=Model(dropout=False, sobel=False))
+        # Statistics over maps of 2 x 2 pixels enlarge the rounding of sums in another order.
+        self.check(case, case, size=2, share=1e-2, rtol=1e-3)
 
     @pytest.mark.slow
     def test_parts_of_a_batch_have_all_views_of_their_images_on_any_number_of_workers(self):
