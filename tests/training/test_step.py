@@ -265,13 +265,16 @@ class ViewsTest(Compared):
         (views,), (one,) = (
             workers.on_cluster(1, train, each) for each in (case, Case(model=model))
         )
-        self.assertAllClose(views["sums"], one["sums"], rtol=1e-4)
+        # One value that rounding moves across ReLU's kink changes a gradient by 1 % in each view; a
+        # view that is lost or counted twice changes it by a third.
+        self.assertAllClose(views["sums"], one["sums"], rtol=1e-2)
+        self.assertAllClose(views["sums"][0][:8], one["sums"][0][:8], rtol=1e-4)  # not gradients
         trained = [v.trainable for v in new_trunk().variables]
         # Running variances are unbiased, of three times as many values.
         for found in (views, one):
             for weights in (found[0], found[1]):
                 weights["trunk"] = list(itertools.compress(weights["trunk"], trained))
-        self.assert_same([views], one, step=1, share=1e-3)
+        self.assert_same([views], one, step=1, share=2e-2)
 
     def test_views_are_further_images_with_the_same_labels(self):
         pairs = Case(images="examples", batch=2 * BATCH)
