@@ -11,12 +11,12 @@
 #                                       tests/support/processors.py: eigen or avx2
 #
 # One test more than there are cores runs at a time, since tests also wait for processes that they
-# start; at most four, and one for each 4 GiB of free memory. Those that go by the clock run alone.
+# start; at most four, and one for each 6 GiB of free memory. Those that go by the clock run alone.
 # -n 0 runs one at a time, in this process.
 # Tests work on the CPU; CUDA_VISIBLE_DEVICES=0 launch/test.sh lends them a GPU.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh" || exit 1
 cd "$DC_TF_ROOT"
 free_gib="$(awk '/^MemAvailable/ {print int($2 / 1048576)}' /proc/meminfo)"
-at_once="$(printf '%s\n' "$(($(nproc) + 1))" "$((free_gib / 4))" 4 | sort -n | head -n 1)"
+at_once="$(printf '%s\n' "$(($(nproc) + 1))" "$((free_gib / 6))" 4 | sort -n | head -n 1)"
 exec python -m pytest -n "$((at_once > 2 ? at_once : 2))" --dist loadscope --no-loadscope-reorder "$@"

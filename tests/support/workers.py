@@ -1,7 +1,8 @@
 """Runs a function on several real workers: processes joined by TF_CONFIG on localhost.
 
-The processes are kept warm and reused, since starting TensorFlow costs more than most tests.
-A worker that raises or exceeds the time limit ends its whole pool, by process id.
+The processes of the last calls are kept warm and reused, since starting TensorFlow costs more than
+many tests; at most four, since each holds hundreds of MiB, and several processes run tests at a
+time. A worker that raises or exceeds the time limit ends its whole pool, by process id.
 
     def share(comm, x):                        # at module level of the test
         return comm.all_sum(x[comm.rank]).numpy()
@@ -11,7 +12,7 @@ A worker that raises or exceeds the time limit ends its whole pool, by process i
 
 import atexit
 import concurrent.futures
-import functools
+import contextlib
 import json
 import os
 import pathlib
@@ -36,12 +37,11 @@ def on_workers(n, function, *args, timeout_s=300):
 
 def on_cluster(n, function, *args, timeout_s=300):
     """`[function(cluster, *args) for each of n workers]`, run in parallel."""
-    pool = _pool(n)
+    pool = _pools.get(n)
     try:
         return pool.call(function, args, timeout_s)
     except BaseException:
-        _pool.cache_clear()
-        pool.end()
+        _pools.end(pool)
         raise
 
 
@@ -83,18 +83,40 @@ def _with_world(cluster, function, args):
     return function(cluster.world, *args)
 
 
-@functools.cache
-def _pool(n):
-    return _Pool(n)
+class _Pools:
+    """Of each size the pool that was used last, as long as all have few processes."""
+
+    def __init__(self, most):
+        self._most = most
+        self._by_size = {}  # the one used last comes last
+        atexit.register(self.end_all)
+
+    def get(self, n):
+        pool = self._by_size.pop(n, None)
+        while self._by_size and n + sum(self._by_size) > self._most:
+            self.end(next(iter(self._by_size.values())))
+        self._by_size[n] = pool or _Pool(n)
+        return self._by_size[n]
+
+    def end(self, pool):
+        self._by_size.pop(pool.size, None)
+        pool.end()
+
+    def end_all(self):
+        for pool in list(self._by_size.values()):
+            self.end(pool)
+
+
+_pools = _Pools(most=4)
 
 
 class _Pool:
     def __init__(self, n):
+        self.size = n
         addresses = [f"localhost:{port}" for port in free_ports(n)]
         self._logs = [tempfile.TemporaryFile() for _ in range(n)]
         self._workers = [self._start(addresses, i) for i in range(n)]
         self._threads = concurrent.futures.ThreadPoolExecutor(n)
-        atexit.register(self.end)
 
     def _start(self, addresses, index):
         task = {"type": "worker", "index": index}
@@ -134,6 +156,11 @@ class _Pool:
         for worker in self._workers:
             worker.process.send_signal(signal.SIGKILL)
             worker.process.wait()
+        self._threads.shutdown()  # their reads have ended with the processes
+        for worker in self._workers:
+            worker.close()
+        for log in self._logs:
+            log.close()
 
     def _tails(self):
         parts = []
@@ -156,6 +183,11 @@ class _Worker:
         self.process = fork_server.start(command, environment, theirs, answers, log, kin=index)
         os.close(theirs)
         os.close(answers)
+
+    def close(self):
+        self.answers.close()
+        with contextlib.suppress(BrokenPipeError):  # half a request may be left for the dead
+            self.requests.close()
 
 
 class _Function:

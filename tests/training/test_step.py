@@ -245,19 +245,30 @@ class StepTest(Compared):
 
 
 class ViewsTest(Compared):
-    def check(self, case, other, size=1, share=1e-3, rtol=1e-4):
-        """One step of each has the same weights of trunk and heads, and the same metrics."""
-        (alone,) = workers.on_cluster(1, train, other)
+    """Views make the batch larger, and with it the chance that rounding moves a value across the
+    kink of ReLU, which changes a gradient by 1 %. A view that is lost, counted twice or normalised
+    with others changes it by a multiple of that.
+    """
+
+    def check(self, case, size, rtol=1e-4):
+        """One step has the same weights of trunk and heads, and the same metrics."""
+        (alone,) = workers.on_cluster(1, train, case)
         spread = workers.on_cluster(size, train, case)
-        self.assert_same(spread, alone, step=1, share=share)
+        self.assert_same(spread, alone, step=1, share=2e-2)
         for one in spread:
-            self.assertAllClose(one["sums"][0], alone["sums"][0], rtol=rtol)
+            self.assert_same_sums(one["sums"][0], alone["sums"][0], rtol)
+
+    def assert_same_sums(self, sums, others, rtol=1e-4):
+        sums, others = unpack(sums), unpack(others)
+        for name, value in sums.items():
+            is_gradient = name.endswith("_gradient")
+            self.assertAllClose(value, others[name], rtol=1e-2 if is_gradient else rtol, msg=name)
 
     def test_two_global_and_two_local_views_are_the_same_on_1_and_2_workers(self):
         case = Case(
             views=Views(global_views=2, local_views=2, local_size=RESOLUTION), model=Model()
         )  # with dropout
-        self.check(case, case, size=2)
+        self.check(case, size=2)
 
     def test_identical_views_are_as_one(self):
         model = Model(dropout=False, sync_batch_norm="off")
@@ -265,10 +276,7 @@ class ViewsTest(Compared):
         (views,), (one,) = (
             workers.on_cluster(1, train, each) for each in (case, Case(model=model))
         )
-        # One value that rounding moves across ReLU's kink changes a gradient by 1 % in each view; a
-        # view that is lost or counted twice changes it by a third.
-        self.assertAllClose(views["sums"], one["sums"], rtol=1e-2)
-        self.assertAllClose(views["sums"][0][:8], one["sums"][0][:8], rtol=1e-4)  # not gradients
+        self.assert_same_sums(views["sums"][0], one["sums"][0])
         trained = [v.trainable for v in new_trunk().variables]
         # Running variances are unbiased, of three times as many values.
         for found in (views, one):
@@ -280,7 +288,7 @@ class ViewsTest(Compared):
         pairs = Case(images="examples", batch=2 * BATCH)
         (views,) = workers.on_cluster(1, train, Case(views=Views(global_views=2)))
         (images,) = workers.on_cluster(1, train, pairs)
-        self.assert_same([views], images, step=1, share=1e-3)
+        self.assert_same([views], images, step=1, share=2e-2)
         of_views, of_images = unpack(views["sums"][0]), unpack(images["sums"][0])
         self.assertEqual((of_views["images"], of_images["images"]), (BATCH, 2 * BATCH))
         for name in ("loss", "super_hits", "rotation_hits", "sub_hits"):
@@ -291,12 +299,12 @@ class ViewsTest(Compared):
         views = Views(global_views=2, local_views=2, local_size=RESOLUTION // 2)
         case = Case(views=views, kind="resnet18", model=Model(dropout=False, sobel=False))
         # Statistics over maps of 2 x 2 pixels enlarge the rounding of sums in another order.
-        self.check(case, case, size=2, share=1e-2, rtol=1e-3)
+        self.check(case, size=2, rtol=1e-3)
 
     @pytest.mark.slow
     def test_parts_of_a_batch_have_all_views_of_their_images_on_any_number_of_workers(self):
         case = Case(views=Views(local_views=2, local_size=RESOLUTION), accumulate=2, loss="product")
-        self.check(case, case, size=2, share=1e-2)
+        self.check(case, size=2)
 
 
 class ByHandTest(Compared):
