@@ -10,10 +10,12 @@ Weights and messages are exact; the memory of activations is a lower bound.
 import dataclasses
 import math
 
+from dc_tf.clustering.cost.hardware import CORE, P4D
 from dc_tf.clustering.cost.model import TEMPORARIES, Problem
 from dc_tf.distributed.topology import Topology
 from dc_tf.nn.trunk import Counts
 from dc_tf.nn.trunks import feature_dim, settings_of, trunk_class
+from dc_tf.planning.exchange import dense_layers, factored, head_shapes, ring
 
 # Variables that an optimizer keeps per weight; those not listed keep two.
 _SLOTS = {"SGD": 1, "LARS": 1, "Adagrad": 1, "RMSprop": 1, "Lion": 1}
@@ -40,8 +42,10 @@ class StageSize:
         head_weights: values of the super head and of the sub heads that this worker holds.
         all_head_weights: those of all super-classes, as in a checkpoint.
         slots: variables of the optimizer for each weight.
-        exchanged_bytes: size of what a worker sums in one step.
-        sent_bytes: what it sends for these sums in a ring.
+        exchanged_bytes: size of what a worker puts into the exchanges of one step.
+        sent_bytes: what it sends for these in a ring.
+        sent_as_gradients: what it would send without factors, in float32.
+        factored: names of the dense layers whose gradients travel as factors.
         activation_bytes: of one micro-batch, kept from the forward for the backward pass; a lower
             bound.
         input_bytes: of decoded images waiting, in host memory.
@@ -58,12 +62,14 @@ class StageSize:
     slots: int
     exchanged_bytes: int
     sent_bytes: float
+    sent_as_gradients: float
+    factored: tuple[str, ...]
     activation_bytes: int
     input_bytes: int
     row_bytes: int
 
     @classmethod
-    def of(cls, experiment, stage, workers, rows=0) -> "StageSize":
+    def of(cls, experiment, stage, workers, rows=0, on_gpu=False) -> "StageSize":
         """The size of a stage on some workers.
 
         Args:
@@ -71,13 +77,16 @@ class StageSize:
             stage: one of its stages.
             workers: W, which fits the stage.
             rows: N of the data set.
+            on_gpu: whether the workers have GPUs.
         """
         model = experiment.model
         topology = Topology(workers, stage.super_classes)
         super_head, sub_head = _heads(model, stage)
         projection, maps = _projection(model, stage), _rotation_maps(stage)
-        world, own = _messages(model, stage, topology)
-        sharers = topology.workers_per_super_class
+        layers = dense_layers(model, stage, topology)
+        names = factored(model, stage, topology, P4D if on_gpu else CORE)
+        sent = _Messages.of(model, stage, topology, [x for x in layers if x.name in names])
+        plain = model.replace(exchange_dtype="float32")
         return cls(
             trunk_weights=trunk_weights(model),
             projection_weights=projection,
@@ -88,8 +97,10 @@ class StageSize:
             head_weights=super_head + sub_head * topology.super_classes_per_worker,
             all_head_weights=super_head + sub_head * stage.super_classes,
             slots=slots(stage.optimizer),
-            exchanged_bytes=world + own,
-            sent_bytes=_ring(world, workers) + _ring(own, sharers),
+            exchanged_bytes=sent.put,
+            sent_bytes=sent.sent(topology),
+            sent_as_gradients=_Messages.of(plain, stage, topology, []).sent(topology),
+            factored=tuple(layer.name for layer in layers if layer.name in names),
             activation_bytes=_activation_bytes(model, stage, workers),
             input_bytes=_BATCHES_AHEAD
             * (stage.batch_size // workers)
@@ -181,10 +192,9 @@ def slots(optimizer) -> int:
 
 def _heads(model, stage):
     """Values of the super head, and of one sub head."""
-    inputs, classes = stage.feature_dim(feature_dim(model)) + 1, stage.super_classes
-    if stage.loss == "product":
-        return inputs * classes * stage.sub_clusters, 0
-    return inputs * classes, 0 if stage.has_prototypes else inputs * stage.sub_classes
+    shapes = head_shapes(model, stage)
+    sizes = {name: (inputs + 1) * outputs for name, (inputs, outputs) in shapes.items()}
+    return sizes["super head"], sizes.get("sub head", 0)
 
 
 def _projection(model, stage):
@@ -212,27 +222,67 @@ def _prototypes(stage, topology):
     return clusters * stage.sub_classes * (stage.projection.dim + 1)
 
 
-def _messages(model, stage, topology):
-    """Bytes summed in one step over the world, and over workers that share a super-class."""
-    super_head, sub_head = _heads(model, stage)
-    sharers = topology.workers_per_super_class
-    shared = trunk_weights(model) + _projection(model, stage) + _rotation_maps(stage)
-    world = _FLOAT * (shared + super_head) if topology.workers > 1 else 0
-    own = _FLOAT * sub_head * topology.super_classes_per_worker if sharers > 1 else 0
-    if topology.workers > 1:
-        # Whether a worker asks to stop; in float16 also whether the heads' gradients are finite.
-        world += _FLOAT * (2 if model.compute_dtype == "float16" else 1)
-    # A count and two values per channel, forward and backward, for each pass of a micro-batch.
+@dataclasses.dataclass(frozen=True)
+class _Messages:
+    """Bytes that a worker exchanges in one step.
+
+    Attributes:
+        world, own: that are summed over all workers, and over those that share a super-class.
+        factors: of its rows, which it gathers.
+        sent_as_factors: that it sends for these.
+    """
+
+    world: int
+    own: int
+    factors: int
+    sent_as_factors: int
+
+    @classmethod
+    def of(cls, model, stage, topology, as_factors) -> "_Messages":
+        """Those of a step in which the DenseLayers `as_factors` travel as factors."""
+        sharers = topology.workers_per_super_class
+        weights = {"world": 0, "own": 0}
+        super_head, sub_head = _heads(model, stage)
+        shared = trunk_weights(model) + _projection(model, stage) + _rotation_maps(stage)
+        if topology.workers > 1:
+            # Whether a worker asks to stop; in float16 also whether the heads' are finite.
+            flags = 2 if model.compute_dtype == "float16" else 1
+            weights["world"] = shared + super_head + flags
+        if sharers > 1:
+            weights["own"] = sub_head * topology.super_classes_per_worker
+        for layer in as_factors:
+            weights["own" if layer.name == "sub head" else "world"] -= layer.weights
+        size = _FLOAT if model.exchange_dtype == "float32" else _HALF
+        sizes = {who: size * count for who, count in weights.items()}
+        if model.sync_batch_norm == "world" and topology.workers > 1:
+            sizes["world"] += _normalization(model, stage)
+        if model.sync_batch_norm == "group" and sharers > 1:
+            sizes["own"] += _normalization(model, stage)
+        return cls(
+            sizes["world"],
+            sizes["own"],
+            sum(layer.own_factors for layer in as_factors),
+            sum(layer.sent_as_factors for layer in as_factors),
+        )
+
+    @property
+    def put(self) -> int:
+        """Bytes that a worker puts into all exchanges."""
+        return self.world + self.own + self.factors
+
+    def sent(self, topology) -> float:
+        """Bytes that a worker sends."""
+        sums = ring(self.world, topology.workers)
+        return sums + ring(self.own, topology.workers_per_super_class) + self.sent_as_factors
+
+
+def _normalization(model, stage):
+    """Bytes of batch norm: a count and two values a channel, both ways, for each pass."""
     passes = stage.accumulate * stage.views.passes
-    statistics = sum(2 * conv.outputs + 1 for conv in counts_of(model).convs)
-    normalization = 2 * _FLOAT * passes * statistics
+    statistics = passes * sum(2 * conv.outputs + 1 for conv in counts_of(model).convs)
     if stage.projection.hidden:  # once over all views
-        normalization += 2 * _FLOAT * stage.accumulate * (2 * stage.projection.hidden + 1)
-    if model.sync_batch_norm == "world" and topology.workers > 1:
-        world += normalization
-    if model.sync_batch_norm == "group" and sharers > 1:
-        own += normalization
-    return world, own
+        statistics += stage.accumulate * (2 * stage.projection.hidden + 1)
+    return 2 * _FLOAT * statistics
 
 
 def _activation_bytes(model, stage, workers):
@@ -243,7 +293,3 @@ def _activation_bytes(model, stage, workers):
     size = _FLOAT if model.compute_dtype in ("float32", "auto") else _HALF
     projected = 3 * stage.projection.hidden + 2 * stage.projection.dim
     return images * (numbers * size + stage.views.count * projected * _FLOAT)
-
-
-def _ring(size, members):
-    return 2 * size * (members - 1) / members
