@@ -17,6 +17,8 @@ from dc_tf.clustering.cost.hardware import Machine
 from dc_tf.nn.trunks import feature_dim, settings_of, trunk_class
 
 FLOAT, HALF = 4, 2
+# Values of a head's kernel from which on its gradient is not formed as a whole: 64 MiB.
+_LEAST_IN_BLOCKS = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +116,17 @@ def factored(model, stage, topology, machine: Machine) -> frozenset[str]:
     if model.exchange == "factors":
         return frozenset(layer.name for layer in layers)
     return frozenset(layer.name for layer in layers if layer.saved_s(machine) > 0)
+
+
+def updated_in_blocks(kernel_values: int, optimizer) -> bool:
+    """Whether a head is updated from factors some rows at a time, without its whole gradient.
+
+    Args:
+        kernel_values: size of its kernel.
+        optimizer: experiment.Optimizer; only SGD with momentum and no other option can.
+    """
+    able = optimizer.name == "SGD" and optimizer.momentum > 0 and not optimizer.options.as_dict()
+    return able and kernel_values >= _LEAST_IN_BLOCKS
 
 
 def head_shapes(model, stage) -> dict[str, tuple[int, int]]:

@@ -4,7 +4,7 @@ Plain arithmetic on counts; `dc_tf.clustering.cost.model` predicts the clusterin
 Weights and messages are exact; the memory of activations is a lower bound.
 
     size = StageSize.of(experiment, stage, workers=64)
-    size.weights, size.exchanged_bytes, size.memory_bytes
+    size.weights, size.sent_bytes, size.device_bytes
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from dc_tf.clustering.cost.model import TEMPORARIES, Problem
 from dc_tf.distributed.topology import Topology
 from dc_tf.nn.trunk import Counts
 from dc_tf.nn.trunks import feature_dim, settings_of, trunk_class
-from dc_tf.planning.exchange import dense_layers, factored, head_shapes, ring
+from dc_tf.planning.exchange import dense_layers, factored, head_shapes, ring, updated_in_blocks
 
 # Variables that an optimizer keeps per weight; those not listed keep two.
 _SLOTS = {"SGD": 1, "LARS": 1, "Adagrad": 1, "RMSprop": 1, "Lion": 1}
@@ -42,8 +42,7 @@ class StageSize:
         head_weights: values of the super head and of the sub heads that this worker holds.
         all_head_weights: those of all super-classes, as in a checkpoint.
         slots: variables of the optimizer for each weight.
-        exchanged_bytes: size of what a worker puts into the exchanges of one step.
-        sent_bytes: what it sends for these in a ring.
+        sent_bytes: what a worker sends in one step, in a ring.
         sent_as_gradients: what it would send without factors, in float32.
         factored: names of the dense layers whose gradients travel as factors.
         activation_bytes: of one micro-batch, kept from the forward for the backward pass; a lower
@@ -60,10 +59,10 @@ class StageSize:
     head_weights: int
     all_head_weights: int
     slots: int
-    exchanged_bytes: int
     sent_bytes: float
     sent_as_gradients: float
     factored: tuple[str, ...]
+    unformed_gradients: int
     activation_bytes: int
     input_bytes: int
     row_bytes: int
@@ -85,7 +84,8 @@ class StageSize:
         projection, maps = _projection(model, stage), _rotation_maps(stage)
         layers = dense_layers(model, stage, topology)
         names = factored(model, stage, topology, P4D if on_gpu else CORE)
-        sent = _Messages.of(model, stage, topology, [x for x in layers if x.name in names])
+        as_factors = [layer for layer in layers if layer.name in names]
+        sent = _Messages.of(model, stage, topology, as_factors)
         plain = model.replace(exchange_dtype="float32")
         return cls(
             trunk_weights=trunk_weights(model),
@@ -97,10 +97,15 @@ class StageSize:
             head_weights=super_head + sub_head * topology.super_classes_per_worker,
             all_head_weights=super_head + sub_head * stage.super_classes,
             slots=slots(stage.optimizer),
-            exchanged_bytes=sent.put,
             sent_bytes=sent.sent(topology),
             sent_as_gradients=_Messages.of(plain, stage, topology, []).sent(topology),
-            factored=tuple(layer.name for layer in layers if layer.name in names),
+            factored=tuple(layer.name for layer in as_factors),
+            unformed_gradients=sum(
+                layer.inputs * layer.outputs
+                for layer in as_factors
+                if layer.name in head_shapes(model, stage)
+                and updated_in_blocks(layer.inputs * layer.outputs, stage.optimizer)
+            ),
             activation_bytes=_activation_bytes(model, stage, workers),
             input_bytes=_BATCHES_AHEAD
             * (stage.batch_size // workers)
@@ -128,7 +133,7 @@ class StageSize:
     @property
     def state_bytes(self) -> int:
         """Weights, gradients, variables of the optimizer, running statistics and prototypes."""
-        trained = self.weights * (2 + self.slots)
+        trained = self.weights * (2 + self.slots) - self.unformed_gradients
         return _FLOAT * (trained + self.statistics + self.prototype_weights)
 
     @property
@@ -228,13 +233,11 @@ class _Messages:
 
     Attributes:
         world, own: that are summed over all workers, and over those that share a super-class.
-        factors: of its rows, which it gathers.
-        sent_as_factors: that it sends for these.
+        sent_as_factors: that it sends so that all have the factors of its rows.
     """
 
     world: int
     own: int
-    factors: int
     sent_as_factors: int
 
     @classmethod
@@ -261,14 +264,8 @@ class _Messages:
         return cls(
             sizes["world"],
             sizes["own"],
-            sum(layer.own_factors for layer in as_factors),
             sum(layer.sent_as_factors for layer in as_factors),
         )
-
-    @property
-    def put(self) -> int:
-        """Bytes that a worker puts into all exchanges."""
-        return self.world + self.own + self.factors
 
     def sent(self, topology) -> float:
         """Bytes that a worker sends."""

@@ -4,12 +4,10 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.nn.heads import LinearHead
+from dc_tf.planning.exchange import updated_in_blocks
 from dc_tf.training.exchange import Exchange
 from dc_tf.training.factors import Factors
-from dc_tf.training.optimizers import decay_of, decayed, make_optimizer, takes_products
-
-# Values of a kernel from which on its gradient is not formed as a whole: 64 MiB.
-LEAST_IN_BLOCKS = 1 << 24
+from dc_tf.training.optimizers import decay_of, decayed, make_optimizer
 
 
 class Classifier(tf.Module):
@@ -46,13 +44,8 @@ class Classifier(tf.Module):
         self.optimizer.build(self.weights)
         layers = [self.head] if as_factors else []
         self.exchange = Exchange(self.weights, layers, comm, dtype)
-        # A large kernel's gradient is then formed and used block by block.
-        self._in_blocks = (
-            as_factors
-            and comm.size > 1
-            and takes_products(stage.optimizer)
-            and self.head.kernel.shape.num_elements() >= LEAST_IN_BLOCKS
-        )
+        in_blocks = updated_in_blocks(features * classes, stage.optimizer)
+        self._in_blocks = bool(self.exchange.taps) and in_blocks
         self._gradient_scale = gradient_scale
         self._settings = stage.optimizer
         self._reset_optimizer = _resetting(self.optimizer)

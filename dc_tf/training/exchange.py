@@ -165,6 +165,8 @@ def _broadcast(variable, comm):
     """Assigns the first member's values, block by block."""
     for block in blocks(variable.shape[0], variable.dtype.size * variable[0].shape.num_elements()):
         variable[block].assign(comm.broadcast(variable[block]))
+    # After an assignment of rows TensorFlow would copy the variable whenever it is read.
+    tf.raw_ops.DisableCopyOnRead(resource=variable.handle)
 
 
 def _place(weights, weight) -> int:

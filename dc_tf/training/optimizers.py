@@ -79,11 +79,6 @@ def decay_of(settings, variable) -> float:
     return settings.weight_decay if kept else 0.0
 
 
-def takes_products(settings) -> bool:
-    """Whether the optimizer has `FusedSGD.apply_product`, with the settings given."""
-    return settings.name == "SGD" and settings.momentum > 0 and not settings.options.as_dict()
-
-
 def _options(settings) -> dict:
     options = settings.options.as_dict()
     if settings.name in ("SGD", "LARS"):

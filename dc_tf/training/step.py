@@ -117,11 +117,14 @@ class Learner:
     def align_weights(self) -> None:
         """Gives all holders of a weight the first one's value, where rounding may differ.
 
-        That is where they multiply factors themselves, with its variables of the optimizer.
+        That is where they multiply factors themselves. The optimizer's variables follow.
         """
+        local_results = self._cluster.strategy.experimental_local_results
         for exchange, optimizer in zip(self._exchanges, self.optimizers(), strict=True):
-            tapped = {tuple(weight.shape) for weight in exchange.tapped_weights}
-            exchange.align(v for v in optimizer.variables if tuple(v.shape) in tapped)
+            weights = exchange.tapped_weights
+            shapes = {tuple(weight.shape) for weight in weights}
+            slots = [v for v in optimizer.variables if tuple(v.shape) in shapes]
+            exchange.align([local_results(variable)[0] for variable in (*weights, *slots)])
 
     @tf.function(autograph=False)  # branches and loops are already TensorFlow ops
     def step(self, batch, step_seed, stop=0.0) -> tf.Tensor:
@@ -251,9 +254,6 @@ class Learner:
             skip_gradients_aggregation=True,
         )
         self.heads.apply(heads)
-
-    def _weights(self) -> list[list[tf.Variable]]:
-        return [self.shared_weights, *(head.weights for head in self.heads)]
 
     def _dense_layers(self) -> dict:
         """{name as of `planning.exchange`: layer} of trunk and projection."""
