@@ -176,8 +176,7 @@ def all_sum_packed(tensors, comm: Communicator, pack_bytes=MESSAGE_BYTES) -> lis
     """
     if comm.size == 1 or not tensors:
         return list(tensors)
-    sums = _in_packs(tensors, pack_bytes, comm.all_sum)
-    return [tf.reshape(total, tensor.shape) for total, tensor in zip(sums, tensors)]
+    return PackedSum(tensors, comm, pack_bytes).results()
 
 
 def gather_packed(tensors, comm: Communicator, pack_bytes=MESSAGE_BYTES) -> list[tf.Tensor]:
@@ -194,19 +193,60 @@ def gather_packed(tensors, comm: Communicator, pack_bytes=MESSAGE_BYTES) -> list
     """
     if comm.size == 1 or not tensors:
         return list(tensors)
-    gathered = _in_packs(tensors, pack_bytes, comm.gather)
-    return [
-        tf.reshape(own, [comm.size * tensor.shape[0], *tensor.shape[1:]])
-        for own, tensor in zip(gathered, tensors)
-    ]
+    return PackedGather(tensors, comm, pack_bytes).results()
 
 
-def _in_packs(tensors, pack_bytes, exchange):
-    """`exchange`, a function from (n,) to (..., n), of each tensor's elements in few messages."""
-    pieces = [_cut(tensor, pack_bytes) for tensor in tensors]
-    packs = _packs(itertools.chain(*pieces), pack_bytes)
-    results = itertools.chain.from_iterable(_exchanged(pack, exchange) for pack in packs)
-    return [tf.concat(list(itertools.islice(results, len(own))), -1) for own in pieces]
+class _Packed:
+    """An exchange of many tensors, whose messages are launched one after the other.
+
+    Attributes:
+        left: number of messages that are not launched yet.
+    """
+
+    def __init__(self, tensors, comm: Communicator, pack_bytes=MESSAGE_BYTES):
+        self._comm = comm
+        self._tensors = list(tensors)
+        self._pieces = [_cut(tensor, pack_bytes) for tensor in tensors]
+        self._packs = list(_packs(itertools.chain(*self._pieces), pack_bytes))
+        self._results = []
+
+    @property
+    def left(self) -> int:
+        return len(self._packs)
+
+    def launch(self) -> None:
+        """Exchanges the next message; all members make the same calls."""
+        pack = self._packs.pop(0)
+        result = self._exchange(tf.concat(pack, 0))
+        self._results += tf.split(result, [piece.shape.num_elements() for piece in pack], -1)
+
+    def results(self) -> list[tf.Tensor]:
+        """What came of each tensor, after all messages."""
+        while self._packs:
+            self.launch()
+        pieces = iter(self._results)
+        joined = [tf.concat(list(itertools.islice(pieces, len(own))), -1) for own in self._pieces]
+        return [tf.reshape(own, self._shape(tensor)) for own, tensor in zip(joined, self._tensors)]
+
+
+class PackedSum(_Packed):
+    """`all_sum_packed`, a message at a time."""
+
+    def _exchange(self, vector):
+        return self._comm.all_sum(vector)
+
+    def _shape(self, tensor):
+        return tensor.shape
+
+
+class PackedGather(_Packed):
+    """`gather_packed`, a message at a time."""
+
+    def _exchange(self, vector):
+        return self._comm.gather(vector)
+
+    def _shape(self, tensor):
+        return [self._comm.size * tensor.shape[0], *tensor.shape[1:]]
 
 
 def _cut(tensor, pack_bytes):
@@ -227,11 +267,6 @@ def _packs(pieces, pack_bytes):
         pack.append(piece)
         size += more
     yield pack
-
-
-def _exchanged(pack, exchange):
-    result = exchange(tf.concat(pack, 0))
-    return tf.split(result, [piece.shape.num_elements() for piece in pack], -1)
 
 
 def all_agree(condition: bool, comm: Communicator) -> bool:

@@ -19,6 +19,8 @@ from dc_tf.nn.trunks import feature_dim, settings_of, trunk_class
 FLOAT, HALF = 4, 2
 # Values of a head's kernel from which on its gradient is not formed as a whole: 64 MiB.
 _LEAST_IN_BLOCKS = 1 << 24
+# Values of a kernel from which on its gradient has a message of its own: 4 MiB.
+_LEAST_EARLY = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +118,11 @@ def factored(model, stage, topology, machine: Machine) -> frozenset[str]:
     if model.exchange == "factors":
         return frozenset(layer.name for layer in layers)
     return frozenset(layer.name for layer in layers if layer.saved_s(machine) > 0)
+
+
+def leaves_early(kernel_values: int) -> bool:
+    """Whether a kernel's gradient travels by itself, before the backward pass is through."""
+    return kernel_values >= _LEAST_EARLY
 
 
 def updated_in_blocks(kernel_values: int, optimizer) -> bool:

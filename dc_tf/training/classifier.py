@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.nn.heads import LinearHead
-from dc_tf.planning.exchange import updated_in_blocks
+from dc_tf.planning.exchange import leaves_early, updated_in_blocks
 from dc_tf.training.exchange import Exchange
 from dc_tf.training.factors import Factors
 from dc_tf.training.optimizers import decay_of, decayed, make_optimizer
@@ -43,9 +43,10 @@ class Classifier(tf.Module):
         self.optimizer = make_optimizer(stage.optimizer)
         self.optimizer.build(self.weights)
         layers = [self.head] if as_factors else []
-        self.exchange = Exchange(self.weights, layers, comm, dtype)
+        early = [] if as_factors or not leaves_early(features * classes) else [self.head]
+        self.exchange = Exchange(self.weights, layers, comm, dtype, early)
         in_blocks = updated_in_blocks(features * classes, stage.optimizer)
-        self._in_blocks = bool(self.exchange.taps) and in_blocks
+        self._in_blocks = bool(self.exchange.factored_weights) and in_blocks
         self._gradient_scale = gradient_scale
         self._settings = stage.optimizer
         self._reset_optimizer = _resetting(self.optimizer)

@@ -14,13 +14,19 @@ and no layer is tapped.
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from dc_tf.distributed.blocks import blocks
-from dc_tf.distributed.collectives import Communicator, all_sum_packed, gather_packed
+from dc_tf.distributed.blocks import MESSAGE_BYTES, blocks
+from dc_tf.distributed.collectives import (
+    Communicator,
+    PackedGather,
+    PackedSum,
+    all_sum_packed,
+)
 from dc_tf.distributed.wire import wire
 from dc_tf.training.factors import Factors, Tap
 
@@ -45,29 +51,44 @@ class Exchange:
         layers: dense layers, with weights among these, whose gradients travel as factors.
         comm: `Communicator` of the workers that hold the weights.
         dtype: that float32 numbers have on the wire, "float32" or "bfloat16".
+        early: further dense layers, whose gradients may leave while the backward pass runs.
 
     Attributes:
-        sources: the weights whose own gradients travel: all but those of `layers`.
-        taps: list of Tap, of `layers`; none where there is no other holder.
+        sources: the weights whose gradients a tape computes: all but those of dense layers given.
+        taps: list of Tap, of `layers`, then of `early`; none where there is no other holder.
         size: number of workers that hold the weights.
     """
 
-    def __init__(self, weights, layers, comm: Communicator, dtype: str = "float32"):
+    def __init__(self, weights, layers, comm: Communicator, dtype: str = "float32", early=()):
         self.size = comm.size
-        self._weights = list(weights)
-        self.taps = [Tap(layer) for layer in layers] if comm.size > 1 else []
-        self._places = [[_place(weights, w) for w in tap.weights] for tap in self.taps]
-        tapped = set(sum(self._places, []))
-        self.sources = [weight for i, weight in enumerate(weights) if i not in tapped]
-        self._source_places = [i for i in range(len(self._weights)) if i not in tapped]
         self._comm = comm
         self._wire = wire(comm, dtype)
+        self._weights = list(weights)
+        self.taps = [Tap(layer) for layer in (*layers, *early)] if comm.size > 1 else []
+        self._as_factors = [tap in self.taps[: len(layers)] for tap in self.taps]
+        self._places = [[_place(weights, w) for w in tap.weights] for tap in self.taps]
+        tapped = set(sum(self._places, []))
+        self._source_places = [i for i in range(len(self._weights)) if i not in tapped]
+        self.sources = [self._weights[i] for i in self._source_places]
+        self._begun = {}
+
+    def begin(self) -> list:
+        """Begins the exchange of each tapped layer that the backward pass is through with.
+
+        Returns:
+            list of PackedSum and PackedGather, of which no message is launched.
+        """
+        ready = [i for i, tap in enumerate(self.taps) if tap.complete and i not in self._begun]
+        self._begun |= {i: self._packed(i, self.taps[i].take()) for i in ready}
+        return [self._begun[i] for i in ready]
+
+    def forget(self) -> None:
+        """Forgets what was begun, before another backward pass is traced."""
+        self._begun = {}
 
     def gather(self, local: Local) -> list[Factors]:
-        """The factors of all workers' rows."""
-        factors = [factor for pair in local.factors for factor in pair]
-        gathered = iter(_by_dtype(gather_packed, factors, self._wire))
-        return [Factors(inputs, slopes) for inputs, slopes in zip(gathered, gathered)]
+        """The factors of all workers' rows, where all tapped layers' gradients travel so."""
+        return [Factors(*results) for results in self._results(local)]
 
     def all_sum(self, local: Local, scale=1.0, flags=()) -> tuple[list, list]:
         """The sums over all workers.
@@ -80,14 +101,27 @@ class Exchange:
         Returns:
             (list of gradients in the order of the weights, list of the sums of `flags`).
         """
+        gradients = {}
+        for i, results in enumerate(self._results(local)):
+            if self._as_factors[i]:
+                results = Factors(*results).gradients(with_bias=len(self.taps[i].weights) == 2)
+            gradients |= zip(self._places[i], (result / scale for result in results))
         dense = [gradient / scale for gradient in local.dense]
         sums = all_sum_packed([*dense, *flags], self._wire)
-        gradients = dict(zip(self._source_places, sums))
-        for tap, places, factors in zip(self.taps, self._places, self.gather(local)):
-            products = factors.gradients(with_bias=len(tap.weights) == 2)
-            gradients |= zip(places, (product / scale for product in products))
-        in_order = [gradients[place] for place in range(len(self._weights))]
-        return in_order, sums[len(dense) :]
+        gradients |= zip(self._source_places, sums)
+        return [gradients[place] for place in range(len(self._weights))], sums[len(dense) :]
+
+    def _results(self, local):
+        """Yields what came of each tapped layer's exchange."""
+        for i, factors in enumerate(local.factors):
+            yield (self._begun.get(i) or self._packed(i, factors)).results()
+
+    def _packed(self, i, factors):
+        if self._as_factors[i]:
+            # So that the rows of all workers come in messages of the usual size.
+            return PackedGather(factors, self._wire, MESSAGE_BYTES // self.size)
+        gradients = factors.gradients(with_bias=len(self.taps[i].weights) == 2)
+        return PackedSum(gradients, self._wire)
 
     def align(self, variables) -> None:
         """Gives variables the first holder's values, where they may differ by rounding.
@@ -102,9 +136,10 @@ class Exchange:
             _broadcast(variable, self._comm)
 
     @property
-    def tapped_weights(self) -> list[tf.Variable]:
-        """The weights whose gradients are products of factors."""
-        return [weight for tap in self.taps for weight in tap.weights]
+    def factored_weights(self) -> list[tf.Variable]:
+        """The weights whose gradients every worker forms from factors."""
+        taps = itertools.compress(self.taps, self._as_factors)
+        return [weight for tap in taps for weight in tap.weights]
 
 
 @contextlib.contextmanager
@@ -112,6 +147,7 @@ def recording(exchanges) -> Iterator[None]:
     """Trace forward and backward pass inside."""
     with contextlib.ExitStack() as stack:
         for exchange in exchanges:
+            exchange.forget()
             for tap in exchange.taps:
                 stack.enter_context(tap.recording())
         yield
@@ -171,12 +207,3 @@ def _broadcast(variable, comm):
 
 def _place(weights, weight) -> int:
     return next(i for i, other in enumerate(weights) if other is weight)
-
-
-def _by_dtype(exchange, tensors, comm):
-    """`exchange` of tensors of several types, those of one type together; in their order."""
-    found = {}
-    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-        places = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
-        found |= zip(places, exchange([tensors[i] for i in places], comm))
-    return [found[i] for i in range(len(tensors))]

@@ -69,27 +69,35 @@ class Tap:
     def __init__(self, layer):
         self.weights = [weight for weight in (layer.kernel, layer.bias) if weight is not None]
         self._layer = layer
-        self._calls = None
+        self._calls, self._waiting = None, 0
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Inside, calls of the layer are recorded; outside, the layer is as without a tap."""
-        self._calls, self._layer.tap = [], self
+        self._calls, self._waiting, self._layer.tap = [], 0, self
         try:
             yield
         finally:
             self._calls = self._layer.tap = None
 
     def __call__(self, inputs, outputs) -> tf.Tensor:
+        self._waiting += 1
+
         @tf.custom_gradient
         def tapped(y):
             def gradient(slopes):
                 self._calls.append(Factors(inputs, slopes))
+                self._waiting -= 1
                 return slopes
 
             return tf.identity(y), gradient
 
         return tapped(outputs)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the backward pass is through all calls of the layer."""
+        return bool(self._calls) and not self._waiting
 
     def take(self) -> Factors:
         """The factors of all calls whose gradient was computed, within `recording`.

@@ -16,12 +16,13 @@ from dc_tf.clustering.cost.hardware import CORE, P4D
 from dc_tf.distributed.collectives import Communicator, Solo, all_sum_packed
 from dc_tf.nn import losses
 from dc_tf.nn.vgg16 import dropout_mask
-from dc_tf.planning.exchange import factored
+from dc_tf.planning.exchange import factored, leaves_early
 from dc_tf.seeds import derive
 from dc_tf.training.exchange import Exchange, accumulated, local_gradients, recording
 from dc_tf.training.heads import Heads, squared_norm
 from dc_tf.training.loss_scale import LossScale, all_finite
 from dc_tf.training.optimizers import decayed, make_optimizer
+from dc_tf.training.overlap import Overlap
 from dc_tf.training.projection import new_projection
 from dc_tf.training.step_metrics import IMAGE_NAMES, STEP_NAMES, pack
 
@@ -70,13 +71,14 @@ class Learner:
         with cluster.strategy.scope():
             self.trunk_optimizer = make_optimizer(stage.optimizer)
             self.trunk_optimizer.build(self.shared_weights)
-        layers = [layer for name, layer in self._dense_layers().items() if name in names]
-        of_shared = Exchange(self.shared_weights, layers, cluster.world, model.exchange_dtype)
-        self._exchanges = [of_shared, *(head.exchange for head in self.heads)]
         self.loss_scale = LossScale() if model.compute_dtype == "float16" else None
         self._normalized_with = statistics_comm(model, cluster, plan.topology)
+        of_shared = self._exchange_of_shared(names, model.exchange_dtype)
+        self._exchanges = [of_shared, *(head.exchange for head in self.heads)]
+        one_pass = stage.accumulate == 1 and not model.xla
+        self._overlap = Overlap(self._normalized_with, self._exchanges, enabled=one_pass)
         for part in self._mirrored:
-            part.share_statistics(self._normalized_with)
+            part.share_statistics(self._overlap)
         self._compute = self._gradients
         if model.xla:
             self._compute = tf.function(self._gradients, jit_compile=True, autograph=False)
@@ -121,7 +123,7 @@ class Learner:
         """
         local_results = self._cluster.strategy.experimental_local_results
         for exchange, optimizer in zip(self._exchanges, self.optimizers(), strict=True):
-            weights = exchange.tapped_weights
+            weights = exchange.factored_weights
             shapes = {tuple(weight.shape) for weight in weights}
             slots = [v for v in optimizer.variables if tuple(v.shape) in shapes]
             exchange.align([local_results(variable)[0] for variable in (*weights, *slots)])
@@ -202,12 +204,13 @@ class Learner:
 
     def _gradients(self, batch, scale):
         """(image sums, Local gradients of trunk and heads) of a batch; no weight changes."""
-        with recording(self._exchanges):
+        with recording(self._exchanges), self._overlap.of_a_pass():
             with tf.GradientTape() as tape:
                 objective = self._forward(batch)
                 # The mean over views and global batch, as workers and micro-batches are summed.
                 images = self._stage.views.count * self.plan.batch_size
                 loss = scale * tf.reduce_sum(objective.loss) / images
+            self._overlap.begin_backward()
             local = local_gradients(tape, loss, self._exchanges)
         return self._image_sums(batch, objective), local
 
@@ -255,11 +258,19 @@ class Learner:
         )
         self.heads.apply(heads)
 
-    def _dense_layers(self) -> dict:
-        """{name as of `planning.exchange`: layer} of trunk and projection."""
-        of_trunk = {name: self.trunk.parts()[name] for name in self.trunk.dense_layers}
-        of_projection = self.projection.parts() if self.projection else {}
-        return of_trunk | {f"projection {name}": part for name, part in of_projection.items()}
+    def _exchange_of_shared(self, factored, dtype) -> Exchange:
+        """Exchange of the shared weights; `factored` has names as of `planning.exchange`."""
+        layers = {name: self.trunk.parts()[name] for name in self.trunk.dense_layers}
+        if self.projection:
+            parts = self.projection.parts()
+            layers |= {f"projection {name}": part for name, part in parts.items()}
+        chosen = [layer for name, layer in layers.items() if name in factored]
+        early = [
+            layer
+            for name, layer in layers.items()
+            if name not in factored and leaves_early(layer.kernel.shape.num_elements())
+        ]
+        return Exchange(self.shared_weights, chosen, self._cluster.world, dtype, early)
 
     def _dropout_mask(self, step_seed):
         """(b, views, dropout_dim), this worker's rows of what depends on step and super-class."""

@@ -58,16 +58,16 @@ def aligned(cluster, case):
         trunk = new_trunk()
     learner = Learner(cluster, plan, trunk, case.stage, case.model)
     (head,) = learner.heads.sub_heads.values()
-    kernels = [trunk.fc6.kernel, head.head.kernel]
+    both = [trunk.fc6.kernel, head.head.kernel]
     slots = [
         next(v for v in optimizer.variables if v.shape == kernel.shape)
-        for optimizer, kernel in zip((learner.trunk_optimizer, head.optimizer), kernels)
+        for optimizer, kernel in zip((learner.trunk_optimizer, head.optimizer), both)
     ]
     with cluster.strategy.scope():
-        for number, variable in enumerate([*kernels, *slots]):
+        for number, variable in enumerate([*both, *slots]):
             variable.assign(tf.fill(variable.shape, float(10 * number + cluster.rank + 1)))
     learner.align_weights()
-    return [np.unique(variable.numpy()).tolist() for variable in (*kernels, *slots)]
+    return [np.unique(variable.numpy()).tolist() for variable in (*both, *slots)]
 
 
 class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
@@ -174,7 +174,8 @@ class Bfloat16Test(tf.test.TestCase):
         found = run(2, SHARED, PLAIN, *rounded)
         for exact, *others in found:
             for other in others:
-                steps = zip(*map(named, (exact[0], exact[1], other[1])), strict=True)
+                # The bias before a batch norm has a gradient of rounding alone.
+                steps = zip(*map(kernels, (exact[0], exact[1], other[1])), strict=True)
                 apart = [distance([b], [a]) / distance([start], [a]) for start, a, b in steps]
                 self.assertLess(max(apart), 2 * 2**-8)
                 self.assertGreater(max(apart), 2**-13)
@@ -196,6 +197,10 @@ def named(weights):
     kind = "vgg16" if len(weights["trunk"]) == len(is_trained("vgg16")) else "resnet18"
     trunk = itertools.compress(weights["trunk"], is_trained(kind))
     return [*trunk, *weights["super"], *heads(weights, "sub")]
+
+
+def kernels(weights):
+    return [weight for weight in named(weights) if weight.ndim > 1]
 
 
 @functools.cache
