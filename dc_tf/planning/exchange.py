@@ -14,6 +14,7 @@ Reference: Zhang et al. 2017 (Poseidon), section 3.2, which chooses by bytes.
 import dataclasses
 
 from dc_tf.clustering.cost.hardware import Machine
+from dc_tf.clustering.cost.model import all_sum_s
 from dc_tf.nn.trunks import feature_dim, settings_of, trunk_class
 
 FLOAT, HALF = 4, 2
@@ -72,13 +73,27 @@ class DenseLayer:
         """Of the product over the rows of the other workers."""
         return 2 * (self.rows - self.rows // self.members) * self.inputs * self.outputs
 
-    def saved_s(self, machine: Machine) -> float:
-        """Seconds by which a step is shorter with factors; negative where it is longer."""
+    def product_s(self, machine: Machine) -> float:
+        """Seconds of the product over the rows of the other workers."""
         product = machine.bfloat16 if self.halved else machine.float32
-        latency_s = (self.members - 1) * machine.wire_latency_s  # of one message more
-        saved = self.sent_as_gradients - self.sent_as_factors
-        flops_s = self.further_flops / product.flops
-        return saved / machine.wire_bytes_per_s - latency_s - flops_s
+        return self.further_flops / product.flops
+
+    def gather_s(self, machine: Machine) -> float:
+        """Seconds in which all get the factors of all rows."""
+        latency_s = (self.members - 1) * machine.wire_latency_s
+        return latency_s + self.sent_as_factors / machine.wire_bytes_per_s
+
+    def all_sum_s(self, machine: Machine) -> float:
+        """Seconds in which the gradient is summed."""
+        return all_sum_s(self.weights * self.gradient_bytes, self.members, machine)
+
+    def saved_s(self, machine: Machine) -> float:
+        """Seconds by which a step is shorter with factors; negative where it is longer.
+
+        The gradient's latency is not counted: it may travel with others.
+        """
+        gradient_s = self.sent_as_gradients / machine.wire_bytes_per_s
+        return gradient_s - self.gather_s(machine) - self.product_s(machine)
 
 
 def dense_layers(model, stage, topology) -> list[DenseLayer]:

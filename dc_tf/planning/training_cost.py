@@ -85,7 +85,7 @@ class StageSize:
         layers = dense_layers(model, stage, topology)
         names = factored(model, stage, topology, P4D if on_gpu else CORE)
         as_factors = [layer for layer in layers if layer.name in names]
-        sent = _Messages.of(model, stage, topology, as_factors)
+        sums = Messages.of(model, stage, topology, as_factors).sent(topology)
         plain = model.replace(exchange_dtype="float32")
         return cls(
             trunk_weights=trunk_weights(model),
@@ -97,8 +97,8 @@ class StageSize:
             head_weights=super_head + sub_head * topology.super_classes_per_worker,
             all_head_weights=super_head + sub_head * stage.super_classes,
             slots=slots(stage.optimizer),
-            sent_bytes=sent.sent(topology),
-            sent_as_gradients=_Messages.of(plain, stage, topology, []).sent(topology),
+            sent_bytes=sums + sum(layer.sent_as_factors for layer in as_factors),
+            sent_as_gradients=Messages.of(plain, stage, topology).sent(topology),
             factored=tuple(layer.name for layer in as_factors),
             unformed_gradients=sum(
                 layer.inputs * layer.outputs
@@ -228,58 +228,70 @@ def _prototypes(stage, topology):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Messages:
-    """Bytes that a worker exchanges in one step.
+class Messages:
+    """Bytes that a worker puts into the sums of one step.
 
     Attributes:
-        world, own: that are summed over all workers, and over those that share a super-class.
-        sent_as_factors: that it sends so that all have the factors of its rows.
+        world: of gradients, over all workers.
+        own: of gradients, over the workers that share its super-class.
+        statistics: of batch norm.
+        statistics_count: number of sums of batch norm.
+        statistics_members: workers that share statistics.
     """
 
     world: int
     own: int
-    sent_as_factors: int
+    statistics: int
+    statistics_count: int
+    statistics_members: int
 
     @classmethod
-    def of(cls, model, stage, topology, as_factors) -> "_Messages":
-        """Those of a step in which the DenseLayers `as_factors` travel as factors."""
+    def of(cls, model, stage, topology, without=()) -> "Messages":
+        """Those of a step.
+
+        Args:
+            model: experiment.Model.
+            stage: experiment.Stage.
+            topology: Topology of the stage.
+            without: exchange.DenseLayers that travel in another way.
+        """
         sharers = topology.workers_per_super_class
-        weights = {"world": 0, "own": 0}
+        world = own = 0
         super_head, sub_head = _heads(model, stage)
         shared = trunk_weights(model) + _projection(model, stage) + _rotation_maps(stage)
         if topology.workers > 1:
             # Whether a worker asks to stop; in float16 also whether the heads' are finite.
             flags = 2 if model.compute_dtype == "float16" else 1
-            weights["world"] = shared + super_head + flags
+            world = shared + super_head + flags
         if sharers > 1:
-            weights["own"] = sub_head * topology.super_classes_per_worker
-        for layer in as_factors:
-            weights["own" if layer.name == "sub head" else "world"] -= layer.weights
-        size = _FLOAT if model.exchange_dtype == "float32" else _HALF
-        sizes = {who: size * count for who, count in weights.items()}
-        if model.sync_batch_norm == "world" and topology.workers > 1:
-            sizes["world"] += _normalization(model, stage)
-        if model.sync_batch_norm == "group" and sharers > 1:
-            sizes["own"] += _normalization(model, stage)
+            own = sub_head * topology.super_classes_per_worker
+        world -= sum(layer.weights for layer in without if layer.name != "sub head")
+        own -= sum(layer.weights for layer in without if layer.name == "sub head")
+        number = _FLOAT if model.exchange_dtype == "float32" else _HALF
+        members = {"world": topology.workers, "group": sharers, "off": 1}[model.sync_batch_norm]
+        statistics = _normalization(model, stage) if members > 1 else []
         return cls(
-            sizes["world"],
-            sizes["own"],
-            sum(layer.sent_as_factors for layer in as_factors),
+            number * world,
+            number * own,
+            2 * _FLOAT * sum(statistics),
+            2 * len(statistics),
+            members,
         )
 
     def sent(self, topology) -> float:
         """Bytes that a worker sends."""
         sums = ring(self.world, topology.workers)
-        return sums + ring(self.own, topology.workers_per_super_class) + self.sent_as_factors
+        sums += ring(self.own, topology.workers_per_super_class)
+        return sums + ring(self.statistics, self.statistics_members)
 
 
-def _normalization(model, stage):
-    """Bytes of batch norm: a count and two values a channel, both ways, for each pass."""
+def _normalization(model, stage) -> list[int]:
+    """Values of each exchange of batch norm in the forward passes: a count, two a channel."""
     passes = stage.accumulate * stage.views.passes
-    statistics = passes * sum(2 * conv.outputs + 1 for conv in counts_of(model).convs)
+    found = passes * [2 * conv.outputs + 1 for conv in counts_of(model).convs]
     if stage.projection.hidden:  # once over all views
-        statistics += stage.accumulate * (2 * stage.projection.hidden + 1)
-    return 2 * _FLOAT * statistics
+        found += stage.accumulate * [2 * stage.projection.hidden + 1]
+    return found
 
 
 def _activation_bytes(model, stage, workers):
