@@ -1,8 +1,8 @@
 """Gradients that leave while the backward pass runs, between the exchanges of batch norm.
 
-    overlap = Overlap(comm, exchanges)
+    overlap = Overlap(comm)
     trunk.share_statistics(overlap)         # in place of comm
-    with overlap.of_a_pass():
+    with overlap.of_a_pass(exchanges):
         ...                                 # trace the forward pass
         overlap.begin_backward()
         ...                                 # trace the backward pass
@@ -27,7 +27,6 @@ class Overlap:
 
     Args:
         comm: `Communicator` of the workers that share batch statistics.
-        exchanges: list of Exchange of the weights.
         enabled: whether messages are launched at all. Not where the passes are traced into a loop
             or compiled, which messages cannot leave.
 
@@ -35,25 +34,31 @@ class Overlap:
         rank, size: of `comm`.
     """
 
-    def __init__(self, comm: Communicator, exchanges, enabled: bool = True):
+    def __init__(self, comm: Communicator, enabled: bool = True):
         self.rank, self.size = comm.rank, comm.size
         self._comm = comm
-        self._exchanges = exchanges
+        self._exchanges = ()
         self._enabled = enabled
         self._begun = []
         self._calls = 0  # of the forward pass that the backward pass has not repeated
         self._is_tracing = self._is_backward = False
 
     @contextlib.contextmanager
-    def of_a_pass(self) -> Iterator[None]:
-        """Inside, messages are launched; each pass is traced within its own."""
+    def of_a_pass(self, exchanges) -> Iterator[None]:
+        """Inside, messages are launched; each pass is traced within its own.
+
+        Args:
+            exchanges: list of Exchange of the weights. They are not kept, since layers of the
+                network keep this object.
+        """
+        self._exchanges = exchanges
         self._begun, self._calls = [], 0
         self._is_tracing, self._is_backward = self._enabled, False
         try:
             yield
         finally:
             self._is_tracing = False
-            self._begun = []
+            self._exchanges, self._begun = (), []
 
     def begin_backward(self) -> None:
         """The forward pass is traced."""

@@ -76,7 +76,7 @@ class Learner:
         of_shared = self._exchange_of_shared(names, model.exchange_dtype)
         self._exchanges = [of_shared, *(head.exchange for head in self.heads)]
         one_pass = stage.accumulate == 1 and not model.xla
-        self._overlap = Overlap(self._normalized_with, self._exchanges, enabled=one_pass)
+        self._overlap = Overlap(self._normalized_with, enabled=one_pass)
         for part in self._mirrored:
             part.share_statistics(self._overlap)
         self._compute = self._gradients
@@ -204,7 +204,7 @@ class Learner:
 
     def _gradients(self, batch, scale):
         """(image sums, Local gradients of trunk and heads) of a batch; no weight changes."""
-        with recording(self._exchanges), self._overlap.of_a_pass():
+        with recording(self._exchanges), self._overlap.of_a_pass(self._exchanges):
             with tf.GradientTape() as tape:
                 objective = self._forward(batch)
                 # The mean over views and global batch, as workers and micro-batches are summed.

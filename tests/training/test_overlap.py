@@ -43,7 +43,7 @@ class OverlapTest(tf.test.TestCase, parameterized.TestCase):
         factored, early = (dense, []) if as_factors else ([], dense)
         weights = trunk.trainable_variables
         exchange = Exchange(weights, factored, comm, early=early)
-        overlap = Overlap(comm, [exchange], enabled)
+        overlap = Overlap(comm, enabled)
         trunk.share_statistics(overlap)
         images = np.random.default_rng(0).random((BATCH, RESOLUTION, RESOLUTION, 3), np.float32)
 
@@ -51,7 +51,7 @@ class OverlapTest(tf.test.TestCase, parameterized.TestCase):
         def step(images):
             del comm.calls[:]
             mask = tf.ones([images.shape[0], FC])
-            with recording([exchange]), overlap.of_a_pass():
+            with recording([exchange]), overlap.of_a_pass([exchange]):
                 with tf.GradientTape() as tape:
                     features = trunk(images, training=True, dropout_mask=mask)
                     loss = tf.reduce_sum(tf.sin(features["fc7"]))
