@@ -14,7 +14,7 @@ heads    one super-class of 1,000 and of 80,000 sub-classes.
 losses   memory and time of the product loss (Eq. 4) beside the hierarchy (Eq. 5) on 4 workers, for
          growing k.
 wire     bytes that a worker sends in a step, and steps over a slow wire, on hosts in network
-         namespaces (`wire.py`).
+         namespaces (`wire.py`); memory of a large head that two workers share.
 
 `alone`, `workers` and `heads` use the full network, `losses` a small one. Times are medians over
 the steps after the first; ratios are within one run.
@@ -424,7 +424,19 @@ def measure_wire() -> dict:
     hosts = wire_part.over_hosts(task, FLAGS.wire_rates)
     for line in hosts:
         show(line)
-    return {"plans": plans, "hosts": hosts}
+    return {"plans": plans, "hosts": hosts, "heads": shared_heads()}
+
+
+def shared_heads() -> list[dict]:
+    """Seconds and memory of a small network's step with one head of 20,000 on two workers."""
+    task = dict(resolution=32, batch=16, width=1 / 16, fc=4096, sub_classes=20_000, rotations=1)
+    result = []
+    for exchange in ("gradients", "factors"):
+        found = on_workers("one", 2, dict(**task, steps=FLAGS.steps, exchange=exchange))
+        result.append({"exchange": exchange})
+        result[-1] |= {name: max(one[name] for one in found) for name in found[0]}
+        show(result[-1])
+    return result
 
 
 def wire(**task) -> dict:
