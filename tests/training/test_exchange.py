@@ -37,6 +37,12 @@ def _run(cluster, case, models):
     return [train(cluster, dataclasses.replace(case, model=model)) for model in models]
 
 
+@functools.cache
+def shared(size):
+    """[[of gradients, of factors, of factors in bfloat16] on each of `size` workers]."""
+    return run(size, SHARED, PLAIN, FACTORS, BFLOAT16)
+
+
 def run_in_blocks(cluster, case):
     """`train` with every head that can be updated from its factors updated row by row."""
     import dc_tf.planning.exchange
@@ -84,10 +90,11 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
         self.assertAllClose(plain["sums"], other["sums"], rtol=1e-4)
 
     def test_two_workers_take_the_step_of_gradients(self):
-        self.check(SHARED, 2)
+        for plain, factors, _ in shared(2):
+            self.assert_same_step(plain, factors, rtol=2e-4)
 
     def test_alone_the_step_is_that_of_gradients_to_the_bit(self):
-        ((plain, factors, rounded),) = run(1, SHARED, PLAIN, FACTORS, BFLOAT16)
+        ((plain, factors, rounded),) = shared(1)
         for other in (factors, rounded):
             for one, two in zip(named(plain[1]), named(other[1]), strict=True):
                 self.assertAllEqual(one, two)
@@ -109,7 +116,6 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
         for one, two in zip(*(named(each[10]) for each in spread), strict=True):
             self.assertAllEqual(one, two)
 
-    @pytest.mark.slow
     @parameterized.named_parameters(
         ("parts", {"accumulate": 2}),
         ("the_product_loss", {"loss": "product", "rotations": 4}),
@@ -119,6 +125,7 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
         ("nesterov", {"optimizer": optimizer("SGD", nesterov=True)}),
         ("a_resnet", {"kind": "resnet18"}),
     )
+    @pytest.mark.slow
     def test_two_workers_take_the_step_of_gradients_with(self, changes, rtol=2e-4):
         self.check(dataclasses.replace(SHARED, **changes), 2, rtol)
 
@@ -169,19 +176,27 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class Bfloat16Test(tf.test.TestCase):
+    def check(self, exact, rounded):
+        # The bias before a batch norm has a gradient of rounding alone.
+        steps = zip(*map(kernels, (exact[0], exact[1], rounded[1])), strict=True)
+        apart = [distance([b], [a]) / distance([start], [a]) for start, a, b in steps]
+        self.assertLess(max(apart), 2 * 2**-8)
+        self.assertGreater(max(apart), 2**-13)
+
     def test_a_step_differs_from_float32_by_rounding_and_workers_agree(self):
-        rounded = (BFLOAT16, dataclasses.replace(BFLOAT16, exchange="gradients"))
-        found = run(2, SHARED, PLAIN, *rounded)
-        for exact, *others in found:
-            for other in others:
-                # The bias before a batch norm has a gradient of rounding alone.
-                steps = zip(*map(kernels, (exact[0], exact[1], other[1])), strict=True)
-                apart = [distance([b], [a]) / distance([start], [a]) for start, a, b in steps]
-                self.assertLess(max(apart), 2 * 2**-8)
-                self.assertGreater(max(apart), 2**-13)
-        for one, two in zip(*found, strict=True):
-            for a, b in zip(named(one[1]), named(two[1]), strict=True):
-                self.assertAllEqual(a, b)
+        for exact, _, rounded in shared(2):
+            self.check(exact, rounded)
+        for one, other in zip(*(named(rounded[1]) for _, _, rounded in shared(2)), strict=True):
+            self.assertAllEqual(one, other)
+
+    @pytest.mark.slow
+    def test_gradients_are_rounded_as_factors_are(self):
+        rounded = dataclasses.replace(BFLOAT16, exchange="gradients")
+        found = run(2, SHARED, PLAIN, rounded)
+        for exact, other in found:
+            self.check(exact, other)
+        for one, other in zip(*(named(each[1][1]) for each in found), strict=True):
+            self.assertAllEqual(one, other)
 
     @pytest.mark.slow
     def test_after_ten_steps_the_loss_is_that_of_float32(self):
