@@ -55,6 +55,14 @@ def run_in_blocks(cluster, case):
         return train(cluster, case)
 
 
+def run_early(cluster, case):
+    """`train` with gradients of small layers, too, leaving during the backward pass."""
+    import dc_tf.planning.exchange
+
+    with unittest.mock.patch.object(dc_tf.planning.exchange, "_LEAST_EARLY", 1):
+        return train(cluster, case)
+
+
 def aligned(cluster, case):
     """Weights and momentum of fc6 and of a head that differed between workers, aligned."""
     from dc_tf.training.step import Learner
@@ -128,6 +136,12 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
     @pytest.mark.slow
     def test_two_workers_take_the_step_of_gradients_with(self, changes, rtol=2e-4):
         self.check(dataclasses.replace(SHARED, **changes), 2, rtol)
+
+    @pytest.mark.slow
+    def test_gradients_that_leave_early_give_the_same_step(self):
+        early = workers.on_cluster(2, run_early, dataclasses.replace(SHARED, model=PLAIN))
+        for (plain, _, _), other in zip(shared(2), early, strict=True):
+            self.assert_same_step(plain, other, rtol=2e-4)
 
     @pytest.mark.slow
     def test_four_workers_in_two_groups_take_the_step_of_one_and_agree_on_it(self):
