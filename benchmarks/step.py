@@ -13,6 +13,8 @@ messages 2 and 4 workers of one thread: a large tensor exchanged in one message 
 heads    one super-class of 1,000 and of 80,000 sub-classes.
 losses   memory and time of the product loss (Eq. 4) beside the hierarchy (Eq. 5) on 4 workers, for
          growing k.
+wire     bytes that a worker sends in a step, and steps over a slow wire, on hosts in network
+         namespaces (`wire.py`); memory of a large head that two workers share.
 
 `alone`, `workers` and `heads` use the full network, `losses` a small one. Times are medians over
 the steps after the first; ratios are within one run.
@@ -28,12 +30,13 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import wire as wire_part
 from absl import app, flags
 from processes import joined, last_lines, run_parts, show, with_threads
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FLAGS = flags.FLAGS
-PARTS = ("alone", "train", "workers", "messages", "heads", "losses")
+PARTS = ("alone", "train", "workers", "messages", "heads", "losses", "wire")
 flags.DEFINE_list("parts", list(PARTS), "What to measure.")
 flags.DEFINE_integer("resolution", 224, "Side of the images.")
 flags.DEFINE_integer("batch", 8, "Images of a worker in one step.")
@@ -45,6 +48,7 @@ flags.DEFINE_integer("threads", os.cpu_count(), "Of the part `alone` and `heads`
 flags.DEFINE_bool("xla", False, "Measure the compiled step as well (it compiles for minutes).")
 flags.DEFINE_list("sub_classes", ["1000", "80000"], "k of the heads part.")
 flags.DEFINE_list("product_sub_classes", ["1000", "4000", "16000"], "k of the losses part.")
+flags.DEFINE_list("wire_rates", ["", "1gbit", "200mbit"], "Of the wire part, as of `tc`.")
 flags.DEFINE_string("output", None, "JSON of all results.")
 flags.DEFINE_string("role", None, "Internal: what a child process does.")
 flags.DEFINE_string("task", None, "Internal: its arguments, JSON.")
@@ -411,7 +415,35 @@ def one(steps, **task) -> dict:
     return {"seconds_per_step": seconds, "added_mb": peak_mb() - before}
 
 
-ROLES = {"alone": alone, "together": together, "messages": messages, "one": one}
+def measure_wire() -> dict:
+    plans = wire_part.paper_plans()
+    for line in plans:
+        show(line)
+    shape = {name: FLAGS[name].value for name in ("resolution", "batch", "width", "fc")}
+    task = dict(**shape, steps=FLAGS.steps, sub_classes=int(FLAGS.sub_classes[0]), rotations=1)
+    hosts = wire_part.over_hosts(task, FLAGS.wire_rates)
+    for line in hosts:
+        show(line)
+    return {"plans": plans, "hosts": hosts, "heads": shared_heads()}
+
+
+def shared_heads() -> list[dict]:
+    """Seconds and memory of a small network's step with one head of 20,000 on two workers."""
+    task = dict(resolution=32, batch=16, width=1 / 16, fc=4096, sub_classes=20_000, rotations=1)
+    result = []
+    for exchange in ("gradients", "factors"):
+        found = on_workers("one", 2, dict(**task, steps=FLAGS.steps, exchange=exchange))
+        result.append({"exchange": exchange})
+        result[-1] |= {name: max(one[name] for one in found) for name in found[0]}
+        show(result[-1])
+    return result
+
+
+def wire(**task) -> dict:
+    return wire_part.wire(our_step, **task)
+
+
+ROLES = {"wire": wire, "alone": alone, "together": together, "messages": messages, "one": one}
 
 
 def children(role, task, environments) -> list:

@@ -1,10 +1,11 @@
-"""Sums over a named group of workers, the only way in which workers exchange numbers.
+"""Exchanges in a named group of workers, the only way in which workers exchange numbers.
 
 An algorithm takes a communicator and never asks what is behind it. All members of a group
 must make the same calls in the same order, eagerly or while tracing a `tf.function`.
 
     total = comm.all_sum(count)                   # the same tensor on every member
     gradients = all_sum_packed(gradients, comm)   # many tensors in few messages
+    rows = gather_packed(rows, comm)              # the rows of all members
 """
 
 import dataclasses
@@ -33,6 +34,12 @@ class Communicator(Protocol):
     def all_sum(self, tensor) -> tf.Tensor:
         """Elementwise sum over the group; same shape and dtype; differentiable."""
 
+    def gather(self, tensor) -> tf.Tensor:
+        """(size, ...): every member's tensor, by rank; all of one static shape and dtype."""
+
+    def all_to_all(self, tensor) -> tf.Tensor:
+        """(size, ...): row i is what member i had in its row `rank` of a (size, ...) tensor."""
+
     def broadcast(self, tensor, root: int = 0) -> tf.Tensor:
         """The root's tensor; others pass one of the same shape and dtype."""
 
@@ -47,6 +54,12 @@ class Solo:
     size = 1
 
     def all_sum(self, tensor) -> tf.Tensor:
+        return tf.convert_to_tensor(tensor)
+
+    def gather(self, tensor) -> tf.Tensor:
+        return tf.convert_to_tensor(tensor)[tf.newaxis]
+
+    def all_to_all(self, tensor) -> tf.Tensor:
         return tf.convert_to_tensor(tensor)
 
     def broadcast(self, tensor, root: int = 0) -> tf.Tensor:
@@ -108,6 +121,18 @@ class Collective:
             return summed(tensor)
         return self._reduce(tensor)
 
+    def gather(self, tensor) -> tf.Tensor:
+        tensor = tf.convert_to_tensor(tensor)
+        shape = [self.size, *tensor.shape]
+        if tensor.dtype == tf.bfloat16:  # which TensorFlow's gather does not take
+            return tf.bitcast(self.gather(tf.bitcast(tensor, tf.float16)), tf.bfloat16)
+        return tf.reshape(self._exchange(tf.raw_ops.CollectiveGatherV2, tensor[tf.newaxis]), shape)
+
+    def all_to_all(self, tensor) -> tf.Tensor:
+        tensor = tf.convert_to_tensor(tensor)
+        parts = self._exchange(tf.raw_ops.CollectiveAllToAllV2, tensor)
+        return tf.reshape(parts, tensor.shape)
+
     def broadcast(self, tensor, root: int = 0) -> tf.Tensor:
         tensor = tf.convert_to_tensor(tensor)
         return self._reduce(tensor if self.rank == root else tf.zeros_like(tensor))
@@ -121,17 +146,20 @@ class Collective:
         # TensorFlow keeps int32 in host memory even on a GPU.
         if tensor.dtype == tf.int32 and "GPU" in self._link.device:
             return tf.cast(self._reduce(tf.cast(tensor, tf.int64)), tf.int32)
+        reduce = tf.raw_ops.CollectiveReduceV2
+        return self._exchange(reduce, tensor, merge_op="Add", final_op="Id")
+
+    def _exchange(self, op, tensor, **arguments) -> tf.Tensor:
         # A new instance key per call (per trace in a graph) separates consecutive calls.
         with heartbeat.waiting(), tf.device(self._link.device):
-            return tf.raw_ops.CollectiveReduceV2(
+            return op(
                 input=tensor,
                 group_size=self.size,
                 group_key=self._group_key,
                 instance_key=next(self._instance_keys),
                 ordering_token=[self._link.order.handle],
-                merge_op="Add",
-                final_op="Id",
                 communication_hint=self._link.hint,
+                **arguments,
             )
 
 
@@ -148,13 +176,77 @@ def all_sum_packed(tensors, comm: Communicator, pack_bytes=MESSAGE_BYTES) -> lis
     """
     if comm.size == 1 or not tensors:
         return list(tensors)
-    pieces = [_cut(tensor, pack_bytes) for tensor in tensors]
-    packs = _packs(itertools.chain(*pieces), pack_bytes)
-    sums = itertools.chain.from_iterable(_summed(pack, comm) for pack in packs)
-    return [
-        tf.reshape(tf.concat(list(itertools.islice(sums, len(own))), 0), tensor.shape)
-        for own, tensor in zip(pieces, tensors)
-    ]
+    return PackedSum(tensors, comm, pack_bytes).results()
+
+
+def gather_packed(tensors, comm: Communicator, pack_bytes=MESSAGE_BYTES) -> list[tf.Tensor]:
+    """The rows of many tensors of all members, in messages of at most `pack_bytes` of a worker.
+
+    Args:
+        tensors: list of (rows, ...) tensors of one dtype and static shapes, the same list on every
+            member.
+        comm: the group.
+        pack_bytes: largest size of what a member puts into a message.
+
+    Returns:
+        list of (size * rows, ...), the rows of rank 0 first.
+    """
+    if comm.size == 1 or not tensors:
+        return list(tensors)
+    return PackedGather(tensors, comm, pack_bytes).results()
+
+
+class _Packed:
+    """An exchange of many tensors, whose messages are launched one after the other.
+
+    Attributes:
+        left: number of messages that are not launched yet.
+    """
+
+    def __init__(self, tensors, comm: Communicator, pack_bytes=MESSAGE_BYTES):
+        self._comm = comm
+        self._tensors = list(tensors)
+        self._pieces = [_cut(tensor, pack_bytes) for tensor in tensors]
+        self._packs = list(_packs(itertools.chain(*self._pieces), pack_bytes))
+        self._results = []
+
+    @property
+    def left(self) -> int:
+        return len(self._packs)
+
+    def launch(self) -> None:
+        """Exchanges the next message; all members make the same calls."""
+        pack = self._packs.pop(0)
+        result = self._exchange(tf.concat(pack, 0))
+        self._results += tf.split(result, [piece.shape.num_elements() for piece in pack], -1)
+
+    def results(self) -> list[tf.Tensor]:
+        """What came of each tensor, after all messages."""
+        while self._packs:
+            self.launch()
+        pieces = iter(self._results)
+        joined = [tf.concat(list(itertools.islice(pieces, len(own))), -1) for own in self._pieces]
+        return [tf.reshape(own, self._shape(tensor)) for own, tensor in zip(joined, self._tensors)]
+
+
+class PackedSum(_Packed):
+    """`all_sum_packed`, a message at a time."""
+
+    def _exchange(self, vector):
+        return self._comm.all_sum(vector)
+
+    def _shape(self, tensor):
+        return tensor.shape
+
+
+class PackedGather(_Packed):
+    """`gather_packed`, a message at a time."""
+
+    def _exchange(self, vector):
+        return self._comm.gather(vector)
+
+    def _shape(self, tensor):
+        return [self._comm.size * tensor.shape[0], *tensor.shape[1:]]
 
 
 def _cut(tensor, pack_bytes):
@@ -175,11 +267,6 @@ def _packs(pieces, pack_bytes):
         pack.append(piece)
         size += more
     yield pack
-
-
-def _summed(pack, comm):
-    total = comm.all_sum(tf.concat(pack, 0))
-    return tf.split(total, [piece.shape.num_elements() for piece in pack])
 
 
 def all_agree(condition: bool, comm: Communicator) -> bool:

@@ -6,6 +6,7 @@ for text in lines(plan, rate, rates): ...
 from collections.abc import Iterator
 
 from dc_tf.memory import size
+from dc_tf.planning.exchange import ring
 
 
 def lines(plan, rate, rates) -> Iterator[str]:
@@ -34,7 +35,9 @@ def lines(plan, rate, rates) -> Iterator[str]:
 
 
 def _messages(stage, rate):
-    sizes = {"a step": stage.size.exchanged_bytes, "an iteration": stage.iteration_bytes}
+    # What a sum over all workers of that size would send.
+    step = stage.size.sent_bytes / ring(1, stage.batch.topology.workers)
+    sizes = {"a step": int(step), "an iteration": stage.iteration_bytes}
     sizes = {when: count for when, count in sizes.items() if count}
     parts = []
     for when, count in sizes.items():

@@ -12,8 +12,8 @@ _FREE = (
 def differences(a: Experiment, b: Experiment) -> list[str]:
     """Settings in which two experiments give different results, as "name: this, that".
 
-    The path of the data, how often to save, the number of threads and the cache in device
-    memory may differ.
+    The path of the data, how often to save, the number of threads, the cache in device memory and
+    what workers send for the same gradients may differ.
     """
     first, second = (result_settings(e) for e in (a, b))
     names = sorted(first.keys() | second.keys())
@@ -29,7 +29,7 @@ def result_settings(experiment: Experiment) -> dict:
     settings = experiment.as_dict()
     for name in _FREE:
         del settings[name]
-    del settings["data"]["path"], settings["data"]["max_bad_share"]
+    del settings["data"]["path"], settings["data"]["max_bad_share"], settings["model"]["exchange"]
     for values, stage in zip(settings["stages"], experiment.stages):
         values["clustering"] = stage.clustering.result_settings()
     return _flat(settings)

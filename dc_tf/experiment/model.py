@@ -8,6 +8,8 @@ from dc_tf.nn.trunks import STEMS, TRUNKS
 
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16", "auto")
 SYNC_BATCH_NORM = ("world", "group", "off")
+EXCHANGES = ("auto", "gradients", "factors")
+EXCHANGE_DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass
@@ -31,6 +33,12 @@ class Model(Config):
             of workers that serve the same super-classes, or of each worker alone ("off"). Only with
             "world" does the result not depend on the number of workers.
         xla: compile forward and backward pass; needs batch norm over a single worker.
+        exchange: what workers send for the gradient of a dense layer: the "gradients", the
+            "factors", inputs and output gradients of all rows, which every worker multiplies, or
+            with "auto" for each layer what takes less time, as `--dry_run` prints. Results differ
+            by rounding only.
+        exchange_dtype: "float32", or gradients and factors sent in "bfloat16", half the bytes:
+            results then differ by that rounding, 2^-8 of a number, also from those of one worker.
     """
 
     trunk: str = "vgg16"
@@ -43,6 +51,8 @@ class Model(Config):
     dropout: bool = True
     sync_batch_norm: str = "world"
     xla: bool = False
+    exchange: str = "auto"
+    exchange_dtype: str = "float32"
 
     @property
     def fixed_size(self) -> bool:
@@ -63,3 +73,5 @@ def check_model(model: Model) -> None:
     need_at_least("model.fc", model.fc, 1)
     need_choice("model.compute_dtype", model.compute_dtype, COMPUTE_DTYPES)
     need_choice("model.sync_batch_norm", model.sync_batch_norm, SYNC_BATCH_NORM)
+    need_choice("model.exchange", model.exchange, EXCHANGES)
+    need_choice("model.exchange_dtype", model.exchange_dtype, EXCHANGE_DTYPES)

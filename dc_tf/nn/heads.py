@@ -24,7 +24,12 @@ class LinearHead(tf.Module):
         classes: number of logits.
         initializer: "uniform" in +-1/sqrt(features) (DeeperCluster), or "normal" with standard
             deviation 0.01 and zero bias (DeepCluster).
+
+    Attributes:
+        tap: as of `dense.Dense`.
     """
+
+    tap = None
 
     def __init__(self, features: int, classes: int, initializer="uniform", name=None):
         super().__init__(name=name)
@@ -35,7 +40,8 @@ class LinearHead(tf.Module):
         self.bias = tf.Variable(tf.zeros([classes]), name="bias")
 
     def __call__(self, features) -> tf.Tensor:
-        return tf.matmul(features, self.kernel) + self.bias
+        outputs = tf.matmul(features, self.kernel) + self.bias
+        return outputs if self.tap is None else self.tap(features, outputs)
 
     def reset(self, random: np.random.Generator) -> None:
         """Draws new weights from `random`."""

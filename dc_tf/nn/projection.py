@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from dc_tf import keras
 from dc_tf.nn.batch_norm import BatchNorm
+from dc_tf.nn.dense import Dense
 
 
 class Projection(keras.Model):
@@ -45,6 +46,11 @@ class Projection(keras.Model):
             x = tf.nn.relu(tf.squeeze(self.norm(maps, training=training), [1, 2]))
         return tf.math.l2_normalize(self.output_layer(x), -1)
 
+    def parts(self) -> dict:
+        """{name: layer} of the linear layers, from the input to the output."""
+        hidden = {} if self.hidden is None else {"hidden": self.hidden}
+        return hidden | {"output": self.output_layer}
+
     def share_statistics(self, comm) -> None:
         """Shares batch statistics in training over all workers of `comm`."""
         if self.norm is not None:
@@ -76,7 +82,7 @@ def clustered_features(trunk, projection: Projection | None = None) -> Callable:
 def _linear(units, fan_in, seed, use_bias=True):
     bound = 1 / math.sqrt(fan_in)
     uniform = keras.initializers.RandomUniform
-    return keras.layers.Dense(
+    return Dense(
         units,
         dtype="float32",
         use_bias=use_bias,

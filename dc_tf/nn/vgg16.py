@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from dc_tf import keras
 from dc_tf.nn.batch_norm import BatchNorm
+from dc_tf.nn.dense import Dense
 from dc_tf.nn.sobel import Normalize, Padding, Sobel
 from dc_tf.nn.trunk import Conv, Counts, Trunk, float32, scaled, seeds_of
 
@@ -194,7 +195,7 @@ class ConvBlock(keras.layers.Layer):
 
 def _linear(units, fan_in, policy, seed, name):
     bound = 1 / math.sqrt(fan_in)
-    return keras.layers.Dense(
+    return Dense(
         units,
         name=name,
         dtype=policy,

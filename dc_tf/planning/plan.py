@@ -190,7 +190,7 @@ def make_plan(experiment, rows: int, workers: int, on_gpu: bool = False) -> Plan
         ConfigError: the experiment does not fit the workers or the rows.
     """
     batches = plan_stages(experiment, rows, workers)
-    machine = P4D if on_gpu else CORE  # for its bytes; its rates are not used
+    machine = P4D if on_gpu else CORE  # for its bytes
     stages = []
     for stage, batch in zip(experiment.stages, batches):
         problem = problem_of(experiment, stage, rows, workers)
@@ -198,7 +198,7 @@ def make_plan(experiment, rows: int, workers: int, on_gpu: bool = False) -> Plan
             StagePlan(
                 stage=stage,
                 batch=batch,
-                size=StageSize.of(experiment, stage, workers, rows),
+                size=StageSize.of(experiment, stage, workers, rows, on_gpu),
                 clustering=problem and clustering_cost.estimate(problem, machine),
                 steps_per_epoch=batch.steps(rows),
             )

@@ -75,15 +75,7 @@ def _stage_lines(index, plan, rates):
         held = 4 * plan.size.prototype_weights
         yield "", f"  prototypes of a worker: {size(held)}, not trained and in no checkpoint"
     if batch.topology.workers > 1:
-        yield (
-            "",
-            f"  all-reduce: {size(plan.size.exchanged_bytes)} a step of each worker"
-            + (
-                f", {size(plan.iteration_bytes)} an iteration of k-means"
-                if plan.iteration_bytes
-                else ""
-            ),
-        )
+        yield "", f"  {_exchange_text(plan)}"
     yield "", f"  {_time_text(index, plan, rates)}"
 
 
@@ -126,6 +118,18 @@ def _clustering_text(plan):
     )
 
 
+def _exchange_text(plan):
+    sent = plan.size
+    text = f"exchange: a worker sends {size(sent.sent_bytes)} a step"
+    if sent.factored:
+        text += f", {', '.join(sent.factored)} as factors"
+    if sent.sent_bytes != sent.sent_as_gradients:
+        text += f" ({size(sent.sent_as_gradients)} as float32 gradients)"
+    if plan.iteration_bytes:
+        text += f"; it sums {size(plan.iteration_bytes)} in an iteration of k-means"
+    return text
+
+
 def _time_text(index, plan, rates):
     seconds, note = seconds_of(index, plan, rates), rates.notes.get(index)
     if seconds is None:
@@ -154,7 +158,9 @@ def _stage_dict(index, plan, rates):
             for ranks, classes in plan.groups
         ],
         "weights": plan.size.weights,
-        "step_bytes": plan.size.exchanged_bytes,
+        "step_bytes": int(plan.size.sent_bytes),
+        "step_bytes_as_gradients": int(plan.size.sent_as_gradients),
+        "factors": list(plan.size.factored),
         "prototype_bytes": 4 * plan.size.prototype_weights,
         "iteration_bytes": plan.iteration_bytes,
         "feature_bytes": int(plan.clustering.store_bytes) if plan.clustering else 0,

@@ -4,16 +4,18 @@ Plain arithmetic on counts; `dc_tf.clustering.cost.model` predicts the clusterin
 Weights and messages are exact; the memory of activations is a lower bound.
 
     size = StageSize.of(experiment, stage, workers=64)
-    size.weights, size.exchanged_bytes, size.memory_bytes
+    size.weights, size.sent_bytes, size.device_bytes
 """
 
 import dataclasses
 import math
 
+from dc_tf.clustering.cost.hardware import CORE, P4D
 from dc_tf.clustering.cost.model import TEMPORARIES, Problem
 from dc_tf.distributed.topology import Topology
 from dc_tf.nn.trunk import Counts
 from dc_tf.nn.trunks import feature_dim, settings_of, trunk_class
+from dc_tf.planning.exchange import dense_layers, factored, head_shapes, ring, updated_in_blocks
 
 # Variables that an optimizer keeps per weight; those not listed keep two.
 _SLOTS = {"SGD": 1, "LARS": 1, "Adagrad": 1, "RMSprop": 1, "Lion": 1}
@@ -40,8 +42,9 @@ class StageSize:
         head_weights: values of the super head and of the sub heads that this worker holds.
         all_head_weights: those of all super-classes, as in a checkpoint.
         slots: variables of the optimizer for each weight.
-        exchanged_bytes: size of what a worker sums in one step.
-        sent_bytes: what it sends for these sums in a ring.
+        sent_bytes: what a worker sends in one step, in a ring.
+        sent_as_gradients: what it would send without factors, in float32.
+        factored: names of the dense layers whose gradients travel as factors.
         activation_bytes: of one micro-batch, kept from the forward for the backward pass; a lower
             bound.
         input_bytes: of decoded images waiting, in host memory.
@@ -56,14 +59,16 @@ class StageSize:
     head_weights: int
     all_head_weights: int
     slots: int
-    exchanged_bytes: int
     sent_bytes: float
+    sent_as_gradients: float
+    factored: tuple[str, ...]
+    unformed_gradients: int
     activation_bytes: int
     input_bytes: int
     row_bytes: int
 
     @classmethod
-    def of(cls, experiment, stage, workers, rows=0) -> "StageSize":
+    def of(cls, experiment, stage, workers, rows=0, on_gpu=False) -> "StageSize":
         """The size of a stage on some workers.
 
         Args:
@@ -71,13 +76,17 @@ class StageSize:
             stage: one of its stages.
             workers: W, which fits the stage.
             rows: N of the data set.
+            on_gpu: whether the workers have GPUs.
         """
         model = experiment.model
         topology = Topology(workers, stage.super_classes)
         super_head, sub_head = _heads(model, stage)
         projection, maps = _projection(model, stage), _rotation_maps(stage)
-        world, own = _messages(model, stage, topology)
-        sharers = topology.workers_per_super_class
+        layers = dense_layers(model, stage, topology)
+        names = factored(model, stage, topology, P4D if on_gpu else CORE)
+        as_factors = [layer for layer in layers if layer.name in names]
+        sums = Messages.of(model, stage, topology, as_factors).sent(topology)
+        plain = model.replace(exchange_dtype="float32")
         return cls(
             trunk_weights=trunk_weights(model),
             projection_weights=projection,
@@ -88,8 +97,15 @@ class StageSize:
             head_weights=super_head + sub_head * topology.super_classes_per_worker,
             all_head_weights=super_head + sub_head * stage.super_classes,
             slots=slots(stage.optimizer),
-            exchanged_bytes=world + own,
-            sent_bytes=_ring(world, workers) + _ring(own, sharers),
+            sent_bytes=sums + sum(layer.sent_as_factors for layer in as_factors),
+            sent_as_gradients=Messages.of(plain, stage, topology).sent(topology),
+            factored=tuple(layer.name for layer in as_factors),
+            unformed_gradients=sum(
+                layer.inputs * layer.outputs
+                for layer in as_factors
+                if layer.name in head_shapes(model, stage)
+                and updated_in_blocks(layer.inputs * layer.outputs, stage.optimizer)
+            ),
             activation_bytes=_activation_bytes(model, stage, workers),
             input_bytes=_BATCHES_AHEAD
             * (stage.batch_size // workers)
@@ -117,7 +133,7 @@ class StageSize:
     @property
     def state_bytes(self) -> int:
         """Weights, gradients, variables of the optimizer, running statistics and prototypes."""
-        trained = self.weights * (2 + self.slots)
+        trained = self.weights * (2 + self.slots) - self.unformed_gradients
         return _FLOAT * (trained + self.statistics + self.prototype_weights)
 
     @property
@@ -181,10 +197,9 @@ def slots(optimizer) -> int:
 
 def _heads(model, stage):
     """Values of the super head, and of one sub head."""
-    inputs, classes = stage.feature_dim(feature_dim(model)) + 1, stage.super_classes
-    if stage.loss == "product":
-        return inputs * classes * stage.sub_clusters, 0
-    return inputs * classes, 0 if stage.has_prototypes else inputs * stage.sub_classes
+    shapes = head_shapes(model, stage)
+    sizes = {name: (inputs + 1) * outputs for name, (inputs, outputs) in shapes.items()}
+    return sizes["super head"], sizes.get("sub head", 0)
 
 
 def _projection(model, stage):
@@ -212,27 +227,71 @@ def _prototypes(stage, topology):
     return clusters * stage.sub_classes * (stage.projection.dim + 1)
 
 
-def _messages(model, stage, topology):
-    """Bytes summed in one step over the world, and over workers that share a super-class."""
-    super_head, sub_head = _heads(model, stage)
-    sharers = topology.workers_per_super_class
-    shared = trunk_weights(model) + _projection(model, stage) + _rotation_maps(stage)
-    world = _FLOAT * (shared + super_head) if topology.workers > 1 else 0
-    own = _FLOAT * sub_head * topology.super_classes_per_worker if sharers > 1 else 0
-    if topology.workers > 1:
-        # Whether a worker asks to stop; in float16 also whether the heads' gradients are finite.
-        world += _FLOAT * (2 if model.compute_dtype == "float16" else 1)
-    # A count and two values per channel, forward and backward, for each pass of a micro-batch.
+@dataclasses.dataclass(frozen=True)
+class Messages:
+    """Bytes that a worker puts into the sums of one step.
+
+    Attributes:
+        world: of gradients, over all workers.
+        own: of gradients, over the workers that share its super-class.
+        statistics: of batch norm.
+        statistics_count: number of sums of batch norm.
+        statistics_members: workers that share statistics.
+    """
+
+    world: int
+    own: int
+    statistics: int
+    statistics_count: int
+    statistics_members: int
+
+    @classmethod
+    def of(cls, model, stage, topology, without=()) -> "Messages":
+        """Those of a step.
+
+        Args:
+            model: experiment.Model.
+            stage: experiment.Stage.
+            topology: Topology of the stage.
+            without: exchange.DenseLayers that travel in another way.
+        """
+        sharers = topology.workers_per_super_class
+        world = own = 0
+        super_head, sub_head = _heads(model, stage)
+        shared = trunk_weights(model) + _projection(model, stage) + _rotation_maps(stage)
+        if topology.workers > 1:
+            # Whether a worker asks to stop; in float16 also whether the heads' are finite.
+            flags = 2 if model.compute_dtype == "float16" else 1
+            world = shared + super_head + flags
+        if sharers > 1:
+            own = sub_head * topology.super_classes_per_worker
+        world -= sum(layer.weights for layer in without if layer.name != "sub head")
+        own -= sum(layer.weights for layer in without if layer.name == "sub head")
+        number = _FLOAT if model.exchange_dtype == "float32" else _HALF
+        members = {"world": topology.workers, "group": sharers, "off": 1}[model.sync_batch_norm]
+        statistics = _normalization(model, stage) if members > 1 else []
+        return cls(
+            number * world,
+            number * own,
+            2 * _FLOAT * sum(statistics),
+            2 * len(statistics),
+            members,
+        )
+
+    def sent(self, topology) -> float:
+        """Bytes that a worker sends."""
+        sums = ring(self.world, topology.workers)
+        sums += ring(self.own, topology.workers_per_super_class)
+        return sums + ring(self.statistics, self.statistics_members)
+
+
+def _normalization(model, stage) -> list[int]:
+    """Values of each exchange of batch norm in the forward passes: a count, two a channel."""
     passes = stage.accumulate * stage.views.passes
-    statistics = sum(2 * conv.outputs + 1 for conv in counts_of(model).convs)
-    normalization = 2 * _FLOAT * passes * statistics
+    found = passes * [2 * conv.outputs + 1 for conv in counts_of(model).convs]
     if stage.projection.hidden:  # once over all views
-        normalization += 2 * _FLOAT * stage.accumulate * (2 * stage.projection.hidden + 1)
-    if model.sync_batch_norm == "world" and topology.workers > 1:
-        world += normalization
-    if model.sync_batch_norm == "group" and sharers > 1:
-        own += normalization
-    return world, own
+        found += stage.accumulate * [2 * stage.projection.hidden + 1]
+    return found
 
 
 def _activation_bytes(model, stage, workers):
@@ -243,7 +302,3 @@ def _activation_bytes(model, stage, workers):
     size = _FLOAT if model.compute_dtype in ("float32", "auto") else _HALF
     projected = 3 * stage.projection.hidden + 2 * stage.projection.dim
     return images * (numbers * size + stage.views.count * projected * _FLOAT)
-
-
-def _ring(size, members):
-    return 2 * size * (members - 1) / members

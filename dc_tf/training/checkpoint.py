@@ -80,7 +80,8 @@ class Checkpoints:
         """Writes a checkpoint, all workers at the same step; returns when it is complete.
 
         Running statistics that differ between workers are replaced by their mean on all workers,
-        so that a run that continues equals one that is resumed from here.
+        and weights that differ by rounding by those saved, so that a run that continues equals one
+        that is resumed from here.
 
         Raises:
             DataError: the disk is full or cannot be written; earlier checkpoints are intact.
@@ -97,6 +98,7 @@ class Checkpoints:
 
     def _save(self, position, learner):
         learner.average_statistics()
+        learner.align_weights()
         final = os.path.join(self._folder, f"step-{position.global_step:010d}")
         if self._has(final):
             # No step was taken since: only the position changes.

@@ -3,9 +3,11 @@
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.distributed.collectives import all_sum_packed
 from dc_tf.nn.heads import LinearHead
-from dc_tf.training.optimizers import decayed, make_optimizer
+from dc_tf.planning.exchange import leaves_early, updated_in_blocks
+from dc_tf.training.exchange import Exchange
+from dc_tf.training.factors import Factors
+from dc_tf.training.optimizers import decay_of, decayed, make_optimizer
 
 
 class Classifier(tf.Module):
@@ -17,20 +19,34 @@ class Classifier(tf.Module):
         classes: number of logits.
         comm: `Communicator` of the workers that hold this head.
         gradient_scale: multiplies the gradient of the loss over the global batch.
+        as_factors: whether the holders exchange the factors of the kernel's gradient.
+        dtype: of numbers on the wire, as of `Exchange`.
 
     Attributes:
         head: LinearHead.
         optimizer: keras optimizer of its weights.
-        holders: number of workers that hold this head.
+        exchange: Exchange of its gradients with the other holders.
     """
 
-    def __init__(self, stage, features, classes, comm, gradient_scale=1.0):
+    def __init__(
+        self,
+        stage,
+        features,
+        classes,
+        comm,
+        gradient_scale=1.0,
+        as_factors=False,
+        dtype="float32",
+    ):
         super().__init__()
         self.head = LinearHead(features, classes, stage.head_initializer)
         self.optimizer = make_optimizer(stage.optimizer)
         self.optimizer.build(self.weights)
-        self.holders = comm.size
-        self._comm = comm
+        layers = [self.head] if as_factors else []
+        early = [] if as_factors or not leaves_early(features * classes) else [self.head]
+        self.exchange = Exchange(self.weights, layers, comm, dtype, early)
+        in_blocks = updated_in_blocks(features * classes, stage.optimizer)
+        self._in_blocks = bool(self.exchange.factored_weights) and in_blocks
         self._gradient_scale = gradient_scale
         self._settings = stage.optimizer
         self._reset_optimizer = _resetting(self.optimizer)
@@ -44,14 +60,36 @@ class Classifier(tf.Module):
         self.head.reset(np.random.default_rng(seed))
         self._reset_optimizer()
 
-    def sum_gradients(self, gradients) -> list[tf.Tensor]:
-        """The scaled gradients, summed over the workers that hold this head."""
-        return [self._gradient_scale * g for g in all_sum_packed(gradients, self._comm)]
+    def sum_gradients(self, local, scale=1.0) -> list[tf.Tensor] | Factors:
+        """The gradients of the head, summed over the workers that hold it.
+
+        Args:
+            local: exchange.Local, of the gradients of this worker's images.
+            scale: of the loss, by which gradients are divided.
+
+        Returns:
+            Those of the weights, or in place of large ones their factors.
+        """
+        if self._in_blocks:
+            (factors,) = self.exchange.gather(local)
+            return factors.scaled(self._gradient_scale / scale)
+        gradients, _ = self.exchange.all_sum(local, scale)
+        return [self._gradient_scale * g for g in gradients]
 
     def apply(self, gradients) -> None:
         """Takes one optimizer step with the gradients that `sum_gradients` returned."""
+        if isinstance(gradients, Factors):
+            self._apply_factors(gradients)
+            return
         gradients = decayed(gradients, self.weights, self._settings)
         self.optimizer.apply_gradients(zip(gradients, self.weights))
+
+    def _apply_factors(self, factors):
+        kernel, bias = self.weights
+        decay = decay_of(self._settings, kernel)
+        self.optimizer.apply_product(factors.inputs, factors.slopes, kernel, decay)
+        of_bias = decayed([factors.bias_gradient()], [bias], self._settings)
+        self.optimizer.apply_gradients(zip(of_bias, [bias]))
 
 
 def _resetting(optimizer):

@@ -10,6 +10,7 @@ import tensorflow as tf
 from dc_tf.nn import losses
 from dc_tf.seeds import derive
 from dc_tf.training.classifier import Classifier
+from dc_tf.training.factors import Factors
 from dc_tf.training.prototypes import Prototypes
 
 
@@ -26,7 +27,15 @@ class Heads:
         prototypes: Prototypes in place of the W_s, or None.
     """
 
-    def __init__(self, cluster, plan, stage, features: int):
+    def __init__(
+        self,
+        cluster,
+        plan,
+        stage,
+        features: int,
+        factored: frozenset[str] = frozenset(),
+        dtype: str = "float32",
+    ):
         """Creates the heads; `reset` draws their weights.
 
         Args:
@@ -34,6 +43,8 @@ class Heads:
             plan: BatchPlan of the stage.
             stage: experiment.Stage.
             features: input dimension.
+            factored: names of `planning.exchange.DenseLayer` that travel as factors.
+            dtype: of numbers on the wire, as of `Exchange`.
         """
         self._plan = plan
         self._clusterings = stage.clusterings
@@ -41,7 +52,14 @@ class Heads:
         topology = plan.topology
         classes = topology.super_classes
         outputs = classes * stage.sub_clusters if self._product else classes
-        self.super_head = Classifier(stage, features, outputs, cluster.world)
+        self.super_head = Classifier(
+            stage,
+            features,
+            outputs,
+            cluster.world,
+            as_factors="super head" in factored,
+            dtype=dtype,
+        )
         self.prototypes = None
         if stage.has_prototypes:
             self.prototypes = Prototypes(cluster, plan, stage, features)
@@ -51,8 +69,10 @@ class Heads:
         sharers = cluster.group(topology.sharers(cluster.rank)) if served else None
         # W_s is averaged over the images of its own super-class, 1/S of the batch.
         scale = 1.0 if stage.optimizer.literal_head_scale else float(classes)
+        as_factors = "sub head" in factored
         self.sub_heads = {
-            s: Classifier(stage, features, stage.sub_classes, sharers, scale) for s in served
+            s: Classifier(stage, features, stage.sub_classes, sharers, scale, as_factors, dtype)
+            for s in served
         }
 
     def __iter__(self):
@@ -104,9 +124,14 @@ class Heads:
         parts = tf.split(features, len(self.sub_heads))
         return tf.concat([h.head(x) for h, x in zip(self.sub_heads.values(), parts)], 0)
 
-    def sum_gradients(self, gradients) -> list[list[tf.Tensor]]:
-        """Scaled gradients of each head, summed over the workers that hold it."""
-        return [head.sum_gradients(part) for head, part in zip(self, gradients)]
+    def sum_gradients(self, local, scale=1.0) -> list:
+        """Gradients of each head, summed over the workers that hold it.
+
+        Args:
+            local: list of exchange.Local, one of each head.
+            scale: of the loss, by which gradients are divided.
+        """
+        return [head.sum_gradients(part, scale) for head, part in zip(self, local)]
 
     def apply(self, gradients) -> None:
         """Takes one optimizer step of each head with the gradients of `sum_gradients`."""
@@ -115,9 +140,15 @@ class Heads:
 
     def squared_norm(self, gradients) -> tf.Tensor:
         """This worker's share of the squared norm of the gradients of all heads."""
-        return tf.add_n([squared_norm(part) / head.holders for head, part in zip(self, gradients)])
+        norms = [
+            squared_norm(part) / head.exchange.size
+            for head, part in zip(self, gradients, strict=True)
+        ]
+        return tf.add_n(norms)
 
 
-def squared_norm(tensors) -> tf.Tensor:
-    """Sum of the squares of all entries."""
-    return 2.0 * tf.add_n([tf.nn.l2_loss(t) for t in tensors])
+def squared_norm(gradients) -> tf.Tensor:
+    """Sum of the squares of all entries, of a list of gradients or of their Factors."""
+    if isinstance(gradients, Factors):
+        return gradients.squared_norm()
+    return 2.0 * tf.add_n([tf.nn.l2_loss(t) for t in gradients])

@@ -24,8 +24,8 @@ def make_optimizer(settings) -> keras.optimizers.Optimizer:
     check_optimizer(settings)
     options = _options(settings)
     if settings.name == "LARS":
-        decay_of = functools.partial(_decay_of, settings)
-        return LARS(settings.learning_rate, decay_of=decay_of, **options)
+        decay_of_variable = functools.partial(decay_of, settings)
+        return LARS(settings.learning_rate, decay_of=decay_of_variable, **options)
     kind = FusedSGD if settings.name == "SGD" else _known()[settings.name]
     return kind(settings.learning_rate, **options)
 
@@ -66,14 +66,14 @@ def decayed(gradients, variables, settings) -> list:
     """
     if settings.name == "LARS":
         return gradients
-    return [_decayed(g, v, _decay_of(settings, v)) for g, v in zip(gradients, variables)]
+    return [_decayed(g, v, decay_of(settings, v)) for g, v in zip(gradients, variables)]
 
 
 def _decayed(gradient, variable, decay):
     return gradient + decay * variable if decay else gradient
 
 
-def _decay_of(settings, variable) -> float:
+def decay_of(settings, variable) -> float:
     """The weight decay of a variable, as `decay_filter` has it."""
     kept = settings.decay_filter == "all" or is_kernel(variable)
     return settings.weight_decay if kept else 0.0

@@ -14,6 +14,9 @@ import tensorflow as tf
 
 from dc_tf import keras
 
+# Size of a block of a gradient that is not formed as a whole.
+_BLOCK_BYTES = 64 << 20
+
 
 class FusedSGD(keras.optimizers.SGD):
     """Keras' SGD; with momentum, weight and momentum are updated in one pass over memory."""
@@ -28,6 +31,48 @@ class FusedSGD(keras.optimizers.SGD):
             accum=momentum.handle,
             lr=tf.cast(self.learning_rate, variable.dtype),
             grad=gradient,
+            momentum=tf.cast(self.momentum, variable.dtype),
+            use_nesterov=self.nesterov,
+        )
+
+    def apply_product(self, left, right, variable, decay=0.0) -> None:
+        """Takes the step of a kernel whose gradient is `left^T right`, some rows at a time.
+
+        The gradient as a whole, and with weight decay the decayed one, would take as much memory as
+        the kernel each. `iterations` does not change; momentum must not be zero.
+
+        Args:
+            left: (b, n) float32.
+            right: (b, m) float32.
+            variable: (n, m) float32 kernel.
+            decay: its weight decay.
+        """
+        rows, columns = variable.shape
+        count = max(1, min(rows, _BLOCK_BYTES // (4 * columns)))
+        left = tf.transpose(left)
+
+        def update(start):
+            end = tf.minimum(start + count, rows)
+            gradient = tf.matmul(left[start:end], right)
+            block = tf.range(start, end)
+            if decay:
+                gradient += decay * tf.gather(variable, block)
+            self._apply_to_rows(gradient, variable, momentum, block)
+            return (end,)
+
+        momentum = self.momentums[self._index_dict[self._var_key(variable)]]
+        tf.while_loop(lambda start: start < rows, update, [0], parallel_iterations=1)
+        # After an update of rows TensorFlow would copy the variable whenever it is read.
+        for changed in (variable, momentum):
+            tf.raw_ops.DisableCopyOnRead(resource=changed.handle)
+
+    def _apply_to_rows(self, gradient, variable, momentum, rows):
+        tf.raw_ops.ResourceSparseApplyKerasMomentum(
+            var=variable.handle,
+            accum=momentum.handle,
+            lr=tf.cast(self.learning_rate, variable.dtype),
+            grad=gradient,
+            indices=rows,
             momentum=tf.cast(self.momentum, variable.dtype),
             use_nesterov=self.nesterov,
         )

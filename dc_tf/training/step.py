@@ -12,13 +12,17 @@ weights.
 
 import tensorflow as tf
 
+from dc_tf.clustering.cost.hardware import CORE, P4D
 from dc_tf.distributed.collectives import Communicator, Solo, all_sum_packed
 from dc_tf.nn import losses
 from dc_tf.nn.vgg16 import dropout_mask
+from dc_tf.planning.exchange import factored, leaves_early
 from dc_tf.seeds import derive
+from dc_tf.training.exchange import Exchange, accumulated, local_gradients, recording
 from dc_tf.training.heads import Heads, squared_norm
 from dc_tf.training.loss_scale import LossScale, all_finite
 from dc_tf.training.optimizers import decayed, make_optimizer
+from dc_tf.training.overlap import Overlap
 from dc_tf.training.projection import new_projection
 from dc_tf.training.step_metrics import IMAGE_NAMES, STEP_NAMES, pack
 
@@ -57,7 +61,10 @@ class Learner:
         self.trunk = trunk
         with cluster.strategy.scope():
             self.projection = new_projection(stage, trunk, seed, stage_index)
-        self.heads = Heads(cluster, plan, stage, stage.feature_dim(trunk.feature_dim))
+        machine = P4D if tf.config.list_physical_devices("GPU") else CORE
+        names = factored(model, stage, plan.topology, machine)
+        dim = stage.feature_dim(trunk.feature_dim)
+        self.heads = Heads(cluster, plan, stage, dim, names, model.exchange_dtype)
         self._mirrored = [part for part in (trunk, self.projection) if part]
         self.shared_weights = [w for part in self._mirrored for w in part.trainable_variables]
         self.shared_weights += self.heads.shared_weights
@@ -66,8 +73,12 @@ class Learner:
             self.trunk_optimizer.build(self.shared_weights)
         self.loss_scale = LossScale() if model.compute_dtype == "float16" else None
         self._normalized_with = statistics_comm(model, cluster, plan.topology)
+        of_shared = self._exchange_of_shared(names, model.exchange_dtype)
+        self._exchanges = [of_shared, *(head.exchange for head in self.heads)]
+        one_pass = stage.accumulate == 1 and not model.xla
+        self._overlap = Overlap(self._normalized_with, enabled=one_pass)
         for part in self._mirrored:
-            part.share_statistics(self._normalized_with)
+            part.share_statistics(self._overlap)
         self._compute = self._gradients
         if model.xla:
             self._compute = tf.function(self._gradients, jit_compile=True, autograph=False)
@@ -105,6 +116,18 @@ class Learner:
             for variable, total in zip(running, sums):
                 variable.assign(total / world.size)
 
+    def align_weights(self) -> None:
+        """Gives all holders of a weight the first one's value, where rounding may differ.
+
+        That is where they multiply factors themselves. The optimizer's variables follow.
+        """
+        local_results = self._cluster.strategy.experimental_local_results
+        for exchange, optimizer in zip(self._exchanges, self.optimizers(), strict=True):
+            weights = exchange.factored_weights
+            shapes = {tuple(weight.shape) for weight in weights}
+            slots = [v for v in optimizer.variables if tuple(v.shape) in shapes]
+            exchange.align([local_results(variable)[0] for variable in (*weights, *slots)])
+
     @tf.function(autograph=False)  # branches and loops are already TensorFlow ops
     def step(self, batch, step_seed, stop=0.0) -> tf.Tensor:
         """Takes one step of gradient descent on the global batch.
@@ -135,18 +158,17 @@ class Learner:
         if self.trunk.dropout_dim:
             batch = {**batch, "dropout_mask": self._dropout_mask(step_seed)}
         scale = 1.0 if self.loss_scale is None else self.loss_scale.value
-        sums, gradients = self._accumulated(batch, scale)
-        trunk, *heads = [[g / scale for g in part] for part in gradients]
-        heads = self.heads.sum_gradients(heads)
+        sums, (trunk, *heads) = self._accumulated(batch, scale)
+        heads = self.heads.sum_gradients(heads, scale)
         # Summed by our own collective, so that it is ordered with those of batch norm and heads.
         finite = tf.constant(True)
         stop = tf.convert_to_tensor(stop)
         if self.loss_scale is None:
-            *trunk, stops = all_sum_packed([*trunk, stop], self._cluster.world)
+            trunk, (stops,) = self._exchanges[0].all_sum(trunk, scale, [stop])
         else:
             # Only its holders know whether a head's gradient is finite, so that is summed as well.
-            bad = 1.0 - tf.cast(all_finite(sum(heads, [])), tf.float32)
-            *trunk, bad, stops = all_sum_packed([*trunk, bad, stop], self._cluster.world)
+            bad = 1.0 - tf.cast(all_finite(tf.nest.flatten(heads)), tf.float32)
+            trunk, (bad, stops) = self._exchanges[0].all_sum(trunk, scale, [bad, stop])
             finite = tf.logical_and(all_finite(trunk), tf.equal(bad, 0.0))
         share = tf.where(finite, 1.0 / self._cluster.size, 0.0)
         measured = pack(
@@ -159,20 +181,17 @@ class Learner:
         return tf.concat([sums, measured], 0), [trunk, *heads], finite
 
     def _accumulated(self, batch, scale):
-        """(image sums, gradients of trunk and heads) of this worker's batch, by micro-batches."""
+        """(image sums, Local gradients of trunk and heads) of this worker's batch, by parts."""
         count = self._stage.accumulate
         if count == 1:
             return self._compute(batch, scale)
         parts = {name: self._split(tensor, count) for name, tensor in batch.items()}
 
-        def add(i, total):
-            part = {name: tensor[i] for name, tensor in parts.items()}
-            return i + 1, tf.nest.map_structure(tf.add, total, self._compute(part, scale))
+        def compute(i):
+            return self._compute({name: tensor[i] for name, tensor in parts.items()}, scale)
 
-        zeros = [[tf.zeros(w.shape) for w in weights] for weights in self._weights()]
-        begin = tf.constant(0), (tf.zeros([len(IMAGE_NAMES)]), zeros)
-        # Sequential, since accumulation exists to save memory.
-        return tf.while_loop(lambda i, _: i < count, add, begin, parallel_iterations=1)[1]
+        rows = self.plan.per_worker * self._stage.views.count // count
+        return accumulated(compute, count, self._exchanges, rows, tf.zeros([len(IMAGE_NAMES)]))
 
     def _split(self, tensor, count):
         """(count, b / count, ...): parts with equally many images of each super-class.
@@ -184,13 +203,16 @@ class Learner:
         return tf.experimental.numpy.moveaxis(parts, 1, 0)
 
     def _gradients(self, batch, scale):
-        """(image sums, gradients of trunk and heads) of a batch, scaled; no weight changes."""
-        with tf.GradientTape() as tape:
-            objective = self._forward(batch)
-            # The mean over views and global batch, since workers and micro-batches are summed.
-            views = self._stage.views.count
-            loss = scale * tf.reduce_sum(objective.loss) / (views * self.plan.batch_size)
-        return self._image_sums(batch, objective), tape.gradient(loss, self._weights())
+        """(image sums, Local gradients of trunk and heads) of a batch; no weight changes."""
+        with recording(self._exchanges), self._overlap.of_a_pass(self._exchanges):
+            with tf.GradientTape() as tape:
+                objective = self._forward(batch)
+                # The mean over views and global batch, as workers and micro-batches are summed.
+                images = self._stage.views.count * self.plan.batch_size
+                loss = scale * tf.reduce_sum(objective.loss) / images
+            self._overlap.begin_backward()
+            local = local_gradients(tape, loss, self._exchanges)
+        return self._image_sums(batch, objective), local
 
     def _forward(self, batch) -> losses.Objective:
         """The objective of all views, those of an image side by side."""
@@ -236,8 +258,19 @@ class Learner:
         )
         self.heads.apply(heads)
 
-    def _weights(self) -> list[list[tf.Variable]]:
-        return [self.shared_weights, *(head.weights for head in self.heads)]
+    def _exchange_of_shared(self, factored, dtype) -> Exchange:
+        """Exchange of the shared weights; `factored` has names as of `planning.exchange`."""
+        layers = {name: self.trunk.parts()[name] for name in self.trunk.dense_layers}
+        if self.projection:
+            parts = self.projection.parts()
+            layers |= {f"projection {name}": part for name, part in parts.items()}
+        chosen = [layer for name, layer in layers.items() if name in factored]
+        early = [
+            layer
+            for name, layer in layers.items()
+            if name not in factored and leaves_early(layer.kernel.shape.num_elements())
+        ]
+        return Exchange(self.shared_weights, chosen, self._cluster.world, dtype, early)
 
     def _dropout_mask(self, step_seed):
         """(b, views, dropout_dim), this worker's rows of what depends on step and super-class."""

@@ -29,6 +29,7 @@ PROTOTYPES = {
     "stage_projection": {"hidden": 12, "dim": 8},
     "stage_clustering": {"whiten": False, "spherical": True},
 }
+SHARED = {"stage_clusters": 1, "stage_rotations": 1}  # all workers hold the same sub head
 
 
 def experiment(**changes):
@@ -41,7 +42,7 @@ def experiment(**changes):
 
 
 def count_step(cluster, settings):
-    """(bytes that a step puts into sums, weights that the worker holds) on this worker."""
+    """(bytes that a worker sends in a step, weights that it holds) on this worker."""
     import numpy as np
 
     from dc_tf import experiment as experiment_lib
@@ -55,14 +56,20 @@ def count_step(cluster, settings):
         trunk = trunk_of(experiment.model).built_at_resolution()
     learner = Learner(cluster, plan, trunk, experiment.stages[1], experiment.model, stage_index=1)
     learner.start_round(0)
-    sent, reduce = [], Collective._reduce
+    sent, exchange = [], Collective._exchange
+    others = cluster.size - 1
+    # Of what a worker puts in: a sum's shares to their owners and back, all, the others' shares.
+    shares = {
+        tf.raw_ops.CollectiveReduceV2: 2 * others / cluster.size,
+        tf.raw_ops.CollectiveGatherV2: others,
+        tf.raw_ops.CollectiveAllToAllV2: others / cluster.size,
+    }
 
-    def counting(self, tensor):
-        if tensor.dtype != tf.int32:  # which comes back as int64
-            sent.append(tensor.shape.num_elements() * tensor.dtype.size)
-        return reduce(self, tensor)
+    def counting(self, op, tensor, **arguments):
+        sent.append(tensor.shape.num_elements() * tensor.dtype.size * shares[op])
+        return exchange(self, op, tensor, **arguments)
 
-    Collective._reduce = counting
+    Collective._exchange = counting
     try:
         served = plan.topology.served(cluster.rank)
         stage = experiment.stages[1]
@@ -77,8 +84,9 @@ def count_step(cluster, settings):
         }
         learner.step({k: tf.constant(v) for k, v in batch.items()}, tf.constant(0))
     finally:
-        Collective._reduce = reduce
-    return sum(sent), sum(w.shape.num_elements() for w in sum(learner._weights(), []))
+        Collective._exchange = exchange
+    weights = [*learner.shared_weights, *(w for head in learner.heads for w in head.weights)]
+    return sum(sent), sum(w.shape.num_elements() for w in weights)
 
 
 class SizeTest(tf.test.TestCase):
@@ -130,12 +138,18 @@ class SizeTest(tf.test.TestCase):
             {"stage_projection": {"hidden": 12, "dim": 8}},
             {**PROTOTYPES, "stage_prototype_rotation": "mapped"},
             {"stage_clusterings": 2},
+            {"model": {"exchange": "gradients"}},
+            {**SHARED, "model": {"exchange": "factors"}},
+            {**SHARED, "model": {"exchange": "factors", "compute_dtype": "float16"}},
+            {"stage_projection": {"hidden": 12, "dim": 8}, "model": {"exchange": "factors"}},
+            {**SHARED, "model": {"exchange": "factors", "exchange_dtype": "bfloat16"}},
         ):
             planned = experiment(**changes)
             size = training_cost.StageSize.of(planned, planned.stages[1], workers=2)
             settings = to_yaml(planned)
             for sent, weights in workers.on_cluster(2, count_step, settings):
-                self.assertEqual(size.exchanged_bytes, sent, changes)
+                # A worker's share of a sum in bfloat16 is rounded up to whole numbers.
+                self.assertAllClose(size.sent_bytes, sent, rtol=0, atol=8, msg=str(changes))
                 self.assertEqual(size.weights, weights, changes)
 
     def test_views_are_counted_as_images_of_their_size(self):
@@ -205,7 +219,7 @@ class SizeTest(tf.test.TestCase):
 
     def test_alone_nothing_is_exchanged(self):
         size = training_cost.StageSize.of(experiment(), experiment().stages[1], workers=1)
-        self.assertEqual((size.exchanged_bytes, size.sent_bytes), (0, 0))
+        self.assertEqual((size.sent_bytes, size.factored), (0, ()))
 
     def test_parts_of_a_batch_need_less_memory(self):
         whole = training_cost.StageSize.of(experiment(), experiment().stages[1], 1)

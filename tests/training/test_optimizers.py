@@ -1,3 +1,5 @@
+import unittest.mock
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +9,7 @@ from dc_tf import keras
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError
 from dc_tf.experiment import Optimizer, Stage
+from dc_tf.training import sgd
 from dc_tf.training.classifier import Classifier
 from dc_tf.training.optimizers import check_optimizer, decayed, make_optimizer
 
@@ -45,6 +48,32 @@ class OptimizersTest(tf.test.TestCase, parameterized.TestCase):
                 optimizer.apply_gradients([(gradient, weight)])
         self.assertAllClose(*weights, rtol=1e-5, atol=1e-6)
         self.assertNotAllClose(weights[1], start)
+
+    @parameterized.product(nesterov=(False, True), decay=(0.0, 0.3), block_bytes=(1, 56, 1 << 20))
+    def test_sgd_on_a_product_is_sgd_on_its_gradient(self, nesterov, decay, block_bytes):
+        random = np.random.default_rng(4)
+        start, left, right = (
+            random.normal(size=shape).astype(np.float32) for shape in ((5, 7), (3, 5), (3, 7))
+        )
+        optimizers, weights = [], []
+        for _ in range(2):
+            optimizers.append(make_optimizer(settings(learning_rate=0.1, nesterov=nesterov)))
+            weights.append(tf.Variable(start))
+            optimizers[-1].build([weights[-1]])
+        whole, product = weights
+
+        @tf.function
+        def step():
+            gradient = tf.matmul(left, right, transpose_a=True) + decay * whole
+            optimizers[0].apply_gradients([(gradient, whole)])
+            optimizers[1].apply_product(left, right, product, decay)
+
+        with unittest.mock.patch.object(sgd, "_BLOCK_BYTES", block_bytes):
+            step()
+            step()
+        self.assertAllClose(product, whole, rtol=1e-5, atol=1e-6)
+        self.assertAllClose(optimizers[1].momentums[0], optimizers[0].momentums[0], rtol=1e-5)
+        self.assertNotAllClose(product, start)
 
     @parameterized.product(nesterov=(False, True), decay_filter=("all", "kernels"))
     def test_lars_is_algorithm_1_on_kernels_and_sgd_on_the_rest(self, nesterov, decay_filter):

@@ -1,0 +1,209 @@
+"""The gradients of the weights that a group of workers holds, summed over the group.
+
+    exchanges = [Exchange(weights, layers, comm, model.exchange_dtype), ...]
+    with recording(exchanges):
+        with tf.GradientTape() as tape:
+            loss = ...
+        local = local_gradients(tape, loss, exchanges)
+    gradients, _ = exchanges[0].all_sum(local[0])       # in the order of the weights
+
+The kernel's gradient of one of the dense `layers` is the product of the layer's inputs with its
+output gradients over all rows. Workers gather these two and multiply, which gives the sum of their
+gradients to rounding; `planning.exchange` says where that is cheaper. Alone nothing is exchanged,
+and no layer is tapped.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from dc_tf.distributed.blocks import MESSAGE_BYTES, blocks
+from dc_tf.distributed.collectives import (
+    Communicator,
+    PackedGather,
+    PackedSum,
+    all_sum_packed,
+)
+from dc_tf.distributed.wire import wire
+from dc_tf.training.factors import Factors, Tap
+
+
+class Local(NamedTuple):
+    """The gradients of one worker's images, or of a part of them.
+
+    Attributes:
+        dense: list of gradients, of `Exchange.sources`.
+        factors: list of Factors, of the tapped layers.
+    """
+
+    dense: list[tf.Tensor]
+    factors: list[Factors]
+
+
+class Exchange:
+    """Sums gradients over the workers that hold the weights.
+
+    Args:
+        weights: list of trainable weights.
+        layers: dense layers, with weights among these, whose gradients travel as factors.
+        comm: `Communicator` of the workers that hold the weights.
+        dtype: that float32 numbers have on the wire, "float32" or "bfloat16".
+        early: further dense layers, whose gradients may leave while the backward pass runs.
+
+    Attributes:
+        sources: the weights whose gradients a tape computes: all but those of dense layers given.
+        taps: list of Tap, of `layers`, then of `early`; none where there is no other holder.
+        size: number of workers that hold the weights.
+    """
+
+    def __init__(self, weights, layers, comm: Communicator, dtype: str = "float32", early=()):
+        self.size = comm.size
+        self._comm = comm
+        self._wire = wire(comm, dtype)
+        self._weights = list(weights)
+        self.taps = [Tap(layer) for layer in (*layers, *early)] if comm.size > 1 else []
+        self._as_factors = [tap in self.taps[: len(layers)] for tap in self.taps]
+        self._places = [[_place(weights, w) for w in tap.weights] for tap in self.taps]
+        tapped = set(sum(self._places, []))
+        self._source_places = [i for i in range(len(self._weights)) if i not in tapped]
+        self.sources = [self._weights[i] for i in self._source_places]
+        self._begun = {}
+
+    def begin(self) -> list:
+        """Begins the exchange of each tapped layer that the backward pass is through with.
+
+        Returns:
+            list of PackedSum and PackedGather, of which no message is launched.
+        """
+        ready = [i for i, tap in enumerate(self.taps) if tap.complete and i not in self._begun]
+        self._begun |= {i: self._packed(i, self.taps[i].take()) for i in ready}
+        return [self._begun[i] for i in ready]
+
+    def forget(self) -> None:
+        """Forgets what was begun, before another backward pass is traced."""
+        self._begun = {}
+
+    def gather(self, local: Local) -> list[Factors]:
+        """The factors of all workers' rows, where all tapped layers' gradients travel so."""
+        return [Factors(*results) for results in self._results(local)]
+
+    def all_sum(self, local: Local, scale=1.0, flags=()) -> tuple[list, list]:
+        """The sums over all workers.
+
+        Args:
+            local: of this worker.
+            scale: of the loss, by which gradients are divided.
+            flags: float32 scalars to be summed as well; a rounded wire keeps whether they are zero.
+
+        Returns:
+            (list of gradients in the order of the weights, list of the sums of `flags`).
+        """
+        gradients = {}
+        for i, results in enumerate(self._results(local)):
+            if self._as_factors[i]:
+                results = Factors(*results).gradients(with_bias=len(self.taps[i].weights) == 2)
+            gradients |= zip(self._places[i], (result / scale for result in results))
+        dense = [gradient / scale for gradient in local.dense]
+        sums = all_sum_packed([*dense, *flags], self._wire)
+        gradients |= zip(self._source_places, sums)
+        return [gradients[place] for place in range(len(self._weights))], sums[len(dense) :]
+
+    def _results(self, local):
+        """Yields what came of each tapped layer's exchange."""
+        for i, factors in enumerate(local.factors):
+            yield (self._begun.get(i) or self._packed(i, factors)).results()
+
+    def _packed(self, i, factors):
+        if self._as_factors[i]:
+            # So that the rows of all workers come in messages of the usual size.
+            return PackedGather(factors, self._wire, MESSAGE_BYTES // self.size)
+        gradients = factors.gradients(with_bias=len(self.taps[i].weights) == 2)
+        return PackedSum(gradients, self._wire)
+
+    def align(self, variables) -> None:
+        """Gives variables the first holder's values, where they may differ by rounding.
+
+        Each worker multiplies the factors itself, and processors of different kinds may round a
+        product differently. On equal ones nothing changes.
+
+        Args:
+            variables: list of tf.Variable of the tapped layers, with their optimizer's.
+        """
+        for variable in variables:
+            _broadcast(variable, self._comm)
+
+    @property
+    def factored_weights(self) -> list[tf.Variable]:
+        """The weights whose gradients every worker forms from factors."""
+        taps = itertools.compress(self.taps, self._as_factors)
+        return [weight for tap in taps for weight in tap.weights]
+
+
+@contextlib.contextmanager
+def recording(exchanges) -> Iterator[None]:
+    """Trace forward and backward pass inside."""
+    with contextlib.ExitStack() as stack:
+        for exchange in exchanges:
+            exchange.forget()
+            for tap in exchange.taps:
+                stack.enter_context(tap.recording())
+        yield
+
+
+def local_gradients(tape, loss, exchanges) -> list[Local]:
+    """This worker's gradients of the weights of each exchange; within `recording`."""
+    dense = tape.gradient(loss, [exchange.sources for exchange in exchanges])
+    return [
+        Local(part, [tap.take() for tap in exchange.taps])
+        for part, exchange in zip(dense, exchanges, strict=True)
+    ]
+
+
+def accumulated(compute, count: int, exchanges, rows: int, zeros) -> tuple[tf.Tensor, list[Local]]:
+    """Sums over the parts of a batch, one after the other, to save memory.
+
+    Args:
+        compute: function from the index of a part to (tensor, `local_gradients`).
+        count: number of parts.
+        exchanges: list of Exchange.
+        rows: that enter a dense layer in a part.
+        zeros: of the shape of the tensor.
+
+    Returns:
+        (sum of the tensors, list of Local: sums of gradients, factors of the rows of all parts).
+    """
+    dense = [[tf.zeros(weight.shape) for weight in exchange.sources] for exchange in exchanges]
+    arrays = [[tap.arrays(count, rows) for tap in exchange.taps] for exchange in exchanges]
+
+    def add(i, total, dense, arrays):
+        more, local = compute(i)
+        dense = tf.nest.map_structure(tf.add, dense, [part.dense for part in local])
+        found = [part.factors for part in local]
+        arrays = tf.nest.map_structure(lambda array, x: array.write(i, x), arrays, found)
+        return i + 1, total + more, dense, arrays
+
+    begin = (tf.constant(0), zeros, dense, arrays)
+    _, total, dense, arrays = tf.while_loop(
+        lambda i, *_: i < count, add, begin, parallel_iterations=1
+    )
+    factors = tf.nest.map_structure(lambda array: _joined(array.stack(), count * rows), arrays)
+    return total, [Local(*part) for part in zip(dense, factors, strict=True)]
+
+
+def _joined(stacked, rows):
+    return tf.reshape(stacked, [rows, stacked.shape[-1]])
+
+
+def _broadcast(variable, comm):
+    """Assigns the first member's values, block by block."""
+    for block in blocks(variable.shape[0], variable.dtype.size * variable[0].shape.num_elements()):
+        variable[block].assign(comm.broadcast(variable[block]))
+    # After an assignment of rows TensorFlow would copy the variable whenever it is read.
+    tf.raw_ops.DisableCopyOnRead(resource=variable.handle)
+
+
+def _place(weights, weight) -> int:
+    return next(i for i, other in enumerate(weights) if other is weight)

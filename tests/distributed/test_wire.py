@@ -1,0 +1,95 @@
+"""Sums and rows that travel in bfloat16 have the error that `wire` states, the same everywhere."""
+
+import ml_dtypes
+import numpy as np
+import tensorflow as tf
+import workers
+
+from dc_tf.distributed.collectives import Solo, gather_packed
+from dc_tf.distributed.wire import ROUNDOFF, wire
+
+LENGTHS = (1, 5, 64)  # fewer than workers, not divisible, divisible
+
+
+def _terms(rank, length):
+    """Numbers of many magnitudes and both signs."""
+    random = np.random.default_rng((rank, length))
+    return (random.standard_normal(length) * 10.0 ** random.integers(-6, 6, length)).astype("f4")
+
+
+def _sums(cluster):
+    comm = wire(cluster.world, "bfloat16")
+    return [comm.all_sum(tf.constant(_terms(cluster.rank, length))).numpy() for length in LENGTHS]
+
+
+def _others(cluster):
+    """What passes unrounded, and what is not finite."""
+    comm = wire(cluster.world, "bfloat16")
+    half = tf.constant([cluster.rank / 8], tf.float16)
+    broken = np.float32([[1, np.inf, 1, np.nan], [1, 1, -np.inf, 1]][cluster.rank])
+    return (
+        comm.all_sum(tf.constant([2**40 + cluster.rank], tf.int64)).numpy(),
+        comm.gather(half).numpy(),
+        comm.all_sum(tf.constant(broken)).numpy(),
+    )
+
+
+def _rows(cluster, dtype, pack_bytes, wire_dtype):
+    """Two matrices of three rows, gathered in messages of `pack_bytes`."""
+    matrices = [tf.constant(_matrix(cluster.rank, columns), dtype) for columns in (4, 7)]
+    comm = wire(cluster.world, wire_dtype)
+
+    @tf.function
+    def gathered():
+        return gather_packed(matrices, comm, pack_bytes)
+
+    return [tf.cast(rows, tf.float32).numpy() for rows in gathered()]
+
+
+def _matrix(rank, columns):
+    return _terms(rank, 3 * columns).reshape(3, columns).clip(-1e4, 1e4)
+
+
+class Bfloat16Test(tf.test.TestCase):
+    def test_a_sum_is_within_the_stated_bound_and_has_the_same_bits_on_all_workers(self):
+        sums = workers.on_cluster(4, _sums)
+        for place, length in enumerate(LENGTHS):
+            terms = np.stack([_terms(rank, length) for rank in range(4)]).astype(np.float64)
+            exact = terms.sum(0)
+            bound = ROUNDOFF * (1 + ROUNDOFF) * np.abs(terms).sum(0) + ROUNDOFF * np.abs(exact)
+            found = [one[place] for one in sums]
+            self.assertAllLessEqual(np.abs(found[0] - exact) / (1.001 * bound), 1.0)
+            for other in found[1:]:
+                self.assertAllEqual(other, found[0])
+            rounded = found[0].astype(ml_dtypes.bfloat16).astype(np.float32)
+            self.assertAllEqual(rounded, found[0])
+
+    def test_other_types_pass_and_what_is_not_finite_stays_so(self):
+        for whole, half, broken in workers.on_cluster(2, _others):
+            self.assertAllEqual(whole, [2**41 + 1])
+            self.assertAllEqual(half, [[0], [1 / 8]])
+            self.assertAllEqual(np.isfinite(broken), [True, False, False, False])
+
+    def test_alone_or_in_float32_the_group_itself_exchanges(self):
+        alone = Solo()
+        self.assertIs(wire(alone, "bfloat16"), alone)
+        self.assertIs(wire(alone, "float32"), alone)
+
+
+class GatherTest(tf.test.TestCase):
+    def test_rows_of_all_workers_come_in_their_order_whatever_the_messages(self):
+        for dtype in (tf.float32, tf.float16, tf.bfloat16):
+            for pack_bytes in (20, 1 << 20):
+                for found in workers.on_cluster(2, _rows, dtype, pack_bytes, "float32"):
+                    for rows, columns in zip(found, (4, 7), strict=True):
+                        expected = np.concatenate([_matrix(rank, columns) for rank in (0, 1)])
+                        self.assertAllEqual(rows, tf.cast(tf.cast(expected, dtype), tf.float32))
+
+    def test_on_a_bfloat16_wire_each_number_is_rounded_once(self):
+        for found in workers.on_cluster(2, _rows, tf.float32, 1 << 20, "bfloat16"):
+            expected = np.concatenate([_matrix(rank, 4) for rank in (0, 1)])
+            self.assertAllEqual(found[0], expected.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+
+if __name__ == "__main__":
+    tf.test.main()

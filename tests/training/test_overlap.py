@@ -1,0 +1,102 @@
+"""Messages of dense gradients lie between the exchanges of batch norm, in one order."""
+
+import itertools
+import unittest.mock
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl.testing import parameterized
+from step_case import FC, RESOLUTION, new_trunk
+
+from dc_tf.training import exchange as exchange_lib
+from dc_tf.training.exchange import Exchange, local_gradients, recording
+from dc_tf.training.overlap import Overlap
+
+pytestmark = pytest.mark.numeric
+
+BATCH = 4
+
+
+class Twins:
+    """Two workers with the same numbers, played by one; keeps what it was asked for."""
+
+    rank, size = 0, 2
+
+    def __init__(self):
+        self.calls = []
+
+    def all_sum(self, tensor):
+        self.calls.append("sum")
+        return 2 * tensor
+
+    def gather(self, tensor):
+        self.calls.append("gather")
+        return tf.stack([tensor, tensor])
+
+
+class OverlapTest(tf.test.TestCase, parameterized.TestCase):
+    def trace(self, as_factors, enabled=True, message_bytes=1 << 20, times=1):
+        """(gradients of a trunk, calls in the order of the trace, number of norms)."""
+        trunk, comm = new_trunk(), Twins()
+        dense = [trunk.fc6, trunk.fc7]
+        factored, early = (dense, []) if as_factors else ([], dense)
+        weights = trunk.trainable_variables
+        exchange = Exchange(weights, factored, comm, early=early)
+        overlap = Overlap(comm, enabled)
+        trunk.share_statistics(overlap)
+        images = np.random.default_rng(0).random((BATCH, RESOLUTION, RESOLUTION, 3), np.float32)
+
+        @tf.function(autograph=False)
+        def step(images):
+            del comm.calls[:]
+            mask = tf.ones([images.shape[0], FC])
+            with recording([exchange]), overlap.of_a_pass([exchange]):
+                with tf.GradientTape() as tape:
+                    features = trunk(images, training=True, dropout_mask=mask)
+                    loss = tf.reduce_sum(tf.sin(features["fc7"]))
+                overlap.begin_backward()
+                (local,) = local_gradients(tape, loss, [exchange])
+            comm.calls.append("end")
+            return exchange.all_sum(local)[0]
+
+        with unittest.mock.patch.object(exchange_lib, "MESSAGE_BYTES", message_bytes):
+            for count in range(times):
+                gradients = step(tf.constant(images[: BATCH - count]))
+        return gradients, comm.calls, len(list(trunk.norms()))
+
+    @parameterized.parameters(True, False)
+    def test_messages_leave_after_the_first_norms_of_the_backward_pass(self, as_factors):
+        _, calls, norms = self.trace(as_factors)
+        name = "gather" if as_factors else "sum"
+        # Batch norm forwards; backwards; each layer's message behind one of the first norms.
+        head = [*["sum"] * norms, "sum", name, "sum", name, *["sum"] * (norms - 2), "end"]
+        self.assertEqual(calls[: len(head)], head)
+        self.assertEqual(calls[len(head) :], ["sum"])  # of all other weights
+
+    def test_many_messages_are_spread_over_all_norms(self):
+        _, calls, norms = self.trace(True, message_bytes=1 << 7)
+        backward = calls[norms : calls.index("end")]
+        self.assertGreater(backward.count("gather"), norms)
+        runs = [list(run) for key, run in itertools.groupby(backward) if key == "gather"]
+        self.assertLen(runs, norms)
+        self.assertLessEqual(max(map(len, runs)) - min(map(len, runs)), 1)
+        self.assertEqual(calls[calls.index("end") :].count("gather"), 0)
+
+    @parameterized.product(as_factors=(True, False), message_bytes=(1 << 9, 1 << 20))
+    def test_gradients_are_those_of_messages_at_the_end(self, as_factors, message_bytes):
+        early, _, _ = self.trace(as_factors, True, message_bytes)
+        late, calls, norms = self.trace(as_factors, False, message_bytes)
+        self.assertEqual(calls[: 2 * norms + 1], [*["sum"] * 2 * norms, "end"])
+        for one, other in zip(early, late, strict=True):
+            self.assertAllClose(one, other, rtol=1e-5, atol=1e-6)
+            self.assertGreater(np.abs(one).max(), 0)
+
+    def test_a_second_trace_uses_nothing_of_the_first(self):
+        gradients, calls, _ = self.trace(True, times=2)
+        self.assertEqual(calls.count("gather"), 2)
+        self.assertEqual(gradients[-1].shape, [FC])
+
+
+if __name__ == "__main__":
+    tf.test.main()
