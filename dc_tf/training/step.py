@@ -120,7 +120,21 @@ class Learner:
         Returns:
             (len(step_metrics.NAMES),) float32, the sums of this worker.
         """
-        sums, gradients, finite = self._cluster.strategy.run(
+        return self._step(batch, step_seed, stop)[0]
+
+    @tf.function(autograph=False)
+    def step_and_features(self, batch, step_seed, stop=0.0) -> tuple[tf.Tensor, tf.Tensor]:
+        """Takes the same step, for a bank of features.
+
+        Returns:
+            what `step` returns; and (b, d) float32, for each image what `clustered_features` gives,
+            but of its augmented views in training mode: of several global views the mean, of
+            length 1 where each of them is.
+        """
+        return self._step(batch, step_seed, stop)
+
+    def _step(self, batch, step_seed, stop):
+        sums, gradients, finite, features = self._cluster.strategy.run(
             self._replica_step, args=(batch, step_seed, stop)
         )
         if self.loss_scale is None:
@@ -128,14 +142,17 @@ class Learner:
         else:
             self.loss_scale.update(finite)
             tf.cond(finite, lambda: self._apply(gradients), lambda: None)
-        return sums
+        return sums, features
 
     def _replica_step(self, batch, step_seed, stop):
-        """(sums, summed gradients of trunk and heads, whether they are finite) of one replica."""
+        """One replica's sums, gradients of trunk and heads, whether finite, and features.
+
+        Gradients are summed over their holders.
+        """
         if self.trunk.dropout_dim:
             batch = {**batch, "dropout_mask": self._dropout_mask(step_seed)}
         scale = 1.0 if self.loss_scale is None else self.loss_scale.value
-        sums, gradients = self._accumulated(batch, scale)
+        sums, gradients, features = self._accumulated(batch, scale)
         trunk, *heads = [[g / scale for g in part] for part in gradients]
         heads = self.heads.sum_gradients(heads)
         # Summed by our own collective, so that it is ordered with those of batch norm and heads.
@@ -156,23 +173,34 @@ class Learner:
             head_gradient=_where(finite, self.heads.squared_norm(heads)),
             stops=stops / self._cluster.size,
         )
-        return tf.concat([sums, measured], 0), [trunk, *heads], finite
+        return tf.concat([sums, measured], 0), [trunk, *heads], finite, features
 
     def _accumulated(self, batch, scale):
-        """(image sums, gradients of trunk and heads) of this worker's batch, by micro-batches."""
+        """What `_gradients` returns of this worker's batch, by micro-batches."""
         count = self._stage.accumulate
         if count == 1:
             return self._compute(batch, scale)
         parts = {name: self._split(tensor, count) for name, tensor in batch.items()}
 
-        def add(i, total):
+        def add(i, total, features):
             part = {name: tensor[i] for name, tensor in parts.items()}
-            return i + 1, tf.nest.map_structure(tf.add, total, self._compute(part, scale))
+            *found, own = self._compute(part, scale)
+            total = tf.nest.map_structure(tf.add, total, tuple(found))
+            return i + 1, total, features.write(i, own)
 
         zeros = [[tf.zeros(w.shape) for w in weights] for weights in self._weights()]
-        begin = tf.constant(0), (tf.zeros([len(IMAGE_NAMES)]), zeros)
+        features = tf.TensorArray(tf.float32, count)
+        begin = tf.constant(0), (tf.zeros([len(IMAGE_NAMES)]), zeros), features
         # Sequential, since accumulation exists to save memory.
-        return tf.while_loop(lambda i, _: i < count, add, begin, parallel_iterations=1)[1]
+        _, found, features = tf.while_loop(
+            lambda i, *_: i < count, add, begin, parallel_iterations=1
+        )
+        return *found, self._unsplit(features.stack())
+
+    def _unsplit(self, parts):
+        """(b, d) of (count, b / count, d), in the order before `_split`."""
+        together = tf.transpose(parts, [1, 0, 2])
+        return tf.reshape(together, [self.plan.per_worker, -1])
 
     def _split(self, tensor, count):
         """(count, b / count, ...): parts with equally many images of each super-class.
@@ -184,24 +212,38 @@ class Learner:
         return tf.experimental.numpy.moveaxis(parts, 1, 0)
 
     def _gradients(self, batch, scale):
-        """(image sums, gradients of trunk and heads) of a batch, scaled; no weight changes."""
+        """(image sums, gradients of trunk and heads, features) of a batch; no weight changes.
+
+        Gradients are scaled; features are those of `step_and_features`.
+        """
         with tf.GradientTape() as tape:
-            objective = self._forward(batch)
+            objective, vectors = self._forward(batch)
             # The mean over views and global batch, since workers and micro-batches are summed.
             views = self._stage.views.count
             loss = scale * tf.reduce_sum(objective.loss) / (views * self.plan.batch_size)
-        return self._image_sums(batch, objective), tape.gradient(loss, self._weights())
+        gradients = tape.gradient(loss, self._weights())
+        return self._image_sums(batch, objective), gradients, self._of_images(vectors)
 
-    def _forward(self, batch) -> losses.Objective:
-        """The objective of all views, those of an image side by side."""
+    def _forward(self, batch) -> tuple[losses.Objective, tf.Tensor]:
+        """The objective of all views, those of an image side by side; and what is clustered."""
         # So the examples stay ordered by super-class, as the heads need them.
-        features = _joined(self._features(batch))
+        vectors = _joined(self._features(batch))
+        classified = tf.nn.relu(vectors)
         if self.projection:
-            features = self.projection(features, training=True)
-        return self.heads.objective(features, *self._labels(batch))
+            vectors = classified = self.projection(classified, training=True)
+        return self.heads.objective(classified, *self._labels(batch)), vectors
+
+    def _of_images(self, vectors):
+        """(b, d): the mean of the global views of an image, of length 1 if those of views are."""
+        views = self._stage.views
+        of_views = tf.reshape(vectors, [-1, views.count, vectors.shape[-1]])
+        if views.global_views == 1:
+            return of_views[:, 0]
+        mean = tf.reduce_mean(of_views[:, : views.global_views], 1)
+        return tf.math.l2_normalize(mean, -1) if self.projection else mean
 
     def _features(self, batch):
-        """(b, views, d): ReLU of the trunk's features; a pass over global views, one over local."""
+        """(b, views, d), the trunk's features; a pass over global views, one over local ones."""
         features, done = [], 0
         for images in self._passes(batch):
             count = images.shape[1]
@@ -209,7 +251,7 @@ class Learner:
             if self.trunk.dropout_dim:
                 mask = _joined(batch["dropout_mask"][:, done : done + count])
             endpoints = self.trunk(_joined(images), training=True, dropout_mask=mask)
-            found = tf.nn.relu(endpoints[self.trunk.feature_layer])
+            found = endpoints[self.trunk.feature_layer]
             features.append(tf.reshape(found, [-1, count, self.trunk.feature_dim]))
             done += count
         return tf.concat(features, 1)
