@@ -29,6 +29,7 @@ from dc_tf.planning.stages import plan_stages
 from dc_tf.seeds import derive
 from dc_tf.training import reassign
 from dc_tf.training.bank import StageBank
+from dc_tf.training.calibrate import calibrate, needs_calibration
 from dc_tf.training.checkpoint import (
     Checkpoints,
     Position,
@@ -95,6 +96,8 @@ class Pretraining:
         stage = self._experiment.stages[index]
         with heartbeat.slow_operation("preparing"):
             learner = self._learner(index, stage)
+            if self.position.stage_begins and needs_calibration(stage, self._experiment.model):
+                self._calibrate(learner, index)
             bank = self._bank(index, stage) if stage.has_bank else None
         trainer = StageTrainer(
             self._experiment,
@@ -167,6 +170,11 @@ class Pretraining:
             self._checkpoints.restore(self._restored, learner)
         self._restored = None  # later stages continue with the trunk in memory
         return learner
+
+    def _calibrate(self, learner, index):
+        """Before a first clustering; again after a restart, since nothing of it is saved."""
+        new = not index and not self._experiment.init_from
+        calibrate(learner, self._reader, self._experiment, index, self._cluster, trunk=new)
 
     def _bank(self, index, stage) -> StageBank:
         """The features that the steps of a stage keep for its next clustering."""

@@ -247,7 +247,7 @@ def covers(parts: list[Part], first: int, last: int) -> bool:
 def _read_index(path):
     """(2, n) int64, ascending rows and their order, read where they are needed."""
     try:
-        index = np.load(path, mmap_mode="r")
+        index = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is corrupt ({error}); restore it.") from error
     if index.ndim != 2 or len(index) != 2 or index.dtype != np.int64:
