@@ -20,6 +20,7 @@ from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed.topology import Topology
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.experiment import Stage
+from dc_tf.planning.plan import make_plan
 from dc_tf.planning.stages import plan_stages
 from dc_tf.run_dir import RunDir
 from dc_tf.training.bank import StageBank, places
@@ -59,6 +60,10 @@ def drawn_in(workdir, settings, round_index):
     assignments = Assignments.open(RunDir(workdir).clustering(0, round_index))
     draws = make_sampler(experiment, 0, plan, ROWS, assignments).epoch(round_index, 0)
     return draws.row[draws.rotation == 0]
+
+
+def folder_bytes(path):
+    return sum(os.path.getsize(os.path.join(f, n)) for f, _, names in os.walk(path) for n in names)
 
 
 def sources_of(workdir):
@@ -151,6 +156,16 @@ class BankTest(tf.test.TestCase):
         two = self.trained("two", stop, settings=slow, size=2)
         self.assertEqual(bank_of(two, 1).base_size(), 2)
         self.assertAllClose(base_of(two, 1), base_of(one, 1), atol=1e-3)
+
+    def test_the_bank_takes_what_is_planned(self):
+        experiment = experiment_lib.load(params_override=[repr(self.settings)])
+        planned = make_plan(experiment, ROWS, 1).stages[0].bank.shared_bytes
+        workdir = self.trained("planned", ("train", STEPS - 1), ("clustering", STEPS))
+        base = ROWS * DIM * 4
+        self.assertBetween(folder_bytes(RunDir(workdir).bank(0, 1)), base, base + 200)
+        self.assertLess(2 * base, planned)
+        self.trained("planned", ("train", 2 * STEPS))
+        self.assertLess(folder_bytes(RunDir(workdir).banks), planned)
 
     @pytest.mark.slow
     def test_a_run_continues_on_another_number_of_workers(self):
