@@ -17,15 +17,18 @@ from dc_tf.clustering.store.feature_bank import FeatureBank
 from dc_tf.data.input.batch_plan import BatchPlan
 from dc_tf.data.input.draws import Draws
 from dc_tf.data.storage.manifest import Dataset
+from dc_tf.distributed.cluster import connect
 from dc_tf.distributed.topology import Topology
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.experiment import Stage
+from dc_tf.nn.trunks import trunk_of
 from dc_tf.planning.plan import make_plan
 from dc_tf.planning.stages import plan_stages
 from dc_tf.run_dir import RunDir
 from dc_tf.training.bank import StageBank, places
 from dc_tf.training.loop import make_sampler
 from dc_tf.training.metrics import read
+from dc_tf.training.step import Learner
 
 ROWS, DIM = 128, 8
 # 4 steps an epoch; clusterings before steps 1, 5, 9, and a stage of three epochs.
@@ -269,8 +272,6 @@ class PartsTest(tf.test.TestCase):
         return stage.replace(reassign_every=1, clustering={"store_dtype": "float32"}, **changes)
 
     def test_upright_images_count_and_of_a_row_the_last_one(self):
-        from dc_tf.distributed.cluster import connect
-
         plan, bank = self.stage_bank(connect(), self.stage(), 40)
         expected = self.fed(plan, bank, 5)
         bank.flush()
@@ -283,8 +284,6 @@ class PartsTest(tf.test.TestCase):
         self.check(expected)
 
     def test_the_next_epoch_begins_with_what_the_last_one_left(self):
-        from dc_tf.distributed.cluster import connect
-
         plan, bank = self.stage_bank(connect(), self.stage(), 40)
         expected = self.fed(plan, bank, 2)
         expected |= self.fed(plan, bank, 2, first=2)
@@ -292,8 +291,6 @@ class PartsTest(tf.test.TestCase):
         self.check(expected)
 
     def test_features_that_are_not_finite_name_their_row(self):
-        from dc_tf.distributed.cluster import connect
-
         plan, bank = self.stage_bank(connect(), self.stage(), 40)
         count = plan.per_worker
         draws = Draws(np.arange(count) + 7, *[np.zeros(count, np.int32)] * 4)
@@ -303,8 +300,6 @@ class PartsTest(tf.test.TestCase):
             bank.flush()
 
     def test_nothing_is_kept_where_no_clustering_follows(self):
-        from dc_tf.distributed.cluster import connect
-
         plan, bank = self.stage_bank(connect(), self.stage(epochs=1), 40)
         self.fed(plan, bank, 2)
         bank.flush()
@@ -317,6 +312,64 @@ class PartsTest(tf.test.TestCase):
             self.assertAllEqual(np.sort(found), np.arange(32), size)
         self.assertAllEqual(places(BatchPlan(1, 2, 8, Topology(1, 2)), 0), np.arange(8))
         self.assertAllEqual(places(BatchPlan(1, 2, 8, Topology(4, 2)), 3), [6, 7])
+
+
+class StepTest(tf.test.TestCase):
+    def learner(self, **stage):
+        cluster = connect()
+        settings = settings_of("/data", {**stage, "features": "bank"})
+        experiment = experiment_lib.load(params_override=[repr(settings)])
+        (plan,) = plan_stages(experiment, ROWS, 1)
+        with cluster.strategy.scope():
+            trunk = trunk_of(experiment.model).built_at_resolution()
+        learner = Learner(cluster, plan, trunk, experiment.stages[0], experiment.model)
+        learner.start_round(0)
+        return learner
+
+    def batch(self, views=()):
+        random = np.random.default_rng(4)
+        return {
+            "image": tf.constant(random.random((32, *views, 32, 32, 3), np.float32)),
+            "super_id": tf.repeat(tf.range(8), 4),
+            "sub_id": tf.zeros(32, tf.int32),
+        }
+
+    def test_features_of_a_step_are_those_of_its_images_before_it(self):
+        for stage, dim in (({}, DIM), ({"head": "linear", "projection": {}}, 16)):
+            learner = self.learner(**stage, accumulate=2)
+            batch = self.batch()
+            # Each half has the batch statistics of its own.
+            halves = learner._split(batch["image"], 2)
+            mask = learner._dropout_mask(tf.constant(5))
+            masks = learner._split(mask[:, 0], 2)
+            expected = []
+            for images, kept in zip(halves, masks, strict=True):
+                fc7 = learner.trunk(images, training=True, dropout_mask=kept)["fc7"]
+                expected.append(fc7)
+                if learner.projection:
+                    expected[-1] = learner.projection(tf.nn.relu(fc7), training=True)
+            expected = np.stack(expected, 1).reshape(32, dim)
+            _, features = learner.step_and_features(batch, tf.constant(5))
+            self.assertAllClose(features, expected, rtol=1e-3, atol=1e-4)
+
+    def test_of_several_views_the_mean_of_the_global_ones_is_kept(self):
+        views = {"global_views": 2, "local_views": 1, "local_size": 32}
+        learner = self.learner(views=views)
+        vectors = np.random.default_rng(1).standard_normal((6, DIM)).astype(np.float32)
+        found = learner._of_images(tf.constant(vectors))
+        means = np.stack([vectors[:2].mean(axis=0), vectors[3:5].mean(axis=0)])
+        lengths = np.linalg.norm(means, axis=1, keepdims=True)
+        self.assertAllClose(found, means / lengths, rtol=1e-5)
+        plain = self.learner(views=views, head="linear", projection={})
+        wide = np.random.default_rng(1).standard_normal((6, 16)).astype(np.float32)
+        self.assertAllClose(plain._of_images(tf.constant(wide))[1], wide[3:5].mean(axis=0))
+
+    def test_a_step_is_the_same_with_and_without_its_features(self):
+        sums = [
+            getattr(self.learner(), name)(self.batch(), tf.constant(5))
+            for name in ("step", "step_and_features")
+        ]
+        self.assertAllEqual(sums[0], sums[1][0])
 
 
 class SettingTest(tf.test.TestCase):
