@@ -1,5 +1,6 @@
 """The bank of features: the last of several features of a row counts, for any files and workers."""
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -7,6 +8,7 @@ from unittest import mock
 
 import numpy as np
 import tensorflow as tf
+from crash_points import killed_at
 
 from dc_tf.clustering.store import feature_bank
 from dc_tf.clustering.store.feature_bank import FeatureBank, Part, covers
@@ -122,6 +124,29 @@ class FeatureBankTest(tf.test.TestCase):
             with self.assertRaisesRegex(OSError, "full"):
                 bank.write_part(Part(0, 1, 1, 0), *np.zeros((2, 1), int), self.features(1))
         self.assertEmpty(bank.parts())
+
+    def test_killed_at_any_touch_of_the_disk_files_are_there_whole_or_not_at_all(self):
+        features, newer = self.features(ROWS), self.features(6)
+        rows, order = np.array([3, 9, 3, 40, 41, 9]), np.arange(6)
+        merged = features.copy()
+        merged[rows] = newer
+        seen = set()
+        for n in itertools.count():
+            bank = self.bank(f"crash-{n}")
+
+            def write(bank=bank):
+                bank.write_base(0, 1, [(0, features)])
+                bank.write_part(Part(0, 1, 1, 0), rows, order, newer)
+
+            ended = killed_at(n, write)
+            if bank.base_size():
+                self.assertAllEqual(self.merged(bank), merged if bank.parts() else features)
+            seen.add((bank.base_size(), len(bank.parts())))
+            if ended:
+                break
+            write()  # after a restart
+            self.assertAllEqual(self.merged(bank), merged)
+        self.assertEqual(seen, {(None, 0), (1, 0), (1, 1)})
 
     def test_parts_after_a_step_are_removed_also_what_a_crash_left_of_them(self):
         bank, expected = self.filled(1)
