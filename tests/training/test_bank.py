@@ -31,10 +31,11 @@ from dc_tf.training.metrics import read
 from dc_tf.training.step import Learner
 
 ROWS, DIM = 128, 8
-# 4 steps an epoch; clusterings before steps 1, 5, 9, and a stage of three epochs.
+# 4 steps an epoch, and clusterings before steps 1, 5, 9 and 13; no step of the last round is kept.
 STAGE = {
     **runs.SETTINGS["stages"][1],
     "features": "bank",
+    "epochs": 4,
     "reassign_every": 1,
     "head": "prototypes",
     "projection": {"hidden": 16, "dim": DIM},
@@ -113,13 +114,8 @@ class BankTest(tf.test.TestCase):
     def undisturbed(self):
         return self.trained("undisturbed", None)
 
-    @functools.cached_property
-    def begun(self):
-        """A run that was given up after the clustering at the end of its first epoch."""
-        return self.trained("begun", ("clustering", STEPS))
-
     def test_only_the_first_clustering_extracts(self):
-        self.assertEqual(sources_of(self.undisturbed), ["extract", "bank", "bank"])
+        self.assertEqual(sources_of(self.undisturbed), ["extract", *["bank"] * 3])
 
     def test_nothing_of_the_bank_is_left_at_the_end(self):
         self.assertEmpty(os.listdir(RunDir(self.undisturbed).banks))
@@ -145,7 +141,7 @@ class BankTest(tf.test.TestCase):
         whole = self.trained("whole", stops[-1])
         self.assertAllEqual(base_of(workdir, 2), base_of(whole, 2))
         self.trained("killed", None)
-        self.assertEqual(sources_of(workdir), ["extract", "bank", "bank"])
+        self.assertEqual(sources_of(workdir), ["extract", *["bank"] * 3])
         ours, expected = runs.end_state(workdir), runs.end_state(self.undisturbed)
         self.assertEqual(ours.keys(), expected.keys())
         for name, value in expected.items():
@@ -154,7 +150,7 @@ class BankTest(tf.test.TestCase):
     def test_two_workers_have_the_bank_of_one(self):
         # So small a rate leaves the features as they are.
         slow = settings_of(self.data, {"optimizer": {"learning_rate": 1e-9}})
-        stop = "clustering", STEPS
+        stop = "train", STEPS + 1
         one = self.trained("one", stop, settings=slow)
         two = self.trained("two", stop, settings=slow, size=2)
         self.assertEqual(bank_of(two, 1).base_size(), 2)
@@ -173,10 +169,11 @@ class BankTest(tf.test.TestCase):
     @pytest.mark.slow
     def test_a_run_continues_on_another_number_of_workers(self):
         slow = settings_of(self.data, {"optimizer": {"learning_rate": 1e-9}})
-        one = self.trained("of-one", ("clustering", 2 * STEPS), settings=slow)
-        other = self.trained("elastic", ("train", 5), settings=slow)
-        self.trained("elastic", ("clustering", 2 * STEPS), settings=slow, size=2)
-        self.assertEqual(sources_of(other)[:2], ["extract", "bank"])
+        stop = "train", 2 * STEPS + 1
+        one = self.trained("of-one", stop, settings=slow)
+        other = self.trained("elastic", ("train", 7), settings=slow)  # saved at step 6
+        self.trained("elastic", stop, settings=slow, size=2)
+        self.assertEqual(sources_of(other), ["extract", "bank", "bank"])
         self.assertAllClose(base_of(other, 2), base_of(one, 2), atol=1e-3)
 
     @pytest.mark.numeric
@@ -211,7 +208,7 @@ class BankTest(tf.test.TestCase):
         workdir = self.trained("lost", ("train", 6))
         shutil.rmtree(RunDir(workdir).bank(0, 1))
         self.trained("lost", None)
-        self.assertEqual(sources_of(workdir), ["extract", "bank", "extract"])
+        self.assertEqual(sources_of(workdir), ["extract", "bank", "extract", "bank"])
 
     def test_corrupt_rows_have_the_features_of_those_that_replace_them(self):
         folder = tempfile.mkdtemp(dir=self.folder)
@@ -227,7 +224,7 @@ class BankTest(tf.test.TestCase):
         first = base_of(workdir, 0)
         self.assertAllClose(first[10], first[11], atol=1e-5)
         self.trained("corrupt", None, settings=settings)
-        self.assertEqual(sources_of(workdir), ["extract", "bank", "bank"])
+        self.assertEqual(sources_of(workdir), ["extract", *["bank"] * 3])
 
 
 class PartsTest(tf.test.TestCase):
