@@ -95,6 +95,15 @@ class RunDir:
         return os.path.join(self.clusterings, f"stage-{stage:02d}-round-{round_index:04d}")
 
     @property
+    def banks(self) -> str:
+        """Features that training has kept for the next clustering; a folder for each round."""
+        return os.path.join(self.path, "bank")
+
+    def bank(self, stage: int, round_index: int) -> str:
+        """Features that a round began with, and those that its steps have kept."""
+        return os.path.join(self.banks, f"stage-{stage:02d}-round-{round_index:04d}")
+
+    @property
     def table(self) -> str:
         """Cluster, file and metadata of every image, for the last clustering."""
         return os.path.join(self.path, "clusters.parquet")

@@ -12,6 +12,7 @@ import workers
 
 from dc_tf.experiment import load
 from dc_tf.run_dir import RunDir
+from dc_tf.training.learning_rate import epoch_rates
 from dc_tf.training.metrics import read
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
@@ -27,8 +28,12 @@ def shrunk(path, data):
     for stage in settings["stages"]:
         stage |= {"epochs": 2, "batch_size": 32, "reassign_every": 1}
         stage["sub_clusters"] = min(stage["sub_clusters"], 5)
-        stage["clustering"] |= {"whitening_dim": 8, "iterations": 2}
-        stage["optimizer"] |= {"learning_rate": 0.01, "drops": list(stage["optimizer"]["drops"])}
+        stage["clustering"] |= {"iterations": 2}
+        stage["clustering"]["whitening_dim"] = 8 if stage["clustering"]["whiten"] else 0
+        optimizer, views = stage["optimizer"], stage["views"]
+        optimizer |= {"learning_rate": 0.01, "drops": list(optimizer["drops"])}
+        optimizer["warmup_epochs"] = min(optimizer["warmup_epochs"], 1)
+        views["local_size"] = min(views["local_size"], 32)
     return settings
 
 
@@ -63,6 +68,29 @@ class ConfigsTest(tf.test.TestCase):
         self.assertEqual(tuple(rotnet.optimizer.drops), (60, 120, 180))
         deepcluster = load([str(CONFIGS / "deepcluster_imagenet.yaml")], data)
         self.assertEqual(deepcluster.stages[0].super_classes, 1)
+
+    def test_deepcluster2_is_as_published(self):
+        data = ["{data: {path: unused}}"]
+        experiment = load([str(CONFIGS / "deepercluster2_imagenet.yaml")], data)
+        (stage,) = experiment.stages
+        self.assertEqual((experiment.model.trunk, experiment.model.sobel), ("resnet50", False))
+        self.assertEqual((stage.clusterings, stage.sub_classes), (3, 9000))
+        self.assertEqual(stage.views.sizes(224), [(224, 2), (96, 6)])
+        self.assertEqual((stage.head, stage.temperature), ("prototypes", 0.1))
+        self.assertEqual((stage.projection.hidden, stage.projection.dim), (2048, 128))
+        self.assertEqual((stage.extractions, stage.rounds), (1, 800))
+        # 1,281,167 images: the rates at the ends of warm-up and training.
+        steps = 1_281_167 // stage.batch_size
+        rates = [*epoch_rates(stage, 10, 0, steps)[:1], *epoch_rates(stage, 799, 0, steps)[-1:]]
+        self.assertAllClose(rates, [4.8, 0.0048], rtol=1e-3)
+
+    def test_every_setting_of_deepercluster2_has_a_source(self):
+        paths = list(CONFIGS.glob("deepercluster2_*.yaml"))
+        self.assertLen(paths, 2)
+        for path in paths:
+            lines = [x for x in path.read_text().splitlines() if not x.startswith("#")]
+            for line in lines:
+                self.assertRegex(line, r"^ *\w+:$|# \[\w+\]", path.name)
 
 
 if __name__ == "__main__":

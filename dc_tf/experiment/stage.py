@@ -22,6 +22,7 @@ HEADS = ("linear", "prototypes")
 PROTOTYPE_ROTATIONS = ("shared", "mapped")
 LOSSES = ("hierarchical", "product")
 HEAD_INITIALIZERS = ("uniform", "normal")
+FEATURES = ("extract", "bank")
 
 
 @dataclasses.dataclass
@@ -38,6 +39,9 @@ class Stage(Config):
         clusters: m, clusters of the first level.
         sub_clusters: k, clusters inside each of the m; 0 trains without them.
         reassign_every: epochs from one clustering to the next.
+        features: that a clustering takes: "extract", a pass over all images in inference mode, as
+            in the paper; or "bank", those of the training steps since the last clustering, of
+            augmented views in training mode. Only the first clustering of a stage extracts then.
         rotations_together: the R rotations of an image are in one batch; needs clusters = 1. An
             epoch still has about N images, so N / R distinct ones.
         head_initializer: "uniform" or "normal"; see `dc_tf.nn.heads.LinearHead`.
@@ -62,6 +66,7 @@ class Stage(Config):
     clusters: int = 4
     sub_clusters: int = 80_000
     reassign_every: int = 3
+    features: str = FEATURES[0]
     rotations_together: bool = False
     head_initializer: str = "uniform"
     batch_size: int = 3072
@@ -114,6 +119,16 @@ class Stage(Config):
         return self.clusters > 1 or self.sub_clusters > 0
 
     @property
+    def has_bank(self) -> bool:
+        """Whether features of training steps are kept for the next clustering."""
+        return self.features == "bank"
+
+    @property
+    def extractions(self) -> int:
+        """Passes over all images to extract features, one for each clustering or the first."""
+        return (1 if self.has_bank else self.rounds) if self.clustered else 0
+
+    @property
     def rounds(self) -> int:
         """Number of clusterings, or 1 for a stage that does without."""
         return math.ceil(self.epochs / self.reassign_every) if self.clustered else 1
@@ -157,6 +172,9 @@ def check_stage(stage: Stage, place: str, data: Data, model: Model) -> None:
     need_at_least(name("clusterings"), several, 1)
     single = several == 1 or (stage.sub_clusters and stage.loss == "hierarchical")
     need(single, name("clusterings"), several, "use 1, or sub_clusters and the hierarchical loss")
+    need_choice(name("features"), stage.features, FEATURES)
+    used = stage.clustered or not stage.has_bank
+    need(used, name("features"), stage.features, "use extract in a stage without clusters")
     check_projection(stage.projection, name("projection"))
     source = "projection.dim" if stage.projection.dim else _source_of_features(model)
     dim = stage.feature_dim(feature_dim(model))

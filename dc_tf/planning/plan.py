@@ -13,6 +13,8 @@ import dataclasses
 from dc_tf.clustering.cost import model as clustering_cost
 from dc_tf.clustering.cost.hardware import CORE, P4D, Machine
 from dc_tf.data.input.batch_plan import BatchPlan
+from dc_tf.nn.trunks import feature_dim
+from dc_tf.planning.bank_cost import BankSize
 from dc_tf.planning.stages import plan_stages
 from dc_tf.planning.training_cost import StageSize, problem_of
 
@@ -30,6 +32,7 @@ class StagePlan:
         size: StageSize of the training.
         clustering: clustering.cost.Estimate of one clustering; None without.
         steps_per_epoch: optimisation steps.
+        bank: BankSize.
     """
 
     stage: object
@@ -37,6 +40,7 @@ class StagePlan:
     size: StageSize
     clustering: clustering_cost.Estimate | None
     steps_per_epoch: int
+    bank: BankSize = BankSize()
 
     @property
     def steps(self) -> int:
@@ -77,7 +81,12 @@ class StagePlan:
     def host_bytes(self) -> int:
         """Least host memory, in addition to a GPU's."""
         clustering = int(self.clustering.memory.host) if self.clustering else 0
-        return max(RUNTIME_BYTES + self.size.host_bytes, clustering + self.size.row_bytes)
+        return max(RUNTIME_BYTES + self.trained_host_bytes, clustering + self.size.row_bytes)
+
+    @property
+    def trained_host_bytes(self) -> int:
+        """Host memory of training in any case, without Python and TensorFlow."""
+        return self.size.host_bytes + self.bank.host_bytes
 
     @property
     def device_bytes(self) -> int:
@@ -122,7 +131,7 @@ class Plan:
 
     @property
     def shared_bytes(self) -> int:
-        """On the disk of the run folder: checkpoints, assignments, centroids that are kept."""
+        """On the disk of the run folder: checkpoints, assignments, kept centroids, a bank."""
         sizes = [stage.size.checkpoint_bytes for stage in self.stages]
         clustered = [stage.stage for stage in self.stages if stage.stage.clustered]
         rounds = sum(stage.rounds for stage in clustered)
@@ -130,7 +139,8 @@ class Plan:
         checkpoints = (self.keep_checkpoints + 1) * max(sizes) + sum(sizes)
         # A cluster and sub-clusters of each row.
         labels = sum(stage.rounds * (4 + 4 * stage.clusterings) for stage in clustered)
-        return checkpoints + labels * self.rows + self._kept_bytes(rounds)
+        bank = max(stage.bank.shared_bytes for stage in self.stages)
+        return checkpoints + labels * self.rows + self._kept_bytes(rounds) + bank
 
     def _kept_bytes(self, rounds):
         """Of the kept clusterings, and of the one being written."""
@@ -144,7 +154,7 @@ class Plan:
         host = max(stage.host_bytes for stage in self.stages)
         if self.on_gpu:
             return host
-        trained = max(stage.size.device_bytes + stage.size.host_bytes for stage in self.stages)
+        trained = max(stage.size.device_bytes + stage.trained_host_bytes for stage in self.stages)
         return max(host, RUNTIME_BYTES + trained)
 
     @property
@@ -180,7 +190,8 @@ class Rates:
             return None
         cost = clustering_cost.estimate(stage.clustering.problem, self.machine)
         extraction_s = cost.problem.rows / self.extract_per_s
-        return stage.stage.rounds * (extraction_s + cost.whiten_s + cost.kmeans_s)
+        clusterings_s = stage.stage.rounds * (cost.whiten_s + cost.kmeans_s)
+        return stage.stage.extractions * extraction_s + clusterings_s
 
 
 def make_plan(experiment, rows: int, workers: int, on_gpu: bool = False) -> Plan:
@@ -194,6 +205,7 @@ def make_plan(experiment, rows: int, workers: int, on_gpu: bool = False) -> Plan
     stages = []
     for stage, batch in zip(experiment.stages, batches):
         problem = problem_of(experiment, stage, rows, workers)
+        dim = stage.feature_dim(feature_dim(experiment.model))
         stages.append(
             StagePlan(
                 stage=stage,
@@ -201,6 +213,7 @@ def make_plan(experiment, rows: int, workers: int, on_gpu: bool = False) -> Plan
                 size=StageSize.of(experiment, stage, workers, rows, on_gpu),
                 clustering=problem and clustering_cost.estimate(problem, machine),
                 steps_per_epoch=batch.steps(rows),
+                bank=BankSize.of(stage, batch, rows, dim),
             )
         )
     return Plan(

@@ -71,6 +71,12 @@ def _stage_lines(index, plan, rates):
     yield from (("", f"  {text}") for text in _topology_lines(plan))
     if stage.clustered:
         yield "", f"  {_clustering_text(plan)}"
+    if plan.bank.shared_bytes:
+        yield (
+            "",
+            "  the first clustering extracts, later ones take the features of training steps: a "
+            f"bank of up to {size(plan.bank.shared_bytes)} in the run folder",
+        )
     if stage.has_prototypes:
         held = 4 * plan.size.prototype_weights
         yield "", f"  prototypes of a worker: {size(held)}, not trained and in no checkpoint"
@@ -163,6 +169,9 @@ def _stage_dict(index, plan, rates):
         "factors": list(plan.size.factored),
         "prototype_bytes": 4 * plan.size.prototype_weights,
         "iteration_bytes": plan.iteration_bytes,
+        "features": plan.stage.features,
+        "extractions": plan.stage.extractions,
+        "bank_bytes": plan.bank.shared_bytes,
         "feature_bytes": int(plan.clustering.store_bytes) if plan.clustering else 0,
         "checkpoint_bytes": plan.size.checkpoint_bytes,
         "kept_clustering_bytes": plan.kept_clustering_bytes,

@@ -162,35 +162,38 @@ def local_gradients(tape, loss, exchanges) -> list[Local]:
     ]
 
 
-def accumulated(compute, count: int, exchanges, rows: int, zeros) -> tuple[tf.Tensor, list[Local]]:
+def accumulated(
+    compute, count: int, exchanges, rows: int, zeros
+) -> tuple[tf.Tensor, list[Local], tf.Tensor]:
     """Sums over the parts of a batch, one after the other, to save memory.
 
     Args:
-        compute: function from the index of a part to (tensor, `local_gradients`).
+        compute: function from the index of a part to (tensor, `local_gradients`, float32 features).
         count: number of parts.
         exchanges: list of Exchange.
         rows: that enter a dense layer in a part.
         zeros: of the shape of the tensor.
 
     Returns:
-        (sum of the tensors, list of Local: sums of gradients, factors of the rows of all parts).
+        (sum of the tensors, list of Local: sums of gradients, factors of the rows of all parts;
+        (count, ...) features of each part).
     """
     dense = [[tf.zeros(weight.shape) for weight in exchange.sources] for exchange in exchanges]
     arrays = [[tap.arrays(count, rows) for tap in exchange.taps] for exchange in exchanges]
 
-    def add(i, total, dense, arrays):
-        more, local = compute(i)
+    def add(i, total, dense, arrays, features):
+        more, local, own = compute(i)
         dense = tf.nest.map_structure(tf.add, dense, [part.dense for part in local])
         found = [part.factors for part in local]
         arrays = tf.nest.map_structure(lambda array, x: array.write(i, x), arrays, found)
-        return i + 1, total + more, dense, arrays
+        return i + 1, total + more, dense, arrays, features.write(i, own)
 
-    begin = (tf.constant(0), zeros, dense, arrays)
-    _, total, dense, arrays = tf.while_loop(
+    begin = (tf.constant(0), zeros, dense, arrays, tf.TensorArray(tf.float32, count))
+    _, total, dense, arrays, features = tf.while_loop(
         lambda i, *_: i < count, add, begin, parallel_iterations=1
     )
     factors = tf.nest.map_structure(lambda array: _joined(array.stack(), count * rows), arrays)
-    return total, [Local(*part) for part in zip(dense, factors, strict=True)]
+    return total, [Local(*part) for part in zip(dense, factors, strict=True)], features.stack()
 
 
 def _joined(stacked, rows):

@@ -48,7 +48,7 @@ def extract(
         Preempted: on this worker, when it was asked to stop; the features so far are on disk.
     """
     dim = stage.feature_dim(trunk.feature_dim)
-    store = _raw_store(dim, reader, stage, scratch, cluster)
+    store = raw_store(dim, reader, stage, scratch, cluster)
     done, moments = store.written, None
     if done < store.rows:
         # Whole batches from the first row, since rounding of a row can depend on its batch.
@@ -75,6 +75,30 @@ def extract(
                 flushed = time.monotonic()
     store.flush()
     return store, moments
+
+
+def raw_store(dim, reader, stage, scratch, cluster) -> FeatureStore:
+    """The store of this worker's features: the one of an earlier process, or a new one.
+
+    Args:
+        dim: length of the features.
+        reader, stage, scratch, cluster: as of `extract`.
+
+    Raises:
+        DataError: the disk is too small for the features of all rows.
+    """
+    path = os.path.join(scratch, "raw")
+    try:
+        return FeatureStore.open(path)
+    except DataError:
+        atomic.remove_tree(path)
+    rows = row_block(reader.dataset.rows, cluster.rank, cluster.size)
+    dtype = stage.clustering.store_dtype
+    white = stage.clustering.whitening_dim or dim
+    if white != dim:
+        # Allocates the disk space now, so that a full disk is found before extraction, not after.
+        FeatureStore.create(_white_path(scratch), len(rows), white, rows.start, dtype)
+    return FeatureStore.create(path, len(rows), dim, rows.start, dtype)
 
 
 def whiten(store, moments, stage, scratch, world) -> tuple[FeatureStore, Whitening | None]:
@@ -142,22 +166,6 @@ def _batches(reader, experiment, stage, store, done):
         experiment.data.resize or round(resolution * 256 / 224),
         threads=experiment.threads or None,
     )
-
-
-def _raw_store(dim, reader, stage, scratch, cluster):
-    """The store of the features: the one of an earlier process, or a new one."""
-    path = os.path.join(scratch, "raw")
-    try:
-        return FeatureStore.open(path)
-    except DataError:
-        atomic.remove_tree(path)
-    rows = row_block(reader.dataset.rows, cluster.rank, cluster.size)
-    dtype = stage.clustering.store_dtype
-    white = stage.clustering.whitening_dim or dim
-    if white != dim:
-        # Allocates the disk space now, so that a full disk is found before extraction, not after.
-        FeatureStore.create(_white_path(scratch), len(rows), white, rows.start, dtype)
-    return FeatureStore.create(path, len(rows), dim, rows.start, dtype)
 
 
 def _white_path(scratch):

@@ -28,6 +28,8 @@ from dc_tf.errors import DataError, Preempted
 from dc_tf.planning.stages import plan_stages
 from dc_tf.seeds import derive
 from dc_tf.training import reassign
+from dc_tf.training.bank import StageBank
+from dc_tf.training.calibrate import calibrate, needs_calibration
 from dc_tf.training.checkpoint import (
     Checkpoints,
     Position,
@@ -94,6 +96,9 @@ class Pretraining:
         stage = self._experiment.stages[index]
         with heartbeat.slow_operation("preparing"):
             learner = self._learner(index, stage)
+            if self.position.stage_begins and needs_calibration(stage, self._experiment.model):
+                self._calibrate(learner, index)
+            bank = self._bank(index, stage) if stage.has_bank else None
         trainer = StageTrainer(
             self._experiment,
             self._run,
@@ -102,19 +107,22 @@ class Pretraining:
             self._checkpoints,
             self._metrics,
             self.position,
+            bank,
         )
         while trainer.position.epoch < stage.epochs:
             round_index, first, last = stage.round_of(trainer.position.epoch)
-            assignments = self._assignments(index, stage, round_index, learner.projection)
+            assignments = self._assignments(index, stage, round_index, learner.projection, bank)
             if (trainer.position.epoch, trainer.position.step) == (first, 0):
                 learner.start_round(round_index)
             if stage.has_prototypes:
                 learner.heads.prototypes.load(self._kept_model(index, round_index))
-            self._train_round(index, stage, trainer, assignments, last)
+            self._train_round(index, stage, trainer, assignments, round_index, last, bank)
             self.position = trainer.position
             self._report_corrupt_rows()
             if last == stage.epochs:
                 self.position = dataclasses.replace(self.position, stage=index + 1, epoch=0)
+            if bank:
+                bank.flush()
             self._checkpoints.save(self.position, learner)
             self._stop_if_asked()
 
@@ -163,22 +171,39 @@ class Pretraining:
         self._restored = None  # later stages continue with the trunk in memory
         return learner
 
+    def _calibrate(self, learner, index):
+        """Before a first clustering; again after a restart, since nothing of it is saved."""
+        new = not index and not self._experiment.init_from
+        calibrate(learner, self._reader, self._experiment, index, self._cluster, trunk=new)
+
+    def _bank(self, index, stage) -> StageBank:
+        """The features that the steps of a stage keep for its next clustering."""
+        dim = stage.feature_dim(self._trunk.feature_dim)
+        plan = self._plans[index]
+        bank = StageBank(self._run, self._cluster, plan, stage, index, self._dataset.rows, dim)
+        bank.resume(self.position.global_step)
+        return bank
+
     def _kept_model(self, index, round_index) -> ClusterModel:
         """What is kept of a round, for the prototypes."""
         with heartbeat.slow_operation("preparing"), raise_on_all(self._cluster.world):
             return ClusterModel.load(centroids_folder(self._run.clustering(index, round_index)))
 
-    def _assignments(self, index, stage, round_index, projection=None) -> Assignments | None:
+    def _assignments(
+        self, index, stage, round_index, projection=None, bank=None
+    ) -> Assignments | None:
         """This round's clusters: read if an earlier process completed them, else computed."""
         if not stage.clustered:
             return None
         folder = self._run.clustering(index, round_index)
         # A complete folder was computed from the checkpoint at the end of the last round.
         if not all_agree(self._is_complete(stage, folder), self._cluster.world):
-            self._reassign(index, stage, round_index, folder, projection)
+            self._reassign(index, stage, round_index, folder, projection, bank)
         # A process killed after the last worker had written leaves its features behind.
         atomic.remove_tree(self._run.features(self._cluster.rank))
         if self._cluster.is_chief:
+            if bank:
+                bank.prune(round_index)
             prune(self._run.clusterings, stage.kept_clusterings(self._experiment.keep_clusterings))
         with heartbeat.slow_operation("preparing"):
             assignments = Assignments.open(folder)
@@ -192,7 +217,7 @@ class Pretraining:
             not stage.has_prototypes or kept_clustering.is_complete(centroids_folder(folder))
         )
 
-    def _reassign(self, index, stage, round_index, folder, projection):
+    def _reassign(self, index, stage, round_index, folder, projection, bank):
         if self.position.epoch != stage.round_of(self.position.epoch)[1] or self.position.step:
             raise DataError(
                 f"{folder} has no complete clustering, but training is in the middle of the round "
@@ -213,6 +238,7 @@ class Pretraining:
             previous=self._previous(index, round_index) if warm else None,
             kept=self._kept(index, stage, round_index, folder),
             projection=projection,
+            bank=bank and bank.of_round(round_index, self.position.global_step),
         )
 
     def _kept(self, index, stage, round_index, folder):
@@ -258,7 +284,7 @@ class Pretraining:
             )
         self._corrupt_rows = corrupt
 
-    def _train_round(self, index, stage, trainer, assignments, last):
+    def _train_round(self, index, stage, trainer, assignments, round_index, last, bank):
         """Trains from the current epoch up to `last`, the next clustering."""
         plan = self._plans[index]
         with heartbeat.slow_operation("preparing"):
@@ -268,6 +294,8 @@ class Pretraining:
                 draws = sampler.epoch(epoch, self._cluster.rank)
                 start = trainer.position.step
                 batches = make_batches(self._experiment, stage, self._reader, plan, draws, start)
+                if bank:
+                    bank.start_epoch(round_index, draws, start, trainer.position.global_step)
             trainer.train_epoch(
                 batches,
                 rates=epoch_rates(stage, epoch, start, sampler.steps),

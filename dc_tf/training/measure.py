@@ -29,9 +29,11 @@ from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader, data_errors
 from dc_tf.distributed import heartbeat
 from dc_tf.distributed.collectives import Solo, broadcast_json
+from dc_tf.nn.projection import clustered_features
 from dc_tf.planning.plan import RUNTIME_BYTES, Rates
 from dc_tf.training.checkpoint import new_trunk
 from dc_tf.training.loop import make_batches
+from dc_tf.training.projection import new_projection
 from dc_tf.training.step import Learner
 
 # Seconds of measured steps per stage, and of measured extraction.
@@ -149,7 +151,7 @@ class _Measurement:
         model, rows = self._experiment.model, self._reader.dataset.rows
         spec = tf.TensorSpec([None, model.resolution, model.resolution, 3])
         forward = tf.function(
-            lambda x: trunk(x, training=False)[trunk.feature_layer],
+            clustered_features(trunk, self._projection(trunk)),
             autograph=False,
             input_signature=[spec],
         )
@@ -174,6 +176,15 @@ class _Measurement:
                 if time.monotonic() - begun >= _MEASURED_S:
                     break
             return done / (time.monotonic() - begun)
+
+    def _projection(self, trunk):
+        """The largest projection that a clustered stage extracts with, or None."""
+        stages = [plan for plan in self._plan.stages if plan.stage.clustered]
+        if not stages:
+            return None
+        largest = max(stages, key=lambda plan: plan.size.projection_weights)
+        with self._cluster.strategy.scope():
+            return new_projection(largest.stage, trunk)
 
     def _images_of_step(self, index, extracted_per_s):
         """Images per worker in a measured step, fewer if time or memory are short."""

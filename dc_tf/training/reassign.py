@@ -30,7 +30,7 @@ from dc_tf.clustering.statistics import collapse_warnings, nmi, size_histogram
 from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import DataError
 from dc_tf.progress import IterationProgress
-from dc_tf.training.extract import extract, whiten
+from dc_tf.training.extract import extract, raw_store, whiten
 
 _REPORT = "report.json"
 _JOB = "job.json"  # in the scratch folder: what its content depends on
@@ -48,6 +48,7 @@ def reassign(
     previous=None,
     kept=None,
     projection=None,
+    bank=None,
 ) -> None:
     """Extracts features, whitens them, clusters them and writes assignments and report.
 
@@ -64,6 +65,7 @@ def reassign(
         previous: Assignments of the last round, for `init: previous`; None in the first.
         kept: KeptClustering that gets centroids, whitening and network, or None.
         projection: nn.projection.Projection of the stage, or None; as `trunk`.
+        bank: RoundBank, whose features are clustered where it has them; None extracts.
 
     Raises:
         DataError: on all workers, when the features have fewer distinct values than clusters.
@@ -72,7 +74,11 @@ def reassign(
     job = _job(network, reader, experiment, stage, cluster, seed)
     atomic.reset_foreign(os.path.join(scratch, _JOB), job)
     started = time.monotonic()
-    store, moments = extract(trunk, reader, experiment, stage, scratch, cluster, projection)
+    place = trunk, reader, experiment, stage, scratch, cluster, projection
+    source = "bank" if bank and bank.has_features else "extract"
+    store, moments = _from_bank(bank, *place) if source == "bank" else extract(*place)
+    if bank and source == "extract":
+        bank.keep(store)  # before they are whitened in place
     extracted = time.monotonic()
     store, whitening = whiten(store, moments, stage, scratch, cluster.world)
     del moments  # (dim, dim) float64: frees its memory for k-means
@@ -83,7 +89,8 @@ def reassign(
     }
     if cluster.is_chief:
         os.makedirs(folder, exist_ok=True)
-        atomic.write_json(os.path.join(folder, _REPORT), _report(result) | seconds)
+        report = _report(result) | seconds | {"features": source}
+        atomic.write_json(os.path.join(folder, _REPORT), report)
     if kept:  # before the assignments, with which the round is complete
         kept.write_nearness(store, store.first_row, result)
         _keep(kept, network, job, reader.dataset.rows, stage, whitening, result)
@@ -105,8 +112,9 @@ def read_report(folder: str) -> dict:
 
     Returns:
         dict: `level1` and `level2` as in `hierarchy.Hierarchy`; `sizes` of both levels as in
-        `assignments.size_histogram`; `warnings`, sentences; `extract_seconds` and
-        `cluster_seconds`, counted from the last restart.
+        `assignments.size_histogram`; `warnings`, sentences; `features`, where they came from,
+        "extract" or "bank"; `extract_seconds`, to get them, and `cluster_seconds`, counted from the
+        last restart.
     """
     return atomic.read_json(os.path.join(folder, _REPORT))
 
@@ -136,6 +144,14 @@ def describe(assignments: Assignments, previous: Assignments | None, labels) -> 
     return metrics
 
 
+def _from_bank(bank, trunk, reader, experiment, stage, scratch, cluster, projection):
+    """(store of this worker's rows, None), as of `extract`."""
+    store = raw_store(stage.feature_dim(trunk.feature_dim), reader, stage, scratch, cluster)
+    if store.written < store.rows:
+        bank.fill(store)
+    return store, None
+
+
 def _job(network, reader, experiment, stage, cluster, seed):
     """All inputs that determine this worker's part of the result."""
     return {
@@ -143,6 +159,7 @@ def _job(network, reader, experiment, stage, cluster, seed):
         "data": reader.dataset.fingerprint(),
         "model": experiment.model.as_dict(),
         "resize": experiment.data.resize,
+        "features": stage.features,
         "clusters": stage.clusters,
         "sub_clusters": stage.sub_clusters,
         "clusterings": stage.clusterings,

@@ -143,7 +143,21 @@ class Learner:
         Returns:
             (len(step_metrics.NAMES),) float32, the sums of this worker.
         """
-        sums, gradients, finite = self._cluster.strategy.run(
+        return self._step(batch, step_seed, stop)[0]
+
+    @tf.function(autograph=False)
+    def step_and_features(self, batch, step_seed, stop=0.0) -> tuple[tf.Tensor, tf.Tensor]:
+        """Takes the same step, for a bank of features.
+
+        Returns:
+            what `step` returns; and (b, d) float32, for each image what `clustered_features` gives,
+            but of its augmented views in training mode: of several global views the mean, of
+            length 1 where each of them is.
+        """
+        return self._step(batch, step_seed, stop)
+
+    def _step(self, batch, step_seed, stop):
+        sums, gradients, finite, features = self._cluster.strategy.run(
             self._replica_step, args=(batch, step_seed, stop)
         )
         if self.loss_scale is None:
@@ -151,14 +165,17 @@ class Learner:
         else:
             self.loss_scale.update(finite)
             tf.cond(finite, lambda: self._apply(gradients), lambda: None)
-        return sums
+        return sums, features
 
     def _replica_step(self, batch, step_seed, stop):
-        """(sums, summed gradients of trunk and heads, whether they are finite) of one replica."""
+        """One replica's sums, gradients of trunk and heads, whether finite, and features.
+
+        Gradients are summed over their holders.
+        """
         if self.trunk.dropout_dim:
             batch = {**batch, "dropout_mask": self._dropout_mask(step_seed)}
         scale = 1.0 if self.loss_scale is None else self.loss_scale.value
-        sums, (trunk, *heads) = self._accumulated(batch, scale)
+        sums, (trunk, *heads), features = self._accumulated(batch, scale)
         heads = self.heads.sum_gradients(heads, scale)
         # Summed by our own collective, so that it is ordered with those of batch norm and heads.
         finite = tf.constant(True)
@@ -178,10 +195,10 @@ class Learner:
             head_gradient=_where(finite, self.heads.squared_norm(heads)),
             stops=stops / self._cluster.size,
         )
-        return tf.concat([sums, measured], 0), [trunk, *heads], finite
+        return tf.concat([sums, measured], 0), [trunk, *heads], finite, features
 
     def _accumulated(self, batch, scale):
-        """(image sums, Local gradients of trunk and heads) of this worker's batch, by parts."""
+        """What `_gradients` returns of this worker's batch, by parts."""
         count = self._stage.accumulate
         if count == 1:
             return self._compute(batch, scale)
@@ -191,7 +208,15 @@ class Learner:
             return self._compute({name: tensor[i] for name, tensor in parts.items()}, scale)
 
         rows = self.plan.per_worker * self._stage.views.count // count
-        return accumulated(compute, count, self._exchanges, rows, tf.zeros([len(IMAGE_NAMES)]))
+        *found, features = accumulated(
+            compute, count, self._exchanges, rows, tf.zeros([len(IMAGE_NAMES)])
+        )
+        return *found, self._unsplit(features)
+
+    def _unsplit(self, parts):
+        """(b, d) of (count, b / count, d), in the order before `_split`."""
+        together = tf.transpose(parts, [1, 0, 2])
+        return tf.reshape(together, [self.plan.per_worker, -1])
 
     def _split(self, tensor, count):
         """(count, b / count, ...): parts with equally many images of each super-class.
@@ -203,27 +228,40 @@ class Learner:
         return tf.experimental.numpy.moveaxis(parts, 1, 0)
 
     def _gradients(self, batch, scale):
-        """(image sums, Local gradients of trunk and heads) of a batch; no weight changes."""
+        """(image sums, Local gradients of trunk and heads, features); no weight changes.
+
+        Gradients are scaled; features are those of `step_and_features`.
+        """
         with recording(self._exchanges), self._overlap.of_a_pass(self._exchanges):
             with tf.GradientTape() as tape:
-                objective = self._forward(batch)
+                objective, vectors = self._forward(batch)
                 # The mean over views and global batch, as workers and micro-batches are summed.
                 images = self._stage.views.count * self.plan.batch_size
                 loss = scale * tf.reduce_sum(objective.loss) / images
             self._overlap.begin_backward()
             local = local_gradients(tape, loss, self._exchanges)
-        return self._image_sums(batch, objective), local
+        return self._image_sums(batch, objective), local, self._of_images(vectors)
 
-    def _forward(self, batch) -> losses.Objective:
-        """The objective of all views, those of an image side by side."""
+    def _forward(self, batch) -> tuple[losses.Objective, tf.Tensor]:
+        """The objective of all views, those of an image side by side; and what is clustered."""
         # So the examples stay ordered by super-class, as the heads need them.
-        features = _joined(self._features(batch))
+        vectors = _joined(self._features(batch))
+        classified = tf.nn.relu(vectors)
         if self.projection:
-            features = self.projection(features, training=True)
-        return self.heads.objective(features, *self._labels(batch))
+            vectors = classified = self.projection(classified, training=True)
+        return self.heads.objective(classified, *self._labels(batch)), vectors
+
+    def _of_images(self, vectors):
+        """(b, d): the mean of the global views of an image, of length 1 if those of views are."""
+        views = self._stage.views
+        of_views = tf.reshape(vectors, [-1, views.count, vectors.shape[-1]])
+        if views.global_views == 1:
+            return of_views[:, 0]
+        mean = tf.reduce_mean(of_views[:, : views.global_views], 1)
+        return tf.math.l2_normalize(mean, -1) if self.projection else mean
 
     def _features(self, batch):
-        """(b, views, d): ReLU of the trunk's features; a pass over global views, one over local."""
+        """(b, views, d), the trunk's features; a pass over global views, one over local ones."""
         features, done = [], 0
         for images in self._passes(batch):
             count = images.shape[1]
@@ -231,7 +269,7 @@ class Learner:
             if self.trunk.dropout_dim:
                 mask = _joined(batch["dropout_mask"][:, done : done + count])
             endpoints = self.trunk(_joined(images), training=True, dropout_mask=mask)
-            found = tf.nn.relu(endpoints[self.trunk.feature_layer])
+            found = endpoints[self.trunk.feature_layer]
             features.append(tf.reshape(found, [-1, count, self.trunk.feature_dim]))
             done += count
         return tf.concat(features, 1)

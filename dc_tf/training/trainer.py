@@ -46,12 +46,15 @@ class StageTrainer:
         checkpoints: Checkpoints.
         metrics: MetricsLog.
         position: Position to resume from.
+        bank: StageBank that the features of steps are kept in, or None.
 
     Attributes:
         position: Position, kept up to date.
     """
 
-    def __init__(self, experiment, run, cluster, learner, checkpoints, metrics, position):
+    def __init__(
+        self, experiment, run, cluster, learner, checkpoints, metrics, position, bank=None
+    ):
         self.position = position
         self._experiment = experiment
         self._run = run
@@ -59,17 +62,18 @@ class StageTrainer:
         self._learner = learner
         self._checkpoints = checkpoints
         self._metrics = metrics
+        self._bank = bank
         self._progress = None
         self._epoch_fields = {}
         self._global_step = tf.Variable(position.global_step, dtype=tf.int64, trainable=False)
-        self._inner = EpochTrainer(learner, cluster, self._global_step)
+        self._inner = EpochTrainer(learner, cluster, self._global_step, bank)
         due = lambda _: self.position.global_step % experiment.checkpoint_every == 0  # noqa: E731
         save = orbit.actions.ConditionalAction(due, self._save)
         self._controller = orbit.Controller(
             global_step=self._global_step,
             trainer=self._inner,
             strategy=cluster.strategy,
-            train_actions=[self._advance, self._require_finite, self._log, save],
+            train_actions=[self._advance, self._require_finite, self._log, self._flush, save],
             steps_per_loop=self._steps_to_next_stop,
             summary_dir=run.summaries if cluster.is_chief else None,
         )
@@ -113,9 +117,20 @@ class StageTrainer:
         raise Preempted(f"was asked to stop; saved at step {self.position.global_step}")
 
     def _steps_to_next_stop(self, global_step) -> int:
-        """Steps until metrics or a checkpoint are due."""
-        log, save = self._experiment.log_every, self._experiment.checkpoint_every
-        return min(log - global_step % log, save - global_step % save)
+        """Steps until metrics, a checkpoint or a part of the bank are due."""
+        every = [self._experiment.log_every, self._experiment.checkpoint_every]
+        if self._bank:
+            every.append(self._flush_every())
+        return min(steps - global_step % steps for steps in every)
+
+    def _flush_every(self):
+        """Steps between parts of the bank, together with the metrics where memory allows that."""
+        log, most = self._experiment.log_every, self._bank.flush_every
+        return most // log * log or most
+
+    def _flush(self, _):
+        if self._bank and self.position.global_step % self._flush_every() == 0:
+            self._bank.flush()
 
     def _advance(self, output):
         steps = self._move()
@@ -157,6 +172,8 @@ class StageTrainer:
         self._metrics.write("train", self.position.global_step, **self._epoch_fields, **output)
 
     def _save(self, _):
+        if self._bank:
+            self._bank.flush()
         self._checkpoints.save(self.position, self._learner)
 
 
@@ -171,9 +188,11 @@ class EpochTrainer(orbit.AbstractTrainer):
         learner: Learner.
         cluster: Cluster; its workers all run the same number of steps.
         global_step: int64 variable; counts the steps of the run.
+        bank: StageBank that takes the features of each step, or None.
     """
 
-    def __init__(self, learner, cluster, global_step):
+    def __init__(self, learner, cluster, global_step, bank=None):
+        self._bank = bank
         self._learner = learner
         self._cluster = cluster
         self._global_step = global_step
@@ -242,7 +261,12 @@ class EpochTrainer(orbit.AbstractTrainer):
         with heartbeat.waiting("a training step"), contextlib.ExitStack() as stack:
             if not self._results:
                 stack.enter_context(heartbeat.slow_operation("the first training step"))
-            result = self._learner.step(batch, tf.cast(self._global_step, tf.int32), stop)
+            inputs = batch, tf.cast(self._global_step, tf.int32), stop
+            if self._bank is None:
+                result = self._learner.step(*inputs)
+            else:
+                result, features = self._learner.step_and_features(*inputs)
+                self._bank.add(features)
         self._results.append(result)
         return result
 

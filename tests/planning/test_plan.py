@@ -9,7 +9,7 @@ import tensorflow as tf
 import workers
 
 from dc_tf import keras
-from dc_tf.clustering.cost.hardware import P4D
+from dc_tf.clustering.cost.hardware import CORE, P4D
 from dc_tf.clustering.cost.model import estimate
 from dc_tf.errors import ConfigError
 from dc_tf.experiment import Optimizer, Views, load, to_yaml
@@ -17,7 +17,8 @@ from dc_tf.nn.projection import Projection
 from dc_tf.nn.trunks import trunk_of
 from dc_tf.nn.vgg16 import VGG16
 from dc_tf.planning import training_cost
-from dc_tf.planning.plan import make_plan
+from dc_tf.planning.bank_cost import BankSize
+from dc_tf.planning.plan import Rates, make_plan
 from dc_tf.planning.report import as_dict, as_text, seconds_of
 from dc_tf.run_dir import RunDir
 from dc_tf.training.optimizers import make_optimizer
@@ -278,6 +279,40 @@ class PlanTest(tf.test.TestCase):
         one, four = (make_plan(experiment(), ROWS, n) for n in (1, 4))
         self.assertGreater(one.scratch_bytes, 2 * four.scratch_bytes)
         self.assertEqual(one.shared_bytes, four.shared_bytes)
+
+    def test_a_bank_takes_what_it_holds_and_only_the_first_clustering_extracts(self):
+        changes = {"stage_reassign_every": 1, "stage_epochs": 3}
+        plain = make_plan(experiment(**changes), ROWS, 2)
+        plan = make_plan(experiment(**changes, stage_features="bank"), ROWS, 2)
+        rotnet, stage = plan.stages
+        # Twice 16 numbers of float16 a row, and those of a quarter of an epoch with row and order.
+        held = 2 * ROWS * 32 + ROWS // 4 * (32 + 16)
+        self.assertEqual((rotnet.bank.shared_bytes, stage.bank.shared_bytes), (0, held))
+        self.assertEqual(plan.shared_bytes - plain.shared_bytes, held)
+        self.assertEqual(plan.scratch_bytes, plain.scratch_bytes)
+        self.assertGreaterEqual(plan.host_bytes, plain.host_bytes)
+        rates = Rates(extract_per_s=1.0, machine=CORE)
+        saved = rates.clusterings_s(plain.stages[1]) - rates.clusterings_s(stage)
+        self.assertAllClose(saved, 2 * ROWS)
+        found = as_dict(plan)["stages"][1]
+        self.assertEqual((found["features"], found["extractions"]), ("bank", 1))
+        self.assertEqual(found["bank_bytes"], held)
+        self.assertEqual(as_text(plan).count("the first clustering extracts"), 1)
+        self.assertNotIn("the first clustering extracts", as_text(plain))
+
+    def test_a_worker_holds_no_more_of_a_bank_for_more_images(self):
+        held = [
+            make_plan(experiment(stage_features="bank", stage_reassign_every=1), rows, 2)
+            .stages[1]
+            .bank.host_bytes
+            for rows in (10**8, 10**9)
+        ]
+        self.assertEqual(*held)
+        self.assertLess(held[0], 300e6)
+
+    def test_a_bank_that_no_clustering_reads_takes_nothing(self):
+        plan = make_plan(experiment(stage_features="bank", stage_reassign_every=3), ROWS, 1)
+        self.assertEqual(plan.stages[1].bank, BankSize())
 
     def test_a_gpu_takes_what_is_not_the_hosts(self):
         host, gpu = (make_plan(experiment(), ROWS, 2, on_gpu) for on_gpu in (False, True))

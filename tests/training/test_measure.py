@@ -57,6 +57,22 @@ class MeasureTest(tf.test.TestCase):
         self.assertGreater(deeper["clustering_seconds"], 2 * extraction_s)  # two rounds
         self.assertIsNone(found["stages"][0]["clustering_seconds"])
 
+    def test_extraction_is_measured_with_the_projection_of_the_stage(self):
+        rotnet, deeper = self.settings["stages"]
+        projected = {**deeper, "projection": {"hidden": 12, "dim": 8}}
+        projected["clustering"] = {"iterations": 3, "whiten": False}
+        seen = []
+
+        def spy(trunk, projection):
+            seen.append(projection)
+            return lambda images: trunk(images)[trunk.feature_layer]
+
+        with mock.patch.object(measure_lib, "clustered_features", spy):
+            for stages in ([rotnet, projected], [rotnet, deeper]):
+                measured(connect(), {**self.settings, "stages": stages}, limits={"_ALL_S": -1.0})
+        self.assertEqual(seen[0].hidden.units, 12)
+        self.assertIsNone(seen[1])
+
     def test_nothing_is_written_and_the_wrong_labels_leave_no_trace(self):
         before = sorted(os.listdir(self.folder))
         measured(connect(), self.settings)

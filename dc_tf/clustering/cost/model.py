@@ -29,7 +29,8 @@ _PROPOSED_BYTES = 16 << 20
 TEMPORARIES = {False: 256 << 20, True: 2 << 30}
 # Two snapshots are kept while the next is written (`resume.py`, which needs TensorFlow).
 _SNAPSHOTS = 3
-_ITEM = {"float16": 2, "bfloat16": 2, "float32": 4}
+# Of a number.
+ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +73,10 @@ class Problem:
                 f"{self} is impossible; rows, dim, clusters, clusterings and workers are at least "
                 "1, the others at least 0."
             )
-        if self.precision not in ("float32", "bfloat16") or self.store_dtype not in _ITEM:
+        if self.precision not in ("float32", "bfloat16") or self.store_dtype not in ITEM_BYTES:
             raise ConfigError(
                 f"precision={self.precision}, store_dtype={self.store_dtype}: use float32 or "
-                f"bfloat16, and one of {', '.join(_ITEM)}."
+                f"bfloat16, and one of {', '.join(ITEM_BYTES)}."
             )
 
     @property
@@ -86,7 +87,7 @@ class Problem:
     @property
     def row_bytes(self) -> int:
         """Of a row on the disk."""
-        return self.dim * _ITEM[self.store_dtype]
+        return self.dim * ITEM_BYTES[self.store_dtype]
 
     @property
     def store_bytes(self) -> int:
@@ -264,7 +265,7 @@ def estimate(problem: Problem, machine: Machine) -> Estimate:
     level2 = _level(problem, machine, m, k, -(-own // m), kept) if k else None
     if level2 and problem.clusterings > 1:
         level2 = _repeated(level2, problem.clusterings)
-    raw_bytes = own * problem.raw_dim * _ITEM[problem.store_dtype]
+    raw_bytes = own * problem.raw_dim * ITEM_BYTES[problem.store_dtype]
     in_place = problem.raw_dim == problem.dim
     labels = (8 + 4 * problem.clusterings) * own + 4 * max(m, k) * problem.dim
     return Estimate(
@@ -366,7 +367,7 @@ def _extra(problem, k):
 
 
 def _factor_bytes(problem, k):
-    return (problem.dim + _extra(problem, k)) * _ITEM[problem.precision]
+    return (problem.dim + _extra(problem, k)) * ITEM_BYTES[problem.precision]
 
 
 def _exchange_s(problem, machine, k, centroids_s):
@@ -420,7 +421,7 @@ def memory_of(problem: Problem, machine: Machine) -> Memory:
         of_rows += 4 * (1 + problem.clusterings) * own
     return Memory(
         centroids=8 * size,
-        factors=(4 + _ITEM[problem.precision]) * size,
+        factors=(4 + ITEM_BYTES[problem.precision]) * size,
         sums=8 * size,
         temporaries=problem.memory_bytes or TEMPORARIES[on_device],
         cache=min(problem.cache_bytes, own * _factor_bytes(problem, k)),

@@ -29,7 +29,7 @@ from dc_tf.errors import ConfigError, DataError
 
 _ROWS = "rows.npy"
 _METADATA = "store.json"
-_STORED = {dtype.name: dtype for dtype in (np.dtype("f2"), BFLOAT16, np.dtype("f4"))}
+STORED_DTYPES = {dtype.name: dtype for dtype in (np.dtype("f2"), BFLOAT16, np.dtype("f4"))}
 # Folder of the rows that `map_in_place` writes next, inside the store's.
 STAGING = "mapping"
 # Attributes that the metadata hold.
@@ -74,15 +74,15 @@ class FeatureStore:
             DataError: if the disk has too little space; no store is left then.
         """
         name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
-        if name not in _STORED:
-            names = ", ".join(_STORED)
+        if name not in STORED_DTYPES:
+            names = ", ".join(STORED_DTYPES)
             raise ConfigError(f"dtype={name!r}; a feature store holds one of {names}.")
         if rows < 0 or dim < 1:
             raise ConfigError(f"rows={rows}, dim={dim}: rows must be at least 0 and dim 1.")
         _remove(path)
         try:
             os.makedirs(path, exist_ok=True)
-            file = RowFile.create(os.path.join(path, _ROWS), rows, dim, _STORED[name])
+            file = RowFile.create(os.path.join(path, _ROWS), rows, dim, STORED_DTYPES[name])
             store = cls(path, file, first_row, made_by=made_by)
             store.flush()
         except BaseException as error:
@@ -208,19 +208,34 @@ class FeatureStore:
         """The rows in the store's dtype, clipped to its range."""
         if rows.dtype not in DTYPES:
             raise DataError(f"features have dtype {rows.dtype}; they need to be floating.")
-        with np.errstate(over="ignore"):
-            stored = rows.astype(self.dtype, copy=False)
-        beyond = ~np.isfinite(stored)
-        if not beyond.any():
-            return stored
-        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        stored, clipped = as_stored(rows, self.dtype)
+        bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
         if bad.size:
             raise DataError(f"features of row {self.first_row + start + bad[0]} are not finite.")
-        if not self.clipped:
+        if clipped and not self.clipped:
             logging.warning("%s: features beyond %s are clipped to it.", self.path, self.dtype)
-        self.clipped += int(np.count_nonzero(beyond))
-        stored[beyond] = np.copysign(_largest(self.dtype), rows[beyond]).astype(self.dtype)
+        self.clipped += clipped
         return stored
+
+
+def as_stored(rows, dtype) -> tuple[np.ndarray, int]:
+    """Features as a file of `dtype` holds them.
+
+    Args:
+        rows: floating, of any shape.
+        dtype: of the file.
+
+    Returns:
+        the same shape in `dtype`, finite values beyond its range as its largest; and their number.
+    """
+    with np.errstate(over="ignore"):
+        stored = rows.astype(dtype, copy=False)
+    beyond = ~np.isfinite(stored)
+    if not beyond.any():
+        return stored, 0
+    beyond &= np.isfinite(rows)
+    stored[beyond] = np.copysign(_largest(stored.dtype), rows[beyond]).astype(dtype)
+    return stored, int(np.count_nonzero(beyond))
 
 
 def _read_metadata(path):
@@ -236,7 +251,9 @@ def _read_metadata(path):
             metadata["mapped"] or 0,
         ]
         valid = set(metadata) == {"matrix", *_RECORDED} and isinstance(metadata["made_by"], str)
-        if not (valid and dtype in _STORED and all(type(n) is int and n >= 0 for n in counts)):
+        if not (
+            valid and dtype in STORED_DTYPES and all(type(n) is int and n >= 0 for n in counts)
+        ):
             raise ValueError(f"it holds {metadata}")
         if max(metadata["written"], metadata["mapped"] or 0) > rows:
             raise ValueError(f"it describes more than {rows} rows")
