@@ -6,7 +6,7 @@ import os
 import typing
 from collections.abc import Mapping, Sequence
 
-from dc_tf.api.arguments import Path, names_of, several, takes_arguments
+from dc_tf.api.arguments import Path, names_of, path_or_none, several, takes_arguments
 from dc_tf.errors import ConfigError
 
 if typing.TYPE_CHECKING:
@@ -21,7 +21,7 @@ if typing.TYPE_CHECKING:
 @takes_arguments()
 def embed(
     model: Path | Trunk,
-    data: Path | Dataset,
+    data: Path | Dataset | None = None,
     layer: str | Sequence[str] | None = None,
     output: Path | None = None,
     *,
@@ -35,6 +35,9 @@ def embed(
     batch_size: int = 256,
     rows_per_file: int = 1_000_000,
     max_bad_share: float = 0.0,
+    images: Path | None = None,
+    preprocessing: str | None = None,
+    signature: str = "",
 ) -> np.ndarray | dict | None:
     """Features of every image of a data set: as an array, or as files.
 
@@ -45,11 +48,14 @@ def embed(
     {'conv4': 8, 'fc7': 64}
 
     Args:
-        model: run folder, SavedModel, or a network of `load_trunk`.
+        model: run folder, SavedModel, or a network of `load_trunk`; or a SavedModel, Keras or ONNX
+            file of another program, or a TensorFlow Hub address.
         data: data set folder, or one of `open_dataset`.
         layer: conv1..conv13, fc6, fc7 of VGG-16; conv1, block1_1..block4_2 (ResNet-50: block4_3),
             pool of a ResNet; several of them, or "all"; None takes the one that `evaluate` has
             measured as the best of the model, the one that is clustered if nothing was measured.
+            Of a network of another program: an output, or of Keras files any layer; None takes
+            the only output.
         output: folder for `.npy` files; None returns arrays.
         stage: of a run: take it as it was when this stage ended.
         random_init: features of an untrained network of the model's shape, to compare with.
@@ -61,6 +67,11 @@ def embed(
         batch_size: images at a time.
         rows_per_file: images per file.
         max_bad_share: share of corrupt images that may be replaced by others.
+        images: in place of `data`, with `output`: folder of images, or what else `convert` takes;
+            it is converted to the data set OUTPUT/data, which stays.
+        preprocessing: of a network of another program that does not state it: a preset (imagenet,
+            clip, inception, caffe, 0-1, -1-1, 0-255), settings over one, or a YAML file.
+        signature: of a SavedModel of another program.
 
     Returns:
         (rows, d) array in the order of row ids, of several layers a dict of arrays; with `output`,
@@ -85,9 +96,15 @@ def embed(
         "compute_dtype": compute_dtype,
         "batch_size": batch_size,
         "max_bad_share": max_bad_share,
+        "preprocessing": preprocessing,
+        "signature": signature,
     }
     if output is not None:
-        return embed_files(model, data, os.fspath(output), rows_per_file, **asked)
+        return embed_files(
+            model, data, os.fspath(output), rows_per_file, images=path_or_none(images), **asked
+        )
+    if images is not None or data is None:
+        raise ConfigError("images is for files; give an output, or convert them and give data.")
     arrays = embed_arrays(model, data, **asked)
     return arrays.popitem()[1] if len(arrays) == 1 else arrays
 

@@ -101,14 +101,18 @@ def center_crop(encoded, size, short_side) -> tf.Tensor:
     Args:
         encoded: () string, a JPEG or PNG.
         size: int, side of the result in pixels, at most `short_side`.
-        short_side: int, length in pixels of the short side after resizing.
+        short_side: int, length in pixels of the short side after resizing; 0 scales the whole image
+            to a square.
 
     Returns:
         (size, size, 3) float32 in [0, 1].
     """
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     shape = tf.cast(tf.shape(image)[:2], tf.float32)
-    resized = tf.round(shape * (short_side / tf.reduce_min(shape)))
+    if short_side:
+        resized = tf.round(shape * (short_side / tf.reduce_min(shape)))
+    else:
+        resized = tf.constant([size, size], tf.float32)
     offset = tf.floor((resized - size) / 2)
     # One op scales the image and computes only the cropped pixels.
     return _scale(image, size, scale=resized / shape, offset=offset)

@@ -95,7 +95,8 @@ def evaluation_batches(
         row_ids: (n,) integers.
         batch_size: int, largest number of images per batch.
         size: int, side of the images in pixels.
-        short_side: int, length in pixels of the short side after resizing, before the crop.
+        short_side: int, length in pixels of the short side after resizing, before the crop; 0 for
+            the whole image without a crop.
         threads: int, threads that decode; None for one a core.
         prefetch: int, batches kept ready.
 
@@ -106,7 +107,7 @@ def evaluation_batches(
     Raises:
         ConfigError: `short_side` is less than `size`.
     """
-    if short_side < size:
+    if 0 < short_side < size:
         raise ConfigError(f"short_side is {short_side}; a crop of {size} needs at least {size}.")
     row_ids = np.asarray(row_ids, np.int64)
     _, entries = reader.dataset.locate(row_ids)
