@@ -21,6 +21,7 @@ else:
 
 Model = _keras.Model
 Sequential = _keras.Sequential
+applications = _keras.applications
 initializers = _keras.initializers
 layers = _keras.layers
 mixed_precision = _keras.mixed_precision
@@ -40,7 +41,7 @@ def keras_3() -> types.ModuleType:
     except ImportError as error:
         raise ConfigError(
             "a file of Keras 3 needs the package keras, which is missing; install it with 'pip "
-            "install \"keras>=3\"', or give the network as a SavedModel."
+            'install "keras>=3"\', or give the network as a SavedModel.'
         ) from error
     if not keras.__version__.startswith("3"):
         raise ConfigError(
@@ -49,7 +50,6 @@ def keras_3() -> types.ModuleType:
         )
     if keras.backend.backend() != "tensorflow":
         raise ConfigError(
-            f"Keras 3 computes with {keras.backend.backend()} here; set "
-            "KERAS_BACKEND=tensorflow."
+            f"Keras 3 computes with {keras.backend.backend()} here; set KERAS_BACKEND=tensorflow."
         )
     return keras

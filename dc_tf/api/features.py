@@ -68,7 +68,7 @@ def embed(
         rows_per_file: images per file.
         max_bad_share: share of corrupt images that may be replaced by others.
         images: in place of `data`, with `output`: folder of images, or what else `convert` takes;
-            it is converted to the data set OUTPUT/data, which stays.
+            it is converted to the data set OUTPUT.data, which stays.
         preprocessing: of a network of another program that does not state it: a preset (imagenet,
             clip, inception, caffe, 0-1, -1-1, 0-255), settings over one, or a YAML file.
         signature: of a SavedModel of another program.
@@ -211,7 +211,7 @@ def kmeans(
 @takes_arguments(config_file="config_files")
 def evaluate(
     task: str | None,
-    model: Path,
+    model: Path | None = None,
     train: Path | None = None,
     test: Path | None = None,
     *,
@@ -230,6 +230,10 @@ def evaluate(
     watch_dir: Path | None = None,
     timeout_s: float = 600.0,
     scratch: Path | None = None,
+    features: Path | None = None,
+    test_features: Path | None = None,
+    preprocessing: str | None = None,
+    signature: str = "",
 ) -> Evaluation | None:
     """Measures what was learned, and an untrained network beside it.
 
@@ -242,7 +246,8 @@ def evaluate(
     Args:
         task: "knn", "linear_probe", "low_shot", "finetune", "retrieval", "nmi", "rotation",
             "voc07_classification" or "voc07_detection"; None takes the one that a file names.
-        model: SavedModel or run folder. "nmi": run folder, or output of `kmeans`.
+        model: SavedModel or run folder. "nmi": run folder, or output of `kmeans`. "knn",
+            "linear_probe", "low_shot": also a network of another program, as of `embed`.
         train: labelled data set to learn from, a VOC development kit, or for "retrieval" a folder
             of other images.
         test: labelled data set to measure on, or for "retrieval" a folder with a ground truth.
@@ -261,6 +266,11 @@ def evaluate(
         watch_dir: of several workers: folder in which they watch one another.
         timeout_s: with `watch_dir`, seconds that a worker may be silent or do nothing.
         scratch: folder for features that memory cannot hold.
+        features: in place of `model`, for these and "retrieval": features of the images of
+            `train`, output of `embed` or `.npy` files; and of `test`, where both are views of the
+            data set of these features.
+        test_features: those of the images of `test`, if they are others.
+        preprocessing, signature: of a network of another program, as of `embed`.
 
     Returns:
         dict of metrics by name, with the settings that they were measured with; its attribute
@@ -273,11 +283,11 @@ def evaluate(
     from dc_tf.evaluation import start
 
     paths = {"train": train, "test": test, "output": output, "plot": plot}
-    paths |= {"watch_dir": watch_dir, "scratch": scratch}
+    paths |= {"watch_dir": watch_dir, "scratch": scratch, "model": model}
+    paths |= {"features": features, "test_features": test_features}
     paths = {name: None if path is None else os.fspath(path) for name, path in paths.items()}
     found = start.evaluate(
         task=task,
-        model=os.fspath(model),
         layers=names_of(layer),
         config_files=several(config_files),
         params_override=several(params_override),
@@ -289,6 +299,8 @@ def evaluate(
         resize=resize,
         seed=seed,
         timeout_s=timeout_s,
+        preprocessing=preprocessing,
+        signature=signature,
         **paths,
     )
     if found is not None:

@@ -8,16 +8,16 @@ The default layer is the model's best one as measured by `dc_tf evaluate`, by k-
 probe; the one that is clustered, fc7 or a ResNet's pool, if nothing was measured. The command says
 which, and why.
 
-The model may be of any program: a SavedModel, a Keras file (.keras or .h5, of Keras 2 or 3), an ONNX
-file, or a TensorFlow Hub address. --layer names one of its outputs, or of Keras files any layer, and
-is not needed where there is one output; of tokens the mean is taken, or with LAYER.first the first.
---preprocessing states how its images are prepared, unless the network or a file beside it does
-(preprocessor_config.json of transformers, config.json of timm): a preset (imagenet, clip, inception,
-caffe, 0-1, -1-1, 0-255), settings over one (imagenet,size=299,crop=0.9), or a YAML file. Settings:
-size, short_side, crop (share of the short side; 0: whole image), scale, mean, deviation, order (rgb,
-bgr), layout (channels_last, channels_first).
+The model may be of any program: a SavedModel, a Keras file (.keras or .h5, of Keras 2 or 3), an
+ONNX file, or a TensorFlow Hub address. --layer names one of its outputs, or of Keras files any
+layer, and is not needed where there is one output; of tokens the mean is taken, or with LAYER.first
+the first. --preprocessing states how its images are prepared, unless the network or a file beside
+it does (preprocessor_config.json of transformers, config.json of timm): a preset (imagenet, clip,
+inception, caffe, 0-1, -1-1, 0-255), settings over one (imagenet,size=299,crop=0.9), or a YAML file.
+Settings: size, short_side, crop (share of the short side; 0: whole image), scale, mean, deviation,
+order (rgb, bgr), layout (channels_last, channels_first).
 
---images=FOLDER converts the images first, to the data set OUTPUT/data, which stays.
+--images=FOLDER converts the images first, to the data set OUTPUT.data, which stays.
 
 OUTPUT/LAYER-00000-of-00003.npy has the features of the images whose row ids are in
 OUTPUT/rows-00000-of-00003.npy. OUTPUT/sources-00000-of-00003.jsonl names the file of each of these

@@ -20,9 +20,9 @@ from dc_tf.clustering.cluster_model import ClusterModel, load_clustering
 from dc_tf.clustering.nearness import CHUNK_BYTES, two_nearest
 from dc_tf.clustering.search.tensors import exact_float32
 from dc_tf.clustering.store.embeddings import UnitRows
+from dc_tf.clustering.store.feature_files import open_folder
 from dc_tf.clustering.store.points import Block, chunks
 from dc_tf.curation.clusters import Clustering
-from dc_tf.clustering.store.feature_files import open_folder
 from dc_tf.curation.features import open_features
 from dc_tf.curation.network import network_of
 from dc_tf.curation.shared_columns import joined_columns

@@ -1,8 +1,8 @@
 """Loads the network to evaluate, and makes an untrained baseline.
 
-    frozen = open_model("/models/mine", compute_dtype="bfloat16")     # an exported model or a run
-    baseline = random_init(frozen)
-    frozen = open_other("theirs.onnx", Wanted(preprocessing=read("imagenet")))   # of any program
+frozen = open_model("/models/mine", compute_dtype="bfloat16")     # an exported model or a run
+baseline = random_init(frozen)
+frozen = open_other("theirs.onnx", Wanted(preprocessing=read("imagenet")))   # of any program
 """
 
 import dataclasses

@@ -153,7 +153,7 @@ def _preset(model) -> tuple[str | None, str]:
     name, first = model.name, model.inputs[0].name
     if name in ("vgg16", "resnet18", "resnet50") and first.partition(":")[0] == "images":
         return "0-1", "a file of dc_tf export"  # which has the names of keras.applications
-    for layer in model.layers[: _FIRST_LAYERS]:
+    for layer in model.layers[:_FIRST_LAYERS]:
         scale = getattr(layer, "scale", None)
         if type(layer).__name__ == "Rescaling" and isinstance(scale, float) and scale < 0.1:
             return "0-255", f"its layer {layer.name} scales images"

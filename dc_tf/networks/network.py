@@ -18,6 +18,7 @@ from dc_tf.errors import ConfigError, DataError
 from dc_tf.networks.preprocessing import Preprocessing
 
 FIRST = ".first"
+OUTPUTS = "outputs"
 _SHOWN = 24  # names of a long list in messages
 _CHANNELS = 3
 
@@ -27,7 +28,8 @@ class Wanted:
     """What is asked of a network.
 
     Attributes:
-        layers: names of outputs, or "all"; None for the only one.
+        layers: names of outputs, "all" of them, or `OUTPUTS`, those that the network itself
+            returns; None for the only one of these.
         preprocessing: Preprocessing, or None for what the network states.
         signature: of a SavedModel: name of a signature, or "call" for calling it; "" chooses.
     """
@@ -142,7 +144,9 @@ class Network:
         if asked:
             self._origins |= {safe[name] + FIRST: (name, True) for name in tokens}
         if asked and "all" not in asked:
-            self._origins = {n: self._origins[n] for n in self._origins if _is_asked(n, asked, safe)}
+            self._origins = {
+                n: self._origins[n] for n in self._origins if _is_asked(n, asked, safe)
+            }
         self.layer_names = tuple(self._origins)
         self.map_names = tuple(safe[name] for name in outputs if shapes[name].rank == 4)
         self.feature_layer = self.layer_names[0]
@@ -158,9 +162,7 @@ class Network:
 
         @tf.function(input_signature=[spec], autograph=False)
         def traced(images):
-            prepared = prepare(
-                images, self.preprocessing, self._source.input_dtype, self._first_of
-            )
+            prepared = prepare(images, self.preprocessing, self._source.input_dtype, self._first_of)
             return in_batches(
                 lambda some: self._source.function(some, outputs), prepared, self._batch
             )
@@ -312,14 +314,14 @@ def _chosen(path, source, asked) -> tuple[str, ...]:
         )
     if "all" in asked:
         return known
+    if OUTPUTS in asked:
+        return source.main_outputs
     safe = _safe_names(known)
     names = {**{safe[name]: name for name in known}, **{name: name for name in known}}
     bare = [name.strip().removesuffix(FIRST) for name in asked]
     unknown = [name for name in bare if name not in names]
     if unknown:
-        raise ConfigError(
-            f"{path} has no output {', '.join(unknown)}; it has {listed(known)}."
-        )
+        raise ConfigError(f"{path} has no output {', '.join(unknown)}; it has {listed(known)}.")
     return tuple(name for name in known if name in {names[one] for one in bare})
 
 

@@ -69,15 +69,15 @@ def _choose(path, loaded, asked) -> str:
         if asked in fit or (asked == CALL and asked in known):
             return asked
         what = "takes more than images" if asked in known else "does not exist"
-        raise ConfigError(
-            f"--signature={asked} {what}: {_described(path, loaded)}"
-        )
+        raise ConfigError(f"--signature={asked} {what}: {_described(path, loaded)}")
     if _DEFAULT in fit or len(fit) == 1:
         return _DEFAULT if _DEFAULT in fit else fit[0]
     if callable(loaded) and not fit:
         return CALL
     if fit:
-        raise ConfigError(f"{path} has several signatures; choose with --signature, of {listed(fit)}.")
+        raise ConfigError(
+            f"{path} has several signatures; choose with --signature, of {listed(fit)}."
+        )
     raise ConfigError(f"no signature takes images alone: {_described(path, loaded)}")
 
 

@@ -19,7 +19,7 @@ from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
 from dc_tf.networks import files, preprocessing
 
-CONVERTED = "data"  # in the output, of `images`
+CONVERTED = ".data"  # ending of the data set beside the output, of `images`
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
 
@@ -38,7 +38,7 @@ def embed_files(
         rows_per_file: as of `embed.embed`.
         comm: Communicator of the workers, where the caller has joined them; None joins them here.
         images: what `dc_tf convert` takes, such as a folder of images, in place of `data`: it is
-            converted to the data set OUTPUT/data, which stays.
+            converted to the data set OUTPUT.data, which stays.
         asked: as of `embed_arrays`.
 
     Returns:
@@ -82,11 +82,11 @@ def _check_source(data, images):
 
 
 def _converted(images, output, comm) -> Dataset:
-    """The data set of a source of images in the output, made or continued by the first worker."""
+    """The data set of a source of images beside the output; the first worker makes it."""
     from dc_tf.distributed import heartbeat
     from dc_tf.distributed.collective_errors import raise_on_all
 
-    path = os.path.join(output, CONVERTED)
+    path = output.rstrip("/") + CONVERTED
     with raise_on_all(comm), heartbeat.slow_operation("conversion of the images"):
         if comm.rank == 0:
             convert(images, path)
