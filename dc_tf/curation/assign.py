@@ -41,7 +41,7 @@ from dc_tf.training.checkpoint import load_trunk_of_clustering
 from dc_tf.training.extract import extract
 from dc_tf.training.projection import projection_of_clustering
 
-_EMBEDDED = re.compile(r"(\w+)-\d+-of-\d+\.npy$")  # a file of `dc_tf embed`
+_EMBEDDED = re.compile(r"(.+)-\d+-of-\d+\.npy$")  # a file of `dc_tf embed`
 
 
 def assign_images(

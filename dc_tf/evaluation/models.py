@@ -13,7 +13,6 @@ from dc_tf.exporting.metadata import default_short_side, read_metadata
 from dc_tf.exporting.refusal import no_model
 from dc_tf.exporting.saved_model import is_saved_model, restore_trunk
 from dc_tf.exporting.weights import copy_weights, named_weights, weights_digest
-from dc_tf.networks.files import kind_of
 from dc_tf.networks.network import Network, Wanted
 from dc_tf.networks.open import open_network
 from dc_tf.networks.preprocessing import from_dict
@@ -76,15 +75,6 @@ def open_model(path: str, compute_dtype="float32", stage="") -> FrozenModel:
     if os.path.isfile(RunDir(path).config):
         return _open_run(path, compute_dtype, stage)
     raise no_model(path)
-
-
-def is_other(path) -> bool:
-    """Whether a path, or an address, is of a network of another program.
-
-    Raises:
-        ConfigError, DataError: as of `networks.files.kind_of`.
-    """
-    return kind_of(os.path.expanduser(path)) is not None
 
 
 def open_other(path: str, wanted=Wanted()) -> FrozenModel:  # noqa: B008

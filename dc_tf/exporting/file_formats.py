@@ -13,6 +13,7 @@ The input of Keras models, ONNX and TFLite is (b, r, r, 3) RGB at the network's 
 model casts it to float32; of the others it has that type, or uint8 with `input_range="255"`.
 """
 
+import json
 import os
 
 import tensorflow as tf
@@ -109,6 +110,17 @@ def _write_onnx(network, path, input_range):
     infer = _inference(network, input_range)
     spec = infer.input_signature
     _converter().convert.from_function(infer, spec, opset=_OPSET, output_path=path)
+    _state_preprocessing(path, input_range)
+
+
+def _state_preprocessing(path, input_range):
+    """Writes into an ONNX file how its images are prepared, as `networks.onnx_file` reads it."""
+    import onnx  # which tf2onnx needs
+
+    model = onnx.load(path)
+    stated = {"scale": 255.0 if input_range == BYTES else 1.0}
+    model.metadata_props.add(key="dc_tf", value=json.dumps({"preprocessing": stated}))
+    onnx.save(model, path)
 
 
 def _inference(network, input_range):

@@ -3,6 +3,7 @@
 source = open_onnx("resnet50.onnx")
 """
 
+import json
 import os
 
 import numpy as np
@@ -11,6 +12,7 @@ import tensorflow as tf
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.networks.files import ONNX, digest_of
 from dc_tf.networks.network import Source
+from dc_tf.networks.preprocessing import Preprocessing, from_dict
 
 _TYPES = {
     "tensor(float)": tf.float32,
@@ -41,6 +43,8 @@ def open_onnx(path: str, stated=None, stated_by="") -> Source:
     except Exception as error:  # onnxruntime's errors share no class
         raise DataError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
     inputs, outputs = session.get_inputs(), session.get_outputs()
+    if ours := _stated(session):
+        stated, stated_by = ours, "the file, of dc_tf export"
     if len(inputs) != 1 or inputs[0].type not in _TYPES:
         texts = ", ".join(f"{one.name}: {one.type} {one.shape}" for one in inputs)
         raise ConfigError(f"{path} takes {texts}; a network of one batch of images is needed.")
@@ -57,6 +61,16 @@ def open_onnx(path: str, stated=None, stated_by="") -> Source:
         stated=stated,
         stated_by=stated_by,
     )
+
+
+def _stated(session) -> Preprocessing | None:
+    """What `dc_tf export --format=onnx` has written into the file; None of another program."""
+    text = session.get_modelmeta().custom_metadata_map.get("dc_tf", "null")
+    try:
+        found = json.loads(text)
+        return from_dict(found["preprocessing"]) if found else None
+    except (ValueError, KeyError, TypeError):  # a key of the same name by another program
+        return None
 
 
 def _runtime():

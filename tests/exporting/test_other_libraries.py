@@ -24,6 +24,7 @@ from dc_tf.nn.trunks import make_trunk
 
 SIDE = 32
 OURS = ("dc_tf", "tensorflow", "tf_keras")
+KERAS_3 = {"KERAS_BACKEND": "tensorflow", "TF_USE_LEGACY_KERAS": "0"}
 # (kind, settings, form of Sobel)
 SMALL = (
     ("vgg16", {"width": 1 / 16, "fc": 12}, "layer"),
@@ -52,7 +53,7 @@ def images(count=2, side=SIDE, seed=0):
 def network(kind, settings, side=SIDE):
     """A network whose running statistics are not the initial ones."""
     trunk = make_trunk(kind, resolution=side, **dict(settings), seed=3).built_at_resolution()
-    trunk(images(8, side, seed=1), training=True)
+    trunk(images(8 if side == SIDE else 2, side, seed=1), training=True)
     return trunk
 
 
@@ -85,9 +86,7 @@ found["units"], found["bytes"] = model.predict(given["x"]), model.predict(255 * 
 found["refused"] = model.predict(3 * given["x"] - 1)
 found["names"] = [layer.name for layer in model.layers]
 """
-            found = other_process.run(
-                program, ("dc_tf", "tf_keras"), {"KERAS_BACKEND": "tensorflow"}, x=images()
-            )
+            found = other_process.run(program, ("dc_tf", "tf_keras"), KERAS_3, x=images())
             expected = trunk(images())[trunk.feature_layer]
             self.assertAllClose(found["units"], expected, atol=1e-4)
             self.assertAllClose(found["bytes"], expected, atol=1e-4)
@@ -116,8 +115,7 @@ found["names"] = [layer.name for layer in model.layers]
 import keras
 found |= keras.layers.TFSMLayer({path!r})(given["x"])
 """
-        environment = {"KERAS_BACKEND": "tensorflow", "TF_USE_LEGACY_KERAS": "0"}
-        found = other_process.run(program, ("dc_tf", "tf_keras"), environment, x=images())
+        found = other_process.run(program, ("dc_tf", "tf_keras"), KERAS_3, x=images())
         for layer, values in trunk(images()).items():
             self.assertAllClose(found[layer], values, atol=1e-4)
 
@@ -157,9 +155,10 @@ class TorchTest(LibrariesTest):
     RGB = {"sobel": False}
 
     def compare(self, kind, form, program, side, activation=tf.identity):
-        trunk = of(kind, self.RGB, side)
+        # Not kept: VGG-16 has half a gigabyte of weights.
+        trunk = network.__wrapped__(kind, tuple(self.RGB.items()), side)
         path = self.path("mine.pth" if form == "torchvision" else "mine.safetensors")
-        write_file(trunk, path, form)
+        write_file(trunk, path, form, overwrite=True)
         text = PREPARED + program.replace("PATH", repr(path))
         found = other_process.run(text, OURS, images=images(side=side))["features"]
         expected = activation(trunk(images(side=side))[trunk.feature_layer])

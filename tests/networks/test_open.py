@@ -11,10 +11,12 @@ from other_networks import SIDE, keras_model, saved_model, write_onnx
 
 from dc_tf import keras
 from dc_tf.errors import ConfigError, DataError
+from dc_tf.exporting.file_formats import write_file
 from dc_tf.networks import files
 from dc_tf.networks.network import Wanted
 from dc_tf.networks.open import open_network
 from dc_tf.networks.preprocessing import read
+from dc_tf.nn.vgg16 import VGG16
 
 UNIT = read("0-1")
 IMAGES = np.random.default_rng(0).random((5, SIDE, SIDE, 3)).astype(np.float32)
@@ -222,6 +224,15 @@ class OnnxTest(NetworkTest):
         self.refused("--signature=x is of a SavedModel", self.path("two.onnx"), signature="x")
         pictures.write(self.get_temp_dir(), "broken.onnx", b"x")
         self.refused("cannot be loaded", self.path("broken.onnx"), error=DataError)
+
+    def test_a_file_of_dc_tf_states_its_preprocessing(self):
+        trunk = VGG16(width=1 / 16, resolution=32, fc=12).built_at_resolution()
+        images = tf.random.stateless_uniform([2, 32, 32, 3], [0, 1])
+        for input_range in ("auto", "255"):
+            path = self.path(f"ours{input_range}.onnx")
+            write_file(trunk, path, "onnx", input_range=input_range)
+            found = self.open(path, ("fc7",), preprocessing=None)(images)["fc7"]
+            self.assertAllClose(found, trunk(tf.round(images * 255) / 255)["fc7"], atol=0.05)
 
     def test_what_lies_beside_states_the_preprocessing(self):
         write_onnx(self.path("beside.onnx"))

@@ -141,16 +141,30 @@ class EmbedTest(OtherTest):
         self.assertEqual(again, about)
 
     @pytest.mark.slow
-    def test_two_workers_write_the_files_of_one(self):
-        folder, logs = self.folder(), os.path.join(self.root, "logs")
-        flags = *self.flags, "--layer=mean", "--batch_size=8", f"--output={folder}"
-        with jobs.Job(2, ["embed", *flags], logs) as job:
+    def test_two_workers_convert_embed_and_measure_as_one(self):
+        images, logs = tempfile.mkdtemp(dir=self.root), os.path.join(self.root, "logs")
+        for number in range(24):
+            pictures.write(images, f"{number % 3}/{number}.png", pictures.encoded(number))
+        flags = self.flags[0], self.flags[2], "--layer=mean", "--batch_size=8"
+        alone, folder = self.folder(), self.folder()
+        call("embed", *flags, f"--images={images}", f"--output={alone}")
+        command = ["embed", *flags, f"--images={images}", f"--output={folder}"]
+        with jobs.Job(2, command, logs) as job:
             self.assertEqual(job.wait(240), [0, 0], job.log(0))
-        alone = self.folder()
-        call("embed", *flags[:-1], f"--output={alone}")
         for path in files(alone, "mean"):
             same = os.path.join(folder, os.path.basename(path))
             self.assertAllEqual(np.load(same), np.load(path))
+        for task in ("knn", "retrieval"):
+            result = os.path.join(self.root, f"{task}.json")
+            flags = f"--task={task}", f"--features={self.features}", "--noestimate"
+            flags += f"--train={self.data}", f"--test={self.data}"
+            with jobs.Job(2, ["evaluate", *flags, f"--output={result}"], logs) as job:
+                self.assertEqual(job.wait(240), [0, 0], job.log(0))
+            with open(result) as file:
+                found = json.load(file)
+            expected = call("evaluate", *flags)
+            name = "map" if task == "retrieval" else "top1"
+            self.assertAllClose(found[name], expected[name], atol=1e-6)
 
 
 class FurtherTest(OtherTest):
@@ -178,6 +192,13 @@ class FurtherTest(OtherTest):
         self.assertEqual(Dataset.open(few).rows, 10)
         nmi = call("evaluate", "--task=nmi", f"--model={clusters}", f"--train={self.data}")
         self.assertEqual(nmi["rows"], ROWS)
+
+    def test_images_are_found_and_assigned_by_the_network_of_the_features(self):
+        example = RowReader(Dataset.open(self.data)).examples([7])[0]
+        image = pictures.write(tempfile.mkdtemp(dir=self.root), "q.jpg", example["encoded"])
+        source = f"--features={self.features}", f"--data={self.data}"
+        found = call("search", *source, f"--query={image}", "--k=3")
+        self.assertEqual(found["neighbours"][0]["row"], 7)
 
     def test_given_features_measure_as_the_network_does(self):
         train, test = self.view(np.arange(32)), self.view(np.arange(32, ROWS))
