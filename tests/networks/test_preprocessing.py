@@ -38,7 +38,7 @@ class ReadTest(tf.test.TestCase):
     def test_wrong_ones_are_refused_with_what_would_work(self):
         for text, message in (
             ("imagnet", "'imagnet'; use one of 0-1, .*imagenet"),
-            ("sise=3", "unknown setting 'sise'; known here: .*size"),
+            ("sizes=3", "unknown setting .sizes.; known here: .*size"),
             ("order=rbg", "order is 'rbg'; use rgb or bgr"),
             ("mean=[1,2]", "mean is .*; use one number, or three"),
             ("deviation=[0,1,1]", "use positive numbers"),
