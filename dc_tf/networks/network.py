@@ -19,6 +19,7 @@ from dc_tf.networks.preprocessing import Preprocessing
 
 FIRST = ".first"
 OUTPUTS = "outputs"
+_TAKEN = ("rows", "sources")  # names of files that `embed` writes beside those of layers
 _SHOWN = 24  # names of a long list in messages
 _CHANNELS = 3
 
@@ -141,12 +142,11 @@ class Network:
         safe = _safe_names(outputs)
         self._origins = {safe[name]: (name, False) for name in outputs}
         tokens = [name for name in outputs if shapes[name].rank == 3]
-        if asked:
+        if asked and OUTPUTS not in asked:
             self._origins |= {safe[name] + FIRST: (name, True) for name in tokens}
-        if asked and "all" not in asked:
-            self._origins = {
-                n: self._origins[n] for n in self._origins if _is_asked(n, asked, safe)
-            }
+            if "all" not in asked:
+                kept = [name for name in self._origins if _is_asked(name, asked, safe)]
+                self._origins = {name: self._origins[name] for name in kept}
         self.layer_names = tuple(self._origins)
         self.map_names = tuple(safe[name] for name in outputs if shapes[name].rank == 4)
         self.feature_layer = self.layer_names[0]
@@ -334,8 +334,8 @@ def _is_asked(layer, asked, safe) -> bool:
 
 
 def _safe_names(names) -> dict[str, str]:
-    """{name: a name that a file may have}, all different."""
-    found, used = {}, set()
+    """{name: a name that a file of features may have}, all different."""
+    found, used = {}, set(_TAKEN)
     for name in names:
         plain = re.sub(r"[^\w.-]+", "_", name.removesuffix(":0")).strip("_.-") or "output"
         while plain in used:
@@ -356,4 +356,6 @@ def listed(names) -> str:
 
 
 def _text(shape) -> str:
+    if isinstance(shape, tf.TensorShape) and shape.rank is None:
+        return "of unknown rank"
     return f"({', '.join('?' if side is None else str(side) for side in shape)})"

@@ -15,7 +15,7 @@ from dc_tf import keras
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.exporting.file_formats import write_file
 from dc_tf.networks import files
-from dc_tf.networks.network import Wanted
+from dc_tf.networks.network import OUTPUTS, Wanted
 from dc_tf.networks.open import open_network
 from dc_tf.networks.preprocessing import read
 from dc_tf.nn.vgg16 import VGG16
@@ -61,6 +61,31 @@ class SavedModelTest(NetworkTest):
         self.assertAllClose(found["tokens"], 2 * IMAGES.mean((1, 2)), rtol=1e-5)
         self.assertAllClose(found["tokens.first"], 2 * IMAGES[:, 0, 0], rtol=1e-5)
         self.assertEqual(self.open(path, ("tokens.first",)).layer_names, ("tokens.first",))
+
+    def test_all_outputs_of_the_network_itself(self):
+        both = saved_model(self.path("both"), signatures={"serving_default": ("mean", "tokens")})
+        self.assertEqual(self.open(both, (OUTPUTS,)).layer_names, ("mean", "tokens"))
+        keras_model().save(self.path("model.keras"))
+        network = self.open(self.path("model.keras"), (OUTPUTS,))
+        self.assertEqual(network.layer_names, ("classes",))
+
+    def test_outputs_get_names_that_files_may_have(self):
+        module = tf.Module()
+        spec = tf.TensorSpec([None, SIDE, SIDE, 3], name="images")
+        names = ("rows", "a/b:0", "a_b", "..")
+        function = tf.function(
+            lambda images: {name: images[:, number, 0] for number, name in enumerate(names)},
+            input_signature=[spec],
+        )
+        tf.saved_model.save(module, self.path("names"), signatures={"serving_default": function})
+        network = self.open(self.path("names"), ("all",))
+        self.assertLen(network.layer_names, 4)
+        self.assertNotIn("rows", network.layer_names)
+        for name in network.layer_names:
+            self.assertRegex(name, r"^\w[\w.-]*$")
+        found = self.open(self.path("names"), ("a/b:0",))
+        (values,) = found(IMAGES).values()
+        self.assertAllClose(values, IMAGES[:, 1, 0])
 
     def test_outputs_are_refused_with_their_names(self):
         path = saved_model(self.path("two"), signatures={"serving_default": ("mean", "most")})
