@@ -102,7 +102,8 @@ TO = FLAGS.enum(
     "to",
     None,
     convert.TO,
-    "Write the data set --input as these files instead; --rows_per_shard are images of a tar.",
+    "The other way: write the data set --input in this format; --rows_per_shard are images of a "
+    "tar.",
 )
 TFDS_DATA_DIR = FLAGS.path(
     "tfds_data_dir", None, "Folder of TensorFlow data sets; None: their default."

@@ -17,7 +17,7 @@ from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed.joined import joined
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
-from dc_tf.networks import files, preprocessing
+from dc_tf.networks import files
 
 CONVERTED = ".data"  # ending of the data set beside the output, of `images`
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
@@ -233,8 +233,7 @@ def other_network(model, asked, signature) -> dict | None:
     """
     path = os.path.expanduser(os.fspath(model)) if _is_path(model) else ""
     if files.kind_of(path) is not None:
-        stated = None if asked is None else preprocessing.read(asked)
-        return {"preprocessing": stated, "signature": signature}
+        return {"preprocessing": _read(asked), "signature": signature}
     for name, value in (("preprocessing", asked), ("signature", signature)):
         if value:
             raise ConfigError(
@@ -242,6 +241,15 @@ def other_network(model, asked, signature) -> dict | None:
                 "it out."
             )
     return None
+
+
+def _read(asked):
+    """What a preprocessing asked for means; None where nothing was asked for."""
+    if asked is None:
+        return None
+    from dc_tf.networks.preprocessing import read  # reads settings, which takes time to import
+
+    return read(asked)
 
 
 def _check_other(model, stage, random_init, compute_dtype):
