@@ -270,7 +270,8 @@ def evaluate(
             `train`, output of `embed` or `.npy` files; and of `test`, where both are views of the
             data set of these features.
         test_features: those of the images of `test`, if they are others.
-        preprocessing, signature: of a network of another program, as of `embed`.
+        preprocessing: of a network of another program, as of `embed`.
+        signature: of a SavedModel of another program.
 
     Returns:
         dict of metrics by name, with the settings that they were measured with; its attribute

@@ -6,6 +6,8 @@
 Keras 3 has no check of values that raises; images that are refused become NaN.
 """
 
+import tensorflow as tf
+
 from dc_tf import keras
 from dc_tf.exporting.input_range import AUTO, BYTES, TOLERANCE, UNIT
 from dc_tf.exporting.keras_model import Builder, input_stage
@@ -13,7 +15,7 @@ from dc_tf.exporting.keras_model import Builder, input_stage
 _IMAGE = (1, 2, 3)  # axes
 
 
-def keras_3_model(trunk, input_range=AUTO):
+def keras_3_model(trunk, input_range=AUTO) -> "keras.Model":
     """A functional model of Keras 3; arguments as of `keras_model.keras_model`.
 
     Raises:
@@ -32,12 +34,12 @@ def keras_3_model(trunk, input_range=AUTO):
 class Keras3Builder(Builder):
     """`Builder` with layers of Keras 3."""
 
-    def every(self, x, stride, name):
+    def every(self, x, stride, name) -> tf.Tensor:
         """A pooling of one pixel, since a slice is no layer."""
         return self.layers.MaxPooling2D(1, stride, name=name)(x) if stride > 1 else x
 
 
-def in_units(ops, images, input_range):
+def in_units(ops, images, input_range) -> tf.Tensor:
     """Images in [0, 1], NaN where they are out of range; as `input_range.of_floats`.
 
     Args:

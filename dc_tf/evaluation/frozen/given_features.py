@@ -73,7 +73,8 @@ class FeatureSplit(Split):
         spec = tf.TensorSpec([None, self.features.dim], tf.float32)
         return tf.data.Dataset.from_generator(batches, output_signature=spec)
 
-    def augmented(self, *args, **kwargs):
+    def augmented(self, *args, **kwargs) -> tf.data.Dataset:
+        """Not possible; raises ConfigError."""
         raise ConfigError("features cannot be augmented; set augment=false.")
 
     def errors(self) -> contextlib.AbstractContextManager:
