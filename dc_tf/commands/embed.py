@@ -14,8 +14,8 @@ layer, and is not needed where there is one output; of tokens the mean is taken,
 the first. --preprocessing states how its images are prepared, unless the network or a file beside
 it does (preprocessor_config.json of transformers, config.json of timm): a preset (imagenet, clip,
 inception, caffe, 0-1, -1-1, 0-255), settings over one (imagenet,size=299,crop=0.9), or a YAML file.
-Settings: size, short_side, crop (share of the short side; 0: whole image), scale, mean, deviation,
-order (rgb, bgr), layout (channels_last, channels_first).
+Settings: size, short_side, crop (share of the short side; 0: whole image), interpolation (bilinear,
+bicubic), scale, mean, deviation, order (rgb, bgr), layout (channels_last, channels_first).
 
 --images=FOLDER converts the images first, to the data set OUTPUT.data, which stays.
 

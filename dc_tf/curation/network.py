@@ -64,7 +64,8 @@ def embed_images(network, features, images) -> np.ndarray:
     how = {"cells": about.get("cells", 1), "mirror": about.get("mirror", False)}
     extractor = cell_extractor(network.trunk, (features.layer,), **how)
     short_side = about.get("short_side", network.short_side)
-    crops = [center_crop(image, network.resolution, short_side) for image in images]
+    how = network.resolution, short_side, network.interpolation
+    crops = [center_crop(image, *how) for image in images]
     return extractor(tf.stack(crops))[features.layer].numpy().astype(np.float32)
 
 

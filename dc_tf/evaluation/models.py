@@ -45,6 +45,12 @@ class FrozenModel:
         return self.trunk.settings["resolution"]
 
     @property
+    def interpolation(self) -> str:
+        """Of scaling images: "bilinear", unless a network of another program states "bicubic"."""
+        preprocessing = getattr(self.trunk, "preprocessing", None)
+        return preprocessing.interpolation if preprocessing else "bilinear"
+
+    @property
     def is_ours(self) -> bool:
         """Whether it is a network of this package, which can be made anew and trained."""
         return isinstance(self.trunk, Trunk)

@@ -61,7 +61,8 @@ def _endless(split, frozen, size):
     """An iterator, already started, over batches of `size` centre crops, again and again."""
     whole = -(-min(len(split.rows), _PLACES) // size) * size  # no batch is smaller
     places = spread(len(split.rows), whole)
-    batches = split.images(size, frozen.resolution, frozen.short_side, places)
+    crop = frozen.resolution, frozen.short_side
+    batches = split.images(size, *crop, places, frozen.interpolation)
     iterator = iter(batches.repeat())
     next(iterator)
     return iterator

@@ -121,7 +121,11 @@ class Network:
     def described(self) -> str:
         """Which outputs are taken and how images are prepared, in a sentence."""
         how = self.preprocessing
-        cut = f"short side {how.short_side}, centre {how.size}" if how.short_side else "whole image"
+        cut = (
+            f"{how.interpolation}, short side {how.short_side}, centre {how.size}"
+            if how.short_side
+            else f"{how.interpolation}, whole image"
+        )
         values = [f"scale {how.scale:g}"]
         values += [f"{n} {list(getattr(how, n))}" for n in ("mean", "deviation") if getattr(how, n)]
         return (

@@ -5,7 +5,7 @@
     preprocessing = read("scale=255,mean=[124,117,104],order=bgr,size=227,crop=1")
     preprocessing.framed(256).short_side                      # 293 of imagenet
 
-An image is scaled (bilinear, antialiased) so that its short side has `short_side` pixels, or as
+An image is scaled (antialiased) so that its short side has `short_side` pixels, or as
 `crop` says, and its centre is cut out; with `crop=0` the whole image is scaled to a square. Values
 are then `([0, 1] * scale - mean) / deviation`, of red, green and blue in this order; `order` and
 `layout` say what the network gets. A preset is a set of these settings (`PRESETS`).
@@ -31,15 +31,17 @@ PRESETS = {
     "-1-1": _HALF,
     "0-255": {"scale": 255.0},
     "imagenet": _IMAGENET,
-    "clip": {**_CLIP, "crop": 1.0},
+    "clip": {**_CLIP, "crop": 1.0, "interpolation": "bicubic"},
     "inception": _HALF,
     # keras.applications' `mode="caffe"`, of its VGG and ResNet (version 1).
     "caffe": {"scale": 255.0, "mean": (123.68, 116.779, 103.939), "order": "bgr"},
 }
 ORDERS = ("rgb", "bgr")
+INTERPOLATIONS = ("bilinear", "bicubic")
 LAYOUTS = ("auto", "channels_last", "channels_first")
 _FILES = (".yaml", ".yml", ".json")
 _COLOURS = 3
+_PILLOW_BICUBIC = 3  # PIL.Image.Resampling.BICUBIC
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Preprocessing:
         size: side in pixels of what the network gets; 0 for the one that the network states.
         short_side: pixels of the short side before the centre is cut out; 0: as `crop` says.
         crop: share of the short side that is left; 0 scales the whole image to a square.
+        interpolation: of scaling, "bilinear" or "bicubic".
         scale: the value of white, before mean and deviation.
         mean, deviation: one number, or one each for red, green and blue; () for 0 and 1.
         order: of the colours, "rgb" or "bgr".
@@ -59,6 +62,7 @@ class Preprocessing:
     size: int = 0
     short_side: int = 0
     crop: float = 0.875
+    interpolation: str = "bilinear"
     scale: float = 1.0
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
@@ -66,7 +70,8 @@ class Preprocessing:
     layout: str = "auto"
 
     def __post_init__(self):
-        for name, choices in (("order", ORDERS), ("layout", LAYOUTS)):
+        known = {"order": ORDERS, "layout": LAYOUTS, "interpolation": INTERPOLATIONS}
+        for name, choices in known.items():
             if getattr(self, name) not in choices:
                 value = getattr(self, name)
                 raise ConfigError(f"{name} is {value!r}; use {' or '.join(choices)}.")
@@ -182,6 +187,8 @@ def _of_transformers(stated) -> dict | None:
     found = {"scale": 255 * rescale}
     if stated.get("do_normalize", True):
         found |= {"mean": stated["image_mean"], "deviation": stated["image_std"]}
+    if stated.get("resample") == _PILLOW_BICUBIC:
+        found["interpolation"] = "bicubic"
     size, cut = _sides(stated.get("size")), _sides(stated.get("crop_size"))
     if stated.get("do_center_crop") and cut:
         return found | {"size": cut[0], "short_side": size[0] if size else 0}
@@ -202,6 +209,8 @@ def _of_timm(stated) -> dict | None:
         return None
     found = {"mean": stated["mean"], "deviation": stated["std"]}
     found["crop"] = stated.get("crop_pct", 0.875) if stated.get("crop_mode") != "squash" else 0.0
+    if stated.get("interpolation") == "bicubic":
+        found["interpolation"] = "bicubic"
     if "input_size" in stated:
         found["size"] = stated["input_size"][-1]
     return found

@@ -97,9 +97,9 @@ class BesideTest(tf.test.TestCase):
         self.assertEqual(name, "preprocessor_config.json")
         self.assertEqual((found.size, found.short_side, found.scale), (224, 256, 1.0))
         self.assertEqual((found.mean, found.deviation), ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3)))
-        whole = {"size": {"height": 384, "width": 384}, "image_mean": [0.5] * 3}
+        whole = {"size": {"height": 384, "width": 384}, "image_mean": [0.5] * 3, "resample": 3}
         found, _ = self.stated("preprocessor_config.json", whole | {"image_std": [0.5] * 3})
-        self.assertEqual((found.size, found.crop), (384, 0.0))
+        self.assertEqual((found.size, found.crop, found.interpolation), (384, 0.0, "bicubic"))
 
     def test_a_config_of_timm(self):
         config = {

@@ -168,7 +168,8 @@ def _batches(reader, spans, batch_size, frozen):
         last = spans[0][0] + _PLANNED
         group = spans[: max(1, sum(end <= last for _, end in spans))]
         rows = np.concatenate([np.arange(*span) for span in group])
-        yield from evaluation_batches(reader, rows, batch_size, size, short_side)
+        how = {"interpolation": frozen.interpolation}
+        yield from evaluation_batches(reader, rows, batch_size, size, short_side, **how)
         spans = spans[len(group) :]
 
 
@@ -218,7 +219,8 @@ def embed_in_memory(
     extractor = cell_extractor(frozen.trunk, layers, cells, mirror=mirror)
     reader = FallbackRows(RowReader(dataset), max_bad_share)
     rows = np.arange(dataset.rows)
-    batches = evaluation_batches(reader, rows, batch_size, frozen.resolution, frozen.short_side)
+    crop, how = (frozen.resolution, frozen.short_side), {"interpolation": frozen.interpolation}
+    batches = evaluation_batches(reader, rows, batch_size, *crop, **how)
     with data_errors(), Progress(dataset.rows, "embed", "images") as progress:
         return _features(extractor, batches, dataset.rows, dtype, progress)
 

@@ -74,7 +74,8 @@ class Extractor:
     def over(self, frozen, split, batch_size, what) -> Iterator[tuple[int, dict]]:
         """Yields (first position, {own layer: (b, dim) tensor}) over a split, with progress."""
         own = own_batches(len(split.rows), batch_size, self._world)
-        images = split.images(batch_size, frozen.resolution, frozen.short_side, own)
+        crop = frozen.resolution, frozen.short_side
+        images = split.images(batch_size, *crop, own, frozen.interpolation)
         enabled = self._world.rank == 0
         with split.errors(), Progress(len(split.rows), what, "images", enabled) as progress:
             for vectors in self.in_turn(images, len(split.rows), batch_size):

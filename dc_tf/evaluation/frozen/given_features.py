@@ -61,9 +61,11 @@ class FeatureSplit(Split):
     features: Features = None
     places: np.ndarray = None
 
-    def images(self, batch_size, resolution, short_side, places=slice(None)) -> tf.data.Dataset:
+    def images(
+        self, batch_size, resolution, short_side, places=slice(None), interpolation="bilinear"
+    ) -> tf.data.Dataset:
         """Batches of (b, d) float32, in the order of `rows`."""
-        del resolution, short_side
+        del resolution, short_side, interpolation
         wanted = self.places[places]
 
         def batches():

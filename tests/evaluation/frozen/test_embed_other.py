@@ -16,11 +16,13 @@ import pictures
 import pytest
 import runs
 import tensorflow as tf
+from PIL import Image
 
 import dc_tf
 from dc_tf.commands.main import main
 from dc_tf.curation.features import open_features
 from dc_tf.curation.network import embed_images, network_of
+from dc_tf.data.input.augment import center_crop
 from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader
@@ -75,6 +77,28 @@ class EmbedTest(OtherTest):
         expected = 2 * np.stack(squares).reshape(ROWS, -1)
         self.assertAllClose(found, expected, atol=2e-3)
 
+    def test_scaling_is_pillows_bicubic_where_it_is_stated(self):
+        encoded = RowReader(Dataset.open(self.data)).examples([3])[0]["encoded"]
+        with Image.open(io.BytesIO(encoded)) as image:
+            for kernel, name in ((Image.BICUBIC, "bicubic"), (Image.BILINEAR, "bilinear")):
+                expected = np.asarray(image.resize((20, 20), kernel), np.float32) / 255
+                found = center_crop(encoded, 20, 0, name).numpy()
+                # Pillow clips and rounds in between, and its decoder of JPEG is another one.
+                self.assertLess(np.abs(found - expected).mean(), 1 / 255, name)
+                self.assertAllClose(found, expected, atol=6 / 255, msg=name)
+                self.assertAllInRange(found, 0, 1)
+        folder, flags = (
+            self.folder(),
+            (*self.flags[:2], "--preprocessing=0-1,interpolation=bicubic"),
+        )
+        call("embed", *flags, "--layer=mean", f"--output={folder}")
+        (values,) = (np.load(path) for path in files(folder, "mean"))
+        expected = 2 * tf.reduce_mean(center_crop(encoded, SIDE, 18, "bicubic"), [0, 1])
+        self.assertAllClose(values[3], expected, rtol=1e-5)
+        features = open_features(features=folder, data=self.data)
+        again = embed_images(network_of(features), features, [encoded])
+        self.assertAllClose(again[0], expected, rtol=1e-5)
+
     def test_an_interrupted_call_resumes_without_its_layer(self):
         folder = self.folder()
         flags = *self.flags, "--batch_size=8", "--rows_per_file=16", f"--output={folder}"
@@ -102,7 +126,7 @@ class EmbedTest(OtherTest):
         for flags, message in (
             ((*self.flags,), "has 2 outputs; choose with --layer, of mean, map"),
             ((*self.flags, "--layer=fc7"), "has no output fc7; it has mean, map"),
-            ((*self.flags[:2],), "does not state how its images are prepared"),
+            ((*self.flags[:2], "--layer=mean"), "does not state how its images are prepared"),
             ((*self.flags, "--layer=mean", "--random_init"), "--random_init is of networks of dc"),
             ((*self.flags, "--layer=mean", "--stage=x"), "--stage is of networks of dc_tf"),
             ((self.flags[0],), "give --data=DATA or --images=FOLDER."),
