@@ -42,10 +42,9 @@ def open_saved_model(path: str, signature="", stated=None, stated_by="") -> Sour
         ) from error
     name = _choose(path, loaded, signature)
     if name == CALL:
-        spec, function = _of_call(path, loaded)
+        spec, outputs, function = _of_call(path, loaded)
     else:
-        spec, function = _of_signature(loaded.signatures[name])
-    outputs = _outputs(path, name, function, spec)
+        spec, outputs, function = _of_signature(loaded.signatures[name])
     return Source(
         kind="SavedModel",
         digest=digest_of([os.path.join(path, part) for part in _PARTS]),
@@ -101,45 +100,36 @@ def _image_spec(signature):
 
 
 def _of_signature(signature):
+    """The spec of the images, the names of the outputs, and a function of images."""
     spec = _image_spec(signature)
     (key,) = signature.structured_input_signature[1]
 
     def function(images):
         return _named(signature(**{key: images}))
 
-    return tf.TensorSpec(spec.shape, spec.dtype, key), function
+    outputs = tuple(_named(signature.structured_outputs))
+    return tf.TensorSpec(spec.shape, spec.dtype, key), outputs, function
 
 
 def _of_call(path, loaded):
-    """The input that the object takes, and a function that calls it in inference mode."""
-    specs = []
+    """The same of the object itself, called in inference mode."""
+    found = []
     for traced in getattr(loaded.__call__, "concrete_functions", ()):
-        flat = tf.nest.flatten(traced.structured_input_signature)
-        specs += [one for one in flat if isinstance(one, tf.TensorSpec) and one.shape.rank == 4]
-    if not specs:
+        for spec in tf.nest.flatten(traced.structured_input_signature):
+            if isinstance(spec, tf.TensorSpec) and spec.shape.rank == 4:
+                found.append((spec, tuple(_named(traced.structured_outputs))))
+    if not found:
         raise ConfigError(f"{path} can be called, but takes no images; name a --signature.")
     # Of several, floats before integers: their values are stated.
-    spec = min(specs, key=lambda one: (not one.dtype.is_floating, one.dtype.name))
+    spec, outputs = min(found, key=lambda one: (not one[0].dtype.is_floating, one[0].dtype.name))
 
     def function(images):
         try:
             return _named(loaded(images, training=False))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError):  # it has no such argument
             return _named(loaded(images))
 
-    return spec, function
-
-
-def _outputs(path, name, function, spec) -> tuple[str, ...]:
-    shape = [side or default for side, default in zip(_lengths(spec.shape), (1, 64, 64, 3))]
-    traced = tf.function(function, autograph=False)
-    for sides in (_lengths(spec.shape), tuple(shape)):
-        try:
-            found = traced.get_concrete_function(tf.TensorSpec(sides, spec.dtype))
-            return tuple(found.structured_outputs)
-        except Exception as error:  # of another size, see `Network`
-            reason = error
-    raise DataError(f"{name} of {path} cannot be called: {str(reason).strip().splitlines()[-1]}")
+    return spec, outputs, function
 
 
 def _named(outputs) -> dict:
