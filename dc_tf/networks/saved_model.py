@@ -107,7 +107,7 @@ def _of_signature(signature):
     def function(images):
         return _named(signature(**{key: images}))
 
-    outputs = tuple(_named(signature.structured_outputs))
+    outputs = tuple(sorted(_named(signature.structured_outputs)))  # a file has no order
     return tf.TensorSpec(spec.shape, spec.dtype, key), outputs, function
 
 
