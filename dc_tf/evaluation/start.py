@@ -20,7 +20,7 @@ from dc_tf.distributed import heartbeat, stop_request
 from dc_tf.distributed.ports import check_own_port
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.evaluation.frozen.start import other_network
+from dc_tf.evaluation.frozen.start import check_other, other_network
 
 PICTURES = (".png", ".pdf", ".svg")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
@@ -116,7 +116,11 @@ def evaluate(
     check_own_port(place)
     _check(compute_dtype, plot, train, test)
     _check_source(model, features, test_features)
+    if model is None:
+        _check_given(stage, resize, compute_dtype)
     other = None if model is None else other_network(model, preprocessing, signature)
+    if other is not None:
+        check_other(model, stage, False, compute_dtype)
     if place.rank == 0:  # The others write nothing, and may not have the folder.
         for name, path in (("--output", output), ("--plot", plot)):
             if path:
@@ -176,6 +180,14 @@ def _check_source(model, features, test_features):
         )
     if test_features is not None and features is None:
         raise ConfigError("--test_features needs --features, those of the training images.")
+
+
+def _check_given(stage, resize, compute_dtype):
+    """Refuses what concerns a network, where features are given."""
+    asked = {"stage": stage, "resize": resize, "compute_dtype": compute_dtype != COMPUTE_DTYPES[0]}
+    for name, value in asked.items():
+        if value:
+            raise ConfigError(f"--{name} is of networks; --features are embedded already.")
 
 
 def _check_task(task, of_features, of_other, tasks):

@@ -152,7 +152,7 @@ class _Asked:
         self.dataset = data if data is None or isinstance(data, Dataset) else Dataset.open(data)
         self._other = other_network(model, preprocessing, signature)
         if self._other:
-            _check_other(model, stage, random_init, compute_dtype)
+            check_other(model, stage, random_init, compute_dtype)
         self.numbers = {
             "cells": cells,
             "mirror": mirror,
@@ -252,8 +252,8 @@ def _read(asked):
     return read(asked)
 
 
-def _check_other(model, stage, random_init, compute_dtype):
-    """Refuses what only networks of this package have."""
+def check_other(model, stage, random_init, compute_dtype) -> None:
+    """Refuses what only networks of this package have; raises ConfigError."""
     asked = {"stage": stage, "random_init": random_init}
     asked["compute_dtype"] = compute_dtype != "auto"
     for name, value in asked.items():

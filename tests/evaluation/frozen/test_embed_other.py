@@ -264,6 +264,8 @@ class FurtherTest(OtherTest):
         for flags, message in (
             (("--task=knn", *data), "give --model=MODEL, or --features=FEATURES"),
             (("--task=knn", *data, features, "--model=x"), "not both"),
+            (("--task=knn", *data, features, "--resize=40"), "--resize is of networks"),
+            (("--task=knn", *data, self.flags[0], "--stage=x"), "--stage is of networks of dc_tf"),
             (("--task=nmi", features), "--features are for knn, linear_probe, low_shot, retrieval"),
             (("--task=knn", *data, features, "--layer=fc7"), "has no layer fc7; it has mean"),
             (("--task=knn", data[0], f"--test={other}", features), "those of --test as --test_fe"),
