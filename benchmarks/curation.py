@@ -23,7 +23,7 @@ import numpy as np
 from absl import app, flags
 
 import dc_tf
-from dc_tf.curation.feature_files import open_folder
+from dc_tf.clustering.store.feature_files import open_folder
 from dc_tf.curation.hierarchical_kmeans import hierarchical_kmeans
 from dc_tf.curation.hierarchy_options import HierarchyOptions, default_clusters
 from dc_tf.curation.rules import Selection

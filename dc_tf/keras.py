@@ -1,13 +1,18 @@
-"""The one place where the Keras 2 API is imported.
+"""The one place where Keras is imported: the API of Keras 2, and Keras 3 for files of it.
 
 Keras 3 does not support MultiWorkerMirroredStrategy, and tf-models-official is built on
 `tf_keras`. On TensorFlow 2.15 the same API is TensorFlow's own `tf.keras`.
 
     from dc_tf import keras
     keras.layers.Dense(10)
+    keras.keras_3().saving.load_model("theirs.keras")
 """
 
 import importlib.util
+import os
+import types
+
+from dc_tf.errors import ConfigError
 
 if importlib.util.find_spec("tf_keras"):
     import tf_keras as _keras
@@ -16,8 +21,35 @@ else:
 
 Model = _keras.Model
 Sequential = _keras.Sequential
+applications = _keras.applications
 initializers = _keras.initializers
 layers = _keras.layers
 mixed_precision = _keras.mixed_precision
 models = _keras.models
 optimizers = _keras.optimizers
+
+
+def keras_3() -> types.ModuleType:
+    """Keras 3 with TensorFlow as its backend, beside Keras 2 in the same process.
+
+    Raises:
+        ConfigError: it is missing, or was imported with another backend.
+    """
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    try:
+        import keras
+    except ImportError as error:
+        raise ConfigError(
+            "a file of Keras 3 needs the package keras, which is missing; install it with 'pip "
+            'install "keras>=3"\', or give the network as a SavedModel.'
+        ) from error
+    if not keras.__version__.startswith("3"):
+        raise ConfigError(
+            f"a file of Keras 3 needs the package keras 3, but {keras.__version__} is installed; "
+            "install it with 'pip install \"keras>=3\"', or give the network as a SavedModel."
+        )
+    if keras.backend.backend() != "tensorflow":
+        raise ConfigError(
+            f"Keras 3 computes with {keras.backend.backend()} here; set KERAS_BACKEND=tensorflow."
+        )
+    return keras

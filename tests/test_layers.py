@@ -20,7 +20,7 @@ LAYERS = [
     {"evaluation", "doctor"},
     {"training"},
     {"planning"},
-    {"exporting"},
+    {"exporting", "networks"},
     {"clustering", "data"},
     {"precision"},
     {"progress"},

@@ -239,7 +239,8 @@ def curate(
         tree: folder of the tree, made or used again; None: OUTPUT.tree.
         dry_run: only count.
         materialize: folder for a copy of the chosen images.
-        format: of that copy, "shards" (a data set) or "webdataset" (tar files).
+        format: of that copy, "shards" (a data set), "webdataset" (tar files) or "folder" (image
+            files in a folder for each class).
         overwrite: replace what is in `output` and `materialize`.
         timeout_s: of several workers, seconds that one may be silent; 0: for ever.
 

@@ -71,6 +71,7 @@ def convert(
     encoding: str | None = None,
     value_range: tuple[float, float] | None = None,
     image_column: str | None = None,
+    to: str | None = None,
 ) -> dict:
     """Converts images to a data set: a folder, a list, zip, tar or Parquet files, or of TFDS.
 
@@ -101,10 +102,13 @@ def convert(
         value_range: (low, high) values of pixels of more than 8 bits that become black and white;
             None: from the file.
         image_column: of tables, with the images as bytes; None: the only one with bytes.
+        to: the other way: "webdataset" writes the data set `input` as tar files, "folder" as image
+            files in a folder for each class; `rows_per_shard` are images of a tar.
 
     Returns:
         dict of output, rows, rejected, classes (their number, None without) and rejected_list (path
-        of a file with a line for each image that could not be used).
+        of a file with a line for each image that could not be used). With `to`: output, rows,
+        files.
 
     Raises:
         ConfigError: a setting that cannot work, a missing input, an output that is in use.
@@ -132,6 +136,7 @@ def convert(
             encoding=encoding,
             value_range=value_range,
             image_column=image_column,
+            to=to,
         )
 
 

@@ -6,7 +6,7 @@ import os
 import typing
 from collections.abc import Mapping, Sequence
 
-from dc_tf.api.arguments import Path, names_of, several, takes_arguments
+from dc_tf.api.arguments import Path, names_of, path_or_none, several, takes_arguments
 from dc_tf.errors import ConfigError
 
 if typing.TYPE_CHECKING:
@@ -21,7 +21,7 @@ if typing.TYPE_CHECKING:
 @takes_arguments()
 def embed(
     model: Path | Trunk,
-    data: Path | Dataset,
+    data: Path | Dataset | None = None,
     layer: str | Sequence[str] | None = None,
     output: Path | None = None,
     *,
@@ -35,6 +35,9 @@ def embed(
     batch_size: int = 256,
     rows_per_file: int = 1_000_000,
     max_bad_share: float = 0.0,
+    images: Path | None = None,
+    preprocessing: str | None = None,
+    signature: str = "",
 ) -> np.ndarray | dict | None:
     """Features of every image of a data set: as an array, or as files.
 
@@ -45,11 +48,14 @@ def embed(
     {'conv4': 8, 'fc7': 64}
 
     Args:
-        model: run folder, SavedModel, or a network of `load_trunk`.
+        model: run folder, SavedModel, or a network of `load_trunk`; or a SavedModel, Keras or ONNX
+            file of another program, or a TensorFlow Hub address.
         data: data set folder, or one of `open_dataset`.
         layer: conv1..conv13, fc6, fc7 of VGG-16; conv1, block1_1..block4_2 (ResNet-50: block4_3),
             pool of a ResNet; several of them, or "all"; None takes the one that `evaluate` has
             measured as the best of the model, the one that is clustered if nothing was measured.
+            Of a network of another program: an output, or of Keras files any layer; None takes
+            the only output.
         output: folder for `.npy` files; None returns arrays.
         stage: of a run: take it as it was when this stage ended.
         random_init: features of an untrained network of the model's shape, to compare with.
@@ -61,6 +67,11 @@ def embed(
         batch_size: images at a time.
         rows_per_file: images per file.
         max_bad_share: share of corrupt images that may be replaced by others.
+        images: in place of `data`, with `output`: folder of images, or what else `convert` takes;
+            it is converted to the data set OUTPUT.data, which stays.
+        preprocessing: of a network of another program that does not state it: a preset (imagenet,
+            clip, inception, caffe, 0-1, -1-1, 0-255), settings over one, or a YAML file.
+        signature: of a SavedModel of another program.
 
     Returns:
         (rows, d) array in the order of row ids, of several layers a dict of arrays; with `output`,
@@ -85,9 +96,15 @@ def embed(
         "compute_dtype": compute_dtype,
         "batch_size": batch_size,
         "max_bad_share": max_bad_share,
+        "preprocessing": preprocessing,
+        "signature": signature,
     }
     if output is not None:
-        return embed_files(model, data, os.fspath(output), rows_per_file, **asked)
+        return embed_files(
+            model, data, os.fspath(output), rows_per_file, images=path_or_none(images), **asked
+        )
+    if images is not None or data is None:
+        raise ConfigError("images is for files; give an output, or convert them and give data.")
     arrays = embed_arrays(model, data, **asked)
     return arrays.popitem()[1] if len(arrays) == 1 else arrays
 
@@ -194,7 +211,7 @@ def kmeans(
 @takes_arguments(config_file="config_files")
 def evaluate(
     task: str | None,
-    model: Path,
+    model: Path | None = None,
     train: Path | None = None,
     test: Path | None = None,
     *,
@@ -213,6 +230,10 @@ def evaluate(
     watch_dir: Path | None = None,
     timeout_s: float = 600.0,
     scratch: Path | None = None,
+    features: Path | None = None,
+    test_features: Path | None = None,
+    preprocessing: str | None = None,
+    signature: str = "",
 ) -> Evaluation | None:
     """Measures what was learned, and an untrained network beside it.
 
@@ -225,7 +246,8 @@ def evaluate(
     Args:
         task: "knn", "linear_probe", "low_shot", "finetune", "retrieval", "nmi", "rotation",
             "voc07_classification" or "voc07_detection"; None takes the one that a file names.
-        model: SavedModel or run folder. "nmi": run folder, or output of `kmeans`.
+        model: SavedModel or run folder. "nmi": run folder, or output of `kmeans`. "knn",
+            "linear_probe", "low_shot": also a network of another program, as of `embed`.
         train: labelled data set to learn from, a VOC development kit, or for "retrieval" a folder
             of other images.
         test: labelled data set to measure on, or for "retrieval" a folder with a ground truth.
@@ -244,6 +266,12 @@ def evaluate(
         watch_dir: of several workers: folder in which they watch one another.
         timeout_s: with `watch_dir`, seconds that a worker may be silent or do nothing.
         scratch: folder for features that memory cannot hold.
+        features: in place of `model`, for these and "retrieval": features of the images of
+            `train`, output of `embed` or `.npy` files; and of `test`, where both are views of the
+            data set of these features.
+        test_features: those of the images of `test`, if they are others.
+        preprocessing: of a network of another program, as of `embed`.
+        signature: of a SavedModel of another program.
 
     Returns:
         dict of metrics by name, with the settings that they were measured with; its attribute
@@ -256,11 +284,11 @@ def evaluate(
     from dc_tf.evaluation import start
 
     paths = {"train": train, "test": test, "output": output, "plot": plot}
-    paths |= {"watch_dir": watch_dir, "scratch": scratch}
+    paths |= {"watch_dir": watch_dir, "scratch": scratch, "model": model}
+    paths |= {"features": features, "test_features": test_features}
     paths = {name: None if path is None else os.fspath(path) for name, path in paths.items()}
     found = start.evaluate(
         task=task,
-        model=os.fspath(model),
         layers=names_of(layer),
         config_files=several(config_files),
         params_override=several(params_override),
@@ -272,6 +300,8 @@ def evaluate(
         resize=resize,
         seed=seed,
         timeout_s=timeout_s,
+        preprocessing=preprocessing,
+        signature=signature,
         **paths,
     )
     if found is not None:

@@ -103,16 +103,18 @@ def export(
     Args:
         run: run folder of `pretrain`.
         output: folder of the SavedModel, or file.
-        format: "saved_model"; "keras", a `.keras` file of plain layers; "keras_weights", a
-            `.weights.h5` file; "onnx"; "torch", a `.pth` file of weights, see `dc_tf export`.
+        format: "saved_model"; "keras" or "keras3", a `.keras` file of plain layers; "onnx";
+            "tflite"; "keras_weights", a `.weights.h5` file; weights of PyTorch: "torch" or
+            "torchvision", a `.pth` file, or "safetensors" for timm. See `dc_tf export`.
         sobel: "layer" keeps the fixed Sobel stage; "folded" makes it and conv1 one convolution on
             RGB, larger by 2, that can be trained.
         stage: take the network as it was when this stage ended; "" for its newest state.
         input_range: of image values: "1" for [0, 1], "255" for 0 to 255, or "auto". A SavedModel
             takes uint8 with each of them, and floats in [0, 1] with "auto". A Keras or ONNX file
             gets every input as float32; with "auto" an image with a value of 2 or more is read as
-            0 to 255, another one as [0, 1]. ONNX takes uint8 with "255". All other values, and
-            NaN, are refused when the model is called; ONNX returns NaN.
+            0 to 255, another one as [0, 1]; so do TFLite files. ONNX and TFLite take uint8 with
+            "255". All other values, and NaN, are refused when the model is called; ONNX, TFLite and
+            Keras 3 return NaN.
         overwrite: replace what is there.
 
     Returns:

@@ -6,9 +6,16 @@
     dc_tf convert --input='web/train-{0000..0099}.tar' --output=/data/web --drop_duplicates
     dc_tf convert --input='data/train-*.parquet' --output=/data/train      # Hugging Face data sets
     dc_tf convert --input=tfds:cifar10:train --output=/data/cifar10
+    dc_tf convert --to=webdataset --input=/data/photos --output=/data/tars
+    dc_tf convert --to=folder --input=/data/view --output=/data/images
 
 Every file becomes a row, or a line of `rejected.jsonl` in the output with the reason. An
 interrupted call resumes when it is repeated; SIGTERM and Ctrl-C end it with exit code 42.
+
+--to is the other way: it writes a data set or view of dc_tf as tar files (KEY.jpg, KEY.cls,
+KEY.json) or as image files in a folder for each class, with images.jsonl beside them. Images are
+copied as they are. Converting OUTPUT/*.tar or OUTPUT/images.jsonl gives the same rows, labels,
+classes and metadata again.
 """
 
 from dc_tf.commands.command_flags import CommandFlags
@@ -91,13 +98,24 @@ OVERWRITE = FLAGS.bool(
     "Replace a data set in the output, and discard an unfinished one of another input or other "
     "settings.",
 )
+TO = FLAGS.enum(
+    "to",
+    None,
+    convert.TO,
+    "The other way: write the data set --input in this format; --rows_per_shard are images of a "
+    "tar.",
+)
 TFDS_DATA_DIR = FLAGS.path(
     "tfds_data_dir", None, "Folder of TensorFlow data sets; None: their default."
 )
 
 
+_ONE_WAY = set(FLAGS) - {"input", "output", "overwrite", "rows_per_shard", "to"}
+
+
 def run() -> dict:
     """Runs the command; returns what was written and how many files were rejected."""
+    convert.check_settings_of(TO.value, {name: FLAGS[name].present for name in _ONE_WAY})
     with stop_request.signals_handled():
         return convert.convert(
             INPUT.value,
@@ -117,4 +135,5 @@ def run() -> dict:
             encoding=ENCODING.value,
             value_range=VALUE_RANGE.value,
             image_column=IMAGE_COLUMN.value,
+            to=TO.value,
         )

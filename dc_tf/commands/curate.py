@@ -93,8 +93,8 @@ MATERIALIZE = FLAGS.path("materialize", None, "Folder for a copy of the chosen i
 FORMAT = FLAGS.enum(
     "format",
     "shards",
-    ["shards", "webdataset"],
-    "Of the copy: a data set with shards of its own, or tar files.",
+    ["shards", "webdataset", "folder"],
+    "Of the copy: a data set with shards of its own, tar files, or a folder for each class.",
 )
 OVERWRITE = FLAGS.bool("overwrite", False, "Replace what is in --output and --materialize.")
 TIMEOUT_S = FLAGS.float(

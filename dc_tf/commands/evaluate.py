@@ -2,6 +2,8 @@
 
     dc_tf evaluate --task=knn --model=MODEL --train=DATA --test=TEST --params_override=cells=1
     dc_tf evaluate --config_file=linear_probe_small --model=RUN ...
+    dc_tf evaluate --task=knn --model=theirs.onnx --preprocessing=imagenet --train=DATA --test=TEST
+    dc_tf evaluate --task=knn --features=FEATURES --train=TRAIN_VIEW --test=TEST_VIEW
 
 finetune, linear_probe, retrieval and both tasks on VOC have the paper's settings, and small ones
 that take minutes on a CPU. --protocol=auto, the default, chooses by the size of the network and of
@@ -11,6 +13,9 @@ seconds what it will cost.
 
 Tasks that take labels also measure an untrained network of the same shape, since on small images
 random features are a strong baseline. With TF_CONFIG, workers share the work.
+
+knn, linear_probe and low_shot take networks of other programs too (see dc_tf embed --help), and
+with retrieval, in place of a network, features of any origin that images have already.
 
 knn, linear_probe, low_shot: classification by frozen layers.
 finetune: classification by the whole network, trained on labels.
@@ -40,9 +45,23 @@ PARAMS_OVERRIDE = FLAGS.multi_string(
 MODEL = FLAGS.path(
     "model",
     None,
-    "SavedModel or run folder. nmi: run folder, or output of kmeans.",
-    required=True,
+    "SavedModel or run folder. nmi: run folder, or output of kmeans. knn, linear_probe, low_shot: "
+    "also a SavedModel, Keras or ONNX file of another program, or a TensorFlow Hub address.",
 )
+FEATURES = FLAGS.path(
+    "features",
+    None,
+    "Without --model: features of the images of --train, output of dc_tf embed or .npy files; and "
+    "of --test, where both are views of the data set of these features. retrieval: --test are the "
+    "images, --train others for whitening, or none.",
+)
+TEST_FEATURES = FLAGS.path(
+    "test_features", None, "With --features: those of the images of --test, if they are others."
+)
+PREPROCESSING = FLAGS.string(
+    "preprocessing", None, "Of networks of other programs: as of dc_tf embed."
+)
+SIGNATURE = FLAGS.string("signature", "", "Of SavedModels of other programs: as of dc_tf embed.")
 STAGE = FLAGS.string("stage", "", "Of a run: use the network as it was at the end of this stage.")
 TRAIN = FLAGS.path(
     "train",
@@ -59,7 +78,7 @@ LAYER = FLAGS.list(
     "layer",
     ["all"],
     "conv1..conv13, fc6, fc7 of VGG-16; conv1, block1_1..block4_2 (ResNet-50: block4_3), pool of a "
-    "ResNet; comma-separated, or 'all'.",
+    "ResNet; of other networks, outputs, and of features their layer; comma-separated, or 'all'.",
 )
 OUTPUT = FLAGS.path("output", None, "JSON file for the result.")
 PLOT = FLAGS.path("plot", None, "Picture of accuracy by layer, e.g. layers.png.")
@@ -120,6 +139,10 @@ def run() -> dict | None:
         watch_dir=WATCH_DIR.value,
         timeout_s=TIMEOUT_S.value,
         scratch=SCRATCH.value,
+        features=FEATURES.value,
+        test_features=TEST_FEATURES.value,
+        preprocessing=PREPROCESSING.value,
+        signature=SIGNATURE.value,
     )
     if found is None:
         return None

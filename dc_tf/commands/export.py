@@ -2,17 +2,22 @@
 
 saved_model: a folder with a model card, for plain TensorFlow (`tf.saved_model.load`) and for
 `hub.KerasLayer(trainable=True)` and Keras 3's `TFSMLayer`. Returns layers by name.
-keras: a `.keras` file of plain layers, named as in `keras.applications.VGG16` or `ResNet50`.
+keras, keras3: a `.keras` file of plain layers, named as in `keras.applications.VGG16` or
+`ResNet50`, for Keras 2 (tf_keras) or Keras 3 with any backend.
 keras_weights: a `.weights.h5` file for `dc_tf.nn.trunks.make_trunk(...).load_weights`.
 torch: a `.pth` file of weights with the names of torchvision's resnet18 or resnet50, or for VGG-16
 of the paper's program; `dc_tf import_torch` reads it. Needs PyTorch.
-onnx: a `.onnx` file of all layers; needs tf2onnx.
+torchvision: a `.pth` file that torchvision's vgg16_bn, resnet18 or resnet50 loads with strict=True;
+its classifier is zero. Needs PyTorch. safetensors: weights for the same models of timm, made with
+num_classes=0. Both take networks of their shape: width 1, on RGB without Sobel.
+onnx: a `.onnx` file of all layers; needs tf2onnx. tflite: a `.tflite` file of all layers.
 
 Every model takes images as uint8, or as floats in [0, 1], and refuses NaN and values out of range
 when it is called. --input_range=255 is for floats in 0 to 255, as Keras's image loaders give them.
-A .keras or .onnx file gets every input as float32: with auto, it reads an image with a value of 2
-or more as 0 to 255, another one as [0, 1]. --input_range=1 and 255 leave it no choice; with 255,
-the input of ONNX has the type uint8. ONNX, TFLite and XLA return NaN for what is refused.
+A .keras, .onnx or .tflite file gets every input as float32: with auto, it reads an image with a
+value of 2 or more as 0 to 255, another one as [0, 1]. --input_range=1 and 255 leave it no choice;
+with 255, the input of ONNX and TFLite has the type uint8. ONNX, TFLite, XLA and Keras 3 return NaN
+for what is refused.
 """
 
 from dc_tf.commands.command_flags import CommandFlags
@@ -24,7 +29,17 @@ OUTPUT = FLAGS.path("output", None, "Folder of the SavedModel, or file.", requir
 FORMAT = FLAGS.enum(
     "format",
     "saved_model",
-    ["saved_model", "keras", "keras_weights", "onnx", "torch"],
+    [
+        "saved_model",
+        "keras",
+        "keras3",
+        "keras_weights",
+        "onnx",
+        "tflite",
+        "torch",
+        "torchvision",
+        "safetensors",
+    ],
     "Format of the output; see above.",
 )
 SOBEL = FLAGS.string(

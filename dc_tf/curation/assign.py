@@ -20,9 +20,9 @@ from dc_tf.clustering.cluster_model import ClusterModel, load_clustering
 from dc_tf.clustering.nearness import CHUNK_BYTES, two_nearest
 from dc_tf.clustering.search.tensors import exact_float32
 from dc_tf.clustering.store.embeddings import UnitRows
+from dc_tf.clustering.store.feature_files import open_folder
 from dc_tf.clustering.store.points import Block, chunks
 from dc_tf.curation.clusters import Clustering
-from dc_tf.curation.feature_files import open_folder
 from dc_tf.curation.features import open_features
 from dc_tf.curation.network import network_of
 from dc_tf.curation.shared_columns import joined_columns
@@ -41,7 +41,7 @@ from dc_tf.training.checkpoint import load_trunk_of_clustering
 from dc_tf.training.extract import extract
 from dc_tf.training.projection import projection_of_clustering
 
-_EMBEDDED = re.compile(r"(\w+)-\d+-of-\d+\.npy$")  # a file of `dc_tf embed`
+_EMBEDDED = re.compile(r"(.+)-\d+-of-\d+\.npy$")  # a file of `dc_tf embed`
 
 
 def assign_images(

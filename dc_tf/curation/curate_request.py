@@ -37,7 +37,7 @@ class CurateRequest:
         tree: folder of the tree of clusters; None: OUTPUT.tree.
         dry_run: write neither view nor copy.
         materialize: folder for a copy of the chosen images.
-        format: of that copy, "shards" or "webdataset".
+        format: of that copy, "shards", "webdataset" or "folder".
         overwrite: replace what is in `output` and `materialize`.
         timeout_s: seconds that one of several workers may be silent; 0: for ever.
     """

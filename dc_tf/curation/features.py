@@ -11,7 +11,7 @@ from the files when they are asked for, so memory does not depend on their numbe
 
 import os
 
-from dc_tf.curation.feature_files import Features, open_files, open_folder
+from dc_tf.clustering.store.feature_files import Features, open_files, open_folder
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.paths import expand

@@ -14,8 +14,7 @@ from dc_tf.data.input.augment import center_crop
 from dc_tf.data.sources.image_files import Rules, clean
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.frozen.features import cell_extractor
-from dc_tf.evaluation.models import FrozenModel, open_model
-from dc_tf.exporting.weights import weights_digest
+from dc_tf.evaluation.models import FrozenModel, reopen
 from dc_tf.run_dir import RunDir
 
 
@@ -36,14 +35,13 @@ def network_of(features, model=None) -> FrozenModel:
             "be embedded in the same way; give row ids as --query."
         )
     path = model or features.model
-    dtype = features.about.get("compute_dtype", "float32")
     try:
-        network = open_model(path, dtype)
+        network = reopen(path, features.about, features.layer)
     except ConfigError as error:
         raise ConfigError(f"{error} Name what made {features.path} with --model.") from error
     for stage in ["", *_stages(path)]:
-        network = network if not stage else _at_end_of(path, dtype, stage)
-        if network and weights_digest(network.trunk) == features.about["weights"]:
+        network = network if not stage else _at_end_of(path, features, stage)
+        if network and network.weights == features.about["weights"]:
             return network
     raise ConfigError(
         f"{path} has other weights than the network that made {features.path}; embed again, or "
@@ -66,7 +64,8 @@ def embed_images(network, features, images) -> np.ndarray:
     how = {"cells": about.get("cells", 1), "mirror": about.get("mirror", False)}
     extractor = cell_extractor(network.trunk, (features.layer,), **how)
     short_side = about.get("short_side", network.short_side)
-    crops = [center_crop(image, network.resolution, short_side) for image in images]
+    how = network.resolution, short_side, network.interpolation
+    crops = [center_crop(image, *how) for image in images]
     return extractor(tf.stack(crops))[features.layer].numpy().astype(np.float32)
 
 
@@ -94,8 +93,8 @@ def _stages(path):
     return [stage.name for stage in experiment.load([config]).stages]
 
 
-def _at_end_of(path, dtype, stage):
+def _at_end_of(path, features, stage):
     try:
-        return open_model(path, dtype, stage)
+        return reopen(path, features.about, features.layer, stage)
     except DataError:  # a stage that has not ended
         return None

@@ -13,7 +13,7 @@ import os
 import sys
 
 from dc_tf import atomic, experiment, paths
-from dc_tf.curation.feature_files import Features, open_folder
+from dc_tf.clustering.store.feature_files import Features, open_folder
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed.collective_errors import raise_on_all
 from dc_tf.distributed.collectives import ALONE, all_agree

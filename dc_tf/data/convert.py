@@ -2,6 +2,7 @@
 
     convert("photos", "/data/photos", labels_from_folders=True)
     convert("list.csv", "/data/photos", drop_duplicates=True)
+    convert("/data/photos", "/data/tars", to="webdataset")          # the other way
 
 Every item of the source (see `sources`) becomes a row or a line of `rejected.jsonl` ({"path",
 "reason"}), in the order of the source, for any number of processes. A conversion that was stopped
@@ -24,6 +25,7 @@ from dc_tf.data.sources.open import open_source
 from dc_tf.data.storage import files
 from dc_tf.data.storage.files import same_place
 from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage.materialize import materialize
 from dc_tf.data.storage.processes import map_lists
 from dc_tf.data.storage.staging import Staging, check_output, is_begun
 from dc_tf.data.storage.writer import DatasetWriter, is_finished
@@ -33,6 +35,7 @@ from dc_tf.progress import Progress
 
 REJECTED = "rejected.jsonl"
 FORMATS = ("keep", "jpeg", "png")
+TO = ("webdataset", "folder")
 _CHUNK = 16  # items per task of a process
 _CHUNK_BYTES = 8 << 20
 _CRASHED = image_files.Cleaned(
@@ -59,6 +62,7 @@ def convert(
     encoding=None,
     value_range=None,
     image_column=None,
+    to=None,
 ) -> dict:
     """Converts all images of a source; an interrupted call resumes.
 
@@ -87,9 +91,13 @@ def convert(
         value_range: values of pixels of more than 8 bits that become black and white: (low, high),
             or high; None: from the file (see `sources.pixels`).
         image_column: of Parquet and Arrow tables, with the images; None: the only one with bytes.
+        to: the other way: "webdataset" or "folder" writes the data set or view `input` as such
+            files (`storage.materialize`), with `rows_per_shard` rows of a tar. No other setting
+            applies.
 
     Returns:
-        dict: output, rows, rejected, classes (None without), rejected_list (path).
+        dict: output, rows, rejected, classes (None without), rejected_list (path). With `to`:
+        output, rows, files.
 
     Raises:
         ConfigError: a setting is invalid, the input is missing, or the output is in use or holds an
@@ -97,6 +105,8 @@ def convert(
         DataError: no image is usable, or a list cannot be read.
         Preempted: the process was asked to stop.
     """
+    if to is not None:
+        return _written(input, output, to, rows_per_shard, overwrite, progress)
     value_range = _value_range(value_range)
     rules = _rules(
         format, max_short_side, max_pixels, quality, drop_duplicates, drop_blank, value_range
@@ -136,6 +146,37 @@ def convert(
         with DatasetWriter(output, source.class_names, rows_per_shard, overwrite, job) as writer:
             _Conversion(source, writer, rules).run(input, workers, progress)
     return _result(output)
+
+
+def check_settings_of(to, given: dict) -> None:
+    """Refuses settings that do not apply to writing a data set as other files.
+
+    Args:
+        to: as of `convert`.
+        given: {name: whether it was given} of the others.
+
+    Raises:
+        ConfigError: names the first one.
+    """
+    wrong = [name for name, value in given.items() if value]
+    if to is not None and wrong:
+        raise ConfigError(
+            f"--{wrong[0]} is for conversions to a data set; --to={to} copies the images of one as "
+            "they are."
+        )
+
+
+def _written(input, output, to, rows_per_shard, overwrite, progress) -> dict:
+    """Writes a data set as other files."""
+    if to not in TO:
+        raise ConfigError(f"--to is {to!r}; use {' or '.join(TO)}.")
+    try:
+        dataset = Dataset.open(os.fspath(input))
+    except DataError as error:
+        raise ConfigError(
+            f"--input: {error} --to={to} writes a data set or view of dc_tf."
+        ) from error
+    return materialize(dataset, output, to, rows_per_shard, overwrite, progress)
 
 
 class _Conversion:

@@ -1,7 +1,8 @@
-"""Loads the network to evaluate from an exported model or a run, and makes an untrained baseline.
+"""Loads the network to evaluate, and makes an untrained baseline.
 
-frozen = open_model("/models/mine", compute_dtype="bfloat16")
+frozen = open_model("/models/mine", compute_dtype="bfloat16")     # an exported model or a run
 baseline = random_init(frozen)
+frozen = open_other("theirs.onnx", Wanted(preprocessing=read("imagenet")))   # of any program
 """
 
 import dataclasses
@@ -11,7 +12,10 @@ from dc_tf import experiment
 from dc_tf.exporting.metadata import default_short_side, read_metadata
 from dc_tf.exporting.refusal import no_model
 from dc_tf.exporting.saved_model import is_saved_model, restore_trunk
-from dc_tf.exporting.weights import copy_weights, named_weights
+from dc_tf.exporting.weights import copy_weights, named_weights, weights_digest
+from dc_tf.networks.network import Network, Wanted
+from dc_tf.networks.open import open_network
+from dc_tf.networks.preprocessing import from_dict
 from dc_tf.nn.trunk import Trunk
 from dc_tf.nn.trunks import settings_of, trunk_class
 from dc_tf.run_dir import RunDir
@@ -23,13 +27,15 @@ class FrozenModel:
 
     Attributes:
         name: name in tables and results.
-        trunk: built Trunk.
-        short_side: short side in pixels before the centre crop to the trunk's resolution.
-        compute_dtype: "float32" or "bfloat16", compute type of the trunk.
+        trunk: built Trunk, or a `networks.network.Network` of another program.
+        short_side: short side in pixels before the centre crop to the trunk's resolution; 0: whole
+            images without a crop.
+        compute_dtype: "float32" or "bfloat16", compute type of the trunk; "own" of a network of
+            another program, which has its own.
     """
 
     name: str
-    trunk: Trunk
+    trunk: Trunk | Network
     short_side: int
     compute_dtype: str = "float32"
 
@@ -37,6 +43,22 @@ class FrozenModel:
     def resolution(self) -> int:
         """Side of the network's input in pixels."""
         return self.trunk.settings["resolution"]
+
+    @property
+    def interpolation(self) -> str:
+        """Of scaling images: "bilinear", unless a network of another program states "bicubic"."""
+        preprocessing = getattr(self.trunk, "preprocessing", None)
+        return preprocessing.interpolation if preprocessing else "bilinear"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is a network of this package, which can be made anew and trained."""
+        return isinstance(self.trunk, Trunk)
+
+    @property
+    def weights(self) -> str:
+        """Digest of the weights, or of the files of a network of another program."""
+        return weights_digest(self.trunk) if self.is_ours else self.trunk.digest
 
     @property
     def network(self) -> dict:
@@ -59,6 +81,31 @@ def open_model(path: str, compute_dtype="float32", stage="") -> FrozenModel:
     if os.path.isfile(RunDir(path).config):
         return _open_run(path, compute_dtype, stage)
     raise no_model(path)
+
+
+def open_other(path: str, wanted=Wanted()) -> FrozenModel:  # noqa: B008
+    """Loads a network of another program; see `networks.open.open_network` for errors."""
+    network = open_network(os.path.expanduser(path), wanted)
+    return FrozenModel(path, network, network.preprocessing.short_side, network.product_dtype)
+
+
+def reopen(path: str, about: dict, layer: str, stage="") -> FrozenModel:
+    """Loads the network that made features, as their `embed.json` describes it.
+
+    Args:
+        path: of the network.
+        about: contents of `embed.json`.
+        layer: of the features.
+        stage: of a run.
+
+    Raises:
+        ConfigError, DataError: as of `open_model` and `open_other`.
+    """
+    recorded = about.get("network")
+    if recorded is None:
+        return open_model(path, about.get("compute_dtype", "float32"), stage)
+    preprocessing = from_dict(recorded["preprocessing"])
+    return open_other(path, Wanted((layer,), preprocessing, recorded["signature"]))
 
 
 def of_trunk(trunk) -> FrozenModel:

@@ -83,7 +83,8 @@ class Asked:
         """Chooses the protocol.
 
         Args:
-            network: settings of the network, with "width" and "resolution"; None if unknown.
+            network: settings of the network, with "width" and "resolution"; None if unknown, {} of
+                one of another program.
             images: number of training images, or of database images for retrieval.
 
         Raises:
@@ -154,9 +155,9 @@ def _has_two(module):
 
 def _by_size(network, images, paper_images):
     """(name, reason), by the size of the network and of the data."""
-    network = network or {"width": PAPER_WIDTH, "resolution": PAPER_RESOLUTION}
-    width, resolution = network["width"], network["resolution"]
-    full = "VGG-16's" if "fc" in network or "stem" not in network else "a ResNet's"
+    known = {"width": PAPER_WIDTH, "resolution": PAPER_RESOLUTION} | (network or {})
+    width, resolution = known["width"], known["resolution"]
+    full = "VGG-16's" if "fc" in known or "stem" not in known else "a ResNet's"
     if width < _LEAST_WIDTH or resolution < _LEAST_RESOLUTION:
         return SMALL, (
             f"the network has {resolution} pixels and {width:g} of {full} width; the paper's has "
@@ -165,4 +166,6 @@ def _by_size(network, images, paper_images):
     if images < _LEAST_SHARE * paper_images:
         return SMALL, f"there are {images:,} images; the paper has {paper_images:,}"
     what = f"a network of {resolution} pixels and {width:g} of {full} width"
+    if network == {}:
+        what = "a network of another program"
     return PAPER, f"{what} on {images:,} images" if paper_images else what

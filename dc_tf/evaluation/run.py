@@ -55,7 +55,8 @@ def run(asked, request, estimates=True) -> tuple[dict, str]:
     found, table = asked.module.run(request, chosen.protocol)
     timing["seconds"] = time.monotonic() - begin - spent["estimating"]
     result = _described(request, chosen, timing) | found
-    if request.world.rank == 0 and request.task in BY_LAYER:
+    ours = request.features is None and request.other is None
+    if request.world.rank == 0 and request.task in BY_LAYER and ours:
         remember(request.model, result)
     return result, table
 
@@ -68,6 +69,11 @@ def choose(asked, request) -> protocols.Chosen:
     """
     if not asked.is_open:
         return asked.choose()
+    if request.features is not None:
+        chosen = dataclasses.replace(asked, named=protocols.SMALL).choose()
+        return dataclasses.replace(chosen, reason="features are given, so no crops are drawn")
+    if request.other is not None:
+        return asked.choose({}, _images(asked, request.train))
     return asked.choose(network_settings(request.model), _images(asked, request.train))
 
 
@@ -101,6 +107,7 @@ def _described(request, chosen, timing) -> dict:
         "stage": request.stage,
         "train": request.train,
         "test": request.test,
+        "features": request.features,
         "opened": request.opened,
         "seed": request.seed,
         "compute_dtype": request.opened.pop("compute_dtype", None),

@@ -35,14 +35,17 @@ class Split:
     labels: np.ndarray
     classes: int
 
-    def images(self, batch_size, resolution, short_side, places=slice(None)) -> tf.data.Dataset:
+    def images(
+        self, batch_size, resolution, short_side, places=slice(None), interpolation="bilinear"
+    ) -> tf.data.Dataset:
         """Centre crops in the order of `rows`: batches of (b, r, r, 3) float32 in [0, 1].
 
         Args:
             places: selects from `rows`; all by default.
+            interpolation: of scaling, as of `augment.center_crop`.
         """
-        rows = self.rows[places]
-        batches = evaluation_batches(self.reader, rows, batch_size, resolution, short_side)
+        rows, how = self.rows[places], {"interpolation": interpolation}
+        batches = evaluation_batches(self.reader, rows, batch_size, resolution, short_side, **how)
         return batches.map(lambda batch: batch["image"])
 
     def augmented(self, places, seeds, batch_size, resolution) -> tf.data.Dataset:

@@ -1,6 +1,7 @@
 """An evaluation from what was asked for to its files: what is refused, the workers, the result.
 
     found = evaluate(task="knn", model="/models/mine", train=DATA, test=TEST)
+    found = evaluate(task="knn", features="FEATURES", train=TRAIN_VIEW, test=TEST_VIEW)
     print(found.table)
     found.write(output="knn.json", plot="layers.png")
 
@@ -19,6 +20,7 @@ from dc_tf.distributed import heartbeat, stop_request
 from dc_tf.distributed.ports import check_own_port
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError, DataError
+from dc_tf.evaluation.frozen.start import check_other, other_network
 
 PICTURES = (".png", ".pdf", ".svg")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
@@ -64,7 +66,7 @@ class Evaluation(dict):
 
 def evaluate(
     *,
-    model,
+    model=None,
     task=None,
     train=None,
     test=None,
@@ -83,6 +85,10 @@ def evaluate(
     watch_dir=None,
     timeout_s=600.0,
     scratch=None,
+    features=None,
+    test_features=None,
+    preprocessing=None,
+    signature="",
 ) -> Evaluation | None:
     """Measures on the workers that TF_CONFIG names; alone without.
 
@@ -95,6 +101,9 @@ def evaluate(
         estimate: measure for some seconds first what it will cost, and print that.
         watch_dir: of several workers: folder in which they watch one another; None: they do not.
         timeout_s: seconds that a worker may be silent or do nothing; 0: for ever.
+        features, test_features: as of `tasks.Request`.
+        preprocessing: of a network of another program, as `networks.preprocessing.read` takes it.
+        signature: of a SavedModel of another program.
 
     Returns:
         The result on the first worker, None on the others.
@@ -106,6 +115,12 @@ def evaluate(
     place = task_from_environment()
     check_own_port(place)
     _check(compute_dtype, plot, train, test)
+    _check_source(model, features, test_features)
+    if model is None:
+        _check_given(stage, resize, compute_dtype)
+    other = None if model is None else other_network(model, preprocessing, signature)
+    if other is not None:
+        check_other(model, stage, False, compute_dtype)
     if place.rank == 0:  # The others write nothing, and may not have the folder.
         for name, path in (("--output", output), ("--plot", plot)):
             if path:
@@ -120,6 +135,7 @@ def evaluate(
     asked = tasks.read(task, config_files, params_override, protocol, seed=seed, scratch=scratch)
     if workdir := asked.given.get("workdir"):
         paths.check_folder(paths.expand(workdir), "workdir")
+    _check_task(asked.task, features is not None, other is not None, tasks)
     if plot and asked.task not in tasks.BY_LAYER:
         raise ConfigError(f"--plot is of layers, which only {', '.join(tasks.BY_LAYER)} measure.")
     with _joined(watch_dir, timeout_s) as cluster, heartbeat.slow_operation("evaluation"):
@@ -135,6 +151,9 @@ def evaluate(
             resize=resize,
             seed=seed,
             cluster=cluster,
+            features=features,
+            test_features=test_features,
+            other=other,
         )
         result, table = evaluation.run(asked, request, estimate)
     return None if cluster and not cluster.is_chief else Evaluation(result, table)
@@ -150,6 +169,38 @@ def _check(compute_dtype, plot, train, test):
     if train and test and same_place(train, test):
         logging.warning(
             "--train and --test are both %s: metrics will be better than on other images.", test
+        )
+
+
+def _check_source(model, features, test_features):
+    if (model is None) == (features is None):
+        raise ConfigError(
+            "give --model=MODEL, or --features=FEATURES of images that are embedded already"
+            + (", not both." if features is not None else ".")
+        )
+    if test_features is not None and features is None:
+        raise ConfigError("--test_features needs --features, those of the training images.")
+
+
+def _check_given(stage, resize, compute_dtype):
+    """Refuses what concerns a network, where features are given."""
+    asked = {"stage": stage, "resize": resize, "compute_dtype": compute_dtype != COMPUTE_DTYPES[0]}
+    for name, value in asked.items():
+        if value:
+            raise ConfigError(f"--{name} is of networks; --features are embedded already.")
+
+
+def _check_task(task, of_features, of_other, tasks):
+    """Refuses features, and networks of other programs, for tasks that cannot use them."""
+    if of_features and task not in tasks.OF_FEATURES:
+        more = " k-means of features is measured as --model=CLUSTERS." if task == "nmi" else ""
+        raise ConfigError(
+            f"--features are for {', '.join(tasks.OF_FEATURES)}; {task} needs --model.{more}"
+        )
+    if of_other and task not in tasks.BY_LAYER:
+        raise ConfigError(
+            f"a network of another program is measured by {', '.join(tasks.BY_LAYER)}; for "
+            f"retrieval embed images with it and give --features. {task} needs a network of dc_tf."
         )
 
 

@@ -11,6 +11,7 @@ has the task, and a function `run(request, protocol) -> (JSON-serialisable dict,
 import dataclasses
 import importlib
 import math
+import sys
 import types
 from collections.abc import Callable
 
@@ -19,9 +20,9 @@ from dc_tf.distributed.cluster import Cluster
 from dc_tf.distributed.collectives import Communicator, Solo
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation import protocols
-from dc_tf.evaluation.models import FrozenModel, open_model
+from dc_tf.evaluation.models import FrozenModel, open_model, open_other
 from dc_tf.evaluation.splits import Split, open_splits
-from dc_tf.exporting.weights import weights_digest
+from dc_tf.networks.network import OUTPUTS, Wanted
 from dc_tf.precision import choose, tell
 
 TASKS = {
@@ -37,6 +38,8 @@ TASKS = {
 }
 # Tasks that measure every layer.
 BY_LAYER = ("knn", "linear_probe", "low_shot")
+# Tasks that take features of files in place of a network.
+OF_FEATURES = (*BY_LAYER, "retrieval")
 # Tasks that read a VOC development kit.
 DEVKIT = ("voc07_classification", "voc07_detection")
 
@@ -47,7 +50,8 @@ class Request:
 
     Attributes:
         task: name of the task.
-        model: path of a SavedModel or of a run folder.
+        model: path of a SavedModel or of a run folder; of tasks by layer also of a network of
+            another program. None with `features`.
         stage: of a run, selects the checkpoint at the end of this stage; "" for the newest one.
         train, test: paths of data sets; None if not given.
         layers: names of layers, or "all".
@@ -59,12 +63,17 @@ class Request:
             process.
         before: called once everything is open, before the long part, with a function that returns
             the work on one network (cost.Work) and with the number of networks; None to skip.
+        features: features of the training images, as of `curation.features.open_features`; None
+            with `model`.
+        test_features: those of the test images; None if `features` has them too.
+        other: how to open a network of another program, arguments of `networks.network.Wanted`;
+            None for one of this package.
         opened: filled in by the task: the digest of the network's `weights`, its `compute_dtype`,
             and the fingerprints of the data sets `train` and `test`.
     """
 
     task: str
-    model: str
+    model: str | None = None
     stage: str = ""
     train: str | None = None
     test: str | None = None
@@ -75,6 +84,9 @@ class Request:
     seed: int = 0
     cluster: Cluster | None = None
     before: Callable | None = None
+    features: str | None = None
+    test_features: str | None = None
+    other: dict | None = None
     opened: dict = dataclasses.field(default_factory=dict)
 
     @property
@@ -99,12 +111,27 @@ class Request:
         Raises:
             ConfigError: the path has no network, or `resize` is too small.
         """
+        if self.other is not None:
+            return self._resized(self._other_model())
         choice = choose(self.compute_dtype, "convolution", comm=self.world)
         if self.world.rank == 0:
             tell(choice, "evaluate")
         frozen = open_model(self.model, choice.dtype, self.stage)
         self.opened["compute_dtype"] = choice.dtype
-        self.opened["weights"] = weights_digest(frozen.trunk)
+        self.opened["weights"] = frozen.weights
+        return self._resized(frozen)
+
+    def _other_model(self):
+        """A network of another program; of its outputs those asked for, or all."""
+        layers = (OUTPUTS,) if "all" in self.layers else self.layers
+        frozen = open_other(self.model, Wanted(layers, **self.other))
+        if self.world.rank == 0:
+            print(frozen.trunk.described(), file=sys.stderr, flush=True)
+        self.opened["compute_dtype"] = frozen.compute_dtype
+        self.opened["weights"] = frozen.weights
+        return frozen
+
+    def _resized(self, frozen):
         if self.resize is None:
             return frozen
         if self.resize < frozen.resolution:

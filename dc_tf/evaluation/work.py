@@ -15,7 +15,9 @@ _STEPS = 16  # of the largest sample of training
 
 def text_of(frozen, train, test, more="") -> str:
     """The amount of work: "1,334 and 334 images at 48 pixels"."""
-    text = f"{len(train.rows):,} and {len(test.rows):,} images at {frozen.resolution} pixels"
+    text = f"{len(train.rows):,} and {len(test.rows):,} images"
+    if frozen.resolution:  # given features have none
+        text += f" at {frozen.resolution} pixels"
     return f"{text}, {more}" if more else text
 
 
@@ -59,7 +61,8 @@ def _endless(split, frozen, size):
     """An iterator, already started, over batches of `size` centre crops, again and again."""
     whole = -(-min(len(split.rows), _PLACES) // size) * size  # no batch is smaller
     places = spread(len(split.rows), whole)
-    batches = split.images(size, frozen.resolution, frozen.short_side, places)
+    crop = frozen.resolution, frozen.short_side
+    batches = split.images(size, *crop, places, frozen.interpolation)
     iterator = iter(batches.repeat())
     next(iterator)
     return iterator

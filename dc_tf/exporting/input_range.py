@@ -17,7 +17,7 @@ from dc_tf.errors import ConfigError
 AUTO, UNIT, BYTES = "auto", "1", "255"
 INPUT_RANGES = (AUTO, UNIT, BYTES)
 # Rounding, also that of float16 and bfloat16; a quarter of a grey level.
-_TOLERANCE = 1e-3
+TOLERANCE = 1e-3
 _IMAGE = [1, 2, 3]  # axes
 _UINT8_OR_UNIT = "uint8, or floats in [0, 1]"
 _UINT8_OR_BYTES = "uint8, or floats in 0 to 255"
@@ -92,7 +92,7 @@ def _refuse_others(images, accepted):
     """`images` if in [0, 1]; each image with another value, or NaN, is NaN and an error."""
     least, largest = (f(images, _IMAGE, keepdims=True) for f in (tf.reduce_min, tf.reduce_max))
     # Comparisons with NaN are false.
-    inside = tf.logical_and(least >= -_TOLERANCE, largest <= 1 + _TOLERANCE)
+    inside = tf.logical_and(least >= -TOLERANCE, largest <= 1 + TOLERANCE)
     message = f"dc_tf: image values out of range; this model takes {accepted}."
     # Of one number per image: checking all pixels would take thirty times as long.
     return images + tf.debugging.check_numerics(tf.where(inside, 0.0, float("nan")), message)

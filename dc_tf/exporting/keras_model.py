@@ -17,6 +17,7 @@ from dc_tf import keras
 from dc_tf.exporting.input_range import AUTO, of_floats
 from dc_tf.exporting.weights import STATISTICS, named_weights
 from dc_tf.nn.batch_norm import EPSILON, RUNNING_MOMENTUM
+from dc_tf.nn.resnet import every
 from dc_tf.nn.sobel import RGB_MEAN, RGB_STD, sobel_kernel
 
 
@@ -32,7 +33,7 @@ def keras_model(trunk, input_range=AUTO) -> keras.Model:
     resolution = trunk.settings["resolution"]
     build = Builder(trunk)
     images = keras.layers.Input([resolution, resolution, 3], name="images")
-    x = _input_stage(trunk, of_floats(images, input_range), build)
+    x = input_stage(trunk, of_floats(images, input_range), build)
     model = keras.Model(images, trunk.plain(x, build), name=trunk.kind)
     build.set_weights()
     return model
@@ -46,9 +47,14 @@ class Builder:
 
     Args:
         trunk: built Trunk.
+        layers: module of the layers, of Keras 2 by default.
+
+    Attributes:
+        layers: the same.
     """
 
-    def __init__(self, trunk):
+    def __init__(self, trunk, layers=keras.layers):
+        self.layers = layers
         self._parts = trunk.parts()
         self._weights = named_weights(trunk)
         self._settings = []  # (layer, its weights), set after the model is built
@@ -61,14 +67,14 @@ class Builder:
     def fixed_conv(self, x, kernel, name) -> tf.Tensor:
         """A convolution without padding and bias that is not trained."""
         size, _, _, filters = kernel.shape
-        layer = keras.layers.Conv2D(filters, size, use_bias=False, trainable=False, name=name)
+        layer = self.layers.Conv2D(filters, size, use_bias=False, trainable=False, name=name)
         self._settings.append((layer, [kernel]))
         return layer(x)
 
     def conv(self, x, part, name, norm_name) -> tf.Tensor:
         """A convolution and its batch norm."""
         ours, values = self._parts[part].conv, self._weights[part]
-        layer = keras.layers.Conv2D(
+        layer = self.layers.Conv2D(
             ours.filters,
             ours.kernel_size,
             ours.strides,
@@ -76,7 +82,7 @@ class Builder:
             use_bias=ours.use_bias,
             name=name,
         )
-        norm = keras.layers.BatchNormalization(
+        norm = self.layers.BatchNormalization(
             epsilon=EPSILON, momentum=RUNNING_MOMENTUM, name=norm_name
         )
         self._settings.append((layer, [values[n] for n in ("kernel", "bias") if n in values]))
@@ -86,37 +92,48 @@ class Builder:
     def dense(self, x, part, name, activation=None) -> tf.Tensor:
         """A fully connected layer."""
         values = self._weights[part]
-        layer = keras.layers.Dense(values["bias"].shape[0], activation, name=name)
+        layer = self.layers.Dense(values["bias"].shape[0], activation, name=name)
         self._settings.append((layer, [values["kernel"], values["bias"]]))
         return layer(x)
 
     def pad(self, x, pixels, name) -> tf.Tensor:
         """Zeros on each side; `x` for 0 pixels."""
-        return keras.layers.ZeroPadding2D(pixels, name=name)(x) if pixels else x
+        return self.layers.ZeroPadding2D(pixels, name=name)(x) if pixels else x
 
     def relu(self, x, name) -> tf.Tensor:
-        return keras.layers.ReLU(name=name)(x)
+        return self.layers.ReLU(name=name)(x)
 
     def add(self, both, name) -> tf.Tensor:
-        return keras.layers.Add(name=name)(both)
+        return self.layers.Add(name=name)(both)
 
     def max_pool(self, x, side, stride, name) -> tf.Tensor:
-        return keras.layers.MaxPooling2D(side, stride, name=name)(x)
+        return self.layers.MaxPooling2D(side, stride, name=name)(x)
+
+    def every(self, x, stride, name) -> tf.Tensor:
+        """Every `stride`-th pixel of each row and column, from the first on."""
+        del name
+        return every(x, stride)
 
     def mean(self, x, name) -> tf.Tensor:
         """Over all pixels."""
-        return keras.layers.GlobalAveragePooling2D(name=name)(x)
+        return self.layers.GlobalAveragePooling2D(name=name)(x)
 
     def flatten(self, x, name) -> tf.Tensor:
-        return keras.layers.Flatten(name=name)(x)
+        return self.layers.Flatten(name=name)(x)
 
     def dropout(self, x, rate, name) -> tf.Tensor:
-        return keras.layers.Dropout(rate, name=name)(x)
+        return self.layers.Dropout(rate, name=name)(x)
 
 
-def _input_stage(trunk, images, build):
-    """Normalised RGB, or Sobel's image gradients if Sobel is a stage of its own."""
-    x = keras.layers.Rescaling(
+def input_stage(trunk, images, build) -> tf.Tensor:
+    """Normalised RGB, or Sobel's image gradients if Sobel is a stage of its own.
+
+    Args:
+        trunk: built Trunk.
+        images: KerasTensor, (b, r, r, 3) in [0, 1].
+        build: Builder.
+    """
+    x = build.layers.Rescaling(
         [1 / s for s in RGB_STD],
         [-m / s for m, s in zip(RGB_MEAN, RGB_STD, strict=True)],
         name="normalize",

@@ -15,11 +15,15 @@ _USABLE = (
     "a SavedModel of 'dc_tf export' or 'dc_tf import_torch', or the folder of a run of 'dc_tf "
     "train'"
 )
-_FOREIGN = "; features of other networks can be clustered with 'dc_tf kmeans' as .npy files"
+_FOREIGN = (
+    "; networks of other programs are taken by 'dc_tf embed', whose features can be clustered with "
+    "'dc_tf kmeans' as .npy files, and by 'dc_tf evaluate --task=knn'"
+)
+_OTHER = "export its run as a SavedModel, the default" + _FOREIGN
 # What a file is, by its ending, and how its network may be used.
 _FILES = {
-    (".keras", ".h5", ".hdf5"): ("a Keras file", "export its run as a SavedModel, the default"),
-    (".onnx",): ("an ONNX file", "export its run as a SavedModel, the default"),
+    (".keras", ".h5", ".hdf5"): ("a Keras file", _OTHER),
+    (".onnx",): ("an ONNX file", _OTHER),
     (".tflite",): ("a TFLite file", "export its run as a SavedModel, the default"),
     (".pth", ".pt", ".tar", ".bin", ".ckpt", ".safetensors"): (
         "a checkpoint file",

@@ -260,7 +260,7 @@ class _Block(keras.layers.Layer):
                 x = build.relu(x, f"{prefix}_{i}_relu")
         if self.shortcut:
             names = f"{prefix}_0_conv", f"{prefix}_0_bn"
-            begin = every(begin, self.shortcut.every)
+            begin = build.every(begin, self.shortcut.every, f"{prefix}_0_every")
             begin = build.conv(begin, f"{name}_shortcut", *names)
         return build.relu(build.add([begin, x], f"{prefix}_add"), f"{prefix}_out")
 

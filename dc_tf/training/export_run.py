@@ -5,7 +5,7 @@ export_run("/runs/mine", "mine.keras", format="keras")
 """
 
 from dc_tf.errors import ConfigError
-from dc_tf.exporting.file_formats import ENDINGS, check_file, write_file
+from dc_tf.exporting.file_formats import ENDINGS, WEIGHTS, check_file, write_file
 from dc_tf.exporting.input_range import AUTO, checked_range
 from dc_tf.exporting.provenance import of_run
 from dc_tf.exporting.saved_model import SOBEL_FORMS, check_output, export_saved_model
@@ -29,7 +29,7 @@ def export_run(
         if value not in choices:
             raise ConfigError(f"--{name} is {value!r}; use one of {', '.join(choices)}.")
     input_range = checked_range(input_range)
-    if format in ("keras_weights", "torch") and input_range != AUTO:
+    if format in WEIGHTS and input_range != AUTO:
         raise ConfigError(
             f"--input_range is {input_range}, but weights take no images; leave it out."
         )

@@ -12,6 +12,8 @@ import math
 import tensorflow as tf
 
 _TRIES = 10
+# TensorFlow's names of the kernels of interpolation; the cubic one is Pillow's, with a = -0.5.
+KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
 
 
 def random_resized_crop(
@@ -95,23 +97,29 @@ def random_window(height, width, uniform, min_area, max_ratio, max_area=1.0) -> 
     return tf.cast(tf.concat([corner, [part_height, part_width]], 0), tf.int32)
 
 
-def center_crop(encoded, size, short_side) -> tf.Tensor:
+def center_crop(encoded, size, short_side, interpolation="bilinear") -> tf.Tensor:
     """Resizes the short side and cuts the centre.
 
     Args:
         encoded: () string, a JPEG or PNG.
         size: int, side of the result in pixels, at most `short_side`.
-        short_side: int, length in pixels of the short side after resizing.
+        short_side: int, length in pixels of the short side after resizing; 0 scales the whole image
+            to a square.
+        interpolation: a key of `KERNELS`; antialiased.
 
     Returns:
         (size, size, 3) float32 in [0, 1].
     """
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     shape = tf.cast(tf.shape(image)[:2], tf.float32)
-    resized = tf.round(shape * (short_side / tf.reduce_min(shape)))
+    if short_side:
+        resized = tf.round(shape * (short_side / tf.reduce_min(shape)))
+    else:
+        resized = tf.constant([size, size], tf.float32)
     offset = tf.floor((resized - size) / 2)
     # One op scales the image and computes only the cropped pixels.
-    return _scale(image, size, scale=resized / shape, offset=offset)
+    kernel = KERNELS[interpolation]
+    return _scale(image, size, scale=resized / shape, offset=offset, kernel=kernel)
 
 
 def rotate(image, quarter_turns) -> tf.Tensor:
@@ -173,17 +181,19 @@ def _resize(image, size):
     return _scale(image, size, scale=size / shape, offset=[0.0, 0.0])
 
 
-def _scale(image, size, scale, offset):
+def _scale(image, size, scale, offset, kernel="triangle"):
     """Scales an image and cuts (size, size) at `offset` (top, left), in pixels of the result."""
-    tall = tf.reshape(_scale_rows(image, size, scale[0], offset[0]), [size, -1, 3])
+    tall = tf.reshape(_scale_rows(image, size, scale[0], offset[0], kernel), [size, -1, 3])
     turned = tf.transpose(tall, [1, 0, 2])
-    scaled = _scale_rows(turned, size, scale[1], offset[1])
+    scaled = _scale_rows(turned, size, scale[1], offset[1], kernel)
     scaled = tf.transpose(tf.reshape(scaled, [size, size, 3]), [1, 0, 2])
-    # The weights of a pixel's neighbours may exceed a sum of 1 by a rounding error.
-    return tf.minimum(scaled / 255.0, 1.0)
+    # The weights of a pixel's neighbours may exceed a sum of 1 by a rounding error, those of a
+    # cubic kernel are partly negative.
+    scaled = tf.minimum(scaled / 255.0, 1.0)
+    return scaled if kernel == "triangle" else tf.maximum(scaled, 0.0)
 
 
-def _scale_rows(image, size, scale, offset):
+def _scale_rows(image, size, scale, offset, kernel):
     """Scales and crops the height alone; (1, size, 1, width * channels) float32."""
     # A row is passed as the channels of one pixel, which the op adds as vectors: the two directions
     # one after the other take less than half the time of one call for both.
@@ -192,6 +202,6 @@ def _scale_rows(image, size, scale, offset):
         size=[size, 1],
         scale=tf.stack([scale, 1.0]),
         translation=tf.stack([-offset, 0.0]),
-        kernel_type="triangle",
+        kernel_type=kernel,
         antialias=True,
     )

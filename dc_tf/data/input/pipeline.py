@@ -86,7 +86,14 @@ def training_batches(
 
 @_without_autograph
 def evaluation_batches(
-    reader, row_ids, batch_size, size, short_side, threads=None, prefetch=2
+    reader,
+    row_ids,
+    batch_size,
+    size,
+    short_side,
+    threads=None,
+    prefetch=2,
+    interpolation="bilinear",
 ) -> tf.data.Dataset:
     """Centre-cropped images without augmentation, in order; the last batch may be smaller.
 
@@ -95,9 +102,11 @@ def evaluation_batches(
         row_ids: (n,) integers.
         batch_size: int, largest number of images per batch.
         size: int, side of the images in pixels.
-        short_side: int, length in pixels of the short side after resizing, before the crop.
+        short_side: int, length in pixels of the short side after resizing, before the crop; 0 for
+            the whole image without a crop.
         threads: int, threads that decode; None for one a core.
         prefetch: int, batches kept ready.
+        interpolation: as of `augment.center_crop`.
 
     Returns:
         tf.data.Dataset of dict: row (b,) int64, image (b, size, size, 3) float32 in [0, 1], label
@@ -106,14 +115,16 @@ def evaluation_batches(
     Raises:
         ConfigError: `short_side` is less than `size`.
     """
-    if short_side < size:
+    if 0 < short_side < size:
         raise ConfigError(f"short_side is {short_side}; a crop of {size} needs at least {size}.")
     row_ids = np.asarray(row_ids, np.int64)
     _, entries = reader.dataset.locate(row_ids)
     columns = {"row": row_ids, "label": entries[:, 2].astype(np.int32)}
 
+    crop = size, short_side, interpolation
+
     def prepare(item):
-        return {"image": augment.center_crop(item.pop("encoded"), size, short_side), **item}
+        return {"image": augment.center_crop(item.pop("encoded"), *crop), **item}
 
     span = (0, -(-len(row_ids) // batch_size))
     batches = _batches(reader, columns, batch_size, prepare, span, threads)

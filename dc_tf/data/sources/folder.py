@@ -1,4 +1,7 @@
-"""Image files in a folder and its sub-folders, in the order of their relative paths."""
+"""Image files in a folder and its sub-folders, in the order of their relative paths.
+
+A folder that dc_tf has written has the classes, and their numbers, of the data set that it was.
+"""
 
 import hashlib
 import os
@@ -8,6 +11,7 @@ from dc_tf.data.sources.class_folders import ClassFolders, class_of, is_split, n
 from dc_tf.data.sources.item import Item, reason_to_skip
 from dc_tf.data.storage import files
 from dc_tf.data.storage.files import is_local, same_place
+from dc_tf.data.storage.written import FOLDER, LIST, Written
 from dc_tf.progress import Progress
 
 
@@ -19,23 +23,34 @@ class FolderSource:
         if split and not files.is_folder(self._folder):
             raise no_such_split(folder, split, _folders_in(folder))
         self._skip = skip
+        self._written = None if split else Written.beside(folder, FOLDER)
         folders = ClassFolders(folder, labels_from_folders, split)
         digest, self.total = hashlib.sha256(), 0
         with Progress(None, "list", "files", enabled=progress) as bar:
-            for name, reason in walk(self._folder, skip):
+            for name, reason in self._walk():
                 digest.update(os.fsencode(name) + b"\0")
                 if reason is None:
                     folders.see(name)
                 self.total += 1
                 bar.update(1)
-        folders.check()
-        names = folders.names(_siblings(folder, split))
-        self.class_names = shown(names)
-        self._labels = {name: number for number, name in enumerate(names or ())}
+        if self._written and labels_from_folders and self._written.folders:
+            names = self._written.class_names
+            self.class_names, self._labels = names and list(names), self._written.folders
+        else:
+            folders.check()
+            names = folders.names(_siblings(folder, split))
+            self.class_names = shown(names)
+            self._labels = {name: number for number, name in enumerate(names or ())}
         self.identity = {"files": self.total, "list": digest.hexdigest(), "split": split}
 
+    def _walk(self):
+        """What `walk` lists, without the files that dc_tf has written beside the images."""
+        for name, reason in walk(self._folder, self._skip):
+            if not self._written or name not in (FOLDER, LIST):
+                yield name, reason
+
     def items(self, place=None) -> Iterator[Item]:
-        for number, (name, reason) in enumerate(walk(self._folder, self._skip), start=1):
+        for number, (name, reason) in enumerate(self._walk(), start=1):
             if number > (place or 0):
                 content = None if reason else os.path.join(self._folder, name)
                 label = self._labels.get(class_of(name))

@@ -10,7 +10,8 @@
 Paths are relative to the list's folder, absolute, or URLs. `label` is a non-negative integer (-1 or
 empty: none); if any value is not a number, all are class names, numbered in alphabetical order. All
 other columns become metadata; a CSV column with only numbers is stored as numbers. The text is
-UTF-8, or what its byte-order mark or `encoding` says (see `encodings`).
+UTF-8, or what its byte-order mark or `encoding` says (see `encodings`). The list of a folder that
+dc_tf has written (`storage.image_folder`) gives back the rows of the data set.
 """
 
 import csv
@@ -28,6 +29,7 @@ from dc_tf.data.sources.encodings import undecodable
 from dc_tf.data.sources.item import Item, short_name
 from dc_tf.data.storage.files import is_local, open_binary
 from dc_tf.data.storage.metadata import bounded
+from dc_tf.data.storage.written import FOLDER, LIST, Written, restored
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.progress import Progress
 
@@ -68,11 +70,15 @@ class ListSource:
                 if fault is None:
                     self._columns.see(values)
                 bar.update(1)
+        self._written = _written_beside(path)
         self.class_names = self._columns.class_names()
+        if self._written:
+            self.class_names = self._written.class_names and list(self._written.class_names)
         self.identity = {"images": self.total, "list": _digest(path), "encoding": encoding}
 
     def items(self, place=None) -> Iterator[Item]:
-        labels = {name: number for number, name in enumerate(self.class_names or ())}
+        names = () if self._written else self.class_names or ()
+        labels = {name: number for number, name in enumerate(names)}
         entries = self._entries(self._path, self._encoding)
         for number, (values, fault) in enumerate(entries, start=1):
             if number > (place or 0):
@@ -87,6 +93,9 @@ class ListSource:
         if path.lower().startswith(_WEB):
             reason = "a web address; download the image and list its path"
             return Item(name, None, number, reason=reason)
+        if self._written and (row := restored(values)):
+            source, meta = short_name(row.source), bounded(row.meta)
+            return Item(source, self._place_of(path), number, row.label, meta)
         try:
             label = label_of(values.get(LABEL), labels)
         except ValueError as error:
@@ -108,6 +117,13 @@ class ListSource:
             other = os.path.join(os.path.dirname(self._path), as_bytes)
             return other if os.path.lexists(other) else place
         return place
+
+
+def _written_beside(path) -> Written | None:
+    """What the folder of a list says that dc_tf has written to it, with this list."""
+    if os.path.basename(path) != LIST:
+        return None
+    return Written.beside(os.path.dirname(path) or ".", FOLDER)
 
 
 def csv_entries(path, encoding=None) -> Iterator[tuple[dict | None, str | None]]:

@@ -1,9 +1,10 @@
 """The label and metadata of an image in a tar, from its .json, .txt and .cls members.
 
-    label, meta = described("d/0017.jpg", index)
+    label, meta, source = described("d/0017.jpg", index)
     fault_in(8, "d/0017.json", index)            # why a member cannot be used as a whole, or None
 
-Of several labels that of .cls counts; one that differs from it is a fault of the .json.
+A .json that dc_tf has written gives back the row as it was. Of several labels that of .cls counts;
+one that differs from it is a fault of the .json.
 """
 
 import json
@@ -12,27 +13,31 @@ from dc_tf.data.sources import encodings
 from dc_tf.data.sources.columns import LABEL, is_number, label_of
 from dc_tf.data.sources.tar_index import split
 from dc_tf.data.storage.metadata import bounded, text
+from dc_tf.data.storage.written import restored
 
 _ORDER = ("json", "txt", "cls")  # later ones take precedence
 
 
-def described(image, index, encoding=None) -> tuple[int | None, dict]:
-    """The (label or None, metadata) of an image; members that cannot be read are left out.
+def described(image, index, encoding=None) -> tuple[int | None, dict, str | None]:
+    """The (label or None, metadata, source or None) of an image.
+
+    Members that cannot be read are left out. A source is of what dc_tf has written.
 
     Args:
         image: name of the member.
         index: TarIndex.
         encoding: of the texts; None: UTF-8.
     """
-    label, meta = None, {}
+    label, meta, source = None, {}, None
     for member in _ordered(image, index.metadata_of(image)):
         try:
-            own, values = _parsed(member.extension, member.data, encoding)
+            own, values, ours = _parsed(member.extension, member.data, encoding)
         except ValueError:  # `fault_in` says so
             continue
         label = label if own is None else own
+        source = source if ours is None else ours
         meta |= values
-    return label, bounded(meta)
+    return label, bounded(meta), source
 
 
 def fault_in(number, name, index, encoding=None) -> str | None:
@@ -44,7 +49,7 @@ def fault_in(number, name, index, encoding=None) -> str | None:
     """
     extension = split(name)[2]
     try:
-        label, _ = _parsed(extension, index.content(number), encoding)
+        label = _parsed(extension, index.content(number), encoding)[0]
     except ValueError as error:
         return str(error)
     other = _label_beside(name, index, encoding) if extension == "json" else None
@@ -71,12 +76,12 @@ def _label_beside(name, index, encoding):
 
 
 def _parsed(extension, data, encoding):
-    """(label or None, metadata) of one member; ValueError says what is wrong with it."""
+    """(label, metadata, source) of one member; ValueError says what is wrong with it."""
     content = encodings.decoded(data, encoding)
     if extension == "txt":
-        return None, {"txt": text(content)}
+        return None, {"txt": text(content)}, None
     if extension == "cls":
-        return _class_number(content), {}
+        return _class_number(content), {}, None
     try:
         values = json.loads(content)
     except RecursionError as error:
@@ -85,10 +90,12 @@ def _parsed(extension, data, encoding):
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"a JSON {type(values).__name__} where an object was expected")
+    if row := restored(values):
+        return row.label, row.meta, row.source
     label = values.get(LABEL)
     if isinstance(label, int | float) and is_number(label):
-        return label_of(values.pop(LABEL), {}), values
-    return None, values
+        return label_of(values.pop(LABEL), {}), values, None
+    return None, values, None
 
 
 def _class_number(content):

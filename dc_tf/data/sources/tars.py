@@ -8,7 +8,8 @@
 The members of an image may be anywhere in its tar (`tar_index`). Any tar file is accepted: members
 that become neither an image nor its metadata are listed with the reason. Nothing is unpacked to
 disk, member names are not used as paths, and sizes in headers are bounded before use. Tars
-compressed by gzip, bzip2 or xz are read as well. Each tar is read twice, first for its index.
+compressed by gzip, bzip2 or xz are read as well. Each tar is read twice, first for its index. Tars
+that dc_tf has written (`storage.tar_files`) give back the rows and classes of the data set.
 """
 
 import bz2
@@ -28,6 +29,7 @@ from dc_tf.data.sources.item import Item, reason_to_skip, short_name
 from dc_tf.data.sources.tar_index import EXTENSIONS, IndexedMember, TarIndex, split
 from dc_tf.data.sources.tar_metadata import described, fault_in
 from dc_tf.data.storage.files import open_binary, size_of
+from dc_tf.data.storage.written import TARS, Written
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
@@ -47,9 +49,12 @@ class TarSource:
         self._paths = list(paths)
         self._encoding = encoding
         self.total = None
-        self.class_names = None
+        written = _written_beside(self._paths)
+        self.class_names = list(written.class_names) if written and written.class_names else None
         tars = [[os.path.basename(path), size_of(path)] for path in self._paths]
         self.identity = {"tars": tars, "encoding": encoding}
+        if self.class_names:
+            self.identity["classes"] = self.class_names
 
     def items(self, place=None) -> Iterator[Item]:
         first, done = place or (0, 0)
@@ -73,8 +78,15 @@ class TarSource:
             reason = index.replacement_of(member.end, member.name)
         if reason is not None:
             return Item(short_name(member.name), None, None, reason=reason)
-        label, meta = described(member.name, index, self._encoding)
-        return Item(short_name(member.name), member.data, None, label, meta)
+        label, meta, source = described(member.name, index, self._encoding)
+        name = member.name if source is None else source
+        return Item(short_name(name), member.data, None, label, meta)
+
+
+def _written_beside(paths) -> Written | None:
+    """What the folder of all tars says that dc_tf has written to it."""
+    folders = {os.path.dirname(path) for path in paths}
+    return Written.beside(folders.pop(), TARS) if len(folders) == 1 else None
 
 
 class _Member(typing.NamedTuple):

@@ -10,6 +10,7 @@ metric, `top1` or `map`, a share in [0, 1].
 from dc_tf.distributed.collectives import ALONE, broadcast_json
 from dc_tf.evaluation.comparison import compare
 from dc_tf.evaluation.frozen.features import parse_layers
+from dc_tf.evaluation.frozen.given_features import open_given
 from dc_tf.evaluation.models import network_class, random_init
 from dc_tf.evaluation.paper import linear_results
 from dc_tf.nn.vgg16 import VGG16
@@ -22,7 +23,7 @@ def run(
 
     Args:
         evaluate: function, see above.
-        request: tasks.Request.
+        request: tasks.Request, of a network or of features.
         protocol: the task's Protocol.
         work: function of (frozen, train, test, layers, protocol) that returns cost.Work for one
             network.
@@ -34,15 +35,21 @@ def run(
     Returns:
         The JSON-serialisable dict of `measure` with `paper_dataset`, and a table to print.
     """
-    network = network_class(request.model)
-    layers = parse_layers(request.layers, network.layer_names)
-    train, test = open_splits(request, protocol) if open_splits else request.splits()
-    frozen = request.frozen_model()
-    request.announce(lambda: work(frozen, train, test, layers, protocol))
-    baseline, seed, world = request.random_init, request.seed, request.world
+    if request.features is not None:
+        frozen, train, test = open_given(request)
+        layers = frozen.trunk.layer_names
+    else:
+        if request.other is None:
+            layers = parse_layers(request.layers, network_class(request.model).layer_names)
+        train, test = open_splits(request, protocol) if open_splits else request.splits()
+        frozen = request.frozen_model()
+        layers = frozen.trunk.layer_names if request.other is not None else layers
+    baseline, seed, world = request.random_init and frozen.is_ours, request.seed, request.world
+    request.announce(lambda: work(frozen, train, test, layers, protocol), 1 + baseline)
     result = measure(evaluate, frozen, train, test, layers, protocol, baseline, seed, world)
     # The paper's results are by layer, of its own network.
-    result["paper_dataset"] = paper_data(protocol, train, test) if network is VGG16 else ""
+    of_paper = isinstance(frozen.trunk, VGG16)
+    result["paper_dataset"] = paper_data(protocol, train, test) if of_paper else ""
     return result, table(request.task, result)
 
 

@@ -30,7 +30,6 @@ from dc_tf.evaluation import remembered
 from dc_tf.evaluation.frozen.feature_parts import SOURCES, FeatureFiles
 from dc_tf.evaluation.frozen.features import cell_extractor, parse_layers, storable
 from dc_tf.evaluation.frozen.sources import NamingReader, write_sources
-from dc_tf.exporting.weights import weights_digest
 from dc_tf.precision import AUTO, Choice, choose
 from dc_tf.progress import Progress
 
@@ -117,13 +116,16 @@ def embed(
 
 def _origin(frozen, dataset):
     """What `embed.json` says of network and data set."""
-    return {
+    about = {
         "model": frozen.name,
-        "weights": weights_digest(frozen.trunk),
+        "weights": frozen.weights,
         "data": dataset.fingerprint(),
         "short_side": frozen.short_side,
         "compute_dtype": frozen.compute_dtype,
     }
+    if not frozen.is_ours:
+        about["network"] = {"kind": frozen.trunk.kind, **frozen.trunk.settings}
+    return about
 
 
 def _claim(output, files, about):
@@ -166,7 +168,8 @@ def _batches(reader, spans, batch_size, frozen):
         last = spans[0][0] + _PLANNED
         group = spans[: max(1, sum(end <= last for _, end in spans))]
         rows = np.concatenate([np.arange(*span) for span in group])
-        yield from evaluation_batches(reader, rows, batch_size, size, short_side)
+        how = {"interpolation": frozen.interpolation}
+        yield from evaluation_batches(reader, rows, batch_size, size, short_side, **how)
         spans = spans[len(group) :]
 
 
@@ -216,7 +219,8 @@ def embed_in_memory(
     extractor = cell_extractor(frozen.trunk, layers, cells, mirror=mirror)
     reader = FallbackRows(RowReader(dataset), max_bad_share)
     rows = np.arange(dataset.rows)
-    batches = evaluation_batches(reader, rows, batch_size, frozen.resolution, frozen.short_side)
+    crop, how = (frozen.resolution, frozen.short_side), {"interpolation": frozen.interpolation}
+    batches = evaluation_batches(reader, rows, batch_size, *crop, **how)
     with data_errors(), Progress(dataset.rows, "embed", "images") as progress:
         return _features(extractor, batches, dataset.rows, dtype, progress)
 
@@ -242,11 +246,11 @@ def choose_layers(frozen, output, cells) -> tuple[tuple[str, ...], str]:
     """
     trunk = frozen.trunk
     default = trunk.feature_layer
-    path = output and os.path.join(output, ABOUT)
-    if path and os.path.isfile(path):
-        layers = parse_layers(atomic.read_json(path).get("dims", ()), trunk.layer_names)
+    begun = layers_in(output)
+    if begun:
+        layers = parse_layers(begun, trunk.layer_names)
         return layers, f"layer {', '.join(layers)}: as in {output}"
-    found = remembered.recommend(frozen.name, weights_digest(frozen.trunk))
+    found = remembered.recommend(frozen.name, frozen.weights)
     if found is None:
         return (default,), (
             f"layer {default}: the default, since no layer of this model has been measured; "
@@ -260,6 +264,12 @@ def choose_layers(frozen, output, cells) -> tuple[tuple[str, ...], str]:
     if found.layer in trunk.map_names and found.cells not in (None, cells):
         text += f"; measured with --cells={found.cells}, which keeps the spatial layout"
     return (found.layer,), text
+
+
+def layers_in(output) -> tuple[str, ...]:
+    """The layers of which an output folder has features, complete or not; () if there are none."""
+    path = output and os.path.join(output, ABOUT)
+    return tuple(atomic.read_json(path).get("dims", ())) if path and os.path.isfile(path) else ()
 
 
 def compute_dtype(output, asked, comm=ALONE) -> Choice:

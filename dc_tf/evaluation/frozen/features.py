@@ -42,18 +42,15 @@ class Extractor:
         """Traces the network.
 
         Args:
-            trunk: built Trunk.
+            trunk: built Trunk, or what has its attributes (`FrozenModel.trunk`).
             pools: {layer: function that pools a batch of its features to (b, d)}.
             world: Communicator of the workers that share the work.
             mirror: average the vectors of each image and of its mirror image.
         """
-        resolution = trunk.settings["resolution"]
         self.layers = tuple(pools)[world.rank :: world.size]
         self._world = world
 
-        @tf.function(
-            input_signature=[tf.TensorSpec([None, resolution, resolution, 3])], autograph=False
-        )
+        @tf.function(input_signature=[tf.TensorSpec([None, *item_shape(trunk)])], autograph=False)
         def vectors(images):
             found = pooled(images)
             if not mirror:
@@ -77,7 +74,8 @@ class Extractor:
     def over(self, frozen, split, batch_size, what) -> Iterator[tuple[int, dict]]:
         """Yields (first position, {own layer: (b, dim) tensor}) over a split, with progress."""
         own = own_batches(len(split.rows), batch_size, self._world)
-        images = split.images(batch_size, frozen.resolution, frozen.short_side, own)
+        crop = frozen.resolution, frozen.short_side
+        images = split.images(batch_size, *crop, own, frozen.interpolation)
         enabled = self._world.rank == 0
         with split.errors(), Progress(len(split.rows), what, "images", enabled) as progress:
             for vectors in self.in_turn(images, len(split.rows), batch_size):
@@ -108,6 +106,13 @@ class Extractor:
             own = tf.zeros([count, dim]) if computed is None else computed[layer]
             received[layer] = self._world.broadcast(own, root)
         return {layer: received[layer] for layer in self.layers}
+
+
+def item_shape(trunk) -> list[int]:
+    """Shape of what a network takes, without the batch: an image, or a row of given features."""
+    if hasattr(trunk, "item_shape"):
+        return trunk.item_shape
+    return [trunk.settings["resolution"], trunk.settings["resolution"], 3]
 
 
 def own_batches(rows: int, batch_size: int, world) -> np.ndarray:

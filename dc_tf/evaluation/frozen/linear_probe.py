@@ -25,13 +25,20 @@ from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.average_precision import classes_of
 from dc_tf.evaluation.cost import Part, Work
 from dc_tf.evaluation.frozen import by_layer
-from dc_tf.evaluation.frozen.features import Extractor, FeatureCache, extract, own_batches
+from dc_tf.evaluation.frozen.features import (
+    Extractor,
+    FeatureCache,
+    extract,
+    item_shape,
+    own_batches,
+)
 from dc_tf.evaluation.frozen.pooling import MAX_FEATURES, PAPER_KERNELS, grid_average
 from dc_tf.evaluation.frozen.probes import Probes
 from dc_tf.evaluation.metrics import accuracy, classes_above, mean_class_accuracy
 from dc_tf.evaluation.paper import AUTO, LINEAR_DATA, check_setting, data_of, labelled_data
 from dc_tf.evaluation.voc07.images import MultiLabelSplit, open_voc, voc_facts
 from dc_tf.evaluation.work import forward_part, text_of, wait
+from dc_tf.nn.trunk import Trunk
 from dc_tf.nn.trunks import all_layer_names
 from dc_tf.nn.vgg16 import CONV_LAYERS, VGG16
 from dc_tf.progress import Progress
@@ -128,6 +135,8 @@ def paper_variant(given: dict) -> tuple[dict, int]:
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
     """Runs the task; see `tasks`."""
+    if request.features is not None:
+        _check_given(protocol)
     return by_layer.run(
         evaluate,
         request,
@@ -175,6 +184,17 @@ def _steps(dims, train, batch_size, protocol):
         return steps
 
     return sample
+
+
+def _check_given(protocol):
+    """Refuses what needs images rather than features."""
+    if protocol.augment:
+        raise ConfigError(
+            "augment is true, but features have no crops to draw; use --protocol=small, or set "
+            "augment=false."
+        )
+    if protocol.train_split:
+        raise ConfigError("train_split is of a development kit; --features needs data sets.")
 
 
 def _open_voc(request, protocol):
@@ -237,12 +257,16 @@ def evaluate(frozen, train, test, layers, protocol: Protocol, world=ALONE) -> di
 
 def _pools(trunk, layers, max_features):
     resolution = trunk.settings["resolution"]
-    shapes = trunk(tf.zeros([1, resolution, resolution, 3]))
+    shapes = trunk(tf.zeros([1, *item_shape(trunk)]))
     kernels = PAPER_KERNELS if isinstance(trunk, VGG16) else {}
-    return {
-        layer: grid_average(layer, shapes[layer].shape[1:], resolution, max_features, kernels)
-        for layer in layers
-    }
+    found = {}
+    for layer in layers:
+        shape = shapes[layer].shape[1:]
+        # Vectors of other networks are features as they are, not before a ReLU.
+        as_it_is = len(shape) == 1 and not isinstance(trunk, Trunk)
+        pool = grid_average(layer, shape, resolution, max_features, kernels)
+        found[layer] = tf.identity if as_it_is else pool
+    return found
 
 
 def _streamed(frozen, extractor, split, protocol, world):

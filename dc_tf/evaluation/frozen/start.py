@@ -1,6 +1,7 @@
 """Features of a data set from what was asked for: what is refused, the model, its layers, the work.
 
     about = embed_files("/models/mine", DATA, "/data/features")
+    about = embed_files("theirs.onnx", None, "/data/features", images="photos")
     arrays = embed_arrays("/models/mine", DATA, layers=["fc7"])    # {"fc7": (rows, d)}
 
 TensorFlow, which takes seconds to import, comes after all that can be refused without it.
@@ -11,25 +12,33 @@ import os
 import sys
 
 from dc_tf import paths
+from dc_tf.data.convert import convert
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed.joined import joined
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
+from dc_tf.networks import files
 
+CONVERTED = ".data"  # ending of the data set beside the output, of `images`
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
 
-def embed_files(model, data, output, rows_per_file=1_000_000, comm=None, **asked) -> dict | None:
+def embed_files(
+    model, data, output, rows_per_file=1_000_000, comm=None, images=None, **asked
+) -> dict | None:
     """Writes the features of every image as `.npy` files.
 
     The workers that TF_CONFIG names share the work, unless the caller has joined them.
 
     Args:
-        model: path of a SavedModel or a run; or a trunk, a built `nn.trunk.Trunk`.
-        data: path of a data set, or a Dataset.
+        model: path of a SavedModel or a run; a trunk, a built `nn.trunk.Trunk`; or path or address
+            of a network of another program (`networks.open`).
+        data: path of a data set, or a Dataset; None with `images`.
         output: folder for the files.
         rows_per_file: as of `embed.embed`.
         comm: Communicator of the workers, where the caller has joined them; None joins them here.
+        images: what `dc_tf convert` takes, such as a folder of images, in place of `data`: it is
+            converted to the data set OUTPUT.data, which stays.
         asked: as of `embed_arrays`.
 
     Returns:
@@ -42,10 +51,13 @@ def embed_files(model, data, output, rows_per_file=1_000_000, comm=None, **asked
     """
     task_from_environment()  # refuses a wrong TF_CONFIG before anything is opened
     paths.check_folder(output, "--output")
+    _check_source(data, images)
     begun = _Asked(model, data, output, **asked)
     with contextlib.ExitStack() as end:
         if comm is None:
             comm = end.enter_context(joined(f"--output={output}", output))
+        if images is not None:
+            begun.dataset = _converted(images, output, comm)
         begun.open(comm)
         from dc_tf.evaluation.frozen.embed import embed
 
@@ -58,7 +70,27 @@ def embed_files(model, data, output, rows_per_file=1_000_000, comm=None, **asked
             comm=comm,
             **begun.numbers,
         )
-        return None if comm.rank else {"output": output, **about}
+        found = {"data_path": begun.dataset.path} if images is not None else {}
+        return None if comm.rank else {"output": output, **found, **about}
+
+
+def _check_source(data, images):
+    if (data is None) == (images is None):
+        raise ConfigError(
+            "give --data=DATA or --images=FOLDER" + (", not both." if images is not None else ".")
+        )
+
+
+def _converted(images, output, comm) -> Dataset:
+    """The data set of a source of images beside the output; the first worker makes it."""
+    from dc_tf.distributed import heartbeat
+    from dc_tf.distributed.collective_errors import raise_on_all
+
+    path = output.rstrip("/") + CONVERTED
+    with raise_on_all(comm), heartbeat.slow_operation("conversion of the images"):
+        if comm.rank == 0:
+            convert(images, path)
+    return Dataset.open(path)
 
 
 def embed_arrays(model, data, **asked) -> dict:
@@ -67,8 +99,9 @@ def embed_arrays(model, data, **asked) -> dict:
     Args:
         model, data: as of `embed_files`.
         asked: layers, names of some or None for the one that measured best; stage, of a run;
-            random_init and seed, of an untrained network in place of the model; cells, mirror,
-            dtype, compute_dtype, batch_size and max_bad_share as of `embed.embed`.
+            random_init and seed, of an untrained network in place of the model; preprocessing, of
+            a network of another program, and signature, of its SavedModel; cells, mirror, dtype,
+            compute_dtype, batch_size and max_bad_share as of `embed.embed`.
 
     Returns:
         {layer: (rows, d) array}, rows in the order of their ids.
@@ -111,10 +144,15 @@ class _Asked:
         compute_dtype="auto",
         batch_size=256,
         max_bad_share=0.0,
+        preprocessing=None,
+        signature="",
     ):
         """Checks what can be checked without TensorFlow."""
         _check(compute_dtype, max_bad_share)
-        self.dataset = data if isinstance(data, Dataset) else Dataset.open(data)
+        self.dataset = data if data is None or isinstance(data, Dataset) else Dataset.open(data)
+        self._other = other_network(model, preprocessing, signature)
+        if self._other:
+            check_other(model, stage, random_init, compute_dtype)
         self.numbers = {
             "cells": cells,
             "mirror": mirror,
@@ -128,6 +166,8 @@ class _Asked:
 
     def open(self, comm) -> None:
         """Opens the model and chooses the layers; every worker of `comm` makes the call."""
+        if self._other:
+            return self._open_other(comm)
         from dc_tf.distributed.collective_errors import raise_on_all
         from dc_tf.evaluation.frozen.embed import compute_dtype
         from dc_tf.evaluation.frozen.features import parse_layers
@@ -151,6 +191,20 @@ class _Asked:
             if self._seed is not None:
                 self.frozen = random_init(self.frozen, self._seed)
 
+    def _open_other(self, comm):
+        from dc_tf.distributed.collective_errors import raise_on_all
+        from dc_tf.evaluation.frozen.embed import layers_in
+        from dc_tf.evaluation.models import open_other
+        from dc_tf.networks.network import Wanted
+
+        with raise_on_all(comm):
+            layers = self._layers or layers_in(self._output)
+            wanted = Wanted(layers and tuple(layers), **self._other)
+            self.frozen = open_other(os.fspath(self._model), wanted)
+        self.layers = self.frozen.trunk.layer_names
+        if comm.rank == 0:
+            print(self.frozen.trunk.described(), file=sys.stderr, flush=True)
+
     def _chosen_layers(self, comm):
         from dc_tf.evaluation.frozen.embed import choose_layers
 
@@ -160,6 +214,53 @@ class _Asked:
         if comm.rank == 0:
             print(reason, file=sys.stderr, flush=True)
         return layers
+
+
+def other_network(model, asked, signature) -> dict | None:
+    """How to open a network of another program: arguments of `networks.network.Wanted`.
+
+    Args:
+        model: path, address, or a trunk.
+        asked: preprocessing, as `networks.preprocessing.read` takes it, or None.
+        signature: of a SavedModel.
+
+    Returns:
+        None for a network of this package.
+
+    Raises:
+        ConfigError: settings of other networks for one of this package, or wrong ones.
+        DataError: a corrupt file.
+    """
+    path = os.path.expanduser(os.fspath(model)) if _is_path(model) else ""
+    if files.kind_of(path) is not None:
+        return {"preprocessing": _read(asked), "signature": signature}
+    for name, value in (("preprocessing", asked), ("signature", signature)):
+        if value:
+            raise ConfigError(
+                f"--{name} is of networks of other programs; {path or 'a trunk'} is none, so leave "
+                "it out."
+            )
+    return None
+
+
+def _read(asked):
+    """What a preprocessing asked for means; None where nothing was asked for."""
+    if asked is None:
+        return None
+    from dc_tf.networks.preprocessing import read  # reads settings, which takes time to import
+
+    return read(asked)
+
+
+def check_other(model, stage, random_init, compute_dtype) -> None:
+    """Refuses what only networks of this package have; raises ConfigError."""
+    asked = {"stage": stage, "random_init": random_init}
+    asked["compute_dtype"] = compute_dtype != "auto"
+    for name, value in asked.items():
+        if value:
+            raise ConfigError(
+                f"--{name} is of networks of dc_tf; {model} computes as its program has made it."
+            )
 
 
 def _is_path(model):

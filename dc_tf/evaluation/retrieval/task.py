@@ -9,11 +9,12 @@ classic: `*_query.txt`, `*_good.txt`, `*_ok.txt`, `*_junk.txt` of Oxford5k or Pa
 revisited: one `gnd_*.pkl` or `gnd_*.json` of ROxford5k or RParis6k.
 groups: neither; one sub-folder per object, whose images are each other's positives.
 
+With --features, --train and --test are data sets instead, see `of_features`.
+
 Reference: Caron et al. 2019, Table 6; Tolias et al. 2016; docs/reference.md, section 5.
 """
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -25,15 +26,16 @@ from dc_tf.evaluation.average_precision import average_precision
 from dc_tf.evaluation.comparison import advice
 from dc_tf.evaluation.cost import Part, Work, spread
 from dc_tf.evaluation.models import network_class, random_init
+from dc_tf.evaluation.retrieval import of_features
 from dc_tf.evaluation.retrieval.ground_truth import GroundTruth, groups, images_in
 from dc_tf.evaluation.retrieval.images import MIN_SIDE, scaled_images
 from dc_tf.evaluation.retrieval.oxford import query_files, read_oxford
+from dc_tf.evaluation.retrieval.rankings import rankings
 from dc_tf.evaluation.retrieval.revisited import ground_truth_files, read_revisited
 from dc_tf.evaluation.retrieval.rmac_features import RMACExtractor
 from dc_tf.nn.trunks import all_layer_names
 
 _SAMPLED = 256  # largest number of images of a cost sample
-_RANKED = 1 << 24  # row ids in memory at a time
 # Takes minutes on a CPU for a network of small images and a few hundred photographs.
 SMALL = {"longest_side": 128}
 
@@ -87,6 +89,8 @@ def paper_variant(given: dict) -> tuple[dict, int]:
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
     """Runs the task; see `tasks`."""
+    if request.features is not None:
+        return of_features.run(request, protocol)
     for name in ("train", "test"):
         if not getattr(request, name):
             raise ConfigError(f"--{name} is missing; give a folder of images.")
@@ -214,22 +218,6 @@ def evaluate(frozen, ground_truth, others, protocol, world) -> dict:
         raise DataError("no query has a readable positive; repair the images of --test.")
     unreadable = [ground_truth.database[row] for row in left_out]
     return metrics | {"unreadable": unreadable, "whitening_unreadable": int(no_use.sum())}
-
-
-def rankings(database, queries) -> Iterator[np.ndarray]:
-    """Yields for each query (n,) int64 database row ids by descending dot product; exact.
-
-    Args:
-        database: (n, d) float32.
-        queries: (q, d) float32.
-    """
-    import faiss  # slow to import
-
-    index = faiss.IndexFlatIP(database.shape[1])
-    index.add(database)
-    chunk = max(1, _RANKED // len(database))
-    for start in range(0, len(queries), chunk):
-        yield from index.search(queries[start : start + chunk], len(database))[1]
 
 
 def table(result, ground_truth, protocol) -> str:

@@ -64,11 +64,13 @@ def random_crops(split, places, seeds, batch_size, size) -> tf.data.Dataset:
     return _batches(columns, prepare, batch_size)
 
 
-def center_crops(split, batch_size, size, short_side, places=slice(None)) -> tf.data.Dataset:
+def center_crops(
+    split, batch_size, size, short_side, places=slice(None), interpolation="bilinear"
+) -> tf.data.Dataset:
     """Centre crops of the images, or of those selected by `places`; else as `random_crops`."""
 
     def prepare(path):
-        return augment.center_crop(tf.io.read_file(path), size, short_side)
+        return augment.center_crop(tf.io.read_file(path), size, short_side, interpolation)
 
     return _batches((np.array(split.images)[places],), prepare, batch_size)
 
@@ -111,9 +113,11 @@ class MultiLabelSplit:
         path = f"{split.path} ({split.name})"
         return cls(path, np.arange(len(split)), split.presence(), len(split.classes), split)
 
-    def images(self, batch_size, resolution, short_side, places=slice(None)) -> tf.data.Dataset:
+    def images(
+        self, batch_size, resolution, short_side, places=slice(None), interpolation="bilinear"
+    ) -> tf.data.Dataset:
         """Centre crops in the order of `rows`; see `Split.images`."""
-        return center_crops(self.split, batch_size, resolution, short_side, places)
+        return center_crops(self.split, batch_size, resolution, short_side, places, interpolation)
 
     def augmented(self, places, seeds, batch_size, resolution) -> tf.data.Dataset:
         """Random crops in full batches only; see `Split.augmented`."""

@@ -19,7 +19,7 @@ import threading
 
 import numpy as np
 
-from dc_tf.curation.feature_files import Features, open_folder
+from dc_tf.clustering.store.feature_files import Features, open_folder
 from dc_tf.curation.features import open_features
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.report.browser.pictures import thumbnail_of

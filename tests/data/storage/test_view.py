@@ -269,8 +269,7 @@ class MaterializeTest(ViewCase):
         for name in ("encoded", "label"):
             self.assertEqual([e[name] for e in back], [e[name] for e in there])
         for ours, theirs in zip(back, there, strict=True):
-            self.assertEqual(ours["meta"]["camera"], theirs["meta"]["camera"])
-            self.assertEqual(ours["meta"]["source"], theirs["source"])
+            self.assertEqual((ours["meta"], ours["source"]), (theirs["meta"], theirs["source"]))
 
     def test_tars_that_are_whole_are_kept_and_others_replaced_when_asked(self):
         view, tars = self.view(), self.path("tars")
@@ -288,7 +287,7 @@ class MaterializeTest(ViewCase):
 
     def test_settings_that_cannot_work_are_refused(self):
         for options, message in [
-            ({"format": "zip"}, "use shards or webdataset"),
+            ({"format": "zip"}, "use one of shards, webdataset, folder"),
             ({"rows_per_file": 0}, "must be at least 1"),
         ]:
             with self.assertRaisesRegex(ConfigError, message):

@@ -1,0 +1,64 @@
+"""Builds the network from built-in layers of Keras 3, named as those of `keras_model`.
+
+    model = keras_3_model(trunk)
+    model.save("mine.keras")        # loads where only Keras 3 is installed, with any backend
+
+Keras 3 has no check of values that raises; images that are refused become NaN.
+"""
+
+import tensorflow as tf
+
+from dc_tf import keras
+from dc_tf.exporting.input_range import AUTO, BYTES, TOLERANCE, UNIT
+from dc_tf.exporting.keras_model import Builder, input_stage
+
+_IMAGE = (1, 2, 3)  # axes
+
+
+def keras_3_model(trunk, input_range=AUTO) -> "keras.Model":
+    """A functional model of Keras 3; arguments as of `keras_model.keras_model`.
+
+    Raises:
+        ConfigError: Keras 3 is missing.
+    """
+    module = keras.keras_3()
+    resolution = trunk.settings["resolution"]
+    build = Keras3Builder(trunk, module.layers)
+    images = module.layers.Input([resolution, resolution, 3], name="images")
+    x = input_stage(trunk, in_units(module.ops, images, input_range), build)
+    model = module.Model(images, trunk.plain(x, build), name=trunk.kind)
+    build.set_weights()
+    return model
+
+
+class Keras3Builder(Builder):
+    """`Builder` with layers of Keras 3."""
+
+    def every(self, x, stride, name) -> tf.Tensor:
+        """A pooling of one pixel, since a slice is no layer."""
+        return self.layers.MaxPooling2D(1, stride, name=name)(x) if stride > 1 else x
+
+
+def in_units(ops, images, input_range) -> tf.Tensor:
+    """Images in [0, 1], NaN where they are out of range; as `input_range.of_floats`.
+
+    Args:
+        ops: `keras.ops`.
+        images: (b, h, w, 3) float32 tensor.
+        input_range: of `input_range.INPUT_RANGES`.
+    """
+    if input_range == UNIT:
+        return _or_nan(ops, images)
+    if input_range == BYTES:
+        fractions = ops.any(ops.not_equal(images, ops.round(images)))
+        in_units_already = ops.logical_and(ops.max(images) <= 1, fractions)
+        return _or_nan(ops, (images + ops.where(in_units_already, float("nan"), 0.0)) / 255.0)
+    largest = ops.max(images, axis=_IMAGE, keepdims=True)
+    return _or_nan(ops, images / ops.where(largest < 2, 1.0, 255.0))
+
+
+def _or_nan(ops, images):
+    least = ops.min(images, axis=_IMAGE, keepdims=True)
+    largest = ops.max(images, axis=_IMAGE, keepdims=True)
+    inside = ops.logical_and(least >= -TOLERANCE, largest <= 1 + TOLERANCE)
+    return images + ops.where(inside, 0.0, float("nan"))

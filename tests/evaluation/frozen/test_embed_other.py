@@ -1,0 +1,305 @@
+"""Features of networks of other programs, and of folders of images, by the commands."""
+
+import contextlib
+import glob
+import io
+import json
+import os
+import shutil
+import tempfile
+from unittest import mock
+
+import jobs
+import numpy as np
+import other_networks
+import pictures
+import pytest
+import runs
+import tensorflow as tf
+from PIL import Image
+
+import dc_tf
+from dc_tf.commands.main import main
+from dc_tf.curation.features import open_features
+from dc_tf.curation.network import embed_images, network_of
+from dc_tf.data.input.augment import center_crop
+from dc_tf.data.input.pipeline import evaluation_batches
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage.reader import RowReader
+from dc_tf.data.storage.view import write_view
+from dc_tf.distributed import stop_request
+from dc_tf.errors import ConfigError, Preempted
+from dc_tf.evaluation.frozen.features import Extractor
+
+ROWS, SIDE = 48, other_networks.SIDE
+
+
+class OtherTest(tf.test.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.root = tempfile.mkdtemp()
+        cls.addClassCleanup(shutil.rmtree, cls.root)
+        cls.data = runs.make_data(cls.root, images=ROWS)
+        cls.model = os.path.join(cls.root, "theirs")
+        signatures = {"serving_default": ("mean", "map")}
+        other_networks.saved_model(cls.model, signatures=signatures)
+        cls.flags = f"--model={cls.model}", f"--data={cls.data}", "--preprocessing=0-1"
+        cls.features = os.path.join(cls.root, "features")
+        cls.about = call("embed", *cls.flags, "--layer=mean", f"--output={cls.features}")
+
+    def folder(self):
+        return os.path.join(tempfile.mkdtemp(dir=self.root), "features")
+
+    def crops(self, short_side):
+        reader = RowReader(Dataset.open(self.data))
+        (batch,) = evaluation_batches(reader, np.arange(ROWS), ROWS, SIDE, short_side)
+        return batch["image"].numpy()
+
+
+class EmbedTest(OtherTest):
+    def test_features_are_the_networks_output_for_centre_crops(self):
+        found = np.concatenate([np.load(p) for p in files(self.features, "mean")])
+        self.assertAllClose(found, 2 * self.crops(18).mean((1, 2)), rtol=1e-5)
+        self.assertEqual(self.about["network"]["preprocessing"]["short_side"], 18)
+        self.assertEqual(self.about["network"]["signature"], "serving_default")
+
+    def test_whole_images_are_scaled_to_a_square(self):
+        flags = *self.flags[:2], "--preprocessing=0-1,crop=0", "--layer=map"
+        folder = self.folder()
+        about = call("embed", *flags, "--cells=16", f"--output={folder}")
+        (found,) = (np.load(p) for p in files(folder, "map"))
+        self.assertEqual(about["dims"], {"map": SIDE * SIDE * 3})
+        reader = RowReader(Dataset.open(self.data))
+        encoded = [example["encoded"] for example in reader.examples(np.arange(ROWS))]
+        images = [tf.io.decode_image(one, 3, expand_animations=False) for one in encoded]
+        squares = [tf.image.resize(image, [SIDE, SIDE], antialias=True) / 255 for image in images]
+        expected = 2 * np.stack(squares).reshape(ROWS, -1)
+        self.assertAllClose(found, expected, atol=2e-3)
+
+    def test_scaling_is_pillows_bicubic_where_it_is_stated(self):
+        encoded = RowReader(Dataset.open(self.data)).examples([3])[0]["encoded"]
+        with Image.open(io.BytesIO(encoded)) as image:
+            for kernel, name in ((Image.BICUBIC, "bicubic"), (Image.BILINEAR, "bilinear")):
+                expected = np.asarray(image.resize((20, 20), kernel), np.float32) / 255
+                found = center_crop(encoded, 20, 0, name).numpy()
+                # Pillow clips and rounds in between, and its decoder of JPEG is another one.
+                self.assertLess(np.abs(found - expected).mean(), 1 / 255, name)
+                self.assertAllClose(found, expected, atol=6 / 255, msg=name)
+                self.assertAllInRange(found, 0, 1)
+        folder, flags = (
+            self.folder(),
+            (*self.flags[:2], "--preprocessing=0-1,interpolation=bicubic"),
+        )
+        call("embed", *flags, "--layer=mean", f"--output={folder}")
+        (values,) = (np.load(path) for path in files(folder, "mean"))
+        expected = 2 * tf.reduce_mean(center_crop(encoded, SIDE, 18, "bicubic"), [0, 1])
+        self.assertAllClose(values[3], expected, rtol=1e-5)
+        features = open_features(features=folder, data=self.data)
+        again = embed_images(network_of(features), features, [encoded])
+        self.assertAllClose(again[0], expected, rtol=1e-5)
+
+    def test_an_interrupted_call_resumes_without_its_layer(self):
+        folder = self.folder()
+        flags = *self.flags, "--batch_size=8", "--rows_per_file=16", f"--output={folder}"
+        original, calls = Extractor.__call__, []
+
+        def stop_at_the_third(extractor, images):
+            calls.append(1)
+            if len(calls) == 3:
+                raise Preempted("asked to stop")
+            return original(extractor, images)
+
+        self.addCleanup(stop_request.reset)
+        with mock.patch.object(Extractor, "__call__", stop_at_the_third):
+            code, _ = run("embed", *flags, "--layer=mean")
+            self.assertEqual(code, 42)
+            call("embed", *flags)
+        found = np.concatenate([np.load(path) for path in files(folder, "mean")])
+        self.assertAllClose(found, 2 * self.crops(18).mean((1, 2)), rtol=1e-5)
+        code, text = run("embed", *self.flags[:2], "--preprocessing=-1-1", *flags[3:])
+        self.assertEqual(code, 2)
+        self.assertIn("other features (different: network)", text)
+
+    def test_what_cannot_work_is_refused_before_work_starts(self):
+        output = f"--output={self.folder()}"
+        for flags, message in (
+            ((*self.flags,), "has 2 outputs; choose with --layer, of mean, map"),
+            ((*self.flags, "--layer=fc7"), "has no output fc7; it has mean, map"),
+            ((*self.flags[:2], "--layer=mean"), "does not state how its images are prepared"),
+            ((*self.flags, "--layer=mean", "--random_init"), "--random_init is of networks of dc"),
+            ((*self.flags, "--layer=mean", "--stage=x"), "--stage is of networks of dc_tf"),
+            ((self.flags[0],), "give --data=DATA or --images=FOLDER."),
+            ((*self.flags, "--images=x"), "not both"),
+        ):
+            code, text = run("embed", *flags, output)
+            self.assertEqual(code, 2, text)
+            self.assertIn(message, text)
+            self.assertFalse(os.path.exists(output.partition("=")[2]))
+
+    def test_a_network_of_ours_states_its_own_preprocessing(self):
+        with self.assertRaisesRegex(ConfigError, "preprocessing is of networks of other programs"):
+            dc_tf.embed("nothing", self.data, preprocessing="imagenet")
+
+    def test_an_array_of_the_api_is_what_the_command_writes(self):
+        array = dc_tf.embed(self.model, self.data, "mean", preprocessing="0-1")
+        self.assertAllEqual(
+            array, np.concatenate([np.load(p) for p in files(self.features, "mean")])
+        )
+
+    def test_further_images_are_embedded_by_the_recorded_network(self):
+        features = open_features(features=self.features, data=self.data)
+        network = network_of(features)
+        encoded = [one["encoded"] for one in RowReader(features.dataset).examples([0, 5])]
+        self.assertAllClose(embed_images(network, features, encoded), features.take([0, 5]))
+
+    def test_a_folder_of_images_is_converted_beside_the_output_and_kept(self):
+        folder, images = self.folder(), tempfile.mkdtemp(dir=self.root)
+        for number in range(5):
+            pictures.write(images, f"{number}.png", pictures.encoded(number))
+        flags = self.flags[0], self.flags[2], "--layer=mean", f"--images={images}"
+        about = call("embed", *flags, f"--output={folder}")
+        self.assertEqual((about["rows"], about["data_path"]), (5, f"{folder}.data"))
+        self.assertEqual(Dataset.open(f"{folder}.data").rows, 5)
+        again = call("embed", *flags, f"--output={folder}")
+        self.assertEqual(again, about)
+
+    @pytest.mark.slow
+    def test_two_workers_convert_embed_and_measure_as_one(self):
+        images, logs = tempfile.mkdtemp(dir=self.root), os.path.join(self.root, "logs")
+        for number in range(24):
+            pictures.write(images, f"{number % 3}/{number}.png", pictures.encoded(number))
+        flags = self.flags[0], self.flags[2], "--layer=mean", "--batch_size=8"
+        alone, folder = self.folder(), self.folder()
+        call("embed", *flags, f"--images={images}", f"--output={alone}")
+        command = ["embed", *flags, f"--images={images}", f"--output={folder}"]
+        with jobs.Job(2, command, logs) as job:
+            self.assertEqual(job.wait(240), [0, 0], job.log(0))
+        for path in files(alone, "mean"):
+            same = os.path.join(folder, os.path.basename(path))
+            self.assertAllEqual(np.load(same), np.load(path))
+        for task in ("knn", "retrieval"):
+            result = os.path.join(self.root, f"{task}.json")
+            flags = f"--task={task}", f"--features={self.features}", "--noestimate"
+            flags += f"--train={self.data}", f"--test={self.data}"
+            with jobs.Job(2, ["evaluate", *flags, f"--output={result}"], logs) as job:
+                self.assertEqual(job.wait(240), [0, 0], job.log(0))
+            with open(result) as file:
+                found = json.load(file)
+            expected = call("evaluate", *flags)
+            name = "map" if task == "retrieval" else "top1"
+            self.assertAllClose(found[name], expected[name], atol=1e-6)
+
+
+class FurtherTest(OtherTest):
+    """What is done with the features of other networks is what is done with ours."""
+
+    def view(self, rows):
+        path = os.path.join(tempfile.mkdtemp(dir=self.root), "view")
+        write_view(Dataset.open(self.data), rows, path)
+        return path
+
+    def test_clusters_copies_and_subsets(self):
+        source = f"--features={self.features}", f"--data={self.data}"
+        clusters = os.path.join(self.root, "clusters")
+        call("kmeans", f"--input={self.features}/mean-*.npy", "--k=4", f"--output={clusters}")
+        pair = f"--clusters={clusters}", f"--data={self.data}"
+        table = call("clusters", *pair, f"--output={self.root}/table.csv")
+        self.assertEqual(table["rows"], ROWS)
+        page = os.path.join(self.root, "report.html")
+        call("report", *pair, f"--output={page}")
+        self.assertGreater(os.path.getsize(page), 10_000)
+        copies = call("duplicates", *source, "--dry_run")
+        self.assertEqual(copies["rows"], ROWS)
+        few = os.path.join(self.root, "few")
+        call("curate", *source, "--target=10", "--levels=4", f"--output={few}")
+        self.assertEqual(Dataset.open(few).rows, 10)
+        nmi = call("evaluate", "--task=nmi", f"--model={clusters}", f"--train={self.data}")
+        self.assertEqual(nmi["rows"], ROWS)
+
+    def test_images_are_found_and_assigned_by_the_network_of_the_features(self):
+        example = RowReader(Dataset.open(self.data)).examples([7])[0]
+        image = pictures.write(tempfile.mkdtemp(dir=self.root), "q.jpg", example["encoded"])
+        source = f"--features={self.features}", f"--data={self.data}"
+        found = call("search", *source, f"--query={image}", "--k=3")
+        self.assertEqual(found["neighbours"][0]["row"], 7)
+
+    def test_given_features_measure_as_the_network_does(self):
+        train, test = self.view(np.arange(32)), self.view(np.arange(32, ROWS))
+        data = f"--train={train}", f"--test={test}", "--noestimate"
+        for task in ("knn", "linear_probe", "low_shot"):
+            settings = {"linear_probe": "epochs=2", "low_shot": "shots=[1],draws=2"}.get(task)
+            flags = f"--task={task}", *data
+            flags += (f"--params_override={settings}",) if settings else ()
+            given = call("evaluate", *flags, f"--features={self.features}")
+            flags += (f"--model={self.model}", "--preprocessing=0-1", "--layer=mean")
+            flags += ("--protocol=small",) if task == "linear_probe" else ()
+            own = call("evaluate", *flags)
+            self.assertEqual(list(given["layers"]), ["mean"])
+            for name, value in own["layers"]["mean"].items():
+                self.assertAllClose(given["layers"]["mean"][name], value, atol=1e-4, msg=name)
+            self.assertIsNone(own["random_init"])
+        self.assertFalse(os.path.exists(os.path.join(self.model, "evaluations.json")))
+
+    def test_retrieval_ranks_images_by_their_features(self):
+        labels = Dataset.open(self.data).labels()
+        folder = tempfile.mkdtemp(dir=self.root)
+        exact = np.eye(labels.max() + 1, dtype=np.float32)[labels]
+        np.save(os.path.join(folder, "exact.npy"), exact)
+        flags = "--task=retrieval", f"--test={self.data}"
+        found = call("evaluate", *flags, f"--features={folder}/exact.npy")
+        self.assertEqual(found["map"], 1.0)
+        self.assertEqual(found["queries"], int((np.bincount(labels)[labels] > 1).sum()))
+        random = np.random.default_rng(0).standard_normal((ROWS, 8)).astype(np.float32)
+        np.save(os.path.join(folder, "random.npy"), random)
+        flags = *flags, f"--features={folder}/random.npy", f"--train={self.data}"
+        found = call("evaluate", *flags)
+        self.assertLess(found["map"], 0.5)
+        self.assertEqual((found["whitening_images"], found["dimensions"]), (ROWS, 8))
+
+    def test_features_that_do_not_fit_are_refused(self):
+        data = f"--train={self.data}", f"--test={self.data}"
+        other = runs.make_data(tempfile.mkdtemp(dir=self.root), images=30)
+        features = f"--features={self.features}"
+        for flags, message in (
+            (("--task=knn", *data), "give --model=MODEL, or --features=FEATURES"),
+            (("--task=knn", *data, features, "--model=x"), "not both"),
+            (("--task=knn", *data, features, "--resize=40"), "--resize is of networks"),
+            (("--task=knn", *data, self.flags[0], "--stage=x"), "--stage is of networks of dc_tf"),
+            (("--task=nmi", features), "--features are for knn, linear_probe, low_shot, retrieval"),
+            (("--task=knn", *data, features, "--layer=fc7"), "has no layer fc7; it has mean"),
+            (("--task=knn", data[0], f"--test={other}", features), "those of --test as --test_fe"),
+            (
+                ("--task=linear_probe", *data, features, "--protocol=paper"),
+                "features have no crops to draw",
+            ),
+            (
+                ("--task=finetune", *data, self.flags[0]),
+                "a network of another program is measured by knn, linear_probe, low_shot",
+            ),
+        ):
+            code, text = run("evaluate", *flags)
+            self.assertEqual(code, 2, text)
+            self.assertIn(message, text)
+
+
+def files(folder, layer):
+    return sorted(glob.glob(os.path.join(folder, f"{layer}-*.npy")))
+
+
+def run(*arguments):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(list(arguments))
+    return code, out.getvalue() if code == 0 else err.getvalue()
+
+
+def call(*arguments):
+    """The JSON line of a command that succeeds."""
+    code, text = run(*arguments)
+    assert code == 0, text
+    return json.loads(text.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    tf.test.main()

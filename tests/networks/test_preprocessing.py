@@ -1,0 +1,119 @@
+"""What is done to images: presets, settings over them, files, and what networks say themselves."""
+
+import json
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from dc_tf.errors import ConfigError
+from dc_tf.networks.network import prepare
+from dc_tf.networks.preprocessing import PRESETS, Preprocessing, from_dict, read, stated_beside
+
+
+class ReadTest(tf.test.TestCase):
+    def test_a_preset_with_settings_over_it(self):
+        found = read("imagenet,size=299,crop=0.9")
+        self.assertEqual((found.size, found.crop), (299, 0.9))
+        self.assertEqual(found.mean, read("imagenet").mean)
+        self.assertEqual(read("0-1"), Preprocessing())
+
+    def test_settings_alone_with_lists(self):
+        found = read("scale=255,mean=[124,117,104],order=bgr,size=227")
+        self.assertEqual(found.mean, (124.0, 117.0, 104.0))
+        self.assertEqual((found.scale, found.order, found.size), (255.0, "bgr", 227))
+        self.assertEqual(read("mean=0.5").mean, (0.5,))
+
+    def test_a_file_names_a_preset_and_changes_it(self):
+        path = os.path.join(self.get_temp_dir(), "theirs.yaml")
+        with open(path, "w") as file:
+            file.write("preset: clip\nsize: 336\n")
+        self.assertEqual(read(path), read("clip,size=336"))
+
+    def test_what_is_recorded_is_read_again(self):
+        for preset in PRESETS:
+            framed = read(preset).framed(64)
+            self.assertEqual(from_dict(json.loads(json.dumps(framed.as_dict()))), framed)
+
+    def test_wrong_ones_are_refused_with_what_would_work(self):
+        for text, message in (
+            ("imagnet", "'imagnet'; use one of 0-1, .*imagenet"),
+            ("sizes=3", "unknown setting .sizes.; known here: .*size"),
+            ("order=rbg", "order is 'rbg'; use rgb or bgr"),
+            ("mean=[1,2]", "mean is .*; use one number, or three"),
+            ("deviation=[0,1,1]", "use positive numbers"),
+            ("crop=1.5", "crop is 1.5; use a share"),
+        ):
+            with self.assertRaisesRegex(ConfigError, message):
+                read(text)
+        with self.assertRaisesRegex(ConfigError, "short_side is 100; a crop of 224 pixels"):
+            read("short_side=100").framed(224)
+
+    def test_sizes_in_pixels_follow_from_the_share_of_the_crop(self):
+        self.assertEqual(read("imagenet").framed(224).short_side, 256)
+        self.assertEqual(read("clip").framed(224).short_side, 224)
+        self.assertEqual(read("imagenet,crop=0").framed(224).short_side, 0)
+        self.assertEqual(read("imagenet,short_side=300").framed(224).short_side, 300)
+
+
+class PrepareTest(tf.test.TestCase):
+    images = tf.constant(np.random.default_rng(0).random((2, 4, 4, 3)), tf.float32)
+
+    def test_presets_are_those_of_keras_applications(self):
+        from dc_tf import keras
+
+        modes = {"caffe": "caffe", "-1-1": "tf", "imagenet": "torch"}
+        preprocess = keras.applications.imagenet_utils.preprocess_input
+        for preset, mode in modes.items():
+            expected = preprocess(255 * self.images.numpy(), mode=mode)
+            found = prepare(self.images, read(preset), tf.float32, False)
+            self.assertAllClose(found, expected, rtol=1e-5, atol=1e-4)
+
+    def test_channels_may_come_first_and_integers_are_rounded(self):
+        found = prepare(self.images, read("0-255"), tf.uint8, True)
+        self.assertEqual((found.shape, found.dtype), ((2, 3, 4, 4), tf.uint8))
+        expected = np.rint(255 * self.images.numpy()).transpose(0, 3, 1, 2)
+        self.assertAllEqual(found, expected)
+
+
+class BesideTest(tf.test.TestCase):
+    def stated(self, name, content):
+        folder = os.path.join(self.get_temp_dir(), str(abs(hash(json.dumps(content)))))
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, name), "w") as file:
+            json.dump(content, file)
+        return stated_beside(os.path.join(folder, "model.onnx"))
+
+    def test_an_image_processor_of_transformers(self):
+        content = {
+            "do_center_crop": True,
+            "crop_size": {"height": 224, "width": 224},
+            "size": {"shortest_edge": 256},
+            "image_mean": [0.5, 0.4, 0.3],
+            "image_std": [0.1, 0.2, 0.3],
+            "rescale_factor": 1 / 255,
+        }
+        found, name = self.stated("preprocessor_config.json", content)
+        self.assertEqual(name, "preprocessor_config.json")
+        self.assertEqual((found.size, found.short_side, found.scale), (224, 256, 1.0))
+        self.assertEqual((found.mean, found.deviation), ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3)))
+        whole = {"size": {"height": 384, "width": 384}, "image_mean": [0.5] * 3, "resample": 3}
+        found, _ = self.stated("preprocessor_config.json", whole | {"image_std": [0.5] * 3})
+        self.assertEqual((found.size, found.crop, found.interpolation), (384, 0.0, "bicubic"))
+
+    def test_a_config_of_timm(self):
+        config = {
+            "mean": [0.5] * 3,
+            "std": [0.2] * 3,
+            "crop_pct": 0.95,
+            "input_size": [3, 288, 288],
+        }
+        found, _ = self.stated("config.json", {"pretrained_cfg": config})
+        self.assertEqual((found.size, found.crop, found.deviation), (288, 0.95, (0.2,) * 3))
+
+    def test_other_files_state_nothing(self):
+        self.assertIsNone(self.stated("config.json", {"hidden_size": 3}))
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,76 @@
+"""Small networks of other programs, as files, with a NumPy form of what they compute."""
+
+import numpy as np
+import tensorflow as tf
+
+from dc_tf import keras
+
+SIDE = 16
+
+
+def saved_model(path, inputs=None, signatures=None, batch=None):
+    """A SavedModel of the means of colours, (b, 3), and their maxima, (b, 3).
+
+    Args:
+        path: folder.
+        inputs: dtype of the images.
+        signatures: {name: tuple of the outputs "mean" and "most" that it returns}; None: one,
+            `serving_default`, of the mean.
+        batch: size of all batches; None: any.
+    """
+    module, dtype = tf.Module(), inputs or tf.float32
+    module.scale = tf.Variable(2.0)
+    spec = tf.TensorSpec([batch, SIDE, SIDE, 3], dtype, "images")
+
+    def function_of(names):
+        @tf.function(input_signature=[spec], autograph=False)
+        def function(images):
+            x = module.scale * tf.cast(images, tf.float32)
+            found = {"mean": tf.reduce_mean(x, [1, 2]), "most": tf.reduce_max(x, [1, 2])}
+            found["map"] = x
+            found["tokens"] = tf.reshape(x, [-1 if batch is None else batch, SIDE * SIDE, 3])
+            return {name: found[name] for name in names}
+
+        return function
+
+    wanted = signatures or {"serving_default": ("mean",)}
+    functions = {name: function_of(outputs) for name, outputs in wanted.items()}
+    module.__call__ = next(iter(functions.values()))
+    tf.saved_model.save(module, path, signatures=functions)
+    return path
+
+
+def keras_model(modern=False, lambdas=False, name="theirs"):
+    """A model of a convolution, its mean over pixels, and classes, of Keras 2 or, if modern, 3."""
+    module = keras.keras_3() if modern else keras
+    layers = module.layers
+    images = layers.Input([SIDE, SIDE, 3], name="input_1")
+    x = layers.Conv2D(4, 3, activation="relu", name="conv")(images)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    if lambdas:
+        x = layers.Lambda(lambda y: y * 2, name="code")(x)
+    return module.Model(images, layers.Dense(5, name="classes")(x), name=name)
+
+
+def write_onnx(path, channels_first=False, batch=None):
+    """An ONNX file of a convolution by tf2onnx; returns a function that computes the same."""
+    import tf2onnx
+
+    kernel = np.random.default_rng(0).standard_normal((3, 3, 3, 4)).astype(np.float32)
+    shape = [batch, 3, SIDE, SIDE] if channels_first else [batch, SIDE, SIDE, 3]
+    spec = [tf.TensorSpec(shape, tf.float32, "pixels")]
+
+    @tf.function(input_signature=spec, autograph=False)
+    def function(pixels):
+        x = tf.transpose(pixels, [0, 2, 3, 1]) if channels_first else pixels
+        maps = tf.nn.relu(tf.nn.conv2d(x, kernel, 2, "VALID"))
+        returned = tf.transpose(maps, [0, 3, 1, 2]) if channels_first else maps
+        return {"vector": tf.reduce_mean(maps, [1, 2]), "maps": returned}
+
+    tf2onnx.convert.from_function(function, spec, opset=17, output_path=path)
+
+    def expected(images):
+        maps = tf.nn.relu(tf.nn.conv2d(images, kernel, 2, "VALID")).numpy()
+        return {"vector": maps.mean((1, 2)), "maps": maps}
+
+    return expected
