@@ -37,6 +37,8 @@ TASKS = {
 }
 # Tasks that measure every layer.
 BY_LAYER = ("knn", "linear_probe", "low_shot")
+# Tasks that find the images nearest to others.
+NEIGHBOURS = ("knn", "retrieval")
 # Tasks that read a VOC development kit.
 DEVKIT = ("voc07_classification", "voc07_detection")
 
@@ -59,6 +61,8 @@ class Request:
             process.
         before: called once everything is open, before the long part, with a function that returns
             the work on one network (cost.Work) and with the number of networks; None to skip.
+        neighbours: list that the tasks of NEIGHBOURS fill with a dict for each neighbour of each
+            test image or query (`neighbours`), the same on all workers; None: they do not.
         opened: filled in by the task: the digest of the network's `weights`, its `compute_dtype`,
             and the fingerprints of the data sets `train` and `test`.
     """
@@ -75,6 +79,7 @@ class Request:
     seed: int = 0
     cluster: Cluster | None = None
     before: Callable | None = None
+    neighbours: list | None = None
     opened: dict = dataclasses.field(default_factory=dict)
 
     @property

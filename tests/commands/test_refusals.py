@@ -33,6 +33,7 @@ FOLDERS = [
 FILES = [
     "evaluate --task=knn --model=MODEL --train=DATA --test=DATA --output={}.json",
     "evaluate --task=knn --model=MODEL --train=DATA --test=DATA --plot={}.png",
+    "evaluate --task=knn --model=MODEL --train=DATA --test=DATA --neighbours={}.csv",
     "export --workdir=RUN --format=keras --output={}.keras",
     "inspect DATA --output={}.png",
     "predict --model=MODEL --data=DATA --output={}.csv",
