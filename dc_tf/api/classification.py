@@ -46,7 +46,9 @@ def finetune(
         output: folder for the SavedModel (`model`), the predictions of the test images, figures by
             class, the confusion matrix and `result.json`; shared by all workers that TF_CONFIG
             names. A call that was stopped resumes there.
-        config_files, params_override, protocol: settings, as of `evaluate` of the task "finetune".
+        config_files: preset of the task "finetune", or path of a YAML file; or several.
+        params_override: settings over those of the files: "a=1,b=2", a mapping, or a list of them.
+        protocol: "paper", "small", or "auto": by the size of network and data.
         stage: of a run: take it as it was when this stage ended.
         format: of the table of predictions, "parquet", "csv" or "json".
         input_range: values of float images that the model takes: "1", as with "auto", for [0, 1],

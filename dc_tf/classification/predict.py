@@ -111,8 +111,8 @@ def class_names_of(folder: str) -> list[str]:
     return names
 
 
-def columns(top: int):
-    """The columns of the table, as `TableWriter` takes them."""
+def columns(top: int) -> object:
+    """The columns of the table, as `TableWriter` takes them: a dict or a pyarrow.Schema."""
     if top == 1:
         return COLUMNS
     import pyarrow

@@ -11,6 +11,7 @@ import io
 import math
 import os
 import shutil
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -116,7 +117,7 @@ def nearest_rows(labels, flat, nearness) -> np.ndarray:
     return rows[first]
 
 
-def examples(reader, rows):
+def examples(reader, rows) -> Iterator[dict | None]:
     """Yields the decoded example of each row, None if it is corrupt; reads many at once."""
     for start in range(0, len(rows), _READ_AT_ONCE):
         for record in reader.read(rows[start : start + _READ_AT_ONCE], corrupt=b""):

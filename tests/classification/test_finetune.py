@@ -20,6 +20,7 @@ from striped import NAMES, RESOLUTION, call, write_model, write_stripes
 
 from dc_tf.classification.figures import confusion_matrix, overall
 from dc_tf.distributed.collectives import ALONE
+from dc_tf.evaluation.finetune import task as finetune
 from dc_tf.evaluation.finetune import train as finetune_train
 from dc_tf.evaluation.finetune.step import FineTuner
 from dc_tf.evaluation.finetune.task import Protocol
@@ -99,7 +100,8 @@ class FinetuneCommandTest(tf.test.TestCase):
 
     def test_figures_are_those_of_the_evaluation(self):
         frozen, (train, test) = open_model(self.start), open_splits(self.train, self.test)
-        protocol = Protocol(**SETTINGS | {"drops": ()})
+        # As for the command, whose network is small.
+        protocol = Protocol(**finetune.SMALL | SETTINGS | {"drops": ()})
         expected = finetune_train.fine_tune(frozen, train, test, protocol, ALONE, seed=0)
         for name in ("top1", "top5", "mean_class", "train_loss", "train_accuracy"):
             self.assertAllClose(self.result[name], expected[name], msg=name)

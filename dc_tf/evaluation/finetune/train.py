@@ -183,7 +183,7 @@ def _train_epoch(
     """Runs the rest of an epoch; returns the position after it."""
     fine_tuner.set_rate(protocol.rate(position.epoch))
     step, number = position.step, position.global_step
-    sums = tf.constant(position.sums)
+    sums, stop = tf.constant(position.sums), False
     for batch in batches:
         sums += fine_tuner.step(batch["image"], batch["label"], tf.constant(number, tf.int32))
         step, number = step + 1, number + 1
@@ -196,13 +196,19 @@ def _train_epoch(
             total = tuple(sums.numpy().tolist())
             here = Position(position.epoch, step, number, total, position.last)
             _save(fine_tuner, here, checkpoints)
-            if stop:
-                raise Preempted(f"was asked to stop, after step {number} of fine-tuning")
+        if stop and step < steps:
+            raise _stopped(number)
     means = _means(sums, number)
     progress.update(0, epoch=position.epoch + 1, **means)
     position = Position(position.epoch + 1, 0, number, last=means)
     _save(fine_tuner, position, checkpoints)
+    if stop and position.epoch < protocol.epochs:
+        raise _stopped(number)
     return position
+
+
+def _stopped(step):
+    return Preempted(f"was asked to stop, after step {step} of fine-tuning")
 
 
 def _asked_to_stop(number, world) -> bool:
