@@ -9,7 +9,9 @@ balance  Entropy over the classes of a labelled data set: all of it, a random pa
          flat k-means, of hierarchical k-means without and with resampling, and the most that its
          classes allow.
 planted  The same for generated rows whose concepts are far apart.
-train    A network trained on the curated half and one on a random half, by k-NN and linear probe.
+train    A network trained on the curated half, one on a random half, and one on the half that is
+         most even over the true classes, which shows what evenness itself is worth; by k-NN and
+         linear probe.
 
 FEATURES is an output of `dc_tf embed`. Prints JSON; the last part resumes.
 """
@@ -41,6 +43,7 @@ flags.DEFINE_string("levels", None, "Clusters of each level, such as 40,5; None:
 flags.DEFINE_string("folder", None, "For views and runs of the train part.")
 flags.DEFINE_string("config", "quickstart", "Preset of the train part.")
 flags.DEFINE_integer("epochs", 10, "Of each stage of it.")
+flags.DEFINE_list("halves", ["curated", "random", "even"], "Of the train part.")
 
 
 def main(_):
@@ -102,17 +105,25 @@ def choices(labels, trees, target, seed):
         selection = Selection(len(labels), tree, seed)
         selection.balance(target)
         yield method, selection.row_ids()
+    yield "by true classes", even_rows(labels, target, rng)
+
+
+def even_rows(labels, target, rng):
+    """Rows with even shares of the true classes."""
     shares = even_shares(np.bincount(labels), target, rng)
-    members = [np.flatnonzero(labels == label)[:count] for label, count in enumerate(shares)]
-    yield "by true classes", np.concatenate(members)
+    members = [
+        rng.permutation(np.flatnonzero(labels == label))[:count]
+        for label, count in enumerate(shares)
+    ]
+    return np.concatenate(members)
 
 
 def measure_train():
     dataset = Dataset.open(FLAGS.data)
-    halves = {"curated": curated_half, "random": random_half}
+    halves = {"curated": curated_half, "random": random_half, "even": even_half}
     return {
-        name: [measured(name, half(dataset, seed), seed) for seed in range(FLAGS.seeds)]
-        for name, half in halves.items()
+        name: [measured(name, halves[name](dataset, seed), seed) for seed in range(FLAGS.seeds)]
+        for name in FLAGS.halves
     }
 
 
@@ -125,9 +136,18 @@ def curated_half(dataset, seed):
 
 
 def random_half(dataset, seed):
-    path = os.path.join(FLAGS.folder, f"random-{seed}")
+    rows = np.random.default_rng(seed).permutation(dataset.rows)[: dataset.rows // 2]
+    return view_of(dataset, rows, f"random-{seed}")
+
+
+def even_half(dataset, seed):
+    rng = np.random.default_rng(seed)
+    return view_of(dataset, even_rows(dataset.labels(), dataset.rows // 2, rng), f"even-{seed}")
+
+
+def view_of(dataset, rows, name):
+    path = os.path.join(FLAGS.folder, name)
     if not os.path.isdir(path):
-        rows = np.random.default_rng(seed).permutation(dataset.rows)[: dataset.rows // 2]
         write_view(dataset, np.sort(rows), path)
     return path
 

@@ -42,14 +42,14 @@ def joined(setting, folder, timeout_s=TIMEOUT_S) -> Iterator["Communicator"]:
     """
     task = task_from_environment()
     watch = f"{os.path.abspath(folder)}.workers"
-    tidy = functools.partial(shutil.rmtree, watch, ignore_errors=True)  # all do it at once
+    remove = functools.partial(shutil.rmtree, watch, ignore_errors=True)  # all do it at once
     if task.size == 1:
         from dc_tf.distributed.collectives import ALONE
 
         with stop_request.signals_handled():
             yield ALONE
         if folder:
-            tidy()  # what several workers have left that were stopped
+            remove()  # what several workers have left that were stopped
         return
     from dc_tf.distributed.session import join, leaving, watched, writable
 
@@ -63,5 +63,5 @@ def joined(setting, folder, timeout_s=TIMEOUT_S) -> Iterator["Communicator"]:
             with writable(setting):
                 end.enter_context(atomic.locked(os.path.join(watch, "lock"), setting))
         cluster = join(watchdog)
-        with leaving(cluster, tidy):
+        with leaving(cluster, watchdog, remove):
             yield cluster.world

@@ -56,23 +56,27 @@ def join(watchdog) -> Cluster:
 
 
 @contextlib.contextmanager
-def leaving(cluster, tidy=None) -> Iterator[None]:
+def leaving(cluster, watchdog=None, tidy=None) -> Iterator[None]:
     """At its end all workers leave the cluster together, unless this one fails alone.
 
     Args:
         cluster: `distributed.cluster.Cluster`.
-        tidy: called on every worker once all have finished.
+        watchdog: `Watchdog`, where there is something to tidy.
+        tidy: called on every worker once all have finished and none writes heartbeats any more, so
+            that it may remove their folder.
     """
     try:
         yield
     except RaisedOnAll:
-        _leave(cluster, tidy)
+        _leave(cluster, watchdog, tidy)
         raise
-    _leave(cluster, tidy)
+    _leave(cluster, watchdog, tidy)
 
 
-def _leave(cluster, tidy):
+def _leave(cluster, watchdog, tidy):
     if tidy:
+        cluster.world.barrier()  # watched, since others may still be at work
+        watchdog.end()
         cluster.world.barrier()
         tidy()
     cluster.leave()

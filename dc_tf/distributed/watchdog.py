@@ -86,14 +86,21 @@ class Watchdog:
             self._broken = True
             with heartbeat.waiting():
                 self._thread.join(min(GONE_S, self._timeout_s) + 10 * self._period_s)
-        self._ended.set()
-        self._thread.join()
-        self._publish(_last_status(error))
+        if not self._ended.is_set():
+            self.end()
+            self._publish(_last_status(error))
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(-1)
         self._listening.close()
         self._woken.close()
+
+    def end(self) -> None:
+        """Ends the watch: this worker no longer reads or writes heartbeat files."""
+        self._ended.set()
+        with contextlib.suppress(BlockingIOError):  # full of signals, which wake the thread too
+            self._woken.send(b"\0")  # not a signal; the thread need not wait for its period
+        self._thread.join()
 
     def rendezvous(self) -> None:
         """Waits until all workers are present; the watchdog ends this process if one is missing.

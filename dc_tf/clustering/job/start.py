@@ -94,9 +94,9 @@ class Start:
                 if task.rank == 0:
                     _lock(output, setting, end)
                 cluster = join(watchdog)
-                end.enter_context(leaving(cluster, output.tidy))
-                raise_if_any(self.error, cluster.world)
-                result = run_job(KMeansJob(**self.job), cluster)
+                with leaving(cluster, watchdog, output.tidy):
+                    raise_if_any(self.error, cluster.world)
+                    result = run_job(KMeansJob(**self.job), cluster)
         return result if cluster.is_chief else None
 
 
