@@ -22,12 +22,13 @@ from dc_tf.nn.heads import LinearHead
 from dc_tf.nn.vgg16 import VGG16
 
 
-def write_classifier(path, names=NAMES):
+def write_classifier(path, names=NAMES, **options):
     """An untrained network with a head whose classes differ."""
     trunk = VGG16(width=1 / 16, resolution=RESOLUTION, fc=12, seed=7).built_at_resolution()
     head = LinearHead(12, len(names))
     head.kernel.assign(5 * np.random.default_rng(0).standard_normal(head.kernel.shape, np.float32))
-    export_classifier(ClassifierNetwork(trunk, head), list(names), path, 1e-4, short_side=40)
+    network = ClassifierNetwork(trunk, head)
+    export_classifier(network, list(names), path, 1e-4, short_side=40, **options)
     return path
 
 
@@ -126,6 +127,19 @@ class PredictTest(tf.test.TestCase):
             table = self.path(f"top.{ending}")
             predict(model, images=self.folder, output=table, top=2)
         self.assertEqual(pyarrow.parquet.read_table(table).to_pydict()["top"][0], line["top"][:2])
+
+    def test_floats_are_taken_as_every_export_takes_them(self):
+        images = np.random.default_rng(1).integers(0, 256, (3, 40, 36, 3), np.uint8)
+        unit = tf.saved_model.load(self.model)
+        path = write_classifier(self.path("of_bytes"), input_range="255")
+        of_bytes = tf.saved_model.load(path)
+        expected = unit(images)["probabilities"]
+        for model, floats in ((unit, images / np.float32(255)), (of_bytes, images * 1.0)):
+            self.assertAllClose(model(images)["probabilities"], expected, atol=1e-5)
+            self.assertAllClose(model(floats)["probabilities"], expected, atol=1e-5)
+        for wrong in (images.astype(np.float32), np.full_like(images, np.nan, np.float32)):
+            with self.assertRaisesRegex(tf.errors.InvalidArgumentError, "out of range"):
+                unit(wrong)
 
     def test_what_cannot_work_is_refused(self):
         features = write_model(self.path("features"))
