@@ -27,7 +27,7 @@ CONFIG_FILE = FLAGS.multi_path(
     "config_file", [], "YAML file with settings of the task finetune, or the name of a preset."
 )
 PARAMS_OVERRIDE = FLAGS.multi_string(
-    "params_override", [], "Settings over those of the files: a=1,b=2 or YAML."
+    "params_override", [], "Settings over those of --config_file: a=1,b=2 or YAML."
 )
 PROTOCOL = FLAGS.string(
     "protocol",
