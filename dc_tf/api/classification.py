@@ -33,10 +33,10 @@ def finetune(
 ) -> dict | None:
     """Trains all layers of a network on labels, and keeps the classifier and its figures.
 
-    >>> found = dc_tf.finetune(
+    >>> made = dc_tf.finetune(
     ...     "MODEL", "scenes", "scenes_test", "CLASSIFIER", params_override="epochs=1"
     ... )
-    >>> found["model"], found["classes"], 0 <= found["top1"] <= 1
+    >>> made["model"], made["classes"], 0 <= made["top1"] <= 1
     ('CLASSIFIER/model', 12, True)
 
     Args:
@@ -103,8 +103,8 @@ def predict(
 ) -> dict:
     """Classifies the images of a data set, or image files that need no conversion.
 
-    >>> found = dc_tf.predict("CLASSIFIER", images="photos")
-    >>> found["images"], sorted(found["predictions"][0])
+    >>> predicted = dc_tf.predict("CLASSIFIER", images="photos")
+    >>> predicted["images"], sorted(predicted["predictions"][0])
     (4, ['label', 'prediction', 'probability', 'reason', 'row', 'source'])
     >>> dc_tf.predict("CLASSIFIER", data="scenes_test", output="found.csv")["unusable"]
     0
