@@ -48,7 +48,7 @@ class RunDir:
 
     @property
     def summaries(self) -> str:
-        """TensorBoard event files."""
+        """TensorBoard event files, and what its projector shows."""
         return os.path.join(self.path, "tensorboard")
 
     @property

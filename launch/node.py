@@ -114,6 +114,7 @@ def _address(text):
 
 def _check_ports(nodes, workers):
     owners = {}
+    names = [(host.lower(), first) for host, first in nodes]
     for host, first in nodes:
         if first + workers - 1 > 65535:
             raise local.UsageError(
@@ -121,8 +122,8 @@ def _check_ports(nodes, workers):
                 "use a first port of 65535 less the number of workers, or a smaller one."
             )
         for port in range(first, first + workers):
-            other = owners.setdefault((host, port), first)
-            if other != first or nodes.count((host, first)) > 1:
+            other = owners.setdefault((host.lower(), port), first)
+            if other != first or names.count((host.lower(), first)) > 1:
                 raise local.UsageError(
                     f"TF_CONFIG names {host}:{other} and {host}:{first}, whose {workers} workers "
                     f"would share port {port}; it should name each machine once, or ports that are "

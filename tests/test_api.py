@@ -31,6 +31,8 @@ COMMANDS = {
     "kmeans": ("kmeans", {"input": "x"}, ()),
     "curate": ("curate", {}, ()),
     "evaluate": ("evaluate", {"config_file": "config_files"}, ()),
+    "finetune": ("finetune", {"config_file": "config_files"}, ()),
+    "predict": ("predict", {}, ()),
     "search": ("search", {"query": "queries"}, ()),
     "find_duplicates": ("duplicates", {}, ()),
     "write_clusters": ("clusters", {"round": "round_index"}, ()),

@@ -16,6 +16,7 @@ LAYERS = [
     {"api"},
     {"sweep"},
     {"report"},
+    {"classification"},
     {"curation"},
     {"evaluation", "doctor"},
     {"training"},

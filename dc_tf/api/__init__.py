@@ -13,6 +13,7 @@ goes to stderr. Ctrl-C asks a long call to save and end with `errors.Preempted`;
 resumes. TensorFlow is imported by the first function that needs it.
 """
 
+from dc_tf.api.classification import finetune, predict
 from dc_tf.api.clusters import assign, browse, write_clusters, write_report
 from dc_tf.api.collection import curate, find_duplicates, search
 from dc_tf.api.data import convert, generate, open_dataset
@@ -31,6 +32,8 @@ __all__ = [
     "kmeans",
     "curate",
     "evaluate",
+    "finetune",
+    "predict",
     "search",
     "find_duplicates",
     "write_clusters",

@@ -227,6 +227,7 @@ def evaluate(
     seed: int = 0,
     output: Path | None = None,
     plot: Path | None = None,
+    neighbours: Path | None = None,
     watch_dir: Path | None = None,
     timeout_s: float = 600.0,
     scratch: Path | None = None,
@@ -263,6 +264,8 @@ def evaluate(
         seed: of the untrained network, classifiers and augmentation.
         output: JSON file for the result.
         plot: picture of accuracy by layer.
+        neighbours: CSV file, of "knn" with the nearest training images of each test image in the
+            best layer, of "retrieval" with the first images of each query, by file name.
         watch_dir: of several workers: folder in which they watch one another.
         timeout_s: with `watch_dir`, seconds that a worker may be silent or do nothing.
         scratch: folder for features that memory cannot hold.
@@ -284,6 +287,7 @@ def evaluate(
     from dc_tf.evaluation import start
 
     paths = {"train": train, "test": test, "output": output, "plot": plot}
+    paths |= {"neighbours": neighbours}
     paths |= {"watch_dir": watch_dir, "scratch": scratch, "model": model}
     paths |= {"features": features, "test_features": test_features}
     paths = {name: None if path is None else os.fspath(path) for name, path in paths.items()}
@@ -305,5 +309,5 @@ def evaluate(
         **paths,
     )
     if found is not None:
-        found.write(paths["output"], paths["plot"])
+        found.write(paths["output"], paths["plot"], paths["neighbours"])
     return found

@@ -79,11 +79,14 @@ class Assignments:
 
         As of `count_statistics`; the second level counts all sub-clusters of all clusters.
         """
+        return {level: count_statistics(counts) for level, counts in self.counts().items()}
+
+    def counts(self) -> dict:
+        """Rows of each cluster and of each sub-cluster of all clusters, (k,) int64 by level."""
+        sub_clusters = self.clusters * self.sub_clusters
         return {
-            "clusters": count_statistics(np.bincount(self.cluster, minlength=self.clusters)),
-            "sub_clusters": count_statistics(
-                np.bincount(self.flat(), minlength=self.clusters * self.sub_clusters)
-            ),
+            "clusters": np.bincount(self.cluster, minlength=self.clusters),
+            "sub_clusters": np.bincount(self.flat(), minlength=sub_clusters),
         }
 
 

@@ -82,6 +82,12 @@ LAYER = FLAGS.list(
 )
 OUTPUT = FLAGS.path("output", None, "JSON file for the result.")
 PLOT = FLAGS.path("plot", None, "Picture of accuracy by layer, e.g. layers.png.")
+NEIGHBOURS = FLAGS.path(
+    "neighbours",
+    None,
+    "CSV file to write: of knn, for each test image its nearest training images in the best layer; "
+    "of retrieval, for each query the first images; with the names of their files.",
+)
 RANDOM_INIT = FLAGS.bool("random_init", True, "Also measure an untrained network.")
 ESTIMATE = FLAGS.bool(
     "estimate", True, "First measure for some seconds what the task will cost, and print it."
@@ -131,6 +137,7 @@ def run() -> dict | None:
         layers=LAYER.value,
         output=OUTPUT.value,
         plot=PLOT.value,
+        neighbours=NEIGHBOURS.value,
         random_init=RANDOM_INIT.value,
         estimate=ESTIMATE.value,
         compute_dtype=COMPUTE_DTYPE.value,
@@ -147,5 +154,5 @@ def run() -> dict | None:
     if found is None:
         return None
     print(found.table, flush=True)
-    found.write(OUTPUT.value, PLOT.value)
+    found.write(OUTPUT.value, PLOT.value, NEIGHBOURS.value)
     return Result(found, shown=True, path=OUTPUT.value, flag="--output")

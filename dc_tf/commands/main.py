@@ -49,6 +49,8 @@ COMMANDS = {
     "export": "dc_tf.commands.export",
     "import_torch": "dc_tf.commands.import_torch",
     "evaluate": "dc_tf.commands.evaluate",
+    "finetune": "dc_tf.commands.finetune",
+    "predict": "dc_tf.commands.predict",
     "clusters": "dc_tf.commands.clusters",
     "assign": "dc_tf.commands.assign",
     "report": "dc_tf.commands.report",

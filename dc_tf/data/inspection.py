@@ -115,9 +115,19 @@ def paste_tiles(tiles, columns, path) -> None:
     """Writes one picture of many: a JPEG if `path` ends in .jpg or .jpeg, else a PNG.
 
     Args:
+        tiles, columns: as of `joined_tiles`.
+        path: str.
+    """
+    is_jpeg = path.lower().endswith((".jpg", ".jpeg"))
+    joined_tiles(tiles, columns).save(path, "JPEG" if is_jpeg else "PNG")
+
+
+def joined_tiles(tiles, columns) -> Image.Image:
+    """One picture of many.
+
+    Args:
         tiles: list of images of `tile`, line by line; None leaves a place empty.
         columns: tiles in a line.
-        path: str.
     """
     rows = -(-len(tiles) // columns)
     size = (columns * _TILE, rows * (_TILE + _CAPTION))
@@ -126,8 +136,7 @@ def paste_tiles(tiles, columns, path) -> None:
         if image is not None:
             row, column = divmod(number, columns)
             sheet.paste(image, (column * _TILE, row * (_TILE + _CAPTION)))
-    is_jpeg = path.lower().endswith((".jpg", ".jpeg"))
-    sheet.save(path, "JPEG" if is_jpeg else "PNG")
+    return sheet
 
 
 def _record_bytes(dataset):

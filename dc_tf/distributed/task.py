@@ -13,6 +13,7 @@ All commands read TF_CONFIG here, so all refuse the same with the same words. Th
 """
 
 import dataclasses
+import ipaddress
 import json
 import os
 import re
@@ -173,10 +174,20 @@ def _normal(address) -> tuple[str, int]:
     found = isinstance(address, str) and _ADDRESS.fullmatch(address)
     if not found:
         raise _wrong(f"has the address {_shown(address)}, which is not host:port or [IPv6]:port")
-    host, port = found[1].lower(), int(found[2])
+    host, port = _same_host(found[1].lower()), int(found[2])
     if not 0 < port < 65536:
         raise _wrong(f"has the address {_shown(address)}, whose port is not in 1 to 65535")
-    return "localhost" if host in _LOCAL else host.rstrip("."), port
+    return "localhost" if host in _LOCAL else host, port
+
+
+def _same_host(host):
+    """A name without the dot at its end; an IPv6 address in its shortest spelling."""
+    if not host.startswith("["):
+        return host.rstrip(".")
+    try:
+        return f"[{ipaddress.IPv6Address(host[1:-1])}]"
+    except ValueError:
+        return host
 
 
 def require_alone(command: str) -> None:

@@ -33,18 +33,21 @@ class Evaluation(dict):
 
     Attributes:
         table: the same as text to read.
+        neighbours: list of dict of `tasks.Request`; None if they were not asked for.
     """
 
-    def __init__(self, values, table):
+    def __init__(self, values, table, neighbours=None):
         super().__init__(values)
         self.table = table
+        self.neighbours = neighbours
 
-    def write(self, output=None, plot=None) -> None:
+    def write(self, output=None, plot=None, neighbours=None) -> None:
         """Writes the files that were asked for; what cannot be written is printed.
 
         Args:
             output: JSON file, or None.
             plot: picture of accuracy by layer, or None.
+            neighbours: CSV file of `self.neighbours`, or None.
 
         Raises:
             DataError: a file cannot be written.
@@ -59,6 +62,10 @@ class Evaluation(dict):
                 from dc_tf.evaluation.frozen.plot import plot as draw  # brings Matplotlib
 
                 draw(self, plot)
+            if neighbours:
+                from dc_tf.evaluation.neighbours import write_csv
+
+                write_csv(self.neighbours, neighbours)
         except (OSError, tf.errors.OpError) as error:
             print(json.dumps(self), flush=True)  # hours of work, and nothing else has it
             raise DataError(f"the result above could not be written: {error}") from error
@@ -77,6 +84,7 @@ def evaluate(
     protocol="auto",
     output=None,
     plot=None,
+    neighbours=None,
     random_init=True,
     estimate=True,
     compute_dtype="auto",
@@ -96,8 +104,8 @@ def evaluate(
         model, task, train, test, layers, stage, random_init, compute_dtype, resize, seed: as of
             `tasks.Request`; task None takes the one that a file names.
         config_files, params_override, protocol, scratch: as of `tasks.read`.
-        output, plot: files that `Evaluation.write` will be asked for. Refused now rather than after
-            the work if they cannot be made.
+        output, plot, neighbours: files that `Evaluation.write` will be asked for. Refused now
+            rather than after the work if they cannot be made.
         estimate: measure for some seconds first what it will cost, and print that.
         watch_dir: of several workers: folder in which they watch one another; None: they do not.
         timeout_s: seconds that a worker may be silent or do nothing; 0: for ever.
@@ -114,7 +122,7 @@ def evaluate(
     """
     place = task_from_environment()
     check_own_port(place)
-    _check(compute_dtype, plot, train, test)
+    _check(compute_dtype, plot, neighbours, train, test)
     _check_source(model, features, test_features)
     if model is None:
         _check_given(stage, resize, compute_dtype)
@@ -122,7 +130,11 @@ def evaluate(
     if other is not None:
         check_other(model, stage, False, compute_dtype)
     if place.rank == 0:  # The others write nothing, and may not have the folder.
-        for name, path in (("--output", output), ("--plot", plot)):
+        for name, path in (
+            ("--output", output),
+            ("--plot", plot),
+            ("--neighbours", neighbours),
+        ):
             if path:
                 paths.check_file(path, name)
     for name, path in (("--watch_dir", watch_dir), ("--scratch", scratch)):
@@ -138,6 +150,9 @@ def evaluate(
     _check_task(asked.task, features is not None, other is not None, tasks)
     if plot and asked.task not in tasks.BY_LAYER:
         raise ConfigError(f"--plot is of layers, which only {', '.join(tasks.BY_LAYER)} measure.")
+    if neighbours and asked.task not in tasks.NEIGHBOURS:
+        names = " and ".join(tasks.NEIGHBOURS)
+        raise ConfigError(f"--neighbours is for the tasks {names}; leave it out.")
     with _joined(watch_dir, timeout_s) as cluster, heartbeat.slow_operation("evaluation"):
         request = tasks.Request(
             task=asked.task,
@@ -154,18 +169,23 @@ def evaluate(
             features=features,
             test_features=test_features,
             other=other,
+            neighbours=[] if neighbours else None,
         )
         result, table = evaluation.run(asked, request, estimate)
-    return None if cluster and not cluster.is_chief else Evaluation(result, table)
+    if cluster and not cluster.is_chief:
+        return None
+    return Evaluation(result, table, request.neighbours)
 
 
-def _check(compute_dtype, plot, train, test):
+def _check(compute_dtype, plot, neighbours, train, test):
     if compute_dtype not in COMPUTE_DTYPES:
         raise ConfigError(
             f"--compute_dtype is {compute_dtype!r}; use {' or '.join(COMPUTE_DTYPES)}."
         )
     if plot and not plot.endswith(PICTURES):
         raise ConfigError(f"--plot is {plot}; its end must be {', '.join(PICTURES)}.")
+    if neighbours and not neighbours.endswith(".csv"):
+        raise ConfigError(f"--neighbours is {neighbours}; its end must be .csv.")
     if train and test and same_place(train, test):
         logging.warning(
             "--train and --test are both %s: metrics will be better than on other images.", test

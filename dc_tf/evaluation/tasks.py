@@ -40,6 +40,8 @@ TASKS = {
 BY_LAYER = ("knn", "linear_probe", "low_shot")
 # Tasks that take features of files in place of a network.
 OF_FEATURES = (*BY_LAYER, "retrieval")
+# Tasks that find the images nearest to others.
+NEIGHBOURS = ("knn", "retrieval")
 # Tasks that read a VOC development kit.
 DEVKIT = ("voc07_classification", "voc07_detection")
 
@@ -68,6 +70,8 @@ class Request:
         test_features: those of the test images; None if `features` has them too.
         other: how to open a network of another program, arguments of `networks.network.Wanted`;
             None for one of this package.
+        neighbours: list that the tasks of NEIGHBOURS fill with a dict for each neighbour of each
+            test image or query (`neighbours`), the same on all workers; None: they do not.
         opened: filled in by the task: the digest of the network's `weights`, its `compute_dtype`,
             and the fingerprints of the data sets `train` and `test`.
     """
@@ -87,6 +91,7 @@ class Request:
     features: str | None = None
     test_features: str | None = None
     other: dict | None = None
+    neighbours: list | None = None
     opened: dict = dataclasses.field(default_factory=dict)
 
     @property

@@ -33,6 +33,7 @@ class Metadata:
         source: the model's origin, as given by the caller.
         input_range: of floats, see `input_range`.
         trunk: kind of the network, a name in `nn.trunks.TRUNKS`.
+        classes: names of the classes of a classifier, by number; None of a network of features.
     """
 
     settings: dict
@@ -46,6 +47,7 @@ class Metadata:
     source: dict = dataclasses.field(default_factory=dict)
     input_range: str = AUTO
     trunk: str = "vgg16"
+    classes: list[str] | None = None
 
 
 def read_metadata(path: str) -> Metadata:

@@ -17,6 +17,7 @@ from dc_tf.exporting.input_range import rule
 from dc_tf.nn.trunks import trunk_class
 
 CARD = "README.md"
+_MOST_CLASSES = 100  # that a card names
 
 # Names in capitals are replaced.
 _LOADING = """\
@@ -40,6 +41,23 @@ layer = keras.layers.TFSMLayer("FOLDER", call_training_endpoint="train")  # Kera
 ```
 """
 
+_LOADING_CLASSIFIER = """\
+```python
+import tensorflow as tf
+
+model = tf.saved_model.load("FOLDER")
+found = model(images)  # RGB, (b, h, w, 3)
+found["probabilities"], model.class_names()[found["prediction"][0]]
+model.classify_files([open("image.jpg", "rb").read()])  # with the crop of the figures
+```
+
+```python
+import keras
+
+layer = keras.layers.TFSMLayer("FOLDER", call_endpoint="serve")  # Keras 3
+```
+"""
+
 _LICENCE = """\
 None is stated here. Whoever publishes this model names one, and says under which terms its training
 images could be used.
@@ -59,10 +77,12 @@ def write_model_card(path: str, metadata) -> None:
 
 def model_card(metadata) -> str:
     """The card's Markdown."""
-    source = metadata.source
+    source, classes = metadata.source, metadata.classes
+    title = "An image classifier" if classes else "Visual features learned without labels"
     parts = [
-        "# Visual features learned without labels",
+        f"# {title}",
         _about(metadata),
+        *_classes(classes),
         "## Loading",
         _loading(metadata) + f"\n{_preprocessing(metadata)}\n",
         "## Outputs",
@@ -71,7 +91,7 @@ def model_card(metadata) -> str:
         _training_data(source),
         "## Training",
         _training(source),
-        "## Last metrics of training",
+        "## Figures" if classes else "## Last metrics of training",
         _metrics(source),
         "## Versions",
         _table(("package", "version"), metadata.versions.items()),
@@ -89,9 +109,19 @@ def escape(text) -> str:
 
 
 def _loading(metadata):
+    if metadata.classes:
+        return _LOADING_CLASSIFIER
     network = trunk_class(metadata.trunk)
     text = _LOADING.replace("LAST_MAP", network.map_names[-1])
     return text.replace("FEATURE", network.feature_layer)
+
+
+def _classes(classes):
+    if not classes:
+        return []
+    shown = ", ".join(map(escape, classes[:_MOST_CLASSES]))
+    more = len(classes) - _MOST_CLASSES
+    return ["## Classes", f"{len(classes)}: {shown}" + (f" and {more} more" if more > 0 else "")]
 
 
 def _about(metadata):
@@ -141,6 +171,11 @@ def _training(source):
         )
         # An indented block, since text of a setting could end a fenced one.
         return f"The network is that of the run {taken}. Its settings:\n\n" + _indented(text)
+    if "finetune" in source:
+        model = _last_part(source["model"])
+        return f"Fine-tuned from {escape(model)} on labels. Settings:\n\n" + _indented(
+            yaml.safe_dump(_plain(source["finetune"]), sort_keys=False)
+        )
     if "checkpoint" in source:
         rows = [("checkpoint", _last_part(source["checkpoint"])), ("SHA-256", source["sha256"])]
         return "Imported from PyTorch.\n\n" + _table(("", ""), rows)
@@ -158,7 +193,7 @@ def _metrics(source):
 
 
 def _shapes(outputs):
-    return [(name, " x ".join(map(str, shape))) for name, shape in outputs.items()]
+    return [(name, " x ".join(map(str, shape)) or "a number") for name, shape in outputs.items()]
 
 
 def _table(head, rows):

@@ -95,14 +95,21 @@ def export_saved_model(
         input_range=input_range,
         trunk=model.kind,
     )
+    write_model(SavedObject(model, weight_decay, input_range), metadata, output)
+    return metadata
+
+
+def write_model(exported: SavedObject, metadata: Metadata, output: str) -> None:
+    """Writes a SavedModel, its metadata and its card to a folder that `check_output` accepted."""
     aside = f"{output.rstrip('/')}.{uuid.uuid4().hex}.writing"
     try:
-        _write(model, metadata, aside)
+        tf.saved_model.save(exported, aside, signatures=exported.signatures())
+        write_metadata(aside, metadata)
+        write_model_card(aside, metadata)
         _move(aside, output)
     finally:
         if tf.io.gfile.exists(aside):
             tf.io.gfile.rmtree(aside)
-    return metadata
 
 
 def check_output(output: str, overwrite: bool) -> None:
@@ -170,13 +177,6 @@ def _output_shapes(model):
     resolution = model.settings["resolution"]
     endpoints = model(tf.zeros([1, resolution, resolution, 3]))
     return {name: list(endpoints[name].shape[1:]) for name in model.layer_names}
-
-
-def _write(model, metadata, path):
-    exported = SavedObject(model, metadata.weight_decay, metadata.input_range)
-    tf.saved_model.save(exported, path, signatures=exported.signatures())
-    write_metadata(path, metadata)
-    write_model_card(path, metadata)
 
 
 def _read_weights(reader, weights):

@@ -6,6 +6,7 @@ Every worker runs this program. On a run folder with a checkpoint, it resumes at
 """
 
 import dataclasses
+import os
 
 import tensorflow as tf
 
@@ -36,6 +37,7 @@ from dc_tf.training.checkpoint import (
     new_trunk,
     read_position,
 )
+from dc_tf.training.cluster_pictures import contact_sheet, write_projector
 from dc_tf.training.corrupt_rows import corrupt_rows
 from dc_tf.training.init_from import initial_weights
 from dc_tf.training.learning_rate import epoch_rates
@@ -89,6 +91,7 @@ class Pretraining:
         self._restored = self._checkpoints.latest()
         self.position = read_position(self._restored) if self._restored else Position()
         self._metrics = MetricsLog(run, cluster.is_chief, self.position.global_step)
+        self._metrics.write_settings(experiment)
         self._trunk = self._make_trunk()
 
     def run_stage(self, index: int) -> None:
@@ -140,6 +143,7 @@ class Pretraining:
             **last_epoch_means(self._run.metrics),
         }
         atomic.write_json(self._run.result, result)
+        self._metrics.close()
         return result
 
     def _stop_if_asked(self):
@@ -266,13 +270,21 @@ class Pretraining:
         metrics = reassign.describe(
             assignments, self._previous(index, round_index), self._dataset.labels()
         )
+        folder = self._run.clustering(index, round_index)
+        reader = RowReader(self._dataset)
         self._metrics.write_clustering(
             self.position.global_step,
             index,
             round_index,
             metrics,
-            reassign.read_report(self._run.clustering(index, round_index)),
+            reassign.read_report(folder),
+            counts=assignments.counts(),
+            sheet=contact_sheet(assignments, reader),
         )
+        if kept_clustering.is_complete(centroids_folder(folder)):
+            model = ClusterModel.load(centroids_folder(folder))
+            name = os.path.basename(folder)
+            write_projector(self._run.summaries, name, model, assignments, reader)
 
     def _report_corrupt_rows(self):
         """Logs the number of corrupt rows found so far, if it has grown."""

@@ -3,17 +3,16 @@
     log = MetricsLog(run, enabled=cluster.is_chief, from_step=1200)
     log.write("train", step=1250, loss=3.2)
 
-Training metrics reach TensorBoard through orbit, those of clusterings and data by
-this module.
+Numbers also reach TensorBoard, under the same names (`summaries`).
 """
 
 import json
 import os
 
 import numpy as np
-import tensorflow as tf
 
 from dc_tf import atomic
+from dc_tf.training.summaries import Summaries
 
 
 class MetricsLog:
@@ -27,8 +26,8 @@ class MetricsLog:
 
     def __init__(self, run, enabled: bool, from_step: int):
         self._path = path = run.metrics
-        self._summaries = run.summaries
         self._enabled = enabled
+        self._summaries = Summaries(run.summaries, from_step) if enabled else None
         if enabled and os.path.exists(path):
             kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= from_step]
             atomic.write_text(path, "".join(kept))
@@ -45,29 +44,49 @@ class MetricsLog:
             with open(self._path, "a", encoding="utf-8") as f:
                 f.write(json.dumps({"event": event, "step": step, **values}) + "\n")
 
-    def write_clustering(self, step: int, stage: int, round_index: int, metrics, report) -> None:
-        """Appends a line about a clustering, and writes `metrics` to TensorBoard.
+    def write_settings(self, experiment) -> None:
+        """Writes the settings of the run to TensorBoard, once."""
+        if self._summaries:
+            self._summaries.describe(experiment)
+
+    def write_train(self, step: int, place: dict, metrics: dict) -> None:
+        """Appends a line about training, and writes `metrics` to TensorBoard.
+
+        Args:
+            step: global step.
+            place: stage and epoch, for the line only.
+            metrics: {name: number}.
+        """
+        self.write("train", step, **place, **metrics)
+        if self._summaries:
+            self._summaries.scalars(step, metrics)
+
+    def write_clustering(
+        self, step: int, stage: int, round_index: int, metrics, report, counts=None, sheet=None
+    ) -> None:
+        """Appends a line about a clustering, and writes the rest to TensorBoard.
 
         Args:
             step: global step.
             stage, round_index: index of the stage, and of the clustering in it.
-            metrics: {name: number}.
+            metrics: {name: number}, for both.
             report: dict of nested detail, for the line only.
+            counts, sheet: as of `Summaries.clustering`.
         """
         self.write("clustering", step, stage=stage, round=round_index, **metrics, **report)
-        self._write_summaries("clustering", step, metrics)
+        if self._summaries:
+            self._summaries.clustering(step, metrics, counts or {}, sheet)
 
     def write_data(self, step: int, **values) -> None:
         """Appends a line about the data set, and writes the values to TensorBoard."""
         self.write("data", step, **values)
-        self._write_summaries("data", step, values)
+        if self._summaries:
+            self._summaries.scalars(step, {f"data/{name}": v for name, v in values.items()})
 
-    def _write_summaries(self, event, step, values):
-        if not self._enabled:
-            return
-        with tf.summary.create_file_writer(self._summaries).as_default(step):
-            for name, value in values.items():
-                tf.summary.scalar(f"{event}/{name}", value)
+    def close(self) -> None:
+        """Closes TensorBoard's file."""
+        if self._summaries:
+            self._summaries.close()
 
 
 def read(path: str) -> list[dict]:

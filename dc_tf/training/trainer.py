@@ -75,7 +75,6 @@ class StageTrainer:
             strategy=cluster.strategy,
             train_actions=[self._advance, self._require_finite, self._log, self._flush, save],
             steps_per_loop=self._steps_to_next_stop,
-            summary_dir=run.summaries if cluster.is_chief else None,
         )
 
     def train_epoch(self, batches, rates: list[float], title: str) -> None:
@@ -169,7 +168,7 @@ class StageTrainer:
             atomic.write_json(self._run.failed_step, position | self._epoch_fields | output)
 
     def _log(self, output):
-        self._metrics.write("train", self.position.global_step, **self._epoch_fields, **output)
+        self._metrics.write_train(self.position.global_step, self._epoch_fields, output)
 
     def _save(self, _):
         if self._bank:
@@ -220,7 +219,7 @@ class EpochTrainer(orbit.AbstractTrainer):
         Returns:
             learning_rate of the last step; means over the global batches of these steps;
             images_per_second over all workers; input_wait, the share of the workers' time spent
-            waiting for images. Orbit writes the same to TensorBoard.
+            waiting for images.
 
         Raises:
             DataError: an image cannot be read.

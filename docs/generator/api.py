@@ -5,7 +5,7 @@ import ast
 from generator.docstrings import docstring_markdown
 from generator.source import module_value, parsed
 
-API_PARTS = ("data", "training", "features", "collection", "clusters")
+API_PARTS = ("data", "training", "features", "classification", "collection", "clusters")
 
 
 def api() -> str:

@@ -24,6 +24,7 @@ NO_PATHS = {
     ("report", "max_mb"),
     ("evaluate", "task"),
     ("evaluate", "protocol"),
+    ("finetune", "protocol"),
     ("evaluate", "params_override"),  # expanded by `settings`
     ("train", "params_override"),
 }

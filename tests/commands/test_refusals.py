@@ -22,6 +22,7 @@ FOLDERS = [
     "index --input=DATA/*.tfrecord --output={}",
     "embed --model=MODEL --data=DATA --output={}",
     "export --workdir=RUN --output={}",
+    "finetune --model=MODEL --train=DATA --test=DATA --output={}",
     "import_torch --checkpoint=x.pth --output={}",
     "kmeans --input=x.npy --k=2 --output={}",
     "replay RUN --output={}",
@@ -32,8 +33,10 @@ FOLDERS = [
 FILES = [
     "evaluate --task=knn --model=MODEL --train=DATA --test=DATA --output={}.json",
     "evaluate --task=knn --model=MODEL --train=DATA --test=DATA --plot={}.png",
+    "evaluate --task=knn --model=MODEL --train=DATA --test=DATA --neighbours={}.csv",
     "export --workdir=RUN --format=keras --output={}.keras",
     "inspect DATA --output={}.png",
+    "predict --model=MODEL --data=DATA --output={}.csv",
 ]
 WORKERS = [
     "assign --run=RUN --data=DATA --output=out",
@@ -44,6 +47,8 @@ WORKERS = [
     "report --run=RUN --output=out",
     "search --run=RUN --query=1",
     "embed --model=MODEL --data=DATA --output=out",
+    "finetune --model=MODEL --train=DATA --test=DATA --output=out",
+    "predict --model=MODEL --data=DATA --output=out.csv",
     "evaluate --task=knn --model=MODEL --train=DATA --test=DATA",
     "kmeans --input=x.npy --k=2 --output=out",
     "train --config_file=quickstart --params_override=data.path=DATA --workdir=out",

@@ -44,6 +44,87 @@ TAKEN = {
     json.dumps({"cluster": TWO, "task": FIRST, "environment": "cloud"}): (["a:1", "b:2"], 0),
 }
 
+# What platforms set on one of their machines: (TF_CONFIG, size of the cluster, rank).
+PLATFORMS = {
+    "Kubeflow TFJob, workers": (
+        {
+            "cluster": {"worker": [f"dc-tf-worker-{i}.default.svc:2222" for i in range(4)]},
+            "task": {"type": "worker", "index": 3},
+            "environment": "cloud",
+        },
+        (4, 3),
+    ),
+    "Kubeflow TFJob, chief, workers and evaluator": (
+        {
+            "cluster": {
+                "chief": ["dc-tf-chief-0.default.svc:2222"],
+                "evaluator": ["dc-tf-evaluator-0.default.svc:2222"],
+                "worker": ["dc-tf-worker-0.default.svc:2222", "dc-tf-worker-1.default.svc:2222"],
+            },
+            "task": {"type": "worker", "index": 1},
+            "environment": "cloud",
+        },
+        (3, 2),
+    ),
+    "Vertex AI, chief": (
+        {
+            "cluster": {
+                "chief": ["cmle-training-workerpool0-8f3ab2-0:2222"],
+                "worker": [f"cmle-training-workerpool1-8f3ab2-{i}:2222" for i in range(3)],
+            },
+            "environment": "cloud",
+            "task": {"type": "chief", "index": 0, "trial": ""},
+            "job": '{"scale_tier": "CUSTOM"}',
+        },
+        (4, 0),
+    ),
+    "Vertex AI, one machine": (
+        {
+            "cluster": {"chief": ["127.0.0.1:2222"]},
+            "environment": "cloud",
+            "task": {"type": "chief", "index": 0},
+        },
+        (1, 0),
+    ),
+    "AI Platform, with the older name of the chief": (
+        {
+            "cluster": {"master": ["cmle-master-0:2222"], "worker": ["cmle-worker-0:2222"]},
+            "environment": "cloud",
+            "task": {"type": "worker", "index": 0},
+        },
+        (2, 1),
+    ),
+    "SageMaker": (
+        {
+            "cluster": {"worker": ["algo-1:8890", "algo-2:8890"]},
+            "environment": "cloud",
+            "task": {"index": 1, "type": "worker"},
+        },
+        (2, 1),
+    ),
+    "Docker Compose, names with underscores": (
+        {
+            "cluster": {"worker": ["trial_worker_1:2222", "trial_worker_2:2222"]},
+            "task": {"type": "worker", "index": 0},
+        },
+        (2, 0),
+    ),
+    "Ray on IPv6": (
+        {
+            "cluster": {"worker": ["[2001:DB8::10]:40001", "[2001:db8::10]:40002"]},
+            "task": {"type": "worker", "index": 1},
+        },
+        (2, 1),
+    ),
+    "Windows domain, names in upper case": (
+        {
+            "cluster": {"worker": ["GPU-01.SITE.EXAMPLE:2222", "GPU-02.SITE.EXAMPLE:2222"]},
+            "task": {"type": "worker", "index": "1"},
+        },
+        (2, 1),
+    ),
+}
+
 # TF_CONFIG: what its refusal says.
 REFUSED = {
     "nonsense": "is 'nonsense', which is not JSON",
@@ -83,6 +164,10 @@ REFUSED = {
     text({"worker": ["a:1"], "chief": ["a:1"]}): "has the address a:1 twice",
     text({"worker": ["a:1", "A:01"]}): "has a:1 and A:01, which are one address",
     text({"worker": ["localhost:1", "127.0.0.1:1"]}): "which are one address",
+    text({"worker": ["[FE80::1]:1", "[fe80::1]:1"]}): "which are one address",
+    text({"worker": ["[fe80:0:0:0:0:0:0:1]:1", "[fe80::1]:1"]}): "which are one address",
+    text({"worker": ["[0:0:0:0:0:0:0:1]:1", "localhost:1"]}): "which are one address",
+    text({"worker": ["my_host:1", "MY_HOST.:1"]}): "which are one address",
     text({"Worker": ["a:1", "b:2"]}): "unknown job 'Worker'; use 'worker'",
     text({"WORKERS": ["a:1"]}): "unknown job 'WORKERS'; use 'chief' and 'worker'",
     text({"worker": ["a:1"], "ps": ["b:1"]}): "has 1 tasks of the job 'ps'",
@@ -119,6 +204,25 @@ class TaskTest(tf.test.TestCase):
             with self.subTest(given):
                 task = parse_tf_config(given)
                 self.assertEqual((list(task.addresses), task.rank), (addresses, rank))
+
+    def test_what_platforms_set_gives_sizes_and_ranks(self):
+        for name, (config, expected) in PLATFORMS.items():
+            with self.subTest(name):
+                task = parse_tf_config(json.dumps(config))
+                self.assertEqual((task.size, task.rank), expected)
+                self.assertEqual(parse_tf_config(task.tf_config()), task)
+                if task.size > 1:
+                    own = config["cluster"][config["task"]["type"]][int(config["task"]["index"])]
+                    self.assertEqual(task.addresses[task.rank], own)
+
+    def test_a_machine_that_does_not_train_is_refused(self):
+        config = PLATFORMS["Kubeflow TFJob, chief, workers and evaluator"][0]
+        given = json.dumps(config | {"task": {"type": "evaluator", "index": 0}})
+        with self.assertRaisesRegex(ConfigError, "an evaluator, .* start only chief and workers"):
+            parse_tf_config(given)
+        config = {**config, "cluster": {**config["cluster"], "ps": ["dc-tf-ps-0:2222"]}}
+        with self.assertRaisesRegex(ConfigError, "1 tasks of the job 'ps'; .* leave them out"):
+            parse_tf_config(json.dumps(config))
 
     def test_what_tensorflow_gets_is_read_as_the_same_task(self):
         for given in TAKEN:

@@ -27,6 +27,12 @@ HAVE_SCHEMAS = importlib.util.find_spec("kubernetes_validate") is not None
 TFJOB = {"enableDynamicWorker", "runPolicy", "successPolicy", "tfReplicaSpecs"}
 RUN_POLICY = {"activeDeadlineSeconds", "backoffLimit", "cleanPodPolicy", "managedBy"}
 RUN_POLICY |= {"schedulingPolicy", "suspend", "ttlSecondsAfterFinished"}
+# Of JobSetSpec, Network, FailurePolicy and FailurePolicyRule, jobset.x-k8s.io/v1alpha2.
+JOBSET = {"replicatedJobs", "network", "successPolicy", "failurePolicy", "startupPolicy", "suspend"}
+JOBSET |= {"coordinator", "managedBy", "ttlSecondsAfterFinished"}
+NETWORK = {"enableDNSHostnames", "subdomain", "publishNotReadyAddresses"}
+FAILURE_POLICY = {"maxRestarts", "restartStrategy", "rules"}
+FAILURE_RULE = {"name", "action", "onJobFailureReasons", "targetReplicatedJobs"}
 REPLICA = {"replicas", "restartPolicy", "template"}
 
 
@@ -44,8 +50,15 @@ def pods():
     found = documents()
     return {
         "indexed-job.yaml": found["indexed-job.yaml", "Job"]["spec"]["template"],
+        "jobset.yaml": child_job()["spec"]["template"],
         "tfjob.yaml": found["tfjob.yaml", "TFJob"]["spec"]["tfReplicaSpecs"]["Worker"]["template"],
     }
+
+
+def child_job():
+    """The Job that the JobSet makes, as far as its manifest says."""
+    (workers,) = documents()["jobset.yaml", "JobSet"]["spec"]["replicatedJobs"]
+    return {"apiVersion": "batch/v1", "kind": "Job", **workers["template"]}
 
 
 class SchemaTest(tf.test.TestCase):
@@ -53,12 +66,26 @@ class SchemaTest(tf.test.TestCase):
     def test_all_built_in_kinds_fit_their_schemas(self):
         import kubernetes_validate
 
-        known = [d for (_, kind), d in documents().items() if kind != "TFJob"]
+        known = [d for (_, kind), d in documents().items() if kind not in ("TFJob", "JobSet")]
         kinds = ["Job", "NetworkPolicy", "PersistentVolumeClaim", "Service"]
         self.assertEqual(sorted(document["kind"] for document in known), kinds)
+        known.append({"metadata": {"name": "dc-tf-workers-0"}, **child_job()})
         for version in ("1.31", kubernetes_validate.latest_version()):
             for document in known:
                 kubernetes_validate.validate(document, version, strict=True)
+
+    def test_the_jobset_uses_only_names_of_its_type(self):
+        document = documents()["jobset.yaml", "JobSet"]
+        self.assertEqual(document["apiVersion"], "jobset.x-k8s.io/v1alpha2")
+        spec = document["spec"]
+        self.assertContainsSubset(spec, JOBSET)
+        self.assertContainsSubset(spec["network"], NETWORK)
+        self.assertContainsSubset(spec["failurePolicy"], FAILURE_POLICY)
+        for rule in spec["failurePolicy"]["rules"]:
+            self.assertContainsSubset(rule, FAILURE_RULE)
+            self.assertRegex(rule["name"], "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")
+        (workers,) = spec["replicatedJobs"]
+        self.assertEqual(set(workers), {"name", "replicas", "template"})
 
     @unittest.skipUnless(HAVE_SCHEMAS, "pip install -c constraints.txt kubernetes-validate")
     def test_the_pods_of_the_tfjob_fit_theirs_and_a_wrong_name_does_not(self):
@@ -107,6 +134,45 @@ class PromisesTest(tf.test.TestCase):
         self.assertEqual(task.addresses, tuple(f"{name}:{port}" for name in names))
         self.assertEqual(service["spec"]["clusterIP"], "None")
         self.assertTrue(service["spec"]["publishNotReadyAddresses"])
+
+    def test_the_pods_of_the_jobset_find_each_other(self):
+        document, job = documents()["jobset.yaml", "JobSet"], child_job()
+        (workers,) = document["spec"]["replicatedJobs"]
+        container = job["spec"]["template"]["spec"]["containers"][0]
+        variables = {v["name"]: v["value"] for v in container["env"]}
+        count = job["spec"]["completions"]
+        self.assertEqual((job["spec"]["parallelism"], workers["replicas"]), (count, 1))
+        network = document["spec"]["network"]
+        for rank in range(count):
+            done = subprocess.run(
+                [sys.executable, ROOT / "launch" / "tf_config.py"],
+                env={**variables, "JOB_COMPLETION_INDEX": str(rank)},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            task = parse_tf_config(done.stdout)
+            self.assertEqual((task.size, task.rank), (count, rank))
+            # <jobSet.name>-<spec.replicatedJob.name>-<job-index>-<pod-index>.<subdomain>
+            name = f"{document['metadata']['name']}-{workers['name']}-0-{rank}"
+            port = container["ports"][0]["containerPort"]
+            self.assertEqual(task.addresses[rank], f"{name}.{network['subdomain']}:{port}")
+        self.assertTrue(network["enableDNSHostnames"] and network["publishNotReadyAddresses"])
+        self.assertIn("kueue.x-k8s.io/queue-name", document["metadata"]["labels"])
+
+    def test_the_jobset_starts_again_after_a_failure_and_ends_at_a_wrong_configuration(self):
+        spec = child_job()["spec"]
+        rules = spec["podFailurePolicy"]["rules"]
+        codes = {r["action"]: r["onExitCodes"]["values"] for r in rules if "onExitCodes" in r}
+        self.assertEqual(codes, {"FailJob": [2], "Ignore": [42]})
+        self.assertEqual(spec["backoffLimit"], 0)
+        policy = documents()["jobset.yaml", "JobSet"]["spec"]["failurePolicy"]
+        self.assertEqual(policy["restartStrategy"], "BlockingRecreate")
+        (rule,) = policy["rules"]
+        self.assertEqual(
+            (rule["action"], rule["onJobFailureReasons"]), ("FailJobSet", ["PodFailurePolicy"])
+        )
+        self.assertEqual(spec["template"]["spec"]["restartPolicy"], "Never")
 
     def test_only_a_wrong_configuration_ends_the_indexed_job_at_once(self):
         spec = documents()["indexed-job.yaml", "Job"]["spec"]

@@ -68,6 +68,8 @@ class ConfigsTest(tf.test.TestCase, parameterized.TestCase):
         (tf_config({"worker": ["a"]}), "'a', which is not host:port"),
         (tf_config({"worker": ["a:1", "a:2"]}), "a:1 and a:2, .* share port 2; .* 2 apart"),
         (tf_config({"worker": ["a:1", "a:1"]}), "should name each machine once"),
+        (tf_config({"worker": ["a:1", "A:1"]}), "should name each machine once"),
+        (tf_config({"worker": ["a:1", "A:2"]}), "would share port 2"),
         (tf_config({"worker": ["a:65535"]}), "need ports up to 65536; use a first port"),
     )
     def test_what_cannot_work_is_refused_with_what_would(self, text, message):

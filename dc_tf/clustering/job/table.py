@@ -4,8 +4,12 @@ table = ClusterTable("OUT/assignments.parquet", embeddings.files, id_column="nam
 table.write("OUT/assignments.npy")
 """
 
+import contextlib
 import dataclasses
+import itertools
+import json
 import os
+import re
 
 import numpy as np
 
@@ -15,12 +19,16 @@ from dc_tf.clustering.store.table_file import TableFile
 from dc_tf.errors import ConfigError, DataError
 
 _ROWS = 1 << 16  # of a batch
-ROW, FILE, CLUSTER = "row", "file", "cluster"
+ROW, FILE, CLUSTER, SOURCE = "row", "file", "cluster", "source"
+_EMBEDDED = re.compile(r".+(-\d+-of-\d+)\.npy$")  # a file of features of `dc_tf embed`
 
 
 @dataclasses.dataclass(frozen=True)
 class ClusterTable:
-    """A table with the columns row (int64), file, the ids if there are any, and cluster (int32).
+    """A table of row (int64), file, the ids or the sources if there are any, and cluster (int32).
+
+    Features of `dc_tf embed` have sources: the name of the image of each row, from the files that
+    lie beside them.
 
     Attributes:
         path: of the Parquet file.
@@ -48,6 +56,8 @@ class ClusterTable:
         fields = [(ROW, pa.int64()), (FILE, pa.string()), (CLUSTER, pa.int32())]
         if self.id_column:
             fields.insert(2, (self.id_column, _id_type(self.files, self.id_column)))
+        elif self._has_sources():
+            fields.insert(2, (SOURCE, pa.string()))
         schema = pa.schema(fields)
         try:
             with (
@@ -66,8 +76,8 @@ class ClusterTable:
             ) from error
 
     def _batches(self):
-        """Yields (first row, name of the file, its ids or None, rows)."""
-        first = 0
+        """Yields (first row, name of the file, its ids or sources or None, rows)."""
+        first, named = 0, self._has_sources()
         for file in self.files:
             name = os.path.basename(file.path)
             if self.id_column:
@@ -75,10 +85,30 @@ class ClusterTable:
                     yield first, name, ids, len(ids)
                     first += len(ids)
                 continue
-            for start in range(0, file.rows, _ROWS):
-                count = min(_ROWS, file.rows - start)
-                yield first, name, None, count
-                first += count
+            with contextlib.ExitStack() as end:
+                lines = end.enter_context(open(sources_file(file.path), "rb")) if named else None
+                for start in range(0, file.rows, _ROWS):
+                    count = min(_ROWS, file.rows - start)
+                    yield first, name, lines and _sources(lines, count), count
+                    first += count
+
+    def _has_sources(self):
+        return not self.id_column and all(sources_file(file.path) for file in self.files)
+
+
+def sources_file(path: str) -> str | None:
+    """The file that `dc_tf embed` wrote beside a file of features, with a line for each row.
+
+    None if there is none.
+    """
+    folder, name = os.path.split(path)
+    found = _EMBEDDED.match(name)
+    beside = found and os.path.join(folder, f"sources{found[1]}.jsonl")
+    return beside if beside and os.path.isfile(beside) else None
+
+
+def _sources(lines, count):
+    return [json.loads(line)["source"] for line in itertools.islice(lines, count)]
 
 
 def check_id_column(files: tuple[MatrixFile, ...], id_column: str | None) -> None:

@@ -119,7 +119,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     check(protocol, train, request.world)
     frozen = request.frozen_model()
     request.announce(lambda: work(frozen, train, test, protocol))
-    about = _about(frozen, train, test, protocol)
+    about = about_of(frozen, train, test, protocol)
     refuse_foreign_on_all(protocol.workdir, about, request.world)
     seeds = range(protocol.seed, protocol.seed + protocol.seeds)
     runs = {"figures": [], "random_init": []}
@@ -240,7 +240,7 @@ def table(result, protocol) -> str:
 _METRICS = ("top1", "top5", "mean_class")
 
 
-def _about(frozen, train, test, protocol) -> dict:
+def about_of(frozen, train, test, protocol) -> dict:
     """What a checkpoint depends on; the model by its weights, the data sets by their contents."""
     settings = dataclasses.asdict(protocol)
     for name in ("workdir", "seed", "seeds", "save_every", "paper"):

@@ -2,6 +2,7 @@
 
     metrics = fine_tune(frozen, train, test, finetune.Protocol(), Solo(), seed=0)
     metrics["top1"]
+    fine_tuner, position = trained(frozen, train, finetune.Protocol(), Solo(), seed=0)
 
 The images of a batch, their crops and dropout depend only on the seed, the epoch and the step, so
 neither interruptions nor the number of workers change the result, up to rounding.
@@ -17,8 +18,9 @@ import tensorflow as tf
 from dc_tf.data.input.draws import LabelledDraws
 from dc_tf.data.input.pipeline import training_batches
 from dc_tf.data.storage.reader import data_errors
+from dc_tf.distributed import stop_request
 from dc_tf.distributed.collectives import ALONE
-from dc_tf.errors import DataError
+from dc_tf.errors import DataError, Preempted
 from dc_tf.evaluation.finetune.checkpoint import FineTuneCheckpoints, Position
 from dc_tf.evaluation.finetune.step import SUMS, FineTuner
 from dc_tf.exporting.fold_sobel import fold
@@ -47,6 +49,27 @@ def fine_tune(frozen, train, test, protocol, world, seed, name="model") -> dict:
 
     Raises:
         DataError: the loss is not finite, or an image cannot be read.
+        Preempted: as of `trained`.
+    """
+    fine_tuner, position = trained(frozen, train, protocol, world, seed, name)
+    return measure(fine_tuner, frozen, test, protocol, world) | {
+        "train_loss": position.last["loss"],
+        "train_accuracy": position.last["hits"],
+    }
+
+
+def trained(frozen, train, protocol, world, seed, name="model") -> tuple[FineTuner, Position]:
+    """Trains a copy of a network on a training split.
+
+    Args:
+        As of `fine_tune`.
+
+    Returns:
+        The FineTuner after the last epoch, and its Position, with means over that epoch.
+
+    Raises:
+        DataError: as of `fine_tune`.
+        Preempted: this process, or another worker, was asked to stop; `workdir` has the state.
     """
     fine_tuner = FineTuner(starting_point(frozen), train.classes, protocol, world, seed)
     folder = os.path.join(protocol.workdir, f"{name}-seed{seed}") if protocol.workdir else ""
@@ -66,12 +89,9 @@ def fine_tune(frozen, train, test, protocol, world, seed, name="model") -> dict:
         while position.epoch < protocol.epochs:
             batches = _epoch(train, protocol, frozen.resolution, world, seed, position)
             position = _train_epoch(
-                fine_tuner, batches, steps, protocol, position, checkpoints, progress
+                fine_tuner, batches, steps, protocol, position, checkpoints, progress, world
             )
-    return measure(fine_tuner, frozen, test, protocol, world) | {
-        "train_loss": position.last["loss"],
-        "train_accuracy": position.last["hits"],
-    }
+    return fine_tuner, position
 
 
 def one_step(frozen, train, protocol) -> Callable:
@@ -157,27 +177,47 @@ def _epoch(split, protocol, resolution, world, seed, position):
     )
 
 
-def _train_epoch(fine_tuner, batches, steps, protocol, position, checkpoints, progress) -> Position:
+def _train_epoch(
+    fine_tuner, batches, steps, protocol, position, checkpoints, progress, world
+) -> Position:
     """Runs the rest of an epoch; returns the position after it."""
     fine_tuner.set_rate(protocol.rate(position.epoch))
     step, number = position.step, position.global_step
-    sums = tf.constant(position.sums)
+    sums, stop = tf.constant(position.sums), False
     for batch in batches:
         sums += fine_tuner.step(batch["image"], batch["label"], tf.constant(number, tf.int32))
         step, number = step + 1, number + 1
         progress.update(1)
-        save = step < steps and number % protocol.save_every == 0
+        stop = _asked_to_stop(number, world)
+        save = step < steps and (stop or number % protocol.save_every == 0)
         if save or number % _CHECK_EVERY == 0:
             progress.update(0, epoch=position.epoch + 1, **_means(sums, number))
         if save:
             total = tuple(sums.numpy().tolist())
             here = Position(position.epoch, step, number, total, position.last)
             _save(fine_tuner, here, checkpoints)
+        if stop and step < steps:
+            raise _stopped(number)
     means = _means(sums, number)
     progress.update(0, epoch=position.epoch + 1, **means)
     position = Position(position.epoch + 1, 0, number, last=means)
     _save(fine_tuner, position, checkpoints)
+    if stop and position.epoch < protocol.epochs:
+        raise _stopped(number)
     return position
+
+
+def _stopped(step):
+    return Preempted(f"was asked to stop, after step {step} of fine-tuning")
+
+
+def _asked_to_stop(number, world) -> bool:
+    """Whether any worker was asked to stop; the same on all, which exchange it every few steps."""
+    if world.size == 1:
+        return stop_request.requested()
+    if number % _CHECK_EVERY:
+        return False
+    return int(world.all_sum(np.int64(stop_request.requested()))) > 0
 
 
 def _save(fine_tuner, position, checkpoints):

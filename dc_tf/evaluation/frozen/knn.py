@@ -12,6 +12,7 @@ Reference for the weighting: Wu et al. 2018 (non-parametric instance discriminat
 """
 
 import dataclasses
+import functools
 import logging
 
 import numpy as np
@@ -22,6 +23,7 @@ from dc_tf.evaluation.cost import Part, Work
 from dc_tf.evaluation.frozen import by_layer
 from dc_tf.evaluation.frozen.features import FeatureCache, cell_extractor, directions, extract_cells
 from dc_tf.evaluation.metrics import accuracy, mean_class_accuracy
+from dc_tf.evaluation.neighbours import NEAREST, of_splits
 from dc_tf.evaluation.work import features_part, text_of
 from dc_tf.progress import Progress
 
@@ -62,7 +64,28 @@ class Protocol:
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
     """Runs the task; see `tasks`."""
-    return by_layer.run(evaluate, request, protocol, work)
+    if request.neighbours is None:
+        return by_layer.run(evaluate, request, protocol, work)
+    kept = {}  # of this worker's layers of the model, whose turn comes before the untrained network
+    keeping = functools.partial(evaluate, kept=kept)
+    splits = request.splits()
+    result, table = by_layer.run(keeping, request, protocol, work, lambda *_: splits)
+    best = result["best_layer"]
+    found = _on_all(kept.get(best), splits, protocol, request.world)
+    request.neighbours.extend(of_splits(best, *splits, *found))
+    return result, table
+
+
+def _on_all(own, splits, protocol, world):
+    """(prediction, rows, cosines) of one layer on every worker, of which one has them."""
+    train, test = splits
+    count = min(NEAREST, max(protocol.neighbours), len(train.rows))
+    columns = np.zeros((len(test.rows), 1 + 2 * count))
+    if own is not None:
+        columns[:] = np.concatenate([own[0][:, None], *own[1:]], axis=1)
+    columns = world.all_sum(columns).numpy()
+    prediction, rows = columns[:, 0].astype(np.int64), columns[:, 1 : 1 + count].astype(np.int64)
+    return prediction, rows, columns[:, 1 + count :]
 
 
 def work(frozen, train, test, layers, protocol: Protocol) -> Work:
@@ -96,7 +119,7 @@ def _search(dim, neighbours):
     return sample
 
 
-def evaluate(frozen, train, test, layers, protocol: Protocol, world=ALONE) -> dict:
+def evaluate(frozen, train, test, layers, protocol: Protocol, world=ALONE, kept=None) -> dict:
     """Classifies a test split by a training split.
 
     Args:
@@ -104,6 +127,8 @@ def evaluate(frozen, train, test, layers, protocol: Protocol, world=ALONE) -> di
         train, test: splits.Split.
         layers: names of layers.
         world: Communicator of the workers that share the layers.
+        kept: dict that gets, once for each own layer, (t,) predictions at the largest k and (t,
+            NEAREST or fewer) rows and cosines of the nearest; None keeps nothing.
 
     Returns:
         {own layer: {"top1": accuracy at the largest k, "mean_class": the same averaged over
@@ -115,13 +140,20 @@ def evaluate(frozen, train, test, layers, protocol: Protocol, world=ALONE) -> di
         own, what = features[0], f"{frozen.name}: k-NN"
         with Progress(len(own), what, "layers", world.rank == 0) as progress:
             for layer in own:
-                predicted = classify(
-                    *(arrays[layer] for arrays in features),
+                arrays = (split[layer] for split in features)
+                most = min(max(protocol.neighbours), len(train.rows))
+                cosines, rows = nearest(*arrays, most)
+                predicted = voted(
+                    cosines,
+                    rows,
                     train.labels,
                     train.classes,
                     protocol.neighbours,
                     protocol.temperature,
                 )
+                if kept is not None:
+                    first = rows[:, :NEAREST], cosines[:, :NEAREST]
+                    kept.setdefault(layer, (predicted[max(predicted)], *first))
                 results[layer] = _metrics(predicted, test.labels)
                 progress.update(1, top1=results[layer]["top1"])
     return results
@@ -142,8 +174,14 @@ def classify(train, test, train_labels, classes, neighbours=(20,), temperature=0
         {k: (t,) int64 predicted classes} for each k in `neighbours`.
     """
     cosines, rows = nearest(train, test, min(max(neighbours), len(train)))
+    return voted(cosines, rows, train_labels, classes, neighbours, temperature)
+
+
+def voted(cosines, rows, train_labels, classes, neighbours, temperature) -> dict:
+    """As `classify`, of the (t, n) cosines and rows that `nearest` has found."""
     chunks = []
-    for part in _parts(test, _TEST_ROWS):
+    for start in range(0, len(rows), _TEST_ROWS):
+        part = slice(start, start + _TEST_ROWS)
         votes = np.exp((cosines[part] - cosines[part, :1]) / temperature)
         labels = train_labels[rows[part]]
         chunks.append([_vote(votes[:, :k], labels[:, :k], classes) for k in neighbours])

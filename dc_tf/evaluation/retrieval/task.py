@@ -26,6 +26,7 @@ from dc_tf.evaluation.average_precision import average_precision
 from dc_tf.evaluation.comparison import advice
 from dc_tf.evaluation.cost import Part, Work, spread
 from dc_tf.evaluation.models import network_class, random_init
+from dc_tf.evaluation.neighbours import of_query
 from dc_tf.evaluation.retrieval import of_features
 from dc_tf.evaluation.retrieval.ground_truth import GroundTruth, groups, images_in
 from dc_tf.evaluation.retrieval.images import MIN_SIDE, scaled_images
@@ -103,7 +104,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     protocol = _with_layer(protocol, network_class(request.model))
     frozen = request.frozen_model()
     request.announce(lambda: work(frozen, ground_truth, others, protocol))
-    own = evaluate(frozen, ground_truth, others, protocol, request.world)
+    own = evaluate(frozen, ground_truth, others, protocol, request.world, request.neighbours)
     untrained = None
     if request.random_init:
         begin = random_init(frozen, request.seed)
@@ -181,7 +182,7 @@ def read_ground_truth(folder: str) -> GroundTruth:
     return read_revisited(folder) if revisited else groups(folder)
 
 
-def evaluate(frozen, ground_truth, others, protocol, world) -> dict:
+def evaluate(frozen, ground_truth, others, protocol, world, neighbours=None) -> dict:
     """Mean average precision of a network.
 
     Args:
@@ -190,6 +191,7 @@ def evaluate(frozen, ground_truth, others, protocol, world) -> dict:
         others: paths of the images that whitening is fitted on.
         protocol: Protocol.
         world: Communicator of the workers.
+        neighbours: list that gets the first images of each query, see `neighbours`; or None.
 
     Returns:
         {metric: mean over its queries, in [0, 1]}; "unreadable": paths of database images that
@@ -209,6 +211,10 @@ def evaluate(frozen, ground_truth, others, protocol, world) -> dict:
     found = {metric: [] for metric in ground_truth.metrics}
     left_out = np.flatnonzero(bad)
     for i, ranked in zip(used, rankings(database, queries[used]), strict=True):
+        if neighbours is not None:
+            similarities = database @ queries[i]
+            readable = ranked[~np.isin(ranked, left_out)]
+            neighbours.extend(of_query(ground_truth, i, readable, similarities))
         for metric, answer in ground_truth.queries[i].answers.items():
             junk = np.union1d(answer.junk, left_out)
             if len(np.setdiff1d(answer.positives, junk)):

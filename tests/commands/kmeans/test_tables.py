@@ -1,5 +1,9 @@
 """`dc_tf kmeans` on Parquet: the clusters of the same rows in `.npy`, with their ids."""
 
+import json
+import os
+import pathlib
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,6 +45,28 @@ class TablesTest(CommandTest):
         table = pq.read_table(f"{self.output}/assignments.parquet")
         self.assertEqual(table.column_names, ["row", "file", "cluster"])
         self.assertAllEqual(table["cluster"].to_numpy(), np.load(f"{self.output}/assignments.npy"))
+
+    def test_features_of_embed_carry_the_names_of_their_images(self):
+        folder, cut = self.path("features"), ROWS // 3
+        os.makedirs(folder)
+        names = [f"photos/é {i}.jpg" for i in range(ROWS)]
+        for number, rows in enumerate((slice(0, cut), slice(cut, ROWS))):
+            part = f"{number:05}-of-00002"
+            np.save(f"{folder}/fc7-{part}.npy", self.x[rows])
+            lines = [
+                json.dumps({"row": row, "source": names[row]}, ensure_ascii=False)
+                for row in range(ROWS)[rows]
+            ]
+            pathlib.Path(folder, f"sources-{part}.jsonl").write_text("\n".join(lines) + "\n")
+        output = self.path("named")
+        self.result("--format=parquet", input=f"{folder}/fc7-*.npy", output=output)
+        table = pq.read_table(f"{output}/assignments.parquet")
+        self.assertEqual(table.column_names, ["row", "file", "source", "cluster"])
+        self.assertEqual(table["source"].to_pylist(), names)
+        os.remove(f"{folder}/sources-00001-of-00002.jsonl")
+        self.result("--format=parquet", input=f"{folder}/fc7-*.npy", output=self.path("plain"))
+        table = pq.read_table(self.path("plain/assignments.parquet"))
+        self.assertEqual(table.column_names, ["row", "file", "cluster"])
 
     def test_ids_that_are_not_there_are_refused_before_anything_is_written(self):
         line = self.refusal(2, "--id_column=id")

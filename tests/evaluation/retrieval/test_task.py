@@ -1,5 +1,6 @@
 """Retrieval end to end: against NumPy and scikit-learn, on workers, from the command line."""
 
+import csv
 import io
 import json
 import os
@@ -175,11 +176,13 @@ class RetrievalTest(tf.test.TestCase):
                 self.run_task()
 
     def test_the_command_compares_with_random_weights_and_with_the_paper(self):
+        table = os.path.join(self.root, "neighbours.csv")
         code, out, err = call(
             "evaluate",
             "--task=retrieval",
             "--params_override=longest_side=96,paper=oxford5k",
             "--noestimate",
+            f"--neighbours={table}",
             f"--model={self.model}",
             f"--train={self.train}",
             f"--test={self.oxford}",
@@ -190,6 +193,32 @@ class RetrievalTest(tf.test.TestCase):
         self.assertGreater(result["map"], 0.5)  # patterns differ even to random features
         self.assertRegex(out, r"\nmodel +\d+\.\d\d\nrandom init +\d+\.\d\d\n")
         self.assertRegex(out, r"\npaper: DeeperCluster +55\.8\n")
+        self.check_neighbours(table, result)
+
+    def check_neighbours(self, path, result):
+        """The first ten images of both queries, by their files; average precision from them."""
+        ground_truth = read_ground_truth(self.oxford)
+        with open(path, newline="") as file:
+            lines = list(csv.DictReader(file))
+        self.assertLen(lines, 20)
+        areas = []
+        for number, query in enumerate(ground_truth.queries):
+            own = lines[10 * number : 10 * number + 10]
+            self.assertEqual({line["query"] for line in own}, {query.path})
+            self.assertEqual([int(line["rank"]) for line in own], list(range(1, 11)))
+            similarities = [float(line["similarity"]) for line in own]
+            self.assertEqual(similarities, sorted(similarities)[::-1])
+            answer = query.answers["map"]
+            for line in own:
+                row = int(line["row"])
+                self.assertEqual(line["source"], ground_truth.database[row])
+                known = "positive" if row in answer.positives else "none"
+                self.assertEqual(line["relevance"], "junk" if row in answer.junk else known)
+            ranked = [int(line["row"]) for line in own]
+            areas.append(area_by_steps(ranked, answer.positives.tolist(), answer.junk.tolist()))
+        found = [line["relevance"] for line in lines].count("positive")
+        if found == 6:  # none of the positives is among the two images that are not listed
+            self.assertAllClose(result["map"], np.mean(areas))
 
     def test_the_command_names_a_missing_image_before_any_work(self):
         folder = shutil.copytree(self.oxford, os.path.join(self.root, "gap"))

@@ -1,0 +1,168 @@
+"""Examples for platforms: their commands are real ones, their TF_CONFIG names one cluster."""
+
+import importlib
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import tensorflow as tf
+import yaml
+
+from dc_tf import experiment
+from dc_tf.commands.main import COMMANDS
+from dc_tf.distributed.task import parse_tf_config
+
+ROOT = pathlib.Path(__file__).parents[2]
+LAUNCH = ROOT / "launch"
+sys.path.insert(0, str(LAUNCH))
+
+import local  # noqa: E402
+import node  # noqa: E402
+
+# Fields of CustomJobSpec, WorkerPoolSpec and ContainerSpec, Vertex AI v1.
+CUSTOM_JOB = {"workerPoolSpecs", "scheduling", "serviceAccount", "network", "reservedIpRanges"}
+CUSTOM_JOB |= {"baseOutputDirectory", "labels", "enableWebAccess"}
+POOL = {"machineSpec", "replicaCount", "nfsMounts", "diskSpec", "containerSpec"}
+CONTAINER = {"imageUri", "command", "args", "env"}
+# Of the Compose Specification.
+SERVICE = {"image", "build", "command", "volumes", "restart", "stop_grace_period", "cap_drop"}
+SERVICE |= {"security_opt", "environment"}
+
+
+def loaded(*path):
+    return list(yaml.safe_load_all(LAUNCH.joinpath(*path).read_text()))
+
+
+def commands():
+    """{file: arguments of dc_tf} of all examples."""
+    found = {}
+    for name in ("indexed-job", "jobset", "tfjob"):
+        for document in loaded("kubernetes", f"{name}.yaml"):
+            for container in containers(document):
+                found[f"{name}.yaml"] = container["args"]
+    pools = loaded("vertex", "custom-job.yaml")[0]["workerPoolSpecs"]
+    for number, pool in enumerate(pools):
+        arguments = pool["containerSpec"]["args"]
+        found[f"custom-job.yaml, pool {number}"] = arguments[arguments.index("--") + 1 :]
+    for name, service in loaded("docker", "compose.yaml")[0]["services"].items():
+        found[f"compose.yaml, {name}"] = service["command"]
+    return found
+
+
+def containers(value):
+    """All containers anywhere in a manifest."""
+    if isinstance(value, dict):
+        yield from value.get("containers", ())
+        value = value.values()
+    if isinstance(value, list | type({}.values())):
+        yield from itertools.chain.from_iterable(map(containers, value))
+
+
+class CommandsTest(tf.test.TestCase):
+    def test_there_is_one_of_each_platform(self):
+        files = {name.partition(",")[0] for name in commands()}
+        expected = {"indexed-job.yaml", "jobset.yaml", "tfjob.yaml", "custom-job.yaml"}
+        self.assertEqual(files, {*expected, "compose.yaml"})
+
+    def test_commands_flags_and_settings_are_real(self):
+        for name, (command, *arguments) in commands().items():
+            with self.subTest(name):
+                flags = importlib.import_module(COMMANDS[command]).FLAGS
+                given = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
+                self.assertContainsSubset(given, set(flags))
+                self.assertTrue(all(argument.startswith("--") for argument in arguments))
+                file = given["config_file"].replace("/opt/dc_tf", str(ROOT))
+                settings = experiment.load([file], [given["params_override"]])
+                self.assertTrue(settings.data.path.startswith(("/shared/", "/mnt/nfs/shared/")))
+
+    def test_shell_scripts_are_bash(self):
+        scripts = [*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"]
+        self.assertLen(scripts, 4)
+        for script in scripts:
+            done = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
+            self.assertEqual((done.returncode, done.stderr), (0, ""), script)
+
+
+class ComposeTest(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        (self.document,) = loaded("docker", "compose.yaml")
+        self.services = self.document["services"]
+
+    def test_three_workers_name_one_cluster_and_each_itself(self):
+        self.assertLen(self.services, 3)
+        tasks = [
+            parse_tf_config(service["environment"]["TF_CONFIG"])
+            for service in self.services.values()
+        ]
+        self.assertLen({task.addresses for task in tasks}, 1)
+        for rank, (name, task) in enumerate(zip(self.services, tasks, strict=True)):
+            self.assertEqual((task.size, task.rank), (3, rank))
+            self.assertEqual(task.addresses[rank], f"{name}:2222")
+
+    def test_they_are_alike_but_for_that_and_cut_off(self):
+        alike = [{k: v for k, v in s.items() if k != "environment"} for s in self.services.values()]
+        self.assertEqual(alike[1:], alike[:1] * 2)
+        for service in self.services.values():
+            self.assertContainsSubset(service, SERVICE)
+            self.assertEqual(service["cap_drop"], ["ALL"])
+        self.assertTrue(self.document["networks"]["default"]["internal"])
+        build = self.services["worker0"]["build"]
+        root = (LAUNCH / "docker" / build["context"]).resolve()
+        self.assertTrue((root / build["dockerfile"]).is_file())
+
+
+class VertexTest(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        (self.document,) = loaded("vertex", "custom-job.yaml")
+        self.pools = self.document["workerPoolSpecs"]
+
+    def test_it_uses_only_names_of_the_api(self):
+        self.assertContainsSubset(self.document, CUSTOM_JOB)
+        for pool in self.pools:
+            self.assertContainsSubset(pool, POOL)
+            self.assertContainsSubset(pool["containerSpec"], CONTAINER)
+
+    def test_one_chief_and_machines_like_it(self):
+        chief, others = self.pools
+        self.assertEqual(chief["replicaCount"], 1)
+        self.assertEqual(chief["machineSpec"], others["machineSpec"])
+        self.assertEqual(chief["containerSpec"], others["containerSpec"])
+        mounts = {f"/mnt/nfs/{mount['mountPoint']}" for mount in chief["nfsMounts"]}
+        arguments = " ".join(chief["containerSpec"]["args"])
+        self.assertTrue(any(mount in arguments for mount in mounts))
+
+    def test_what_vertex_sets_becomes_a_worker_for_each_gpu(self):
+        chief, others = self.pools
+        gpus = chief["machineSpec"]["acceleratorCount"]
+        cluster = {
+            "chief": ["cmle-training-workerpool0-1a2b-0:2222"],
+            "worker": [
+                f"cmle-training-workerpool1-1a2b-{i}:2222" for i in range(others["replicaCount"])
+            ],
+        }
+        tasks = []
+        for kind, addresses in cluster.items():
+            for index in range(len(addresses)):
+                config = {"cluster": cluster, "task": {"type": kind, "index": index, "trial": ""}}
+                config["environment"] = "cloud"
+                tasks += map(parse_tf_config, node.worker_configs(json.dumps(config), gpus))
+        self.assertEqual([task.rank for task in tasks], list(range(4 * gpus)))
+        self.assertLen({task.addresses for task in tasks}, 1)
+        self.assertEqual({task.local_size for task in tasks}, {gpus})
+
+    def test_the_launcher_takes_its_flags(self):
+        container = self.pools[0]["containerSpec"]
+        program = container["command"][1].replace("/opt/dc_tf", str(ROOT))
+        self.assertTrue(os.path.isfile(program))
+        options, command = local.parse(container["args"], default_workers=4)
+        self.assertEqual(options.max_restarts, 3)
+        self.assertEqual(command[command.index("dc_tf") + 1], "train")
+
+
+if __name__ == "__main__":
+    tf.test.main()

@@ -1,0 +1,259 @@
+"""What TensorBoard shows of a run, read with its own reader; a resumed run has no point twice."""
+
+import glob
+import io
+import os
+import shutil
+import tempfile
+import types
+
+import numpy as np
+import pytest
+import runs
+import tensorflow as tf
+import workers
+from google.protobuf import text_format
+from PIL import Image
+
+from dc_tf.clustering.assignments import Assignments
+from dc_tf.clustering.cluster_model import load_clustering
+from dc_tf.data.storage.manifest import Dataset
+from dc_tf.data.storage.reader import RowReader
+from dc_tf.data.storage.schema import OURS
+from dc_tf.experiment import load
+from dc_tf.run_dir import RunDir
+from dc_tf.training import cluster_pictures
+from dc_tf.training.metrics import read
+from dc_tf.training.summaries import SETTINGS, Summaries, hyperparameters
+
+event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+
+def opened(folder):
+    """All events of a folder, as TensorBoard reads them."""
+    everything = dict.fromkeys(event_accumulator.DEFAULT_SIZE_GUIDANCE, 0)
+    return event_accumulator.EventAccumulator(folder, size_guidance=everything).Reload()
+
+
+def scalars(events):
+    """{tag: [(step, value), ...]}."""
+    tags = events.PluginTagToContent("scalars")
+    return {
+        tag: [(e.step, float(tf.make_ndarray(e.tensor_proto))) for e in events.Tensors(tag)]
+        for tag in tags
+    }
+
+
+def files(folder):
+    return sorted(glob.glob(os.path.join(folder, "*tfevents*")))
+
+
+class SummariesTest(tf.test.TestCase):
+    def folder(self):
+        return os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), "tensorboard")
+
+    def write(self, folder, from_step, steps, factor=1.0):
+        summaries = Summaries(folder, from_step)
+        for step in steps:
+            summaries.scalars(step, {"loss": factor * step, "absent": None})
+        summaries.close()
+
+    def test_a_resumed_run_has_each_step_once(self):
+        folder = self.folder()
+        self.write(folder, 0, range(1, 6))
+        self.write(folder, 3, range(4, 8), factor=10.0)
+        expected = [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0), (5, 50.0), (6, 60.0), (7, 70.0)]
+        self.assertEqual(scalars(opened(folder)), {"loss": expected})
+        self.write(folder, 3, [4])  # from the same checkpoint again: the second file is obsolete
+        self.assertEqual(scalars(opened(folder))["loss"], [*expected[:3], (4, 4.0)])
+        self.assertLen(files(folder), 2)
+
+    def test_a_record_that_was_cut_short_is_removed(self):
+        folder = self.folder()
+        self.write(folder, 0, range(1, 6))
+        (path,) = files(folder)
+        with open(path, "r+b") as file:
+            file.truncate(os.path.getsize(path) - 7)
+        self.write(folder, 9, [10])
+        steps = [step for step, _ in scalars(opened(folder))["loss"]]
+        self.assertEqual(steps, [1, 2, 3, 4, 10])
+
+    def test_other_files_and_damaged_ones_stay(self):
+        folder = self.folder()
+        self.write(folder, 0, [1])
+        before = open(files(folder)[0], "rb").read()
+        broken = os.path.join(folder, "events.out.tfevents.0.broken")
+        with open(broken, "wb") as file:
+            file.write(b"x" * 50)
+        open(os.path.join(folder, "notes.txt"), "w").close()
+        Summaries(folder, 5)
+        self.assertEqual(open(files(folder)[1], "rb").read(), before)
+        self.assertTrue(os.path.exists(broken))
+        self.assertTrue(os.path.exists(os.path.join(folder, "notes.txt")))
+
+    def test_settings_are_a_text_and_hyper_parameters_once(self):
+        from tensorboard.plugins.hparams import plugin_data_pb2
+
+        experiment = load(params_override=[repr(runs.settings("DATA"))])
+        folder = self.folder()
+        for from_step in (0, 7):
+            summaries = Summaries(folder, from_step)
+            summaries.describe(experiment)
+            summaries.close()
+        self.assertLen(files(folder), 1)
+        events = opened(folder)
+        (tensor,) = events.Tensors(SETTINGS)
+        text = tf.make_ndarray(tensor.tensor_proto).item().decode()
+        self.assertIn("\n      name: deepercluster\n", text.replace("- name", "  name"))
+        self.assertIn("text", events.SummaryMetadata(SETTINGS).plugin_data.plugin_name)
+        (content,) = events.PluginTagToContent("hparams").values()
+        data = plugin_data_pb2.HParamsPluginData.FromString(content)
+        found = data.session_start_info.hparams
+        self.assertEqual(found["stages[1].optimizer.learning_rate"].number_value, 0.01)
+        self.assertEqual(found["data.path"].string_value, "DATA")
+        self.assertTrue(found["model.sobel"].bool_value)
+        self.assertEqual(set(found), set(hyperparameters(experiment)))
+
+    def test_every_setting_is_a_hyper_parameter(self):
+        experiment = load(params_override=[repr(runs.settings("DATA"))])
+        found = hyperparameters(experiment)
+        self.assertEqual(found["stages[0].name"], "rotnet")
+        self.assertEqual(found["model.width"], 1 / 16)
+        top = {name.partition(".")[0].partition("[")[0] for name in found}
+        self.assertEqual(top, set(experiment.as_dict()))
+        self.assertTrue(all(isinstance(v, bool | int | float | str) for v in found.values()))
+
+
+class PicturesTest(tf.test.TestCase):
+    def test_the_row_of_a_centroid_is_the_nearest_of_its_own(self):
+        random = np.random.default_rng(0)
+        flat = random.integers(0, 30, 500)
+        nearness = random.random((500, 2)).astype(np.float32)
+        labels = cluster_pictures.largest(np.bincount(flat, minlength=40), 7)
+        counts = np.bincount(flat)
+        self.assertAllEqual(np.sort(counts[labels]), np.sort(counts)[-7:])
+        self.assertAllEqual(labels, np.sort(labels))
+        rows = cluster_pictures.nearest_rows(labels, flat, nearness)
+        for label, row in zip(labels, rows, strict=True):
+            members = np.flatnonzero(flat == label)
+            self.assertEqual(row, members[nearness[members, 0].argmin()])
+        first = cluster_pictures.nearest_rows(labels, flat, None)
+        self.assertAllEqual(first, [np.flatnonzero(flat == label)[0] for label in labels])
+        self.assertLen(cluster_pictures.largest(np.array([0, 3, 0, 1]), 9), 2)
+
+    def test_corrupt_records_have_an_empty_place(self):
+        pictures = [None, {"encoded": b"no image", "source": "x", "label": None}]
+        sheet = cluster_pictures._sprites(pictures)
+        self.assertEqual(sheet.size, (2 * cluster_pictures.SPRITE, cluster_pictures.SPRITE))
+        self.assertAllEqual(np.unique(np.asarray(sheet)), [255])
+        read = lambda rows, corrupt: [corrupt for _ in rows]  # noqa: E731
+        reader = types.SimpleNamespace(read=read, dataset=types.SimpleNamespace(features=OURS))
+        found = list(cluster_pictures.examples(reader, np.arange(300)))
+        self.assertEqual(found, [None] * 300)
+
+
+class RunTest(tf.test.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.settings, path = runs.undisturbed(1)
+        cls.run_dir = RunDir(path)
+        cls.events = opened(cls.run_dir.summaries)
+        cls.folder = tempfile.mkdtemp()
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+
+    def test_there_is_one_file_with_the_numbers_of_the_metrics(self):
+        self.assertLen(files(self.run_dir.summaries), 1)
+        found = scalars(self.events)
+        lines = read(self.run_dir.metrics)
+        clusterings = [line for line in lines if line["event"] == "clustering"]
+        for name in ("clusters/entropy", "sub_clusters/empty", "nmi_labels"):
+            expected = [(line["step"], np.float32(line[name])) for line in clusterings]
+            self.assertEqual(found[f"clustering/{name}"], expected)
+        train = [line for line in lines if line["event"] == "train"]
+        expected = [(line["step"], np.float32(line["loss"])) for line in train]
+        self.assertEqual(found["loss"], expected)
+
+    def test_histograms_count_all_clusters(self):
+        for level, count in (("clusters", 2), ("sub_clusters", 8)):
+            events = self.events.Tensors(f"clustering/sizes/{level}")
+            self.assertEqual([event.step for event in events], [8, 16])
+            for event in events:
+                buckets = tf.make_ndarray(event.tensor_proto)
+                self.assertEqual(buckets[:, 2].sum(), count)
+                self.assertBetween(128 / count, buckets[0, 0], buckets[-1, 1])
+
+    def test_the_sheet_is_a_line_of_images_for_each_of_some_clusters(self):
+        events = self.events.Tensors("clustering/images")
+        self.assertEqual([event.step for event in events], [8, 16])
+        for event in events:
+            width, height, encoded = tf.make_ndarray(event.tensor_proto)
+            with Image.open(io.BytesIO(encoded)) as image:
+                self.assertEqual(image.size, (int(width), int(height)))
+                pixels = np.asarray(image.convert("L"), np.float32)
+            self.assertGreater(pixels.std(), 20)
+        self.assertEqual(
+            self.events.SummaryMetadata("clustering/images").plugin_data.plugin_name, "images"
+        )
+
+    def test_the_projector_has_the_centroids_with_the_images_nearest_to_them(self):
+        from tensorboard.plugins.projector import projector_plugin
+        from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+
+        folder = self.run_dir.summaries
+        with open(os.path.join(folder, cluster_pictures.CONFIG)) as file:
+            (info,) = text_format.Parse(file.read(), ProjectorConfig()).embeddings
+        tensor = projector_plugin._read_tensor_binary_file(
+            os.path.join(folder, info.tensor_path), list(info.tensor_shape)
+        )
+        model = load_clustering(self.run_dir)
+        used = np.flatnonzero(model.counts.ravel())
+        self.assertAllEqual(tensor, np.concatenate(model.sub_centroids)[used])
+        with open(os.path.join(folder, info.metadata_path)) as file:
+            head, *lines = [line.rstrip("\n").split("\t") for line in file]
+        self.assertEqual(head, ["cluster", "images", "row", "source"])
+        assignments = Assignments.open(self.run_dir.clustering(1, 1))
+        examples = RowReader(Dataset.open(self.settings["data"]["path"])).examples(range(128))
+        distance = model.nearness()[:, 0]
+        for label, (cluster, images, row, source) in zip(used, lines, strict=True):
+            self.assertEqual(cluster, f"{label // 4}/{label % 4}")
+            members = np.flatnonzero(assignments.flat() == label)
+            self.assertEqual(int(images), len(members))
+            self.assertEqual(int(row), members[distance[members].argmin()])
+            self.assertEqual(source, examples[int(row)]["source"])
+        side = info.sprite.single_image_dim[0]
+        with Image.open(os.path.join(folder, info.sprite.image_path)) as image:
+            columns = int(np.ceil(np.sqrt(len(used))))
+            self.assertEqual(image.size[0], columns * side)
+            pixels = np.asarray(image.convert("RGB"), np.float32)
+        for number in range(len(used)):
+            row, column = divmod(number, columns)
+            sprite = pixels[row * side : (row + 1) * side, column * side : (column + 1) * side]
+            self.assertLess(sprite.mean(), 250)  # no empty place
+        self.assertLen(os.listdir(os.path.join(folder, cluster_pictures.FOLDER)), 1)
+
+    def test_a_run_that_was_killed_twice_has_each_point_once(self):
+        workdir = os.path.join(self.folder, "killed")
+        for stop_at in (("train", 11), ("train", 17), None):
+            workers.on_cluster(1, runs.train, self.settings, workdir, stop_at)
+        events, whole = opened(RunDir(workdir).summaries), scalars(self.events)
+        found = scalars(events)
+        self.assertEqual(found.keys(), whole.keys())
+        for tag, points in found.items():
+            steps = [step for step, _ in points]
+            self.assertEqual(steps, [step for step, _ in whole[tag]], tag)
+        for tag in ("clustering/images", "clustering/sizes/clusters"):
+            self.assertEqual([event.step for event in events.Tensors(tag)], [8, 16])
+        self.assertLen(events.Tensors(SETTINGS), 1)
+
+    @pytest.mark.slow
+    def test_of_two_workers_the_chief_alone_writes(self):
+        settings, workdir = runs.undisturbed(2)
+        folder = RunDir(workdir).summaries
+        self.assertLen(files(folder), 1)
+        found = scalars(opened(folder))
+        self.assertEqual(found.keys(), scalars(self.events).keys())
+
+
+if __name__ == "__main__":
+    tf.test.main()
