@@ -178,7 +178,6 @@ class BankTest(tf.test.TestCase):
         self.assertAllClose(base_of(other, 2), base_of(one, 2), atol=1e-3)
 
     @pytest.mark.slow
-    @pytest.mark.numeric
     def test_the_bank_has_what_extraction_would_find(self):
         # Whole images, and nothing in the network that differs between training and inference.
         whole = {"min_crop_area": 1.0, "flip": False, "resize": 32}
