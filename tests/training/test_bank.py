@@ -156,6 +156,7 @@ class BankTest(tf.test.TestCase):
         self.assertEqual(bank_of(two, 1).base_size(), 2)
         self.assertAllClose(base_of(two, 1), base_of(one, 1), atol=1e-3)
 
+    @pytest.mark.slow
     def test_the_bank_takes_what_is_planned(self):
         experiment = experiment_lib.load(params_override=[repr(self.settings)])
         planned = make_plan(experiment, ROWS, 1).stages[0].bank.shared_bytes
@@ -176,7 +177,7 @@ class BankTest(tf.test.TestCase):
         self.assertEqual(sources_of(other), ["extract", "bank", "bank"])
         self.assertAllClose(base_of(other, 2), base_of(one, 2), atol=1e-3)
 
-    @pytest.mark.numeric
+    @pytest.mark.slow
     def test_the_bank_has_what_extraction_would_find(self):
         # Whole images, and nothing in the network that differs between training and inference.
         whole = {"min_crop_area": 1.0, "flip": False, "resize": 32}
@@ -204,12 +205,14 @@ class BankTest(tf.test.TestCase):
             spread = extracted.std(axis=0).mean()
             self.assertAllClose(base_of(workdir, 1, dim), expected, atol=1e-2 * spread)
 
+    @pytest.mark.slow
     def test_a_bank_that_is_lost_is_extracted_again(self):
         workdir = self.trained("lost", ("train", 6))
         shutil.rmtree(RunDir(workdir).bank(0, 1))
         self.trained("lost", None)
         self.assertEqual(sources_of(workdir), ["extract", "bank", "extract", "bank"])
 
+    @pytest.mark.slow
     def test_corrupt_rows_have_the_features_of_those_that_replace_them(self):
         folder = tempfile.mkdtemp(dir=self.folder)
         data = runs.make_data(folder)
