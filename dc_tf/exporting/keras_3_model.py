@@ -3,7 +3,7 @@
     model = keras_3_model(trunk)
     model.save("mine.keras")        # loads where only Keras 3 is installed, with any backend
 
-Keras 3 has no check of values that raises; images that are refused become NaN.
+Keras 3 has no check of values that raises; the output of images that are refused is NaN.
 """
 
 import tensorflow as tf
@@ -25,8 +25,9 @@ def keras_3_model(trunk, input_range=AUTO) -> "keras.Model":
     resolution = trunk.settings["resolution"]
     build = Keras3Builder(trunk, module.layers)
     images = module.layers.Input([resolution, resolution, 3], name="images")
-    x = input_stage(trunk, in_units(module.ops, images, input_range), build)
-    model = module.Model(images, trunk.plain(x, build), name=trunk.kind)
+    units, refused = in_units(module.ops, images, input_range)
+    features = trunk.plain(input_stage(trunk, units, build), build)
+    model = module.Model(images, features + refused, name=trunk.kind)
     build.set_weights()
     return model
 
@@ -39,26 +40,34 @@ class Keras3Builder(Builder):
         return self.layers.MaxPooling2D(1, stride, name=name)(x) if stride > 1 else x
 
 
-def in_units(ops, images, input_range) -> tf.Tensor:
-    """Images in [0, 1], NaN where they are out of range; as `input_range.of_floats`.
+def in_units(ops, images, input_range) -> tuple:
+    """Images in [0, 1], and a number for each that is NaN if it is refused, else 0.
+
+    As `input_range.of_floats`. The number is added to the output of the model: max-pooling of
+    TensorFlow does not pass NaN on.
 
     Args:
         ops: `keras.ops`.
         images: (b, h, w, 3) float32 tensor.
         input_range: of `input_range.INPUT_RANGES`.
+
+    Returns:
+        (b, h, w, 3) float32, (b, 1) float32.
     """
     if input_range == UNIT:
-        return _or_nan(ops, images)
+        return images, _nan_if_outside(ops, images)
     if input_range == BYTES:
         fractions = ops.any(ops.not_equal(images, ops.round(images)))
-        in_units_already = ops.logical_and(ops.max(images) <= 1, fractions)
-        return _or_nan(ops, (images + ops.where(in_units_already, float("nan"), 0.0)) / 255.0)
+        of_units = ops.logical_and(ops.max(images) <= 1, fractions)
+        scaled = images / 255.0
+        return scaled, _nan_if_outside(ops, scaled) + ops.where(of_units, float("nan"), 0.0)
     largest = ops.max(images, axis=_IMAGE, keepdims=True)
-    return _or_nan(ops, images / ops.where(largest < 2, 1.0, 255.0))
+    scaled = images / ops.where(largest < 2, 1.0, 255.0)
+    return scaled, _nan_if_outside(ops, scaled)
 
 
-def _or_nan(ops, images):
-    least = ops.min(images, axis=_IMAGE, keepdims=True)
-    largest = ops.max(images, axis=_IMAGE, keepdims=True)
+def _nan_if_outside(ops, images):
+    least, largest = ops.min(images, axis=_IMAGE), ops.max(images, axis=_IMAGE)
+    # Comparisons with NaN are false.
     inside = ops.logical_and(least >= -TOLERANCE, largest <= 1 + TOLERANCE)
-    return images + ops.where(inside, 0.0, float("nan"))
+    return ops.expand_dims(ops.where(inside, 0.0, float("nan")), -1)

@@ -124,8 +124,8 @@ class EmbedTest(OtherTest):
     def test_what_cannot_work_is_refused_before_work_starts(self):
         output = f"--output={self.folder()}"
         for flags, message in (
-            ((*self.flags,), "has 2 outputs; choose with --layer, of mean, map"),
-            ((*self.flags, "--layer=fc7"), "has no output fc7; it has mean, map"),
+            ((*self.flags,), "has 2 outputs; choose with --layer, of map, mean"),
+            ((*self.flags, "--layer=fc7"), "has no output fc7; it has map, mean"),
             ((*self.flags[:2], "--layer=mean"), "does not state how its images are prepared"),
             ((*self.flags, "--layer=mean", "--random_init"), "--random_init is of networks of dc"),
             ((*self.flags, "--layer=mean", "--stage=x"), "--stage is of networks of dc_tf"),
