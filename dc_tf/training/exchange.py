@@ -30,6 +30,9 @@ from dc_tf.distributed.collectives import (
 from dc_tf.distributed.wire import wire
 from dc_tf.training.factors import Factors, Tap
 
+# Smaller messages of a layer are not worth their latency.
+_LEAST_PART_BYTES = 1 << 20
+
 
 class Local(NamedTuple):
     """The gradients of one worker's images, or of a part of them.
@@ -72,14 +75,17 @@ class Exchange:
         self.sources = [self._weights[i] for i in self._source_places]
         self._begun = {}
 
-    def begin(self) -> list:
+    def begin(self, parts: int) -> list:
         """Begins the exchange of each tapped layer that the backward pass is through with.
+
+        Args:
+            parts: number of messages that a layer is cut into, fewer if they would be small.
 
         Returns:
             list of PackedSum and PackedGather, of which no message is launched.
         """
         ready = [i for i, tap in enumerate(self.taps) if tap.complete and i not in self._begun]
-        self._begun |= {i: self._packed(i, self.taps[i].take()) for i in ready}
+        self._begun |= {i: self._packed(i, self.taps[i].take(), parts) for i in ready}
         return [self._begun[i] for i in ready]
 
     def forget(self) -> None:
@@ -116,12 +122,12 @@ class Exchange:
         for i, factors in enumerate(local.factors):
             yield (self._begun.get(i) or self._packed(i, factors)).results()
 
-    def _packed(self, i, factors):
+    def _packed(self, i, factors, parts=1):
         if self._as_factors[i]:
-            # So that the rows of all workers come in messages of the usual size.
-            return PackedGather(factors, self._wire, MESSAGE_BYTES // self.size)
+            # A message has what all workers put into it.
+            return PackedGather(factors, self._wire, _part_bytes(factors, parts, self.size))
         gradients = factors.gradients(with_bias=len(self.taps[i].weights) == 2)
-        return PackedSum(gradients, self._wire)
+        return PackedSum(gradients, self._wire, _part_bytes(gradients, parts))
 
     def align(self, variables) -> None:
         """Gives variables the first holder's values, where they may differ by rounding.
@@ -198,6 +204,13 @@ def accumulated(
 
 def _joined(stacked, rows):
     return tf.reshape(stacked, [rows, stacked.shape[-1]])
+
+
+def _part_bytes(tensors, parts, members=1):
+    """Bytes that a worker puts into a message, to which all of `members` add as much."""
+    own = sum(tensor.shape.num_elements() * tensor.dtype.size for tensor in tensors)
+    most, least = MESSAGE_BYTES // members, _LEAST_PART_BYTES // members
+    return min(most, max(least, -(-own // parts)))
 
 
 def _broadcast(variable, comm):

@@ -10,8 +10,8 @@
 The gradients of the last layers are ready first, and the dense ones among these are most of the
 bytes. Collectives run in the order in which they are traced, the same on all workers, as NCCL needs
 it. So after each exchange of batch norm in the backward pass some messages of what is ready are
-launched, as many as spread them evenly: they travel while the gradients of a block of layers are
-computed, and the next exchange of batch norm waits for a few messages at most.
+launched. Their size and number spread them evenly over the exchanges that are left: they travel
+while the gradients of a block of layers are computed, and batch norm waits for a few at most.
 """
 
 import contextlib
@@ -75,7 +75,7 @@ class Overlap:
 
     def _launch(self):
         for exchange in self._exchanges:
-            self._begun += exchange.begin()
+            self._begun += exchange.begin(parts=max(1, self._calls))
         left = sum(packed.left for packed in self._begun)
         for _ in range(-(-left // max(1, self._calls))):
             next(packed for packed in self._begun if packed.left).launch()
