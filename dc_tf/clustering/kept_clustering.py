@@ -154,7 +154,7 @@ class KeptClustering:
         if whitening is not None:
             whitening.save(self._staged(WHITENING))
         write_network(self._staged(NETWORK))
-        self._remove_other_nearness()
+        self._remove_leftovers()
         about = (
             self._place
             | _dims(whitening)
@@ -168,8 +168,9 @@ class KeptClustering:
         atomic.write_json(self._staged(DESCRIPTION), about)
         atomic.commit_folder(self._path, last=DESCRIPTION)
 
-    def _remove_other_nearness(self):
-        """Removes distances that an earlier attempt with other workers has left."""
+    def _remove_leftovers(self):
+        """Removes what an earlier attempt has left: its description, distances of other workers."""
+        _remove(self._staged(DESCRIPTION))
         own = {nearness_name(rank, self._comm.size) for rank in range(self._comm.size)}
         for name in os.listdir(self._staging):
             if name.startswith(_NEARNESS) and name not in own:

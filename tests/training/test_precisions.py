@@ -49,7 +49,9 @@ class PrecisionsTest(tf.test.TestCase):
                 "float32 here)",
             ],
         )
-        self.assertNotIn("auto", experiment_lib.to_yaml(chosen.experiment).split("backend")[0])
+        settings = experiment_lib.to_yaml(chosen.experiment)
+        self.assertNotRegex(settings, r"(compute_dtype|precision): auto")
+        self.assertIn("compute_dtype: bfloat16", settings)
 
     def test_a_run_that_resumes_elsewhere_keeps_its_types(self):
         with on_device(convolution=2.0, product=2.0):
