@@ -313,7 +313,7 @@ class ApplicationsTest(NetworkTest):
     def test_a_backbone_of_tf_models(self):
         from official.vision.modeling import backbones
 
-        backbone = backbones.ResNet(18, input_specs=keras.layers.InputSpec([None, 64, 64, 3]))
+        backbone = backbones.ResNet(18, input_specs=keras.layers.InputSpec(shape=[None, 64, 64, 3]))
         module = tf.Module()
         module.backbone = backbone
         spec = tf.TensorSpec([None, 64, 64, 3], name="images")
