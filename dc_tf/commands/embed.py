@@ -49,7 +49,7 @@ IMAGES = FLAGS.path(
     "Without --data: folder of images, or what else dc_tf convert takes as --input.",
 )
 PREPROCESSING = FLAGS.string(
-    "preprocessing", None, "Of networks of other programs: preset, settings or file; see above."
+    "preprocessing", None, "Of networks of other programs: a preset, or settings; see above."
 )
 SIGNATURE = FLAGS.string(
     "signature",

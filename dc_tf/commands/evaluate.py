@@ -48,14 +48,14 @@ MODEL = FLAGS.path(
     "SavedModel or run folder. nmi: run folder, or output of kmeans. knn, linear_probe, low_shot: "
     "also a SavedModel, Keras or ONNX file of another program, or a TensorFlow Hub address.",
 )
-FEATURES = FLAGS.path(
+FEATURES = FLAGS.paths(
     "features",
     None,
     "Without --model: features of the images of --train, output of dc_tf embed or .npy files; and "
     "of --test, where both are views of the data set of these features. retrieval: --test are the "
     "images, --train others for whitening, or none.",
 )
-TEST_FEATURES = FLAGS.path(
+TEST_FEATURES = FLAGS.paths(
     "test_features", None, "With --features: those of the images of --test, if they are others."
 )
 PREPROCESSING = FLAGS.string(

@@ -27,7 +27,8 @@ def keras_3_model(trunk, input_range=AUTO) -> "keras.Model":
     images = module.layers.Input([resolution, resolution, 3], name="images")
     units, refused = in_units(module.ops, images, input_range)
     features = trunk.plain(input_stage(trunk, units, build), build)
-    model = module.Model(images, features + refused, name=trunk.kind)
+    output = module.layers.Add(name="features")([features, refused])
+    model = module.Model(images, output, name=trunk.kind)
     build.set_weights()
     return model
 

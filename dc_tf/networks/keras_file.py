@@ -111,7 +111,7 @@ def _names_lambda(config) -> bool:
 
 
 def _tensors(model) -> dict:
-    """{name: KerasTensor} of all layers with a single output, in the network's order."""
+    """{name: KerasTensor} of all layers with a single output, and of the model's outputs."""
     found = {}
     for layer in model.layers:
         if type(layer).__name__ == "InputLayer":
@@ -122,14 +122,17 @@ def _tensors(model) -> dict:
             continue
         if not isinstance(output, list | tuple | dict):
             found[layer.name] = output
+    known = {id(tensor) for tensor in found.values()}
+    for name, output in zip(model.output_names, model.outputs, strict=True):
+        if id(output) not in known:  # of an operation that is no layer
+            found[name if name not in found else f"{name}_output"] = output
     return found
 
 
 def _main_outputs(model, tensors) -> tuple[str, ...]:
-    """Names of the layers that make the model's outputs."""
+    """Names of the model's outputs."""
     by_id = {id(tensor): name for name, tensor in tensors.items()}
-    names = [by_id.get(id(tensor)) for tensor in model.outputs]
-    return tuple(name for name in names if name) or tuple(tensors)[-1:]
+    return tuple(by_id[id(tensor)] for tensor in model.outputs)
 
 
 def _function(model, kind, tensors):

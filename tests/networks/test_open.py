@@ -198,6 +198,26 @@ class KerasTest(NetworkTest):
             self.assertEqual(files.kind_of(self.path(name)), files.KERAS_3)
             self.check(model, self.path(name))
 
+    def test_an_output_that_no_layer_makes_is_the_default(self):
+        pytest.importorskip("keras", "3")
+        modern = keras.keras_3()
+        images = modern.layers.Input([SIDE, SIDE, 3])
+        pooled = modern.layers.GlobalAveragePooling2D(name="pool")(images)
+        modern.Model(images, 2 * pooled).save(self.path("op.keras"))
+        network = self.open(self.path("op.keras"))
+        (found,) = network(IMAGES).values()
+        self.assertAllClose(found, 2 * IMAGES.mean((1, 2)), rtol=1e-5)
+        self.assertNotEqual(network.layer_names, ("pool",))
+
+    def test_a_file_of_dc_tf_states_its_preprocessing(self):
+        trunk = VGG16(width=1 / 16, resolution=32, fc=12).built_at_resolution()
+        images = tf.random.stateless_uniform([2, 32, 32, 3], [0, 1])
+        for form in ("keras", "keras3"):
+            path = self.path(f"{form}.keras")
+            write_file(trunk, path, form)
+            (found,) = self.open(path, preprocessing=None)(images).values()
+            self.assertAllClose(found, trunk(images)["fc7"], atol=1e-4)
+
     def test_code_in_a_file_is_not_run(self):
         for name in ("code.keras", "code.h5"):
             keras_model(lambdas=True).save(self.path(name))
@@ -293,7 +313,7 @@ class ApplicationsTest(NetworkTest):
     def test_a_backbone_of_tf_models(self):
         from official.vision.modeling import backbones
 
-        backbone = backbones.ResNet(18, input_specs=keras.layers.InputSpec([None, 64, 64, 3]))
+        backbone = backbones.ResNet(18, input_specs=keras.layers.InputSpec(shape=[None, 64, 64, 3]))
         module = tf.Module()
         module.backbone = backbone
         spec = tf.TensorSpec([None, 64, 64, 3], name="images")
