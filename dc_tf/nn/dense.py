@@ -4,6 +4,8 @@ layer = Dense(4096, name="fc6")
 layer.tap = lambda inputs, outputs: outputs
 """
 
+import tensorflow as tf
+
 from dc_tf import keras
 
 
@@ -17,6 +19,6 @@ class Dense(keras.layers.Dense):
 
     tap = None
 
-    def call(self, inputs):
+    def call(self, inputs) -> tf.Tensor:
         outputs = super().call(inputs)
         return outputs if self.tap is None else self.tap(inputs, outputs)
