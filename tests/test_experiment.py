@@ -122,6 +122,8 @@ class ExperimentTest(tf.test.TestCase):
                 "model.sync_batch_norm=false",
                 "is the boolean False; expected str: write it in quotes",
             ),
+            ("model.exchange=all", "exchange is 'all'; use auto, gradients or factors"),
+            ("model.exchange_dtype=float16", "'float16'; use float32 or bfloat16"),
             ("stages[1].accumulate=0", r"stages.1.\.accumulate is 0; use at least 1"),
             ("stages[1].loss=flat", "'flat'; use hierarchical or product"),
             ("stages[0].loss=product", "use it with sub_clusters"),
@@ -226,6 +228,9 @@ class ExperimentTest(tf.test.TestCase):
         for harmless in ("save_every_s=600", "cache_gb=3"):
             other = load([path], [f"stages[1].clustering.{harmless}"])
             self.assertEmpty(differences(one, other))
+        self.assertEmpty(differences(one, load([path], ["model.exchange=factors"])))
+        changed = differences(one, load([path], ["model.exchange_dtype=bfloat16"]))
+        self.assertEqual(changed, ["model.exchange_dtype: float32, bfloat16"])
         changed = differences(one, load([path], ["stages[1].sub_clusters=7"]))
         self.assertEqual(changed, ["stages[1].sub_clusters: 80000, 7"])
 

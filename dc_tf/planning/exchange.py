@@ -104,24 +104,21 @@ def dense_layers(model, stage, topology) -> list[DenseLayer]:
         stage: experiment.Stage.
         topology: Topology of the stage.
     """
+    number = FLOAT if model.exchange_dtype == "float32" else HALF
     halved = model.compute_dtype in ("bfloat16", "float16")
-    gradient_bytes = FLOAT if model.exchange_dtype == "float32" else HALF
     world = dict(members=topology.workers, rows=stage.batch_size * stage.views.count)
-    found = [
-        DenseLayer(name, *shape, **world, factor_bytes=HALF, halved=True)
-        if halved
-        else DenseLayer(name, *shape, **world, factor_bytes=gradient_bytes)
-        for name, shape in _trunk_shapes(model).items()
-    ]
-    for name, shape in _projection_shapes(model, stage).items():
-        bias = name != "projection hidden"
-        found.append(DenseLayer(name, *shape, **world, bias=bias, factor_bytes=gradient_bytes))
-    sharers = topology.workers_per_super_class
-    rows = world["rows"] // topology.super_classes
-    for name, shape in head_shapes(model, stage).items():
-        own = world if name == "super head" else dict(members=sharers, rows=rows)
-        found.append(DenseLayer(name, *shape, **own, factor_bytes=gradient_bytes))
-    found = [dataclasses.replace(layer, gradient_bytes=gradient_bytes) for layer in found]
+    group = dict(
+        members=topology.workers_per_super_class,
+        rows=world["rows"] // topology.super_classes,
+    )
+    kinds = dict(factor_bytes=number, gradient_bytes=number)
+    of_trunk = kinds | dict(factor_bytes=HALF if halved else number, halved=halved)
+    found = [DenseLayer(*one, **world, **of_trunk) for one in _trunk_shapes(model)]
+    for name, *shape in _projection_shapes(model, stage):
+        found.append(DenseLayer(name, *shape, **world, **kinds, bias=name != "projection hidden"))
+    for name, (inputs, outputs) in head_shapes(model, stage).items():
+        holders = world if name == "super head" else group
+        found.append(DenseLayer(name, inputs, outputs, **holders, **kinds))
     return [layer for layer in found if layer.members > 1]
 
 
@@ -167,15 +164,18 @@ def ring(size: float, members: int) -> float:
     return 2 * size * (members - 1) / members
 
 
-def _trunk_shapes(model):
+def _trunk_shapes(model) -> list[tuple[str, int, int]]:
+    """(name, inputs, outputs) of each dense layer."""
     trunk = trunk_class(model.trunk)
-    return dict(zip(trunk.dense_layers, trunk.counts(**settings_of(model)).dense, strict=True))
+    shapes = trunk.counts(**settings_of(model)).dense
+    return [(name, *shape) for name, shape in zip(trunk.dense_layers, shapes, strict=True)]
 
 
-def _projection_shapes(model, stage):
+def _projection_shapes(model, stage) -> list[tuple[str, int, int]]:
+    """(name, inputs, outputs) of each layer."""
     hidden, dim, inputs = stage.projection.hidden, stage.projection.dim, feature_dim(model)
     if not dim:
-        return {}
+        return []
     if not hidden:
-        return {"projection output": (inputs, dim)}
-    return {"projection hidden": (inputs, hidden), "projection output": (hidden, dim)}
+        return [("projection output", inputs, dim)]
+    return [("projection hidden", inputs, hidden), ("projection output", hidden, dim)]

@@ -21,12 +21,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from dc_tf.distributed.blocks import MESSAGE_BYTES, blocks
-from dc_tf.distributed.collectives import (
-    Communicator,
-    PackedGather,
-    PackedSum,
-    all_sum_packed,
-)
+from dc_tf.distributed.collectives import Communicator, PackedGather, PackedSum, all_sum_packed
 from dc_tf.distributed.wire import wire
 from dc_tf.training.factors import Factors, Tap
 

@@ -71,6 +71,19 @@ class FaultsTest(tf.test.TestCase):
                 self.assertRegex(job.log(1 - rank), text)
         self.finish(workdir)
 
+    def test_a_worker_that_dies_between_gatherings_of_factors_is_named_too(self):
+        workdir = self.workdir()
+        exchange = {"exchange": "factors", "exchange_dtype": "bfloat16"}
+        changes = {"model": {**self.settings["model"], **exchange}}
+        with self.job(workdir, "killed", slow=("a training step", 0.3), **changes) as job:
+            job.wait_until_slow()
+            job.signal(1, signal.SIGKILL)
+            self.assertEqual(job.wait(30, [0]), [HELD_UP], job.log(0))
+            text = r"worker 1 \(localhost:\d+\) ended without reporting why"
+            self.assertRegex(job.log(0), text)
+        with self.job(workdir, "resumed", **changes) as job:
+            self.assertEqual(job.wait(180), [0, 0], job.log(0)[-3000:])
+
     def test_a_worker_that_never_comes_is_named(self):
         self.assertEqual(self.absent.wait(150, [0]), [HELD_UP], self.absent.log(0))
         text = r"worker 1 \(localhost:\d+\) has not started within 6\d s"
