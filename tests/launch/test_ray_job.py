@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 import types
+from shlex import quote
 from unittest import mock
 
 import tensorflow as tf
@@ -113,10 +114,11 @@ class RayJobTest(tf.test.TestCase):
         script = self.folder / "worker.sh"
         script.write_text(
             'index=$(echo "$TF_CONFIG" | sed -n \'s/.*"index": \\([0-9]*\\).*/\\1/p\')\n'
-            f'cd {self.folder}\necho "$TF_CONFIG" >>config-$index\n{body}\n'
+            f'cd {quote(str(self.folder))}\necho "$TF_CONFIG" >>config-$index\n{body}\n'
         )
+        program = f"--program=bash {quote(str(script))}"
         options, command = ray_job.parse(
-            [f"--workers={workers}", "--gpus=0", f"--program=bash {script}", *flags, "--", "train"]
+            [f"--workers={workers}", "--gpus=0", program, *flags, "--", "train"]
         )
         modules = {"ray": self.ray}
         with mock.patch.dict(sys.modules, modules), contextlib.redirect_stderr(io.StringIO()):
