@@ -16,6 +16,7 @@ NO_PATHS = {
     ("convert", "labels_from_folders"),
     ("convert", "overwrite"),
     ("convert", "split"),
+    ("convert", "to"),
     ("convert", "encoding"),
     ("convert", "value_range"),
     ("curate", "format"),
