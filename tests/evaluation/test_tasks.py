@@ -31,7 +31,9 @@ SMALL = CONFIGS / "linear_probe_small.yaml"
 def measure_on(cluster, task, settings, model, train, test, layers=("conv2", "conv4", "fc7")):
     """What a task finds, on each of some workers."""
     module, protocol = read_protocol(task, [], [repr(settings)])
-    request = Request(task, model, train=train, test=test, layers=layers, cluster=cluster)
+    # Not "auto", which two calls may decide differently where both types are about as fast.
+    settings = {"layers": layers, "compute_dtype": "float32", "cluster": cluster}
+    request = Request(task, model, train=train, test=test, **settings)
     return module.run(request, protocol)[0]
 
 

@@ -72,7 +72,7 @@ class FileFormatsTest(tf.test.TestCase):
             own = [layer.name for layer in model.layers]
             self.assertContainsSubset([*convolutions, "fc1", "fc2", "block5_pool"], own)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     @pytest.mark.numeric
     def test_the_keras_model_of_a_resnet_has_its_features_and_learns(self):
         for sobel, form in ((True, "layer"), (True, "folded"), (False, "layer")):

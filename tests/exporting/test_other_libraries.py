@@ -139,7 +139,7 @@ found |= runner(images=given["x"])
             for layer, values in expected.items():
                 self.assertAllClose(found[layer], values, atol=1e-4)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_bytes_are_the_input_where_asked_for(self):
         trunk, path = of(*SMALL[2][:2]), self.path("bytes.tflite")
         write_file(trunk, path, "tflite", input_range="255")

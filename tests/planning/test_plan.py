@@ -128,30 +128,36 @@ class SizeTest(tf.test.TestCase):
 
     @pytest.mark.slow
     def test_a_step_exchanges_what_was_planned(self):
+        self.check_exchanged({})
+        self.check_exchanged({"stage_loss": "product"})
+        self.check_exchanged({**PROTOTYPES, "stage_prototype_rotation": "mapped"})
+        self.check_exchanged({"stage_projection": {"hidden": 12, "dim": 8}})
+        self.check_exchanged({**SHARED, "model": {"exchange": "factors"}})
+        self.check_exchanged({"model": {"exchange": "factors", "exchange_dtype": "bfloat16"}})
+
+    @pytest.mark.extended
+    def test_a_step_of_other_settings_too(self):
         for changes in (
-            {},
             {"stage_clusters": 1, "stage_rotations": 1, "stage_sub_clusters": 4},
-            {"stage_loss": "product"},
             {"stage_clusters": 1, "stage_rotations": 1, "model": {"sync_batch_norm": "group"}},
             {"stage_accumulate": 1, "model": {"compute_dtype": "float16"}},
             {"model": {"trunk": "resnet50", "stem": "small"}},
             {"stage_views": {"global_views": 2, "local_views": 1, "local_size": 32}},
-            {"stage_projection": {"hidden": 12, "dim": 8}},
-            {**PROTOTYPES, "stage_prototype_rotation": "mapped"},
             {"stage_clusterings": 2},
             {"model": {"exchange": "gradients"}},
-            {**SHARED, "model": {"exchange": "factors"}},
             {**SHARED, "model": {"exchange": "factors", "compute_dtype": "float16"}},
             {"stage_projection": {"hidden": 12, "dim": 8}, "model": {"exchange": "factors"}},
             {**SHARED, "model": {"exchange": "factors", "exchange_dtype": "bfloat16"}},
         ):
-            planned = experiment(**changes)
-            size = training_cost.StageSize.of(planned, planned.stages[1], workers=2)
-            settings = to_yaml(planned)
-            for sent, weights in workers.on_cluster(2, count_step, settings):
-                # A worker's share of a sum in bfloat16 is rounded up to whole numbers.
-                self.assertAllClose(size.sent_bytes, sent, rtol=0, atol=8, msg=str(changes))
-                self.assertEqual(size.weights, weights, changes)
+            self.check_exchanged(changes)
+
+    def check_exchanged(self, changes):
+        planned = experiment(**changes)
+        size = training_cost.StageSize.of(planned, planned.stages[1], workers=2)
+        for sent, weights in workers.on_cluster(2, count_step, to_yaml(planned)):
+            # A worker's share of a sum in bfloat16 is rounded up to whole numbers.
+            self.assertAllClose(size.sent_bytes, sent, rtol=0, atol=8, msg=str(changes))
+            self.assertEqual(size.weights, weights, changes)
 
     def test_views_are_counted_as_images_of_their_size(self):
         def size(**views):

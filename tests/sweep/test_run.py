@@ -140,7 +140,7 @@ class SweepTest(tf.test.TestCase):
         self.assertEqual(found["rows"], self.found["rows"])
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 class EightCellsTest(tf.test.TestCase):
     """Eight cells, two at a time, and what is done with them in processes of their own."""
 

@@ -129,12 +129,18 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
         ("the_product_loss", {"loss": "product", "rotations": 4}),
         ("views", {"views": Views(global_views=2, local_views=1, local_size=RESOLUTION)}),
         ("lars", {"optimizer": optimizer("LARS")}),
+    )
+    @pytest.mark.slow
+    def test_two_workers_take_the_step_of_gradients_with(self, changes, rtol=2e-4):
+        self.check(dataclasses.replace(SHARED, **changes), 2, rtol)
+
+    @parameterized.named_parameters(
         ("adam", {"optimizer": optimizer("Adam")}, 2e-2),
         ("nesterov", {"optimizer": optimizer("SGD", nesterov=True)}),
         ("a_resnet", {"kind": "resnet18"}),
     )
-    @pytest.mark.slow
-    def test_two_workers_take_the_step_of_gradients_with(self, changes, rtol=2e-4):
+    @pytest.mark.extended
+    def test_two_workers_also_take_it_with(self, changes, rtol=2e-4):
         self.check(dataclasses.replace(SHARED, **changes), 2, rtol)
 
     @pytest.mark.slow
@@ -157,7 +163,7 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
             for found, other in zip(heads(one[2], "sub"), heads(partner, "sub"), strict=True):
                 self.assertAllEqual(found, other)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_compiled_parts_of_a_batch_give_the_same_factors(self):
         models = (
             dataclasses.replace(model, sync_batch_norm="off", xla=True)

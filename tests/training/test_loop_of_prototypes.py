@@ -67,7 +67,7 @@ class LoopTest(tf.test.TestCase):
             self.assertTrue(any(f"/{part}/" in name for name in ours), part)
         self.assertFalse(any(name.startswith("head-") for name in ours))
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_a_run_continues_on_another_number_of_workers(self):
         workdir = self.stopped("elastic", ("train", 5))
         (result, _) = workers.on_cluster(2, runs.train, self.settings, workdir)
@@ -119,7 +119,7 @@ class LoopTest(tf.test.TestCase):
         with self.assertRaisesRegex(AssertionError, "has no complete clustering"):
             workers.on_cluster(1, runs.train, self.settings, workdir)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_an_export_has_no_projection(self):
         names = {}
         trunks = {"parts": load_trunk(self.undisturbed)[0], "plain": load_trunk(self.plain)[0]}

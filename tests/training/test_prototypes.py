@@ -120,7 +120,7 @@ class WorkersTest(tf.test.TestCase):
         for stage in (stage_of(), stage_of("mapped", hidden=0), stage_of(accumulate=2)):
             self.check(stage, 2)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_four_workers_take_the_steps_of_one(self):
         # One super-class each, and two workers for each of two.
         for stage in (stage_of("mapped", clusterings=2), stage_of("mapped", clusters=1)):

@@ -69,7 +69,7 @@ class StepTest(Compared):
     def test_a_resnet_with_default_dropout_takes_the_same_step_on_1_and_2_workers(self):
         self.check(Case(kind="resnet18", model=Model(trunk="resnet18")), (2,), rtol=1e-3)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_a_resnet_takes_the_same_three_steps_on_1_and_4_workers(self):
         self.check(Case(kind="resnet18", clusters=2, steps=3), (4,), rtol=1e-3)
 
@@ -98,7 +98,7 @@ class StepTest(Compared):
             for got, expected in zip(one[2]["trunk"], spread[0][2]["trunk"]):
                 self.assertAllEqual(got, expected)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_the_product_loss_does_not_depend_on_the_number_of_workers(self):
         case = Case(loss="product", steps=2)
         (alone,) = workers.on_cluster(1, train, case)

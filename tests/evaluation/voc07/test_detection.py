@@ -156,7 +156,7 @@ class Voc07DetectionTest(tf.test.TestCase):
             self.assertAllEqual(found["groundtruth_is_crowd"], objects.difficult)
         self.assertCountEqual(seen, range(6))
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_fc68_keeps_the_convolutions_and_all_trains_them(self):
         for tune in ("fc68", "all"):
             # From a model and from random weights, what is trained starts from what was given.
