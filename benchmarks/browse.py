@@ -18,8 +18,8 @@ from absl import app, flags
 from starlette.testclient import TestClient
 
 from dc_tf import atomic
-from dc_tf.curation.clusters import Clustering
-from dc_tf.curation.features import open_features
+from dc_tf.curation.clusters.open import Clustering
+from dc_tf.curation.features.open import open_features
 from dc_tf.curation.tables import TableWriter
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.row_list import RowList

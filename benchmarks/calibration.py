@@ -19,8 +19,8 @@ from dc_tf.experiment import load
 from dc_tf.nn.projection import clustered_features
 from dc_tf.nn.trunks import trunk_of
 from dc_tf.planning.stages import plan_stages
-from dc_tf.training.calibrate import calibrate
-from dc_tf.training.step import Learner
+from dc_tf.training.features.calibrate import calibrate
+from dc_tf.training.step.learner import Learner
 
 IMAGES = 256
 _VGG = {"trunk": "vgg16", "stem": "imagenet", "fc": 512, "width": 0.5, "sobel": True}

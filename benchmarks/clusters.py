@@ -55,7 +55,7 @@ def make_data(path) -> None:
 
 
 def measure(rows) -> dict:
-    from dc_tf.curation.cluster_table import write_cluster_table
+    from dc_tf.curation.clusters.table import write_cluster_table
 
     random = np.random.default_rng(0)
     clustering = _clustering(os.path.join(FLAGS.folder, f"data-{rows}"), rows, random)
@@ -81,7 +81,7 @@ def peak_mb(who=resource.RUSAGE_SELF) -> int:
 
 def _clustering(path, rows, random):
     """A Clustering with random labels of a data set that repeats its shard."""
-    from dc_tf.curation.clusters import Clustering
+    from dc_tf.curation.clusters.open import Clustering
     from dc_tf.data.storage.manifest import Dataset
 
     source = os.path.join(FLAGS.folder, "data")

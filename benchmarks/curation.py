@@ -24,10 +24,10 @@ from absl import app, flags
 
 import dc_tf
 from dc_tf.clustering.store.feature_files import open_folder
-from dc_tf.curation.hierarchical_kmeans import hierarchical_kmeans
-from dc_tf.curation.hierarchy_options import HierarchyOptions, default_clusters
-from dc_tf.curation.rules import Selection
-from dc_tf.curation.water_filling import even_shares
+from dc_tf.curation.selection.rules import Selection
+from dc_tf.curation.tree.hierarchical_kmeans import hierarchical_kmeans
+from dc_tf.curation.tree.options import HierarchyOptions, default_clusters
+from dc_tf.curation.tree.water_filling import even_shares
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.view import write_view
 

@@ -30,16 +30,16 @@ from PIL import Image, ImageOps
 import dc_tf
 from dc_tf.clustering.store.points import as_points
 from dc_tf.clustering.store.whitening import Moments, Whitening
-from dc_tf.curation.directions import Directions
-from dc_tf.curation.duplicates import Settings, find_duplicates
-from dc_tf.curation.features import open_features
-from dc_tf.curation.inverted_file import InvertedFile
-from dc_tf.curation.neighbours import nearest_rows
+from dc_tf.curation.duplicates.find import Settings, find_duplicates
+from dc_tf.curation.features.directions import Directions
+from dc_tf.curation.features.neighbours import nearest_rows
+from dc_tf.curation.features.open import open_features
+from dc_tf.curation.search.inverted_file import InvertedFile
 from dc_tf.data.sources.image_files import Rules, clean
 from dc_tf.data.storage.reader import RowReader
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.nn.vgg16 import VGG16
-from dc_tf.report.duplicates import CELLS
+from dc_tf.report.duplicates.run import CELLS
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("parts", ["kinds", "search", "duplicates"], "What to measure.")

@@ -71,7 +71,7 @@ def training_step(dtype) -> tuple:
     from dc_tf.distributed.topology import Topology
     from dc_tf.experiment import Model, Stage
     from dc_tf.nn.vgg16 import VGG16
-    from dc_tf.training.step import Learner
+    from dc_tf.training.step.learner import Learner
 
     model = Model(resolution=RESOLUTION, compute_dtype=dtype)
     stage = Stage(clusters=1, rotations=1, sub_clusters=CLASSES)

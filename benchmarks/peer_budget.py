@@ -26,7 +26,7 @@ from dc_tf.errors import ConfigError
 from dc_tf.planning.plan import make_plan
 from dc_tf.planning.report import as_dict
 from dc_tf.run_dir import RunDir
-from dc_tf.training.metrics import read
+from dc_tf.training.monitoring.metrics import read
 
 _COUNTED_IN_EPOCHS = shipped.launcher("budget")
 

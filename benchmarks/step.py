@@ -112,7 +112,7 @@ def our_step(
     from dc_tf.distributed.topology import Topology
     from dc_tf.experiment import Model, Stage
     from dc_tf.nn.vgg16 import VGG16
-    from dc_tf.training.step import Learner
+    from dc_tf.training.step.learner import Learner
 
     width, loss = changes.pop("width", 1.0), changes.pop("loss", "hierarchical")
     model = Model(width=width, resolution=resolution, fc=fc, **changes)

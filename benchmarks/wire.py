@@ -117,7 +117,7 @@ def wire(our_step, steps, **task) -> dict:
 
 def _step_of(our_step, cluster, changes, overlaps, task):
     """A step that is traced now, with or without messages during the backward pass."""
-    from dc_tf.training.overlap import Overlap
+    from dc_tf.training.gradients.overlap import Overlap
 
     kept = Overlap._launch if overlaps else lambda _: None
     with unittest.mock.patch.object(Overlap, "_launch", kept):

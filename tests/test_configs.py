@@ -12,8 +12,8 @@ import workers
 
 from dc_tf.experiment import load
 from dc_tf.run_dir import RunDir
-from dc_tf.training.learning_rate import epoch_rates
-from dc_tf.training.metrics import read
+from dc_tf.training.monitoring.metrics import read
+from dc_tf.training.optimizers.learning_rate import epoch_rates
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
 

@@ -193,7 +193,7 @@ class ReferenceTest(unittest.TestCase):
     def test_every_metric_is_there(self):
         text, missing = page("metrics.md"), []
         for pattern, *functions in (
-            ("dc_tf/training/step_metrics.py", "mean_metrics"),
+            ("dc_tf/training/step/step_metrics.py", "mean_metrics"),
             ("dc_tf/training/trainer.py", "train", "train_epoch"),
             ("dc_tf/training/reassign.py", "describe", "_report"),
             ("dc_tf/training/loop.py", "result"),

@@ -85,7 +85,7 @@ class LayersTest(tf.test.TestCase):
         for module, part in modules():
             if part in ("planning", "doctor"):
                 found = reached(dotted(module))
-                trainer = {f"dc_tf.training.{name}" for name in ("trainer", "step", "loop")}
+                trainer = {f"dc_tf.training.{name}" for name in ("trainer", "step.learner", "loop")}
                 self.assertEmpty(found & trainer, module)
 
     def test_no_module_imports_itself_in_a_circle(self):
@@ -94,12 +94,33 @@ class LayersTest(tf.test.TestCase):
                 self.assertNotIn(dotted(module), reached(imported), f"{module}, {imported}")
 
     def test_what_commands_use_before_tensorflow_does_not_import_it(self):
-        self.assertEqual((PACKAGE / "distributed" / "__init__.py").read_text(), "")
+        self.assertEmpty(set(imported_names(PACKAGE / "distributed" / "__init__.py")))
         for name in ("heartbeat", "stop_request", "task"):
             found = set(imported_names(PACKAGE / "distributed" / f"{name}.py"))
             ours = {full for full in found if full.startswith("dc_tf")}
             self.assertLessEqual(ours, {"dc_tf.errors.ConfigError", "dc_tf.errors.Preempted"}, name)
             self.assertNotIn("tensorflow", {full.partition(".")[0] for full in found}, name)
+
+    def test_no_room_imports_itself_in_a_circle(self):
+        known = {}
+        for module, _ in modules():
+            named = {room(imported) for imported in direct(dotted(module))}
+            known.setdefault(room(dotted(module)), set()).update(named)
+        for one in known:
+            found, new = set(), known[one] - {one}
+            while new:
+                found |= new
+                new = set().union(*(known[other] for other in new)) - found
+            self.assertNotIn(one, found)
+
+    def test_every_room_says_what_it_is(self):
+        for path in sorted(PACKAGE.rglob("__init__.py")):
+            self.assertTrue(ast.get_docstring(ast.parse(path.read_text())), path)
+
+    def test_rooms_stay_small(self):
+        for folder in {path.parent for path in PACKAGE.rglob("*.py")} - {PACKAGE / "commands"}:
+            found = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+            self.assertLess(len(found), 25, f"divide {folder.name}, as BUILD.md has it")
 
     def test_only_distributed_knows_tf_config(self):
         for module, part in modules():
@@ -162,6 +183,11 @@ def modules():
 def dotted(path):
     """ "dc_tf.nn.heads" of its path."""
     return ".".join(["dc_tf", *path.relative_to(PACKAGE).with_suffix("").parts])
+
+
+def room(module):
+    """ "dc_tf.data.sources" of a module in it; a module outside of rooms stands for itself."""
+    return ".".join(module.split(".")[:3])
 
 
 @functools.cache

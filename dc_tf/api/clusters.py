@@ -46,7 +46,7 @@ def write_clusters(
         DataError: data that cannot be used.
         Preempted: after Ctrl-C; the same call resumes.
     """
-    from dc_tf.curation.start import write_clusters as write
+    from dc_tf.curation.clusters.start import write_clusters as write
 
     return write(
         output,
@@ -97,7 +97,7 @@ def assign(
         DataError: data that cannot be used.
         Preempted: after Ctrl-C; the same call resumes.
     """
-    from dc_tf.curation.start import assign as assign_to_clusters
+    from dc_tf.curation.clusters.start import assign as assign_to_clusters
 
     return assign_to_clusters(
         data,

@@ -70,7 +70,7 @@ def search(
         DataError: a query or data that cannot be used.
         Preempted: after Ctrl-C; features and parts of an index that are complete are kept.
     """
-    from dc_tf.curation.search import search_and_write
+    from dc_tf.curation.search.find import search_and_write
 
     return search_and_write(
         queries_of(queries),
@@ -146,7 +146,7 @@ def find_duplicates(
         DataError: data that cannot be used.
         Preempted: after Ctrl-C; what was compared is kept in `output`.
     """
-    from dc_tf.report.duplicates import find_and_write
+    from dc_tf.report.duplicates.run import find_and_write
 
     return find_and_write(
         path_or_none(run),
@@ -254,7 +254,7 @@ def curate(
         DataError: data or features that cannot be used, or no row is left.
         Preempted: after Ctrl-C; what was done is saved.
     """
-    from dc_tf.curation.curate import curate as choose
+    from dc_tf.curation.selection.curate import curate as choose
 
     paths = {"output": output, "run": run, "clusters": clusters, "tree": tree}
     paths |= {"materialize": materialize, "data": data, "rows": rows, "drop_rows": drop_rows}

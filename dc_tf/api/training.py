@@ -75,7 +75,7 @@ def pretrain(experiment: Experiment, workdir: Path) -> dict | None:
         DataError: an image cannot be read, or the loss is not finite.
         Preempted: after Ctrl-C or SIGTERM; what was done is saved.
     """
-    from dc_tf.curation.start import write_run_table
+    from dc_tf.curation.clusters.start import write_run_table
     from dc_tf.training.run import train
 
     result = train(experiment, os.fspath(workdir))

@@ -1,0 +1,1 @@
+"""A classifier made by fine-tuning, and its predictions."""

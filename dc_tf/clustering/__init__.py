@@ -1,0 +1,1 @@
+"""K-means over the rows of all workers, in one level and in two."""

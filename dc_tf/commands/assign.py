@@ -9,8 +9,8 @@ TF_CONFIG, many workers share the images, and the first writes. An interrupted c
 is repeated.
 """
 
-from dc_tf.commands.cluster_flags import ClusterFlags
-from dc_tf.commands.command_flags import CommandFlags
+from dc_tf.commands.flags.clusters import ClusterFlags
+from dc_tf.commands.flags.define import CommandFlags
 
 FLAGS = CommandFlags()
 SOURCE = ClusterFlags(FLAGS, "Data set folder with the images to assign.")
@@ -26,7 +26,7 @@ FORMAT = FLAGS.string("format", None, "parquet, csv or json; None: by the ending
 
 def run() -> dict | None:
     """Assigns and writes the table; returns what it has, on the first worker."""
-    from dc_tf.curation.start import assign
+    from dc_tf.curation.clusters.start import assign
 
     return assign(
         output=OUTPUT.value, format=FORMAT.value, features=FEATURES.value, **SOURCE.values()

@@ -10,8 +10,8 @@ by text and by example; what is selected is saved as a list of rows in --workdir
 --allow_remote.
 """
 
-from dc_tf.commands.cluster_flags import ClusterFlags
-from dc_tf.commands.command_flags import CommandFlags
+from dc_tf.commands.flags.clusters import ClusterFlags
+from dc_tf.commands.flags.define import CommandFlags
 
 FLAGS = CommandFlags()
 SOURCE = ClusterFlags(FLAGS)

@@ -10,8 +10,8 @@ last round. With TF_CONFIG, many workers share the reading of images, and the fi
 interrupted call resumes when it is repeated.
 """
 
-from dc_tf.commands.cluster_flags import ClusterFlags
-from dc_tf.commands.command_flags import CommandFlags
+from dc_tf.commands.flags.clusters import ClusterFlags
+from dc_tf.commands.flags.define import CommandFlags
 
 FLAGS = CommandFlags()
 SOURCE = ClusterFlags(FLAGS)
@@ -24,7 +24,7 @@ WORKERS = FLAGS.integer(
 
 def run() -> dict | None:
     """Writes the table; returns what it has, on the first worker."""
-    from dc_tf.curation.start import write_clusters
+    from dc_tf.curation.clusters.start import write_clusters
 
     return write_clusters(
         OUTPUT.value, format=FORMAT.value, workers=WORKERS.value, **SOURCE.values()

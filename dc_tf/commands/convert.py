@@ -18,7 +18,7 @@ copied as they are. Converting OUTPUT/*.tar or OUTPUT/images.jsonl gives the sam
 classes and metadata again.
 """
 
-from dc_tf.commands.command_flags import CommandFlags
+from dc_tf.commands.flags.define import CommandFlags
 from dc_tf.data import convert
 from dc_tf.distributed import stop_request
 

@@ -13,8 +13,8 @@ workers share the records that --where reads and the clustering, and the first d
 SIGTERM and Ctrl-C save and end with exit code 42.
 """
 
-from dc_tf.commands.command_flags import CommandFlags
-from dc_tf.commands.feature_flags import FeatureFlags
+from dc_tf.commands.flags.define import CommandFlags
+from dc_tf.commands.flags.features import FeatureFlags
 from dc_tf.errors import ConfigError
 
 FLAGS = CommandFlags()
@@ -107,7 +107,7 @@ TIMEOUT_S = FLAGS.float(
 
 def run() -> dict | None:
     """Chooses the rows; returns the result on the chief."""
-    from dc_tf.curation.curate import curate
+    from dc_tf.curation.selection.curate import curate
 
     return curate(
         **SOURCE.values(),

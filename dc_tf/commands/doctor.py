@@ -11,8 +11,8 @@ trained, and nothing is left in the run folder.
 Exit codes: 0 nothing failed, 1 something failed, 2 wrong usage.
 """
 
-from dc_tf.commands.command_flags import CommandFlags
-from dc_tf.commands.results import Result
+from dc_tf.commands.flags.define import CommandFlags
+from dc_tf.commands.terminal.results import Result
 from dc_tf.errors import DataError
 
 FLAGS = CommandFlags()

@@ -17,9 +17,9 @@ TF_CONFIG, many workers share the work in COPIES, a folder that all see, and the
 Call it again to resume; SIGTERM and Ctrl-C end it with exit code 42.
 """
 
-from dc_tf.commands.command_flags import CommandFlags
-from dc_tf.commands.feature_flags import FeatureFlags
-from dc_tf.commands.results import Result
+from dc_tf.commands.flags.define import CommandFlags
+from dc_tf.commands.flags.features import FeatureFlags
+from dc_tf.commands.terminal.results import Result
 
 FLAGS = CommandFlags()
 SOURCE = FeatureFlags(
@@ -63,7 +63,7 @@ OVERWRITE = FLAGS.bool("overwrite", False, "Replace a result of other settings i
 
 def run() -> dict | None:
     """Finds copies; returns how many there are, on the first worker."""
-    from dc_tf.report.duplicates import as_text, find_and_write
+    from dc_tf.report.duplicates.run import as_text, find_and_write
 
     found = find_and_write(
         **SOURCE.values(),

@@ -26,7 +26,7 @@ share the images and write the files that one would, in a folder that all see. A
 resumes when it is repeated; SIGTERM and Ctrl-C end it with exit code 42.
 """
 
-from dc_tf.commands.command_flags import CommandFlags
+from dc_tf.commands.flags.define import CommandFlags
 
 FLAGS = CommandFlags()
 

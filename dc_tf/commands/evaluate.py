@@ -26,8 +26,8 @@ nmi: how much the clusters of every round of a run, or of an output of `dc_tf km
 labels, hashtags and other metadata.
 """
 
-from dc_tf.commands.command_flags import CommandFlags
-from dc_tf.commands.results import Result
+from dc_tf.commands.flags.define import CommandFlags
+from dc_tf.commands.terminal.results import Result
 
 FLAGS = CommandFlags()
 TASK = FLAGS.string("task", None, "Name of the task; not needed with a file that names it.")

@@ -20,7 +20,7 @@ with 255, the input of ONNX and TFLite has the type uint8. ONNX, TFLite, XLA and
 for what is refused.
 """
 
-from dc_tf.commands.command_flags import CommandFlags
+from dc_tf.commands.flags.define import CommandFlags
 
 FLAGS = CommandFlags()
 WORKDIR = FLAGS.path("workdir", None, "Run folder of `dc_tf train`.", required=True)

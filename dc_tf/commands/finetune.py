@@ -14,8 +14,8 @@ exit code 42. Repeated after its end, it returns the result again.
 The model takes images as uint8, or as floats in [0, 1], as one of `dc_tf export` does.
 """
 
-from dc_tf.commands.command_flags import CommandFlags
-from dc_tf.commands.results import Result
+from dc_tf.commands.flags.define import CommandFlags
+from dc_tf.commands.terminal.results import Result
 
 FLAGS = CommandFlags()
 MODEL = FLAGS.path("model", None, "SavedModel or run folder to start from.", required=True)

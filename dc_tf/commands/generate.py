@@ -4,7 +4,7 @@ dc_tf generate --output=/tmp/scenes
 dc_tf generate --output=/tmp/scenes_test --split=test --images=1000
 """
 
-from dc_tf.commands.command_flags import CommandFlags
+from dc_tf.commands.flags.define import CommandFlags
 from dc_tf.data.synthetic import generate
 
 FLAGS = CommandFlags()

@@ -6,7 +6,7 @@ which. Heads are left out. Only tensors are read; no code in the file is run.
 Needs PyTorch: pip install torch
 """
 
-from dc_tf.commands.command_flags import CommandFlags
+from dc_tf.commands.flags.define import CommandFlags
 from dc_tf.errors import ConfigError
 
 FLAGS = CommandFlags()

@@ -11,7 +11,7 @@ indexes are rebuilt.
 
 import os
 
-from dc_tf.commands.command_flags import CommandFlags
+from dc_tf.commands.flags.define import CommandFlags
 from dc_tf.data.sources import encodings
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError

@@ -10,8 +10,8 @@ exit code is 1 if there is one.
 import sys
 
 from dc_tf import paths
-from dc_tf.commands.command_flags import CommandFlags
-from dc_tf.commands.results import Result
+from dc_tf.commands.flags.define import CommandFlags
+from dc_tf.commands.terminal.results import Result
 from dc_tf.errors import ConfigError, DataError
 
 FLAGS = CommandFlags()

@@ -11,8 +11,8 @@ the same settings, it resumes an interrupted clustering; once finished, it print
 SIGTERM and Ctrl-C save after the iteration and end with exit code 42; a second Ctrl-C ends at once.
 """
 
-from dc_tf.commands.command_flags import CommandFlags
-from dc_tf.commands.results import Result
+from dc_tf.commands.flags.define import CommandFlags
+from dc_tf.commands.terminal.results import Result
 
 FLAGS = CommandFlags()
 INPUT = FLAGS.paths(

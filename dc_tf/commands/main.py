@@ -28,8 +28,8 @@ from typing import NoReturn
 from absl import flags, logging
 
 from dc_tf import __version__
-from dc_tf.commands import native_log, results
-from dc_tf.commands.logs import ScreenFormatter
+from dc_tf.commands.terminal import native_log, results
+from dc_tf.commands.terminal.logs import ScreenFormatter
 from dc_tf.errors import PREEMPTED, ConfigError, DataError, Preempted
 
 COMMANDS = {

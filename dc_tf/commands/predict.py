@@ -9,8 +9,8 @@ where it is known, prediction, probability, and for an image that cannot be used
 are resized and cut as in the measurement of the model. Runs on one worker.
 """
 
-from dc_tf.commands.command_flags import CommandFlags
-from dc_tf.commands.results import Result
+from dc_tf.commands.flags.define import CommandFlags
+from dc_tf.commands.terminal.results import Result
 
 FLAGS = CommandFlags()
 MODEL = FLAGS.path(

@@ -12,7 +12,7 @@ import json
 import os
 
 from dc_tf import paths
-from dc_tf.commands.command_flags import CommandFlags
+from dc_tf.commands.flags.define import CommandFlags
 from dc_tf.errors import ConfigError
 
 FLAGS = CommandFlags()

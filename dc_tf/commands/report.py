@@ -8,7 +8,7 @@ with labels and metadata, their colours and sizes, a map of them, and the evalua
 of the run. --compare sets other runs, or outputs of dc_tf kmeans, of the same images beside it.
 """
 
-from dc_tf.commands.command_flags import CommandFlags
+from dc_tf.commands.flags.define import CommandFlags
 
 FLAGS = CommandFlags()
 RUN = FLAGS.path("run", None, "Run folder.")

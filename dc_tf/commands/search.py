@@ -11,9 +11,9 @@ workers share the making of features and of the inverted file; then the first on
 its cores.
 """
 
-from dc_tf.commands.command_flags import CommandFlags
-from dc_tf.commands.feature_flags import FeatureFlags
-from dc_tf.commands.results import Result
+from dc_tf.commands.flags.define import CommandFlags
+from dc_tf.commands.flags.features import FeatureFlags
+from dc_tf.commands.terminal.results import Result
 
 FLAGS = CommandFlags()
 QUERY = FLAGS.multi_path(
@@ -42,7 +42,7 @@ MODEL = FLAGS.path(
 
 def run() -> dict | None:
     """Searches; returns the neighbours, on the first worker."""
-    from dc_tf.curation.search import as_text, search_and_write
+    from dc_tf.curation.search.find import as_text, search_and_write
 
     found = search_and_write(
         QUERY.value,

@@ -10,8 +10,8 @@ and Ctrl-C save and end with exit code 42. SWEEP/table.md, result.json and plot.
 deviation over the seeds, beside the paper's results where there are any.
 """
 
-from dc_tf.commands.command_flags import CommandFlags
-from dc_tf.commands.results import Result
+from dc_tf.commands.flags.define import CommandFlags
+from dc_tf.commands.terminal.results import Result
 from dc_tf.errors import ConfigError, DataError
 
 FLAGS = CommandFlags()

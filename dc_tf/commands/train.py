@@ -8,9 +8,9 @@ worker needs for it, and starts nothing. --dry_run --measure also runs some step
 random weights, and predicts the time of the whole run.
 """
 
-from dc_tf.commands import native_log
-from dc_tf.commands.command_flags import CommandFlags
-from dc_tf.commands.results import Result
+from dc_tf.commands.flags.define import CommandFlags
+from dc_tf.commands.terminal import native_log
+from dc_tf.commands.terminal.results import Result
 from dc_tf.errors import ConfigError
 
 FLAGS = CommandFlags()
@@ -54,7 +54,7 @@ GPUS = FLAGS.bool(
 def run() -> dict | None:
     """Trains; returns the result of the run on the chief."""
     from dc_tf import experiment as experiment_lib
-    from dc_tf.curation import start
+    from dc_tf.curation.clusters import start
     from dc_tf.run_dir import RunDir
     from dc_tf.training import run as training
 

@@ -1,0 +1,1 @@
+"""Collections by their features: searched, without copies, with clusters, balanced."""

@@ -1,0 +1,1 @@
+"""Images as data sets of records, from any source to batches."""

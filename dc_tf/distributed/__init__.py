@@ -1,0 +1,1 @@
+"""Workers: who they are, what they exchange, and how the death of one is noticed."""

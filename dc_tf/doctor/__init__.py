@@ -1,0 +1,1 @@
+"""Checks of machine, workers, data and disks before a run."""

@@ -24,8 +24,8 @@ from dc_tf.errors import ConfigError, DataError
 from dc_tf.planning.plan import Rates, make_plan
 from dc_tf.planning.report import as_dict
 from dc_tf.run_dir import RunDir
+from dc_tf.training.monitoring.rates import rates_of
 from dc_tf.training.preflight import check_start
-from dc_tf.training.rates import rates_of
 
 _SEEN_S = 10.0  # until another worker's file must be visible; network file systems cache lists
 

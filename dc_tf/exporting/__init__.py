@@ -1,0 +1,1 @@
+"""The network in files of other programs, and their weights as a network."""

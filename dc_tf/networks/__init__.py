@@ -1,0 +1,1 @@
+"""Networks of other programs: SavedModels, Keras files, ONNX files, addresses of TensorFlow Hub."""

@@ -1,0 +1,1 @@
+"""Networks: trunks, Sobel, batch norm, heads and losses."""

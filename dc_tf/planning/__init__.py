@@ -1,0 +1,1 @@
+"""What a run needs in memory, disk, network and time; starts nothing."""

@@ -1,4 +1,4 @@
-"""Predicts what a bank of features takes on disk and in memory (`training/bank.py`).
+"""Predicts what a bank of features takes on disk and in memory (`training/features/bank.py`).
 
 bank = BankSize.of(stage, batch, rows, dim)
 bank.shared_bytes, bank.host_bytes

@@ -6,8 +6,8 @@
 What a worker computes by itself is measured, with as many images as it has on W workers. The rest
 are messages, in rings: a sum of s bytes over W workers takes 2 (W - 1) times a latency and s / W
 bytes, a gathering W - 1 times a latency and what a worker has. Messages of dense layers leave
-during the backward pass (`training/overlap.py`) and cost what exceeds it; those of batch norm and
-of all other gradients, and the products with the rows of other workers, are added.
+during the backward pass (`training/gradients/overlap.py`) and cost what exceeds it; those of batch
+norm and of all other gradients, and the products with the rows of other workers, are added.
 """
 
 import dataclasses

@@ -15,12 +15,12 @@ import tensorflow as tf
 from dc_tf.clustering.kmeans import kmeans
 from dc_tf.clustering.store.points import as_points
 from dc_tf.clustering.store.whitening import Moments, Whitening
-from dc_tf.curation.clusters import Clustering
+from dc_tf.curation.clusters.open import Clustering
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.evaluation.frozen.embed import embed_in_memory
 from dc_tf.evaluation.models import open_model, random_init
 from dc_tf.kmeans_options import KMeansOptions
-from dc_tf.training.projection import new_projection
+from dc_tf.training.step.projection import new_projection
 
 MOST_ROWS = 20_000
 _ITERATIONS = 10

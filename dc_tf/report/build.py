@@ -9,13 +9,14 @@ import os
 from absl import logging
 
 from dc_tf import atomic
-from dc_tf.curation.clusters import of_either, of_kmeans, of_run
+from dc_tf.curation.clusters.open import of_either, of_kmeans, of_run
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed.task import require_alone
 from dc_tf.errors import ConfigError
 from dc_tf.report import content as content_lib
-from dc_tf.report import copies, evaluations, page
-from dc_tf.report.about import warnings_of
+from dc_tf.report import page
+from dc_tf.report.sections import copies, evaluations
+from dc_tf.report.sections.about import warnings_of
 
 
 def make(

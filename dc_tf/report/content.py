@@ -14,18 +14,18 @@ import numpy as np
 from absl import logging
 
 from dc_tf.atomic import read_json
-from dc_tf.curation.clusters import Clustering, open_round, with_distances
-from dc_tf.curation.outliers import distance_statistics
+from dc_tf.curation.clusters.open import Clustering, open_round, with_distances
+from dc_tf.curation.clusters.outliers import distance_statistics
 from dc_tf.data.storage.reader import CorruptRow, RowReader
 from dc_tf.errors import DataError
-from dc_tf.report import clusters, colours, curves
 from dc_tf.report import columns as columns_lib
 from dc_tf.report import sample as sample_lib
-from dc_tf.report.about import sentences
-from dc_tf.report.agreement import Agreement
-from dc_tf.report.filters import filter_sheets, sobel_sheets
-from dc_tf.report.gallery import Gallery
-from dc_tf.report.tail import Tail
+from dc_tf.report.sections import clusters, colours, curves
+from dc_tf.report.sections.about import sentences
+from dc_tf.report.sections.agreement import Agreement
+from dc_tf.report.sections.filters import filter_sheets, sobel_sheets
+from dc_tf.report.sections.gallery import Gallery
+from dc_tf.report.sections.tail import Tail
 from dc_tf.report.thumbnails import Thumbnails
 
 COLOURED = 20_000  # images that are decoded for their mean colour

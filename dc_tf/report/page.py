@@ -15,8 +15,9 @@ from markupsafe import Markup
 
 from dc_tf.data.storage.metadata import text as clean
 from dc_tf.errors import ConfigError
-from dc_tf.report import about, charts
-from dc_tf.report import map as map_lib
+from dc_tf.report import charts
+from dc_tf.report.sections import about
+from dc_tf.report.sections import map as map_lib
 from dc_tf.versions import installed
 
 CAP_MB = 25.0

@@ -1,0 +1,1 @@
+"""Networks of an ablation: trained, evaluated, in one table and one plot."""

@@ -104,7 +104,7 @@ def _kind(run) -> str:
 
 def _speeds(prepared, workers, measure) -> dict:
     """{kind: planning.plan.Rates} of those that are known."""
-    from dc_tf.training.rates import rates_of
+    from dc_tf.training.monitoring.rates import rates_of
 
     found = {}
     for run in prepared.runs:

@@ -1,0 +1,1 @@
+"""The paper's algorithm: `loop` has it whole."""

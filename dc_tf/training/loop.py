@@ -29,21 +29,21 @@ from dc_tf.errors import DataError, Preempted
 from dc_tf.planning.stages import plan_stages
 from dc_tf.seeds import derive
 from dc_tf.training import reassign
-from dc_tf.training.bank import StageBank
-from dc_tf.training.calibrate import calibrate, needs_calibration
 from dc_tf.training.checkpoint import (
     Checkpoints,
     Position,
     new_trunk,
     read_position,
 )
-from dc_tf.training.cluster_pictures import contact_sheet, write_projector
 from dc_tf.training.corrupt_rows import corrupt_rows
+from dc_tf.training.features.bank import StageBank
+from dc_tf.training.features.calibrate import calibrate, needs_calibration
 from dc_tf.training.init_from import initial_weights
-from dc_tf.training.learning_rate import epoch_rates
-from dc_tf.training.metrics import MetricsLog, last_epoch_means
+from dc_tf.training.monitoring.cluster_pictures import contact_sheet, write_projector
+from dc_tf.training.monitoring.metrics import MetricsLog, last_epoch_means
+from dc_tf.training.optimizers.learning_rate import epoch_rates
 from dc_tf.training.precisions import without_auto
-from dc_tf.training.step import Learner
+from dc_tf.training.step.learner import Learner
 from dc_tf.training.trainer import StageTrainer
 
 

@@ -33,8 +33,8 @@ from dc_tf.nn.projection import clustered_features
 from dc_tf.planning.plan import RUNTIME_BYTES, Rates
 from dc_tf.training.checkpoint import new_trunk
 from dc_tf.training.loop import make_batches
-from dc_tf.training.projection import new_projection
-from dc_tf.training.step import Learner
+from dc_tf.training.step.learner import Learner
+from dc_tf.training.step.projection import new_projection
 
 # Seconds of measured steps per stage, and of measured extraction.
 _MEASURED_S = 3.0

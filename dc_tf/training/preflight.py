@@ -4,7 +4,7 @@ from dc_tf.clustering.search.backends import make_backend
 from dc_tf.errors import ConfigError
 from dc_tf.planning.stages import plan_stages
 from dc_tf.training.init_from import check_initial
-from dc_tf.training.optimizers import check_optimizer
+from dc_tf.training.optimizers.by_name import check_optimizer
 
 
 def check_start(experiment, rows: int, workers: int) -> None:

@@ -30,7 +30,7 @@ from dc_tf.clustering.statistics import collapse_warnings, nmi, size_histogram
 from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import DataError
 from dc_tf.progress import IterationProgress
-from dc_tf.training.extract import extract, raw_store, whiten
+from dc_tf.training.features.extract import extract, raw_store, whiten
 
 _REPORT = "report.json"
 _JOB = "job.json"  # in the scratch folder: what its content depends on

@@ -111,8 +111,8 @@ def dry_run(experiment, workdir, workers=None, measures=False, gpus=None) -> Dry
     # From here on with TensorFlow.
     from dc_tf.planning.plan import make_plan
     from dc_tf.planning.report import as_dict, as_text
+    from dc_tf.training.monitoring.rates import rates_of
     from dc_tf.training.precisions import choose_precisions
-    from dc_tf.training.rates import rates_of
 
     error = _start_error(experiment, folder, workers)
     if error:

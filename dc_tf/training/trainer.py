@@ -22,8 +22,8 @@ from dc_tf.data.storage.reader import data_errors
 from dc_tf.distributed import heartbeat, stop_request
 from dc_tf.errors import DataError, Preempted
 from dc_tf.progress import Progress
-from dc_tf.training import step_metrics
-from dc_tf.training.loss_scale import LEAST
+from dc_tf.training.optimizers.loss_scale import LEAST
+from dc_tf.training.step import step_metrics
 
 # A warning is logged when waiting for images takes this share of the time, measured after so many
 # seconds.

@@ -25,12 +25,15 @@ import workers
 from dc_tf.atomic import write_json
 from dc_tf.clustering.nearness import two_nearest
 from dc_tf.commands.main import main
-from dc_tf.curation import duplicates, inverted_file, kmeans_nearness, record_parts, where
-from dc_tf.curation.assign import assign_images
-from dc_tf.curation.cluster_table import write_cluster_table
-from dc_tf.curation.clusters import open_clustering, with_distances
-from dc_tf.curation.features import open_features
-from dc_tf.curation.inverted_file import InvertedFile
+from dc_tf.curation.clusters import kmeans_nearness, record_parts
+from dc_tf.curation.clusters.assign import assign_images
+from dc_tf.curation.clusters.open import open_clustering, with_distances
+from dc_tf.curation.clusters.table import write_cluster_table
+from dc_tf.curation.duplicates import find as duplicates
+from dc_tf.curation.features.open import open_features
+from dc_tf.curation.search import inverted_file
+from dc_tf.curation.search.inverted_file import InvertedFile
+from dc_tf.curation.selection import where
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.evaluation.frozen import feature_parts

@@ -20,7 +20,7 @@ from dc_tf.exporting.weights import weights_digest
 from dc_tf.nn.vgg16 import VGG16
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import load_trunk
-from dc_tf.training.metrics import read
+from dc_tf.training.monitoring.metrics import read
 
 HOSTILE = "a|b `x` [c](http://evil) <script>alert(1)</script> ![d](e)\n# heading"
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 import workers
 
 from dc_tf.run_dir import RunDir
-from dc_tf.training.metrics import read
+from dc_tf.training.monitoring.metrics import read
 
 LAUNCHER = pathlib.Path(__file__).resolve().parents[2] / "launch" / "local.py"
 LIMIT_S = 240

@@ -21,8 +21,8 @@ from dc_tf.planning.bank_cost import BankSize
 from dc_tf.planning.plan import Rates, make_plan
 from dc_tf.planning.report import as_dict, as_text, seconds_of
 from dc_tf.run_dir import RunDir
-from dc_tf.training.optimizers import make_optimizer
-from dc_tf.training.rates import rates_of
+from dc_tf.training.monitoring.rates import rates_of
+from dc_tf.training.optimizers.by_name import make_optimizer
 
 ROWS = 128
 PROTOTYPES = {
@@ -49,7 +49,7 @@ def count_step(cluster, settings):
     from dc_tf import experiment as experiment_lib
     from dc_tf.distributed.collectives import Collective
     from dc_tf.planning.stages import plan_stages
-    from dc_tf.training.step import Learner
+    from dc_tf.training.step.learner import Learner
 
     experiment = experiment_lib.load(params_override=[settings])
     plan = plan_stages(experiment, 128, cluster.size)[1]

@@ -6,8 +6,9 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.report import charts, curves
+from dc_tf.report import charts
 from dc_tf.report.charts import Series, bar_chart, figure, line_chart
+from dc_tf.report.sections import curves
 
 
 class ChartsTest(tf.test.TestCase):

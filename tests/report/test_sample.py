@@ -8,7 +8,7 @@ import clustered
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.curation import clusters as source
+from dc_tf.curation.clusters import open as source
 from dc_tf.report import sample
 
 

@@ -13,7 +13,7 @@ from dc_tf.clustering.assignments import Assignments, commit, write_block
 from dc_tf.clustering.kept_clustering import KeptClustering
 from dc_tf.clustering.store.points import as_points
 from dc_tf.clustering.store.whitening import Whitening
-from dc_tf.curation.clusters import Clustering
+from dc_tf.curation.clusters.open import Clustering
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.writer import DatasetWriter
 from dc_tf.distributed.collectives import Solo

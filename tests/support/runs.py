@@ -109,7 +109,7 @@ def train(cluster, settings, workdir, stop_at=None):
         stop_at: (event, global step) before which the process gives up, without saving: "train" is
             after that step's update, "clustering" after the reassignment at that step.
     """
-    from dc_tf.training import metrics
+    from dc_tf.training.monitoring import metrics
 
     write = metrics.MetricsLog.write
 

@@ -12,7 +12,7 @@ from dc_tf.data.input.batch_plan import BatchPlan
 from dc_tf.distributed.topology import Topology
 from dc_tf.experiment import Model, Optimizer, Stage, Views
 from dc_tf.nn.trunks import make_trunk
-from dc_tf.training.step import Learner
+from dc_tf.training.step.learner import Learner
 
 RESOLUTION, FC, SUBS, BATCH = 32, 24, 5, 32
 RATE, DECAY = 0.002, 1e-3

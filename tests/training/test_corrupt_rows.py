@@ -14,7 +14,7 @@ from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import DataError
 from dc_tf.run_dir import RunDir
 from dc_tf.training.corrupt_rows import corrupt_rows
-from dc_tf.training.metrics import read
+from dc_tf.training.monitoring.metrics import read
 
 CORRUPT = [10, 11, 77]  # of 128
 

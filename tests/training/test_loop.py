@@ -33,7 +33,7 @@ from dc_tf.training.checkpoint import (
     read_trunk,
 )
 from dc_tf.training.init_from import check_initial, initial_weights
-from dc_tf.training.metrics import read
+from dc_tf.training.monitoring.metrics import read
 from dc_tf.training.preflight import check_start
 
 # On 128 images the stages of runs.SETTINGS take 2 * 4 and 3 * 4 steps; clusterings are at 8, 16.

@@ -32,8 +32,9 @@ from dc_tf.distributed.cluster import connect
 from dc_tf.distributed.collectives import Solo
 from dc_tf.experiment import Clustering, Stage, load
 from dc_tf.run_dir import RunDir
-from dc_tf.training import extract, reassign
+from dc_tf.training import reassign
 from dc_tf.training.checkpoint import new_trunk
+from dc_tf.training.features import extract
 
 IMAGES, BATCH = 96, 32
 CLUSTERING = {"iterations": 3, "whitening_dim": 8, "batch_size": BATCH, "save_every_s": 0}

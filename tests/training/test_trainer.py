@@ -13,7 +13,7 @@ from dc_tf.errors import DataError
 from dc_tf.run_dir import RunDir
 from dc_tf.training import trainer
 from dc_tf.training.checkpoint import Position
-from dc_tf.training.step_metrics import NAMES, mean_metrics
+from dc_tf.training.step.step_metrics import NAMES, mean_metrics
 from dc_tf.training.trainer import EpochTrainer, StageTrainer
 
 CLOCK = [0.0]

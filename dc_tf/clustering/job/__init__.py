@@ -1,0 +1,1 @@
+"""`dc_tf kmeans`: from flags to files, and what a restart goes on from."""

@@ -1,0 +1,1 @@
+"""The nearest centroid of rows, and sums of rows by cluster."""

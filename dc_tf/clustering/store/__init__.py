@@ -1,0 +1,1 @@
+"""Features on disk: read in blocks, whitened, rewritten in place."""

@@ -1,0 +1,1 @@
+"""Flags of commands, each defined in one way."""

@@ -8,7 +8,7 @@ features = SOURCE.open()              # curation.features.Features
 import typing
 
 if typing.TYPE_CHECKING:
-    from dc_tf.curation.features import Features
+    from dc_tf.curation.features.open import Features
 
 
 class FeatureFlags:
@@ -58,6 +58,6 @@ class FeatureFlags:
         Raises:
             ConfigError, DataError: as `curation.features.open_features`.
         """
-        from dc_tf.curation.features import open_features
+        from dc_tf.curation.features.open import open_features
 
         return open_features(**self.values())

@@ -22,9 +22,9 @@ from dc_tf.clustering.search.tensors import exact_float32
 from dc_tf.clustering.store.embeddings import UnitRows
 from dc_tf.clustering.store.feature_files import open_folder
 from dc_tf.clustering.store.points import Block, chunks
-from dc_tf.curation.clusters import Clustering
-from dc_tf.curation.features import open_features
-from dc_tf.curation.network import network_of
+from dc_tf.curation.clusters.open import Clustering
+from dc_tf.curation.features.network import network_of
+from dc_tf.curation.features.open import open_features
 from dc_tf.curation.shared_columns import joined_columns
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader
@@ -38,8 +38,8 @@ from dc_tf.evaluation.frozen.embed import embed
 from dc_tf.progress import Progress
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import load_trunk_of_clustering
-from dc_tf.training.extract import extract
-from dc_tf.training.projection import projection_of_clustering
+from dc_tf.training.features.extract import extract
+from dc_tf.training.step.projection import projection_of_clustering
 
 _EMBEDDED = re.compile(r"(.+)-\d+-of-\d+\.npy$")  # a file of `dc_tf embed`
 

@@ -207,7 +207,7 @@ def with_distances(clustering: Clustering, comm=None) -> Clustering:
     """
     if clustering.distance is not None or clustering.stage is not None:
         return clustering
-    from dc_tf.curation.kmeans_nearness import measure
+    from dc_tf.curation.clusters.kmeans_nearness import measure
 
     nearness = measure(clustering, comm)
     return dataclasses.replace(clustering, distance=nearness[:, 0], ratio=nearness[:, 1])

@@ -39,8 +39,8 @@ def write_clusters(output, format=None, workers=None, **which) -> dict | None:
 
 
 def _write_clusters(output, workers, which, comm):
-    from dc_tf.curation.cluster_table import write_cluster_table
-    from dc_tf.curation.clusters import open_clustering, with_distances
+    from dc_tf.curation.clusters.open import open_clustering, with_distances
+    from dc_tf.curation.clusters.table import write_cluster_table
     from dc_tf.distributed.collective_errors import raise_on_all
 
     with raise_on_all(comm):
@@ -90,8 +90,8 @@ def assign(data, output, format=None, **which) -> dict | None:
         raise ConfigError("--data is missing; give the data set with the images to assign.")
     dataset, scratch = Dataset.open(data), f"{output}.features"
     with joined(f"--output={output}", output) as comm:
-        from dc_tf.curation.assign import assign_images
-        from dc_tf.curation.cluster_table import write_cluster_table
+        from dc_tf.curation.clusters.assign import assign_images
+        from dc_tf.curation.clusters.table import write_cluster_table
 
         clustering = assign_images(dataset, scratch, comm=comm, **which)
         found = write_cluster_table(clustering, output, comm=comm)

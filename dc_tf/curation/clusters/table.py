@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dc_tf import atomic
-from dc_tf.curation import outliers, record_parts
-from dc_tf.curation.record_parts import CLASS, FILE, LABEL, ROW
+from dc_tf.curation.clusters import outliers, record_parts
+from dc_tf.curation.clusters.record_parts import CLASS, FILE, LABEL, ROW
 from dc_tf.curation.tables import TableWriter, check_table_path
 
 

@@ -1,0 +1,1 @@
+"""Copies in a collection: pairs, groups, and the row of each to keep."""

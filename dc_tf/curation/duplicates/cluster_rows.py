@@ -15,7 +15,7 @@ import numpy as np
 
 from dc_tf import atomic
 from dc_tf.clustering.store.points import as_points
-from dc_tf.curation.neighbours import nearest_rows, unit, unit_blocks
+from dc_tf.curation.features.neighbours import nearest_rows, unit, unit_blocks
 from dc_tf.distributed import stop_request
 from dc_tf.distributed.blocks import all_sum_array, row_block
 from dc_tf.distributed.collective_errors import raise_on_all

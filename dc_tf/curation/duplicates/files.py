@@ -7,8 +7,8 @@ write_keep(found, rows, "OUT/keep.npy")
 import numpy as np
 
 from dc_tf import atomic
-from dc_tf.curation.duplicates import BYTES, NEAR, PIXELS
-from dc_tf.curation.search import sources_of
+from dc_tf.curation.duplicates.find import BYTES, NEAR, PIXELS
+from dc_tf.curation.search.find import sources_of
 from dc_tf.curation.tables import TableWriter
 from dc_tf.data.storage.view import write_view
 

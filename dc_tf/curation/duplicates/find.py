@@ -25,12 +25,12 @@ from dc_tf import atomic
 from dc_tf.clustering.kmeans import kmeans
 from dc_tf.clustering.shared_state import SharedState
 from dc_tf.clustering.store.points import Block
-from dc_tf.curation.cluster_rows import ClusterRows
-from dc_tf.curation.directions import DIM, Directions
-from dc_tf.curation.groups import choose_keepers, connecting, grouped
-from dc_tf.curation.near_pairs import near_pairs
-from dc_tf.curation.neighbours import unit
-from dc_tf.curation.row_facts import FACTS, RowFacts
+from dc_tf.curation.duplicates.cluster_rows import ClusterRows
+from dc_tf.curation.duplicates.groups import choose_keepers, connecting, grouped
+from dc_tf.curation.duplicates.near_pairs import near_pairs
+from dc_tf.curation.duplicates.row_facts import FACTS, RowFacts
+from dc_tf.curation.features.directions import DIM, Directions
+from dc_tf.curation.features.neighbours import unit
 from dc_tf.curation.shared_columns import joined_columns
 from dc_tf.distributed import heartbeat, stop_request
 from dc_tf.distributed.blocks import row_block

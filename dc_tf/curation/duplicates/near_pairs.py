@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.clustering.search.tensors import as_array, as_tensor, exact_float32, has_gpu
-from dc_tf.curation.groups import connecting
-from dc_tf.curation.neighbours import unit
+from dc_tf.curation.duplicates.groups import connecting
+from dc_tf.curation.features.neighbours import unit
 
 _TILE, _BLOCK = 2048, 8192  # rows
 _CACHE_BYTES = 256 << 20  # of rows of clusters that are compared several times

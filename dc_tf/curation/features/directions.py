@@ -20,7 +20,7 @@ from dc_tf.clustering.search.tensors import exact_float32
 from dc_tf.clustering.store.feature_files import Features
 from dc_tf.clustering.store.points import Subset
 from dc_tf.clustering.store.whitening import Moments, Whitening
-from dc_tf.curation.neighbours import checked_finite, unit
+from dc_tf.curation.features.neighbours import checked_finite, unit
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed.collective_errors import raise_on_all
 from dc_tf.distributed.collectives import ALONE

@@ -46,7 +46,7 @@ def open_features(
             + (", not both of --run and --features." if run is not None else ".")
         )
     if run is not None:
-        from dc_tf.curation import run_features  # which imports TensorFlow
+        from dc_tf.curation.features import run_features  # which imports TensorFlow
 
         return run_features.for_run(run, layer, data, cells, mirror, comm)
     dataset = None if data is None else _open_dataset(data)

@@ -1,0 +1,1 @@
+"""The images of a collection that are nearest to some images."""

@@ -16,10 +16,10 @@ from absl import logging
 from PIL import Image
 
 from dc_tf import atomic
-from dc_tf.curation.directions import DIM, Directions, folder_of
-from dc_tf.curation.features import open_features
-from dc_tf.curation.inverted_file import InvertedFile
-from dc_tf.curation.neighbours import Neighbours, nearest_rows, without_row
+from dc_tf.curation.features.directions import DIM, Directions, folder_of
+from dc_tf.curation.features.neighbours import Neighbours, nearest_rows, without_row
+from dc_tf.curation.features.open import open_features
+from dc_tf.curation.search.inverted_file import InvertedFile
 from dc_tf.curation.tables import TableWriter, check_table_path
 from dc_tf.data.inspection import examples_of, paste_tiles, tile
 from dc_tf.data.storage.metadata import text
@@ -184,7 +184,7 @@ def _read_query(given):
         return given
     if str(given).isdecimal():
         return Query(str(given), int(given))
-    from dc_tf.curation.network import read_image  # which imports TensorFlow
+    from dc_tf.curation.features.network import read_image  # which imports TensorFlow
 
     return Query(str(given), image=read_image(expand(str(given))))
 
@@ -263,7 +263,7 @@ def _vectors(features, queries, model):
     rows = [number for number, query in enumerate(queries) if query.image is None]
     vectors[rows] = features.take([queries[number].row for number in rows])
     if files:
-        from dc_tf.curation.network import embed_images, network_of
+        from dc_tf.curation.features.network import embed_images, network_of
 
         images = [queries[number].image for number in files]
         vectors[files] = embed_images(network_of(features, model), features, images)

@@ -28,8 +28,8 @@ import sys
 import numpy as np
 
 from dc_tf import atomic
-from dc_tf.curation.directions import folder_of
-from dc_tf.curation.neighbours import (
+from dc_tf.curation.features.directions import folder_of
+from dc_tf.curation.features.neighbours import (
     Neighbours,
     best_of,
     nearest_rows,

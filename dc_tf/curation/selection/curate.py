@@ -16,13 +16,13 @@ import numpy as np
 
 from dc_tf import atomic
 from dc_tf.clustering.statistics import count_statistics
-from dc_tf.curation.curate_request import CurateRequest
-from dc_tf.curation.features import open_features
-from dc_tf.curation.flat_tree import flat_tree
-from dc_tf.curation.grow import grow
-from dc_tf.curation.row_files import read_rows
-from dc_tf.curation.rules import Selection
-from dc_tf.curation.where import matching_rows
+from dc_tf.curation.features.open import open_features
+from dc_tf.curation.selection.request import CurateRequest
+from dc_tf.curation.selection.row_files import read_rows
+from dc_tf.curation.selection.rules import Selection
+from dc_tf.curation.selection.where import matching_rows
+from dc_tf.curation.tree.flat_tree import flat_tree
+from dc_tf.curation.tree.grow import grow
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.materialize import materialize
 from dc_tf.data.storage.row_list import rows_checksum

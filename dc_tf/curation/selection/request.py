@@ -6,8 +6,8 @@ request.check()
 
 import dataclasses
 
-from dc_tf.curation.hierarchy_options import HierarchyOptions, default_clusters
-from dc_tf.curation.where import Condition
+from dc_tf.curation.selection.where import Condition
+from dc_tf.curation.tree.options import HierarchyOptions, default_clusters
 from dc_tf.data.storage.materialize import FORMATS
 from dc_tf.errors import ConfigError
 

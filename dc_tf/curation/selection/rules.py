@@ -88,7 +88,7 @@ class Selection:
 
     def _chosen(self, clusters, quotas):
         """(n,) int64 rows of a range of clusters, as many of each as its quota."""
-        from dc_tf.curation.choose_rows import as_keys, random_keys, smallest_in_clusters
+        from dc_tf.curation.tree.choose_rows import as_keys, random_keys, smallest_in_clusters
 
         labels = self.tree.labels
         rows = np.flatnonzero(self.kept & (labels >= clusters.start) & (labels < clusters.stop))

@@ -1,0 +1,1 @@
+"""Trees of clusters, and rows drawn evenly from them."""

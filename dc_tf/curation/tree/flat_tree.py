@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 
-from dc_tf.curation.tree import Tree
+from dc_tf.curation.tree.tree import Tree
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.run_dir import RunDir
 
@@ -26,7 +26,7 @@ def flat_tree(clusters, dataset, features=None) -> Tree:
     Raises:
         ConfigError: it is no finished clustering of that data set.
     """
-    from dc_tf.curation.clusters import of_either  # which imports TensorFlow
+    from dc_tf.curation.clusters.open import of_either  # which imports TensorFlow
     from dc_tf.evaluation.clusters.clusterings import is_kmeans
 
     if not is_kmeans(clusters) and not os.path.isfile(RunDir(clusters).config):
@@ -54,7 +54,7 @@ def flat_tree(clusters, dataset, features=None) -> Tree:
 def _distances(features, labels, clusters):
     """(N,) float32 distance of each row to the mean of its cluster."""
     from dc_tf.clustering.store.points import chunks
-    from dc_tf.curation.choose_rows import distances_to
+    from dc_tf.curation.tree.choose_rows import distances_to
 
     sums = np.zeros((clusters, features.dim))
     for start, rows in chunks(features, _CHUNK_ROWS):

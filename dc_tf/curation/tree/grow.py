@@ -13,7 +13,7 @@ import numpy as np
 
 from dc_tf import atomic
 from dc_tf.clustering.store.embeddings import UnitRows
-from dc_tf.curation.tree import Tree
+from dc_tf.curation.tree.tree import Tree
 from dc_tf.distributed.blocks import row_block
 from dc_tf.errors import ConfigError
 
@@ -36,7 +36,7 @@ def grow(features, options, folder, normalize=False, comm=None) -> Tree | None:
         DataError: rows that are not finite, or a folder that cannot be written.
         Preempted: a worker was asked to stop; what was done is saved.
     """
-    from dc_tf.curation.tree_store import TreeStore
+    from dc_tf.curation.tree.store import TreeStore
     from dc_tf.distributed.collective_errors import raise_on_all
     from dc_tf.distributed.collectives import ALONE
 
@@ -65,7 +65,7 @@ def _lock(folder, end):
 def _make(features, options, store, normalize, comm):
     """Does this worker's part."""
     from dc_tf.clustering.store.points import Block
-    from dc_tf.curation.hierarchical_kmeans import hierarchical_kmeans
+    from dc_tf.curation.tree.hierarchical_kmeans import hierarchical_kmeans
     from dc_tf.distributed.collective_errors import raise_on_all
 
     settings = {

@@ -18,8 +18,8 @@ import numpy as np
 
 from dc_tf.clustering.kmeans import kmeans
 from dc_tf.clustering.store.points import Subset, as_points
-from dc_tf.curation.choose_rows import as_keys, distances_to, smallest_in_clusters
-from dc_tf.curation.tree import Tree
+from dc_tf.curation.tree.choose_rows import as_keys, distances_to, smallest_in_clusters
+from dc_tf.curation.tree.tree import Tree
 from dc_tf.distributed.blocks import row_block
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError

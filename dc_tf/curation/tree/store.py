@@ -20,7 +20,7 @@ import numpy as np
 from dc_tf import atomic
 from dc_tf.clustering.shared_state import SharedState
 from dc_tf.clustering.store.joined_file import write_joined
-from dc_tf.curation.tree import Tree
+from dc_tf.curation.tree.tree import Tree
 from dc_tf.distributed.blocks import all_sum_array
 from dc_tf.errors import DataError
 

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from dc_tf.curation.water_filling import even_shares
+from dc_tf.curation.tree.water_filling import even_shares
 
 _BLOCK = 1 << 22  # rows
 

@@ -1,0 +1,1 @@
+"""Batches of training: which rows, augmented how."""

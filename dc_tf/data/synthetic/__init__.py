@@ -1,0 +1,1 @@
+"""Images that `dc_tf generate` draws."""

@@ -1,0 +1,1 @@
+"""Development kits of PASCAL VOC."""

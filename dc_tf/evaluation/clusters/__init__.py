@@ -1,0 +1,1 @@
+"""Agreement of clusterings with labels and metadata."""

@@ -17,7 +17,7 @@ from dc_tf.distributed.collectives import all_sum_packed
 from dc_tf.nn.heads import LinearHead
 from dc_tf.nn.losses import cross_entropy
 from dc_tf.seeds import derive
-from dc_tf.training.optimizers import decayed, make_optimizer
+from dc_tf.training.optimizers.by_name import decayed, make_optimizer
 
 SUMS = ("images", "loss", "hits")
 _DROPPED = 2  # layers: fc6 and fc7 of VGG-16

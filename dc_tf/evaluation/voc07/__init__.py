@@ -1,0 +1,1 @@
+"""Classification and detection on PASCAL VOC 2007."""

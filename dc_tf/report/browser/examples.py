@@ -20,7 +20,7 @@ import threading
 import numpy as np
 
 from dc_tf.clustering.store.feature_files import Features, open_folder
-from dc_tf.curation.features import open_features
+from dc_tf.curation.features.open import open_features
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.report.browser.pictures import thumbnail_of
 from dc_tf.run_dir import RunDir
@@ -87,7 +87,10 @@ class Examples:
             ConfigError: the network that made the features is not known.
             DataError: it is no image.
         """
-        from dc_tf.curation.network import embed_images, read_image  # which import TensorFlow
+        from dc_tf.curation.features.network import (  # which import TensorFlow
+            embed_images,
+            read_image,
+        )
 
         encoded = read_image(data)
         with self._lock:
@@ -106,20 +109,20 @@ class Examples:
 
     @functools.cached_property
     def _network(self):
-        from dc_tf.curation.network import network_of
+        from dc_tf.curation.features.network import network_of
 
         return network_of(self.features, self._model)
 
     @functools.cached_property
     def _points(self):
-        from dc_tf.curation.directions import Directions
+        from dc_tf.curation.features.directions import Directions
 
         return Directions.of(self.features)
 
     @functools.cached_property
     def _index(self):
         """The InvertedFile; None for few features."""
-        from dc_tf.curation.inverted_file import InvertedFile
+        from dc_tf.curation.search.inverted_file import InvertedFile
 
         if self.features.rows * self.features.dim <= _EXACT_NUMBERS:
             return None
@@ -129,7 +132,7 @@ class Examples:
         return self._nearest(self._points.take([row]), row)
 
     def _nearest(self, vectors, own):
-        from dc_tf.curation.neighbours import nearest_rows, without_row
+        from dc_tf.curation.features.neighbours import nearest_rows, without_row
 
         count = min(COUNT + 1, self.features.rows)
         if self._index is None:

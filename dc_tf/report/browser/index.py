@@ -22,7 +22,7 @@ import os
 import numpy as np
 
 from dc_tf import atomic
-from dc_tf.curation import outliers
+from dc_tf.curation.clusters import outliers
 from dc_tf.distributed import stop_request
 from dc_tf.progress import Progress
 

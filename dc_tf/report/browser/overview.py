@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from dc_tf.curation.outliers import TINY
+from dc_tf.curation.clusters.outliers import TINY
 
 SORTS = {
     "largest": "Largest first",

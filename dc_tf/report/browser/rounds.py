@@ -10,7 +10,7 @@ import os
 import numpy as np
 
 from dc_tf import atomic
-from dc_tf.curation.clusters import Run, open_round
+from dc_tf.curation.clusters.open import Run, open_round
 from dc_tf.distributed import stop_request
 from dc_tf.progress import Progress
 from dc_tf.report.browser.index import row_type, write_rows

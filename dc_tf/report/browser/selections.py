@@ -16,7 +16,7 @@ import re
 import numpy as np
 
 from dc_tf import atomic
-from dc_tf.curation.row_files import read_rows
+from dc_tf.curation.selection.row_files import read_rows
 from dc_tf.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")

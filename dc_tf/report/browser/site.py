@@ -9,9 +9,9 @@ import os
 import numpy as np
 
 from dc_tf import atomic
-from dc_tf.curation.cluster_table import write_cluster_table
-from dc_tf.curation.clusters import Clustering, Run, of_kmeans, of_run, with_distances
-from dc_tf.curation.features import for_run, open_features
+from dc_tf.curation.clusters.open import Clustering, Run, of_kmeans, of_run, with_distances
+from dc_tf.curation.clusters.table import write_cluster_table
+from dc_tf.curation.features.open import for_run, open_features
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError
 from dc_tf.report.browser.examples import Examples, kept_features

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dc_tf.curation.record_parts import (
+from dc_tf.curation.clusters.record_parts import (
     CLASS,
     FILE,
     LABEL,

@@ -1,0 +1,1 @@
+"""The page of `dc_tf duplicates`, and the work behind it."""

@@ -21,17 +21,17 @@ import numpy as np
 
 from dc_tf import atomic
 from dc_tf.atomic import write_file, write_json
-from dc_tf.curation import duplicate_files
-from dc_tf.curation.clusters import of_kmeans, of_run
-from dc_tf.curation.duplicates import Settings, find_duplicates
-from dc_tf.curation.features import open_features
+from dc_tf.curation.clusters.open import of_kmeans, of_run
+from dc_tf.curation.duplicates import files as duplicate_files
+from dc_tf.curation.duplicates.find import Settings, find_duplicates
+from dc_tf.curation.features.open import open_features
 from dc_tf.distributed.collective_errors import raise_on_all
 from dc_tf.distributed.joined import joined
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.clusters.clusterings import is_kmeans
 from dc_tf.paths import check_folder, expand
-from dc_tf.report.duplicates_page import gallery
+from dc_tf.report.duplicates.page import gallery
 from dc_tf.run_dir import RunDir
 
 # With `Trunk.copies_layer`, what finds copies best in benchmarks/results/duplicates.md.

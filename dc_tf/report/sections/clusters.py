@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from dc_tf.curation.outliers import TINY, source_column
+from dc_tf.curation.clusters.outliers import TINY, source_column
 from dc_tf.evaluation.clusters.nmi import PLACE
 
 _LEAST = TINY  # fewest images with a value that have a purity

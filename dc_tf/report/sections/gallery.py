@@ -12,12 +12,12 @@ import functools
 
 import numpy as np
 
-from dc_tf.curation.outliers import farthest
-from dc_tf.report import map as map_lib
+from dc_tf.curation.clusters.outliers import farthest
 from dc_tf.report import sample
 from dc_tf.report.centroids import centroids_of
-from dc_tf.report.clusters import Cluster
-from dc_tf.report.colours import hex_of, hue_order
+from dc_tf.report.sections import map as map_lib
+from dc_tf.report.sections.clusters import Cluster
+from dc_tf.report.sections.colours import hex_of, hue_order
 from dc_tf.report.thumbnails import Thumbnails
 
 SHEET = 9

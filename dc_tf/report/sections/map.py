@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-from dc_tf.report.clusters import Cluster
-from dc_tf.report.colours import hex_of
+from dc_tf.report.sections.clusters import Cluster
+from dc_tf.report.sections.colours import hex_of
 
 MOST = 2000  # clusters on the map
 WIDTH, HEIGHT, _EDGE = 900, 560, 24

@@ -9,9 +9,9 @@ import dataclasses
 import numpy as np
 
 from dc_tf.clustering.statistics import count_statistics, size_histogram
-from dc_tf.curation.outliers import TINY
+from dc_tf.curation.clusters.outliers import TINY
 from dc_tf.report.charts import Series, bar_chart, line_chart
-from dc_tf.report.clusters import single_source
+from dc_tf.report.sections.clusters import single_source
 
 _PARENTS = 100  # first-level clusters in the table
 _LISTED = 30  # clusters of a single user, and tiny ones, that are listed

@@ -1,0 +1,1 @@
+"""Features of the whole collection: extracted, or kept from steps; what they need first."""

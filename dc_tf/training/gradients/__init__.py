@@ -1,0 +1,1 @@
+"""Gradients to the other workers: sums, factors, and those that leave early."""

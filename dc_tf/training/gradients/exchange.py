@@ -23,7 +23,7 @@ import tensorflow as tf
 from dc_tf.distributed.blocks import MESSAGE_BYTES, blocks
 from dc_tf.distributed.collectives import Communicator, PackedGather, PackedSum, all_sum_packed
 from dc_tf.distributed.wire import wire
-from dc_tf.training.factors import Factors, Tap
+from dc_tf.training.gradients.factors import Factors, Tap
 
 # Smaller messages of a layer are not worth their latency.
 _LEAST_PART_BYTES = 1 << 20

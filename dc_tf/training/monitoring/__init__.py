@@ -1,0 +1,1 @@
+"""What a run writes to be looked at: metrics, speed, TensorBoard."""

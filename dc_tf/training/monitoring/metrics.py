@@ -12,7 +12,7 @@ import os
 import numpy as np
 
 from dc_tf import atomic
-from dc_tf.training.summaries import Summaries
+from dc_tf.training.monitoring.summaries import Summaries
 
 
 class MetricsLog:

@@ -3,7 +3,7 @@
 import os
 
 from dc_tf.planning.plan import Rates
-from dc_tf.training.metrics import read
+from dc_tf.training.monitoring.metrics import read
 
 
 def rates_of(run) -> Rates:

@@ -9,7 +9,7 @@ import inspect
 
 from dc_tf import keras
 from dc_tf.errors import ConfigError
-from dc_tf.training.sgd import LARS, FusedSGD, is_kernel
+from dc_tf.training.optimizers.sgd import LARS, FusedSGD, is_kernel
 
 # Arguments of optimizers that are not options.
 _NOT_OPTIONS = ("learning_rate", "decay_of", "kwargs")

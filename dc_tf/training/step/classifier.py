@@ -5,9 +5,9 @@ import tensorflow as tf
 
 from dc_tf.nn.heads import LinearHead
 from dc_tf.planning.exchange import leaves_early, updated_in_blocks
-from dc_tf.training.exchange import Exchange
-from dc_tf.training.factors import Factors
-from dc_tf.training.optimizers import decay_of, decayed, make_optimizer
+from dc_tf.training.gradients.exchange import Exchange
+from dc_tf.training.gradients.factors import Factors
+from dc_tf.training.optimizers.by_name import decay_of, decayed, make_optimizer
 
 
 class Classifier(tf.Module):

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from dc_tf.nn import losses
 from dc_tf.seeds import derive
-from dc_tf.training.classifier import Classifier
-from dc_tf.training.factors import Factors
-from dc_tf.training.prototypes import Prototypes
+from dc_tf.training.gradients.factors import Factors
+from dc_tf.training.step.classifier import Classifier
+from dc_tf.training.step.prototypes import Prototypes
 
 
 class Heads:

@@ -18,13 +18,13 @@ from dc_tf.nn import losses
 from dc_tf.nn.vgg16 import dropout_mask
 from dc_tf.planning.exchange import factored, leaves_early
 from dc_tf.seeds import derive
-from dc_tf.training.exchange import Exchange, accumulated, local_gradients, recording
-from dc_tf.training.heads import Heads, squared_norm
-from dc_tf.training.loss_scale import LossScale, all_finite
-from dc_tf.training.optimizers import decayed, make_optimizer
-from dc_tf.training.overlap import Overlap
-from dc_tf.training.projection import new_projection
-from dc_tf.training.step_metrics import IMAGE_NAMES, STEP_NAMES, pack
+from dc_tf.training.gradients.exchange import Exchange, accumulated, local_gradients, recording
+from dc_tf.training.gradients.overlap import Overlap
+from dc_tf.training.optimizers.by_name import decayed, make_optimizer
+from dc_tf.training.optimizers.loss_scale import LossScale, all_finite
+from dc_tf.training.step.heads import Heads, squared_norm
+from dc_tf.training.step.projection import new_projection
+from dc_tf.training.step.step_metrics import IMAGE_NAMES, STEP_NAMES, pack
 
 
 class Learner:

@@ -8,7 +8,7 @@ from unittest import mock
 import tensorflow as tf
 from absl import flags
 
-from dc_tf.commands.command_flags import CommandFlags, PathParser
+from dc_tf.commands.flags.define import CommandFlags, PathParser
 from dc_tf.commands.main import COMMANDS
 
 # Texts that speak of files and folders without being one.

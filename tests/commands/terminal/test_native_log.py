@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 import terminals
 
-from dc_tf.commands.native_log import Sorter
+from dc_tf.commands.terminal.native_log import Sorter
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # As TensorFlow 2.20 writes them.

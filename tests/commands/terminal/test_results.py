@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 import terminals
 
-from dc_tf.commands import results
-from dc_tf.commands.results import Result
+from dc_tf.commands.terminal import results
+from dc_tf.commands.terminal.results import Result
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHOW = """

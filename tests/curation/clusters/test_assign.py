@@ -14,9 +14,9 @@ import tensorflow as tf
 import workers
 
 import dc_tf
-from dc_tf.curation import assign as assign_lib
-from dc_tf.curation import start
-from dc_tf.curation.clusters import open_clustering
+from dc_tf.curation.clusters import assign as assign_lib
+from dc_tf.curation.clusters import start
+from dc_tf.curation.clusters.open import open_clustering
 from dc_tf.errors import ConfigError, Preempted
 
 
@@ -88,7 +88,9 @@ class AssignTest(tf.test.TestCase):
         output = self.path("new.parquet")
         stop = mock.patch.object(start, "atomic")  # used after all is written
         with (
-            mock.patch("dc_tf.curation.record_parts.write_parts", side_effect=Preempted("stop")),
+            mock.patch(
+                "dc_tf.curation.clusters.record_parts.write_parts", side_effect=Preempted("stop")
+            ),
             stop,
             self.assertRaises(Preempted),
         ):

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from dc_tf.curation import clusters as clusters_lib
-from dc_tf.curation import outliers
+from dc_tf.curation.clusters import open as clusters_lib
+from dc_tf.curation.clusters import outliers
 
 
 class OutliersTest(tf.test.TestCase):

@@ -14,8 +14,10 @@ import pytest
 import tensorflow as tf
 
 from dc_tf.clustering.nearness import two_nearest
-from dc_tf.curation import cluster_table, clusters, record_parts
-from dc_tf.curation.start import write_clusters
+from dc_tf.curation.clusters import open as clusters
+from dc_tf.curation.clusters import record_parts
+from dc_tf.curation.clusters import table as cluster_table
+from dc_tf.curation.clusters.start import write_clusters
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError, DataError, Preempted
 

@@ -7,10 +7,11 @@ from unittest import mock
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.curation import cluster_rows, duplicates, near_pairs
-from dc_tf.curation.duplicates import Settings, find_duplicates
-from dc_tf.curation.features import open_features
-from dc_tf.curation.groups import choose_keepers, connecting, grouped
+from dc_tf.curation.duplicates import cluster_rows, near_pairs
+from dc_tf.curation.duplicates import find as duplicates
+from dc_tf.curation.duplicates.find import Settings, find_duplicates
+from dc_tf.curation.duplicates.groups import choose_keepers, connecting, grouped
+from dc_tf.curation.features.open import open_features
 from dc_tf.errors import ConfigError, DataError
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import runs
 import tensorflow as tf
 
-from dc_tf.curation import run_features
-from dc_tf.curation.features import for_run, open_features
+from dc_tf.curation.features import run_features
+from dc_tf.curation.features.open import for_run, open_features
 from dc_tf.data.synthetic.generate import generate
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.frozen.start import embed_files

@@ -14,12 +14,13 @@ import runs
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from dc_tf.curation import inverted_file, search
-from dc_tf.curation.directions import Directions
-from dc_tf.curation.features import open_features
-from dc_tf.curation.inverted_file import InvertedFile
-from dc_tf.curation.neighbours import nearest_rows, without_row
-from dc_tf.curation.search import as_text, search_and_write
+from dc_tf.curation.features.directions import Directions
+from dc_tf.curation.features.neighbours import nearest_rows, without_row
+from dc_tf.curation.features.open import open_features
+from dc_tf.curation.search import find as search
+from dc_tf.curation.search import inverted_file
+from dc_tf.curation.search.find import as_text, search_and_write
+from dc_tf.curation.search.inverted_file import InvertedFile
 from dc_tf.data.convert import convert
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader
@@ -47,7 +48,7 @@ class NearestTest(tf.test.TestCase):
         expected = cosines(x, vectors)
         features = open_features(features=save(self, x))
         for block_bytes in (32, 32 * 50, 1 << 20):
-            with mock.patch("dc_tf.curation.neighbours.BLOCK_BYTES", block_bytes):
+            with mock.patch("dc_tf.curation.features.neighbours.BLOCK_BYTES", block_bytes):
                 found = nearest_rows(features, vectors, 6)
             self.assertAllEqual(found.rows[1:], np.argsort(-expected, 1)[1:, :6])
             self.assertAllEqual(found.rows[0, :2], [7, 201])
@@ -85,7 +86,7 @@ class DirectionsTest(tf.test.TestCase):
         x = np.random.default_rng(0).standard_normal((100, 4))
         path = save(self, x)
         first = Directions.of(open_features(features=path))
-        with mock.patch("dc_tf.curation.directions._fit", side_effect=AssertionError):
+        with mock.patch("dc_tf.curation.features.directions._fit", side_effect=AssertionError):
             again = Directions.of(open_features(features=path))
         self.assertAllEqual(again.whitening.basis, first.whitening.basis)
         np.save(path, x**3)

@@ -5,9 +5,9 @@ from unittest import mock
 
 import numpy as np
 
-from dc_tf.curation import rules
-from dc_tf.curation.rules import Selection
-from dc_tf.curation.tree import Tree
+from dc_tf.curation.selection import rules
+from dc_tf.curation.selection.rules import Selection
+from dc_tf.curation.tree.tree import Tree
 
 #                  rows of cluster 0        1        2   3
 LABELS = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3], np.int32)

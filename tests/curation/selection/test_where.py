@@ -9,8 +9,8 @@ from unittest import mock
 import numpy as np
 import pictures
 
-from dc_tf.curation import where
-from dc_tf.curation.where import Condition, matching_rows
+from dc_tf.curation.selection import where
+from dc_tf.curation.selection.where import Condition, matching_rows
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.writer import DatasetWriter
 from dc_tf.errors import ConfigError

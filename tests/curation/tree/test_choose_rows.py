@@ -5,7 +5,7 @@ import tensorflow as tf
 import workers
 
 from dc_tf.clustering.store.points import as_points
-from dc_tf.curation.choose_rows import (
+from dc_tf.curation.tree.choose_rows import (
     as_keys,
     distances_to,
     random_keys,

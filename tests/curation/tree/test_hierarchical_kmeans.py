@@ -10,11 +10,11 @@ import workers
 
 from dc_tf.clustering.kmeans import kmeans
 from dc_tf.clustering.store.points import as_points
-from dc_tf.curation.choose_rows import random_keys, smallest_in_clusters
-from dc_tf.curation.hierarchical_kmeans import hierarchical_kmeans
-from dc_tf.curation.hierarchy_options import HierarchyOptions, default_clusters
-from dc_tf.curation.tree_store import TreeStore
-from dc_tf.curation.water_filling import even_shares
+from dc_tf.curation.tree.choose_rows import random_keys, smallest_in_clusters
+from dc_tf.curation.tree.hierarchical_kmeans import hierarchical_kmeans
+from dc_tf.curation.tree.options import HierarchyOptions, default_clusters
+from dc_tf.curation.tree.store import TreeStore
+from dc_tf.curation.tree.water_filling import even_shares
 from dc_tf.distributed import stop_request
 from dc_tf.distributed.blocks import row_block
 from dc_tf.distributed.collectives import Solo

@@ -5,8 +5,8 @@ import unittest
 import numpy as np
 import pytest
 
-from dc_tf.curation.tree import Tree
-from dc_tf.curation.water_filling import even_shares
+from dc_tf.curation.tree.tree import Tree
+from dc_tf.curation.tree.water_filling import even_shares
 
 pytest.importorskip("hypothesis", reason="pip install -c constraints.txt hypothesis")
 

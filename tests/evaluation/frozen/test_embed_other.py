@@ -20,8 +20,8 @@ from PIL import Image
 
 import dc_tf
 from dc_tf.commands.main import main
-from dc_tf.curation.features import open_features
-from dc_tf.curation.network import embed_images, network_of
+from dc_tf.curation.features.network import embed_images, network_of
+from dc_tf.curation.features.open import open_features
 from dc_tf.data.input.augment import center_crop
 from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage.manifest import Dataset

@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from dc_tf.curation import network
-from dc_tf.curation.search import search
+from dc_tf.curation.features import network
+from dc_tf.curation.search.find import search
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.report.browser import app as app_lib
 from dc_tf.report.browser import examples as examples_lib

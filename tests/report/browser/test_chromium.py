@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 import uvicorn
 
-from dc_tf.curation import network
+from dc_tf.curation.features import network
 from dc_tf.report.browser import serve
 from dc_tf.report.browser.app import make_app
 from dc_tf.report.browser.guard import Access

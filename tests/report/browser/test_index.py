@@ -8,8 +8,8 @@ import clustered
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.curation import outliers
-from dc_tf.curation.clusters import of_run
+from dc_tf.curation.clusters import outliers
+from dc_tf.curation.clusters.open import of_run
 from dc_tf.report.browser import index as index_lib
 from dc_tf.report.browser.index import ClusterIndex
 from dc_tf.report.browser.overview import Filter, chosen

@@ -17,12 +17,12 @@ import tensorflow as tf
 from PIL import Image
 
 from dc_tf.commands.main import main
-from dc_tf.curation import row_facts
-from dc_tf.curation.row_facts import RowFacts
+from dc_tf.curation.duplicates import row_facts
+from dc_tf.curation.duplicates.row_facts import RowFacts
 from dc_tf.data.convert import convert
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError, Preempted
-from dc_tf.report.duplicates import as_text, find_and_write
+from dc_tf.report.duplicates.run import as_text, find_and_write
 
 HOSTILE = "d\"><script>alert(1)<script>'.png"
 

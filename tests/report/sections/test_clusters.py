@@ -7,9 +7,10 @@ import clustered
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.curation import outliers
-from dc_tf.report import clusters, columns, sample
-from dc_tf.report.colours import Colours
+from dc_tf.curation.clusters import outliers
+from dc_tf.report import columns, sample
+from dc_tf.report.sections import clusters
+from dc_tf.report.sections.colours import Colours
 
 ROWS = 60
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from dc_tf import atomic
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError
-from dc_tf.report.copies import find, read
+from dc_tf.report.sections.copies import find, read
 
 
 class CopiesTest(tf.test.TestCase):

@@ -8,7 +8,7 @@ import pictures
 import tensorflow as tf
 
 from dc_tf.errors import ConfigError
-from dc_tf.report.evaluations import find
+from dc_tf.report.sections.evaluations import find
 
 RESULT = {
     "task": "knn",

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.nn.sobel import Sobel
-from dc_tf.report.filters import filter_sheets, sobel_sheets
+from dc_tf.report.sections.filters import filter_sheets, sobel_sheets
 from dc_tf.report.thumbnails import Thumbnails, mean_colour
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.report import map as map_lib
-from dc_tf.report.clusters import Cluster, Dominant
+from dc_tf.report.sections import map as map_lib
+from dc_tf.report.sections.clusters import Cluster, Dominant
 
 
 def cluster(number, size, label=None):

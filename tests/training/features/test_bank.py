@@ -25,10 +25,10 @@ from dc_tf.nn.trunks import trunk_of
 from dc_tf.planning.plan import make_plan
 from dc_tf.planning.stages import plan_stages
 from dc_tf.run_dir import RunDir
-from dc_tf.training.bank import StageBank, places
+from dc_tf.training.features.bank import StageBank, places
 from dc_tf.training.loop import make_sampler
-from dc_tf.training.metrics import read
-from dc_tf.training.step import Learner
+from dc_tf.training.monitoring.metrics import read
+from dc_tf.training.step.learner import Learner
 
 ROWS, DIM = 128, 8
 # 4 steps an epoch, and clusterings before steps 1, 5, 9 and 13; no step of the last round is kept.

@@ -16,8 +16,8 @@ from dc_tf.distributed.cluster import connect
 from dc_tf.experiment import Model, Stage, load
 from dc_tf.nn.projection import clustered_features
 from dc_tf.planning.stages import plan_stages
-from dc_tf.training.calibrate import calibrate, needs_calibration
-from dc_tf.training.step import Learner
+from dc_tf.training.features.calibrate import calibrate, needs_calibration
+from dc_tf.training.step.learner import Learner
 
 STAGE = {
     **runs.SETTINGS["stages"][1],

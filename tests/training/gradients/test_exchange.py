@@ -46,11 +46,11 @@ def shared(size):
 def run_in_blocks(cluster, case):
     """`train` with every head that can be updated from its factors updated row by row."""
     import dc_tf.planning.exchange
-    import dc_tf.training.sgd
+    import dc_tf.training.optimizers.sgd
 
     with (
         unittest.mock.patch.object(dc_tf.planning.exchange, "_LEAST_IN_BLOCKS", 1),
-        unittest.mock.patch.object(dc_tf.training.sgd, "_BLOCK_BYTES", 200),
+        unittest.mock.patch.object(dc_tf.training.optimizers.sgd, "_BLOCK_BYTES", 200),
     ):
         return train(cluster, case)
 
@@ -65,7 +65,7 @@ def run_early(cluster, case):
 
 def aligned(cluster, case):
     """Weights and momentum of fc6 and of a head that differed between workers, aligned."""
-    from dc_tf.training.step import Learner
+    from dc_tf.training.step.learner import Learner
 
     plan = BatchPlan(case.clusters, case.rotations, BATCH, Topology(cluster.size, 1))
     with cluster.strategy.scope():

@@ -7,7 +7,7 @@ from absl.testing import parameterized
 
 from dc_tf.nn.dense import Dense
 from dc_tf.nn.heads import LinearHead
-from dc_tf.training.factors import Factors, Tap
+from dc_tf.training.gradients.factors import Factors, Tap
 
 pytestmark = pytest.mark.numeric
 

@@ -9,9 +9,9 @@ import tensorflow as tf
 from absl.testing import parameterized
 from step_case import FC, RESOLUTION, new_trunk
 
-from dc_tf.training import exchange as exchange_lib
-from dc_tf.training.exchange import Exchange, local_gradients, recording
-from dc_tf.training.overlap import Overlap
+from dc_tf.training.gradients import exchange as exchange_lib
+from dc_tf.training.gradients.exchange import Exchange, local_gradients, recording
+from dc_tf.training.gradients.overlap import Overlap
 
 pytestmark = pytest.mark.numeric
 

@@ -22,9 +22,9 @@ from dc_tf.data.storage.reader import RowReader
 from dc_tf.data.storage.schema import OURS
 from dc_tf.experiment import load
 from dc_tf.run_dir import RunDir
-from dc_tf.training import cluster_pictures
-from dc_tf.training.metrics import read
-from dc_tf.training.summaries import SETTINGS, Summaries, hyperparameters
+from dc_tf.training.monitoring import cluster_pictures
+from dc_tf.training.monitoring.metrics import read
+from dc_tf.training.monitoring.summaries import SETTINGS, Summaries, hyperparameters
 
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 

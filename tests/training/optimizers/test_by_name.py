@@ -9,9 +9,9 @@ from dc_tf import keras
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError
 from dc_tf.experiment import Optimizer, Stage
-from dc_tf.training import sgd
-from dc_tf.training.classifier import Classifier
-from dc_tf.training.optimizers import check_optimizer, decayed, make_optimizer
+from dc_tf.training.optimizers import sgd
+from dc_tf.training.optimizers.by_name import check_optimizer, decayed, make_optimizer
+from dc_tf.training.step.classifier import Classifier
 
 pytestmark = pytest.mark.numeric
 

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.experiment import Optimizer, Stage
-from dc_tf.training.learning_rate import epoch_rates, learning_rate
+from dc_tf.training.optimizers.learning_rate import epoch_rates, learning_rate
 
 EPOCHS, STEPS = 5, 8
 

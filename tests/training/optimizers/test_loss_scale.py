@@ -1,7 +1,7 @@
 import pytest
 import tensorflow as tf
 
-from dc_tf.training.loss_scale import GROWTH_STEPS, INITIAL, LossScale, all_finite
+from dc_tf.training.optimizers.loss_scale import GROWTH_STEPS, INITIAL, LossScale, all_finite
 
 pytestmark = pytest.mark.numeric
 

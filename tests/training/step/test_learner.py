@@ -24,8 +24,8 @@ from step_case import (
 from dc_tf.data.input.batch_plan import BatchPlan
 from dc_tf.distributed.topology import Topology
 from dc_tf.experiment import Model, Optimizer, Views
-from dc_tf.training.step import Learner
-from dc_tf.training.step_metrics import unpack
+from dc_tf.training.step.learner import Learner
+from dc_tf.training.step.step_metrics import unpack
 
 pytestmark = pytest.mark.numeric
 

@@ -15,13 +15,13 @@ from dc_tf import experiment as experiment_lib
 from dc_tf.clustering.assignments import Assignments
 from dc_tf.clustering.cluster_model import load_clustering
 from dc_tf.clustering.kept_clustering import centroids_folder, kept_rounds
-from dc_tf.curation.assign import assign_images
+from dc_tf.curation.clusters.assign import assign_images
 from dc_tf.exporting.saved_model import export_saved_model
 from dc_tf.planning.plan import make_plan
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import load_trunk, load_trunk_of_clustering
-from dc_tf.training.metrics import read
-from dc_tf.training.projection import projection_of_clustering
+from dc_tf.training.monitoring.metrics import read
+from dc_tf.training.step.projection import projection_of_clustering
 
 # On 128 images an epoch has 4 steps; clusterings are before steps 1 and 9, in a stage of 3 epochs.
 STEPS = 12

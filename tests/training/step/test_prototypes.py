@@ -16,10 +16,10 @@ from dc_tf.experiment import Clustering, Model, Optimizer, Projection, Stage
 from dc_tf.kmeans_options import KMeansOptions
 from dc_tf.nn import losses
 from dc_tf.nn.vgg16 import VGG16
-from dc_tf.training.heads import Heads
-from dc_tf.training.prototypes import Prototypes
-from dc_tf.training.step import Learner
-from dc_tf.training.step_metrics import IMAGE_NAMES
+from dc_tf.training.step.heads import Heads
+from dc_tf.training.step.learner import Learner
+from dc_tf.training.step.prototypes import Prototypes
+from dc_tf.training.step.step_metrics import IMAGE_NAMES
 
 RESOLUTION, FC, HIDDEN, DIM, SUBS, BATCH = 32, 24, 16, 8, 5, 32
 STEPS = 2

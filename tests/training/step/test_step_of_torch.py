@@ -18,7 +18,7 @@ from dc_tf.experiment import Model, Optimizer, Stage
 from dc_tf.exporting.torch_weights import from_torch
 from dc_tf.exporting.weights import assign_weights, named_weights
 from dc_tf.nn.vgg16 import VGG16
-from dc_tf.training.step import Learner
+from dc_tf.training.step.learner import Learner
 
 torch = pytest.importorskip("torch", reason="pip install -c constraints.txt torch")
 from torch_vgg import trained_like  # noqa: E402
