@@ -17,7 +17,6 @@ from dc_tf.data.storage.processes import cores
 from dc_tf.evaluation.frozen.features import directions
 from dc_tf.evaluation.frozen.svm import classify_all, end_processes
 
-
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("images", 960, "Images of the largest fit.")
 flags.DEFINE_integer("dim", 1024, "Dimensions of a feature.")
