@@ -42,6 +42,10 @@ class ConfigsTest(tf.test.TestCase):
         self.check_training([CONFIGS / "quickstart.yaml"])
 
     @pytest.mark.slow
+    def test_those_of_the_newest_parts_train_when_shrunk(self):
+        self.check_training([CONFIGS / "deepercluster2_small.yaml"])
+
+    @pytest.mark.extended
     def test_every_other_shipped_configuration_trains_when_shrunk(self):
         paths = sorted(set(CONFIGS.glob("*.yaml")) - {CONFIGS / "quickstart.yaml"})
         self.assertNotEmpty(paths)

@@ -173,11 +173,11 @@ class WalkTest(tf.test.TestCase):
 IMPORTS = (ast.Import, ast.ImportFrom)
 
 
+@functools.cache
 def modules():
-    """Yields (path, part): part is the name under dc_tf, 'data' for all of dc_tf/data."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        if path != PACKAGE / "__init__.py":
-            yield path, path.relative_to(PACKAGE).with_suffix("").parts[0]
+    """(path, part) of each: part is the name under dc_tf, 'data' for all of dc_tf/data."""
+    paths = sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "__init__.py"})
+    return [(path, path.relative_to(PACKAGE).with_suffix("").parts[0]) for path in paths]
 
 
 def dotted(path):

@@ -98,6 +98,7 @@ class ResNetCommandsTest(tf.test.TestCase):
             lines = [json.loads(line) for line in file]
         self.assertTrue(all(np.isfinite(line.get("loss", 0)) for line in lines))
 
+    @pytest.mark.extended
     def test_single_files_have_the_features_too(self):
         expected = self.trunk(self.images())
         flags = ("export", f"--workdir={self.run_folder}")
@@ -163,6 +164,7 @@ class ResNetCommandsTest(tf.test.TestCase):
         self.assertEqual(found["layers"]["pool"]["dimensions"], DIM)
         self.assertEqual(found["paper_dataset"], "")
 
+    @pytest.mark.extended
     def test_rotation_and_fine_tuning(self):
         found = self.evaluate(
             "rotation", f"--test={self.data}", "--stage=rotnet", model=self.run_folder
@@ -175,6 +177,7 @@ class ResNetCommandsTest(tf.test.TestCase):
         self.assertEqual(found["network"]["stem"], "small")
         self.assertTrue(0 <= found["top1"] <= 1)
 
+    @pytest.mark.extended
     def test_voc_classification_trains_one_layer_and_detection_says_why_not(self):
         kit = devkit.draw(self.path("kit"), dict.fromkeys(("trainval", "train", "val", "test"), 6))
         data = (f"--train={kit}", "--norandom_init")

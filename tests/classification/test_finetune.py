@@ -193,6 +193,7 @@ np.savez(
             self.assertIn(message, err)
             self.assertFalse(os.path.exists(self.path("x", self.root)))
 
+    @pytest.mark.slow
     def test_a_killed_one_and_a_stopped_one_end_with_the_predictions_of_one_left_alone(self):
         output = self.path("killed", self.root)
         work = pathlib.Path(output, "work", "model-seed0")
@@ -225,7 +226,7 @@ np.savez(
         self.assertAllClose(again["probability"], whole["probability"], atol=1e-4)
         self.assertFalse(os.path.exists(work))
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_two_workers_make_the_classifier_of_one_and_stop_together(self):
         output = self.path("two", self.root)
         longer = OVERRIDE.replace("epochs=2", "epochs=4").replace("0.02", "0.005")

@@ -69,10 +69,10 @@ class InitialTest(tf.test.TestCase, parameterized.TestCase):
     def test_draws_follow_the_squared_distance(self):
         # From a start at 0, rows at 1, 2 and 3 are drawn next as 1 : 4 : 9.
         x = np.repeat(np.arange(4, dtype=np.float32), 100)[:, None]
-        second = [draw(Solo(), x, 2, "k-means++", seed) for seed in range(1200)]
+        second = [draw(Solo(), x, 2, "k-means++", seed) for seed in range(600)]
         from_zero = np.concatenate([rows[1] for rows in second if rows[0] == 0])
         shares = [np.mean(from_zero == value) for value in (1, 2, 3)]
-        self.assertAllClose(shares, np.array([1, 4, 9]) / 14, atol=0.08)
+        self.assertAllClose(shares, np.array([1, 4, 9]) / 14, atol=0.1)
 
     def test_kmeans_ends_lower_from_rows_far_apart(self):
         x, _ = clouds(2000, 30)

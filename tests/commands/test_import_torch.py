@@ -11,6 +11,7 @@ import unittest
 from unittest import mock
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from dc_tf.commands.main import main
@@ -82,6 +83,7 @@ class ImportTorchTest(tf.test.TestCase):
             found = tf.saved_model.load(self.output)(pixels)["fc7"]
             self.assertAllClose(found, self.features, atol=1e-4, rtol=1e-4)
 
+    @pytest.mark.slow
     @NEEDS_TORCH
     def test_what_was_imported_can_be_measured(self):
         self.save()

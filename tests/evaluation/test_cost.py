@@ -185,6 +185,7 @@ class CountsTest(tf.test.TestCase):
         # conv2 has 4 channels in 2 x 2 cells, fc7 12 numbers.
         self.assertAllClose(millions, 26 * 14 * (4 * 4 + 12) / 1e6)
 
+    @pytest.mark.slow
     def test_of_epochs_of_linear_classifiers_cached_and_augmented(self):
         for augment in (False, True):
             protocol = linear_probe.Protocol(
@@ -245,7 +246,7 @@ class CountsTest(tf.test.TestCase):
             retrieval.evaluate(self.frozen, ground_truth, others, protocol, Solo())
         self.assertEqual(images, sum(regions))
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_of_the_products_of_a_detector(self):
         (split,) = read_splits(
             devkit.draw(os.path.join(self.root, "boxes"), {"trainval": 2}), ("trainval",)

@@ -26,6 +26,7 @@ from dc_tf.nn.vgg16 import LAYERS
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs" / "evaluation"
 SMALL = CONFIGS / "linear_probe_small.yaml"
+PROBE = {"epochs": 2, "batch_size": 16, "learning_rate": 0.01, "max_features": 200}
 
 
 def measure_on(cluster, task, settings, model, train, test, layers=("conv2", "conv4", "fc7")):
@@ -155,23 +156,36 @@ class TasksTest(tf.test.TestCase):
 
     @pytest.mark.slow
     def test_two_workers_find_what_one_finds(self):
-        probe = {"epochs": 2, "batch_size": 16, "learning_rate": 0.01, "max_features": 200}
         for task, settings in (
             ("knn", {"batch_size": 7}),
-            ("low_shot", {"shots": [1, 4], "draws": 2, "batch_size": 7}),
-            ("linear_probe", {**probe, "augment": True}),
-            ("linear_probe", {**probe, "augment": False}),
+            ("linear_probe", {**PROBE, "augment": True}),
         ):
-            arguments = task, settings, self.model, self.train, self.test
+            self.check_two_workers(task, settings)
+
+    @pytest.mark.extended
+    def test_two_workers_find_what_one_finds_in_other_tasks_and_with_fewer_layers(self):
+        for task, settings in (
+            ("low_shot", {"shots": [1, 4], "draws": 2, "batch_size": 7}),
+            ("linear_probe", {**PROBE, "augment": False}),
+        ):
+            self.check_two_workers(task, settings)
+        for task, settings in (("knn", {}), ("linear_probe", {**PROBE, "augment": True})):
+            # A worker is left without a layer.
+            arguments = task, settings, self.model, self.train, self.test, ("conv4",)
             (alone,) = workers.on_cluster(1, measure_on, *arguments)
             self.assertEqual(workers.on_cluster(2, measure_on, *arguments), [alone] * 2, task)
-            self.assertEqual(list(alone["layers"]), ["conv2", "conv4", "fc7"])
-            one = *arguments, ("conv4",)  # a worker is left without a layer
-            (alone,) = workers.on_cluster(1, measure_on, *one)
-            self.assertEqual(workers.on_cluster(2, measure_on, *one), [alone] * 2, task)
+
+    def check_two_workers(self, task, settings):
+        arguments = task, settings, self.model, self.train, self.test
+        (alone,) = workers.on_cluster(1, measure_on, *arguments)
+        self.assertEqual(workers.on_cluster(2, measure_on, *arguments), [alone] * 2, task)
+        self.assertEqual(list(alone["layers"]), ["conv2", "conv4", "fc7"])
+
+    @pytest.mark.extended
+    def test_two_workers_find_what_one_finds_in_a_development_kit(self):
         kit = os.path.join(self.root, "kit of two")
         devkit.draw(kit, {"trainval": 30, "test": 20}, size=(40, 40))
-        settings = {**probe, "train_split": "trainval", "test_split": "test", "augment": True}
+        settings = {**PROBE, "train_split": "trainval", "test_split": "test", "augment": True}
         arguments = "linear_probe", settings, self.model, kit, None
         (alone,) = workers.on_cluster(1, measure_on, *arguments)
         self.assertEqual(workers.on_cluster(2, measure_on, *arguments), [alone] * 2)

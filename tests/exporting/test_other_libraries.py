@@ -75,8 +75,15 @@ class KerasTest(LibrariesTest):
     @pytest.mark.slow
     @pytest.mark.numeric
     def test_keras_3_loads_the_model_and_has_its_layers(self):
+        self.check_loading(SMALL[1])
+
+    @pytest.mark.extended
+    def test_keras_3_loads_models_of_other_forms(self):
+        self.check_loading(SMALL[0], *SMALL[2:])
+
+    def check_loading(self, *forms):
         pytest.importorskip("keras", "3")
-        for number, (kind, settings, form) in enumerate(SMALL):
+        for number, (kind, settings, form) in enumerate(forms):
             trunk, path = of(kind, settings), self.path(f"{number}.keras")
             write_file(trunk, path, "keras3", form)
             program = f"""
@@ -123,9 +130,16 @@ found |= keras.layers.TFSMLayer({path!r})(given["x"])
 class TFLiteTest(LibrariesTest):
     @pytest.mark.slow
     @pytest.mark.numeric
-    @unittest.skipUnless(has("ai_edge_litert"), "pip install ai-edge-litert")
     def test_litert_has_the_features_of_all_layers(self):
-        for kind, settings, form in SMALL:
+        self.check_features(SMALL[0], SMALL[3])
+
+    @pytest.mark.extended
+    def test_litert_has_those_of_other_forms(self):
+        self.check_features(*SMALL[1:3])
+
+    def check_features(self, *forms):
+        pytest.importorskip("ai_edge_litert", reason="pip install ai-edge-litert")
+        for kind, settings, form in forms:
             trunk, path = of(kind, settings), self.path(f"{kind}_{form}.tflite")
             write_file(trunk, path, "tflite", form)
             program = f"""

@@ -317,20 +317,31 @@ class QuickstartTest(tf.test.TestCase):
         self.assertNotRegex(terminal.text, "Traceback|failed|UNAVAILABLE|CANCELLED|grpc_status")
         return terminal.text
 
+    def test_an_interrupt_in_training_costs_nothing_but_the_start(self):
+        self.interrupt_in_training("--pictures=300", "--workers=2", f"--params_override={SMALL}")
+        self.check_end()
+
+    @pytest.mark.extended
     def test_an_interrupt_in_each_phase_costs_nothing_but_the_start(self):
         first = ["--pictures=300", "--workers=2", f"--params_override={SMALL}"]
         self.interrupted(r"/300", *first)
         self.interrupted("== Measuring the speed")
-        text = self.interrupted(r"rotnet epoch [2-9]")
-        saved = set(re.findall(r"saved at step (\d+)", text))
-        self.assertLen(saved, 1, text)
+        self.interrupt_in_training()
         text = self.interrupted(r"cluster, level 2")
         self.assertRegex(text, "saved|is kept")
         self.interrupted("== Export")
         self.interrupted("== Measuring: knn")
+        self.check_end(trained=True)
+
+    def interrupt_in_training(self, *flags):
+        text = self.interrupted(r"rotnet epoch [2-9]", *flags)
+        saved = set(re.findall(r"saved at step (\d+)", text))
+        self.assertLen(saved, 1, text)
+
+    def check_end(self, trained=False):
         with self.start() as terminal:
             self.assertEqual(terminal.wait(), 0, terminal.text)
-        self.assertNotIn("== Training", terminal.text)
+        self.assertEqual("== Training" in terminal.text, not trained)
         result = json.loads((self.folder / "work" / "result.json").read_text())
         self.assertEqual(result["epochs"], {"rotnet": 40, "deepercluster": 2})
         self.assertGreater(result["knn_top1"], 0)

@@ -302,8 +302,12 @@ class ApplicationsTest(NetworkTest):
         for number, module in enumerate(modules):
             model = module.MobileNetV2(alpha=0.35, **settings)
             self.compare(model, f"m{number}.keras", images, 2 * images - 1)
-            model = module.EfficientNetV2B0(**settings)
-            self.compare(model, f"e{number}.h5", images, 255 * images)
+
+    @pytest.mark.extended
+    def test_rescaling_inside_of_a_network(self):
+        images = tf.random.stateless_uniform([2, 64, 64, 3], [0, 1])
+        model = keras.applications.EfficientNetV2B0(weights=None, input_shape=(64, 64, 3))
+        self.compare(model, "e.h5", images, 255 * images)
 
     def compare(self, model, name, images, prepared):
         model.save(self.path(name))

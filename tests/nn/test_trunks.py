@@ -58,22 +58,21 @@ class TrunksTest(tf.test.TestCase):
 
     def test_counts_are_those_of_the_network(self):
         for kind, stem, resolution in FORMS:
-            for sobel in (True, False):
-                for size in (resolution, resolution + 13):
-                    trunk = trunk_of(model(kind, stem, size, sobel=sobel, width=0.1))
-                    trunk.built_at_resolution()
-                    counts = trunk.counts(**trunk.settings)
-                    dense = sum((inputs + 1) * outputs for inputs, outputs in counts.dense)
-                    learned = sum(conv.weights for conv in counts.convs) + dense
-                    self.assertEqual(learned, count(trunk.trainable_variables))
-                    running = 2 * sum(conv.outputs for conv in counts.convs)
-                    self.assertEqual(running, count(trunk.non_trainable_variables))
-                    maps = trunk.maps(images(1, size), training=False)
-                    self.assertEqual(counts.convs[0].side, maps[trunk.map_names[0]].shape[1])
-                    self.assertEqual(counts.convs[-1].side, maps[trunk.map_names[-1]].shape[1])
-                    self.assertEqual(counts.convs[-1].outputs, maps[trunk.map_names[-1]].shape[3])
-                    self.assertLen(trunk.torch_parts(), len(counts.convs) + len(counts.dense))
-                    self.assertEqual(set(trunk.torch_parts()), set(trunk.parts()))
+            for sobel, size in ((True, resolution), (False, resolution + 13)):
+                trunk = trunk_of(model(kind, stem, size, sobel=sobel, width=0.1))
+                trunk.built_at_resolution()
+                counts = trunk.counts(**trunk.settings)
+                dense = sum((inputs + 1) * outputs for inputs, outputs in counts.dense)
+                learned = sum(conv.weights for conv in counts.convs) + dense
+                self.assertEqual(learned, count(trunk.trainable_variables))
+                running = 2 * sum(conv.outputs for conv in counts.convs)
+                self.assertEqual(running, count(trunk.non_trainable_variables))
+                maps = trunk.maps(images(1, size), training=False)
+                self.assertEqual(counts.convs[0].side, maps[trunk.map_names[0]].shape[1])
+                self.assertEqual(counts.convs[-1].side, maps[trunk.map_names[-1]].shape[1])
+                self.assertEqual(counts.convs[-1].outputs, maps[trunk.map_names[-1]].shape[3])
+                self.assertLen(trunk.torch_parts(), len(counts.convs) + len(counts.dense))
+                self.assertEqual(set(trunk.torch_parts()), set(trunk.parts()))
 
     def test_convolutions_are_those_of_the_network_at_its_resolution_and_take_any_size(self):
         for kind in TRUNKS:

@@ -132,7 +132,8 @@ class Terminal:
 
 def _take_terminal():
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # what runs in the background ignores it
+    for number in (signal.SIGINT, signal.SIGHUP):  # ignored in the background and under nohup
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _command(pid):

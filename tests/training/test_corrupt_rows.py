@@ -63,20 +63,34 @@ class CorruptRowsTest(tf.test.TestCase):
         for error in workers.on_cluster(2, _together, (1, 2, 3), (4, 5, 6)):
             self.assertRegex(error, "6 rows are corrupt.*max_bad_share allows 5")
 
-    @pytest.mark.slow
-    def test_a_run_counts_corrupt_rows_and_resumes_as_one_that_was_not_stopped(self):
+    def train(self, settings, name, *stops):
+        """(run folder, result) of a run that was given up at each of the stops."""
+        folder = os.path.join(self.folder, name)
+        for stop in [*stops, None]:
+            (result,) = workers.on_cluster(1, runs.train, settings, folder, stop)
+        return folder, result
+
+    def settings(self):
         settings = runs.settings(self.data_with_corrupt_rows())
         settings["data"]["max_bad_share"] = 0.05
-        ends, folders = [], [os.path.join(self.folder, name) for name in ("whole", "parts")]
-        for folder, stops in zip(folders, ([], [("train", 11)])):
-            for stop in [*stops, None]:
-                (result,) = workers.on_cluster(1, runs.train, settings, folder, stop)
-            ends.append(runs.end_state(folder))
-        self.assertEqual(ends[0].keys(), ends[1].keys())
-        for name, value in ends[0].items():
-            self.assertAllEqual(ends[1][name], value, name)
+        return settings
+
+    @pytest.mark.extended
+    def test_a_run_with_corrupt_rows_resumes_as_one_that_was_not_stopped(self):
+        settings = self.settings()
+        whole, parts = (
+            runs.end_state(self.train(settings, name, *stops)[0])
+            for name, *stops in (("whole",), ("parts", ("train", 11)))
+        )
+        self.assertEqual(whole.keys(), parts.keys())
+        for name, value in whole.items():
+            self.assertAllEqual(parts[name], value, name)
+
+    @pytest.mark.slow
+    def test_a_run_counts_corrupt_rows(self):
+        folder, result = self.train(self.settings(), "run", ("train", 11))
         self.assertEqual(result["corrupt_rows"], len(CORRUPT))
-        lines = [line for line in read(RunDir(folders[0]).metrics) if line["event"] == "data"]
+        lines = [line for line in read(RunDir(folder).metrics) if line["event"] == "data"]
         self.assertEqual(lines[-1]["corrupt_rows"], len(CORRUPT))
         self.assertEqual(lines[-1]["corrupt_share"], len(CORRUPT) / 128)
 

@@ -151,6 +151,7 @@ class ReassignTest(tf.test.TestCase):
             counts = np.bincount(expected.flat(), minlength=8).reshape(2, 4)
             self.assertAllEqual(model.counts, counts)
 
+    @pytest.mark.slow
     def test_a_clustering_that_was_killed_keeps_the_same_centroids(self):
         run, whole = (RunDir(os.path.join(self.folder, n)) for n in ("kept-killed", "kept-whole"))
         for event in (("level 2", 1, 1), ("write", 0)):

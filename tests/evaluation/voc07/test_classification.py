@@ -250,7 +250,7 @@ class Voc07ClassificationTest(tf.test.TestCase):
         for variable, value in zip(flat_weights(named_weights(frozen.trunk)), before):
             self.assertAllEqual(variable, value)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_convolutions_are_the_same_at_another_resolution(self):
         for sobel in ("layer", "folded"):
             path = os.path.join(self.root, sobel)

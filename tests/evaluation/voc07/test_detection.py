@@ -225,8 +225,23 @@ class Voc07DetectionTest(tf.test.TestCase):
         self.assertEqual(detector.merge(rows[:0], 0.5, 2).shape, (0, 6))
 
     @pytest.mark.slow
-    def test_the_command_trains_evaluates_and_resumes(self):
+    def test_the_command_trains_and_evaluates(self):
+        self.check_training(self.folder())
+
+    @pytest.mark.extended
+    def test_a_finished_one_is_measured_again_and_another_is_refused(self):
         workdir = self.folder()
+        flags, result = self.check_training(workdir)
+        code, out, err = self.call(*flags)
+        self.assertEqual(code, 0, err)
+        self.assertEqual(json.loads(out.splitlines()[-1])["map"], result["map"])
+        self.assertIn("2/2 steps (100%), done", err)
+        code, out, err = self.call(*flags, "--params_override=learning_rate=0.02")
+        self.assertEqual(code, 2, err)
+        self.assertIn("use another folder", err)
+
+    def check_training(self, workdir):
+        """(flags, result) of a command that has ended well."""
         flags = [f"--params_override=workdir={workdir},tune=all", "--norandom_init"]
         code, out, err = self.call(*flags)
         self.assertEqual(code, 0, err)
@@ -238,13 +253,7 @@ class Voc07DetectionTest(tf.test.TestCase):
         self.assertContainsSubset(["map", "map_11_points", "coco_map"], result)
         checkpoints = os.path.join(workdir, "model", "worker-0", "checkpoints")
         self.assertTrue(tf.train.latest_checkpoint(checkpoints).endswith("ckpt-2"))
-        code, out, err = self.call(*flags)
-        self.assertEqual(code, 0, err)
-        self.assertEqual(json.loads(out.splitlines()[-1])["map"], result["map"])
-        self.assertIn("2/2 steps (100%), done", err)
-        code, out, err = self.call(*flags, "--params_override=learning_rate=0.02")
-        self.assertEqual(code, 2, err)
-        self.assertIn("use another folder", err)
+        return flags, result
 
     @pytest.mark.extended
     def test_two_workers_find_the_same(self):

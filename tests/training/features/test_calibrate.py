@@ -121,7 +121,7 @@ class CalibrateTest(tf.test.TestCase):
                     if not model:
                         self.assertAllClose(mine, alone, rtol=1e-3, atol=1e-4)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_a_run_that_is_killed_before_its_first_checkpoint_ends_the_same(self):
         settings = runs.settings(self.data, stages=[STAGE], model=RESNET)
         ends = []

@@ -124,17 +124,14 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
         for one, two in zip(*(named(each[10]) for each in spread), strict=True):
             self.assertAllEqual(one, two)
 
+    @pytest.mark.slow
+    def test_two_workers_take_the_step_of_gradients_with_parts(self):
+        self.check(dataclasses.replace(SHARED, accumulate=2), 2)
+
     @parameterized.named_parameters(
-        ("parts", {"accumulate": 2}),
         ("the_product_loss", {"loss": "product", "rotations": 4}),
         ("views", {"views": Views(global_views=2, local_views=1, local_size=RESOLUTION)}),
         ("lars", {"optimizer": optimizer("LARS")}),
-    )
-    @pytest.mark.slow
-    def test_two_workers_take_the_step_of_gradients_with(self, changes, rtol=2e-4):
-        self.check(dataclasses.replace(SHARED, **changes), 2, rtol)
-
-    @parameterized.named_parameters(
         ("adam", {"optimizer": optimizer("Adam")}, 2e-2),
         ("nesterov", {"optimizer": optimizer("SGD", nesterov=True)}),
         ("a_resnet", {"kind": "resnet18"}),
@@ -184,7 +181,7 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
                     for before, after in zip(heads(one[0], part), heads(one[1], part), strict=True):
                         self.assertAllEqual(before, after)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     @pytest.mark.bfloat16
     def test_products_in_half_precision_are_exchanged_as_they_are(self):
         for dtype in ("float16", "bfloat16"):
@@ -209,7 +206,7 @@ class Bfloat16Test(tf.test.TestCase):
         for one, other in zip(*(named(rounded[1]) for _, _, rounded in shared(2)), strict=True):
             self.assertAllEqual(one, other)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_gradients_are_rounded_as_factors_are(self):
         rounded = dataclasses.replace(BFLOAT16, exchange="gradients")
         found = run(2, SHARED, PLAIN, rounded)
@@ -218,7 +215,7 @@ class Bfloat16Test(tf.test.TestCase):
         for one, other in zip(*(named(each[1][1]) for each in found), strict=True):
             self.assertAllEqual(one, other)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_after_ten_steps_the_loss_is_that_of_float32(self):
         case = dataclasses.replace(SHARED, steps=10)
         for exact, rounded in run(2, case, PLAIN, BFLOAT16):

@@ -232,6 +232,7 @@ class RunTest(tf.test.TestCase):
             self.assertLess(sprite.mean(), 250)  # no empty place
         self.assertLen(os.listdir(os.path.join(folder, cluster_pictures.FOLDER)), 1)
 
+    @pytest.mark.slow
     def test_a_run_that_was_killed_twice_has_each_point_once(self):
         workdir = os.path.join(self.folder, "killed")
         for stop_at in (("train", 11), ("train", 17), None):

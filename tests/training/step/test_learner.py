@@ -114,7 +114,7 @@ class StepTest(Compared):
         spread = workers.on_cluster(2, train, Case(optimizer=optimizer))
         self.assert_same(spread, alone, step=1, share=1e-2)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_lars_does_not_depend_on_the_number_of_workers(self):
         optimizer = Optimizer(name="LARS", learning_rate=1.0, weight_decay=DECAY)
         (alone,) = workers.on_cluster(1, train, Case(optimizer=optimizer))
@@ -184,14 +184,14 @@ class ViewsTest(Compared):
         for name in ("loss", "super_hits", "rotation_hits", "sub_hits"):
             self.assertAllClose(2 * of_views[name], of_images[name], rtol=1e-4)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_smaller_local_views_of_a_resnet_without_sobel_are_the_same_on_1_and_2_workers(self):
         views = Views(global_views=2, local_views=2, local_size=RESOLUTION // 2)
         case = Case(views=views, kind="resnet18", model=Model(dropout=False, sobel=False))
         # Statistics over maps of 2 x 2 pixels enlarge the rounding of sums in another order.
         self.check(case, size=2, rtol=1e-3)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_parts_of_a_batch_have_all_views_of_their_images_on_any_number_of_workers(self):
         case = Case(views=Views(local_views=2, local_size=RESOLUTION), accumulate=2, loss="product")
         self.check(case, size=2)

@@ -116,8 +116,12 @@ class WorkersTest(tf.test.TestCase):
         self.check(stage_of("mapped", clusterings=2), 2)
 
     @pytest.mark.slow
+    def test_two_workers_take_the_steps_of_one_with_parts(self):
+        self.check(stage_of(accumulate=2), 2)
+
+    @pytest.mark.extended
     def test_two_workers_take_the_steps_of_one(self):
-        for stage in (stage_of(), stage_of("mapped", hidden=0), stage_of(accumulate=2)):
+        for stage in (stage_of(), stage_of("mapped", hidden=0)):
             self.check(stage, 2)
 
     @pytest.mark.extended
