@@ -10,6 +10,7 @@ from unittest import mock
 
 import crash_points
 import disks
+import pytest
 import tensorflow as tf
 from crash_points import FOLDER_TOUCHES, TOUCHES
 
@@ -160,6 +161,7 @@ class FolderTest(AtomicTest):
             self.assert_complete()
             self.assertEqual(os.listdir(self.folder), ["made"])
 
+    @pytest.mark.slow
     def test_what_is_corrupt_is_replaced_and_not_taken_for_complete_on_the_way(self):
         for rename_folders in (True, False):
             for n in crashes(lambda: self.commit(rename_folders)):  # noqa: B023

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from unittest import mock
 
+import pytest
 import tensorflow as tf
 import workers
 from absl.testing import parameterized
@@ -163,6 +164,7 @@ class ProcessTest(tf.test.TestCase):
         self.assertIn("[w0] decided: 0\n", out)
         self.assertIn("[w1] decided: 0\n", out)
 
+    @pytest.mark.slow
     def test_tensorflow_follows_the_setting_and_a_late_import_of_dc_tf_warns(self):
         code = (
             "import os, tensorflow, warnings\n"

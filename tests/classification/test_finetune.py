@@ -106,6 +106,7 @@ class FinetuneCommandTest(tf.test.TestCase):
         for name in ("top1", "top5", "mean_class", "train_loss", "train_accuracy"):
             self.assertAllClose(self.result[name], expected[name], msg=name)
 
+    @pytest.mark.slow
     @pytest.mark.numeric
     def test_a_process_that_never_imported_dc_tf_gets_the_probabilities_of_the_table(self):
         split = open_splits(self.train, self.test)[1]

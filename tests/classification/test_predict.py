@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 import pictures
 import pyarrow.parquet
+import pytest
 import tensorflow as tf
 from striped import NAMES, RESOLUTION, call, stripes, write_model, write_stripes
 
@@ -115,6 +116,7 @@ class PredictTest(tf.test.TestCase):
         self.assertIsNone(found["predictions"][2]["prediction"])
         self.assertIn("offset", found["predictions"][2]["reason"])
 
+    @pytest.mark.slow
     def test_several_classes_of_an_image(self):
         names = ("a", "b", "c", "d")
         model = write_classifier(self.path("four"), names)

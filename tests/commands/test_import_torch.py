@@ -65,6 +65,7 @@ class ImportTorchTest(tf.test.TestCase):
             self.features = self.network(images).numpy()
         return pixels
 
+    @pytest.mark.slow
     @NEEDS_TORCH
     def test_the_result_says_what_was_imported_and_computes_it(self):
         for form in ("layer", "folded"):

@@ -145,6 +145,7 @@ class FormatsTest(tf.test.TestCase):
         with self.assertRaisesRegex(tf.errors.InvalidArgumentError, OUT_OF_RANGE):
             model(floats(), training=True)
 
+    @pytest.mark.slow
     def test_saved_model_of_bytes(self):
         model = self.saved_model(input_range=BYTES)
         self.check(lambda x: model(x)["fc7"], [pixels(), floats()], [units()])

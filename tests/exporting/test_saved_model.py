@@ -73,6 +73,7 @@ assert "dc_tf" not in sys.modules
                 for layer in LAYERS:
                     self.assertAllClose(found[layer], expected[layer], atol=1e-4, rtol=1e-4)
 
+    @pytest.mark.slow
     def test_fine_tuning_through_hub_changes_weights_and_running_statistics(self):
         self.check_fine_tuning(self.paths["layer"])
 
@@ -123,6 +124,7 @@ assert "dc_tf" not in sys.modules
         self.assertEqual(sorted(a), sorted(LAYERS))
         self.assertAllClose(a["fc7"], b["fc7"], atol=1e-5)
 
+    @pytest.mark.slow
     def test_batch_norm_of_the_export_waits_for_no_other_worker(self):
         class Others:
             size = 2

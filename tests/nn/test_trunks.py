@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from dc_tf.experiment import Model
@@ -98,6 +99,7 @@ class TrunksTest(tf.test.TestCase):
                 side, _, _, filters = kernel.shape
                 self.assertAllClose(np.std(kernel), np.sqrt(2 / (side**2 * filters)), rtol=0.15)
 
+    @pytest.mark.slow
     def test_products_in_bfloat16_give_float32_features_near_the_exact_ones(self):
         for kind in TRUNKS:
             exact, half = (

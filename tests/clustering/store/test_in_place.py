@@ -7,6 +7,7 @@ import tempfile
 from unittest import mock
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from crash_points import killed_at
 
@@ -63,6 +64,7 @@ class RewriteTest(tf.test.TestCase):
         self.assert_moved()
         self.assertAllEqual(store.read(0, ROWS), 3 * self.x + CHUNK)
 
+    @pytest.mark.slow
     def test_killed_at_any_touch_of_the_disk_it_goes_on_to_the_same_bytes(self):
         for n in itertools.count():
             self.begin()

@@ -270,6 +270,7 @@ class WhitenStoreTest(tf.test.TestCase):
             whiten_store(self.store, broken)
         self.assertAllEqual(FeatureStore.open(self.store.path).read(0, 100), self.x)
 
+    @pytest.mark.slow
     def test_killed_while_it_whitens_it_goes_on_to_the_same_bytes(self):
         # Each time so many chunks further.
         for dim, kills in ((6, (0, 3, 5)), (3, (1, 5))):

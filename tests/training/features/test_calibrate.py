@@ -76,6 +76,7 @@ class CalibrateTest(tf.test.TestCase):
         x /= np.linalg.norm(x, axis=1, keepdims=True)
         return (x @ x.T)[np.triu_indices(32, 1)].mean()
 
+    @pytest.mark.slow
     def test_features_of_an_untrained_network_differ_afterwards(self):
         for model in ({}, {"trunk": "vgg16", "stem": "imagenet"}):
             learner, *rest = learner_of(self.cluster, self.data, model=model)

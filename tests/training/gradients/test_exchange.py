@@ -111,6 +111,7 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
         for found in workers.on_cluster(2, aligned, dataclasses.replace(SHARED, model=FACTORS)):
             self.assertEqual(found, [[1], [11], [21], [31]])
 
+    @pytest.mark.slow
     def test_ten_steps_in_blocks_of_rows_are_those_of_one_worker(self):
         case = dataclasses.replace(SHARED, steps=10, model=FACTORS)
         (alone,) = workers.on_cluster(1, train, case)
