@@ -1,0 +1,33 @@
+"""The two stacks: TensorFlow 2.20, and 2.15 with tensorflow-addons.
+
+@stacks.needs_addons
+class LambTest(tf.test.TestCase): ...
+
+stacks.run_on_the_other("import sys; ...", arguments)
+"""
+
+import importlib.util
+import os
+import subprocess
+import unittest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+OTHER_PYTHON = os.environ.get("DC_TF_OTHER_PYTHON", "")
+
+HAS_ADDONS = importlib.util.find_spec("tensorflow_addons") is not None
+needs_addons = unittest.skipUnless(
+    HAS_ADDONS, "tensorflow-addons is of the other stack: DC_TF_STACK=tf215 launch/test.sh"
+)
+needs_no_addons = unittest.skipIf(HAS_ADDONS, "tensorflow-addons is installed")
+needs_other = unittest.skipUnless(
+    OTHER_PYTHON, "DC_TF_OTHER_PYTHON is not set: the interpreter of the other stack"
+)
+
+
+def run_on_the_other(program, *arguments, timeout_s=240) -> str:
+    """Standard output of a program that the other stack's interpreter runs with this package."""
+    environment = {**os.environ, "PYTHONPATH": ROOT, "CUDA_VISIBLE_DEVICES": "-1"}
+    command = [OTHER_PYTHON, "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, timeout=timeout_s, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    return done.stdout.decode()
