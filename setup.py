@@ -28,9 +28,9 @@ setuptools.setup(
         "dc_tf.configs": ["*.yaml", "evaluation/*.yaml", "sweeps/*.yaml"],
     },
     python_requires=">=3.10,<3.13",
-    # Ranges are what the code needs. There are two stacks, and a file with the one tested version of
-    # everything for each: TensorFlow 2.20 (constraints.txt) and 2.15, the last that
-    # tensorflow-addons works with (constraints-tf215.txt). Those between are not tested.
+    # Ranges are what the code needs. Of two stacks there is a file with the one tested version of
+    # everything: TensorFlow 2.20 (constraints.txt) and 2.15, the last that tensorflow-addons
+    # works with (constraints-tf215.txt). Those between are not tested.
     install_requires=[
         "absl-py",
         "google-crc32c",

@@ -24,10 +24,11 @@ needs_other = unittest.skipUnless(
 )
 
 
-def run_on_the_other(program, *arguments, timeout_s=240) -> str:
-    """Standard output of a program that the other stack's interpreter runs with this package."""
-    environment = {**os.environ, "PYTHONPATH": ROOT, "CUDA_VISIBLE_DEVICES": "-1"}
-    command = [OTHER_PYTHON, "-c", program, *map(str, arguments)]
+def run_on_the_other(program, *arguments, timeout_s=300) -> str:
+    """Standard output of a program of tests/support, run by the other stack's interpreter."""
+    support = os.path.join(ROOT, "tests", "support")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((ROOT, support))}
+    command = [OTHER_PYTHON, os.path.join(support, program), *map(str, arguments)]
     done = subprocess.run(command, env=environment, timeout=timeout_s, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     return done.stdout.decode()

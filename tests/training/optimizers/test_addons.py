@@ -316,7 +316,7 @@ class ResumedTest(tf.test.TestCase):
             self.assertAllEqual(ours[name], value, name)
 
     def test_a_resumed_run_equals_one_that_was_not_stopped_on_one_worker_and_on_two(self):
-        # Inside RotNet, when its last step is saved but not the averages, inside a round, at the end.
+        # Inside RotNet, before its averages but after its last checkpoint, in a round, at the end.
         alone = self.run_of(1)
         self.assert_same_end(self.run_of(1, 6, "averages", 11, "averages"), alone)
         both = self.run_of(2)
