@@ -47,8 +47,9 @@ def keras_3() -> types.ModuleType:
         ) from error
     if not keras.__version__.startswith("3"):
         raise ConfigError(
-            f"a file of Keras 3 needs the package keras 3, but {keras.__version__} is installed; "
-            "install it with 'pip install \"keras>=3\"', or give the network as a SavedModel."
+            f"a file of Keras 3 needs the package keras 3, but {keras.__version__} is installed, "
+            f"which TensorFlow {tf.__version__} needs; use the environment of TensorFlow 2.20, or "
+            "give the network as a SavedModel."
         )
     if keras.backend.backend() != "tensorflow":
         raise ConfigError(

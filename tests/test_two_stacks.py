@@ -50,7 +50,7 @@ class TwoStacksTest(tf.test.TestCase):
             self.assertEqual(found["steps"], two_stacks.STEPS)
             whole = two_stacks.losses(os.path.join(folder, "whole"))
             self.assertLen(found["losses"], two_stacks.STEPS)
-            # The same images and labels; kernels round differently, and with clusters rows may move.
+            # The same images; kernels round differently, and then rows may change their cluster.
             self.assertAllClose(found["losses"][: two_stacks.STOP], whole[: two_stacks.STOP], 1e-3)
             self.assertAllClose(found["losses"], whole, rtol=0.05)
 
