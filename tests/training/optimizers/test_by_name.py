@@ -111,7 +111,7 @@ class OptimizersTest(tf.test.TestCase, parameterized.TestCase):
     def test_lars_takes_the_steps_of_tf_models_where_decay_does_not_turn_the_gradient(
         self, nesterov, decay
     ):
-        """Theirs has the norm of the sum of gradient and decay, ours as the paper their norms' sum."""
+        """Theirs has the norm of the decayed gradient, ours the sum of two norms, as the paper."""
         from official.modeling.optimization import lars
 
         random = np.random.default_rng(5)
