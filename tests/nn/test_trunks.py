@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from dc_tf.experiment import Model
@@ -18,6 +19,8 @@ from dc_tf.nn.trunks import (
     trunk_class,
     trunk_of,
 )
+
+pytestmark = pytest.mark.tf215
 
 # (kind, stem, resolution): each form of each trunk, at its smallest resolution.
 FORMS = [(kind, stem, r) for kind, of in TRUNKS.items() for stem, r in of.smallest.items()]

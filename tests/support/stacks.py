@@ -11,17 +11,25 @@ import os
 import subprocess
 import unittest
 
+import pytest
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 OTHER_PYTHON = os.environ.get("DC_TF_OTHER_PYTHON", "")
 
 HAS_ADDONS = importlib.util.find_spec("tensorflow_addons") is not None
-needs_addons = unittest.skipUnless(
-    HAS_ADDONS, "tensorflow-addons is of the other stack: DC_TF_STACK=tf215 launch/test.sh"
-)
 needs_no_addons = unittest.skipIf(HAS_ADDONS, "tensorflow-addons is installed")
-needs_other = unittest.skipUnless(
-    OTHER_PYTHON, "DC_TF_OTHER_PYTHON is not set: the interpreter of the other stack"
-)
+
+
+def needs_addons(test):
+    """A test, or a class of them, that .ci/run runs on the second stack."""
+    why = "tensorflow-addons is of the other stack: DC_TF_STACK=tf215 launch/test.sh"
+    return pytest.mark.tf215(unittest.skipUnless(HAS_ADDONS, why)(test))
+
+
+def needs_other(test):
+    """A test, or a class of them, that calls the other stack's interpreter."""
+    why = "DC_TF_OTHER_PYTHON is not set: the interpreter of the other stack"
+    return pytest.mark.tf215(unittest.skipUnless(OTHER_PYTHON, why)(test))
 
 
 def run_on_the_other(program, *arguments, timeout_s=300) -> str:

@@ -13,7 +13,7 @@ from dc_tf.training.optimizers import sgd
 from dc_tf.training.optimizers.by_name import check_optimizer, decayed, make_optimizer
 from dc_tf.training.step.classifier import Classifier
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.tf215]
 
 NAMES = ("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion", "Nadam")
 NAMES += ("RMSprop", "SGD", "LARS")
