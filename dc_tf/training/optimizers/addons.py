@@ -129,11 +129,11 @@ class AddonsOptimizer(tf.Module):
     def take_averages(self) -> None:
         """Gives the variables their averages, which stay as they are."""
         first = getattr(self._optimizer, "_hyper", {}).get("start_averaging", -1)
-        if int(self._optimizer.iterations) <= first:
+        if int(self._optimizer.iterations.numpy()) <= first:
             logging.warning(
                 "SWA starts after %d steps, and the stage has had %d; the weights are not averaged",
                 first,
-                int(self._optimizer.iterations),
+                self._optimizer.iterations.numpy(),
             )
             return
         with self._strategy.scope():
