@@ -172,14 +172,18 @@ def _kinds(optimizers) -> dict:
 
 def _new(kind, setting, options, **arguments):
     """An object of a class with checked options."""
-    accepted = [name for name in inspect.signature(kind).parameters if name not in _NOT_OPTIONS]
-    accepted += _CLIPPING
+    parameters = inspect.signature(kind).parameters
+    accepted = [name for name in parameters if name not in _NOT_OPTIONS] + list(_CLIPPING)
     unknown = sorted(options.keys() - set(accepted))
     if unknown:
         raise ConfigError(
             f"optimizer.{setting} has {', '.join(unknown)}; {kind.__name__} takes "
             f"{', '.join(accepted)}."
         )
+    for name, value in options.items():
+        numeric = name in _CLIPPING or isinstance(parameters[name].default, (int, float))
+        if numeric and not isinstance(value, (int, float)):
+            raise ConfigError(f"optimizer.{setting}.{name} is {value!r}; use a number.")
     try:
         return kind(**arguments, **options)
     except (TypeError, ValueError) as error:

@@ -217,7 +217,8 @@ class AddonsTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         (("LAMB", {"beta_3": 0.1}), "options has beta_3; LAMB takes beta_1"),
-        (("LAMB", {"beta_1": "much"}), "options does not fit LAMB: .*beta_1"),
+        (("LAMB", {"beta_1": "much"}), "options.beta_1 is 'much'; use a number"),
+        (("LAMB", {"clipnorm": "1e-3"}), "options.clipnorm is '1e-3'; use a number"),
         (("LAMB", {"decay": 0.1}), "options has decay"),
         (("LARS", {}, "SWA"), "wrapper is SWA, which cannot be around LARS; use .*Adam.*LAMB"),
         (("AdamW", {}, "SWA"), "cannot be around AdamW"),
