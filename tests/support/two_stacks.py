@@ -1,4 +1,4 @@
-"""What one stack leaves for the other: a run, a run that was stopped, and exported networks.
+"""What one stack leaves for the other: a run, the same run half way, and exported networks.
 
 As a program it does both for a folder of the other stack, in one process:
 
@@ -7,6 +7,7 @@ As a program it does both for a folder of the other stack, in one process:
 
 import json
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -15,18 +16,19 @@ import runs
 from dc_tf import keras
 from dc_tf.exporting.weights import weights_digest
 from dc_tf.run_dir import RunDir
-from dc_tf.training.checkpoint import load_trunk
+from dc_tf.training.checkpoint import complete_checkpoints, load_trunk, read_position
 from dc_tf.training.export_run import export_run
 from dc_tf.training.monitoring.metrics import read
 
-STOP, STEPS = 11, 20  # in the first round of the second stage; the checkpoint before is of step 9
+STOP, STEPS = 9, 20  # the checkpoint in the first round of the second stage
 
 
 def make(cluster, folder, settings) -> None:
-    """Leaves in `folder` a finished run, its exports, features, and a run stopped after STOP."""
+    """Leaves in `folder` a finished run, its exports, features, and the run as it was at STOP."""
     whole, part = _path(folder, "whole"), _path(folder, "part")
     runs.train(cluster, settings, whole)
-    runs.train(cluster, settings, part, ("train", STOP))
+    shutil.copytree(whole, part)
+    _go_back(RunDir(part))
     export_run(whole, _path(folder, "saved_model"))
     export_run(whole, _path(folder, "network.keras"), "keras")
     export_run(whole, _path(folder, "network.weights.h5"), "keras_weights")
@@ -36,7 +38,7 @@ def make(cluster, folder, settings) -> None:
 
 
 def visit(cluster, folder) -> dict[str, np.ndarray]:
-    """Features of the networks in `folder`, and losses of the stopped run, which is continued."""
+    """Features of the networks in `folder`, and losses of the half run, which is continued."""
     import tensorflow as tf
 
     with open(_path(folder, "settings.json")) as file:
@@ -61,6 +63,15 @@ def losses(workdir) -> list[float]:
 def images() -> np.ndarray:
     """(4, 32, 32, 3) float32 in [0, 1]."""
     return np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
+
+
+def _go_back(run):
+    """Removes what a run has left since STOP."""
+    for path in complete_checkpoints(run.checkpoints):
+        if read_position(path).global_step > STOP:
+            shutil.rmtree(path)
+    shutil.rmtree(run.clustering(1, 1))
+    os.remove(run.result)
 
 
 def _of_trunk(trunk):

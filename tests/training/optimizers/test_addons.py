@@ -328,8 +328,9 @@ class ResumedTest(tf.test.TestCase):
             [m["loss"] for m in read(RunDir(path).metrics) if m["event"] == "train"]
             for path in (alone, both)
         )
-        self.assertAllClose(one[0], two[0], rtol=1e-4)
-        self.assertAllClose(one, two, rtol=0.02)
+        self.assertAllClose(one[:8], two[:8], rtol=1e-3)
+        # Features differ by rounding, so rows on a border of clusters may change sides.
+        self.assertAllClose(one, two, rtol=0.05)
 
     def check_averages(self, workdir):
         """Between two checkpoints of a stage averages follow; at its end they are the weights."""
