@@ -28,7 +28,9 @@ setuptools.setup(
         "dc_tf.configs": ["*.yaml", "evaluation/*.yaml", "sweeps/*.yaml"],
     },
     python_requires=">=3.10,<3.13",
-    # Ranges are what the code needs; constraints.txt has the one tested version of everything.
+    # Ranges are what the code needs. Of two stacks there is a file with the one tested version of
+    # everything: TensorFlow 2.20 (constraints.txt) and 2.15, the last that tensorflow-addons
+    # works with (constraints-tf215.txt). Those between are not tested.
     install_requires=[
         "absl-py",
         "google-crc32c",
@@ -44,17 +46,19 @@ setuptools.setup(
         "scipy",
         "starlette",
         "tensorboard",
-        "tensorflow~=2.20.0",
+        "tensorflow>=2.15.1,<2.21,!=2.16.*,!=2.17.*,!=2.18.*,!=2.19.*",
         "tensorflow-datasets",
         "tensorflow-hub",
-        "tf-keras~=2.20.0",
-        "tf-models-official~=2.20.0",
+        "tf-keras>=2.15.1,<2.21,!=2.16.*,!=2.17.*,!=2.18.*,!=2.19.*",
+        "tf-models-official>=2.15.0,<2.21,!=2.16.*,!=2.17.*,!=2.18.*,!=2.19.*",
         "tqdm",
         "uvicorn",
     ],
     extras_require={
         "cpu": ["faiss-cpu"],
         "gpu": ["tensorflow[and-cuda]~=2.20.0", "faiss-gpu"],
+        # Optimizers of tensorflow-addons, which asks for no TensorFlow itself.
+        "addons": ["tensorflow~=2.15.1", "tensorflow-addons~=0.23.0"],
         "test": [
             "cloudpickle",
             "codespell",

@@ -1,23 +1,25 @@
 """The one place where Keras is imported: the API of Keras 2, and Keras 3 for files of it.
 
 Keras 3 does not support MultiWorkerMirroredStrategy, and tf-models-official is built on
-`tf_keras`. On TensorFlow 2.15 the same API is TensorFlow's own `tf.keras`.
+`tf_keras`. On TensorFlow 2.15 the same API is `tf.keras`, whichever package that is: what
+tf-models-official and tensorflow-addons use there.
 
     from dc_tf import keras
     keras.layers.Dense(10)
     keras.keras_3().saving.load_model("theirs.keras")
 """
 
-import importlib.util
 import os
 import types
 
+import tensorflow as tf
+
 from dc_tf.errors import ConfigError
 
-if importlib.util.find_spec("tf_keras"):
-    import tf_keras as _keras
-else:
+if tf.__version__.startswith("2.15."):
     from tensorflow import keras as _keras
+else:
+    import tf_keras as _keras
 
 Model = _keras.Model
 Sequential = _keras.Sequential
@@ -45,8 +47,9 @@ def keras_3() -> types.ModuleType:
         ) from error
     if not keras.__version__.startswith("3"):
         raise ConfigError(
-            f"a file of Keras 3 needs the package keras 3, but {keras.__version__} is installed; "
-            "install it with 'pip install \"keras>=3\"', or give the network as a SavedModel."
+            f"a file of Keras 3 needs the package keras 3, but {keras.__version__} is installed "
+            f"with TensorFlow {tf.__version__}; use the environment of TensorFlow 2.20, or give "
+            "the network as a SavedModel."
         )
     if keras.backend.backend() != "tensorflow":
         raise ConfigError(

@@ -7,7 +7,9 @@ import importlib.metadata
 
 import dc_tf
 
-_PACKAGES = ("tensorflow", "tf-keras", "numpy", "faiss-cpu", "faiss-gpu", "pillow")
+_PACKAGES = (
+    *("tensorflow", "tf-keras", "tensorflow-addons", "numpy", "faiss-cpu", "faiss-gpu", "pillow"),
+)
 
 
 def installed() -> dict[str, str]:

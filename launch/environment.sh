@@ -3,13 +3,19 @@
 #   DC_TF_VENV         where it goes (default: .venv in the repository)
 #   DC_TF_PYTHON       the Python to make it from (default: python3, else the first 3.10-3.12 found)
 #   DC_TF_ACCELERATOR  cpu or gpu (default: gpu where nvidia-smi works)
+#   DC_TF_STACK        tf220 (default); or tf215, TensorFlow 2.15 with tensorflow-addons, which needs
+#                      Python 3.11, is for the CPU, and goes into DC_TF_VENV-tf215
 #
-# Versions come from constraints.txt. A terminal shows one line that moves; the output of pip is in
+# Versions come from constraints.txt or constraints-tf215.txt. A terminal shows one line that moves; the output of pip is in
 # DC_TF_VENV/install.log. Everything is said on stderr; stdout is for results.
 
 DC_TF_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+DC_TF_STACK="${DC_TF_STACK:-tf220}"
+# A shell may have either environment active.
 DC_TF_VENV="${DC_TF_VENV:-$DC_TF_ROOT/.venv}"
-export DC_TF_VENV
+DC_TF_VENV="${DC_TF_VENV%-tf215}"
+[ "$DC_TF_STACK" != tf215 ] || DC_TF_VENV="$DC_TF_VENV-tf215"
+export DC_TF_VENV DC_TF_STACK
 
 # Never exits: that would close the terminal of somebody who sources this file.
 dc_tf_fail() {
@@ -19,19 +25,22 @@ dc_tf_fail() {
 
 # True for an interpreter that starts, has the right version and can make environments.
 dc_tf_python_fits() {
-  "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
+  local versions="range(10, 13)"
+  [ "$DC_TF_STACK" != tf215 ] || versions="[11]"
+  "$1" -c "import sys, venv, ensurepip; sys.exit(sys.version_info[1] not in $versions)" \
     >/dev/null 2>&1
 }
 
 dc_tf_find_python() {
-  local candidate
+  local candidate versions="3.10, 3.11 or 3.12"
+  [ "$DC_TF_STACK" != tf215 ] || versions="3.11"
   for candidate in ${DC_TF_PYTHON:-python3 python3.12 python3.11 python3.10}; do
     if dc_tf_python_fits "$candidate"; then
       echo "$candidate"
       return
     fi
   done
-  dc_tf_fail "needs Python 3.10, 3.11 or 3.12 with its venv module; ${DC_TF_PYTHON:-python3} is \
+  dc_tf_fail "needs Python $versions with its venv module; ${DC_TF_PYTHON:-python3} is \
 $("${DC_TF_PYTHON:-python3}" --version 2>&1 || true). Install one of them (on Debian and Ubuntu with its \
 python3-venv package) or name one: DC_TF_PYTHON=/path/to/python3.11"
 }
@@ -39,6 +48,8 @@ python3-venv package) or name one: DC_TF_PYTHON=/path/to/python3.11"
 dc_tf_accelerator() {
   if [ -n "${DC_TF_ACCELERATOR:-}" ]; then
     echo "$DC_TF_ACCELERATOR"
+  elif [ "$DC_TF_STACK" = tf215 ]; then
+    echo cpu
   elif nvidia-smi -L >/dev/null 2>&1; then
     echo gpu
   else
@@ -46,14 +57,22 @@ dc_tf_accelerator() {
   fi
 }
 
+dc_tf_constraints() {
+  local of_stack=""
+  [ "$DC_TF_STACK" != tf215 ] || of_stack="-tf215"
+  echo "$DC_TF_ROOT/constraints$of_stack.txt"
+}
+
 # What the environment was made from; when it changes, the environment is brought up to date.
 dc_tf_stamp() {
   echo "$1 $DC_TF_ROOT"
-  (cd "$DC_TF_ROOT" && cat setup.py pyproject.toml constraints.txt | cksum)
+  (cd "$DC_TF_ROOT" && cat setup.py pyproject.toml "$(dc_tf_constraints)" | cksum)
 }
 
 dc_tf_make_environment() {
-  local python started=$SECONDS constraints="$DC_TF_ROOT/constraints.txt"
+  local python started=$SECONDS constraints extras="$1"
+  constraints="$(dc_tf_constraints)"
+  [ "$DC_TF_STACK" != tf215 ] || extras="$1,addons"
   if ! dc_tf_python_fits "$DC_TF_VENV/bin/python"; then
     python="$(dc_tf_find_python)" || return 1
     echo "Making the environment $DC_TF_VENV from $("$python" --version)." >&2
@@ -64,7 +83,7 @@ dc_tf_make_environment() {
   dc_tf_pip "pip could not be updated" -c "$constraints" pip || return 1
   # The same pins for what packages are built with.
   dc_tf_pip "installation failed; what was installed stays for another try" \
-    --build-constraint "$constraints" -c "$constraints" -e "${DC_TF_ROOT}[$1,test]" || return 1
+    --build-constraint "$constraints" -c "$constraints" -e "${DC_TF_ROOT}[$extras,test]" || return 1
   echo "Installed in $(dc_tf_minutes "$((SECONDS - started))"); log: $DC_TF_VENV/install.log" >&2
 }
 
@@ -120,10 +139,17 @@ dc_tf_minutes() {
 
 dc_tf_environment() {
   local accelerator stamp
+  case "$DC_TF_STACK" in tf220 | tf215) ;; *)
+    dc_tf_fail "DC_TF_STACK is '$DC_TF_STACK'; it must be tf220 or tf215" || return 1 ;;
+  esac
   accelerator="$(dc_tf_accelerator)"
   case "$accelerator" in cpu | gpu) ;; *)
     dc_tf_fail "DC_TF_ACCELERATOR is '$accelerator'; it must be cpu or gpu" || return 1 ;;
   esac
+  if [ "$DC_TF_STACK $accelerator" = "tf215 gpu" ]; then
+    dc_tf_fail "TensorFlow 2.15 and faiss-gpu need different CUDA libraries; DC_TF_STACK=tf215 is for \
+DC_TF_ACCELERATOR=cpu" || return 1
+  fi
   stamp="$(dc_tf_stamp "$accelerator")"
   if [ "$(cat "$DC_TF_VENV/dc_tf.stamp" 2>/dev/null)" != "$stamp" ]; then
     dc_tf_make_environment "$accelerator" || return 1

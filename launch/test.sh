@@ -9,6 +9,7 @@
 #   launch/test.sh --processor=avx2 -m numeric
 #                                       the arithmetic as on another processor, of
 #                                       tests/support/processors.py: eigen or avx2
+#   DC_TF_STACK=tf215 launch/test.sh    the same on TensorFlow 2.15 with tensorflow-addons
 #
 # One test more than there are cores runs at a time, since tests also wait for processes that they
 # start; at most four, and one for each 6 GiB of free memory. Those that go by the clock run alone.

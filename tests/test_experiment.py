@@ -3,10 +3,13 @@
 import os
 from unittest import mock
 
+import pytest
 import tensorflow as tf
 
 from dc_tf.errors import ConfigError
 from dc_tf.experiment import Stage, differences, load
+
+pytestmark = pytest.mark.tf215
 
 FILE = """
 data: {path: /data}

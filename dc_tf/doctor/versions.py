@@ -17,12 +17,15 @@ import dc_tf
 
 # Always printed; other packages only if their version does not fit.
 SHOWN = ("tensorflow", "tf-keras", "tf-models-official", "numpy")
+# These are released together; a stack has one release of all.
+STACK = ("tensorflow", "tf-keras", "tf-models-official")
+ADDONS = "tensorflow-addons"
 FAISS = ("faiss-cpu", "faiss-gpu")
 _REMEDY = "install with the tested versions: . launch/environment.sh"
 
 
 def check(report) -> None:
-    """Reports Python, the required packages, and faiss."""
+    """Reports Python, the required packages, the stack that they are of, and faiss."""
     python, wanted = requirements()
     found = platform.python_version()
     if found in SpecifierSet(python):
@@ -31,6 +34,7 @@ def check(report) -> None:
         report.fail("python", f"{found}, but {python} is required", _REMEDY)
     for requirement in wanted:
         _check_package(report, requirement)
+    _check_stack(report)
     _check_faiss(report)
 
 
@@ -46,7 +50,7 @@ def requirements() -> tuple[str, list[Requirement]]:
 
 def installed() -> dict[str, str]:
     """Versions that must be the same on all workers."""
-    names = (*SHOWN, *FAISS)
+    names = (*SHOWN, ADDONS, *FAISS)
     versions = {name: _version(name) for name in names}
     own = {"dc_tf": dc_tf.__version__, "python": ".".join(map(str, sys.version_info[:2]))}
     return own | {name: version for name, version in versions.items() if version}
@@ -59,7 +63,31 @@ def _check_package(report, requirement):
     elif version not in requirement.specifier:
         report.fail(requirement.name, f"{version}, but {requirement} is required", _REMEDY)
     elif requirement.name in SHOWN:
-        report.ok(requirement.name, f"{version} ({requirement.specifier or 'any'})")
+        report.ok(requirement.name, f"{version} ({_of_range(requirement) or 'any'})")
+
+
+def _of_range(requirement):
+    """Its least and its first too large version, without those that are left out."""
+    return ",".join(str(part) for part in requirement.specifier if part.operator != "!=")
+
+
+def _check_stack(report):
+    """Reports which of the two stacks is installed, or that packages of both are."""
+    found = {name: version for name in STACK if (version := _version(name))}
+    releases = {".".join(version.split(".")[:2]) for version in found.values()}
+    addons = _version(ADDONS)
+    if len(releases) > 1 or (addons and "2.15" not in releases):
+        mixed = found | ({ADDONS: addons} if addons else {})
+        report.fail(
+            "stack",
+            f"{', '.join(f'{name} {version}' for name, version in mixed.items())} are of "
+            "different releases of TensorFlow",
+            _REMEDY + ", or DC_TF_STACK=tf215 with tensorflow-addons",
+        )
+        return
+    for release in releases:
+        has = f"{ADDONS} {addons}" if addons else f"no {ADDONS}"
+        report.ok("stack", f"TensorFlow {release}, {has}")
 
 
 def _check_faiss(report):

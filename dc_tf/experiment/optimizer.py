@@ -7,6 +7,8 @@ from dc_tf.hyperparams import Config
 
 SCHEDULES = ("step", "cosine")
 DECAY_FILTERS = ("all", "kernels")
+AVERAGING = ("MovingAverage", "SWA")
+WRAPPERS = (*AVERAGING, "Lookahead")
 
 
 @dataclasses.dataclass
@@ -16,9 +18,14 @@ class Optimizer(Config):
     Attributes:
         name: of its class in Keras, such as "SGD", "Adam", "AdamW" or "Adagrad"; or "LARS" (You et
             al. 2017), for large batches.
+            Of tensorflow-addons, where that is installed: "LAMB", "LazyAdam", "NovoGrad", "Yogi".
         options: its further arguments by name, such as beta_1 or global_clipnorm, or
             trust_coefficient of LARS. Keras' own weight_decay is one of these; it is decoupled
             from the gradient.
+        wrapper: a class of tensorflow-addons around it, or "": "Lookahead" (Zhang et al. 2019), or
+            "MovingAverage" or "SWA" (Izmailov et al. 2018), which average the weights of the
+            network; it takes the averages at the end of the stage.
+        wrapper_options: arguments of the wrapper by name, such as average_decay.
         learning_rate: after the warm-up, before it falls.
         momentum, nesterov: of SGD and LARS.
         schedule: "step" multiplies the learning rate by `drop_factor` at each of `drops`; "cosine"
@@ -36,6 +43,8 @@ class Optimizer(Config):
 
     name: str = "SGD"
     options: Config = dataclasses.field(default_factory=Config)
+    wrapper: str = ""
+    wrapper_options: Config = dataclasses.field(default_factory=Config)
     learning_rate: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
@@ -47,6 +56,13 @@ class Optimizer(Config):
     warmup_epochs: float = 0.0
     final_learning_rate: float = 0.0
     literal_head_scale: bool = False
+
+    @property
+    def of_heads(self) -> "Optimizer":
+        """The optimizer of heads, whose averages nothing would read."""
+        if self.wrapper not in AVERAGING:
+            return self
+        return dataclasses.replace(self, wrapper="", wrapper_options=Config())
 
 
 def check_optimizer_settings(optimizer: Optimizer, place: str, epochs: int) -> None:
@@ -69,6 +85,11 @@ def check_optimizer_settings(optimizer: Optimizer, place: str, epochs: int) -> N
     momentum = optimizer.momentum
     need(0 <= momentum < 1, f"{place}.momentum", momentum, "use [0, 1)")
     need_choice(f"{place}.decay_filter", optimizer.decay_filter, DECAY_FILTERS)
+    if optimizer.wrapper:
+        need_choice(f"{place}.wrapper", optimizer.wrapper, WRAPPERS)
+    options = optimizer.wrapper_options.as_dict()
+    works = "use them with optimizer.wrapper only"
+    need(optimizer.wrapper or not options, f"{place}.wrapper_options", options, works)
     _check_schedule(optimizer, place, epochs)
 
 

@@ -144,7 +144,8 @@ def updated_in_blocks(kernel_values: int, optimizer) -> bool:
         kernel_values: size of its kernel.
         optimizer: experiment.Optimizer; only SGD with momentum and no other option can.
     """
-    able = optimizer.name == "SGD" and optimizer.momentum > 0 and not optimizer.options.as_dict()
+    own = optimizer.of_heads
+    able = own.name == "SGD" and own.momentum > 0 and not own.wrapper and not own.options.as_dict()
     return able and kernel_values >= _LEAST_IN_BLOCKS
 
 

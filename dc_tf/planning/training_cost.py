@@ -18,7 +18,7 @@ from dc_tf.nn.trunks import feature_dim, settings_of, trunk_class
 from dc_tf.planning.exchange import dense_layers, factored, head_shapes, ring, updated_in_blocks
 
 # Variables that an optimizer keeps per weight; those not listed keep two.
-_SLOTS = {"SGD": 1, "LARS": 1, "Adagrad": 1, "RMSprop": 1, "Lion": 1}
+_SLOTS = {"SGD": 1, "LARS": 1, "Adagrad": 1, "RMSprop": 1, "Lion": 1, "NovoGrad": 1}
 _OTHER_SLOTS = 2
 _FLOAT = 4
 _HALF = 2
@@ -41,7 +41,8 @@ class StageSize:
         statistics: running means and variances of trunk and projection.
         head_weights: values of the super head and of the sub heads that this worker holds.
         all_head_weights: those of all super-classes, as in a checkpoint.
-        slots: variables of the optimizer for each weight.
+        slots: variables of the optimizer for each shared weight.
+        head_slots: those for each weight of a head.
         sent_bytes: what a worker sends in one step, in a ring.
         sent_as_gradients: what it would send without factors, in float32.
         factored: names of the dense layers whose gradients travel as factors.
@@ -59,6 +60,7 @@ class StageSize:
     head_weights: int
     all_head_weights: int
     slots: int
+    head_slots: int
     sent_bytes: float
     sent_as_gradients: float
     factored: tuple[str, ...]
@@ -97,6 +99,7 @@ class StageSize:
             head_weights=super_head + sub_head * topology.super_classes_per_worker,
             all_head_weights=super_head + sub_head * stage.super_classes,
             slots=slots(stage.optimizer),
+            head_slots=slots(stage.optimizer.of_heads),
             sent_bytes=sums + sum(layer.sent_as_factors for layer in as_factors),
             sent_as_gradients=Messages.of(plain, stage, topology).sent(topology),
             factored=tuple(layer.name for layer in as_factors),
@@ -133,8 +136,9 @@ class StageSize:
     @property
     def state_bytes(self) -> int:
         """Weights, gradients, variables of the optimizer, running statistics and prototypes."""
-        trained = self.weights * (2 + self.slots) - self.unformed_gradients
-        return _FLOAT * (trained + self.statistics + self.prototype_weights)
+        trained = self.shared_weights * (2 + self.slots) + self.head_weights * (2 + self.head_slots)
+        rest = self.statistics + self.prototype_weights - self.unformed_gradients
+        return _FLOAT * (trained + rest)
 
     @property
     def device_bytes(self) -> int:
@@ -149,8 +153,9 @@ class StageSize:
     @property
     def checkpoint_bytes(self) -> int:
         """Bytes of one checkpoint, on the disk that workers share."""
-        numbers = self.shared_weights + self.all_head_weights
-        return _FLOAT * (numbers * (1 + self.slots) + self.statistics)
+        shared = self.shared_weights * (1 + self.slots)
+        heads = self.all_head_weights * (1 + self.head_slots)
+        return _FLOAT * (shared + heads + self.statistics)
 
 
 def problem_of(experiment, stage, rows, workers) -> Problem | None:
@@ -192,7 +197,7 @@ def trunk_weights(model) -> int:
 
 def slots(optimizer) -> int:
     """Variables that an optimizer with default options keeps per weight."""
-    return _SLOTS.get(optimizer.name, _OTHER_SLOTS)
+    return _SLOTS.get(optimizer.name, _OTHER_SLOTS) + bool(optimizer.wrapper)
 
 
 def _heads(model, stage):

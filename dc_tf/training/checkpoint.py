@@ -76,19 +76,24 @@ class Checkpoints:
         self._cluster = cluster
         self._keep = keep
 
-    def save(self, position: Position, learner) -> None:
+    def save(self, position: Position, learner, replace: bool = False) -> None:
         """Writes a checkpoint, all workers at the same step; returns when it is complete.
 
         Running statistics that differ between workers are replaced by their mean on all workers,
         and weights that differ by rounding by those saved, so that a run that continues equals one
         that is resumed from here.
 
+        Args:
+            position: the next step to run.
+            learner: Learner.
+            replace: whether weights have changed since a checkpoint of the same step.
+
         Raises:
             DataError: the disk is full or cannot be written; earlier checkpoints are intact.
         """
         try:
             with heartbeat.slow_operation("checkpoint"):
-                self._save(position, learner)
+                self._save(position, learner, replace)
         except _DISK_ERRORS as error:
             raise DataError(
                 f"the checkpoint of step {position.global_step} cannot be written to "
@@ -96,11 +101,11 @@ class Checkpoints:
                 "and restart."
             ) from error
 
-    def _save(self, position, learner):
+    def _save(self, position, learner, replace):
         learner.average_statistics()
         learner.align_weights()
         final = os.path.join(self._folder, f"step-{position.global_step:010d}")
-        if self._has(final):
+        if not replace and self._has(final):
             # No step was taken since: only the position changes.
             if self._cluster.is_chief:
                 _write_position(final, position)

@@ -122,11 +122,15 @@ class Pretraining:
             self._train_round(index, stage, trainer, assignments, round_index, last, bank)
             self.position = trainer.position
             self._report_corrupt_rows()
-            if last == stage.epochs:
+            ends = last == stage.epochs
+            if ends:
                 self.position = dataclasses.replace(self.position, stage=index + 1, epoch=0)
             if bank:
                 bank.flush()
-            self._checkpoints.save(self.position, learner)
+            averaged = ends and learner.keeps_averages
+            if averaged:
+                self._take_averages(learner, index)
+            self._checkpoints.save(self.position, learner, replace=averaged)
             self._stop_if_asked()
 
     def result(self) -> dict | None:
@@ -179,6 +183,15 @@ class Pretraining:
         """Before a first clustering; again after a restart, since nothing of it is saved."""
         new = not index and not self._experiment.init_from
         calibrate(learner, self._reader, self._experiment, index, self._cluster, trunk=new)
+
+    def _take_averages(self, learner, index):
+        """Ends a stage with the averaged weights, and with statistics of batch norm for these.
+
+        Reference: Izmailov et al. 2018, section 3.2.
+        """
+        with heartbeat.slow_operation("averaging weights"):
+            learner.take_averages()
+            calibrate(learner, self._reader, self._experiment, index, self._cluster, trunk=True)
 
     def _bank(self, index, stage) -> StageBank:
         """The features that the steps of a stage keep for its next clustering."""

@@ -188,7 +188,10 @@ class DoctorTest(tf.test.TestCase):
     def test_versions_are_compared_with_what_setup_asks_for(self):
         python, wanted = versions.requirements()
         self.assertEqual(python, ">=3.10,<3.13")
-        self.assertIn(Requirement("tensorflow~=2.20.0"), wanted)
+        (of_tensorflow,) = (r.specifier for r in wanted if r.name == "tensorflow")
+        releases = {"2.14.1": False, "2.15.1": True, "2.17.0": False, "2.20.0": True, "2.21": False}
+        for release, fits in releases.items():
+            self.assertEqual(release in of_tensorflow, fits, release)
         asked = [Requirement("numpy>=99"), Requirement("no-such-package")]
         report = Report()
         with mock.patch.object(versions, "requirements", lambda: (">=3.99", asked)):
@@ -196,6 +199,32 @@ class DoctorTest(tf.test.TestCase):
                 versions.check(report)
         self.assertEqual([c.what for c in report.failed], ["python", "numpy", "no-such-package"])
         self.assertIn("numpy>=99 is required", report.failed[1].detail)
+
+    def stack(self, **installed):
+        """Report of the versions that are installed, by name with _ for -."""
+        found = {name.replace("_", "-"): version for name, version in installed.items()}
+        report = Report()
+        with mock.patch.object(versions, "requirements", lambda: (">=3.10", [])):
+            with mock.patch.object(versions, "_version", found.get):
+                with contextlib.redirect_stdout(io.StringIO()):
+                    versions.check(report)
+        return {check.what: check for check in report.checks}["stack"]
+
+    def test_a_stack_is_named_and_packages_of_both_fail(self):
+        new = {"tensorflow": "2.20.0", "tf_keras": "2.20.1", "tf_models_official": "2.20.0"}
+        old = {"tensorflow": "2.15.1", "tf_keras": "2.15.1", "tf_models_official": "2.15.0"}
+        addons = {"tensorflow_addons": "0.23.0"}
+        for installed, detail in (
+            (new, "TensorFlow 2.20, no tensorflow-addons"),
+            (old, "TensorFlow 2.15, no tensorflow-addons"),
+            (old | addons, "TensorFlow 2.15, tensorflow-addons 0.23.0"),
+        ):
+            self.assertEqual(self.stack(**installed).detail, detail)
+        for installed in (new | addons, old | {"tf_keras": "2.20.1"}):
+            check = self.stack(**installed)
+            self.assertEqual(check.status, "FAIL")
+            self.assertIn("different releases of TensorFlow", check.detail)
+            self.assertIn("DC_TF_STACK=tf215", check.remedy)
 
     def test_wrong_usage_is_2(self):
         for flags in (["--timeout_s=0"], ["--tiemout=3"], ["stray"]):

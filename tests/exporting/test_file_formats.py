@@ -18,6 +18,8 @@ from dc_tf.exporting.fold_sobel import fold
 from dc_tf.nn.trunks import make_trunk
 from dc_tf.nn.vgg16 import LAYERS, VGG16
 
+pytestmark = pytest.mark.tf215
+
 RESOLUTION = 32
 SETTINGS = dict(width=1 / 16, resolution=RESOLUTION, fc=12)
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("tf2onnx", "onnxruntime"))

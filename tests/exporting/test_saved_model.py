@@ -22,6 +22,8 @@ from dc_tf.exporting.saved_model import export_saved_model, restore_trunk
 from dc_tf.exporting.weights import flat_weights, named_weights
 from dc_tf.nn.vgg16 import LAYERS, VGG16
 
+pytestmark = pytest.mark.tf215
+
 RESOLUTION = 32
 TESTS = os.path.join(workers.REPOSITORY, "tests")
 

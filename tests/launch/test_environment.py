@@ -18,7 +18,7 @@ PYTHON = """#!/bin/bash
 case "$*" in
   *"-m venv"*)
     mkdir -p "${@: -1}/bin" && cp "$0" "${@: -1}/bin/python" && : >"${@: -1}/bin/activate" ;;
-  *"-m pip"*"[cpu,test]")
+  *"-m pip"*"[cpu,test]" | *"-m pip"*"constraints-tf215.txt"*"[cpu,addons,test]")
     echo "Obtaining file:///here"
     for name in absl-py numpy tensorflow; do
       echo "Collecting $name==1.0 (from -c constraints.txt (line 3))"
@@ -89,6 +89,27 @@ class EnvironmentTest(unittest.TestCase):
             self.assertRegex(last, "^environment.sh: installation failed; .* another try.")
             self.assertIn(str(self.venv / "install.log"), last)
             self.assertFalse((self.venv / "dc_tf.stamp").exists())
+
+    def test_the_other_stack_has_an_environment_of_its_own_beside_the_first(self):
+        self.source()
+        code, err = self.source(DC_TF_STACK="tf215")
+        self.assertEqual(code, 0, err)
+        other = self.folder / "venv-tf215"
+        self.assertIn("Successfully installed", (other / "install.log").read_text())
+        for path in (self.venv, other):  # whichever is active
+            for stack in ("tf220", "tf215"):
+                self.assertEqual(self.source(DC_TF_STACK=stack, DC_TF_VENV=str(path)), (0, ""))
+        self.assertCountEqual(os.listdir(self.folder), ["python", "venv", "venv-tf215"])
+
+    def test_a_stack_that_there_is_not_and_the_second_on_a_gpu_are_refused(self):
+        for variables, message in (
+            ({"DC_TF_STACK": "tf216"}, "DC_TF_STACK is 'tf216'; it must be tf220 or tf215"),
+            ({"DC_TF_STACK": "tf215", "DC_TF_ACCELERATOR": "gpu"}, "tf215 is for DC_TF_ACC"),
+        ):
+            code, err = self.source(**variables)
+            self.assertEqual(code, 7)
+            self.assertIn(message, err)
+        self.assertEqual(os.listdir(self.folder), ["python"])
 
     def test_a_terminal_gets_one_line_that_moves(self):
         command = ["bash", "-c", f"set -euo pipefail; . {SCRIPT}"]

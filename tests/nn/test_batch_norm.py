@@ -7,7 +7,7 @@ import workers
 
 from dc_tf.nn.batch_norm import EPSILON, BatchNorm
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.tf215]
 
 SHAPE = (8, 3, 5, 4)
 

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from dc_tf.nn.heads import LinearHead
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.tf215]
 
 
 class HeadsTest(tf.test.TestCase):

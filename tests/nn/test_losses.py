@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from dc_tf.nn.losses import cross_entropy, hierarchical, product
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.tf215]
 
 SUPERS, SUBS, BATCH = 3, 4, 6
 

@@ -1,11 +1,14 @@
 """The projection: an MLP to unit vectors."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from dc_tf.nn.batch_norm import EPSILON
 from dc_tf.nn.projection import Projection, clustered_features
 from dc_tf.nn.vgg16 import VGG16
+
+pytestmark = pytest.mark.tf215
 
 FEATURES, HIDDEN, DIM = 24, 12, 6
 

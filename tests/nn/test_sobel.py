@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from dc_tf.nn.sobel import RGB_MEAN, RGB_STD, Normalize, Padding, Sobel
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.tf215]
 
 
 def by_loops(image):

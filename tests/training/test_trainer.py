@@ -4,6 +4,7 @@ import itertools
 from unittest import mock
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from absl import logging
 
@@ -15,6 +16,8 @@ from dc_tf.training import trainer
 from dc_tf.training.checkpoint import Position
 from dc_tf.training.step.step_metrics import NAMES, mean_metrics
 from dc_tf.training.trainer import EpochTrainer, StageTrainer
+
+pytestmark = pytest.mark.tf215
 
 CLOCK = [0.0]
 

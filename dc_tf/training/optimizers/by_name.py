@@ -1,4 +1,4 @@
-"""Keras' optimizers and LARS by name, with the paper's weight decay.
+"""Optimizers by name, with the paper's weight decay: Keras' own, LARS and those of addons.
 
 optimizer = make_optimizer(Optimizer(name="Adam", learning_rate=1e-3, options={"beta_2": 0.98}))
 gradients = decayed(gradients, variables, settings)
@@ -9,18 +9,21 @@ import inspect
 
 from dc_tf import keras
 from dc_tf.errors import ConfigError
+from dc_tf.training.optimizers import addons
 from dc_tf.training.optimizers.sgd import LARS, FusedSGD, is_kernel
 
 # Arguments of optimizers that are not options.
 _NOT_OPTIONS = ("learning_rate", "decay_of", "kwargs")
 
 
-def make_optimizer(settings) -> keras.optimizers.Optimizer:
+def make_optimizer(settings) -> keras.optimizers.Optimizer | addons.AddonsOptimizer:
     """Creates the optimizer that `experiment.Optimizer` describes.
 
     Raises:
         ConfigError: as in `check_optimizer`.
     """
+    if addons.needed(settings):
+        return addons.make(settings)
     check_optimizer(settings)
     options = _options(settings)
     if settings.name == "LARS":
@@ -34,11 +37,18 @@ def check_optimizer(settings) -> None:
     """Checks name and options of an optimizer.
 
     Raises:
-        ConfigError: there is no such optimizer or option; names those there are.
+        ConfigError: there is no such optimizer or option, and names those there are; or it is of
+            tensorflow-addons, which is not installed.
     """
     known = _known()
-    if settings.name not in known:
-        raise ConfigError(f"optimizer.name is {settings.name!r}; use one of {', '.join(known)}.")
+    if settings.name not in (*known, *addons.NAMES):
+        raise ConfigError(
+            f"optimizer.name is {settings.name!r}; use one of {', '.join(known)}, or with "
+            f"tensorflow-addons {', '.join(addons.NAMES)}."
+        )
+    if addons.needed(settings):
+        addons.check(settings)
+        return
     parameters = inspect.signature(known[settings.name]).parameters
     accepted = [
         name

@@ -24,7 +24,7 @@ class Classifier(tf.Module):
 
     Attributes:
         head: LinearHead.
-        optimizer: keras optimizer of its weights.
+        optimizer: optimizer of its weights, without averages of them.
         exchange: Exchange of its gradients with the other holders.
     """
 
@@ -40,15 +40,16 @@ class Classifier(tf.Module):
     ):
         super().__init__()
         self.head = LinearHead(features, classes, stage.head_initializer)
-        self.optimizer = make_optimizer(stage.optimizer)
+        settings = stage.optimizer.of_heads
+        self.optimizer = make_optimizer(settings)
         self.optimizer.build(self.weights)
         layers = [self.head] if as_factors else []
         early = [] if as_factors or not leaves_early(features * classes) else [self.head]
         self.exchange = Exchange(self.weights, layers, comm, dtype, early)
-        in_blocks = updated_in_blocks(features * classes, stage.optimizer)
+        in_blocks = updated_in_blocks(features * classes, settings)
         self._in_blocks = bool(self.exchange.factored_weights) and in_blocks
         self._gradient_scale = gradient_scale
-        self._settings = stage.optimizer
+        self._settings = settings
         self._reset_optimizer = _resetting(self.optimizer)
 
     @property
@@ -95,6 +96,8 @@ class Classifier(tf.Module):
 def _resetting(optimizer):
     """A function that restores an optimizer's initial state, except its learning rate.
 
+    Weights have their new values then.
+
     A function, since tf.Module would save a list of variables in every checkpoint.
     """
     fresh = [(variable, _constant(variable)) for variable in _state(optimizer)]
@@ -102,6 +105,8 @@ def _resetting(optimizer):
     def reset():
         for variable, value in fresh:
             variable.assign(tf.fill(variable.shape, value))
+        for slow, weight in getattr(optimizer, "slow_weights", ()):
+            slow.assign(weight)
 
     return reset
 

@@ -116,6 +116,15 @@ class Learner:
             for variable, total in zip(running, sums):
                 variable.assign(total / world.size)
 
+    @property
+    def keeps_averages(self) -> bool:
+        """Whether the optimizer averages the shared weights."""
+        return getattr(self.trunk_optimizer, "averages", False)
+
+    def take_averages(self) -> None:
+        """Gives the shared weights their averages; running statistics stay those of training."""
+        self.trunk_optimizer.take_averages()
+
     def align_weights(self) -> None:
         """Gives all holders of a weight the first one's value, where rounding may differ.
 

@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import stacks
 import tensorflow as tf
 from PIL import Image
 
@@ -158,6 +159,15 @@ class RotateTest(tf.test.TestCase):
         image = np.random.default_rng(0).random((5, 5, 3), np.float32)
         for turns in range(-2, 6):
             self.assertAllEqual(rotate(tf.constant(image), turns), np.rot90(image, turns))
+
+    @stacks.needs_addons
+    def test_it_turns_as_addons_does_by_an_angle(self):
+        import tensorflow_addons as tfa
+
+        image = np.random.default_rng(0).random((6, 6, 3), np.float32)
+        for turns in range(4):
+            theirs = tfa.image.rotate(tf.constant(image), turns * np.pi / 2)
+            self.assertAllEqual(rotate(tf.constant(image), turns), theirs)
 
     def test_right_goes_up_on_one_quarter_turn(self):
         right = np.zeros((3, 3, 1), np.float32)

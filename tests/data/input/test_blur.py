@@ -1,6 +1,7 @@
-"""The blur against SciPy's."""
+"""The blur against those of SciPy and tensorflow-addons."""
 
 import numpy as np
+import stacks
 import tensorflow as tf
 from scipy.ndimage import gaussian_filter1d
 
@@ -25,6 +26,21 @@ class BlurTest(tf.test.TestCase):
             image = np.random.default_rng(size).random((size, size, 3), np.float32)
             for sigma in (0.1, 0.7, 2.0):
                 self.assertAllClose(blur(tf.constant(image), sigma), by_scipy(image, sigma), 1e-5)
+
+    @stacks.needs_addons
+    def test_it_is_that_of_addons_divided_by_what_a_white_image_becomes(self):
+        import tensorflow_addons as tfa
+
+        for size in (20, 65, 96):
+            image = np.random.default_rng(size).random((size, size, 3), np.float32)
+            for sigma in (0.1, 0.7, 2.0):
+                theirs, white = (
+                    tfa.image.gaussian_filter2d(
+                        tf.constant(x), 2 * radius_of(size) + 1, sigma, padding="CONSTANT"
+                    )
+                    for x in (image, np.ones_like(image))
+                )
+                self.assertAllClose(blur(tf.constant(image), sigma), theirs / white, 1e-5)
 
     def test_the_kernel_is_about_a_tenth_of_the_side(self):
         self.assertEqual([radius_of(size) for size in (32, 96, 224)], [1, 4, 11])

@@ -13,7 +13,7 @@ from dc_tf.training.optimizers import sgd
 from dc_tf.training.optimizers.by_name import check_optimizer, decayed, make_optimizer
 from dc_tf.training.step.classifier import Classifier
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.tf215]
 
 NAMES = ("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion", "Nadam")
 NAMES += ("RMSprop", "SGD", "LARS")
@@ -106,6 +106,40 @@ class OptimizersTest(tf.test.TestCase, parameterized.TestCase):
                 weights[i] = w - (0.8 * velocities[i] + change if nesterov else velocities[i])
         for variable, weight in zip(variables, weights):
             self.assertAllClose(variable, weight, rtol=1e-5, atol=1e-5)
+
+    @parameterized.product(nesterov=(False, True), decay=(0.0, 0.3))
+    def test_lars_takes_the_steps_of_tf_models_where_decay_does_not_turn_the_gradient(
+        self, nesterov, decay
+    ):
+        """Theirs has the norm of the decayed gradient, ours the sum of two norms, as the paper."""
+        from official.modeling.optimization import lars
+
+        random = np.random.default_rng(5)
+        start = [random.normal(size=shape).astype(np.float32) for shape in ((5, 7), (7,))]
+        kinds = {"weight_decay": decay, "decay_filter": "kernels", "nesterov": nesterov}
+        ours = settings("LARS", {"trust_coefficient": 0.02}, momentum=0.8, **kinds)
+        theirs = lars.LARS(
+            momentum=0.8,
+            weight_decay_rate=decay,
+            eeta=0.02,
+            nesterov=nesterov,
+            exclude_from_weight_decay=["bias"],
+        )
+        names = "kernel", "bias"
+        optimizers = (make_optimizer(ours), theirs)
+        both = [[tf.Variable(w, name=n) for w, n in zip(start, names)] for _ in optimizers]
+        optimizers[0].build(both[0])
+        for rate in (2.0, 2.0, 0.5)[: 1 if decay else 3]:
+            gradients = [tf.constant(random.normal(size=w.shape), tf.float32) for w in start]
+            if decay:
+                gradients[0] = 0.7 * tf.constant(start[0])
+            optimizers[0].learning_rate.assign(rate)
+            optimizers[0].apply_gradients(zip(decayed(gradients, both[0], ours), both[0]))
+            theirs.learning_rate = rate
+            theirs.apply_gradients(zip(gradients, both[1]))
+        for one, other, begun in zip(*both, start):
+            self.assertAllClose(one, other, rtol=1e-5, atol=1e-6)
+            self.assertNotAllClose(one, begun, atol=1e-3)
 
     def test_lars_moves_a_kernel_of_zeros_as_sgd_does_and_survives_a_gradient_of_zeros(self):
         optimizer = make_optimizer(settings("LARS", learning_rate=0.5, weight_decay=0.0))

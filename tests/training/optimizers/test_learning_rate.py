@@ -1,10 +1,13 @@
 """Rates of every step, against formulas written out for whole stages."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from dc_tf.experiment import Optimizer, Stage
 from dc_tf.training.optimizers.learning_rate import epoch_rates, learning_rate
+
+pytestmark = pytest.mark.tf215
 
 EPOCHS, STEPS = 5, 8
 

@@ -3,7 +3,7 @@ import tensorflow as tf
 
 from dc_tf.training.optimizers.loss_scale import GROWTH_STEPS, INITIAL, LossScale, all_finite
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.tf215]
 
 
 class LossScaleTest(tf.test.TestCase):

@@ -27,7 +27,7 @@ from dc_tf.experiment import Model, Optimizer, Views
 from dc_tf.training.step.learner import Learner
 from dc_tf.training.step.step_metrics import unpack
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.tf215]
 
 
 class Compared(tf.test.TestCase):
