@@ -93,11 +93,12 @@ def _converted(images, output, comm) -> Dataset:
     return Dataset.open(path)
 
 
-def embed_arrays(model, data, **asked) -> dict:
+def embed_arrays(model, data, sources=None, **asked) -> dict:
     """The features of every image, in memory.
 
     Args:
         model, data: as of `embed_files`.
+        sources: list that gets the file that each row was made of; None for none.
         asked: layers, names of some or None for the one that measured best; stage, of a run;
             random_init and seed, of an untrained network in place of the model; preprocessing, of
             a network of another program, and signature, of its SavedModel; cells, mirror, dtype,
@@ -115,7 +116,8 @@ def embed_arrays(model, data, **asked) -> dict:
     begun.open(ALONE)
     from dc_tf.evaluation.frozen.embed import embed_in_memory
 
-    return embed_in_memory(begun.frozen, begun.dataset, begun.layers, **begun.numbers)
+    how = {"sources": sources, **begun.numbers}
+    return embed_in_memory(begun.frozen, begun.dataset, begun.layers, **how)
 
 
 class _Asked:

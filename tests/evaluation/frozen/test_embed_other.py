@@ -1,6 +1,7 @@
 """Features of networks of other programs, and of folders of images, by the commands."""
 
 import contextlib
+import csv
 import glob
 import io
 import json
@@ -26,6 +27,7 @@ from dc_tf.data.input.augment import center_crop
 from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader
+from dc_tf.data.storage.row_sources import sources_of
 from dc_tf.data.storage.view import write_view
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError, Preempted
@@ -223,6 +225,8 @@ class FurtherTest(OtherTest):
         source = f"--features={self.features}", f"--data={self.data}"
         found = call("search", *source, f"--query={image}", "--k=3")
         self.assertEqual(found["neighbours"][0]["row"], 7)
+        without = call("search", source[0], f"--query={image}", "--k=3")
+        self.assertEqual(without["neighbours"], found["neighbours"])  # with the names of embed
 
     def test_given_features_measure_as_the_network_does(self):
         train, test = self.view(np.arange(32)), self.view(np.arange(32, ROWS))
@@ -255,7 +259,24 @@ class FurtherTest(OtherTest):
         flags = *flags, f"--features={folder}/random.npy", f"--train={self.data}"
         found = call("evaluate", *flags)
         self.assertLess(found["map"], 0.5)
+        self.check_neighbours(flags, labels, found["queries"])
         self.assertEqual((found["whitening_images"], found["dimensions"]), (ROWS, 8))
+
+    def check_neighbours(self, flags, labels, queries):
+        table = os.path.join(self.root, "near.csv")
+        call("evaluate", *flags, f"--neighbours={table}")
+        with open(table, newline="") as file:
+            lines = list(csv.DictReader(file))
+        self.assertLen(lines, 10 * queries)
+        sources = sources_of(Dataset.open(self.data), range(ROWS))
+        for line in lines:
+            row, query = int(line["row"]), int(line["query_row"])
+            self.assertEqual((line["query"], line["source"]), (sources[query], sources[row]))
+            same = row != query and labels[row] == labels[query]
+            self.assertEqual(line["relevance"], "positive" if same else "none")
+        similarities = np.array([float(line["similarity"]) for line in lines]).reshape(-1, 10)
+        self.assertAllLessEqual(np.diff(similarities, axis=1), 1e-6)
+        self.assertNotIn("", sources)
 
     def test_features_that_do_not_fit_are_refused(self):
         data = f"--train={self.data}", f"--test={self.data}"
