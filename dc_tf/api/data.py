@@ -169,7 +169,7 @@ def sources_of(data: Path | Dataset, rows: Sequence[int] | None = None) -> list[
     """The file that each row of a data set was made of, without reading the images.
 
     >>> dc_tf.sources_of("scenes", [7, 0])
-    ['scene 7', 'scene 0']
+    ['generated/train/tree-0000007.jpg', 'generated/train/car-0000000.jpg']
 
     Args:
         data: data set folder, or one of `open_dataset`.

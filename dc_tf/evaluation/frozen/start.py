@@ -18,6 +18,7 @@ from dc_tf.distributed.joined import joined
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
 from dc_tf.networks import files
+from dc_tf.run_dir import RunDir
 
 CONVERTED = ".data"  # ending of the data set beside the output, of `images`
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
@@ -236,8 +237,9 @@ def other_network(model, asked, signature) -> dict | None:
     path = os.path.expanduser(os.fspath(model)) if _is_path(model) else ""
     if files.kind_of(path) is not None:
         return {"preprocessing": _read(asked), "signature": signature}
+    is_ours = not path or files.is_export(path) or os.path.isfile(RunDir(path).config)
     for name, value in (("preprocessing", asked), ("signature", signature)):
-        if value:
+        if value and is_ours:  # what is no network at all is refused when it is opened
             raise ConfigError(
                 f"--{name} is of networks of other programs; {path or 'a trunk'} is none, so leave "
                 "it out."

@@ -131,6 +131,7 @@ class EmbedTest(OtherTest):
             ((*self.flags[:2], "--layer=mean"), "does not state how its images are prepared"),
             ((*self.flags, "--layer=mean", "--random_init"), "--random_init is of networks of dc"),
             ((*self.flags, "--layer=mean", "--stage=x"), "--stage is of networks of dc_tf"),
+            (("--model=x.onnx", *self.flags[1:]), "the model 'x.onnx' does not exist"),
             ((self.flags[0],), "give --data=DATA or --images=FOLDER."),
             ((*self.flags, "--images=x"), "not both"),
         ):
@@ -140,8 +141,10 @@ class EmbedTest(OtherTest):
             self.assertFalse(os.path.exists(output.partition("=")[2]))
 
     def test_a_network_of_ours_states_its_own_preprocessing(self):
+        ours = tempfile.mkdtemp(dir=self.root)
+        pictures.write(ours, "experiment.yaml", "")
         with self.assertRaisesRegex(ConfigError, "preprocessing is of networks of other programs"):
-            dc_tf.embed("nothing", self.data, preprocessing="imagenet")
+            dc_tf.embed(ours, self.data, preprocessing="imagenet")
 
     def test_an_array_of_the_api_is_what_the_command_writes(self):
         array = dc_tf.embed(self.model, self.data, "mean", preprocessing="0-1")
