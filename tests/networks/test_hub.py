@@ -12,6 +12,7 @@ import threading
 from unittest import mock
 
 import numpy as np
+import pictures
 import pytest
 import runs
 import tensorflow as tf
@@ -99,8 +100,10 @@ class HubTest(tf.test.TestCase):
         model = os.path.join(self.root, "theirs")
         expected = dc_tf.embed(model, data, preprocessing="0-1")
         self.assertAllEqual(np.load(os.path.join(output, "mean-00000-of-00001.npy")), expected)
-        near = dc_tf.search(3, features=output, data=data, k=2)
+        image = pictures.write(self.root, "mine.png", pictures.encoded(size=(40, 40)))
+        near = dc_tf.search(image, features=output, data=data, k=2)
         self.assertLen(near["neighbours"], 2)
+        self.assertLen(self.asked, 1)  # the network that embeds the image is in the cache
 
 
 if __name__ == "__main__":
