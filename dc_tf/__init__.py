@@ -9,10 +9,10 @@
     features = dc_tf.embed("MODEL", "DATA", layer="conv4")           # (images, d) array
     clusters = dc_tf.kmeans(features, k=100)
 
-`generate`, `open_dataset`, `load_trunk`, `curate`, `evaluate`, `finetune`, `predict`, `search`,
-`find_duplicates`, `write_clusters`, `assign`, `browse`, `write_report` and `run_sweep` are the
-others; each has its own help, as `help(dc_tf.embed)`. They are imported, and TensorFlow with them,
-when they are first used. The same from a shell: `dc_tf --help`.
+`generate`, `open_dataset`, `sources_of`, `load_trunk`, `curate`, `evaluate`, `finetune`, `predict`,
+`search`, `find_duplicates`, `write_clusters`, `assign`, `browse`, `write_report` and `run_sweep`
+are the others; each has its own help, as `help(dc_tf.embed)`. They are imported, and TensorFlow
+with them, when they are first used. The same from a shell: `dc_tf --help`.
 """
 
 import importlib
@@ -41,6 +41,7 @@ __all__ = [
     "pretrain",
     "run_sweep",
     "search",
+    "sources_of",
     "write_clusters",
     "write_report",
 ]

@@ -16,7 +16,7 @@ resumes. TensorFlow is imported by the first function that needs it.
 from dc_tf.api.classification import finetune, predict
 from dc_tf.api.clusters import assign, browse, write_clusters, write_report
 from dc_tf.api.collection import curate, find_duplicates, search
-from dc_tf.api.data import convert, generate, open_dataset
+from dc_tf.api.data import convert, generate, open_dataset, sources_of
 from dc_tf.api.features import embed, evaluate, kmeans
 from dc_tf.api.training import export, load_experiment, load_trunk, pretrain, run_sweep
 
@@ -24,6 +24,7 @@ __all__ = [
     "generate",
     "convert",
     "open_dataset",
+    "sources_of",
     "load_experiment",
     "pretrain",
     "export",

@@ -226,7 +226,8 @@ def curate(
         drop_sparsest: drop whole clusters of at most this share, the most spread out first.
         drop_rarest: drop whole clusters of at most this share, the smallest first.
         where: "meta/hashtag=sea", "class!=cat" or "meta/year>=1984"; of several, all have to hold.
-        rows: keep these: array of row ids, `.npy` file, or text file with one a line.
+        rows: keep these: array of row ids, `.npy` file, text file with one a line, or `.jsonl` file
+            with {"row": 7} in each.
         drop_rows: drop these.
         choice: of a cluster, "random" rows or those "nearest" to its centroid.
         levels: clusters of each level of the tree, from the lowest on; None: by the number of rows.

@@ -9,6 +9,8 @@ from dc_tf.api.arguments import Path, takes_arguments
 from dc_tf.distributed import stop_request
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dc_tf.data.storage.manifest import Dataset
 
 
@@ -160,3 +162,27 @@ def open_dataset(path: Path) -> Dataset:
     from dc_tf.data.storage.manifest import Dataset
 
     return Dataset.open(path)
+
+
+@takes_arguments()
+def sources_of(data: Path | Dataset, rows: Sequence[int] | None = None) -> list[str | None]:
+    """The file that each row of a data set was made of, without reading the images.
+
+    >>> dc_tf.sources_of("scenes", [7, 0])
+    ['generated/train/tree-0000007.jpg', 'generated/train/car-0000000.jpg']
+
+    Args:
+        data: data set folder, or one of `open_dataset`.
+        rows: row ids, in any order, such as those of a cluster or of a selection; None takes all.
+
+    Returns:
+        list of str; "" where a record names no file, None where it is corrupt.
+
+    Raises:
+        DataError: a row that is not there, or data that cannot be read.
+    """
+    from dc_tf.data.storage import row_sources
+    from dc_tf.data.storage.manifest import Dataset
+
+    dataset = data if isinstance(data, Dataset) else Dataset.open(data)
+    return row_sources.sources_of(dataset, range(dataset.rows) if rows is None else rows)

@@ -38,7 +38,8 @@ def embed(
     images: Path | None = None,
     preprocessing: str | None = None,
     signature: str = "",
-) -> np.ndarray | dict | None:
+    with_sources: bool = False,
+) -> np.ndarray | dict | tuple | None:
     """Features of every image of a data set: as an array, or as files.
 
     >>> features = dc_tf.embed("MODEL", "scenes", layer="conv4")
@@ -46,6 +47,9 @@ def embed(
     ((96, 8), dtype('float32'))
     >>> dc_tf.embed("MODEL", "scenes", ["conv4", "fc7"], output="FEATURES")["dims"]
     {'conv4': 8, 'fc7': 64}
+    >>> features, sources = dc_tf.embed("MODEL", "scenes", layer="conv4", with_sources=True)
+    >>> sources == dc_tf.sources_of("scenes")
+    True
 
     Args:
         model: run folder, SavedModel, or a network of `load_trunk`; or a SavedModel, Keras or ONNX
@@ -72,10 +76,13 @@ def embed(
         preprocessing: of a network of another program that does not state it: a preset (imagenet,
             clip, inception, caffe, 0-1, -1-1, 0-255), settings over one, or a YAML file.
         signature: of a SavedModel of another program.
+        with_sources: also return the file that each row was made of. With `output` it is written
+            beside the features in any case.
 
     Returns:
-        (rows, d) array in the order of row ids, of several layers a dict of arrays; with `output`,
-        dict of output, rows, files, dims and where the features are from, None on workers other
+        (rows, d) array in the order of row ids, of several layers a dict of arrays; with
+        `with_sources`, that and a list of file names in the same order; with `output`, dict of
+        output, rows, files, dims and where the features are from, None on workers other
         than the first.
 
     Raises:
@@ -105,8 +112,10 @@ def embed(
         )
     if images is not None or data is None:
         raise ConfigError("images is for files; give an output, or convert them and give data.")
-    arrays = embed_arrays(model, data, **asked)
-    return arrays.popitem()[1] if len(arrays) == 1 else arrays
+    sources = [] if with_sources else None
+    arrays = embed_arrays(model, data, sources, **asked)
+    found = arrays.popitem()[1] if len(arrays) == 1 else arrays
+    return (found, sources) if with_sources else found
 
 
 @takes_arguments(input="x")

@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.curation.tables import TableWriter
-from dc_tf.data.storage.reader import CorruptRow, data_errors
+from dc_tf.data.storage.reader import data_errors
+from dc_tf.data.storage.row_sources import sources_of
 from dc_tf.errors import DataError
 from dc_tf.progress import Progress
 
@@ -92,7 +93,7 @@ def write_predictions(found: Predictions, split, names, path) -> None:
             table.write(
                 {
                     "row": rows,
-                    "source": [_source(split.reader, row) for row in rows.tolist()],
+                    "source": sources_of(split.reader.dataset, rows),
                     "label": names[split.labels[part]],
                     "prediction": names[found.prediction[part]],
                     "probability": found.probability[part].astype(np.float32),
@@ -108,10 +109,3 @@ def _columns(logits, labels):
     probability = 1 / np.exp(logits.astype(np.float64) - largest[:, None]).sum(1)
     above = (logits > logits[np.arange(len(labels)), labels][:, None]).sum(1)
     return np.stack([prediction, probability, above])
-
-
-def _source(reader, row):
-    try:
-        return reader.examples([row])[0]["source"]
-    except CorruptRow:
-        return None

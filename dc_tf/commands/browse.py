@@ -5,9 +5,9 @@
 
 Prints an address with a token; Ctrl-C ends it. Images are read from the shards when they are looked
 at. Clusters with their images by distance, metadata, the place of an image in every round, search
-by text and by example; what is selected is saved as a list of rows in --workdir, for
-`dc_tf curate --rows`. Nothing else is written but an index there. Others reach it only with
---allow_remote.
+by text and by example; what is selected is saved in --workdir, as a list of rows for
+`dc_tf curate --rows` and with the names of their files. Nothing else is written but an index there.
+Others reach it only with --allow_remote.
 """
 
 from dc_tf.commands.flags.clusters import ClusterFlags

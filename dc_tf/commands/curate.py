@@ -8,7 +8,8 @@
 --target clusters the features on several levels and takes an even share of every branch (Vo et al.
 2024). The clusters stay in OUTPUT.tree, so that another target or seed costs seconds. Rules act in
 this order: rows, drop_rows, where, drop_outliers, drop_sparsest, drop_rarest, max_per_cluster,
-target. Any command takes the view as its data set. Started again, it resumes; with TF_CONFIG, many
+target. Any command takes the view as its data set; OUTPUT/sources.jsonl names the file of each row:
+{"row": 0, "source": "dogs/rex.jpg"}. Started again, it resumes; with TF_CONFIG, many
 workers share the records that --where reads and the clustering, and the first does the rest.
 SIGTERM and Ctrl-C save and end with exit code 42.
 """
@@ -43,7 +44,12 @@ WHERE = FLAGS.multi_string(
     "Keep rows that fulfil this, such as meta/hashtag=sea, 'meta/year>=1984', label!=3, class=cat; "
     "may be given several times, and then all have to hold.",
 )
-ROWS = FLAGS.path("rows", None, "Keep these: a .npy file of row ids, or a text file, one a line.")
+ROWS = FLAGS.path(
+    "rows",
+    None,
+    'Keep these: a .npy file of row ids, a text file, one a line, or a .jsonl file with {"row": 7} '
+    "in each, as browse writes.",
+)
 DROP_ROWS = FLAGS.path("drop_rows", None, "Drop these; files as of --rows.")
 CHOICE = FLAGS.enum(
     "choice",

@@ -47,13 +47,13 @@ def diagnose(seen, addresses, timeout_s, answers) -> Diagnosis | None:
         answers: function of an address to True, False where the host says that nothing listens,
             or None where there is no reply.
     """
-    rules = (_said_so, _gone, _cut_off, _silent, _stuck, _waiting)
+    rules = (_restarted, _said_so, _gone, _cut_off, _silent, _stuck, _waiting)
     return _first(rules, seen, addresses, timeout_s, answers)
 
 
 def diagnose_chief(seen, addresses, timeout_s, answers) -> Diagnosis | None:
     """Diagnoses rank 0 from another worker; idleness is left to rank 0."""
-    return _first((_said_so, _gone, _silent), {0: seen}, addresses, timeout_s, answers)
+    return _first((_restarted, _said_so, _gone, _silent), {0: seen}, addresses, timeout_s, answers)
 
 
 def _first(rules, seen, addresses, timeout_s, answers):
@@ -90,6 +90,14 @@ def _said_so(rank, one, seen, addresses, timeout_s, answers):
         text = f"{name(rank, addresses)} was asked to stop and has saved its state."
         return Diagnosis("preempted", rank, text)
     return None
+
+
+def _restarted(rank, one, seen, addresses, timeout_s, answers):
+    """A platform that starts each worker by itself is quicker than any sign of the death."""
+    if not one.restarted:
+        return None
+    text = f"{name(rank, addresses)} ended without reporting why, and has started again by itself."
+    return Diagnosis("gone", rank, text)
 
 
 def _gone(rank, one, seen, addresses, timeout_s, answers):

@@ -6,7 +6,8 @@
 
 Clocks need not agree: a worker is silent for as long as its file was seen unchanged, and time in
 which this process could not look does not count. A file that was there at the first look may come
-from an earlier incarnation of the worker and is ignored, until `rendezvous_done`.
+from an earlier incarnation of the worker and is ignored, until `rendezvous_done`; so is one of a
+worker that has met an earlier incarnation of this process.
 
     files.try_rendezvous()             # again and again, until it returns True
 
@@ -33,10 +34,12 @@ class Seen:
     Attributes:
         status: what it last wrote; None if nothing since this process first looked.
         silent_s: seconds since it last wrote, or since this process first looked.
+        restarted: whether another incarnation of it has written since the rendezvous.
     """
 
     status: dict | None
     silent_s: float
+    restarted: bool = False
 
 
 class HeartbeatFiles:
@@ -123,7 +126,26 @@ class HeartbeatFiles:
         if mark != before:
             silent_s, alive = 0.0, True
         self._known[rank] = (mark, silent_s, now, alive)
-        return Seen(status if alive or self._rendezvous_done else None, silent_s)
+        if self._rendezvous_done:
+            return Seen(status, silent_s, bool(status) and self._is_another(rank, status))
+        if status and self._is_of_earlier_set(rank, status):
+            return Seen(None, 0.0)
+        return Seen(status if alive else None, silent_s)
+
+    def _is_another(self, rank, status):
+        """Whether a status is of another incarnation of a worker than met this one."""
+        met = self._acknowledged.get("peers", {}).get(rank)
+        if rank == 0:
+            met = self._acknowledged.get("chief")
+        return met not in (None, status["incarnation"])
+
+    def _is_of_earlier_set(self, rank, status):
+        """Whether a worker has met another incarnation of this one, and so will end soon."""
+        if self._rank == 0:
+            return status.get("chief") not in (None, self._incarnation)
+        if rank == 0 and "peers" in status:
+            return status["peers"].get(str(self._rank)) != self._incarnation
+        return False
 
     def remove_old(self) -> None:
         """Removes the folders of sets of workers that have written nothing for a week."""

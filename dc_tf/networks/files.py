@@ -24,6 +24,11 @@ def is_address(path) -> bool:
     return os.fspath(path).startswith(ADDRESSES)
 
 
+def is_export(path) -> bool:
+    """Whether a folder is a SavedModel of this package, which has its settings beside it."""
+    return os.path.isfile(os.path.join(path, "dc_tf.json"))
+
+
 def kind_of(path: str) -> str | None:
     """The kind of a network's file or folder; None if it is no network of another program.
 
@@ -35,10 +40,8 @@ def kind_of(path: str) -> str | None:
         return SAVED_MODEL
     name = path.lower()
     if os.path.isdir(path):
-        # Ours has its settings beside it.
-        ours = os.path.isfile(os.path.join(path, "dc_tf.json"))
         is_model = os.path.isfile(os.path.join(path, "saved_model.pb"))
-        return SAVED_MODEL if is_model and not ours else None
+        return SAVED_MODEL if is_model and not is_export(path) else None
     if not os.path.isfile(path):
         return None
     if name.endswith(".weights.h5"):

@@ -36,7 +36,7 @@ class Batch:
         rotations: of the stage; super-class = cluster * rotations + rotation.
         views: (b, side, side, 3) float32 in [0, 1] of each view, the input of the network.
         image_rows: b row ids of these images; another row than was drawn where that is corrupt.
-        sources: b texts, where the images came from (`image/source` of the records).
+        sources: b texts, the files of these images.
         dataset: Dataset of the run.
     """
 
@@ -126,7 +126,7 @@ def replay(run, step: int) -> Batch:
     part = slice(place * plan.batch_size, (place + 1) * plan.batch_size)
     draws = Draws(*(column[part] for column in draws))
     rows = tuple(reader.replacement(int(row)) for row in draws.row)
-    sources = tuple(example["source"] for example in records.examples(rows))
+    sources = tuple(records.sources(rows))
     return Batch(stage.name, epoch, place, draws, plan.rotations, views, rows, sources, dataset)
 
 

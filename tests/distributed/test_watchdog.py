@@ -54,6 +54,13 @@ class DiagnosisTest(tf.test.TestCase):
         self.assertIsNone(diagnosis(seen))  # it listens: perhaps its disk is slow
         self.assertIsNone(diagnosis(seen, lambda address: None))
 
+    def test_one_that_has_started_again_by_itself_has_died(self):
+        again = Seen(at_work().status | {"phase": "start"}, 0.1, restarted=True)
+        found = diagnosis([at_work(), again, at_work(4.0, end="failed", message="Unavailable")])
+        self.assertEqual((found.kind, found.rank), ("gone", 1))
+        self.assertIn("worker 1 (b:2) ended without reporting why, and has st", found.message)
+        self.assertEqual(diagnose_chief(again, ADDRESSES, 60.0, lambda _: True).rank, 0)
+
     def test_silence_is_blamed_after_the_timeout(self):
         found = diagnosis([at_work(idle_s=70.0), at_work(61.0), at_work(idle_s=70.0)])
         self.assertEqual((found.kind, found.rank), ("silent", 1))
@@ -125,6 +132,29 @@ class HeartbeatFilesTest(tf.test.TestCase):
                         met |= {r for r, one in there.items() if one.try_rendezvous()}
                         self.assertTrue(not met or len(there) == 3, (order, met))
                 self.assertEqual(met, {0, 1, 2})
+
+    def test_another_incarnation_after_the_rendezvous_is_seen_as_such(self):
+        for again in (0, 1):
+            there = {rank: self.files(rank) for rank in range(3)}
+            for _ in range(3):
+                for one in there.values():
+                    one.write({})
+                    one.try_rendezvous()
+            for one in there.values():
+                one.rendezvous_done()
+            looker, other = there[1 - again], self.files(again)
+            self.assertFalse(looker.look(again).restarted)
+            other.write({"phase": "start"})
+            self.assertTrue(looker.look(again).restarted)
+            self.assertFalse(there[0].look(2).restarted)
+            # It leaves those alone that have met its predecessor, whatever they write.
+            other.try_rendezvous()
+            looker.write({"end": "failed", "diagnosis": {"rank": again}})
+            self.assertEqual(other.look(1 - again), Seen(None, 0.0))
+            new = self.files(1 - again)
+            new.write({"phase": "new"})
+            new.try_rendezvous()
+            self.assertEqual(other.look(1 - again).status["phase"], "new")
 
     def test_one_that_knows_that_all_are_there_need_not_speak_again(self):
         first, second = (self.files(rank, ADDRESSES[:2]) for rank in (0, 1))

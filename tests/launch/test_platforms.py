@@ -14,6 +14,7 @@ import yaml
 from dc_tf import experiment
 from dc_tf.commands.main import COMMANDS
 from dc_tf.distributed.task import parse_tf_config
+from dc_tf.planning.stages import plan_stages
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
@@ -52,6 +53,23 @@ def commands():
     return found
 
 
+def workers():
+    """{file: number of workers that it starts}."""
+    (job,) = (one for one in loaded("kubernetes", "indexed-job.yaml") if one["kind"] == "Job")
+    (jobset,) = (one for one in loaded("kubernetes", "jobset.yaml") if one["kind"] == "JobSet")
+    (tfjob,) = (one for one in loaded("kubernetes", "tfjob.yaml") if one["kind"] == "TFJob")
+    pools = loaded("vertex", "custom-job.yaml")[0]["workerPoolSpecs"]
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    gpus = [pool["replicaCount"] * pool["machineSpec"]["acceleratorCount"] for pool in pools]
+    return {
+        "indexed-job.yaml": job["spec"]["completions"],
+        "jobset.yaml": replicated["template"]["spec"]["completions"],
+        "tfjob.yaml": tfjob["spec"]["tfReplicaSpecs"]["Worker"]["replicas"],
+        "custom-job.yaml": sum(gpus),
+        "compose.yaml": len(loaded("docker", "compose.yaml")[0]["services"]),
+    }
+
+
 def containers(value):
     """All containers anywhere in a manifest."""
     if isinstance(value, dict):
@@ -77,6 +95,15 @@ class CommandsTest(tf.test.TestCase):
                 file = given["config_file"].replace("/opt/dc_tf", str(ROOT))
                 settings = experiment.load([file], [given["params_override"]])
                 self.assertTrue(settings.data.path.startswith(("/shared/", "/mnt/nfs/shared/")))
+
+    def test_the_workers_of_each_can_share_its_experiment(self):
+        counts = workers()
+        for name, (_, *arguments) in commands().items():
+            given = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
+            file = given["config_file"].replace("/opt/dc_tf", str(ROOT))
+            settings = experiment.load([file], [given["params_override"]])
+            plans = plan_stages(settings, 10**6, counts[name.partition(",")[0]])
+            self.assertLen(plans, len(settings.stages), name)
 
     def test_shell_scripts_are_bash(self):
         scripts = [*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"]

@@ -9,18 +9,17 @@ import dataclasses
 import itertools
 import json
 import os
-import re
 
 import numpy as np
 
 from dc_tf import atomic
+from dc_tf.clustering.store.feature_files import sources_file
 from dc_tf.clustering.store.matrix_file import MatrixFile
 from dc_tf.clustering.store.table_file import TableFile
 from dc_tf.errors import ConfigError, DataError
 
 _ROWS = 1 << 16  # of a batch
 ROW, FILE, CLUSTER, SOURCE = "row", "file", "cluster", "source"
-_EMBEDDED = re.compile(r".+(-\d+-of-\d+)\.npy$")  # a file of features of `dc_tf embed`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,17 +93,6 @@ class ClusterTable:
 
     def _has_sources(self):
         return not self.id_column and all(sources_file(file.path) for file in self.files)
-
-
-def sources_file(path: str) -> str | None:
-    """The file that `dc_tf embed` wrote beside a file of features, with a line for each row.
-
-    None if there is none.
-    """
-    folder, name = os.path.split(path)
-    found = _EMBEDDED.match(name)
-    beside = found and os.path.join(folder, f"sources{found[1]}.jsonl")
-    return beside if beside and os.path.isfile(beside) else None
 
 
 def _sources(lines, count):

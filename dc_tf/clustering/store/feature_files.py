@@ -9,6 +9,7 @@ Opening reads headers only; rows are read when they are asked for.
 import hashlib
 import json
 import os
+import re
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from dc_tf.errors import ConfigError, DataError
 
 # The file of `dc_tf embed` that describes its output (evaluation/frozen/embed.py).
 _ABOUT = "embed.json"
+_EMBEDDED = re.compile(r".+(-\d+-of-\d+)\.npy$")  # one of its files of features
 _SAMPLED_ROWS = 64  # that identify files whose origin is not recorded
 
 
@@ -136,6 +138,17 @@ def layer_files(folder, about, layer) -> list[str]:
     """Paths that `dc_tf embed` gives to the files of a layer, in row order."""
     count = about["files"]
     return [os.path.join(folder, f"{layer}-{n:05d}-of-{count:05d}.npy") for n in range(count)]
+
+
+def sources_file(path: str) -> str | None:
+    """The file that `dc_tf embed` wrote beside a file of features, with a line for each row.
+
+    None if there is none.
+    """
+    folder, name = os.path.split(path)
+    found = _EMBEDDED.match(name)
+    beside = found and os.path.join(folder, f"sources{found[1]}.jsonl")
+    return beside if beside and os.path.isfile(beside) else None
 
 
 def read_about(folder) -> dict:

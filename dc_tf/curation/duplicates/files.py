@@ -1,6 +1,6 @@
 """Writes what `duplicates` has found: a table, the rows to keep, and a view of them.
 
-write_table(found, dataset, "OUT/duplicates.parquet")
+write_table(found, features, "OUT/duplicates.parquet")
 write_keep(found, rows, "OUT/keep.npy")
 """
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from dc_tf import atomic
 from dc_tf.curation.duplicates.find import BYTES, NEAR, PIXELS
-from dc_tf.curation.search.find import sources_of
+from dc_tf.curation.features.sources import sources_of
 from dc_tf.curation.tables import TableWriter
 from dc_tf.data.storage.view import write_view
 
@@ -26,12 +26,12 @@ _BLOCK_ROWS = 4096  # of the table
 _KEEP_ROWS = 1 << 20
 
 
-def write_table(found, dataset, path) -> None:
+def write_table(found, features, path) -> None:
     """Writes a row for each image that has a copy, by group, the one that stays first.
 
     Args:
         found: Duplicates.
-        dataset: Dataset, for the sources; None leaves them empty.
+        features: Features, which know the sources.
         path: .parquet or .csv.
     """
     with TableWriter(path, COLUMNS) as table:
@@ -42,7 +42,7 @@ def write_table(found, dataset, path) -> None:
                 {
                     "group": found.group[part],
                     "row": rows,
-                    "source": sources_of(dataset, rows),
+                    "source": sources_of(features, rows),
                     "kind": found.kind[part].tolist(),
                     "similarity": found.similarity[part],
                     "width": found.width[part],
@@ -84,7 +84,8 @@ def write_kept_view(found, dataset, keep, output, settings) -> None:
         settings: dict, how copies were found.
     """
     origin = {"made_by": "dc_tf duplicates", "dropped": len(found.dropped), **settings}
-    write_view(dataset, np.load(keep, mmap_mode="r"), output, origin, overwrite=True)
+    rows = np.load(keep, mmap_mode="r")
+    write_view(dataset, rows, output, origin, overwrite=True, with_sources=True)
 
 
 def summary(found, rows, threshold) -> dict:

@@ -19,6 +19,7 @@ from dc_tf import atomic
 from dc_tf.curation.features.directions import DIM, Directions, folder_of
 from dc_tf.curation.features.neighbours import Neighbours, nearest_rows, without_row
 from dc_tf.curation.features.open import open_features
+from dc_tf.curation.features.sources import sources_of
 from dc_tf.curation.search.inverted_file import InvertedFile
 from dc_tf.curation.tables import TableWriter, check_table_path
 from dc_tf.data.inspection import examples_of, paste_tiles, tile
@@ -100,7 +101,7 @@ def search(features, queries, k=10, exact=False, model=None, whiten=DIM, comm=No
         "whitened": points.whitened,
         "queries": len(queries),
         **about,
-        "neighbours": list(_records(features.dataset, queries, found)),
+        "neighbours": list(_records(features, queries, found)),
     }
 
 
@@ -295,13 +296,13 @@ def _nearest(features, index, vectors, count) -> tuple[Neighbours, dict]:
     return index.nearest_rows(vectors, count), about
 
 
-def _records(dataset, queries, found):
+def _records(features, queries, found):
     """The rows of the table."""
     for number, query in enumerate(queries):
         there = found.rows[number] >= 0
         rows = found.rows[number][there]
         cosines = found.cosines[number][there]
-        sources = sources_of(dataset, rows)
+        sources = sources_of(features, rows)
         for rank, (row, source, cosine) in enumerate(zip(rows, sources, cosines, strict=True), 1):
             yield {
                 "query": query.name,
@@ -310,10 +311,3 @@ def _records(dataset, queries, found):
                 "source": source,
                 "similarity": float(cosine),
             }
-
-
-def sources_of(dataset, rows) -> list[str | None]:
-    """Source of each row; None of a corrupt one, or without a data set."""
-    if dataset is None:
-        return [None] * len(rows)
-    return [example and example["source"] for example in examples_of(dataset, rows)]

@@ -242,7 +242,8 @@ class _Curation:
             "settings": self._settings,
             "result": self._result,
         }
-        write_view(self._dataset, row_ids, request.output, origin, request.overwrite)
+        view = self._dataset, row_ids, request.output, origin, request.overwrite
+        write_view(*view, with_sources=True)
 
     def _copy(self):
         request = self._request

@@ -1,8 +1,9 @@
-"""Lists of row ids: arrays, `.npy` files, or text files with one a line.
+"""Lists of row ids: arrays, `.npy` files, text files with one a line, lists with sources.
 
 rows = read_rows("selection.txt", "--rows", count=dataset.rows)
 """
 
+import json
 import os
 
 import numpy as np
@@ -41,12 +42,22 @@ def _load(path, what):
     try:
         if path.endswith(".npy"):
             return np.load(path, allow_pickle=False)
+        read = _of_line if path.endswith(".jsonl") else int
         with open(path, encoding="utf-8") as file:
-            return np.array([int(line) for line in file if line.strip()], np.int64)
+            return np.array([read(line) for line in file if line.strip()], np.int64)
     except OSError as error:
         raise ConfigError(f"{what} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise ConfigError(
-            f"{what} is no list of row ids: {error}; give a .npy file of integers, or a text file "
-            "with one a line."
+            f"{what} is no list of row ids: {error}; give a .npy file of integers, a text file "
+            'with one a line, or a .jsonl file with {"row": 7} in each.'
         ) from error
+
+
+def _of_line(line):
+    """The row id of a line of `data.storage.row_sources`."""
+    found = json.loads(line)
+    row = found.get("row") if isinstance(found, dict) else None
+    if type(row) is not int:
+        raise ValueError(f"{line.strip()[:80]} has no row")
+    return row

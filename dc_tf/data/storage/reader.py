@@ -18,7 +18,14 @@ from collections.abc import Iterator
 
 from dc_tf.data.storage import files, schema
 from dc_tf.data.storage.files import is_local
-from dc_tf.data.storage.tfrecord import FOOTER_BYTES, HEADER_BYTES, MAX_RECORD_BYTES, unframe
+from dc_tf.data.storage.partial_record import without_feature
+from dc_tf.data.storage.tfrecord import (
+    FOOTER_BYTES,
+    HEADER_BYTES,
+    MAX_RECORD_BYTES,
+    header_length,
+    unframe,
+)
 from dc_tf.errors import DataError
 
 _MAX_OPEN = 256  # files kept open; further shards are opened for each read
@@ -44,8 +51,9 @@ class RowReader:
             dataset: Dataset.
         """
         self.dataset = dataset
-        local = all(is_local(dataset.shard_path(number)) for number in range(len(dataset.shards)))
-        self._files = _LocalFiles(dataset) if local else _RemoteFiles(dataset)
+        paths = map(dataset.shard_path, range(len(dataset.shards)))
+        self._is_local = all(map(is_local, paths))
+        self._files = _LocalFiles(dataset) if self._is_local else _RemoteFiles(dataset)
 
     def read(self, row_ids, corrupt=None) -> list[bytes]:
         """Reads records.
@@ -83,6 +91,21 @@ class RowReader:
             for row, record in zip(row_ids, self.read(row_ids), strict=True)
         ]
 
+    def sources(self, row_ids) -> list[str | None]:
+        """The files that rows were made of, as their records name them.
+
+        Images of local shards are not read, and so the checksum of a record is not compared.
+
+        Returns:
+            list of n str; "" where a record names none, None where it is corrupt.
+
+        Raises:
+            DataError: a row id is out of range, or a shard is missing or cannot be read.
+        """
+        shards, entries = self.dataset.locate(row_ids)
+        places = shards.tolist(), entries[:, 0].tolist(), entries[:, 1].tolist()
+        return list(self._files.map(self._source_of, *places))
+
     def close(self) -> None:
         """Closes the files; a later read opens them again."""
         self._files.close()
@@ -93,7 +116,31 @@ class RowReader:
         except ValueError as error:
             raise CorruptRow(f"the record of {self.dataset.describe(row_id)} {error}.") from error
 
+    def _source_of(self, *place):
+        try:
+            return schema.source_of(self._without_image(*place), self.dataset.features)
+        except (CorruptRow, ValueError):
+            return None
+
+    def _without_image(self, shard, offset, length):
+        """The record less its image; a remote one whole, since requests take longer than bytes."""
+        self._check_inside(shard, offset, length)
+        read = functools.partial(self._bytes, shard, offset)
+        if self._is_local and header_length(read(-HEADER_BYTES, HEADER_BYTES)) == length:
+            with contextlib.suppress(ValueError):  # a record with its fields in another order
+                return without_feature(read, length, self.dataset.features.image)
+        return self._read_one(shard, offset, length)
+
     def _read_one(self, shard, offset, length):
+        self._check_inside(shard, offset, length)
+        frame_bytes = HEADER_BYTES + length + FOOTER_BYTES
+        frame = self._bytes(shard, offset, -HEADER_BYTES, frame_bytes)
+        record, fault = unframe(frame, length)
+        if fault:
+            raise CorruptRow(f"{self._place(shard, offset)} {fault}.")
+        return record
+
+    def _check_inside(self, shard, offset, length):
         start, frame_bytes = offset - HEADER_BYTES, HEADER_BYTES + length + FOOTER_BYTES
         inside = 0 <= start <= self.dataset.shards[shard].bytes - frame_bytes
         if not inside or not 0 <= length <= MAX_RECORD_BYTES:
@@ -101,14 +148,13 @@ class RowReader:
                 f"{self._place(shard, offset)} with {length} bytes exceeds its shard, which has "
                 f"{self.dataset.shards[shard].bytes}: the index is corrupt."
             )
+
+    def _bytes(self, shard, offset, start, count):
+        """`count` bytes of the shard of the record at `offset`, from `start` after that on."""
         try:
-            frame = self._files.read(shard, start, frame_bytes)
+            return self._files.read(shard, offset + start, count)
         except OSError as error:
             raise DataError(f"{self._place(shard, offset)} cannot be read: {error}") from error
-        record, fault = unframe(frame, length)
-        if fault:
-            raise CorruptRow(f"{self._place(shard, offset)} {fault}.")
-        return record
 
     def _read_or(self, corrupt, *place):
         try:

@@ -18,6 +18,7 @@ from dc_tf.data.storage.int64_file import read_int64
 from dc_tf.errors import DataError
 
 ROWS = "rows.npy"
+SOURCES = "sources.jsonl"  # the file of each row, where it was asked for
 VIEW = "view"  # name in the manifest
 _BLOCK = 1 << 20  # rows
 

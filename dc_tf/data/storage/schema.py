@@ -104,11 +104,10 @@ def decode_example(serialized, features=OURS) -> dict:
         for name in sorted(values)
         if name.startswith(features.meta) and name not in known
     }
-    source = values[features.source] if features.source in values else None
     return {
         "encoded": _image(values, features),
         "label": _label(values, features),
-        "source": (_value(source) or "") if source is not None else "",
+        "source": _source(values, features),
         "meta": meta if features.meta else bounded(meta),
     }
 
@@ -117,6 +116,15 @@ def image_and_label(serialized, features=OURS) -> tuple[bytes, int | None]:
     """The encoded image and the label of one record; arguments and errors as `decode_example`."""
     values = _parse(serialized)
     return _image(values, features), _label(values, features)
+
+
+def source_of(serialized, features=OURS) -> str:
+    """The source of one record, which may lack its image; "" if it names none.
+
+    Raises:
+        ValueError: it is not an Example.
+    """
+    return _source(_parse(serialized), features)
 
 
 def feature_names(serialized) -> list[str]:
@@ -137,6 +145,10 @@ def _image(values, features):
             f"has no {features.image}; it has {', '.join(sorted(values)) or 'nothing'}"
         )
     return values[features.image].bytes_list.value[0]
+
+
+def _source(values, features):
+    return (_value(values[features.source]) or "") if features.source in values else ""
 
 
 def _label(values, features):

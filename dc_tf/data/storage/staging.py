@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dc_tf.data.storage import files
 from dc_tf.data.storage.files import is_local, sync
 from dc_tf.data.storage.manifest import INDEX_SUFFIX, MANIFEST, STAGING_FOLDER
-from dc_tf.data.storage.row_list import ROWS, VIEW
+from dc_tf.data.storage.row_list import ROWS, SOURCES, VIEW
 from dc_tf.errors import ConfigError
 from dc_tf.paths import check_folder
 
@@ -251,7 +251,7 @@ def _remove_data_set(path, manifest_path, kept):
 
 def _own_files(manifest):
     """Names of the files, besides the manifest, that are removed with a data set."""
-    names = [ROWS] if VIEW in manifest else []
+    names = [ROWS, SOURCES] if VIEW in manifest else []
     for shard in manifest.get("shards", ()):
         name = os.path.basename(shard["name"])
         names += [name + INDEX_SUFFIX] + ([] if manifest.get("adopted") else [name])

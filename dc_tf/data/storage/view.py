@@ -13,14 +13,17 @@ import numpy as np
 
 from dc_tf.data.storage import files
 from dc_tf.data.storage.manifest import SCHEMA_VERSION, Dataset
-from dc_tf.data.storage.row_list import ROWS, VIEW, RowList, rows_checksum
+from dc_tf.data.storage.row_list import ROWS, SOURCES, VIEW, RowList, rows_checksum
+from dc_tf.data.storage.row_sources import write_sources
 from dc_tf.data.storage.staging import Staging
 from dc_tf.errors import ConfigError
 
 _BLOCK = 1 << 20  # rows
 
 
-def write_view(dataset, row_ids, output, origin=None, overwrite=False) -> Dataset:
+def write_view(
+    dataset, row_ids, output, origin=None, overwrite=False, with_sources=False
+) -> Dataset:
     """Writes a view, complete or not at all.
 
     Args:
@@ -29,6 +32,7 @@ def write_view(dataset, row_ids, output, origin=None, overwrite=False) -> Datase
         output: folder, created if missing.
         origin: JSON-serializable dict, how the rows were chosen.
         overwrite: whether to replace the data set in the output.
+        with_sources: also write `sources.jsonl`, the file of each row (`row_sources`).
 
     Returns:
         Dataset, the view.
@@ -36,6 +40,8 @@ def write_view(dataset, row_ids, output, origin=None, overwrite=False) -> Datase
     Raises:
         ConfigError: no row, one twice or one that the data set does not have; an output that is in
             use, or that is the data set itself.
+        DataError: a shard whose records name the files cannot be read.
+        Preempted: the process was asked to stop before all files were named.
     """
     check_not_source(dataset, output)
     output, view = os.fspath(output), make_view(dataset, row_ids)
@@ -49,7 +55,13 @@ def write_view(dataset, row_ids, output, origin=None, overwrite=False) -> Datase
         with files.opened(staging.path(ROWS), "wb") as file:
             np.save(file, view.row_list.row_ids)
         files.sync(staging.path(ROWS))
-        staging.commit({ROWS: ROWS}, manifest)
+        names = [ROWS]
+        if with_sources:
+            with files.opened(staging.path(SOURCES), "wb") as file:
+                write_sources(file, view, range(view.rows))
+            files.sync(staging.path(SOURCES))
+            names.append(SOURCES)
+        staging.commit({name: name for name in names}, manifest)
     return Dataset.open(output)
 
 

@@ -21,6 +21,7 @@ from dc_tf import atomic
 from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.reader import RowReader, data_errors
+from dc_tf.data.storage.row_sources import sources_of
 from dc_tf.distributed import stop_request
 from dc_tf.distributed.blocks import row_block
 from dc_tf.distributed.collective_errors import raise_on_all
@@ -29,7 +30,7 @@ from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import remembered
 from dc_tf.evaluation.frozen.feature_parts import SOURCES, FeatureFiles
 from dc_tf.evaluation.frozen.features import cell_extractor, parse_layers, storable
-from dc_tf.evaluation.frozen.sources import NamingReader, write_sources
+from dc_tf.evaluation.frozen.sources import NamingReader, write_used_sources
 from dc_tf.precision import AUTO, Choice, choose
 from dc_tf.progress import Progress
 
@@ -154,7 +155,7 @@ def _write_parts(files, missing, own, extractor, frozen, fallback, dtype, comm):
             paths = files.paths_of_part(number)
             for name, array in found.items():
                 atomic.write_file(paths[name], lambda file, array=array: np.save(file, array))
-            write = functools.partial(write_sources, rows=range(start, end), fallback=fallback)
+            write = functools.partial(write_used_sources, rows=range(start, end), fallback=fallback)
             atomic.write_file(paths[SOURCES], write)
             fallback.reader.forget(range(start, end))
             if number in completes:
@@ -202,11 +203,13 @@ def embed_in_memory(
     batch_size=256,
     max_bad_share=0.0,
     mirror=False,
+    sources=None,
 ) -> dict:
     """The features of all rows at once.
 
     Args:
-        As of `embed`.
+        As of `embed`, and
+        sources: list that gets the file that each row was made of; None for none.
 
     Returns:
         {layer: (rows, d) array of `dtype`}, rows in the order of their ids.
@@ -222,7 +225,10 @@ def embed_in_memory(
     crop, how = (frozen.resolution, frozen.short_side), {"interpolation": frozen.interpolation}
     batches = evaluation_batches(reader, rows, batch_size, *crop, **how)
     with data_errors(), Progress(dataset.rows, "embed", "images") as progress:
-        return _features(extractor, batches, dataset.rows, dtype, progress)
+        found = _features(extractor, batches, dataset.rows, dtype, progress)
+    if sources is not None:
+        sources += sources_of(dataset, [reader.replacement(row) for row in rows.tolist()])
+    return found
 
 
 def _check_numbers(dtype, **numbers):

@@ -2,15 +2,12 @@
 
     reader = NamingReader(dataset)
     ...                                         # reads images through it, in any order
-    write_sources(file, rows, FallbackRows(reader, 0))
+    write_used_sources(file, rows, FallbackRows(reader, 0))
 
-One JSON object per line: {"row": 7, "source": "dogs/rex.jpg"}. Names come from the records that are
-read for their images, so they cost no further reading.
+Names come from the records that are read for their images, so they cost no further reading.
 """
 
-import json
-
-from dc_tf.data.storage import schema
+from dc_tf.data.storage import row_sources, schema
 from dc_tf.data.storage.reader import RowReader
 
 
@@ -25,7 +22,7 @@ class NamingReader(RowReader):
         """As of `RowReader`."""
         records = super().read(row_ids, corrupt)
         for row, record in zip(row_ids, records, strict=True):
-            self._sources[int(row)] = _source(record, self.dataset.features)
+            self._sources[int(row)] = self._named(record)
         return records
 
     def source(self, row: int) -> str:
@@ -34,14 +31,20 @@ class NamingReader(RowReader):
             self.read([row], corrupt=b"")
         return self._sources[row]
 
+    def _named(self, record):
+        try:
+            return schema.source_of(record, self.dataset.features)
+        except ValueError:  # a corrupt record, which FallbackRows reports
+            return ""
+
     def forget(self, rows) -> None:
         """Drops the sources of some rows, so that memory does not grow with the data set."""
         for row in map(int, rows):
             self._sources.pop(row, None)
 
 
-def write_sources(file, rows, fallback) -> None:
-    """Writes a line for each row to an open binary file.
+def write_used_sources(file, rows, fallback) -> None:
+    """Writes a line for each row to an open binary file, as `row_sources.write_sources`.
 
     Args:
         file: binary file.
@@ -51,14 +54,4 @@ def write_sources(file, rows, fallback) -> None:
     """
     for row in map(int, rows):
         used = fallback.replacement(row)
-        line = {"row": row, "source": fallback.reader.source(used)}
-        if used != row:
-            line["replaced_by"] = used
-        file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-
-
-def _source(record, features):
-    try:
-        return schema.decode_example(record, features)["source"]
-    except ValueError:  # a corrupt record, which FallbackRows reports
-        return ""
+        file.write(row_sources.line(row, fallback.reader.source(used), used))

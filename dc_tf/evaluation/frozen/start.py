@@ -18,6 +18,7 @@ from dc_tf.distributed.joined import joined
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
 from dc_tf.networks import files
+from dc_tf.run_dir import RunDir
 
 CONVERTED = ".data"  # ending of the data set beside the output, of `images`
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
@@ -93,11 +94,12 @@ def _converted(images, output, comm) -> Dataset:
     return Dataset.open(path)
 
 
-def embed_arrays(model, data, **asked) -> dict:
+def embed_arrays(model, data, sources=None, **asked) -> dict:
     """The features of every image, in memory.
 
     Args:
         model, data: as of `embed_files`.
+        sources: list that gets the file that each row was made of; None for none.
         asked: layers, names of some or None for the one that measured best; stage, of a run;
             random_init and seed, of an untrained network in place of the model; preprocessing, of
             a network of another program, and signature, of its SavedModel; cells, mirror, dtype,
@@ -115,7 +117,8 @@ def embed_arrays(model, data, **asked) -> dict:
     begun.open(ALONE)
     from dc_tf.evaluation.frozen.embed import embed_in_memory
 
-    return embed_in_memory(begun.frozen, begun.dataset, begun.layers, **begun.numbers)
+    how = {"sources": sources, **begun.numbers}
+    return embed_in_memory(begun.frozen, begun.dataset, begun.layers, **how)
 
 
 class _Asked:
@@ -234,8 +237,9 @@ def other_network(model, asked, signature) -> dict | None:
     path = os.path.expanduser(os.fspath(model)) if _is_path(model) else ""
     if files.kind_of(path) is not None:
         return {"preprocessing": _read(asked), "signature": signature}
+    is_ours = not path or files.is_export(path) or os.path.isfile(RunDir(path).config)
     for name, value in (("preprocessing", asked), ("signature", signature)):
-        if value:
+        if value and is_ours:  # what is no network at all is refused when it is opened
             raise ConfigError(
                 f"--{name} is of networks of other programs; {path or 'a trunk'} is none, so leave "
                 "it out."

@@ -15,6 +15,7 @@ from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.average_precision import average_precision
 from dc_tf.evaluation.cost import spread
 from dc_tf.evaluation.frozen.given_features import given_model, of_test, open_matrix, places_of
+from dc_tf.evaluation.neighbours import FIRST, of_rows
 from dc_tf.evaluation.retrieval.rankings import rankings
 from dc_tf.evaluation.retrieval.rmac import normalized
 from dc_tf.progress import Progress
@@ -45,8 +46,12 @@ def run(request, protocol) -> tuple[dict, str]:
     if not len(asked):
         raise DataError(f"no class of {dataset.path} has two images; nothing can be retrieved.")
     frozen = given_model(request, features)
+    first, mean = _ranked(vectors, labels, asked, request.world)
+    if request.neighbours is not None:
+        similarities = np.einsum("qd,qnd->qn", vectors[asked], vectors[first])
+        request.neighbours.extend(of_rows(dataset, rows[asked], rows[first], similarities))
     result = {
-        "map": _mean_precision(vectors, labels, asked, request.world),
+        "map": mean,
         "random_init_map": None,
         "kind": "classes",
         "images": len(rows),
@@ -96,15 +101,23 @@ def _vectors(features, places, whitening) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _mean_precision(vectors, labels, asked, world) -> float:
-    """Mean average precision over the queries `asked`, which workers share."""
-    own, total = asked[world.rank :: world.size], 0.0
+def _ranked(vectors, labels, asked, world) -> tuple[np.ndarray, float]:
+    """The (q, n) first places of each query of `asked`, and mean average precision over them.
+
+    Workers share the queries; all get both.
+    """
+    mine = np.arange(len(asked))[world.rank :: world.size]
+    own, total = asked[mine], 0.0
+    first = np.zeros((len(asked), min(FIRST, len(vectors) - 1)))
     with Progress(len(own), "retrieval", "queries", enabled=world.rank == 0) as progress:
-        for query, ranked in zip(own, rankings(vectors, vectors[own]), strict=True):
+        ranks = rankings(vectors, vectors[own])
+        for place, query, ranked in zip(mine, own, ranks, strict=True):
+            first[place] = ranked[ranked != query][: first.shape[1]]
             positives = np.flatnonzero(labels == labels[query])
             total += average_precision(ranked, np.setdiff1d(positives, [query]), [query])
             progress.update(1)
-    return float(world.all_sum(np.float64(total))) / len(asked)
+    first = world.all_sum(first).numpy().astype(np.int64)
+    return first, float(world.all_sum(np.float64(total))) / len(asked)
 
 
 def _table(layer, result) -> str:

@@ -6,6 +6,7 @@ Pages work without JavaScript; what it adds is selecting over several pages, key
 image. Functions that are not `async` run in threads.
 """
 
+import os
 import pathlib
 import urllib.parse
 
@@ -32,6 +33,7 @@ _STATIC = {
     "browse.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
+_TYPES = {"npy": "application/octet-stream", "jsonl": "application/jsonl"}  # of selections
 _KEEP = {"Cache-Control": "private, max-age=86400"}  # of pictures, whose address has the version
 _FRESH = {"Cache-Control": "no-store"}
 
@@ -210,10 +212,10 @@ class Pages:
         return RedirectResponse(views.address("/selections", saved=saved.name), 303, _FRESH)
 
     def selection(self, request) -> Response:
-        """The images of a selection, or its file for a name that ends in .npy or .txt."""
+        """The images of a selection, or its file for a name that ends in .npy or .jsonl."""
         selections, given = self._site.selections, request.path_params["name"]
         name, _, ending = given.rpartition(".")
-        if ending in ("npy", "txt"):
+        if ending in _TYPES:
             return _file(selections, name, ending)
         rows = selections.rows(given)
         pager = views.Pager.of(
@@ -334,16 +336,16 @@ def _form(data):
 
 
 def _file(selections, name, ending):
-    rows = selections.rows(name)
-    if ending == "npy":
-        return FileResponse(
-            selections.path(name),
-            headers=_FRESH,
-            filename=f"{name}.npy",
-            media_type="application/octet-stream",
-        )
-    attached = {"Content-Disposition": f'attachment; filename="{name}.txt"', **_FRESH}
-    return Response("".join(f"{row}\n" for row in rows.tolist()), 200, attached, "text/plain")
+    selections.rows(name)  # which refuses one that is not there
+    path = selections.path(name, ending)
+    if not os.path.isfile(path):
+        raise HTTPException(404)
+    return FileResponse(
+        path,
+        headers=_FRESH,
+        filename=f"{name}.{ending}",
+        media_type=_TYPES[ending],
+    )
 
 
 def _jpeg(data):

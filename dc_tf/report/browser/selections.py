@@ -4,12 +4,14 @@
     selections.save("blurred", rows=[7, 0])
     selections.all()[0].name, selections.rows("blurred")
 
-`NAME.npy` has the (n,) int64 row ids, ascending, as `dc_tf curate --rows` takes them; `NAME.json`
-says of which data set and when. Nothing but this module writes while the browser runs.
+`NAME.npy` has the (n,) int64 row ids, ascending, as `dc_tf curate --rows` takes them; `NAME.jsonl`
+has a line for each, with the name of its file; `NAME.json` says of which data set and when. Nothing
+but this module writes while the browser runs.
 """
 
 import dataclasses
 import datetime
+import functools
 import os
 import re
 
@@ -17,6 +19,7 @@ import numpy as np
 
 from dc_tf import atomic
 from dc_tf.curation.selection.row_files import read_rows
+from dc_tf.data.storage.row_sources import write_sources
 from dc_tf.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
@@ -63,6 +66,7 @@ class Selections:
 
         Raises:
             ConfigError: such a name cannot be, is taken, or there are no such rows.
+            DataError: a shard cannot be read.
         """
         path = self.path(name)
         rows = read_rows(np.asarray(rows, np.int64), "the selection", self._dataset.rows)
@@ -75,7 +79,9 @@ class Selections:
         about = {"rows": len(rows), "made": made, "data": self._dataset.path}
         about["fingerprint"] = self._dataset.fingerprint()
         atomic.write_file(path, lambda file: np.save(file, rows), concurrent=True)
-        atomic.write_json(f"{path.removesuffix('.npy')}.json", {**self._about, **about})
+        write = functools.partial(write_sources, dataset=self._dataset, rows=rows)
+        atomic.write_file(self.path(name, "jsonl"), write, concurrent=True)
+        atomic.write_json(self.path(name, "json"), {**self._about, **about})
         return Selection(name, len(rows), made, path)
 
     def all(self) -> list[Selection]:
@@ -97,8 +103,8 @@ class Selections:
             raise ConfigError(f"there is no selection {name}.")
         return read_rows(path, "the selection", self._dataset.rows)
 
-    def path(self, name: str) -> str:
-        """Where the rows of a selection are.
+    def path(self, name: str, ending: str = "npy") -> str:
+        """Where a file of a selection is: its rows, in "npy", or these and their files, "jsonl".
 
         Raises:
             ConfigError: such a name cannot be.
@@ -108,12 +114,11 @@ class Selections:
                 f"{name!r} cannot be the name of a selection; use letters, digits, _, - and ., "
                 "at most 64, and no . in front."
             )
-        return os.path.join(self.folder, f"{name}.npy")
+        return os.path.join(self.folder, f"{name}.{ending}")
 
     def _about_of(self, name):
-        path = self.path(name)
         try:
-            about = atomic.read_json(f"{path.removesuffix('.npy')}.json")
-            return Selection(name, int(about["rows"]), str(about["made"]), path)
+            about = atomic.read_json(self.path(name, "json"))
+            return Selection(name, int(about["rows"]), str(about["made"]), self.path(name))
         except (OSError, ConfigError, KeyError, TypeError, ValueError):
             return None

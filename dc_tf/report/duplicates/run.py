@@ -231,7 +231,7 @@ def _claimed(output, owner, overwrite):
 
 def _write(found, features, statistics, settings, output, format, groups):
     dataset, keep = features.dataset, os.path.join(output, "keep.npy")
-    duplicate_files.write_table(found, dataset, os.path.join(output, f"duplicates.{format}"))
+    duplicate_files.write_table(found, features, os.path.join(output, f"duplicates.{format}"))
     duplicate_files.write_keep(found, features.rows, keep)
     if dataset is not None:
         kept = os.path.join(output, "kept")

@@ -14,7 +14,7 @@ import terminals
 
 from dc_tf.commands.terminal.native_log import Sorter
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 # As TensorFlow 2.20 writes them.
 STARTED = b"I0000 00:00:1795906006.714353   20939 grpc_server_lib.cc:466] Started server\n"
 STRAGGLERS = (

@@ -12,7 +12,7 @@ import terminals
 from dc_tf.commands.terminal import results
 from dc_tf.commands.terminal.results import Result
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 SHOW = """
 import sys
 from dc_tf.commands.results import Result, show

@@ -19,7 +19,7 @@ from dc_tf.commands.main import main
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.writer import DatasetWriter
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 ROWS = 240
 
 
@@ -82,6 +82,10 @@ class CurateTest(tf.test.TestCase):
         self.assertAllEqual(view.labels(), self.labels[rows])
         self.assertEqual(view.origin["made_by"], "dc_tf curate")
         self.assertEqual(view.origin["settings"]["target"], 50)
+        with open(os.path.join(self.view, "sources.jsonl")) as file:
+            lines = list(map(json.loads, file))
+        expected = [{"row": i, "source": f"{row}.png"} for i, row in enumerate(rows)]
+        self.assertEqual(lines, expected)
         again = self.curate(f"--output={self.view}", *self.tree_flags(), "--target=50")
         self.assertEqual((again[0], again[1]), (0, result))
 

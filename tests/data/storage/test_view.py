@@ -85,6 +85,15 @@ class ViewTest(ViewCase):
         other = write_view(Dataset.open(self.path("other")), CHOSEN, self.path("of_other"))
         self.assertNotEqual(other.fingerprint(), first)
 
+    def test_the_names_of_its_files_are_written_where_asked_for_and_go_with_it(self):
+        self.view(with_sources=True)
+        with open(self.path("view", "sources.jsonl")) as file:
+            lines = list(map(json.loads, file))
+        self.assertEqual(lines[:2], [{"row": 0, "source": "13.png"}, {"row": 1, "source": "2.png"}])
+        self.assertEqual(len(lines), len(CHOSEN))
+        self.view(overwrite=True)
+        self.assertEqual(sorted(os.listdir(self.path("view"))), [MANIFEST, "rows.npy"])
+
     def test_a_view_of_a_view_lists_rows_of_the_shards(self):
         view = write_view(self.view(), [4, 1], self.path("nested"))
         np.testing.assert_array_equal(view.row_list.row_ids, [0, 2])

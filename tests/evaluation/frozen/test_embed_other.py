@@ -1,6 +1,7 @@
 """Features of networks of other programs, and of folders of images, by the commands."""
 
 import contextlib
+import csv
 import glob
 import io
 import json
@@ -26,6 +27,7 @@ from dc_tf.data.input.augment import center_crop
 from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader
+from dc_tf.data.storage.row_sources import sources_of
 from dc_tf.data.storage.view import write_view
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError, Preempted
@@ -129,6 +131,7 @@ class EmbedTest(OtherTest):
             ((*self.flags[:2], "--layer=mean"), "does not state how its images are prepared"),
             ((*self.flags, "--layer=mean", "--random_init"), "--random_init is of networks of dc"),
             ((*self.flags, "--layer=mean", "--stage=x"), "--stage is of networks of dc_tf"),
+            (("--model=x.onnx", *self.flags[1:]), "the model 'x.onnx' does not exist"),
             ((self.flags[0],), "give --data=DATA or --images=FOLDER."),
             ((*self.flags, "--images=x"), "not both"),
         ):
@@ -138,8 +141,10 @@ class EmbedTest(OtherTest):
             self.assertFalse(os.path.exists(output.partition("=")[2]))
 
     def test_a_network_of_ours_states_its_own_preprocessing(self):
+        ours = tempfile.mkdtemp(dir=self.root)
+        pictures.write(ours, "experiment.yaml", "")
         with self.assertRaisesRegex(ConfigError, "preprocessing is of networks of other programs"):
-            dc_tf.embed("nothing", self.data, preprocessing="imagenet")
+            dc_tf.embed(ours, self.data, preprocessing="imagenet")
 
     def test_an_array_of_the_api_is_what_the_command_writes(self):
         array = dc_tf.embed(self.model, self.data, "mean", preprocessing="0-1")
@@ -223,6 +228,8 @@ class FurtherTest(OtherTest):
         source = f"--features={self.features}", f"--data={self.data}"
         found = call("search", *source, f"--query={image}", "--k=3")
         self.assertEqual(found["neighbours"][0]["row"], 7)
+        without = call("search", source[0], f"--query={image}", "--k=3")
+        self.assertEqual(without["neighbours"], found["neighbours"])  # with the names of embed
 
     def test_given_features_measure_as_the_network_does(self):
         train, test = self.view(np.arange(32)), self.view(np.arange(32, ROWS))
@@ -255,7 +262,24 @@ class FurtherTest(OtherTest):
         flags = *flags, f"--features={folder}/random.npy", f"--train={self.data}"
         found = call("evaluate", *flags)
         self.assertLess(found["map"], 0.5)
+        self.check_neighbours(flags, labels, found["queries"])
         self.assertEqual((found["whitening_images"], found["dimensions"]), (ROWS, 8))
+
+    def check_neighbours(self, flags, labels, queries):
+        table = os.path.join(self.root, "near.csv")
+        call("evaluate", *flags, f"--neighbours={table}")
+        with open(table, newline="") as file:
+            lines = list(csv.DictReader(file))
+        self.assertLen(lines, 10 * queries)
+        sources = sources_of(Dataset.open(self.data), range(ROWS))
+        for line in lines:
+            row, query = int(line["row"]), int(line["query_row"])
+            self.assertEqual((line["query"], line["source"]), (sources[query], sources[row]))
+            same = row != query and labels[row] == labels[query]
+            self.assertEqual(line["relevance"], "positive" if same else "none")
+        similarities = np.array([float(line["similarity"]) for line in lines]).reshape(-1, 10)
+        self.assertAllLessEqual(np.diff(similarities, axis=1), 1e-6)
+        self.assertNotIn("", sources)
 
     def test_features_that_do_not_fit_are_refused(self):
         data = f"--train={self.data}", f"--test={self.data}"

@@ -17,6 +17,7 @@ from PIL import Image
 
 from dc_tf.curation.features import network
 from dc_tf.curation.search.find import search
+from dc_tf.curation.selection.row_files import read_rows
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.report.browser import app as app_lib
 from dc_tf.report.browser import examples as examples_lib
@@ -230,8 +231,14 @@ class SelectionTest(SiteCase):
         download = self.client.get("/selections/mine.npy")
         self.assertAllEqual(np.load(io.BytesIO(download.content)), expected)
         self.assertIn('filename="mine.npy"', download.headers["content-disposition"])
-        text = self.client.get("/selections/mine.txt").text
-        self.assertEqual([int(line) for line in text.split()], expected)
+        listed = self.client.get("/selections/mine.jsonl")
+        self.assertIn('filename="mine.jsonl"', listed.headers["content-disposition"])
+        lines = list(map(json.loads, listed.text.splitlines()))
+        names = [record.source for record in self.site.pictures.records(expected)]
+        self.assertEqual([line["row"] for line in lines], expected)
+        self.assertEqual([line["source"] for line in lines], names)
+        file = path.replace(".npy", ".jsonl")
+        self.assertAllEqual(read_rows(file, "--rows", self.site.dataset.rows), expected)
 
     def test_one_of_the_same_name_is_replaced_only_if_asked(self):
         self.save(name="twice", row="1")
@@ -245,7 +252,7 @@ class SelectionTest(SiteCase):
             answer = self.save(name=name, row="1")
             self.assertEqual(answer.status_code, 400, name)
             self.assertIn("cannot be the name", answer.text)
-        for path in ("..%2f..%2frun%2fdata.npy", "%2fetc%2fpasswd.txt", "..npy", "none.npy"):
+        for path in ("..%2f..%2frun%2fdata.npy", "%2fetc%2fpasswd.jsonl", "..npy", "none.npy"):
             self.assertIn(self.client.get(f"/selections/{path}").status_code, (400, 404))
         self.assertEqual(sorted(os.listdir(self.folder)), before)
 

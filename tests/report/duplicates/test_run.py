@@ -100,6 +100,9 @@ class FoundTest(tf.test.TestCase):
         self.assertEqual([self.sources[row] for row in keep], ["a.png", "e.png", "f.png"])
         kept = os.path.join(output, "kept")
         self.assertEqual(pictures.sources(kept), ["a.png", "e.png", "f.png"])
+        with open(os.path.join(kept, "sources.jsonl")) as file:
+            named = [json.loads(line)["source"] for line in file]
+        self.assertEqual(named, ["a.png", "e.png", "f.png"])
         self.assertEqual(pictures.files(self.data), before)
 
     def test_a_dry_run_counts_the_same_and_writes_nothing(self):
