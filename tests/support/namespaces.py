@@ -114,10 +114,8 @@ class Hosts:
 
     def _put_relay_between(self):
         outsides = [self._outside(host) for host in range(self.count)]
-        for host, outside in enumerate(outsides):
+        for outside in outsides:
             self._run("ip", "link", "set", outside, "nomaster")
-            plain = [sys.executable, str(RELAY), "--plain", "eth0"]
-            self._run("ip", "netns", "exec", self._space(host), *plain)
         self._relay = subprocess.Popen(
             [sys.executable, str(RELAY), str(self._latency_s), *outsides],
             preexec_fn=fork_server.die_with_parent,
