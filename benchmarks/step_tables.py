@@ -1,4 +1,4 @@
-"""Tables of a training step in docs/scaling.md, of `step_scaling.py`'s measurements and the model."""
+"""Tables of a training step in docs/scaling.md, from measurements and from the cost model."""
 
 import dataclasses
 

@@ -139,7 +139,7 @@ def _on(hosts, task):
 def wire(our_step, kinds, rates, steps, **task) -> list[dict]:
     """Steps of some KINDS in turns on this worker, at each rate of its interface.
 
-    With no kinds, the constants of messages: see `constants`.
+    With no kinds, the `messages` instead.
 
     Returns:
         for each rate {kind: {"seconds", "cpu_seconds", "sent_mb"}}, each a list over the steps.
@@ -148,9 +148,9 @@ def wire(our_step, kinds, rates, steps, **task) -> list[dict]:
 
     cluster = connect()
     if kinds:
-        works = {name: _step_of(our_step, cluster, KINDS[name], task) for name in kinds}
+        works = {name: step_of(our_step, cluster, KINDS[name], task) for name in kinds}
     else:
-        works = _messages(cluster)
+        works = messages(cluster)
     result = []
     for rate in rates:
         cluster.world.barrier()
@@ -177,7 +177,7 @@ def _measured(world, works, steps):
     return result
 
 
-def _step_of(our_step, cluster, kind, task):
+def step_of(our_step, cluster, kind, task):
     """A step that is traced now."""
     from dc_tf.training.gradients.overlap import Overlap
 
@@ -222,12 +222,12 @@ class _Alone:
         return self.world
 
 
-# Bytes of the large message of `_messages`, and values of one of batch norm's exchanges.
+# Bytes of the large message of `messages`, and values of one of batch norm's exchanges.
 LARGE_BYTES, SHORT = 64 << 20, 1025
 SHORT_TIMES = 26
 
 
-def _messages(cluster):
+def messages(cluster):
     """{name: a large sum, SHORT_TIMES short sums in rings, and direct ones}."""
     import tensorflow as tf
 

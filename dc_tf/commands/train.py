@@ -53,8 +53,8 @@ GPUS = FLAGS.bool(
 NETWORK_GBPS = FLAGS.float(
     "network_gbps",
     None,
-    "With --dry_run: predict steps on a network on which a worker sends so many Gb/s. What a worker "
-    "computes comes from --measure in a process alone, or on GPUs is assumed.",
+    "With --dry_run: predict steps on a network on which a worker sends so many Gb/s. What a "
+    "worker computes comes from --measure in a process alone, or on GPUs is assumed.",
     lower_bound=1e-3,
 )
 NETWORK_LATENCY_US = FLAGS.float(
