@@ -9,9 +9,10 @@
 
 The gradients of the last layers are ready first, and the dense ones and wide convolutions among
 these are most of the bytes. Collectives run in the order in which they are traced, the same on all
-workers, as NCCL needs it. So after each exchange of batch norm in the backward pass some messages of what is ready are
-launched. Their size and number spread them evenly over the exchanges that are left: they travel
-while the gradients of a block of layers are computed, and batch norm waits for a few at most.
+workers, as NCCL needs it. So after each exchange of batch norm in the backward pass some messages
+of what is ready are launched. Their size and number spread them evenly over the exchanges that are
+left: they travel while the gradients of a block of layers are computed, and batch norm waits for a
+few at most.
 """
 
 import contextlib
