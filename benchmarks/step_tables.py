@@ -7,6 +7,7 @@ from scaling_tables import duration, join, short
 from dc_tf.clustering.cost.hardware import P4D
 from dc_tf.distributed.topology import Topology
 from dc_tf.experiment import load
+from dc_tf.planning.exchange import factored
 from dc_tf.planning.step_cost import A100, H100, step_cost
 
 # (workers, images of a step): the paper's batch, and as many images a worker as on 64.
@@ -115,7 +116,8 @@ def _paper_line(gpu, gbps, workers, batch):
         stage = experiment.stages[0].replace(batch_size=batch)
         topology = Topology(workers, stage.super_classes)
         compute_s = gpu.compute_s(experiment.model, stage, workers)
-        cost = step_cost(experiment.model, stage, topology, machine, compute_s)
+        names = factored(experiment.model, stage, topology, P4D)  # as the step chooses
+        cost = step_cost(experiment.model, stage, topology, machine, compute_s, names)
         if not place:
             cells.append(short(1e3 * compute_s))
             cost = cost.without_overlap()

@@ -3,7 +3,7 @@
     dc_tf convert --input=photos.zip --output=DATA
     python benchmarks/wire_epoch.py --data=DATA --output=FILE.json
 
-Two workers train the quickstart's network for an epoch of RotNet and one of DeeperCluster, once with
+Two workers train the quickstart's network for an epoch of RotNet and one of DeeperCluster, once in
 float32 gradients and once with factors and gradients in bfloat16. The loss is the mean over the
 last half of the epoch. Runs of one seed have the same images, crops and initial weights.
 """
