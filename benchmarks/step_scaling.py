@@ -78,11 +78,14 @@ def measure_constants(_) -> dict:
         (found,) = on_hosts({"steps": 3 * steps()}, [], workers, [""])
         kinds = found["kinds"]
         sent = wire.LARGE_BYTES * 2 * (workers - 1) / workers
+        of = {name: kind["seconds"] / wire.SHORT_TIMES for name, kind in kinds.items()}
         result[str(workers)] = {
             "byte_s": kinds["large"]["seconds"] / sent,
             "byte_cpu_s": kinds["large"]["cpu_seconds"] / sent,
-            "direct_s": kinds["directly"]["seconds"] / wire.SHORT_TIMES,
-            "ring_s": kinds["in rings"]["seconds"] / wire.SHORT_TIMES,
+            "direct_alone_s": of["directly"],
+            "ring_alone_s": of["in rings"],
+            "direct_s": of["direct between products"] - of["products"],
+            "ring_s": of["rings between products"] - of["products"],
         }
         show(result[str(workers)])
     return result

@@ -20,8 +20,10 @@ def constants_table(results) -> str:
     for title, name, scale in (
         ("a byte that is sent (ns)", "byte_s", 1e-9),
         ("CPU time of it (ns)", "byte_cpu_s", 1e-9),
-        ("a short sum, all to all (ms)", "direct_s", 1e-3),
-        ("a short sum in a ring (ms)", "ring_s", 1e-3),
+        ("a short sum, all to all (ms)", "direct_alone_s", 1e-3),
+        ("a short sum in a ring (ms)", "ring_alone_s", 1e-3),
+        ("the same between products (ms): `wire_latency_s`", "direct_s", 1e-3),
+        ("in a ring between products (ms)", "ring_s", 1e-3),
     ):
         values = (short(one[name] / scale) for one in found)
         lines.append(f"| {title} | " + " | ".join(values) + " |")

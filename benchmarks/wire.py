@@ -34,17 +34,21 @@ class Kind:
         direct: whether statistics are summed by `direct_sum`.
         exchanges: whether anything is exchanged; else each worker steps by itself, with its share
             of the images, at the same time as the others.
+        sums_own: whether batch norm then computes as on several workers, which takes longer than
+            the fused kernel of one, with sums of its own images.
     """
 
     model: dict
     overlaps: bool = True
     direct: bool = True
     exchanges: bool = True
+    sums_own: bool = True
 
 
 BFLOAT16 = {"exchange_dtype": "bfloat16"}
 KINDS = {
     "alone": Kind({}, exchanges=False),
+    "alone, fused": Kind({}, exchanges=False, sums_own=False),
     "before": Kind({"exchange": "gradients"}, overlaps=False, direct=False),
     "gradients": Kind({"exchange": "gradients"}),
     "gradients, bfloat16": Kind({"exchange": "gradients", **BFLOAT16}),
@@ -189,6 +193,7 @@ def step_of(our_step, cluster, kind, task):
     with (
         unittest.mock.patch.object(Overlap, "__init__", changed),
         contextlib.nullcontext() if kind.overlaps else _convolutions_with_all_others(),
+        _sums_of_own() if kind.sums_own and not kind.exchanges else contextlib.nullcontext(),
     ):
         step = our_step(cluster if kind.exchanges else _Alone(cluster), **task, **kind.model)
         step()
@@ -208,6 +213,30 @@ def _convolutions_with_all_others():
     return unittest.mock.patch.object(Exchange, "__init__", changed)
 
 
+def _sums_of_own():
+    """Batch norm computes as on several workers, and its sums are the worker's own."""
+    from dc_tf.training.step import learner
+
+    def own(model, cluster, topology):
+        return Echo() if cluster.size > 1 else cluster.world
+
+    return unittest.mock.patch.object(learner, "statistics_comm", own)
+
+
+class Echo:
+    """A group of two whose other member has zeros; nothing is sent."""
+
+    rank, size = 0, 2
+
+    def all_sum(self, tensor):
+        return tensor
+
+    def all_to_all(self, tensor):
+        import tensorflow as tf
+
+        return tf.concat([tensor[:1], tf.zeros_like(tensor[1:])], 0)
+
+
 class _Alone:
     """A worker of a larger world that exchanges nothing, as of `training.measure`."""
 
@@ -225,17 +254,22 @@ class _Alone:
 # Bytes of the large message of `messages`, and values of one of batch norm's exchanges.
 LARGE_BYTES, SHORT = 64 << 20, 1025
 SHORT_TIMES = 26
+# Side of the products that a worker computes between short sums, about ten milliseconds each.
+PRODUCT = 800
 
 
 def messages(cluster):
-    """{name: a large sum, SHORT_TIMES short sums in rings, and direct ones}."""
+    """{name: a large sum, SHORT_TIMES short sums in rings, direct ones, both between products}.
+
+    Between products a sum also waits for the slower worker, and wakes threads that sleep.
+    """
     import tensorflow as tf
 
     from dc_tf.distributed.collectives import all_sum_packed, direct_sum
 
     world = cluster.world
     large = [tf.zeros([LARGE_BYTES // 16]) for _ in range(4)]
-    short = tf.zeros([SHORT])
+    short, square = tf.zeros([SHORT]), tf.random.normal([PRODUCT, PRODUCT])
 
     @tf.function
     def of_large():
@@ -249,7 +283,25 @@ def messages(cluster):
     def directly():
         return [direct_sum(short, world) for _ in range(SHORT_TIMES)]
 
-    return {"large": of_large, "in rings": in_rings, "directly": directly}
+    def between_products(exchange):
+        @tf.function
+        def work():
+            x = square
+            for _ in range(SHORT_TIMES):
+                x = tf.matmul(x, square) / PRODUCT
+                x += exchange(x[0, 0] + short)[0]
+            return x
+
+        return work
+
+    return {
+        "large": of_large,
+        "in rings": in_rings,
+        "directly": directly,
+        "products": between_products(lambda vector: vector),
+        "rings between products": between_products(world.all_sum),
+        "direct between products": between_products(lambda vector: direct_sum(vector, world)),
+    }
 
 
 def _limit(rate):

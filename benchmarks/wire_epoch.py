@@ -47,8 +47,8 @@ def main(_) -> None:
 def losses(seed, kind) -> list[float]:
     """Mean loss in the last half of the last epoch of each stage."""
     stages = [
-        {"epochs": FLAGS.epochs, "clusters": 1, "sub_clusters": 0},
-        {"epochs": FLAGS.epochs, "clusters": 2, "sub_clusters": 40},
+        {"name": "rotnet", "epochs": FLAGS.epochs, "clusters": 1, "sub_clusters": 0},
+        {"name": "deepercluster", "epochs": FLAGS.epochs, "clusters": 2, "sub_clusters": 40},
     ]
     rate = {"learning_rate": 0.02, "weight_decay": 1e-4}
     stages = [{**one, "batch_size": FLAGS.batch, "optimizer": rate} for one in stages]

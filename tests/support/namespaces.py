@@ -70,6 +70,8 @@ class Hosts:
             pids = self._try("ip", "netns", "pids", self._space(host)).split()
             if pids:
                 self._try("kill", "-KILL", *pids)
+            # A namespace is removed some time later, and with it a cable that has not been.
+            self._try("ip", "link", "del", self._outside(host))
             self._try("ip", "netns", "del", self._space(host))
         self._try("ip", "link", "del", self._name)
 
