@@ -38,6 +38,8 @@ flags.DEFINE_list(
     ["kill", "kill", "suspend", "stop one", "stop all", "truncate", "full disk"],
     "Kinds of faults to draw from; one named twice is drawn twice as often.",
 )
+flags.DEFINE_enum("exchange", "auto", ["auto", "gradients", "factors"], "As model.exchange.")
+flags.DEFINE_enum("exchange_dtype", "float32", ["float32", "bfloat16"], "As model.exchange_dtype.")
 flags.DEFINE_float("limit_s", 90.0, "Seconds within which the surviving workers must exit.")
 flags.DEFINE_string("output", None, "Markdown file for the table.")
 
@@ -81,7 +83,9 @@ class Chaos:
         self._phases = collections.Counter()
         self._slowest = 0.0
         data = runs.make_data(folder)
-        self._settings = runs.settings(data, watchdog={"timeout_s": TIMEOUT_S})
+        model = {"exchange": FLAGS.exchange, "exchange_dtype": FLAGS.exchange_dtype}
+        model = {**runs.SETTINGS["model"], **model}
+        self._settings = runs.settings(data, watchdog={"timeout_s": TIMEOUT_S}, model=model)
         started = time.monotonic()
         whole = os.path.join(folder, "whole")
         with self._job(whole) as job:
@@ -148,6 +152,9 @@ class Chaos:
     def report(self) -> str:
         """The report as Markdown."""
         command = f"python benchmarks/chaos.py --faults={self.faults} --seed={FLAGS.seed}"
+        for name in ("exchange", "exchange_dtype"):
+            if not FLAGS[name].using_default_value:
+                command += f" --{name}={FLAGS[name].value}"
         if not FLAGS["kinds"].using_default_value:
             command += f" --kinds='{','.join(FLAGS.kinds)}'"
         lines = ["# Random faults", "", "```", command, "```", ""]

@@ -7,16 +7,17 @@ from dc_tf.clustering.cost import hardware
 from dc_tf.clustering.cost import model as cost_model
 
 
-def write(path, results) -> None:
+def write(path, results, tables=None) -> None:
     """Replaces the tables of a document, each between two comments.
 
     Args:
         path: of the document.
         results: dict, the measurements of `scaling.py`.
+        tables: {name: function from the results to lines of text}; None: TABLES.
     """
     with open(path, encoding="utf-8") as file:
         text = file.read()
-    for name, table in TABLES.items():
+    for name, table in (tables or TABLES).items():
         begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         before, rest = text.split(begin)
         text = before + begin + table(results) + end + rest.split(end)[1]

@@ -421,7 +421,8 @@ def measure_wire() -> dict:
         show(line)
     shape = {name: FLAGS[name].value for name in ("resolution", "batch", "width", "fc")}
     task = dict(**shape, steps=FLAGS.steps, sub_classes=int(FLAGS.sub_classes[0]), rotations=1)
-    hosts = wire_part.over_hosts(task, FLAGS.wire_rates)
+    task["kinds"] = [name for name in wire_part.KINDS if name != "alone"]
+    hosts = wire_part.over_hosts(task, 2, FLAGS.wire_rates)
     for line in hosts:
         show(line)
     return {"plans": plans, "hosts": hosts, "heads": shared_heads()}
@@ -439,7 +440,7 @@ def shared_heads() -> list[dict]:
     return result
 
 
-def wire(**task) -> dict:
+def wire(**task) -> list[dict]:
     return wire_part.wire(our_step, **task)
 
 

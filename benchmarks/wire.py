@@ -1,13 +1,16 @@
 """What a training step sends, and how long it takes over a slow wire; a part of `step.py`.
 
     python benchmarks/step.py --parts=wire --wire_rates=,200mbit --steps=5
+    python benchmarks/step_scaling.py              # the cost model of a step against such steps
 
-Bytes at the paper's size are those of the plan. Two workers on hosts of their own (network
-namespaces on a bridge, which needs root, `ip` and `tc`) then take steps of a smaller network, whose
-bytes are counted by their network interfaces. `before` sends float32 gradients after the backward
-pass.
+Bytes at the paper's size are those of the plan. Workers on hosts of their own (network namespaces
+on a bridge, which needs root, `ip` and `tc`) take steps of a network, whose bytes are counted by
+their network interfaces. A token bucket at each interface limits what a worker sends. `before`
+sends float32 gradients after the backward pass and statistics of batch norm in rings.
 """
 
+import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -19,15 +22,44 @@ import unittest.mock
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PORT = 2222
-# {name: (settings of model, whether messages leave while the backward pass runs)}.
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """How a step exchanges.
+
+    Attributes:
+        model: settings of model.
+        overlaps: whether messages leave while the backward pass runs.
+        direct: whether statistics are summed by `direct_sum`.
+        exchanges: whether anything is exchanged; else each worker steps by itself, with its share
+            of the images, at the same time as the others.
+        sums_own: whether batch norm then computes as on several workers, which takes longer than
+            the fused kernel of one, with sums of its own images.
+    """
+
+    model: dict
+    overlaps: bool = True
+    direct: bool = True
+    exchanges: bool = True
+    sums_own: bool = True
+
+
+BFLOAT16 = {"exchange_dtype": "bfloat16"}
 KINDS = {
-    "before": ({"exchange": "gradients"}, False),
-    "gradients": ({"exchange": "gradients"}, True),
-    "factors, at the end": ({"exchange": "factors"}, False),
-    "factors": ({"exchange": "factors"}, True),
-    "factors, bfloat16": ({"exchange": "factors", "exchange_dtype": "bfloat16"}, True),
-    "gradients, bfloat16": ({"exchange": "gradients", "exchange_dtype": "bfloat16"}, True),
+    "alone": Kind({}, exchanges=False),
+    "alone, fused": Kind({}, exchanges=False, sums_own=False),
+    "before": Kind({"exchange": "gradients"}, overlaps=False, direct=False),
+    "gradients": Kind({"exchange": "gradients"}),
+    "gradients, bfloat16": Kind({"exchange": "gradients", **BFLOAT16}),
+    "factors, at the end": Kind({"exchange": "factors"}, overlaps=False),
+    "factors": Kind({"exchange": "factors"}),
+    "factors, bfloat16": Kind({"exchange": "factors", **BFLOAT16}),
+    "statistics in rings": Kind({"exchange": "factors"}, direct=False),
+    "no shared statistics": Kind({"exchange": "factors", "sync_batch_norm": "off"}),
 }
+# Bytes that a token bucket lets through at once: what is sent in about a millisecond.
+BURSTS = {"200mbit": "64kb", "1gbit": "128kb", "4gbit": "512kb"}
 
 
 def paper_plans() -> list[dict]:
@@ -48,25 +80,44 @@ def paper_plans() -> list[dict]:
     return result
 
 
-def over_hosts(task, rates) -> list[dict]:
-    """{kind: seconds and MB of a step} at each rate of the wire, "" for an unlimited one."""
+def over_hosts(task, workers=2, rates=("",), latency_s=None) -> list[dict]:
+    """What `wire` measures on each of some workers' hosts, joined.
+
+    Args:
+        task: arguments of `wire`.
+        workers: number of hosts, with a worker of one thread each.
+        rates: of each worker's interface, as of `tc`; "" for an unlimited one.
+        latency_s: added from host to host.
+
+    Returns:
+        list of {"rate", "kinds": {kind: median "seconds" of the slowest worker, "cpu_seconds",
+        "sent_mb"}}, or of {"left out": the reason}.
+    """
     sys.path.insert(0, str(ROOT / "tests" / "support"))
     from namespaces import Hosts, Unavailable
 
-    result = []
-    for rate in rates:
-        try:
-            with Hosts(2) as hosts:
-                for host in range(2) if rate else ():
-                    hosts.shape(host, rate)
-                found = _on(hosts, task)
-        except Unavailable as error:
-            return [{"left out": f"needs root, ip and tc: {error}"}]
-        kinds = {
-            name: {unit: max(one[name][unit] for one in found) for unit in found[0][name]}
-            for name in found[0]
+    try:
+        with Hosts(workers, latency_s) as hosts:
+            found = _on(hosts, {**task, "rates": list(rates)})
+    except Unavailable as error:
+        return [{"left out": f"needs root, ip and tc: {error}"}]
+    return [
+        {"workers": workers, "rate": rate or "unlimited", "latency_s": latency_s or 0.0}
+        | {
+            "kinds": {
+                name: _joined([one[place][name] for one in found]) for name in found[0][place]
+            }
         }
-        result.append({"rate": rate or "unlimited", "kinds": kinds})
+        for place, rate in enumerate(rates)
+    ]
+
+
+def _joined(of_workers):
+    """Medians over steps; a step ends when the slowest worker's does."""
+    seconds = [max(turn) for turn in zip(*(one["seconds"] for one in of_workers))]
+    result = {"seconds": statistics.median(seconds), "all_seconds": seconds}
+    for name in ("cpu_seconds", "sent_mb"):
+        result[name] = max(statistics.median(one[name]) for one in of_workers)
     return result
 
 
@@ -89,41 +140,180 @@ def _on(hosts, task):
     return [json.loads(output.splitlines()[-1]) for output in outputs]
 
 
-def wire(our_step, steps, **task) -> dict:
-    """{kind: {"seconds", "sent_mb"} of a step} on this worker, the kinds in turns."""
+def wire(our_step, kinds, rates, steps, **task) -> list[dict]:
+    """Steps of some KINDS in turns on this worker, at each rate of its interface.
+
+    With no kinds, the `messages` instead.
+
+    Returns:
+        for each rate {kind: {"seconds", "cpu_seconds", "sent_mb"}}, each a list over the steps.
+    """
     from dc_tf.distributed.cluster import connect
 
     cluster = connect()
-    kinds = {name: _step_of(our_step, cluster, *kind, task) for name, kind in KINDS.items()}
-    seconds, sent = ({name: [] for name in kinds} for _ in range(2))
-    for turn in range(steps + 1):
-        for name, step in kinds.items():
-            cluster.world.barrier()
-            bytes_before, begun = _sent_bytes(), time.perf_counter()
-            step()
-            if turn:  # the first traces
-                seconds[name].append(time.perf_counter() - begun)
-                cluster.world.barrier()
-                sent[name].append((_sent_bytes() - bytes_before) / 1e6)
+    if kinds:
+        works = {name: step_of(our_step, cluster, KINDS[name], task) for name in kinds}
+    else:
+        works = messages(cluster)
+    result = []
+    for rate in rates:
+        cluster.world.barrier()
+        _limit(rate)
+        result.append(_measured(cluster.world, works, steps))
     cluster.leave()
+    return result
+
+
+def _measured(world, works, steps):
+    result = {name: {"seconds": [], "cpu_seconds": [], "sent_mb": []} for name in works}
+    for turn in range(steps + 1):
+        for name, work in works.items():
+            world.barrier()
+            sent, cpu, begun = _sent_bytes(), time.process_time(), time.perf_counter()
+            work()
+            seconds = time.perf_counter() - begun
+            world.barrier()
+            if turn:  # the first fills the token bucket, or traces
+                found = result[name]
+                found["seconds"].append(seconds)
+                found["cpu_seconds"].append(time.process_time() - cpu)
+                found["sent_mb"].append((_sent_bytes() - sent) / 1e6)
+    return result
+
+
+def step_of(our_step, cluster, kind, task):
+    """A step that is traced now."""
+    from dc_tf.training.gradients.overlap import Overlap
+
+    init = Overlap.__init__
+
+    def changed(self, comm, enabled=True, direct=False):
+        init(self, comm, enabled and kind.overlaps, direct and kind.direct)
+
+    with (
+        unittest.mock.patch.object(Overlap, "__init__", changed),
+        contextlib.nullcontext() if kind.overlaps else _convolutions_with_all_others(),
+        _sums_of_own() if kind.sums_own and not kind.exchanges else contextlib.nullcontext(),
+    ):
+        step = our_step(cluster if kind.exchanges else _Alone(cluster), **task, **kind.model)
+        step()
+    return step
+
+
+def _convolutions_with_all_others():
+    """Their gradients have no messages of their own."""
+    from dc_tf.training.gradients.exchange import Exchange
+
+    init = Exchange.__init__
+
+    def changed(self, weights, layers, comm, dtype="float32", early=(), early_convs=()):
+        del early_convs
+        init(self, weights, layers, comm, dtype, early)
+
+    return unittest.mock.patch.object(Exchange, "__init__", changed)
+
+
+def _sums_of_own():
+    """Batch norm computes as on several workers, and its sums are the worker's own."""
+    from dc_tf.training.step import learner
+
+    def own(model, cluster, topology):
+        return Echo() if cluster.size > 1 else cluster.world
+
+    return unittest.mock.patch.object(learner, "statistics_comm", own)
+
+
+class Echo:
+    """A group of two whose other member has zeros; nothing is sent."""
+
+    rank, size = 0, 2
+
+    def all_sum(self, tensor):
+        return tensor
+
+    def all_to_all(self, tensor):
+        import tensorflow as tf
+
+        return tf.concat([tensor[:1], tf.zeros_like(tensor[1:])], 0)
+
+
+class _Alone:
+    """A worker of a larger world that exchanges nothing, as of `training.measure`."""
+
+    def __init__(self, cluster):
+        from dc_tf.distributed.collectives import Solo
+
+        self.rank, self.size = cluster.rank, cluster.size
+        self.strategy = cluster.strategy
+        self.world = Solo()
+
+    def group(self, _):
+        return self.world
+
+
+# Bytes of the large message of `messages`, and values of one of batch norm's exchanges.
+LARGE_BYTES, SHORT = 64 << 20, 1025
+SHORT_TIMES = 26
+# Side of the products that a worker computes between short sums, about ten milliseconds each.
+PRODUCT = 800
+
+
+def messages(cluster):
+    """{name: a large sum, SHORT_TIMES short sums in rings, direct ones, both between products}.
+
+    Between products a sum also waits for the slower worker, and wakes threads that sleep.
+    """
+    import tensorflow as tf
+
+    from dc_tf.distributed.collectives import all_sum_packed, direct_sum
+
+    world = cluster.world
+    large = [tf.zeros([LARGE_BYTES // 16]) for _ in range(4)]
+    short, square = tf.zeros([SHORT]), tf.random.normal([PRODUCT, PRODUCT])
+
+    @tf.function
+    def of_large():
+        return all_sum_packed(large, world, pack_bytes=LARGE_BYTES // 4)
+
+    @tf.function
+    def in_rings():
+        return [world.all_sum(short) for _ in range(SHORT_TIMES)]
+
+    @tf.function
+    def directly():
+        return [direct_sum(short, world) for _ in range(SHORT_TIMES)]
+
+    def between_products(exchange):
+        @tf.function
+        def work():
+            x = square
+            for _ in range(SHORT_TIMES):
+                x = tf.matmul(x, square) / PRODUCT
+                x += exchange(x[0, 0] + short)[0]
+            return x
+
+        return work
+
     return {
-        name: {
-            "seconds": statistics.median(seconds[name]),
-            "sent_mb": statistics.median(sent[name]),
-        }
-        for name in kinds
+        "large": of_large,
+        "in rings": in_rings,
+        "directly": directly,
+        "products": between_products(lambda vector: vector),
+        "rings between products": between_products(world.all_sum),
+        "direct between products": between_products(lambda vector: direct_sum(vector, world)),
     }
 
 
-def _step_of(our_step, cluster, changes, overlaps, task):
-    """A step that is traced now, with or without messages during the backward pass."""
-    from dc_tf.training.gradients.overlap import Overlap
-
-    kept = Overlap._launch if overlaps else lambda _: None
-    with unittest.mock.patch.object(Overlap, "_launch", kept):
-        step = our_step(cluster, **task, **changes)
-        step()
-    return step
+def _limit(rate):
+    """Limits what this worker's interface sends; "" removes the limit."""
+    show = subprocess.run(
+        ["tc", "qdisc", "show", "dev", "eth0"], check=True, capture_output=True, text=True
+    )
+    if "tbf" in show.stdout:
+        subprocess.run(["tc", "qdisc", "del", "dev", "eth0", "root"], check=True)
+    if rate:
+        bucket = ["tbf", "rate", rate, "burst", BURSTS.get(rate, "128kb"), "latency", "400ms"]
+        subprocess.run(["tc", "qdisc", "add", "dev", "eth0", "root", *bucket], check=True)
 
 
 def _sent_bytes() -> int:

@@ -44,7 +44,10 @@ COMMANDS = {
     "pretrain": (
         "train",
         {},
-        ("config_file", "params_override", "dry_run", "workers", "measure", "gpus"),
+        (
+            *("config_file", "params_override", "dry_run", "workers", "measure", "gpus"),
+            *("network_gbps", "network_latency_us"),
+        ),
     ),
 }
 

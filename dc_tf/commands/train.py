@@ -5,7 +5,8 @@
 On a run folder with a checkpoint it resumes at the exact step. At the end it writes
 RUN/clusters.parquet, as `dc_tf clusters` does. --dry_run prints the plan and what a
 worker needs for it, and starts nothing. --dry_run --measure also runs some steps of each stage on
-random weights, and predicts the time of the whole run.
+random weights, and predicts the time of the whole run. With --network_gbps it predicts the steps
+of many workers on such a network, from what one of them computes.
 """
 
 from dc_tf.commands.flags.define import CommandFlags
@@ -49,6 +50,19 @@ GPUS = FLAGS.bool(
     None,
     "With --dry_run: whether the workers have GPUs; None: as on this machine.",
 )
+NETWORK_GBPS = FLAGS.float(
+    "network_gbps",
+    None,
+    "With --dry_run: predict steps on a network on which a worker sends so many Gb/s. What a "
+    "worker computes comes from --measure in a process alone, or on GPUs is assumed.",
+    lower_bound=1e-3,
+)
+NETWORK_LATENCY_US = FLAGS.float(
+    "network_latency_us",
+    20.0,
+    "With --network_gbps: microseconds from a worker to another one.",
+    lower_bound=0.0,
+)
 
 
 def run() -> dict | None:
@@ -61,18 +75,27 @@ def run() -> dict | None:
     experiment = experiment_lib.load(CONFIG_FILE.value, PARAMS_OVERRIDE.value)
     if DRY_RUN.value:
         planned = training.dry_run(
-            experiment, WORKDIR.value, WORKERS.value, MEASURE.value, GPUS.value
+            experiment, WORKDIR.value, WORKERS.value, MEASURE.value, GPUS.value, _network()
         )
         if planned is None:
             return None
         print(planned.text)
         return Result(planned.result, shown=True)
-    if WORKERS.value or GPUS.value is not None or MEASURE.value:
+    if WORKERS.value or GPUS.value is not None or MEASURE.value or NETWORK_GBPS.value:
         raise ConfigError(
-            "--workers, --gpus and --measure are for --dry_run; workers come from TF_CONFIG."
+            "--workers, --gpus, --measure and --network_gbps are for --dry_run; workers come from "
+            "TF_CONFIG."
         )
     result = training.train(experiment, WORKDIR.value, on_log=native_log.send_to)
     if not result:
         return None
     start.write_run_table(WORKDIR.value)
     return Result(result, path=RunDir(WORKDIR.value).result)
+
+
+def _network():
+    from dc_tf.planning.network import Network
+
+    if NETWORK_GBPS.value is None:
+        return None
+    return Network(NETWORK_GBPS.value, NETWORK_LATENCY_US.value)

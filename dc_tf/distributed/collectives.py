@@ -6,6 +6,7 @@ must make the same calls in the same order, eagerly or while tracing a `tf.funct
     total = comm.all_sum(count)                   # the same tensor on every member
     gradients = all_sum_packed(gradients, comm)   # many tensors in few messages
     rows = gather_packed(rows, comm)              # the rows of all members
+    total = direct_sum(few, comm)                 # a short vector, in one latency
 """
 
 import dataclasses
@@ -161,6 +162,19 @@ class Collective:
                 communication_hint=self._link.hint,
                 **arguments,
             )
+
+
+def direct_sum(tensor, comm: Communicator) -> tf.Tensor:
+    """The elementwise sum over the group, of few numbers; same shape, dtype and bits on all.
+
+    Every member sends its own to every other at once and adds up what comes by rank: one latency
+    and size - 1 messages instead of the 2 (size - 1) of a ring, one after the other. It has no
+    gradient.
+    """
+    if comm.size == 1:
+        return tf.convert_to_tensor(tensor)
+    copies = tf.repeat(tensor[tf.newaxis], comm.size, 0)
+    return tf.add_n(tf.unstack(comm.all_to_all(copies)))
 
 
 def all_sum_packed(tensors, comm: Communicator, pack_bytes=MESSAGE_BYTES) -> list[tf.Tensor]:

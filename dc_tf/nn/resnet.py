@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from dc_tf import keras
 from dc_tf.nn.batch_norm import BatchNorm
+from dc_tf.nn.conv import Conv2D
 from dc_tf.nn.sobel import Normalize, Padding, Sobel
 from dc_tf.nn.trunk import Conv, Counts, Trunk, scaled, seeds_of
 
@@ -178,7 +179,7 @@ class ConvNorm(keras.layers.Layer):
         stride //= self.every
         # "same" pads asymmetrically where a stride is 2.
         self.pad = 0 if padding or stride == 1 else kernel // 2
-        self.conv = keras.layers.Conv2D(
+        self.conv = Conv2D(
             filters,
             kernel,
             stride,

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from dc_tf import keras
 from dc_tf.nn.batch_norm import BatchNorm
+from dc_tf.nn.conv import Conv2D
 from dc_tf.nn.dense import Dense
 from dc_tf.nn.sobel import Normalize, Padding, Sobel
 from dc_tf.nn.trunk import Conv, Counts, Trunk, float32, scaled, seeds_of
@@ -177,7 +178,7 @@ class ConvBlock(keras.layers.Layer):
 
     def __init__(self, filters, policy, seed):
         super().__init__(dtype=policy)
-        self.conv = keras.layers.Conv2D(
+        self.conv = Conv2D(
             filters,
             3,
             padding="same",

@@ -105,6 +105,7 @@ class Plan:
         stages: tuple of StagePlan.
         checkpoint_every, keep_checkpoints, keep_clusterings: of the experiment.
         on_gpu: whether the workers have GPUs; else all memory is the host's.
+        model: experiment.Model.
     """
 
     rows: int
@@ -114,6 +115,7 @@ class Plan:
     keep_checkpoints: int
     keep_clusterings: int
     on_gpu: bool
+    model: object
 
     @property
     def steps(self) -> int:
@@ -173,6 +175,7 @@ class Rates:
         machine: clustering.cost.hardware.Machine for the rest of a clustering; None: unknown.
         notes: {stage index: how it was measured, or why not}.
         first_steps_s: seconds of the first steps of all stages, in which TensorFlow compiles.
+        without_exchanges: whether the steps were those of one worker that exchanges nothing.
         seconds: time that the measurement took; 0 without one.
     """
 
@@ -182,6 +185,7 @@ class Rates:
     machine: Machine | None = None
     notes: dict[int, str] = dataclasses.field(default_factory=dict)
     first_steps_s: float = 0.0
+    without_exchanges: bool = False
     seconds: float = 0.0
 
     def clusterings_s(self, stage: StagePlan) -> float | None:
@@ -224,4 +228,5 @@ def make_plan(experiment, rows: int, workers: int, on_gpu: bool = False) -> Plan
         experiment.keep_checkpoints,
         experiment.keep_clusterings,
         on_gpu,
+        experiment.model,
     )

@@ -1,24 +1,31 @@
 """A plan as text and as JSON.
 
 print(as_text(plan, rates_of(run)))
-json.dumps(as_dict(plan))
+json.dumps(as_dict(plan, network=Network(gbps=10, latency_us=20)))
 """
 
 from dc_tf.memory import size
+from dc_tf.planning.network import Network, predictions
 from dc_tf.planning.plan import Plan, Rates, StagePlan
 
 # Groups of workers listed before the list is shortened.
 _SHOWN_GROUPS = 4
 
 
-def as_text(plan: Plan, rates: Rates = Rates()) -> str:  # noqa: B008
-    """The plan as lines of text."""
+def as_text(
+    plan: Plan,
+    rates: Rates = Rates(),  # noqa: B008
+    network: Network | None = None,
+) -> str:
+    """The plan as lines of text, with the steps on a network if one is given."""
     lines = [
         ("data set", f"{plan.rows:,} images"),
         ("workers", f"{plan.workers}, each on {'one GPU' if plan.on_gpu else 'CPUs'}"),
     ]
     for index, stage in enumerate(plan.stages):
         lines += _stage_lines(index, stage, rates)
+        if network:
+            lines += [("", f"  {text}") for text in _network_lines(index, plan, rates, network)]
     lines += [
         (
             "checkpoints",
@@ -38,7 +45,11 @@ def as_text(plan: Plan, rates: Rates = Rates()) -> str:  # noqa: B008
     return "\n".join(f"{name:<13} {value}" for name, value in lines)
 
 
-def as_dict(plan: Plan, rates: Rates = Rates()) -> dict:  # noqa: B008
+def as_dict(
+    plan: Plan,
+    rates: Rates = Rates(),  # noqa: B008
+    network: Network | None = None,
+) -> dict:
     """The plan, JSON-ready; sizes in bytes, of one worker unless the name says otherwise."""
     return {
         "rows": plan.rows,
@@ -48,7 +59,11 @@ def as_dict(plan: Plan, rates: Rates = Rates()) -> dict:  # noqa: B008
         "gpu_memory_bytes": plan.device_bytes,
         "scratch_bytes": plan.scratch_bytes,
         "shared_bytes": plan.shared_bytes,
-        "stages": [_stage_dict(i, stage, rates) for i, stage in enumerate(plan.stages)],
+        "stages": [
+            _stage_dict(i, stage, rates)
+            | {"network": [p.as_dict() for p in _predictions(i, plan, rates, network)]}
+            for i, stage in enumerate(plan.stages)
+        ],
         "measured": _measured_dict(rates) if rates.seconds else None,
     }
 
@@ -134,6 +149,32 @@ def _exchange_text(plan):
     if plan.iteration_bytes:
         text += f"; it sums {size(plan.iteration_bytes)} in an iteration of k-means"
     return text
+
+
+def _predictions(index, plan, rates, network):
+    if network is None:
+        return []
+    speed = rates.images_per_s.get(index) if rates.without_exchanges else None
+    return predictions(plan.model, plan.stages[index], network, plan.on_gpu, speed)
+
+
+def _network_lines(index, plan, rates, network):
+    found = _predictions(index, plan, rates, network)
+    title = f"at {network.gbps:g} Gb/s and {network.latency_us:g} us"
+    if not found:
+        why = "the measured steps have exchanges of their own"
+        if not rates.images_per_s:
+            why = "what a worker computes is not known; --measure it in a process alone"
+        yield f"{title}: unknown, since {why}"
+    for one in found:
+        cost = one.cost
+        known = "as measured" if one.source == "measured" else f"as assumed of {one.source}"
+        yield (
+            f"{title}, computing {known}: a step of {cost.step_s:.3g} s, "
+            f"{one.images_per_s:,.4g} images a second, efficiency {cost.efficiency:.0%}; "
+            f"{cost.waiting_s:.3g} s wait for messages and {cost.hidden_s:.3g} s of them are "
+            f"hidden; most time goes to {cost.limit}"
+        )
 
 
 def _time_text(index, plan, rates):

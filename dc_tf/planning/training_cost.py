@@ -85,9 +85,10 @@ class StageSize:
         super_head, sub_head = _heads(model, stage)
         projection, maps = _projection(model, stage), _rotation_maps(stage)
         layers = dense_layers(model, stage, topology)
-        names = factored(model, stage, topology, P4D if on_gpu else CORE)
+        machine = P4D if on_gpu else CORE
+        names = factored(model, stage, topology, machine)
         as_factors = [layer for layer in layers if layer.name in names]
-        sums = Messages.of(model, stage, topology, as_factors).sent(topology)
+        sums = Messages.of(model, stage, topology, as_factors).sent(topology, machine)
         plain = model.replace(exchange_dtype="float32")
         return cls(
             trunk_weights=trunk_weights(model),
@@ -101,7 +102,7 @@ class StageSize:
             slots=slots(stage.optimizer),
             head_slots=slots(stage.optimizer.of_heads),
             sent_bytes=sums + sum(layer.sent_as_factors for layer in as_factors),
-            sent_as_gradients=Messages.of(plain, stage, topology).sent(topology),
+            sent_as_gradients=Messages.of(plain, stage, topology).sent(topology, machine),
             factored=tuple(layer.name for layer in as_factors),
             unformed_gradients=sum(
                 layer.inputs * layer.outputs
@@ -272,7 +273,7 @@ class Messages:
             own = sub_head * topology.super_classes_per_worker
         world -= sum(layer.weights for layer in without if layer.name != "sub head")
         own -= sum(layer.weights for layer in without if layer.name == "sub head")
-        number = _FLOAT if model.exchange_dtype == "float32" else _HALF
+        number = wire_bytes(model)
         members = {"world": topology.workers, "group": sharers, "off": 1}[model.sync_batch_norm]
         statistics = _normalization(model, stage) if members > 1 else []
         return cls(
@@ -283,11 +284,23 @@ class Messages:
             members,
         )
 
-    def sent(self, topology) -> float:
+    def sent(self, topology, machine) -> float:
         """Bytes that a worker sends."""
         sums = ring(self.world, topology.workers)
         sums += ring(self.own, topology.workers_per_super_class)
+        if sums_directly(machine):
+            return sums + (self.statistics_members - 1) * self.statistics
         return sums + ring(self.statistics, self.statistics_members)
+
+
+def wire_bytes(model) -> int:
+    """Bytes of a number on the wire."""
+    return _FLOAT if model.exchange_dtype == "float32" else _HALF
+
+
+def sums_directly(machine) -> bool:
+    """Whether statistics travel by `distributed.collectives.direct_sum`: between CPUs."""
+    return machine.device_bytes is None
 
 
 def _normalization(model, stage) -> list[int]:

@@ -113,6 +113,7 @@ class _Measurement:
             machine=self._machine(),
             notes=notes,
             first_steps_s=first_steps_s,
+            without_exchanges=not self._together or self._plan.workers == 1,
             seconds=time.monotonic() - self._started,
         )
 

@@ -87,7 +87,9 @@ class DryRun:
     result: dict
 
 
-def dry_run(experiment, workdir, workers=None, measures=False, gpus=None) -> DryRun | None:
+def dry_run(
+    experiment, workdir, workers=None, measures=False, gpus=None, network=None
+) -> DryRun | None:
     """Plans what `train` would do and its cost; starts and writes nothing.
 
     Args:
@@ -95,6 +97,7 @@ def dry_run(experiment, workdir, workers=None, measures=False, gpus=None) -> Dry
         workers: number of workers to plan for; None for those of TF_CONFIG.
         measures: whether to run a few steps of each stage and estimate the time of the run.
         gpus: whether the workers have GPUs; None for those of this machine.
+        network: planning.network.Network to predict steps on, or None.
 
     Returns:
         the plan on the chief, None on the others.
@@ -128,8 +131,9 @@ def dry_run(experiment, workdir, workers=None, measures=False, gpus=None) -> Dry
         rates = rates_of(folder)
     for warning in chosen.warnings:
         logging.warning("%s", warning)
-    result = {"dry_run": True, "compute_dtype": chosen.model.dtype, **as_dict(plan, rates)}
-    return DryRun("\n".join([as_text(plan, rates), *chosen.lines]), result)
+    result = {"dry_run": True, "compute_dtype": chosen.model.dtype}
+    result |= as_dict(plan, rates, network)
+    return DryRun("\n".join([as_text(plan, rates, network), *chosen.lines]), result)
 
 
 def _train(experiment, folder, error, watchdog):

@@ -131,6 +131,13 @@ class TrainTest(tf.test.TestCase):
         self.assertEqual(code, 0)
         self.assertIn("on one worker with its CPU, for 4 that are as fast, without exch", out)
 
+    def test_a_network_is_predicted_on_from_what_one_worker_computes(self):
+        code, out, _ = self.dry_run("--measure", "--workers=4", "--network_gbps=1")
+        self.assertEqual(code, 0)
+        self.assertIn("at 1 Gb/s and 20 us, computing as measured: a step of", out)
+        (found,) = json.loads(out.splitlines()[-1])["stages"][0]["network"]
+        self.assertGreater(found["step_seconds"], found["compute_seconds"])
+
     def test_workers_are_not_made_by_a_flag(self):
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -11,6 +11,7 @@ from dc_tf.distributed.collectives import (
     all_gather,
     all_gather_json,
     all_sum_packed,
+    direct_sum,
 )
 
 
@@ -98,6 +99,18 @@ class Sized:
         return self._comm.all_sum(tensor)
 
 
+def _direct(cluster):
+    """Bytes of a direct sum over all and over a pair, and the same in a ring."""
+    pair = cluster.group((0, 1) if cluster.rank < 2 else (2, 3))
+    terms = np.random.default_rng(cluster.rank).standard_normal(33).astype(np.float32)
+
+    @tf.function
+    def sums(x):
+        return [direct_sum(x, comm) for comm in (cluster.world, pair)]
+
+    return [one.numpy() for one in sums(tf.constant(terms))], cluster.world.all_sum(terms).numpy()
+
+
 def _agree(cluster):
     return all_agree(True, cluster.world), all_agree(cluster.rank != 2, cluster.world)
 
@@ -150,6 +163,15 @@ class CollectivesTest(tf.test.TestCase):
         for sparse, total in workers.on_cluster(2, _rows_of_a_table):
             self.assertTrue(sparse)
             self.assertAllEqual(total, 2 * np.outer([1, 0, 2, 0], [1, 1, 1]))
+
+    def test_direct_sums_are_those_of_a_ring_and_have_the_same_bits_on_all(self):
+        found = workers.on_cluster(4, _direct)
+        for rank, ((everyone, in_pair), ring) in enumerate(found):
+            self.assertAllClose(everyone, ring, rtol=1e-5, atol=1e-6)
+            self.assertAllEqual(everyone, found[0][0][0])
+            self.assertAllEqual(in_pair, found[rank ^ 1][0][1])
+        self.assertNotAllClose(found[0][0][1], found[2][0][1])
+        self.assertAllEqual(direct_sum(tf.constant([2.0]), Solo()), [2.0])
 
     def test_all_agree_only_if_all_do(self):
         self.assertEqual(workers.on_cluster(4, _agree), [(True, False)] * 4)

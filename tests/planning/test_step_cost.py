@@ -4,10 +4,10 @@ import dataclasses
 
 import tensorflow as tf
 
-from dc_tf.clustering.cost.hardware import P4D
+from dc_tf.clustering.cost.hardware import CORE, P4D
 from dc_tf.distributed.topology import Topology
 from dc_tf.experiment import load
-from dc_tf.planning.step_cost import BACKWARD, StepCost, step_cost
+from dc_tf.planning.step_cost import BACKWARD, H100, StepCost, step_cost
 
 NO_LATENCY = dataclasses.replace(P4D, wire_latency_s=0.0)
 
@@ -27,7 +27,8 @@ class StepCostTest(tf.test.TestCase):
     def test_without_latency_messages_take_their_bytes(self):
         found = cost(machine=NO_LATENCY, exchange="gradients")
         dense = 2 * 4 * (63 / 64 * (25_089 + 4097) * 4096 + 3 / 4 * 4097 * 80_000)
-        self.assertAllClose(found.early_s, dense / 6.25e9)
+        convs = 9 * (256 * 512 + 5 * 512 * 512)  # kernels of a million values and more
+        self.assertAllClose(found.early_s, (dense + 2 * 4 * 63 / 64 * convs) / 6.25e9)
         shared = 134_260_544 + 2 * 4224 - 3 * 3 * 64 + 16 * 4097 + 1  # trunk, V, whether to stop
         statistics = 2 * (2 * 4224 + 13)
         world = 2 * 4 * 63 / 64 * (shared + statistics)
@@ -41,17 +42,38 @@ class StepCostTest(tf.test.TestCase):
         self.assertAllClose(short.step_s, 1e-3 + short.product_s + short.wire_s - short.hidden_s)
 
     def test_parts_of_a_batch_hide_nothing(self):
-        parts = cost(stage_changes={"accumulate": 4})
+        parts = cost(stage_changes={"accumulate": 4}, machine=NO_LATENCY)
         self.assertEqual(parts.hidden_s, 0)
-        whole = cost()
+        whole = cost(machine=NO_LATENCY)
         self.assertAllClose(parts.late_s, whole.early_s + whole.late_s)
         self.assertAllClose(parts.statistics_s, 4 * whole.statistics_s)
 
     def test_each_exchange_of_batch_norm_waits_for_its_latency(self):
-        rounds = 2 * 63
         more = cost().statistics_s - cost(machine=NO_LATENCY).statistics_s
-        self.assertAllClose(more, 26 * rounds * P4D.wire_latency_s)
-        self.assertEqual(cost(sync_batch_norm="off").statistics_s, 0)
+        self.assertAllClose(more, 26 * 2 * 6 * P4D.wire_latency_s)  # there and back in a tree
+        at_once = cost(machine=CORE).statistics_s
+        bytes_s = 63 * 2 * 4 * (2 * 4224 + 13) / CORE.wire_bytes_per_s
+        self.assertAllClose(at_once, 26 * CORE.wire_latency_s + bytes_s)
+
+    def test_without_exchanges_of_batch_norm_nothing_leaves_early(self):
+        found = cost(sync_batch_norm="off")
+        self.assertEqual((found.statistics_s, found.early_s), (0, 0))
+        self.assertAllClose(found.late_s, cost().early_s + cost().late_s)
+
+    def test_handling_messages_takes_time_from_computing(self):
+        busy = dataclasses.replace(CORE, message_cpu_s=2 / CORE.wire_bytes_per_s)
+        free, found = cost(machine=CORE, compute_s=100.0), cost(machine=busy, compute_s=100.0)
+        handling_s = found.early_cpu_s + found.late_cpu_s
+        self.assertAllClose(found.step_s - free.step_s, handling_s - free.late_s, rtol=2e-2)
+        self.assertAllClose(found.busy_s + found.waiting_s, found.step_s)
+
+    def test_what_limits_a_step_is_named(self):
+        self.assertEqual(cost(compute_s=100.0).limit, "computing")
+        slow = dataclasses.replace(P4D, wire_bytes_per_s=1e8)
+        self.assertEqual(cost(machine=slow, compute_s=0.1).limit, "the wire")
+        far = dataclasses.replace(P4D, wire_latency_s=1e-2)
+        self.assertEqual(cost(workers=4, machine=far, compute_s=0.1).limit, "latency of batch norm")
+        self.assertLess(cost(compute_s=0.1).efficiency, cost(compute_s=1.0).efficiency)
 
     def test_what_auto_chooses_is_fastest(self):
         for workers in (4, 16, 64):
@@ -60,6 +82,20 @@ class StepCostTest(tf.test.TestCase):
                 for forced in ("gradients", "factors"):
                     other = cost(workers, compute_s=0, exchange=forced, exchange_dtype=dtype)
                     self.assertLessEqual(chosen, other.step_s + 2e-3)
+
+
+class GpuTest(tf.test.TestCase):
+    def test_the_measured_gpu_takes_the_measured_time(self):
+        """20.4 and 101.9 ms for 48 images and a head of 20,000 (benchmarks/results/gpu.md)."""
+        for dtype, ms in (("bfloat16", 20.4), ("float32", 101.9)):
+            experiment = load(
+                ["deepercluster_yfcc100m"],
+                [{"data": {"path": "x"}, "model": {"compute_dtype": dtype}}],
+            )
+            stage = experiment.stages[0].replace(sub_clusters=20_000, batch_size=48)
+            self.assertAllClose(1e3 * H100.compute_s(experiment.model, stage, 1), ms, rtol=0.05)
+            several = H100.compute_s(experiment.model, stage.replace(batch_size=192), 4)
+            self.assertAllClose(1e3 * several, ms, rtol=0.05)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,8 @@ class Hosts:
             pids = self._try("ip", "netns", "pids", self._space(host)).split()
             if pids:
                 self._try("kill", "-KILL", *pids)
+            # A namespace is removed some time later, and with it a cable that has not been.
+            self._try("ip", "link", "del", self._outside(host))
             self._try("ip", "netns", "del", self._space(host))
         self._try("ip", "link", "del", self._name)
 
@@ -114,10 +116,8 @@ class Hosts:
 
     def _put_relay_between(self):
         outsides = [self._outside(host) for host in range(self.count)]
-        for host, outside in enumerate(outsides):
+        for outside in outsides:
             self._run("ip", "link", "set", outside, "nomaster")
-            plain = [sys.executable, str(RELAY), "--plain", "eth0"]
-            self._run("ip", "netns", "exec", self._space(host), *plain)
         self._relay = subprocess.Popen(
             [sys.executable, str(RELAY), str(self._latency_s), *outsides],
             preexec_fn=fork_server.die_with_parent,

@@ -45,6 +45,8 @@ class Machine:
             a GPU.
         runtime_bytes: host memory of Python and TensorFlow.
         images_per_s: of feature extraction; None leaves it out.
+        message_cpu_s: of a worker that computes on CPUs, for each byte of a training step that it
+            sends while it receives as much; it does not compute meanwhile.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Machine:
     disk_bytes: float
     runtime_bytes: float
     images_per_s: float | None = None
+    message_cpu_s: float = 0.0
 
 
 # One core of an AMD EPYC (Zen 4) under KVM, measured by `benchmarks/scaling.py`; the wire is
@@ -109,6 +112,7 @@ P4D = dataclasses.replace(
     host_bytes=144 * 2**30,
     device_bytes=40e9,
     disk_bytes=1e12,
+    message_cpu_s=0.0,
 )
 
 # The same with the 3.9 TFLOP/s that the paper's 4 minutes for 23 M x 4096 rows, 80,000 clusters and

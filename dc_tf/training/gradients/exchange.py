@@ -23,7 +23,7 @@ import tensorflow as tf
 from dc_tf.distributed.blocks import MESSAGE_BYTES, blocks
 from dc_tf.distributed.collectives import Communicator, PackedGather, PackedSum, all_sum_packed
 from dc_tf.distributed.wire import wire
-from dc_tf.training.gradients.factors import Factors, Tap
+from dc_tf.training.gradients.factors import Factors, KernelGradient, KernelTap, Tap
 
 # Smaller messages of a layer are not worth their latency.
 _LEAST_PART_BYTES = 1 << 20
@@ -34,11 +34,11 @@ class Local(NamedTuple):
 
     Attributes:
         dense: list of gradients, of `Exchange.sources`.
-        factors: list of Factors, of the tapped layers.
+        factors: list of what the taps recorded.
     """
 
     dense: list[tf.Tensor]
-    factors: list[Factors]
+    factors: list[Factors | KernelGradient]
 
 
 class Exchange:
@@ -50,19 +50,30 @@ class Exchange:
         comm: `Communicator` of the workers that hold the weights.
         dtype: that float32 numbers have on the wire, "float32" or "bfloat16".
         early: further dense layers, whose gradients may leave while the backward pass runs.
+        early_convs: `nn.conv.Conv2D` whose kernels' gradients may; not with `accumulated`.
 
     Attributes:
-        sources: the weights whose gradients a tape computes: all but those of dense layers given.
-        taps: list of Tap, of `layers`, then of `early`; none where there is no other holder.
+        sources: the weights whose gradients a tape computes: all but those of the layers given.
+        taps: list of Tap, of `layers`, then of `early`, and of KernelTap; none where there is no
+            other holder.
         size: number of workers that hold the weights.
     """
 
-    def __init__(self, weights, layers, comm: Communicator, dtype: str = "float32", early=()):
+    def __init__(
+        self,
+        weights,
+        layers,
+        comm: Communicator,
+        dtype: str = "float32",
+        early=(),
+        early_convs=(),
+    ):
         self.size = comm.size
         self._comm = comm
         self._wire = wire(comm, dtype)
         self._weights = list(weights)
-        self.taps = [Tap(layer) for layer in (*layers, *early)] if comm.size > 1 else []
+        taps = [*map(Tap, (*layers, *early)), *map(KernelTap, early_convs)]
+        self.taps = taps if comm.size > 1 else []
         self._as_factors = [tap in self.taps[: len(layers)] for tap in self.taps]
         self._places = [[_place(weights, w) for w in tap.weights] for tap in self.taps]
         tapped = set(sum(self._places, []))

@@ -56,6 +56,21 @@ class Factors(NamedTuple):
         return exact._replace(slopes=factor * exact.slopes)
 
 
+class KernelGradient(NamedTuple):
+    """The gradient of a kernel, in the place of its factors.
+
+    Attributes:
+        kernel: float32, of the kernel's shape.
+    """
+
+    kernel: tf.Tensor
+
+    def gradients(self, with_bias: bool) -> list[tf.Tensor]:
+        """The gradient of the kernel, the only one that is recorded."""
+        del with_bias
+        return [self.kernel]
+
+
 class Tap:
     """Records the factors of a dense layer's gradient while the backward pass is traced.
 
@@ -118,3 +133,57 @@ class Tap:
                 for dim in self.weights[0].shape
             )
         )
+
+
+class KernelTap:
+    """Records the gradient of a convolution's kernel while the backward pass is traced.
+
+    Args:
+        layer: `nn.conv.Conv2D`.
+
+    Attributes:
+        weights: the kernel, in a list.
+    """
+
+    def __init__(self, layer):
+        self.weights = [layer.kernel]
+        self._layer = layer
+        self._gradients, self._waiting = None, 0
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """As of `Tap`."""
+        self._gradients, self._waiting, self._layer.tap = [], 0, self
+        try:
+            yield
+        finally:
+            self._gradients = self._layer.tap = None
+
+    def __call__(self, kernel) -> tf.Tensor:
+        self._waiting += 1
+
+        @tf.custom_gradient
+        def tapped(value):
+            def gradient(slope):
+                self._gradients.append(tf.cast(slope, tf.float32))
+                self._waiting -= 1
+                return slope
+
+            return tf.identity(value), gradient
+
+        return tapped(tf.convert_to_tensor(kernel))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the backward pass is through all calls of the layer."""
+        return bool(self._gradients) and not self._waiting
+
+    def take(self) -> KernelGradient:
+        """The sum of the gradients of all calls, within `recording`.
+
+        Raises:
+            RuntimeError: there was none.
+        """
+        if not self._gradients:
+            raise RuntimeError(f"no gradient reached {self.weights[0].name}.")
+        return KernelGradient(tf.add_n(self._gradients))

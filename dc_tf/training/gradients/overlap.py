@@ -7,11 +7,12 @@
         overlap.begin_backward()
         ...                                 # trace the backward pass
 
-The gradients of the last layers are ready first, and the dense ones among these are most of the
-bytes. Collectives run in the order in which they are traced, the same on all workers, as NCCL needs
-it. So after each exchange of batch norm in the backward pass some messages of what is ready are
-launched. Their size and number spread them evenly over the exchanges that are left: they travel
-while the gradients of a block of layers are computed, and batch norm waits for a few at most.
+The gradients of the last layers are ready first, and the dense ones and wide convolutions among
+these are most of the bytes. Collectives run in the order in which they are traced, the same on all
+workers, as NCCL needs it. So after each exchange of batch norm in the backward pass some messages
+of what is ready are launched. Their size and number spread them evenly over the exchanges that are
+left: they travel while the gradients of a block of layers are computed, and batch norm waits for a
+few at most.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from dc_tf.distributed.collectives import Communicator
+from dc_tf.distributed.collectives import Communicator, direct_sum
 
 
 class Overlap:
@@ -29,14 +30,16 @@ class Overlap:
         comm: `Communicator` of the workers that share batch statistics.
         enabled: whether messages are launched at all. Not where the passes are traced into a loop
             or compiled, which messages cannot leave.
+        direct: whether statistics are summed by `direct_sum`, and not in a ring.
 
     Attributes:
         rank, size: of `comm`.
     """
 
-    def __init__(self, comm: Communicator, enabled: bool = True):
+    def __init__(self, comm: Communicator, enabled: bool = True, direct: bool = False):
         self.rank, self.size = comm.rank, comm.size
         self._comm = comm
+        self._direct = direct
         self._exchanges = ()
         self._enabled = enabled
         self._begun = []
@@ -65,8 +68,8 @@ class Overlap:
         self._is_backward = True
 
     def all_sum(self, tensor) -> tf.Tensor:
-        """As of `comm`."""
-        total = self._comm.all_sum(tensor)
+        """As of `comm`, of a vector of statistics."""
+        total = direct_sum(tensor, self._comm) if self._direct else self._comm.all_sum(tensor)
         if self._is_tracing and self._is_backward:
             self._launch()
         elif self._is_tracing:

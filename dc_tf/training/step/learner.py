@@ -61,7 +61,8 @@ class Learner:
         self.trunk = trunk
         with cluster.strategy.scope():
             self.projection = new_projection(stage, trunk, seed, stage_index)
-        machine = P4D if tf.config.list_physical_devices("GPU") else CORE
+        on_gpu = bool(tf.config.list_physical_devices("GPU"))
+        machine = P4D if on_gpu else CORE
         names = factored(model, stage, plan.topology, machine)
         dim = stage.feature_dim(trunk.feature_dim)
         self.heads = Heads(cluster, plan, stage, dim, names, model.exchange_dtype)
@@ -73,10 +74,11 @@ class Learner:
             self.trunk_optimizer.build(self.shared_weights)
         self.loss_scale = LossScale() if model.compute_dtype == "float16" else None
         self._normalized_with = statistics_comm(model, cluster, plan.topology)
-        of_shared = self._exchange_of_shared(names, model.exchange_dtype)
-        self._exchanges = [of_shared, *(head.exchange for head in self.heads)]
         one_pass = stage.accumulate == 1 and not model.xla
-        self._overlap = Overlap(self._normalized_with, enabled=one_pass)
+        of_shared = self._exchange_of_shared(names, model.exchange_dtype, one_pass)
+        self._exchanges = [of_shared, *(head.exchange for head in self.heads)]
+        # NCCL's own sums of short messages are no rings.
+        self._overlap = Overlap(self._normalized_with, enabled=one_pass, direct=not on_gpu)
         for part in self._mirrored:
             part.share_statistics(self._overlap)
         self._compute = self._gradients
@@ -305,8 +307,14 @@ class Learner:
         )
         self.heads.apply(heads)
 
-    def _exchange_of_shared(self, factored, dtype) -> Exchange:
-        """Exchange of the shared weights; `factored` has names as of `planning.exchange`."""
+    def _exchange_of_shared(self, factored, dtype, one_pass) -> Exchange:
+        """Exchange of the shared weights.
+
+        Args:
+            factored: names as of `planning.exchange`.
+            dtype: on the wire.
+            one_pass: whether the backward pass is traced once, so that messages can leave it.
+        """
         layers = {name: self.trunk.parts()[name] for name in self.trunk.dense_layers}
         if self.projection:
             parts = self.projection.parts()
@@ -317,7 +325,14 @@ class Learner:
             for name, layer in layers.items()
             if name not in factored and leaves_early(layer.kernel.shape.num_elements())
         ]
-        return Exchange(self.shared_weights, chosen, self._cluster.world, dtype, early)
+        convs = [part.conv for part in self.trunk.parts().values() if hasattr(part, "conv")]
+        early_convs = [
+            conv
+            for conv in (convs if one_pass else ())
+            if leaves_early(conv.kernel.shape.num_elements())
+        ]
+        world = self._cluster.world
+        return Exchange(self.shared_weights, chosen, world, dtype, early, early_convs)
 
     def _dropout_mask(self, step_seed):
         """(b, views, dropout_dim), this worker's rows of what depends on step and super-class."""

@@ -5,9 +5,10 @@ import pytest
 import tensorflow as tf
 from absl.testing import parameterized
 
+from dc_tf.nn.conv import Conv2D
 from dc_tf.nn.dense import Dense
 from dc_tf.nn.heads import LinearHead
-from dc_tf.training.gradients.factors import Factors, Tap
+from dc_tf.training.gradients.factors import Factors, KernelTap, Tap
 
 pytestmark = pytest.mark.numeric
 
@@ -50,6 +51,30 @@ class TapTest(tf.test.TestCase, parameterized.TestCase):
         self.assertLen(products, len(tap.weights))
         for product, gradient in zip(products, gradients[1:], strict=True):
             self.assertAllClose(product, gradient, rtol=1e-5, atol=1e-6)
+
+    @parameterized.parameters("float32", "mixed_bfloat16")
+    @pytest.mark.bfloat16
+    def test_a_kernel_s_gradient_of_two_calls_is_that_of_the_layer(self, policy):
+        layer = Conv2D(UNITS, 3, dtype=policy)
+        layer.build([None, 5, 5, 2])
+        tap = KernelTap(layer)
+        below = tf.Variable(1.0)
+        images = np.random.default_rng(0).standard_normal((2, 4, 5, 5, 2)).astype(np.float32)
+
+        @tf.function
+        def both():
+            with tap.recording():
+                with tf.GradientTape() as tape:
+                    first, second = (layer(below * one) for one in images)
+                    loss = tf.reduce_sum(tf.cast(first * tf.tanh(second), tf.float32))
+                gradients = tape.gradient(loss, [below, layer.kernel])
+                return gradients[1], tap.complete, *tap.take().gradients(with_bias=False)
+
+        expected, complete, found = both()
+        self.assertTrue(complete)
+        self.assertEqual(found.dtype, tf.float32)
+        self.assertAllClose(found, expected, rtol=1e-5 if policy == "float32" else 2e-2)
+        self.assertIsNone(layer.tap)
 
     def test_outside_of_recording_a_layer_has_no_tap(self):
         layer = dense()

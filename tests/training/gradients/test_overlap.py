@@ -34,16 +34,30 @@ class Twins:
         self.calls.append("gather")
         return tf.tile(tensor[tf.newaxis], [2, 1])
 
+    def all_to_all(self, tensor):
+        self.calls.append("all to all")
+        return tensor
+
 
 class OverlapTest(tf.test.TestCase, parameterized.TestCase):
-    def trace(self, as_factors, enabled=True, message_bytes=1 << 20, least=1 << 20, times=1):
+    def trace(
+        self,
+        as_factors,
+        enabled=True,
+        message_bytes=1 << 20,
+        least=1 << 20,
+        times=1,
+        convs=(),
+        direct=False,
+    ):
         """(gradients of a trunk, calls in the order of the trace, number of norms)."""
         trunk, comm = new_trunk(), Twins()
         dense = [trunk.fc6, trunk.fc7]
         factored, early = (dense, []) if as_factors else ([], dense)
         weights = trunk.trainable_variables
-        exchange = Exchange(weights, factored, comm, early=early)
-        overlap = Overlap(comm, enabled)
+        early_convs = [trunk.parts()[name].conv for name in convs]
+        exchange = Exchange(weights, factored, comm, early=early, early_convs=early_convs)
+        overlap = Overlap(comm, enabled, direct)
         trunk.share_statistics(overlap)
         images = np.random.default_rng(0).random((BATCH, RESOLUTION, RESOLUTION, 3), np.float32)
 
@@ -84,6 +98,24 @@ class OverlapTest(tf.test.TestCase, parameterized.TestCase):
         self.assertLen(runs, norms)
         self.assertLessEqual(max(map(len, runs)) - min(map(len, runs)), 1)
         self.assertEqual(calls[calls.index("end") :].count("gather"), 0)
+
+    def test_a_convolution_s_message_leaves_behind_the_next_norm(self):
+        gradients, calls, norms = self.trace(True, convs=("conv13", "conv3"))
+        backward = calls[norms : calls.index("end")]
+        # The norm of conv12 comes behind conv13, and that of conv2 behind conv3.
+        expected = ["sum", "gather", "sum", "gather", "sum", *["sum"] * (norms - 2), "sum"]
+        self.assertEqual(sorted(backward), sorted(expected))
+        self.assertEqual(backward[:5], expected[:5])
+        late, _, _ = self.trace(True, enabled=False)
+        for one, other in zip(gradients, late, strict=True):
+            self.assertAllClose(one, other, rtol=1e-5, atol=1e-6)
+
+    def test_statistics_can_be_summed_directly(self):
+        gradients, calls, norms = self.trace(True, direct=True)
+        self.assertEqual(calls.count("all to all"), 2 * norms)
+        rings, _, _ = self.trace(True)
+        for one, other in zip(gradients, rings, strict=True):
+            self.assertAllClose(one, other, rtol=1e-6, atol=1e-7)
 
     @parameterized.product(as_factors=(True, False), message_bytes=(1 << 9, 1 << 20))
     def test_gradients_are_those_of_messages_at_the_end(self, as_factors, message_bytes):

@@ -1,0 +1,145 @@
+"""Tables of a training step in docs/scaling.md, from measurements and from the cost model."""
+
+import dataclasses
+
+from scaling_tables import duration, join, short
+
+from dc_tf.clustering.cost.hardware import P4D
+from dc_tf.distributed.topology import Topology
+from dc_tf.experiment import load
+from dc_tf.planning.exchange import factored
+from dc_tf.planning.step_cost import A100, H100, step_cost
+
+# (workers, images of a step): the paper's batch, and as many images a worker as on 64.
+PAPER = ((1, 3072), (8, 3072), (64, 3072), (256, 3072), (256, 12_288))
+
+
+def constants_table(results) -> str:
+    lines = ["| | 2 workers | 4 workers |", "|---|---|---|"]
+    found = [results["constants"][workers] for workers in ("2", "4")]
+    for title, name, scale in (
+        ("a byte that is sent (ns)", "byte_s", 1e-9),
+        ("CPU time of it (ns)", "byte_cpu_s", 1e-9),
+        ("a short sum, all to all (ms)", "direct_alone_s", 1e-3),
+        ("a short sum in a ring (ms)", "ring_alone_s", 1e-3),
+        ("the same between products (ms): `wire_latency_s`", "direct_s", 1e-3),
+        ("in a ring between products (ms)", "ring_s", 1e-3),
+    ):
+        values = (short(one[name] / scale) for one in found)
+        lines.append(f"| {title} | " + " | ".join(values) + " |")
+    return join(lines)
+
+
+def points_table(results) -> str:
+    lines = [
+        "| W | head | wire | added latency | exchange | MB sent | computing alone, s "
+        "| a step, s | predicted | ratio |",
+        "|---" * 10 + "|",
+    ]
+    for line in results["points"]:
+        measured, guess = line["measured_s"], line["predicted_s"]
+        lines.append(
+            f"| {line['workers']} | {line['sub_classes']:,} | {_rate(line['rate'])} "
+            f"| {duration(line['latency_s']) if line['latency_s'] else '-'} | {line['kind']} "
+            f"| {line['sent_mb']:.1f} | {short(line['compute_s'])} | {short(measured)} "
+            f"| {short(guess)} | {measured / guess:.2f} |"
+        )
+    return join(lines)
+
+
+def full_table(results) -> str:
+    lines = [
+        "| W | exchange | MB sent | a step, s | CPU of a worker, s | computing alone, s "
+        "| wire, s | step / larger of both |",
+        "|---" * 8 + "|",
+    ]
+    for line in results["full"]:
+        alone_s = line["kinds"]["alone"]["seconds"]
+        for name, kind in line["kinds"].items():
+            if name == "alone":
+                continue
+            wire_s = kind["sent_mb"] * 8e6 / 1e9
+            lines.append(
+                f"| {line['workers']} | {name} | {kind['sent_mb']:.0f} | {short(kind['seconds'])} "
+                f"| {short(kind['cpu_seconds'])} | {short(alone_s)} | {short(wire_s)} "
+                f"| {kind['seconds'] / max(alone_s, wire_s):.2f} |"
+            )
+    return join(lines)
+
+
+def alone_table(results) -> str:
+    lines = ["| one worker | a step, s | over `before`, median of turns |", "|---|---|---|"]
+    kinds = results["alone"]
+    before = kinds["before"]["all_seconds"]
+    for name, kind in kinds.items():
+        ratios = sorted(one / other for one, other in zip(kind["all_seconds"], before))
+        lines.append(f"| {name} | {short(kind['seconds'])} | {ratios[len(ratios) // 2]:.2f} |")
+    return join(lines)
+
+
+def latency_table(results) -> str:
+    lines = [
+        "| W | added latency | a short sum in a ring, ms | all to all, ms | step, rings, s "
+        "| step, all to all, s | step without shared statistics, s | computing alone, s |",
+        "|---" * 8 + "|",
+    ]
+    for line in results["latency"]:
+        kinds, messages = line["kinds"], line["messages"]
+        cells = [line["workers"], duration(line["latency_s"]) if line["latency_s"] else "-"]
+        for name in ("in rings", "directly"):
+            cells.append(short(messages[name]["seconds"] / 26 * 1e3))
+        for name in ("statistics in rings", "factors", "no shared statistics", "alone"):
+            cells.append(short(kinds[name]["seconds"]))
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return join(lines)
+
+
+def paper_table(_) -> str:
+    """The paper's experiment before and after, on assumed GPUs and networks."""
+    lines = [
+        "| GPU | network | W | images of a worker | computing, ms | before, images/s "
+        "| efficiency | limit | after, images/s | efficiency | limit |",
+        "|---" * 11 + "|",
+    ]
+    for gpu in (A100, H100):
+        for gbps in (10, 100, 400):
+            for workers, batch in PAPER:
+                lines.append(_paper_line(gpu, gbps, workers, batch))
+    return join(lines)
+
+
+def _paper_line(gpu, gbps, workers, batch):
+    machine = dataclasses.replace(P4D, wire_bytes_per_s=gbps * 1e9 / 8)
+    cells = [gpu.name, f"{gbps} Gb/s", workers, batch // workers]
+    for place, changes in enumerate((BEFORE, AFTER)):
+        overrides = ["data.path=x", "model.compute_dtype=bfloat16"]
+        overrides += [f"model.{name}={value}" for name, value in changes.items()]
+        experiment = load(["deepercluster_yfcc100m"], overrides)
+        stage = experiment.stages[0].replace(batch_size=batch)
+        topology = Topology(workers, stage.super_classes)
+        compute_s = gpu.compute_s(experiment.model, stage, workers)
+        names = factored(experiment.model, stage, topology, P4D)  # as the step chooses
+        cost = step_cost(experiment.model, stage, topology, machine, compute_s, names)
+        if not place:
+            cells.append(short(1e3 * compute_s))
+            cost = cost.without_overlap()
+        cells += [f"{batch / cost.step_s:,.0f}", f"{cost.efficiency:.0%}", cost.limit]
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+BEFORE = {"exchange": "gradients"}
+AFTER = {"exchange": "auto", "exchange_dtype": "bfloat16"}
+
+
+def _rate(rate):
+    return rate if rate == "unlimited" else rate.replace("mbit", " Mb/s").replace("gbit", " Gb/s")
+
+
+TABLES = {
+    "step constants": constants_table,
+    "step points": points_table,
+    "step full": full_table,
+    "step alone": alone_table,
+    "step latency": latency_table,
+    "step of the paper": paper_table,
+}

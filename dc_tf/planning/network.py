@@ -1,0 +1,97 @@
+"""Predicts the steps of a planned run on a network of a given rate and latency.
+
+    network = Network(gbps=10.0, latency_us=20.0)
+    for prediction in predictions(experiment.model, plan.stages[0], network, plan.on_gpu): ...
+
+What a worker computes is what was measured on one worker without exchanges; on GPUs, without a
+measurement, what an A100 and an H100 are assumed to reach (`step_cost.Gpu`).
+"""
+
+import dataclasses
+
+from dc_tf.clustering.cost.hardware import CORE, P4D
+from dc_tf.planning.step_cost import A100, H100, StepCost, step_cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What connects each worker with the others.
+
+    Attributes:
+        gbps: 1e9 bits a second that a worker sends while it receives as many.
+        latency_us: microseconds from a worker to another one, all software included.
+    """
+
+    gbps: float
+    latency_us: float
+
+    def machine(self, on_gpu: bool):
+        """`hardware.Machine` of a worker in it."""
+        return dataclasses.replace(
+            P4D if on_gpu else CORE,
+            wire_bytes_per_s=self.gbps * 1e9 / 8,
+            wire_latency_s=self.latency_us * 1e-6,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """A step of a stage.
+
+    Attributes:
+        source: of the seconds that a worker computes.
+        cost: StepCost.
+        images: of all workers in a step.
+    """
+
+    source: str
+    cost: StepCost
+    images: int
+
+    @property
+    def images_per_s(self) -> float:
+        """Of all workers together."""
+        return self.images / self.cost.step_s
+
+    def as_dict(self) -> dict:
+        """JSON-ready."""
+        cost = self.cost
+        return {
+            "computing": self.source,
+            "step_seconds": cost.step_s,
+            "compute_seconds": cost.compute_s + cost.product_s,
+            "message_seconds": cost.wire_s,
+            "hidden_seconds": cost.hidden_s,
+            "waiting_seconds": cost.waiting_s,
+            "images_per_second": self.images_per_s,
+            "efficiency": cost.efficiency,
+            "limit": cost.limit,
+        }
+
+
+def predictions(
+    model, plan, network: Network, on_gpu: bool, alone_images_per_s: float | None = None
+) -> list[Prediction]:
+    """Steps of a stage, for each known speed of computing; none on CPUs without a measurement.
+
+    Args:
+        model: experiment.Model.
+        plan: plan.StagePlan.
+        network: of the workers.
+        on_gpu: whether the workers have GPUs.
+        alone_images_per_s: speed of all workers together, measured without exchanges.
+    """
+    topology, images = plan.batch.topology, plan.batch.batch_size
+    if alone_images_per_s:
+        speeds = {"measured": images / alone_images_per_s}
+    elif on_gpu:
+        speeds = {
+            gpu.name: gpu.compute_s(model, plan.stage, topology.workers) for gpu in (A100, H100)
+        }
+    else:
+        speeds = {}
+    machine, names = network.machine(on_gpu), frozenset(plan.size.factored)
+    return [
+        Prediction(source, step_cost(model, plan.stage, topology, machine, seconds, names), images)
+        for source, seconds in speeds.items()
+    ]

@@ -1,0 +1,43 @@
+"""`benchmarks/gpu_workers.sh` itself, on CPUs; what it shows of GPUs needs a host that has some."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import pytest
+import tensorflow as tf
+
+SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "gpu_workers.py"
+
+
+def run(*flags):
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *flags], capture_output=True, text=True, timeout=400
+    )
+
+
+class GpuWorkersTest(tf.test.TestCase):
+    def test_unknown_checks_and_one_worker_are_refused(self):
+        for flag, text in (("--checks=speed", "there are groups"), ("--workers=1", "use 2 or")):
+            done = run("--cpu", flag)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(text, done.stderr)
+
+    @pytest.mark.slow
+    def test_all_checks_pass_on_two_cpu_workers(self):
+        output = os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), "found.json")
+        done = run("--cpu", "--workers=2", f"--output={output}")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        found = json.loads(pathlib.Path(output).read_text())
+        self.assertEqual(found["groups"], {"2": [0, 1]})
+        self.assertGreater(found["equality"]["factors, bfloat16"], found["equality"]["factors"])
+        self.assertGreater(found["stop"]["steps"], found["stop"]["stopped_at"])
+        self.assertGreater(min(found["messages"].values()), 0)
+        self.assertContainsSubset(["alone", "before", "factors"], found["step"])
+
+
+if __name__ == "__main__":
+    tf.test.main()
