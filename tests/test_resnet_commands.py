@@ -115,6 +115,7 @@ class ResNetCommandsTest(tf.test.TestCase):
             other.load_weights(files["keras_weights"])
             self.assertAllClose(other(self.images())["pool"], expected["pool"], atol=1e-4)
 
+    @pytest.mark.extended
     @unittest.skipUnless(HAS_ONNX, "pip install -c constraints.txt tf2onnx onnxruntime")
     def test_onnxruntime_finds_the_features(self):
         import onnxruntime

@@ -289,7 +289,7 @@ class TasksTest(tf.test.TestCase):
             self.assertEqual(image.size, (960, 540))
             self.assertGreater(len(np.unique(np.asarray(image).reshape(-1, 4), axis=0)), 20)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_linear_classifiers_of_a_development_kit_are_measured_by_average_precision(self):
         folder = os.path.join(self.root, "kit")
         counts = {"trainval": 60, "test": 30}

@@ -104,7 +104,7 @@ class CompilersTest(LoadersTest):
             found = compiled(images=tf.constant(images))
             self.assertAllClose(found["fc7"], self.expected["fc7"], atol=1e-4)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_tflite_converts_the_native_signatures_without_other_kernels(self):
         for name, images in (("serving_native", pixels()), ("serving_native_float", units())):
             converter = tf.lite.TFLiteConverter.from_saved_model(self.path, signature_keys=[name])

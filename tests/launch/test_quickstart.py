@@ -346,6 +346,7 @@ class QuickstartTest(tf.test.TestCase):
         self.assertEqual(result["epochs"], {"rotnet": 40, "deepercluster": 2})
         self.assertGreater(result["knn_top1"], 0)
 
+    @pytest.mark.extended
     def test_a_second_interrupt_in_training_ends_it_at_once_and_quietly(self):
         with self.start("--pictures=300", "--workers=2", f"--params_override={SMALL}") as terminal:
             terminal.wait_for(r"rotnet epoch [2-9]")

@@ -129,7 +129,7 @@ class LoopTest(tf.test.TestCase):
             rates = [line["learning_rate"] for line in read(RunDir(path).metrics)]
             self.assertAllClose(rates, [2 / 3, 4 / 3, 2.0, *falling], rtol=1e-12)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_two_workers_resume_as_well(self):
         whole, parts = (os.path.join(self.folder, name) for name in ("whole-2", "parts-2"))
         workers.on_cluster(2, runs.train, self.settings, whole)
@@ -258,7 +258,7 @@ class LoopTest(tf.test.TestCase):
         held = sum(os.path.getsize(os.path.join(model.path, n)) for n in os.listdir(model.path))
         self.assertBetween(held, planned, planned + 60_000)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_a_resumed_run_goes_on_keeping_and_removes_older_ones(self):
         settings, run = {**self.settings, "keep_clusterings": 1}, os.path.join(self.folder, "keep")
         for stop, kept in ((("clustering", 8), [(1, 0)]), (("clustering", 16), [(1, 1)])):

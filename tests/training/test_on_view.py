@@ -54,6 +54,7 @@ class OnViewTest(tf.test.TestCase):
         for layer in own:
             self.assertAllEqual(view[layer], own[layer])
 
+    @pytest.mark.extended
     def test_a_step_is_drawn_again_with_the_same_images(self):
         view, own = (replay(RunDir(path), 3) for path in self.runs.values())
         self.assertAllEqual(view.images, own.images)

@@ -44,7 +44,7 @@ class ViewsTest(tf.test.TestCase):
         for name, value in expected.items():
             self.assertAllEqual(ours[name], value, name)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_a_replayed_step_shows_all_views(self):
         batch = replay(RunDir(self.undisturbed), 6)
         self.assertEqual([view.shape for view in batch.views], [(32, 32, 32, 3)] * 4)

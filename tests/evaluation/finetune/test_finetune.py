@@ -157,7 +157,7 @@ class FinetuneTest(tf.test.TestCase):
         self.assertAllClose(both[0][0], alone, atol=1e-3)
         self.assertEqual(both[0][0], both[1][0])
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_an_interrupted_call_resumes_to_the_same_weights_on_another_number_of_workers_too(self):
         whole = tuned(Solo(), self.model, self.data, SMALL)
         folder = self.folder()

@@ -216,7 +216,7 @@ class Voc07ClassificationTest(tf.test.TestCase):
         )
         self.assertAllClose(self.fine_tune(alone, ("train", "val"))["map"], best["map"])
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_two_workers_measure_what_one_does(self):
         for tune in ("fc68", "all"):
             protocol = dataclasses.replace(QUICK, seeds=1, tune=tune, batch_size=5)

@@ -204,7 +204,7 @@ class BankTest(tf.test.TestCase):
             spread = extracted.std(axis=0).mean()
             self.assertAllClose(base_of(workdir, 1, dim), expected, atol=1e-2 * spread)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_a_bank_that_is_lost_is_extracted_again(self):
         workdir = self.trained("lost", ("train", 6))
         shutil.rmtree(RunDir(workdir).bank(0, 1))

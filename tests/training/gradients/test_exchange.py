@@ -141,7 +141,7 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
     def test_two_workers_also_take_it_with(self, changes, rtol=2e-4):
         self.check(dataclasses.replace(SHARED, **changes), 2, rtol)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_gradients_that_leave_early_give_the_same_step(self):
         early = workers.on_cluster(2, run_early, dataclasses.replace(SHARED, model=PLAIN))
         for (plain, _, _), other in zip(shared(2), early, strict=True):
