@@ -135,12 +135,9 @@ class WorkersTest(CommandTest):
             for worker in both:
                 _, log = worker.communicate(timeout=LIMIT_S)
                 self.assertEqual(worker.returncode, 0, log)
-            self.assertEqual(self.found(output).about["workers"], 2)
-            found, alone = (
-                self.found(output).assignments,
-                self.found(self.path("alone")).assignments,
-            )
-            self.assertAllEqual(found, alone)
+            found, alone = self.found(output), self.found(self.path("alone"))
+            self.assertEqual(found.about["workers"], 2)
+            self.assertAllEqual(found.assignments, alone.assignments)
 
     def start(self, addresses, rank, **flags):
         task = {"type": "worker", "index": rank}
