@@ -125,6 +125,31 @@ class WorkersTest(CommandTest):
             self.assertEqual(code, 0, err)
         self.assert_same(self.found(), self.found(whole))
 
+    @pytest.mark.slow
+    def test_workers_meet_at_ipv6_addresses_and_at_names_in_upper_case(self):
+        self.result(output=self.path("alone"))
+        for number, host in enumerate(("[::1]", "LOCALHOST")):
+            output = self.path(f"at-{number}")
+            addresses = [f"{host}:{port}" for port in workers.free_ports(2)]
+            both = [self.start(addresses, rank, output=output) for rank in range(2)]
+            for worker in both:
+                _, log = worker.communicate(timeout=LIMIT_S)
+                self.assertEqual(worker.returncode, 0, log)
+            found, alone = self.found(output), self.found(self.path("alone"))
+            self.assertEqual(found.about["workers"], 2)
+            self.assertAllEqual(found.assignments, alone.assignments)
+
+    def start(self, addresses, rank, **flags):
+        task = {"type": "worker", "index": rank}
+        config = json.dumps({"cluster": {"worker": addresses}, "task": task})
+        return subprocess.Popen(
+            [sys.executable, "-m", "dc_tf", "kmeans", *self.argv(**flags)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TF_CONFIG": config, "TF_NUM_INTRAOP_THREADS": "1"},
+        )
+
     def launch(self, **flags):
         command = [sys.executable, str(LAUNCHER), "--workers=2", "--threads=1", "--max_restarts=1"]
         return subprocess.Popen(
