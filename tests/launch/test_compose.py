@@ -33,7 +33,7 @@ done
 """
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.alone
 class ComposeTest(tf.test.TestCase):
     def setUp(self):

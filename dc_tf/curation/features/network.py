@@ -86,10 +86,10 @@ def read_image(path) -> bytes:
 
 
 def _stages(path):
-    """Names of the stages of a run; features may be of the end of one. None of a SavedModel."""
-    config = RunDir(path).config
-    if not os.path.isfile(config):
+    """Names of the stages of a run; features may be of the end of one. None of other networks."""
+    if "://" in path or not os.path.isfile(RunDir(path).config):
         return []
+    config = RunDir(path).config
     return [stage.name for stage in experiment.load([config]).stages]
 
 

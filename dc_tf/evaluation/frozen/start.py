@@ -237,7 +237,8 @@ def other_network(model, asked, signature) -> dict | None:
     path = os.path.expanduser(os.fspath(model)) if _is_path(model) else ""
     if files.kind_of(path) is not None:
         return {"preprocessing": _read(asked), "signature": signature}
-    is_ours = not path or files.is_export(path) or os.path.isfile(RunDir(path).config)
+    is_run = path and "://" not in path and os.path.isfile(RunDir(path).config)
+    is_ours = not path or files.is_export(path) or is_run
     for name, value in (("preprocessing", asked), ("signature", signature)):
         if value and is_ours:  # what is no network at all is refused when it is opened
             raise ConfigError(
