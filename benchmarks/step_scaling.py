@@ -3,9 +3,9 @@
     python benchmarks/step_scaling.py                  # all parts: the JSON and docs/scaling.md
     python benchmarks/step_scaling.py --parts=tables   # the tables, from saved results
 
-constants  seconds and CPU seconds of a byte, and latencies of short sums, on 2 and 4 workers.
-points     steps of 1, 2 and 4 workers with small and large heads at several rates and latencies,
-           measured and predicted.
+constants  seconds and CPU seconds of a byte, and latencies of short sums, on 2 and 4 workers; steps
+           of workers that exchange nothing.
+points     steps of 1, 2 and 4 workers with small and large heads at several rates and latencies.
 full       steps with fc layers of full width and a head of 20,000 at 1 Gb/s, before and after.
 alone      one worker, before and after, in turns.
 latency    what the exchanges of batch norm cost at several latencies.
@@ -16,7 +16,6 @@ machine's cores. So what a worker computes is measured with as many workers at t
 exchange nothing. Nothing is fitted to the measured points.
 """
 
-import dataclasses
 import json
 import os
 import sys
@@ -26,12 +25,7 @@ import step_tables
 import wire
 from absl import app, flags
 from processes import show
-
-from dc_tf.clustering.cost.hardware import CORE
-from dc_tf.distributed.topology import Topology
-from dc_tf.experiment import Model, Stage
-from dc_tf.planning.exchange import dense_layers
-from dc_tf.planning.step_cost import step_cost
+from step_tables import RATES
 
 FLAGS = flags.FLAGS
 PARTS = ("constants", "points", "full", "alone", "latency", "tables")
@@ -43,9 +37,6 @@ flags.DEFINE_string("output", os.path.join(HERE, "results", "step_scaling.json")
 flags.DEFINE_string("docs", os.path.join(HERE, "..", "docs", "scaling.md"), "Gets the tables.")
 flags.DEFINE_bool("tiny", False, "Tiny networks and few steps, to try the program.")
 
-RATES = {"200mbit": 200e6, "1gbit": 1e9, "4gbit": 4e9}
-# Share of a limited rate that is no header, as one TCP connection measures it.
-PAYLOAD = 0.95
 SMALL = dict(resolution=96, batch=8, width=0.5, fc=2048, sub_classes=1000, rotations=1)
 LARGE = {**SMALL, "sub_classes": 8000}
 FULL = dict(resolution=96, batch=8, width=1.0, fc=4096, sub_classes=20_000, rotations=1)
@@ -72,87 +63,55 @@ def main(_) -> None:
 
 
 def measure_constants(_) -> dict:
-    """{W: seconds and CPU seconds of a byte that is sent, seconds of a short sum}."""
-    result = {}
-    for workers in several_workers():
-        (found,) = on_hosts({"steps": 3 * steps()}, [], workers, [""])
-        kinds = found["kinds"]
-        sent = wire.LARGE_BYTES * 2 * (workers - 1) / workers
-        of = {name: kind["seconds"] / wire.SHORT_TIMES for name, kind in kinds.items()}
-        result[str(workers)] = {
-            "byte_s": kinds["large"]["seconds"] / sent,
-            "byte_cpu_s": kinds["large"]["cpu_seconds"] / sent,
-            "direct_alone_s": of["directly"],
-            "ring_alone_s": of["in rings"],
-            "direct_s": of["direct between products"] - of["products"],
-            "ring_s": of["rings between products"] - of["products"],
-        }
-        show(result[str(workers)])
-    return result
+    """Of messages {W: seconds}, and of computing {W: {sub-classes: seconds of a step}}."""
+    messages, computing = {}, {}
+    for workers in numbers():
+        computing[str(workers)] = {}
+        for task in (SMALL, LARGE):
+            (found,) = on_hosts(task, ["alone"], workers, [""])
+            seconds = found["kinds"]["alone"]["seconds"]
+            computing[str(workers)][str(task["sub_classes"])] = seconds
+        if workers > 1:
+            (found,) = on_hosts({"steps": 3 * steps()}, [], workers, [""])
+            messages[str(workers)] = constants_of(workers, found["kinds"])
+        show({"workers": workers, **computing[str(workers)], **messages.get(str(workers), {})})
+    return {"messages": messages, "computing": computing}
 
 
-def measure_points(results) -> list[dict]:
-    """Lines of measured and predicted seconds of a step."""
+def constants_of(workers, kinds) -> dict:
+    """Seconds and CPU seconds of a byte that is sent, seconds of a short sum."""
+    sent = wire.LARGE_BYTES * 2 * (workers - 1) / workers
+    of = {name: kind["seconds"] / wire.SHORT_TIMES for name, kind in kinds.items()}
+    return {
+        "byte_s": kinds["large"]["seconds"] / sent,
+        "byte_cpu_s": kinds["large"]["cpu_seconds"] / sent,
+        "direct_alone_s": of["directly"],
+        "ring_alone_s": of["in rings"],
+        "direct_s": of["direct between products"] - of["products"],
+        "ring_s": of["rings between products"] - of["products"],
+    }
+
+
+def measure_points(_) -> list[dict]:
+    """Lines of measured steps; `step_tables.predicted` predicts them."""
     lines = []
     for workers in numbers():
-        kinds = ["alone", "factors"] if workers == 1 else ["alone", "before", "factors"]
+        kinds = ["factors"] if workers == 1 else ["before", "factors"]
         for task in (SMALL, LARGE):
-            rates = [""] if workers == 1 else list(RATES)
-            lines += points(results, task, workers, kinds, rates, None)
+            lines += points(task, workers, kinds, [""] if workers == 1 else list(RATES), None)
         if workers == 2:
-            lines += points(results, SMALL, workers, kinds, ["1gbit"], LATENCIES[-1])
+            lines += points(SMALL, workers, kinds, ["1gbit"], LATENCIES[-1])
     return lines
 
 
-def points(results, task, workers, kinds, rates, latency_s) -> list[dict]:
-    found = on_hosts(task, kinds, workers, rates, latency_s)
+def points(task, workers, kinds, rates, latency_s) -> list[dict]:
     result = []
-    for line in found:
-        compute_s = line["kinds"]["alone"]["seconds"]
-        for kind in kinds[1:]:
-            cost = predicted(results, task, workers, kind, line["rate"], latency_s, compute_s)
-            measured = line["kinds"][kind]
-            result.append(
-                {"workers": workers, "sub_classes": task["sub_classes"], "rate": line["rate"]}
-                | {"latency_s": latency_s or 0.0, "kind": kind, "compute_s": compute_s}
-                | {"measured_s": measured["seconds"], "predicted_s": cost.step_s}
-                | {"sent_mb": measured["sent_mb"], "parts": dataclasses.asdict(cost)}
-            )
-            show({k: v for k, v in result[-1].items() if k != "parts"})
+    for line in on_hosts(task, kinds, workers, rates, latency_s):
+        for kind, measured in line.pop("kinds").items():
+            result.append({**line, "kind": kind, "task": TINY if FLAGS.tiny else task})
+            result[-1] |= {"measured_s": measured["seconds"], "sent_mb": measured["sent_mb"]}
+            show(result[-1])
     return result
-
-
-def predicted(results, task, workers, kind, rate, latency_s, compute_s):
-    """The StepCost of `planning.step_cost` for a kind of step of `wire.KINDS`."""
-    task, kind = (TINY if FLAGS.tiny else task), wire.KINDS[kind]
-    shape = {name: task[name] for name in ("width", "resolution", "fc")}
-    model = Model(**shape, **kind.model)
-    stage = Stage(clusters=1, rotations=1, sub_clusters=task["sub_classes"])
-    stage = stage.replace(batch_size=workers * task["batch"])
-    topology = Topology(workers, 1)
-    names = frozenset()
-    if kind.model["exchange"] == "factors":
-        names = frozenset(layer.name for layer in dense_layers(model, stage, topology))
-    machine = machine_of(results, workers, rate, latency_s or 0.0)
-    cost = step_cost(model, stage, topology, machine, compute_s, names)
-    if workers > 1 and not kind.direct:
-        hops_s = results["constants"][str(workers)]["ring_s"] + 2 * (workers - 1) * (latency_s or 0)
-        cost = dataclasses.replace(cost, statistics_s=wire.SHORT_TIMES * hops_s)
-    return cost if kind.overlaps else cost.without_overlap()
-
-
-def machine_of(results, workers, rate, latency_s):
-    """`hardware.Machine` of a worker on one of these hosts."""
-    if workers == 1:
-        return CORE
-    constants = results["constants"][str(workers)]
-    wire_bytes = PAYLOAD * RATES[rate] / 8 if rate in RATES else 1 / constants["byte_s"]
-    return dataclasses.replace(
-        CORE,
-        wire_bytes_per_s=wire_bytes,
-        wire_latency_s=constants["direct_s"] + latency_s,
-        message_cpu_s=constants["byte_s"],
-    )
 
 
 def measure_full(_) -> list[dict]:

@@ -2,13 +2,21 @@
 
 import dataclasses
 
+import wire
 from scaling_tables import duration, join, short
 
-from dc_tf.clustering.cost.hardware import P4D
+from dc_tf.clustering.cost.hardware import CORE, P4D
 from dc_tf.distributed.topology import Topology
-from dc_tf.experiment import load
-from dc_tf.planning.exchange import factored
-from dc_tf.planning.step_cost import A100, H100, step_cost
+from dc_tf.experiment import Model, Stage, load
+from dc_tf.planning.exchange import dense_layers, factored
+from dc_tf.planning.step_cost import A100, H100, StepCost, step_cost
+
+# Bits a second of what `tc` limits.
+RATES = {"200mbit": 200e6, "1gbit": 1e9, "4gbit": 4e9}
+# Of the machine that measured.
+CORES = 2
+# Share of a limited rate that is no header, as one TCP connection measures it.
+PAYLOAD = 0.95
 
 # (workers, images of a step): the paper's batch, and as many images a worker as on 64.
 PAPER = ((1, 3072), (8, 3072), (64, 3072), (256, 3072), (256, 12_288))
@@ -16,7 +24,7 @@ PAPER = ((1, 3072), (8, 3072), (64, 3072), (256, 3072), (256, 12_288))
 
 def constants_table(results) -> str:
     lines = ["| | 2 workers | 4 workers |", "|---|---|---|"]
-    found = [results["constants"][workers] for workers in ("2", "4")]
+    found = [results["constants"]["messages"][workers] for workers in ("2", "4")]
     for title, name, scale in (
         ("a byte that is sent (ns)", "byte_s", 1e-9),
         ("CPU time of it (ns)", "byte_cpu_s", 1e-9),
@@ -37,33 +45,75 @@ def points_table(results) -> str:
         "|---" * 10 + "|",
     ]
     for line in results["points"]:
-        measured, guess = line["measured_s"], line["predicted_s"]
+        cost = predicted(results["constants"], line)
+        measured, guess = line["measured_s"], cost.step_s
         lines.append(
-            f"| {line['workers']} | {line['sub_classes']:,} | {_rate(line['rate'])} "
+            f"| {line['workers']} | {line['task']['sub_classes']:,} | {_rate(line['rate'])} "
             f"| {duration(line['latency_s']) if line['latency_s'] else '-'} | {line['kind']} "
-            f"| {line['sent_mb']:.1f} | {short(line['compute_s'])} | {short(measured)} "
+            f"| {line['sent_mb']:.1f} | {short(cost.compute_s)} | {short(measured)} "
             f"| {short(guess)} | {measured / guess:.2f} |"
         )
     return join(lines)
 
 
+def predicted(constants, line) -> StepCost:
+    """The cost of a point of `step_scaling.py`.
+
+    Args:
+        constants: as measured there.
+        line: of its points.
+    """
+    workers, task, kind = line["workers"], line["task"], wire.KINDS[line["kind"]]
+    shape = {name: task[name] for name in ("width", "resolution", "fc")}
+    model = Model(**shape, **kind.model)
+    stage = Stage(clusters=1, rotations=1, sub_clusters=task["sub_classes"])
+    stage = stage.replace(batch_size=workers * task["batch"])
+    topology = Topology(workers, 1)
+    names = frozenset()
+    if kind.model["exchange"] == "factors":
+        names = frozenset(layer.name for layer in dense_layers(model, stage, topology))
+    compute_s = constants["computing"][str(workers)][str(task["sub_classes"])]
+    machine = CORE
+    if workers > 1:
+        machine = machine_of(constants["messages"][str(workers)], line["rate"], line["latency_s"])
+    cost = step_cost(model, stage, topology, machine, compute_s, names)
+    if workers > 1 and not kind.direct:
+        ring_s = constants["messages"][str(workers)]["ring_s"]
+        ring_s += 2 * (workers - 1) * line["latency_s"]
+        cost = dataclasses.replace(cost, statistics_s=wire.SHORT_TIMES * ring_s)
+    return cost if kind.overlaps else cost.without_overlap()
+
+
+def machine_of(messages, rate, latency_s):
+    """`hardware.Machine` of a worker on one of the hosts."""
+    wire_bytes = PAYLOAD * RATES[rate] / 8 if rate in RATES else 1 / messages["byte_s"]
+    return dataclasses.replace(
+        CORE,
+        wire_bytes_per_s=wire_bytes,
+        wire_latency_s=messages["direct_s"] + latency_s,
+        message_cpu_s=messages["byte_s"],
+    )
+
+
 def full_table(results) -> str:
     lines = [
-        "| W | exchange | MB sent | a step, s | CPU of a worker, s | computing alone, s "
-        "| wire, s | step / larger of both |",
-        "|---" * 8 + "|",
+        "| W | exchange | MB sent | a step, s | computing alone, s | CPU of all workers / cores, s "
+        "| wire, s | step / larger of computing and wire | of CPU and wire |",
+        "|---" * 9 + "|",
     ]
     for line in results["full"]:
-        alone_s = line["kinds"]["alone"]["seconds"]
-        for name, kind in line["kinds"].items():
+        workers, kinds = line["workers"], line["kinds"]
+        alone_s = kinds["alone"]["seconds"]
+        for name, kind in kinds.items():
             if name == "alone":
                 continue
-            wire_s = kind["sent_mb"] * 8e6 / 1e9
-            lines.append(
-                f"| {line['workers']} | {name} | {kind['sent_mb']:.0f} | {short(kind['seconds'])} "
-                f"| {short(kind['cpu_seconds'])} | {short(alone_s)} | {short(wire_s)} "
-                f"| {kind['seconds'] / max(alone_s, wire_s):.2f} |"
-            )
+            wire_s = kind["sent_mb"] * 8e6 / RATES["1gbit"]
+            # A worker has one thread, so it cannot use more than a core.
+            cpu_s = kind["cpu_seconds"] * max(1, workers / CORES)
+            cells = [workers, name, f"{kind['sent_mb']:.0f}", short(kind["seconds"])]
+            cells += map(short, (alone_s, cpu_s, wire_s))
+            cells += [f"{kind['seconds'] / max(other, wire_s):.2f}" for other in (alone_s, cpu_s)]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
     return join(lines)
 
 

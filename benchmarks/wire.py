@@ -288,8 +288,8 @@ def messages(cluster):
         def work():
             x = square
             for _ in range(SHORT_TIMES):
-                x = tf.matmul(x, square) / PRODUCT
-                x += exchange(x[0, 0] + short)[0]
+                x = tf.matmul(x, square) / PRODUCT**0.5
+                x += 1e-3 * tf.tanh(exchange(x[0, 0] + short)[0])
             return x
 
         return work

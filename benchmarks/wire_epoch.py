@@ -22,6 +22,7 @@ FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 flags.DEFINE_string("data", None, "Converted images.", required=True)
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the experiment.")
+flags.DEFINE_list("kinds", ["float32", "bfloat16"], "What to compare with the first of them.")
 flags.DEFINE_integer("epochs", 1, "Of each stage.")
 flags.DEFINE_integer("batch", 64, "Images of a step.")
 flags.DEFINE_string("output", None, "JSON of all losses.")
@@ -29,13 +30,15 @@ flags.DEFINE_string("output", None, "JSON of all losses.")
 KINDS = {
     "float32": {"exchange": "gradients"},
     "bfloat16": {"exchange": "factors", "exchange_dtype": "bfloat16"},
+    # What a difference of rounding alone makes.
+    "float32 factors": {"exchange": "factors"},
 }
 
 
 def main(_) -> None:
     found = {}
     for seed in FLAGS.seeds:
-        for kind in KINDS:
+        for kind in FLAGS.kinds:
             found.setdefault(kind, []).append(losses(int(seed), kind))
             show({"seed": seed, "kind": kind, "losses": found[kind][-1]})
     result = {"losses": found, "stages": compared(found)}
@@ -71,14 +74,13 @@ def losses(seed, kind) -> list[float]:
 
 
 def compared(found) -> list[dict]:
-    """For each stage: spread of the seeds in float32, and distances of bfloat16 from it."""
+    """For each stage: losses by kind, and the standard deviation over the seeds of the first."""
     result = []
-    for exact, rounded in zip(*(zip(*found[kind]) for kind in KINDS)):
-        apart = [b - a for a, b in zip(exact, rounded)]
-        spread = statistics.stdev(exact) if len(exact) > 1 else None
-        result.append(
-            {"float32": exact, "bfloat16": rounded, "spread of seeds": spread, "apart": apart}
-        )
+    for stage in range(2):
+        of_kinds = {kind: [one[stage] for one in losses] for kind, losses in found.items()}
+        first = of_kinds[FLAGS.kinds[0]]
+        spread = statistics.stdev(first) if len(first) > 1 else None
+        result.append({**of_kinds, "spread of seeds": spread})
     return result
 
 

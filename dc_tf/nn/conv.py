@@ -4,6 +4,8 @@ layer = Conv2D(64, 3, padding="same")
 layer.tap = lambda kernel: kernel
 """
 
+import tensorflow as tf
+
 from dc_tf import keras
 
 
@@ -17,6 +19,6 @@ class Conv2D(keras.layers.Conv2D):
 
     tap = None
 
-    def convolution_op(self, inputs, kernel):
+    def convolution_op(self, inputs, kernel) -> tf.Tensor:
         """Keras' own, with the kernel that the tap returns."""
         return super().convolution_op(inputs, kernel if self.tap is None else self.tap(kernel))

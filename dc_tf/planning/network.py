@@ -9,7 +9,7 @@ measurement, what an A100 and an H100 are assumed to reach (`step_cost.Gpu`).
 
 import dataclasses
 
-from dc_tf.clustering.cost.hardware import CORE, P4D
+from dc_tf.clustering.cost.hardware import CORE, P4D, Machine
 from dc_tf.planning.step_cost import A100, H100, StepCost, step_cost
 
 
@@ -25,7 +25,7 @@ class Network:
     gbps: float
     latency_us: float
 
-    def machine(self, on_gpu: bool):
+    def machine(self, on_gpu: bool) -> Machine:
         """`hardware.Machine` of a worker in it."""
         return dataclasses.replace(
             P4D if on_gpu else CORE,

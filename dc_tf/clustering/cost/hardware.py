@@ -72,8 +72,8 @@ class Machine:
     message_cpu_s: float = 0.0
 
 
-# One core of an AMD EPYC (Zen 4) under KVM, measured by `benchmarks/scaling.py`; the wire is
-# that of two processes on one host.
+# One core of an AMD EPYC (Zen 4) under KVM, measured by `benchmarks/scaling.py`, messages of a
+# training step by `benchmarks/step_scaling.py`; the wire is that of two processes on one host.
 CORE = Machine(
     name="one core",
     float32=Product(flops=111e9, score_s=0.79e-9),
@@ -94,6 +94,7 @@ CORE = Machine(
     device_bytes=None,
     disk_bytes=36e9,
     runtime_bytes=0.67e9,
+    message_cpu_s=2.8e-9,
 )
 
 # An eighth of an Amazon EC2 p4d.24xlarge, one A100 of 40 GB, computed and not measured: the peaks
