@@ -26,7 +26,7 @@ class GpuWorkersTest(tf.test.TestCase):
             self.assertEqual(done.returncode, 2)
             self.assertIn(text, done.stderr)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_all_checks_pass_on_two_cpu_workers(self):
         output = os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), "found.json")
         done = run("--cpu", "--workers=2", f"--output={output}")
