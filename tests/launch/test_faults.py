@@ -58,8 +58,6 @@ class FaultsTest(tf.test.TestCase):
             (0, "a training step", 0.3),
             (1, "checkpoint", 0.3),
             (0, "extract", 0.3),
-            (1, "whiten", 0.3),
-            (0, "cluster, level 1", 0.3),
             (1, "cluster, level 2", 0.3),
         ):
             with self.job(workdir, phase, slow=(phase, seconds)) as job:
@@ -71,6 +69,7 @@ class FaultsTest(tf.test.TestCase):
                 self.assertRegex(job.log(1 - rank), text)
         self.finish(workdir)
 
+    @pytest.mark.extended
     def test_a_worker_that_dies_between_gatherings_of_factors_is_named_too(self):
         workdir = self.workdir()
         exchange = {"exchange": "factors", "exchange_dtype": "bfloat16"}

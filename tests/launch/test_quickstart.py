@@ -290,7 +290,7 @@ SMALL = (
     "model.width=0.0625,model.fc=16,model.resolution=32,model.compute_dtype=float32,"
     "stages[0].batch_size=32,stages[1].batch_size=32,stages[1].clusters=2,"
     "stages[1].sub_clusters=4,stages[1].clustering.whitening_dim=8,log_every=1,"
-    "stages[0].epochs=40,stages[1].epochs=2,stages[1].clustering.iterations=400,"
+    "stages[0].epochs=12,stages[1].epochs=2,stages[1].clustering.iterations=400,"
     "stages[1].clustering.save_every_s=0"
 )
 
@@ -318,7 +318,8 @@ class QuickstartTest(tf.test.TestCase):
         return terminal.text
 
     def test_an_interrupt_in_training_costs_nothing_but_the_start(self):
-        self.interrupt_in_training("--pictures=300", "--workers=2", f"--params_override={SMALL}")
+        few = SMALL.replace("iterations=400", "iterations=3")
+        self.interrupt_in_training("--pictures=300", "--workers=2", f"--params_override={few}")
         self.check_end()
 
     @pytest.mark.extended
@@ -343,7 +344,7 @@ class QuickstartTest(tf.test.TestCase):
             self.assertEqual(terminal.wait(), 0, terminal.text)
         self.assertEqual("== Training" in terminal.text, not trained)
         result = json.loads((self.folder / "work" / "result.json").read_text())
-        self.assertEqual(result["epochs"], {"rotnet": 40, "deepercluster": 2})
+        self.assertEqual(result["epochs"], {"rotnet": 12, "deepercluster": 2})
         self.assertGreater(result["knn_top1"], 0)
 
     @pytest.mark.extended

@@ -34,7 +34,7 @@ OTHERS = [
 PROGRAM = """
 import os, sys
 from absl import logging
-from dc_tf.commands import native_log
+from dc_tf.commands.terminal import native_log
 begun = native_log.begin()
 logging.use_absl_handler()
 {body}

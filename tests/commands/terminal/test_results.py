@@ -15,7 +15,7 @@ from dc_tf.commands.terminal.results import Result
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SHOW = """
 import sys
-from dc_tf.commands.results import Result, show
+from dc_tf.commands.terminal.results import Result, show
 values = {"rows": 4000, "loss": 0.123456, "found": {f"name{n}": n for n in range(500)}}
 in_file = Result(values, shown=True, path="/runs/mine/result.json")
 with_flag = Result(values, shown=True, flag="--output")

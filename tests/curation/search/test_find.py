@@ -14,6 +14,7 @@ import runs
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+import dc_tf
 from dc_tf.curation.features.directions import Directions
 from dc_tf.curation.features.neighbours import nearest_rows, without_row
 from dc_tf.curation.features.open import open_features
@@ -250,7 +251,8 @@ class CommandTest(tf.test.TestCase):
             search_and_write([query], features=features, data=self.data)
         found = search_and_write([query], features=features, model=self.run_folder, k=1)
         self.assertEqual(found["neighbours"][0]["row"], 5)
-        self.assertIsNone(found["neighbours"][0]["source"])
+        (source,) = dc_tf.sources_of(self.data, [5])
+        self.assertEqual(found["neighbours"][0]["source"], source)
 
     def test_wrong_inputs_are_refused_with_what_would_work(self):
         text = pictures.write(self.path("x"), "text.jpg", "no image")
