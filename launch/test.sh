@@ -11,13 +11,13 @@
 #                                       tests/support/processors.py: eigen or avx2
 #   DC_TF_STACK=tf215 launch/test.sh    the same on TensorFlow 2.15 with tensorflow-addons
 #
-# Two tests more than there are cores run at a time, since tests also wait for processes that they
-# start; at most four, and one for each 5 GiB of free memory. Those that go by the clock run alone.
+# One test more than there are cores runs at a time, since tests also wait for processes that they
+# start; at most four, and one for each 6 GiB of free memory. Those that go by the clock run alone.
 # -n 0 runs one at a time, in this process.
 # Tests work on the CPU; CUDA_VISIBLE_DEVICES=0 launch/test.sh lends them a GPU.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh" || exit 1
 cd "$DC_TF_ROOT"
 free_gib="$(awk '/^MemAvailable/ {print int($2 / 1048576)}' /proc/meminfo)"
-at_once="$(printf '%s\n' "$(($(nproc) + 2))" "$((free_gib / 5))" 4 | sort -n | head -n 1)"
+at_once="$(printf '%s\n' "$(($(nproc) + 1))" "$((free_gib / 6))" 4 | sort -n | head -n 1)"
 exec python -m pytest -n "$((at_once > 2 ? at_once : 2))" --dist loadscope --no-loadscope-reorder "$@"
