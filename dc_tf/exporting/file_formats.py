@@ -60,8 +60,8 @@ def check_file(output: str, form: str, overwrite: bool) -> None:
         raise ConfigError(f"the output {output!r} exists; choose another or give --overwrite.")
     if form == "keras" and tf.__version__.startswith("2.15."):
         raise ConfigError(
-            f"Keras of TensorFlow {tf.__version__} does not come to an end when it loads what it "
-            "has written as format keras; use the environment of TensorFlow 2.20, or the format "
+            f"Keras of TensorFlow {tf.__version__} was still loading a file of format keras after "
+            "five minutes; use the environment of TensorFlow 2.20, or the format "
             "saved_model or keras_weights."
         )
     if form == "onnx":
