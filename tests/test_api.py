@@ -14,6 +14,7 @@ import tempfile
 
 import numpy as np
 import pictures
+import pytest
 import tensorflow as tf
 
 import dc_tf
@@ -52,6 +53,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 class SessionTest(tf.test.TestCase):
     """The examples of all functions, one after the other in one folder, then the commands there."""
 

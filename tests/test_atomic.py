@@ -151,6 +151,7 @@ class FolderTest(AtomicTest):
     def is_there(self):
         return os.path.exists(os.path.join(self.path, "last"))
 
+    @pytest.mark.slow
     def test_after_a_crash_it_is_complete_or_without_its_last_file(self):
         for rename_folders in (True, False):
             shutil.rmtree(self.path, ignore_errors=True)

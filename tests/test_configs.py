@@ -38,6 +38,7 @@ def shrunk(path, data):
 
 
 class ConfigsTest(tf.test.TestCase):
+    @pytest.mark.slow
     def test_the_configuration_of_the_quickstart_trains_when_shrunk(self):
         self.check_training([CONFIGS / "quickstart.yaml"])
 

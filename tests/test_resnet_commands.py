@@ -29,7 +29,7 @@ MODEL = {"trunk": "resnet18", "stem": "small", "width": 1 / 16, "resolution": 32
 DIM = 32  # of pool: 512 / 16
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 class ResNetCommandsTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -98,7 +98,6 @@ class ResNetCommandsTest(tf.test.TestCase):
             lines = [json.loads(line) for line in file]
         self.assertTrue(all(np.isfinite(line.get("loss", 0)) for line in lines))
 
-    @pytest.mark.extended
     def test_single_files_have_the_features_too(self):
         expected = self.trunk(self.images())
         flags = ("export", f"--workdir={self.run_folder}")
@@ -115,7 +114,6 @@ class ResNetCommandsTest(tf.test.TestCase):
             other.load_weights(files["keras_weights"])
             self.assertAllClose(other(self.images())["pool"], expected["pool"], atol=1e-4)
 
-    @pytest.mark.extended
     @unittest.skipUnless(HAS_ONNX, "pip install -c constraints.txt tf2onnx onnxruntime")
     def test_onnxruntime_finds_the_features(self):
         import onnxruntime
@@ -165,7 +163,6 @@ class ResNetCommandsTest(tf.test.TestCase):
         self.assertEqual(found["layers"]["pool"]["dimensions"], DIM)
         self.assertEqual(found["paper_dataset"], "")
 
-    @pytest.mark.extended
     def test_rotation_and_fine_tuning(self):
         found = self.evaluate(
             "rotation", f"--test={self.data}", "--stage=rotnet", model=self.run_folder
@@ -178,7 +175,6 @@ class ResNetCommandsTest(tf.test.TestCase):
         self.assertEqual(found["network"]["stem"], "small")
         self.assertTrue(0 <= found["top1"] <= 1)
 
-    @pytest.mark.extended
     def test_voc_classification_trains_one_layer_and_detection_says_why_not(self):
         kit = devkit.draw(self.path("kit"), dict.fromkeys(("trainval", "train", "val", "test"), 6))
         data = (f"--train={kit}", "--norandom_init")

@@ -42,6 +42,7 @@ LIMIT_S = 120
 FILES = ("about.json", "classes.csv", "confusion.csv", "confusion.png", "model", "result.json")
 
 
+@pytest.mark.slow
 class FinetuneCommandTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -106,7 +107,6 @@ class FinetuneCommandTest(tf.test.TestCase):
         for name in ("top1", "top5", "mean_class", "train_loss", "train_accuracy"):
             self.assertAllClose(self.result[name], expected[name], msg=name)
 
-    @pytest.mark.slow
     @pytest.mark.numeric
     def test_a_process_that_never_imported_dc_tf_gets_the_probabilities_of_the_table(self):
         split = open_splits(self.train, self.test)[1]
@@ -194,7 +194,6 @@ np.savez(
             self.assertIn(message, err)
             self.assertFalse(os.path.exists(self.path("x", self.root)))
 
-    @pytest.mark.slow
     def test_a_killed_one_and_a_stopped_one_end_with_the_predictions_of_one_left_alone(self):
         output = self.path("killed", self.root)
         work = pathlib.Path(output, "work", "model-seed0")
@@ -252,7 +251,6 @@ np.savez(
         self.assertEqual(result["test_rows"], 41)
         self.assertFalse(os.path.exists(f"{output}.workers"))
 
-    @pytest.mark.slow
     def test_overwrite_replaces_it_and_resumes_what_it_began(self):
         output = self.path("replaced", self.root)
         shutil.copytree(self.output, output)

@@ -33,6 +33,7 @@ def write_classifier(path, names=NAMES, **options):
     return path
 
 
+@pytest.mark.slow
 class PredictTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -116,7 +117,6 @@ class PredictTest(tf.test.TestCase):
         self.assertIsNone(found["predictions"][2]["prediction"])
         self.assertIn("offset", found["predictions"][2]["reason"])
 
-    @pytest.mark.slow
     def test_several_classes_of_an_image(self):
         names = ("a", "b", "c", "d")
         model = write_classifier(self.path("four"), names)

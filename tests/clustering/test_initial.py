@@ -65,7 +65,7 @@ class InitialTest(tf.test.TestCase, parameterized.TestCase):
         x = np.repeat(np.eye(4, dtype=np.float32), 50, axis=0)
         self.assertAllEqual(np.unique(draw(Solo(), x, 9, method), axis=0), np.eye(4)[::-1])
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_draws_follow_the_squared_distance(self):
         # From a start at 0, rows at 1, 2 and 3 are drawn next as 1 : 4 : 9.
         x = np.repeat(np.arange(4, dtype=np.float32), 100)[:, None]

@@ -83,6 +83,7 @@ def assigned(comm, run, data, scratch):
     return [np.array(column) for column in (found.cluster, found.sub, found.distance)]
 
 
+@pytest.mark.slow
 class SharedWorkTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -216,7 +217,7 @@ class SharedWorkTest(tf.test.TestCase):
         with mock.patch.object(where, "_states", side_effect=AssertionError("reads again")):
             self.assertAllEqual(matching(ALONE, data, folder).kept, alone.kept)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_the_commands_of_a_run_give_on_two_workers_what_they_give_on_one(self):
         settings, run = runs.undisturbed(1)
         data = Dataset.open(settings["data"]["path"])

@@ -160,6 +160,7 @@ def counted(owner, name, units=lambda *arguments: len(arguments[0])):
         yield calls
 
 
+@pytest.mark.slow
 class CountsTest(tf.test.TestCase):
     """The counts of a task's parts equal the work that the task then does on small data."""
 
@@ -185,7 +186,6 @@ class CountsTest(tf.test.TestCase):
         # conv2 has 4 channels in 2 x 2 cells, fc7 12 numbers.
         self.assertAllClose(millions, 26 * 14 * (4 * 4 + 12) / 1e6)
 
-    @pytest.mark.slow
     def test_of_epochs_of_linear_classifiers_cached_and_augmented(self):
         for augment in (False, True):
             protocol = linear_probe.Protocol(
@@ -210,7 +210,6 @@ class CountsTest(tf.test.TestCase):
             low_shot.evaluate(self.frozen, *self.splits, ["conv2", "fc7"], protocol)
         self.assertEqual(self.counts(work), [26 + 14, sum(fitted)])
 
-    @pytest.mark.slow
     def test_of_steps_and_tests_of_fine_tuning(self):
         protocol = finetune.Protocol(epochs=2, batch_size=8, seeds=2, drops=(), init_deviation=0.1)
         trained, tested = self.counts(finetune.work(self.frozen, *self.splits, protocol))
@@ -219,7 +218,6 @@ class CountsTest(tf.test.TestCase):
                 finetune_train.fine_tune(self.frozen, *self.splits, protocol, Solo(), seed)
         self.assertEqual((trained, tested), (sum(steps), sum(logits)))
 
-    @pytest.mark.slow
     def test_of_crops_of_a_development_kit(self):
         kit = devkit.draw(os.path.join(self.root, "kit"), {"trainval": 9, "test": 5, "val": 4})
         splits = read_splits(kit, ("trainval", "test", "trainval", "val"))
@@ -276,7 +274,6 @@ class CountsTest(tf.test.TestCase):
         # Of the layers that propose, the count leaves out the last, which are small.
         self.assertAllClose(others, proposing * cells + classifying * 10, rtol=0.1)
 
-    @pytest.mark.slow
     def test_a_sample_of_every_part_runs_and_leaves_the_network_as_it_was(self):
         before = self.frozen.trunk.get_weights()
         kit = devkit.draw(os.path.join(self.root, "sampled"), {"trainval": 6, "test": 4})

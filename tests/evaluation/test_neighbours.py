@@ -20,6 +20,7 @@ def read(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 class NeighboursTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -92,7 +93,6 @@ class NeighboursTest(tf.test.TestCase):
             self.assertEqual((code, out), (2, ""))
             self.assertIn(message, err)
 
-    @pytest.mark.slow
     def test_two_workers_find_what_one_finds(self):
         tables = [os.path.join(self.root, name) for name in ("alone.csv", "both.csv")]
         self.assertEqual(call("evaluate", *self.flags(tables[0]))[0], 0)

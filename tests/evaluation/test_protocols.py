@@ -9,6 +9,7 @@ from unittest import mock
 
 import devkit
 import pictures
+import pytest
 import tensorflow as tf
 from striped import call, write_model, write_stripes
 
@@ -150,6 +151,7 @@ class FilesTest(tf.test.TestCase):
             self.assertEqual(protocol.paper, "auto", path.name)
 
 
+@pytest.mark.slow
 class CommandTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):

@@ -8,6 +8,7 @@ import tempfile
 from unittest import mock
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from striped import call, write_model, write_stripes
 
@@ -94,6 +95,7 @@ class RememberedTest(tf.test.TestCase):
             self.assertEqual(self.best(), "conv1")
 
 
+@pytest.mark.slow
 class EmbedTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):

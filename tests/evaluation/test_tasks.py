@@ -89,6 +89,7 @@ class TasksTest(tf.test.TestCase):
         self.assertGreater(results["top1_s20"], 0.9)
         self.assertEqual(results["top1"], results["top1_s20"])
 
+    @pytest.mark.slow
     def test_processes_find_the_same_as_one(self):
         protocol = low_shot.Protocol(shots=(1, 8), draws=2)
         arguments = self.frozen, *self.splits(), ["conv2", "conv4"], protocol
@@ -126,6 +127,7 @@ class TasksTest(tf.test.TestCase):
         with self.assertRaisesRegex(ConfigError, "has 30 images, but up to 31"):
             low_shot.draw(train, low_shot.Protocol(shots=(31,)))
 
+    @pytest.mark.slow
     def test_linear_classifiers_find_the_stripes_cached_and_augmented(self):
         small = linear_probe.Protocol(
             epochs=8,
@@ -271,6 +273,7 @@ class TasksTest(tf.test.TestCase):
         self.assertEqual(code, 0, err)
         self.assertIn(f"--train and --test are both {self.train}/: metrics", logs.output[0])
 
+    @pytest.mark.slow
     def test_the_command_shows_the_papers_accuracies_on_data_declared_as_the_papers(self):
         picture = os.path.join(self.get_temp_dir(), "layers.png")
         few = "--params_override=epochs=1,batch_size=16"

@@ -52,6 +52,7 @@ class FileFormatsTest(tf.test.TestCase):
     def path(self, name):
         return os.path.join(self.get_temp_dir(), name)
 
+    @pytest.mark.slow
     @pytest.mark.numeric
     def test_weights_load_into_a_new_network_of_the_same_settings(self):
         for sobel, folded, name in (("layer", False, "a"), ("folded", True, "b")):
@@ -103,6 +104,7 @@ class FileFormatsTest(tf.test.TestCase):
             model.fit(images(8), np.ones([8, trunk.feature_dim]), batch_size=8, verbose=0)
             self.assertNotAllClose(model.get_layer("conv1_conv").get_weights()[0], before, rtol=0)
 
+    @pytest.mark.slow
     @stacks.needs_tf220
     def test_the_keras_model_learns_from_conv1_on_and_keeps_sobel(self):
         path = self.path("a.keras")

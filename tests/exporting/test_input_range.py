@@ -106,6 +106,7 @@ class ValuesTest(tf.test.TestCase):
             checked_range("0-1")
 
 
+@pytest.mark.slow
 class FormatsTest(tf.test.TestCase):
     """All formats, against the network itself."""
 
@@ -147,12 +148,10 @@ class FormatsTest(tf.test.TestCase):
         with self.assertRaisesRegex(tf.errors.InvalidArgumentError, OUT_OF_RANGE):
             model(floats(), training=True)
 
-    @pytest.mark.slow
     def test_saved_model_of_bytes(self):
         model = self.saved_model(input_range=BYTES)
         self.check(lambda x: model(x)["fc7"], [pixels(), floats()], [units()])
 
-    @pytest.mark.slow
     def test_a_frozen_graph_of_each_signature(self):
         from tensorflow.python.framework import convert_to_constants
 

@@ -44,6 +44,7 @@ class LoadersTest(tf.test.TestCase):
         self.path, self.expected = exported()
 
 
+@pytest.mark.slow
 @unittest.skipUnless(keras3.__version__.startswith("3"), "Keras 2 has no TFSMLayer")
 class Keras3Test(LoadersTest):
     def model(self, shape, dtype, **options):
@@ -51,7 +52,7 @@ class Keras3Test(LoadersTest):
         inputs = keras3.Input(shape, dtype=dtype)
         return keras3.Model(inputs, layer(inputs))
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_both_default_endpoints_take_uint8_and_floats_of_any_size(self):
         for options in ({}, {"call_endpoint": "serving_default"}):
             for shape in ([RESOLUTION, RESOLUTION, 3], [None, None, 3]):
@@ -66,12 +67,10 @@ class Keras3Test(LoadersTest):
         same = self.model([None, None, 3], "float32").predict(resized, verbose=0)
         self.assertAllClose(found["fc7"], same["fc7"], atol=1e-4)
 
-    @pytest.mark.slow
     def test_floats_out_of_range_are_refused(self):
         with self.assertRaisesRegex(tf.errors.InvalidArgumentError, OUT_OF_RANGE):
             self.model([None, None, 3], "float32").predict(units() * 255, verbose=0)
 
-    @pytest.mark.slow
     def test_fine_tuning_trains_all_weights_and_running_statistics_also_with_xla(self):
         trunk = self.model([RESOLUTION, RESOLUTION, 3], "uint8", call_training_endpoint="train")
         model = keras3.Model(trunk.inputs, keras3.layers.Dense(2)(trunk.outputs[-1]))

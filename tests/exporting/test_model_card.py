@@ -86,7 +86,7 @@ class ModelCardTest(tf.test.TestCase):
         run, _ = load_trunk(workdir)
         self.assertAllClose(other.fc7.kernel, run.fc7.kernel)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_an_imported_and_an_unknown_network_have_cards_too(self):
         _, card = self.export({"checkpoint": "/secret/place/ours.pth", "sha256": "abc"})
         self.assertIn(r"ours\.pth", card)
@@ -94,6 +94,7 @@ class ModelCardTest(tf.test.TestCase):
         _, card = self.export(None)
         self.assertEqual(card.count("Not known."), 3)
 
+    @pytest.mark.slow
     def test_nothing_in_the_data_becomes_markup(self):
         path, _ = self.export(
             {

@@ -101,6 +101,7 @@ found["names"] = [layer.name for layer in model.layers]
             name = "block5_conv3_relu" if kind == "vgg16" else "conv5_block2_out"
             self.assertIn(name, found["names"])
 
+    @pytest.mark.slow
     def test_the_model_of_keras_3_learns_from_its_first_convolution_on(self):
         pytest.importorskip("keras", "3")
         path, modern = self.path("a.keras"), keras.keras_3()
@@ -113,7 +114,7 @@ found["names"] = [layer.name for layer in model.layers]
         self.assertNotAllClose(model.get_layer("conv1_conv").get_weights()[0], before, rtol=0)
         self.assertTrue(np.isnan(model(images())).all())  # in [0, 1], of a model for 0 to 255
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_a_layer_of_keras_3_takes_the_saved_model(self):
         pytest.importorskip("keras", "3")
         trunk, path = of(*SMALL[0][:2]), self.path("model")
@@ -128,7 +129,7 @@ found |= keras.layers.TFSMLayer({path!r})(given["x"])
 
 
 class TFLiteTest(LibrariesTest):
-    @pytest.mark.slow
+    @pytest.mark.extended
     @pytest.mark.numeric
     def test_litert_has_the_features_of_all_layers(self):
         self.check_features(SMALL[0], SMALL[3])
@@ -236,6 +237,7 @@ found["features"] = model(x).detach().numpy()
         self.assertAllEqual(state["fc.weight"], np.zeros([1000, 512]))
         self.assertEqual(state.keys() - timm_state(trunk).keys(), {"fc.weight", "fc.bias"})
 
+    @unittest.skipUnless(has("torch", "safetensors"), "pip install torch safetensors")
     def test_networks_of_another_shape_are_refused_with_what_differs(self):
         for kind, settings, side, message in (
             ("resnet18", {"width": 1 / 16}, 32, "7x7 on RGB, and 9x9 with Sobel folded in here"),

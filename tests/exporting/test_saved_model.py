@@ -50,6 +50,7 @@ class SavedModelTest(tf.test.TestCase):
                 cls.trunk, path, form, weight_decay=0.5, short_side=40, source={"run": "a"}
             )
 
+    @pytest.mark.slow
     @pytest.mark.numeric
     def test_a_process_that_never_imported_dc_tf_gets_the_same_features(self):
         expected = self.trunk(pixels() / np.float32(255))
@@ -162,6 +163,7 @@ assert "dc_tf" not in sys.modules
         """Path of an export of `trunk` of this test's own."""
         return shutil.copytree(self.paths["layer"], os.path.join(self.get_temp_dir(), "model"))
 
+    @pytest.mark.slow
     def test_existing_output_is_refused_or_replaced_whole(self):
         path = self.exported()
         with self.assertRaisesRegex(ConfigError, "--overwrite"):
@@ -204,6 +206,7 @@ export_saved_model(network(seed=1), {path!r}, overwrite=True)
         export_saved_model(network(seed=1), path, overwrite=True)
         self.assertNotAllClose(restore_trunk(path).fc7.kernel, self.trunk.fc7.kernel)
 
+    @pytest.mark.slow
     def test_parts_of_killed_exports_are_removed_and_those_of_others_at_work_stay(self):
         path = os.path.join(self.get_temp_dir(), "model")
         for name in ("a", "b"):

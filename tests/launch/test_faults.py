@@ -52,14 +52,19 @@ class FaultsTest(tf.test.TestCase):
             self.assertAllEqual(state[name], value, name)
 
     def test_a_killed_worker_is_named_by_the_others_and_nothing_is_lost(self):
-        workdir = self.workdir()
-        for rank, phase, seconds in (
+        self.check_killed(
             (0, "joining the others", 3.0),  # time for the other one to hear it
-            (0, "a training step", 0.3),
             (1, "checkpoint", 0.3),
-            (0, "extract", 0.3),
-            (1, "cluster, level 2", 0.3),
-        ):
+            (0, "cluster, level 2", 0.3),
+        )
+
+    @pytest.mark.extended
+    def test_a_worker_that_is_killed_in_other_phases_is_named_too(self):
+        self.check_killed((0, "a training step", 0.3), (1, "extract", 0.3))
+
+    def check_killed(self, *faults):
+        workdir = self.workdir()
+        for rank, phase, seconds in faults:
             with self.job(workdir, phase, slow=(phase, seconds)) as job:
                 job.wait_until_slow()
                 time.sleep(0.8 * seconds)
@@ -136,6 +141,7 @@ class FaultsTest(tf.test.TestCase):
         command = ["kmeans", f"--input={path}", "--k=20", f"--output={output}"]
         return Job(2, command, self.workdir(), slow)
 
+    @pytest.mark.extended
     def test_a_killed_worker_of_another_command_is_named_by_the_others(self):
         evaluation = [
             "evaluate",

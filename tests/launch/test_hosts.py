@@ -26,7 +26,7 @@ print(time.monotonic() - started)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.alone
 class HostsTest(tf.test.TestCase):
     def setUp(self):
@@ -53,7 +53,6 @@ class HostsTest(tf.test.TestCase):
         folder = os.path.join(self.folder, name)
         return Job(self.hosts.count, command, folder, slow, self.hosts)
 
-    @pytest.mark.extended
     def test_far_from_one_another_they_train_all_the_same(self):
         self.make_hosts(2, latency_s=LATENCY_S)
         seconds = self.hosts.start(0, [sys.executable, "-c", REFUSED_AFTER], stdout=subprocess.PIPE)

@@ -22,7 +22,7 @@ LAUNCHER = pathlib.Path(__file__).resolve().parents[2] / "launch" / "local.py"
 LIMIT_S = 240
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.alone
 class ResumeTest(tf.test.TestCase):
     def test_a_killed_worker_costs_a_restart_and_nothing_else(self):

@@ -59,6 +59,7 @@ class TrunksTest(tf.test.TestCase):
                 if name in maps:
                     self.assertAllGreaterEqual(features, 0.0)
 
+    @pytest.mark.slow
     def test_counts_are_those_of_the_network(self):
         for kind, stem, resolution in FORMS:
             for sobel, size in ((True, resolution), (False, resolution + 13)):
@@ -139,6 +140,7 @@ class TrunksTest(tf.test.TestCase):
                 if hasattr(part, "conv"):
                     self.assertLessEqual(part.conv.strides[0], part.conv.kernel_size[0], name)
 
+    @pytest.mark.bfloat16
     def test_a_fresh_one_has_the_same_settings_but_for_changes(self):
         trunk = make_trunk("resnet18", width=1 / 16, resolution=32, stem="small", sobel=True)
         fresh = trunk.fresh(compute_dtype="bfloat16", seed=3, resolution=48)

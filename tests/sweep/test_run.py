@@ -21,6 +21,7 @@ from dc_tf.errors import ConfigError, DataError
 from dc_tf.sweep.run import run_sweep
 
 
+@pytest.mark.slow
 class SweepTest(tf.test.TestCase):
     """Two cells, two at a time."""
 
@@ -121,7 +122,7 @@ class SweepTest(tf.test.TestCase):
         self.assertTrue(os.path.exists(f"{workdir}/logs/bad-seed_0.log"))
         self.assertIn("Failed:", result.table)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_a_sweep_that_is_killed_in_a_cell_ends_as_an_undisturbed_one(self):
         workdir = self.copy(without=["first-seed_1"])
         os.remove(f"{workdir}/result.json")

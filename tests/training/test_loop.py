@@ -68,6 +68,7 @@ class LoopTest(tf.test.TestCase):
         for name, value in expected.items():
             self.assertAllEqual(ours[name], value, name)
 
+    @pytest.mark.slow
     def test_a_run_stopped_in_each_phase_and_resumed_equals_the_one_that_was_not_stopped(self):
         self.check_resumed(
             [
@@ -337,7 +338,7 @@ class LoopTest(tf.test.TestCase):
         workers.on_cluster(1, runs.train, self.settings, workdir)
         self.assert_same_end(workdir, self.undisturbed)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_on_a_disk_that_cannot_rename_folders_a_kill_amid_a_checkpoint_costs_that_one(self):
         workdir = os.path.join(self.folder, "bucket")
         for files in (3, 8, None):

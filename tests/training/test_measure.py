@@ -37,6 +37,7 @@ def speeds(cluster, settings):
     return rates.images_per_s, rates.extract_per_s, rates.source
 
 
+@pytest.mark.slow
 class MeasureTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -78,7 +79,7 @@ class MeasureTest(tf.test.TestCase):
         measured(connect(), self.settings)
         self.assertEqual(sorted(os.listdir(self.folder)), before)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_a_process_alone_measures_the_part_of_one_of_many_workers(self):
         # More workers than super-classes share the heads, which one process has nobody to do with.
         plan, rates = measured(connect(), self.settings, planned_workers=16)
@@ -87,14 +88,12 @@ class MeasureTest(tf.test.TestCase):
         alone = measured(connect(), self.settings)[1]
         self.assertGreater(rates.extract_per_s, 2 * alone.extract_per_s)
 
-    @pytest.mark.slow
     def test_a_step_that_takes_too_long_is_measured_with_fewer_images_and_says_so(self):
         plan, rates = measured(connect(), self.settings, limits={"_MOST_STEP_S": 0.0})
         self.assertIn("measured with 4 of a worker's 32 images", rates.notes[0])
         self.assertGreater(rates.images_per_s[0], 0)
         self.assertIn("measured with 4 of", as_text(plan, rates))
 
-    @pytest.mark.slow
     def test_parts_of_a_batch_are_left_out_before_they_are_made_smaller(self):
         stages = [{**self.settings["stages"][0], "accumulate": 4}]
         settings = {**self.settings, "stages": stages}
@@ -125,7 +124,7 @@ class MeasureTest(tf.test.TestCase):
         self.assertEmpty(rates.images_per_s)
         self.assertIn("earlier stages took more than", as_text(plan, rates))
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_workers_that_measure_together_know_the_same(self):
         first, second = workers.on_cluster(2, speeds, self.settings)
         self.assertEqual(first, second)

@@ -45,6 +45,7 @@ class OnViewTest(tf.test.TestCase):
         for name, value in own.items():
             self.assertAllEqual(view[name], value, name)
 
+    @pytest.mark.extended
     def test_features_are_the_same(self):
         frozen = open_model(self.runs["own"])
         view, own = (

@@ -42,6 +42,7 @@ LIMIT_S = 240
 PLACE = {"stage": 0, "stage_name": "deepercluster", "round": 0, "step": 0}
 
 
+@pytest.mark.slow
 class ReassignTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -78,7 +79,6 @@ class ReassignTest(tf.test.TestCase):
         for level in ("level1", "level2"):
             self.assertEqual(ours[level], expected[level])
 
-    @pytest.mark.slow
     def test_killed_in_each_phase_it_resumes_there_and_ends_with_the_same_clusters(self):
         for event in KILLS:
             self.kill("killed", event)
@@ -102,14 +102,12 @@ class ReassignTest(tf.test.TestCase):
             kept = Whitening.load(os.path.join(scratch, "whitening.npz"))
             self.assertEqual(kept.name, Whitening.fit(Moments.of(store), Solo(), 8).name)
 
-    @pytest.mark.slow
     def test_killed_while_rows_are_whitened_in_place_it_ends_with_the_same_clusters(self):
         self.kill("in-place", ("whiten", 0), whitening_dim=16)
         self.run_to_end("in-place", whitening_dim=16)
         self.run_to_end("in-place-whole", whitening_dim=16)
         self.assert_same_clusters("in-place", "in-place-whole")
 
-    @pytest.mark.slow
     def test_scratch_of_another_round_or_of_other_weights_is_not_used(self):
         self.kill("stale", ("level 2", 1, 1), seed=5)
         self.kill("stale", ("level 2", 1, 1), weights=1)
@@ -118,7 +116,6 @@ class ReassignTest(tf.test.TestCase):
         self.assertEqual(self.events("stale")[before:], self.events("undisturbed"))
         self.assert_same_clusters("stale", "undisturbed")
 
-    @pytest.mark.slow
     def test_the_cache_may_change_in_a_clustering_and_leaves_no_trace(self):
         self.kill("cached", ("level 1", 0, 2), cache_gb=0)
         self.kill("cached", ("level 2", 1, 1), cache_gb=1)
@@ -151,7 +148,7 @@ class ReassignTest(tf.test.TestCase):
             counts = np.bincount(expected.flat(), minlength=8).reshape(2, 4)
             self.assertAllEqual(model.counts, counts)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_a_clustering_that_was_killed_keeps_the_same_centroids(self):
         run, whole = (RunDir(os.path.join(self.folder, n)) for n in ("kept-killed", "kept-whole"))
         for event in (("level 2", 1, 1), ("write", 0)):
@@ -164,7 +161,6 @@ class ReassignTest(tf.test.TestCase):
         self.assertAllEqual(ours.whitening.basis, expected.whitening.basis)
         self.assertEqual(ours.description["network"], expected.description["network"])
 
-    @pytest.mark.slow
     def test_a_worker_killed_while_saving_costs_both_that_iteration(self):
         folder, whole = (os.path.join(self.folder, name) for name in ("two", "two-whole"))
         with self.assertRaisesRegex(AssertionError, "the process ended with code -9"):

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 
 import numpy as np
+import pytest
 import runs
 import tensorflow as tf
 import workers
@@ -23,6 +24,7 @@ from dc_tf.training import loop
 from dc_tf.training.replay import find_step, replay
 
 
+@pytest.mark.slow
 class ReplayTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):

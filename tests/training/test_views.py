@@ -32,7 +32,7 @@ class ViewsTest(tf.test.TestCase):
         cls.undisturbed = os.path.join(cls.folder, "undisturbed")
         workers.on_cluster(1, runs.train, cls.settings, cls.undisturbed)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_a_run_stopped_and_resumed_ends_where_the_undisturbed_one_does(self):
         workdir = os.path.join(self.folder, "resumed")
         (result,) = workers.on_cluster(1, runs.train, self.settings, workdir, ("train", 5))

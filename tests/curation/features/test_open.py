@@ -8,6 +8,7 @@ import tempfile
 from unittest import mock
 
 import numpy as np
+import pytest
 import runs
 import tensorflow as tf
 
@@ -97,6 +98,7 @@ class FilesTest(tf.test.TestCase):
                 features.take([0, row])
 
 
+@pytest.mark.slow
 class RunTest(tf.test.TestCase):
     """Of a trained network; the same folder for all tests, each on its own copy."""
 

@@ -78,6 +78,7 @@ class TreeTest(tf.test.TestCase):
         shares = tree.shares(10, tree.sizes(), np.random.default_rng(0))
         self.assertEqual(shares.sum(), 10)
 
+    @pytest.mark.slow
     def test_two_workers_find_the_tree_of_one(self):
         alone = hierarchical_kmeans(long_tail(600)[0], OPTIONS_OF_FEW)
         found = workers.on_workers(2, _grow_own)

@@ -9,6 +9,7 @@ import tempfile
 from unittest import mock
 
 import numpy as np
+import pytest
 import runs
 import tensorflow as tf
 import workers
@@ -196,6 +197,7 @@ def measured_on(cluster, model, train, settings):
     return found, shown.getvalue()
 
 
+@pytest.mark.slow
 class KMeansTest(tf.test.TestCase):
     """Clusters of rows that `dc_tf embed` wrote, or of any others."""
 

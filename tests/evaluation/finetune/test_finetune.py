@@ -59,6 +59,7 @@ def tuned(world, model, data, protocol, stop_at=None):
     return metrics, weights(kept[0]), steps
 
 
+@pytest.mark.slow
 class FinetuneTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -77,7 +78,6 @@ class FinetuneTest(tf.test.TestCase):
         trunk = finetune_train.starting_point(open_model(self.model))
         return FineTuner(trunk, classes, protocol, world or Solo(), seed=0)
 
-    @pytest.mark.slow
     def test_stripes_are_learned_from_the_first_layer_on(self):
         protocol = Protocol(
             epochs=8,
@@ -108,7 +108,6 @@ class FinetuneTest(tf.test.TestCase):
         self.assertAllClose(np.std(fine_tuner.head.kernel), 0.01, rtol=0.05)
         self.assertNotAllClose(trunk.fc7.kernel, frozen.trunk.fc7.kernel)
 
-    @pytest.mark.slow
     def test_steps_are_those_of_sgd_as_pytorch_writes_it_across_a_drop(self):
         protocol = dataclasses.replace(SMALL, dropout=0.0, weight_decay=0.05)
         fine_tuner, twin = self.fine_tuner(protocol), self.fine_tuner(protocol)
@@ -145,7 +144,6 @@ class FinetuneTest(tf.test.TestCase):
         for whole, *parts in zip(first, *halves):
             self.assertAllEqual(whole, np.concatenate(parts))
 
-    @pytest.mark.slow
     def test_two_workers_end_with_the_weights_of_one(self):
         protocol = dataclasses.replace(SMALL, epochs=2, drops=(1,), learning_rate=0.01)
         alone, after, _ = tuned(Solo(), self.model, self.data, protocol)
@@ -177,7 +175,6 @@ class FinetuneTest(tf.test.TestCase):
         finished = tuned(Solo(), self.model, self.data, protocol)
         self.assertEqual((finished[0], finished[2]), (resumed[0], []))
 
-    @pytest.mark.slow
     def test_an_incomplete_checkpoint_is_not_restored(self):
         folder = self.folder()
         protocol = dataclasses.replace(SMALL, workdir=folder, save_every=2)
@@ -191,7 +188,6 @@ class FinetuneTest(tf.test.TestCase):
         with self.assertRaisesRegex(DataError, "remove that folder"):
             tuned(Solo(), self.model, self.data, protocol)
 
-    @pytest.mark.slow
     def test_a_work_folder_of_something_else_is_refused(self):
         folder = self.folder()
         request = Request("finetune", self.model, train=self.train, test=self.test)
@@ -262,7 +258,7 @@ class FinetuneTest(tf.test.TestCase):
             with self.assertRaisesRegex(ConfigError, next(iter(wrong))):
                 Protocol(**wrong)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_the_command_compares_with_random_weights_and_with_the_paper(self):
         settings = "epochs=1,batch_size=16,seeds=2,paper=imagenet90"
         flags = [f"--train={self.train}", f"--test={self.test}", f"--model={self.model}"]

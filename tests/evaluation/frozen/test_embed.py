@@ -12,6 +12,7 @@ from unittest import mock
 
 import numpy as np
 import pictures
+import pytest
 import runs
 import tensorflow as tf
 
@@ -32,6 +33,7 @@ from dc_tf.nn.vgg16 import VGG16
 RESOLUTION, ROWS, PER_FILE = 32, 50, 16
 
 
+@pytest.mark.slow
 class EmbedTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):

@@ -196,6 +196,7 @@ class EmbedTest(OtherTest):
             self.assertAllClose(found[name], expected[name], atol=1e-6)
 
 
+@pytest.mark.slow
 class FurtherTest(OtherTest):
     """What is done with the features of other networks is what is done with ours."""
 

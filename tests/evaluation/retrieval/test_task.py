@@ -10,6 +10,7 @@ from unittest import mock
 
 import numpy as np
 import pictures
+import pytest
 import tensorflow as tf
 import workers
 from PIL import Image
@@ -72,6 +73,7 @@ def measured(world, model, test, train, protocol):
     return retrieval.evaluate(frozen, read_ground_truth(test), images_in(train), protocol, world)
 
 
+@pytest.mark.slow
 class RetrievalTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):

@@ -130,6 +130,7 @@ class MultiLabelNetworkTest(tf.test.TestCase):
         self.assertAllEqual(np.asarray(tape.gradient(loss, logits)) != 0, labels >= 0)
 
 
+@pytest.mark.slow
 class Voc07ClassificationTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -155,7 +156,6 @@ class Voc07ClassificationTest(tf.test.TestCase):
         splits = read_splits(self.kit, names)
         return voc07_classification.evaluate(open_model(self.model), splits, protocol)
 
-    @pytest.mark.slow
     def test_fine_tuning_tells_the_stripes_apart(self):
         folder = tempfile.mkdtemp(dir=self.root)
         counts = {"trainval": 80, "test": 30}
@@ -197,7 +197,6 @@ class Voc07ClassificationTest(tf.test.TestCase):
         self.assertAllClose(found, expected, atol=1e-5)
         self.assertGreater(np.abs(crops[0] - crops[1]).max(), 0.1)
 
-    @pytest.mark.slow
     def test_the_pair_that_does_best_on_val_is_taken(self):
         protocol = dataclasses.replace(
             QUICK, seeds=1, iterations=3, learning_rates=(1e-6, 0.1), weight_decays=(0.0, 1e-5)
@@ -227,7 +226,6 @@ class Voc07ClassificationTest(tf.test.TestCase):
             loss = alone["runs"][0]["train_loss"]
             self.assertAllClose(both[0]["runs"][0]["train_loss"], loss, rtol=1e-5)
 
-    @pytest.mark.slow
     def test_the_command_shows_random_weights_and_the_paper_beside_it(self):
         few = "--params_override=iterations=2,seeds=2,crops=1,batch_size=4,paper=voc07"
         code, out, err = self.call(f"--train={self.kit}", few, "--params_override=tune=all")

@@ -116,6 +116,7 @@ class BackboneTest(tf.test.TestCase):
         self.assertTrue(params.task.freeze_backbone)
 
 
+@pytest.mark.slow
 class Voc07DetectionTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -178,7 +179,6 @@ class Voc07DetectionTest(tf.test.TestCase):
                 named_weights(frozen.trunk)["conv1"]["kernel"], before["conv1"]["kernel"]
             )
 
-    @pytest.mark.slow
     def test_boxes_come_back_in_the_pixels_of_the_image(self):
         class Whole:
             """Finds the whole image of 40 x 56 pixels, and an object in its upper left quarter.
@@ -224,7 +224,7 @@ class Voc07DetectionTest(tf.test.TestCase):
         self.assertAllEqual(detector.merge(rows, 0.5, 2), rows[[1, 3]])
         self.assertEqual(detector.merge(rows[:0], 0.5, 2).shape, (0, 6))
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_the_command_trains_and_evaluates(self):
         self.check_training(self.folder())
 

@@ -94,6 +94,7 @@ def train_without_statistics(cluster, settings, workdir, stop_at):
         return runs.train(cluster, settings, workdir, stop_at)
 
 
+@pytest.mark.slow
 class BankTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -120,7 +121,6 @@ class BankTest(tf.test.TestCase):
     def test_nothing_of_the_bank_is_left_at_the_end(self):
         self.assertEmpty(os.listdir(RunDir(self.undisturbed).banks))
 
-    @pytest.mark.slow
     def test_rows_that_were_not_drawn_keep_their_features_and_others_get_newer_ones(self):
         # The epoch that ends with step 4 is complete, and round 0 still there.
         workdir = self.trained("rows", ("train", STEPS))
@@ -135,7 +135,7 @@ class BankTest(tf.test.TestCase):
         self.assertTrue(np.all(np.any(after[drawn] != before[drawn], axis=1)))
         self.assertAllClose(np.linalg.norm(after, axis=1), np.ones(ROWS), atol=1e-5)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_a_run_that_is_killed_and_resumed_has_the_same_bank_and_ends_the_same(self):
         # Between checkpoints of the second epoch, and after a clustering.
         workdir = self.trained("killed", ("train", 5), ("clustering", 2 * STEPS), None)
@@ -145,7 +145,6 @@ class BankTest(tf.test.TestCase):
         for name, value in expected.items():
             self.assertAllEqual(ours[name], value, name)
 
-    @pytest.mark.slow
     def test_two_workers_have_the_bank_of_one(self):
         # So small a rate leaves the features as they are.
         slow = settings_of(self.data, {"optimizer": {"learning_rate": 1e-9}})
@@ -176,7 +175,6 @@ class BankTest(tf.test.TestCase):
         self.assertEqual(sources_of(other), ["extract", "bank", "bank"])
         self.assertAllClose(base_of(other, 2), base_of(one, 2), atol=1e-3)
 
-    @pytest.mark.slow
     def test_the_bank_has_what_extraction_would_find(self):
         # Whole images, and nothing in the network that differs between training and inference.
         whole = {"min_crop_area": 1.0, "flip": False, "resize": 32}
@@ -333,6 +331,7 @@ class StepTest(tf.test.TestCase):
             "sub_id": tf.zeros(32, tf.int32),
         }
 
+    @pytest.mark.slow
     def test_features_of_a_step_are_those_of_its_images_before_it(self):
         for stage, dim in (({}, DIM), ({"head": "linear", "projection": {}}, 16)):
             learner = self.learner(**stage, accumulate=2)

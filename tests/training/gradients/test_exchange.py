@@ -101,6 +101,7 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
         for plain, factors, _ in shared(2):
             self.assert_same_step(plain, factors, rtol=2e-4)
 
+    @pytest.mark.slow
     def test_alone_the_step_is_that_of_gradients_to_the_bit(self):
         ((plain, factors, rounded),) = shared(1)
         for other in (factors, rounded):
@@ -147,7 +148,7 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
         for (plain, _, _), other in zip(shared(2), early, strict=True):
             self.assert_same_step(plain, other, rtol=2e-4)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_four_workers_in_two_groups_take_the_step_of_one_and_agree_on_it(self):
         case = Case(rotations=2, accumulate=2)
         self.check(case, 4)
@@ -201,6 +202,7 @@ class Bfloat16Test(tf.test.TestCase):
         self.assertLess(max(apart), 2 * 2**-8)
         self.assertGreater(max(apart), 2**-13)
 
+    @pytest.mark.slow
     def test_a_step_differs_from_float32_by_rounding_and_workers_agree(self):
         for exact, _, rounded in shared(2):
             self.check(exact, rounded)

@@ -110,6 +110,7 @@ class OverlapTest(tf.test.TestCase, parameterized.TestCase):
         for one, other in zip(gradients, late, strict=True):
             self.assertAllClose(one, other, rtol=1e-5, atol=1e-6)
 
+    @pytest.mark.slow
     def test_statistics_can_be_summed_directly(self):
         gradients, calls, norms = self.trace(True, direct=True)
         self.assertEqual(calls.count("all to all"), 2 * norms)
@@ -126,6 +127,7 @@ class OverlapTest(tf.test.TestCase, parameterized.TestCase):
             self.assertAllClose(one, other, rtol=1e-5, atol=1e-6)
             self.assertGreater(np.abs(one).max(), 0)
 
+    @pytest.mark.slow
     def test_a_second_trace_uses_nothing_of_the_first(self):
         gradients, calls, _ = self.trace(True, times=2)
         self.assertEqual(calls.count("gather"), 2)

@@ -152,6 +152,7 @@ class PicturesTest(tf.test.TestCase):
         self.assertEqual(found, [None] * 300)
 
 
+@pytest.mark.slow
 class RunTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -232,7 +233,7 @@ class RunTest(tf.test.TestCase):
             self.assertLess(sprite.mean(), 250)  # no empty place
         self.assertLen(os.listdir(os.path.join(folder, cluster_pictures.FOLDER)), 1)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_a_run_that_was_killed_twice_has_each_point_once(self):
         workdir = os.path.join(self.folder, "killed")
         for stop_at in (("train", 11), ("train", 17), None):
@@ -247,7 +248,7 @@ class RunTest(tf.test.TestCase):
             self.assertEqual([event.step for event in events.Tensors(tag)], [8, 16])
         self.assertLen(events.Tensors(SETTINGS), 1)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_of_two_workers_the_chief_alone_writes(self):
         settings, workdir = runs.undisturbed(2)
         folder = RunDir(workdir).summaries

@@ -65,7 +65,7 @@ class StepTest(Compared):
     def test_one_and_ten_steps_with_4_super_classes_are_the_same_on_1_and_2_workers(self):
         self.check(Case(steps=10), sizes=(2,))
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_a_resnet_with_default_dropout_takes_the_same_step_on_1_and_2_workers(self):
         self.check(Case(kind="resnet18", model=Model(trunk="resnet18")), (2,), rtol=1e-3)
 
@@ -243,7 +243,7 @@ class ByHandTest(Compared):
         case = Case(model=Model(dropout=False, sync_batch_norm="off"))
         self.check(case, 2, [mine(_plan(case, 2), rank) for rank in (0, 1)])
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_each_group_normalises_its_own_images(self):
         case = Case(rotations=2, model=Model(dropout=False, sync_batch_norm="group"))
         plan = _plan(case, 4)

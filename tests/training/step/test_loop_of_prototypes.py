@@ -35,6 +35,7 @@ STAGE = {
 }
 
 
+@pytest.mark.slow
 class LoopTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -55,7 +56,7 @@ class LoopTest(tf.test.TestCase):
             self.assertEqual(results, [None] * size)
         return workdir
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_a_run_that_is_stopped_and_resumed_ends_like_one_that_is_not(self):
         # In the first round, after a clustering, and in the second round.
         workdir = self.stopped("resumed", ("train", 5), ("clustering", 8), ("train", 11))
