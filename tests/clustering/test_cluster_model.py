@@ -7,6 +7,7 @@ import tempfile
 from unittest import mock
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import workers
 
@@ -19,6 +20,8 @@ from dc_tf.clustering.store.whitening import Moments, Whitening
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.run_dir import RunDir
+
+pytestmark = pytest.mark.numeric
 
 RAW_DIM, DIM = 12, 6
 

@@ -3,10 +3,13 @@
 from unittest import mock
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from dc_tf.clustering import nearness
 from dc_tf.clustering.store.points import as_points
+
+pytestmark = pytest.mark.numeric
 
 
 def brute_force(x, labels, centroids, used):

@@ -8,7 +8,7 @@ from dc_tf.nn.batch_norm import EPSILON
 from dc_tf.nn.projection import Projection, clustered_features
 from dc_tf.nn.vgg16 import VGG16
 
-pytestmark = pytest.mark.tf215
+pytestmark = [pytest.mark.numeric, pytest.mark.tf215]
 
 FEATURES, HIDDEN, DIM = 24, 12, 6
 

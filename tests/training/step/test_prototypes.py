@@ -21,6 +21,8 @@ from dc_tf.training.step.learner import Learner
 from dc_tf.training.step.prototypes import Prototypes
 from dc_tf.training.step.step_metrics import IMAGE_NAMES
 
+pytestmark = pytest.mark.numeric
+
 RESOLUTION, FC, HIDDEN, DIM, SUBS, BATCH = 32, 24, 16, 8, 5, 32
 STEPS = 2
 
