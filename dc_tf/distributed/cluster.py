@@ -23,6 +23,9 @@ from dc_tf.errors import ConfigError
 
 # Above the keys that tf.distribute counts up from 1 for itself.
 _FIRST_GROUP_KEY = 1_000_000
+# TensorFlow's 10 s would end a job of which one host is busy for so long. The watchdog, which
+# notices the end of a process at once, has a limit of its own.
+SILENT_S = 100
 
 
 class Cluster:
@@ -143,17 +146,17 @@ def _let_idle_threads_sleep():
 
 @contextlib.contextmanager
 def _joining(within_s):
-    """Inside, creating a strategy waits at most `within_s` for the other workers.
+    """Inside, creating a strategy waits at most `within_s` for the other workers; None: an hour.
 
-    The strategy configures TensorFlow's coordination service itself and takes no such argument.
+    TensorFlow then takes a worker for lost that is silent for SILENT_S. The strategy configures
+    TensorFlow's coordination service itself and takes no such arguments.
     """
-    if within_s is None:
-        yield
-        return
+    timeouts = {"heartbeat_timeout_in_ms": 1000 * SILENT_S}
+    if within_s is not None:
+        timeouts["cluster_register_timeout_in_ms"] = int(1000 * within_s)
     context = tf_context.context()
     configure = context.configure_coordination_service
-    timeout = {"cluster_register_timeout_in_ms": int(1000 * within_s)}
-    context.configure_coordination_service = functools.partial(configure, **timeout)
+    context.configure_coordination_service = functools.partial(configure, **timeouts)
     try:
         yield
     finally:

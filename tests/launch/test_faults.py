@@ -110,6 +110,16 @@ class FaultsTest(tf.test.TestCase):
             self.assertIn("commands/train.py", stacks)
         self.finish(workdir)
 
+    @pytest.mark.extended
+    def test_a_worker_that_pauses_costs_only_time(self):
+        workdir = self.workdir()
+        with self.job(workdir, "paused", slow=("a training step", 0.3)) as job:
+            job.wait_until_slow()
+            job.signal(1, signal.SIGSTOP)
+            time.sleep(20)  # twice what TensorFlow waits for by default
+            job.signal(1, signal.SIGCONT)
+            self.assertEqual(job.wait(180), [0, 0], job.log(0)[-3000:])
+
     def test_workers_of_which_one_is_asked_to_stop_save_at_one_step_and_resume(self):
         workdir = self.workdir()
         for rank, number, phase in (
