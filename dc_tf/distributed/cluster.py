@@ -25,7 +25,7 @@ from dc_tf.errors import ConfigError
 _FIRST_GROUP_KEY = 1_000_000
 # TensorFlow's 10 s would end a job of which one host is busy for so long. The watchdog, which
 # notices the end of a process at once, has a limit of its own.
-SILENT_S = 100
+SILENT_S = 30
 
 
 class Cluster:
