@@ -14,6 +14,7 @@ from dc_tf.api.arguments import (
     several,
     takes_arguments,
 )
+from dc_tf.kmeans_options import COMMAND_OPTIONS
 
 if typing.TYPE_CHECKING:
     import numpy as np
@@ -190,9 +191,9 @@ def curate(
     levels: Sequence[int] | None = None,
     rounds: int = 10,
     sample: int | None = None,
-    iterations: int = 10,
+    iterations: int = COMMAND_OPTIONS.iterations,
     seed: int = 0,
-    precision: str = "auto",
+    precision: str = COMMAND_OPTIONS.precision,
     normalize: bool = True,
     tree: Path | None = None,
     dry_run: bool = False,

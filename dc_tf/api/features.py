@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from dc_tf.api.arguments import Path, names_of, path_or_none, several, takes_arguments
 from dc_tf.errors import ConfigError
+from dc_tf.kmeans_options import COMMAND_OPTIONS
 
 if typing.TYPE_CHECKING:
     import numpy as np
@@ -124,15 +125,15 @@ def kmeans(
     k: int | None = None,
     output: Path | None = None,
     *,
-    iterations: int = 10,
-    init: str | np.ndarray = "random",
+    iterations: int = COMMAND_OPTIONS.iterations,
+    init: str | np.ndarray = COMMAND_OPTIONS.init,
     seed: int = 0,
-    precision: str = "auto",
-    backend: str = "auto",
-    spherical: bool = False,
+    precision: str = COMMAND_OPTIONS.precision,
+    backend: str = COMMAND_OPTIONS.backend,
+    spherical: bool = COMMAND_OPTIONS.spherical,
     normalize: bool = False,
-    tolerance: float = 0.0,
-    cache_gb: float = 0.25,
+    tolerance: float = COMMAND_OPTIONS.tolerance,
+    cache_gb: float = COMMAND_OPTIONS.cache_bytes / 1e9,
     overwrite: bool = False,
     save_every_s: float = 60.0,
     timeout_s: float = 600.0,

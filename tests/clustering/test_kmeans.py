@@ -330,8 +330,10 @@ class ArgumentsTest(tf.test.TestCase, parameterized.TestCase):
         ({"cache_bytes": -1}, "cache_bytes=-1; use a whole number, at least 0"),
         ({"memory_bytes": 0}, "memory_bytes=0; use a whole number, at least 1"),
         ({"init": None}, r"init is None; use random, .*or centroids of shape \(3, 4\)"),
+        ({"init": "k-means"}, "init=k-means; use random"),
+        ({"init": "previous"}, "init is 'previous'; use random"),
         ({"init": np.zeros((2, 4))}, r"init is an array of shape \(2, 4\)"),
-        ({"precision": "bfloat16", "backend": "faiss"}, "use backend 'tensorflow', or precision"),
+        ({"precision": "bfloat16", "backend": "faiss"}, "use float32 or auto with backend=faiss"),
     )
     def test_impossible_ones_are_refused_with_what_would_work(self, wrong, message):
         with self.assertRaisesRegex(ConfigError, message):
