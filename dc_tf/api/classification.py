@@ -63,7 +63,7 @@ def finetune(
     Returns:
         dict of model (folder of the SavedModel), predictions (the table), top1, top5, mean_class
         (shares of the test images), lowest_recall, and the settings that it was made with; None on
-        workers other than the first.
+        workers other than the chief.
 
     Raises:
         ConfigError: a setting that cannot work, or a folder with something else.

@@ -84,7 +84,7 @@ def embed(
         (rows, d) array in the order of row ids, of several layers a dict of arrays; with
         `with_sources`, that and a list of file names in the same order; with `output`, dict of
         output, rows, files, dims and where the features are from, None on workers other
-        than the first.
+        than the chief.
 
     Raises:
         ConfigError: a setting that cannot work, or a folder with features of something else.
@@ -181,7 +181,7 @@ def kmeans(
         KMeansResult: centroids (k, dim) float32, or float64 for float64 rows that float32 cannot
         tell apart, assignments (rows,) int32, counts (k,) int64, objective (sum of squared
         distances before each iteration and at the end), iterations and more; None on workers other
-        than the first.
+        than the chief.
 
     Raises:
         ConfigError: a setting that cannot work; nothing was started.
@@ -288,7 +288,7 @@ def evaluate(
 
     Returns:
         dict of metrics by name, with the settings that they were measured with; its attribute
-        `table` is the same as text to read. None on workers other than the first.
+        `table` is the same as text to read. None on workers other than the chief.
 
     Raises:
         ConfigError: a setting that cannot work.

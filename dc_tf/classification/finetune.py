@@ -102,7 +102,7 @@ class _Job:
         self._comm = request.world
 
     def run(self) -> dict | None:
-        """The result, on the first worker."""
+        """The result, on the chief."""
         from dc_tf.distributed.collective_errors import raise_on_all
         from dc_tf.evaluation.finetune.task import about_of, check
         from dc_tf.evaluation.run import choose

@@ -10,7 +10,7 @@
 this order: rows, drop_rows, where, drop_outliers, drop_sparsest, drop_rarest, max_per_cluster,
 target. Any command takes the view as its data set; OUTPUT/sources.jsonl names the file of each row:
 {"row": 0, "source": "dogs/rex.jpg"}. Started again, it resumes; with TF_CONFIG, many
-workers share the records that --where reads and the clustering, and the first does the rest.
+workers share the records that --where reads and the clustering, and the chief does the rest.
 SIGTERM and Ctrl-C save and end with exit code 42.
 """
 

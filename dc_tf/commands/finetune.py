@@ -64,7 +64,7 @@ TIMEOUT_S = FLAGS.float(
 
 
 def run() -> dict | None:
-    """Trains and writes; returns the figures, on the first worker."""
+    """Trains and writes; returns the figures, on the chief."""
     from dc_tf.classification.finetune import as_text, finetune
 
     found = finetune(

@@ -113,7 +113,7 @@ def evaluate(
         signature: of a SavedModel of another program.
 
     Returns:
-        The result on the first worker, None on the others.
+        The result on the chief, None on the others.
 
     Raises:
         ConfigError: what cannot work.

@@ -190,7 +190,7 @@ def _check_memory(job, workers):
 
 
 def _check_alike(job, cluster):
-    """ConfigError on each worker whose flags or files differ from those of rank 0.
+    """ConfigError on each worker whose flags or files differ from those of the chief.
 
     With files of other rows, a worker would take a wrong share.
     """
@@ -198,7 +198,7 @@ def _check_alike(job, cluster):
     digest = zlib.crc32(json.dumps([job.settings, shapes]).encode())
     if digest != all_gather(digest, cluster.world)[0]:
         raise ConfigError(
-            f"worker {cluster.rank} has other flags than worker 0, or finds other files in "
+            f"worker {cluster.rank} has other flags than the chief, or finds other files in "
             f"--input={job.input}; start all workers with the same flags and shared files."
         )
 

@@ -43,7 +43,7 @@ def embed_files(
         asked: as of `embed_arrays`.
 
     Returns:
-        `output` and what `embed.json` in it says; None on workers other than the first.
+        `output` and what `embed.json` in it says; None on workers other than the chief.
 
     Raises:
         ConfigError: what cannot work.
@@ -83,7 +83,7 @@ def _check_source(data, images):
 
 
 def _converted(images, output, comm) -> Dataset:
-    """The data set of a source of images beside the output; the first worker makes it."""
+    """The data set of a source of images beside the output; the chief makes it."""
     from dc_tf.distributed import heartbeat
     from dc_tf.distributed.collective_errors import raise_on_all
 
