@@ -300,7 +300,9 @@ def check_step(options, folder) -> dict:
 def slowest(of_workers) -> dict:
     """{name: median seconds of the slowest worker}."""
     return {
-        name: statistics.median(max(turn) for turn in zip(*(one[name] for one in of_workers)))
+        name: statistics.median(
+            max(turn) for turn in zip(*(one[name] for one in of_workers), strict=True)
+        )
         for name in of_workers[0]
     }
 

@@ -336,7 +336,7 @@ def measured_points(workers, results) -> list:
     with tempfile.TemporaryDirectory(dir=FLAGS.folder) as folder:
         by_worker = on_workers(workers, "points", points=points, folder=folder)
     lines = []
-    for point, measured in zip(points, by_worker[0]):
+    for point, measured in zip(points, by_worker[0], strict=True):
         lines.append({"point": point, "measured": measured} | predicted(point, results))
         show(lines[-1])
     return lines

@@ -122,7 +122,7 @@ def alone_table(results) -> str:
     kinds = results["alone"]
     before = kinds["before"]["all_seconds"]
     for name, kind in kinds.items():
-        ratios = sorted(one / other for one, other in zip(kind["all_seconds"], before))
+        ratios = sorted(one / other for one, other in zip(kind["all_seconds"], before, strict=True))
         lines.append(f"| {name} | {short(kind['seconds'])} | {ratios[len(ratios) // 2]:.2f} |")
     return join(lines)
 

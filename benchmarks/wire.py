@@ -114,7 +114,7 @@ def over_hosts(task, workers=2, rates=("",), latency_s=None) -> list[dict]:
 
 def _joined(of_workers):
     """Medians over steps; a step ends when the slowest worker's does."""
-    seconds = [max(turn) for turn in zip(*(one["seconds"] for one in of_workers))]
+    seconds = [max(turn) for turn in zip(*(one["seconds"] for one in of_workers), strict=True)]
     result = {"seconds": statistics.median(seconds), "all_seconds": seconds}
     for name in ("cpu_seconds", "sent_mb"):
         result[name] = max(statistics.median(one[name]) for one in of_workers)

@@ -280,7 +280,8 @@ class Lloyd:
         radius = self._radius(state, done, centroids)
         largest_first = np.argsort(-done.counts, kind="stable")
         donors = largest_first[radius[largest_first] > 0]
-        for receiver, donor in zip(empty, donors):
+        # Clusters stay empty when no donor is left, and most donors are not needed.
+        for receiver, donor in zip(empty, donors, strict=False):
             direction = np.random.default_rng((self._seed, state.iteration, donor))
             signs = direction.integers(0, 2, self._points.dim) * 2.0 - 1.0
             move = _SPLIT * radius[donor] / np.sqrt(self._points.dim) * signs

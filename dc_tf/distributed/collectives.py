@@ -223,7 +223,10 @@ class _Packed:
             self.launch()
         pieces = iter(self._results)
         joined = [tf.concat(list(itertools.islice(pieces, len(own))), -1) for own in self._pieces]
-        return [tf.reshape(own, self._shape(tensor)) for own, tensor in zip(joined, self._tensors)]
+        return [
+            tf.reshape(own, self._shape(tensor))
+            for own, tensor in zip(joined, self._tensors, strict=True)
+        ]
 
 
 class PackedSum(_Packed):

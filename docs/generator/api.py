@@ -46,10 +46,10 @@ def _signature(node):
     own, lines = node.args, []
     plain = [*own.posonlyargs, *own.args]
     defaults = [None] * (len(plain) - len(own.defaults)) + own.defaults
-    lines += [_argument(a, d) for a, d in zip(plain, defaults)]
+    lines += [_argument(a, d) for a, d in zip(plain, defaults, strict=True)]
     if own.vararg or own.kwonlyargs:
         lines.append(f"*{_argument(own.vararg, None)}" if own.vararg else "*")
-    lines += [_argument(a, d) for a, d in zip(own.kwonlyargs, own.kw_defaults)]
+    lines += [_argument(a, d) for a, d in zip(own.kwonlyargs, own.kw_defaults, strict=True)]
     if own.kwarg:
         lines.append(f"**{_argument(own.kwarg, None)}")
     return f"dc_tf.{node.name}(\n" + "".join(f"    {line},\n" for line in lines) + f"){returns}"

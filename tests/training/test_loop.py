@@ -286,7 +286,7 @@ class LoopTest(tf.test.TestCase):
         weights = [
             load_trunk(folder)[0].trainable_weights for folder in (workdir, self.undisturbed)
         ]
-        for ours, theirs in zip(*weights):
+        for ours, theirs in zip(*weights, strict=True):
             self.assertAllClose(ours, theirs, atol=1e-4)
         after_rotnet, experiment = load_trunk(self.undisturbed, "rotnet")
         for source in self.undisturbed, self.exported(after_rotnet):

@@ -5,6 +5,7 @@ options = HierarchyOptions(default_clusters(rows=100_000))
 """
 
 import dataclasses
+import itertools
 
 from dc_tf.errors import ConfigError
 from dc_tf.kmeans_options import COMMAND_OPTIONS, choice, whole
@@ -43,7 +44,7 @@ class HierarchyOptions:
             whole("sample", self.sample, 1)
         for clusters in self.clusters:
             whole("clusters", clusters, 1)
-        descends = all(a > b for a, b in zip(self.clusters, self.clusters[1:]))
+        descends = all(a > b for a, b in itertools.pairwise(self.clusters))
         if not self.clusters or not descends:
             raise ConfigError(
                 f"the levels have {', '.join(map(str, self.clusters)) or 'no'} clusters; give "

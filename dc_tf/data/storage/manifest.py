@@ -215,7 +215,8 @@ class Dataset:
         entries = np.empty((len(row_ids), 3), np.int64)
         order = np.argsort(shards, kind="stable")
         numbers, starts = np.unique(shards[order], return_index=True)
-        for number, chosen in zip(numbers, np.split(order, starts[1:])):
+        # Of no rows there are no shards, but one empty part.
+        for number, chosen in zip(numbers, np.split(order, starts[1:]), strict=False):
             entries[chosen] = self.index(number)[row_ids[chosen] - self.offsets[number]]
         return shards, entries
 

@@ -245,7 +245,7 @@ class Voc07ClassificationTest(tf.test.TestCase):
         voc07_classification.evaluate(
             frozen, splits, dataclasses.replace(QUICK, tune="all", seeds=1)
         )
-        for variable, value in zip(flat_weights(named_weights(frozen.trunk)), before):
+        for variable, value in zip(flat_weights(named_weights(frozen.trunk)), before, strict=True):
             self.assertAllEqual(variable, value)
 
     @pytest.mark.extended

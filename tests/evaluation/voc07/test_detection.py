@@ -55,11 +55,11 @@ def weights_of(convs):
     """{layer: {name: array}} of the blocks of a trunk or a backbone, in a trunk's names."""
     names = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
     found = {}
-    for layer, conv in zip(CONV_LAYERS, (c for block in convs for c in block)):
+    for layer, conv in zip(CONV_LAYERS, (c for block in convs for c in block), strict=True):
         norm = conv.norm
         values = (conv.conv.kernel, conv.conv.bias, norm.gamma, norm.beta)
         values += (norm.moving_mean, norm.moving_variance)
-        found[layer] = {name: value.numpy() for name, value in zip(names, values)}
+        found[layer] = {name: value.numpy() for name, value in zip(names, values, strict=True)}
     return found
 
 
