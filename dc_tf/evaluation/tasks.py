@@ -23,7 +23,7 @@ from dc_tf.evaluation import protocols
 from dc_tf.evaluation.models import FrozenModel, open_model, open_other
 from dc_tf.evaluation.splits import Split, open_splits
 from dc_tf.networks.network import OUTPUTS, Wanted
-from dc_tf.precision import choose, tell
+from dc_tf.precision import choose, print_choice
 
 TASKS = {
     "finetune": "dc_tf.evaluation.finetune.task",
@@ -120,7 +120,7 @@ class Request:
             return self._resized(self._other_model())
         choice = choose(self.compute_dtype, "convolution", comm=self.world)
         if self.world.rank == 0:
-            tell(choice, "evaluate")
+            print_choice(choice, "evaluate")
         frozen = open_model(self.model, choice.dtype, self.stage)
         self.opened["compute_dtype"] = choice.dtype
         self.opened["weights"] = frozen.weights

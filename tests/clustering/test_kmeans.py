@@ -240,7 +240,7 @@ class LloydTest(tf.test.TestCase, parameterized.TestCase):
             Solo(),
             iterations=2,
             memory_bytes=1 << 13,
-            on_progress=lambda rows, **figures: seen.append((rows, figures["iteration"])),
+            on_progress=lambda rows, **values: seen.append((rows, values["iteration"])),
         )
         self.assertEqual(sum(rows for rows, _ in seen), 3 * 300)
         self.assertEqual([i for _, i in seen], sorted(i for _, i in seen))
@@ -253,7 +253,7 @@ class LloydTest(tf.test.TestCase, parameterized.TestCase):
             7,
             iterations=0,
             init="k-means++",
-            on_progress=lambda rows, **figures: drawn.append(figures.get("drawn")),
+            on_progress=lambda rows, **values: drawn.append(values.get("drawn")),
         )
         self.assertEqual(drawn[:7], [1, 2, 3, 4, 5, 6, 7])
 

@@ -36,7 +36,7 @@ from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.kmeans_options import KMeansOptions
 from dc_tf.memory import free_memory, gpu_memory, size
-from dc_tf.precision import AUTO, tell
+from dc_tf.precision import AUTO, print_choice
 from dc_tf.progress import IterationProgress, Progress
 
 
@@ -121,7 +121,7 @@ def run_job(job, cluster) -> dict:
         _write_table(job, cluster)
         return finished
     if cluster.is_chief:
-        tell(precision, "kmeans")
+        print_choice(precision, "kmeans")
     clock = _Clock()
     result = _cluster_rows(own, job, cluster, clock)
     about = _about(job, settings, result, cluster.size, clock)

@@ -20,7 +20,12 @@ from collections.abc import Iterator
 from dc_tf.atomic import locked
 from dc_tf.data.storage import files
 from dc_tf.data.storage.files import is_local, sync
-from dc_tf.data.storage.manifest import INDEX_SUFFIX, MANIFEST, STAGING_FOLDER
+from dc_tf.data.storage.manifest import (
+    INDEX_SUFFIX,
+    MANIFEST,
+    STAGING_FOLDER,
+    is_indexed_in_place,
+)
 from dc_tf.data.storage.row_list import ROWS, SOURCES, VIEW
 from dc_tf.errors import ConfigError
 from dc_tf.paths import check_folder
@@ -211,7 +216,7 @@ def _check_shards(path):
     ours = set()
     for manifest in (os.path.join(path, MANIFEST), os.path.join(path, STAGING_FOLDER, MANIFEST)):
         listed = _read_json(manifest) if files.exists(manifest) else None
-        if isinstance(listed, dict) and not listed.get("adopted"):
+        if isinstance(listed, dict) and not is_indexed_in_place(listed):
             ours |= {shard["name"] for shard in listed.get("shards", [])}
     names = files.names_in(path) if files.is_folder(path) else []
     for name in names:
@@ -242,7 +247,7 @@ def _own_files(manifest):
     names = [ROWS, SOURCES] if VIEW in manifest else []
     for shard in manifest.get("shards", ()):
         name = os.path.basename(shard["name"])
-        names += [name + INDEX_SUFFIX] + ([] if manifest.get("adopted") else [name])
+        names += [name + INDEX_SUFFIX] + ([] if is_indexed_in_place(manifest) else [name])
     return names
 
 

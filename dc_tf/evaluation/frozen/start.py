@@ -175,7 +175,7 @@ class _Asked:
         from dc_tf.evaluation.frozen.embed import compute_dtype
         from dc_tf.evaluation.frozen.features import parse_layers
         from dc_tf.evaluation.models import network_class, of_trunk, open_model, random_init
-        from dc_tf.precision import tell
+        from dc_tf.precision import print_choice
 
         model = self._model
         with raise_on_all(comm):
@@ -184,7 +184,7 @@ class _Asked:
         if _is_path(model):
             choice = compute_dtype(self._output, self._compute_dtype, comm)
             if comm.rank == 0:
-                tell(choice, "embed")
+                print_choice(choice, "embed")
         with raise_on_all(comm):
             if _is_path(model):
                 self.frozen = open_model(os.fspath(model), choice.dtype, self._stage)

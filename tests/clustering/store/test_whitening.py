@@ -278,11 +278,11 @@ class WhitenStoreTest(tf.test.TestCase):
             kept = os.path.join(self.folder, f"{dim}.npz")
             whitening_map.save(kept)
             results = []
-            for lives in ((), kills):
-                raw = os.path.join(self.folder, f"raw-{dim}-{len(lives)}")
+            for stops in ((), kills):
+                raw = os.path.join(self.folder, f"raw-{dim}-{len(stops)}")
                 raw_store(raw, self.x)
                 target = None if dim == 6 else f"{raw}-white"
-                for kill in lives:
+                for kill in stops:
                     self.assertEqual(in_process(whiten, raw, kept, target, kill), -signal.SIGKILL)
                 store = whiten(raw, kept, target)
                 store.check_complete()

@@ -270,9 +270,9 @@ class FinetuneTest(tf.test.TestCase):
         result = json.loads(out.splitlines()[-1])
         self.assertEqual(result["model"], self.model)
         self.assertLen(result["random_init"]["seeds"], 2)
-        ours = [seed["top1"] for seed in result["figures"]["seeds"]]
+        ours = [seed["top1"] for seed in result["metrics"]["seeds"]]
         self.assertAllClose(result["top1"], np.mean(ours))
-        self.assertAllClose(result["figures"]["top1_std"], np.std(ours, ddof=1))
+        self.assertAllClose(result["metrics"]["top1_std"], np.std(ours, ddof=1))
         self.assertRegex(out, r"\nmodel +\d+\.\d\d \+- \d+\.\d\d ")
         self.assertRegex(out, r"\nrandom init +\d+\.\d\d \+- ")
         self.assertRegex(out, r"\npaper: DeeperCluster +74\.3 +- ")
