@@ -187,4 +187,7 @@ def _new(kind, setting, options, **arguments):
     try:
         return kind(**arguments, **options)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"optimizer.{setting} does not fit {kind.__name__}: {error}.") from error
+        raise ConfigError(
+            f"optimizer.{setting} does not fit {kind.__name__}: {error}; change it, or leave it "
+            "out for the defaults."
+        ) from error

@@ -228,7 +228,7 @@ class AddonsTest(tf.test.TestCase, parameterized.TestCase):
         (("AdamW", {}, "SWA"), "cannot be around AdamW"),
         (("LAMB", {}, "SWA", {"average_decay": 0.5}), "wrapper_options has average_decay; SWA"),
         (("LAMB", {}, "MovingAverage", {"num_updates": 3}), "has num_updates"),
-        (("LAMB", {}, "SWA", {"average_period": 0}), "does not fit SWA: .*>= 1"),
+        (("LAMB", {}, "SWA", {"average_period": 0}), "does not fit SWA: .*>= 1.*; change it"),
         (("LAMBDA",), "use one of .*, or with tensorflow-addons LAMB, LazyAdam, NovoGrad, Yogi"),
     )
     def test_what_cannot_be_is_refused(self, arguments, message):
