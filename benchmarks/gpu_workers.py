@@ -81,7 +81,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def parse():
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

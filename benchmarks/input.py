@@ -30,12 +30,16 @@ import statistics
 import sys
 import tempfile
 import time
+import typing
 from collections.abc import Iterable
 from unittest import mock
 
 import numpy as np
 from absl import app, flags
 from processes import last_lines, show
+
+if typing.TYPE_CHECKING:
+    from dc_tf.data.storage.manifest import Dataset
 
 FLAGS = flags.FLAGS
 PHOTOMETRIC = {
@@ -324,7 +328,7 @@ def random_box(width, height, draw) -> tuple[int, int, int, int]:
     return 0, 0, width, height
 
 
-def opened(data):
+def opened(data) -> "Dataset":
     from dc_tf.data.storage.manifest import Dataset
 
     return Dataset.open(data)
