@@ -321,7 +321,7 @@ class ArgumentsTest(tf.test.TestCase, parameterized.TestCase):
         ({"k": 0}, "k=0; use a whole number, at least 1"),
         ({"k": 2.5}, "k=2.5; use a whole number"),
         ({"k": "12"}, "k='12'; use a whole number"),
-        ({"iterations": 2.5}, "iterations=2.5; use a whole number, at least 0"),
+        ({"iterations": 2.5}, "iterations=2.5; use a whole number, from 0 to"),
         ({"seed": None}, "seed=None; use a whole number"),
         ({"seed": -1}, "seed=-1; use a whole number, at least 0"),
         ({"tolerance": 1}, "tolerance=1.0; use a share from 0 to less than 1"),
