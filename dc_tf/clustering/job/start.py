@@ -129,7 +129,9 @@ def _checked(asked, output) -> dict:
         "input": asked.input,
         "embeddings": embeddings,
         "output": output,
-        "options": dataclasses.replace(asked.options, init=start.init),
+        "options": dataclasses.replace(
+            asked.options, init=start.init, precision=settings["precision"]
+        ),
         "settings": settings,
         "overwrite": asked.overwrite,
         "save_every_s": asked.save_every_s,
