@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 from dc_tf import atomic
 from dc_tf.curation.clusters.open import Clustering
-from dc_tf.curation.features.open import open_features
+from dc_tf.curation.features.open import Features, open_features
 from dc_tf.curation.tables import TableWriter
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.row_list import RowList
@@ -158,7 +158,7 @@ def table(rows) -> TextTable:
     return TextTable.open(place, rows)
 
 
-def features(dataset):
+def features(dataset) -> Features:
     """Features of some thousand groups, drawn if they are missing."""
     place = path(f"features-{dataset.rows}-{FLAGS.dim}.npy")
     if not os.path.isfile(place):

@@ -35,7 +35,7 @@ NETWORKS = {
 }
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="data set folder")
     reader, cluster = RowReader(Dataset.open(parser.parse_args().data)), connect()

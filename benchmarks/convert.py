@@ -11,6 +11,7 @@ import io
 import json
 import os
 import time
+from collections.abc import Iterator
 
 import numpy as np
 from absl import app, flags
@@ -25,7 +26,7 @@ COUNT = flags.DEFINE_integer("count", 400, "Images, evenly spread over the folde
 QUALITY = 92
 
 
-def main(_):
+def main(_) -> None:
     images = list(usable(IMAGES.value, SHORT_SIDE.value, COUNT.value))
     seconds, quality = collections.Counter(), collections.defaultdict(list)
     for data in images:
@@ -53,7 +54,7 @@ def main(_):
     print(json.dumps(report, indent=1))
 
 
-def usable(folder, short_side, count):
+def usable(folder, short_side, count) -> Iterator[bytes]:
     """Yields the content of JPEG files whose short side is longer than the target."""
     names = [name for name, reason in walk(folder) if reason is None]
     for number in np.linspace(0, len(names) - 1, min(4 * count, len(names))).astype(int):
@@ -71,28 +72,28 @@ def usable(folder, short_side, count):
             return
 
 
-def size_of(data):
+def size_of(data) -> tuple[int, int]:
     with Image.open(io.BytesIO(data)) as image:
         return image.size
 
 
-def full(data, short_side):
+def full(data, short_side) -> Image.Image:
     """A full decode and the Lanczos filter."""
     return resized(data, short_side, None, Image.Resampling.LANCZOS)
 
 
-def half(data, short_side):
+def half(data, short_side) -> Image.Image:
     """The decoder's scaling to twice the target or more, and the Lanczos filter."""
     return resized(data, short_side, 2, Image.Resampling.LANCZOS)
 
 
-def ours(data, short_side):
+def ours(data, short_side) -> Image.Image:
     """As `convert` does it."""
     gap = image_files.REDUCING_GAP
     return resized(data, short_side, gap, image_files.FILTER)
 
 
-def resized(data, short_side, gap, filter):
+def resized(data, short_side, gap, filter) -> Image.Image:
     with Image.open(io.BytesIO(data)) as image:
         scale = short_side / min(image.size)
         size = [max(1, round(scale * side)) for side in image.size]
@@ -104,30 +105,30 @@ def resized(data, short_side, gap, filter):
         return image.resize(size, filter, reducing_gap=gap).convert("RGB")
 
 
-def cleaned(data, short_side):
+def cleaned(data, short_side) -> None:
     """All of `convert` for one image: checks, decoding, scaling, encoding."""
     rules = image_files.Rules(max_short_side=short_side, quality=QUALITY)
     assert image_files.clean(data, rules).encoded
 
 
-def copied(data, _):
+def copied(data, _) -> None:
     """All of `convert` for one image that is copied."""
     assert image_files.clean(data, image_files.Rules()).encoded
 
 
-def encoded_and_decoded(pixels):
+def encoded_and_decoded(pixels) -> np.ndarray:
     file = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG", quality=QUALITY)
     return np.asarray(Image.open(file), np.float32)
 
 
-def psnr(a, b):
+def psnr(a, b) -> float:
     """In dB; 99 for equal pixels."""
     error = np.mean((a - b) ** 2)
     return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
 
 
-def quantiles(values):
+def quantiles(values) -> list[float]:
     return np.quantile(values, (0, 0.05, 0.5)).round(1).tolist()
 
 

@@ -18,6 +18,7 @@ FEATURES is an output of `dc_tf embed`. Prints JSON; the last part resumes.
 
 import json
 import os
+from collections.abc import Iterator
 
 import numpy as np
 from absl import app, flags
@@ -46,17 +47,17 @@ flags.DEFINE_integer("epochs", 10, "Of each stage of it.")
 flags.DEFINE_list("halves", ["curated", "random", "even"], "Of the train part.")
 
 
-def main(_):
+def main(_) -> None:
     print(json.dumps({part: globals()[f"measure_{part}"]() for part in FLAGS.parts}, indent=1))
 
 
-def measure_balance():
+def measure_balance() -> dict:
     dataset = Dataset.open(FLAGS.data)
     rows = open_folder(FLAGS.features, dataset, FLAGS.layer).unit().read(0, dataset.rows)
     return compare(rows, dataset.labels())
 
 
-def measure_planted(rows=20_000, concepts=50, dim=32):
+def measure_planted(rows=20_000, concepts=50, dim=32) -> dict:
     rng = np.random.default_rng(0)
     weights = 1 / np.arange(1, concepts + 1) ** 1.5
     labels = rng.choice(concepts, rows, p=weights / weights.sum())
@@ -97,7 +98,7 @@ def trees_of(rows, seed) -> dict:
     }
 
 
-def choices(labels, trees, target, seed):
+def choices(labels, trees, target, seed) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (method, rows that it chooses)."""
     rng = np.random.default_rng(seed)
     yield "random", rng.permutation(len(labels))[:target]
@@ -108,7 +109,7 @@ def choices(labels, trees, target, seed):
     yield "by true classes", even_rows(labels, target, rng)
 
 
-def even_rows(labels, target, rng):
+def even_rows(labels, target, rng) -> np.ndarray:
     """Rows with even shares of the true classes."""
     shares = even_shares(np.bincount(labels), target, rng)
     members = [
@@ -118,7 +119,7 @@ def even_rows(labels, target, rng):
     return np.concatenate(members)
 
 
-def measure_train():
+def measure_train() -> dict:
     dataset = Dataset.open(FLAGS.data)
     halves = {"curated": curated_half, "random": random_half, "even": even_half}
     return {
@@ -127,7 +128,7 @@ def measure_train():
     }
 
 
-def curated_half(dataset, seed):
+def curated_half(dataset, seed) -> str:
     path = os.path.join(FLAGS.folder, f"curated-{seed}")
     dc_tf.curate(
         dataset, path, dataset.rows // 2, features=FLAGS.features, layer=FLAGS.layer, seed=seed
@@ -135,17 +136,17 @@ def curated_half(dataset, seed):
     return path
 
 
-def random_half(dataset, seed):
+def random_half(dataset, seed) -> str:
     rows = np.random.default_rng(seed).permutation(dataset.rows)[: dataset.rows // 2]
     return view_of(dataset, rows, f"random-{seed}")
 
 
-def even_half(dataset, seed):
+def even_half(dataset, seed) -> str:
     rng = np.random.default_rng(seed)
     return view_of(dataset, even_rows(dataset.labels(), dataset.rows // 2, rng), f"even-{seed}")
 
 
-def view_of(dataset, rows, name):
+def view_of(dataset, rows, name) -> str:
     path = os.path.join(FLAGS.folder, name)
     if not os.path.isdir(path):
         write_view(dataset, np.sort(rows), path)
@@ -178,7 +179,7 @@ def entropy(labels) -> float:
     return float(-np.sum(shares[shares > 0] * np.log(shares[shares > 0])))
 
 
-def summary(values):
+def summary(values) -> dict[str, float]:
     mean = float(np.mean(values))
     return {"mean": round(mean, 3), "off": round(float(np.abs(np.array(values) - mean).max()), 3)}
 

@@ -21,6 +21,7 @@ import os
 import resource
 import time
 import zipfile
+from collections.abc import Iterator
 
 import imagehash
 import numpy as np
@@ -60,30 +61,30 @@ _GENERATED_THRESHOLD = 0.9
 _COPIES = 0.02  # share of the generated rows
 
 
-def jpeg(image, quality=92):
+def jpeg(image, quality=92) -> bytes:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 
-def png(image):
+def png(image) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
 
 
-def resized(image):
+def resized(image) -> bytes:
     width, height = image.size
     return jpeg(image.resize((max(1, width // 2), max(1, height // 2)), Image.Resampling.LANCZOS))
 
 
-def cropped(image):
+def cropped(image) -> bytes:
     width, height = image.size
     x, y = round(0.04 * width), round(0.04 * height)
     return jpeg(image.crop((x, y, width - x, height - y)))
 
 
-def bordered(image):
+def bordered(image) -> bytes:
     return jpeg(ImageOps.expand(image, max(1, round(0.05 * min(image.size))), "white"))
 
 
@@ -99,12 +100,12 @@ KINDS = {
 }
 
 
-def main(_):
+def main(_) -> None:
     os.makedirs(FLAGS.folder, exist_ok=True)
     print(json.dumps({part: globals()[f"measure_{part}"]() for part in FLAGS.parts}, indent=1))
 
 
-def measure_kinds():
+def measure_kinds() -> dict:
     data = os.path.join(FLAGS.folder, "data")
     if not os.path.isdir(data):
         plant(os.path.join(FLAGS.folder, "images"))
@@ -117,7 +118,7 @@ def measure_kinds():
     return figures
 
 
-def plant(folder):
+def plant(folder) -> None:
     """Writes the photographs, and copies of some of them: NUMBER/original.jpg, NUMBER/KIND.jpg."""
     photographs = list(distinct(FLAGS.photos))
     chosen = np.random.default_rng(0).choice(len(photographs), FLAGS.copied, replace=False)
@@ -133,7 +134,7 @@ def plant(folder):
                 file.write(content)
 
 
-def distinct(path):
+def distinct(path) -> Iterator[bytes]:
     """Yields the photographs of an archive, as `convert` keeps them, without those alike."""
     seen = np.empty((0, 64), bool)
     with zipfile.ZipFile(path) as archive:
@@ -145,7 +146,7 @@ def distinct(path):
                 yield data
 
 
-def end_to_end(data, family, kind):
+def end_to_end(data, family, kind) -> dict:
     """What `dc_tf duplicates` finds with its defaults."""
     features = os.path.join(FLAGS.folder, "features")
     dc_tf.embed(FLAGS.run, data, VGG16.copies_layer, output=features, cells=CELLS, mirror=True)
@@ -167,7 +168,7 @@ def end_to_end(data, family, kind):
     }
 
 
-def families(data):
+def families(data) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
     """(n,) number of each row's photograph, (n,) kind of copy, and the encoded images."""
     dataset = dc_tf.open_dataset(data)
     examples = RowReader(dataset).examples(range(dataset.rows))
@@ -177,7 +178,7 @@ def families(data):
     return family, kind, [example["encoded"] for example in examples]
 
 
-def representations(data, encoded):
+def representations(data, encoded) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name, (n, d) vectors) whose products are similarities in [-1, 1]."""
     for size in (8, 16):
         for method in (imagehash.phash, imagehash.dhash):
@@ -204,16 +205,16 @@ def representations(data, encoded):
                 yield f"{layer}, {cells}x{cells}, whitened", whitened(x)
 
 
-def unit(x):
+def unit(x) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
-def whitened(x):
+def whitened(x) -> np.ndarray:
     dim = min(_WHITENED, x.shape[1], len(x) // 10)
     return Whitening.fit(Moments.of(as_points(x)), ALONE, dim).apply(x)
 
 
-def curve(x, family, kind):
+def curve(x, family, kind) -> dict:
     """Recall by kind and precision, at thresholds and where the precision is `_PRECISION`."""
     original = {number: row for row, number in enumerate(family) if kind[row] == "original"}
     own = {
@@ -238,12 +239,12 @@ def curve(x, family, kind):
     }
 
 
-def recalls(own, threshold):
+def recalls(own, threshold) -> dict[str, float]:
     found = {name: float((values >= threshold).mean()) for name, values in own.items()}
     return {"all": float(np.mean(list(found.values()))), **found}
 
 
-def pairs(x, family, least=0.3):
+def pairs(x, family, least=0.3) -> tuple[np.ndarray, np.ndarray]:
     """Similarities of pairs of one photograph, and of others, that are at least `least`."""
     true, false = [], []
     for start in range(0, len(x), 1024):
@@ -256,7 +257,7 @@ def pairs(x, family, least=0.3):
     return np.concatenate(true), np.concatenate(false)
 
 
-def measure_search():
+def measure_search() -> dict:
     """Seconds of a search, exact and by the inverted file, and of building that."""
     features = open_features(features=generated()[0])
     vectors = features.take(np.arange(10))
@@ -269,7 +270,7 @@ def measure_search():
     return figures | {"peak, MB": peak()} | index.about
 
 
-def measure_duplicates():
+def measure_duplicates() -> dict:
     """Seconds and recall of copies, by the number of clusters that a cluster is compared with."""
     path, sources = generated()
     features, figures = open_features(features=path), {}
@@ -294,7 +295,7 @@ def measure_duplicates():
     return figures
 
 
-def generated():
+def generated() -> tuple[str, np.ndarray]:
     """Path of rows around some thousand centres, the last of them copies of `sources`."""
     path = os.path.join(FLAGS.folder, f"x{FLAGS.rows}x{FLAGS.dim}.npy")
     random, copies = np.random.default_rng(0), int(_COPIES * FLAGS.rows)
@@ -312,13 +313,13 @@ def generated():
     return path, np.sort(sources)
 
 
-def timed(function):
+def timed(function) -> tuple[object, float]:
     started = time.perf_counter()
     result = function()
     return result, time.perf_counter() - started
 
 
-def peak():
+def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 

@@ -18,7 +18,11 @@ import json
 import os
 import statistics
 import time
+import typing
 from collections.abc import Callable
+
+if typing.TYPE_CHECKING:
+    import numpy as np
 
 BATCH, RESOLUTION, CLASSES = 48, 224, 20_000
 ROWS, DIM = 4096, 4096  # a chunk of a GPU with 32 GB or more (`clustering/search/tiles.py`)
@@ -204,7 +208,7 @@ def results_in_place(module) -> dict[int, int]:
     }
 
 
-def numbers(random, shape, kind):
+def numbers(random, shape, kind) -> "np.ndarray":
     import ml_dtypes
     import numpy as np
 

@@ -70,18 +70,18 @@ def main() -> int:
             begun = time.monotonic()
             try:
                 results[name] = globals()[f"check_{name}"](options, folder)
-                verdict = "ok"
+                status = "ok"
             except (AssertionError, subprocess.SubprocessError) as error:
-                results[name], verdict = {"failed": str(error)}, "FAIL"
+                results[name], status = {"failed": str(error)}, "FAIL"
                 failed.append(name)
             text = json.dumps(results[name])
-            print(f"{verdict:5} {name:9} {time.monotonic() - begun:4.0f} s  {text}", flush=True)
+            print(f"{status:5} {name:9} {time.monotonic() - begun:4.0f} s  {text}", flush=True)
     if options.output:
         pathlib.Path(options.output).write_text(json.dumps(results, indent=1) + "\n")
     return 1 if failed else 0
 
 
-def parse():
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -300,7 +300,9 @@ def check_step(options, folder) -> dict:
 def slowest(of_workers) -> dict:
     """{name: median seconds of the slowest worker}."""
     return {
-        name: statistics.median(max(turn) for turn in zip(*(one[name] for one in of_workers)))
+        name: statistics.median(
+            max(turn) for turn in zip(*(one[name] for one in of_workers), strict=True)
+        )
         for name in of_workers[0]
     }
 

@@ -30,12 +30,16 @@ import statistics
 import sys
 import tempfile
 import time
+import typing
 from collections.abc import Iterable
 from unittest import mock
 
 import numpy as np
 from absl import app, flags
 from processes import last_lines, show
+
+if typing.TYPE_CHECKING:
+    from dc_tf.data.storage.manifest import Dataset
 
 FLAGS = flags.FLAGS
 PHOTOMETRIC = {
@@ -139,7 +143,7 @@ def ratios(turns) -> dict:
     """Ratios of ours to each other method, by wall and by CPU time; medians over rounds."""
 
     def over(name, other):
-        pairs = zip(turns["random"], turns[other])
+        pairs = zip(turns["random"], turns[other], strict=True)
         return [ours[name] / theirs[name] for ours, theirs in pairs]
 
     return {
@@ -314,7 +318,7 @@ def remote_batches() -> Iterable:
 
 def random_box(width, height, draw) -> tuple[int, int, int, int]:
     """(left, top, right, bottom) of the first of ten random crops that fits, or the image."""
-    for area, shape in zip(draw[:10], draw[10:20]):
+    for area, shape in zip(draw[:10], draw[10:20], strict=True):
         area = width * height * (MIN_AREA + (1 - MIN_AREA) * area)
         ratio = MAX_RATIO ** (2 * shape - 1)
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
@@ -324,7 +328,7 @@ def random_box(width, height, draw) -> tuple[int, int, int, int]:
     return 0, 0, width, height
 
 
-def opened(data):
+def opened(data) -> "Dataset":
     from dc_tf.data.storage.manifest import Dataset
 
     return Dataset.open(data)

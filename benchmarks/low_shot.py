@@ -44,7 +44,7 @@ def main(_) -> None:
     print(json.dumps({name: round(value, 3) for name, value in result.items()}))
 
 
-def make_problems():
+def make_problems() -> tuple[list, np.ndarray]:
     """Classes around random centres, so that the solver ends as soon as on features of images."""
     random = np.random.default_rng(0)
     labels = np.arange(FLAGS.images) % FLAGS.classes

@@ -63,8 +63,8 @@ def fitted(experiment, budget: Budget) -> dict:
 
     def cost(epochs):
         if budget.seconds:
-            return sum(stage.seconds(count) for stage, count in zip(stages, epochs))
-        each = [round(s.epoch_s * s.images_per_s) * v for s, v in zip(stages, views)]
+            return sum(stage.seconds(count) for stage, count in zip(stages, epochs, strict=True))
+        each = [round(s.epoch_s * s.images_per_s) * v for s, v in zip(stages, views, strict=True)]
         return float(np.dot(each, epochs))
 
     epochs = _most_epochs(stages, cost, budget.images or budget.seconds)
@@ -133,10 +133,12 @@ def cost_of(folder: str) -> dict:
     trained = [line for line in lines if line["event"] == "train"]
     clustered = [line for line in lines if line["event"] == "clustering"]
     steps = np.diff([0, *(line["step"] for line in trained)])
-    images = [n * stages[m["stage"]].batch_size for n, m in zip(steps, trained)]
-    seconds = sum(n / line["images_per_second"] for n, line in zip(images, trained))
+    images = [n * stages[m["stage"]].batch_size for n, m in zip(steps, trained, strict=True)]
+    seconds = sum(n / line["images_per_second"] for n, line in zip(images, trained, strict=True))
     seconds += sum(line["extract_seconds"] + line["cluster_seconds"] for line in clustered)
-    views = sum(n * stages[line["stage"]].views.count for n, line in zip(images, trained))
+    views = sum(
+        n * stages[line["stage"]].views.count for n, line in zip(images, trained, strict=True)
+    )
     return {
         "images": int(views),
         "forward_only": rows * len(clustered),

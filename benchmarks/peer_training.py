@@ -16,6 +16,7 @@ import io
 import json
 import math
 import time
+from collections.abc import Iterator
 
 import torch
 from lightly.loss import DINOLoss, NTXentLoss, SwaVLoss
@@ -44,12 +45,12 @@ class SimCLR(nn.Module):
         self.head = heads.SimCLRProjectionHead(dim, dim, 128)
         self.loss = NTXentLoss(temperature=0.2)
 
-    def forward(self, views):
+    def forward(self, views) -> torch.Tensor:
         outputs = self.head(torch.relu(self.trunk(torch.cat(views)))).float()
         with torch.autocast("cpu", enabled=False):
             return self.loss(*outputs.chunk(VIEWS))
 
-    def after_step(self):
+    def after_step(self) -> None:
         """Nothing follows the optimizer's step."""
 
 
@@ -64,14 +65,14 @@ class SwAV(nn.Module):
         self.prototypes = heads.SwaVPrototypes(128, prototypes)
         self.loss = SwaVLoss()
 
-    def forward(self, views):
+    def forward(self, views) -> torch.Tensor:
         self.prototypes.normalize()
         outputs = self.head(torch.relu(self.trunk(torch.cat(views)))).float()
         logits = self.prototypes(nn.functional.normalize(outputs, dim=1)).float()
         with torch.autocast("cpu", enabled=False):
             return self.loss(list(logits.chunk(VIEWS)), [])
 
-    def after_step(self):
+    def after_step(self) -> None:
         """Nothing follows the optimizer's step."""
 
 
@@ -90,7 +91,7 @@ class DINO(nn.Module):
         deactivate_requires_grad(self.teacher)
         self.loss = DINOLoss(outputs, warmup_teacher_temp_epochs=1)
 
-    def forward(self, views):
+    def forward(self, views) -> torch.Tensor:
         images = torch.cat(views)
         student = self.head(torch.relu(self.trunk(images))).float()
         with torch.no_grad():
@@ -98,7 +99,7 @@ class DINO(nn.Module):
         with torch.autocast("cpu", enabled=False):
             return self.loss(list(teacher.chunk(VIEWS)), list(student.chunk(VIEWS)), epoch=1)
 
-    def after_step(self):
+    def after_step(self) -> None:
         """Moves the teacher towards the student."""
         update_momentum(self.trunk, self.teacher[0], self.momentum)
         update_momentum(self.head, self.teacher[1], self.momentum)
@@ -128,7 +129,7 @@ class Images(torch.utils.data.Dataset):
         return self.transform(Image.open(io.BytesIO(encoded)).convert("RGB"))
 
 
-def endless(loader):
+def endless(loader) -> Iterator:
     """Yields the batches of one epoch after another."""
     while True:
         yield from loader
@@ -154,7 +155,7 @@ def faster_format(method, views) -> torch.dtype:
     return min(seconds, key=seconds.get)
 
 
-def loss_of(method, views, dtype):
+def loss_of(method, views, dtype) -> torch.Tensor:
     """The loss with products in `dtype`."""
     views = [view.contiguous(memory_format=torch.channels_last) for view in views]
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -230,7 +231,7 @@ def batches_of(options, settings) -> torch.utils.data.DataLoader:
     )
 
 
-def parsed():
+def parsed() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument

@@ -45,7 +45,7 @@ def last_lines(commands, environments=None) -> list:
     environments = environments or [{}] * len(commands)
     children = [
         subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | added)
-        for command, added in zip(commands, environments)
+        for command, added in zip(commands, environments, strict=True)
     ]
     try:
         outputs = [child.communicate(timeout=LIMIT_S)[0] for child in children]

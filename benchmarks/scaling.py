@@ -21,6 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
+import typing
 
 import numpy as np
 import scaling_tables
@@ -29,6 +30,9 @@ from processes import joined, last_lines, show, with_threads
 
 from dc_tf.clustering.cost import hardware
 from dc_tf.clustering.cost import model as cost_model
+
+if typing.TYPE_CHECKING:
+    from dc_tf.clustering.store.feature_store import FeatureStore
 
 FLAGS = flags.FLAGS
 PARTS = ("constants", "one_worker", "two_workers", "memory", "tables")
@@ -336,7 +340,7 @@ def measured_points(workers, results) -> list:
     with tempfile.TemporaryDirectory(dir=FLAGS.folder) as folder:
         by_worker = on_workers(workers, "points", points=points, folder=folder)
     lines = []
-    for point, measured in zip(points, by_worker[0]):
+    for point, measured in zip(points, by_worker[0], strict=True):
         lines.append({"point": point, "measured": measured} | predicted(point, results))
         show(lines[-1])
     return lines
@@ -493,7 +497,7 @@ def normal(rows, dim) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((rows, dim), dtype=np.float32)
 
 
-def store_of(path, rows, dim, centers, seed=0):
+def store_of(path, rows, dim, centers, seed=0) -> "FeatureStore":
     """A complete `FeatureStore` of overlapping Gaussians, on disk and in the page cache."""
     from dc_tf.clustering.store.feature_store import FeatureStore
 

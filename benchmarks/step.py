@@ -173,7 +173,7 @@ def keras_step(resolution, batch, policy, width, fc, classes=1000) -> Callable:
             loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             loss = tf.reduce_mean(loss)
         gradients = tape.gradient(loss, net.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, net.trainable_variables))
+        optimizer.apply_gradients(zip(gradients, net.trainable_variables, strict=True))
         return loss
 
     return lambda: step().numpy()
@@ -324,11 +324,11 @@ def measure_messages() -> dict:
         for name in found[0]:
             # An exchange ends when the slowest worker has the result.
             turns = [
-                [max(seconds) for seconds in zip(*turn)]
-                for turn in zip(*(one[name] for one in found))
+                [max(seconds) for seconds in zip(*turn, strict=True)]
+                for turn in zip(*(one[name] for one in found), strict=True)
             ]
             line = {"workers": size, "tensor": name}
-            line["one_message"], line["cut"] = map(statistics.median, zip(*turns))
+            line["one_message"], line["cut"] = map(statistics.median, zip(*turns, strict=True))
             line["times"] = statistics.median(whole / cut for whole, cut in turns)
             result.append(line)
             show(line)

@@ -5,7 +5,7 @@ import dataclasses
 import wire
 from scaling_tables import duration, join, short
 
-from dc_tf.clustering.cost.hardware import CORE, P4D
+from dc_tf.clustering.cost.hardware import CORE, P4D, Machine
 from dc_tf.distributed.topology import Topology
 from dc_tf.experiment import Model, Stage, load
 from dc_tf.planning.exchange import dense_layers, factored
@@ -84,7 +84,7 @@ def predicted(constants, line) -> StepCost:
     return cost if kind.overlaps else cost.without_overlap()
 
 
-def machine_of(messages, rate, latency_s):
+def machine_of(messages, rate, latency_s) -> Machine:
     """`hardware.Machine` of a worker on one of the hosts."""
     wire_bytes = PAYLOAD * RATES[rate] / 8 if rate in RATES else 1 / messages["byte_s"]
     return dataclasses.replace(
@@ -122,7 +122,7 @@ def alone_table(results) -> str:
     kinds = results["alone"]
     before = kinds["before"]["all_seconds"]
     for name, kind in kinds.items():
-        ratios = sorted(one / other for one, other in zip(kind["all_seconds"], before))
+        ratios = sorted(one / other for one, other in zip(kind["all_seconds"], before, strict=True))
         lines.append(f"| {name} | {short(kind['seconds'])} | {ratios[len(ratios) // 2]:.2f} |")
     return join(lines)
 

@@ -56,11 +56,11 @@ class VGG16(nn.Module):
         gradients = torch.stack([gradients, gradients.T])[:, None]
         self.register_buffer("gradients", gradients, persistent=False)
 
-    def forward(self, images):
+    def forward(self, images) -> torch.Tensor:
         """(b, fc) float of fc7 before ReLU, from (b, 3, r, r) in [0, 1]."""
         return self.classifier(torch.flatten(self.features(self.stem(images)), 1))
 
-    def stem(self, images):
+    def stem(self, images) -> torch.Tensor:
         """The fixed input stage: (b, 2 or 3, r + 2, r + 2)."""
         images = (images - self.mean) / self.std
         if not self.sobel:

@@ -18,7 +18,12 @@ import statistics
 import subprocess
 import sys
 import time
+import typing
 import unittest.mock
+from collections.abc import Callable
+
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PORT = 2222
@@ -114,7 +119,7 @@ def over_hosts(task, workers=2, rates=("",), latency_s=None) -> list[dict]:
 
 def _joined(of_workers):
     """Medians over steps; a step ends when the slowest worker's does."""
-    seconds = [max(turn) for turn in zip(*(one["seconds"] for one in of_workers))]
+    seconds = [max(turn) for turn in zip(*(one["seconds"] for one in of_workers), strict=True)]
     result = {"seconds": statistics.median(seconds), "all_seconds": seconds}
     for name in ("cpu_seconds", "sent_mb"):
         result[name] = max(statistics.median(one[name]) for one in of_workers)
@@ -181,7 +186,7 @@ def _measured(world, works, steps):
     return result
 
 
-def step_of(our_step, cluster, kind, task):
+def step_of(our_step, cluster, kind, task) -> Callable:
     """A step that is traced now."""
     from dc_tf.training.gradients.overlap import Overlap
 
@@ -228,10 +233,10 @@ class Echo:
 
     rank, size = 0, 2
 
-    def all_sum(self, tensor):
+    def all_sum(self, tensor) -> "tf.Tensor":
         return tensor
 
-    def all_to_all(self, tensor):
+    def all_to_all(self, tensor) -> "tf.Tensor":
         import tensorflow as tf
 
         return tf.concat([tensor[:1], tf.zeros_like(tensor[1:])], 0)
@@ -258,7 +263,7 @@ SHORT_TIMES = 26
 PRODUCT = 800
 
 
-def messages(cluster):
+def messages(cluster) -> dict:
     """{name: a large sum, SHORT_TIMES short sums in rings, direct ones, both between products}.
 
     Between products a sum also waits for the slower worker, and wakes threads that sleep.

@@ -2,6 +2,7 @@
 
 options = KMeansOptions(iterations=20, precision="bfloat16")
 result = kmeans(points, k=1000, options=options)
+options = dataclasses.replace(COMMAND_OPTIONS, tolerance=0.01)   # what `dc_tf kmeans` starts from
 """
 
 import dataclasses
@@ -10,9 +11,21 @@ import operator
 
 from dc_tf.errors import ConfigError
 
+AUTO = "auto"
 INITS = ("random", "k-means++", "k-means||")
-PRECISIONS = ("float32", "bfloat16", "auto")
-BACKENDS = ("auto", "tensorflow", "faiss")
+# The last centroids of a training run; for `hierarchical_kmeans`, which replaces it by them.
+PREVIOUS = "previous"
+# Of products; "auto" is replaced by one of them before rows are assigned.
+PRECISIONS = ("float32", "bfloat16")
+# What a setting of names may be.
+CHOICES = {
+    "init": (*INITS, PREVIOUS),
+    "precision": (*PRECISIONS, AUTO),
+    "backend": (AUTO, "tensorflow", "faiss"),
+}
+# Labels and counts of iterations are int32.
+MAX_COUNT = 2**31 - 1
+MAX_GB = 1e9
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,7 +35,8 @@ class KMeansOptions:
     Attributes:
         iterations: of Lloyd, at least 0; the most, where `tolerance` is set.
         init: "random", "k-means++" or "k-means||" (see `dc_tf.clustering.initial`), or a (k, dim)
-            array of initial centroids, the same on all workers.
+            array of initial centroids, the same on all workers; "previous" as of
+            `hierarchical_kmeans`.
         precision: "float32", or "bfloat16" for the products (summed in float32). A row then moves
             only to a centroid that is nearer in float32, so the objective never increases. "auto"
             measures and takes bfloat16 where it is faster on all workers. A worker whose bfloat16
@@ -37,7 +51,8 @@ class KMeansOptions:
             that is free but at most 256 MiB, on a GPU a sixteenth of its own but at most 2 GiB.
 
     Raises:
-        ConfigError: for values that cannot work.
+        ConfigError: for values that cannot work; begins with the name of the setting. The shape of
+            `init` is left to `kmeans`, which knows k.
     """
 
     iterations: int = 10
@@ -50,11 +65,67 @@ class KMeansOptions:
     memory_bytes: int | None = None
 
     def __post_init__(self):
-        whole("iterations", self.iterations, 0)
-        share("tolerance", self.tolerance)
-        whole("cache_bytes", self.cache_bytes, 0)
+        values = {
+            "iterations": whole("iterations", self.iterations, 0, MAX_COUNT),
+            "spherical": switch("spherical", self.spherical),
+            "tolerance": share("tolerance", self.tolerance),
+            "cache_bytes": whole("cache_bytes", self.cache_bytes, 0),
+        }
         if self.memory_bytes is not None:
-            whole("memory_bytes", self.memory_bytes, 1)
+            values["memory_bytes"] = whole("memory_bytes", self.memory_bytes, 1)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)  # Python's own numbers, in a frozen class
+        if isinstance(self.init, str):
+            choice("init", self.init)
+        choice("precision", self.precision)
+        choice("backend", self.backend)
+        check_precision_of_backend(self.backend, self.precision)
+
+
+def check_precision_of_backend(backend, precision) -> None:
+    """Refuses faiss with another type than float32.
+
+    Raises:
+        ConfigError: says what would work.
+    """
+    if backend == "faiss" and precision not in ("float32", AUTO):
+        raise ConfigError(
+            f"precision={precision}; use float32 or auto with backend=faiss, which has float32 "
+            "only, or backend=tensorflow."
+        )
+
+
+def cache_bytes_of(gigabytes) -> int:
+    """The setting `cache_gb`, which commands and experiments have, as `cache_bytes`.
+
+    Raises:
+        ConfigError: it is not a number from 0 to `MAX_GB`.
+    """
+    return round(real("cache_gb", gigabytes, 0, MAX_GB) * 1e9)
+
+
+def choice(name, value, choices=None) -> str:
+    """`value`, one of `choices`, by default those of `CHOICES[name]`.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    *most, last = choices = choices or CHOICES[name]
+    if not isinstance(value, str) or value not in choices:
+        raise ConfigError(f"{name}={value}; use {', '.join(most)} or {last}.")
+    return value
+
+
+def switch(name, value) -> bool:
+    """`value`, Python's or NumPy's, as a bool.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    # By name, since NumPy takes longer to import than commands to check their flags.
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise ConfigError(f"{name}={value!r}; use True or False.")
+    return bool(value)
 
 
 def whole(name, value, least, most=None) -> int:
@@ -98,3 +169,8 @@ def share(name, value) -> float:
 def _plain(value):
     """As a user wrote it: NumPy's numbers without the name of their type."""
     return float(value) if isinstance(value, numbers.Real) else repr(value)
+
+
+# A job of its own is worth the measurement that "auto" takes. An experiment has float32 unless it
+# says otherwise, as in the paper.
+COMMAND_OPTIONS = KMeansOptions(precision=AUTO)

@@ -97,7 +97,7 @@ def choose(asked: str, work: str, dim: int = 256, comm=ALONE) -> Choice:
     return Choice(asked, dtype, speed, reason)
 
 
-def tell(choice: Choice, who: str) -> None:
+def print_choice(choice: Choice, who: str) -> None:
     """Prints the type and its reason on stderr, if it was measured."""
     if not choice.reason:
         return

@@ -184,7 +184,10 @@ def _read_remote(path: str) -> str:
         with tf.io.gfile.GFile(path, "rb") as file:
             return text_files.decode(file.read(), path)
     except tf.errors.OpError as error:
-        raise ConfigError(f"cannot read {path}: {error.message}.") from error
+        raise ConfigError(
+            f"cannot read {path}: {error.message}; give the address of a file that this process "
+            "may read."
+        ) from error
 
 
 def _read_override(text) -> dict:

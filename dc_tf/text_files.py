@@ -17,7 +17,9 @@ def read(path: str) -> str:
             return decode(file.read(), path)
     except OSError as error:
         reason = error.strerror or error
-        raise ConfigError(f"cannot read {path}: {reason}.") from error
+        raise ConfigError(
+            f"cannot read {path}: {reason}; give a file that exists and that this user may read."
+        ) from error
 
 
 def decode(data: bytes, source: str) -> str:

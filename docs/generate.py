@@ -10,6 +10,7 @@ are. Commands are imported, without TensorFlow; tasks of `dc_tf evaluate` are on
 import pathlib
 import re
 import sys
+import typing
 
 _DOCS = pathlib.Path(__file__).resolve().parent
 # MkDocs loads this file by its path.
@@ -17,6 +18,9 @@ sys.path[:0] = [path for path in (str(_DOCS), str(_DOCS.parent)) if path not in 
 
 from generator import api, commands, folders, settings  # noqa: E402
 from generator.source import ROOT  # noqa: E402
+
+if typing.TYPE_CHECKING:
+    from mkdocs.structure.files import Files
 
 _PART = re.compile(r"<!-- generated: ([\w ]+) -->")
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
@@ -32,7 +36,7 @@ INCLUDED = {
 }
 
 
-def on_files(files, config):
+def on_files(files, config) -> "Files":
     """Adds the pages that lie outside of docs/."""
     from mkdocs.structure.files import File
 
@@ -42,7 +46,7 @@ def on_files(files, config):
     return files
 
 
-def on_page_markdown(markdown, page, **_):
+def on_page_markdown(markdown, page, **_) -> str:
     """Puts the generated parts where a page names them."""
     return with_parts(markdown)
 

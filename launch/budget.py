@@ -145,7 +145,9 @@ class Costs:
 
     def seconds(self, epochs) -> float:
         """Seconds of all that follows the measurement, given the epochs of each stage."""
-        training = sum(stage.seconds(count) for stage, count in zip(self.stages, epochs))
+        training = sum(
+            stage.seconds(count) for stage, count in zip(self.stages, epochs, strict=True)
+        )
         return self.start_s + training + self.after_s
 
 
@@ -156,7 +158,9 @@ def fit(costs, seconds) -> list[int]:
     best = None
     for most in range(1, math.floor(costs.most * longest) + 1):
         shares = [round(count * most / longest) for count in configured]
-        epochs = [stage.whole_rounds(share) for stage, share in zip(costs.stages, shares)]
+        epochs = [
+            stage.whole_rounds(share) for stage, share in zip(costs.stages, shares, strict=True)
+        ]
         if best is not None and costs.seconds(epochs) > seconds:
             break
         best = epochs
@@ -166,7 +170,7 @@ def fit(costs, seconds) -> list[int]:
 def overrides(costs, epochs) -> dict:
     """Settings for `--params_override`: epochs, and settings counted in epochs, in proportion."""
     settings = {}
-    for index, (stage, count) in enumerate(zip(costs.stages, epochs)):
+    for index, (stage, count) in enumerate(zip(costs.stages, epochs, strict=True)):
         name = f"stages[{index}]"
         settings[f"{name}.epochs"] = count
         drops = sorted({max(1, round(drop * count / stage.epochs)) for drop in stage.drops})

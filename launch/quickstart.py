@@ -260,7 +260,7 @@ class Quickstart:
         seconds = costs and costs.seconds(epochs) + time.monotonic() - self._started
         self._say_costs(plan, costs, configured, epochs, seconds)
         names = [stage["name"] for stage in plan["stages"]]
-        stages = zip(names, epochs, configured)
+        stages = zip(names, epochs, configured, strict=True)
         self._kept["epochs"] = {
             "compute_dtype": plan["compute_dtype"],
             "override": override,

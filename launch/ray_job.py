@@ -173,7 +173,9 @@ def _run_once(ray, options, command, group, stop):
     try:
         addresses = ray.get([actor.address.remote() for actor in actors])
         configs = tf_configs(addresses)
-        runs = [actor.run.remote(command, text) for actor, text in zip(actors, configs)]
+        runs = [
+            actor.run.remote(command, text) for actor, text in zip(actors, configs, strict=True)
+        ]
         _wait(ray, actors, runs, stop)
         return [_code(ray, run) for run in runs]
     except ray.exceptions.RayError as error:

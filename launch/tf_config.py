@@ -167,7 +167,11 @@ def _nodes(text):
         ["scontrol", "show", "hostnames", text], capture_output=True, text=True, timeout=60
     )
     if done.returncode or not done.stdout.split():
-        raise UsageError(f"scontrol does not know the nodes {text!r}: {done.stderr.strip()}")
+        reason = done.stderr.strip() or "it names none"
+        raise UsageError(
+            f"scontrol does not know the nodes {text!r}: {reason}; use the form node[01-03,07], as "
+            "SLURM_JOB_NODELIST has it."
+        )
     return done.stdout.split()
 
 

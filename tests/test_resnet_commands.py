@@ -91,7 +91,7 @@ class ResNetCommandsTest(tf.test.TestCase):
 
     def test_it_was_trained_and_clustered_in_pool(self):
         untrained = make_trunk(**{**self.trunk.settings, "kind": "resnet18"}).built_at_resolution()
-        for name, weights in zip(("first", "last"), (0, -1)):
+        for name, weights in zip(("first", "last"), (0, -1), strict=True):
             trained = self.trunk.get_weights()[weights]
             self.assertNotAllClose(trained, untrained.get_weights()[weights], msg=name)
         with open(glob.glob(f"{self.run_folder}/metrics*.jsonl")[0]) as file:
@@ -126,7 +126,9 @@ class ResNetCommandsTest(tf.test.TestCase):
             session = onnxruntime.InferenceSession(file)
             names = [output.name for output in session.get_outputs()]
             self.assertCountEqual(names, LAYERS)
-            for name, found in zip(names, session.run(None, {"images": self.images()})):
+            for name, found in zip(
+                names, session.run(None, {"images": self.images()}), strict=True
+            ):
                 self.assertAllClose(found, expected[name], atol=1e-4, msg=name)
 
     @unittest.skipUnless(importlib.util.find_spec("torch"), "pip install -c constraints.txt torch")

@@ -31,7 +31,7 @@ def finetune(
     overwrite: bool = False,
     timeout_s: float = 600.0,
 ) -> dict | None:
-    """Trains all layers of a network on labels, and keeps the classifier and its figures.
+    """Trains all layers of a network on labels, and keeps the classifier and its metrics.
 
     >>> made = dc_tf.finetune(
     ...     "MODEL", "scenes", "scenes_test", "CLASSIFIER", params_override="epochs=1"
@@ -43,7 +43,7 @@ def finetune(
         model: SavedModel or run folder to start from.
         train: labelled data set to learn from.
         test: labelled data set to measure on.
-        output: folder for the SavedModel (`model`), the predictions of the test images, figures by
+        output: folder for the SavedModel (`model`), the predictions of the test images, metrics by
             class, the confusion matrix and `result.json`; shared by all workers that TF_CONFIG
             names. A call that was stopped resumes there.
         config_files: preset of the task "finetune", or path of a YAML file; or several.
@@ -63,7 +63,7 @@ def finetune(
     Returns:
         dict of model (folder of the SavedModel), predictions (the table), top1, top5, mean_class
         (shares of the test images), lowest_recall, and the settings that it was made with; None on
-        workers other than the first.
+        workers other than the chief.
 
     Raises:
         ConfigError: a setting that cannot work, or a folder with something else.

@@ -90,7 +90,7 @@ def assign(
 
     Returns:
         dict of output, rows, clusters, columns and corrupt_rows; the columns are those of
-        `write_clusters`. None on workers other than the first.
+        `write_clusters`. None on workers other than the chief.
 
     Raises:
         ConfigError: what cannot work; nothing was written.

@@ -14,6 +14,7 @@ from dc_tf.api.arguments import (
     several,
     takes_arguments,
 )
+from dc_tf.kmeans_options import COMMAND_OPTIONS
 
 if typing.TYPE_CHECKING:
     import numpy as np
@@ -63,7 +64,7 @@ def search(
     Returns:
         dict of rows, layer, whitened, queries (their number), search (how; of an inverted file,
         with its recall), recall, and neighbours: a list of dict of query, rank, row, source and
-        similarity (cosine). None on workers other than the first.
+        similarity (cosine). None on workers other than the chief.
 
     Raises:
         ConfigError: what cannot work; nothing was started.
@@ -139,7 +140,7 @@ def find_duplicates(
     Returns:
         dict of rows, groups, would_go, share, by_kind, below_threshold (copies of copies that are
         less like the one that stays), corrupt, clusters, dry_run and output. None on workers other
-        than the first.
+        than the chief.
 
     Raises:
         ConfigError: what cannot work; nothing was started.
@@ -190,9 +191,9 @@ def curate(
     levels: Sequence[int] | None = None,
     rounds: int = 10,
     sample: int | None = None,
-    iterations: int = 10,
+    iterations: int = COMMAND_OPTIONS.iterations,
     seed: int = 0,
-    precision: str = "auto",
+    precision: str = COMMAND_OPTIONS.precision,
     normalize: bool = True,
     tree: Path | None = None,
     dry_run: bool = False,
@@ -248,7 +249,7 @@ def curate(
     Returns:
         dict of output, rows, of, steps (rows that each rule has left), corrupt, classes and
         clusters (how evenly rows are spread before and after) and materialized; None on workers
-        other than the first.
+        other than the chief.
 
     Raises:
         ConfigError: a rule or setting that cannot work; nothing was started.

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from dc_tf.api.arguments import Path, names_of, path_or_none, several, takes_arguments
 from dc_tf.errors import ConfigError
+from dc_tf.kmeans_options import COMMAND_OPTIONS
 
 if typing.TYPE_CHECKING:
     import numpy as np
@@ -83,7 +84,7 @@ def embed(
         (rows, d) array in the order of row ids, of several layers a dict of arrays; with
         `with_sources`, that and a list of file names in the same order; with `output`, dict of
         output, rows, files, dims and where the features are from, None on workers other
-        than the first.
+        than the chief.
 
     Raises:
         ConfigError: a setting that cannot work, or a folder with features of something else.
@@ -124,15 +125,15 @@ def kmeans(
     k: int | None = None,
     output: Path | None = None,
     *,
-    iterations: int = 10,
-    init: str | np.ndarray = "random",
+    iterations: int = COMMAND_OPTIONS.iterations,
+    init: str | np.ndarray = COMMAND_OPTIONS.init,
     seed: int = 0,
-    precision: str = "auto",
-    backend: str = "auto",
-    spherical: bool = False,
+    precision: str = COMMAND_OPTIONS.precision,
+    backend: str = COMMAND_OPTIONS.backend,
+    spherical: bool = COMMAND_OPTIONS.spherical,
     normalize: bool = False,
-    tolerance: float = 0.0,
-    cache_gb: float = 0.25,
+    tolerance: float = COMMAND_OPTIONS.tolerance,
+    cache_gb: float = COMMAND_OPTIONS.cache_bytes / 1e9,
     overwrite: bool = False,
     save_every_s: float = 60.0,
     timeout_s: float = 600.0,
@@ -180,7 +181,7 @@ def kmeans(
         KMeansResult: centroids (k, dim) float32, or float64 for float64 rows that float32 cannot
         tell apart, assignments (rows,) int32, counts (k,) int64, objective (sum of squared
         distances before each iteration and at the end), iterations and more; None on workers other
-        than the first.
+        than the chief.
 
     Raises:
         ConfigError: a setting that cannot work; nothing was started.
@@ -287,7 +288,7 @@ def evaluate(
 
     Returns:
         dict of metrics by name, with the settings that they were measured with; its attribute
-        `table` is the same as text to read. None on workers other than the first.
+        `table` is the same as text to read. None on workers other than the chief.
 
     Raises:
         ConfigError: a setting that cannot work.

@@ -68,7 +68,7 @@ def pretrain(experiment: Experiment, workdir: Path) -> dict | None:
 
     Returns:
         dict of rows, workers, rounds, steps, and the last epoch's losses and accuracies; None on
-        workers other than the first.
+        workers other than the chief.
 
     Raises:
         ConfigError: a setting, data set or folder that cannot work; nothing was started.

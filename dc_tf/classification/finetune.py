@@ -11,7 +11,7 @@ Folder:
     predictions.parquet   a line for each labelled test image (or .csv, .json)
     classes.csv           images, precision and recall of each class
     confusion.csv, .png   images by label and prediction
-    result.json           the figures; written last
+    result.json           the metrics; written last
     about.json            what the classifier depends on
     work/                 checkpoints, until the end
 """
@@ -102,7 +102,7 @@ class _Job:
         self._comm = request.world
 
     def run(self) -> dict | None:
-        """The result, on the first worker."""
+        """The result, on the chief."""
         from dc_tf.distributed.collective_errors import raise_on_all
         from dc_tf.evaluation.finetune.task import about_of, check
         from dc_tf.evaluation.run import choose
@@ -126,7 +126,7 @@ class _Job:
         return self._made_new(frozen, train, test, chosen)
 
     def _made_new(self, frozen, train, test, chosen):
-        from dc_tf.classification.figures import confusion_matrix
+        from dc_tf.classification.metrics import confusion_matrix
         from dc_tf.classification.predictions import predict_rows
         from dc_tf.distributed.collective_errors import raise_on_all
         from dc_tf.evaluation.finetune.train import trained
@@ -156,7 +156,7 @@ class _Job:
         return atomic.read_json(self._path(RESULT))
 
     def _result(self, frozen, train, test, chosen, position, found, confusion):
-        from dc_tf.classification.figures import lowest_recall, overall
+        from dc_tf.classification.metrics import lowest_recall, overall
 
         names = class_names(train)
         return {
@@ -204,14 +204,14 @@ class _Job:
         )
 
     def _write(self, found, test, names, confusion):
-        from dc_tf.classification import figures
+        from dc_tf.classification import metrics
         from dc_tf.classification.predictions import write_predictions
 
         write_predictions(found, test, names, self._path(f"predictions.{self._made['format']}"))
-        figures.write_by_class(confusion, names, self._path("classes.csv"))
-        figures.write_confusion(confusion, names, self._path("confusion.csv"))
+        metrics.write_by_class(confusion, names, self._path("classes.csv"))
+        metrics.write_confusion(confusion, names, self._path("confusion.csv"))
         with atomic.replacing(self._path("confusion.png"), ending=".png") as staging:
-            figures.draw_confusion(confusion, names, staging)
+            metrics.draw_confusion(confusion, names, staging)
 
     def _path(self, name):
         return os.path.join(self._output, name)
@@ -224,7 +224,7 @@ def class_names(train) -> list[str]:
 
 
 def as_text(result) -> str:
-    """A few lines for a terminal: figures, the weakest classes, where the rest is."""
+    """A few lines for a terminal: metrics, the weakest classes, where the rest is."""
     lowest = result["lowest_recall"].items()
     shown = ", ".join(f"{name} {100 * recall:.1f}" for name, recall in lowest)
     lines = [

@@ -165,4 +165,4 @@ class _Proposals:
         parts, self._parts = self._parts, []
         if len(parts) == 1:
             return parts[0]
-        return tuple(np.concatenate(arrays) for arrays in zip(*parts))
+        return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))

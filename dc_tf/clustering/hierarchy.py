@@ -23,7 +23,7 @@ from dc_tf.clustering.row_partition import RowPartition, rows_at
 from dc_tf.clustering.store.points import Subset, as_points
 from dc_tf.distributed import blocks
 from dc_tf.errors import ConfigError
-from dc_tf.kmeans_options import KMeansOptions
+from dc_tf.kmeans_options import PREVIOUS, KMeansOptions
 
 
 class Hierarchy(NamedTuple):
@@ -271,7 +271,7 @@ class _Solver:
 
     def _start(self, problem, rows, seed):
         """The `init` of a problem's `kmeans`."""
-        if self._options.init != "previous":
+        if self._options.init != PREVIOUS:
             return self._options.init
         labels = self._previous_labels(problem)
         if labels is None:

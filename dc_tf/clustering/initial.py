@@ -25,8 +25,8 @@ from dc_tf.clustering.store.points import as_points, chunks
 from dc_tf.distributed import blocks
 from dc_tf.distributed.collectives import Solo, all_gather
 from dc_tf.errors import ConfigError
+from dc_tf.kmeans_options import INITS
 
-METHODS = ("random", "k-means++", "k-means||")
 _ROUNDS = 5
 _OVERSAMPLING = 0.5
 # The most draws that reduce the candidates of k-means|| to k.
@@ -42,7 +42,7 @@ def initial_centroids(method, points, k, comm, stats, seed, on_drawn=None) -> np
     They are fewer when fewer rows are distinct and the method looks at distances.
 
     Args:
-        method: one of `METHODS`.
+        method: one of `kmeans_options.INITS`.
         points: this worker's rows.
         k: number of clusters.
         comm: `Communicator` of the workers.
@@ -54,8 +54,8 @@ def initial_centroids(method, points, k, comm, stats, seed, on_drawn=None) -> np
     Raises:
         ConfigError: for another method.
     """
-    if method not in METHODS:
-        raise ConfigError(f"init is {method!r}; use {', '.join(METHODS)}, or a (k, dim) array.")
+    if method not in INITS:
+        raise ConfigError(f"init is {method!r}; use {', '.join(INITS)}, or a (k, dim) array.")
     count = min(k, stats.partition.total)
     if method == "random":
         drawn = np.random.default_rng(seed).choice(stats.partition.total, count, replace=False)

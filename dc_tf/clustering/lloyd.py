@@ -11,10 +11,11 @@ import dataclasses
 
 import numpy as np
 
-from dc_tf.clustering.initial import METHODS, first_of_equals, initial_centroids
+from dc_tf.clustering.initial import first_of_equals, initial_centroids
 from dc_tf.clustering.search.parallel_chunks import in_parallel
 from dc_tf.distributed import blocks
 from dc_tf.errors import ConfigError, DataError
+from dc_tf.kmeans_options import INITS
 
 _CHUNK_BYTES = 2 << 20
 # bfloat16 scores are finest at this share of the mean squared distance: a little above it, since
@@ -137,7 +138,7 @@ class Lloyd:
         elif np.shape(init) != (self._k, self._points.dim):
             given = "None" if init is None else f"an array of shape {np.shape(init)}"
             raise ConfigError(
-                f"init is {given}; use {', '.join(METHODS)}, or centroids of shape "
+                f"init is {given}; use {', '.join(INITS)}, or centroids of shape "
                 f"{(self._k, self._points.dim)}."
             )
         centroids = np.zeros((self._k, self._points.dim), np.float32)
@@ -279,7 +280,8 @@ class Lloyd:
         radius = self._radius(state, done, centroids)
         largest_first = np.argsort(-done.counts, kind="stable")
         donors = largest_first[radius[largest_first] > 0]
-        for receiver, donor in zip(empty, donors):
+        # Clusters stay empty when no donor is left, and most donors are not needed.
+        for receiver, donor in zip(empty, donors, strict=False):
             direction = np.random.default_rng((self._seed, state.iteration, donor))
             signs = direction.integers(0, 2, self._points.dim) * 2.0 - 1.0
             move = _SPLIT * radius[donor] / np.sqrt(self._points.dim) * signs

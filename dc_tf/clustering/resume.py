@@ -86,7 +86,7 @@ class Snapshots:
         return None if newest is None else self._read(newest)
 
     def save_if_due(self, generation, snapshot) -> None:
-        """Saves if a save is due by the clock of rank 0, or a worker was asked to stop.
+        """Saves if a save is due by the clock of the chief, or a worker was asked to stop.
 
         Clocks differ, and a snapshot is of use only if all workers have it.
 

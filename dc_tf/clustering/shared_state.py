@@ -1,6 +1,6 @@
 """Snapshots of a k-means in progress, in a folder that all workers share.
 
-Rank 0 saves the state that all workers have in common, every worker the labels of its rows. The
+The chief saves the state that all workers have in common, every worker the labels of its rows. The
 same number of workers resumes exactly. Another number resumes from the centroids, without labels,
 and agrees up to rounding.
 
@@ -72,7 +72,7 @@ class SharedState:
         return max(found, key=_iteration, default=None)
 
     def _broadcast(self, snapshot, name, shape, dtype):
-        """Rank 0's array; the other workers add zeros."""
+        """The chief's array; the other workers add zeros."""
         own = snapshot.arrays[name] if self._comm.rank == 0 else np.zeros(shape)
         return blocks.all_sum_array(np.asarray(own, dtype), self._comm)
 

@@ -5,7 +5,7 @@
 
 Images go through the network, the whitening and the centroids of the clustering. A run keeps those
 of its newest rounds (setting keep_clusterings). The table has the columns of `dc_tf clusters`. With
-TF_CONFIG, many workers share the images, and the first writes. An interrupted call resumes when it
+TF_CONFIG, many workers share the images, and the chief writes. An interrupted call resumes when it
 is repeated.
 """
 
@@ -25,7 +25,7 @@ FORMAT = FLAGS.string("format", None, "parquet, csv or json; None: by the ending
 
 
 def run() -> dict | None:
-    """Assigns and writes the table; returns what it has, on the first worker."""
+    """Assigns and writes the table; returns what it has, on the chief."""
     from dc_tf.curation.clusters.start import assign
 
     return assign(

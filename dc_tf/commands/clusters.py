@@ -6,7 +6,7 @@
 Columns are row id, file, cluster, sub-cluster, distance to the centroid, its ratio to the nearest
 other centroid, whether the image is an outlier, size of the cluster and whether it is of a single
 source, label, class, and all metadata. `dc_tf train` writes RUN/clusters.parquet for its
-last round. With TF_CONFIG, many workers share the reading of images, and the first writes. An
+last round. With TF_CONFIG, many workers share the reading of images, and the chief writes. An
 interrupted call resumes when it is repeated.
 """
 
@@ -23,7 +23,7 @@ WORKERS = FLAGS.integer(
 
 
 def run() -> dict | None:
-    """Writes the table; returns what it has, on the first worker."""
+    """Writes the table; returns what it has, on the chief."""
     from dc_tf.curation.clusters.start import write_clusters
 
     return write_clusters(

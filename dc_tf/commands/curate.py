@@ -10,13 +10,14 @@
 this order: rows, drop_rows, where, drop_outliers, drop_sparsest, drop_rarest, max_per_cluster,
 target. Any command takes the view as its data set; OUTPUT/sources.jsonl names the file of each row:
 {"row": 0, "source": "dogs/rex.jpg"}. Started again, it resumes; with TF_CONFIG, many
-workers share the records that --where reads and the clustering, and the first does the rest.
+workers share the records that --where reads and the clustering, and the chief does the rest.
 SIGTERM and Ctrl-C save and end with exit code 42.
 """
 
 from dc_tf.commands.flags.define import CommandFlags
 from dc_tf.commands.flags.features import FeatureFlags
 from dc_tf.errors import ConfigError
+from dc_tf.kmeans_options import CHOICES, COMMAND_OPTIONS
 
 FLAGS = CommandFlags()
 SOURCE = FeatureFlags(FLAGS)
@@ -82,12 +83,14 @@ SAMPLE = FLAGS.integer(
     "of a cluster.",
     lower_bound=1,
 )
-ITERATIONS = FLAGS.integer("iterations", 10, "Of each k-means.", lower_bound=1)
+ITERATIONS = FLAGS.integer(
+    "iterations", COMMAND_OPTIONS.iterations, "Of each k-means.", lower_bound=1
+)
 SEED = FLAGS.integer("seed", 0, "Of everything that is drawn.", lower_bound=0)
 PRECISION = FLAGS.enum(
     "precision",
-    "auto",
-    ["auto", "float32", "bfloat16"],
+    COMMAND_OPTIONS.precision,
+    list(CHOICES["precision"]),
     "Of the products of k-means; auto measures which is faster.",
 )
 NORMALIZE = FLAGS.bool("normalize", True, "Scale every row of the features to length 1.")

@@ -37,9 +37,9 @@ def run() -> dict:
 
     begun = begin()
     # What follows needs TensorFlow, which takes seconds to import.
-    from dc_tf.doctor.checks import Options, examine
+    from dc_tf.doctor.checks import Options, run_checks
 
-    report = examine(
+    report = run_checks(
         Options(
             config_file=tuple(CONFIG_FILE.value),
             params_override=tuple(PARAMS_OVERRIDE.value),

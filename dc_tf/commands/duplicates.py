@@ -14,7 +14,7 @@ cluster, then the one with the lowest row id.
 COPIES/duplicates.parquet has group, row, source, kind, similarity, width, height and keeper;
 COPIES/keep.npy the rows that stay, COPIES/kept a view of them with the names of their files in
 sources.jsonl, COPIES/gallery.html pictures. With
-TF_CONFIG, many workers share the work in COPIES, a folder that all see, and the first one writes.
+TF_CONFIG, many workers share the work in COPIES, a folder that all see, and the chief writes.
 Call it again to resume; SIGTERM and Ctrl-C end it with exit code 42.
 """
 
@@ -63,7 +63,7 @@ OVERWRITE = FLAGS.bool("overwrite", False, "Replace a result of other settings i
 
 
 def run() -> dict | None:
-    """Finds copies; returns how many there are, on the first worker."""
+    """Finds copies; returns how many there are, on the chief."""
     from dc_tf.report.duplicates.run import as_text, find_and_write
 
     found = find_and_write(

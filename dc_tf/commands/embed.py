@@ -87,7 +87,7 @@ MAX_BAD_SHARE = FLAGS.float(
 
 
 def run() -> dict | None:
-    """Writes the features; returns what they are, on the first worker."""
+    """Writes the features; returns what they are, on the chief."""
     from dc_tf.evaluation.frozen.start import embed_files
 
     return embed_files(

@@ -22,7 +22,7 @@ MODEL = FLAGS.path("model", None, "SavedModel or run folder to start from.", req
 STAGE = FLAGS.string("stage", "", "Of a run: use the network as it was at the end of this stage.")
 TRAIN = FLAGS.path("train", None, "Labelled data set to learn from.", required=True)
 TEST = FLAGS.path("test", None, "Labelled data set to measure on.", required=True)
-OUTPUT = FLAGS.path("output", None, "Folder for the classifier and its figures.", required=True)
+OUTPUT = FLAGS.path("output", None, "Folder for the classifier and its metrics.", required=True)
 CONFIG_FILE = FLAGS.multi_path(
     "config_file", [], "YAML file with settings of the task finetune, or the name of a preset."
 )
@@ -64,7 +64,7 @@ TIMEOUT_S = FLAGS.float(
 
 
 def run() -> dict | None:
-    """Trains and writes; returns the figures, on the first worker."""
+    """Trains and writes; returns the metrics, on the chief."""
     from dc_tf.classification.finetune import as_text, finetune
 
     found = finetune(

@@ -53,10 +53,10 @@ def run() -> dict:
         inspection.contact_sheet(sample, dataset.class_names, OUTPUT.value)
         report["sheet"] = OUTPUT.value
     if VERIFY.value:
-        report["damage"] = []
-        for damage in verify.verify(dataset, WORKERS.value):
-            report["damage"].append(vars(damage))
-            print(verify.describe(damage, dataset), file=sys.stderr, flush=True)
+        report["corrupt_shards"] = []
+        for shard in verify.verify(dataset, WORKERS.value):
+            report["corrupt_shards"].append(vars(shard))
+            print(verify.describe(shard, dataset), file=sys.stderr, flush=True)
         _check(report)
     elif corrupt := report["sample"]["corrupt"]:
         raise DataError(
@@ -68,11 +68,11 @@ def run() -> dict:
 
 
 def _check(report):
-    damage = report["damage"]
-    if damage:
-        rows = sum(shard["rows"] for shard in damage)
+    corrupt = report["corrupt_shards"]
+    if corrupt:
+        rows = sum(shard["rows"] for shard in corrupt)
         raise DataError(
-            f"{len(damage)} of {report['shards']} shards are corrupt, {rows} of {report['rows']} "
-            f"rows; the first is {damage[0]['shard']}: {damage[0]['reason']}.",
+            f"{len(corrupt)} of {report['shards']} shards are corrupt, {rows} of {report['rows']} "
+            f"rows; the first is {corrupt[0]['shard']}: {corrupt[0]['reason']}.",
             result=report,
         )

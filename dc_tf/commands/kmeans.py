@@ -13,6 +13,7 @@ SIGTERM and Ctrl-C save after the iteration and end with exit code 42; a second 
 
 from dc_tf.commands.flags.define import CommandFlags
 from dc_tf.commands.terminal.results import Result
+from dc_tf.kmeans_options import CHOICES, COMMAND_OPTIONS
 
 FLAGS = CommandFlags()
 INPUT = FLAGS.paths(
@@ -43,13 +44,13 @@ K = FLAGS.integer(
 )
 ITERATIONS = FLAGS.integer(
     "iterations",
-    10,
+    COMMAND_OPTIONS.iterations,
     "Of Lloyd, at most. 0 with --init=FILE.npy assigns rows, of any number, to these centroids.",
     lower_bound=0,
 )
 INIT = FLAGS.path(
     "init",
-    "random",
+    COMMAND_OPTIONS.init,
     "Where to start: distinct random rows; k-means++ or (in quotes, for large k) k-means|| draw "
     "rows far from one another; or a .npy file with (k, dim) centroids, such as centroids.npy of "
     "an earlier clustering.",
@@ -57,18 +58,25 @@ INIT = FLAGS.path(
 SEED = FLAGS.integer("seed", 0, "Seed of all random draws.", lower_bound=0)
 PRECISION = FLAGS.enum(
     "precision",
-    "auto",
-    ["auto", "float32", "bfloat16"],
+    COMMAND_OPTIONS.precision,
+    list(CHOICES["precision"]),
     "Of the products; auto measures which is faster on all workers. A clustering that was begun "
     "keeps what it began with.",
 )
 BACKEND = FLAGS.enum(
-    "backend", "auto", ["auto", "tensorflow", "faiss"], "Search for the nearest centroids."
+    "backend",
+    COMMAND_OPTIONS.backend,
+    list(CHOICES["backend"]),
+    "Search for the nearest centroids.",
 )
-SPHERICAL = FLAGS.bool("spherical", False, "Keep centroids at length 1, for --normalize.")
+SPHERICAL = FLAGS.bool(
+    "spherical", COMMAND_OPTIONS.spherical, "Keep centroids at length 1, for --normalize."
+)
 NORMALIZE = FLAGS.bool("normalize", False, "Scale every row to length 1.")
 TOLERANCE = FLAGS.float(
-    "tolerance", 0.0, "Stop once an iteration gains no more than this share (0: never)."
+    "tolerance",
+    COMMAND_OPTIONS.tolerance,
+    "Stop once an iteration gains no more than this share (0: never).",
 )
 OVERWRITE = FLAGS.bool(
     "overwrite", False, "Replace a finished or different clustering in the output."
@@ -81,7 +89,7 @@ SAVE_EVERY_S = FLAGS.float(
 )
 CACHE_GB = FLAGS.float(
     "cache_gb",
-    0.25,
+    COMMAND_OPTIONS.cache_bytes / 1e9,
     "Keep a worker's rows in device memory if they take no more than this.",
     lower_bound=0,
 )

@@ -99,7 +99,11 @@ def main(argv=None) -> int:
             f"{error}; what was saved is intact. Free space and start again.", FAILED
         )
     except KeyboardInterrupt:
-        return _print_error("interrupted", FAILED)
+        return _print_error(
+            "interrupted; what was saved is kept. Start it again with the same flags to resume, or "
+            "from the beginning where nothing is saved.",
+            FAILED,
+        )
     except Exception:  # an exit code for the caller, a traceback for the user
         return _show_trace()
 

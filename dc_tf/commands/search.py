@@ -41,7 +41,7 @@ MODEL = FLAGS.path(
 
 
 def run() -> dict | None:
-    """Searches; returns the neighbours, on the first worker."""
+    """Searches; returns the neighbours, on the chief."""
     from dc_tf.curation.search.find import as_text, search_and_write
 
     found = search_and_write(

@@ -5,7 +5,7 @@
 
 The file has a base experiment, axes and variants that change its settings or its share of the
 images, seeds, and evaluations; docs/sweep.md describes it. Started again on the same folder, it
-runs what is missing; a network that fails is reported with its log, and the others go on. SIGTERM
+runs what is missing; a network that fails is reported with its log, and the others run. SIGTERM
 and Ctrl-C save and end with exit code 42. SWEEP/table.md, result.json and plot.svg have mean and
 deviation over the seeds, beside the paper's results where there are any.
 """

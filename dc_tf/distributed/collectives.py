@@ -5,7 +5,7 @@ must make the same calls in the same order, eagerly or while tracing a `tf.funct
 
     total = comm.all_sum(count)                   # the same tensor on every member
     gradients = all_sum_packed(gradients, comm)   # many tensors in few messages
-    rows = gather_packed(rows, comm)              # the rows of all members
+    rows = PackedGather(rows, comm).results()     # the rows of all members
     total = direct_sum(few, comm)                 # a short vector, in one latency
 """
 
@@ -193,23 +193,6 @@ def all_sum_packed(tensors, comm: Communicator, pack_bytes=MESSAGE_BYTES) -> lis
     return PackedSum(tensors, comm, pack_bytes).results()
 
 
-def gather_packed(tensors, comm: Communicator, pack_bytes=MESSAGE_BYTES) -> list[tf.Tensor]:
-    """The rows of many tensors of all members, in messages of at most `pack_bytes` of a worker.
-
-    Args:
-        tensors: list of (rows, ...) tensors of one dtype and static shapes, the same list on every
-            member.
-        comm: the group.
-        pack_bytes: largest size of what a member puts into a message.
-
-    Returns:
-        list of (size * rows, ...), the rows of rank 0 first.
-    """
-    if comm.size == 1 or not tensors:
-        return list(tensors)
-    return PackedGather(tensors, comm, pack_bytes).results()
-
-
 class _Packed:
     """An exchange of many tensors, whose messages are launched one after the other.
 
@@ -240,7 +223,10 @@ class _Packed:
             self.launch()
         pieces = iter(self._results)
         joined = [tf.concat(list(itertools.islice(pieces, len(own))), -1) for own in self._pieces]
-        return [tf.reshape(own, self._shape(tensor)) for own, tensor in zip(joined, self._tensors)]
+        return [
+            tf.reshape(own, self._shape(tensor))
+            for own, tensor in zip(joined, self._tensors, strict=True)
+        ]
 
 
 class PackedSum(_Packed):
@@ -254,7 +240,10 @@ class PackedSum(_Packed):
 
 
 class PackedGather(_Packed):
-    """`gather_packed`, a message at a time."""
+    """The rows of many (rows, ...) tensors of all members, a message at a time.
+
+    The results are (size * rows, ...), the rows of the member of rank 0 first.
+    """
 
     def _exchange(self, vector):
         return self._comm.gather(vector)

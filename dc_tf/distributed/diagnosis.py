@@ -37,7 +37,7 @@ class Diagnosis:
 
 
 def diagnose(seen, addresses, timeout_s, answers) -> Diagnosis | None:
-    """The reason to end all workers as rank 0 finds it, the clearest kind first, or None.
+    """The reason to end all workers as the chief finds it, the clearest kind first, or None.
 
     Args:
         seen: {rank: heartbeat_files.Seen} of all workers.
@@ -52,7 +52,7 @@ def diagnose(seen, addresses, timeout_s, answers) -> Diagnosis | None:
 
 
 def diagnose_chief(seen, addresses, timeout_s, answers) -> Diagnosis | None:
-    """Diagnoses rank 0 from another worker; idleness is left to rank 0."""
+    """Diagnoses the chief from another worker; idleness is left to the chief."""
     return _first((_restarted, _said_so, _gone, _silent), {0: seen}, addresses, timeout_s, answers)
 
 
@@ -156,7 +156,7 @@ def _stuck(rank, one, seen, addresses, timeout_s, answers):
 
 
 def _waiting(rank, one, seen, addresses, timeout_s, answers):
-    """All workers that have not ended wait, rank 0 among them: the network lost a message."""
+    """All workers that have not ended wait, the chief among them: the network lost a message."""
     left = {r: s.status for r, s in seen.items() if s.status and not s.status.get("end")}
     if rank != min(left, default=None) or not addresses:
         return None

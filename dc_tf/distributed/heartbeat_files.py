@@ -11,8 +11,8 @@ worker that has met an earlier incarnation of this process.
 
     files.try_rendezvous()             # again and again, until it returns True
 
-Every process has an incarnation, a random id. Rank 0 publishes its peers' incarnations once each
-peer has acknowledged rank 0's, so no file of an earlier incarnation can complete a rendezvous.
+Every process has an incarnation, a random id. The chief publishes its peers' incarnations once each
+peer has acknowledged the chief's, so no file of an earlier incarnation can complete a rendezvous.
 """
 
 import dataclasses
@@ -86,7 +86,7 @@ class HeartbeatFiles:
         return True
 
     def missing_ranks(self) -> list[int]:
-        """Ranks whose acknowledgement rank 0 lacks; other workers wait for rank 0."""
+        """Ranks whose acknowledgement the chief lacks; other workers wait for the chief."""
         if self._rank:
             return [0]
         ranks = range(1, self._size)

@@ -25,7 +25,7 @@ def part_rows(rows: int, most: int, multiple: int = 1, least: int = 1) -> int:
 
 
 def all_missing(files, comm: Communicator) -> np.ndarray:
-    """(n,) int64 ascending numbers of the parts that lack a file, as the first worker sees it.
+    """(n,) int64 ascending numbers of the parts that lack a file, as the chief sees it.
 
     Args:
         files: for each part a list of paths, the same on all workers.

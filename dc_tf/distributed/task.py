@@ -67,7 +67,7 @@ class TaskSpec:
         if not self.addresses:
             return "{}"
         cluster: dict[str, list[str]] = {}
-        for (job, _), address in zip(self.job, self.addresses):
+        for (job, _), address in zip(self.job, self.addresses, strict=True):
             cluster.setdefault(job, []).append(address)
         job, index = self.job[self.rank]
         return json.dumps({"cluster": cluster, "task": {"type": job, "index": index}})

@@ -6,10 +6,10 @@
         watchdog.joined()
         ...
 
-Every worker writes its heartbeat to a small file (`heartbeat_files`). Rank 0 reads all of them and
-diagnoses (`diagnosis`); the others read the file of rank 0, for its diagnosis and to see that it
-is alive. A worker that cannot continue writes the stacks of its threads and exits at once: it is
-blocked in a call that no exception can interrupt.
+Every worker writes its heartbeat to a small file (`heartbeat_files`). The chief reads all of them
+and diagnoses (`diagnosis`); the others read the file of the chief, for its diagnosis and to see
+that it is alive. A worker that cannot continue writes the stacks of its threads and exits at once:
+it is blocked in a call that no exception can interrupt.
 
 SIGTERM, SIGUSR1 as SLURM sends it, and Ctrl-C request a stop of this worker (`stop_request`), and
 through its heartbeat file of all.

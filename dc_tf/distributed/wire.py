@@ -2,7 +2,7 @@
 
     comm = wire(comm, "bfloat16")
     gradients = all_sum_packed(gradients, comm)      # float32, rounded twice
-    rows = gather_packed(rows, comm)                 # rounded once
+    rows = PackedGather(rows, comm).results()        # rounded once
 
 A ring that adds up in bfloat16 would round at every worker. Here each member gets all terms of its
 share of the elements, adds them up in float32, and sends the rounded sum to all. So a sum s of
@@ -13,9 +13,6 @@ the rounding of float32, whatever W is, and all members have the same bits.
 import tensorflow as tf
 
 from dc_tf.distributed.collectives import Communicator
-
-# Largest relative error of a number that is rounded to bfloat16, which has 8 significant bits.
-ROUNDOFF = 2.0**-8
 
 
 def wire(comm: Communicator, dtype: str) -> Communicator:

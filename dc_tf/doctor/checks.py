@@ -1,6 +1,6 @@
 """Runs all checks in order: this worker, then its peers, then TensorFlow between them.
 
-    report = examine(Options(config_file=["a.yaml"], workdir="/runs/mine", timeout_s=60))
+    report = run_checks(Options(config_file=["a.yaml"], workdir="/runs/mine", timeout_s=60))
     report.failed
 
 Checks that could hang run last, and only if their preconditions passed.
@@ -51,7 +51,7 @@ class Options:
     verify: bool = False
 
 
-def examine(options: Options, begun=None) -> Report:
+def run_checks(options: Options, begun=None) -> Report:
     """Runs all checks that are possible; returns their results.
 
     Args:

@@ -1,1 +1,1 @@
-"""What features are worth: tasks, the paper's protocols, and its figures."""
+"""What features are worth: tasks, the paper's protocols, and its results."""

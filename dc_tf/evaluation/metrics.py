@@ -14,11 +14,6 @@ def mean_class_accuracy(predicted, labels) -> float:
     return float(np.mean([hit[labels == label].mean() for label in np.unique(labels)]))
 
 
-def top_k_accuracy(scores, labels, k: int) -> float:
-    """Share of rows of (n, classes) scores with fewer than k classes strictly above the label."""
-    return float(np.mean(classes_above(scores, labels) < k))
-
-
 def classes_above(scores, labels) -> np.ndarray:
     """(n,) int64: how many of a row's (n, classes) scores are strictly above its label's."""
     scores, labels = np.asarray(scores), np.asarray(labels)

@@ -10,7 +10,7 @@ import os
 
 from dc_tf import experiment
 from dc_tf.exporting.metadata import default_short_side, read_metadata
-from dc_tf.exporting.refusal import no_model
+from dc_tf.exporting.no_model import no_model
 from dc_tf.exporting.saved_model import is_saved_model, restore_trunk
 from dc_tf.exporting.weights import copy_weights, named_weights, weights_digest
 from dc_tf.networks.network import Network, Wanted

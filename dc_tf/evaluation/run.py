@@ -3,7 +3,7 @@
     asked = tasks.read("linear_probe", params_override=["epochs=5"])
     result, table = run(asked, Request("linear_probe", model=..., train=..., test=...))
 
-Before the long part it prints, on the first worker, which protocol is taken and why, and what the
+Before the long part it prints, on the chief, which protocol is taken and why, and what the
 work will cost on the machines in use. Metrics by layer are remembered beside the model.
 """
 

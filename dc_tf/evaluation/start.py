@@ -15,6 +15,7 @@ import os
 from absl import logging
 
 from dc_tf import paths
+from dc_tf.data.storage import files
 from dc_tf.data.storage.files import same_place
 from dc_tf.distributed import heartbeat, stop_request
 from dc_tf.distributed.ports import check_own_port
@@ -52,12 +53,10 @@ class Evaluation(dict):
         Raises:
             DataError: a file cannot be written.
         """
-        import tensorflow as tf
-
         try:
             if output:
-                with tf.io.gfile.GFile(output, "w") as f:
-                    f.write(json.dumps(self, indent=1) + "\n")
+                text = json.dumps(self, indent=1) + "\n"
+                files.write_file(output, lambda file: file.write(text.encode()))
             if plot:
                 from dc_tf.evaluation.frozen.plot import plot as draw  # brings Matplotlib
 
@@ -66,7 +65,7 @@ class Evaluation(dict):
                 from dc_tf.evaluation.neighbours import write_csv
 
                 write_csv(self.neighbours, neighbours)
-        except (OSError, tf.errors.OpError) as error:
+        except OSError as error:
             print(json.dumps(self), flush=True)  # hours of work, and nothing else has it
             raise DataError(f"the result above could not be written: {error}") from error
 
@@ -114,7 +113,7 @@ def evaluate(
         signature: of a SavedModel of another program.
 
     Returns:
-        The result on the first worker, None on the others.
+        The result on the chief, None on the others.
 
     Raises:
         ConfigError: what cannot work.

@@ -1,7 +1,9 @@
 """The evaluation tasks by name, and the request that they take.
 
-    task, protocol = read_protocol("knn", [], ["cells=1"])
-    result, table = task.run(Request("knn", model="/models/mine", train=..., test=...), protocol)
+    asked = read("knn", [], ["cells=1"])
+    protocol = asked.choose(network, images).protocol
+    request = Request("knn", model="/models/mine", train=..., test=...)
+    result, table = asked.module.run(request, protocol)
 
 A task is a module with a dataclass `Protocol`, whose defaults are the paper's settings if the paper
 has the task, and a function `run(request, protocol) -> (JSON-serialisable dict, table to print)`.
@@ -10,9 +12,7 @@ has the task, and a function `run(request, protocol) -> (JSON-serialisable dict,
 
 import dataclasses
 import importlib
-import math
 import sys
-import types
 from collections.abc import Callable
 
 from dc_tf import settings
@@ -23,7 +23,7 @@ from dc_tf.evaluation import protocols
 from dc_tf.evaluation.models import FrozenModel, open_model, open_other
 from dc_tf.evaluation.splits import Split, open_splits
 from dc_tf.networks.network import OUTPUTS, Wanted
-from dc_tf.precision import choose, tell
+from dc_tf.precision import choose, print_choice
 
 TASKS = {
     "finetune": "dc_tf.evaluation.finetune.task",
@@ -120,7 +120,7 @@ class Request:
             return self._resized(self._other_model())
         choice = choose(self.compute_dtype, "convolution", comm=self.world)
         if self.world.rank == 0:
-            tell(choice, "evaluate")
+            print_choice(choice, "evaluate")
         frozen = open_model(self.model, choice.dtype, self.stage)
         self.opened["compute_dtype"] = choice.dtype
         self.opened["weights"] = frozen.weights
@@ -184,14 +184,3 @@ def read(
         raise ConfigError(f"--task is {name!r}; use one of {', '.join(TASKS)}.")
     module = importlib.import_module(TASKS[name])
     return protocols.read(module, name, given, config_files, wanted, **under)
-
-
-def read_protocol(
-    task: str | None, config_files=(), params_override=(), **under
-) -> tuple[types.ModuleType, object]:
-    """The task's module and its protocol: the paper's, unless the settings name another.
-
-    For callers that do not use `auto`; see `read` for arguments and errors.
-    """
-    asked = read(task, config_files, params_override, **under)
-    return asked.module, asked.choose(images=math.inf).protocol

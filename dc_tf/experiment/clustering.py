@@ -2,9 +2,10 @@
 
 import dataclasses
 
+from dc_tf.errors import ConfigError
 from dc_tf.experiment.need import need, need_at_least, need_choice
 from dc_tf.hyperparams import Config
-from dc_tf.kmeans_options import BACKENDS, INITS, PRECISIONS, KMeansOptions
+from dc_tf.kmeans_options import KMeansOptions, cache_bytes_of
 from dc_tf.limits import LONGEST_S, SECONDS
 
 STORE_DTYPES = ("float16", "bfloat16", "float32")
@@ -49,10 +50,14 @@ class Clustering(Config):
     @property
     def cache_bytes(self) -> int:
         """`cache_gb` in bytes."""
-        return round(self.cache_gb * 1e9)
+        return cache_bytes_of(self.cache_gb)
 
     def kmeans_options(self) -> KMeansOptions:
-        """These settings as k-means takes them."""
+        """These settings as k-means takes them.
+
+        Raises:
+            ConfigError: for one that cannot work; begins with its name.
+        """
         names = ("iterations", "init", "precision", "spherical", "tolerance", "backend")
         values = {name: getattr(self, name) for name in names}
         return KMeansOptions(cache_bytes=self.cache_bytes, **values)
@@ -83,15 +88,10 @@ def check_clustering(clustering: Clustering, place: str, dim: int, source: str) 
     need(clustering.whiten or not kept, name("whitening_dim"), kept, "use 0 with whiten = false")
     for setting in ("iterations", "batch_size"):
         need_at_least(name(setting), getattr(clustering, setting), 1)
-    need_choice(name("init"), clustering.init, (*INITS, "previous"))
-    need_choice(name("precision"), clustering.precision, PRECISIONS)
-    need_choice(name("backend"), clustering.backend, BACKENDS)
+    try:
+        clustering.kmeans_options()
+    except ConfigError as error:
+        raise ConfigError(name(error)) from error
     need_choice(name("store_dtype"), clustering.store_dtype, STORE_DTYPES)
-    if clustering.backend == "faiss":
-        precision = clustering.precision
-        works = precision in ("float32", "auto")
-        need(works, name("precision"), precision, "use float32 or auto with faiss")
-    need(0 <= clustering.tolerance < 1, name("tolerance"), clustering.tolerance, "use [0, 1)")
-    need(0 <= clustering.cache_gb <= 1e9, name("cache_gb"), clustering.cache_gb, "use 0 to 1e9")
     seconds = clustering.save_every_s
     need(0 <= seconds <= LONGEST_S, name("save_every_s"), seconds, SECONDS)

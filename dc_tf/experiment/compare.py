@@ -30,7 +30,7 @@ def result_settings(experiment: Experiment) -> dict:
     for name in _FREE:
         del settings[name]
     del settings["data"]["path"], settings["data"]["max_bad_share"], settings["model"]["exchange"]
-    for values, stage in zip(settings["stages"], experiment.stages):
+    for values, stage in zip(settings["stages"], experiment.stages, strict=True):
         values["clustering"] = stage.clustering.result_settings()
     return _flat(settings)
 

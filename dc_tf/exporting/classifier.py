@@ -12,7 +12,7 @@
 The object and its signatures are those of `saved_model`, with `logits`, `probabilities` and
 `prediction` in place of layers, and the weights of the head as `weights["classifier"]`.
 `classify_files`, also the signature `serving_files`, resizes the short side and cuts the centre, as
-the figures of the classifier were measured; the other functions resize whole images.
+the metrics of the classifier were measured; the other functions resize whole images.
 `restore_trunk` finds the network below the head, so the folder also serves as a model of features.
 """
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from dc_tf.errors import DataError
 from dc_tf.exporting.input_range import AUTO
-from dc_tf.exporting.refusal import METADATA, no_model
+from dc_tf.exporting.no_model import METADATA, no_model
 from dc_tf.nn.trunks import TRUNKS
 
 FORMAT = 1

@@ -48,7 +48,7 @@ import tensorflow as tf
 model = tf.saved_model.load("FOLDER")
 found = model(images)  # RGB, (b, h, w, 3)
 found["probabilities"], model.class_names()[found["prediction"][0]]
-model.classify_files([open("image.jpg", "rb").read()])  # with the crop of the figures
+model.classify_files([open("image.jpg", "rb").read()])  # with the crop of the metrics
 ```
 
 ```python

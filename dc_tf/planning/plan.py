@@ -207,7 +207,7 @@ def make_plan(experiment, rows: int, workers: int, on_gpu: bool = False) -> Plan
     batches = plan_stages(experiment, rows, workers)
     machine = P4D if on_gpu else CORE  # for its bytes
     stages = []
-    for stage, batch in zip(experiment.stages, batches):
+    for stage, batch in zip(experiment.stages, batches, strict=True):
         problem = problem_of(experiment, stage, rows, workers)
         dim = stage.feature_dim(feature_dim(experiment.model))
         stages.append(

@@ -91,7 +91,9 @@ def decoded(dataset, reader, rows, use) -> Iterator:
             block = rows[start : start + _BLOCK].tolist()
             records = reader.read(block, corrupt=b"")
             features = [dataset.features] * len(block)
-            yield from zip(block, threads.map(_use, block, records, features, [use] * len(block)))
+            yield from zip(
+                block, threads.map(_use, block, records, features, [use] * len(block)), strict=True
+            )
 
 
 def open_image(encoded, side) -> Image.Image | None:

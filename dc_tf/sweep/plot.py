@@ -26,7 +26,7 @@ def draw(sweep, found: dict, path: str) -> None:
         FigureCanvasAgg(figure)
         figure.suptitle(found["title"])
         panels = figure.subplots(1, count, squeeze=False)[0]
-        for name, axes in zip(names, panels):
+        for name, axes in zip(names, panels, strict=False):  # one panel without results
             _panel(axes, sweep, found, name)
         handles, labels = panels[0].get_legend_handles_labels()
         if labels:

@@ -1,4 +1,4 @@
-"""Runs the jobs of a sweep, several at a time, and goes on when one fails.
+"""Runs the jobs of a sweep, several at a time, and continues when one fails.
 
     failures = run_jobs(jobs, slots, folder)      # {name of a job: why it has no result}
 

@@ -75,7 +75,9 @@ def markdown(header, rows) -> str:
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     texts = [
-        "| " + " | ".join(f"{cell:{width}}" for cell, width in zip(line, widths)) + " |"
+        "| "
+        + " | ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True))
+        + " |"
         for line in lines
     ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"

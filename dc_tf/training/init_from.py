@@ -59,7 +59,8 @@ def _check_run(path, stage, model):
 def _check_export(path, stage, model):
     if stage:
         raise ConfigError(
-            f"init_stage is {stage!r}, but init_from is an export, which has no stages."
+            f"init_stage is {stage!r}, but init_from is an export, which has no stages; leave "
+            "init_stage out, or name the folder of a run as init_from."
         )
     metadata = read_metadata(path)
     if metadata.folded:

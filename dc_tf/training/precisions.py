@@ -35,7 +35,7 @@ class Chosen:
     @property
     def lines(self) -> list[str]:
         """A sentence about the network, and one about each stage that clusters."""
-        stages = zip(self.experiment.stages, self.clustering)
+        stages = zip(self.experiment.stages, self.clustering, strict=True)
         lines = [f"clustering precision of {s.name}: {choice}" for s, choice in stages if choice]
         return [f"compute_dtype: {self.model}", *lines]
 
@@ -94,7 +94,8 @@ def _with_types(experiment, types):
     if model.compute_dtype == AUTO:
         model = model.replace(compute_dtype=types["model"])
     stages = list(experiment.stages)
-    for index, (stage, precision) in enumerate(zip(stages, types["stages"])):
+    # An earlier run with other stages is refused later, by name.
+    for index, (stage, precision) in enumerate(zip(stages, types["stages"], strict=False)):
         if stage.clustering.precision == AUTO:
             clustering = stage.clustering.replace(precision=precision)
             stages[index] = stage.replace(clustering=clustering)

@@ -81,6 +81,7 @@ class Batch:
                 self.draws.sub_id,
                 self.draws.rotation,
                 self._pixels(),
+                strict=True,
             )
         ]
 
@@ -141,7 +142,7 @@ def _views(batch, settings):
 def _locate(experiment, plans, rows, step):
     """(index of the stage, epoch in it, step in the epoch) of global step `step`."""
     before = 0
-    for index, (stage, plan) in enumerate(zip(experiment.stages, plans)):
+    for index, (stage, plan) in enumerate(zip(experiment.stages, plans, strict=True)):
         steps = plan.steps(rows)
         if 0 < step - before <= stage.epochs * steps:
             return index, *divmod(step - before - 1, steps)

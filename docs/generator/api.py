@@ -2,6 +2,7 @@
 
 import ast
 
+from dc_tf.kmeans_options import COMMAND_OPTIONS
 from generator.docstrings import docstring_markdown
 from generator.source import module_value, parsed
 
@@ -21,8 +22,18 @@ def api_functions() -> dict[str, ast.FunctionDef]:
     """Public functions of `dc_tf.api`, in the order of its `__all__`."""
     parts = [parsed(f"dc_tf.api.{part}") for part in API_PARTS]
     nodes = [node for part in parts for node in part.body if isinstance(node, ast.FunctionDef)]
-    functions = {node.name: node for node in nodes}
+    functions = {node.name: _with_values(node) for node in nodes}
     return {name: functions[name] for name in module_value(parsed("dc_tf.api"), "__all__")}
+
+
+def _with_values(node):
+    """A function whose defaults are values, where the code names options of k-means."""
+    for defaults in (node.args.defaults, node.args.kw_defaults):
+        for i, default in enumerate(defaults):
+            if default is not None and "COMMAND_OPTIONS" in ast.unparse(default):
+                value = eval(ast.unparse(default), {"COMMAND_OPTIONS": COMMAND_OPTIONS})
+                defaults[i] = ast.Constant(value)
+    return node
 
 
 def _signature(node):
@@ -35,10 +46,10 @@ def _signature(node):
     own, lines = node.args, []
     plain = [*own.posonlyargs, *own.args]
     defaults = [None] * (len(plain) - len(own.defaults)) + own.defaults
-    lines += [_argument(a, d) for a, d in zip(plain, defaults)]
+    lines += [_argument(a, d) for a, d in zip(plain, defaults, strict=True)]
     if own.vararg or own.kwonlyargs:
         lines.append(f"*{_argument(own.vararg, None)}" if own.vararg else "*")
-    lines += [_argument(a, d) for a, d in zip(own.kwonlyargs, own.kw_defaults)]
+    lines += [_argument(a, d) for a, d in zip(own.kwonlyargs, own.kw_defaults, strict=True)]
     if own.kwarg:
         lines.append(f"**{_argument(own.kwarg, None)}")
     return f"dc_tf.{node.name}(\n" + "".join(f"    {line},\n" for line in lines) + f"){returns}"
@@ -48,6 +59,5 @@ def _argument(node, default):
     text = ast.unparse(node)
     if default is None:
         return text
-    return (
-        f"{text} = {ast.unparse(default)}" if node.annotation else f"{text}={ast.unparse(default)}"
-    )
+    value = ast.unparse(default)
+    return f"{text} = {value}" if node.annotation else f"{text}={value}"

@@ -104,7 +104,7 @@ def described(text: str) -> dict[str, str]:
     return found
 
 
-def with_neighbours(names, about):
+def with_neighbours(names, about) -> dict[str, str]:
     """Descriptions; a name without one is referred to another's text that mentions it."""
     found = dict(about)
     for name in names:
@@ -114,9 +114,9 @@ def with_neighbours(names, about):
     return found
 
 
-def before_sections(text):
+def before_sections(text) -> str:
     return re.split(r"\n\s*(?:Attributes|Args|Returns|Raises):\n", inspect.cleandoc(text))[0]
 
 
-def first_line(text):
+def first_line(text) -> str:
     return cell(inspect.cleandoc(text).partition("\n")[0])

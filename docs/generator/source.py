@@ -17,7 +17,7 @@ def _path(module):
     return base.with_suffix(".py") if base.with_suffix(".py").is_file() else base / "__init__.py"
 
 
-def module_value(tree, name):
+def module_value(tree, name) -> object:
     """Value of a literal constant of a module; None if there is none."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == name:
@@ -28,7 +28,7 @@ def module_value(tree, name):
     return None
 
 
-def default_code(node, module):
+def default_code(node, module) -> str:
     """Source of a default, with names of constants replaced by their values."""
     if node is None:
         return ""

@@ -18,7 +18,7 @@ import pytest
 import tensorflow as tf
 from striped import NAMES, RESOLUTION, call, write_model, write_stripes
 
-from dc_tf.classification.figures import confusion_matrix, overall
+from dc_tf.classification.metrics import confusion_matrix, overall
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.evaluation.finetune import task as finetune
 from dc_tf.evaluation.finetune import train as finetune_train

@@ -60,7 +60,7 @@ class PredictTest(tf.test.TestCase):
         self.assertEqual(rows["source"], [f"{row}.png" for row in range(20)])
         self.assertEqual(rows["label"], [NAMES[row % 2] for row in range(20)])
         self.assertEqual(rows["reason"], [None] * 20)
-        hits = np.mean([a == b for a, b in zip(rows["label"], rows["prediction"])])
+        hits = np.mean([a == b for a, b in zip(rows["label"], rows["prediction"], strict=True)])
         result = json.loads(out.splitlines()[-1])
         self.assertAllClose(result["top1"], hits)
         self.assertEqual(sum(result["predicted"].values()), 20)

@@ -72,13 +72,13 @@ class AssignmentsTest(tf.test.TestCase):
                 Assignments.open(self.folder)
 
     def test_statistics_of_both_levels_equal_the_closed_form(self):
-        figures = Assignments(CLUSTER, SUB, 4, 2).statistics()
-        top = figures["clusters"]
+        values = Assignments(CLUSTER, SUB, 4, 2).statistics()
+        top = values["clusters"]
         self.assertEqual((top["rows"], top["largest_share"], top["empty"]), (6, 0.5, 1))
         p = np.array([3, 2, 1]) / 6
         self.assertNear(top["entropy"], -np.sum(p * np.log(p)), 1e-12)
         self.assertNear(top["imbalance_factor"], 4 * np.sum(p**2), 1e-12)
-        below = figures["sub_clusters"]
+        below = values["sub_clusters"]
         self.assertEqual((below["rows"], below["largest_share"], below["empty"]), (6, 2 / 6, 3))
 
     def test_the_flat_label_names_cluster_and_sub_cluster(self):

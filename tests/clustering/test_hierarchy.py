@@ -336,14 +336,14 @@ class Passes:
         self.skipped = 0
         self._stop_after = stop_after
 
-    def __call__(self, rows, level, skipped, **figures):
+    def __call__(self, rows, level, skipped, **values):
         self.rows[level] = self.rows.get(level, 0) + rows
         if skipped:
             self.skipped += rows
             return
-        if "drawn" in figures:  # of the start; no pass over the rows yet
+        if "drawn" in values:  # of the start; no pass over the rows yet
             return
-        self.passes.append((level, figures["cluster"], figures["iteration"]))
+        self.passes.append((level, values["cluster"], values["iteration"]))
         if len(self.passes) == self._stop_after:
             raise Stopped
 

@@ -6,11 +6,12 @@ import tensorflow as tf
 import workers
 from absl.testing import parameterized
 
-from dc_tf.clustering.initial import METHODS, first_of_equals, initial_centroids, mean_centroids
+from dc_tf.clustering.initial import first_of_equals, initial_centroids, mean_centroids
 from dc_tf.clustering.kmeans import kmeans
 from dc_tf.clustering.row_stats import RowStats
 from dc_tf.clustering.store.points import as_points
 from dc_tf.distributed.collectives import Solo
+from dc_tf.kmeans_options import INITS
 
 pytestmark = pytest.mark.numeric
 
@@ -34,7 +35,7 @@ def clouds(n, k, dim=8, seed=0):
 
 
 class InitialTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(*METHODS)
+    @parameterized.parameters(*INITS)
     def test_the_same_rows_are_drawn_on_any_number_of_workers(self, method):
         x, _ = clouds(300, 50)
         alone = draw(Solo(), x, 30, method, 7)
@@ -45,7 +46,7 @@ class InitialTest(tf.test.TestCase, parameterized.TestCase):
             for rows in workers.on_workers(n, draw, x, 30, method, 7):
                 self.assertAllEqual(rows, alone)
 
-    @parameterized.parameters(*METHODS)
+    @parameterized.parameters(*INITS)
     def test_all_rows_are_drawn_once_when_as_many_are_asked_for(self, method):
         x = np.arange(20, dtype=np.float32)[:, None]
         self.assertAllEqual(np.sort(draw(Solo(), x, 20, method), axis=0), x)
@@ -78,7 +79,7 @@ class InitialTest(tf.test.TestCase, parameterized.TestCase):
         x, _ = clouds(2000, 30)
         random, plus, scalable = (
             np.mean([kmeans(x, 30, seed=seed, init=method).objective[-1] for seed in range(3)])
-            for method in METHODS
+            for method in INITS
         )
         self.assertLess(max(plus, scalable), 0.7 * random)
 

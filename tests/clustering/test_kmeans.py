@@ -240,7 +240,7 @@ class LloydTest(tf.test.TestCase, parameterized.TestCase):
             Solo(),
             iterations=2,
             memory_bytes=1 << 13,
-            on_progress=lambda rows, **figures: seen.append((rows, figures["iteration"])),
+            on_progress=lambda rows, **values: seen.append((rows, values["iteration"])),
         )
         self.assertEqual(sum(rows for rows, _ in seen), 3 * 300)
         self.assertEqual([i for _, i in seen], sorted(i for _, i in seen))
@@ -253,7 +253,7 @@ class LloydTest(tf.test.TestCase, parameterized.TestCase):
             7,
             iterations=0,
             init="k-means++",
-            on_progress=lambda rows, **figures: drawn.append(figures.get("drawn")),
+            on_progress=lambda rows, **values: drawn.append(values.get("drawn")),
         )
         self.assertEqual(drawn[:7], [1, 2, 3, 4, 5, 6, 7])
 
@@ -321,7 +321,7 @@ class ArgumentsTest(tf.test.TestCase, parameterized.TestCase):
         ({"k": 0}, "k=0; use a whole number, at least 1"),
         ({"k": 2.5}, "k=2.5; use a whole number"),
         ({"k": "12"}, "k='12'; use a whole number"),
-        ({"iterations": 2.5}, "iterations=2.5; use a whole number, at least 0"),
+        ({"iterations": 2.5}, "iterations=2.5; use a whole number, from 0 to"),
         ({"seed": None}, "seed=None; use a whole number"),
         ({"seed": -1}, "seed=-1; use a whole number, at least 0"),
         ({"tolerance": 1}, "tolerance=1.0; use a share from 0 to less than 1"),
@@ -330,8 +330,10 @@ class ArgumentsTest(tf.test.TestCase, parameterized.TestCase):
         ({"cache_bytes": -1}, "cache_bytes=-1; use a whole number, at least 0"),
         ({"memory_bytes": 0}, "memory_bytes=0; use a whole number, at least 1"),
         ({"init": None}, r"init is None; use random, .*or centroids of shape \(3, 4\)"),
+        ({"init": "k-means"}, "init=k-means; use random"),
+        ({"init": "previous"}, "init is 'previous'; use random"),
         ({"init": np.zeros((2, 4))}, r"init is an array of shape \(2, 4\)"),
-        ({"precision": "bfloat16", "backend": "faiss"}, "use backend 'tensorflow', or precision"),
+        ({"precision": "bfloat16", "backend": "faiss"}, "use float32 or auto with backend=faiss"),
     )
     def test_impossible_ones_are_refused_with_what_would_work(self, wrong, message):
         with self.assertRaisesRegex(ConfigError, message):

@@ -75,7 +75,7 @@ class DataCommandsTest(tf.test.TestCase):
         sheet = self.path("sheet.png")
         code, report, err = self.call("inspect", self.path("data"), "--verify", f"--output={sheet}")
         self.assertEqual(code, 0, err)
-        self.assertEqual((report["rows"], report["damage"]), (9, []))
+        self.assertEqual((report["rows"], report["corrupt_shards"]), (9, []))
         self.assertTrue(os.path.exists(sheet))
         self.assertEqual(self.call("inspect", f"--data={self.path('data')}")[1]["rows"], 9)
         code, report, err = self.call("inspect")
@@ -92,7 +92,7 @@ class DataCommandsTest(tf.test.TestCase):
         code, report, err = self.call("inspect", dataset.path, "--verify", "--sample=2")
         self.assertEqual(code, 1)
         self.assertEqual(
-            [d["shard"] for d in report["damage"]], [dataset.shards[i].name for i in (0, 2)]
+            [d["shard"] for d in report["corrupt_shards"]], [dataset.shards[i].name for i in (0, 2)]
         )
         self.assertIn("2 of 3 shards are corrupt, 5 of 9 rows", err)
         for shard in (0, 2):

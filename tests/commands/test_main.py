@@ -80,6 +80,11 @@ class MainTest(tf.test.TestCase):
             code, out, err = self.raising(error)
             self.assertEqual((code, out, err), (expected, "", f"dc_tf: {error}\n"))
 
+    def test_an_interrupt_says_what_is_kept_and_how_to_continue(self):
+        code, out, err = self.raising(KeyboardInterrupt())
+        self.assertEqual((code, out), (1, ""))
+        self.assertRegex(err, r"^dc_tf: interrupted; what was saved is kept\..* to resume.*\.\n$")
+
     def test_errors_of_the_program_show_where_they_come_from(self):
         code, _, err = self.raising(KeyError("lost"))
         self.assertEqual(code, 1)

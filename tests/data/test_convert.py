@@ -1,5 +1,7 @@
 """From a source to a data set: what is converted, what is listed, and in which order."""
 
+import errno
+import fcntl
 import importlib
 import os
 import shutil
@@ -257,7 +259,7 @@ class ResumeTest(Folder):
 
             return guarded
 
-        with mock.patch.object(staging.Staging, "__exit__", lambda self, *_: self._release_lock()):
+        with mock.patch.object(staging.Staging, "__exit__", lambda self, *_: self._lock.close()):
             with (
                 mock.patch.multiple(
                     files,
@@ -351,8 +353,19 @@ class ResumeTest(Folder):
 
     def test_two_at_the_same_time_are_refused(self):
         with staging.Staging(self.output, {"job": 1}):
-            with self.assertRaisesRegex(ConfigError, "another process"):
+            message = f"{self.output} is in use by process {os.getpid()} on .*; wait for it"
+            with self.assertRaisesRegex(ConfigError, message):
                 staging.Staging(self.output, {"job": 1}).__enter__()
+        with staging.Staging(self.output, {"job": 1}):
+            pass
+
+    def test_a_file_system_without_locks_is_written_to_with_a_warning(self):
+        no_locks = OSError(errno.ENOLCK, "No locks available")
+        with mock.patch.object(fcntl, "flock", side_effect=no_locks):
+            with self.assertLogs("absl", "WARNING") as logged:
+                with staging.Staging(self.output) as begun:
+                    begun.write("1.txt", "text")
+        self.assertIn(f"{self.output} cannot be locked", logged.output[0])
 
 
 class SigkillTest(Folder):

@@ -30,7 +30,7 @@ class RendezvousTest(tf.test.TestCase):
 
         ranks = [rank for rank in range(count) if rank not in absent]
         with concurrent.futures.ThreadPoolExecutor(count) as pool:
-            return dict(zip(ranks, pool.map(work, ranks)))
+            return dict(zip(ranks, pool.map(work, ranks), strict=True))
 
     def test_all_learn_what_all_know(self):
         for count in (2, 5):

@@ -5,9 +5,11 @@ import numpy as np
 import tensorflow as tf
 import workers
 
-from dc_tf.distributed.collectives import Solo, gather_packed
-from dc_tf.distributed.wire import ROUNDOFF, wire
+from dc_tf.distributed.collectives import PackedGather, Solo
+from dc_tf.distributed.wire import wire
 
+# Largest relative error of a number that is rounded to bfloat16, which has 8 significant bits.
+ROUNDOFF = 2.0**-8
 LENGTHS = (1, 5, 64)  # fewer than workers, not divisible, divisible
 
 
@@ -41,7 +43,7 @@ def _rows(cluster, dtype, pack_bytes, wire_dtype):
 
     @tf.function
     def gathered():
-        return gather_packed(matrices, comm, pack_bytes)
+        return PackedGather(matrices, comm, pack_bytes).results()
 
     return [tf.cast(rows, tf.float32).numpy() for rows in gathered()]
 

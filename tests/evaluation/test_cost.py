@@ -259,7 +259,7 @@ class CountsTest(tf.test.TestCase):
         # The stem adds a pixel on each side, which the count leaves out.
         expected = sum(
             int(tf.size(kernel)) * m.shape[1] * m.shape[2]
-            for kernel, m in zip(kernels, maps.values())
+            for kernel, m in zip(kernels, maps.values(), strict=True)
         )
         self.assertAllClose(convolutions, expected, rtol=0.15)
         from dc_tf.evaluation.voc07 import detector
@@ -299,7 +299,7 @@ class CountsTest(tf.test.TestCase):
                 for part in work.parts:
                     for units in (1, 3):
                         self.assertGreaterEqual(part.sample(units), units, part.name)
-        for now, then in zip(self.frozen.trunk.get_weights(), before):
+        for now, then in zip(self.frozen.trunk.get_weights(), before, strict=True):
             self.assertAllEqual(now, then)
 
     def test_an_image_that_cannot_be_read_is_the_same_error_as_in_the_work(self):

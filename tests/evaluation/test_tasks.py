@@ -7,6 +7,7 @@ from unittest import mock
 import devkit
 import numpy as np
 import pytest
+import task_protocol
 import tensorflow as tf
 import workers
 from PIL import Image
@@ -20,7 +21,7 @@ from dc_tf.evaluation.frozen.features import Extractor, FeatureCache, extract, p
 from dc_tf.evaluation.frozen.pooling import cell_average
 from dc_tf.evaluation.models import open_model, random_init
 from dc_tf.evaluation.splits import open_splits
-from dc_tf.evaluation.tasks import TASKS, Request, read_protocol
+from dc_tf.evaluation.tasks import TASKS, Request
 from dc_tf.exporting.weights import weights_digest
 from dc_tf.nn.vgg16 import LAYERS
 
@@ -31,7 +32,7 @@ PROBE = {"epochs": 2, "batch_size": 16, "learning_rate": 0.01, "max_features": 2
 
 def measure_on(cluster, task, settings, model, train, test, layers=("conv2", "conv4", "fc7")):
     """What a task finds, on each of some workers."""
-    module, protocol = read_protocol(task, [], [repr(settings)])
+    module, protocol = task_protocol.of_settings(task, [], [repr(settings)])
     # Not "auto", which two calls may decide differently where both types are about as fast.
     settings = {"layers": layers, "compute_dtype": "float32", "cluster": cluster}
     request = Request(task, model, train=train, test=test, **settings)
@@ -337,7 +338,7 @@ class TasksTest(tf.test.TestCase):
         paths = sorted(map(str, CONFIGS.glob("*.yaml")))
         self.assertNotEmpty(paths)
         for path in paths:
-            task, _ = read_protocol(None, [path])
+            task, _ = task_protocol.of_settings(None, [path])
             (name,) = (name for name, module in TASKS.items() if module == task.__name__)
             self.assertIn(f"task: {name}\n", open(path).read())
 

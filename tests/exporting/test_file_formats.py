@@ -153,7 +153,9 @@ assert "dc_tf" not in sys.modules
             self.assertCountEqual(names, LAYERS)
             for count in (1, 3):
                 expected = self.trunk(images(count))
-                for name, found in zip(names, session.run(None, {"images": images(count)})):
+                for name, found in zip(
+                    names, session.run(None, {"images": images(count)}), strict=True
+                ):
                     self.assertAllClose(found, expected[name], atol=1e-4)
 
     @stacks.needs_tf220

@@ -79,7 +79,7 @@ class Keras3Test(LoadersTest):
         model.fit(pixels(), np.ones([2, 2]), verbose=0)
         self.assertLen(model.trainable_weights, 13 * 4 + 4 + 2)
         self.assertLen(before, 13 * 6 + 4 + 2)
-        for weight, old in zip(model.weights, before):
+        for weight, old in zip(model.weights, before, strict=True):
             self.assertNotAllClose(np.array(weight), old, msg=weight.name, rtol=0, atol=0)
 
 

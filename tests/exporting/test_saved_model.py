@@ -93,7 +93,7 @@ assert "dc_tf" not in sys.modules
         self.assertLen(layer.trainable_weights, 13 * 4 + 4)
         self.assertLen(before, 13 * 6 + 4)
         model.fit(pixels(8) / np.float32(255), np.ones([8, 2]), batch_size=8, verbose=0)
-        for variable, old in zip(layer.weights, before):
+        for variable, old in zip(layer.weights, before, strict=True):
             self.assertNotAllClose(variable, old, msg=variable.name, rtol=0, atol=0)
 
     def test_a_frozen_hub_layer_stays_as_it_is(self):
@@ -106,7 +106,9 @@ assert "dc_tf" not in sys.modules
     def test_regularization_is_the_weight_decay_of_training(self):
         model = tf.saved_model.load(self.paths["layer"])
         self.assertLen(model.regularization_losses, len(model.trainable_variables))
-        for loss, variable in list(zip(model.regularization_losses, model.trainable_variables))[:4]:
+        for loss, variable in list(
+            zip(model.regularization_losses, model.trainable_variables, strict=True)
+        )[:4]:
             with tf.GradientTape() as tape:
                 value = loss()
             self.assertAllClose(tape.gradient(value, variable), 0.5 * variable)
@@ -156,7 +158,9 @@ assert "dc_tf" not in sys.modules
         for form, original in [("layer", self.trunk), ("folded", fold(self.trunk))]:
             restored = restore_trunk(self.paths[form])
             self.assertIs(type(restored), type(original))
-            for a, b in zip(*(flat_weights(named_weights(t)) for t in (restored, original))):
+            for a, b in zip(
+                *(flat_weights(named_weights(t)) for t in (restored, original)), strict=True
+            ):
                 self.assertAllEqual(a, b)
 
     def exported(self):

@@ -19,7 +19,7 @@ def checkpoint(inputs=2, prefix="", width=WIDTH, fc=FC, seed=0):
     """{key: float32 array} with the keys of the released trunk."""
     random = np.random.default_rng(seed)
     shapes = {}
-    for place, outputs in zip(CONVS, CHANNELS):
+    for place, outputs in zip(CONVS, CHANNELS, strict=True):
         outputs = int(outputs * width)
         shapes[f"features.{place}.weight"] = (outputs, inputs, 3, 3)
         shapes[f"features.{place}.bias"] = (outputs,)
@@ -54,7 +54,7 @@ class TorchWeightsTest(tf.test.TestCase):
         state = checkpoint()
         weights = from_torch(state, RESOLUTION).weights
         self.assertEqual(tuple(weights), LAYERS)
-        for layer, place in zip(CONV_LAYERS, CONVS):
+        for layer, place in zip(CONV_LAYERS, CONVS, strict=True):
             found, theirs = weights[layer], state[f"features.{place}.weight"]
             self.assertAllEqual(found["kernel"][2, 0, 1], theirs[:, 1, 2, 0])
             self.assertAllEqual(np.einsum("hwio->oihw", found["kernel"]), theirs)

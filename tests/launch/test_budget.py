@@ -120,8 +120,8 @@ class SummaryTest(tf.test.TestCase):
             "random_init_best_layer": max(twin, key=twin.get),
         }
         epochs = {"epochs": {"rotnet": 3}, "configured_epochs": {"rotnet": 10}}
-        figures = summary.metrics({"rotation_accuracy": 0.9}, measured, measured)
-        result = epochs | figures | changes
+        metrics = summary.metrics({"rotation_accuracy": 0.9}, measured, measured)
+        result = epochs | metrics | changes
         return result, summary.text(result, measured, measured)
 
     def test_layers_below_their_untrained_twin_are_named_with_both_accuracies(self):
@@ -154,9 +154,9 @@ class SummaryTest(tf.test.TestCase):
         self.assertRegex(text, r"(?m)^  fc7 +50.0 % +40.0 %$")
 
     def test_without_labels_only_the_rotation_is_shown(self):
-        figures = summary.metrics({"rotation_accuracy": 0.9}, None, None)
+        metrics = summary.metrics({"rotation_accuracy": 0.9}, None, None)
         epochs = {"epochs": {"rotnet": 3}, "configured_epochs": {"rotnet": 3}}
-        text = summary.text(figures | epochs, None, None)
+        text = summary.text(metrics | epochs, None, None)
         self.assertIn("rotation accuracy", text)
         self.assertNotIn("k-NN", text)
 

@@ -105,7 +105,7 @@ class LocalTest(tf.test.TestCase):
         tasks = [config["task"] for config in configs]
         self.assertEqual(tasks, [{"type": "worker", "index": i} for i in range(3)])
         self.assertLen(set(configs[0]["cluster"]["worker"]), 3)
-        for config, found in zip(configs, self.environments()):
+        for config, found in zip(configs, self.environments(), strict=True):
             self.assertEqual(config["cluster"], configs[0]["cluster"])
             self.assertEqual(found["TF_NUM_INTRAOP_THREADS"], "3")
 

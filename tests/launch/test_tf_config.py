@@ -147,7 +147,9 @@ class FindTest(tf.test.TestCase):
         with mock.patch.dict(os.environ, PATH=f"{folder}:{os.environ['PATH']}"):
             task = self.task(SLURM | {"SLURM_STEP_NODELIST": "odd["})
             self.assertStartsWith(task.addresses[3], "x2:")
-            with self.assertRaisesRegex(tf_config.UsageError, "scontrol does not know"):
+            with self.assertRaisesRegex(
+                tf_config.UsageError, "scontrol does not know .*; use the form"
+            ):
                 tf_config.find(SLURM | {"SLURM_STEP_NODELIST": "other["})
 
 

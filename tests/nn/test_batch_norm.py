@@ -53,7 +53,7 @@ class BatchNormTest(tf.test.TestCase):
             self.assertAllClose(running_variance, 0.9 + 0.1 * variance * n / (n - 1), rtol=1e-4)
 
     def test_the_explicit_gradient_equals_the_fused_kernels(self):
-        for ours, fused in zip(run(tf.identity, *data()), run(None, *data())):
+        for ours, fused in zip(run(tf.identity, *data()), run(None, *data()), strict=True):
             self.assertAllClose(ours, fused, rtol=1e-3, atol=1e-4)
 
     def test_two_workers_with_half_the_images_each_equal_one_with_all(self):

@@ -29,7 +29,9 @@ def draw(
         present = [_draw_image(folder, name, size, objects, sides, random) for name in names]
         write_list(folder, split, names)
         for label in CLASSES if class_lists else ():
-            signs = (f"{n} {1 if label in p else -1:2}" for n, p in zip(names, present))
+            signs = (
+                f"{n} {1 if label in p else -1:2}" for n, p in zip(names, present, strict=True)
+            )
             write_list(folder, f"{label}_{split}", signs)
     return folder
 
@@ -46,7 +48,7 @@ def write_annotation(folder, name, objects, size, extra=""):
     for label, corners, difficult in objects:
         box = "".join(
             f"<{tag}>{value}</{tag}>"
-            for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), corners)
+            for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
         )
         parts.append(
             f"<object><name>{label}</name><difficult>{int(difficult)}</difficult>"

@@ -113,10 +113,10 @@ def train(cluster, settings, workdir, stop_at=None):
 
     write = metrics.MetricsLog.write
 
-    def write_or_stop(self, event, step, **figures):
+    def write_or_stop(self, event, step, **values):
         if (event, step) == stop_at:
             raise Stopped
-        write(self, event, step, **figures)
+        write(self, event, step, **values)
 
     metrics.MetricsLog.write = write_or_stop
     try:

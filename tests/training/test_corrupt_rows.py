@@ -48,7 +48,7 @@ class CorruptRowsTest(tf.test.TestCase):
         path = runs.make_data(self.folder)
         dataset = Dataset.open(path)
         shards, entries = dataset.locate(CORRUPT)
-        for shard, (offset, length, _) in zip(shards, entries):
+        for shard, (offset, length, _) in zip(shards, entries, strict=True):
             with open(dataset.shard_path(shard), "r+b") as file:
                 file.seek(offset + length // 2)
                 file.write(b"\0\1\2\3")

@@ -100,8 +100,8 @@ class LoopTest(tf.test.TestCase):
         deeper = {**deeper, "clustering": {**deeper["clustering"], "save_every_s": 0}}
         settings = {**self.settings, "stages": [rotnet, deeper]}
         for stop in stops:
-            life = _stop_in_clustering if stop[0] == "level" else runs.train
-            (result,) = workers.on_cluster(1, life, settings, workdir, stop)
+            work = _stop_in_clustering if stop[0] == "level" else runs.train
+            (result,) = workers.on_cluster(1, work, settings, workdir, stop)
             self.assertIsNone(result)
         (result,) = workers.on_cluster(1, runs.train, settings, workdir)
         self.assert_same_end(workdir, self.undisturbed)
@@ -286,7 +286,7 @@ class LoopTest(tf.test.TestCase):
         weights = [
             load_trunk(folder)[0].trainable_weights for folder in (workdir, self.undisturbed)
         ]
-        for ours, theirs in zip(*weights):
+        for ours, theirs in zip(*weights, strict=True):
             self.assertAllClose(ours, theirs, atol=1e-4)
         after_rotnet, experiment = load_trunk(self.undisturbed, "rotnet")
         for source in self.undisturbed, self.exported(after_rotnet):
@@ -430,10 +430,10 @@ def _stop_in_clustering(cluster, settings, workdir, stop):
 
     update = reassign._LevelProgress.update
 
-    def give_up(self, rows, level, **figures):
-        if level == stop[1] and figures.get("iteration") == 1:
+    def give_up(self, rows, level, **values):
+        if level == stop[1] and values.get("iteration") == 1:
             raise runs.Stopped
-        update(self, rows, level, **figures)
+        update(self, rows, level, **values)
 
     reassign._LevelProgress.update = give_up
     try:

@@ -373,9 +373,9 @@ class Events:
             self.add("extract", rows.start + index * size)
             yield batch
 
-    def _pass(self, _, rows, level, skipped, **figures):
+    def _pass(self, _, rows, level, skipped, **values):
         if not skipped:
-            self.add(f"level {level}", figures["cluster"], figures["iteration"])
+            self.add(f"level {level}", values["cluster"], values["iteration"])
 
 
 def _after(event, owner, name):

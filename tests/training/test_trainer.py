@@ -62,13 +62,13 @@ class TrainerTest(tf.test.TestCase):
                 mock.patch.object(logging, "warning") as warning,
                 mock.patch.object(trainer.time, "monotonic", lambda: CLOCK[0]),
             ):
-                figures = train(*args)
-        return [call.args[0] % call.args[1:] for call in warning.call_args_list], figures
+                values = train(*args)
+        return [call.args[0] % call.args[1:] for call in warning.call_args_list], values
 
     def test_training_that_waits_for_images_says_so_once(self):
-        (warning,), figures = self.warnings(0.0, 0.02)
+        (warning,), values = self.warnings(0.0, 0.02)
         self.assertRegex(warning, r"input-bound: worker 0 waits for images 100 %.*`threads`")
-        self.assertAllInRange([f["input_wait"] for f in figures], 0.5, 1.0)
+        self.assertAllInRange([f["input_wait"] for f in values], 0.5, 1.0)
 
     def test_other_training_does_not_nor_one_that_has_just_begun(self):
         self.assertEqual(self.warnings(0.02, 0.0)[0], [])
@@ -108,11 +108,11 @@ class TrainerTest(tf.test.TestCase):
         sums = dict.fromkeys(NAMES, 0.0)
         sums |= {"images": 8, "loss": 24, "super_loss": 16, "sub_loss": 8, "super_hits": 2}
         sums |= {"steps": 2, "trunk_gradient": 50, "head_gradient": 18}
-        figures = mean_metrics(np.float32(list(sums.values())))
+        values = mean_metrics(np.float32(list(sums.values())))
         expected = {"loss": 3, "super_loss": 2, "sub_loss": 1, "super_accuracy": 0.25}
         expected |= {"gradient_norm": 5, "head_gradient_norm": 3, "sub_accuracy": 0}
         for name, value in expected.items():
-            self.assertAllClose(figures[name], value, msg=name)
+            self.assertAllClose(values[name], value, msg=name)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import math
 from dc_tf.clustering.cost.hardware import Machine
 from dc_tf.distributed.blocks import MESSAGE_BYTES
 from dc_tf.errors import ConfigError
-from dc_tf.kmeans_options import KMeansOptions
+from dc_tf.kmeans_options import PRECISIONS, KMeansOptions, choice
 
 # Rows that are wanted are read in one piece, others between them included, if there is one in so
 # many bytes (`row_file.py`).
@@ -73,11 +73,8 @@ class Problem:
                 f"{self} is impossible; rows, dim, clusters, clusterings and workers are at least "
                 "1, the others at least 0."
             )
-        if self.precision not in ("float32", "bfloat16") or self.store_dtype not in ITEM_BYTES:
-            raise ConfigError(
-                f"precision={self.precision}, store_dtype={self.store_dtype}: use float32 or "
-                f"bfloat16, and one of {', '.join(ITEM_BYTES)}."
-            )
+        choice("precision", self.precision, PRECISIONS)
+        choice("store_dtype", self.store_dtype, tuple(ITEM_BYTES))
 
     @property
     def own_rows(self) -> int:
@@ -203,7 +200,6 @@ class Estimate:
         memory: `Memory`.
         store_bytes: features on the disk; before and after whitening if they differ in length.
         snapshot_bytes: of the snapshots on the disk.
-        kept_in_memory: whether the page cache can hold the features.
     """
 
     problem: Problem
@@ -215,7 +211,6 @@ class Estimate:
     memory: Memory
     store_bytes: float
     snapshot_bytes: float
-    kept_in_memory: bool
 
     @property
     def levels(self) -> list[Level]:
@@ -278,7 +273,6 @@ def estimate(problem: Problem, machine: Machine) -> Estimate:
         memory=memory,
         store_bytes=problem.store_bytes + (0 if in_place else raw_bytes),
         snapshot_bytes=_SNAPSHOTS * labels,
-        kept_in_memory=kept,
     )
 
 

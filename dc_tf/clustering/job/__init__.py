@@ -1,1 +1,1 @@
-"""`dc_tf kmeans`: from flags to files, and what a restart goes on from."""
+"""`dc_tf kmeans`: from flags to files, and what a restart resumes from."""

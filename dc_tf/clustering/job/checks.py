@@ -1,9 +1,11 @@
 """Checks the settings of a clustering where they enter, the same for the command and for Python.
 
-asked = checked_values(Asked(input="x.npy", output="/clusters", k=1000))
+asked = Asked.of(input="x.npy", output="/clusters", k=1000, tolerance=0.01)
 start = checked_start(asked, rows=5000, dim=64, source="x.npy")
 start.k, start.init
 """
+
+from __future__ import annotations
 
 import dataclasses
 import os
@@ -13,12 +15,20 @@ import numpy as np
 
 from dc_tf.clustering.store.npy_file import NpyFile
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.kmeans_options import BACKENDS, INITS, PRECISIONS, real, share, whole
+from dc_tf.kmeans_options import (
+    COMMAND_OPTIONS,
+    INITS,
+    MAX_COUNT,
+    KMeansOptions,
+    cache_bytes_of,
+    choice,
+    real,
+    switch,
+    whole,
+)
 
-# Labels are int32.
-_MAX_COUNT = 2**31 - 1
 FORMATS = ("npy", "parquet")
-_MAX_GB, _MAX_SECONDS = 1e9, 1e9
+_MAX_SECONDS = 1e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,43 +40,70 @@ class Asked:
             them; or a list of files.
         output: folder, shared by all workers.
         k: number of clusters; None is that of the centroids that `init` gives.
-        iterations, seed, precision, backend, spherical, tolerance: as of `kmeans`. With
-            iterations=0 and centroids, rows are assigned to these.
-        init: name of a method, or a `.npy` file with (k, dim) centroids.
+        options: KMeansOptions but for `init`. With iterations=0 and centroids, rows are assigned to
+            these.
+        init: name of a method, a `.npy` file with (k, dim) centroids, or these as an array.
+        seed: as of `kmeans`.
         normalize: scale every row to length 1.
         overwrite: replace a clustering in the output that is finished or another.
         save_every_s: seconds between snapshots; 0: every iteration.
-        cache_gb: keep a worker's rows in device memory if they take no more than this.
         timeout_s: as of `distributed.session.watched`; seconds, 0: no limit.
         column: with the vectors, as of `matrix_file.open_matrix`.
         id_column: of tables, whose values are written beside the clusters; implies
             "parquet".
         format: "npy", or "parquet", which writes the clusters as a table as well.
+
+    Raises:
+        ConfigError: for a value that its setting cannot hold; begins with the name of the setting.
     """
 
     input: str | os.PathLike | list
     output: str
     k: int | None = None
-    iterations: int = 10
-    init: str | np.ndarray = "random"
+    options: KMeansOptions = COMMAND_OPTIONS
+    init: str | np.ndarray = COMMAND_OPTIONS.init
     seed: int = 0
-    precision: str = "auto"
-    backend: str = "auto"
-    spherical: bool = False
     normalize: bool = False
-    tolerance: float = 0.0
     overwrite: bool = False
     save_every_s: float = 60.0
-    cache_gb: float = 0.25
     timeout_s: float = 600.0
     column: str | None = None
     id_column: str | None = None
     format: str = "npy"
 
-    @property
-    def cache_bytes(self) -> int:
-        """`cache_gb` in bytes."""
-        return int(self.cache_gb * 1e9)
+    def __post_init__(self):
+        values = {
+            "seed": whole("seed", self.seed, 0),
+            "save_every_s": real("save_every_s", self.save_every_s, 0, _MAX_SECONDS),
+            "timeout_s": real("timeout_s", self.timeout_s, 0, _MAX_SECONDS),
+            "format": choice("format", self.format, FORMATS),
+            "normalize": switch("normalize", self.normalize),
+            "overwrite": switch("overwrite", self.overwrite),
+        }
+        if self.k is not None:
+            values["k"] = whole("k", self.k, 1, MAX_COUNT)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)  # Python's own numbers, in a frozen class
+
+    @classmethod
+    def of(cls, cache_gb=None, **settings) -> Asked:
+        """From settings as flags: those of `KMeansOptions` among the others.
+
+        Args:
+            cache_gb: `cache_bytes` in units of 1e9; None is the default.
+            settings: {name: value}.
+
+        Raises:
+            ConfigError: for a value that its setting cannot hold; names the flag.
+        """
+        names = {field.name for field in dataclasses.fields(KMeansOptions)} - {"init"}
+        own = {name: settings.pop(name) for name in names & settings.keys()}
+        try:
+            if cache_gb is not None:
+                own["cache_bytes"] = cache_bytes_of(cache_gb)
+            return cls(options=dataclasses.replace(COMMAND_OPTIONS, **own), **settings)
+        except ConfigError as error:
+            raise ConfigError(f"--{error}") from error
 
 
 class CheckedStart(typing.NamedTuple):
@@ -81,39 +118,11 @@ class CheckedStart(typing.NamedTuple):
     init: str | np.ndarray
 
 
-def checked_values(asked: Asked) -> Asked:
-    """The same with Python's own numbers, each checked without the rows.
-
-    Raises:
-        ConfigError: for a value that its setting cannot hold; names the flag.
-    """
-    values = {
-        "iterations": whole("--iterations", asked.iterations, 0, _MAX_COUNT),
-        "seed": whole("--seed", asked.seed, 0),
-        "tolerance": share("--tolerance", asked.tolerance),
-        "cache_gb": real("--cache_gb", asked.cache_gb, 0, _MAX_GB),
-        "save_every_s": real("--save_every_s", asked.save_every_s, 0, _MAX_SECONDS),
-        "timeout_s": real("--timeout_s", asked.timeout_s, 0, _MAX_SECONDS),
-    }
-    if asked.k is not None:
-        values["k"] = whole("--k", asked.k, 1, _MAX_COUNT)
-    for name, choices in (
-        ("precision", PRECISIONS),
-        ("backend", BACKENDS),
-        ("format", FORMATS),
-    ):
-        if getattr(asked, name) not in choices:
-            raise ConfigError(f"--{name}={getattr(asked, name)}; use {', '.join(choices)}.")
-    for name in ("spherical", "normalize", "overwrite"):
-        values[name] = _switch(name, getattr(asked, name))
-    return dataclasses.replace(asked, **values)
-
-
 def checked_start(asked: Asked, rows: int, dim: int, source: str) -> CheckedStart:
     """Number of clusters and where they start, checked against the rows.
 
     Args:
-        asked: of `checked_values`.
+        asked: Asked.
         rows, dim: shape of the matrix of all rows.
         source: what the user calls it.
 
@@ -135,7 +144,7 @@ def checked_start(asked: Asked, rows: int, dim: int, source: str) -> CheckedStar
             "--k is missing; give the number of clusters, or centroids with --init=FILE.npy."
         )
     k = len(init) if is_given else asked.k
-    if k > rows and not (is_given and asked.iterations == 0):
+    if k > rows and not (is_given and asked.options.iterations == 0):
         raise ConfigError(
             f"--k={k} clusters need as many rows and {source} has {rows}; use --k={rows} or less, "
             "or assign rows to given centroids with --init=FILE.npy --iterations=0."
@@ -182,9 +191,3 @@ def _check_shape(shape, k, dim, name):
         if k is None:
             asked = f"rows of {dim} need (k, {dim}) with at least one centroid"
         raise ConfigError(f"{name} has shape {tuple(shape)}; {asked}.")
-
-
-def _switch(name, value):
-    if not isinstance(value, bool | np.bool_):
-        raise ConfigError(f"--{name}={value!r}; use True or False.")
-    return bool(value)

@@ -31,7 +31,7 @@ class KMeansDir:
         centroids, assignments, about: the files of a finished clustering.
         table: the clusters as Parquet, if that was asked for.
         heartbeats, stacks: folders of the watchdogs of the workers.
-        lock: held by rank 0 while the workers run.
+        lock: held by the chief while the workers run.
         state: folder for the k-means in progress.
     """
 
@@ -132,7 +132,7 @@ class KMeansDir:
             )
 
     def begin(self, settings, overwrite) -> dict | None:
-        """Claims the folder for a clustering; called on rank 0.
+        """Claims the folder for a clustering; called on the chief.
 
         An unfinished one with the same settings is kept and resumes, also with `overwrite`.
 
@@ -169,7 +169,7 @@ class KMeansDir:
         except OSError as error:
             raise DataError(
                 f"--output={self.path} cannot be written by worker {rank}, or is not the folder "
-                f"of the first worker: {error.strerror}; use one that all workers share."
+                f"of the chief: {error.strerror}; use one that all workers share."
             ) from error
 
     def missing_marks(self, size) -> list[int]:
@@ -187,7 +187,7 @@ class KMeansDir:
             atomic.write_file(self._part(rank, size), lambda file: np.save(file, part))
 
     def finish(self, rows, size, centroids, about) -> None:
-        """Joins the parts of `size` workers and commits the clustering; called on rank 0.
+        """Joins the parts of `size` workers and commits the clustering; called on the chief.
 
         Raises:
             DataError: the disk is full or fails.

@@ -3,6 +3,8 @@
 result = run_job(job, cluster)
 """
 
+from __future__ import annotations
+
 import dataclasses
 import importlib.metadata
 import json
@@ -34,7 +36,7 @@ from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.kmeans_options import KMeansOptions
 from dc_tf.memory import free_memory, gpu_memory, size
-from dc_tf.precision import AUTO, tell
+from dc_tf.precision import AUTO, print_choice
 from dc_tf.progress import IterationProgress, Progress
 
 
@@ -46,30 +48,37 @@ class KMeansJob:
         input: as the user gave it, for messages.
         embeddings: all rows.
         output: the folder.
-        init: name of a method, or (k, dim) float32 or float64 centroids.
+        options: KMeansOptions, whose `init` is the name of a method, or (k, dim) float32 or float64
+            centroids.
         settings: JSON-ready dict of what the result depends on, without the values of the rows:
             k, iterations, init, seed, precision, backend, spherical, normalize, tolerance, rows,
             dim, dtype.
         overwrite: replace what is in the output.
         save_every_s: seconds from one save to the next; 0 saves after every iteration.
-        cache_bytes: as in `KMeansOptions`.
         table: ClusterTable to write at the end, or None.
     """
 
     input: str
     embeddings: Embeddings
     output: KMeansDir
-    init: str | np.ndarray
+    options: KMeansOptions
     settings: dict
     overwrite: bool
     save_every_s: float
-    cache_bytes: int
     table: ClusterTable | None = None
 
     @property
     def only_assigns(self) -> bool:
         """Whether rows are assigned to given centroids, which stay as they are."""
-        return isinstance(self.init, np.ndarray) and self.settings["iterations"] == 0
+        return isinstance(self.options.init, np.ndarray) and not self.options.iterations
+
+    def in_precision(self, dtype) -> KMeansJob:
+        """The same, with products of this dtype."""
+        return dataclasses.replace(
+            self,
+            options=dataclasses.replace(self.options, precision=dtype),
+            settings=self.settings | {"precision": dtype},
+        )
 
     def share(self, rank, size) -> Embeddings:
         """The contiguous block of rows of one of `size` workers."""
@@ -103,7 +112,7 @@ def run_job(job, cluster) -> dict:
         _check_alike(job, cluster)
     precision = _precision(job, cluster)
     if precision.asked == AUTO:
-        job = dataclasses.replace(job, settings=job.settings | {"precision": precision.dtype})
+        job = job.in_precision(precision.dtype)
     _check_start(job, cluster)
     settings = {**job.settings, "input_checksum": _validated(own, job, cluster)}
     _check_distances(own, job, cluster)
@@ -112,7 +121,7 @@ def run_job(job, cluster) -> dict:
         _write_table(job, cluster)
         return finished
     if cluster.is_chief:
-        tell(precision, "kmeans")
+        print_choice(precision, "kmeans")
     clock = _Clock()
     result = _cluster_rows(own, job, cluster, clock)
     about = _about(job, settings, result, cluster.size, clock)
@@ -165,7 +174,7 @@ def _check_memory(job, workers):
         workers=workers,
         precision=settings["precision"],
         memory_bytes=transit_bytes(has_gpu()),
-        cache_bytes=job.cache_bytes,
+        cache_bytes=job.options.cache_bytes,
     )
     memory = memory_of(problem, P4D if has_gpu() else CORE)
     for what, needed, free in (
@@ -181,7 +190,7 @@ def _check_memory(job, workers):
 
 
 def _check_alike(job, cluster):
-    """ConfigError on each worker whose flags or files differ from those of rank 0.
+    """ConfigError on each worker whose flags or files differ from those of the chief.
 
     With files of other rows, a worker would take a wrong share.
     """
@@ -189,7 +198,7 @@ def _check_alike(job, cluster):
     digest = zlib.crc32(json.dumps([job.settings, shapes]).encode())
     if digest != all_gather(digest, cluster.world)[0]:
         raise ConfigError(
-            f"worker {cluster.rank} has other flags than worker 0, or finds other files in "
+            f"worker {cluster.rank} has other flags than the chief, or finds other files in "
             f"--input={job.input}; start all workers with the same flags and shared files."
         )
 
@@ -261,10 +270,8 @@ def _cluster_rows(own, job, cluster, clock):
         shared.save_if_due(state)
         clock.start()
 
-    names = ("iterations", "precision", "backend", "spherical", "tolerance")
-    chosen = {name: job.settings[name] for name in names}
     with IterationProgress(
-        job.settings["iterations"],
+        job.options.iterations,
         job.embeddings.rows,
         "kmeans",
         own.rows,
@@ -277,7 +284,7 @@ def _cluster_rows(own, job, cluster, clock):
             job.settings["k"],
             cluster.world,
             job.settings["seed"],
-            KMeansOptions(init=job.init, cache_bytes=job.cache_bytes, **chosen),
+            job.options,
             on_iteration=on_iteration,
             on_progress=progress.update,
             state=state,

@@ -13,14 +13,14 @@ import os
 import typing
 
 from dc_tf.atomic import locked
-from dc_tf.clustering.job.checks import Asked, checked_start, checked_values
+from dc_tf.clustering.job.checks import Asked, checked_start
 from dc_tf.clustering.job.output import KMeansDir
 from dc_tf.clustering.job.table import ClusterTable, check_id_column
 from dc_tf.clustering.store.embeddings import Embeddings, find_files
 from dc_tf.distributed.ports import check_own_port
 from dc_tf.distributed.task import TaskSpec, task_from_environment
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.kmeans_options import INITS, KMeansOptions
+from dc_tf.kmeans_options import AUTO, INITS
 from dc_tf.paths import check_folder
 
 if typing.TYPE_CHECKING:
@@ -31,14 +31,14 @@ def prepare(**asked) -> Start:
     """Checks the settings as far as possible without TensorFlow.
 
     Args:
-        asked: attributes of `Asked`.
+        asked: as of `Asked.of`.
 
     Raises:
         ConfigError: for a value that its setting cannot hold; if this is the only worker, also for
             settings and files that cannot work. One of several workers raises these on all, in
             `Start.run`.
     """
-    asked = checked_values(Asked(**asked))
+    asked = Asked.of(**asked)
     output = KMeansDir(asked.output)
     task = task_from_environment()
     check_own_port(task)
@@ -129,11 +129,12 @@ def _checked(asked, output) -> dict:
         "input": asked.input,
         "embeddings": embeddings,
         "output": output,
-        "init": start.init,
+        "options": dataclasses.replace(
+            asked.options, init=start.init, precision=settings["precision"]
+        ),
         "settings": settings,
         "overwrite": asked.overwrite,
         "save_every_s": asked.save_every_s,
-        "cache_bytes": asked.cache_bytes,
         "table": ClusterTable(output.table, embeddings.files, asked.id_column)
         if asked.format == "parquet" or asked.id_column
         else None,
@@ -154,19 +155,19 @@ def _files(given) -> list[str]:
 
 def _settings(asked, start, embeddings, output) -> dict:
     """All that the result depends on, except the values of the rows."""
-    init, precision = start.init, asked.precision
+    init, options = start.init, asked.options
     if not isinstance(init, str):  # whatever the path of their file
         init = f"sha256:{hashlib.sha256(init.tobytes()).hexdigest()[:16]}"
     return {
         "k": start.k,
-        "iterations": asked.iterations,
+        "iterations": options.iterations,
         "init": init,
         "seed": asked.seed,
-        "precision": output.precision_before() if precision == "auto" else precision,
-        "backend": asked.backend,
-        "spherical": asked.spherical,
+        "precision": output.precision_before() if options.precision == AUTO else options.precision,
+        "backend": options.backend,
+        "spherical": options.spherical,
         "normalize": asked.normalize,
-        "tolerance": asked.tolerance,
+        "tolerance": options.tolerance,
         "rows": embeddings.rows,
         "dim": embeddings.dim,
         "dtype": embeddings.dtype.name,
@@ -179,13 +180,13 @@ def cluster_in_memory(x, **asked) -> KMeansResult:
 
     Args:
         x: (rows, dim) floating array; or files, as `Asked.input`.
-        asked: attributes of `Asked`; `init` may also be a (k, dim) array.
+        asked: as of `Asked.of`; `init` may also be a (k, dim) array.
 
     Raises:
         ConfigError: for a setting that cannot work.
         DataError: for files that cannot be used, and rows that are not finite.
     """
-    asked = checked_values(Asked(input=x, output="", **asked))
+    asked = Asked.of(input=x, output="", **asked)
     from dc_tf.clustering.kmeans import kmeans
     from dc_tf.clustering.store.embeddings import UnitRows
     from dc_tf.clustering.store.points import as_points
@@ -195,9 +196,8 @@ def cluster_in_memory(x, **asked) -> KMeansResult:
     is_files = names_files(x)
     points = as_points(Embeddings.open(_files(x), asked.column) if is_files else x)
     start = checked_start(asked, points.rows, points.dim, x if is_files else "x")
-    names = ("iterations", "precision", "backend", "spherical", "tolerance", "cache_bytes")
     if is_files:
         validate(points, Solo(), any_size=asked.normalize)
-    options = KMeansOptions(init=start.init, **{name: getattr(asked, name) for name in names})
+    options = dataclasses.replace(asked.options, init=start.init)
     rows = UnitRows(points) if asked.normalize else points
     return kmeans(rows, start.k, seed=asked.seed, options=options)

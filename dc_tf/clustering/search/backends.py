@@ -14,11 +14,9 @@ from dc_tf.clustering.search.interface import NearestSearch
 from dc_tf.clustering.search.nearest import NearestCentroid
 from dc_tf.clustering.search.nearest_in_faiss import FaissNearest
 from dc_tf.clustering.search.nearest_on_gpu import NearestOnGpu
-from dc_tf.clustering.search.score_product import PRECISIONS
 from dc_tf.clustering.search.tensors import has_gpu
 from dc_tf.distributed.collectives import ALONE, all_gather
-from dc_tf.errors import ConfigError
-from dc_tf.kmeans_options import BACKENDS
+from dc_tf.kmeans_options import AUTO, check_precision_of_backend, choice
 from dc_tf.precision import kernels
 
 
@@ -26,18 +24,16 @@ def make_backend(backend, k, dim, precision, memory_bytes=None) -> NearestSearch
     """The search for this device and backend.
 
     Args:
-        backend: one of `BACKENDS`.
+        backend: as of `KMeansOptions`.
         k, dim, precision, memory_bytes: as of `NearestCentroid`.
 
     Raises:
         ConfigError: for a backend that does not exist, is not installed, or lacks the precision.
     """
-    if backend not in BACKENDS:
-        raise ConfigError(f"backend is {backend!r}; use {', '.join(BACKENDS)}.")
-    if backend == "auto":
+    if choice("backend", backend) == AUTO:
         backend = _faster(k, dim, precision)
+    check_precision_of_backend(backend, precision)
     if backend == "faiss":
-        _check_precision_of_faiss(precision)
         return FaissNearest(k, dim, memory_bytes)
     on_device = NearestOnGpu if has_gpu() else NearestCentroid
     return on_device(k, dim, precision, memory_bytes)
@@ -47,29 +43,25 @@ def choose_precision(precision, backend, k, dim, comm=ALONE) -> precision_lib.Ch
     """The precision of the products, the same on every worker of `comm`; all call this.
 
     Args:
-        precision: "auto", or one of `PRECISIONS`, which is taken.
+        precision: as of `KMeansOptions`; another than "auto" is taken.
         backend, k, dim: as of `make_backend`.
 
     Raises:
-        ConfigError: for a precision that does not exist.
+        ConfigError: for a precision that does not exist, or that faiss lacks.
     """
-    if precision not in (precision_lib.AUTO, *PRECISIONS):
-        raise ConfigError(
-            f"precision is {precision!r}; use {', '.join((precision_lib.AUTO, *PRECISIONS))}."
-        )
+    choice("precision", precision)
+    check_precision_of_backend(backend, precision)
     if backend == "faiss":
-        if precision == precision_lib.AUTO:
-            return precision_lib.Choice(precision, "float32", reason="auto: all that faiss has")
-        _check_precision_of_faiss(precision)
-        return precision_lib.Choice(precision, "float32")
-    if precision == precision_lib.AUTO and backend == "auto":
+        reason = "auto: all that faiss has" if precision == AUTO else ""
+        return precision_lib.Choice(precision, "float32", reason=reason)
+    if precision == AUTO and backend == AUTO:
         if all_gather(_faster(k, dim, "float32") == "faiss", comm).all():
             reason = f"auto: faiss is the fastest for {dim} components"
             return precision_lib.Choice(precision, "float32", reason=reason)
-    choice = precision_lib.choose(precision, "product", dim, comm)
-    if choice.dtype == "float32":
+    chosen = precision_lib.choose(precision, "product", dim, comm)
+    if chosen.dtype == "float32":
         _warn_of_coarse_float32(dim)
-    return choice
+    return chosen
 
 
 @functools.cache
@@ -82,14 +74,6 @@ def _warn_of_coarse_float32(dim):
             "device; clusters will be worse. Unset what allows that, such as "
             "ONEDNN_DEFAULT_FPMATH_MODE, or use backend faiss.",
             excess,
-        )
-
-
-def _check_precision_of_faiss(precision):
-    if precision != "float32":
-        raise ConfigError(
-            f"backend 'faiss' has float32 only and precision is {precision!r}; use backend "
-            "'tensorflow', or precision 'float32'."
         )
 
 

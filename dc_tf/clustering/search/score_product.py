@@ -18,9 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.clustering.search.tensors import as_tensor
-from dc_tf.errors import ConfigError
+from dc_tf.kmeans_options import PRECISIONS, choice
 
-PRECISIONS = ("float32", "bfloat16")
 # A float32 is the sum of three bfloat16.
 _PARTS = 3
 
@@ -61,9 +60,7 @@ class ScoreProduct:
     """
 
     def __init__(self, dim, precision, is_longer):
-        if precision not in PRECISIONS:
-            raise ConfigError(f"precision is {precision!r}; use {' or '.join(PRECISIONS)}.")
-        self.dtype = tf.as_dtype(precision)
+        self.dtype = tf.as_dtype(choice("precision", precision, PRECISIONS))
         self.exact = self.dtype == tf.float32
         self.is_longer = is_longer or not self.exact
         self.width = dim + self.is_longer * _PARTS * (1 if self.exact else 2)

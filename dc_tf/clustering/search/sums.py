@@ -156,7 +156,7 @@ def quantum_of(max_abs: float, rows: int) -> float:
 
 
 def _move_row_by_row(sums, values, old, new):
-    for row, source, target in zip(values, old.tolist(), new.tolist()):
+    for row, source, target in zip(values, old.tolist(), new.tolist(), strict=True):
         total = sums[target]
         total += row
         if source >= 0:

@@ -3,9 +3,9 @@
     file = TableFile.open("x.parquet", column="embedding")
     file.rows, file.dim, file.open_rows().read(0, 10)
 
-Such files are compressed and can be decoded in order only. So reading goes on where it stopped, and
-the last blocks are kept for threads that read a little out of order. A pass in order decodes once;
-rows at scattered positions cost a pass over the row groups that they are in.
+Such files are compressed and can be decoded in order only. So reading continues where it stopped,
+and the last blocks are kept for threads that read a little out of order. A pass in order decodes
+once; rows at scattered positions cost a pass over the row groups that they are in.
 """
 
 import collections
@@ -50,7 +50,7 @@ class TableFile:
         self._block_rows = max(1, _BLOCK_BYTES // (dim * self.dtype.itemsize))
         self._starts = np.cumsum([0, *groups.sizes])
         self._lock = threading.Lock()
-        self._next = -1  # the row at which `_blocks` goes on; -1: nowhere
+        self._next = -1  # the row at which `_blocks` continues; -1: nowhere
         self._blocks = iter(())
         self._kept = collections.OrderedDict()  # {first row: matrix}
 
@@ -134,8 +134,8 @@ class TableFile:
         return block
 
     def _next_block(self):
-        """(first row, matrix) of the block at which reading goes on."""
-        at, self._next = self._next, -1  # nothing goes on after an error
+        """(first row, matrix) of the block at which reading continues."""
+        at, self._next = self._next, -1  # nothing continues after an error
         first, block = next(self._blocks)
         self._kept[first] = block
         if len(self._kept) > _KEPT_BLOCKS:

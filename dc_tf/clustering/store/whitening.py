@@ -1,7 +1,7 @@
 """PCA whitening of features in one pass, the same on every worker.
 
 Each worker accumulates the first and second moments of its own rows; one d x d all-reduce gives
-the covariance; rank 0 decomposes it and broadcasts the map. No row leaves its worker.
+the covariance; the chief decomposes it and broadcasts the map. No row leaves its worker.
 
     moments = Moments.of(store)                      # or `update` with rows as they are made
     whitening = Whitening.fit(moments, comm, dim=256)

@@ -61,9 +61,9 @@ def deviations(distance, clusters, statistics, sizes) -> np.ndarray:
         sizes: (count,) rows of each cluster.
     """
     mean, spread = statistics[clusters].T
-    told = (sizes[clusters] >= TINY) & (spread > 1e-6 * mean)  # more than rounding
+    comparable = (sizes[clusters] >= TINY) & (spread > 1e-6 * mean)  # more than rounding
     beyond = np.asarray(distance, np.float64) - mean
-    return np.where(told, beyond / np.where(told, spread, 1), 0)
+    return np.where(comparable, beyond / np.where(comparable, spread, 1), 0)
 
 
 def is_outlier(deviations) -> np.ndarray:

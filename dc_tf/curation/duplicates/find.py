@@ -128,7 +128,7 @@ def find_duplicates(
         comm: Communicator of the workers, which see `work` and all make the call.
 
     Returns:
-        Duplicates on the first worker, None on the others.
+        Duplicates on the chief, None on the others.
 
     Raises:
         ConfigError: settings that cannot work.

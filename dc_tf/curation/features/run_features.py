@@ -66,13 +66,13 @@ class _Wanted:
         output: their folder.
     """
 
-    def __init__(self, run, layer, data, cells, mirror, tells):
+    def __init__(self, run, layer, data, cells, mirror, prints_reason):
         self._folder = folder = RunDir(run)
         if not os.path.isfile(folder.config):
             raise ConfigError(f"--run={run} is not a run folder: it has no experiment.yaml.")
         self._dataset = _dataset(folder, data)
         checkpoint = find_checkpoint(folder, experiment.load([folder.config]))
-        self._layer = _layer(folder, layer, cells, tells)
+        self._layer = _layer(folder, layer, cells, prints_reason)
         self._cells, self._mirror = cells, mirror
         name = self._layer if cells == 1 else f"{self._layer}-{cells}x{cells}"
         self.output = folder.embeddings(f"{name}-mirror" if mirror else name)
@@ -121,7 +121,7 @@ def _dataset(run, data):
     return found
 
 
-def _layer(run, layer, cells, tells):
+def _layer(run, layer, cells, prints_reason):
     network = network_class(run.path)
     if layer is not None:
         if layer not in network.layer_names:
@@ -130,7 +130,7 @@ def _layer(run, layer, cells, tells):
     if not os.path.isfile(os.path.join(run.path, remembered.EVALUATIONS)):
         return network.feature_layer  # without loading the network for its digest
     layers, reason = choose_layers(open_model(run.path), None, cells)
-    if tells:
+    if prints_reason:
         print(reason, file=sys.stderr, flush=True)
     return layers[0]
 

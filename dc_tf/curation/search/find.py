@@ -76,7 +76,7 @@ def search(features, queries, k=10, exact=False, model=None, whiten=DIM, comm=No
         dict of rows, layer, whitened (directions), search (how it was searched, with the recall of
         an inverted file), recall (1.0 of an exact search), queries (their number), and neighbours:
         a list of dict of query, rank from 1, row, source, similarity; nearest first, in the order
-        of the queries. None on workers other than the first.
+        of the queries. None on workers other than the chief.
 
     Raises:
         ConfigError: what cannot work: no query, a row id out of range, features whose network is

@@ -49,7 +49,7 @@ def curate(**asked) -> dict | None:
         dict of output, rows, of (rows of the data set), steps (rows that each rule has left),
         corrupt (rows that a condition could not read), classes and clusters (how evenly rows are
         spread over them, before and after; None without) and materialized (see `materialize`).
-        None on workers other than the first.
+        None on workers other than the chief.
 
     Raises:
         ConfigError: what cannot work; nothing was started.

@@ -58,11 +58,11 @@ class CurateRequest:
     layer: str | None = None
     clusters: str | None = None
     levels: tuple[int, ...] | None = None
-    rounds: int = 10
+    rounds: int = HierarchyOptions.rounds
     sample: int | None = None
-    iterations: int = 10
+    iterations: int = HierarchyOptions.iterations
     seed: int = 0
-    precision: str = "auto"
+    precision: str = HierarchyOptions.precision
     normalize: bool = True
     tree: str | None = None
     dry_run: bool = False

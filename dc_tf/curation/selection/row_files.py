@@ -46,7 +46,10 @@ def _load(path, what):
         with open(path, encoding="utf-8") as file:
             return np.array([read(line) for line in file if line.strip()], np.int64)
     except OSError as error:
-        raise ConfigError(f"{what} cannot be read: {error.strerror}.") from error
+        raise ConfigError(
+            f"{what} cannot be read: {error.strerror}; give a file that exists and that this user "
+            "may read."
+        ) from error
     except ValueError as error:
         raise ConfigError(
             f"{what} is no list of row ids: {error}; give a .npy file of integers, a text file "

@@ -29,7 +29,7 @@ def grow(features, options, folder, normalize=False, comm=None) -> Tree | None:
         comm: Communicator of the workers, which all make the call; None is this one alone.
 
     Returns:
-        Tree on the first worker, None on the others.
+        Tree on the chief, None on the others.
 
     Raises:
         ConfigError: settings that cannot work, or a folder with something else.

@@ -5,9 +5,10 @@ options = HierarchyOptions(default_clusters(rows=100_000))
 """
 
 import dataclasses
+import itertools
 
 from dc_tf.errors import ConfigError
-from dc_tf.kmeans_options import whole
+from dc_tf.kmeans_options import COMMAND_OPTIONS, choice, whole
 
 _MAX_LEVELS = 4
 
@@ -31,18 +32,19 @@ class HierarchyOptions:
     clusters: tuple[int, ...]
     rounds: int = 10
     sample: int | None = None
-    iterations: int = 10
+    iterations: int = COMMAND_OPTIONS.iterations
     seed: int = 0
-    precision: str = "auto"
+    precision: str = COMMAND_OPTIONS.precision
 
     def __post_init__(self):
         whole("rounds", self.rounds, 0)
         whole("iterations", self.iterations, 1)
+        choice("precision", self.precision)
         if self.sample is not None:
             whole("sample", self.sample, 1)
         for clusters in self.clusters:
             whole("clusters", clusters, 1)
-        descends = all(a > b for a, b in zip(self.clusters, self.clusters[1:]))
+        descends = all(a > b for a, b in itertools.pairwise(self.clusters))
         if not self.clusters or not descends:
             raise ConfigError(
                 f"the levels have {', '.join(map(str, self.clusters)) or 'no'} clusters; give "

@@ -122,7 +122,7 @@ class TreeStore:
             atomic.write_file(path, lambda file, values=values: np.save(file, values))
 
     def join_parts(self, tree, size) -> None:
-        """Joins the parts of `size` workers and commits, for the first worker."""
+        """Joins the parts of `size` workers and commits, for the chief."""
         rows = 0
         for name in ("labels", "distances"):
             paths = [self._part(name, rank, size) for rank in range(size)]

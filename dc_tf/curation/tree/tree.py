@@ -76,13 +76,14 @@ class Tree:
             (k,) int64 of sum `min(target, sum(sizes))`.
         """
         levels = [np.asarray(sizes, np.int64)]
-        clusters = [len(parents) for parents in self.parents[1:]] + [0]  # the top: those it has
-        for parents, count in zip(self.parents, clusters):
+        # Of the level above; of the top, those that it has.
+        clusters = [*(len(parents) for parents in self.parents), 0][1:]
+        for parents, count in zip(self.parents, clusters, strict=True):
             has_rows = parents >= 0
             sums = np.bincount(parents[has_rows], levels[-1][has_rows], count)
             levels.append(sums.astype(np.int64))
         shares = even_shares(levels[-1], target, rng)
-        for parents, below in zip(reversed(self.parents), reversed(levels[:-1])):
+        for parents, below in zip(reversed(self.parents), reversed(levels[:-1]), strict=True):
             shares = _divide(shares, parents, below, rng)
         return shares
 
@@ -92,7 +93,7 @@ def _divide(shares, parents, sizes, rng):
     found = np.zeros(len(parents), np.int64)
     order = np.argsort(parents, kind="stable")
     nodes, starts = np.unique(parents[order], return_index=True)
-    for node, children in zip(nodes, np.split(order, starts[1:])):
+    for node, children in zip(nodes, np.split(order, starts[1:]), strict=True):
         if node >= 0:
             found[children] = even_shares(sizes[children], shares[node], rng)
     return found

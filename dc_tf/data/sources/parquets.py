@@ -40,9 +40,12 @@ class ParquetSource:
     def __init__(self, paths, column=None):
         self._paths = list(paths)
         self._tables = [open_groups(path, _opener(path)) for path in self._paths]
-        names = [_image_column(table.schema, p, column) for p, table in zip(paths, self._tables)]
+        names = [
+            _image_column(table.schema, p, column)
+            for p, table in zip(paths, self._tables, strict=True)
+        ]
         self._column = names[0]
-        for path, name, table in zip(self._paths, names, self._tables):
+        for path, name, table in zip(self._paths, names, self._tables, strict=True):
             if name != self._column or _label_names(table.schema) != self._stated_names:
                 raise ConfigError(
                     f"{path} has other columns or classes than {self._paths[0]}; convert tables of "

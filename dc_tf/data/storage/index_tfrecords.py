@@ -21,6 +21,7 @@ from dc_tf.data.storage import files, schema, tfrecord
 from dc_tf.data.storage.files import expand, is_local, size_of
 from dc_tf.data.storage.manifest import (
     INDEX_SUFFIX,
+    INDEXED_IN_PLACE,
     MANIFEST,
     SCHEMA_VERSION,
     Dataset,
@@ -160,7 +161,7 @@ def _commit(staging, names, features, class_names, max_bad_share, job):
         "class_names": class_names,
         "shards": shards,
         "features": dataclasses.asdict(features),
-        "adopted": True,
+        INDEXED_IN_PLACE: True,
         "origin": job,
     }
     moves = {

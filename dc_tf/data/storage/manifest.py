@@ -44,6 +44,9 @@ MANIFEST = "manifest.json"
 STAGING_FOLDER = ".writing"  # of an unfinished data set, inside its folder
 INDEX_SUFFIX = ".index.npy"
 SCHEMA_VERSION = 1
+# Key of a manifest whose shards were there before it, so they are not removed with the data set.
+INDEXED_IN_PLACE = "indexed_in_place"
+_OLD_INDEXED_IN_PLACE = "adopted"  # of version 1, before it had that name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +218,8 @@ class Dataset:
         entries = np.empty((len(row_ids), 3), np.int64)
         order = np.argsort(shards, kind="stable")
         numbers, starts = np.unique(shards[order], return_index=True)
-        for number, chosen in zip(numbers, np.split(order, starts[1:])):
+        # Of no rows there are no shards, but one empty part.
+        for number, chosen in zip(numbers, np.split(order, starts[1:]), strict=False):
             entries[chosen] = self.index(number)[row_ids[chosen] - self.offsets[number]]
         return shards, entries
 
@@ -250,6 +254,11 @@ class Dataset:
                 f"the index {path} cannot be read: {error}. `dc_tf index --input={self._folder}` "
                 f"rebuilds it."
             ) from error
+
+
+def is_indexed_in_place(manifest: dict) -> bool:
+    """Whether the shards of a manifest were there before it."""
+    return bool(manifest.get(INDEXED_IN_PLACE) or manifest.get(_OLD_INDEXED_IN_PLACE))
 
 
 def _open_base(path, rows):

@@ -11,15 +11,21 @@ A process may be killed at any time. Notes and manifest are complete or absent, 
 commit is repeated with the same result.
 """
 
-import fcntl
+import contextlib
 import itertools
 import json
 import os
 from collections.abc import Iterator
 
+from dc_tf.atomic import locked
 from dc_tf.data.storage import files
 from dc_tf.data.storage.files import is_local, sync
-from dc_tf.data.storage.manifest import INDEX_SUFFIX, MANIFEST, STAGING_FOLDER
+from dc_tf.data.storage.manifest import (
+    INDEX_SUFFIX,
+    MANIFEST,
+    STAGING_FOLDER,
+    is_indexed_in_place,
+)
 from dc_tf.data.storage.row_list import ROWS, SOURCES, VIEW
 from dc_tf.errors import ConfigError
 from dc_tf.paths import check_folder
@@ -51,7 +57,7 @@ class Staging:
         self._output = os.fspath(path)
         check_folder(self._output, "--output")
         self._job = _plain(job)
-        self._lock = None
+        self._lock = contextlib.ExitStack()
         self._noted = 0  # lower bound of the number of notes
         if not self._continues():
             if alone or files.exists(os.path.join(self._output, MANIFEST)):
@@ -74,7 +80,7 @@ class Staging:
     def __exit__(self, kind, error, trace):
         if self._job is None:
             self.discard()
-        self._release_lock()
+        self._lock.close()
 
     def path(self, name) -> str:
         """Path of a staged file."""
@@ -147,7 +153,7 @@ class Staging:
         """Removes the staged files, and those that an interrupted commit has already moved."""
         if self.is_committing():
             _remove_data_set(self._output, self.path(MANIFEST), ())
-        self._release_lock()
+        self._lock.close()
         if files.exists(self.path("")):
             files.remove_folder(self.path(""))
 
@@ -161,21 +167,8 @@ class Staging:
         files.rename(self.path(name), os.path.join(self._output, final))
 
     def _take_lock(self):
-        if not is_local(self._output):
-            return
-        self._lock = open(self.path(_LOCK), "w")
-        try:  # The operating system releases the lock when the process ends.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._release_lock()
-            raise ConfigError(
-                f"another process is writing to {self._output}; wait until it ends."
-            ) from error
-
-    def _release_lock(self):
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        if is_local(self._output):
+            self._lock.enter_context(locked(self.path(_LOCK), self._output))
 
 
 def is_begun(path) -> bool:
@@ -223,7 +216,7 @@ def _check_shards(path):
     ours = set()
     for manifest in (os.path.join(path, MANIFEST), os.path.join(path, STAGING_FOLDER, MANIFEST)):
         listed = _read_json(manifest) if files.exists(manifest) else None
-        if isinstance(listed, dict) and not listed.get("adopted"):
+        if isinstance(listed, dict) and not is_indexed_in_place(listed):
             ours |= {shard["name"] for shard in listed.get("shards", [])}
     names = files.names_in(path) if files.is_folder(path) else []
     for name in names:
@@ -254,7 +247,7 @@ def _own_files(manifest):
     names = [ROWS, SOURCES] if VIEW in manifest else []
     for shard in manifest.get("shards", ()):
         name = os.path.basename(shard["name"])
-        names += [name + INDEX_SUFFIX] + ([] if manifest.get("adopted") else [name])
+        names += [name + INDEX_SUFFIX] + ([] if is_indexed_in_place(manifest) else [name])
     return names
 
 

@@ -94,7 +94,9 @@ def read_splits(path: str, names) -> list[VocSplit]:
     known = _classes_of_lists(folder)
     with concurrent.futures.ThreadPoolExecutor(_READERS) as readers:
         every = sorted({image for images in lists.values() for image in images})
-        found = dict(zip(every, readers.map(lambda image: _read_image(folder, image), every)))
+        found = dict(
+            zip(every, readers.map(lambda image: _read_image(folder, image), every), strict=True)
+        )
     classes = known or tuple(sorted({o.name for _, _, objects in found.values() for o in objects}))
     if not classes:
         raise DataError(f"no annotation of {folder} has an object.")

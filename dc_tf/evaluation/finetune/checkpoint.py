@@ -4,8 +4,8 @@
     checkpoints.save(fine_tuner, Position(epoch=3, step=120, global_step=720))
     position = checkpoints.restore(fine_tuner)       # None if nothing was saved
 
-Rank 0 writes and all workers read, so all need access to the folder. The contents do not depend on
-the number of workers, so fine-tuning can resume with a different number.
+The chief writes and all workers read, so all need access to the folder. The contents do not depend
+on the number of workers, so fine-tuning can resume with a different number.
 """
 
 import dataclasses
@@ -97,7 +97,7 @@ class FineTuneCheckpoints:
 
 
 def refuse_foreign_on_all(folder: str, about: dict, world: Communicator) -> None:
-    """As `atomic.refuse_foreign` of a work folder, by the first worker for all.
+    """As `atomic.refuse_foreign` of a work folder, by the chief for all.
 
     Args:
         folder: path; "" for no folder.

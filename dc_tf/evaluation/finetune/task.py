@@ -122,10 +122,10 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     about = about_of(frozen, train, test, protocol)
     refuse_foreign_on_all(protocol.workdir, about, request.world)
     seeds = range(protocol.seed, protocol.seed + protocol.seeds)
-    runs = {"figures": [], "random_init": []}
+    runs = {"metrics": [], "random_init": []}
     for seed in seeds:
         metrics = fine_tune(frozen, train, test, protocol, request.world, seed, "model")
-        runs["figures"].append(metrics)
+        runs["metrics"].append(metrics)
         if request.random_init:
             untrained = random_init(frozen, seed)
             metrics = fine_tune(
@@ -195,13 +195,13 @@ def summary(runs, frozen, train, test) -> dict:
     """Summarises the metrics of all seeds.
 
     Returns:
-        JSON-serialisable dict: `figures` and `random_init` (None if not measured), each with means,
+        JSON-serialisable dict: `metrics` and `random_init` (None if not measured), each with means,
         sample standard deviations over seeds (0 for one seed) and the metrics of each seed; `top1`,
         `top5`, `random_init_top1`, `random_init_top5`; the network and the sizes of the data.
     """
     result = {name: _over_seeds(metrics) for name, metrics in runs.items()}
     for metric in ("top1", "top5"):
-        result[metric] = result["figures"][metric]
+        result[metric] = result["metrics"][metric]
         untrained = result["random_init"]
         result[f"random_init_{metric}"] = untrained[metric] if untrained else None
     shares = result["top1"], result["random_init_top1"]
@@ -222,7 +222,7 @@ def table(result, protocol) -> str:
         f"{result['train_rows']}; seeds: {protocol.seeds}",
         f"{'start':24}{'top-1':>16}{'top-5':>16}{'class mean':>16}",
     ]
-    for name, label in (("figures", "model"), ("random_init", "random init")):
+    for name, label in (("metrics", "model"), ("random_init", "random init")):
         if found := result[name]:
             cells = [_percent(found[f], found[f"{f}_std"], protocol.seeds) for f in _METRICS]
             lines.append(f"{label:24}" + "".join(f"{cell:>16}" for cell in cells))

@@ -43,7 +43,7 @@ def embed_files(
         asked: as of `embed_arrays`.
 
     Returns:
-        `output` and what `embed.json` in it says; None on workers other than the first.
+        `output` and what `embed.json` in it says; None on workers other than the chief.
 
     Raises:
         ConfigError: what cannot work.
@@ -83,7 +83,7 @@ def _check_source(data, images):
 
 
 def _converted(images, output, comm) -> Dataset:
-    """The data set of a source of images beside the output; the first worker makes it."""
+    """The data set of a source of images beside the output; the chief makes it."""
     from dc_tf.distributed import heartbeat
     from dc_tf.distributed.collective_errors import raise_on_all
 
@@ -175,7 +175,7 @@ class _Asked:
         from dc_tf.evaluation.frozen.embed import compute_dtype
         from dc_tf.evaluation.frozen.features import parse_layers
         from dc_tf.evaluation.models import network_class, of_trunk, open_model, random_init
-        from dc_tf.precision import tell
+        from dc_tf.precision import print_choice
 
         model = self._model
         with raise_on_all(comm):
@@ -184,7 +184,7 @@ class _Asked:
         if _is_path(model):
             choice = compute_dtype(self._output, self._compute_dtype, comm)
             if comm.rank == 0:
-                tell(choice, "embed")
+                print_choice(choice, "embed")
         with raise_on_all(comm):
             if _is_path(model):
                 self.frozen = open_model(os.fspath(model), choice.dtype, self._stage)

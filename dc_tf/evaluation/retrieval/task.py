@@ -113,7 +113,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     result = {
         "map": own[main],
         "random_init_map": untrained[main] if untrained else None,
-        "figures": own,
+        "metrics": own,
         "random_init": untrained,
         "kind": ground_truth.kind,
         "images": len(ground_truth.database),
@@ -233,7 +233,7 @@ def table(result, ground_truth, protocol) -> str:
         f"{result['queries']} queries in {result['images']} images",
         f"{'':24}" + "".join(f"{metric:>10}" for metric in ground_truth.metrics),
     ]
-    for name, label in (("figures", "model"), ("random_init", "random init")):
+    for name, label in (("metrics", "model"), ("random_init", "random init")):
         if found := result[name]:
             cells = [f"{100 * found[f]:.2f}" if f in found else "-" for f in ground_truth.metrics]
             lines.append(f"{label:24}" + "".join(f"{cell:>10}" for cell in cells))

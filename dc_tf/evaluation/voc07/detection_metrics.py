@@ -114,7 +114,10 @@ def coco_metrics(split, detections) -> dict:
         evaluation.accumulate()
         evaluation.summarize()
     # `stats` has more values than these three.
-    return {n: None if v == _NO_OBJECTS else float(v) for n, v in zip(names, evaluation.stats)}
+    return {
+        n: None if v == _NO_OBJECTS else float(v)
+        for n, v in zip(names, evaluation.stats, strict=False)
+    }
 
 
 def _coco_dataset(split):

@@ -236,9 +236,9 @@ class _Statistics:
         statistics = np.stack([self._spread, self._deviation], 1)
         beyond = outliers.deviations(distance, flat, statistics, self._sizes)
         self._outliers += int(np.count_nonzero(outliers.is_outlier(beyond)))
-        told = self._sizes[flat] >= outliers.TINY
-        ids = np.concatenate([self._far[0], rows[told]])
-        beyond = np.concatenate([self._far[1], beyond[told]])
+        comparable = self._sizes[flat] >= outliers.TINY
+        ids = np.concatenate([self._far[0], rows[comparable]])
+        beyond = np.concatenate([self._far[1], beyond[comparable]])
         best = np.argsort(-beyond, kind="stable")[:_FARTHEST]
         self._far = ids[best], beyond[best]
 

@@ -56,7 +56,7 @@ def find_and_write(
 ) -> dict | None:
     """Finds copies and writes tables, a view and a gallery; deletes nothing.
 
-    The workers that TF_CONFIG names share the work; the first one writes.
+    The workers that TF_CONFIG names share the work; the chief writes.
 
     Args:
         run, features, data: as of `open_features`.

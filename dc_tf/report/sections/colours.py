@@ -95,8 +95,8 @@ class Section:
             "share of clusters, %",
             zero=True,
         )
-        told = sorted((one for one in described if one.colour), key=lambda one: one.deviation)
-        self.uniform = [(one, hex_of(one.colour)) for one in told[:_UNIFORM]]
+        coloured = sorted((one for one in described if one.colour), key=lambda one: one.deviation)
+        self.uniform = [(one, hex_of(one.colour)) for one in coloured[:_UNIFORM]]
 
 
 def _shares(values):

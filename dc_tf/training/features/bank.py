@@ -272,7 +272,7 @@ class _Seen:
             self._read(*self._started.popleft())
         first, self._first = self._first, self._next
         held, self._held = self._held, []
-        columns = [np.concatenate(column) for column in zip(*held)] or [None] * 3
+        columns = [np.concatenate(column) for column in zip(*held, strict=True)] or [None] * 3
         return first, self._next, *columns
 
     def _read(self, step, global_step, features):

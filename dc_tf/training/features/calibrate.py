@@ -68,7 +68,7 @@ def calibrate(learner, reader, experiment, stage_index, cluster, trunk) -> None:
     # They are mixed with what they began with, which is of no image.
     left = RUNNING_MOMENTUM**steps
     with cluster.strategy.scope():
-        for variable, begin in zip(statistics, begun):
+        for variable, begin in zip(statistics, begun, strict=True):
             variable.assign((variable.numpy() - left * begin) / (1 - left))
     learner.average_statistics()
 

@@ -117,10 +117,10 @@ class Exchange:
         for i, results in enumerate(self._results(local)):
             if self._as_factors[i]:
                 results = Factors(*results).gradients(with_bias=len(self.taps[i].weights) == 2)
-            gradients |= zip(self._places[i], (result / scale for result in results))
+            gradients |= zip(self._places[i], (result / scale for result in results), strict=True)
         dense = [gradient / scale for gradient in local.dense]
         sums = all_sum_packed([*dense, *flags], self._wire)
-        gradients |= zip(self._source_places, sums)
+        gradients |= zip(self._source_places, sums[: len(dense)], strict=True)
         return [gradients[place] for place in range(len(self._weights))], sums[len(dense) :]
 
     def _results(self, local):

@@ -122,7 +122,7 @@ class Tap:
         """
         if not self._calls:
             raise RuntimeError(f"no gradient reached the layer of {self.weights[0].name}.")
-        return Factors(*(tf.concat(parts, 0) for parts in zip(*self._calls)))
+        return Factors(*(tf.concat(parts, 0) for parts in zip(*self._calls, strict=True)))
 
     def arrays(self, count: int, rows: int) -> Factors:
         """tf.TensorArray of each factor, for `count` parts of `rows` rows."""

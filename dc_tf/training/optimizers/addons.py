@@ -118,10 +118,10 @@ class AddonsOptimizer(tf.Module):
 
     def apply_gradients(self, grads_and_vars, skip_gradients_aggregation=True) -> None:
         """Takes a step with gradients that are summed already."""
-        gradients, variables = zip(*grads_and_vars)
+        gradients, variables = zip(*grads_and_vars, strict=True)
 
         def apply(gradients):
-            pairs = zip(gradients, variables)
+            pairs = zip(gradients, variables, strict=True)
             self._optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
 
         self._strategy.run(apply, args=(gradients,))
@@ -187,4 +187,7 @@ def _new(kind, setting, options, **arguments):
     try:
         return kind(**arguments, **options)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"optimizer.{setting} does not fit {kind.__name__}: {error}.") from error
+        raise ConfigError(
+            f"optimizer.{setting} does not fit {kind.__name__}: {error}; change it, or leave it "
+            "out for the defaults."
+        ) from error

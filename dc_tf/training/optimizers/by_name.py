@@ -76,7 +76,9 @@ def decayed(gradients, variables, settings) -> list:
     """
     if settings.name == "LARS":
         return gradients
-    return [_decayed(g, v, decay_of(settings, v)) for g, v in zip(gradients, variables)]
+    return [
+        _decayed(g, v, decay_of(settings, v)) for g, v in zip(gradients, variables, strict=True)
+    ]
 
 
 def _decayed(gradient, variable, decay):

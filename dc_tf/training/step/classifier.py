@@ -83,14 +83,14 @@ class Classifier(tf.Module):
             self._apply_factors(gradients)
             return
         gradients = decayed(gradients, self.weights, self._settings)
-        self.optimizer.apply_gradients(zip(gradients, self.weights))
+        self.optimizer.apply_gradients(zip(gradients, self.weights, strict=True))
 
     def _apply_factors(self, factors):
         kernel, bias = self.weights
         decay = decay_of(self._settings, kernel)
         self.optimizer.apply_product(factors.inputs, factors.slopes, kernel, decay)
         of_bias = decayed([factors.bias_gradient()], [bias], self._settings)
-        self.optimizer.apply_gradients(zip(of_bias, [bias]))
+        self.optimizer.apply_gradients(zip(of_bias, [bias], strict=True))
 
 
 def _resetting(optimizer):

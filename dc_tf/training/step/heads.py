@@ -122,7 +122,9 @@ class Heads:
         if not self.sub_heads:
             return None
         parts = tf.split(features, len(self.sub_heads))
-        return tf.concat([h.head(x) for h, x in zip(self.sub_heads.values(), parts)], 0)
+        return tf.concat(
+            [h.head(x) for h, x in zip(self.sub_heads.values(), parts, strict=True)], 0
+        )
 
     def sum_gradients(self, local, scale=1.0) -> list:
         """Gradients of each head, summed over the workers that hold it.
@@ -131,11 +133,11 @@ class Heads:
             local: list of exchange.Local, one of each head.
             scale: of the loss, by which gradients are divided.
         """
-        return [head.sum_gradients(part, scale) for head, part in zip(self, local)]
+        return [head.sum_gradients(part, scale) for head, part in zip(self, local, strict=True)]
 
     def apply(self, gradients) -> None:
         """Takes one optimizer step of each head with the gradients of `sum_gradients`."""
-        for head, part in zip(self, gradients):
+        for head, part in zip(self, gradients, strict=True):
             head.apply(part)
 
     def squared_norm(self, gradients) -> tf.Tensor:

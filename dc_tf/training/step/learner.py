@@ -115,7 +115,7 @@ class Learner:
         running = [v for part in self._mirrored for v in part.non_trainable_variables]
         sums = all_sum_packed([tf.convert_to_tensor(variable) for variable in running], world)
         with self._cluster.strategy.scope():
-            for variable, total in zip(running, sums):
+            for variable, total in zip(running, sums, strict=True):
                 variable.assign(total / world.size)
 
     @property
@@ -302,7 +302,7 @@ class Learner:
         trunk, *heads = gradients
         variables = self.shared_weights
         self.trunk_optimizer.apply_gradients(
-            zip(decayed(trunk, variables, self._stage.optimizer), variables),
+            zip(decayed(trunk, variables, self._stage.optimizer), variables, strict=True),
             skip_gradients_aggregation=True,
         )
         self.heads.apply(heads)

@@ -1,6 +1,7 @@
 """Embeddings in .npy files: many files are one matrix, and what cannot be used says what would."""
 
 import concurrent.futures
+import itertools
 import os
 import tempfile
 from unittest import mock
@@ -23,7 +24,7 @@ class EmbeddingsTest(FolderTest):
 
     def shards(self, dtype="float32", cuts=(0, 7, 7, 30, 50)):
         """Files with rows [0, 7), none, [7, 30) and [30, 50)."""
-        parts = zip(cuts[:-1], cuts[1:])
+        parts = itertools.pairwise(cuts)
         return [
             self.save(f"{i}.npy", self.x[start:stop].astype(dtype))
             for i, (start, stop) in enumerate(parts)

@@ -55,7 +55,7 @@ class FeatureBankTest(tf.test.TestCase):
         """Writes the parts of all workers of some steps; puts what counts into `expected`."""
         count = (last - first) * BATCH
         rows, features = self.random.integers(0, ROWS, count), self.features(count)
-        for row, vector in zip(rows, features):
+        for row, vector in zip(rows, features, strict=True):
             expected[row] = vector
         order = first * BATCH + np.arange(count)
         owner = order % BATCH * size // BATCH

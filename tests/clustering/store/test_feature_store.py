@@ -91,18 +91,18 @@ class FeatureStoreTest(StoreTestCase):
     def test_killed_at_any_touch_of_the_disk_an_extraction_goes_on_to_the_same_bytes(self):
         self.filled()
         expected = self.bytes()
-        lives = 0
+        kills = 0
         for n in itertools.count():
             shutil.rmtree(self.path)
             if killed_at(n, self.extract):
                 break
             self.extract()
             self.assertEqual(self.bytes(), expected, n)
-            lives += 1
-        self.assertGreater(lives, 15)
+            kills += 1
+        self.assertGreater(kills, 15)
 
     def extract(self):
-        """Batches of 12, every second of them flushed, from where an earlier life stopped."""
+        """Batches of 12, every second of them flushed, from where an earlier process stopped."""
         try:
             store = FeatureStore.open(self.path)
         except DataError:

@@ -76,11 +76,11 @@ class RewriteTest(tf.test.TestCase):
         self.assertGreater(n, 40)
 
     def test_killed_again_and_again_it_still_ends(self):
-        lives = 0
+        kills = 0
         while not killed_at(14, self.go_on):  # a block takes 22, and 12 of them to be kept
-            lives += 1
+            kills += 1
         self.assert_moved()
-        self.assertGreater(lives, 1)
+        self.assertGreater(kills, 1)
 
     def test_what_is_finished_is_not_done_again(self):
         self.go_on()

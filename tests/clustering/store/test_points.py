@@ -102,7 +102,7 @@ class ChunksTest(tf.test.TestCase):
     def test_chunks_are_all_rows_in_order(self):
         x = numbers(10, 2)
         for size in (1, 3, 5, 10, 99):
-            starts, blocks = zip(*chunks(as_points(x), size))
+            starts, blocks = zip(*chunks(as_points(x), size), strict=True)
             self.assertEqual(starts, tuple(range(0, 10, size)))
             self.assertAllEqual(np.concatenate(blocks), x)
         found = [(start, len(block)) for start, block in chunks(as_points(x), 3, 2, 9)]

@@ -130,7 +130,7 @@ class TableFileTest(tf.test.TestCase, parameterized.TestCase):
         starts = np.random.default_rng(1).permutation(np.repeat(np.arange(0, ROWS, 25), 4))
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             blocks = list(pool.map(lambda start: file.read(start, start + 25), starts))
-        for start, block in zip(starts, blocks):
+        for start, block in zip(starts, blocks, strict=True):
             self.assertAllEqual(block, self.x[start : start + 25])
 
     def test_files_of_several_kinds_are_one_matrix(self):

@@ -91,7 +91,7 @@ class MomentsTest(tf.test.TestCase):
                 )
             ]
             for result in results[1:]:
-                for ours, theirs in zip(result, results[0]):
+                for ours, theirs in zip(result, results[0], strict=True):
                     self.assertEqual(np.asarray(ours).tobytes(), np.asarray(theirs).tobytes())
 
     def test_an_extraction_that_goes_on_has_the_moments_of_one_that_did_not_stop(self):
@@ -103,7 +103,7 @@ class MomentsTest(tf.test.TestCase):
         again = Moments.of(store, 1300)
         for start in range(1300, 5000, 100):
             again.update(store.write(start, x[start : start + 100]))
-        for ours, theirs in zip(again.reduce(Solo()), whole.reduce(Solo())):
+        for ours, theirs in zip(again.reduce(Solo()), whole.reduce(Solo()), strict=True):
             self.assertEqual(np.asarray(ours).tobytes(), np.asarray(theirs).tobytes())
 
     def path(self):
@@ -278,11 +278,11 @@ class WhitenStoreTest(tf.test.TestCase):
             kept = os.path.join(self.folder, f"{dim}.npz")
             whitening_map.save(kept)
             results = []
-            for lives in ((), kills):
-                raw = os.path.join(self.folder, f"raw-{dim}-{len(lives)}")
+            for stops in ((), kills):
+                raw = os.path.join(self.folder, f"raw-{dim}-{len(stops)}")
                 raw_store(raw, self.x)
                 target = None if dim == 6 else f"{raw}-white"
-                for kill in lives:
+                for kill in stops:
                     self.assertEqual(in_process(whiten, raw, kept, target, kill), -signal.SIGKILL)
                 store = whiten(raw, kept, target)
                 store.check_complete()

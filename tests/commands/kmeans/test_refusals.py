@@ -92,7 +92,7 @@ class RefusalTest(CommandTest):
         }.items():
             self.assertIn(expected, self.refusal(2, flag))
         both = self.refusal(2, backend="faiss", precision="bfloat16")
-        self.assertRegex(both, "'faiss' has float32 only")
+        self.assertRegex(both, "--precision=bfloat16; use float32 or auto with backend=faiss")
 
     def test_initial_centroids_of_another_shape(self):
         init = self.save("init.npy", self.x[:5])

@@ -69,7 +69,7 @@ class NativeLogTest(tf.test.TestCase):
         return "".join(f"os.write(2, {line!r})\n" for line in lines)
 
     def test_native_lines_go_to_the_file_in_order_and_all_others_to_the_screen(self):
-        mixed = [line for pair in zip(NATIVE, [*OTHERS, OTHERS[0]]) for line in pair]
+        mixed = [line for pair in zip(NATIVE, [*OTHERS, OTHERS[0]], strict=True) for line in pair]
         early, late = mixed[:4], mixed[4:]
         code, err = self.run_piped(
             self.writes(early) + "native_log.send_to(LOG)\n" + self.writes(late)

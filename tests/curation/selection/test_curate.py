@@ -178,7 +178,10 @@ class CurateTest(tf.test.TestCase):
             ([output, features, "--target=5", "--levels=999"], "999 clusters need as many rows"),
             ([output, "--where=hashtag=sea"], "--where=hashtag=sea is not a condition"),
             ([output, f"--rows={text}"], "rows.txt is no list of row ids"),
-            ([output, "--rows=gone.npy"], "--rows=gone.npy cannot be read: No such file"),
+            (
+                [output, "--rows=gone.npy"],
+                "gone.npy cannot be read: No such .*; give a file",
+            ),
             ([output, f"--features={other}", "--target=2"], "has 3 rows, but --data="),
             ([output, f"--clusters={self.folder}", "--target=2"], "--clusters=.* is neither"),
             ([f"--output={self.data}", "--where=label=1"], "is the data set that the rows are of"),

@@ -70,7 +70,9 @@ class SamplerTest(tf.test.TestCase):
 
     def test_an_image_that_comes_again_in_an_epoch_is_cropped_differently(self):
         draws = clustered(1)[0].epoch(0, 0)
-        pairs = {(row, *seed) for row, seed in zip(draws.row.tolist(), draws.seed.tolist())}
+        pairs = {
+            (row, *seed) for row, seed in zip(draws.row.tolist(), draws.seed.tolist(), strict=True)
+        }
         self.assertLess(len(set(draws.row.tolist())), len(draws.row))
         self.assertGreater(len(pairs), 0.99 * len(draws.row))
 

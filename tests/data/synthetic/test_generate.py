@@ -124,7 +124,7 @@ class DrawingTest(tf.test.TestCase):
     def test_every_object_place_and_hour_goes_together_at_any_size(self):
         rng = np.random.default_rng(0)
         for subject in objects.OBJECTS:
-            for place, hour, size in zip(PLACES, [*HOURS] * 2, [32, 33, 64, 96] * 2):
+            for place, hour, size in zip(PLACES, [*HOURS] * 2, [32, 33, 64, 96] * 2, strict=True):
                 image = scene(subject, place, hour, size, rng)
                 self.assertEqual((image.shape, image.dtype), ((size, size, 3), np.uint8))
                 self.assertGreater(image.std(), 3)

@@ -68,7 +68,9 @@ class TableTest(tf.test.TestCase):
                 "    1    11 sub_clusters   0.500         1.000",
             ],
         )
-        for block, (name, values) in zip(blocks, (("nmi", nmi), ("purity", share))):
+        for block, (name, values) in zip(
+            blocks[:2], (("nmi", nmi), ("purity", share)), strict=True
+        ):
             self.assertStartsWith(block[0], f"{name}: ")
             self.assertEqual(block[1], blocks[2][1])
             found = [float(number) for line in block[2:] for number in line.split()[3:]]

@@ -121,13 +121,15 @@ class FinetuneTest(tf.test.TestCase):
                 loss = tf.reduce_mean(
                     tf.nn.sparse_softmax_cross_entropy_with_logits(labels, twin.head(features))
                 )
-            for i, (w, g) in enumerate(zip(twin.weights, tape.gradient(loss, twin.weights))):
+            for i, (w, g) in enumerate(
+                zip(twin.weights, tape.gradient(loss, twin.weights), strict=True)
+            ):
                 velocities[i] = 0.9 * velocities[i] + g.numpy() + 0.05 * w.numpy()
                 w.assign_sub(rate * velocities[i])
             fine_tuner.set_rate(rate)
             count, total, _ = fine_tuner.step(images, labels, step).numpy()
             self.assertAllClose(total / count, loss, rtol=1e-4)
-        for a, b in zip(fine_tuner.weights, twin.weights):
+        for a, b in zip(fine_tuner.weights, twin.weights, strict=True):
             self.assertAllClose(a, b, rtol=1e-3, atol=2e-5)
 
     def test_dropout_leaves_half_out_anew_at_every_step(self):
@@ -141,16 +143,16 @@ class FinetuneTest(tf.test.TestCase):
         halves = [
             self.fine_tuner(SMALL, world=Part(rank))._masks(tf.constant(0)) for rank in (0, 1)
         ]
-        for whole, *parts in zip(first, *halves):
+        for whole, *parts in zip(first, *halves, strict=True):
             self.assertAllEqual(whole, np.concatenate(parts))
 
     def test_two_workers_end_with_the_weights_of_one(self):
         protocol = dataclasses.replace(SMALL, epochs=2, drops=(1,), learning_rate=0.01)
         alone, after, _ = tuned(Solo(), self.model, self.data, protocol)
         both = workers.on_workers(2, tuned, self.model, self.data, protocol)
-        for a, b in zip(both[0][1], both[1][1]):
+        for a, b in zip(both[0][1], both[1][1], strict=True):
             self.assertAllEqual(a, b)
-        for name, found, expected in zip(range(len(after)), both[0][1], after):
+        for name, found, expected in zip(range(len(after)), both[0][1], after, strict=True):
             self.assertAllClose(found, expected, rtol=1e-3, atol=1e-4, msg=str(name))
         self.assertAllClose(both[0][0], alone, atol=1e-3)
         self.assertEqual(both[0][0], both[1][0])
@@ -166,11 +168,11 @@ class FinetuneTest(tf.test.TestCase):
         resumed = tuned(Solo(), self.model, self.data, protocol)
         self.assertEqual(resumed[2], [8])  # 3 epochs of 60 // 16 = 3 steps
         self.assertAllClose(resumed[0], whole[0])
-        for found, expected in zip(resumed[1], whole[1]):
+        for found, expected in zip(resumed[1], whole[1], strict=True):
             self.assertAllClose(found, expected, rtol=1e-5, atol=1e-6)
         on_two = dataclasses.replace(protocol, workdir=copy)
         both = workers.on_workers(2, tuned, self.model, self.data, on_two)
-        for found, expected in zip(both[1][1], whole[1]):
+        for found, expected in zip(both[1][1], whole[1], strict=True):
             self.assertAllClose(found, expected, rtol=1e-3, atol=1e-3)
         finished = tuned(Solo(), self.model, self.data, protocol)
         self.assertEqual((finished[0], finished[2]), (resumed[0], []))
@@ -268,9 +270,9 @@ class FinetuneTest(tf.test.TestCase):
         result = json.loads(out.splitlines()[-1])
         self.assertEqual(result["model"], self.model)
         self.assertLen(result["random_init"]["seeds"], 2)
-        ours = [seed["top1"] for seed in result["figures"]["seeds"]]
+        ours = [seed["top1"] for seed in result["metrics"]["seeds"]]
         self.assertAllClose(result["top1"], np.mean(ours))
-        self.assertAllClose(result["figures"]["top1_std"], np.std(ours, ddof=1))
+        self.assertAllClose(result["metrics"]["top1_std"], np.std(ours, ddof=1))
         self.assertRegex(out, r"\nmodel +\d+\.\d\d \+- \d+\.\d\d ")
         self.assertRegex(out, r"\nrandom init +\d+\.\d\d \+- ")
         self.assertRegex(out, r"\npaper: DeeperCluster +74\.3 +- ")

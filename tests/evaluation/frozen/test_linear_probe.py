@@ -62,7 +62,7 @@ class ProbesTest(tf.test.TestCase):
             gradients = tape.gradient(loss, [kernel, bias])
             self.assertAllClose(probes.step({"a": x}, labels)["a"], loss, rtol=1e-5)
             rate = 0.1 / np.sqrt(1 + 0.1 * 0.1 * t)
-            for i, (weight, gradient) in enumerate(zip((kernel, bias), gradients)):
+            for i, (weight, gradient) in enumerate(zip((kernel, bias), gradients, strict=True)):
                 velocities[i] = 0.9 * velocities[i] + gradient + 0.1 * weight
                 weight.assign_sub(rate * velocities[i])
         self.assertAllClose(probes._kernels["a"], kernel, atol=1e-5)
@@ -95,7 +95,7 @@ class ProbesTest(tf.test.TestCase):
                 )
             gradients = tape.gradient(loss, dense.trainable_weights)
             rate = 0.1 / np.sqrt(1 + 0.1 * 0.1 * t)
-            for i, (w, g) in enumerate(zip(dense.trainable_weights, gradients)):
+            for i, (w, g) in enumerate(zip(dense.trainable_weights, gradients, strict=True)):
                 velocities[i] = 0.9 * velocities[i] + g.numpy() + 0.1 * w.numpy()
                 w.assign_sub(rate * velocities[i])
             self.assertAllClose(probes.step({"a": x}, y)["a"], loss, rtol=1e-5)
@@ -180,7 +180,9 @@ class MetricsTest(tf.test.TestCase):
             predicted = own.argmax(1)
             expected = {
                 "top1": np.mean(predicted == labels),
-                "top5": np.mean([np.sum(row > row[c]) < 5 for row, c in zip(own, labels)]),
+                "top5": np.mean(
+                    [np.sum(row > row[c]) < 5 for row, c in zip(own, labels, strict=True)]
+                ),
                 "mean_class": np.mean([np.mean(predicted[labels == c] == c) for c in range(10)]),
             }
             self.assertAllClose(found[layer], expected, rtol=1e-12)

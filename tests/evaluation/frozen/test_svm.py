@@ -20,7 +20,7 @@ class SvmTest(tf.test.TestCase):
         for processes in (1, 2):
             found = list(classify_all(iter(problems), unknown, 1.0, processes))
             self.assertEqual([n for n, _ in found], [n for n, _ in expected])
-            for (_, ours), (_, theirs) in zip(found, expected):
+            for (_, ours), (_, theirs) in zip(found, expected, strict=True):
                 self.assertAllEqual(ours, theirs)
 
     def test_one_process_takes_a_problem_only_when_its_turn_comes(self):

@@ -144,7 +144,7 @@ class RetrievalTest(tf.test.TestCase):
             self.run_task(test=folder)
         protocol = Protocol(longest_side=96, dimensions=16, ignore_unreadable=True)
         result, _ = self.run_task(protocol, test=folder)
-        self.assertLen(result["figures"]["unreadable"], 1)
+        self.assertLen(result["metrics"]["unreadable"], 1)
         os.remove(os.path.join(folder, "object0/0.png"))
         self.assertAllClose(self.run_task(test=folder)[0]["map"], result["map"])
         pictures.write(folder, "train/0.png", b"no image")

@@ -10,6 +10,7 @@ import devkit
 import numpy as np
 import pictures
 import pytest
+import task_protocol
 import tensorflow as tf
 import workers
 
@@ -19,7 +20,6 @@ from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.losses import multi_label_loss
 from dc_tf.evaluation.models import at_resolution, open_model
-from dc_tf.evaluation.tasks import read_protocol
 from dc_tf.evaluation.voc07 import classification as voc07_classification
 from dc_tf.evaluation.voc07.images import random_crops
 from dc_tf.evaluation.voc07.network import MultiLabelNetwork
@@ -245,7 +245,7 @@ class Voc07ClassificationTest(tf.test.TestCase):
         voc07_classification.evaluate(
             frozen, splits, dataclasses.replace(QUICK, tune="all", seeds=1)
         )
-        for variable, value in zip(flat_weights(named_weights(frozen.trunk)), before):
+        for variable, value in zip(flat_weights(named_weights(frozen.trunk)), before, strict=True):
             self.assertAllEqual(variable, value)
 
     @pytest.mark.extended
@@ -295,7 +295,7 @@ class Voc07ClassificationTest(tf.test.TestCase):
     def test_both_schedules_are_in_the_presets(self):
         found = {}
         for path in sorted(CONFIGS.glob("voc07_classification_*.yaml")):
-            task, p = read_protocol(None, [str(path)])
+            task, p = task_protocol.of_settings(None, [str(path)])
             self.assertIs(task, voc07_classification)
             name = path.stem.removeprefix("voc07_classification_")
             found[name] = (p.tune, *p.learning_rates, p.drop_factor, p.drop_every, *p.weight_decays)

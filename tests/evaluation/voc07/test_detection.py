@@ -10,6 +10,7 @@ from unittest import mock
 import devkit
 import numpy as np
 import pytest
+import task_protocol
 import tensorflow as tf
 import workers
 from official.core import exp_factory
@@ -20,7 +21,6 @@ from dc_tf.commands.main import main
 from dc_tf.data.voc.devkit import read_splits
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.models import open_model, random_init
-from dc_tf.evaluation.tasks import read_protocol
 from dc_tf.evaluation.voc07 import backbone as voc07_backbone
 from dc_tf.evaluation.voc07 import detection as voc07_detection
 from dc_tf.evaluation.voc07 import detector
@@ -55,11 +55,11 @@ def weights_of(convs):
     """{layer: {name: array}} of the blocks of a trunk or a backbone, in a trunk's names."""
     names = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
     found = {}
-    for layer, conv in zip(CONV_LAYERS, (c for block in convs for c in block)):
+    for layer, conv in zip(CONV_LAYERS, (c for block in convs for c in block), strict=True):
         norm = conv.norm
         values = (conv.conv.kernel, conv.conv.bias, norm.gamma, norm.beta)
         values += (norm.moving_mean, norm.moving_variance)
-        found[layer] = {name: value.numpy() for name, value in zip(names, values)}
+        found[layer] = {name: value.numpy() for name, value in zip(names, values, strict=True)}
     return found
 
 
@@ -289,7 +289,9 @@ class Voc07DetectionTest(tf.test.TestCase):
 
     def test_the_papers_settings_are_in_the_presets(self):
         for tune, rate in (("fc68", 0.01), ("all", 0.002)):
-            task, p = read_protocol(None, [str(CONFIGS / f"voc07_detection_{tune}.yaml")])
+            task, p = task_protocol.of_settings(
+                None, [str(CONFIGS / f"voc07_detection_{tune}.yaml")]
+            )
             self.assertIs(task, voc07_detection)
             self.assertEqual((p.tune, p.learning_rate), (tune, rate))
             self.assertEqual((p.iterations, p.drops, p.drop_factor), (150_000, (50_000,), 0.1))

@@ -53,7 +53,7 @@ def slow_eleven_points(split, detections, number):
     for _, place, box in rows:
         objects = split.objects[place]
         best, best_at = 0.0, None
-        for i, (other, label) in enumerate(zip(objects.boxes, objects.classes)):
+        for i, (other, label) in enumerate(zip(objects.boxes, objects.classes, strict=True)):
             if label != number:
                 continue
             height = min(box[2], other[2]) - max(box[0], other[0])

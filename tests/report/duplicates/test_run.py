@@ -217,7 +217,11 @@ class FactsTest(tf.test.TestCase):
         with mock.patch.object(row_facts, "_BLOCK_ROWS", 16):
             with mock.patch.object(row_facts, "_PASS_ROWS", 5):  # several passes
                 found = list(self.facts().equal_rows(column))
-        return {pair for first, other in found for pair in zip(first.tolist(), other.tolist())}
+        return {
+            pair
+            for first, other in found
+            for pair in zip(first.tolist(), other.tolist(), strict=True)
+        }
 
     def test_equal_rows_are_those_of_all_pairs(self):
         seeds = [number % 11 for number in range(40)]

@@ -118,7 +118,9 @@ class CalibrateTest(tf.test.TestCase):
         for model in ({}, {"sync_batch_norm": "off"}):
             found = workers.on_cluster(2, calibrated, self.data, model)
             for part in one:
-                for mine, other, alone in zip(found[0][part], found[1][part], one[part]):
+                for mine, other, alone in zip(
+                    found[0][part], found[1][part], one[part], strict=True
+                ):
                     self.assertAllEqual(mine, other)
                     if not model:
                         self.assertAllClose(mine, alone, rtol=1e-3, atol=1e-4)

@@ -75,7 +75,7 @@ def aligned(cluster, case):
     both = [trunk.fc6.kernel, head.head.kernel]
     slots = [
         next(v for v in optimizer.variables if v.shape == kernel.shape)
-        for optimizer, kernel in zip((learner.trunk_optimizer, head.optimizer), both)
+        for optimizer, kernel in zip((learner.trunk_optimizer, head.optimizer), both, strict=True)
     ]
     with cluster.strategy.scope():
         for number, variable in enumerate([*both, *slots]):

@@ -49,7 +49,9 @@ def trained(optimizer, rates=(0.1, 0.1, 0.02)):
 
     @tf.function
     def step(gradients):
-        optimizer.apply_gradients(zip(gradients, variables), skip_gradients_aggregation=True)
+        optimizer.apply_gradients(
+            zip(gradients, variables, strict=True), skip_gradients_aggregation=True
+        )
 
     history = []
     for i, rate in enumerate(rates):
@@ -117,17 +119,17 @@ class AddonsTest(tf.test.TestCase, parameterized.TestCase):
         theirs = getattr(tfa.optimizers, name)(0.1, **options)
         variables = [tf.Variable(weight) for weight in weights()]
         _, history = trained(make_optimizer(settings(name, options)))
-        for i, (rate, found) in enumerate(zip((0.1, 0.1, 0.02), history)):
+        for i, (rate, found) in enumerate(zip((0.1, 0.1, 0.02), history, strict=True)):
             theirs.learning_rate = rate
-            theirs.apply_gradients(zip(map(tf.constant, weights(1 + i)), variables))
-            for ours, expected in zip(found, variables):
+            theirs.apply_gradients(zip(map(tf.constant, weights(1 + i)), variables, strict=True))
+            for ours, expected in zip(found, variables, strict=True):
                 self.assertAllClose(ours, expected, rtol=1e-5, atol=1e-6)
 
     def test_lamb_is_algorithm_2(self):
         _, history = trained(make_optimizer(settings("LAMB", {"epsilon": 1e-3})))
         x = [np.float64(w) for w in weights()]
         m, v = ([np.zeros_like(w) for w in x] for _ in range(2))
-        for t, (rate, found) in enumerate(zip((0.1, 0.1, 0.02), history), 1):
+        for t, (rate, found) in enumerate(zip((0.1, 0.1, 0.02), history, strict=True), 1):
             for i, g in enumerate(weights(t)):
                 m[i] = 0.9 * m[i] + 0.1 * g
                 v[i] = 0.999 * v[i] + 0.001 * g**2
@@ -142,15 +144,17 @@ class AddonsTest(tf.test.TestCase, parameterized.TestCase):
         self.assertTrue(optimizer.averages)
         variables, history = trained(optimizer)
         _, plain = trained(make_optimizer(settings("SGD")))
-        for found, expected in zip(history, plain):  # the wrapper does not change the steps
-            for ours, theirs in zip(found, expected):
+        for found, expected in zip(
+            history, plain, strict=True
+        ):  # the wrapper does not change the steps
+            for ours, theirs in zip(found, expected, strict=True):
                 self.assertAllClose(ours, theirs, rtol=1e-5, atol=1e-6)
         average = weights()
         for found in history:
-            average = [0.75 * a + 0.25 * w for a, w in zip(average, found)]
+            average = [0.75 * a + 0.25 * w for a, w in zip(average, found, strict=True)]
         for _ in range(2):  # they stay as they are
             optimizer.take_averages()
-            for ours, expected in zip(variables, average):
+            for ours, expected in zip(variables, average, strict=True):
                 self.assertAllClose(ours, expected, rtol=1e-5, atol=1e-6)
 
     def test_swa_is_the_mean_of_its_snapshots(self):
@@ -169,7 +173,7 @@ class AddonsTest(tf.test.TestCase, parameterized.TestCase):
         with self.assertLogs("absl", "WARNING") as logs:
             optimizer.take_averages()
         self.assertIn("starts after 3 steps, and the stage has had 3", logs.output[0])
-        for variable, last in zip(variables, history[-1]):
+        for variable, last in zip(variables, history[-1], strict=True):
             self.assertAllEqual(variable, last)
 
     def test_lookahead_goes_back_by_a_share_every_few_steps(self):
@@ -178,11 +182,11 @@ class AddonsTest(tf.test.TestCase, parameterized.TestCase):
         _, history = trained(make_optimizer(optimizer), rates=(0.1,) * 4)
         slow, fast = weights(), weights()
         for step, found in enumerate(history):
-            fast = [w - np.float32(0.1) * g for w, g in zip(fast, weights(1 + step))]
+            fast = [w - np.float32(0.1) * g for w, g in zip(fast, weights(1 + step), strict=True)]
             if step % 2:
-                slow = [s + 0.25 * (f - s) for s, f in zip(slow, fast)]
+                slow = [s + 0.25 * (f - s) for s, f in zip(slow, fast, strict=True)]
                 fast = list(slow)
-            for ours, expected in zip(found, fast):
+            for ours, expected in zip(found, fast, strict=True):
                 self.assertAllClose(ours, expected, rtol=1e-5, atol=1e-6)
 
     def test_a_wrapper_clips_once_and_leaves_the_rest_to_what_it_wraps(self):
@@ -194,7 +198,7 @@ class AddonsTest(tf.test.TestCase, parameterized.TestCase):
                 _, expected = trained(optimizer, rates=(0.1,))
                 continue
             _, found = trained(optimizer, rates=(0.1,))
-            for ours, theirs in zip(found[0], expected[0]):
+            for ours, theirs in zip(found[0], expected[0], strict=True):
                 self.assertAllClose(ours, theirs, rtol=1e-6)
 
     @parameterized.parameters(*((name, "") for name in addons.NAMES), ("LAMB", "Lookahead"))
@@ -224,7 +228,7 @@ class AddonsTest(tf.test.TestCase, parameterized.TestCase):
         (("AdamW", {}, "SWA"), "cannot be around AdamW"),
         (("LAMB", {}, "SWA", {"average_decay": 0.5}), "wrapper_options has average_decay; SWA"),
         (("LAMB", {}, "MovingAverage", {"num_updates": 3}), "has num_updates"),
-        (("LAMB", {}, "SWA", {"average_period": 0}), "does not fit SWA: .*>= 1"),
+        (("LAMB", {}, "SWA", {"average_period": 0}), "does not fit SWA: .*>= 1.*; change it"),
         (("LAMBDA",), "use one of .*, or with tensorflow-addons LAMB, LazyAdam, NovoGrad, Yogi"),
     )
     def test_what_cannot_be_is_refused(self, arguments, message):
@@ -349,7 +353,7 @@ def _trunk(path):
     assert keys
     ending = "/.ATTRIBUTES/VARIABLE_VALUE"
     own = [key.partition("/.OPTIMIZER_SLOT")[0] + ending for key in keys]
-    return [(reader.get_tensor(a), reader.get_tensor(b)) for a, b in zip(own, keys)]
+    return [(reader.get_tensor(a), reader.get_tensor(b)) for a, b in zip(own, keys, strict=True)]
 
 
 def _train_to(cluster, settings, workdir, stop):

@@ -39,11 +39,11 @@ class OptimizersTest(tf.test.TestCase, parameterized.TestCase):
         own = keras.optimizers.SGD(0.1, momentum=momentum, nesterov=nesterov)
         fused = make_optimizer(settings(learning_rate=0.1, momentum=momentum, nesterov=nesterov))
         weights = [tf.Variable(start), tf.Variable(start)]
-        for optimizer, weight in zip((own, fused), weights):
+        for optimizer, weight in zip((own, fused), weights, strict=True):
             optimizer.build([weight])
         for rate in (0.1, 0.1, 0.01):
             gradient = tf.constant(random.normal(size=(5, 7)).astype(np.float32))
-            for optimizer, weight in zip((own, fused), weights):
+            for optimizer, weight in zip((own, fused), weights, strict=True):
                 optimizer.learning_rate.assign(rate)
                 optimizer.apply_gradients([(gradient, weight)])
         self.assertAllClose(*weights, rtol=1e-5, atol=1e-6)
@@ -95,8 +95,8 @@ class OptimizersTest(tf.test.TestCase, parameterized.TestCase):
             gradients = [random.normal(size=weight.shape) for weight in weights]
             optimizer.learning_rate.assign(rate)
             step = [tf.constant(gradient, tf.float32) for gradient in gradients]
-            optimizer.apply_gradients(zip(decayed(step, variables, lars), variables))
-            for i, (w, g, v) in enumerate(zip(weights, gradients, velocities)):
+            optimizer.apply_gradients(zip(decayed(step, variables, lars), variables, strict=True))
+            for i, (w, g, v) in enumerate(zip(weights, gradients, velocities, strict=True)):
                 kernel = w.ndim > 1
                 decay = 0.3 if kernel or decay_filter == "all" else 0.0
                 norm = np.linalg.norm(w)
@@ -104,7 +104,7 @@ class OptimizersTest(tf.test.TestCase, parameterized.TestCase):
                 change = rate * local * (g + decay * w)
                 velocities[i] = 0.8 * v + change
                 weights[i] = w - (0.8 * velocities[i] + change if nesterov else velocities[i])
-        for variable, weight in zip(variables, weights):
+        for variable, weight in zip(variables, weights, strict=True):
             self.assertAllClose(variable, weight, rtol=1e-5, atol=1e-5)
 
     @parameterized.product(nesterov=(False, True), decay=(0.0, 0.3))
@@ -127,17 +127,21 @@ class OptimizersTest(tf.test.TestCase, parameterized.TestCase):
         )
         names = "kernel", "bias"
         optimizers = (make_optimizer(ours), theirs)
-        both = [[tf.Variable(w, name=n) for w, n in zip(start, names)] for _ in optimizers]
+        both = [
+            [tf.Variable(w, name=n) for w, n in zip(start, names, strict=True)] for _ in optimizers
+        ]
         optimizers[0].build(both[0])
         for rate in (2.0, 2.0, 0.5)[: 1 if decay else 3]:
             gradients = [tf.constant(random.normal(size=w.shape), tf.float32) for w in start]
             if decay:
                 gradients[0] = 0.7 * tf.constant(start[0])
             optimizers[0].learning_rate.assign(rate)
-            optimizers[0].apply_gradients(zip(decayed(gradients, both[0], ours), both[0]))
+            optimizers[0].apply_gradients(
+                zip(decayed(gradients, both[0], ours), both[0], strict=True)
+            )
             theirs.learning_rate = rate
-            theirs.apply_gradients(zip(gradients, both[1]))
-        for one, other, begun in zip(*both, start):
+            theirs.apply_gradients(zip(gradients, both[1], strict=True))
+        for one, other, begun in zip(*both, start, strict=True):
             self.assertAllClose(one, other, rtol=1e-5, atol=1e-6)
             self.assertNotAllClose(one, begun, atol=1e-3)
 

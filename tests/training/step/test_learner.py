@@ -95,7 +95,7 @@ class StepTest(Compared):
         self.assertAllEqual(heads[2][0], heads[3][0])
         self.assertNotAllClose(heads[0][0], heads[2][0])
         for one in spread[1:]:
-            for got, expected in zip(one[2]["trunk"], spread[0][2]["trunk"]):
+            for got, expected in zip(one[2]["trunk"], spread[0][2]["trunk"], strict=True):
                 self.assertAllEqual(got, expected)
 
     @pytest.mark.extended
@@ -308,21 +308,21 @@ def _by_hand(cluster, case, parts):
     after = []
     for part in parts:
         if case.accumulate == 1:
-            for w, value in zip(trunk.non_trainable_variables, running):
+            for w, value in zip(trunk.non_trainable_variables, running, strict=True):
                 w.assign(value)
         with tf.GradientTape() as tape:
             of_part = _loss_by_hand(trunk, v, subs, {k: x[part] for k, x in batch.items()}, case)
-        gradients = [a + b for a, b in zip(gradients, tape.gradient(of_part, weights))]
+        gradients = [a + b for a, b in zip(gradients, tape.gradient(of_part, weights), strict=True)]
         loss += of_part.numpy()
         after.append([w.numpy() for w in trunk.non_trainable_variables])
     if case.accumulate == 1:
-        for w, *values in zip(trunk.non_trainable_variables, *after):
+        for w, *values in zip(trunk.non_trainable_variables, *after, strict=True):
             w.assign(np.mean(values, 0))
     # The default scale: a sub-head's gradient is that of its own super-class' mean, S times Eq. 5.
     scale = 1.0 if case.optimizer.literal_head_scale else float(case.stage.super_classes)
     scales = [1.0] * (len(weights) - len(heads)) + [scale] * len(heads)
-    gradients = [scale * g for g, scale in zip(gradients, scales)]
-    for w, g in zip(weights, gradients):
+    gradients = [scale * g for g, scale in zip(gradients, scales, strict=True)]
+    for w, g in zip(weights, gradients, strict=True):
         w.assign_sub(RATE * (g + DECAY * w))
     norms = [float(tf.reduce_sum(tf.square(g))) for g in gradients]
     trained = len(trunk.trainable_variables)

@@ -11,7 +11,7 @@ from dc_tf import keras
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.models import network_settings, open_model
 from dc_tf.exporting.metadata import read_metadata
-from dc_tf.exporting.refusal import no_model
+from dc_tf.exporting.no_model import no_model
 from dc_tf.exporting.saved_model import restore_trunk
 
 USABLE = "a SavedModel of 'dc_tf export' or 'dc_tf import_torch', or the folder of a run"

@@ -1,4 +1,4 @@
-"""What a classifier gets right: counts of every pair of classes, and figures from them.
+"""What a classifier gets right: counts of every pair of classes, and metrics from them.
 
 confusion = confusion_matrix(labels, predictions, classes=3)     # [label, prediction]
 by_class(confusion)["recall"]                                    # (classes,)

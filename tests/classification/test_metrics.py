@@ -8,7 +8,7 @@ import sklearn.metrics
 import tensorflow as tf
 from PIL import Image
 
-from dc_tf.classification import figures
+from dc_tf.classification import metrics
 
 
 def drawn(images=200, classes=4, seed=0):
@@ -26,30 +26,30 @@ def read_csv(path):
 class FiguresTest(tf.test.TestCase):
     def test_they_are_those_of_scikit_learn(self):
         labels, predictions = drawn()
-        confusion = figures.confusion_matrix(labels, predictions, 4)
+        confusion = metrics.confusion_matrix(labels, predictions, 4)
         self.assertAllEqual(confusion, sklearn.metrics.confusion_matrix(labels, predictions))
-        found = figures.by_class(confusion)
+        found = metrics.by_class(confusion)
         precision, recall, _, images = sklearn.metrics.precision_recall_fscore_support(
             labels, predictions
         )
         self.assertAllClose(found["precision"], precision)
         self.assertAllClose(found["recall"], recall)
         self.assertAllEqual(found["images"], images)
-        both = figures.overall(confusion)
+        both = metrics.overall(confusion)
         self.assertAllClose(both["top1"], sklearn.metrics.accuracy_score(labels, predictions))
         expected = sklearn.metrics.balanced_accuracy_score(labels, predictions)
         self.assertAllClose(both["mean_class"], expected)
 
     def test_a_class_without_images_or_predictions_has_no_share(self):
-        confusion = figures.confusion_matrix([0, 0, 2], [0, 2, 2], 4)
-        found = figures.by_class(confusion)
+        confusion = metrics.confusion_matrix([0, 0, 2], [0, 2, 2], 4)
+        found = metrics.by_class(confusion)
         self.assertAllEqual(np.isnan(found["recall"]), [False, True, False, True])
         self.assertAllEqual(np.isnan(found["precision"]), [False, True, False, True])
-        self.assertAllClose(figures.overall(confusion)["mean_class"], 0.75)
-        lowest = figures.lowest_recall(confusion, ["a", "b", "c", "d"], 5)
+        self.assertAllClose(metrics.overall(confusion)["mean_class"], 0.75)
+        lowest = metrics.lowest_recall(confusion, ["a", "b", "c", "d"], 5)
         self.assertEqual(lowest, {"a": 0.5, "c": 1.0})
         path = os.path.join(self.get_temp_dir(), "classes.csv")
-        figures.write_by_class(confusion, ["a", 'b,"', "c", "d"], path)
+        metrics.write_by_class(confusion, ["a", 'b,"', "c", "d"], path)
         head, *lines = read_csv(path)
         self.assertEqual(head, ["class", "images", "predicted", "correct", "precision", "recall"])
         self.assertEqual(lines[0], ["a", "2", "1", "1", "1", "0.5"])
@@ -57,10 +57,10 @@ class FiguresTest(tf.test.TestCase):
 
     def test_the_matrix_has_a_line_for_each_label(self):
         labels, predictions = drawn(classes=3)
-        confusion = figures.confusion_matrix(labels, predictions, 3)
+        confusion = metrics.confusion_matrix(labels, predictions, 3)
         path = os.path.join(self.get_temp_dir(), "confusion.csv")
         names = ["cat", "label", "cat"]  # a name of a column, and one twice
-        figures.write_confusion(confusion, names, path)
+        metrics.write_confusion(confusion, names, path)
         head, *lines = read_csv(path)
         self.assertEqual(head, ["label", *names])
         self.assertEqual([line[0] for line in lines], names)
@@ -70,7 +70,7 @@ class FiguresTest(tf.test.TestCase):
         path = os.path.join(self.get_temp_dir(), "confusion.png")
         for classes in (2, 70):  # with names and counts, and without
             confusion = 9 * np.eye(classes, dtype=np.int64)
-            figures.draw_confusion(confusion, [f"$class_{n}^2$" for n in range(classes)], path)
+            metrics.draw_confusion(confusion, [f"$class_{n}^2$" for n in range(classes)], path)
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("RGB"))
             dark_blue = (pixels == [8, 48, 107]).all(-1)  # of 1 in matplotlib's "Blues"
