@@ -21,6 +21,7 @@ for what is refused.
 """
 
 from dc_tf.commands.flags.define import CommandFlags
+from dc_tf.run_dir import check_run
 
 FLAGS = CommandFlags()
 WORKDIR = FLAGS.path("workdir", None, "Run folder of `dc_tf train`.", required=True)
@@ -59,6 +60,7 @@ OVERWRITE = FLAGS.bool("overwrite", False, "Replace an existing output.")
 
 def run() -> dict:
     """Writes the network; returns what was written."""
+    check_run(WORKDIR.value, "--workdir")  # before TensorFlow is imported
     from dc_tf.training.export_run import export_run
 
     return export_run(

@@ -21,6 +21,7 @@ from dc_tf.distributed.ports import check_own_port
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.frozen.start import check_other, other_network
+from dc_tf.exporting.refusal import check_exists
 
 PICTURES = (".png", ".pdf", ".svg")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
@@ -127,6 +128,8 @@ def evaluate(
     if model is None:
         _check_given(stage, resize, compute_dtype)
     other = None if model is None else other_network(model, preprocessing, signature)
+    if other is None and model is not None and task != "nmi":  # which takes clusters too
+        check_exists(model)
     if other is not None:
         check_other(model, stage, False, compute_dtype)
     if place.rank == 0:  # The others write nothing, and may not have the folder.

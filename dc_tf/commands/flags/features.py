@@ -7,6 +7,8 @@ features = SOURCE.open()              # curation.features.Features
 
 import typing
 
+from dc_tf.run_dir import check_run
+
 if typing.TYPE_CHECKING:
     from dc_tf.curation.features.open import Features
 
@@ -48,7 +50,13 @@ class FeatureFlags:
         )
 
     def values(self) -> dict:
-        """{argument: value} of `open_features`."""
+        """{argument: value} of `open_features`.
+
+        Raises:
+            ConfigError: --run is not the folder of a run.
+        """
+        if self.run.value is not None:
+            check_run(self.run.value)
         holders = (self.run, self.features, self.data, self.layer)
         return {holder.name: holder.value for holder in holders}
 
