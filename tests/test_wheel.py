@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import urllib.request
 import venv
 
 import numpy as np
@@ -213,6 +214,9 @@ class ReadmeCommandsTest(Borrowed, tf.test.TestCase):
         for line in process.stderr:  # until it serves, or ends
             lines.append(line)
             if "http://127.0.0.1:" in line:
+                address = re.search(r"http://\S+", line)[0]
+                with urllib.request.urlopen(address, timeout=LIMIT_S) as page:
+                    self.assertEqual(page.status, 200)
                 process.send_signal(signal.SIGINT)
                 break
         process.stderr.close()

@@ -128,8 +128,6 @@ def evaluate(
     if model is None:
         _check_given(stage, resize, compute_dtype)
     other = None if model is None else other_network(model, preprocessing, signature)
-    if other is None and model is not None and task != "nmi":  # which takes clusters too
-        check_exists(model)
     if other is not None:
         check_other(model, stage, False, compute_dtype)
     if place.rank == 0:  # The others write nothing, and may not have the folder.
@@ -143,6 +141,8 @@ def evaluate(
     for name, path in (("--watch_dir", watch_dir), ("--scratch", scratch)):
         if path:
             paths.check_folder(path, name)
+    if other is None and model is not None and task != "nmi":  # which takes clusters too
+        check_exists(model)
     # After what is known to be right, since TensorFlow takes seconds to import.
     from dc_tf.evaluation import run as evaluation
     from dc_tf.evaluation import tasks

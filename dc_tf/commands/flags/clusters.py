@@ -5,7 +5,7 @@ SOURCE = ClusterFlags(FLAGS)          # --run, --stage, --round, --clusters, --d
 open_clustering(**SOURCE.values())
 """
 
-from dc_tf.run_dir import check_run
+from dc_tf.commands.flags.runs import check_given_run
 
 
 class ClusterFlags:
@@ -29,10 +29,9 @@ class ClusterFlags:
         """{argument: value} of `curation.clusters.open_clustering`.
 
         Raises:
-            ConfigError: --run is not the folder of a run.
+            ConfigError: a wrong TF_CONFIG, or --run is not the folder of a run.
         """
-        if self._run.value is not None:
-            check_run(self._run.value)
+        check_given_run(self._run.value)
         return {
             "run": self._run.value,
             "stage": self._stage.value,

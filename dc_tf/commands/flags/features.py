@@ -7,7 +7,7 @@ features = SOURCE.open()              # curation.features.Features
 
 import typing
 
-from dc_tf.run_dir import check_run
+from dc_tf.commands.flags.runs import check_given_run
 
 if typing.TYPE_CHECKING:
     from dc_tf.curation.features.open import Features
@@ -53,10 +53,9 @@ class FeatureFlags:
         """{argument: value} of `open_features`.
 
         Raises:
-            ConfigError: --run is not the folder of a run.
+            ConfigError: a wrong TF_CONFIG, or --run is not the folder of a run.
         """
-        if self.run.value is not None:
-            check_run(self.run.value)
+        check_given_run(self.run.value)
         holders = (self.run, self.features, self.data, self.layer)
         return {holder.name: holder.value for holder in holders}
 
