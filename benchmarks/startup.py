@@ -25,6 +25,12 @@ SLOW = (
     "pandas", "matplotlib", "sklearn", "scipy", "faiss", "h5py", "PIL", "numpy",
 )  # fmt: skip
 
+# Commands on what a run or a network has left.
+OF_NETWORKS = (
+    "evaluate", "finetune", "predict", "export", "report", "clusters", "assign", "curate",
+    "search", "duplicates", "browse",
+)  # fmt: skip
+
 # Writes `sys.modules` at exit to the descriptor named in the environment.
 PROBE = """
 import os, sys
@@ -41,7 +47,8 @@ main.run_and_exit()
 
 def commands(folder) -> dict[str, list[str]]:
     """{name: arguments}, in the order of running, since some read what others wrote."""
-    data = f"{folder}/data"
+    data, nothing = f"{folder}/data", f"{folder}/no"
+    run, model, split = f"--run={nothing}", f"--model={nothing}", ["--train=D", "--test=T"]
     return {
         "--help": ["--help"],
         "train --help": ["train", "--help"],
@@ -61,6 +68,18 @@ def commands(folder) -> dict[str, list[str]]:
             "kmeans", f"--input={folder}/x.npy", "--k=10", f"--output={folder}/k", "--overwrite"
         ],
         "doctor": ["doctor"],
+        **{f"{name} --help": [name, "--help"] for name in OF_NETWORKS},
+        "evaluate, no such model": ["evaluate", "--task=knn", model, *split],
+        "finetune, no such model": ["finetune", model, *split, f"--output={folder}/O"],
+        "predict, no such model": ["predict", model, "--images=I", f"--output={folder}/o.csv"],
+        "export, no such run": ["export", f"--workdir={nothing}", f"--output={folder}/O"],
+        "report, no such run": ["report", run, f"--output={folder}/o.html"],
+        "clusters, no such run": ["clusters", run, f"--output={folder}/o.csv"],
+        "assign, no such run": ["assign", run, f"--data={data}", f"--output={folder}/o.csv"],
+        "curate, no such run": ["curate", run, "--target=9", f"--output={folder}/O"],
+        "search, no such run": ["search", run, "--query=1"],
+        "duplicates, no such run": ["duplicates", run, f"--output={folder}/O"],
+        "browse, no such run": ["browse", run],
     }  # fmt: skip
 
 

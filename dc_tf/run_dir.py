@@ -13,6 +13,22 @@ from dc_tf.atomic import require_mounted
 from dc_tf.errors import ConfigError
 
 
+def check_run(path: str, flag="--run") -> None:
+    """Refuses a folder that is not of a run; imports nothing slow.
+
+    Args:
+        path: of the folder.
+        flag: name of the setting that names it, for the message.
+
+    Raises:
+        ConfigError: it has no settings of an experiment.
+    """
+    if not os.path.isfile(RunDir(path).config):
+        raise ConfigError(
+            f"{flag}={path} is not the folder of a run of `dc_tf train`: it has no experiment.yaml."
+        )
+
+
 class RunDir:
     """Paths inside a run folder; all workers of a run see the same one.
 

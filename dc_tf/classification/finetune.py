@@ -27,6 +27,7 @@ from dc_tf.distributed import heartbeat
 from dc_tf.distributed.joined import TIMEOUT_S, joined
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
+from dc_tf.exporting.refusal import check_exists
 
 ABOUT, RESULT, WORK, MODEL = "about.json", "result.json", "work", "model"
 FORMATS = ("parquet", "csv", "json")
@@ -68,6 +69,7 @@ def finetune(
     ):
         if value not in choices:
             raise ConfigError(f"--{name} is {value!r}; use one of {', '.join(choices)}.")
+    check_exists(model)
     # After what is known to be right, since TensorFlow takes seconds to import.
     from dc_tf.evaluation import tasks
     from dc_tf.exporting.input_range import checked_range

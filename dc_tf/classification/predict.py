@@ -27,6 +27,7 @@ from dc_tf.data.storage.reader import CorruptRow, RowReader
 from dc_tf.distributed import stop_request
 from dc_tf.distributed.task import require_alone
 from dc_tf.errors import ConfigError, DataError
+from dc_tf.exporting.refusal import check_exists
 from dc_tf.progress import Progress
 
 COLUMNS = {
@@ -68,6 +69,7 @@ def predict(model: str, data=None, images=None, output=None, top=1, batch_size=6
     """
     require_alone("predict")
     _check_given(data, images, output, top, batch_size)
+    check_exists(model)
     names = class_names_of(model_folder(model))
     top = min(top, len(names))
     total, found = _of_data(data) if data is not None else _of_files(images)

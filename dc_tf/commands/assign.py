@@ -26,8 +26,7 @@ FORMAT = FLAGS.string("format", None, "parquet, csv or json; None: by the ending
 
 def run() -> dict | None:
     """Assigns and writes the table; returns what it has, on the chief."""
+    source = SOURCE.values()  # refuses a wrong --run before TensorFlow is imported
     from dc_tf.curation.clusters.start import assign
 
-    return assign(
-        output=OUTPUT.value, format=FORMAT.value, features=FEATURES.value, **SOURCE.values()
-    )
+    return assign(output=OUTPUT.value, format=FORMAT.value, features=FEATURES.value, **source)

@@ -45,11 +45,12 @@ ALLOW_REMOTE = FLAGS.bool(
 
 def run() -> dict:
     """Serves until Ctrl-C; returns the selections."""
+    asked = SOURCE.values()  # refuses a wrong --run before TensorFlow is imported
     from dc_tf.report.browser.serve import browse
     from dc_tf.report.browser.site import Source
 
     source = Source(
-        **SOURCE.values(),
+        **asked,
         features=FEATURES.value,
         layer=LAYER.value,
         model=MODEL.value,

@@ -24,8 +24,7 @@ WORKERS = FLAGS.integer(
 
 def run() -> dict | None:
     """Writes the table; returns what it has, on the chief."""
+    source = SOURCE.values()  # refuses a wrong --run before TensorFlow is imported
     from dc_tf.curation.clusters.start import write_clusters
 
-    return write_clusters(
-        OUTPUT.value, format=FORMAT.value, workers=WORKERS.value, **SOURCE.values()
-    )
+    return write_clusters(OUTPUT.value, format=FORMAT.value, workers=WORKERS.value, **source)

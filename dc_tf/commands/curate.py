@@ -116,10 +116,11 @@ TIMEOUT_S = FLAGS.float(
 
 def run() -> dict | None:
     """Chooses the rows; returns the result on the chief."""
+    source = SOURCE.values()  # refuses a wrong --run before TensorFlow is imported
     from dc_tf.curation.selection.curate import curate
 
     return curate(
-        **SOURCE.values(),
+        **source,
         output=OUTPUT.value,
         target=TARGET.value,
         max_per_cluster=MAX_PER_CLUSTER.value,

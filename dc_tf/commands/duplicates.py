@@ -64,10 +64,11 @@ OVERWRITE = FLAGS.bool("overwrite", False, "Replace a result of other settings i
 
 def run() -> dict | None:
     """Finds copies; returns how many there are, on the chief."""
+    source = SOURCE.values()  # refuses a wrong --run before TensorFlow is imported
     from dc_tf.report.duplicates.run import as_text, find_and_write
 
     found = find_and_write(
-        **SOURCE.values(),
+        **source,
         clusters=CLUSTERS.value,
         output=OUTPUT.value,
         dry_run=DRY_RUN.value,

@@ -18,6 +18,7 @@ knn, linear_probe and low_shot take networks of other programs too (see dc_tf em
 with retrieval, in place of a network, features of any origin that images have already.
 
 knn, linear_probe, low_shot: classification by frozen layers.
+rotation: which way up an image is, as the network was trained to say; --test only.
 finetune: classification by the whole network, trained on labels.
 retrieval: finding images of the same object; takes folders of images.
 voc07_classification, voc07_detection, and linear_probe with train_split and test_split: on the VOC

@@ -20,7 +20,9 @@ with 255, the input of ONNX and TFLite has the type uint8. ONNX, TFLite, XLA and
 for what is refused.
 """
 
+from dc_tf import paths
 from dc_tf.commands.flags.define import CommandFlags
+from dc_tf.run_dir import check_run
 
 FLAGS = CommandFlags()
 WORKDIR = FLAGS.path("workdir", None, "Run folder of `dc_tf train`.", required=True)
@@ -59,6 +61,10 @@ OVERWRITE = FLAGS.bool("overwrite", False, "Replace an existing output.")
 
 def run() -> dict:
     """Writes the network; returns what was written."""
+    # Before TensorFlow is imported.
+    check_output = paths.check_folder if FORMAT.value == "saved_model" else paths.check_file
+    check_output(OUTPUT.value, "--output")
+    check_run(WORKDIR.value, "--workdir")
     from dc_tf.training.export_run import export_run
 
     return export_run(

@@ -9,6 +9,7 @@ of the run. --compare sets other runs, or outputs of dc_tf kmeans, of the same i
 """
 
 from dc_tf.commands.flags.define import CommandFlags
+from dc_tf.commands.flags.runs import check_given_run
 
 FLAGS = CommandFlags()
 RUN = FLAGS.path("run", None, "Run folder.")
@@ -52,6 +53,7 @@ OVERWRITE = FLAGS.bool("overwrite", False, "Replace a file in --output that is n
 
 def run() -> dict:
     """Writes the report; returns where it is and what it holds."""
+    check_given_run(RUN.value)  # before TensorFlow is imported
     from dc_tf.report.build import make
 
     return make(

@@ -42,11 +42,12 @@ MODEL = FLAGS.path(
 
 def run() -> dict | None:
     """Searches; returns the neighbours, on the chief."""
+    source = SOURCE.values()  # refuses a wrong --run before TensorFlow is imported
     from dc_tf.curation.search.find import as_text, search_and_write
 
     found = search_and_write(
         QUERY.value,
-        **SOURCE.values(),
+        **source,
         k=K.value,
         exact=EXACT.value,
         output=OUTPUT.value,

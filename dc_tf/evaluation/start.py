@@ -22,6 +22,7 @@ from dc_tf.distributed.ports import check_own_port
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.frozen.start import check_other, other_network
+from dc_tf.exporting.refusal import check_exists
 
 PICTURES = (".png", ".pdf", ".svg")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
@@ -139,6 +140,8 @@ def evaluate(
     for name, path in (("--watch_dir", watch_dir), ("--scratch", scratch)):
         if path:
             paths.check_folder(path, name)
+    if other is None and model is not None and task != "nmi":  # which takes clusters too
+        check_exists(model)
     # After what is known to be right, since TensorFlow takes seconds to import.
     from dc_tf.evaluation import run as evaluation
     from dc_tf.evaluation import tasks

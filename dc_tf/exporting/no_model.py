@@ -6,8 +6,6 @@ raise no_model("mobilenet")
 
 import os
 
-import tensorflow as tf
-
 from dc_tf.errors import ConfigError
 
 METADATA = "dc_tf.json"  # beside the SavedModel of an export
@@ -20,6 +18,7 @@ _FOREIGN = (
     "'dc_tf kmeans' as .npy files, and by 'dc_tf evaluate --task=knn'"
 )
 _OTHER = "export its run as a SavedModel, the default" + _FOREIGN
+_ABSENT = ("does not exist", f"use {_USABLE}")
 # What a file is, by its ending, and how its network may be used.
 _FILES = {
     (".keras", ".h5", ".hdf5"): ("a Keras file", _OTHER),
@@ -41,15 +40,31 @@ _FOLDERS = {
 }
 
 
+def check_exists(path: str) -> None:
+    """Refuses a local path where nothing is, without TensorFlow; others are tried when opened.
+
+    Raises:
+        ConfigError: as `no_model`.
+    """
+    path = os.fspath(path)
+    if "://" not in path and not os.path.exists(os.path.expanduser(path)):
+        raise _refusal(path, *_ABSENT)
+
+
 def no_model(path: str) -> ConfigError:
     """The error for a path that holds neither an exported model nor a run."""
-    found, advice = _holds(path)
+    return _refusal(path, *_holds(path))
+
+
+def _refusal(path, found, advice):
     return ConfigError(f"the model {path!r} {found}; {advice}.")
 
 
 def _holds(path):
+    import tensorflow as tf  # seconds, which `check_exists` does without
+
     if not tf.io.gfile.exists(path):
-        return "does not exist", f"use {_USABLE}"
+        return _ABSENT
     if not tf.io.gfile.isdir(path):
         return _file(path)
     for name, found in _FOLDERS.items():
@@ -72,6 +87,8 @@ def _file(path):
 
 
 def _model_inside(path):
+    import tensorflow as tf
+
     for name in sorted(tf.io.gfile.listdir(path))[:1000]:
         inner = os.path.join(path, name.rstrip("/"))
         if any(tf.io.gfile.exists(os.path.join(inner, n)) for n in (METADATA, "checkpoints")):

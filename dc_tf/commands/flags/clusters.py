@@ -5,6 +5,8 @@ SOURCE = ClusterFlags(FLAGS)          # --run, --stage, --round, --clusters, --d
 open_clustering(**SOURCE.values())
 """
 
+from dc_tf.commands.flags.runs import check_given_run
+
 
 class ClusterFlags:
     """The flags --run, --stage, --round, --clusters and --data of one command."""
@@ -24,7 +26,12 @@ class ClusterFlags:
         self._data = flags.path("data", None, data)
 
     def values(self) -> dict:
-        """{argument: value} of `curation.clusters.open_clustering`."""
+        """{argument: value} of `curation.clusters.open_clustering`.
+
+        Raises:
+            ConfigError: a wrong TF_CONFIG, or --run is not the folder of a run.
+        """
+        check_given_run(self._run.value)
         return {
             "run": self._run.value,
             "stage": self._stage.value,

@@ -7,6 +7,8 @@ features = SOURCE.open()              # curation.features.Features
 
 import typing
 
+from dc_tf.commands.flags.runs import check_given_run
+
 if typing.TYPE_CHECKING:
     from dc_tf.curation.features.open import Features
 
@@ -48,7 +50,12 @@ class FeatureFlags:
         )
 
     def values(self) -> dict:
-        """{argument: value} of `open_features`."""
+        """{argument: value} of `open_features`.
+
+        Raises:
+            ConfigError: a wrong TF_CONFIG, or --run is not the folder of a run.
+        """
+        check_given_run(self.run.value)
         holders = (self.run, self.features, self.data, self.layer)
         return {holder.name: holder.value for holder in holders}
 

@@ -36,7 +36,7 @@ from dc_tf.errors import ConfigError
 from dc_tf.evaluation.clusters.clusterings import KMeansClustering, is_kmeans
 from dc_tf.evaluation.frozen.embed import embed
 from dc_tf.progress import Progress
-from dc_tf.run_dir import RunDir
+from dc_tf.run_dir import RunDir, check_run
 from dc_tf.training.checkpoint import load_trunk_of_clustering
 from dc_tf.training.features.extract import extract
 from dc_tf.training.step.projection import projection_of_clustering
@@ -109,9 +109,8 @@ class _View:
 
 def _to_run(dataset, scratch, path, stage, round_index, comm):
     """(ClusterModel, Experiment, what its `assign` finds for this worker's rows)."""
+    check_run(path)
     folder = RunDir(path)
-    if not os.path.isfile(folder.config):
-        raise ConfigError(f"--run={path} is not a run folder: it has no experiment.yaml.")
     settings = experiment_lib.load([folder.config])
     model = load_clustering(folder, round_index, _stage_index(settings, stage))
     trunk, settings = load_trunk_of_clustering(path, model.round, model.stage)

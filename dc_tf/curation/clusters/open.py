@@ -22,7 +22,7 @@ from dc_tf.clustering.kept_clustering import kept_rounds
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.clusters import clusterings
-from dc_tf.run_dir import RunDir
+from dc_tf.run_dir import RunDir, check_run
 
 BLOCK = 1 << 20  # rows that a pass looks at together
 
@@ -155,8 +155,7 @@ def of_run(path: str, data: str | None = None, stage: str = "", round_index=None
         DataError: the data set is another one, or corrupt.
     """
     folder = RunDir(path)
-    if not os.path.isfile(folder.config):
-        raise ConfigError(f"--run={path} is not the folder of a run of `dc_tf train`; give one.")
+    check_run(path)
     settings = experiment.load([folder.config])
     dataset = Dataset.open(data or settings.data.path)
     rounds = clusterings.find(path) if os.path.isdir(folder.clusterings) else []

@@ -22,7 +22,7 @@ from dc_tf.evaluation import remembered
 from dc_tf.evaluation.frozen.embed import choose_layers
 from dc_tf.evaluation.frozen.start import embed_files
 from dc_tf.evaluation.models import network_class, open_model
-from dc_tf.run_dir import RunDir
+from dc_tf.run_dir import RunDir, check_run
 from dc_tf.training.checkpoint import find_checkpoint
 
 
@@ -67,9 +67,8 @@ class _Wanted:
     """
 
     def __init__(self, run, layer, data, cells, mirror, prints_reason):
+        check_run(run)
         self._folder = folder = RunDir(run)
-        if not os.path.isfile(folder.config):
-            raise ConfigError(f"--run={run} is not a run folder: it has no experiment.yaml.")
         self._dataset = _dataset(folder, data)
         checkpoint = find_checkpoint(folder, experiment.load([folder.config]))
         self._layer = _layer(folder, layer, cells, prints_reason)

@@ -109,7 +109,7 @@ class AssignTest(tf.test.TestCase):
     def test_what_cannot_work_is_refused(self):
         for which, message in (
             ({}, "give --run=RUN or --clusters=CLUSTERS"),
-            ({"run": self.data}, "is not a run folder"),
+            ({"run": self.data}, "is not the folder of a run"),
             ({"run": self.run_folder, "stage": "deep"}, "no such stage; it has rotnet, deeper"),
             ({"run": self.run_folder, "round_index": 7}, "keeps no centroids of round 7"),
             ({"clusters": self.data}, "is not the --output of a `dc_tf kmeans`"),

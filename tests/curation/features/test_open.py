@@ -86,7 +86,7 @@ class FilesTest(tf.test.TestCase):
             ("--data: .*does not exist", {"features": good, "data": "nowhere"}),
             ("--layer=fc7 is for runs", {"features": good, "layer": "fc7"}),
             ("no embed.json.*files as", {"features": os.path.dirname(good)}),
-            ("is not a run folder", {"run": self.root}),
+            ("is not the folder of a run", {"run": self.root}),
         ):
             with self.assertRaisesRegex(ConfigError, text):
                 open_features(**{"data": self.data} | given | ({"data": None} if not given else {}))
