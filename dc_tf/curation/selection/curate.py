@@ -112,7 +112,12 @@ class _Curation:
         if not request.has_features:
             return None
         return open_features(
-            request.run, request.features, request.data, request.layer, comm=self._comm
+            request.run,
+            request.features,
+            request.data,
+            request.layer,
+            comm=self._comm,
+            column=request.column,
         )
 
     def _open_dataset(self):
