@@ -24,7 +24,7 @@ def write_clusters(
 
     >>> made = dc_tf.write_clusters("clusters.parquet", clusters="CLUSTERS", data="scenes")
     >>> made["rows"], made["columns"][:4]
-    (96, ['row', 'file', 'cluster', 'distance'])
+    (96, ['row', 'source', 'cluster', 'distance'])
 
     Args:
         output: file; its ending is .parquet, .csv or .json.
