@@ -217,9 +217,8 @@ def _check_given(stage, resize, compute_dtype):
 def _check_task(task, of_features, of_other, tasks):
     """Refuses features, and networks of other programs, for tasks that cannot use them."""
     if of_features and task not in tasks.OF_FEATURES:
-        more = " k-means of features is measured as --model=CLUSTERS." if task == "nmi" else ""
         raise ConfigError(
-            f"--features are for {', '.join(tasks.OF_FEATURES)}; {task} needs --model.{more}"
+            f"--features are for {', '.join(tasks.OF_FEATURES)}; {task} needs --model."
         )
     if of_other and task not in tasks.BY_LAYER:
         raise ConfigError(

@@ -39,7 +39,7 @@ TASKS = {
 # Tasks that measure every layer.
 BY_LAYER = ("knn", "linear_probe", "low_shot")
 # Tasks that take features of files in place of a network.
-OF_FEATURES = (*BY_LAYER, "retrieval")
+OF_FEATURES = (*BY_LAYER, "retrieval", "nmi")
 # Tasks that find the images nearest to others.
 NEIGHBOURS = ("knn", "retrieval")
 # Tasks that read a VOC development kit.
