@@ -36,6 +36,7 @@ class Features:
         dtype: of what is read.
         dataset: Dataset, or None where none was named.
         layer: name of the layer; None of files of another origin.
+        column: of these, with the vectors; None where it was not named.
         about: what `dc_tf embed` recorded, a dict; {} of files of another origin.
     """
 
@@ -49,6 +50,7 @@ class Features:
         self.files = tuple(files)
         self.dataset = dataset
         self.layer = layer
+        self.column = column
         self.about = about or {}
         try:
             self._rows = Embeddings.open(self.files, column)

@@ -7,7 +7,8 @@
 For every clustering of a run, that of `dc_tf kmeans`, or one of features, and every column of
 labels or metadata, the task computes normalised mutual information, adjusted Rand index, and
 purity: the share of images whose value is the most frequent one of their cluster. A column's
-metrics leave out images without a value. Workers share the reading of metadata, and the clusterings.
+metrics leave out images without a value. Workers share the reading of metadata, and the
+clusterings.
 
 Reference: Caron et al. 2019, section 4.2 and Figure 4. An image with several hashtags is assigned
 its rarest one; a place is a cell of latitude and longitude.

@@ -12,6 +12,7 @@ import tensorflow as tf
 import dc_tf
 from dc_tf.curation.clusters.open import of_kmeans
 from dc_tf.curation.clusters.start import assign
+from dc_tf.curation.features.directions import folder_of
 from dc_tf.curation.features.open import open_features
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.synthetic.generate import generate
@@ -47,6 +48,8 @@ class ColumnsTest(tf.test.TestCase):
         self.assertAllEqual(features.read(3, 9), self.vectors["text"][3:9])
         other = open_features(features=self.table, data=self.data, column="image")
         self.assertNotEqual(features.fingerprint(), other.fingerprint())
+        self.assertEndsWith(folder_of(features), "vectors-text.index")
+        self.assertEndsWith(folder_of(open_features(features=self.plain)), "text.index")
         with self.assertRaisesRegex(ConfigError, "columns image, text; name one with --column"):
             open_features(features=self.table)
         with self.assertRaisesRegex(ConfigError, "--column=text is of files of --features"):
