@@ -136,8 +136,10 @@ def folder_of(features) -> str:
     Of files of another origin it has the file's name, and the column's where one was named.
     """
     folder, name = os.path.split(os.path.abspath(os.path.expanduser(features.files[0])))
-    column = f"-{re.sub(r'[^\w.-]', '_', features.column)}" if features.column else ""
-    return os.path.join(folder, f"{features.layer or os.path.splitext(name)[0] + column}.index")
+    if features.layer:
+        return os.path.join(folder, f"{features.layer}.index")
+    column = re.sub(r"[^\w.-]", "_", f"-{features.column}") if features.column else ""
+    return os.path.join(folder, f"{os.path.splitext(name)[0]}{column}.index")
 
 
 def own_folder(features, folder) -> None:
