@@ -113,6 +113,8 @@ def _frame(stated, path) -> dict:
     if by_short_side:
         if cut is None:
             raise _refusal(path, "size.shortest_edge without do_center_crop")
+        if cut > side:  # which is filled with zeros
+            raise _refusal(path, f"crop_size {cut} of images of {side}")
         return {"size": cut, "short_side": side}
     if cut not in (None, side):
         raise _refusal(path, f"do_center_crop after a size of {side} x {side}")

@@ -88,6 +88,7 @@ class TransformersTest(BesideTest):
             ({"size": {"height": 384, "width": 128}}, "size .*384.*128"),
             ({"size": {"shortest_edge": 800, "longest_edge": 1333}}, "size .*longest_edge"),
             (shortest(224), "size.shortest_edge without do_center_crop"),
+            (shortest(200) | CUT, "crop_size 224 of images of 200"),
             (square(256) | CUT, "do_center_crop after a size of 256 x 256"),
             ({**CUT, **shortest(256), "crop_size": {"height": 9, "width": 8}}, "crop_size .*9"),
             ({"size": 256} | CUT, "size 256 with do_center_crop and without image_processor_type"),
