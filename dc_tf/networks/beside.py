@@ -24,6 +24,7 @@ _OWN_ARITHMETIC = ("Levit",)  # which scales `size` by a factor that no key stat
 _CONVNEXT_CROP = 224 / 256
 _CONVNEXT_WARPED = 384  # pixels, from which on the whole image is scaled to a square
 _STEPS = ("resize", "center_crop", "rescale", "normalize", "convert_rgb", "flip_channel_order")
+_OF_TARGETS = ("reduce_labels", "convert_annotations")  # which change no image
 
 
 def stated_beside(path: str) -> tuple[Preprocessing, str] | None:
@@ -68,7 +69,7 @@ def _of_transformers(stated, path) -> dict | None:
 
 def _check_steps(stated, path):
     """Refuses steps that no Preprocessing has."""
-    known = {f"do_{step}" for step in _STEPS}
+    known = {f"do_{step}" for step in (*_STEPS, *_OF_TARGETS)}
     for key, value in stated.items():
         if key.startswith("do_") and value is True and key not in known:
             raise _refusal(path, key)

@@ -4,7 +4,10 @@ import json
 import os
 import tempfile
 
+import numpy as np
+import pytest
 import tensorflow as tf
+from PIL import Image
 
 from dc_tf.errors import ConfigError
 from dc_tf.networks.beside import stated_beside
@@ -100,6 +103,51 @@ class TransformersTest(BesideTest):
         ):
             with self.assertRaisesRegex(ConfigError, f"asks for {message}.* give --preprocessing"):
                 self.of(square(224), content)
+
+
+class ProcessorTest(BesideTest):
+    """Image processors of transformers themselves, on one image."""
+
+    def test_values_are_those_of_transformers(self):
+        library = pytest.importorskip("transformers")
+        pixels = np.random.default_rng(0).integers(0, 256, (13, 19, 3), np.uint8)
+        image = Image.fromarray(pixels).resize((300, 201), Image.BICUBIC)
+        for name, settings in (
+            ("ConvNext", shortest(224) | {"crop_pct": 0.875}),
+            ("ConvNext", shortest(224) | {"crop_pct": 0.95, "resample": 3}),
+            ("ConvNext", shortest(384) | {"crop_pct": 1.0}),
+            ("PoolFormer", {}),
+            ("ViT", {}),
+            ("Siglip", {}),
+            ("CLIP", shortest(256)),
+            ("Bit", shortest(256)),
+            ("MobileNetV2", {}),
+            ("MobileViT", shortest(288)),
+            (
+                "EfficientNet",
+                {"include_top": False, "rescale_offset": True, "rescale_factor": 1 / 127.5}
+                | {"resample": 2},
+            ),
+        ):
+            processor = getattr(library, f"{name}ImageProcessor")(**settings)
+            folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+            processor.save_pretrained(folder)
+            found, _ = stated_beside(folder)
+            (expected,) = processor(image, return_tensors="np")["pixel_values"]
+            self.assertAllClose(prepared(image, found), expected.transpose(1, 2, 0), atol=1e-5)
+
+
+def prepared(image, how):
+    """(size, size, 3): what `Preprocessing` means, by Pillow, which rounds to grey levels."""
+    how = how.framed(how.size)
+    kernel = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}[how.interpolation]
+    sides = np.array(image.size)
+    new = (how.short_side * sides / sides.min()).astype(int) if how.short_side else [how.size] * 2
+    x = np.asarray(image.resize(tuple(int(side) for side in new), kernel)) / 255 * how.scale
+    top, left = (np.array(x.shape[:2]) - how.size) // 2
+    x = x[top : top + how.size, left : left + how.size] - np.array(how.mean or (0,))
+    x /= np.array(how.deviation or (1,))
+    return x[..., ::-1] if how.order == "bgr" else x
 
 
 class TimmTest(BesideTest):
