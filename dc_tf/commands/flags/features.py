@@ -7,6 +7,8 @@ features = SOURCE.open()              # curation.features.Features
 
 import typing
 
+from absl.flags import FlagHolder
+
 if typing.TYPE_CHECKING:
     from dc_tf.curation.features.open import Features
 
@@ -15,7 +17,7 @@ if typing.TYPE_CHECKING:
 FILES = "output folder of dc_tf embed, or .npy, .npz, Parquet or Arrow files"
 
 
-def column_flag(flags):
+def column_flag(flags) -> FlagHolder:
     """Defines --column, of files with vectors, and returns its FlagHolder."""
     return flags.string(
         "column",
