@@ -18,6 +18,7 @@ SECTIONS = (
     *("optimizer", "clustering", "augmentation", "views"),
 )
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+BAR = re.compile(r"(?<!\\)\|")  # that parts cells of a table
 CITATION = re.compile(r"docs/reference\.md,\s+section (\d+)")
 
 
@@ -85,6 +86,17 @@ class HandbookTest(unittest.TestCase):
         listed = list(nav_files(settings["nav"]))
         pages = [path.relative_to(DOCS).as_posix() for path in PAGES] + list(generate.INCLUDED)
         self.assertEqual(sorted(listed), sorted(pages))
+
+    def test_lines_of_a_table_have_as_many_cells(self):
+        wrong = []
+        for path in (*ROOT.glob("*.md"), *PAGES):
+            cells = None
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                here = len(BAR.findall(line)) if line.startswith("|") else None
+                if None not in (cells, here) and here != cells:
+                    wrong.append(f"{path.name}:{number}")
+                cells = here if cells is None or here is None else cells
+        self.assertEqual(wrong, [])
 
     def test_relative_links_lead_somewhere(self):
         names = ("README.md", "BUILD.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")

@@ -24,7 +24,7 @@ def write_clusters(
 
     >>> made = dc_tf.write_clusters("clusters.parquet", clusters="CLUSTERS", data="scenes")
     >>> made["rows"], made["columns"][:4]
-    (96, ['row', 'file', 'cluster', 'distance'])
+    (96, ['row', 'source', 'cluster', 'distance'])
 
     Args:
         output: file; its ending is .parquet, .csv or .json.
@@ -71,6 +71,7 @@ def assign(
     round_index: int | None = None,
     features: Path | None = None,
     format: str | None = None,
+    column: str | None = None,
 ) -> dict | None:
     """Assigns the images of a data set to the clusters of a run, or of `kmeans`.
 
@@ -87,6 +88,7 @@ def assign(
         round_index: of a run: index of the clustering in its stage; None for the last.
         features: with `clusters` of vectors that `embed` has not made: the vectors of `data`.
         format: "parquet", "csv" or "json"; None goes by the ending of `output`.
+        column: of `features`, as of `search`.
 
     Returns:
         dict of output, rows, clusters, columns and corrupt_rows; the columns are those of
@@ -108,6 +110,7 @@ def assign(
         stage=stage,
         round_index=round_index,
         features=features,
+        column=column,
     )
 
 
@@ -128,6 +131,7 @@ def browse(
     host: str = "127.0.0.1",
     port: int = 0,
     allow_remote: bool = False,
+    column: str | None = None,
 ) -> dict:
     """Shows clusters in a web browser on this machine until Ctrl-C; for scripts, not notebooks.
 
@@ -142,8 +146,8 @@ def browse(
         round_index: of a run: index of the clustering in its stage; None for the last.
         workdir: folder for the index and selections; None: `browser` in that of the run or of the
             clusters.
-        features: output of `embed`, or .npy files, for search by example; None: those that the run
-            has kept, or that were clustered.
+        features: as of `search`, for search by example; None: those that the run has kept, or that
+            were clustered.
         layer: of a run or `features` with several.
         model: run or model that made the features, where it was moved since.
         embed: of a run: make features at the start if there are none.
@@ -151,6 +155,7 @@ def browse(
         host: address to listen at.
         port: 0 for a free one.
         allow_remote: whether `host` may be one that other machines reach.
+        column: of `features`, as of `search`.
 
     Returns:
         dict of workdir and selections, {name: number of rows}.
@@ -170,6 +175,7 @@ def browse(
         stage=stage,
         round_index=round_index,
         features=path_or_none(features),
+        column=column,
         layer=layer,
         model=path_or_none(model),
         embed=embed,

@@ -36,6 +36,7 @@ def search(
     output: Path | None = None,
     sheet: Path | None = None,
     model: Path | None = None,
+    column: str | None = None,
 ) -> dict | None:
     """Finds the images of a collection that are nearest to some images.
 
@@ -48,8 +49,8 @@ def search(
     Args:
         queries: image file, or row id of the collection, or several of them.
         run: run folder: features of its own network over its data set, made if they are missing.
-        features: without `run`: output folder of `embed`, or `.npy` files with a row for each
-            image: a file, a pattern, or a list.
+        features: without `run`: output folder of `embed`, or `.npy`, `.npz`, Parquet or
+            Arrow files with a row for each image: a file, a pattern, or a list.
         data: data set folder of `features`, needed for a sheet and for sources; with `run` only
             where it was moved.
         layer: of the network, such as conv13, fc7, block4_2 or pool; None takes the only one of
@@ -60,6 +61,7 @@ def search(
         output: table to write, .csv, .json or .parquet.
         sheet: picture to write, .jpg or .png, with a line for each query.
         model: run or SavedModel that made `features`, where it was moved since.
+        column: of `features` in tables or archives, as of `kmeans`; None: the only one of vectors.
 
     Returns:
         dict of rows, layer, whitened, queries (their number), search (how; of an inverted file,
@@ -85,6 +87,7 @@ def search(
         output=path_or_none(output),
         sheet=path_or_none(sheet),
         model=path_or_none(model),
+        column=column,
     )
 
 
@@ -108,6 +111,7 @@ def find_duplicates(
     format: str = "parquet",
     groups: int = 100,
     overwrite: bool = False,
+    column: str | None = None,
 ) -> dict | None:
     """Finds copies in a collection, and which image of each group to keep; deletes nothing.
 
@@ -136,6 +140,7 @@ def find_duplicates(
         format: of the table, "parquet" or "csv".
         groups: groups in the gallery.
         overwrite: replace a result of other settings in `output`.
+        column: of `features`, as of `search`.
 
     Returns:
         dict of rows, groups, would_go, share, by_kind, below_threshold (copies of copies that are
@@ -167,6 +172,7 @@ def find_duplicates(
         format=format,
         groups=groups,
         overwrite=overwrite,
+        column=column,
     )
 
 
@@ -201,6 +207,7 @@ def curate(
     format: str = "shards",
     overwrite: bool = False,
     timeout_s: float = 600.0,
+    column: str | None = None,
 ) -> dict | None:
     """Chooses a part of a data set, balanced or by other rules, as a view that copies no image.
 
@@ -218,7 +225,7 @@ def curate(
         output: folder of the view; None with `dry_run`, or to `materialize` alone.
         target: rows of the balanced subset: an even share of each branch of a tree of clusters
             (Vo et al. 2024).
-        features: output folder of `embed`, a `.npy` file, a pattern or a list of files.
+        features: as of `search`.
         run: run folder, for features of its own network.
         layer: of a run, or of a folder with several layers.
         clusters: output of `kmeans`, or a run (its last round), in place of a tree.
@@ -245,6 +252,7 @@ def curate(
             files in a folder for each class).
         overwrite: replace what is in `output` and `materialize`.
         timeout_s: of several workers, seconds that one may be silent; 0: for ever.
+        column: of `features`, as of `search`.
 
     Returns:
         dict of output, rows, of, steps (rows that each rule has left), corrupt, classes and
@@ -282,4 +290,5 @@ def curate(
         format=format,
         overwrite=overwrite,
         timeout_s=timeout_s,
+        column=column,
     )

@@ -73,6 +73,7 @@ def convert(
     encoding: str | None = None,
     value_range: tuple[float, float] | None = None,
     image_column: str | None = None,
+    label_column: str | None = None,
     to: str | None = None,
 ) -> dict:
     """Converts images to a data set: a folder, a list, zip, tar or Parquet files, or of TFDS.
@@ -104,6 +105,8 @@ def convert(
         value_range: (low, high) values of pixels of more than 8 bits that become black and white;
             None: from the file.
         image_column: of tables, with the images as bytes; None: the only one with bytes.
+        label_column: of tables, with the labels; "": none; None: "label", else the only one whose
+            class names the tables state.
         to: the other way: "webdataset" writes the data set `input` as tar files, "folder" as image
             files in a folder for each class; `rows_per_shard` are images of a tar.
 
@@ -138,6 +141,7 @@ def convert(
             encoding=encoding,
             value_range=value_range,
             image_column=image_column,
+            label_column=label_column,
             to=to,
         )
 

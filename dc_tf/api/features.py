@@ -243,6 +243,7 @@ def evaluate(
     scratch: Path | None = None,
     features: Path | None = None,
     test_features: Path | None = None,
+    column: str | None = None,
     preprocessing: str | None = None,
     signature: str = "",
 ) -> Evaluation | None:
@@ -280,9 +281,10 @@ def evaluate(
         timeout_s: with `watch_dir`, seconds that a worker may be silent or do nothing.
         scratch: folder for features that memory cannot hold.
         features: in place of `model`, for these and "retrieval": features of the images of
-            `train`, output of `embed` or `.npy` files; and of `test`, where both are views of the
-            data set of these features.
+            `train`, as of `search`; and of `test`, where both are views of the data set of these
+            features.
         test_features: those of the images of `test`, if they are others.
+        column: of both, as of `search`.
         preprocessing: of a network of another program, as of `embed`.
         signature: of a SavedModel of another program.
 
@@ -316,6 +318,7 @@ def evaluate(
         timeout_s=timeout_s,
         preprocessing=preprocessing,
         signature=signature,
+        column=column,
         **paths,
     )
     if found is not None:

@@ -11,6 +11,7 @@ is repeated.
 
 from dc_tf.commands.flags.clusters import ClusterFlags
 from dc_tf.commands.flags.define import CommandFlags
+from dc_tf.commands.flags.features import column_flag
 
 FLAGS = CommandFlags()
 SOURCE = ClusterFlags(FLAGS, "Data set folder with the images to assign.")
@@ -20,6 +21,7 @@ FEATURES = FLAGS.paths(
     "With --clusters of vectors that dc_tf embed has not made: the vectors of --data, as of "
     "dc_tf search.",
 )
+COLUMN = column_flag(FLAGS)
 OUTPUT = FLAGS.path("output", None, "File to write: .parquet, .csv or .json.", required=True)
 FORMAT = FLAGS.string("format", None, "parquet, csv or json; None: by the ending of --output.")
 
@@ -29,4 +31,10 @@ def run() -> dict | None:
     source = SOURCE.values()  # refuses a wrong --run before TensorFlow is imported
     from dc_tf.curation.clusters.start import assign
 
-    return assign(output=OUTPUT.value, format=FORMAT.value, features=FEATURES.value, **source)
+    return assign(
+        output=OUTPUT.value,
+        format=FORMAT.value,
+        features=FEATURES.value,
+        column=COLUMN.value,
+        **source,
+    )

@@ -12,6 +12,7 @@ Others reach it only with --allow_remote.
 
 from dc_tf.commands.flags.clusters import ClusterFlags
 from dc_tf.commands.flags.define import CommandFlags
+from dc_tf.commands.flags.features import FILES, column_flag
 
 FLAGS = CommandFlags()
 SOURCE = ClusterFlags(FLAGS)
@@ -23,9 +24,10 @@ WORKDIR = FLAGS.path(
 FEATURES = FLAGS.paths(
     "features",
     None,
-    "Features for search by example: output folder of dc_tf embed, or .npy files; None: those that "
-    "the run has kept, or that were clustered.",
+    f"Features for search by example: {FILES}; None: those that the run has kept, or that were "
+    "clustered.",
 )
+COLUMN = column_flag(FLAGS)
 LAYER = FLAGS.string("layer", None, "Of a run or --features with several: layer to compare.")
 MODEL = FLAGS.path(
     "model", None, "Run or SavedModel that made the features, where it was moved since."
@@ -52,6 +54,7 @@ def run() -> dict:
     source = Source(
         **asked,
         features=FEATURES.value,
+        column=COLUMN.value,
         layer=LAYER.value,
         model=MODEL.value,
         embed=EMBED.value,

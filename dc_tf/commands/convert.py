@@ -51,6 +51,12 @@ IMAGE_COLUMN = FLAGS.string(
     "Of Parquet and Arrow tables: the column with the images, as bytes or structs of bytes and "
     "path. None: the only one with bytes.",
 )
+LABEL_COLUMN = FLAGS.string(
+    "label_column",
+    None,
+    "Of Parquet and Arrow tables: the column with the labels; empty for none. None: `label`, else "
+    "the only one whose class names the tables state (ClassLabel).",
+)
 SHORT_SIDE = FLAGS.integer(
     "short_side",
     None,
@@ -135,5 +141,6 @@ def run() -> dict:
             encoding=ENCODING.value,
             value_range=VALUE_RANGE.value,
             image_column=IMAGE_COLUMN.value,
+            label_column=LABEL_COLUMN.value,
             to=TO.value,
         )

@@ -28,6 +28,7 @@ labels, hashtags and other metadata.
 """
 
 from dc_tf.commands.flags.define import CommandFlags
+from dc_tf.commands.flags.features import FILES, column_flag
 from dc_tf.commands.terminal.results import Result
 
 FLAGS = CommandFlags()
@@ -52,10 +53,11 @@ MODEL = FLAGS.path(
 FEATURES = FLAGS.paths(
     "features",
     None,
-    "Without --model: features of the images of --train, output of dc_tf embed or .npy files; and "
-    "of --test, where both are views of the data set of these features. retrieval: --test are the "
-    "images, --train others for whitening, or none.",
+    f"Without --model: features of the images of --train, {FILES}; and of --test, where both are "
+    "views of the data set of these features. retrieval: --test are the images, --train others for "
+    "whitening, or none.",
 )
+COLUMN = column_flag(FLAGS)
 TEST_FEATURES = FLAGS.paths(
     "test_features", None, "With --features: those of the images of --test, if they are others."
 )
@@ -148,6 +150,7 @@ def run() -> dict | None:
         timeout_s=TIMEOUT_S.value,
         scratch=SCRATCH.value,
         features=FEATURES.value,
+        column=COLUMN.value,
         test_features=TEST_FEATURES.value,
         preprocessing=PREPROCESSING.value,
         signature=SIGNATURE.value,

@@ -12,6 +12,7 @@ SIGTERM and Ctrl-C save after the iteration and end with exit code 42; a second 
 """
 
 from dc_tf.commands.flags.define import CommandFlags
+from dc_tf.commands.flags.features import column_flag
 from dc_tf.commands.terminal.results import Result
 from dc_tf.kmeans_options import CHOICES, COMMAND_OPTIONS
 
@@ -23,12 +24,7 @@ INPUT = FLAGS.paths(
     "or several with commas between them.",
     required=True,
 )
-COLUMN = FLAGS.string(
-    "column",
-    None,
-    "With the vectors: a list column of a table, a pattern of columns of one number each ('f*'), "
-    "or an array of an .npz archive; not needed where there is only one.",
-)
+COLUMN = column_flag(FLAGS)
 ID_COLUMN = FLAGS.string(
     "id_column", None, "Of a table: written beside the clusters to assignments.parquet."
 )

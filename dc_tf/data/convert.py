@@ -62,6 +62,7 @@ def convert(
     encoding=None,
     value_range=None,
     image_column=None,
+    label_column=None,
     to=None,
 ) -> dict:
     """Converts all images of a source; an interrupted call resumes.
@@ -91,6 +92,8 @@ def convert(
         value_range: values of pixels of more than 8 bits that become black and white: (low, high),
             or high; None: from the file (see `sources.pixels`).
         image_column: of Parquet and Arrow tables, with the images; None: the only one with bytes.
+        label_column: of such tables, with the labels; "": none; None: `label`, else the only one
+            whose class names the tables state.
         to: the other way: "webdataset" or "folder" writes the data set or view `input` as such
             files (`storage.materialize`), with `rows_per_shard` rows of a tar. No other setting
             applies.
@@ -125,6 +128,7 @@ def convert(
         split,
         encoding,
         image_column,
+        label_column,
     )
     job = {
         "made_by": "dc_tf convert",
@@ -237,7 +241,7 @@ class _Conversion:
             yield item, next(outcomes) if item.reason is None else None
 
     def _add(self, item, cleaned):
-        reason = item.reason or cleaned.reason
+        reason = item.reason or cleaned.reason or self._label_fault(item.label)
         if reason is None and self._seen is not None:
             first = self._seen.add(cleaned.digest, self._writer.rows)
             reason = None if first is None else f"duplicate of row {first}"
@@ -251,6 +255,16 @@ class _Conversion:
         self._new_items += 1
         if self._writer.is_full:
             self._close_shard()
+
+    def _label_fault(self, label):
+        """Why a label cannot be stored, or None."""
+        classes = self._source.class_names
+        if label is None or classes is None or label < len(classes):
+            return None
+        return (
+            f"label {label} is outside the {len(classes)} class names, which are numbered from 0; "
+            "correct it, or add the name"
+        )
 
     def _close_shard(self):
         if not self._new_items:

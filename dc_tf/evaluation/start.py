@@ -95,6 +95,7 @@ def evaluate(
     scratch=None,
     features=None,
     test_features=None,
+    column=None,
     preprocessing=None,
     signature="",
 ) -> Evaluation | None:
@@ -109,7 +110,7 @@ def evaluate(
         estimate: measure for some seconds first what it will cost, and print that.
         watch_dir: of several workers: folder in which they watch one another; None: they do not.
         timeout_s: seconds that a worker may be silent or do nothing; 0: for ever.
-        features, test_features: as of `tasks.Request`.
+        features, test_features, column: as of `tasks.Request`.
         preprocessing: of a network of another program, as `networks.preprocessing.read` takes it.
         signature: of a SavedModel of another program.
 
@@ -123,7 +124,7 @@ def evaluate(
     place = task_from_environment()
     check_own_port(place)
     _check(compute_dtype, plot, neighbours, train, test)
-    _check_source(model, features, test_features)
+    _check_source(model, features, test_features, column)
     if model is None:
         _check_given(stage, resize, compute_dtype)
     other = None if model is None else other_network(model, preprocessing, signature)
@@ -170,6 +171,7 @@ def evaluate(
             cluster=cluster,
             features=features,
             test_features=test_features,
+            column=column,
             other=other,
             neighbours=[] if neighbours else None,
         )
@@ -194,7 +196,7 @@ def _check(compute_dtype, plot, neighbours, train, test):
         )
 
 
-def _check_source(model, features, test_features):
+def _check_source(model, features, test_features, column):
     if (model is None) == (features is None):
         raise ConfigError(
             "give --model=MODEL, or --features=FEATURES of images that are embedded already"
@@ -202,6 +204,8 @@ def _check_source(model, features, test_features):
         )
     if test_features is not None and features is None:
         raise ConfigError("--test_features needs --features, those of the training images.")
+    if column is not None and features is None:
+        raise ConfigError(f"--column={column} is of --features; give both, or none.")
 
 
 def _check_given(stage, resize, compute_dtype):
@@ -215,9 +219,8 @@ def _check_given(stage, resize, compute_dtype):
 def _check_task(task, of_features, of_other, tasks):
     """Refuses features, and networks of other programs, for tasks that cannot use them."""
     if of_features and task not in tasks.OF_FEATURES:
-        more = " k-means of features is measured as --model=CLUSTERS." if task == "nmi" else ""
         raise ConfigError(
-            f"--features are for {', '.join(tasks.OF_FEATURES)}; {task} needs --model.{more}"
+            f"--features are for {', '.join(tasks.OF_FEATURES)}; {task} needs --model."
         )
     if of_other and task not in tasks.BY_LAYER:
         raise ConfigError(

@@ -39,7 +39,7 @@ TASKS = {
 # Tasks that measure every layer.
 BY_LAYER = ("knn", "linear_probe", "low_shot")
 # Tasks that take features of files in place of a network.
-OF_FEATURES = (*BY_LAYER, "retrieval")
+OF_FEATURES = (*BY_LAYER, "retrieval", "nmi")
 # Tasks that find the images nearest to others.
 NEIGHBOURS = ("knn", "retrieval")
 # Tasks that read a VOC development kit.
@@ -68,6 +68,7 @@ class Request:
         features: features of the training images, as of `curation.features.open_features`; None
             with `model`.
         test_features: those of the test images; None if `features` has them too.
+        column: of both, as of `open_features`.
         other: how to open a network of another program, arguments of `networks.network.Wanted`;
             None for one of this package.
         neighbours: list that the tasks of NEIGHBOURS fill with a dict for each neighbour of each
@@ -90,6 +91,7 @@ class Request:
     before: Callable | None = None
     features: str | None = None
     test_features: str | None = None
+    column: str | None = None
     other: dict | None = None
     neighbours: list | None = None
     opened: dict = dataclasses.field(default_factory=dict)

@@ -30,13 +30,12 @@ _BEGINNINGS = {"mobilenet_": "-1-1", "mobilenetv2_": "-1-1"}
 _FIRST_LAYERS = 4  # among which one may scale the images
 
 
-def open_keras(path: str, kind: str, stated=None, stated_by="") -> Source:
+def open_keras(path: str, kind: str) -> Source:
     """A Keras file as a Source.
 
     Args:
         path: `.keras` or HDF5 file.
         kind: files.KERAS_2 or KERAS_3.
-        stated, stated_by: as of `Source`, where the network itself states nothing.
 
     Raises:
         ConfigError: a package is missing, the file has code in it, or a network that is not of one
@@ -57,8 +56,6 @@ def open_keras(path: str, kind: str, stated=None, stated_by="") -> Source:
         )
     tensors = _tensors(model)
     preset, by = _preset(model)
-    if preset:
-        stated, stated_by = from_dict(PRESETS[preset]), by
     return Source(
         kind=kind,
         digest=digest_of([path]),
@@ -68,8 +65,8 @@ def open_keras(path: str, kind: str, stated=None, stated_by="") -> Source:
         output_names=tuple(tensors),
         main_outputs=_main_outputs(model, tensors),
         function=_function(model, kind, tensors),
-        stated=stated,
-        stated_by=stated_by,
+        stated=from_dict(PRESETS[preset]) if preset else None,
+        stated_by=by,
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from dc_tf.errors import ConfigError, DataError
+from dc_tf.networks import layout
 from dc_tf.networks.preprocessing import Preprocessing
 
 FIRST = ".first"
@@ -55,6 +56,7 @@ class Source:
         function: of (images, names), in a graph: {name: tensor} of these outputs.
         stated: Preprocessing that the network states, or None.
         stated_by: what states it, for people.
+        axis_names: of its images, where the file has them; "" for each without.
         signature: the one that is called, "" where there is no choice.
     """
 
@@ -68,6 +70,7 @@ class Source:
     function: Callable
     stated: Preprocessing | None = None
     stated_by: str = ""
+    axis_names: tuple[str, ...] = ()
     signature: str = ""
 
 
@@ -101,8 +104,9 @@ class Network:
         self.path, self.kind, self.digest = path, source.kind, source.digest
         self._source = source
         outputs = _chosen(path, source, wanted.layers)
-        self._first_of = layout_of(path, source, wanted.preprocessing)
-        self.preprocessing, self.preprocessing_from = _preprocessing(path, source, wanted)
+        stated, self.preprocessing_from = _stated(path, source, wanted)
+        self._first_of, size = _layout_and_size(path, source, stated)
+        self.preprocessing = stated.framed(size)
         self._batch = source.input_shape[0]
         self._traced = self._trace(outputs)
         self._keep(outputs, wanted.layers)
@@ -240,11 +244,25 @@ def in_batches(function, images, size) -> dict:
     return {n: tf.reshape(t, [-1, *t.shape[2:]])[:count] for n, t in found.items()}
 
 
-def layout_of(path, source, preprocessing) -> bool:
-    """Whether the network takes the channels first.
+def _stated(path, source, wanted) -> tuple[Preprocessing, str]:
+    """What is done to images, and what states it."""
+    if wanted.preprocessing is not None:
+        return wanted.preprocessing, "as asked for"
+    if source.stated is not None:
+        return source.stated, source.stated_by
+    if source.input_dtype == tf.uint8:
+        return Preprocessing(scale=255.0), "the network takes uint8"
+    raise ConfigError(
+        f"{path} does not state how its images are prepared; give --preprocessing, such as "
+        "imagenet, clip, -1-1, 0-1, 0-255 or size=224,scale=255,mean=[124,117,104],order=bgr."
+    )
+
+
+def _layout_and_size(path, source, stated) -> tuple[bool, int]:
+    """Whether the network takes the channels first, and the side of its images in pixels.
 
     Raises:
-        ConfigError: its input is no batch of RGB images.
+        ConfigError: its input is no batch of RGB images of this size, or of an unknown layout.
     """
     shape = source.input_shape
     if len(shape) != 4:
@@ -252,7 +270,16 @@ def layout_of(path, source, preprocessing) -> bool:
             f"{path} takes {source.input_name} of shape {_text(shape)}; expected a batch of RGB "
             "images, (b, h, w, 3) or (b, 3, h, w)."
         )
-    asked = preprocessing.layout if preprocessing else "auto"
+    if stated.layout == "auto" and shape[1] is None and shape[3] is None:
+        size = _size(path, source, shape[2:3], stated.size)
+        found = layout.by_axes(source.axis_names) or layout.by_trial(path, source, size)
+        return found == layout.FIRST, size
+    first = _first_by_shape(path, source, stated.layout)
+    return first, _size(path, source, shape[2:4] if first else shape[1:3], stated.size)
+
+
+def _first_by_shape(path, source, asked) -> bool:
+    shape = source.input_shape
     fits = {"channels_last": shape[3] in (None, 3), "channels_first": shape[1] in (None, 3)}
     if asked != "auto":
         if fits[asked]:
@@ -260,31 +287,12 @@ def layout_of(path, source, preprocessing) -> bool:
         raise ConfigError(
             f"layout is {asked}, but {path} takes {source.input_name} of shape {_text(shape)}."
         )
-    if shape[3] == _CHANNELS or (shape[3] is None and shape[1] is None):
-        return False
-    if shape[1] == _CHANNELS:
-        return True
+    if _CHANNELS in (shape[1], shape[3]):
+        return shape[3] != _CHANNELS
     raise ConfigError(
         f"{path} takes {source.input_name} of shape {_text(shape)}, which is no batch of RGB "
         "images: (b, h, w, 3) or (b, 3, h, w)."
     )
-
-
-def _preprocessing(path, source, wanted) -> tuple[Preprocessing, str]:
-    """What is done to images, sizes in pixels, and what states it."""
-    stated, by = wanted.preprocessing, "as asked for"
-    if stated is None:
-        stated, by = source.stated, source.stated_by
-    if stated is None and source.input_dtype == tf.uint8:
-        stated, by = Preprocessing(scale=255.0), "the network takes uint8"
-    if stated is None:
-        raise ConfigError(
-            f"{path} does not state how its images are prepared; give --preprocessing, such as "
-            "imagenet, clip, -1-1, 0-1, 0-255 or size=224,scale=255,mean=[124,117,104],order=bgr."
-        )
-    first = layout_of(path, source, stated)
-    sides = source.input_shape[2:4] if first else source.input_shape[1:3]
-    return stated.framed(_size(path, source, sides, stated.size)), by
 
 
 def _size(path, source, sides, asked) -> int:

@@ -22,12 +22,11 @@ _TYPES = {
 }
 
 
-def open_onnx(path: str, stated=None, stated_by="") -> Source:
+def open_onnx(path: str) -> Source:
     """An ONNX file as a Source; its outputs are those of the graph.
 
     Args:
         path: file; data beside it, of networks of over 2 GB, belongs to it.
-        stated, stated_by: as of `Source`.
 
     Raises:
         ConfigError: onnxruntime is missing, or the network takes something else than images.
@@ -36,15 +35,13 @@ def open_onnx(path: str, stated=None, stated_by="") -> Source:
     runtime = _runtime()
     try:
         options = runtime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised as well
         session = runtime.InferenceSession(
             path, options, providers=runtime.get_available_providers()
         )
     except Exception as error:  # onnxruntime's errors share no class
         raise DataError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    if ours := _stated(session):
-        stated, stated_by = ours, "the file, of dc_tf export"
     if len(inputs) != 1 or inputs[0].type not in _TYPES:
         texts = ", ".join(f"{one.name}: {one.type} {one.shape}" for one in inputs)
         raise ConfigError(f"{path} takes {texts}; a network of one batch of images is needed.")
@@ -58,8 +55,9 @@ def open_onnx(path: str, stated=None, stated_by="") -> Source:
         output_names=names,
         main_outputs=names,
         function=_function(session, inputs[0]),
-        stated=stated,
-        stated_by=stated_by,
+        stated=_stated(session),
+        stated_by="the file, of dc_tf export",
+        axis_names=tuple(side if isinstance(side, str) else "" for side in inputs[0].shape),
     )
 
 
@@ -95,12 +93,12 @@ def _function(session, given):
         return session.run(list(names), {given.name: images})
 
     def shapes_of(images, names):
-        if not set(names) <= shapes.keys():
-            count = images.shape[0] or 1
-            sample = np.zeros([count, *images.shape[1:]], images.dtype.as_numpy_dtype)
-            found = run(names, sample)
-            shapes.update({n: (v.dtype, v.shape[1:]) for n, v in zip(names, found, strict=True)})
-        return [shapes[name] for name in names]
+        sides = tuple(images.shape[1:])
+        if not {(name, sides) for name in names} <= shapes.keys():
+            sample = np.zeros([images.shape[0] or 1, *sides], images.dtype.as_numpy_dtype)
+            for name, values in zip(names, run(names, sample), strict=True):
+                shapes[name, sides] = (values.dtype, values.shape[1:])
+        return [shapes[name, sides] for name in names]
 
     def function(images, names):
         known = shapes_of(images, names)

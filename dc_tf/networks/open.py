@@ -6,10 +6,15 @@
 Everything that does not fit is refused here, before any image is read.
 """
 
+import dataclasses
+
+import tensorflow as tf
+
 from dc_tf.errors import ConfigError
 from dc_tf.networks import files
+from dc_tf.networks.beside import stated_beside
 from dc_tf.networks.network import Network, Wanted
-from dc_tf.networks.preprocessing import PRESETS, from_dict, stated_beside
+from dc_tf.networks.preprocessing import PRESETS, from_dict
 
 
 def open_network(path: str, wanted: Wanted) -> Network:
@@ -30,18 +35,27 @@ def open_network(path: str, wanted: Wanted) -> Network:
 
 
 def _source(path, local, kind, wanted):
-    stated, by = stated_beside(local) or (None, "")
+    """The network as a Source, with what states its preprocessing."""
+    source = _opened(local, kind, wanted)
+    if wanted.preprocessing or source.stated or source.input_dtype == tf.uint8:
+        return source
+    stated = stated_beside(local)
+    if stated is None and kind == files.SAVED_MODEL and files.is_address(path):
+        # https://www.tensorflow.org/hub/common_signatures/images
+        stated = from_dict(PRESETS["0-1"]), "TensorFlow Hub's common signature"
+    stated, by = stated or (None, "")
+    return dataclasses.replace(source, stated=stated, stated_by=by)
+
+
+def _opened(local, kind, wanted):
     if kind == files.ONNX:
         from dc_tf.networks.onnx_file import open_onnx
 
-        return open_onnx(local, stated, by)
+        return open_onnx(local)
     if kind == files.SAVED_MODEL:
         from dc_tf.networks.saved_model import open_saved_model
 
-        if stated is None and files.is_address(path):
-            # https://www.tensorflow.org/hub/common_signatures/images
-            stated, by = from_dict(PRESETS["0-1"]), "TensorFlow Hub's common signature"
-        return open_saved_model(local, wanted.signature, stated, by)
+        return open_saved_model(local, wanted.signature)
     from dc_tf.networks.keras_file import open_keras
 
-    return open_keras(local, kind, stated, by)
+    return open_keras(local, kind)

@@ -12,10 +12,9 @@ are then `([0, 1] * scale - mean) / deviation`, of red, green and blue in this o
 """
 
 import dataclasses
-import json
 import os
 
-from dc_tf import paths, settings, text_files
+from dc_tf import paths, settings
 from dc_tf.errors import ConfigError
 
 # Of the networks of torchvision and timm: mean and deviation of ImageNet's training images.
@@ -41,7 +40,6 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 LAYOUTS = ("auto", "channels_last", "channels_first")
 _FILES = (".yaml", ".yml", ".json")
 _COLOURS = 3
-_PILLOW_BICUBIC = 3  # PIL.Image.Resampling.BICUBIC
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,71 +144,3 @@ def _preset(name) -> dict:
             "size=224,scale=255,mean=[124,117,104], or a YAML file."
         )
     return dict(PRESETS[name])
-
-
-# What networks say of themselves, beside their file.
-
-BESIDE = ("preprocessor_config.json", "config.json")
-
-
-def stated_beside(path: str) -> tuple[Preprocessing, str] | None:
-    """What a network's folder says, and the name of the file that says it; None if nothing does.
-
-    Read are `preprocessor_config.json` of Hugging Face's transformers and `config.json` of timm.
-
-    Args:
-        path: local file or folder of the network.
-    """
-    folder = path if os.path.isdir(path) else os.path.dirname(path)
-    for name in BESIDE:
-        file = os.path.join(folder, name)
-        if os.path.isfile(file):
-            found = _of_transformers(_json(file)) or _of_timm(_json(file))
-            if found:
-                return from_dict(found), name
-    return None
-
-
-def _json(path) -> dict:
-    try:
-        found = json.loads(text_files.read(path))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _of_transformers(stated) -> dict | None:
-    """Settings of an image processor of transformers."""
-    if "image_mean" not in stated:
-        return None
-    rescale = stated.get("rescale_factor", 1 / 255) if stated.get("do_rescale", True) else 1.0
-    found = {"scale": 255 * rescale}
-    if stated.get("do_normalize", True):
-        found |= {"mean": stated["image_mean"], "deviation": stated["image_std"]}
-    if stated.get("resample") == _PILLOW_BICUBIC:
-        found["interpolation"] = "bicubic"
-    size, cut = _sides(stated.get("size")), _sides(stated.get("crop_size"))
-    if stated.get("do_center_crop") and cut:
-        return found | {"size": cut[0], "short_side": size[0] if size else 0}
-    return found | ({"size": size[0], "crop": 0.0} if size else {})
-
-
-def _sides(size) -> tuple:
-    """(side,) of a size of transformers: a number, or a mapping; () if there is none."""
-    if isinstance(size, dict):
-        size = size.get("shortest_edge") or size.get("height")
-    return (int(size),) if isinstance(size, int | float) and size > 0 else ()
-
-
-def _of_timm(stated) -> dict | None:
-    """Settings of `pretrained_cfg` of timm."""
-    stated = stated.get("pretrained_cfg", {})
-    if not isinstance(stated, dict) or "mean" not in stated or "std" not in stated:
-        return None
-    found = {"mean": stated["mean"], "deviation": stated["std"]}
-    found["crop"] = stated.get("crop_pct", 0.875) if stated.get("crop_mode") != "squash" else 0.0
-    if stated.get("interpolation") == "bicubic":
-        found["interpolation"] = "bicubic"
-    if "input_size" in stated:
-        found["size"] = stated["input_size"][-1]
-    return found

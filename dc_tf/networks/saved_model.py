@@ -20,13 +20,12 @@ _DEFAULT = "serving_default"
 _PARTS = ("saved_model.pb", "variables", "assets")  # of the folder that are the network
 
 
-def open_saved_model(path: str, signature="", stated=None, stated_by="") -> Source:
+def open_saved_model(path: str, signature="") -> Source:
     """A SavedModel as a Source.
 
     Args:
         path: its folder.
         signature: name of a signature, or "call"; "" chooses.
-        stated, stated_by: as of `Source`.
 
     Raises:
         ConfigError: there is no such signature, or none that takes images alone.
@@ -54,8 +53,6 @@ def open_saved_model(path: str, signature="", stated=None, stated_by="") -> Sour
         output_names=outputs,
         main_outputs=outputs,
         function=_keeping(loaded, function),
-        stated=stated,
-        stated_by=stated_by,
         signature=name,
     )
 

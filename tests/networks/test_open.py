@@ -9,7 +9,7 @@ import pictures
 import pytest
 import stacks
 import tensorflow as tf
-from other_networks import SIDE, keras_model, saved_model, write_onnx
+from other_networks import SIDE, keras_model, saved_model, write_onnx, write_onnx_graph
 from PIL import Image, ImageDraw, ImageFont
 
 from dc_tf import keras
@@ -274,6 +274,31 @@ class OnnxTest(NetworkTest):
         pictures.write(self.get_temp_dir(), "broken.onnx", b"x")
         self.refused("cannot be loaded", self.path("broken.onnx"), error=DataError)
 
+    def test_the_layout_of_a_file_without_lengths(self):
+        optimum = ["batch_size", "num_channels", "height", "width"]
+        named = {True: optimum, False: ["n", "height", "width", "channels"]}
+        for first in (True, False):
+            for names in (named[first], [None] * 4, ["a", "b", "c1", "d"]):
+                path = self.path("convolution.onnx")
+                write_onnx_graph(path, names, "Conv", channels_first=first)
+                found = self.open(path, preprocessing=read(f"size={SIDE}"))(IMAGES)["maps"]
+                self.assertAllClose(found, 2 * IMAGES, rtol=1e-5)
+        for first in (True, False):
+            path = self.path("mean.onnx")
+            write_onnx_graph(path, named[first], "ReduceMean", channels_first=first)
+            found = self.open(path, preprocessing=read(f"size={SIDE}"))(IMAGES)["maps"]
+            self.assertAllClose(found, IMAGES.mean((1, 2)), rtol=1e-5)
+
+    def test_a_layout_that_cannot_be_known_is_asked_for(self):
+        path = self.path("mean.onnx")
+        write_onnx_graph(path, ["n", "x", "y", "z"], "ReduceMean", channels_first=True)
+        self.refused("takes images of any size; give one", path)
+        size = read(f"size={SIDE}")
+        self.refused("as .b, 3, h, w. and as .*layout=channels_first", path, preprocessing=size)
+        stated = read(f"size={SIDE},layout=channels_first")
+        found = self.open(path, preprocessing=stated)(IMAGES)["maps"]
+        self.assertAllClose(found, IMAGES.mean((1, 2)), rtol=1e-5)
+
     @stacks.needs_tf220
     def test_a_file_of_dc_tf_states_its_preprocessing(self):
         trunk = VGG16(width=1 / 16, resolution=32, fc=12).built_at_resolution()
@@ -289,6 +314,10 @@ class OnnxTest(NetworkTest):
         content = b'{"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}'
         pictures.write(self.get_temp_dir(), "preprocessor_config.json", content)
         network = self.open(self.path("beside.onnx"), ("vector",), preprocessing=None)
+        content = content[:-1] + b', "resample": 1}'
+        pictures.write(self.get_temp_dir(), "preprocessor_config.json", content)
+        self.refused("resample 1 .lanczos", self.path("beside.onnx"), ("vector",), None)
+        self.open(self.path("beside.onnx"), ("vector",), UNIT)  # goes before the file
         os.remove(self.path("preprocessor_config.json"))
         self.assertEqual(network.preprocessing_from, "preprocessor_config.json")
         self.assertEqual(network.preprocessing.mean, (0.1, 0.2, 0.3))

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from dc_tf.errors import ConfigError
 from dc_tf.networks.network import prepare
-from dc_tf.networks.preprocessing import PRESETS, Preprocessing, from_dict, read, stated_beside
+from dc_tf.networks.preprocessing import PRESETS, Preprocessing, from_dict, read
 
 
 class ReadTest(tf.test.TestCase):
@@ -74,45 +74,6 @@ class PrepareTest(tf.test.TestCase):
         self.assertEqual((found.shape, found.dtype), ((2, 3, 4, 4), tf.uint8))
         expected = np.rint(255 * self.images.numpy()).transpose(0, 3, 1, 2)
         self.assertAllEqual(found, expected)
-
-
-class BesideTest(tf.test.TestCase):
-    def stated(self, name, content):
-        folder = os.path.join(self.get_temp_dir(), str(abs(hash(json.dumps(content)))))
-        os.makedirs(folder, exist_ok=True)
-        with open(os.path.join(folder, name), "w") as file:
-            json.dump(content, file)
-        return stated_beside(os.path.join(folder, "model.onnx"))
-
-    def test_an_image_processor_of_transformers(self):
-        content = {
-            "do_center_crop": True,
-            "crop_size": {"height": 224, "width": 224},
-            "size": {"shortest_edge": 256},
-            "image_mean": [0.5, 0.4, 0.3],
-            "image_std": [0.1, 0.2, 0.3],
-            "rescale_factor": 1 / 255,
-        }
-        found, name = self.stated("preprocessor_config.json", content)
-        self.assertEqual(name, "preprocessor_config.json")
-        self.assertEqual((found.size, found.short_side, found.scale), (224, 256, 1.0))
-        self.assertEqual((found.mean, found.deviation), ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3)))
-        whole = {"size": {"height": 384, "width": 384}, "image_mean": [0.5] * 3, "resample": 3}
-        found, _ = self.stated("preprocessor_config.json", whole | {"image_std": [0.5] * 3})
-        self.assertEqual((found.size, found.crop, found.interpolation), (384, 0.0, "bicubic"))
-
-    def test_a_config_of_timm(self):
-        config = {
-            "mean": [0.5] * 3,
-            "std": [0.2] * 3,
-            "crop_pct": 0.95,
-            "input_size": [3, 288, 288],
-        }
-        found, _ = self.stated("config.json", {"pretrained_cfg": config})
-        self.assertEqual((found.size, found.crop, found.deviation), (288, 0.95, (0.2,) * 3))
-
-    def test_other_files_state_nothing(self):
-        self.assertIsNone(self.stated("config.json", {"hidden_size": 3}))
 
 
 if __name__ == "__main__":

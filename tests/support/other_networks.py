@@ -74,3 +74,39 @@ def write_onnx(path, channels_first=False, batch=None):
         return {"vector": maps.mean((1, 2)), "maps": maps}
 
     return expected
+
+
+def write_onnx_graph(path, axes, kind, channels_first):
+    """An ONNX file whose input has names, or None, in place of all lengths.
+
+    Args:
+        path: file.
+        axes: (4,) names.
+        kind: "Conv" doubles each pixel; "ReduceMean" is the mean over pixels.
+        channels_first: whether it takes and gives (b, 3, h, w).
+    """
+    import onnx
+    from onnx import helper
+
+    if kind == "Conv":
+        kernel = 2 * np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
+        before = helper.make_node("Transpose", ["pixels"], ["x"], perm=[0, 3, 1, 2])
+        after = helper.make_node("Transpose", ["y"], ["maps"], perm=[0, 2, 3, 1])
+        ends = ["pixels", "maps"] if channels_first else ["x", "y"]
+        conv = helper.make_node("Conv", [ends[0], "kernel"], ends[1:])
+        nodes = [conv] if channels_first else [before, conv, after]
+        constants = [onnx.numpy_helper.from_array(kernel, "kernel")]
+        rank = 4
+    else:
+        sides = [2, 3] if channels_first else [1, 2]
+        nodes = [helper.make_node("ReduceMean", ["pixels"], ["maps"], axes=sides, keepdims=0)]
+        constants, rank = [], 2
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, axes)],
+        [helper.make_tensor_value_info("maps", onnx.TensorProto.FLOAT, [None] * rank)],
+        constants,
+    )
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), path)

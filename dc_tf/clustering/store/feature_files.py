@@ -1,7 +1,8 @@
-"""Features in files as one matrix by row id: an output of `dc_tf embed`, or any `.npy` files.
+"""Features in files as one matrix by row id: of `dc_tf embed`, or files of any origin.
 
     features = open_folder("FEATURES", dataset, layer="fc7")
     features = open_files("vectors/*.npy", dataset)
+    features = open_files("table.parquet", dataset, column="embedding")
 
 Opening reads headers only; rows are read when they are asked for.
 """
@@ -16,6 +17,7 @@ import numpy as np
 from dc_tf import atomic
 from dc_tf.clustering.store.embeddings import Embeddings, UnitRows, find_files
 from dc_tf.errors import ConfigError, DataError
+from dc_tf.paths import expand
 
 # The file of `dc_tf embed` that describes its output (evaluation/frozen/embed.py).
 _ABOUT = "embed.json"
@@ -28,16 +30,17 @@ class Features:
 
     Attributes:
         path: as given: a folder, a file, a pattern, or files with commas between them.
-        files: tuple of paths of the `.npy` files, in row order.
+        files: tuple of paths of the files, in row order.
         rows: number of rows, that of the data set.
         dim: components of a row.
         dtype: of what is read.
         dataset: Dataset, or None where none was named.
         layer: name of the layer; None of files of another origin.
+        column: of these, with the vectors; None where it was not named.
         about: what `dc_tf embed` recorded, a dict; {} of files of another origin.
     """
 
-    def __init__(self, path, files, dataset=None, layer=None, about=None):
+    def __init__(self, path, files, dataset=None, layer=None, about=None, column=None):
         """Opens the files.
 
         Raises:
@@ -47,9 +50,10 @@ class Features:
         self.files = tuple(files)
         self.dataset = dataset
         self.layer = layer
+        self.column = column
         self.about = about or {}
         try:
-            self._rows = Embeddings.open(self.files)
+            self._rows = Embeddings.open(self.files, column)
         except DataError as error:
             raise ConfigError(f"--features={path}: {error}") from error
         self.rows, self.dim, self.dtype = self._rows.rows, self._rows.dim, self._rows.dtype
@@ -108,6 +112,22 @@ class Features:
             spread = np.linspace(0, self.rows - 1, count).astype(np.int64)
             digest.update(np.ascontiguousarray(self.take(spread)).tobytes())
         return f"sha256:{digest.hexdigest()}"
+
+
+def open_given(features, dataset=None, layer=None, column=None) -> Features:
+    """Features as of `open_folder` of a folder, else as of `open_files`.
+
+    Raises:
+        ConfigError: as these, or a folder with a column.
+    """
+    folder = expand(features) if isinstance(features, str | os.PathLike) else ""
+    if not folder or not os.path.isdir(folder):
+        return open_files(features, dataset, layer, column)
+    if column is not None:
+        raise ConfigError(
+            f"--column={column} is of tables and .npz archives; --features={features} is a folder."
+        )
+    return open_folder(folder, dataset, layer)
 
 
 def open_folder(folder, dataset=None, layer=None) -> Features:
@@ -174,12 +194,13 @@ def read_about(folder) -> dict:
     return about
 
 
-def open_files(given, dataset=None, layer=None) -> Features:
-    """Features of `.npy` files; of the recorded origin if they are all files of one layer.
+def open_files(given, dataset=None, layer=None, column=None) -> Features:
+    """Features of files; of the recorded origin if they are all files of one layer of `embed`.
 
     Args:
         given: a file, a pattern, or several with commas between them; or a list of files.
         dataset, layer: as of `open_folder`.
+        column: of tables and archives, as of `matrix_file.open_matrix`.
 
     Raises:
         ConfigError: no such files, or they cannot be used.
@@ -190,13 +211,13 @@ def open_files(given, dataset=None, layer=None) -> Features:
         about = read_about(folder)
         for name in about["dims"]:
             if files == layer_files(folder, about, name) and layer in (None, name):
-                return Features(text, files, dataset, name, about)
+                return Features(text, files, dataset, name, about, column)
     if layer is not None:
         raise ConfigError(
             f"--layer={layer} is for runs and folders of `dc_tf embed`; --features={text} names "
             "files."
         )
-    return Features(text, files, dataset)
+    return Features(text, files, dataset, column=column)
 
 
 def _found(given) -> tuple[list[str], str]:

@@ -1,11 +1,13 @@
 """The flags that say which features a command works on, defined and resolved in one way.
 
 FLAGS = CommandFlags()
-SOURCE = FeatureFlags(FLAGS)          # --run, --features, --data, --layer
+SOURCE = FeatureFlags(FLAGS)          # --run, --features, --column, --data, --layer
 features = SOURCE.open()              # curation.features.Features
 """
 
 import typing
+
+from absl.flags import FlagHolder
 
 from dc_tf.commands.flags.runs import check_given_run
 
@@ -13,11 +15,25 @@ if typing.TYPE_CHECKING:
     from dc_tf.curation.features.open import Features
 
 
+# What --features takes, in the help of every command that has it.
+FILES = "output folder of dc_tf embed, or .npy, .npz, Parquet or Arrow files"
+
+
+def column_flag(flags) -> FlagHolder:
+    """Defines --column, of files with vectors, and returns its FlagHolder."""
+    return flags.string(
+        "column",
+        None,
+        "With the vectors: a list column of a table, a pattern of columns of one number each "
+        "('f*'), or an array of an .npz archive; not needed where there is only one.",
+    )
+
+
 class FeatureFlags:
-    """The flags --run, --features, --data and --layer of one command.
+    """The flags --run, --features, --column, --data and --layer of one command.
 
     Attributes:
-        run, features, data, layer: their FlagHolders.
+        run, features, column, data, layer: their FlagHolders.
     """
 
     def __init__(self, flags, layer_of_run="the one that dc_tf evaluate has measured as the best"):
@@ -35,9 +51,10 @@ class FeatureFlags:
         self.features = flags.paths(
             "features",
             None,
-            "Without --run: output folder of dc_tf embed, or .npy files with a row for each image: "
-            "a file, a pattern in quotes, or several with commas between them.",
+            f"Without --run: {FILES} with a row for each image: a file, a pattern in "
+            "quotes, or several with commas between them.",
         )
+        self.column = column_flag(flags)
         self.data = flags.path(
             "data", None, "Data set folder of the features; with --run only where it was moved."
         )
@@ -56,7 +73,7 @@ class FeatureFlags:
             ConfigError: a wrong TF_CONFIG, or --run is not the folder of a run.
         """
         check_given_run(self.run.value)
-        holders = (self.run, self.features, self.data, self.layer)
+        holders = (self.run, self.features, self.column, self.data, self.layer)
         return {holder.name: holder.value for holder in holders}
 
     def open(self) -> "Features":

@@ -53,6 +53,7 @@ def assign_images(
     round_index=None,
     features=None,
     comm=None,
+    column=None,
 ) -> Clustering:
     """Assigns every image of a data set.
 
@@ -66,6 +67,7 @@ def assign_images(
         features: with `clusters` of vectors that `dc_tf embed` has not made: the features of
             `data`, as of `open_features`.
         comm: Communicator of the workers, which see `scratch` and all make the call.
+        column: of `features`, as of `open_features`.
 
     Raises:
         ConfigError: not one of `run` and `clusters`; the run has kept no clustering; the network
@@ -75,6 +77,8 @@ def assign_images(
     """
     if (run is None) == (clusters is None):
         raise ConfigError("give --run=RUN or --clusters=CLUSTERS, the clusters to assign to.")
+    if column is not None and features is None:
+        raise ConfigError(f"--column={column} is of --features; give both, or none.")
     dataset, comm = data if isinstance(data, Dataset) else Dataset.open(data), comm or ALONE
     if run is not None:
         with raise_on_all(comm):
@@ -85,7 +89,7 @@ def assign_images(
         shape = {"clusters": len(model.counts), "sub_clusters": model.counts.shape[1]}
         place = {"path": os.fspath(run), "stage": model.stage, "round": model.round}
         return _joined(found, scratch, comm, name=name, dataset=dataset, **shape, **place)
-    return _to_kmeans(dataset, scratch, os.fspath(clusters), features, comm)
+    return _to_kmeans(dataset, scratch, os.fspath(clusters), (features, column), comm)
 
 
 def _joined(found, scratch, comm, **about) -> Clustering:
@@ -139,7 +143,7 @@ def _extracted(trunk, dataset, settings, model: ClusterModel, scratch, view):
     return store
 
 
-def _to_kmeans(dataset, scratch, path, features, comm) -> Clustering:
+def _to_kmeans(dataset, scratch, path, given, comm) -> Clustering:
     with raise_on_all(comm):
         if not is_kmeans(path):
             raise ConfigError(
@@ -149,7 +153,7 @@ def _to_kmeans(dataset, scratch, path, features, comm) -> Clustering:
         centroids = np.load(os.path.join(path, "centroids.npy"), mmap_mode="r")
         labels = np.load(os.path.join(path, "assignments.npy"), mmap_mode="r")
         counts = np.bincount(labels, minlength=len(centroids))
-    rows = _embedded(dataset, scratch, made, features, comm)
+    rows = _embedded(dataset, scratch, made, given, comm)
     with raise_on_all(comm):
         if rows.dim != centroids.shape[1]:
             raise ConfigError(
@@ -171,11 +175,12 @@ def _to_kmeans(dataset, scratch, path, features, comm) -> Clustering:
     )
 
 
-def _embedded(dataset, scratch, made, features, comm):
+def _embedded(dataset, scratch, made, given, comm):
     """Features of the data set: those given, or of the network that made the clustered ones."""
     with raise_on_all(comm):
+        features, column = given
         if features is not None:
-            return open_features(features=features, data=dataset)
+            return open_features(features=features, data=dataset, column=column)
         clustered = _clustered_features(made)
         about, network = clustered.about, network_of(clustered)
     embed(

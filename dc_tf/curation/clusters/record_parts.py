@@ -30,11 +30,11 @@ from dc_tf.distributed.parts import own_missing, part_rows
 from dc_tf.progress import Progress
 
 PART_ROWS, _LEAST_ROWS = 1 << 16, 1 << 12
-ROW, FILE, LABEL, CLASS = "row", "file", "label", "class"
+ROW, SOURCE, LABEL, CLASS = "row", "source", "label", "class"
 # Columns of the final table; metadata of these names gets a prefix.
 OF_CLUSTERING = ("cluster", "sub_cluster", "distance", "ratio", "outlier")
 OF_CLUSTERS = ("cluster_size", "single_source")
-RESERVED = (ROW, FILE, LABEL, CLASS, *OF_CLUSTERING, *OF_CLUSTERS)
+RESERVED = (ROW, SOURCE, LABEL, CLASS, *OF_CLUSTERING, *OF_CLUSTERS)
 _READ_ROWS = 256  # at a time, which bounds the images in memory
 _KINDS = (pa.int64(), pa.float64(), pa.string())
 
@@ -102,8 +102,8 @@ def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def corrupt_rows(table: pa.Table) -> int:
-    """Number of rows whose record could not be read: they have no file."""
-    return table[FILE].null_count
+    """Number of rows whose record could not be read: they have no source."""
+    return table[SOURCE].null_count
 
 
 def _part_path(folder, start):
@@ -117,15 +117,15 @@ def _write_list(path, parts) -> list[int]:
 
 
 def _write_part(reader, start, stop, path) -> int:
-    files, labels, columns = [], [], {}
+    sources, labels, columns = [], [], {}
     for row, example in enumerate(_examples(reader, start, stop), start):
-        files.append(example and example["source"])
+        sources.append(example and example["source"])
         labels.append(example and example["label"])
         for name, value in (example["meta"] if example else {}).items():
             columns.setdefault(name, {})[row - start] = value
     arrays = {
         ROW: pa.array(np.arange(start, stop)),
-        FILE: pa.array([name and utf8_text(name) for name in files], pa.string()),
+        SOURCE: pa.array([name and utf8_text(name) for name in sources], pa.string()),
         LABEL: pa.array(labels, pa.int64()),
     }
     for name in sorted(columns):

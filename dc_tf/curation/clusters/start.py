@@ -80,7 +80,7 @@ def assign(data, output, format=None, **which) -> dict | None:
     Args:
         data: data set folder.
         output, format: as of `write_clusters`.
-        which: run, stage, round_index, clusters and features, as of `assign.assign_images`.
+        which: run, stage, round_index, clusters, features and column, as of `assign.assign_images`.
 
     Returns, raises: as `write_clusters`.
     """

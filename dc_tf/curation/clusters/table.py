@@ -1,9 +1,9 @@
-"""The table of a clustering: a row per image with file, cluster, distance, label and metadata.
+"""The table of a clustering: a row per image with source, cluster, distance, label and metadata.
 
     write_cluster_table(open_clustering(run="RUN"), "clusters.parquet")
     pandas.read_parquet("clusters.parquet").groupby("cluster").size()
 
-Columns: `row` (row id), `file`, `cluster`, `sub_cluster` (with two levels), `distance` to the own
+Columns: `row` (row id), `source`, `cluster`, `sub_cluster` (with two levels), `distance` to the own
 centroid and `ratio` of it to the nearest other one (null where not known), `outlier` by the rule of
 `outliers.py` (null without distances), `cluster_size` and `single_source` of the row's cluster
 (with two levels, of its sub-cluster; null where no image has a user), `label`, `class`, and one per
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from dc_tf import atomic
 from dc_tf.curation.clusters import outliers, record_parts
-from dc_tf.curation.clusters.record_parts import CLASS, FILE, LABEL, ROW
+from dc_tf.curation.clusters.record_parts import CLASS, LABEL, ROW, SOURCE
 from dc_tf.curation.tables import TableWriter, check_table_path
 
 
@@ -108,7 +108,7 @@ def _with_clusters(records, clustering, facts):
     """The records of consecutive rows, with the columns of the clustering."""
     rows = records[ROW].to_numpy()
     part = _span(rows)
-    columns = {ROW: records[ROW], FILE: records[FILE]}
+    columns = {ROW: records[ROW], SOURCE: records[SOURCE]}
     columns["cluster"] = pa.array(np.asarray(clustering.cluster[part], np.int32))
     if clustering.sub_clusters > 1:
         columns["sub_cluster"] = pa.array(np.asarray(clustering.sub[part], np.int32))

@@ -11,6 +11,7 @@ beside the features; rows are mapped when they are read.
 
 import dataclasses
 import os
+import re
 
 import numpy as np
 from absl import logging
@@ -101,6 +102,10 @@ class Directions:
     def layer(self) -> str | None:
         return self.features.layer
 
+    @property
+    def column(self) -> str | None:
+        return self.features.column
+
     def fingerprint(self) -> str:
         """Identifies the features and the map."""
         name = self.whitening.name if self.whitening else "as they are"
@@ -126,9 +131,15 @@ class Directions:
 
 
 def folder_of(features) -> str:
-    """Where what is computed from features is kept: `LAYER.index` beside their first file."""
+    """Where what is computed from features is kept: `LAYER.index` beside their first file.
+
+    Of files of another origin it has the file's name, and the column's where one was named.
+    """
     folder, name = os.path.split(os.path.abspath(os.path.expanduser(features.files[0])))
-    return os.path.join(folder, f"{features.layer or os.path.splitext(name)[0]}.index")
+    if features.layer:
+        return os.path.join(folder, f"{features.layer}.index")
+    column = re.sub(r"[^\w.-]", "_", f"-{features.column}") if features.column else ""
+    return os.path.join(folder, f"{os.path.splitext(name)[0]}{column}.index")
 
 
 def own_folder(features, folder) -> None:

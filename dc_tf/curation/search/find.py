@@ -117,6 +117,7 @@ def search_and_write(
     sheet=None,
     model=None,
     whiten=DIM,
+    column=None,
 ) -> dict | None:
     """Opens features, searches them, and writes what is asked for.
 
@@ -124,7 +125,7 @@ def search_and_write(
 
     Args:
         queries, k, exact, model, whiten: as of `search`.
-        run, features, data, layer: as of `open_features`.
+        run, features, data, layer, column: as of `open_features`.
         output: table, .parquet, .csv or .json; None writes none.
         sheet: picture, .jpg or .png; None writes none.
 
@@ -145,7 +146,7 @@ def search_and_write(
         raise ConfigError(f"--sheet={sheet} shows images; name their data set with --data.")
     queries = read_queries(queries)
     with joined(*_shared_folder(run, features)) as comm:
-        opened = open_features(run, features, data, layer, comm=comm)
+        opened = open_features(run, features, data, layer, comm=comm, column=column)
         with raise_on_all(comm):
             _check_rows(opened, queries)
         found = search(opened, queries, k, exact, model, whiten, comm)

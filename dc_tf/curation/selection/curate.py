@@ -35,7 +35,10 @@ from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError, DataError
 
 # Of a request: where things are and what becomes of the rows, not which rows are chosen.
-_FREE = ("data", "output", "run", "features", "layer", "clusters", "tree", "rows", "drop_rows")
+_FREE = (
+    *("data", "output", "run", "features", "column", "layer", "clusters", "tree"),
+    *("rows", "drop_rows"),
+)
 _FREE += ("dry_run", "materialize", "format", "overwrite", "timeout_s", "precision")
 
 
@@ -112,7 +115,12 @@ class _Curation:
         if not request.has_features:
             return None
         return open_features(
-            request.run, request.features, request.data, request.layer, comm=self._comm
+            request.run,
+            request.features,
+            request.data,
+            request.layer,
+            comm=self._comm,
+            column=request.column,
         )
 
     def _open_dataset(self):

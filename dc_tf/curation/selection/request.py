@@ -29,7 +29,7 @@ class CurateRequest:
         where: conditions, see `where.Condition`.
         rows, drop_rows: `.npy` or text file of row ids, or an array of them.
         choice: which rows of a cluster are taken, "random" or "nearest" to its centroid.
-        run, features, layer: as of `features.open_features`.
+        run, features, layer, column: as of `features.open_features`.
         clusters: output folder of `dc_tf kmeans`, or a run: its last round.
         levels: clusters of each level of the tree; None: by the number of rows.
         rounds, sample, iterations, seed, precision: as of `HierarchyOptions`.
@@ -56,6 +56,7 @@ class CurateRequest:
     run: str | None = None
     features: object = None
     layer: str | None = None
+    column: str | None = None
     clusters: str | None = None
     levels: tuple[int, ...] | None = None
     rounds: int = HierarchyOptions.rounds

@@ -30,6 +30,7 @@ def open_source(
     split=None,
     encoding=None,
     image_column=None,
+    label_column=None,
 ) -> Source:
     """Opens a source of any kind.
 
@@ -45,23 +46,25 @@ def open_source(
         encoding: of lists and of texts in tar files; None: UTF-8. A byte-order mark has
             precedence.
         image_column: of a table, with the images; None: the only one with bytes.
+        label_column: of a table, with the labels; "": none; None: `label`, else the only one whose
+            class names the table states.
 
     Raises:
         ConfigError: the input does not exist, or is of no known kind, or the settings do not fit.
         DataError: a list cannot be read.
     """
     encodings.check_encoding(encoding)
+    columns = {"image_column": image_column, "label_column": label_column}
     source = _opened(
-        input, labels_from_folders, skip, tfds_data_dir, progress, split, encoding, image_column
+        input, labels_from_folders, skip, tfds_data_dir, progress, split, encoding, columns
     )
-    if image_column is not None and not isinstance(source, parquets.ParquetSource):
-        raise ConfigError(
-            f"--image_column={image_column} is for Parquet and Arrow tables; {input} is none."
-        )
+    given = [f"--{name}={value}" for name, value in columns.items() if value is not None]
+    if given and not isinstance(source, parquets.ParquetSource):
+        raise ConfigError(f"{given[0]} is for Parquet and Arrow tables; {input} is none.")
     return source
 
 
-def _opened(input, labels_from_folders, skip, tfds_data_dir, progress, split, encoding, column):
+def _opened(input, labels_from_folders, skip, tfds_data_dir, progress, split, encoding, columns):
     if input.startswith(tfds_source.PREFIX):
         _check_no_folders(input, labels_from_folders, split)
         return tfds_source.TfdsSource(input, tfds_data_dir)
@@ -78,7 +81,7 @@ def _opened(input, labels_from_folders, skip, tfds_data_dir, progress, split, en
     if len(paths) == 1 and paths[0].lower().endswith(lists.SUFFIXES):
         return lists.open_list(paths[0], progress, encoding)
     if all(parquets.is_table(path) for path in paths):
-        return parquets.ParquetSource(paths, column)
+        return parquets.ParquetSource(paths, *columns.values())
     if all(tars.is_tar(path) for path in paths):
         return tars.TarSource(paths, encoding)
     return _images(input, paths)

@@ -2,15 +2,17 @@
 
     source = ParquetSource(["data/train-00000-of-00002.parquet", ...])
 
-A column holds the images: encoded bytes, or structs of `bytes` and `path`. `label` holds numbers,
-whose names the tables may state (`ClassLabel`), or names; all other columns become metadata. Rows
-are read a few at a time.
+A column holds the images: encoded bytes, or structs of `bytes` and `path`. Another one holds the
+labels: numbers, whose names the tables may state (`ClassLabel`), or names. All other columns become
+metadata. Rows are read a few at a time.
 """
 
 import datetime
 import json
 import os
 from collections.abc import Iterator
+
+from absl import logging
 
 from dc_tf.data.sources.columns import LABEL, Columns, label_of
 from dc_tf.data.sources.image_files import MAX_FILE_BYTES
@@ -31,13 +33,15 @@ class ParquetSource:
     Args:
         paths: of the tables.
         column: with the images; None: the only one that may have some.
+        label_column: with the labels; "": none; None: `label`, else the only one whose names the
+            tables state.
 
     Raises:
         ConfigError: there is no such column, or there are several; or tables differ in theirs.
         DataError: a table cannot be read.
     """
 
-    def __init__(self, paths, column=None):
+    def __init__(self, paths, column=None, label_column=None):
         self._paths = list(paths)
         self._tables = [open_groups(path, _opener(path)) for path in self._paths]
         names = [
@@ -45,8 +49,9 @@ class ParquetSource:
             for p, table in zip(paths, self._tables, strict=True)
         ]
         self._column = names[0]
+        self._label = _label_column(self._tables[0].schema, paths[0], label_column)
         for path, name, table in zip(self._paths, names, self._tables, strict=True):
-            if name != self._column or _label_names(table.schema) != self._stated_names:
+            if name != self._column or self._names_in(table) != self._stated_names:
                 raise ConfigError(
                     f"{path} has other columns or classes than {self._paths[0]}; convert tables of "
                     "one data set together."
@@ -58,7 +63,7 @@ class ParquetSource:
         if not self._stated_names:
             self._numbers = {name: n for n, name in enumerate(self.class_names or ())}
         tables = [[os.path.basename(path), size_of(path)] for path in self._paths]
-        self.identity = {"tables": tables, "column": self._column}
+        self.identity = {"tables": tables, "column": self._column, "label": self._label}
 
     def items(self, place=None) -> Iterator[Item]:
         first, done = place or (0, 0)
@@ -68,15 +73,19 @@ class ParquetSource:
 
     @property
     def _stated_names(self):
-        return _label_names(self._tables[0].schema)
+        return self._names_in(self._tables[0])
+
+    def _names_in(self, table):
+        """The names that a table states for the labels, or None."""
+        return _class_labels(table.schema).get(self._label)
 
     def _found_names(self):
         """Class names of a column of labels that are text; None for numbers."""
         for table in self._tables:
-            if LABEL not in table.schema.names:
+            if self._label not in table.schema.names:
                 return None
             for group in range(len(table.sizes)):
-                for batch in table.batches(group, _LABEL_ROWS, (LABEL,)):
+                for batch in table.batches(group, _LABEL_ROWS, (self._label,)):
                     for label in batch.column(0).to_pylist():
                         self._columns.see({LABEL: label})
         return self._columns.class_names()
@@ -102,7 +111,7 @@ class ParquetSource:
         if reason:
             return Item(name, None, place, reason=reason)
         try:
-            label = label_of(values.pop(LABEL, None), self._numbers)
+            label = label_of(values.pop(self._label, None), self._numbers)
         except ValueError as error:
             return Item(name, None, place, reason=str(error))
         meta = {key: _storable(value) for key, value in values.items()}
@@ -183,14 +192,40 @@ def _holds_bytes(kind):
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _label_names(schema):
-    """Names of the labels that a Hugging Face data set states, or None."""
+def _label_column(schema, path, asked):
+    """Name of the column with the labels, or None."""
+    if asked is not None:
+        if asked and asked not in schema.names:
+            raise ConfigError(
+                f"{path} has no column {asked} for --label_column; its columns are "
+                f"{', '.join(schema.names)}."
+            )
+        return asked or None
+    if LABEL in schema.names:
+        return LABEL
+    found = [name for name in _class_labels(schema) if name in schema.names]
+    if len(found) > 1:
+        raise ConfigError(
+            f"{path} has labels in the columns {', '.join(found)}; name one of them with "
+            "--label_column, or none with --label_column=."
+        )
+    if found:
+        logging.info("labels are of the column %s, whose class names %s states.", found[0], path)
+    return found[0] if found else None
+
+
+def _class_labels(schema) -> dict[str, list[str]]:
+    """{column: class names} that a Hugging Face data set states."""
     try:
         about = json.loads((schema.metadata or {})[b"huggingface"])
-        names = about["info"]["features"][LABEL]["names"]
-    except (KeyError, TypeError, ValueError):
-        return None
-    return [str(name) for name in names]
+        features = about["info"]["features"].items()
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}
+    return {
+        column: [str(name) for name in feature["names"]]
+        for column, feature in features
+        if isinstance(feature, dict) and isinstance(feature.get("names"), list)
+    }
 
 
 def _storable(value):

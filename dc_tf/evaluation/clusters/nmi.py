@@ -4,10 +4,11 @@
     result = evaluate(clusterings.find(path), dataset, columns)
     print(table(result))
 
-For every clustering of a run, or that of `dc_tf kmeans`, and every column of labels or metadata,
-the task computes normalised mutual information, adjusted Rand index, and purity: the share of
-images whose value is the most frequent one of their cluster. A column's metrics leave out images
-without a value. Workers share the reading of metadata, and the clusterings.
+For every clustering of a run, that of `dc_tf kmeans`, or one of features, and every column of
+labels or metadata, the task computes normalised mutual information, adjusted Rand index, and
+purity: the share of images whose value is the most frequent one of their cluster. A column's
+metrics leave out images without a value. Workers share the reading of metadata, and the
+clusterings.
 
 Reference: Caron et al. 2019, section 4.2 and Figure 4. An image with several hashtags is assigned
 its rarest one; a place is a cell of latitude and longitude.
@@ -50,13 +51,17 @@ class Protocol:
             all available columns.
         max_rows: largest number of images whose metadata is read, spread over the data set.
         cell_degrees: side of a place's cell, in degrees.
+        k: of --features, which are clustered here: number of clusters; 0: as many as classes.
     """
 
     columns: tuple[str, ...] = ()
     max_rows: int = 1_000_000
     cell_degrees: float = 1.0
+    k: int = 0
 
     def __post_init__(self):
+        if self.k < 0:
+            raise ConfigError(f"k is {self.k}; use a number of clusters, or 0 for the classes'.")
         if self.max_rows < 1 or self.cell_degrees <= 0:
             raise ConfigError(
                 f"max_rows is {self.max_rows} and cell_degrees is {self.cell_degrees}; use "
@@ -66,6 +71,10 @@ class Protocol:
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
     """Runs the task; see `tasks`. The data set is --train, by default that of the run."""
+    if request.features is not None:
+        return _run_on_features(request, protocol)
+    if protocol.k:
+        raise ConfigError(f"k is {protocol.k}, but --model={request.model} has clusters already.")
     found = clusterings.find(request.model)
     # The run may still be training, so workers may find different numbers of rounds.
     found = found[: all_gather(len(found), request.world).min()]
@@ -79,6 +88,18 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
         )
     result = {"train": dataset.path, "rows": len(columns.rows), "clusterings": metrics}
     return result, table(metrics)
+
+
+def _run_on_features(request, protocol) -> tuple[dict, str]:
+    from dc_tf.evaluation.clusters.of_features import cluster_features  # imports TensorFlow
+
+    if not request.train:
+        raise ConfigError("--train is missing; give the data set that was embedded.")
+    dataset = Dataset.open(request.train)
+    columns = read_columns(dataset, protocol, request.world)
+    found = [cluster_features(request, protocol.k, dataset)]
+    metrics = evaluate(found, dataset, columns, request.world)
+    return {"rows": len(columns.rows), "clusterings": metrics}, table(metrics)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,17 +10,16 @@ that a view lists rows of; files without a record belong to the one with as many
 
 import contextlib
 import dataclasses
-import os
 
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.clustering.store.feature_files import Features, open_files, open_folder
+from dc_tf.clustering.store import feature_files
+from dc_tf.clustering.store.feature_files import Features
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.models import FrozenModel
 from dc_tf.evaluation.splits import Split, open_splits
-from dc_tf.paths import expand
 
 # What has to be equal in the records of training and test features.
 _SAME = ("weights", "cells", "mirror", "short_side", "network")
@@ -119,10 +118,7 @@ def open_matrix(request, name: str) -> Features:
     given = getattr(request, name)
     layer = None if "all" in request.layers else ",".join(request.layers)
     try:
-        folder = expand(given) if isinstance(given, str | os.PathLike) else ""
-        if folder and os.path.isdir(folder):
-            return open_folder(folder, layer=layer)
-        return open_files(given, layer=layer)
+        return feature_files.open_given(given, layer=layer, column=request.column)
     except ConfigError as error:
         raise ConfigError(str(error).replace("--features", f"--{name}", 1)) from error
 

@@ -171,7 +171,8 @@ def _clustered(clustering):
     if not np.array_equal(ids, np.arange(len(ids))):
         return None
     paths = [path for path, _ in found.input_files()]
-    return _opened(open_features, features=paths, data=clustering.dataset)
+    column = found.settings().get("column")
+    return _opened(open_features, features=paths, data=clustering.dataset, column=column)
 
 
 def _opened(function, *args, **kwargs):

@@ -29,7 +29,7 @@ class Source:
 
     Attributes:
         run, clusters, data, stage, round_index: as of `curation.clusters.open_clustering`.
-        features: output of `dc_tf embed` or .npy files; None takes what is kept.
+        features, column: as of `open_features`; None takes what is kept.
         layer: of `features` or of the run's.
         model: run or SavedModel that made `features`, where it was moved.
         embed: of a run: make features if there are none.
@@ -42,6 +42,7 @@ class Source:
     stage: str = ""
     round_index: int | None = None
     features: str | None = None
+    column: str | None = None
     layer: str | None = None
     model: str | None = None
     embed: bool = False
@@ -97,7 +98,7 @@ def open_site(source: Source, workdir: str) -> Site:
     """
     run, clustering = _open(source)
     if source.features is not None:  # refused before what takes long
-        open_features(features=source.features, data=clustering.dataset, layer=source.layer)
+        _given_features(source, clustering.dataset)
     atomic.make_folder(workdir)
     with atomic.locked(os.path.join(workdir, "browser.lock"), workdir):
         clustering = with_distances(clustering)
@@ -141,6 +142,8 @@ def check_source(source: Source) -> None:
         raise ConfigError("--clusters needs the data set that was embedded; give --data=DATA.")
     if source.clusters is not None and (source.stage or source.round_index is not None):
         raise ConfigError("--stage and --round are of a run; --clusters has one clustering.")
+    if source.column is not None and source.features is None:
+        raise ConfigError(f"--column={source.column} is of --features; give both, or none.")
     if source.embed and (source.run is None or source.features is not None):
         raise ConfigError("--embed makes features of --run; it has no use with others.")
 
@@ -174,10 +177,16 @@ def _table(source, run, clustering, workdir):
 def _features(source, clustering):
     dataset = clustering.dataset
     if source.features is not None:
-        return open_features(features=source.features, data=dataset, layer=source.layer)
+        return _given_features(source, dataset)
     if source.embed:
         return for_run(source.run, source.layer, source.data)
     return kept_features(clustering, source.layer)
+
+
+def _given_features(source, dataset):
+    return open_features(
+        features=source.features, data=dataset, layer=source.layer, column=source.column
+    )
 
 
 def _without_rows(clustering):

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 
 from dc_tf.curation.clusters.record_parts import (
     CLASS,
-    FILE,
     LABEL,
     OF_CLUSTERING,
     OF_CLUSTERS,
     ROW,
+    SOURCE,
 )
 from dc_tf.errors import ConfigError
 
@@ -56,7 +56,7 @@ class TextTable:
             return None
         with file:
             names = file.schema_arrow.names
-            if file.metadata.num_rows != rows or not {ROW, FILE} <= set(names):
+            if file.metadata.num_rows != rows or not {ROW, SOURCE} <= set(names):
                 return None
             columns = {
                 field.name: _holds_text(field.type)
@@ -172,7 +172,7 @@ def _repeated(schema, columns):
     fails ("Nested data conversions not implemented").
     """
     paths = {schema.column(number).path for number in range(len(schema))}
-    return tuple(n for n, is_text in columns.items() if is_text and n != FILE and n in paths)
+    return tuple(n for n, is_text in columns.items() if is_text and n != SOURCE and n in paths)
 
 
 def _contains(words):

@@ -52,6 +52,7 @@ def find_and_write(
     format="parquet",
     groups=100,
     overwrite=False,
+    column=None,
     **settings,
 ) -> dict | None:
     """Finds copies and writes tables, a view and a gallery; deletes nothing.
@@ -59,7 +60,7 @@ def find_and_write(
     The workers that TF_CONFIG names share the work; the chief writes.
 
     Args:
-        run, features, data: as of `open_features`.
+        run, features, data, column: as of `open_features`.
         layer: as there; of a run, None takes its network's `copies_layer` in `CELLS` x `CELLS`
             cells of images and their mirror images.
         clusters: run or output of `dc_tf kmeans` whose clusters are looked in; None makes some.
@@ -86,11 +87,11 @@ def find_and_write(
     _check(output, dry_run, format, groups)
     with contextlib.ExitStack() as stack:
         comm = stack.enter_context(joined(f"--output={output}", output or ""))
-        if run is not None and layer is None:
+        if run is not None and layer is None and column is None:
             layer = _copies_layer(run)
             opened = open_features(run, features, data, layer, CELLS, mirror=True, comm=comm)
         else:
-            opened = open_features(run, features, data, layer, comm=comm)
+            opened = open_features(run, features, data, layer, comm=comm, column=column)
         with raise_on_all(comm):
             given = None if clusters is None else _labels(clusters, opened)
             if dry_run:

@@ -46,7 +46,7 @@ class AssignTest(tf.test.TestCase):
             which = {"run": self.run_folder, "stage": "deepercluster", "round_index": round_index}
             own = self.clustered_table(**which)
             new = self.assigned(self.data, **which)
-            for name in ("row", "file", "cluster", "sub_cluster"):
+            for name in ("row", "source", "cluster", "sub_cluster"):
                 self.assertAllEqual(own[name], new[name])
             self.assertAllClose(own["distance"], new["distance"], 1e-4, 1e-5)
             self.assertAllClose(own["ratio"], new["ratio"], 1e-4, 1e-5)
@@ -55,7 +55,7 @@ class AssignTest(tf.test.TestCase):
         data = clustered.write_data(self.path("new"), rows=9, meta=clustered.photo)
         table = self.assigned(data, run=self.run_folder)
         self.assertAllEqual(table["row"], np.arange(9))
-        self.assertEqual(table["file"][3], "photos/3.png")
+        self.assertEqual(table["source"][3], "photos/3.png")
         self.assertAllInRange(table["cluster"].to_numpy(), 0, 1)
         self.assertAllInRange(table["sub_cluster"].to_numpy(), 0, 3)
         self.assertAllInRange(table["ratio"].to_numpy(), 0, 1 + 1e-6)

@@ -75,7 +75,7 @@ class ClusterTableTest(tf.test.TestCase):
                 found,
                 {
                     "row": row,
-                    "file": f"photos/{row}.png",
+                    "source": f"photos/{row}.png",
                     "cluster": row % 2,
                     "sub_cluster": row % 3,
                     "distance": row / 4,
@@ -153,11 +153,11 @@ class ClusterTableTest(tf.test.TestCase):
         about, output = self.table(data)
         self.assertEqual(about["corrupt_rows"], 1)
         found = pq.read_table(output).slice(5, 1).to_pylist()[0]
-        self.assertEqual((found["row"], found["file"], found["cluster"]), (5, None, 1))
+        self.assertEqual((found["row"], found["source"], found["cluster"]), (5, None, 1))
 
     def test_names_that_are_no_text_become_escapes(self):
         data = self.data(source=lambda row: b"b\xe4r.png".decode("utf-8", "surrogateescape"))
-        names = set(pq.read_table(self.table(data)[1])["file"].to_pylist())
+        names = set(pq.read_table(self.table(data)[1])["source"].to_pylist())
         self.assertLen(names, 1)
         self.assertStartsWith(names.pop(), "b")
 

@@ -77,6 +77,43 @@ class ParquetsTest(tf.test.TestCase):
             expected = {"camera": "K1000", "taken": "2019-10-27", "tags": ["sea", "sun"]}
             self.assertEqual(row["meta"], expected)
 
+    def test_labels_in_a_column_of_another_name(self):
+        columns = {
+            "img": pa.array(structs(4), IMAGE),
+            "fine_label": [2, 0, 1, 0],
+            "coarse_label": [1, 0, 1, 0],
+        }
+        fine, coarse = {"names": ["ant", "bee", "cat"]}, {"names": ["insect", "mammal"]}
+        path = self.write(columns, features={"fine_label": fine, "img": {"_type": "Image"}})
+        with self.assertLogs(level="INFO") as logs:
+            dataset, _ = self.convert(path)
+        self.assertIn("labels are of the column fine_label", "".join(logs.output))
+        self.assertEqual(dataset.class_names, ("ant", "bee", "cat"))
+        self.assertAllEqual(dataset.labels(), [2, 0, 1, 0])
+        path = self.write(columns, features={"fine_label": fine, "coarse_label": coarse})
+        with self.assertRaisesRegex(ConfigError, "columns fine_label, coarse_label; .*_column"):
+            open_source(path)
+        dataset, _ = self.convert(path, label_column="coarse_label")
+        self.assertEqual(dataset.class_names, ("insect", "mammal"))
+        (row,) = RowReader(dataset).examples([0])
+        self.assertEqual((row["label"], row["meta"]), (1, {"fine_label": 2}))
+        dataset, _ = self.convert(path, label_column="")
+        self.assertIsNone(dataset.class_names)
+        with self.assertRaisesRegex(ConfigError, "no column kind for --label_column; .*img, fine"):
+            open_source(path, label_column="kind")
+        pictures.write(self.folder, "x.png", pictures.encoded(0))
+        with self.assertRaisesRegex(ConfigError, "--label_column=a is for Parquet"):
+            open_source(self.path("x.png"), label_column="a")
+
+    def test_a_label_outside_the_stated_names_is_a_line_with_the_reason(self):
+        columns = {"image": pa.array(structs(4), IMAGE), "label": [0, 2, 1, -1]}
+        path = self.write(columns, features={"label": {"names": ["cat", "dog"]}})
+        dataset, rejected = self.convert(path)
+        self.assertAllEqual(dataset.labels(), [0, 1, -1])
+        (line,) = rejected
+        self.assertEqual(line["path"], "0001.png")
+        self.assertIn("label 2 is outside the 2 class names", line["reason"])
+
     def test_bytes_alone_and_labels_that_are_names(self):
         images = [pictures.encoded(number) for number in range(3)]
         path = self.write({"jpg": images, "label": ["B\u00e4r", None, "Affe"]})

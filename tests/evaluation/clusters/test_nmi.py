@@ -1,6 +1,7 @@
 """Agreement of clusters with labels and metadata: closed forms, columns, and whole runs."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from striped import call, write_model, write_stripes
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.writer import DatasetWriter
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.evaluation.clusters.nmi import Protocol, compare, purity, read_columns, table
+from dc_tf.evaluation.clusters.nmi import Protocol, compare, purity, read_columns, run, table
 from dc_tf.evaluation.tasks import Request
 
 
@@ -197,6 +198,33 @@ def measured_on(cluster, model, train, settings):
         except DataError as error:
             found = str(error)
     return found, shown.getvalue()
+
+
+class FeaturesTest(tf.test.TestCase):
+    def test_clusters_of_given_features_are_compared_with_labels(self):
+        folder = self.get_temp_dir()
+        data = write_stripes(os.path.join(folder, "data"), 30, 0, "abc", lambda c: c == "c")
+        labels = Dataset.open(data).labels().astype(np.int64)
+        exact = np.eye(3, dtype=np.float32)[labels] + np.float32(3)
+        np.save(os.path.join(folder, "x.npy"), exact)
+        request = Request("nmi", train=data, features=os.path.join(folder, "x.npy"))
+        found, text = run(request, Protocol(columns=("label",)))  # as many as classes
+        (line,) = found["clusterings"]
+        self.assertAllClose((line["nmi"], line["rows"], line["values"]), (1.0, len(labels), 3))
+        self.assertIn("nmi: normalised mutual information", text)
+        shared = workers.on_cluster(2, measured_on_features, request)
+        self.assertEqual(shared, [found, found])
+        found, _ = run(request, Protocol(columns=("label",), k=2))
+        self.assertLess(found["clusterings"][0]["nmi"], 1.0)
+        with self.assertRaisesRegex(ConfigError, "--train is missing"):
+            run(dataclasses.replace(request, train=None), Protocol())
+        with self.assertRaisesRegex(ConfigError, "k is 3, but --model=RUN has clusters already"):
+            run(Request("nmi", model="RUN"), Protocol(k=3))
+
+
+def measured_on_features(cluster, request):
+    request = dataclasses.replace(request, cluster=cluster)
+    return run(request, Protocol(columns=("label",)))[0]
 
 
 @pytest.mark.slow

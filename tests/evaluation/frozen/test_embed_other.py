@@ -6,10 +6,12 @@ import glob
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from unittest import mock
 
+import browsing
 import jobs
 import numpy as np
 import other_networks
@@ -32,6 +34,7 @@ from dc_tf.data.storage.view import write_view
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError, Preempted
 from dc_tf.evaluation.frozen.features import Extractor
+from dc_tf.report.browser.site import Source, open_site
 
 ROWS, SIDE = 48, other_networks.SIDE
 
@@ -222,6 +225,30 @@ class FurtherTest(OtherTest):
         self.assertEqual(Dataset.open(few).rows, 10)
         nmi = call("evaluate", "--task=nmi", f"--model={clusters}", f"--train={self.data}")
         self.assertEqual(nmi["rows"], ROWS)
+        flags = source[0], f"--train={self.data}", "--params_override=k=4"
+        same = call("evaluate", "--task=nmi", *flags)
+        self.assertAllClose(same["clusterings"][0]["nmi"], nmi["clusterings"][0]["nmi"])
+        view = self.view(np.arange(8, ROWS))
+        part = call("evaluate", "--task=nmi", source[0], f"--train={view}")
+        self.assertEqual(part["rows"], ROWS - 8)
+        assigned = os.path.join(self.root, "assigned.csv")
+        call("assign", *pair, f"--output={assigned}")  # the network of the features is found
+        with open(assigned, newline="") as file:
+            found = [int(line["cluster"]) for line in csv.DictReader(file)]
+        self.assertAllEqual(found, np.load(os.path.join(clusters, "assignments.npy")))
+        self.browsed(clusters)
+
+    def browsed(self, clusters):
+        """An image of the collection and one from outside find the row by these features."""
+        source = Source(clusters=clusters, data=self.data, features=self.features, table=False)
+        site = open_site(source, os.path.join(tempfile.mkdtemp(dir=self.root), "browser"))
+        client = browsing.client(site)
+        (example,) = RowReader(site.dataset).examples([7])
+        answer = client.post("/example", content=example["encoded"], headers=browsing.ORIGIN)
+        page = client.get(answer.json()["location"]).text
+        self.assertEqual(re.search(r'href="/image/(\d+)"', page)[1], "7")
+        x = np.concatenate([np.load(path) for path in files(self.features, "mean")])
+        self.assertAllClose(site.examples.features.read(0, ROWS), x)
 
     def test_images_are_found_and_assigned_by_the_network_of_the_features(self):
         example = RowReader(Dataset.open(self.data)).examples([7])[0]
@@ -248,6 +275,25 @@ class FurtherTest(OtherTest):
                 self.assertAllClose(given["layers"]["mean"][name], value, atol=1e-4, msg=name)
             self.assertIsNone(own["random_init"])
         self.assertFalse(os.path.exists(os.path.join(self.model, "evaluations.json")))
+
+    def test_neighbours_by_given_features_are_the_nearest_of_them(self):
+        train, test = self.view(np.arange(32)), self.view(np.arange(32, ROWS))
+        table, given = os.path.join(self.root, "knn.csv"), os.path.join(self.root, "given.npy")
+        x = np.random.default_rng(1).standard_normal((ROWS, 8)).astype(np.float32)
+        np.save(given, x)
+        flags = "--task=knn", f"--train={train}", f"--test={test}", f"--features={given}"
+        call("evaluate", *flags, "--noestimate", f"--neighbours={table}")
+        with open(table, newline="") as file:
+            lines = list(csv.DictReader(file))
+        x -= x[:32].mean(0)  # as the task does
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+        cosines, sources = x[32:] @ x[:32].T, sources_of(Dataset.open(self.data), range(ROWS))
+        first = [line for line in lines if line["rank"] == "1"]
+        self.assertLen(first, ROWS - 32)
+        for number, line in enumerate(first):
+            self.assertEqual(line["test_source"], sources[32 + number])
+            self.assertEqual(line["source"], sources[int(line["row"])])
+            self.assertEqual(int(line["row"]), cosines[number].argmax())
 
     def test_retrieval_ranks_images_by_their_features(self):
         labels = Dataset.open(self.data).labels()
@@ -291,7 +337,8 @@ class FurtherTest(OtherTest):
             (("--task=knn", *data, features, "--model=x"), "not both"),
             (("--task=knn", *data, features, "--resize=40"), "--resize is of networks"),
             (("--task=knn", *data, self.flags[0], "--stage=x"), "--stage is of networks of dc_tf"),
-            (("--task=nmi", features), "--features are for knn, linear_probe, low_shot, retrieval"),
+            (("--task=finetune", features), "--features are for knn, linear_probe, low_shot, retr"),
+            (("--task=nmi", features), "--train is missing; give the data set that was embedded"),
             (("--task=knn", *data, features, "--layer=fc7"), "has no layer fc7; it has mean"),
             (("--task=knn", data[0], f"--test={other}", features), "those of --test as --test_fe"),
             (

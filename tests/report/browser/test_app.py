@@ -161,7 +161,7 @@ class PagesTest(SiteCase):
         self.assertEqual(self.rows_of(page)[0], self.rows_of(self.page("/image/20/similar"))[0])
 
     def test_text_is_found_in_names_hashtags_and_classes(self):
-        self.assertEqual(self.rows_of(self.page("/search?q=photos/1.&in=file")), [1])
+        self.assertEqual(self.rows_of(self.page("/search?q=photos/1.&in=source")), [1])
         self.assertLen(self.rows_of(self.page("/search?q=TAG1")), 20)
         self.assertLen(self.rows_of(self.page("/search?q=dog&in=class")), 30)
         self.assertEqual(self.rows_of(self.page("/search?q=11.5&in=latitude"))[:2], [1, 3])

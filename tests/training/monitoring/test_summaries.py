@@ -3,6 +3,8 @@
 import glob
 import io
 import os
+import pathlib
+import re
 import shutil
 import tempfile
 import types
@@ -42,6 +44,16 @@ def scalars(events):
         tag: [(e.step, float(tf.make_ndarray(e.tensor_proto))) for e in events.Tensors(tag)]
         for tag in tags
     }
+
+
+def documented(heading):
+    """Names in the first columns of the tables under a heading of docs/metrics.md, by table."""
+    root = pathlib.Path(__file__).resolve().parents[3]
+    text = (root / "docs" / "metrics.md").read_text(encoding="utf-8")
+    section = text.partition(f"\n{heading}\n")[2].partition("\n## ")[0].partition("\n### ")[0]
+    tables = [table.partition("\n\n")[0] for table in section.split("| field | meaning |")[1:]]
+    firsts = [[line.split("|")[1] for line in t.splitlines() if "|" in line] for t in tables]
+    return [[name for cell in cells for name in re.findall(r"`(\w+)`", cell)] for cells in firsts]
 
 
 def files(folder):
@@ -165,15 +177,25 @@ class RunTest(tf.test.TestCase):
 
     def test_there_is_one_file_with_the_numbers_of_the_metrics(self):
         self.assertLen(files(self.run_dir.summaries), 1)
-        found = scalars(self.events)
-        lines = read(self.run_dir.metrics)
-        clusterings = [line for line in lines if line["event"] == "clustering"]
-        for name in ("clusters/entropy", "sub_clusters/empty", "nmi_labels"):
-            expected = [(line["step"], np.float32(line[name])) for line in clusterings]
-            self.assertEqual(found[f"clustering/{name}"], expected)
-        train = [line for line in lines if line["event"] == "train"]
-        expected = [(line["step"], np.float32(line["loss"])) for line in train]
-        self.assertEqual(found["loss"], expected)
+        (train,), (sizes, others, _) = (
+            documented("### event: train"),
+            documented("### event: clustering"),
+        )
+        numbers = {name: ("train", name) for name in train if name not in ("stage", "epoch")}
+        levels = [f"{level}/{name}" for level in ("clusters", "sub_clusters") for name in sizes]
+        agreement = [name for name in others if name.startswith("nmi_")]
+        numbers |= {f"clustering/{name}": ("clustering", name) for name in levels + agreement}
+        self.assertLen(agreement, 2)
+        lines, expected = read(self.run_dir.metrics), {}
+        for tag, (event, name) in numbers.items():
+            found = [
+                (line["step"], np.float32(line[name]))
+                for line in lines
+                if line["event"] == event and line.get(name) is not None
+            ]
+            expected |= {tag: found} if found else {}
+        self.assertEqual(numbers.keys() - expected.keys(), {"loss_scale", "skipped_steps"})
+        self.assertEqual(scalars(self.events), expected)
 
     def test_histograms_count_all_clusters(self):
         for level, count in (("clusters", 2), ("sub_clusters", 8)):
