@@ -310,7 +310,10 @@ class DockerTest(tf.test.TestCase):
     def test_the_driver_that_gke_mounts_is_found(self):
         settings = " ".join(v for name, v in self.instructions("Dockerfile.gpu") if name == "ENV")
         shell = f'for one in {settings}; do export "$one"; done; echo "$PATH $LD_LIBRARY_PATH"'
-        for before, after in (("/old", "/usr/local/nvidia/lib64:/old"), ("", "/usr/local/nvidia/lib64")):
+        for before, after in (
+            ("/old", "/usr/local/nvidia/lib64:/old"),
+            ("", "/usr/local/nvidia/lib64"),
+        ):
             environment = {"PATH": "/bin", "LD_LIBRARY_PATH": before}
             done = subprocess.run(["sh", "-c", shell], env=environment, capture_output=True)
             self.assertEqual(done.stdout.decode().split(), ["/usr/local/nvidia/bin:/bin", after])
