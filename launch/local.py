@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Starts N workers of one job on this machine and supervises them.
 
-    launch/local.py --workers=4 -- train --config_file=quickstart --workdir=/tmp/run
-    dc_tf launch --workers=4 -- train --config_file=quickstart --workdir=/tmp/run     # the same
+    launch/local.py --workers=4 -- train --config_file=quickstart \\
+        --params_override=data.path=DATA --workdir=RUN
+    dc_tf launch --workers=4 -- train ...                                      # the same
 
 After `--` comes a dc_tf command line, which every worker runs with a TF_CONFIG of its own. With
 GPUs, each worker gets one; otherwise workers share the cores. Output lines start with the worker's
@@ -18,11 +19,13 @@ import argparse
 import contextlib
 import ctypes
 import functools
+import glob
 import importlib.util
 import json
 import os
 import pathlib
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -48,6 +51,7 @@ _LIMITS = {
     "threads": (1, 100_000),
     "grace_s": (0, 1_000_000),
 }
+GPU_DEVICES = "/dev/nvidia[0-9]*"
 CPU_QUOTA = pathlib.Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -74,6 +78,8 @@ def supervise(options, command, devices, configs=None) -> int:
         devices: of `share_devices`.
         configs: TF_CONFIG of each worker; None: on new ports of this machine at each start.
     """
+    if devices is None and "CUDA_VISIBLE_DEVICES" not in os.environ and glob.glob(GPU_DEVICES):
+        note(f"this machine has GPUs, but the workers use the CPU: {why_no_gpu()}")
     stop = StopSignals()
     for attempt in range(options.max_restarts + 1):
         if attempt:
@@ -84,27 +90,27 @@ def supervise(options, command, devices, configs=None) -> int:
     return code
 
 
-def parse(argv, text=__doc__, default_workers=None) -> tuple[argparse.Namespace, list[str]]:
+def parse(argv, text=__doc__, workers_required=True) -> tuple[argparse.Namespace, list[str]]:
     """Returns (options, command): the launcher's own flags and the arguments after `--`.
 
     Args:
         argv: arguments.
         text: of --help.
-        default_workers: number of workers where --workers is absent; None: it is required.
+        workers_required: whether --workers must be given; otherwise `options.workers` may be None.
     """
     split = argv.index("--") if "--" in argv else len(argv)
+    workers = "--workers=N" if workers_required else "[--workers=N]"
     parser = argparse.ArgumentParser(
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         prog=NAME,
-        usage=f"{NAME} --workers=N [--max_restarts=K] [--threads=T] -- COMMAND --flags",
+        usage=f"{NAME} {workers} [--max_restarts=K] [--threads=T] -- COMMAND --flags",
         allow_abbrev=False,
     )
     parser.add_argument(
         "--workers",
         type=int,
-        required=default_workers is None,
-        default=default_workers,
+        required=workers_required,
         help="processes to start",
     )
     parser.add_argument("--max_restarts", type=int, default=0, help="fresh starts after a failure")
@@ -152,6 +158,16 @@ def visible_gpus() -> list[str]:
         return []
     gpus = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
     return [str(index) for index in range(len(gpus))]
+
+
+def why_no_gpu() -> str:
+    """Why `visible_gpus` is empty, and where to look, as part of a sentence."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return f"CUDA_VISIBLE_DEVICES is {allowed!r}, which names none"
+    if not shutil.which("nvidia-smi"):
+        return "nvidia-smi, which comes with NVIDIA's driver, is not on PATH"
+    return "nvidia-smi -L lists none"
 
 
 def share_devices(workers, gpus) -> list[str] | None:

@@ -3,7 +3,8 @@
 
     ray job submit --address=http://HEAD:8265 --working-dir=. -- \\
         python launch/ray_job.py --workers=8 --max_restarts=3 -- \\
-        train --config_file=deepercluster_yfcc100m --workdir=/shared/run
+        train --config_file=deepercluster_yfcc100m --workdir=/shared/run \\
+        --params_override=data.path=/shared/data,init_from=/shared/rotnet
 
 After `--` comes a dc_tf command line, which every worker runs with a TF_CONFIG of its own; dc_tf is
 installed on all nodes, and the run folder is on a file system that all of them see. Ray reserves

@@ -3,7 +3,7 @@
 saved_model: a folder with a model card, for plain TensorFlow (`tf.saved_model.load`) and for
 `hub.KerasLayer(trainable=True)` and Keras 3's `TFSMLayer`. Returns layers by name.
 keras, keras3: a `.keras` file of plain layers, named as in `keras.applications.VGG16` or
-`ResNet50`, for Keras 2 (tf_keras) or Keras 3 with any backend.
+`ResNet50`, for Keras 2 (tf_keras) or Keras 3 on TensorFlow, PyTorch or JAX.
 keras_weights: a `.weights.h5` file for `dc_tf.nn.trunks.make_trunk(...).load_weights`.
 torch: a `.pth` file of weights with the names of torchvision's resnet18 or resnet50, or for VGG-16
 of the paper's program; `dc_tf import_torch` reads it. Needs PyTorch.

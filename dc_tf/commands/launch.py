@@ -1,6 +1,7 @@
 """Starts N workers of a command on this machine, and restarts them when they fail.
 
-    dc_tf launch --workers=4 --max_restarts=1 -- train --config_file=quickstart --workdir=RUN
+    dc_tf launch --workers=4 --max_restarts=1 -- \\
+        train --config_file=quickstart --params_override=data.path=DATA --workdir=RUN
     dc_tf launch --nodes -- train ...       # on each machine that TF_CONFIG names: a worker a GPU
 
 This is launch/local.py of the repository, or with --nodes launch/node.py, which have their own

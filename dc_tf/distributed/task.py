@@ -158,7 +158,7 @@ def _check_job(job, addresses):
 def _check_addresses(addresses):
     seen = {}
     for address in addresses:
-        same = _normal(address)
+        same = normal_address(address)
         if same in seen:
             raise _wrong(
                 f"has the address {address} twice; give each worker one of its own"
@@ -169,8 +169,12 @@ def _check_addresses(addresses):
         seen[same] = address
 
 
-def _normal(address) -> tuple[str, int]:
-    """Host and port, the same for all spellings of an address."""
+def normal_address(address) -> tuple[str, int]:
+    """Host and port, the same for all spellings of an address.
+
+    Raises:
+        ConfigError: not host:port or [IPv6]:port.
+    """
     found = isinstance(address, str) and _ADDRESS.fullmatch(address)
     if not found:
         raise _wrong(f"has the address {_shown(address)}, which is not host:port or [IPv6]:port")

@@ -1,8 +1,9 @@
 """Builds the network from built-in layers of Keras 3, named as those of `keras_model`.
 
     model = keras_3_model(trunk)
-    model.save("mine.keras")        # loads where only Keras 3 is installed, with any backend
+    model.save("mine.keras")        # loads where only Keras 3 is installed
 
+Its layers and operations are those that every backend has; TensorFlow, PyTorch and JAX are tested.
 Keras 3 has no check of values that raises; the output of images that are refused is NaN.
 """
 

@@ -15,16 +15,23 @@ import tensorflow as tf
 
 from dc_tf import keras
 from dc_tf.errors import ConfigError
-from dc_tf.exporting.file_formats import write_file
+from dc_tf.exporting.file_formats import ENDINGS, write_file
 from dc_tf.exporting.fold_sobel import fold
 from dc_tf.exporting.safetensors_file import write_safetensors
 from dc_tf.exporting.saved_model import export_saved_model
 from dc_tf.exporting.torch_models import check_shape, timm_state, torchvision_state
 from dc_tf.nn.trunks import make_trunk
 
+
+def has(*names):
+    return all(importlib.util.find_spec(name) for name in names)
+
+
 SIDE = 32
 OURS = ("dc_tf", "tensorflow", "tf_keras")
 KERAS_3 = {"KERAS_BACKEND": "tensorflow", "TF_USE_LEGACY_KERAS": "0"}
+LIBRARIES = has("torch", "torchvision", "timm", "safetensors")
+INSTALL = "pip install -c constraints.txt --no-deps torchvision timm safetensors (beside torch)"
 # (kind, settings, form of Sobel)
 SMALL = (
     ("vgg16", {"width": 1 / 16, "fc": 12}, "layer"),
@@ -32,17 +39,23 @@ SMALL = (
     ("resnet50", {"width": 1 / 16}, "layer"),
     ("resnet18", {"width": 1 / 16, "sobel": False, "stem": "small"}, "layer"),
 )
-# Ours, normalised as torchvision and timm take them.
+# Images normalised as torchvision and timm take them. The compiled operations of torchvision, which
+# timm imports, fit one build of torch (CPU, or CUDA of one version). Its networks use none, so with
+# another build they are declared only, without which the import fails.
 PREPARED = """
+import glob, importlib.util
 import torch
 torch.set_num_threads(2)
+(folder,) = importlib.util.find_spec("torchvision").submodule_search_locations
+try:
+    torch.ops.load_library(*glob.glob(f"{folder}/_C*.so"))
+except OSError:
+    for name in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
 mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 x = torch.from_numpy((given["images"] - np.float32(mean)) / np.float32(std)).permute(0, 3, 1, 2)
 """
-
-
-def has(*names):
-    return all(importlib.util.find_spec(name) for name in names)
+PADDED = "x = torch.nn.functional.pad(x, (1, 1, 1, 1))"
 
 
 def images(count=2, side=SIDE, seed=0):
@@ -81,7 +94,17 @@ class KerasTest(LibrariesTest):
     def test_keras_3_loads_models_of_other_forms(self):
         self.check_loading(SMALL[0], *SMALL[2:])
 
-    def check_loading(self, *forms):
+    @pytest.mark.extended
+    @unittest.skipUnless(has("torch"), "pip install -c constraints.txt torch")
+    def test_keras_3_loads_them_without_tensorflow(self):
+        self.check_loading(*SMALL, backend="torch")
+
+    @pytest.mark.extended
+    @unittest.skipUnless(has("jax"), "pip install jax")
+    def test_keras_3_loads_them_with_jax(self):
+        self.check_loading(*SMALL, backend="jax")
+
+    def check_loading(self, *forms, backend="tensorflow"):
         pytest.importorskip("keras", "3")
         for number, (kind, settings, form) in enumerate(forms):
             trunk, path = of(kind, settings), self.path(f"{number}.keras")
@@ -93,7 +116,9 @@ found["units"], found["bytes"] = model.predict(given["x"]), model.predict(255 * 
 found["refused"] = model.predict(3 * given["x"] - 1)
 found["names"] = [layer.name for layer in model.layers]
 """
-            found = other_process.run(program, ("dc_tf", "tf_keras"), KERAS_3, x=images())
+            forbidden = ("dc_tf", "tf_keras") if backend == "tensorflow" else OURS
+            own = KERAS_3 | {"KERAS_BACKEND": backend}
+            found = other_process.run(program, forbidden, own, x=images())
             expected = trunk(images())[trunk.feature_layer]
             self.assertAllClose(found["units"], expected, atol=1e-4)
             self.assertAllClose(found["bytes"], expected, atol=1e-4)
@@ -169,65 +194,69 @@ class TorchTest(LibrariesTest):
 
     RGB = {"sobel": False}
 
-    def compare(self, kind, form, program, side, activation=tf.identity):
+    def compare(self, kind, loaders, change, side, activation=tf.identity):
+        """Compares features with those of other libraries, loaded in one process.
+
+        Args:
+            kind: ours.
+            loaders: {format: lines that load the file PATH as `model`}.
+            change: lines after that.
+            activation: from our features to theirs.
+        """
         # Not kept: VGG-16 has half a gigabyte of weights.
         trunk = network.__wrapped__(kind, tuple(self.RGB.items()), side)
-        path = self.path("mine.pth" if form == "torchvision" else "mine.safetensors")
-        write_file(trunk, path, form, overwrite=True)
-        text = PREPARED + program.replace("PATH", repr(path))
-        found = other_process.run(text, OURS, images=images(side=side))["features"]
+        program = PREPARED
+        for form, loader in loaders.items():
+            path = self.path(f"mine.{form}{ENDINGS[form]}")
+            write_file(trunk, path, form)
+            program += f"{loader}\nmodel.eval()\n{change}\n".replace("PATH", repr(path))
+            program += f"found[{form!r}] = model(x).detach().numpy()\n"
+        found = other_process.run(program, OURS, images=images(side=side))
         expected = activation(trunk(images(side=side))[trunk.feature_layer])
         scale = float(tf.reduce_max(tf.abs(expected)))
         self.assertGreater(scale, 0.01)
-        self.assertAllClose(found, expected, atol=1e-4 * max(1.0, scale))
+        for form in loaders:
+            self.assertAllClose(found[form], expected, atol=1e-4 * max(1.0, scale), msg=form)
 
-    def torchvision(self, kind, change, side):
-        program = f"""
+    def torchvision(self, kind):
+        return {
+            "torchvision": f"""
 import torchvision
 model = torchvision.models.{kind}()
 model.load_state_dict(torch.load(PATH, weights_only=True), strict=True)
-model.eval()
-{change}
-found["features"] = model(x).detach().numpy()
-"""
-        own = kind.removesuffix("_bn")
-        self.compare(own, "torchvision", program, side)
+model.fc = torch.nn.Identity()"""
+        }
 
-    @pytest.mark.slow
-    @unittest.skipUnless(has("torch", "torchvision"), "pip install torchvision (beside torch)")
-    def test_torchvision_loads_resnets(self):
-        for kind in ("resnet18", "resnet50"):
-            self.torchvision(kind, "model.fc = torch.nn.Identity()", 64)
-
-    @pytest.mark.slow
-    @unittest.skipUnless(has("torch", "torchvision"), "pip install torchvision (beside torch)")
-    def test_torchvision_loads_vgg_16(self):
-        change = "model.classifier = model.classifier[:4]\n"
-        self.torchvision("vgg16_bn", change + "x = torch.nn.functional.pad(x, (1, 1, 1, 1))", 224)
-
-    def timm(self, kind, change, side, activation=tf.identity):
-        program = f"""
+    def timm(self, kind):
+        return {
+            "safetensors": f"""
 import timm
 from safetensors.torch import load_file
 model = timm.create_model("{kind}", num_classes=0)
-model.load_state_dict(load_file(PATH), strict=True)
-model.eval()
-{change}
-found["features"] = model(x).detach().numpy()
-"""
-        self.compare(kind.removesuffix("_bn"), "safetensors", program, side, activation)
+model.load_state_dict(load_file(PATH), strict=True)"""
+        }
 
-    @pytest.mark.slow
-    @unittest.skipUnless(has("torch", "timm", "safetensors"), "pip install timm")
-    def test_timm_loads_resnets(self):
-        for kind in ("resnet18", "resnet50"):
-            self.timm(kind, "", 64)
+    @unittest.skipUnless(LIBRARIES, INSTALL)
+    def test_torchvision_and_timm_load_a_resnet(self):
+        loaders = self.torchvision("resnet18") | self.timm("resnet18")
+        self.compare("resnet18", loaders, "", 64)
 
-    @pytest.mark.slow
-    @unittest.skipUnless(has("torch", "timm", "safetensors"), "pip install timm")
+    @pytest.mark.extended
+    @unittest.skipUnless(LIBRARIES, INSTALL)
+    def test_they_load_a_deeper_resnet(self):
+        loaders = self.torchvision("resnet50") | self.timm("resnet50")
+        self.compare("resnet50", loaders, "", 64)
+
+    @pytest.mark.extended
+    @unittest.skipUnless(LIBRARIES, INSTALL)
+    def test_torchvision_loads_vgg_16(self):
+        change = f"model.classifier = model.classifier[:4]\n{PADDED}"
+        self.compare("vgg16", self.torchvision("vgg16_bn"), change, 224)
+
+    @pytest.mark.extended
+    @unittest.skipUnless(LIBRARIES, INSTALL)
     def test_timm_loads_vgg_16(self):
-        change = "x = torch.nn.functional.pad(x, (1, 1, 1, 1))"
-        self.timm("vgg16_bn", change, 224, tf.nn.relu)
+        self.compare("vgg16", self.timm("vgg16_bn"), PADDED, 224, tf.nn.relu)
 
     def test_every_key_is_there_and_the_classifier_is_zero(self):
         trunk = of("resnet18", self.RGB, 64)
@@ -276,7 +305,7 @@ class SafetensorsTest(LibrariesTest):
             own = np.frombuffer(content[8 + length :][start:end], array.dtype)
             self.assertAllEqual(own.reshape(header[name]["shape"]), array)
 
-    @unittest.skipUnless(has("safetensors"), "pip install safetensors")
+    @unittest.skipUnless(has("safetensors"), INSTALL)
     def test_the_package_reads_it(self):
         write_safetensors(self.arrays, self.path("a"), {"format": "pt"})
         program = f"""

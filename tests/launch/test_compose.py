@@ -1,4 +1,7 @@
-"""The three workers of the Compose file, each on a host of its own: one is killed, all start again.
+"""The three workers of the Compose file, each on a host of its own.
+
+One is killed: all start again by themselves. One is asked to stop: all save and end, until the next
+`up`.
 
 Docker itself is replaced: a host for a container, a loop of the shell for its restarts.
 """
@@ -21,7 +24,7 @@ from dc_tf.data.synthetic.generate import generate
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "launch" / "docker" / "compose.yaml"
-# `restart: on-failure:N` of a container whose network names the others.
+# `restart: on-failure:N` of a container whose network names the others; Docker says so in no log.
 CONTAINER = """
 mount --bind "$1" /etc/hosts
 left=$2
@@ -29,6 +32,7 @@ shift 2
 until "$@"; do
     [ "$left" -gt 0 ] || exit 1
     left=$((left - 1))
+    echo "container: started again"
 done
 """
 
@@ -50,17 +54,18 @@ class ComposeTest(tf.test.TestCase):
         with open(self.names, "w") as file:
             for number, name in enumerate(self.services):
                 file.write(f"{self.hosts.address(number)} {name}\n")
+        generate(os.path.join(self.folder, "data"), images=200, size=48, processes=1)
 
     def start(self, number):
         service = list(self.services.values())[number]
         policy, _, restarts = service["restart"].partition(":")
         self.assertEqual(policy, "on-failure")
-        arguments = [
+        words = [
             text.replace("/opt/dc_tf", str(ROOT)).replace("/shared", self.folder)
-            for text in service["command"]
+            for text in (*service["entrypoint"], *service["command"])
         ]
-        worker = [sys.executable, str(ROOT / "launch" / "tf_config.py"), "--"]
-        worker += [sys.executable, "-m", "dc_tf", *arguments]
+        programs = {"python3": [sys.executable], "dc_tf": [sys.executable, "-m", "dc_tf"]}
+        worker = [word for text in words for word in programs.get(text, [text])]
         environment = {**os.environ, **service["environment"], "PYTHONPATH": str(ROOT)}
         with open(os.path.join(self.folder, f"log-{number}"), "ab") as log:
             return self.hosts.start(
@@ -75,25 +80,51 @@ class ComposeTest(tf.test.TestCase):
         return pathlib.Path(self.folder, f"log-{number}").read_text(errors="replace")
 
     def wait_for_step(self, step):
-        path, until = pathlib.Path(self.folder, "run", "metrics.jsonl"), time.monotonic() + 120
+        path, until = pathlib.Path(self.folder, "run", "metrics.jsonl"), time.monotonic() + 300
         while not path.exists() or steps(path)[-1] < step:
             self.assertLess(time.monotonic(), until, self.log(0)[-3000:])
             time.sleep(0.2)
 
-    def test_a_worker_that_is_killed_starts_again_and_the_run_resumes(self):
-        generate(os.path.join(self.folder, "data"), images=200, size=48, processes=1)
-        containers = [self.start(number) for number in range(len(self.services))]
-        self.wait_for_step(10)
-        (worker,) = children(containers[1].pid)
-        os.kill(worker, signal.SIGKILL)
+    def up(self):
+        return [self.start(number) for number in range(len(self.services))]
+
+    def assert_all_end(self, containers):
         for number, container in enumerate(containers):
-            self.assertEqual(container.wait(240), 0, self.log(number)[-3000:])
-        for number in (0, 2):
-            self.assertRegex(self.log(number), r"worker 1 \(worker1:2222\)")
+            self.assertEqual(container.wait(480), 0, self.log(number)[-3000:])
+
+    def assert_whole(self):
+        """Every step was logged once, up to the last one of the result."""
         result = json.loads(self.log(0).splitlines()[-1])
         found = steps(pathlib.Path(self.folder, "run", "metrics.jsonl"))
         self.assertEqual(found[-1], result["steps"])
         self.assertEqual(found, sorted(set(found)))
+
+    def test_a_worker_that_is_killed_starts_again_and_the_run_resumes(self):
+        containers = self.up()
+        self.wait_for_step(10)
+        (first,) = children(containers[1].pid)
+        (worker,) = children(first)
+        os.kill(worker, signal.SIGKILL)
+        self.assert_all_end(containers)
+        for number in (0, 2):
+            self.assertRegex(self.log(number), r"worker 1 \(worker1:2222\)")
+            self.assertIn("container: started again", self.log(number))
+        self.assert_whole()
+
+    def test_a_service_that_is_stopped_ends_all_until_they_are_started_again(self):
+        containers = self.up()
+        self.wait_for_step(10)
+        (first,) = children(containers[1].pid)
+        os.kill(first, signal.SIGTERM)  # as `docker compose stop worker1`
+        self.assert_all_end(containers)
+        stopped_at = steps(pathlib.Path(self.folder, "run", "metrics.jsonl"))[-1]
+        for number in range(3):
+            self.assertEqual(self.log(number).count("exit code 42 becomes 0"), 1)
+            self.assertNotIn("container: started again", self.log(number))
+        self.assert_all_end(self.up())
+        self.assertGreater(steps(pathlib.Path(self.folder, "run", "metrics.jsonl"))[-1], stopped_at)
+        self.assertNotIn("container: started again", self.log(0))
+        self.assert_whole()
 
 
 def steps(path):

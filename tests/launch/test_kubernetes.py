@@ -19,6 +19,7 @@ import tensorflow as tf
 import yaml
 
 from dc_tf.distributed.task import parse_tf_config
+from dc_tf.errors import HELD_UP, PREEMPTED
 
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "launch" / "kubernetes"
@@ -59,6 +60,16 @@ def child_job():
     """The Job that the JobSet makes, as far as its manifest says."""
     (workers,) = documents()["jobset.yaml", "JobSet"]["spec"]["replicatedJobs"]
     return {"apiVersion": "batch/v1", "kind": "Job", **workers["template"]}
+
+
+def first_action(rules, code, disrupted=False):
+    """What a podFailurePolicy does with a failed pod: the action of the first rule that fits."""
+    for rule in rules:
+        if code in rule.get("onExitCodes", {}).get("values", ()):
+            return rule["action"]
+        if disrupted and "onPodConditions" in rule:
+            return rule["action"]
+    return "Count"
 
 
 class SchemaTest(tf.test.TestCase):
@@ -164,7 +175,7 @@ class PromisesTest(tf.test.TestCase):
         spec = child_job()["spec"]
         rules = spec["podFailurePolicy"]["rules"]
         codes = {r["action"]: r["onExitCodes"]["values"] for r in rules if "onExitCodes" in r}
-        self.assertEqual(codes, {"FailJob": [2], "Ignore": [42]})
+        self.assertEqual(codes, {"FailJob": [2], "Ignore": [PREEMPTED, HELD_UP]})
         self.assertEqual(spec["backoffLimit"], 0)
         policy = documents()["jobset.yaml", "JobSet"]["spec"]["failurePolicy"]
         self.assertEqual(policy["restartStrategy"], "BlockingRecreate")
@@ -178,7 +189,7 @@ class PromisesTest(tf.test.TestCase):
         spec = documents()["indexed-job.yaml", "Job"]["spec"]
         rules = spec["podFailurePolicy"]["rules"]
         codes = {r["action"]: r["onExitCodes"]["values"] for r in rules if "onExitCodes" in r}
-        self.assertEqual(codes, {"FailJob": [2], "Ignore": [42]})
+        self.assertEqual(codes, {"FailJob": [2], "Ignore": [PREEMPTED, HELD_UP]})
         conditions = [r["onPodConditions"] for r in rules if "onPodConditions" in r]
         self.assertEqual(conditions, [[{"type": "DisruptionTarget", "status": "True"}]])
         container = spec["template"]["spec"]["containers"][0]["name"]
@@ -187,11 +198,20 @@ class PromisesTest(tf.test.TestCase):
         self.assertEqual(spec["template"]["spec"]["restartPolicy"], "Never")
         self.assertEqual(spec["backoffLimit"], 3 * spec["completions"])
 
+    def test_a_lost_node_costs_no_restart(self):
+        """Its pod is taken away, and its peers end with 43: neither may count."""
+        for spec in (documents()["indexed-job.yaml", "Job"]["spec"], child_job()["spec"]):
+            rules = spec["podFailurePolicy"]["rules"]
+            self.assertEqual(first_action(rules, code=HELD_UP), "Ignore")
+            self.assertEqual(first_action(rules, code=137, disrupted=True), "Ignore")
+            self.assertEqual(first_action(rules, code=1), "Count")
+            self.assertEqual(first_action(rules, code=137), "Count")
+
     def test_the_tfjob_starts_again_by_exit_code(self):
         worker = documents()["tfjob.yaml", "TFJob"]["spec"]["tfReplicaSpecs"]["Worker"]
         self.assertEqual(worker["restartPolicy"], "ExitCode")
         command = pods()["tfjob.yaml"]["spec"]["containers"][0]["command"]
-        self.assertIn("/opt/dc_tf/launch/retryable.py", command)
+        self.assertEqual(command[1:3], ["/opt/dc_tf/launch/retryable.py", "--kubeflow"])
 
     def test_workers_run_without_privileges_and_with_time_to_save(self):
         for file, pod in pods().items():
@@ -222,8 +242,8 @@ class PromisesTest(tf.test.TestCase):
 
 
 class RetryableTest(tf.test.TestCase):
-    def command(self, *arguments):
-        return [sys.executable, ROOT / "launch" / "retryable.py", *arguments]
+    def command(self, *arguments, scheduler="--kubeflow"):
+        return [sys.executable, ROOT / "launch" / "retryable.py", scheduler, *arguments]
 
     def test_only_done_and_wrong_usage_are_final(self):
         for code, expected in [(0, 0), (2, 2), (1, 138), (42, 138), (137, 138)]:
@@ -233,6 +253,19 @@ class RetryableTest(tf.test.TestCase):
         self.assertEqual(killed.returncode, 138)
         self.assertEqual(subprocess.run(self.command("/no/such")).returncode, 2)
         self.assertEqual(subprocess.run(self.command(), stderr=subprocess.DEVNULL).returncode, 2)
+
+    def test_docker_starts_again_all_but_done_and_stopped(self):
+        for code in (0, 1, 2, 42, 43, 137):
+            command = self.command("sh", "-c", f"exit {code}", scheduler="--docker")
+            done = subprocess.run(command, timeout=30, capture_output=True, text=True)
+            self.assertEqual(done.returncode, 0 if code == PREEMPTED else code)
+            self.assertEqual("stopped on request" in done.stderr, code == PREEMPTED)
+        killed = self.command("sh", "-c", "kill -KILL $$", scheduler="--docker")
+        self.assertEqual(subprocess.run(killed, timeout=30).returncode, 137)
+
+    def test_the_scheduler_is_named(self):
+        command = self.command("true", scheduler="dc_tf")
+        self.assertEqual(subprocess.run(command, stderr=subprocess.DEVNULL).returncode, 2)
 
     def test_a_signal_goes_on_to_the_command(self):
         folder = pathlib.Path(tempfile.mkdtemp(dir=self.get_temp_dir()))
@@ -273,6 +306,17 @@ class DockerTest(tf.test.TestCase):
             entry = json.loads(dict(found)["ENTRYPOINT"])
             self.assertEqual(entry[1:], ["/opt/dc_tf/launch/tf_config.py", "--", "dc_tf"])
             self.assertIsInstance(json.loads(dict(found)["CMD"]), list)
+
+    def test_the_driver_that_gke_mounts_is_found(self):
+        settings = " ".join(v for name, v in self.instructions("Dockerfile.gpu") if name == "ENV")
+        shell = f'for one in {settings}; do export "$one"; done; echo "$PATH $LD_LIBRARY_PATH"'
+        for before, after in (
+            ("/old", "/usr/local/nvidia/lib64:/old"),
+            ("", "/usr/local/nvidia/lib64"),
+        ):
+            environment = {"PATH": "/bin", "LD_LIBRARY_PATH": before}
+            done = subprocess.run(["sh", "-c", shell], env=environment, capture_output=True)
+            self.assertEqual(done.stdout.decode().split(), ["/usr/local/nvidia/bin:/bin", after])
 
     def test_what_they_copy_is_there_and_reaches_the_build(self):
         sent = (ROOT / ".dockerignore").read_text().splitlines()

@@ -275,6 +275,37 @@ class LocalTest(tf.test.TestCase):
             self.assertIn(message, done.stderr)
 
 
+class GpusTest(tf.test.TestCase):
+    def why(self, **environment):
+        with mock.patch.dict(os.environ):
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+            os.environ.update(environment)
+            self.assertEqual(local.visible_gpus(), [])
+            return local.why_no_gpu()
+
+    def test_it_is_said_why_no_gpu_was_found(self):
+        folder = pathlib.Path(tempfile.mkdtemp(dir=self.get_temp_dir()))
+        self.assertIn("CUDA_VISIBLE_DEVICES is '-1'", self.why(CUDA_VISIBLE_DEVICES="-1"))
+        self.assertIn("is not on PATH", self.why(PATH=str(folder)))
+        (folder / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+        (folder / "nvidia-smi").chmod(0o755)
+        self.assertEqual(self.why(PATH=str(folder)), "nvidia-smi -L lists none")
+
+    def test_workers_on_the_cpu_of_a_machine_with_gpus_are_noticed(self):
+        folder = pathlib.Path(tempfile.mkdtemp(dir=self.get_temp_dir()))
+        (folder / "nvidia0").touch()
+        options, command = local.parse(["--workers=1", "--program=true", "--", "x"])
+        seen = {name: value for name, value in os.environ.items() if name[:4] != "CUDA"}
+        for environment, expected in ((seen, 1), (seen | {"CUDA_VISIBLE_DEVICES": "-1"}, 0)):
+            with (
+                mock.patch.dict(os.environ, environment, clear=True),
+                mock.patch.object(local, "GPU_DEVICES", str(folder / "nvidia[0-9]*")),
+                mock.patch.object(local, "note") as note,
+            ):
+                self.assertEqual(local.supervise(options, command, None), 0)
+            self.assertLen(note.mock_calls, expected)
+
+
 class CoresTest(tf.test.TestCase):
     def test_a_container_with_a_quota_has_no_more_cores_than_that(self):
         quota = pathlib.Path(tempfile.mkdtemp(dir=self.get_temp_dir())) / "cpu.max"

@@ -13,6 +13,7 @@ import workers
 from absl.testing import parameterized
 
 from dc_tf.distributed.task import parse_tf_config
+from dc_tf.errors import ConfigError
 
 NODE = pathlib.Path(__file__).parents[2] / "launch" / "node.py"
 sys.path.insert(0, str(NODE.parent))
@@ -61,18 +62,37 @@ class ConfigsTest(tf.test.TestCase, parameterized.TestCase):
 
     @parameterized.parameters(
         ("{", "is not JSON"),
-        ("[1]", "has no cluster; expected"),
-        (tf_config({"ps": ["a:1"], "worker": ["b:1"]}), "'ps'; .* start the job without them"),
-        (tf_config({"worker": ["a:1"]}, "evaluator"), "evaluator 0, .* has worker 0; only those"),
-        (tf_config({"worker": ["a:1"]}, index=1), "worker 1, and its cluster has worker 0"),
-        (tf_config({"worker": ["a"]}), "'a', which is not host:port"),
+        ("[1]", "is not a JSON object"),
+        ('{"cluster": 3}', "has the cluster 3"),
+        (tf_config({"ps": ["a:1"], "worker": ["b:1"]}), "1 tasks of the job 'ps'"),
+        (tf_config({"worker": ["a:1"]}, "evaluator"), "takes no part in training"),
+        (tf_config({"worker": ["a:1"]}, index=1), "worker 1, and its cluster has 1 of that type"),
+        (tf_config({"worker": ["a:1"]}, index=-1), "task index -1"),
+        (tf_config({"worker": ["a"]}), "'a'.* is not host:port"),
+        (tf_config({"worker": ["a:1", "a:1"]}), "a:1 twice"),
+        (tf_config({"worker": ["a:1", "A:1"]}), "are one address"),
+        (tf_config({"worker": ["localhost:1", "[::1]:1"]}), "are one address"),
+        (tf_config({"chief": ["a:1"], "master": ["b:1"]}, "chief"), "a chief and a master"),
+        (tf_config({"chief": ["a:1", "b:1"]}, "chief"), "has 2 chiefs"),
+        (tf_config({"workers": ["a:1"]}), "the unknown job 'workers'"),
+        (tf_config({"worker": {"0": "a:2222"}}), "must be a list of addresses"),
+        (tf_config({"worker": 3}), "has 3 as 'worker'"),
+        ('{"cluster": {"worker": ["a:1"], "worker": ["b:1"]}}', "'worker' is given twice"),
+    )
+    def test_it_refuses_what_every_command_refuses_in_the_same_words(self, text, message):
+        with self.assertRaisesRegex(ConfigError, message) as command:
+            parse_tf_config(text)
+        with self.assertRaises(ConfigError) as launcher:
+            node.worker_configs(text, 2)
+        self.assertEqual(str(launcher.exception), str(command.exception))
+
+    @parameterized.parameters(
         (tf_config({"worker": ["a:1", "a:2"]}), "a:1 and a:2, .* share port 2; .* 2 apart"),
-        (tf_config({"worker": ["a:1", "a:1"]}), "should name each machine once"),
-        (tf_config({"worker": ["a:1", "A:1"]}), "should name each machine once"),
-        (tf_config({"worker": ["a:1", "A:2"]}), "would share port 2"),
+        (tf_config({"worker": ["a:1", "A:2"]}), "a:1 and A:2, .* share port 2"),
+        (tf_config({"worker": ["[::1]:1", "localhost:2"]}), "share port 2"),
         (tf_config({"worker": ["a:65535"]}), "need ports up to 65536; use a first port"),
     )
-    def test_what_cannot_work_is_refused_with_what_would(self, text, message):
+    def test_machines_whose_workers_would_share_a_port_are_refused(self, text, message):
         with self.assertRaisesRegex(local.UsageError, message):
             node.worker_configs(text, 2)
 
@@ -115,6 +135,28 @@ class NodeTest(tf.test.TestCase):
         out, err = launcher.communicate(timeout=60)
         self.assertEqual((launcher.returncode, out), (2, ""))
         self.assertStartsWith(err, "node.py: ")
+
+    def test_a_machine_without_a_gpu_is_refused_unless_workers_are_asked_for(self):
+        folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+        with self.visible(""):
+            launcher = self.start(0, (1111, 2222), folder)
+            out, err = launcher.communicate(timeout=60)
+            self.assertEqual((launcher.returncode, out), (2, ""))
+            self.assertRegex(err, "no GPU was found: CUDA_VISIBLE_DEVICES is ''.* --workers=N")
+            launcher = self.start(0, (1111, 2222), folder, "--workers=1")
+            self.assertEqual((launcher.communicate(timeout=60)[1], launcher.returncode), ("", 0))
+        self.assertIn("0", os.listdir(folder))
+
+    def test_a_tf_config_that_is_refused_is_one_line(self):
+        done = subprocess.run(
+            [sys.executable, str(NODE), "--workers=1", "--", "x"],
+            env=os.environ | {"TF_CONFIG": tf_config({"worker": 3}), "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.assertEqual(done.returncode, 2)
+        self.assertRegex(done.stderr, "^node.py: TF_CONFIG has 3 as 'worker'; .*\n$")
 
     def visible(self, devices):
         return mock.patch.dict(os.environ, {"CUDA_VISIBLE_DEVICES": devices})

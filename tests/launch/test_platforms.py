@@ -5,8 +5,11 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
+import types
+from unittest import mock
 
 import tensorflow as tf
 import yaml
@@ -15,6 +18,7 @@ from dc_tf import experiment
 from dc_tf.commands.main import COMMANDS
 from dc_tf.distributed.task import parse_tf_config
 from dc_tf.planning.stages import plan_stages
+from dc_tf.training import preflight, run
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
@@ -28,9 +32,13 @@ CUSTOM_JOB = {"workerPoolSpecs", "scheduling", "serviceAccount", "network", "res
 CUSTOM_JOB |= {"baseOutputDirectory", "labels", "enableWebAccess"}
 POOL = {"machineSpec", "replicaCount", "nfsMounts", "diskSpec", "containerSpec"}
 CONTAINER = {"imageUri", "command", "args", "env"}
+# Texts with commands for platforms.
+DOCUMENTED = ("launch/local.py", "launch/node.py", "launch/ray_job.py", "launch/slurm.sbatch")
+DOCUMENTED += ("launch/docker/Dockerfile.cpu", "launch/docker/Dockerfile.gpu")
+DOCUMENTED += ("dc_tf/commands/launch.py", "docs/cluster.md", "README.md")
 # Of the Compose Specification.
 SERVICE = {"image", "build", "command", "volumes", "restart", "stop_grace_period", "cap_drop"}
-SERVICE |= {"security_opt", "environment"}
+SERVICE |= {"security_opt", "environment", "entrypoint"}
 
 
 def loaded(*path):
@@ -51,6 +59,22 @@ def commands():
     for name, service in loaded("docker", "compose.yaml")[0]["services"].items():
         found[f"compose.yaml, {name}"] = service["command"]
     return found
+
+
+def documented():
+    """[(file, command line of dc_tf)] of the examples in texts, by words."""
+    found = []
+    for name in DOCUMENTED:
+        text = re.sub(r"\\+\n[# ]*", "", (ROOT / name).read_text())
+        lines = re.findall(r"(?:^|\s)((?:train|doctor)(?: --[^\s\"`]+)+)(?=[\s\"])", text)
+        found += [(name, line.split()) for line in lines]
+    return found
+
+
+def without_placeholders(arguments):
+    """{flag: value} of arguments, CONFIG as a preset that starts from nothing."""
+    given = [argument.removeprefix("--").partition("=") for argument in arguments]
+    return {flag: value if value != "CONFIG" else "quickstart" for flag, _, value in given}
 
 
 def workers():
@@ -95,6 +119,36 @@ class CommandsTest(tf.test.TestCase):
                 file = given["config_file"].replace("/opt/dc_tf", str(ROOT))
                 settings = experiment.load([file], [given["params_override"]])
                 self.assertTrue(settings.data.path.startswith(("/shared/", "/mnt/nfs/shared/")))
+
+    def test_every_platform_has_a_command_in_its_text(self):
+        self.assertEqual({name for name, _ in documented()}, set(DOCUMENTED))
+        self.assertLen([name for name, _ in documented() if name == "docs/cluster.md"], 8)
+
+    def test_documented_commands_have_a_data_set_and_a_start(self):
+        for name, (command, *arguments) in documented():
+            with self.subTest(name, command=arguments):
+                given = without_placeholders(arguments)
+                flags = importlib.import_module(COMMANDS[command]).FLAGS
+                self.assertContainsSubset(given, set(flags))
+                self.assertContainsSubset({"config_file", "workdir"}, given)
+                settings = experiment.load([given["config_file"]], [given["params_override"]])
+                self.assertNotEqual(settings.data.path, "")
+                of_paper = given["config_file"] == "deepercluster_yfcc100m"
+                self.assertEqual(bool(settings.init_from), of_paper)
+
+    def test_training_takes_the_documented_commands(self):
+        """As `dc_tf train --dry_run`, if data set and run to start from are there."""
+        commands = {" ".join(words): words[1:] for _, words in documented() if words[0] == "train"}
+        data = types.SimpleNamespace(rows=10**6)
+        with (
+            mock.patch.object(run.Dataset, "open", return_value=data),
+            mock.patch.object(preflight, "check_initial"),
+        ):
+            for text, arguments in commands.items():
+                given = without_placeholders(arguments)
+                settings = experiment.load([given["config_file"]], [given["params_override"]])
+                planned = run.dry_run(settings, given["workdir"], workers=4, gpus=True)
+                self.assertEqual(planned.result["workers"], 4, text)
 
     def test_the_workers_of_each_can_share_its_experiment(self):
         counts = workers()
@@ -186,8 +240,8 @@ class VertexTest(tf.test.TestCase):
         container = self.pools[0]["containerSpec"]
         program = container["command"][1].replace("/opt/dc_tf", str(ROOT))
         self.assertTrue(os.path.isfile(program))
-        options, command = local.parse(container["args"], default_workers=4)
-        self.assertEqual(options.max_restarts, 3)
+        options, command = local.parse(container["args"], workers_required=False)
+        self.assertEqual((options.max_restarts, options.grace_s), (3, 300))
         self.assertEqual(command[command.index("dc_tf") + 1], "train")
 
 
