@@ -20,8 +20,6 @@ from dc_tf.nn.trunks import (
     trunk_of,
 )
 
-pytestmark = pytest.mark.tf215
-
 # (kind, stem, resolution): each form of each trunk, at its smallest resolution.
 FORMS = [(kind, stem, r) for kind, of in TRUNKS.items() for stem, r in of.smallest.items()]
 

@@ -27,7 +27,7 @@ from dc_tf.experiment import Model, Optimizer, Views
 from dc_tf.training.step.learner import Learner
 from dc_tf.training.step.step_metrics import unpack
 
-pytestmark = [pytest.mark.numeric, pytest.mark.tf215]
+pytestmark = pytest.mark.numeric
 
 
 class Compared(tf.test.TestCase):
@@ -43,6 +43,7 @@ class Compared(tf.test.TestCase):
                 self.assertLess(apart / _distance(start["sub"][s], end["sub"][s]), share)
 
 
+@pytest.mark.tf215
 class StepTest(Compared):
     def check(self, case, sizes, rtol=1e-4):
         """ReLU and max-pooling amplify rounding from step to step, even on one worker.
@@ -197,6 +198,7 @@ class ViewsTest(Compared):
         self.check(case, size=2)
 
 
+@pytest.mark.tf215
 class ByHandTest(Compared):
     """Against the loss written anew, its gradient, and one step of SGD by hand."""
 
@@ -251,6 +253,7 @@ class ByHandTest(Compared):
         self.check(case, 4, parts)
 
 
+@pytest.mark.tf215
 class HalfTest(Compared):
     MODEL = Model(dropout=False, compute_dtype="float16")
 
