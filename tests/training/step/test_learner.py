@@ -43,7 +43,6 @@ class Compared(tf.test.TestCase):
                 self.assertLess(apart / _distance(start["sub"][s], end["sub"][s]), share)
 
 
-@pytest.mark.tf215
 class StepTest(Compared):
     def check(self, case, sizes, rtol=1e-4):
         """ReLU and max-pooling amplify rounding from step to step, even on one worker.
@@ -253,7 +252,6 @@ class ByHandTest(Compared):
         self.check(case, 4, parts)
 
 
-@pytest.mark.tf215
 class HalfTest(Compared):
     MODEL = Model(dropout=False, compute_dtype="float16")
 
