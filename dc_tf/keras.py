@@ -18,6 +18,11 @@ from dc_tf.errors import ConfigError
 
 if tf.__version__.startswith("2.15."):
     from tensorflow import keras as _keras
+    from tensorflow.python.autograph.core import config
+
+    # As in later releases: AutoGraph leaves tf_keras as it is. This one knows the name keras alone,
+    # and compiles all of tf_keras anew for `fit` and `predict`, which then take minutes.
+    config.CONVERSION_RULES += (config.DoNotConvert("tf_keras"),)
 else:
     import tf_keras as _keras
 

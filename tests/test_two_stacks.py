@@ -41,7 +41,7 @@ class TwoStacksTest(tf.test.TestCase):
         for folder, found in ((self.ours, self.found_there), (self.theirs, self.found_here)):
             with np.load(os.path.join(folder, "expected.npz")) as expected:
                 self.assertEqual(str(found["digest"]), str(expected["digest"]))
-                for name in ("fc7", "saved_model", "keras_weights"):
+                for name in ("fc7", "saved_model", "keras", "keras_weights"):
                     self.assertAllClose(found[name], expected["fc7"], 1e-4, 1e-4, msg=name)
                 self.assertGreater(np.std(expected["fc7"]), 1e-3)
 

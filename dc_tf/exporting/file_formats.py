@@ -58,12 +58,6 @@ def check_file(output: str, form: str, overwrite: bool) -> None:
     paths.check_file(output, "--output")
     if os.path.exists(output) and not overwrite:
         raise ConfigError(f"the output {output!r} exists; choose another or give --overwrite.")
-    if form == "keras" and tf.__version__.startswith("2.15."):
-        raise ConfigError(
-            f"Keras of TensorFlow {tf.__version__} was still loading a file of format keras after "
-            "five minutes; use the environment of TensorFlow 2.20, or the format "
-            "saved_model or keras_weights."
-        )
     if form == "onnx":
         _converter()
     if form in ("torch", "torchvision"):

@@ -17,7 +17,7 @@ from dc_tf.clustering.store.feature_store import FeatureStore
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
 
-pytestmark = [pytest.mark.numeric, pytest.mark.tf215]
+pytestmark = pytest.mark.numeric
 
 
 def separated(sizes, dim=4, seed=0):

@@ -9,7 +9,6 @@ from unittest import mock
 
 import numpy as np
 import pytest
-import stacks
 import tensorflow as tf
 
 from dc_tf import keras
@@ -43,12 +42,6 @@ class FileFormatsTest(tf.test.TestCase):
         super().setUpClass()
         cls.trunk = network()
 
-    def test_keras_of_tensorflow_2_15_which_could_not_load_it_again_is_refused(self):
-        with mock.patch.object(tf, "__version__", "2.15.1"):
-            with self.assertRaisesRegex(ConfigError, "2.15.1 .*TensorFlow 2.20.*keras_weights"):
-                check_file(self.path("a.keras"), "keras", overwrite=False)
-            check_file(self.path("a.weights.h5"), "keras_weights", overwrite=False)
-
     def path(self, name):
         return os.path.join(self.get_temp_dir(), name)
 
@@ -66,7 +59,6 @@ class FileFormatsTest(tf.test.TestCase):
         self.assertCountEqual(os.listdir(self.get_temp_dir()), ["a.weights.h5", "b.weights.h5"])
 
     @pytest.mark.numeric
-    @stacks.needs_tf220
     def test_the_keras_model_has_the_features_and_names_that_are_promised(self):
         rgb = network(sobel=False)
         for trunk, sobel in ((self.trunk, "layer"), (self.trunk, "folded"), (rgb, "layer")):
@@ -85,7 +77,6 @@ class FileFormatsTest(tf.test.TestCase):
 
     @pytest.mark.extended
     @pytest.mark.numeric
-    @stacks.needs_tf220
     def test_the_keras_model_of_a_resnet_has_its_features_and_learns(self):
         for sobel, form in ((True, "layer"), (True, "folded"), (False, "layer")):
             settings = dict(width=1 / 16, resolution=RESOLUTION, sobel=sobel)
@@ -105,7 +96,6 @@ class FileFormatsTest(tf.test.TestCase):
             self.assertNotAllClose(model.get_layer("conv1_conv").get_weights()[0], before, rtol=0)
 
     @pytest.mark.slow
-    @stacks.needs_tf220
     def test_the_keras_model_learns_from_conv1_on_and_keeps_sobel(self):
         path = self.path("a.keras")
         write_file(self.trunk, path, "keras")
@@ -120,7 +110,6 @@ class FileFormatsTest(tf.test.TestCase):
             self.assertAllEqual(trunk.get_layer(name).get_weights()[0], before[name][0])
 
     @pytest.mark.slow
-    @stacks.needs_tf220
     def test_a_process_without_dc_tf_loads_the_keras_model(self):
         path = self.path("a.keras")
         write_file(self.trunk, path, "keras", "folded")
@@ -158,7 +147,6 @@ assert "dc_tf" not in sys.modules
                 ):
                     self.assertAllClose(found, expected[name], atol=1e-4)
 
-    @stacks.needs_tf220
     def test_what_cannot_be_written_is_refused_first(self):
         there = self.path("there.keras")
         write_file(self.trunk, there, "keras")

@@ -131,8 +131,6 @@ class FormatsTest(tf.test.TestCase):
         return tf.saved_model.load(self.path("model"))
 
     def keras_model(self, **options):
-        if tf.__version__.startswith("2.15."):
-            self.skipTest("on TensorFlow 2.15 the format keras is refused")
         write_file(self.trunk, self.path("a.keras"), "keras", overwrite=True, **options)
         return keras.models.load_model(self.path("a.keras"))
 

@@ -22,8 +22,6 @@ from dc_tf.exporting.saved_model import export_saved_model, restore_trunk
 from dc_tf.exporting.weights import flat_weights, named_weights
 from dc_tf.nn.vgg16 import LAYERS, VGG16
 
-pytestmark = pytest.mark.tf215
-
 RESOLUTION = 32
 TESTS = os.path.join(workers.REPOSITORY, "tests")
 
@@ -96,6 +94,7 @@ assert "dc_tf" not in sys.modules
         for variable, old in zip(layer.weights, before, strict=True):
             self.assertNotAllClose(variable, old, msg=variable.name, rtol=0, atol=0)
 
+    @pytest.mark.tf215
     def test_a_frozen_hub_layer_stays_as_it_is(self):
         layer = hub.KerasLayer(self.paths["layer"], output_key="conv13")
         before = [v.numpy() for v in layer.weights]
@@ -122,6 +121,7 @@ assert "dc_tf" not in sys.modules
         self.assertAllClose(found["conv13"], self.trunk(resized)["conv13"], atol=1e-4)
         self.assertEqual(model(pixels(1))["fc7"].shape, [1, 12])
 
+    @pytest.mark.tf215
     def test_signatures_serve_uint8_and_float(self):
         model = tf.saved_model.load(self.paths["folded"])
         a = model.signatures["serving_default"](images=tf.constant(pixels()))
@@ -154,6 +154,7 @@ assert "dc_tf" not in sys.modules
         self.assertEqual((metadata.short_side, metadata.source), (40, {"run": "a"}))
         self.assertEqual(metadata.versions["tensorflow"], tf.__version__)
 
+    @pytest.mark.tf215
     def test_the_network_comes_back_with_every_weight(self):
         for form, original in [("layer", self.trunk), ("folded", fold(self.trunk))]:
             restored = restore_trunk(self.paths[form])

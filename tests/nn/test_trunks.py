@@ -20,7 +20,7 @@ from dc_tf.nn.trunks import (
     trunk_of,
 )
 
-pytestmark = [pytest.mark.numeric, pytest.mark.tf215]
+pytestmark = pytest.mark.numeric
 
 # (kind, stem, resolution): each form of each trunk, at its smallest resolution.
 FORMS = [(kind, stem, r) for kind, of in TRUNKS.items() for stem, r in of.smallest.items()]

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from dc_tf.nn.vgg16 import CONV_LAYERS, LAYERS, VGG16, dropout_mask, final_map_size
 
-pytestmark = [pytest.mark.numeric, pytest.mark.tf215]
+pytestmark = pytest.mark.numeric
 
 
 def small(**kwargs):

@@ -12,19 +12,12 @@ import subprocess
 import unittest
 
 import pytest
-import tensorflow as tf
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 OTHER_PYTHON = os.environ.get("DC_TF_OTHER_PYTHON", "")
 
 HAS_ADDONS = importlib.util.find_spec("tensorflow_addons") is not None
 needs_no_addons = unittest.skipIf(HAS_ADDONS, "tensorflow-addons is installed")
-
-
-needs_tf220 = unittest.skipIf(
-    tf.__version__.startswith("2.15."),
-    "on TensorFlow 2.15 the format keras is refused: its Keras hangs when it loads such a file",
-)
 
 
 def needs_addons(test):

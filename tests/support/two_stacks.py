@@ -13,6 +13,7 @@ import sys
 import numpy as np
 import runs
 
+from dc_tf import keras
 from dc_tf.exporting.weights import weights_digest
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import complete_checkpoints, load_trunk, read_position
@@ -29,6 +30,7 @@ def make(cluster, folder, settings) -> None:
     shutil.copytree(whole, part)
     _go_back(RunDir(part))
     export_run(whole, _path(folder, "saved_model"))
+    export_run(whole, _path(folder, "network.keras"), "keras")
     export_run(whole, _path(folder, "network.weights.h5"), "keras_weights")
     with open(_path(folder, "settings.json"), "w") as file:
         json.dump(settings, file)
@@ -44,6 +46,7 @@ def visit(cluster, folder) -> dict[str, np.ndarray]:
     trunk, _ = load_trunk(_path(folder, "whole"))
     found = _of_trunk(trunk)
     found["saved_model"] = tf.saved_model.load(_path(folder, "saved_model"))(images())["fc7"]
+    found["keras"] = keras.models.load_model(_path(folder, "network.keras"))(images())
     trunk.load_weights(_path(folder, "network.weights.h5"))
     found["keras_weights"] = trunk(images())["fc7"]
     result = runs.train(cluster, settings, _path(folder, "part"))

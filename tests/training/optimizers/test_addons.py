@@ -6,6 +6,7 @@ import shutil
 import tempfile
 
 import numpy as np
+import pytest
 import runs
 import stacks
 import tensorflow as tf
@@ -247,11 +248,8 @@ class AddonsTest(tf.test.TestCase, parameterized.TestCase):
 
 
 @stacks.needs_addons
-class WorkersTest(tf.test.TestCase, parameterized.TestCase):
-    @parameterized.parameters(
-        ("LAMB", "MovingAverage"), ("NovoGrad", "Lookahead"), ("Yogi", "SWA"), ("LazyAdam", "")
-    )
-    def test_steps_and_averages_do_not_depend_on_the_number_of_workers(self, name, wrapper):
+class WorkersTest(tf.test.TestCase):
+    def check(self, name, wrapper):
         options = {"initial_accumulator_value": 1e-3} if name == "Yogi" else {"epsilon": 1e-3}
         optimizer = settings(
             name,
@@ -271,6 +269,15 @@ class WorkersTest(tf.test.TestCase, parameterized.TestCase):
             for s, head in one[1]["sub"].items():
                 moved = _distance(alone[0]["sub"][s], alone[1]["sub"][s])
                 self.assertLess(_distance(head, alone[1]["sub"][s]) / moved, 1e-2)
+
+    def test_steps_and_averages_do_not_depend_on_the_number_of_workers(self):
+        self.check("LAMB", "MovingAverage")
+
+    @pytest.mark.slow
+    def test_nor_do_those_of_other_wrappers_and_of_none(self):
+        self.check("NovoGrad", "Lookahead")
+        self.check("Yogi", "SWA")
+        self.check("LazyAdam", "")
 
     def test_a_step_that_overflows_float16_changes_nothing_but_the_scale(self):
         model = Model(dropout=False, compute_dtype="float16")
@@ -320,13 +327,16 @@ class ResumedTest(tf.test.TestCase):
         for name, value in expected.items():
             self.assertAllEqual(ours[name], value, name)
 
-    def test_a_resumed_run_equals_one_that_was_not_stopped_on_one_worker_and_on_two(self):
+    def test_a_resumed_run_equals_one_that_was_not_stopped(self):
         # Inside RotNet, before its averages but after its last checkpoint, in a round, at the end.
         alone = self.run_of(1)
         self.assert_same_end(self.run_of(1, 6, "averages", 11, "averages"), alone)
-        both = self.run_of(2)
-        self.assert_same_end(self.run_of(2, "averages", 11), both)
         self.check_averages(alone)
+
+    @pytest.mark.slow
+    def test_a_resumed_run_of_two_workers_too_and_it_is_nearly_that_of_one(self):
+        alone, both = self.run_of(1), self.run_of(2)
+        self.assert_same_end(self.run_of(2, "averages", 11), both)
         self.check_averages(both)
         one, two = (
             [m["loss"] for m in read(RunDir(path).metrics) if m["event"] == "train"]

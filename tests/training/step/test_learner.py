@@ -27,7 +27,7 @@ from dc_tf.experiment import Model, Optimizer, Views
 from dc_tf.training.step.learner import Learner
 from dc_tf.training.step.step_metrics import unpack
 
-pytestmark = [pytest.mark.numeric, pytest.mark.tf215]
+pytestmark = pytest.mark.numeric
 
 
 class Compared(tf.test.TestCase):
@@ -197,6 +197,7 @@ class ViewsTest(Compared):
         self.check(case, size=2)
 
 
+@pytest.mark.tf215
 class ByHandTest(Compared):
     """Against the loss written anew, its gradient, and one step of SGD by hand."""
 
