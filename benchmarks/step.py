@@ -49,6 +49,8 @@ flags.DEFINE_bool("xla", False, "Measure the compiled step as well (it compiles 
 flags.DEFINE_list("sub_classes", ["1000", "80000"], "k of the heads part.")
 flags.DEFINE_list("product_sub_classes", ["1000", "4000", "16000"], "k of the losses part.")
 flags.DEFINE_list("wire_rates", ["", "1gbit", "200mbit"], "Of the wire part, as of `tc`.")
+flags.DEFINE_list("wire_workers", ["2"], "Numbers of workers of the wire part.")
+flags.DEFINE_list("wire_kinds", list(wire_part.KINDS), "Of the wire part, see `wire.py`.")
 flags.DEFINE_string("output", None, "JSON of all results.")
 flags.DEFINE_string("role", None, "Internal: what a child process does.")
 flags.DEFINE_string("task", None, "Internal: its arguments, JSON.")
@@ -421,10 +423,15 @@ def measure_wire() -> dict:
         show(line)
     shape = {name: FLAGS[name].value for name in ("resolution", "batch", "width", "fc")}
     task = dict(**shape, steps=FLAGS.steps, sub_classes=int(FLAGS.sub_classes[0]), rotations=1)
-    task["kinds"] = [name for name in wire_part.KINDS if name != "alone"]
-    hosts = wire_part.over_hosts(task, 2, FLAGS.wire_rates)
+    task["kinds"] = FLAGS.wire_kinds
+    hosts = []
+    for workers in map(int, FLAGS.wire_workers):
+        hosts += wire_part.over_hosts(task, workers, FLAGS.wire_rates)
     for line in hosts:
         show(line)
+    limited = [line for line in hosts if line.get("rate") in wire_part.RATES]
+    if "alone" in FLAGS.wire_kinds:
+        print(wire_part.limits_table(limited, os.cpu_count()), file=sys.stderr)
     return {"plans": plans, "hosts": hosts, "heads": shared_heads()}
 
 

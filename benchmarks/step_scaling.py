@@ -25,7 +25,6 @@ import step_tables
 import wire
 from absl import app, flags
 from processes import show
-from step_tables import RATES
 
 FLAGS = flags.FLAGS
 PARTS = ("constants", "points", "full", "alone", "latency", "tables")
@@ -98,7 +97,7 @@ def measure_points(_) -> list[dict]:
     for workers in numbers():
         kinds = ["factors"] if workers == 1 else ["before", "factors"]
         for task in (SMALL, LARGE):
-            lines += points(task, workers, kinds, [""] if workers == 1 else list(RATES), None)
+            lines += points(task, workers, kinds, [""] if workers == 1 else list(wire.RATES), None)
         if workers == 2:
             lines += points(SMALL, workers, kinds, ["1gbit"], LATENCIES[-1])
     return lines
@@ -118,7 +117,7 @@ def measure_full(_) -> list[dict]:
     """Each kind in processes of its own, for memory."""
     result = []
     for workers in several_workers():
-        line = {"workers": workers, "kinds": {}}
+        line = {"workers": workers, "rate": "1gbit", "kinds": {}}
         for kind in ("alone", "before", "factors", "factors, bfloat16"):
             (found,) = on_hosts(FULL, [kind], workers, ["1gbit"])
             line["kinds"] |= found["kinds"]
