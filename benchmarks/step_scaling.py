@@ -40,7 +40,7 @@ SMALL = dict(resolution=96, batch=8, width=0.5, fc=2048, sub_classes=1000, rotat
 LARGE = {**SMALL, "sub_classes": 8000}
 FULL = dict(resolution=96, batch=8, width=1.0, fc=4096, sub_classes=20_000, rotations=1)
 TINY = dict(resolution=32, batch=4, width=1 / 16, fc=32, sub_classes=10, rotations=1)
-LATENCIES = (None, 200e-6, 1e-3)
+LATENCIES = (None, 20e-6, 200e-6, 1e-3)
 
 
 def main(_) -> None:

@@ -109,13 +109,15 @@ def alone_table(results) -> str:
 
 def latency_table(results) -> str:
     lines = [
-        "| W | added latency | a short sum in a ring, ms | all to all, ms | step, rings, s "
-        "| step, all to all, s | step without shared statistics, s | computing alone, s |",
-        "|---" * 8 + "|",
+        "| W | added latency | a TCP message, us | a short sum in a ring, ms | all to all, ms "
+        "| step, rings, s | step, all to all, s | step without shared statistics, s "
+        "| computing alone, s |",
+        "|---" * 9 + "|",
     ]
     for line in results["latency"]:
         kinds, messages = line["kinds"], line["messages"]
         cells = [line["workers"], duration(line["latency_s"]) if line["latency_s"] else "-"]
+        cells.append(short(line["one_way_s"] * 1e6))
         for name in ("in rings", "directly"):
             cells.append(short(messages[name]["seconds"] / 26 * 1e3))
         for name in ("statistics in rings", "factors", "no shared statistics", "alone"):
