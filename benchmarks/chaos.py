@@ -41,11 +41,10 @@ flags.DEFINE_list(
 flags.DEFINE_enum("exchange", "auto", ["auto", "gradients", "factors"], "As model.exchange.")
 flags.DEFINE_enum("exchange_dtype", "float32", ["float32", "bfloat16"], "As model.exchange_dtype.")
 flags.DEFINE_float("limit_s", 90.0, "Seconds within which the surviving workers must exit.")
+flags.DEFINE_float("timeout_s", 6.0, "Seconds after which a suspended worker is reported.")
 flags.DEFINE_string("output", None, "Markdown file for the table.")
 
 WORKERS = 2
-# Seconds after which a suspended worker is reported.
-TIMEOUT_S = 6.0
 # Slows everything down by this factor, so that faults hit all phases.
 SLOW = ("", 0.04)
 DONE, FAILED, PREEMPTED, HELD_UP = 0, 1, 42, 43
@@ -85,7 +84,7 @@ class Chaos:
         data = runs.make_data(folder)
         model = {"exchange": FLAGS.exchange, "exchange_dtype": FLAGS.exchange_dtype}
         model = {**runs.SETTINGS["model"], **model}
-        self._settings = runs.settings(data, watchdog={"timeout_s": TIMEOUT_S}, model=model)
+        self._settings = runs.settings(data, watchdog={"timeout_s": FLAGS.timeout_s}, model=model)
         started = time.monotonic()
         whole = os.path.join(folder, "whole")
         with self._job(whole) as job:
@@ -152,7 +151,7 @@ class Chaos:
     def report(self) -> str:
         """The report as Markdown."""
         command = f"python benchmarks/chaos.py --faults={self.faults} --seed={FLAGS.seed}"
-        for name in ("exchange", "exchange_dtype"):
+        for name in ("exchange", "exchange_dtype", "timeout_s"):
             if not FLAGS[name].using_default_value:
                 command += f" --{name}={FLAGS[name].value}"
         if not FLAGS["kinds"].using_default_value:
@@ -162,7 +161,8 @@ class Chaos:
             f"{self.faults} faults in {self.runs} runs of {WORKERS} workers. Every run ended with",
             "the weights, heads and optimizers of the undisturbed run, bit for bit. The surviving",
             f"workers exited at most {self._slowest:.0f} s after the fault; a suspended worker is",
-            f"reported after {TIMEOUT_S:.0f} s, one killed before its first heartbeat after 60 s.",
+            f"reported after {FLAGS.timeout_s:.0f} s, one killed before its first heartbeat",
+            "after 60 s.",
             "",
         ]
         for title, counts in (("fault", self._kinds), ("at", self._phases)):

@@ -63,7 +63,9 @@ def main() -> int:
         return play(options.role, json.loads(options.task))
     if options.cpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    options.workers = options.workers or gpus()
+        options.workers = options.workers or 2
+    else:
+        options.workers = on_gpus(options.workers)
     results, failed = {}, []
     with tempfile.TemporaryDirectory(prefix="dc_tf-gpu-workers-") as folder:
         for name in options.checks.split(","):
@@ -100,13 +102,18 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def gpus() -> int:
+def on_gpus(workers) -> int:
+    """Number of workers, one a GPU: all GPUs if it is None."""
     import local
 
-    count = len(local.visible_gpus())
-    if count < 2:
-        sys.exit(f"{count} GPU is visible and two are needed; --cpu --workers=2 tries the script.")
-    return count
+    count, needed = len(local.visible_gpus()), workers or 2
+    if count < needed:
+        sys.exit(
+            f"{count} visible GPUs for {needed} workers: this checks NCCL between workers with a "
+            "GPU each, on a host with two GPUs or more, NVIDIA's driver and an environment of "
+            "DC_TF_ACCELERATOR=gpu. --cpu --workers=2 runs the same checks on CPUs, without NCCL."
+        )
+    return workers or count
 
 
 # What runs in each worker.

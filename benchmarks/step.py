@@ -11,6 +11,7 @@ workers  1, 2 and 4 workers of one thread with equally many images each: batch n
          groups or each worker, and each exchange separately.
 messages 2 and 4 workers of one thread: a large tensor exchanged in one message or several.
 heads    one super-class of 1,000 and of 80,000 sub-classes.
+updates  CPU seconds in which SGD changes a large head: from a gradient, and from its factors.
 losses   memory and time of the product loss (Eq. 4) beside the hierarchy (Eq. 5) on 4 workers, for
          growing k.
 wire     bytes that a worker sends in a step, and steps over a slow wire, on hosts in network
@@ -36,7 +37,7 @@ from processes import joined, last_lines, run_parts, show, with_threads
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FLAGS = flags.FLAGS
-PARTS = ("alone", "train", "workers", "messages", "heads", "losses", "wire")
+PARTS = ("alone", "train", "workers", "messages", "heads", "updates", "losses", "wire")
 flags.DEFINE_list("parts", list(PARTS), "What to measure.")
 flags.DEFINE_integer("resolution", 224, "Side of the images.")
 flags.DEFINE_integer("batch", 8, "Images of a worker in one step.")
@@ -49,6 +50,8 @@ flags.DEFINE_bool("xla", False, "Measure the compiled step as well (it compiles 
 flags.DEFINE_list("sub_classes", ["1000", "80000"], "k of the heads part.")
 flags.DEFINE_list("product_sub_classes", ["1000", "4000", "16000"], "k of the losses part.")
 flags.DEFINE_list("wire_rates", ["", "1gbit", "200mbit"], "Of the wire part, as of `tc`.")
+flags.DEFINE_list("wire_workers", ["2"], "Numbers of workers of the wire part.")
+flags.DEFINE_list("wire_kinds", list(wire_part.KINDS), "Of the wire part, see `wire.py`.")
 flags.DEFINE_string("output", None, "JSON of all results.")
 flags.DEFINE_string("role", None, "Internal: what a child process does.")
 flags.DEFINE_string("task", None, "Internal: its arguments, JSON.")
@@ -415,16 +418,65 @@ def one(steps, **task) -> dict:
     return {"seconds_per_step": seconds, "added_mb": peak_mb() - before}
 
 
+def measure_updates() -> list[dict]:
+    """Of a head of 4096 x 20,000 on one thread, with factors of 16 and of 32 rows."""
+    tasks = [dict(rows=rows, shape=[4096, 20_000], steps=FLAGS.steps) for rows in (16, 32)]
+    result = []
+    for task in tasks:
+        result += children("updates", task, environments=[with_threads(1)])
+        show(result[-1])
+    return result
+
+
+def updates(rows, shape, steps) -> dict:
+    """Median CPU seconds of each form."""
+    import tensorflow as tf
+
+    from dc_tf.distributed.cluster import connect
+    from dc_tf.training.optimizers.sgd import FusedSGD
+
+    connect()
+    head, decay = tf.Variable(tf.random.normal(shape)), 1e-5
+    optimizer = FusedSGD(0.01, momentum=0.9)
+    optimizer.build([head])
+    inputs, slopes = (tf.random.normal([rows, dim]) for dim in shape)
+
+    def from_gradient():
+        gradient = tf.matmul(inputs, slopes, transpose_a=True)
+        optimizer.apply_gradients([(gradient + decay * head, head)])
+
+    def from_factors():
+        optimizer.apply_product(inputs, slopes, head, decay)
+
+    found = {"rows": rows}
+    for work in (from_gradient, from_factors):
+        step = tf.function(work, autograph=False)
+        seconds = [_cpu_seconds(step) for _ in range(steps + 1)]
+        found[work.__name__] = statistics.median(seconds[1:])
+    return found
+
+
+def _cpu_seconds(work) -> float:
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
+
+
 def measure_wire() -> dict:
     plans = wire_part.paper_plans()
     for line in plans:
         show(line)
     shape = {name: FLAGS[name].value for name in ("resolution", "batch", "width", "fc")}
     task = dict(**shape, steps=FLAGS.steps, sub_classes=int(FLAGS.sub_classes[0]), rotations=1)
-    task["kinds"] = [name for name in wire_part.KINDS if name != "alone"]
-    hosts = wire_part.over_hosts(task, 2, FLAGS.wire_rates)
+    task["kinds"] = FLAGS.wire_kinds
+    hosts = []
+    for workers in map(int, FLAGS.wire_workers):
+        hosts += wire_part.over_hosts(task, workers, FLAGS.wire_rates)
     for line in hosts:
         show(line)
+    limited = [line for line in hosts if line.get("rate") in wire_part.RATES]
+    if "alone" in FLAGS.wire_kinds:
+        print(wire_part.limits_table(limited, os.cpu_count()), file=sys.stderr)
     return {"plans": plans, "hosts": hosts, "heads": shared_heads()}
 
 
@@ -444,7 +496,14 @@ def wire(**task) -> list[dict]:
     return wire_part.wire(our_step, **task)
 
 
-ROLES = {"wire": wire, "alone": alone, "together": together, "messages": messages, "one": one}
+ROLES = {
+    "wire": wire,
+    "alone": alone,
+    "together": together,
+    "messages": messages,
+    "one": one,
+    "updates": updates,
+}
 
 
 def children(role, task, environments) -> list:

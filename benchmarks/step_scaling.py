@@ -25,7 +25,6 @@ import step_tables
 import wire
 from absl import app, flags
 from processes import show
-from step_tables import RATES
 
 FLAGS = flags.FLAGS
 PARTS = ("constants", "points", "full", "alone", "latency", "tables")
@@ -41,7 +40,7 @@ SMALL = dict(resolution=96, batch=8, width=0.5, fc=2048, sub_classes=1000, rotat
 LARGE = {**SMALL, "sub_classes": 8000}
 FULL = dict(resolution=96, batch=8, width=1.0, fc=4096, sub_classes=20_000, rotations=1)
 TINY = dict(resolution=32, batch=4, width=1 / 16, fc=32, sub_classes=10, rotations=1)
-LATENCIES = (None, 200e-6, 1e-3)
+LATENCIES = (None, 20e-6, 200e-6, 1e-3)
 
 
 def main(_) -> None:
@@ -98,7 +97,7 @@ def measure_points(_) -> list[dict]:
     for workers in numbers():
         kinds = ["factors"] if workers == 1 else ["before", "factors"]
         for task in (SMALL, LARGE):
-            lines += points(task, workers, kinds, [""] if workers == 1 else list(RATES), None)
+            lines += points(task, workers, kinds, [""] if workers == 1 else list(wire.RATES), None)
         if workers == 2:
             lines += points(SMALL, workers, kinds, ["1gbit"], LATENCIES[-1])
     return lines
@@ -118,7 +117,7 @@ def measure_full(_) -> list[dict]:
     """Each kind in processes of its own, for memory."""
     result = []
     for workers in several_workers():
-        line = {"workers": workers, "kinds": {}}
+        line = {"workers": workers, "rate": "1gbit", "kinds": {}}
         for kind in ("alone", "before", "factors", "factors, bfloat16"):
             (found,) = on_hosts(FULL, [kind], workers, ["1gbit"])
             line["kinds"] |= found["kinds"]

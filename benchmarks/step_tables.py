@@ -11,8 +11,6 @@ from dc_tf.experiment import Model, Stage, load
 from dc_tf.planning.exchange import dense_layers, factored
 from dc_tf.planning.step_cost import A100, H100, StepCost, step_cost
 
-# Bits a second of what `tc` limits.
-RATES = {"200mbit": 200e6, "1gbit": 1e9, "4gbit": 4e9}
 # Of the machine that measured.
 CORES = 2
 # Share of a limited rate that is no header, as one TCP connection measures it.
@@ -86,7 +84,7 @@ def predicted(constants, line) -> StepCost:
 
 def machine_of(messages, rate, latency_s) -> Machine:
     """`hardware.Machine` of a worker on one of the hosts."""
-    wire_bytes = PAYLOAD * RATES[rate] / 8 if rate in RATES else 1 / messages["byte_s"]
+    wire_bytes = PAYLOAD * wire.RATES[rate] / 8 if rate in wire.RATES else 1 / messages["byte_s"]
     return dataclasses.replace(
         CORE,
         wire_bytes_per_s=wire_bytes,
@@ -96,25 +94,7 @@ def machine_of(messages, rate, latency_s) -> Machine:
 
 
 def full_table(results) -> str:
-    lines = [
-        "| W | exchange | MB sent | a step, s | computing alone, s | CPU of all workers / cores, s "
-        "| wire, s | step / larger of computing and wire | of CPU and wire |",
-        "|---" * 9 + "|",
-    ]
-    for line in results["full"]:
-        workers, kinds = line["workers"], line["kinds"]
-        alone_s = kinds["alone"]["seconds"]
-        for name, kind in kinds.items():
-            if name == "alone":
-                continue
-            wire_s = kind["sent_mb"] * 8e6 / RATES["1gbit"]
-            # A worker has one thread, so it cannot use more than a core.
-            cpu_s = kind["cpu_seconds"] * max(1, workers / CORES)
-            cells = [workers, name, f"{kind['sent_mb']:.0f}", short(kind["seconds"])]
-            cells += map(short, (alone_s, cpu_s, wire_s))
-            cells += [f"{kind['seconds'] / max(other, wire_s):.2f}" for other in (alone_s, cpu_s)]
-            lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return join(lines)
+    return wire.limits_table(results["full"], CORES)
 
 
 def alone_table(results) -> str:
@@ -129,13 +109,15 @@ def alone_table(results) -> str:
 
 def latency_table(results) -> str:
     lines = [
-        "| W | added latency | a short sum in a ring, ms | all to all, ms | step, rings, s "
-        "| step, all to all, s | step without shared statistics, s | computing alone, s |",
-        "|---" * 8 + "|",
+        "| W | added latency | a TCP message, us | a short sum in a ring, ms | all to all, ms "
+        "| step, rings, s | step, all to all, s | step without shared statistics, s "
+        "| computing alone, s |",
+        "|---" * 9 + "|",
     ]
     for line in results["latency"]:
         kinds, messages = line["kinds"], line["messages"]
         cells = [line["workers"], duration(line["latency_s"]) if line["latency_s"] else "-"]
+        cells.append(short(line["one_way_s"] * 1e6))
         for name in ("in rings", "directly"):
             cells.append(short(messages[name]["seconds"] / 26 * 1e3))
         for name in ("statistics in rings", "factors", "no shared statistics", "alone"):

@@ -23,7 +23,7 @@ import unittest.mock
 from collections.abc import Callable
 
 if typing.TYPE_CHECKING:
-    import tensorflow as tf
+    pass
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PORT = 2222
@@ -63,6 +63,8 @@ KINDS = {
     "statistics in rings": Kind({"exchange": "factors"}, direct=False),
     "no shared statistics": Kind({"exchange": "factors", "sync_batch_norm": "off"}),
 }
+# Bits a second of what `tc` limits.
+RATES = {"200mbit": 200e6, "1gbit": 1e9, "4gbit": 4e9}
 # Bytes that a token bucket lets through at once: what is sent in about a millisecond.
 BURSTS = {"200mbit": "64kb", "1gbit": "128kb", "4gbit": "512kb"}
 
@@ -95,23 +97,28 @@ def over_hosts(task, workers=2, rates=("",), latency_s=None) -> list[dict]:
         latency_s: added from host to host.
 
     Returns:
-        list of {"rate", "kinds": {kind: median "seconds" of the slowest worker, "cpu_seconds",
-        "sent_mb"}}, or of {"left out": the reason}.
+        list of {"workers", "rate", "latency_s", "one_way_s": measured before, "kinds": {kind:
+        medians over steps: "seconds" of the slowest worker, "cpu_seconds" and "sent_mb" of the
+        worker that has most, "all_cpu_seconds" of all workers}}, or of {"left out": the reason}.
     """
     sys.path.insert(0, str(ROOT / "tests" / "support"))
     from namespaces import Hosts, Unavailable
 
     try:
         with Hosts(workers, latency_s) as hosts:
+            one_way_s = _one_way_s(hosts)
             found = _on(hosts, {**task, "rates": list(rates)})
     except Unavailable as error:
         return [{"left out": f"needs root, ip and tc: {error}"}]
     return [
-        {"workers": workers, "rate": rate or "unlimited", "latency_s": latency_s or 0.0}
-        | {
+        {
+            "workers": workers,
+            "rate": rate or "unlimited",
+            "latency_s": latency_s or 0.0,
+            "one_way_s": one_way_s,
             "kinds": {
                 name: _joined([one[place][name] for one in found]) for name in found[0][place]
-            }
+            },
         }
         for place, rate in enumerate(rates)
     ]
@@ -123,7 +130,77 @@ def _joined(of_workers):
     result = {"seconds": statistics.median(seconds), "all_seconds": seconds}
     for name in ("cpu_seconds", "sent_mb"):
         result[name] = max(statistics.median(one[name]) for one in of_workers)
-    return result
+    of_all = [sum(turn) for turn in zip(*(one["cpu_seconds"] for one in of_workers))]
+    return result | {"all_cpu_seconds": statistics.median(of_all)}
+
+
+def limits_table(lines, cores) -> str:
+    """What limits a step: computing, the wire and the CPUs, as Markdown.
+
+    Args:
+        lines: of `over_hosts`, with the kind "alone" and a limited rate.
+        cores: of the machine that measured, which all workers share.
+    """
+    rows = [
+        "| W | exchange | MB sent | a step, s | computing alone, s | wire, s "
+        "| CPU of all workers / cores, s | step / larger of computing and wire "
+        "| step / largest of the three |",
+        "|---" * 9 + "|",
+    ]
+    for line in lines:
+        kinds = line["kinds"]
+        for name in [name for name in kinds if name != "alone"]:
+            cells = _limits(kinds[name], kinds["alone"], line["rate"], cores)
+            rows.append(f"| {line['workers']} | {name} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _limits(kind, alone, rate, cores):
+    step_s, compute_s = kind["seconds"], alone["seconds"]
+    wire_s = kind["sent_mb"] * 8e6 / RATES[rate]
+    cpu_s = kind["all_cpu_seconds"] / cores
+    yield f"{kind['sent_mb']:.0f}"
+    yield from (f"{seconds:.2f}" for seconds in (step_s, compute_s, wire_s, cpu_s))
+    yield f"{step_s / max(compute_s, wire_s):.2f}"
+    yield f"{step_s / max(compute_s, wire_s, cpu_s):.2f}"
+
+
+# Half the median time of a message of one byte there and back.
+_PING = """
+import socket, statistics, sys, time
+address, sends = sys.argv[1], sys.argv[2] == "send"
+if not sends:
+    with socket.create_server((address, 9000)) as server:
+        print(flush=True)
+        one, _ = server.accept()
+else:
+    one = socket.create_connection((address, 9000))
+one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+times = []
+for _ in range(201):
+    begun = time.perf_counter()
+    if sends:
+        one.send(b"x")
+    if not one.recv(1):
+        break
+    if not sends:
+        one.send(b"x")
+    times.append(time.perf_counter() - begun)
+print(statistics.median(times) / 2)
+"""
+
+
+def _one_way_s(hosts) -> float:
+    """Seconds of a short TCP message from host 0 to host 1."""
+    if hosts.count == 1:
+        return 0.0
+    command = [sys.executable, "-c", _PING, hosts.address(1)]
+    server = hosts.start(1, [*command, "answer"], stdout=subprocess.PIPE, text=True)
+    server.stdout.readline()  # it listens
+    client = hosts.start(0, [*command, "send"], stdout=subprocess.PIPE, text=True)
+    seconds = float(client.communicate(timeout=60)[0])
+    server.communicate(timeout=60)
+    return seconds
 
 
 def _on(hosts, task):
@@ -219,27 +296,14 @@ def _convolutions_with_all_others():
 
 
 def _sums_of_own():
-    """Batch norm computes as on several workers, and its sums are the worker's own."""
+    """Batch norm computes as on several workers, from the worker's own images."""
+    from dc_tf.training.measure import Twins
     from dc_tf.training.step import learner
 
     def own(model, cluster, topology):
-        return Echo() if cluster.size > 1 else cluster.world
+        return Twins() if cluster.size > 1 else cluster.world
 
     return unittest.mock.patch.object(learner, "statistics_comm", own)
-
-
-class Echo:
-    """A group of two whose other member has zeros; nothing is sent."""
-
-    rank, size = 0, 2
-
-    def all_sum(self, tensor) -> "tf.Tensor":
-        return tensor
-
-    def all_to_all(self, tensor) -> "tf.Tensor":
-        import tensorflow as tf
-
-        return tf.concat([tensor[:1], tf.zeros_like(tensor[1:])], 0)
 
 
 class _Alone:

@@ -13,10 +13,9 @@ import tensorflow as tf
 SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "gpu_workers.py"
 
 
-def run(*flags):
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *flags], capture_output=True, text=True, timeout=400
-    )
+def run(*flags, **options):
+    command = [sys.executable, str(SCRIPT), *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, **options)
 
 
 class GpuWorkersTest(tf.test.TestCase):
@@ -25,6 +24,14 @@ class GpuWorkersTest(tf.test.TestCase):
             done = run("--cpu", flag)
             self.assertEqual(done.returncode, 2)
             self.assertIn(text, done.stderr)
+
+    def test_a_host_with_too_few_gpus_is_refused_with_what_it_would_need(self):
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "0"}
+        for flags, needed in ((), 2), (("--workers=3",), 3):
+            done = run(*flags, env=environment)
+            self.assertEqual(done.returncode, 1)
+            self.assertRegex(done.stderr, rf"[01] visible GPUs for {needed} workers: .* two GPUs")
+            self.assertIn("--cpu --workers=2", done.stderr)
 
     @pytest.mark.extended
     def test_all_checks_pass_on_two_cpu_workers(self):

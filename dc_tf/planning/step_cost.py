@@ -140,8 +140,7 @@ def step_cost(
         early_cpu_s=apart * machine.message_cpu_s,
         late_cpu_s=rest_sent * machine.message_cpu_s,
     )
-    # Messages leave between the exchanges of batch norm.
-    return cost if one_pass and rest.statistics_count else cost.without_overlap()
+    return cost if one_pass else cost.without_overlap()
 
 
 @dataclasses.dataclass(frozen=True)

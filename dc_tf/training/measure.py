@@ -9,7 +9,8 @@ only the search for the nearest centroid is measured; the cost model estimates t
 (`clustering/cost/model.py`).
 
 All planned workers measure together if they are connected. A process alone measures the share of
-rank 0 without exchanges and assumes that the others are as fast.
+rank 0 without exchanges and assumes that the others are as fast; its batch norm computes as that of
+workers that share statistics.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ from dc_tf.distributed import heartbeat
 from dc_tf.distributed.collectives import Solo, broadcast_json
 from dc_tf.nn.projection import clustered_features
 from dc_tf.planning.plan import RUNTIME_BYTES, Rates
+from dc_tf.planning.training_cost import Messages
 from dc_tf.training.checkpoint import new_trunk
 from dc_tf.training.loop import make_batches
 from dc_tf.training.step.learner import Learner
@@ -227,6 +229,7 @@ class _Measurement:
             self._experiment.model,
             seed=self._experiment.seed,
             stage_index=index,
+            statistics=self._statistics(stage, planned.batch.topology),
         )
         learner.start_round(0)
         learner.set_learning_rate(0.0)
@@ -245,6 +248,11 @@ class _Measurement:
             step()
         taken = broadcast_json((time.monotonic() - begun) / steps, self._cluster.world)
         return images * workers / taken, first_s, time.monotonic() - started
+
+    def _statistics(self, stage, topology):
+        """Of one process for many: a group, since batch norm computes otherwise in one."""
+        members = Messages.of(self._experiment.model, stage, topology).statistics_members
+        return Twins() if members > 1 and not self._together else None
 
     def _batches(self, batch, stage, images):
         """Batches of random images with random labels, enough for all measured steps."""
@@ -290,6 +298,21 @@ class _FirstWorker:
 
     def group(self, _) -> Solo:
         return self.world
+
+
+class Twins:
+    """A group of this worker and another one with the same numbers; nothing is sent.
+
+    Attributes: as of Communicator.
+    """
+
+    rank, size = 0, 2
+
+    def all_sum(self, tensor) -> tf.Tensor:
+        return 2 * tensor
+
+    def all_to_all(self, tensor) -> tf.Tensor:
+        return tensor
 
 
 def _search_flops(settings, k, dim):

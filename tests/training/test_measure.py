@@ -82,11 +82,20 @@ class MeasureTest(tf.test.TestCase):
     @pytest.mark.extended
     def test_a_process_alone_measures_the_part_of_one_of_many_workers(self):
         # More workers than super-classes share the heads, which one process has nobody to do with.
-        plan, rates = measured(connect(), self.settings, planned_workers=16)
+        learner, statistics = measure_lib.Learner, []
+
+        def spy(*args, **kwargs):
+            statistics.append(kwargs["statistics"])
+            return learner(*args, **kwargs)
+
+        with mock.patch.object(measure_lib, "Learner", spy):
+            plan, rates = measured(connect(), self.settings, planned_workers=16)
+            alone = measured(connect(), self.settings)[1]
         self.assertEqual(plan.stages[0].batch.per_worker, 2)
         self.assertIn("for 16 that are as fast, without exchanges", rates.source)
-        alone = measured(connect(), self.settings)[1]
         self.assertGreater(rates.extract_per_s, 2 * alone.extract_per_s)
+        # Batch norm of several workers has another formula.
+        self.assertEqual([each and each.size for each in statistics], [2, 2, None, None])
 
     def test_a_step_that_takes_too_long_is_measured_with_fewer_images_and_says_so(self):
         plan, rates = measured(connect(), self.settings, limits={"_MOST_STEP_S": 0.0})

@@ -124,9 +124,15 @@ class Exchange:
         return [gradients[place] for place in range(len(self._weights))], sums[len(dense) :]
 
     def _results(self, local):
-        """Yields what came of each tapped layer's exchange."""
-        for i, factors in enumerate(local.factors):
-            yield (self._begun.get(i) or self._packed(i, factors)).results()
+        """What came of each tapped layer's exchange.
+
+        Messages of the last layers are traced first. Where `begin` was not called, they then leave
+        as their gradients become ready, since nothing of the backward pass waits for them.
+        """
+        found = {}
+        for i in sorted(range(len(local.factors)), key=self._places.__getitem__, reverse=True):
+            found[i] = (self._begun.get(i) or self._packed(i, local.factors[i])).results()
+        return [found[i] for i in range(len(found))]
 
     def _packed(self, i, factors, parts=1):
         if self._as_factors[i]:

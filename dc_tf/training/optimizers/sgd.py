@@ -14,9 +14,6 @@ import tensorflow as tf
 
 from dc_tf import keras
 
-# Size of a block of a gradient that is not formed as a whole.
-_BLOCK_BYTES = 64 << 20
-
 
 class FusedSGD(keras.optimizers.SGD):
     """Keras' SGD; with momentum, weight and momentum are updated in one pass over memory."""
@@ -48,34 +45,37 @@ class FusedSGD(keras.optimizers.SGD):
             decay: its weight decay.
         """
         rows, columns = variable.shape
-        count = max(1, min(rows, _BLOCK_BYTES // (4 * columns)))
-        left = tf.transpose(left)
+        count = max(1, min(rows, _block_bytes() // (4 * columns)))
+        rate, kept = tf.cast(self.learning_rate, tf.float32), tf.cast(self.momentum, tf.float32)
+        left, right = tf.transpose(left), -rate * right
+        momentum = self.momentums[self._index_dict[self._var_key(variable)]]
 
         def update(start):
             end = tf.minimum(start + count, rows)
-            gradient = tf.matmul(left[start:end], right)
             block = tf.range(start, end)
+            old, weight = tf.gather(momentum, block), tf.gather(variable, block)
+            step = tf.matmul(left[start:end], right)
             if decay:
-                gradient += decay * tf.gather(variable, block)
-            self._apply_to_rows(gradient, variable, momentum, block)
+                step -= (rate * decay) * weight
+            new = kept * old + step
+            moved = kept * new + step if self.nesterov else new
+            _replace_rows(momentum, block, new)
+            _replace_rows(variable, block, weight + moved)
             return (end,)
 
-        momentum = self.momentums[self._index_dict[self._var_key(variable)]]
         tf.while_loop(lambda start: start < rows, update, [0], parallel_iterations=1)
         # After an update of rows TensorFlow would copy the variable whenever it is read.
         for changed in (variable, momentum):
             tf.raw_ops.DisableCopyOnRead(resource=changed.handle)
 
-    def _apply_to_rows(self, gradient, variable, momentum, rows):
-        tf.raw_ops.ResourceSparseApplyKerasMomentum(
-            var=variable.handle,
-            accum=momentum.handle,
-            lr=tf.cast(self.learning_rate, variable.dtype),
-            grad=gradient,
-            indices=rows,
-            momentum=tf.cast(self.momentum, variable.dtype),
-            use_nesterov=self.nesterov,
-        )
+
+def _replace_rows(variable, rows, values):
+    tf.raw_ops.ResourceScatterUpdate(resource=variable.handle, indices=rows, updates=values)
+
+
+def _block_bytes() -> int:
+    """Size of a block of a kernel: it stays in a CPU's cache; a GPU gets few large operations."""
+    return 64 << 20 if tf.config.list_physical_devices("GPU") else 1 << 20
 
 
 class LARS(FusedSGD):

@@ -41,7 +41,7 @@ class Learner:
         loss_scale: LossScale where the network computes in float16, else None.
     """
 
-    def __init__(self, cluster, plan, trunk, stage, model, seed=0, stage_index=0):
+    def __init__(self, cluster, plan, trunk, stage, model, seed=0, stage_index=0, statistics=None):
         """Creates heads and optimizers; call `start_round` before the first step.
 
         Args:
@@ -52,6 +52,8 @@ class Learner:
             model: experiment.Model.
             seed: of the experiment.
             stage_index: index of the stage in the experiment.
+            statistics: `Communicator` of the workers that share batch statistics; None: those of
+                `statistics_comm`.
         """
         self._cluster = cluster
         self._stage = stage
@@ -73,7 +75,7 @@ class Learner:
             self.trunk_optimizer = make_optimizer(stage.optimizer)
             self.trunk_optimizer.build(self.shared_weights)
         self.loss_scale = LossScale() if model.compute_dtype == "float16" else None
-        self._normalized_with = statistics_comm(model, cluster, plan.topology)
+        self._normalized_with = statistics or statistics_comm(model, cluster, plan.topology)
         one_pass = stage.accumulate == 1 and not model.xla
         of_shared = self._exchange_of_shared(names, model.exchange_dtype, one_pass)
         self._exchanges = [of_shared, *(head.exchange for head in self.heads)]

@@ -50,7 +50,7 @@ def run_in_blocks(cluster, case):
 
     with (
         unittest.mock.patch.object(dc_tf.planning.exchange, "_LEAST_IN_BLOCKS", 1),
-        unittest.mock.patch.object(dc_tf.training.optimizers.sgd, "_BLOCK_BYTES", 200),
+        unittest.mock.patch.object(dc_tf.training.optimizers.sgd, "_block_bytes", lambda: 200),
     ):
         return train(cluster, case)
 

@@ -19,15 +19,21 @@ BATCH = 4
 
 
 class Twins:
-    """Two workers with the same numbers, played by one; keeps what it was asked for."""
+    """Two workers with the same numbers, played by one; keeps what it was asked for.
+
+    Attributes:
+        calls: names, in order.
+        sizes: values of each sum.
+    """
 
     rank, size = 0, 2
 
     def __init__(self):
-        self.calls = []
+        self.calls, self.sizes = [], []
 
     def all_sum(self, tensor):
         self.calls.append("sum")
+        self.sizes.append(tensor.shape.num_elements())
         return 2 * tensor
 
     def gather(self, tensor):
@@ -51,7 +57,7 @@ class OverlapTest(tf.test.TestCase, parameterized.TestCase):
         direct=False,
     ):
         """(gradients of a trunk, calls in the order of the trace, number of norms)."""
-        trunk, comm = new_trunk(), Twins()
+        trunk, comm = self.trunk, self.comm = new_trunk(), Twins()
         dense = [trunk.fc6, trunk.fc7]
         factored, early = (dense, []) if as_factors else ([], dense)
         weights = trunk.trainable_variables
@@ -117,6 +123,14 @@ class OverlapTest(tf.test.TestCase, parameterized.TestCase):
         rings, _, _ = self.trace(True)
         for one, other in zip(gradients, rings, strict=True):
             self.assertAllClose(one, other, rtol=1e-6, atol=1e-7)
+
+    def test_messages_at_the_end_begin_with_the_last_layers(self):
+        self.trace(False, enabled=False, convs=("conv3", "conv13"))
+        parts = self.trunk.parts()
+        layers = [parts[name].weights for name in ("fc7", "fc6")]
+        layers += [[parts[name].conv.kernel] for name in ("conv13", "conv3")]
+        sizes = [sum(w.shape.num_elements() for w in weights) for weights in layers]
+        self.assertEqual(self.comm.sizes[-5:-1], sizes)  # then all other weights
 
     @parameterized.product(as_factors=(True, False), message_bytes=(1 << 9, 1 << 20))
     def test_gradients_are_those_of_messages_at_the_end(self, as_factors, message_bytes):

@@ -68,7 +68,7 @@ class OptimizersTest(tf.test.TestCase, parameterized.TestCase):
             optimizers[0].apply_gradients([(gradient, whole)])
             optimizers[1].apply_product(left, right, product, decay)
 
-        with unittest.mock.patch.object(sgd, "_BLOCK_BYTES", block_bytes):
+        with unittest.mock.patch.object(sgd, "_block_bytes", lambda: block_bytes):
             step()
             step()
         self.assertAllClose(product, whole, rtol=1e-5, atol=1e-6)
