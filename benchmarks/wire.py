@@ -130,7 +130,7 @@ def _joined(of_workers):
     result = {"seconds": statistics.median(seconds), "all_seconds": seconds}
     for name in ("cpu_seconds", "sent_mb"):
         result[name] = max(statistics.median(one[name]) for one in of_workers)
-    of_all = [sum(turn) for turn in zip(*(one["cpu_seconds"] for one in of_workers))]
+    of_all = [sum(turn) for turn in zip(*(one["cpu_seconds"] for one in of_workers), strict=True)]
     return result | {"all_cpu_seconds": statistics.median(of_all)}
 
 
