@@ -48,14 +48,14 @@ def by_trial(path: str, source, size: int) -> str:
     fit = [layout for layout, failure in failures.items() if not failure]
     if len(fit) == 1:
         return fit[0]
-    told = (
-        "takes images as (b, 3, h, w) and as (b, h, w, 3), and its axes have no names that tell"
+    reason = (
+        "takes images as (b, 3, h, w) and as (b, h, w, 3), and axes without names do not say which"
         if fit
         else f"takes images of {size} pixels neither as (b, 3, h, w) nor as (b, h, w, 3): "
         f"{failures[FIRST]}"
     )
     raise ConfigError(
-        f"{path} {told}; give the layout, as in --preprocessing=imagenet,size={size},"
+        f"{path} {reason}; give the layout, as in --preprocessing=imagenet,size={size},"
         f"layout={FIRST} (PyTorch's) or layout={LAST} (TensorFlow's)."
     )
 
