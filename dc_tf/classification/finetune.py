@@ -27,7 +27,7 @@ from dc_tf.distributed import heartbeat
 from dc_tf.distributed.joined import TIMEOUT_S, joined
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
-from dc_tf.exporting.refusal import check_exists
+from dc_tf.exporting.no_model import check_exists
 
 ABOUT, RESULT, WORK, MODEL = "about.json", "result.json", "work", "model"
 FORMATS = ("parquet", "csv", "json")

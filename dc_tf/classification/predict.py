@@ -27,7 +27,7 @@ from dc_tf.data.storage.reader import CorruptRow, RowReader
 from dc_tf.distributed import stop_request
 from dc_tf.distributed.task import require_alone
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.exporting.refusal import check_exists
+from dc_tf.exporting.no_model import check_exists
 from dc_tf.progress import Progress
 
 COLUMNS = {

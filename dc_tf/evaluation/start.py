@@ -22,7 +22,7 @@ from dc_tf.distributed.ports import check_own_port
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.frozen.start import check_other, other_network
-from dc_tf.exporting.refusal import check_exists
+from dc_tf.exporting.no_model import check_exists
 
 PICTURES = (".png", ".pdf", ".svg")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
