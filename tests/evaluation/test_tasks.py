@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import pathlib
@@ -262,8 +263,10 @@ class TasksTest(tf.test.TestCase):
 
     def test_a_result_that_cannot_be_written_is_printed_before_the_error(self):
         output = os.path.join(self.get_temp_dir(), "full.json")
-        os.symlink("/dev/full", output)
-        code, out, err = self.call("--task=knn", "--layer=fc7", f"--output={output}")
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with mock.patch("os.fsync", side_effect=full):
+            code, out, err = self.call("--task=knn", "--layer=fc7", f"--output={output}")
+        self.assertFalse(os.path.exists(output))
         self.assertEqual(code, 1, err)
         self.assertIn("No space left", err)
         self.assertIn("fc7", json.loads(out.splitlines()[-1])["layers"])

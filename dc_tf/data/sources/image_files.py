@@ -130,9 +130,8 @@ def clean_all(sources, rules) -> list[Cleaned]:
 
 
 def _clean_bytes(data, rules):
-    Image.MAX_IMAGE_PIXELS = rules.max_pixels
     data = without_large_texts(data)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _limit_of_pixels(rules.max_pixels):
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with _open(io.BytesIO(data)) as image:
@@ -148,6 +147,17 @@ def _clean_bytes(data, rules):
                     return _cleaned(data, image, rules)
             image = _upright_rgb(image, size, depth, rules)
             return _cleaned(_encode(image, name, rules), image, rules)
+
+
+@contextlib.contextmanager
+def _limit_of_pixels(pixels):
+    """Inside, Pillow refuses larger images. The caller's own limit, of the process, returns."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def _open(file):

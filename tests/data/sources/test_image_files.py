@@ -35,6 +35,13 @@ class CleanTest(tf.test.TestCase):
             with open(path, "rb") as file:
                 self.assertEqual(clean(path, Rules()).encoded, file.read())
 
+    def test_the_limit_of_pixels_of_the_process_stays(self):
+        before = Image.MAX_IMAGE_PIXELS
+        clean(self.save("a.png", scene()), Rules(max_pixels=700))
+        found = clean(self.save("b.png", scene()), Rules(max_pixels=100))
+        self.assertIn("pixels", found.reason)
+        self.assertEqual(Image.MAX_IMAGE_PIXELS, before)
+
     def test_every_exif_orientation_ends_upright(self):
         turned = {  # what a camera held that way stores, so that the viewer sees the scene
             1: lambda image: image,

@@ -1,5 +1,6 @@
 import collections
 import io
+import itertools
 import pathlib
 import tempfile
 
@@ -122,9 +123,9 @@ class DrawingTest(tf.test.TestCase):
                 self.assertTrue(opaque[:14].any(), f"{name} {seed} is too small")
 
     def test_every_object_place_and_hour_goes_together_at_any_size(self):
-        rng = np.random.default_rng(0)
+        rng, sizes = np.random.default_rng(0), itertools.cycle([32, 33, 64, 96])
         for subject in objects.OBJECTS:
-            for place, hour, size in zip(PLACES, [*HOURS] * 2, [32, 33, 64, 96] * 2, strict=True):
+            for place, hour, size in zip(PLACES, itertools.cycle(HOURS), sizes):
                 image = scene(subject, place, hour, size, rng)
                 self.assertEqual((image.shape, image.dtype), ((size, size, 3), np.uint8))
                 self.assertGreater(image.std(), 3)
