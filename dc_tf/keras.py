@@ -9,12 +9,31 @@ tf-models-official and tensorflow-addons use there.
     keras.keras_3().saving.load_model("theirs.keras")
 """
 
+import importlib
 import os
+import sys
 import types
 
 import tensorflow as tf
 
 from dc_tf.errors import ConfigError
+
+
+def _find_classes_in(package):
+    """Makes `load_model` find the classes of a file in `package`, keras or tf_keras.
+
+    In TensorFlow 2.15 both have the same public names, and the one that was imported last has them
+    all. tensorflow-addons imports keras. With layers of both, Keras connects a model for ever.
+    """
+    from tensorflow.python.util import tf_export
+
+    importlib.import_module("keras")  # here, so that it is not imported later
+    for name in [name for name in sys.modules if name.startswith(f"{package}.src.")]:
+        for symbol in list(vars(sys.modules[name]).values()):
+            if getattr(symbol, "__module__", None) == name and hasattr(symbol, "__dict__"):
+                for public in vars(symbol).get("_keras_api_names", ()):
+                    tf_export._NAME_TO_SYMBOL_MAPPING[public] = symbol
+
 
 if tf.__version__.startswith("2.15."):
     from tensorflow import keras as _keras
@@ -23,6 +42,7 @@ if tf.__version__.startswith("2.15."):
     # As in later releases: AutoGraph leaves tf_keras as it is. This one knows the name keras alone,
     # and compiles all of tf_keras anew for `fit` and `predict`, which then take minutes.
     config.CONVERSION_RULES += (config.DoNotConvert("tf_keras"),)
+    _find_classes_in(_keras.layers.Layer.__module__.partition(".")[0])
 else:
     import tf_keras as _keras
 

@@ -210,9 +210,6 @@ class KerasTest(NetworkTest):
         self.assertAllClose(found, 2 * IMAGES.mean((1, 2)), rtol=1e-5)
         self.assertNotEqual(network.layer_names, ("pool",))
 
-    @unittest.skipIf(
-        tf.__version__.startswith("2.15."), "under pytest, Keras 2.15 never ends loading this file"
-    )
     def test_a_file_of_dc_tf_states_its_preprocessing(self):
         trunk = VGG16(width=1 / 16, resolution=32, fc=12).built_at_resolution()
         images = tf.random.stateless_uniform([2, 32, 32, 3], [0, 1])
