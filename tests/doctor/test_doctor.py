@@ -316,6 +316,7 @@ class WorkersTest(tf.test.TestCase):
         self.assertIn("does not show the file that worker 0", lines[0])
         self.assertEqual(sorted(os.listdir(folder)), ["data", "more"])
 
+    @pytest.mark.extended
     def test_a_worker_that_never_starts_is_named_in_time(self):
         found = self.start(3, [["--timeout_s=12"]] * 3, started=(0, 2))
         for rank in (0, 2):

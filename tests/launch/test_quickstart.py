@@ -317,6 +317,7 @@ class QuickstartTest(tf.test.TestCase):
         self.assertNotRegex(terminal.text, "Traceback|failed|UNAVAILABLE|CANCELLED|grpc_status")
         return terminal.text
 
+    @pytest.mark.extended
     def test_an_interrupt_in_training_costs_nothing_but_the_start(self):
         few = SMALL.replace("iterations=400", "iterations=3")
         self.interrupt_in_training("--pictures=300", "--workers=2", f"--params_override={few}")

@@ -126,7 +126,7 @@ class SizeTest(tf.test.TestCase):
                 kept = sum(v.shape.num_elements() for v in optimizer.variables) // 1000
                 self.assertEqual(training_cost.slots(settings), kept, name)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_a_step_exchanges_what_was_planned(self):
         self.check_exchanged({})
         self.check_exchanged({**PROTOTYPES, "stage_prototype_rotation": "mapped"})

@@ -276,7 +276,7 @@ class LoopTest(tf.test.TestCase):
         left = [files for _, _, files in os.walk(os.path.join(self.undisturbed, "features"))]
         self.assertEqual(sum(left, []), [])
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_a_run_starts_from_the_trunk_of_another_and_stages_keep_theirs(self):
         workdir = os.path.join(self.folder, "from-another")
         stages = [{**runs.SETTINGS["stages"][1], "epochs": 1, "name": "next"}]

@@ -74,7 +74,7 @@ class PipelineTest(tf.test.TestCase):
                 self.assertAllEqual(one["image"], other["image"])
                 self.assertAllEqual(one["sub_id"], other["sub_id"])
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_changed_colours_and_views_are_the_same_for_any_threads_and_after_a_resume(self):
         reader, wanted = self.make(), draws(50)
         options = dict(photometric=Photometric(1.0, 0.2, 0.5, 0.2), views=Views(2, 3, 24))

@@ -118,6 +118,7 @@ class BankTest(tf.test.TestCase):
     def test_only_the_first_clustering_extracts(self):
         self.assertEqual(sources_of(self.undisturbed), ["extract", *["bank"] * 3])
 
+    @pytest.mark.extended
     def test_nothing_of_the_bank_is_left_at_the_end(self):
         self.assertEmpty(os.listdir(RunDir(self.undisturbed).banks))
 

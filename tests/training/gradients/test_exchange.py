@@ -126,7 +126,7 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
         for one, two in zip(*(named(each[10]) for each in spread), strict=True):
             self.assertAllEqual(one, two)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_two_workers_take_the_step_of_gradients_with_parts(self):
         self.check(dataclasses.replace(SHARED, accumulate=2), 2)
 
@@ -172,7 +172,7 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
         first, second = models
         self.check(case, 2, 1e-3, first, second)
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_a_step_that_overflows_on_one_worker_is_left_out_with_factors_too(self):
         model = dataclasses.replace(FACTORS, compute_dtype="float16", sync_batch_norm="off")
         case = dataclasses.replace(SHARED, model=model, overflow=True)

@@ -81,7 +81,7 @@ class StepTest(Compared):
     def test_one_and_ten_steps_with_8_super_classes_are_the_same_on_1_2_and_4_workers(self):
         self.check(Case(clusters=2, steps=10), sizes=(2, 4))
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_dropout_does_not_depend_on_the_number_of_workers(self):
         case = Case(model=Model())
         (alone,) = workers.on_cluster(1, train, case)

@@ -114,6 +114,7 @@ class WorkersTest(tf.test.TestCase):
             # Squared norms of gradients, of the second step.
             self.assertAllClose(sums[images:], others_sums[images:], rtol=1e-2)
 
+    @pytest.mark.extended
     def test_two_workers_take_the_steps_of_one_with_mapped_prototypes(self):
         self.check(stage_of("mapped", clusterings=2), 2)
 
