@@ -6,7 +6,8 @@
 Bytes at the paper's size are those of the plan. Workers on hosts of their own (network namespaces
 on a bridge, which needs root, `ip` and `tc`) take steps of a network, whose bytes are counted by
 their network interfaces. A token bucket at each interface limits what a worker sends. `before`
-sends float32 gradients after the backward pass and statistics of batch norm in rings.
+sends float32 gradients after the backward pass and statistics of batch norm in rings. As a
+yardstick, `tf.distribute` sums gradients by its own all-reduce, in packs of the size of its hint.
 """
 
 import contextlib
@@ -41,6 +42,7 @@ class Kind:
             of the images, at the same time as the others.
         sums_own: whether batch norm then computes as on several workers, which takes longer than
             the fused kernel of one, with sums of its own images.
+        pack_bytes: of the packs of `tf.distribute`, which then sums all gradients; 0: one pack.
     """
 
     model: dict
@@ -48,6 +50,7 @@ class Kind:
     direct: bool = True
     exchanges: bool = True
     sums_own: bool = True
+    pack_bytes: int | None = None
 
 
 BFLOAT16 = {"exchange_dtype": "bfloat16"}
@@ -55,6 +58,8 @@ KINDS = {
     "alone": Kind({}, exchanges=False),
     "alone, fused": Kind({}, exchanges=False, sums_own=False),
     "before": Kind({"exchange": "gradients"}, overlaps=False, direct=False),
+    "tf.distribute": Kind({"exchange": "gradients"}, overlaps=False, pack_bytes=0),
+    "tf.distribute, packs": Kind({"exchange": "gradients"}, overlaps=False, pack_bytes=25 << 20),
     "gradients": Kind({"exchange": "gradients"}),
     "gradients, bfloat16": Kind({"exchange": "gradients", **BFLOAT16}),
     "factors, at the end": Kind({"exchange": "factors"}, overlaps=False),
@@ -275,6 +280,7 @@ def step_of(our_step, cluster, kind, task) -> Callable:
     with (
         unittest.mock.patch.object(Overlap, "__init__", changed),
         contextlib.nullcontext() if kind.overlaps else _convolutions_with_all_others(),
+        contextlib.nullcontext() if kind.pack_bytes is None else _as_tf_distribute(kind.pack_bytes),
         _sums_of_own() if kind.sums_own and not kind.exchanges else contextlib.nullcontext(),
     ):
         step = our_step(cluster if kind.exchanges else _Alone(cluster), **task, **kind.model)
@@ -293,6 +299,37 @@ def _convolutions_with_all_others():
         init(self, weights, layers, comm, dtype, early)
 
     return unittest.mock.patch.object(Exchange, "__init__", changed)
+
+
+@contextlib.contextmanager
+def _as_tf_distribute(pack_bytes):
+    """All gradients are summed by the all-reduce of `tf.distribute`, in packs.
+
+    The launches of a pack wait for its gradients alone, so packs leave during the backward pass.
+    """
+    import tensorflow as tf
+
+    from dc_tf.training.gradients import exchange
+
+    init = exchange.Exchange.__init__
+    options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=pack_bytes)
+
+    def untapped(self, weights, layers, comm, *_, **__):
+        if layers:
+            raise ValueError("tf.distribute sums gradients; choose exchange: gradients.")
+        init(self, weights, (), comm)
+
+    def all_sum(tensors, comm, **_):
+        context = tf.distribute.get_replica_context()
+        if comm.size != context.num_replicas_in_sync:
+            raise ValueError("tf.distribute sums over all workers; choose one super-class.")
+        return context.all_reduce("SUM", list(tensors), options)
+
+    with (
+        unittest.mock.patch.object(exchange.Exchange, "__init__", untapped),
+        unittest.mock.patch.object(exchange, "all_sum_packed", all_sum),
+    ):
+        yield
 
 
 def _sums_of_own():

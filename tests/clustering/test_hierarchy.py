@@ -273,7 +273,7 @@ class ResumeTest(tf.test.TestCase):
         self.assertAllEqual(result.counts, expected.counts)
         self.assertEqual(result.report, expected.report)
 
-    def test_stopped_in_any_pass_it_goes_on_there_and_ends_the_same(self):
+    def test_stopped_in_any_pass_it_resumes_there_and_ends_the_same(self):
         expected, whole = self.run_until(self.folder())
         self.assertLen(whole.passes, 12)
         for passes in range(1, 13):

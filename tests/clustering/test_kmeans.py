@@ -222,7 +222,7 @@ class LloydTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(again.objective, whole.objective)
         self.assertEqual(again.reseeded, whole.reseeded)
 
-    def test_a_saved_state_goes_on_with_bfloat16_too(self):
+    def test_a_saved_state_resumes_with_bfloat16_too(self):
         x, states = blobs(3000, 16, 9, spread=1.0), []
         arguments = {"iterations": 8, "precision": "bfloat16"}
         whole = kmeans(x, 60, on_iteration=states.append, **arguments)

@@ -1,4 +1,4 @@
-"""Saved clusterings: complete or absent, and all workers go on from the same one."""
+"""Saved clusterings: complete or absent, and all workers resume from the same one."""
 
 import os
 import pathlib
@@ -24,7 +24,7 @@ def number_of(found):
 
 
 def go_on(comm, folder, held):
-    """Each worker saves what it holds, for itself; the number all go on from, and what is left."""
+    """Each worker saves what it holds, for itself; the number all resume from, and what is left."""
     own = os.path.join(folder, str(comm.rank))
     for number in held[comm.rank]:
         Snapshots(own, Solo()).save(number, snapshot(number))
@@ -99,7 +99,7 @@ class SnapshotsTest(tf.test.TestCase):
         self.assertIn("no space left", logs.output[0])
         self.assertEqual(os.listdir(self.folder), ["0000000001.npz"])
 
-    def test_workers_go_on_from_the_newest_that_all_have_and_drop_what_is_newer(self):
+    def test_workers_resume_from_the_newest_that_all_have_and_drop_what_is_newer(self):
         # A kill came when worker 0 had written 7 and worker 1 had not.
         results = workers.on_workers(2, go_on, self.folder, [[6, 7], [5, 6]])
         self.assertEqual(results[0], (6, ["0000000006.npz"]))

@@ -58,7 +58,7 @@ class SharedStateTest(tf.test.TestCase):
         self.assertIsNone(newest(Solo(), self.folder))
         self.assertEqual(workers.on_workers(2, newest, self.folder), [None, None])
 
-    def test_one_worker_goes_on_where_it_was(self):
+    def test_one_worker_resumes_where_it_was(self):
         save(Solo(), self.folder, 1, 2, 3)
         self.check(newest(Solo(), self.folder), 3, [30] * 4)
 
@@ -71,7 +71,7 @@ class SharedStateTest(tf.test.TestCase):
         for rank, found in enumerate(workers.on_workers(2, lose_newest_of_second, self.folder)):
             self.check(found, 4, [40 + rank] * 4)
 
-    def test_another_number_of_workers_goes_on_from_the_centroids(self):
+    def test_another_number_of_workers_resumes_from_the_centroids(self):
         workers.on_workers(2, save, self.folder, 2)
         self.check(newest(Solo(), self.folder), 2)
         save(Solo(), self.folder, 6)

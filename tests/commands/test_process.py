@@ -91,7 +91,7 @@ class ProcessTest(tf.test.TestCase):
         self.assertEqual(pictures.files(folder / "stopped"), pictures.files(folder / "whole"))
 
     @pytest.mark.slow
-    def test_kmeans_saves_at_an_interrupt_and_goes_on_to_the_same_centroids(self):
+    def test_kmeans_saves_at_an_interrupt_and_resumes_to_the_same_centroids(self):
         workers.hear_interrupts(self)
         folder = pathlib.Path(self.get_temp_dir())
         np.save(folder / "x.npy", np.random.default_rng(0).random((5000, 4), np.float32))

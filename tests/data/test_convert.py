@@ -148,7 +148,7 @@ class ConvertTest(Folder):
         patch.start()
         self.addCleanup(patch.stop)
 
-    def test_a_file_that_kills_the_decoder_is_listed_and_the_rest_goes_on(self):
+    def test_a_file_that_kills_the_decoder_is_listed_and_the_rest_is_read(self):
         for number in range(80):
             self.write(f"{number:02d}.png")
         self.replace_decoder(CRASHING)

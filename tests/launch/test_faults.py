@@ -134,7 +134,7 @@ class FaultsTest(tf.test.TestCase):
                 self.assertIn("asked to stop", job.log(rank))
         self.finish(workdir)
 
-    def test_a_folder_in_use_is_refused_and_the_run_in_it_goes_on(self):
+    def test_a_folder_in_use_is_refused_and_the_run_in_it_continues(self):
         workdir = self.workdir()
         with self.job(workdir, "first", size=1, slow=("extract", 3.0)) as job:
             job.wait_until_slow()

@@ -61,7 +61,7 @@ class HostsTest(tf.test.TestCase):
             self.assertEqual(job.wait(240), [0, 0], job.log(0))
             self.assertEqual(job.result()["steps"], 8)
 
-    def test_a_host_that_is_cut_off_ends_all_and_the_run_goes_on_when_it_is_back(self):
+    def test_a_host_that_is_cut_off_ends_all_and_the_run_resumes_when_it_is_back(self):
         self.make_hosts(HOSTS)
         experiment = self.experiment()
         for host in range(HOSTS):

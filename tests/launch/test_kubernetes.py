@@ -267,7 +267,7 @@ class RetryableTest(tf.test.TestCase):
         command = self.command("true", scheduler="dc_tf")
         self.assertEqual(subprocess.run(command, stderr=subprocess.DEVNULL).returncode, 2)
 
-    def test_a_signal_goes_on_to_the_command(self):
+    def test_a_signal_is_passed_to_the_command(self):
         folder = pathlib.Path(tempfile.mkdtemp(dir=self.get_temp_dir()))
         body = 'trap "touch saved; exit 42" TERM; touch ready; while :; do sleep 0.05; done'
         process = subprocess.Popen(self.command("sh", "-c", body), cwd=folder)

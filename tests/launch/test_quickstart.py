@@ -122,7 +122,7 @@ class StopTest(tf.test.TestCase):
         """What was called, as "command flags", each call of several workers once."""
         return list(dict.fromkeys((self.folder / "calls").read_text().splitlines()))
 
-    def test_one_interrupt_in_any_phase_ends_with_code_42_and_says_how_to_go_on(self):
+    def test_one_interrupt_in_any_phase_ends_with_code_42_and_says_how_to_resume(self):
         for phase in PHASES:
             with self.subTest(phase), self.slow(phase), self.on_terminal() as terminal:
                 terminal.wait_for(f"{phase} 0 begins" if phase != "measure" else "Measuring the")
@@ -166,7 +166,7 @@ class StopTest(tf.test.TestCase):
                 self.assertIn("start again with --workdir", terminal.text.splitlines()[-1])
 
     def while_waiting(self, terminal, seconds):
-        """It goes on for a while after the first request, since the workers do not obey."""
+        """It continues for a while after the first request, since the workers do not obey."""
         try:
             terminal.process.wait(seconds)
         except subprocess.TimeoutExpired as error:

@@ -133,7 +133,7 @@ class SlurmTest(tf.test.TestCase):
         self.assertLen(self.log("srun"), 1)
         self.assertEmpty(self.log("scontrol"))
 
-    def test_the_signal_before_the_time_limit_reaches_the_workers_and_the_job_goes_on_later(self):
+    def test_the_signal_before_the_time_limit_reaches_the_workers_and_the_job_resumes_later(self):
         # Saving takes a moment, in which the script has to wait although it was interrupted.
         body = 'trap "sleep 0.5; echo saved >>\\"$LOG/saved\\"; exit 42" TERM\n'
         body += 'touch "$LOG/ready-$SLURM_PROCID"; while :; do sleep 0.05; done'

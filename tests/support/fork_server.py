@@ -4,7 +4,7 @@
     process.wait(60)
 
 Importing takes seconds, more than most tests. What is forked has imported and done nothing else: no
-thread, no operation of TensorFlow. It goes on as the interpreter would have: as `__main__`, with
+thread, no operation of TensorFlow. It continues as the interpreter would have: as `__main__`, with
 arguments, environment and files of its own. There are two parents, which differ in the order of
 their sets of strings, as processes of a real job do; `kin` chooses.
 
@@ -207,7 +207,7 @@ def _import():
     from dc_tf.training import loop  # noqa: F401
 
 
-def _go_on_as(arguments):
+def _continue_as(arguments):
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
@@ -218,4 +218,4 @@ def _go_on_as(arguments):
 
 if __name__ == "__main__":
     _import()
-    _go_on_as(_become(*_serve(socket.socket(fileno=int(sys.argv[1])))))
+    _continue_as(_become(*_serve(socket.socket(fileno=int(sys.argv[1])))))

@@ -109,7 +109,7 @@ class SweepTest(tf.test.TestCase):
                 self.sweep(workdir)
         self.assertFalse(os.path.exists(workdir))
 
-    def test_a_cell_that_fails_is_reported_with_its_log_and_the_others_go_on(self):
+    def test_a_cell_that_fails_is_reported_with_its_log_and_the_others_run(self):
         bad = {"settings": {"stages[0].optimizer.learning_rate": 1e30}}
         variants = {"bad": bad, "next": {"after": "bad"}, "first": {}}
         workdir = self.copy()

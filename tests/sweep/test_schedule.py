@@ -86,7 +86,7 @@ class ScheduleTest(tf.test.TestCase):
             self.run_on(world, [self.job(name) for name in "abcdef"], at_once)
             self.assertEqual(world.most, at_once)
 
-    def test_the_others_go_on_when_one_fails_but_for_those_that_need_it(self):
+    def test_the_others_run_when_one_fails_but_for_those_that_need_it(self):
         jobs = [self.job("a"), self.job("b", "a"), self.job("c", "b"), self.job("d")]
         world = World(codes={"a": 1})
         failures = self.run_on(world, jobs)

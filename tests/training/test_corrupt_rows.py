@@ -1,4 +1,4 @@
-"""Training on a data set with corrupt rows: it goes on, counts them, and ends where it would."""
+"""Training on a data set with corrupt rows: it continues, counts them, and ends where it would."""
 
 import os
 import shutil
@@ -9,6 +9,7 @@ import pytest
 import runs
 import tensorflow as tf
 import workers
+from tensorboard_events import opened, scalars
 
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import DataError
@@ -93,6 +94,10 @@ class CorruptRowsTest(tf.test.TestCase):
         lines = [line for line in read(RunDir(folder).metrics) if line["event"] == "data"]
         self.assertEqual(lines[-1]["corrupt_rows"], len(CORRUPT))
         self.assertEqual(lines[-1]["corrupt_share"], len(CORRUPT) / 128)
+        shown = scalars(opened(RunDir(folder).summaries))
+        for name in ("corrupt_rows", "corrupt_share"):
+            expected = [(line["step"], np.float32(line[name])) for line in lines]
+            self.assertEqual(shown[f"data/{name}"], expected)
 
     def test_without_a_share_the_first_corrupt_row_ends_the_run(self):
         settings = runs.settings(self.data_with_corrupt_rows())

@@ -260,7 +260,7 @@ class LoopTest(tf.test.TestCase):
         self.assertBetween(held, planned, planned + 60_000)
 
     @pytest.mark.extended
-    def test_a_resumed_run_goes_on_keeping_and_removes_older_ones(self):
+    def test_a_resumed_run_continues_keeping_and_removes_older_ones(self):
         settings, run = {**self.settings, "keep_clusterings": 1}, os.path.join(self.folder, "keep")
         for stop, kept in ((("clustering", 8), [(1, 0)]), (("clustering", 16), [(1, 1)])):
             workers.on_cluster(1, runs.train, settings, run, stop)

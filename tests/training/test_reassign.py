@@ -238,7 +238,7 @@ def in_process(function, *args, **settings):
 # One of each kind of event; batches begin at rows 0, 32 and 64.
 KILLS = [
     ("extract", 32),
-    ("moments", 32),  # of what is on disk, to go on from there
+    ("moments", 32),  # of what is on disk, to resume from there
     ("extract", 64),
     ("fit", 0),
     ("moments", IMAGES),  # of all rows, since those taken as they came are lost
@@ -249,7 +249,7 @@ KILLS = [
     ("level 2", 1, 1),
     ("write", 0),
 ]
-# What only a process does that goes on from rows of an earlier one.
+# What only a process does that resumes from rows of an earlier one.
 AGAIN = [("moments", 32), ("moments", 64), ("moments", IMAGES)]
 
 

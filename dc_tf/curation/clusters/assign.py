@@ -70,13 +70,17 @@ def assign_images(
         column: of `features`, as of `open_features`.
 
     Raises:
-        ConfigError: not one of `run` and `clusters`; the run has kept no clustering; the network
-            of the features is not known.
+        ConfigError: not one of `run` and `clusters`; `features` with `run`; the run has kept no
+            clustering; the network of the features is not known.
         DataError: a corrupt file, or features of another length.
         Preempted: after Ctrl-C; the same call resumes.
     """
     if (run is None) == (clusters is None):
         raise ConfigError("give --run=RUN or --clusters=CLUSTERS, the clusters to assign to.")
+    if run is not None and features is not None:
+        raise ConfigError(
+            "--features are of --clusters; --run computes the features of --data with its network."
+        )
     if column is not None and features is None:
         raise ConfigError(f"--column={column} is of --features; give both, or none.")
     dataset, comm = data if isinstance(data, Dataset) else Dataset.open(data), comm or ALONE

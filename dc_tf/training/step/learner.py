@@ -14,17 +14,17 @@ import tensorflow as tf
 
 from dc_tf.clustering.cost.hardware import CORE, P4D
 from dc_tf.distributed.collectives import Communicator, Solo, all_sum_packed
-from dc_tf.nn import losses
-from dc_tf.nn.vgg16 import dropout_mask
 from dc_tf.planning.exchange import factored, leaves_early
-from dc_tf.seeds import derive
 from dc_tf.training.gradients.exchange import Exchange, accumulated, local_gradients, recording
 from dc_tf.training.gradients.overlap import Overlap
 from dc_tf.training.optimizers.by_name import decayed, make_optimizer
 from dc_tf.training.optimizers.loss_scale import LossScale, all_finite
+from dc_tf.training.step.dropout import dropout_masks
+from dc_tf.training.step.forward import Forward
 from dc_tf.training.step.heads import Heads, squared_norm
+from dc_tf.training.step.micro_batches import rejoined, split
 from dc_tf.training.step.projection import new_projection
-from dc_tf.training.step.step_metrics import IMAGE_NAMES, STEP_NAMES, pack
+from dc_tf.training.step.step_metrics import IMAGE_NAMES, STEP_NAMES, image_sums, pack
 
 
 class Learner:
@@ -68,6 +68,7 @@ class Learner:
         names = factored(model, stage, plan.topology, machine)
         dim = stage.feature_dim(trunk.feature_dim)
         self.heads = Heads(cluster, plan, stage, dim, names, model.exchange_dtype)
+        self._forward = Forward(trunk, self.projection, stage.views)
         self._mirrored = [part for part in (trunk, self.projection) if part]
         self.shared_weights = [w for part in self._mirrored for w in part.trainable_variables]
         self.shared_weights += self.heads.shared_weights
@@ -186,7 +187,7 @@ class Learner:
         Gradients are summed over their holders.
         """
         if self.trunk.dropout_dim:
-            batch = {**batch, "dropout_mask": self._dropout_mask(step_seed)}
+            batch = {**batch, "dropout_mask": self._dropout_masks(step_seed)}
         scale = 1.0 if self.loss_scale is None else self.loss_scale.value
         sums, (trunk, *heads), features = self._accumulated(batch, scale)
         heads = self.heads.sum_gradients(heads, scale)
@@ -210,12 +211,20 @@ class Learner:
         )
         return tf.concat([sums, measured], 0), [trunk, *heads], finite, features
 
+    def _dropout_masks(self, step_seed):
+        """(b, views, dropout_dim) float32."""
+        views, dim = self._stage.views.count, self.trunk.dropout_dim
+        if not self._dropout:
+            return tf.ones([self.plan.per_worker, views, dim])
+        rank = self._cluster.rank
+        return dropout_masks(step_seed, self._seed, self.plan, rank, views, dim)
+
     def _accumulated(self, batch, scale):
         """What `_gradients` returns of this worker's batch, by parts."""
         count = self._stage.accumulate
         if count == 1:
             return self._compute(batch, scale)
-        parts = {name: self._split(tensor, count) for name, tensor in batch.items()}
+        parts = {name: split(tensor, count) for name, tensor in batch.items()}
 
         def compute(i):
             return self._compute({name: tensor[i] for name, tensor in parts.items()}, scale)
@@ -224,21 +233,7 @@ class Learner:
         *found, features = accumulated(
             compute, count, self._exchanges, rows, tf.zeros([len(IMAGE_NAMES)])
         )
-        return *found, self._unsplit(features)
-
-    def _unsplit(self, parts):
-        """(b, d) of (count, b / count, d), in the order before `_split`."""
-        together = tf.transpose(parts, [1, 0, 2])
-        return tf.reshape(together, [self.plan.per_worker, -1])
-
-    def _split(self, tensor, count):
-        """(count, b / count, ...): parts with equally many images of each super-class.
-
-        Part i has the images i, i + count, ... of a super-class, on any number of workers.
-        """
-        images, *rest = tensor.shape
-        parts = tf.reshape(tensor, [images // count, count, *rest])
-        return tf.experimental.numpy.moveaxis(parts, 1, 0)
+        return *found, rejoined(features, self.plan.per_worker)
 
     def _gradients(self, batch, scale):
         """(image sums, Local gradients of trunk and heads, features); no weight changes.
@@ -247,58 +242,16 @@ class Learner:
         """
         with recording(self._exchanges), self._overlap.of_a_pass(self._exchanges):
             with tf.GradientTape() as tape:
-                objective, vectors = self._forward(batch)
+                vectors, classified = self._forward(batch)
+                labels = self._forward.labels(batch)
+                objective = self.heads.objective(classified, *labels)
                 # The mean over views and global batch, as workers and micro-batches are summed.
                 images = self._stage.views.count * self.plan.batch_size
                 loss = scale * tf.reduce_sum(objective.loss) / images
             self._overlap.begin_backward()
             local = local_gradients(tape, loss, self._exchanges)
-        return self._image_sums(batch, objective), local, self._of_images(vectors)
-
-    def _forward(self, batch) -> tuple[losses.Objective, tf.Tensor]:
-        """The objective of all views, those of an image side by side; and what is clustered."""
-        # So the examples stay ordered by super-class, as the heads need them.
-        vectors = _joined(self._features(batch))
-        classified = tf.nn.relu(vectors)
-        if self.projection:
-            vectors = classified = self.projection(classified, training=True)
-        return self.heads.objective(classified, *self._labels(batch)), vectors
-
-    def _of_images(self, vectors):
-        """(b, d): the mean of the global views of an image, of length 1 if those of views are."""
-        views = self._stage.views
-        of_views = tf.reshape(vectors, [-1, views.count, vectors.shape[-1]])
-        if views.global_views == 1:
-            return of_views[:, 0]
-        mean = tf.reduce_mean(of_views[:, : views.global_views], 1)
-        return tf.math.l2_normalize(mean, -1) if self.projection else mean
-
-    def _features(self, batch):
-        """(b, views, d), the trunk's features; a pass over global views, one over local ones."""
-        features, done = [], 0
-        for images in self._passes(batch):
-            count = images.shape[1]
-            mask = None
-            if self.trunk.dropout_dim:
-                mask = _joined(batch["dropout_mask"][:, done : done + count])
-            endpoints = self.trunk(_joined(images), training=True, dropout_mask=mask)
-            found = endpoints[self.trunk.feature_layer]
-            features.append(tf.reshape(found, [-1, count, self.trunk.feature_dim]))
-            done += count
-        return tf.concat(features, 1)
-
-    def _passes(self, batch):
-        """Images (b, views, side, side, 3) of each pass of the trunk."""
-        views = self._stage.views
-        images = batch["image"]
-        yield images[:, None] if views.count == 1 else images
-        if views.local_views:
-            yield batch["local_image"]
-
-    def _labels(self, batch):
-        """super_id (b * views,) and sub_id (b * views, ...) of each view of each image."""
-        views = self._stage.views.count
-        return [tf.repeat(batch[name], views, axis=0) for name in ("super_id", "sub_id")]
+        sums = image_sums(objective, *labels, self.plan.rotations, self._stage)
+        return sums, local, self._forward.of_images(vectors)
 
     def _apply(self, gradients):
         trunk, *heads = gradients
@@ -336,49 +289,6 @@ class Learner:
         world = self._cluster.world
         return Exchange(self.shared_weights, chosen, world, dtype, early, early_convs)
 
-    def _dropout_mask(self, step_seed):
-        """(b, views, dropout_dim), this worker's rows of what depends on step and super-class."""
-        plan, rank, views = self.plan, self._cluster.rank, self._stage.views.count
-        if not self._dropout:
-            return tf.ones([plan.per_worker, views, self.trunk.dropout_dim])
-        start = plan.topology.position(rank) * plan.per_served
-        shape = [plan.per_super_class, self.trunk.dropout_dim]
-
-        def mask(*key):
-            seed = tf.stack([step_seed, derive("dropout", *self._seed, *key)])
-            return dropout_mask(shape, seed)[start : start + plan.per_served]
-
-        return tf.concat(
-            [
-                tf.stack([mask(s, *([view] if view else [])) for view in range(views)], 1)
-                for s in plan.topology.served(rank)
-            ],
-            0,
-        )
-
-    def _image_sums(self, batch, objective):
-        """(len(IMAGE_NAMES),) float32; an image counts once, with the mean over its views."""
-        loss, super_logits, sub_logits = objective
-        super_ids, sub_ids = self._labels(batch)
-        rotations = self.plan.rotations
-        guess = tf.argmax(super_logits, -1, tf.int32)
-        super_loss = losses.cross_entropy(super_logits, super_ids)
-        sub_hits = 0.0
-        if sub_logits is not None:
-            hits = _count_equal(tf.argmax(sub_logits, -1, tf.int32), sub_ids)
-            sub_hits = hits / self._stage.clusterings
-        sums = pack(
-            IMAGE_NAMES,
-            images=tf.size(loss),
-            loss=tf.reduce_sum(loss),
-            super_loss=tf.reduce_sum(super_loss),
-            sub_loss=tf.reduce_sum(loss - super_loss),
-            super_hits=_count_equal(guess, super_ids),
-            rotation_hits=_count_equal(guess % rotations, super_ids % rotations),
-            sub_hits=sub_hits,
-        )
-        return sums / self._stage.views.count
-
 
 def statistics_comm(model, cluster, topology) -> Communicator:
     """Communicator of the workers that share batch statistics (`Model.sync_batch_norm`)."""
@@ -389,15 +299,5 @@ def statistics_comm(model, cluster, topology) -> Communicator:
     return cluster.world
 
 
-def _joined(tensor):
-    """(b * views, ...) of (b, views, ...)."""
-    count, views, *rest = tensor.shape
-    return tf.reshape(tensor, [count * views, *rest])
-
-
 def _where(finite, value):
     return tf.where(finite, value, tf.zeros_like(value))
-
-
-def _count_equal(a, b):
-    return tf.reduce_sum(tf.cast(tf.equal(a, b), tf.float32))

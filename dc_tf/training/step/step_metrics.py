@@ -12,6 +12,8 @@ import math
 
 import tensorflow as tf
 
+from dc_tf.nn import losses
+
 # Sums over images.
 IMAGE_NAMES = (
     *("images", "loss", "super_loss", "sub_loss", "super_hits", "rotation_hits", "sub_hits"),
@@ -27,6 +29,43 @@ def pack(names=NAMES, **values) -> tf.Tensor:
     if values.keys() != set(names):
         raise ValueError(f"got {sorted(values)}; needs {sorted(names)}.")
     return tf.stack([tf.cast(values[name], tf.float32) for name in names])
+
+
+def image_sums(objective, super_ids, sub_ids, rotations: int, stage) -> tf.Tensor:
+    """What a batch adds to the sums over images.
+
+    Args:
+        objective: losses.Objective of all views of all images.
+        super_ids: (rows,) int32, of each view.
+        sub_ids: (rows,) int32, or with C clusterings (rows, C).
+        rotations: 4, or 1 without rotations; a super-class is `cluster * rotations + rotation`.
+        stage: experiment.Stage.
+
+    Returns:
+        (len(IMAGE_NAMES),) float32; an image counts once, with the mean over its views.
+    """
+    loss, super_logits, sub_logits = objective
+    guess = tf.argmax(super_logits, -1, tf.int32)
+    super_loss = losses.cross_entropy(super_logits, super_ids)
+    sub_hits = 0.0
+    if sub_logits is not None:
+        hits = _count_equal(tf.argmax(sub_logits, -1, tf.int32), sub_ids)
+        sub_hits = hits / stage.clusterings
+    sums = pack(
+        IMAGE_NAMES,
+        images=tf.size(loss),
+        loss=tf.reduce_sum(loss),
+        super_loss=tf.reduce_sum(super_loss),
+        sub_loss=tf.reduce_sum(loss - super_loss),
+        super_hits=_count_equal(guess, super_ids),
+        rotation_hits=_count_equal(guess % rotations, super_ids % rotations),
+        sub_hits=sub_hits,
+    )
+    return sums / stage.views.count
+
+
+def _count_equal(a, b):
+    return tf.reduce_sum(tf.cast(tf.equal(a, b), tf.float32))
 
 
 def unpack(sums) -> dict[str, float]:

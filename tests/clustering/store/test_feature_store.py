@@ -88,7 +88,7 @@ class FeatureStoreTest(StoreTestCase):
             with self.assertRaises(IndexError):
                 reading()
 
-    def test_killed_at_any_touch_of_the_disk_an_extraction_goes_on_to_the_same_bytes(self):
+    def test_killed_at_any_touch_of_the_disk_an_extraction_resumes_to_the_same_bytes(self):
         self.filled()
         expected = self.bytes()
         kills = 0

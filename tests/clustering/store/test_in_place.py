@@ -65,7 +65,7 @@ class RewriteTest(tf.test.TestCase):
         self.assertAllEqual(store.read(0, ROWS), 3 * self.x + CHUNK)
 
     @pytest.mark.slow
-    def test_killed_at_any_touch_of_the_disk_it_goes_on_to_the_same_bytes(self):
+    def test_killed_at_any_touch_of_the_disk_it_resumes_to_the_same_bytes(self):
         for n in itertools.count():
             self.begin()
             if killed_at(n, self.go_on):

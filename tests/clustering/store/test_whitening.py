@@ -94,7 +94,7 @@ class MomentsTest(tf.test.TestCase):
                 for ours, theirs in zip(result, results[0], strict=True):
                     self.assertEqual(np.asarray(ours).tobytes(), np.asarray(theirs).tobytes())
 
-    def test_an_extraction_that_goes_on_has_the_moments_of_one_that_did_not_stop(self):
+    def test_an_extraction_that_resumes_has_the_moments_of_one_that_did_not_stop(self):
         x = correlated(5000, 6)
         store = FeatureStore.create(self.path(), 5000, 6)
         whole = Moments(6)
@@ -271,7 +271,7 @@ class WhitenStoreTest(tf.test.TestCase):
         self.assertAllEqual(FeatureStore.open(self.store.path).read(0, 100), self.x)
 
     @pytest.mark.slow
-    def test_killed_while_it_whitens_it_goes_on_to_the_same_bytes(self):
+    def test_killed_while_it_whitens_it_resumes_to_the_same_bytes(self):
         # Each time so many chunks further.
         for dim, kills in ((6, (0, 3, 5)), (3, (1, 5))):
             whitening_map = fit(self.x, Solo(), dim)

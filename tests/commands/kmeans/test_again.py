@@ -42,8 +42,8 @@ class AgainTest(CommandTest, parameterized.TestCase):
         self.assertEqual(self.found().centroids.shape, (3, DIM))
 
     @parameterized.parameters("float32", "bfloat16")
-    def test_an_interrupted_one_goes_on_and_ends_the_same(self, precision):
-        # One cloud: so many rows are almost as near to two centroids that bfloat16 goes on the
+    def test_an_interrupted_one_resumes_and_ends_the_same(self, precision):
+        # One cloud: so many rows are almost as near to two centroids that bfloat16 takes the
         # same way only with the labels of the last iteration.
         cloud = self.save("cloud.npy", blobs(rows=2000, dim=64, k=1))
         flags = {"input": cloud, "k": 64, "precision": precision, "save_every_s": 0}

@@ -116,7 +116,7 @@ class ResultTest(CommandTest):
         self.assertAllClose(self.found().centroids, self.found(self.path("tensorflow")).centroids)
 
     @pytest.mark.bfloat16
-    def test_precision_is_measured_said_and_kept_by_a_clustering_that_goes_on(self):
+    def test_precision_is_measured_said_and_kept_by_a_clustering_that_resumes(self):
         flags = {"backend": "tensorflow", "save_every_s": 0}
         with mock.patch.multiple(
             precision_lib, product_speed=lambda dim: 2.0, excess_error=lambda *_: 0.9

@@ -94,7 +94,7 @@ class WorkersTest(CommandTest):
             self.assertIn("use --k=600 or less", err)
         self.assertEqual(os.listdir(self.output), [])
 
-    def test_one_worker_goes_on_where_two_were_interrupted(self):
+    def test_one_worker_resumes_where_two_were_interrupted(self):
         argv = self.argv(save_every_s=0, iterations=6)
         for code, _, err in workers.on_cluster(2, call_on_until, 3, *argv):
             self.assertEqual(code, 1, err)

@@ -111,6 +111,7 @@ class AssignTest(tf.test.TestCase):
             ({}, "give --run=RUN or --clusters=CLUSTERS"),
             ({"run": self.data}, "is not the folder of a run"),
             ({"run": self.run_folder, "stage": "deep"}, "no such stage; it has rotnet, deeper"),
+            ({"run": self.run_folder, "features": "x.npy"}, "--features are of --clusters"),
             ({"run": self.run_folder, "round_index": 7}, "keeps no centroids of round 7"),
             ({"clusters": self.data}, "is not the --output of a `dc_tf kmeans`"),
         ):

@@ -104,7 +104,7 @@ class PipelineTest(tf.test.TestCase):
         for batches in (training, evaluation_batches(reader, [0], 2, size=16, short_side=18)):
             self.assertIs(batches.options().autotune.enabled, False)
 
-    def test_a_resumed_epoch_goes_on_where_it_stopped(self):
+    def test_a_resumed_epoch_begins_where_it_stopped(self):
         reader, wanted = self.make(), draws(50)
         whole = list(training_batches(reader, wanted, 8, 16))
         rest = list(training_batches(reader, wanted, 8, 16, start_step=4))

@@ -1,4 +1,4 @@
-"""Folders: which files, in which order, and going on in the middle."""
+"""Folders: which files, in which order, and starting in the middle."""
 
 import os
 
@@ -28,7 +28,7 @@ class FolderSourceTest(tf.test.TestCase):
         self.add(*names)
         self.assertEqual([name for name, _ in walk(self.folder)], sorted(names))
 
-    def test_items_go_on_behind_any_place(self):
+    def test_items_resume_behind_any_place(self):
         self.add("a/1", "b/2", "b/.3", "4")
         items = list(self.open(labels_from_folders=True).items())
         self.assertEqual([item.label for item in items], [None, 0, 1, 1])

@@ -86,7 +86,7 @@ class ListsTest(tf.test.TestCase):
         (item,) = self.items(self.jsonl(entry), "l.jsonl")
         self.assertEqual(item.meta, {"hashtag": ["sea", "sun"], "exif.iso": 100, "id": "12"})
 
-    def test_a_line_that_says_no_path_is_listed_and_the_rest_goes_on(self):
+    def test_a_line_that_says_no_path_is_listed_and_the_rest_is_read(self):
         lines = ['{"path": "a"}', "nonsense", "[1]", '{"label": 1}', '{"path": 7}', "[" * 10**5]
         items = self.items("\n".join(lines), "l.jsonl")
         self.assertEqual([item.name for item in items][:2], ["a", "l.jsonl:2"])

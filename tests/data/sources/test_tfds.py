@@ -64,7 +64,7 @@ class TfdsTest(tf.test.TestCase):
             self.assertEqual(example["meta"], {"camera": f"K{number}", "place": number / 2})
             self.assertStartsWith(example["source"], "tiny_pictures-test.tfrecord")
 
-    def test_the_order_is_fixed_and_goes_on_behind_any_place(self):
+    def test_the_order_is_fixed_and_resumes_behind_any_place(self):
         source = TfdsSource("tfds:tiny_pictures", self.get_temp_dir())
         self.assertEqual(source.total, 12)
         items = list(source.items())

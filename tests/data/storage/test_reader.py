@@ -264,7 +264,7 @@ class Source:
     Attributes:
         open: the files that are open just now; `most_open`, `opened`: at once, and in all.
         most_reads: reads at once.
-        turns: how often a read began while no other was going on.
+        turns: how often a read began while no other was in progress.
         threads: set of those that read.
     """
 

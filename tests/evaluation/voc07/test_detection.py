@@ -262,7 +262,7 @@ class Voc07DetectionTest(tf.test.TestCase):
         arguments = self.model, self.kit, protocol, folder
         both = workers.on_cluster(2, measured, *arguments, timeout_s=600)
         self.assertEqual(*both)
-        # Once more they find a finished checkpoint, from which both go on.
+        # Once more they find a finished checkpoint, from which both resume.
         for again, shared, alone in workers.on_cluster(2, detected, *arguments, timeout_s=600):
             self.assertEqual(again, both[0])
             self.assertGreater(sum(map(len, shared)), 0)

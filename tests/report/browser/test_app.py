@@ -170,7 +170,7 @@ class PagesTest(SiteCase):
         for path in ("/search?q=a&in=none", "/search?q=a&in=latitude"):
             self.assertEqual(self.client.get(path).status_code, 400)
 
-    def test_a_search_goes_on_where_it_stopped(self):
+    def test_a_search_resumes_where_it_stopped(self):
         found, path = [], "/search?q=sea"
         real = app_lib.text_search.search
         with mock.patch.object(app_lib.text_search, "search", lambda *a: real(*a, most=25)):

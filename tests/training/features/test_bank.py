@@ -29,6 +29,7 @@ from dc_tf.training.features.bank import StageBank, places
 from dc_tf.training.loop import make_sampler
 from dc_tf.training.monitoring.metrics import read
 from dc_tf.training.step.learner import Learner
+from dc_tf.training.step.micro_batches import split
 
 ROWS, DIM = 128, 8
 # 4 steps an epoch, and clusterings before steps 1, 5, 9 and 13; no step of the last round is kept.
@@ -338,9 +339,9 @@ class StepTest(tf.test.TestCase):
             learner = self.learner(**stage, accumulate=2)
             batch = self.batch()
             # Each half has the batch statistics of its own.
-            halves = learner._split(batch["image"], 2)
-            mask = learner._dropout_mask(tf.constant(5))
-            masks = learner._split(mask[:, 0], 2)
+            halves = split(batch["image"], 2)
+            mask = learner._dropout_masks(tf.constant(5))
+            masks = split(mask[:, 0], 2)
             expected = []
             for images, kept in zip(halves, masks, strict=True):
                 fc7 = learner.trunk(images, training=True, dropout_mask=kept)["fc7"]
@@ -355,13 +356,13 @@ class StepTest(tf.test.TestCase):
         views = {"global_views": 2, "local_views": 1, "local_size": 32}
         learner = self.learner(views=views)
         vectors = np.random.default_rng(1).standard_normal((6, DIM)).astype(np.float32)
-        found = learner._of_images(tf.constant(vectors))
+        found = learner._forward.of_images(tf.constant(vectors))
         means = np.stack([vectors[:2].mean(axis=0), vectors[3:5].mean(axis=0)])
         lengths = np.linalg.norm(means, axis=1, keepdims=True)
         self.assertAllClose(found, means / lengths, rtol=1e-5)
         plain = self.learner(views=views, head="linear", projection={})
         wide = np.random.default_rng(1).standard_normal((6, 16)).astype(np.float32)
-        self.assertAllClose(plain._of_images(tf.constant(wide))[1], wide[3:5].mean(axis=0))
+        self.assertAllClose(plain._forward.of_images(tf.constant(wide))[1], wide[3:5].mean(axis=0))
 
     def test_a_step_is_the_same_with_and_without_its_features(self):
         inputs = self.batch(), tf.constant(5)

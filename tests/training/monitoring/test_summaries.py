@@ -16,6 +16,7 @@ import tensorflow as tf
 import workers
 from google.protobuf import text_format
 from PIL import Image
+from tensorboard_events import opened, scalars
 
 from dc_tf.clustering.assignments import Assignments
 from dc_tf.clustering.cluster_model import load_clustering
@@ -27,23 +28,6 @@ from dc_tf.run_dir import RunDir
 from dc_tf.training.monitoring import cluster_pictures
 from dc_tf.training.monitoring.metrics import read
 from dc_tf.training.monitoring.summaries import SETTINGS, Summaries, hyperparameters
-
-event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-
-
-def opened(folder):
-    """All events of a folder, as TensorBoard reads them."""
-    everything = dict.fromkeys(event_accumulator.DEFAULT_SIZE_GUIDANCE, 0)
-    return event_accumulator.EventAccumulator(folder, size_guidance=everything).Reload()
-
-
-def scalars(events):
-    """{tag: [(step, value), ...]}."""
-    tags = events.PluginTagToContent("scalars")
-    return {
-        tag: [(e.step, float(tf.make_ndarray(e.tensor_proto))) for e in events.Tensors(tag)]
-        for tag in tags
-    }
 
 
 def documented(heading):
