@@ -5,6 +5,7 @@
 
 alone    seconds per step on one worker: ours in float32 and bfloat16 (with --xla also compiled),
          plain Keras layers and optimizer, and PyTorch with channels last or first, in turns.
+extract  seconds in which features of as many images are computed, by the same networks.
 train    images/s of `launch/local.py -- train` with the quickstart's network on 1, 2 and 4 workers
          that share all cores, including reading and augmentation.
 workers  1, 2 and 4 workers of one thread with equally many images each: batch norm over the world,
@@ -17,8 +18,8 @@ losses   memory and time of the product loss (Eq. 4) beside the hierarchy (Eq. 5
 wire     bytes that a worker sends in a step, and steps over a slow wire, on hosts in network
          namespaces (`wire.py`); memory of a large head that two workers share.
 
-`alone`, `workers` and `heads` use the full network, `losses` a small one. Times are medians over
-the steps after the first; ratios are within one run.
+`alone`, `extract`, `workers` and `heads` use the full network, `losses` a small one. Times are
+medians over the steps after the first; ratios are within one run.
 """
 
 import json
@@ -37,15 +38,15 @@ from processes import joined, last_lines, run_parts, show, with_threads
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FLAGS = flags.FLAGS
-PARTS = ("alone", "train", "workers", "messages", "heads", "updates", "losses", "wire")
+PARTS = ("alone", "extract", "train", "workers", "messages", "heads", "updates", "losses", "wire")
 flags.DEFINE_list("parts", list(PARTS), "What to measure.")
 flags.DEFINE_integer("resolution", 224, "Side of the images.")
 flags.DEFINE_integer("batch", 8, "Images of a worker in one step.")
-flags.DEFINE_float("width", 1.0, "Of the network of `alone`.")
-flags.DEFINE_integer("fc", 4096, "Units of fc6 and fc7 in `alone`.")
-flags.DEFINE_list("types", ["float32", "bfloat16"], "What `alone` computes in.")
+flags.DEFINE_float("width", 1.0, "Of the network of `alone` and `extract`.")
+flags.DEFINE_integer("fc", 4096, "Units of fc6 and fc7 in these.")
+flags.DEFINE_list("types", ["float32", "bfloat16"], "What these compute in.")
 flags.DEFINE_integer("steps", 4, "Measured steps of each.")
-flags.DEFINE_integer("threads", os.cpu_count(), "Of the part `alone` and `heads`.")
+flags.DEFINE_integer("threads", os.cpu_count(), "Of the parts `alone`, `extract` and `heads`.")
 flags.DEFINE_bool("xla", False, "Measure the compiled step as well (it compiles for minutes).")
 flags.DEFINE_list("sub_classes", ["1000", "80000"], "k of the heads part.")
 flags.DEFINE_list("product_sub_classes", ["1000", "4000", "16000"], "k of the losses part.")
@@ -65,9 +66,18 @@ def main(_) -> None:
 
 
 def measure_alone() -> dict:
+    return beside_others("alone", xla=FLAGS.xla)
+
+
+def measure_extract() -> dict:
+    return beside_others("extract")
+
+
+def beside_others(role, **task) -> dict:
+    """Medians over the steps of each network of a role, and our speed over that of the others."""
     shape = {name: FLAGS[name].value for name in ("resolution", "batch", "width", "fc")}
-    task = dict(**shape, types=FLAGS.types, steps=FLAGS.steps, xla=FLAGS.xla)
-    (times,) = children("alone", task, environments=[with_threads(FLAGS.threads)])
+    task |= dict(**shape, types=FLAGS.types, steps=FLAGS.steps)
+    (times,) = children(role, task, environments=[with_threads(FLAGS.threads)])
     seconds, cpu = (
         {name: statistics.median(turn[i] for turn in of) for name, of in times.items()}
         for i in range(2)
@@ -94,7 +104,30 @@ def alone(types, steps, xla, **shape) -> dict:
         kinds[f"keras {name}"] = keras_step(**shape, policy=policy)
     if xla:
         kinds["dc_tf float32 xla"] = our_step(**ours, xla=True)
-    kinds |= torch_steps(**shape)
+    return in_turns(kinds | torch_kinds(torch_step, **shape), steps)
+
+
+def extract(types, steps, resolution, batch, width, fc) -> dict:
+    """{name: (seconds, CPU seconds) of each batch}: fc7 before its ReLU with frozen batch norm."""
+    import tensorflow as tf
+
+    from dc_tf.nn.projection import clustered_features
+    from dc_tf.nn.vgg16 import VGG16
+
+    kinds = {}
+    for name in types:
+        trunk = VGG16(width=width, resolution=resolution, fc=fc, compute_dtype=name)
+        images = tf.random.uniform([batch, resolution, resolution, 3])
+        features = clustered_features(trunk.built_at_resolution())
+        kinds[f"dc_tf {name}"] = lambda f=features, x=images: f(x).numpy()
+        policy = name if name == "float32" else f"mixed_{name}"
+        kinds[f"keras {name}"] = keras_features(resolution, batch, policy, width, fc)
+    shape = dict(resolution=resolution, batch=batch, width=width, fc=fc)
+    return in_turns(kinds | torch_kinds(torch_features, **shape), steps)
+
+
+def in_turns(kinds, steps) -> dict:
+    """{name: (seconds, CPU seconds) of each step}."""
     times = {name: [] for name in kinds}
     for turn in range(steps + 1):
         for name, step in kinds.items():
@@ -142,10 +175,8 @@ def batch_of(resolution, batch, supers, subs) -> tuple:
     return images, super_id, random.integers(0, subs, batch, np.int32)
 
 
-def keras_step(resolution, batch, policy, width, fc, classes=1000) -> Callable:
-    """A step of Keras layers on input of Sobel's shape, with one softmax over `classes`."""
-    import tensorflow as tf
-
+def _keras_net(resolution, policy, width, fc):
+    """keras.Sequential on input of Sobel's shape, up to fc7 before its ReLU."""
     from dc_tf import keras
     from dc_tf.nn.vgg16 import DROPOUT, channels
 
@@ -160,14 +191,44 @@ def keras_step(resolution, batch, policy, width, fc, classes=1000) -> Callable:
     net.add(layers.Flatten(dtype=policy))
     net.add(layers.Dense(fc, activation="relu", dtype=policy))
     net.add(layers.Dropout(DROPOUT, dtype=policy))
-    net.add(layers.Dense(fc, activation="relu", dtype=policy))
-    net.add(layers.Dense(classes, dtype="float32"))
+    net.add(layers.Dense(fc, dtype=policy))
+    return net
+
+
+def _sobel_like(resolution, batch):
+    """(batch, side, side, 2) float32, of the shape of Sobel's output."""
+    import tensorflow as tf
+
+    random, side = np.random.default_rng(0), resolution + 2
+    return tf.constant(random.standard_normal((batch, side, side, 2), np.float32))
+
+
+def keras_features(resolution, batch, policy, width, fc) -> Callable:
+    """The features of `_keras_net`, with the running statistics of its batch norm."""
+    import tensorflow as tf
+
+    net, images = _keras_net(resolution, policy, width, fc), _sobel_like(resolution, batch)
+
+    @tf.function
+    def features():
+        return tf.cast(net(images, training=False), tf.float32)
+
+    return lambda: features().numpy()
+
+
+def keras_step(resolution, batch, policy, width, fc, classes=1000) -> Callable:
+    """A step of `_keras_net` with one softmax over `classes`."""
+    import tensorflow as tf
+
+    from dc_tf import keras
+
+    net = _keras_net(resolution, policy, width, fc)
+    net.add(keras.layers.ReLU(dtype=policy))
+    net.add(keras.layers.Dense(classes, dtype="float32"))
     optimizer = keras.optimizers.SGD(1e-3, momentum=0.9, weight_decay=1e-5)
     optimizer.build(net.trainable_variables)
-    random = np.random.default_rng(0)
-    side = resolution + 2
-    images = tf.constant(random.standard_normal((batch, side, side, 2), np.float32))
-    labels = tf.constant(random.integers(0, classes, batch))
+    images = _sobel_like(resolution, batch)
+    labels = tf.constant(np.random.default_rng(0).integers(0, classes, batch))
 
     @tf.function
     def step():
@@ -182,8 +243,8 @@ def keras_step(resolution, batch, policy, width, fc, classes=1000) -> Callable:
     return lambda: step().numpy()
 
 
-def torch_steps(**shape) -> dict:
-    """{name: step} in both memory formats; none where PyTorch is not installed."""
+def torch_kinds(make, **shape) -> dict:
+    """{name: what is timed} in both memory formats; none where PyTorch is not installed."""
     try:
         import torch
     except ImportError:
@@ -192,13 +253,13 @@ def torch_steps(**shape) -> dict:
     torch.set_num_threads(int(os.environ["TF_NUM_INTRAOP_THREADS"]))
     formats = {"first": torch.contiguous_format, "last": torch.channels_last}
     return {
-        f"pytorch channels {name}": torch_step(torch, memory_format, **shape)
+        f"pytorch channels {name}": make(torch, memory_format, **shape)
         for name, memory_format in formats.items()
     }
 
 
-def torch_step(torch, memory_format, resolution, batch, width, fc, classes=1000) -> Callable:
-    """A PyTorch step of the same network as `keras_step`."""
+def _torch_net(torch, resolution, width, fc) -> list:
+    """PyTorch's layers of the same network as `_keras_net`."""
     from dc_tf.nn.vgg16 import DROPOUT, channels, final_map_size
 
     nn = torch.nn
@@ -211,11 +272,34 @@ def torch_step(torch, memory_format, resolution, batch, width, fc, classes=1000)
         layers.append(nn.MaxPool2d(2))
     features = before * final_map_size(resolution) ** 2
     layers += [nn.Flatten(), nn.Linear(features, fc), nn.ReLU(inplace=True), nn.Dropout(DROPOUT)]
-    layers += [nn.Linear(fc, fc), nn.ReLU(inplace=True), nn.Linear(fc, classes)]
+    return [*layers, nn.Linear(fc, fc)]
+
+
+def _torch_images(torch, memory_format, resolution, batch):
+    images = torch.randn(batch, 2, resolution + 2, resolution + 2)
+    return images.to(memory_format=memory_format)
+
+
+def torch_features(torch, memory_format, resolution, batch, width, fc) -> Callable:
+    layers = _torch_net(torch, resolution, width, fc)
+    net = torch.nn.Sequential(*layers).to(memory_format=memory_format).eval()
+    images = _torch_images(torch, memory_format, resolution, batch)
+
+    def features():
+        with torch.inference_mode():
+            return net(images).numpy()
+
+    return features
+
+
+def torch_step(torch, memory_format, resolution, batch, width, fc, classes=1000) -> Callable:
+    """A PyTorch step of the same network as `keras_step`."""
+    nn = torch.nn
+    layers = _torch_net(torch, resolution, width, fc)
+    layers += [nn.ReLU(inplace=True), nn.Linear(fc, classes)]
     net = nn.Sequential(*layers).to(memory_format=memory_format)
     sgd = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-5)
-    images = torch.randn(batch, 2, resolution + 2, resolution + 2)
-    images = images.to(memory_format=memory_format)
+    images = _torch_images(torch, memory_format, resolution, batch)
     labels = torch.randint(0, classes, (batch,))
 
     def step():
@@ -499,6 +583,7 @@ def wire(**task) -> list[dict]:
 ROLES = {
     "wire": wire,
     "alone": alone,
+    "extract": extract,
     "together": together,
     "messages": messages,
     "one": one,

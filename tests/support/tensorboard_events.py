@@ -1,9 +1,7 @@
-"""TensorBoard's files, read with its own reader; without the package, tests that use this skip."""
+"""TensorBoard's files, read with its own reader."""
 
-import pytest
 import tensorflow as tf
-
-event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+from tensorboard.backend.event_processing import event_accumulator
 
 
 def opened(folder):

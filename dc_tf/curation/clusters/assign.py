@@ -60,8 +60,8 @@ def assign_images(
     Args:
         data: path of the data set, or a Dataset.
         scratch: folder for features; the caller removes it.
-        run: run folder, with `keep_clusterings` above 0.
-        clusters: output folder of `dc_tf kmeans`.
+        run: run folder, with `keep_clusterings` above 0; or None.
+        clusters: without `run`, the output folder of `dc_tf kmeans`.
         stage: name of a stage of the run; "" for the last one with a kept clustering.
         round_index: of the clustering in the stage; None for the last.
         features: with `clusters` of vectors that `dc_tf embed` has not made: the features of
@@ -70,19 +70,10 @@ def assign_images(
         column: of `features`, as of `open_features`.
 
     Raises:
-        ConfigError: not one of `run` and `clusters`; `features` with `run`; the run has kept no
-            clustering; the network of the features is not known.
+        ConfigError: the run has kept no clustering; the network of the features is not known.
         DataError: a corrupt file, or features of another length.
         Preempted: after Ctrl-C; the same call resumes.
     """
-    if (run is None) == (clusters is None):
-        raise ConfigError("give --run=RUN or --clusters=CLUSTERS, the clusters to assign to.")
-    if run is not None and features is not None:
-        raise ConfigError(
-            "--features are of --clusters; --run computes the features of --data with its network."
-        )
-    if column is not None and features is None:
-        raise ConfigError(f"--column={column} is of --features; give both, or none.")
     dataset, comm = data if isinstance(data, Dataset) else Dataset.open(data), comm or ALONE
     if run is not None:
         with raise_on_all(comm):

@@ -88,6 +88,7 @@ def assign(data, output, format=None, **which) -> dict | None:
     output = _checked(output, format)
     if data is None:
         raise ConfigError("--data is missing; give the data set with the images to assign.")
+    _check_asked(**which)
     dataset, scratch = Dataset.open(data), f"{output}.features"
     with joined(f"--output={output}", output) as comm:
         from dc_tf.curation.clusters.assign import assign_images
@@ -98,6 +99,17 @@ def assign(data, output, format=None, **which) -> dict | None:
         if comm.rank == 0:
             atomic.remove_tree(scratch)
     return found
+
+
+def _check_asked(run=None, clusters=None, features=None, column=None, **_):
+    if (run is None) == (clusters is None):
+        raise ConfigError("give --run=RUN or --clusters=CLUSTERS, the clusters to assign to.")
+    if run is not None and features is not None:
+        raise ConfigError(
+            "--features are of --clusters; --run computes the features of --data with its network."
+        )
+    if column is not None and features is None:
+        raise ConfigError(f"--column={column} is of --features; give both, or none.")
 
 
 def _checked(output, format):

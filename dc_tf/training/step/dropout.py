@@ -1,6 +1,6 @@
 """The dropout masks of a batch, which depend on no number of workers.
 
-mask = dropout_masks(step_seed, (seed, stage_index), plan, rank, views=1, dim=4096)
+masks = dropout_masks(step_seed, (seed, stage_index), plan, rank, views=1, dim=4096)
 """
 
 import tensorflow as tf

@@ -13,9 +13,9 @@ weights.
 import tensorflow as tf
 
 from dc_tf.clustering.cost.hardware import CORE, P4D
-from dc_tf.distributed.collectives import Communicator, Solo, all_sum_packed
-from dc_tf.planning.exchange import factored, leaves_early
-from dc_tf.training.gradients.exchange import Exchange, accumulated, local_gradients, recording
+from dc_tf.distributed.collectives import all_sum_packed
+from dc_tf.planning.exchange import factored
+from dc_tf.training.gradients.exchange import accumulated, local_gradients, recording
 from dc_tf.training.gradients.overlap import Overlap
 from dc_tf.training.optimizers.by_name import decayed, make_optimizer
 from dc_tf.training.optimizers.loss_scale import LossScale, all_finite
@@ -24,6 +24,8 @@ from dc_tf.training.step.forward import Forward
 from dc_tf.training.step.heads import Heads, squared_norm
 from dc_tf.training.step.micro_batches import rejoined, split
 from dc_tf.training.step.projection import new_projection
+from dc_tf.training.step.shared_exchange import convolutions, dense_layers, exchange_of_shared
+from dc_tf.training.step.statistics_comm import statistics_comm
 from dc_tf.training.step.step_metrics import IMAGE_NAMES, STEP_NAMES, image_sums, pack
 
 
@@ -78,7 +80,12 @@ class Learner:
         self.loss_scale = LossScale() if model.compute_dtype == "float16" else None
         self._normalized_with = statistics or statistics_comm(model, cluster, plan.topology)
         one_pass = stage.accumulate == 1 and not model.xla
-        of_shared = self._exchange_of_shared(names, model.exchange_dtype, one_pass)
+        of_shared = exchange_of_shared(
+            self.shared_weights,
+            dense_layers(trunk, self.projection),
+            convolutions(trunk) if one_pass else (),
+            *(names, cluster.world, model.exchange_dtype),
+        )
         self._exchanges = [of_shared, *(head.exchange for head in self.heads)]
         # NCCL's own sums of short messages are no rings.
         self._overlap = Overlap(self._normalized_with, enabled=one_pass, direct=not on_gpu)
@@ -261,42 +268,6 @@ class Learner:
             skip_gradients_aggregation=True,
         )
         self.heads.apply(heads)
-
-    def _exchange_of_shared(self, factored, dtype, one_pass) -> Exchange:
-        """Exchange of the shared weights.
-
-        Args:
-            factored: names as of `planning.exchange`.
-            dtype: on the wire.
-            one_pass: whether the backward pass is traced once, so that messages can leave it.
-        """
-        layers = {name: self.trunk.parts()[name] for name in self.trunk.dense_layers}
-        if self.projection:
-            parts = self.projection.parts()
-            layers |= {f"projection {name}": part for name, part in parts.items()}
-        chosen = [layer for name, layer in layers.items() if name in factored]
-        early = [
-            layer
-            for name, layer in layers.items()
-            if name not in factored and leaves_early(layer.kernel.shape.num_elements())
-        ]
-        convs = [part.conv for part in self.trunk.parts().values() if hasattr(part, "conv")]
-        early_convs = [
-            conv
-            for conv in (convs if one_pass else ())
-            if leaves_early(conv.kernel.shape.num_elements())
-        ]
-        world = self._cluster.world
-        return Exchange(self.shared_weights, chosen, world, dtype, early, early_convs)
-
-
-def statistics_comm(model, cluster, topology) -> Communicator:
-    """Communicator of the workers that share batch statistics (`Model.sync_batch_norm`)."""
-    if model.sync_batch_norm == "off":
-        return Solo()
-    if model.sync_batch_norm == "group":
-        return cluster.group(topology.sharers(cluster.rank))
-    return cluster.world
 
 
 def _where(finite, value):

@@ -3,7 +3,9 @@
 A step returns one vector, so that all of it crosses to the host, and between workers, at once.
 Added up over the workers, its entries are sums over the global batch.
 
-    sums = pack(images=64.0, loss=..., ...)     # in the graph, every name of NAMES
+    sums = image_sums(objective, super_id, sub_id, 4, stage)        # in the graph
+    measured = pack(STEP_NAMES, steps=1.0, trunk_gradient=..., ...)
+    sums = tf.concat([sums, measured], 0)
     unpack(sums)["images"]                      # float
     mean_metrics(sums)["rotation_accuracy"]
 """
@@ -16,7 +18,13 @@ from dc_tf.nn import losses
 
 # Sums over images.
 IMAGE_NAMES = (
-    *("images", "loss", "super_loss", "sub_loss", "super_hits", "rotation_hits", "sub_hits"),
+    "images",
+    "loss",
+    "super_loss",
+    "sub_loss",
+    "super_hits",
+    "rotation_hits",
+    "sub_hits",
 )
 # Values divided by the number of workers that hold them, so that sums over the workers are: steps
 # taken, squared gradient norms, and the number of workers that ask to stop.
@@ -24,7 +32,7 @@ STEP_NAMES = ("steps", "trunk_gradient", "head_gradient", "stops")
 NAMES = (*IMAGE_NAMES, *STEP_NAMES)
 
 
-def pack(names=NAMES, **values) -> tf.Tensor:
+def pack(names, **values) -> tf.Tensor:
     """(len(names),) float32 from one scalar for each name."""
     if values.keys() != set(names):
         raise ValueError(f"got {sorted(values)}; needs {sorted(names)}.")

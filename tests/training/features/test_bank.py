@@ -352,18 +352,6 @@ class StepTest(tf.test.TestCase):
             _, features = learner.step_and_features(batch, tf.constant(5))
             self.assertAllClose(features, expected, rtol=1e-3, atol=1e-4)
 
-    def test_of_several_views_the_mean_of_the_global_ones_is_kept(self):
-        views = {"global_views": 2, "local_views": 1, "local_size": 32}
-        learner = self.learner(views=views)
-        vectors = np.random.default_rng(1).standard_normal((6, DIM)).astype(np.float32)
-        found = learner._forward.of_images(tf.constant(vectors))
-        means = np.stack([vectors[:2].mean(axis=0), vectors[3:5].mean(axis=0)])
-        lengths = np.linalg.norm(means, axis=1, keepdims=True)
-        self.assertAllClose(found, means / lengths, rtol=1e-5)
-        plain = self.learner(views=views, head="linear", projection={})
-        wide = np.random.default_rng(1).standard_normal((6, 16)).astype(np.float32)
-        self.assertAllClose(plain._forward.of_images(tf.constant(wide))[1], wide[3:5].mean(axis=0))
-
     def test_a_step_is_the_same_with_and_without_its_features(self):
         inputs = self.batch(), tf.constant(5)
         learner, other = self.learner(), self.learner()
