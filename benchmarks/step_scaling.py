@@ -6,7 +6,8 @@
 constants  seconds and CPU seconds of a byte, and latencies of short sums, on 2 and 4 workers; steps
            of workers that exchange nothing.
 points     steps of 1, 2 and 4 workers with small and large heads at several rates and latencies.
-full       steps with fc layers of full width and a head of 20,000 at 1 Gb/s, before and after.
+full       steps with fc layers of full width and a head of 20,000 at 1 Gb/s, before and after, with
+           the all-reduce of `tf.distribute` as a yardstick.
 alone      one worker, before and after, in turns.
 latency    what the exchanges of batch norm cost at several latencies.
 tables     rewrites the tables of a step in docs/scaling.md.
@@ -40,6 +41,8 @@ SMALL = dict(resolution=96, batch=8, width=0.5, fc=2048, sub_classes=1000, rotat
 LARGE = {**SMALL, "sub_classes": 8000}
 FULL = dict(resolution=96, batch=8, width=1.0, fc=4096, sub_classes=20_000, rotations=1)
 TINY = dict(resolution=32, batch=4, width=1 / 16, fc=32, sub_classes=10, rotations=1)
+FULL_KINDS = ("alone", "before", "tf.distribute, packs", "gradients", "factors, at the end")
+FULL_KINDS += ("factors", "factors, bfloat16")
 LATENCIES = (None, 20e-6, 200e-6, 1e-3)
 
 
@@ -118,7 +121,7 @@ def measure_full(_) -> list[dict]:
     result = []
     for workers in several_workers():
         line = {"workers": workers, "rate": "1gbit", "kinds": {}}
-        for kind in ("alone", "before", "factors", "factors, bfloat16"):
+        for kind in FULL_KINDS:
             (found,) = on_hosts(FULL, [kind], workers, ["1gbit"])
             line["kinds"] |= found["kinds"]
             show({"workers": workers, kind: found["kinds"][kind]})
