@@ -23,9 +23,9 @@ from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.frozen.start import check_other, other_network
 from dc_tf.exporting.no_model import check_exists
+from dc_tf.limits import AUTO, COMPUTE_DTYPES
 
 PICTURES = (".png", ".pdf", ".svg")
-COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 # Workers that do not watch one another may start so long after the first.
 _JOIN_S = 600.0
 
@@ -210,7 +210,7 @@ def _check_source(model, features, test_features, column):
 
 def _check_given(stage, resize, compute_dtype):
     """Refuses what concerns a network, where features are given."""
-    asked = {"stage": stage, "resize": resize, "compute_dtype": compute_dtype != COMPUTE_DTYPES[0]}
+    asked = {"stage": stage, "resize": resize, "compute_dtype": compute_dtype != AUTO}
     for name, value in asked.items():
         if value:
             raise ConfigError(f"--{name} is of networks; --features are embedded already.")
