@@ -114,7 +114,7 @@ class _Job:
             chosen = choose(self._asked, request)
             train, test = request.splits()
             check(chosen.protocol, train, comm)
-        frozen = request.frozen_model()
+        frozen = request.frozen_model("finetune")
         about = about_of(frozen, train, test, chosen.protocol)
         about |= {"seed": chosen.protocol.seed, **self._made}
         with raise_on_all(comm):
