@@ -10,8 +10,8 @@ import numbers
 import operator
 
 from dc_tf.errors import ConfigError
+from dc_tf.limits import AUTO
 
-AUTO = "auto"
 INITS = ("random", "k-means++", "k-means||")
 # The last centroids of a training run; for `hierarchical_kmeans`, which replaces it by them.
 PREVIOUS = "previous"

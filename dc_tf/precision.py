@@ -21,8 +21,8 @@ import tensorflow as tf
 from dc_tf.distributed.collectives import ALONE, all_gather
 from dc_tf.errors import ConfigError
 from dc_tf.kernels import LIMIT, VARIABLE, bfloat16_fault
+from dc_tf.limits import AUTO
 
-AUTO = "auto"
 # `auto` takes bfloat16, which has fewer digits, only if it is so many times as fast.
 WORTHWHILE = 1.1
 

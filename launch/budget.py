@@ -55,6 +55,31 @@ class Stage:
     clustering_s: float
     images_per_s: float
 
+    @classmethod
+    def of(cls, planned, workers, speed, most) -> "Stage":
+        """From a stage of the plan.
+
+        Args:
+            planned: dict of the stage, as of `dc_tf train --dry_run`.
+            workers: of the plan.
+            speed: images a second over all workers, where this stage was not measured.
+            most: upper bound of the factor on epochs.
+        """
+        speed = planned["images_per_second"] or speed
+        enough = math.ceil(LEAST_STEPS / planned["steps_per_epoch"])
+        images = planned["steps_per_epoch"] * planned["batch_per_worker"] * workers
+        return cls(
+            name=planned["name"],
+            epochs=planned["epochs"],
+            least=min(enough, math.floor(most * planned["epochs"])),
+            reassign_every=planned["reassign_every"],
+            drops=tuple(planned["drops"]),
+            warmup_epochs=planned["warmup_epochs"],
+            epoch_s=images / speed,
+            clustering_s=(planned["clustering_seconds"] or 0.0) / max(1, planned["clusterings"]),
+            images_per_s=speed,
+        )
+
     def warmup(self, epochs) -> float:
         """Epochs of warm-up: as many steps as configured, or half of what is trained if less."""
         return min(self.warmup_epochs * max(1.0, epochs / self.epochs), epochs / 2)
@@ -103,37 +128,12 @@ class Costs:
             Costs, or None if no speed is known. A stage that was not measured counts as slow as the
             slowest one.
         """
-        measured, found = plan["measured"], plan["stages"]
-        speeds = [s["images_per_second"] for s in found if s["images_per_second"]]
+        measured, planned = plan["measured"], plan["stages"]
+        speeds = [s["images_per_second"] for s in planned if s["images_per_second"]]
         if not speeds:
             return None
-
-        def step_images(stage):
-            return stage["batch_per_worker"] * plan["workers"]
-
-        def speed(stage):
-            return stage["images_per_second"] or min(speeds)
-
         most = max(1.0, MADE_FOR / plan["rows"])
-
-        def least(stage):
-            enough = math.ceil(LEAST_STEPS / stage["steps_per_epoch"])
-            return min(enough, math.floor(most * stage["epochs"]))
-
-        stages = tuple(
-            Stage(
-                name=stage["name"],
-                epochs=stage["epochs"],
-                least=least(stage),
-                reassign_every=stage["reassign_every"],
-                drops=tuple(stage["drops"]),
-                warmup_epochs=stage["warmup_epochs"],
-                epoch_s=stage["steps_per_epoch"] * step_images(stage) / speed(stage),
-                clustering_s=(stage["clustering_seconds"] or 0.0) / max(1, stage["clusterings"]),
-                images_per_s=speed(stage),
-            )
-            for stage in found
-        )
+        stages = tuple(Stage.of(one, plan["workers"], min(speeds), most) for one in planned)
         first_steps_s = measured["first_steps_seconds"]
         program_s = max(0.0, wall_s - measured["seconds"])
         after_s = 2 * program_s  # export, report

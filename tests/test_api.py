@@ -11,6 +11,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from unittest import mock
 
 import numpy as np
 import pictures
@@ -18,7 +19,7 @@ import pytest
 import tensorflow as tf
 
 import dc_tf
-from dc_tf import api, shipped
+from dc_tf import api, precision, shipped
 from dc_tf.commands.main import main
 from dc_tf.errors import ConfigError, DataError
 
@@ -100,6 +101,17 @@ class SessionTest(tf.test.TestCase):
         array = dc_tf.embed(trunk, dc_tf.open_dataset("scenes"))
         expected = dc_tf.embed("MODEL", "scenes", layer="fc7", compute_dtype="float32")
         self.assertAllEqual(array, expected)
+
+    @pytest.mark.bfloat16
+    def test_a_trunk_computes_in_the_type_that_is_faster_here(self):
+        device = {"bfloat16_fault": lambda: "", "convolution_speed": lambda: 2.0}
+        err = io.StringIO()
+        with mock.patch.multiple(precision, **device), contextlib.redirect_stderr(err):
+            trunk = dc_tf.load_trunk("MODEL", compute_dtype="auto")
+        self.assertEqual(trunk.product_dtype, "bfloat16")
+        self.assertIn("load_trunk: computes in bfloat16 (auto: bfloat16 is 2", err.getvalue())
+        with mock.patch.object(precision, "convolution_speed", side_effect=AssertionError):
+            self.assertEqual(dc_tf.load_trunk("MODEL").product_dtype, "float32")
 
     def test_the_command_clusters_the_same_as_memory_and_files(self):
         flags = "--k=4", "--precision=float32"

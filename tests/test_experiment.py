@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from dc_tf.errors import ConfigError
-from dc_tf.experiment import Stage, differences, load
+from dc_tf.experiment import Stage, differences, load, with_types
 
 pytestmark = pytest.mark.tf215
 
@@ -69,11 +69,74 @@ class ExperimentTest(tf.test.TestCase):
         self.assertEqual(experiment.data.path, "/home/me/d")
         self.assertEqual(experiment.init_from, "/home/me/run")
 
-    def test_mistakes_are_refused_with_what_was_given_and_what_works(self):
-        for override, message in [
+    def refuses(self, *cases):
+        """Each override is refused with a message that matches the pattern beside it."""
+        for override, message in cases:
+            with self.assertRaisesRegex(ConfigError, message, msg=override):
+                load([self.file()], [override])
+
+    def test_unknown_names_and_wrong_shapes_are_refused(self):
+        self.refuses(
             ("wdith=1", "unknown setting 'wdith'; known here: .*model"),
             ("model.widht=1", "unknown setting 'model.widht'"),
+            ("model=3", "model is 3; expected a mapping"),
+            ("stages[5].epochs=1", r"'stages\[5\]' does not exist; .* 2"),
+            ("stages[0].optimizer.options=3", "options.* holds int; expected a mapping"),
+            ("nonsense", "expected a mapping"),
+            ("data=3,data.path=x", "not understood"),
+            ("stages[0]=5", "expected a mapping"),
+        )
+
+    def test_values_of_another_type_are_refused(self):
+        self.refuses(
             ("model.width=big", "model.width is 'big'; expected float"),
+            ("data.path=[1]", "data.path is .1.; expected str"),
+            ("seed=true", "seed is True; expected int"),
+            ("seed=1.5", "seed is 1.5; expected int"),
+            ("seed=nan", "seed is 'nan'; expected int"),
+            ("seed=.nan", "seed is nan; expected int"),
+            ("stages[0].epochs=[]", r"epochs is \[\]; expected int"),
+            ("stages[0].optimizer.drops=[1.5]", r"drops\[0\] is 1.5; expected int"),
+            ("stages[0].optimizer.drops=[1, true]", r"drops\[1\] is True; expected int"),
+            ("stages[0].optimizer.learning_rate=true", "learning_rate is True; expected float"),
+            ("stages[0].optimizer.drops='35'", "drops is '35'; expected tuple"),
+            ("stages[1].clustering.spherical=2", "spherical is 2; expected bool"),
+            (
+                "model.sync_batch_norm=false",
+                "is the boolean False; expected str: write it in quotes",
+            ),
+            ("stages[0].name=7", "name is the number 7; expected str: write it in quotes"),
+            ("data.path=007", "data.path is the number 7"),
+            ("data.flip=1", "flip is 1; expected bool"),
+        )
+
+    def test_numbers_beyond_their_limits_are_refused(self):
+        self.refuses(
+            ("checkpoint_every=0", "at least 1"),
+            ("seed=-1", "seed is -1"),
+            ("checkpoint_every=.inf", "checkpoint_every is inf"),
+            ("seed=9223372036854775808", "seed is 9223372036854775808; use .* to 2147483647"),
+            ("stages[0].epochs=99999999999", r"epochs is 99999999999; use .* to 2147483647"),
+            (f"stages[0].epochs={10**400}", "epochs is 1000*; use"),
+            (
+                "stages[0].optimizer.learning_rate=1e39",
+                "learning_rate is 1e.39; .* at most 3.4e.38",
+            ),
+            ("stages[0].optimizer.learning_rate=.inf", "learning_rate is inf"),
+            (f"model.width={10**400}", "width is inf"),
+            ("watchdog.timeout_s=1e20", "timeout_s is 1e.20; use seconds from 0 to 1e9"),
+            ("stages[0].optimizer.weight_decay=.nan", "weight_decay is nan"),
+        )
+
+    def test_paths_that_name_nothing_are_refused(self):
+        self.refuses(
+            ("data.path=''", "dc_tf convert"),
+            ("data.path=", "data.path is ''"),
+            ("data.path=~nobody-here/x", "no user here; write ./~nobody-here/x"),
+        )
+
+    def test_a_network_that_cannot_be_is_refused(self):
+        self.refuses(
             ("model.width=0", "model.width is 0.0; use a positive"),
             ("model.trunk=resnet34", "'resnet34'; use vgg16, resnet18 or resnet50"),
             ("model.stem=small", "'small'; use imagenet with vgg16, whose first layers are fixed"),
@@ -81,16 +144,59 @@ class ExperimentTest(tf.test.TestCase):
             ("model.resolution=29", "resolution is 29; use at least 30 pixels"),
             ("model.trunk=resnet18,model.resolution=31", "is 31; use at least 32 pixels"),
             ("model.trunk=resnet50,model.stem=small,model.resolution=7", "use at least 8 pixels"),
+            ("model.compute_dtype=float64", "use float32, bfloat16, float16 or auto"),
+            ("model.exchange=all", "exchange is 'all'; use auto, gradients or factors"),
+            ("model.exchange_dtype=float16", "'float16'; use float32 or bfloat16"),
+        )
+
+    def test_tasks_of_a_stage_that_cannot_be_are_refused(self):
+        self.refuses(
+            ("stages[1].rotations=3", r"stages\[1\].rotations is 3; use 1, 2 or 4"),
+            ("stages[0].rotations=1", "more rotations, clusters or sub_clusters"),
+            ("stages[1].rotations_together=true", "clusters = 1"),
+            ("stages[0].name=deepercluster", "its own name"),
+            ("stages[1].accumulate=0", r"stages.1.\.accumulate is 0; use at least 1"),
+            ("stages[1].loss=flat", "'flat'; use hierarchical or product"),
+            ("stages[0].loss=product", "use it with sub_clusters"),
+            ("stages[1].clusterings=0", "clusterings is 0; use at least 1"),
+            ("stages[0].clusterings=2", "clusterings is 2; use 1, or sub_clusters and"),
+            ("stages[1].clusterings=2,stages[1].loss=product", "and the hierarchical loss"),
+        )
+
+    def test_heads_that_cannot_be_are_refused(self):
+        self.refuses(
+            ("stages[1].projection.hidden=-1", "projection.hidden is -1; use at least 0"),
+            ("stages[1].projection.hidden=8", r"hidden is 8; set stages\[1\].projection.dim"),
+            ("stages[1].projection.dim=1", "projection.dim is 1; use 0, or at least 2"),
+            ("stages[1].head=cosine", "'cosine'; use linear or prototypes"),
+            ("stages[1].prototype_rotation=own", "'own'; use shared or mapped"),
+            ("stages[1].temperature=0", r"temperature is 0.0; use \(0, 100\]"),
+            ("stages[1].head=prototypes", "'prototypes'; set projection.dim, as to 128 as well"),
+            ("stages[0].head=prototypes", "'prototypes'; set sub_clusters to at least 2 as well"),
+            (f"{PROTOTYPES},stages[1].loss=product", "set loss to hierarchical"),
+            ("stages[1].head=prototypes,stages[1].projection.dim=8", "clustering.whiten to false"),
+            (
+                PROTOTYPES.replace("spherical=true", "spherical=false"),
+                "set clustering.spherical to true",
+            ),
+            ("stages[0].head_initializer=foo", "is 'foo'; use uniform or normal"),
+        )
+
+    def test_clusterings_that_cannot_be_are_refused(self):
+        self.refuses(
+            ("stages[1].clustering.whitening_dim=5000", "fc = 4096"),
             (
                 "model.trunk=resnet18,model.width=0.25,stages[1].clustering.whitening_dim=129",
                 "whitening_dim is 129; use 0 to the length of the features = 128",
             ),
-            ("model=3", "model is 3; expected a mapping"),
-            ("stages[5].epochs=1", r"'stages\[5\]' does not exist; .* 2"),
-            ("stages[1].rotations=3", r"stages\[1\].rotations is 3; use 1, 2 or 4"),
-            ("stages[0].rotations=1", "more rotations, clusters or sub_clusters"),
-            ("stages[1].rotations_together=true", "clusters = 1"),
-            ("stages[1].clustering.whitening_dim=5000", "fc = 4096"),
+            (
+                "stages[1].projection.dim=8,stages[1].clustering.whitening_dim=9",
+                "whitening_dim is 9; use 0 to projection.dim = 8",
+            ),
+            (
+                "stages[1].clustering.whiten=false,stages[1].clustering.whitening_dim=9",
+                "whitening_dim is 9; use 0 with whiten = false",
+            ),
             ("stages[1].clustering.iterations=0", "clustering.iterations is 0; use at least 1"),
             (
                 "stages[1].clustering.init=kmeans",
@@ -106,13 +212,16 @@ class ExperimentTest(tf.test.TestCase):
                 "precision=bfloat16; use float32 or auto with backend=faiss",
             ),
             ("stages[1].clustering.store_dtype=int8", "use float16, bfloat16 or float32"),
-            ("stages[1].clustering.spherical=2", "spherical is 2; expected bool"),
             ("stages[1].clustering.tolerance=1", "clustering.tolerance=1.0; use a share"),
             (
                 "stages[1].clustering.cache_gb=-1",
                 "clustering.cache_gb=-1.0; use a number from 0 to 1e.09",
             ),
             ("stages[1].clustering.save_every_s=-1", "save_every_s is -1.0; use seconds from 0"),
+        )
+
+    def test_views_and_colours_that_cannot_be_are_refused(self):
+        self.refuses(
             ("stages[0].augmentation.jitter=-1", r"augmentation.jitter is -1.0; use 0 to 10"),
             ("stages[0].augmentation.blur=1.5", r"augmentation.blur is 1.5; use a probability"),
             ("stages[0].views.global_views=0", r"stages.0..views.global_views is 0; use 1 to"),
@@ -128,53 +237,11 @@ class ExperimentTest(tf.test.TestCase):
                 "model.trunk=resnet18,stages[0].views.local_views=2,stages[0].views.local_size=16",
                 "local_size is 16; use 32 to model.resolution = 224",
             ),
-            ("data.path=''", "dc_tf convert"),
-            ("model.compute_dtype=float64", "use float32, bfloat16, float16 or auto"),
-            (
-                "model.sync_batch_norm=false",
-                "is the boolean False; expected str: write it in quotes",
-            ),
-            ("model.exchange=all", "exchange is 'all'; use auto, gradients or factors"),
-            ("model.exchange_dtype=float16", "'float16'; use float32 or bfloat16"),
-            ("stages[1].accumulate=0", r"stages.1.\.accumulate is 0; use at least 1"),
-            ("stages[1].loss=flat", "'flat'; use hierarchical or product"),
-            ("stages[0].loss=product", "use it with sub_clusters"),
-            ("stages[1].projection.hidden=-1", "projection.hidden is -1; use at least 0"),
-            ("stages[1].projection.hidden=8", r"hidden is 8; set stages\[1\].projection.dim"),
-            ("stages[1].projection.dim=1", "projection.dim is 1; use 0, or at least 2"),
-            (
-                "stages[1].projection.dim=8,stages[1].clustering.whitening_dim=9",
-                "whitening_dim is 9; use 0 to projection.dim = 8",
-            ),
-            (
-                "stages[1].clustering.whiten=false,stages[1].clustering.whitening_dim=9",
-                "whitening_dim is 9; use 0 with whiten = false",
-            ),
-            ("stages[1].head=cosine", "'cosine'; use linear or prototypes"),
-            ("stages[1].prototype_rotation=own", "'own'; use shared or mapped"),
-            ("stages[1].temperature=0", r"temperature is 0.0; use \(0, 100\]"),
-            ("stages[1].head=prototypes", "'prototypes'; set projection.dim, as to 128 as well"),
-            ("stages[0].head=prototypes", "'prototypes'; set sub_clusters to at least 2 as well"),
-            (f"{PROTOTYPES},stages[1].loss=product", "set loss to hierarchical"),
-            ("stages[1].head=prototypes,stages[1].projection.dim=8", "clustering.whiten to false"),
-            (
-                PROTOTYPES.replace("spherical=true", "spherical=false"),
-                "set clustering.spherical to true",
-            ),
-            ("stages[1].clusterings=0", "clusterings is 0; use at least 1"),
-            ("stages[0].clusterings=2", "clusterings is 2; use 1, or sub_clusters and"),
-            ("stages[1].clusterings=2,stages[1].loss=product", "and the hierarchical loss"),
-            ("stages[0].head_initializer=foo", "is 'foo'; use uniform or normal"),
-            ("stages[0].optimizer.options=3", "options.* holds int; expected a mapping"),
-            ("checkpoint_every=0", "at least 1"),
-            ("nonsense", "expected a mapping"),
-            ("seed=-1", "seed is -1"),
-            ("data.path=[1]", "data.path is .1.; expected str"),
-            ("data=3,data.path=x", "not understood"),
-            ("stages[0]=5", "expected a mapping"),
-            ("checkpoint_every=.inf", "checkpoint_every is inf"),
+        )
+
+    def test_optimizers_that_cannot_be_are_refused(self):
+        self.refuses(
             ("stages[0].optimizer.momentum=7", r"momentum is 7.0; use \[0, 1\)"),
-            ("stages[0].optimizer.weight_decay=.nan", "weight_decay is nan"),
             ("stages[0].optimizer.schedule=linear", "is 'linear'; use step or cosine"),
             ("stages[0].optimizer.decay_filter=none", "is 'none'; use all or kernels"),
             ("stages[0].optimizer.warmup_epochs=-1", "warmup_epochs is -1.0; use 0, or a positive"),
@@ -195,34 +262,7 @@ class ExperimentTest(tf.test.TestCase):
                 "stages[0].optimizer.schedule=cosine,stages[0].optimizer.final_learning_rate=1",
                 "final_learning_rate is 1.0; use 0 to the learning_rate, ",
             ),
-            ("stages[0].optimizer.drops='35'", "drops is '35'; expected tuple"),
-            ("stages[0].name=deepercluster", "its own name"),
-            ("data.path=", "data.path is ''"),
-            ("seed=9223372036854775808", "seed is 9223372036854775808; use .* to 2147483647"),
-            ("seed=true", "seed is True; expected int"),
-            ("seed=1.5", "seed is 1.5; expected int"),
-            ("seed=nan", "seed is 'nan'; expected int"),
-            ("seed=.nan", "seed is nan; expected int"),
-            ("stages[0].epochs=99999999999", r"epochs is 99999999999; use .* to 2147483647"),
-            (f"stages[0].epochs={10**400}", "epochs is 1000*; use"),
-            ("stages[0].epochs=[]", r"epochs is \[\]; expected int"),
-            ("stages[0].optimizer.drops=[1.5]", r"drops\[0\] is 1.5; expected int"),
-            ("stages[0].optimizer.drops=[1, true]", r"drops\[1\] is True; expected int"),
-            ("stages[0].optimizer.learning_rate=true", "learning_rate is True; expected float"),
-            (
-                "stages[0].optimizer.learning_rate=1e39",
-                "learning_rate is 1e.39; .* at most 3.4e.38",
-            ),
-            ("stages[0].optimizer.learning_rate=.inf", "learning_rate is inf"),
-            (f"model.width={10**400}", "width is inf"),
-            ("watchdog.timeout_s=1e20", "timeout_s is 1e.20; use seconds from 0 to 1e9"),
-            ("stages[0].name=7", "name is the number 7; expected str: write it in quotes"),
-            ("data.path=007", "data.path is the number 7"),
-            ("data.flip=1", "flip is 1; expected bool"),
-            ("data.path=~nobody-here/x", "no user here; write ./~nobody-here/x"),
-        ]:
-            with self.assertRaisesRegex(ConfigError, message, msg=override):
-                load([self.file()], [override])
+        )
 
     def test_files_that_are_not_settings_are_refused(self):
         for text, message in [("[1]", "expected a mapping"), ("a: [", "not valid YAML")]:
@@ -245,6 +285,15 @@ class ExperimentTest(tf.test.TestCase):
         self.assertEqual(changed, ["model.exchange_dtype: float32, bfloat16"])
         changed = differences(one, load([path], ["stages[1].sub_clusters=7"]))
         self.assertEqual(changed, ["stages[1].sub_clusters: 80000, 7"])
+
+    def test_types_take_the_place_of_auto_only(self):
+        auto = "model.compute_dtype=auto,stages[0].clustering.precision=auto"
+        one = load([self.file()], [auto])
+        found = with_types(one, "bfloat16", ["bfloat16", "bfloat16"])
+        types = [stage.clustering.precision for stage in found.stages]
+        self.assertEqual((found.model.compute_dtype, types), ("bfloat16", ["bfloat16", "float32"]))
+        self.assertEqual(with_types(found, "float32", ["float32"] * 2), found)
+        self.assertEqual(with_types(one, "float32", []).stages, one.stages)
 
     def test_rounds_end_at_the_next_clustering_or_with_the_stage(self):
         stage = Stage(epochs=7, reassign_every=3)

@@ -243,7 +243,8 @@ def curate(
         sample: rows of each cluster in these rounds; None: half the average size of a cluster.
         iterations: of each k-means.
         seed: of everything that is drawn.
-        precision: of the products, "float32", "bfloat16", or "auto", which measures the faster.
+        precision: of the products, "float32", "bfloat16", or "auto", which measures the faster; a
+            tree that was begun keeps its type.
         normalize: scale every row of the features to length 1.
         tree: folder of the tree, made or used again; None: OUTPUT.tree.
         dry_run: only count.

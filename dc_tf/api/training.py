@@ -142,7 +142,7 @@ def load_trunk(model: Path, stage: str = "", compute_dtype: str = "float32") -> 
     Args:
         model: run folder, or SavedModel of `export` or `dc_tf import_torch`.
         stage: of a run: take it as it was when this stage ended.
-        compute_dtype: of the products, "float32" or "bfloat16".
+        compute_dtype: of the products, "float32", "bfloat16", or "auto", which measures the faster.
 
     Returns:
         Trunk: of (b, r, r, 3) float32 images in [0, 1], r = `trunk.settings["resolution"]`, to a
@@ -150,12 +150,15 @@ def load_trunk(model: Path, stage: str = "", compute_dtype: str = "float32") -> 
         fc7 (before ReLU), of a ResNet conv1, block1_1.. (maps after ReLU) and pool.
 
     Raises:
-        ConfigError: the path is neither, or the run has no such stage.
+        ConfigError: the path is neither, the run has no such stage, or bfloat16 cannot be used.
         DataError: what it holds is corrupt.
     """
     from dc_tf.evaluation.models import open_model
+    from dc_tf.precision import choose, print_choice
 
-    return open_model(os.fspath(model), compute_dtype, stage).trunk
+    choice = choose(compute_dtype, "convolution")
+    print_choice(choice, "load_trunk")
+    return open_model(os.fspath(model), choice.dtype, stage).trunk
 
 
 @takes_arguments()

@@ -28,10 +28,10 @@ from dc_tf.distributed.joined import TIMEOUT_S, joined
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
 from dc_tf.exporting.no_model import check_exists
+from dc_tf.limits import AUTO, COMPUTE_DTYPES
 
 ABOUT, RESULT, WORK, MODEL = "about.json", "result.json", "work", "model"
 FORMATS = ("parquet", "csv", "json")
-COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 _WEAKEST = 5  # classes that the text names
 
 
@@ -114,7 +114,7 @@ class _Job:
             chosen = choose(self._asked, request)
             train, test = request.splits()
             check(chosen.protocol, train, comm)
-        frozen = request.frozen_model()
+        frozen = request.frozen_model("finetune")
         about = about_of(frozen, train, test, chosen.protocol)
         about |= {"seed": chosen.protocol.seed, **self._made}
         with raise_on_all(comm):
@@ -255,7 +255,7 @@ def _check_given(given):
 def _begun_dtype(output, asked):
     """The type of the products: what `asked` means, or what `output` was begun with."""
     about = os.path.join(output, ABOUT)
-    if asked == "auto" and os.path.isfile(about):
+    if asked == AUTO and os.path.isfile(about):
         return atomic.read_json(about).get("compute_dtype", asked)
     return asked
 

@@ -13,7 +13,9 @@ import tensorflow as tf
 from dc_tf.curation.tables import TableWriter
 from dc_tf.data.storage.reader import data_errors
 from dc_tf.data.storage.row_sources import sources_of
+from dc_tf.distributed.blocks import gather_rows, row_block
 from dc_tf.errors import DataError
+from dc_tf.evaluation.finetune.train import NOT_FINITE
 from dc_tf.progress import Progress
 
 COLUMNS = {
@@ -54,22 +56,22 @@ def predict_rows(network, split, short_side, batch_size, comm) -> Predictions:
     Raises:
         DataError: an image cannot be read, or a probability is not finite.
     """
-    own = np.array_split(np.arange(len(split.rows)), comm.size)[comm.rank]
+    own = row_block(len(split.rows), comm.rank, comm.size)
     classify = tf.function(network, reduce_retracing=True, autograph=False)
-    columns = np.zeros((3, len(split.rows)))  # zero where another worker has the row
+    found, labels = np.zeros((len(own), 3)), split.labels[own]
     images = split.images(batch_size, network.settings["resolution"], short_side, own)
     done = 0
     shown = Progress(len(own), "predict", "images", enabled=comm.rank == 0)
     with data_errors(), shown as progress:
         for batch in images if len(own) else ():
             logits = classify(batch)["logits"].numpy()
-            places = own[done : done + len(logits)]
-            columns[:, places] = _columns(logits, split.labels[places])
+            part = slice(done, done + len(logits))
+            found[part] = _columns(logits, labels[part])
             done += len(logits)
             progress.update(len(logits))
-    prediction, probability, above = comm.all_sum(columns).numpy()
+    prediction, probability, above = gather_rows(found, own, len(split.rows), comm).T
     if not np.isfinite(probability).all():
-        raise DataError("the logits of the fine-tuned network are not finite; lower learning_rate.")
+        raise DataError(NOT_FINITE)
     return Predictions(prediction.astype(np.int64), probability, float(np.mean(above < 5)))
 
 
@@ -103,9 +105,9 @@ def write_predictions(found: Predictions, split, names, path) -> None:
 
 
 def _columns(logits, labels):
-    """(3, n): prediction, its probability, and how many classes are above the label."""
+    """(n, 3): prediction, its probability, and how many classes are above the label."""
     prediction = logits.argmax(1)
     largest = logits.max(1)
     probability = 1 / np.exp(logits.astype(np.float64) - largest[:, None]).sum(1)
     above = (logits > logits[np.arange(len(labels)), labels][:, None]).sum(1)
-    return np.stack([prediction, probability, above])
+    return np.stack([prediction, probability, above], 1)

@@ -91,7 +91,8 @@ PRECISION = FLAGS.enum(
     "precision",
     COMMAND_OPTIONS.precision,
     list(CHOICES["precision"]),
-    "Of the products of k-means; auto measures which is faster.",
+    "Of the products of k-means; auto measures which is faster on all workers. A tree that was "
+    "begun keeps what it began with.",
 )
 NORMALIZE = FLAGS.bool("normalize", True, "Scale every row of the features to length 1.")
 TREE = FLAGS.path(

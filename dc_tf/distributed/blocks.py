@@ -1,9 +1,11 @@
-"""Sums of large arrays over a group of workers, in messages of bounded size.
+"""Sums and rows of large arrays over a group of workers, in messages of bounded size.
 
 80,000 x 4096 centroids in one message would take 1.3 GB, and twice that while it is sent. While
 one block is in flight, the next is prepared and the previous one is consumed.
 
     for block, total in summed_blocks(rows, dim, block_of, comm): ...
+    own = row_block(rows, comm.rank, comm.size)
+    everyones = gather_rows(x[own.start : own.stop], own, rows, comm)
 """
 
 import concurrent.futures
@@ -88,3 +90,20 @@ def all_sum_array(array, comm) -> np.ndarray:
     for block, part in summed_blocks(len(array), row_bytes, array.__getitem__, comm):
         total[block] = part
     return total
+
+
+def gather_rows(own, places, rows, comm) -> np.ndarray:
+    """The rows that workers hold, in the order of their places, on every worker.
+
+    Args:
+        own: (n, ...) numbers, this worker's rows; of one dtype and row shape on all workers.
+        places: n indices in [0, rows), a range or an array, which no other worker has.
+        rows: number of places, the same on all workers.
+        comm: the group.
+
+    Returns:
+        (rows, ...) of the dtype of `own`; zeros at a place that no worker has.
+    """
+    gathered = np.zeros((rows, *own.shape[1:]), own.dtype)
+    gathered[places] = own  # with the others' zeros, a sum is exact
+    return all_sum_array(gathered, comm)

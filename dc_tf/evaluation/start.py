@@ -23,9 +23,9 @@ from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.frozen.start import check_other, other_network
 from dc_tf.exporting.no_model import check_exists
+from dc_tf.limits import AUTO, COMPUTE_DTYPES
 
 PICTURES = (".png", ".pdf", ".svg")
-COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 # Workers that do not watch one another may start so long after the first.
 _JOIN_S = 600.0
 
@@ -125,22 +125,10 @@ def evaluate(
     check_own_port(place)
     _check(compute_dtype, plot, neighbours, train, test)
     _check_source(model, features, test_features, column)
-    if model is None:
-        _check_given(stage, resize, compute_dtype)
-    other = None if model is None else other_network(model, preprocessing, signature)
-    if other is not None:
-        check_other(model, stage, False, compute_dtype)
-    if place.rank == 0:  # The others write nothing, and may not have the folder.
-        for name, path in (
-            ("--output", output),
-            ("--plot", plot),
-            ("--neighbours", neighbours),
-        ):
-            if path:
-                paths.check_file(path, name)
-    for name, path in (("--watch_dir", watch_dir), ("--scratch", scratch)):
-        if path:
-            paths.check_folder(path, name)
+    other = _checked_network(model, stage, resize, compute_dtype, preprocessing, signature)
+    written = {"--output": output, "--plot": plot, "--neighbours": neighbours}
+    # The others write nothing, and may not have the folder.
+    _check_paths(written if place.rank == 0 else {}, watch_dir, scratch)
     if other is None and model is not None and task != "nmi":  # which takes clusters too
         check_exists(model)
     # After what is known to be right, since TensorFlow takes seconds to import.
@@ -148,14 +136,7 @@ def evaluate(
     from dc_tf.evaluation import tasks
 
     asked = tasks.read(task, config_files, params_override, protocol, seed=seed, scratch=scratch)
-    if workdir := asked.given.get("workdir"):
-        paths.check_folder(paths.expand(workdir), "workdir")
-    _check_task(asked.task, features is not None, other is not None, tasks)
-    if plot and asked.task not in tasks.BY_LAYER:
-        raise ConfigError(f"--plot is of layers, which only {', '.join(tasks.BY_LAYER)} measure.")
-    if neighbours and asked.task not in tasks.NEIGHBOURS:
-        names = " and ".join(tasks.NEIGHBOURS)
-        raise ConfigError(f"--neighbours is for the tasks {names}; leave it out.")
+    _check_task(asked, features is not None, other is not None, plot, neighbours)
     with _joined(watch_dir, timeout_s) as cluster, heartbeat.slow_operation("evaluation"):
         request = tasks.Request(
             task=asked.task,
@@ -208,16 +189,37 @@ def _check_source(model, features, test_features, column):
         raise ConfigError(f"--column={column} is of --features; give both, or none.")
 
 
-def _check_given(stage, resize, compute_dtype):
-    """Refuses what concerns a network, where features are given."""
-    asked = {"stage": stage, "resize": resize, "compute_dtype": compute_dtype != COMPUTE_DTYPES[0]}
+def _checked_network(model, stage, resize, compute_dtype, preprocessing, signature):
+    """`tasks.Request.other`; refuses settings that the network, or features, do not have."""
+    if model is not None:
+        other = other_network(model, preprocessing, signature)
+        if other is not None:
+            check_other(model, stage, False, compute_dtype)
+        return other
+    asked = {"stage": stage, "resize": resize, "compute_dtype": compute_dtype != AUTO}
     for name, value in asked.items():
         if value:
             raise ConfigError(f"--{name} is of networks; --features are embedded already.")
+    return None
 
 
-def _check_task(task, of_features, of_other, tasks):
-    """Refuses features, and networks of other programs, for tasks that cannot use them."""
+def _check_paths(written, watch_dir, scratch):
+    """Refuses files, {flag: path or None}, and folders that cannot be made."""
+    for name, path in written.items():
+        if path:
+            paths.check_file(path, name)
+    for name, path in (("--watch_dir", watch_dir), ("--scratch", scratch)):
+        if path:
+            paths.check_folder(path, name)
+
+
+def _check_task(asked, of_features, of_other, plot, neighbours):
+    """Refuses what the task cannot use: features, networks of other programs, files, folders."""
+    from dc_tf.evaluation import tasks
+
+    task = asked.task
+    if workdir := asked.given.get("workdir"):
+        paths.check_folder(paths.expand(workdir), "workdir")
     if of_features and task not in tasks.OF_FEATURES:
         raise ConfigError(
             f"--features are for {', '.join(tasks.OF_FEATURES)}; {task} needs --model."
@@ -227,6 +229,11 @@ def _check_task(task, of_features, of_other, tasks):
             f"a network of another program is measured by {', '.join(tasks.BY_LAYER)}; for "
             f"retrieval embed images with it and give --features. {task} needs a network of dc_tf."
         )
+    if plot and task not in tasks.BY_LAYER:
+        raise ConfigError(f"--plot is of layers, which only {', '.join(tasks.BY_LAYER)} measure.")
+    if neighbours and task not in tasks.NEIGHBOURS:
+        names = " and ".join(tasks.NEIGHBOURS)
+        raise ConfigError(f"--neighbours is for the tasks {names}; leave it out.")
 
 
 @contextlib.contextmanager

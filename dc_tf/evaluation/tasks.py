@@ -112,8 +112,11 @@ class Request:
         if self.before:
             self.before(work, networks or 1 + self.random_init)
 
-    def frozen_model(self) -> FrozenModel:
+    def frozen_model(self, command="evaluate") -> FrozenModel:
         """Loads the requested network.
+
+        Args:
+            command: that prints the type of the products.
 
         Raises:
             ConfigError: the path has no network, or `resize` is too small.
@@ -122,7 +125,7 @@ class Request:
             return self._resized(self._other_model())
         choice = choose(self.compute_dtype, "convolution", comm=self.world)
         if self.world.rank == 0:
-            print_choice(choice, "evaluate")
+            print_choice(choice, command)
         frozen = open_model(self.model, choice.dtype, self.stage)
         self.opened["compute_dtype"] = choice.dtype
         self.opened["weights"] = frozen.weights

@@ -10,7 +10,7 @@ from dc_tf.experiment.augmentation import Augmentation, Views
 from dc_tf.experiment.clustering import Clustering
 from dc_tf.experiment.compare import differences, result_settings
 from dc_tf.experiment.data import Data
-from dc_tf.experiment.experiment import Experiment, Watchdog, check
+from dc_tf.experiment.experiment import Experiment, Watchdog, check, with_types
 from dc_tf.experiment.files import load, to_yaml
 from dc_tf.experiment.model import Model
 from dc_tf.experiment.optimizer import Optimizer
@@ -33,4 +33,5 @@ __all__ = [
     "load",
     "result_settings",
     "to_yaml",
+    "with_types",
 ]

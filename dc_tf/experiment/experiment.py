@@ -1,13 +1,14 @@
 """All settings of a run, and how settings are checked."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from dc_tf.experiment.data import Data, check_data
 from dc_tf.experiment.model import Model, check_model
 from dc_tf.experiment.need import need, need_at_least
 from dc_tf.experiment.stage import Stage, check_stage
 from dc_tf.hyperparams import Config
-from dc_tf.limits import LONGEST_S, SECONDS
+from dc_tf.limits import AUTO, LONGEST_S, SECONDS
 
 
 @dataclasses.dataclass
@@ -52,6 +53,24 @@ class Experiment(Config):
     init_stage: str = ""
     threads: int = 0
     watchdog: Watchdog = dataclasses.field(default_factory=Watchdog)
+
+
+def with_types(experiment: Experiment, model: str, stages: Sequence[str]) -> Experiment:
+    """The experiment with "auto" of its floating-point types replaced.
+
+    Args:
+        experiment: any; other types than "auto" stay.
+        model: of `model.compute_dtype`.
+        stages: of each stage's `clustering.precision`; stages beyond these stay as they are.
+    """
+    network, replaced = experiment.model, list(experiment.stages)
+    if network.compute_dtype == AUTO:
+        network = network.replace(compute_dtype=model)
+    for index, (stage, precision) in enumerate(zip(replaced, stages, strict=False)):
+        if stage.clustering.precision == AUTO:
+            clustering = stage.clustering.replace(precision=precision)
+            replaced[index] = stage.replace(clustering=clustering)
+    return experiment.replace(model=network, stages=tuple(replaced))
 
 
 def check(experiment: Experiment) -> None:

@@ -15,9 +15,8 @@ import sys
 
 from dc_tf import experiment as experiment_lib
 from dc_tf.experiment import Experiment
+from dc_tf.limits import AUTO
 from dc_tf.sweep.processes import Slot
-
-AUTO = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +38,8 @@ class Precisions:
 
     def applied(self, experiment: Experiment) -> Experiment:
         """The experiment with these in the place of "auto"."""
-        model = experiment.model
-        if model.compute_dtype == AUTO:
-            model = model.replace(compute_dtype=self.model)
-        stages = []
-        for stage in experiment.stages:
-            if stage.clustering.precision == AUTO:
-                clustering = stage.clustering.replace(precision=self.clustering)
-                stage = stage.replace(clustering=clustering)
-            stages.append(stage)
-        return experiment.replace(model=model, stages=tuple(stages))
+        stages = [self.clustering] * len(experiment.stages)
+        return experiment_lib.with_types(experiment, self.model, stages)
 
 
 def choose(runs, known: dict, slot: Slot) -> Precisions:

@@ -5,6 +5,7 @@ corrupt_rows(rows, cluster.world)      # the same on every worker
 
 import numpy as np
 
+from dc_tf.distributed.blocks import gather_rows
 from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import DataError
 
@@ -24,12 +25,8 @@ def corrupt_rows(fallback, comm) -> np.ndarray:
     """
     mine = fallback.rows()
     counts = all_gather(len(mine), comm)
-    if not counts.any():
-        return np.zeros(0, np.int64)
-    gathered = np.zeros(counts.sum(), np.int64)
     first = counts[: comm.rank].sum()
-    gathered[first : first + len(mine)] = mine
-    rows = np.unique(comm.all_sum(gathered).numpy())
+    rows = np.unique(gather_rows(mine, range(first, first + len(mine)), counts.sum(), comm))
     if len(rows) > fallback.allowed:
         raise DataError(
             f"{len(rows)} rows are corrupt over all workers; data.max_bad_share allows "

@@ -11,7 +11,7 @@ import dataclasses
 
 from dc_tf.clustering.search.backends import choose_precision
 from dc_tf.distributed.collectives import ALONE, broadcast_json
-from dc_tf.experiment import Experiment
+from dc_tf.experiment import Experiment, with_types
 from dc_tf.nn.trunks import feature_dim
 from dc_tf.precision import AUTO, Choice, choose, require_possible
 
@@ -72,7 +72,7 @@ def choose_precisions(experiment, world=ALONE, earlier=None) -> Chosen:
         "model": model.dtype,
         "stages": [choice.dtype if choice else "float32" for choice in clustering],
     }
-    return Chosen(_with_types(experiment, types), model, clustering)
+    return Chosen(with_types(experiment, **types), model, clustering)
 
 
 def without_auto(experiment, world) -> Experiment:
@@ -85,21 +85,8 @@ def without_auto(experiment, world) -> Experiment:
 
 def as_begun(experiment, earlier) -> Experiment:
     """`experiment` with "auto" replaced by the types of `earlier`, the settings of its run."""
-    return _with_types(experiment, _types(earlier))
-
-
-def _with_types(experiment, types):
-    """`experiment` with "auto" replaced by `types`."""
-    model = experiment.model
-    if model.compute_dtype == AUTO:
-        model = model.replace(compute_dtype=types["model"])
-    stages = list(experiment.stages)
     # An earlier run with other stages is refused later, by name.
-    for index, (stage, precision) in enumerate(zip(stages, types["stages"], strict=False)):
-        if stage.clustering.precision == AUTO:
-            clustering = stage.clustering.replace(precision=precision)
-            stages[index] = stage.replace(clustering=clustering)
-    return experiment.replace(model=model, stages=tuple(stages))
+    return with_types(experiment, **_types(earlier))
 
 
 def _types(experiment):

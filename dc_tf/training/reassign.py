@@ -74,36 +74,21 @@ def reassign(
     job = _job(network, reader, experiment, stage, cluster, seed)
     atomic.reset_foreign(os.path.join(scratch, _JOB), job)
     started = time.monotonic()
-    place = trunk, reader, experiment, stage, scratch, cluster, projection
-    source = "bank" if bank and bank.has_features else "extract"
-    store, moments = _from_bank(bank, *place) if source == "bank" else extract(*place)
-    if bank and source == "extract":
-        bank.keep(store)  # before they are whitened in place
+    store, moments, source = _features(
+        bank, trunk, reader, experiment, stage, scratch, cluster, projection
+    )
     extracted = time.monotonic()
     store, whitening = whiten(store, moments, stage, scratch, cluster.world)
     del moments  # (dim, dim) float64: frees its memory for k-means
     result = _cluster(store, stage, scratch, cluster, seed, previous, kept and kept.write)
-    seconds = {
-        "extract_seconds": extracted - started,
-        "cluster_seconds": time.monotonic() - extracted,
-    }
     if cluster.is_chief:
-        os.makedirs(folder, exist_ok=True)
-        report = _report(result) | seconds | {"features": source}
-        atomic.write_json(os.path.join(folder, _REPORT), report)
+        seconds = extracted - started, time.monotonic() - extracted
+        _write_report(folder, result, source, *seconds)
     if kept:  # before the assignments, with which the round is complete
         kept.write_nearness(store, store.first_row, result)
         _keep(kept, network, job, reader.dataset.rows, stage, whitening, result)
-    write(
-        folder,
-        cluster.world,
-        store.first_row,
-        result.cluster,
-        result.sub,
-        stage.clusters,
-        stage.sub_clusters,
-        result.further,
-    )
+    levels = result.cluster, result.sub, stage.clusters, stage.sub_clusters
+    write(folder, cluster.world, store.first_row, *levels, result.further)
     atomic.remove_tree(scratch)
 
 
@@ -144,12 +129,22 @@ def describe(assignments: Assignments, previous: Assignments | None, labels) -> 
     return metrics
 
 
-def _from_bank(bank, trunk, reader, experiment, stage, scratch, cluster, projection):
-    """(store of this worker's rows, None), as of `extract`."""
-    store = raw_store(stage.feature_dim(trunk.feature_dim), reader, stage, scratch, cluster)
-    if store.written < store.rows:
-        bank.fill(store)
-    return store, None
+def _features(bank, trunk, reader, experiment, stage, scratch, cluster, projection):
+    """(store of this worker's rows, moments), as of `extract`, and where they are from.
+
+    Returns:
+        Of a bank that has features: (store, None, "bank"). Else (store, moments, "extract"), and
+        the bank, if any, gets them.
+    """
+    if bank and bank.has_features:
+        store = raw_store(stage.feature_dim(trunk.feature_dim), reader, stage, scratch, cluster)
+        if store.written < store.rows:
+            bank.fill(store)
+        return store, None, "bank"
+    found = extract(trunk, reader, experiment, stage, scratch, cluster, projection)
+    if bank:
+        bank.keep(found[0])  # before they are whitened in place
+    return *found, "extract"
 
 
 def _job(network, reader, experiment, stage, cluster, seed):
@@ -277,8 +272,8 @@ class _LevelProgress:
             self._line.update(rows, **metrics)
 
 
-def _report(result):
-    """The report of a clustering; its warnings also go to the log."""
+def _write_report(folder, result, source, extract_s, cluster_s):
+    """Writes the report of a clustering, as of `read_report`; its warnings also go to the log."""
     warnings = collapse_warnings(result.counts)
     for warning in warnings:
         logging.warning("clustering: %s", warning)
@@ -286,4 +281,7 @@ def _report(result):
         "clusters": size_histogram(result.counts.sum(axis=1)),
         "sub_clusters": size_histogram(result.counts.ravel()),
     }
-    return result.report | {"sizes": sizes, "warnings": warnings}
+    report = result.report | {"sizes": sizes, "warnings": warnings, "features": source}
+    report |= {"extract_seconds": extract_s, "cluster_seconds": cluster_s}
+    os.makedirs(folder, exist_ok=True)
+    atomic.write_json(os.path.join(folder, _REPORT), report)

@@ -18,6 +18,7 @@ import pytest
 import tensorflow as tf
 from striped import NAMES, RESOLUTION, call, write_model, write_stripes
 
+from dc_tf import precision
 from dc_tf.classification.metrics import confusion_matrix, overall
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.evaluation.finetune import task as finetune
@@ -181,6 +182,17 @@ np.savez(
             code, out, err = call("finetune", *self.flags(self.train))
             self.assertEqual((code, out), (2, ""))
             self.assertIn("holds other files; use another --output", err)
+
+    @pytest.mark.bfloat16
+    def test_the_type_of_the_products_is_said_in_the_name_of_the_command(self):
+        half = [*self.flags(self.output), "--compute_dtype=bfloat16"]
+        device = {"bfloat16_fault": lambda: "", "convolution_speed": lambda: 0.5}
+        with mock.patch.multiple(precision, **device):
+            code, _, err = call("finetune", *half)
+        self.assertEqual(code, 2, err)
+        self.assertIn("holds other classifiers (different: compute_dtype)", err)
+        self.assertStartsWith(err, "finetune: computes in bfloat16 (bfloat16 is 0.5 times as fast")
+        self.assertNotIn("evaluate:", err)
 
     def test_settings_that_have_no_meaning_here_are_refused(self):
         for setting, message in (

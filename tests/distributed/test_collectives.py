@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 import workers
 
-from dc_tf.distributed.blocks import row_block
+from dc_tf.distributed.blocks import gather_rows, row_block
 from dc_tf.distributed.collectives import (
     Solo,
     all_agree,
@@ -24,6 +24,11 @@ def _sums(cluster):
     assert all_gather([[0.5, rank]], cluster.world)[:, 0, 1].tolist() == [0, 1, 2, 3]
     names = all_gather_json({"name": "worker" * rank}, cluster.world)
     assert [len(one["name"]) for one in names] == [0, 6, 12, 18]
+    block, spread = row_block(10, rank, 4), range(rank, 10, 4)
+    for places in (block, spread, range(10) if rank == 2 else range(0)):
+        own = np.array([[place, -place] for place in places], np.int64).reshape(-1, 2)
+        rows = gather_rows(own, places, 10, cluster.world)
+        assert rows.tolist() == [[place, -place] for place in range(10)]
     sent = cluster.world.broadcast(np.float32([rank]), root=2).numpy()
     cluster.world.barrier()
     return everyone, in_pair, counts, sent
@@ -181,7 +186,16 @@ class CollectivesTest(tf.test.TestCase):
         self.assertAllEqual(Solo().broadcast([3.0]), [3.0])
 
 
-class RowBlockTest(tf.test.TestCase):
+class RowsTest(tf.test.TestCase):
+    def test_rows_come_to_their_places_and_others_are_zero(self):
+        own = np.array([[3, 4], [1, -2]], np.float32)
+        found = gather_rows(own, np.array([2, 0]), 4, Solo())
+        self.assertAllEqual(found, [[1, -2], [0, 0], [3, 4], [0, 0]])
+        self.assertEqual(found.dtype, np.float32)
+        for rows in (0, 3):
+            found = gather_rows(own[:0], range(0), rows, Solo())
+            self.assertAllEqual(found, np.zeros((rows, 2)))
+
     def test_blocks_join_and_differ_by_one_row_at_most(self):
         for rows, size in ((0, 3), (2, 4), (10, 3), (128, 64)):
             blocks = [row_block(rows, rank, size) for rank in range(size)]

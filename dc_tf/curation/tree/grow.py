@@ -2,20 +2,20 @@
 
     tree = grow(features, HierarchyOptions(clusters=(1000, 100)), "/data/tree")
 
-A finished tree is opened again; an interrupted call resumes.
+A finished tree is opened again; an interrupted call resumes. All levels are multiplied in one type,
+which the tree keeps.
 """
 
 import contextlib
 import dataclasses
 import os
 
-import numpy as np
-
 from dc_tf import atomic
 from dc_tf.clustering.store.embeddings import UnitRows
 from dc_tf.curation.tree.tree import Tree
 from dc_tf.distributed.blocks import row_block
 from dc_tf.errors import ConfigError
+from dc_tf.limits import AUTO
 
 
 def grow(features, options, folder, normalize=False, comm=None) -> Tree | None:
@@ -64,32 +64,51 @@ def _lock(folder, end):
 
 def _make(features, options, store, normalize, comm):
     """Does this worker's part."""
+    from dc_tf.clustering.search.backends import choose_precision
     from dc_tf.clustering.store.points import Block
     from dc_tf.curation.tree.hierarchical_kmeans import hierarchical_kmeans
     from dc_tf.distributed.collective_errors import raise_on_all
+    from dc_tf.distributed.collectives import broadcast_json
+    from dc_tf.precision import print_choice
 
-    settings = {
-        "features": features.fingerprint(),
-        "rows": features.rows,
-        "normalize": normalize,
-        **dataclasses.asdict(options),
-        "clusters": list(options.clusters),
-    }
     with raise_on_all(comm):
         if features.rows < options.clusters[0]:
             raise ConfigError(
                 f"--levels={','.join(map(str, options.clusters))}: {options.clusters[0]} clusters "
                 f"need as many rows, and there are {features.rows}."
             )
+        begun = (store.precision(), store.is_finished()) if comm.rank == 0 else None
+    precision, is_finished = broadcast_json(begun, comm)
+    if options.precision != AUTO:
+        precision = options.precision
+    if not is_finished:  # a finished tree multiplies nothing
+        choice = choose_precision(precision, AUTO, options.clusters[0], features.dim, comm)
+        precision = choice.dtype if precision == AUTO else precision
+    with raise_on_all(comm):
         if comm.rank == 0:
-            store.claim(settings)
-    if int(comm.broadcast(np.int64(comm.rank == 0 and store.is_finished()))):
+            store.claim(_settings(features, options, precision, normalize))
+    if is_finished:
         return
+    if comm.rank == 0:
+        print_choice(choice, "curate")
     own = row_block(features.rows, comm.rank, comm.size)
     points = Block(features, own.start, own.stop)
+    options = dataclasses.replace(options, precision=choice.dtype)
     tree = hierarchical_kmeans(UnitRows(points) if normalize else points, options, comm, store)
     with raise_on_all(comm):
         store.write_part(tree, comm)
     with raise_on_all(comm):
         if comm.rank == 0:
             store.join_parts(tree, comm.size)
+
+
+def _settings(features, options, precision, normalize) -> dict:
+    """What the tree depends on, JSON-ready."""
+    return {
+        "features": features.fingerprint(),
+        "rows": features.rows,
+        "normalize": normalize,
+        **dataclasses.asdict(options),
+        "clusters": list(options.clusters),
+        "precision": precision,
+    }

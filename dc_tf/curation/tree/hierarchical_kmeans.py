@@ -20,7 +20,7 @@ from dc_tf.clustering.kmeans import kmeans
 from dc_tf.clustering.store.points import Subset, as_points
 from dc_tf.curation.tree.choose_rows import as_keys, distances_to, smallest_in_clusters
 from dc_tf.curation.tree.tree import Tree
-from dc_tf.distributed.blocks import row_block
+from dc_tf.distributed.blocks import gather_rows, row_block
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError
 from dc_tf.kmeans_options import KMeansOptions
@@ -71,11 +71,9 @@ def _cluster_centroids(below, options, number, comm, store):
     own = row_block(len(used), comm.rank, comm.size)
     points = as_points(below.centroids[used[own.start : own.stop]])
     found = _Level(points, len(used), options, number, comm, store).run()
-    parents = np.full(len(below.counts), -1, np.int64)
-    parents[used[own.start : own.stop]] = found.labels
-    # All but one worker have -1 for a centroid.
-    parents = np.asarray(comm.all_sum(parents + 1)) - 1
-    return found, parents.astype(np.int32)
+    parents = np.full(len(below.counts), -1, np.int32)
+    parents[used] = gather_rows(found.labels, own, len(used), comm)
+    return found, parents
 
 
 @dataclasses.dataclass(frozen=True)

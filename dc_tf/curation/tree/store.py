@@ -23,6 +23,7 @@ from dc_tf.clustering.store.joined_file import write_joined
 from dc_tf.curation.tree.tree import Tree
 from dc_tf.distributed.blocks import all_sum_array
 from dc_tf.errors import DataError
+from dc_tf.limits import AUTO
 
 _ROUND = re.compile(r"level-(\d+)-round-(\d+)\.npy")
 
@@ -52,6 +53,15 @@ class TreeStore:
             ConfigError: it holds something else.
         """
         atomic.refuse_foreign(self._file("settings.json"), settings, "--tree", "clusters")
+
+    def precision(self) -> str:
+        """Of the products of the tree in the folder; "auto" if there is none.
+
+        Raises:
+            ConfigError: its settings are corrupt.
+        """
+        path = self._file("settings.json")
+        return atomic.read_json(path).get("precision", AUTO) if os.path.exists(path) else AUTO
 
     def is_finished(self) -> bool:
         return os.path.exists(self._file("tree.json"))

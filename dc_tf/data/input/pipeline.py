@@ -213,20 +213,31 @@ def _fill_gaps(batches, span, batch_size, prepare_place):
 
     def fill(places, *parts):
         batch = dict(zip(spec, parts, strict=True))
-        indexes = {place: index for index, place in enumerate(batch["place"].tolist())}
-        items = [
-            {name: part[indexes[place]] for name, part in batch.items()}
-            if place in indexes
-            else prepare_place(place)
-            for place in places.tolist()
-        ]
-        return [np.stack([item[name] for item in items]) for name in spec]
+        return _items_at(places.tolist(), batch, prepare_place)
 
     # An empty batch at the end reveals the items missing after the last batch.
     empty = tf.nest.map_structure(_empty_like, spec)
     batches = batches.concatenate(tf.data.Dataset.from_tensors(empty))
     batches = batches.scan(first, begin_and_end).flat_map(pieces)
     return batches.map(lambda batch: {k: v for k, v in batch.items() if k != "place"})
+
+
+def _items_at(places, batch, prepare_place) -> list:
+    """The columns of a batch, in their order, of the items at some places.
+
+    Args:
+        places: list of int.
+        batch: dict of (b, ...) arrays, including `place`.
+        prepare_place: function of a place to its item, for those that the batch lacks.
+    """
+    indexes = {place: index for index, place in enumerate(batch["place"].tolist())}
+    items = [
+        {name: part[indexes[place]] for name, part in batch.items()}
+        if place in indexes
+        else prepare_place(place)
+        for place in places
+    ]
+    return [np.stack([item[name] for item in items]) for name in batch]
 
 
 def _preparing(reader, columns, prepare):

@@ -46,7 +46,6 @@ INDEX_SUFFIX = ".index.npy"
 SCHEMA_VERSION = 1
 # Key of a manifest whose shards were there before it, so they are not removed with the data set.
 INDEXED_IN_PLACE = "indexed_in_place"
-_OLD_INDEXED_IN_PLACE = "adopted"  # of version 1, before it had that name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,7 +257,7 @@ class Dataset:
 
 def is_indexed_in_place(manifest: dict) -> bool:
     """Whether the shards of a manifest were there before it."""
-    return bool(manifest.get(INDEXED_IN_PLACE) or manifest.get(_OLD_INDEXED_IN_PLACE))
+    return bool(manifest.get(INDEXED_IN_PLACE))
 
 
 def _open_base(path, rows):

@@ -24,6 +24,7 @@ from dc_tf import experiment
 from dc_tf.clustering.statistics import nmi
 from dc_tf.data.inspection import examples_of, spread_rows
 from dc_tf.data.storage.manifest import Dataset
+from dc_tf.distributed.blocks import row_block
 from dc_tf.distributed.collective_errors import raise_on_all
 from dc_tf.distributed.collectives import ALONE, all_gather, broadcast_json
 from dc_tf.errors import ConfigError, DataError
@@ -240,7 +241,7 @@ def _metas(dataset, rows, world):
     """
     step = _BLOCK * world.size
     blocks = [rows[start : start + step] for start in range(0, len(rows), step)]
-    shares = [np.array_split(block, world.size)[world.rank] for block in blocks]
+    shares = [block[row_block(len(block), world.rank, world.size)] for block in blocks]
     source = examples_of(dataset, np.concatenate([rows[:0], *shares]))
     with Progress(len(rows), "metadata", "images", enabled=world.rank == 0) as progress:
         for block, share in zip(blocks, shares, strict=True):

@@ -10,7 +10,7 @@ import numpy as np
 
 from dc_tf.clustering.kmeans import kmeans
 from dc_tf.clustering.store.points import Block
-from dc_tf.distributed.blocks import row_block
+from dc_tf.distributed.blocks import gather_rows, row_block
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.frozen.given_features import open_matrix, places_of
 
@@ -51,9 +51,7 @@ def cluster_features(request, k: int, dataset) -> FeatureClustering:
     own = row_block(features.rows, world.rank, world.size)
     block = Block(features, own.start, own.stop)
     found = kmeans(block, k, comm=world, seed=request.seed).assignments
-    labels = np.zeros(features.rows, np.int64)
-    labels[own.start : own.stop] = found
-    labels = world.all_sum(labels).numpy()  # with the others' zeros, a sum is exact
+    labels = gather_rows(found.astype(np.int64), own, features.rows, world)
     return FeatureClustering(labels[places])
 
 

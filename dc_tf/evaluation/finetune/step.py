@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf import experiment
+from dc_tf.distributed.blocks import row_block
 from dc_tf.distributed.collectives import all_sum_packed
 from dc_tf.nn.heads import LinearHead
 from dc_tf.nn.losses import cross_entropy
@@ -141,11 +142,10 @@ class FineTuner(tf.Module):
         if not self.trunk.dropout_dim:
             return []
         shape = [self._batch_size, self.trunk.dropout_dim]
-        share = self._batch_size // self._world.size
-        rows = slice(self._world.rank * share, (self._world.rank + 1) * share)
+        own = row_block(self._batch_size, self._world.rank, self._world.size)
         masks = []
         for seed in self._seeds:
-            uniform = tf.random.stateless_uniform(shape, tf.stack([step, seed]))[rows]
-            kept = tf.cast(uniform >= self._dropout, tf.float32)
+            uniform = tf.random.stateless_uniform(shape, tf.stack([step, seed]))
+            kept = tf.cast(uniform[own.start : own.stop] >= self._dropout, tf.float32)
             masks.append(kept / (1 - self._dropout))
         return masks

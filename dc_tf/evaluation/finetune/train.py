@@ -19,6 +19,7 @@ from dc_tf.data.input.draws import LabelledDraws
 from dc_tf.data.input.pipeline import training_batches
 from dc_tf.data.storage.reader import data_errors
 from dc_tf.distributed import stop_request
+from dc_tf.distributed.blocks import row_block
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import DataError, Preempted
 from dc_tf.evaluation.finetune.checkpoint import FineTuneCheckpoints, Position
@@ -29,6 +30,7 @@ from dc_tf.nn.trunk import Trunk
 from dc_tf.progress import Progress
 from dc_tf.seeds import derive
 
+NOT_FINITE = "the logits of the fine-tuned network are not finite; lower learning_rate."
 _CHECK_EVERY = 20  # steps between checks of the loss, each of which waits for the device
 
 
@@ -123,7 +125,7 @@ def starting_point(frozen) -> Trunk:
 
 def measure(fine_tuner, frozen, split, protocol, world) -> dict:
     """Accuracies in [0, 1] on the centre crops of a split, which the workers share."""
-    own = np.array_split(np.arange(len(split.rows)), world.size)[world.rank]
+    own = row_block(len(split.rows), world.rank, world.size)
     counts = np.zeros((4, split.classes))  # images, top-1 hits, top-5 hits, not finite; by class
     batch_size = max(1, protocol.batch_size // world.size)
     share = dataclasses.replace(split, rows=split.rows[own], labels=split.labels[own])
@@ -143,7 +145,7 @@ def measure(fine_tuner, frozen, split, protocol, world) -> dict:
     counts = world.all_sum(counts).numpy()
     images, hits, hits5, broken = counts
     if broken.any():
-        raise DataError("the logits of the fine-tuned network are not finite; lower learning_rate.")
+        raise DataError(NOT_FINITE)
     seen = images > 0
     return {
         "top1": float(hits.sum() / images.sum()),

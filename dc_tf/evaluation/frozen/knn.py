@@ -17,6 +17,7 @@ import logging
 
 import numpy as np
 
+from dc_tf.distributed.blocks import gather_rows
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.cost import Part, Work
@@ -80,10 +81,10 @@ def _on_all(own, splits, protocol, world):
     """(prediction, rows, cosines) of one layer on every worker, of which one has them."""
     train, test = splits
     count = min(NEAREST, max(protocol.neighbours), len(train.rows))
-    columns = np.zeros((len(test.rows), 1 + 2 * count))
+    columns = np.zeros((0, 1 + 2 * count))
     if own is not None:
-        columns[:] = np.concatenate([own[0][:, None], *own[1:]], axis=1)
-    columns = world.all_sum(columns).numpy()
+        columns = np.concatenate([own[0][:, None], *own[1:]], axis=1)
+    columns = gather_rows(columns, range(len(columns)), len(test.rows), world)
     prediction, rows = columns[:, 0].astype(np.int64), columns[:, 1 : 1 + count].astype(np.int64)
     return prediction, rows, columns[:, 1 + count :]
 

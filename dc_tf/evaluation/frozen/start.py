@@ -17,11 +17,11 @@ from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed.joined import joined
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
+from dc_tf.limits import AUTO, COMPUTE_DTYPES
 from dc_tf.networks import files
 from dc_tf.run_dir import RunDir
 
 CONVERTED = ".data"  # ending of the data set beside the output, of `images`
-COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
 
 def embed_files(
@@ -260,7 +260,7 @@ def _read(asked):
 def check_other(model, stage, random_init, compute_dtype) -> None:
     """Refuses what only networks of this package have; raises ConfigError."""
     asked = {"stage": stage, "random_init": random_init}
-    asked["compute_dtype"] = compute_dtype != "auto"
+    asked["compute_dtype"] = compute_dtype != AUTO
     for name, value in asked.items():
         if value:
             raise ConfigError(

@@ -11,6 +11,7 @@ import numpy as np
 
 from dc_tf.clustering.store.whitening import Moments, Whitening
 from dc_tf.data.storage.manifest import Dataset
+from dc_tf.distributed.blocks import gather_rows
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.average_precision import average_precision
 from dc_tf.evaluation.cost import spread
@@ -106,17 +107,17 @@ def _ranked(vectors, labels, asked, world) -> tuple[np.ndarray, float]:
 
     Workers share the queries; all get both.
     """
-    mine = np.arange(len(asked))[world.rank :: world.size]
+    mine = range(world.rank, len(asked), world.size)
     own, total = asked[mine], 0.0
-    first = np.zeros((len(asked), min(FIRST, len(vectors) - 1)))
+    first = np.zeros((len(own), min(FIRST, len(vectors) - 1)), np.int64)
     with Progress(len(own), "retrieval", "queries", enabled=world.rank == 0) as progress:
         ranks = rankings(vectors, vectors[own])
-        for place, query, ranked in zip(mine, own, ranks, strict=True):
+        for place, (query, ranked) in enumerate(zip(own, ranks, strict=True)):
             first[place] = ranked[ranked != query][: first.shape[1]]
             positives = np.flatnonzero(labels == labels[query])
             total += average_precision(ranked, np.setdiff1d(positives, [query]), [query])
             progress.update(1)
-    first = world.all_sum(first).numpy().astype(np.int64)
+    first = gather_rows(first, mine, len(asked), world)
     return first, float(world.all_sum(np.float64(total))) / len(asked)
 
 

@@ -12,13 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.clustering.store.whitening import Moments, Whitening
+from dc_tf.distributed.blocks import gather_rows
 from dc_tf.distributed.collectives import all_agree
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.retrieval import rmac
 from dc_tf.evaluation.retrieval.images import scaled_images
 from dc_tf.progress import Progress
-
-_SUM_ROWS = 1 << 14  # vectors per all-reduce
 
 
 class RMACExtractor:
@@ -103,16 +102,18 @@ class RMACExtractor:
         Raises:
             DataError: an image is unusable.
         """
-        vectors = np.zeros((len(requests), self.dimensions), np.float32)
+        own = self._own(requests)
+        vectors = np.zeros((len(own), self.dimensions), np.float32)
 
         def describe(row, regions):
-            vectors[row] = rmac.aggregate(whitening.apply(regions))
+            vectors[own.index(row)] = rmac.aggregate(whitening.apply(regions))
 
         bad = self._checked(self._over(requests, what, describe), requests, ignore)
-        for start in range(0, len(vectors), _SUM_ROWS):
-            part = slice(start, start + _SUM_ROWS)
-            vectors[part] = self._world.all_sum(vectors[part]).numpy()
-        return vectors, bad
+        return gather_rows(vectors, own, len(requests), self._world), bad
+
+    def _own(self, requests) -> range:
+        """The rows of this worker's images."""
+        return range(self._world.rank, len(requests), self._world.size)
 
     def _over(self, requests, what, use) -> list:
         """Calls `use(row, regions)` for this worker's images.
@@ -123,7 +124,7 @@ class RMACExtractor:
         """
         reasons = [None] * len(requests)
         finite = True
-        own = requests[self._world.rank :: self._world.size]
+        own = [requests[row] for row in self._own(requests)]
         title = f"{self._name}: {what}"
         with Progress(len(own), title, "images", enabled=self._world.rank == 0) as progress:
             for row, image in scaled_images(own, self._protocol.longest_side):
@@ -137,8 +138,9 @@ class RMACExtractor:
         if not all_agree(finite, self._world):
             raise DataError(f"the features of {self._name} are not finite; use another model.")
         # Only the worker that read an image knows the reason; the others learn that there is one.
-        flags = np.array([reason is not None for reason in reasons], np.int64)
-        for row in np.flatnonzero(self._world.all_sum(flags).numpy()):
+        flags = np.array([reasons[row] is not None for row, *_ in own], np.int64)
+        bad = gather_rows(flags, self._own(requests), len(requests), self._world)
+        for row in np.flatnonzero(bad):
             reasons[row] = reasons[row] or f"the image {requests[row][1]} cannot be used"
         return reasons
 

@@ -22,7 +22,7 @@ import itertools
 import numpy as np
 import tensorflow as tf
 
-from dc_tf.distributed.blocks import row_block
+from dc_tf.distributed.blocks import gather_rows, row_block
 from dc_tf.distributed.collectives import Solo
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import paper
@@ -296,15 +296,15 @@ class _Job:
     def _train(self, split, rate, decay, seed):
         """Trains the network; returns the loss, averaged over the last checks."""
         protocol, size = self.protocol, self.protocol.batch_size
-        first, stop = (size * (self.world.rank + i) // self.world.size for i in (0, 1))
+        own = row_block(size, self.world.rank, self.world.size)
         order = _order(len(split), protocol.iterations * size, seed)
         keys = np.stack(
             [np.full(len(order), derive("voc07 train", seed)), np.arange(len(order))], 1
         )
-        mine = np.arange(len(order)).reshape(-1, size)[:, first:stop].ravel()
+        mine = np.arange(len(order)).reshape(-1, size)[:, own].ravel()
         resolution = self.frozen.resolution
-        images = random_crops(split, order[mine], keys[mine], stop - first, resolution)
-        labels = split.presence()[order[mine]].reshape(protocol.iterations, stop - first, -1)
+        images = random_crops(split, order[mine], keys[mine], len(own), resolution)
+        labels = split.presence()[order[mine]].reshape(protocol.iterations, len(own), -1)
         dropout = derive("voc07 dropout", seed)
         what = f"{self.frozen.name}: {protocol.tune} on {split.name}"
         losses = []
@@ -313,7 +313,9 @@ class _Job:
                 now = rate * protocol.drop_factor ** (step // protocol.drop_every)
                 key = np.array([dropout, step], np.int32)
                 rates = np.float32(now), np.float32(decay)
-                loss = self.network.step(batch, labels[step], np.int32(first), size, key, *rates)
+                loss = self.network.step(
+                    batch, labels[step], np.int32(own.start), size, key, *rates
+                )
                 if (step + 1) % _CHECK_EVERY == 0 or step + 1 == protocol.iterations:
                     losses.append(_finite(float(loss), rate))
                     progress.update(0, loss=losses[-1])
@@ -327,14 +329,14 @@ class _Job:
         mine = np.arange(own.start * crops, own.stop * crops)
         keys = np.stack([np.full(len(mine), derive("voc07 test", seed)), mine], 1)
         size, resolution = self.protocol.batch_size, self.frozen.resolution
-        sums = np.zeros((count, len(split.classes)), np.float32)
+        sums = np.zeros((len(own), len(split.classes)), np.float32)
         what = f"{self.frozen.name}: crops of {split.name}"
         with image_errors(split), self._progress(len(mine), what, "crops") as progress:
             for batch in random_crops(split, mine // crops, keys, size, resolution):
-                places = mine[progress.done : progress.done + len(batch)] // crops
+                places = mine[progress.done : progress.done + len(batch)] // crops - own.start
                 np.add.at(sums, places, self.network.logits(batch).numpy())
                 progress.update(len(batch))
-        return world.all_sum(sums).numpy()
+        return gather_rows(sums, own, count, world)
 
     def _progress(self, total, what, unit):
         return Progress(total, what, unit, enabled=self.world.rank == 0)

@@ -15,7 +15,7 @@ from official.vision import registry_imports  # noqa: F401 (registers the tasks)
 from official.vision.configs import maskrcnn
 
 from dc_tf import keras
-from dc_tf.distributed.blocks import row_block
+from dc_tf.distributed.blocks import gather_rows, row_block
 from dc_tf.distributed.collectives import Solo, all_gather
 from dc_tf.errors import DataError
 from dc_tf.evaluation.voc07.backbone import (
@@ -177,11 +177,12 @@ def detect(model, frozen, split, protocol, folder, world=None) -> list:
             for place, rows in _at_scale(weights, frozen, split, protocol, records, scale):
                 found[place].append(rows)
                 progress.update(1)
-    kept = np.zeros((len(split), protocol.max_detections, 6), np.float32)
-    for place in places:
+    kept = np.zeros((len(places), protocol.max_detections, 6), np.float32)
+    for rows, place in zip(kept, places, strict=True):
         best = merge(np.concatenate(found[place]), protocol.nms_overlap, protocol.max_detections)
-        kept[place, : len(best)] = best
-    return [rows[rows[:, 4] > 0] for rows in world.all_sum(kept).numpy()]
+        rows[: len(best)] = best
+    kept = gather_rows(kept, places, len(split), world)
+    return [rows[rows[:, 4] > 0] for rows in kept]
 
 
 def merge(rows, overlap, most) -> np.ndarray:

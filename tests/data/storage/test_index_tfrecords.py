@@ -1,7 +1,6 @@
 """TFRecords of other programs: indexed in place, with any feature names, bad records left out."""
 
 import dataclasses
-import json
 import os
 import shutil
 import signal
@@ -201,20 +200,6 @@ class IndexTfrecordsTest(tf.test.TestCase):
         with self.assertRaisesRegex(ConfigError, "no data set written there lists"):
             convert(images, self.folder, workers=1, overwrite=True, progress=False)
         self.assertEqual(pictures.files(self.folder)[name], kept)
-        self.index(self.folder, class_names=["a", "b", "c"], overwrite=True)
-        self.assertEqual(pictures.files(self.folder)[name], kept)
-
-    def test_shards_of_an_older_manifest_survive_too(self):
-        name = "shard-00000-of-00001.tfrecord"
-        self.shard(name, map(imagenet_record, range(3)))
-        self.index(self.folder)
-        path = os.path.join(self.folder, "manifest.json")
-        with open(path) as file:
-            manifest = json.load(file)
-        manifest["adopted"] = manifest.pop("indexed_in_place")  # as it was called
-        with open(path, "w") as file:
-            json.dump(manifest, file)
-        kept = pictures.files(self.folder)[name]
         self.index(self.folder, class_names=["a", "b", "c"], overwrite=True)
         self.assertEqual(pictures.files(self.folder)[name], kept)
 
