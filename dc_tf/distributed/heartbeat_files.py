@@ -48,7 +48,7 @@ class HeartbeatFiles:
     Args:
         folder: shared by all workers. A set of workers, known by its addresses, has a folder of
             its own in it, so that a rejected set does not disturb a running one.
-        task: cluster.TaskSpec of this worker.
+        task: task.TaskSpec of this worker.
         period_s: seconds between two reads.
     """
 

@@ -51,7 +51,7 @@ class Watchdog:
 
     Args:
         folder: of the heartbeat files, shared by all workers; made if missing.
-        task: cluster.TaskSpec of this worker.
+        task: task.TaskSpec of this worker.
         timeout_s: seconds without a heartbeat or progress before a worker counts as lost; ten times
             as long in a `heartbeat.slow_operation`. 0 waits for ever for a live worker.
         stacks: folder for the stacks of a worker that the watchdog ends.

@@ -57,7 +57,7 @@ def embed(
 
     Args:
         frozen: models.FrozenModel.
-        dataset: data.manifest.Dataset.
+        dataset: storage.manifest.Dataset.
         output: folder; created if missing.
         layers: names of layers; None for the one that is clustered. Maps are averaged over `cells`
             x `cells` cells; fc7 of VGG-16 is before ReLU, as in clustering.
