@@ -126,7 +126,7 @@ class Watchdog:
     def _log_missing(self):
         missing = [name(rank, self._task.addresses) for rank in self._files.missing_ranks()]
         if self._task.rank:
-            logging.warning("waiting until %s has met all workers", *missing)
+            logging.warning("waiting for %s to complete the rendezvous of all workers", *missing)
         elif missing:
             logging.warning("waiting for %s", ", ".join(missing))
 

@@ -162,7 +162,7 @@ def _beside(shown, run, others):
 
 
 def _coloured(clusterings, sample):
-    """For each Clustering, the rows whose mean colours tell its own.
+    """For each Clustering, the rows whose mean colours give its own.
 
     All of few; else some of each of many clusters, and nothing for those whose rows are not read.
     """
