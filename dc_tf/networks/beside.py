@@ -134,7 +134,9 @@ def _size(stated, path) -> tuple[int, bool]:
     pixels = _pixels(size, "size", path)  # of an older version, whose meaning is the processor's
     by_short_side = _is_one_of(stated, _BY_SHORT_SIDE)
     if not by_short_side and stated.get("do_center_crop") and not _processor(stated):
-        raise _unsupported(path, f"size {size} with do_center_crop and without image_processor_type")
+        raise _unsupported(
+            path, f"size {size} with do_center_crop and without image_processor_type"
+        )
     return pixels, by_short_side
 
 

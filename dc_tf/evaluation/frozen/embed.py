@@ -319,7 +319,10 @@ def origin(path) -> Origin | None:
     try:
         return Origin(atomic.read_json(about)["data"], np.load(rows, allow_pickle=False))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{rows} or {about} cannot be read: {error}") from error
+        raise DataError(
+            f"{rows} or {about} cannot be read ({error}); restore them, or run `dc_tf embed` again "
+            "in another folder."
+        ) from error
 
 
 def _features(extractor, batches, rows, dtype, progress) -> dict:
