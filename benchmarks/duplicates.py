@@ -111,11 +111,11 @@ def measure_kinds() -> dict:
         plant(os.path.join(FLAGS.folder, "images"))
         dc_tf.convert(os.path.join(FLAGS.folder, "images"), data)
     family, kind, encoded = families(data)
-    figures = {"photographs": int((kind == "original").sum()), "images": len(kind)}
-    figures["end_to_end"] = end_to_end(data, family, kind)
+    metrics = {"photographs": int((kind == "original").sum()), "images": len(kind)}
+    metrics["end_to_end"] = end_to_end(data, family, kind)
     for name, vectors in representations(data, encoded):
-        figures[name] = curve(np.ascontiguousarray(vectors, np.float32), family, kind)
-    return figures
+        metrics[name] = curve(np.ascontiguousarray(vectors, np.float32), family, kind)
+    return metrics
 
 
 def plant(folder) -> None:
@@ -261,19 +261,19 @@ def measure_search() -> dict:
     """Seconds of a search, exact and by the inverted file, and of building that."""
     features = open_features(features=generated()[0])
     vectors = features.take(np.arange(10))
-    figures = {}
+    metrics = {}
     for name, count in (("exact, 1 query", 1), ("exact, 10 queries", 10)):
-        figures[name] = timed(lambda count=count: nearest_rows(features, vectors[:count], 10))[1]
-    figures["peak of exact, MB"] = peak()
-    index, figures["build"] = timed(lambda: InvertedFile.of(features))
-    figures["inverted file, 10 queries"] = timed(lambda: index.nearest_rows(vectors, 10))[1]
-    return figures | {"peak, MB": peak()} | index.about
+        metrics[name] = timed(lambda count=count: nearest_rows(features, vectors[:count], 10))[1]
+    metrics["peak of exact, MB"] = peak()
+    index, metrics["build"] = timed(lambda: InvertedFile.of(features))
+    metrics["inverted file, 10 queries"] = timed(lambda: index.nearest_rows(vectors, 10))[1]
+    return metrics | {"peak, MB": peak()} | index.about
 
 
 def measure_duplicates() -> dict:
     """Seconds and recall of copies, by the number of clusters that a cluster is compared with."""
     path, sources = generated()
-    features, figures = open_features(features=path), {}
+    features, metrics = open_features(features=path), {}
     copies = np.arange(len(sources)) + features.rows - len(sources)
     directions = Directions.of(features)
     cosines = np.einsum("nd,nd->n", directions.take(copies), directions.take(sources))
@@ -285,14 +285,14 @@ def measure_duplicates() -> dict:
         found, seconds = timed(lambda settings=settings: find_duplicates(features, settings, work))
         group = np.full(features.rows, -1)
         group[found.rows] = found.group
-        figures[f"neighbours {neighbours}"] = {
+        metrics[f"neighbours {neighbours}"] = {
             "seconds": seconds,
             "recall": float(((group[copies] >= 0) & (group[copies] == group[sources])).mean()),
             "would_go": int((~found.keeper).sum()),
             "clusters": found.clusters,
             "peak, MB": peak(),
         }
-    return figures
+    return metrics
 
 
 def generated() -> tuple[str, np.ndarray]:

@@ -36,10 +36,10 @@ PROBE = """
 import os, sys
 from dc_tf.commands import main
 end = os._exit
-def told(code):
+def list_and_end(code):
     os.write(int(os.environ["PROBE"]), "\\n".join(sys.modules).encode())
     end(code)
-os._exit = told
+os._exit = list_and_end
 sys.argv[0] = "dc_tf"
 main.run_and_exit()
 """

@@ -88,7 +88,7 @@ def check_file(path: str, setting: str) -> None:
     folder = os.path.dirname(os.path.abspath(path))
     if _status(folder, setting) is None:
         _check_parents(folder, path, setting)
-        raise _refusal(path, setting, f"the folder {folder} does not exist")
+        raise _not_writable(path, setting, f"the folder {folder} does not exist")
     _check_parents(path, path, setting)
     if found is not None:
         _check_access(path, path, setting)
@@ -120,9 +120,9 @@ def _status(path, setting):
     except (FileNotFoundError, NotADirectoryError):
         target = os.readlink(path) if os.path.islink(path) else None
     except OSError as error:  # a name that is too long, a loop of links, a folder without access
-        raise _refusal(path, setting, error.strerror) from error
+        raise _not_writable(path, setting, error.strerror) from error
     if target is not None:
-        raise _refusal(path, setting, f"it is a link to {target}, which is missing")
+        raise _not_writable(path, setting, f"it is a link to {target}, which is missing")
     return None
 
 
@@ -132,14 +132,14 @@ def _check_parents(place, path, setting):
     while (found := _status(parent, setting)) is None:
         parent = os.path.dirname(parent)
     if not stat.S_ISDIR(found.st_mode):
-        raise _refusal(path, setting, f"{parent} is a file")
+        raise _not_writable(path, setting, f"{parent} is a file")
     _check_access(parent, path, setting)
     try:
-        # Permissions do not tell all: those of root, /proc, some network file systems.
+        # Permissions do not say all: those of root, /proc, some network file systems.
         os.rmdir(tempfile.mkdtemp(prefix=".dc_tf-", dir=parent))
     except OSError as error:
         if error.errno not in _FULL:
-            raise _refusal(path, setting, f"nothing can be made in {parent}") from error
+            raise _not_writable(path, setting, f"nothing can be made in {parent}") from error
 
 
 def _check_access(place, path, setting):
@@ -149,8 +149,8 @@ def _check_access(place, path, setting):
         return
     read_only = os.statvfs(place).f_flag & os.ST_RDONLY
     reason = "is on a read-only file system" if read_only else "is not writable for this user"
-    raise _refusal(path, setting, f"{place} {reason}")
+    raise _not_writable(path, setting, f"{place} {reason}")
 
 
-def _refusal(path, setting, reason):
+def _not_writable(path, setting, reason):
     return ConfigError(f"{setting}={path} cannot be written: {reason}; use another place.")

@@ -42,7 +42,10 @@ def open_groups(path: str, opener: typing.Callable | None = None) -> Groups:
         with (opener or _open_local)(path) as file:
             is_parquet = file.read(4) == b"PAR1"
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}; give a file that exists and that this user "
+            "may read."
+        ) from error
     return (ParquetGroups if is_parquet else ArrowGroups)(path, opener)
 
 

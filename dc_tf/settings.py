@@ -213,7 +213,9 @@ def _read_mapping(settings) -> dict:
     try:
         return _nested((str(name), _plain(value)) for name, value in settings.items())
     except ValueError as error:
-        raise ConfigError(f"params_override {dict(settings)!r}: {error}.") from error
+        raise ConfigError(
+            f"params_override {dict(settings)!r}: {error}; set each name once."
+        ) from error
 
 
 def _plain(value):

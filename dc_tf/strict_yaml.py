@@ -29,12 +29,17 @@ def load(text: str, source: str) -> Any:
     try:
         return yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML: {_reason(error)}.") from error
+        raise ConfigError(
+            f"{source} is not valid YAML: {_reason(error)}; correct it there, or put quotes around "
+            "a text with special characters."
+        ) from error
     except _GivenTwice as error:
         raise ConfigError(f"{source}: {error}") from error
     except (ValueError, RecursionError, OverflowError) as error:
         # Dates and numbers out of range, such as 2024-13-45; nesting without end.
-        raise ConfigError(f"{source} is not valid YAML: {error}.") from error
+        raise ConfigError(
+            f"{source} is not valid YAML: {error}; put quotes around what is a text."
+        ) from error
 
 
 class _GivenTwice(Exception):

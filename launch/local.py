@@ -104,7 +104,8 @@ def parse(argv, text=__doc__, workers_required=True) -> tuple[argparse.Namespace
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         prog=NAME,
-        usage=f"{NAME} {workers} [--max_restarts=K] [--threads=T] -- COMMAND --flags",
+        usage=f"{NAME} {workers} [--max_restarts=K] [--threads=T] [--grace_s=S] "
+        "[--program=PROGRAM] -- COMMAND --flags",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -90,7 +90,8 @@ def parse(argv) -> tuple[argparse.Namespace, list[str]]:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         prog="ray_job.py",
-        usage="ray_job.py --workers=N [--gpus=G] [--cpus=C] [--max_restarts=K] -- COMMAND --flags",
+        usage="ray_job.py --workers=N [--gpus=G] [--cpus=C] [--max_restarts=K] [--program=PROGRAM] "
+        "-- COMMAND --flags",
         allow_abbrev=False,
     )
     parser.add_argument("--workers", type=int, required=True, help="processes to start")

@@ -53,7 +53,7 @@ def run(command) -> int:
     early = []
     child = None
 
-    def forward(number, _):
+    def forward(number, _) -> None:
         if child is None:
             early.append(number)
         else:

@@ -147,20 +147,20 @@ class _Step:
         for reader in self._readers:
             reader.start()
 
-    def exit_code(self):
+    def exit_code(self) -> int | None:
         """The exit code as a shell gives it, None while running."""
         code = self._process.poll()
         return 128 - code if code is not None and code < 0 else code
 
-    def terminate(self):
+    def terminate(self) -> None:
         self._process.terminate()
 
-    def kill(self):
+    def kill(self) -> None:
         """Ends the process and the rest of its session."""
         local.signal_group(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def finish_output(self, is_result):
+    def finish_output(self, is_result) -> str:
         """Passes on the rest of the pipes except a result; returns the lines not shown."""
         for reader in self._readers:
             reader.join(timeout=5)

@@ -6,8 +6,8 @@ import tensorflow as tf
 import dc_tf
 
 ROOT = pathlib.Path(dc_tf.__file__).parents[1]
-# The package, and what measures and documents it.
-FOLDERS = ("dc_tf", "benchmarks", "docs")
+# The package, and what measures, documents and launches it.
+FOLDERS = ("dc_tf", "benchmarks", "docs", "launch")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 

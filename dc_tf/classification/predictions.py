@@ -2,7 +2,7 @@
 
 found = predict_rows(network, split, short_side=256, batch_size=64, comm=world)
 found.prediction, found.probability, found.top5      # of every row, on every worker
-write_predictions(found, split, names, "predictions.parquet")       # on the first
+write_predictions(found, split, names, "predictions.parquet")       # on the chief
 """
 
 import dataclasses

@@ -55,7 +55,10 @@ class Assignments:
             about = json.loads(_read(os.path.join(folder, _LIST)))
             blocks = [_read_block(os.path.join(folder, name)) for name in about["blocks"]]
         except _UNREADABLE as error:
-            raise DataError(f"{folder} has no complete assignments: {error}") from error
+            raise DataError(
+                f"{folder} has no complete assignments ({error}); resume the command that writes "
+                "them, or name a clustering that has finished."
+            ) from error
         _check_contiguous(blocks, folder)
         return cls(
             cluster=np.concatenate([block["cluster"] for block in blocks]),
@@ -140,7 +143,10 @@ def commit(folder, world, clusters, sub_clusters) -> None:
     try:
         blocks = [_read_block(os.path.join(folder, name)) for name in names]
     except _UNREADABLE as error:
-        raise DataError(f"{folder} lacks a block of assignments: {error}") from error
+        raise DataError(
+            f"{folder} lacks a block of assignments ({error}); use a folder that all workers see, "
+            "and start them again."
+        ) from error
     _check_contiguous(blocks, folder)
     about = {"blocks": names, "clusters": clusters, "sub_clusters": max(1, sub_clusters)}
     atomic.write_text(os.path.join(folder, _LIST), json.dumps(about))

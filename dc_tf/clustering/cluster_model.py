@@ -112,7 +112,10 @@ class ClusterModel:
                 store_dtype=_dtype(about["store_dtype"]),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} holds no complete centroids: {error!r}.") from error
+            raise DataError(
+                f"{path} holds no complete centroids ({error!r}); restore them, or choose another "
+                "round that keeps its own."
+            ) from error
 
     def all_sub_centroids(self, cluster: int) -> tuple[np.ndarray, np.ndarray]:
         """Centroids and counts inside a cluster, of all clusterings one after the other.
@@ -136,7 +139,10 @@ class ClusterModel:
         try:
             blocks = files.read_nearness(self.path, self.description["workers"])
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise DataError(f"{self.path}: distances are corrupt: {error!r}.") from error
+            raise DataError(
+                f"{self.path}: distances are corrupt ({error!r}); restore their files, or choose "
+                "another round."
+            ) from error
         if blocks is None:
             return None
         found = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)

@@ -125,7 +125,7 @@ SCRATCH = FLAGS.path(
 
 
 def run() -> dict | None:
-    """Measures; returns the result, on the first of several workers."""
+    """Measures; returns the result, on the chief of several workers."""
     from dc_tf.evaluation.start import evaluate
 
     found = evaluate(

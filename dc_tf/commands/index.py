@@ -98,5 +98,8 @@ def _class_names():
             encodings.raise_if_undecodable(path, number, line, encoding)
             names.append(line.strip())
     except OSError as error:
-        raise ConfigError(f"--class_names={path}: {error.strerror}.") from error
+        raise ConfigError(
+            f"--class_names={path} cannot be read: {error.strerror}; give a text file with a name "
+            "a line."
+        ) from error
     return [name for name in names if name]

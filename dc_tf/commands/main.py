@@ -121,9 +121,8 @@ def run_and_exit() -> NoReturn:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
         faulthandler.enable(2)
     code = main()
-    for (
-        child
-    ) in multiprocessing.active_children():  # they would outlive this process and hold its pipes
+    # They would outlive this process and hold its pipes.
+    for child in multiprocessing.active_children():
         child.terminate()
         child.join()
     for finish in (logging.flush, sys.stdout.flush, sys.stderr.flush, native_log.end):

@@ -7,7 +7,7 @@ A query is an image file, embedded by the network that made the features, or a r
 collection. Images are compared by the cosine of their whitened features: with every row up to a
 million rows, beyond through an inverted file that is built once beside the features and whose
 recall is part of the result; --exact compares with every row all the same. With TF_CONFIG, many
-workers share the making of features and of the inverted file; then the first one searches, on all
+workers share the making of features and of the inverted file; then the chief searches, on all
 its cores.
 """
 

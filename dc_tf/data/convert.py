@@ -69,7 +69,7 @@ def convert(
 
     Args:
         input: folder, list, zip, tar or Parquet files, images or TensorFlow data set; see
-            `sources.open_source`.
+            `sources.open.open_source`.
         output: folder of the data set.
         labels_from_folders: whether the first-level sub-folder is the class. Files outside the
             sub-folders have no label.

@@ -3,7 +3,7 @@
     with raise_on_all(cluster.world):
         check_own_files()
 
-What is raised is a `RaisedOnAll`, which tells the caller that all workers raise one.
+What is raised is a `RaisedOnAll`, by which the caller knows that all workers raise one.
 """
 
 import contextlib

@@ -7,7 +7,7 @@
 Clocks need not agree: a worker is silent for as long as its file was seen unchanged, and time in
 which this process could not look does not count. A file that was there at the first look may come
 from an earlier incarnation of the worker and is ignored, until `rendezvous_done`; so is one of a
-worker that has met an earlier incarnation of this process.
+worker whose rendezvous was with an earlier incarnation of this process.
 
     files.try_rendezvous()             # again and again, until it returns True
 
@@ -48,7 +48,7 @@ class HeartbeatFiles:
     Args:
         folder: shared by all workers. A set of workers, known by its addresses, has a folder of
             its own in it, so that a rejected set does not disturb a running one.
-        task: cluster.TaskSpec of this worker.
+        task: task.TaskSpec of this worker.
         period_s: seconds between two reads.
     """
 
@@ -133,14 +133,14 @@ class HeartbeatFiles:
         return Seen(status if alive else None, silent_s)
 
     def _is_another(self, rank, status):
-        """Whether a status is of another incarnation of a worker than met this one."""
-        met = self._acknowledged.get("peers", {}).get(rank)
+        """Whether a status is of another incarnation of a worker than that of the rendezvous."""
+        known = self._acknowledged.get("peers", {}).get(rank)
         if rank == 0:
-            met = self._acknowledged.get("chief")
-        return met not in (None, status["incarnation"])
+            known = self._acknowledged.get("chief")
+        return known not in (None, status["incarnation"])
 
     def _is_of_earlier_set(self, rank, status):
-        """Whether a worker has met another incarnation of this one, and so will end soon."""
+        """Whether a worker held its rendezvous with an earlier set, and so will end soon."""
         if self._rank == 0:
             return status.get("chief") not in (None, self._incarnation)
         if rank == 0 and "peers" in status:

@@ -25,7 +25,7 @@ TIMEOUT_S = 600.0  # that a worker may be silent
 
 @contextlib.contextmanager
 def joined(setting, folder, timeout_s=TIMEOUT_S) -> Iterator["Communicator"]:
-    """Inside, the workers that TF_CONFIG names have met, and signals request a stop.
+    """Inside, the workers that TF_CONFIG names have joined, and signals request a stop.
 
     Several workers watch one another by files in FOLDER.workers, which is removed at the end, or by
     a worker alone that finishes what they began. Call it before any other use of TensorFlow, unless
@@ -38,7 +38,7 @@ def joined(setting, folder, timeout_s=TIMEOUT_S) -> Iterator["Communicator"]:
 
     Raises:
         ConfigError: TF_CONFIG is wrong, or the folder cannot be used.
-        Preempted: the process was asked to stop before all workers had met.
+        Preempted: the process was asked to stop before all workers had joined.
     """
     task = task_from_environment()
     watch = f"{os.path.abspath(folder)}.workers"

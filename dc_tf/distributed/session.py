@@ -47,7 +47,7 @@ def writable(setting) -> Iterator[None]:
 
 
 def join(watchdog) -> Cluster:
-    """The cluster of all workers, after they have met (`Watchdog.rendezvous`)."""
+    """The cluster of all workers, after their rendezvous (`Watchdog.rendezvous`)."""
     with heartbeat.slow_operation("joining the others"):
         watchdog.rendezvous()
         cluster = connect(within_s=_JOIN_S)

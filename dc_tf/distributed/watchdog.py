@@ -51,7 +51,7 @@ class Watchdog:
 
     Args:
         folder: of the heartbeat files, shared by all workers; made if missing.
-        task: cluster.TaskSpec of this worker.
+        task: task.TaskSpec of this worker.
         timeout_s: seconds without a heartbeat or progress before a worker counts as lost; ten times
             as long in a `heartbeat.slow_operation`. 0 waits for ever for a live worker.
         stacks: folder for the stacks of a worker that the watchdog ends.
@@ -126,7 +126,7 @@ class Watchdog:
     def _log_missing(self):
         missing = [name(rank, self._task.addresses) for rank in self._files.missing_ranks()]
         if self._task.rank:
-            logging.warning("waiting until %s has met all workers", *missing)
+            logging.warning("waiting for %s to complete the rendezvous of all workers", *missing)
         elif missing:
             logging.warning("waiting for %s", ", ".join(missing))
 

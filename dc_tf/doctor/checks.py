@@ -96,7 +96,7 @@ class _Checks:
         self._report.ok("other workers", "none: this worker is alone")
 
     def with_others(self, stack):
-        """Meets the peers, compares facts with them, checks this worker, and runs sums over all."""
+        """After a rendezvous compares facts with the peers, checks this worker, sums over all."""
         try:
             check_own_port(self._task)
             rendezvous = stack.enter_context(

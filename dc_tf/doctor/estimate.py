@@ -13,9 +13,9 @@ def lines(plan, rate, rates) -> Iterator[str]:
     """Sentences about the cost of a plan.
 
     Args:
-        plan: training.plan.Plan.
+        plan: planning.plan.Plan.
         rate: network.Rate of all workers, or None where it was not measured.
-        rates: training.plan.Rates.
+        rates: planning.plan.Rates.
     """
     yield (
         f"each worker needs at least {size(plan.host_bytes)} of host memory, "

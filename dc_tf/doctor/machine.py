@@ -65,7 +65,7 @@ def check_memory(report, plan, neighbours) -> None:
 
     Args:
         report: Report.
-        plan: training.plan.Plan.
+        plan: planning.plan.Plan.
         neighbours: workers on this host, this one included.
     """
     _compare(

@@ -86,16 +86,16 @@ def _recommended(entry, name):
     metrics = entry["layers"]
     layer = best(metrics)
     reason = (
-        f"best {name} {entry['figure']} of {len(metrics)} layers ({100 * metrics[layer]:.1f} %)"
+        f"best {name} {entry['metric']} of {len(metrics)} layers ({100 * metrics[layer]:.1f} %)"
     )
     return Recommended(layer, reason, metrics, entry["protocol"].get("cells"))
 
 
 def _entry(result):
-    metric = result["figure"]
+    metric = result["metric"]
     return {
         "task": result["task"],
-        "figure": metric,
+        "metric": metric,
         "weights": result["opened"]["weights"],
         "test": result["opened"].get("test", result["train"]),
         "test_rows": result["test_rows"],
@@ -119,7 +119,7 @@ def _read(path) -> list:
         with tf.io.gfile.GFile(path) as file:
             entries = json.load(file)
         for entry in entries:
-            _key(entry), entry["figure"], {**entry["layers"]}
+            _key(entry), entry["metric"], {**entry["layers"]}
         return entries
     except tf.errors.NotFoundError:
         return []

@@ -68,7 +68,10 @@ class Evaluation(dict):
                 write_csv(self.neighbours, neighbours)
         except OSError as error:
             print(json.dumps(self), flush=True)  # hours of work, and nothing else has it
-            raise DataError(f"the result above could not be written: {error}") from error
+            raise DataError(
+                f"the result above could not be written ({error}); save it from here, and free "
+                "space or name another file for the next call."
+            ) from error
 
 
 def evaluate(

@@ -65,7 +65,7 @@ class Request:
             process.
         before: called once everything is open, before the long part, with a function that returns
             the work on one network (cost.Work) and with the number of networks; None to skip.
-        features: features of the training images, as of `curation.features.open_features`; None
+        features: features of the training images, as of `features.open.open_features`; None
             with `model`.
         test_features: those of the test images; None if `features` has them too.
         column: of both, as of `open_features`.

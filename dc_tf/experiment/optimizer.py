@@ -68,7 +68,7 @@ class Optimizer(Config):
 def check_optimizer_settings(optimizer: Optimizer, place: str, epochs: int) -> None:
     """Refuses what cannot work; raises ConfigError.
 
-    Names and options of optimizers need Keras: see `training.optimizers.check_optimizer`.
+    Names and options of optimizers need Keras: see `optimizers.by_name.check_optimizer`.
 
     Args:
         optimizer: its settings.

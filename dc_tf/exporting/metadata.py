@@ -76,7 +76,10 @@ def read_metadata(path: str) -> Metadata:
     except (tf.errors.NotFoundError, tf.errors.FailedPreconditionError) as error:
         raise no_model(path) from error
     except tf.errors.OpError as error:
-        raise DataError(f"{file} cannot be read: {error.message}") from error
+        raise DataError(
+            f"{file} cannot be read ({error.message}); check its permissions and the disk, or copy "
+            "the model again."
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} is corrupt: {error!r}; export the model again.") from error
 

@@ -48,15 +48,15 @@ def check_exists(path: str) -> None:
     """
     path = os.fspath(path)
     if "://" not in path and not os.path.exists(os.path.expanduser(path)):
-        raise _refusal(path, *_ABSENT)
+        raise _error(path, *_ABSENT)
 
 
 def no_model(path: str) -> ConfigError:
     """The error for a path that holds neither an exported model nor a run."""
-    return _refusal(path, *_holds(path))
+    return _error(path, *_holds(path))
 
 
-def _refusal(path, found, advice):
+def _error(path, found, advice):
     return ConfigError(f"the model {path!r} {found}; {advice}.")
 
 

@@ -154,7 +154,9 @@ def restore_trunk(path: str, compute_dtype="float32") -> Trunk:
         reader = tf.train.load_checkpoint(prefix)
         assign_weights(_read_weights(reader, named_weights(trunk)), trunk)
     except (tf.errors.OpError, ValueError) as error:
-        raise DataError(f"the weights in {path!r} are corrupt: {error}") from error
+        raise DataError(
+            f"the weights in {path!r} are corrupt ({error}); copy or export the model again."
+        ) from error
     return trunk
 
 

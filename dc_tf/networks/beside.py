@@ -72,14 +72,14 @@ def _check_steps(stated, path):
     known = {f"do_{step}" for step in (*_STEPS, *_OF_TARGETS)}
     for key, value in stated.items():
         if key.startswith("do_") and value is True and key not in known:
-            raise _refusal(path, key)
+            raise _unsupported(path, key)
     for key in ("include_top", "max_size"):  # EfficientNet's divides by the deviation twice
         if stated.get(key):
-            raise _refusal(path, key)
+            raise _unsupported(path, key)
     if stated.get("do_resize", True) is False:
-        raise _refusal(path, "do_resize false")
+        raise _unsupported(path, "do_resize false")
     if _is_one_of(stated, _OWN_ARITHMETIC):
-        raise _refusal(path, _processor(stated))
+        raise _unsupported(path, _processor(stated))
 
 
 def _values(stated, path) -> dict:
@@ -89,7 +89,7 @@ def _values(stated, path) -> dict:
     below = 1.0 if rescales and (stated.get("rescale_offset") or stated.get("offset")) else 0.0
     if stated.get("do_normalize", True) and "image_mean" in stated:
         if stated.get("do_flip_channel_order"):
-            raise _refusal(path, "do_flip_channel_order with image_mean")
+            raise _unsupported(path, "do_flip_channel_order with image_mean")
         mean = stated["image_mean"]
         mean = mean if isinstance(mean, list) else [mean]
         found |= {"mean": [value + below for value in mean], "deviation": stated["image_std"]}
@@ -113,12 +113,12 @@ def _frame(stated, path) -> dict:
         side, by_short_side = int(side / share), True  # as PoolFormer's
     if by_short_side:
         if cut is None:
-            raise _refusal(path, "size.shortest_edge without do_center_crop")
+            raise _unsupported(path, "size.shortest_edge without do_center_crop")
         if cut > side:  # which is filled with zeros
-            raise _refusal(path, f"crop_size {cut} of images of {side}")
+            raise _unsupported(path, f"crop_size {cut} of images of {side}")
         return {"size": cut, "short_side": side}
     if cut not in (None, side):
-        raise _refusal(path, f"do_center_crop after a size of {side} x {side}")
+        raise _unsupported(path, f"do_center_crop after a size of {side} x {side}")
     return {"size": side, "crop": 0.0}
 
 
@@ -130,11 +130,13 @@ def _size(stated, path) -> tuple[int, bool]:
             return _pixels(size["shortest_edge"], "size.shortest_edge", path), True
         if set(size) == {"height", "width"} and size["height"] == size["width"]:
             return _pixels(size["height"], "size", path), False
-        raise _refusal(path, f"size {size}")
+        raise _unsupported(path, f"size {size}")
     pixels = _pixels(size, "size", path)  # of an older version, whose meaning is the processor's
     by_short_side = _is_one_of(stated, _BY_SHORT_SIDE)
     if not by_short_side and stated.get("do_center_crop") and not _processor(stated):
-        raise _refusal(path, f"size {size} with do_center_crop and without image_processor_type")
+        raise _unsupported(
+            path, f"size {size} with do_center_crop and without image_processor_type"
+        )
     return pixels, by_short_side
 
 
@@ -145,7 +147,7 @@ def _cut(stated, path) -> int | None:
     cut = stated.get("crop_size")
     if isinstance(cut, dict):
         if set(cut) != {"height", "width"} or cut["height"] != cut["width"]:
-            raise _refusal(path, f"crop_size {cut}")
+            raise _unsupported(path, f"crop_size {cut}")
         cut = cut["height"]
     return _pixels(cut, "crop_size", path)
 
@@ -153,7 +155,7 @@ def _cut(stated, path) -> int | None:
 def _pixels(value, key, path) -> int:
     if isinstance(value, int | float) and value >= 1:
         return int(value)
-    raise _refusal(path, f"{key} {value}")
+    raise _unsupported(path, f"{key} {value}")
 
 
 def _is_convnext(stated) -> bool:
@@ -182,12 +184,12 @@ def _of_timm(stated, path) -> dict | None:
     found["interpolation"] = _interpolation(name, f"interpolation {name}", path)
     crop, mode = stated.get("crop_pct") or 0.875, stated.get("crop_mode") or "center"
     if mode not in ("center", "squash"):
-        raise _refusal(path, f"crop_mode {mode}")
+        raise _unsupported(path, f"crop_mode {mode}")
     found["crop"] = crop if mode == "center" else 0.0
     if "input_size" in stated:
         channels, height, width = stated["input_size"]
         if height != width or channels != 3:
-            raise _refusal(path, f"input_size {stated['input_size']}")
+            raise _unsupported(path, f"input_size {stated['input_size']}")
         found["size"] = height
         if mode == "center":
             found["short_side"] = math.floor(height / crop)  # timm.data.transforms_factory
@@ -197,10 +199,10 @@ def _of_timm(stated, path) -> dict | None:
 def _interpolation(name, key, path) -> str:
     if name in INTERPOLATIONS:
         return name
-    raise _refusal(path, f"{key} ({name})" if str(name) not in key else key)
+    raise _unsupported(path, f"{key} ({name})" if str(name) not in key else key)
 
 
-def _refusal(path, what) -> ConfigError:
+def _unsupported(path, what) -> ConfigError:
     return ConfigError(
         f"{path} asks for {what}, which cannot be done here exactly; give --preprocessing, which "
         "goes before the file, with the settings that come closest, such as "

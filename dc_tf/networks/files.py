@@ -65,7 +65,10 @@ def _keras_version(path) -> str:
         with zipfile.ZipFile(path) as file:
             return str(json.loads(file.read("metadata.json"))["keras_version"])
     except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is no file of Keras that can be read: {error!r}.") from error
+        raise DataError(
+            f"{path} is no file of Keras that can be read ({error!r}); write it with model.save() "
+            "or copy it again."
+        ) from error
 
 
 def _text(value) -> str:
@@ -113,7 +116,10 @@ def digest_of(paths) -> str:
                     while block := opened.read(_BLOCK):
                         digest.update(block)
             except OSError as error:
-                raise DataError(f"{file} cannot be read: {error}") from error
+                raise DataError(
+                    f"{file} cannot be read ({error}); check its permissions, or copy the network "
+                    "again."
+                ) from error
     return checksum(digest)
 
 

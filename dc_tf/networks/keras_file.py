@@ -97,7 +97,10 @@ def _has_code(path) -> bool:
             with h5py.File(path, "r") as file:
                 config = json.loads(file.attrs["model_config"])
     except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"{path} has no network that can be read: {error!r}.") from error
+        raise DataError(
+            f"{path} has no network that can be read ({error!r}); give a file of the whole model, "
+            "of model.save(), copied as a whole."
+        ) from error
     return _names_lambda(config)
 
 

@@ -182,8 +182,9 @@ class Network:
         except Exception as error:  # what a network raises on a wrong shape is its own affair
             reason = str(error).strip().splitlines()
             raise DataError(
-                f"{self.path} fails on images of {side} x {side} pixels: "
-                f"{reason[-1] if reason else type(error).__name__}"
+                f"{self.path} fails on images of {side} x {side} pixels "
+                f"({reason[-1] if reason else type(error).__name__}); give the side that it takes "
+                "with --preprocessing=size=SIDE."
             ) from error
         return traced
 

@@ -40,7 +40,10 @@ def open_onnx(path: str) -> Source:
             path, options, providers=runtime.get_available_providers()
         )
     except Exception as error:  # onnxruntime's errors share no class
-        raise DataError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise DataError(
+            f"{path} cannot be loaded ({str(error).splitlines()[0]}); copy it again with the data "
+            "beside it, or export it in an older opset."
+        ) from error
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or inputs[0].type not in _TYPES:
         texts = ", ".join(f"{one.name}: {one.type} {one.shape}" for one in inputs)

@@ -36,8 +36,9 @@ def open_saved_model(path: str, signature="") -> Source:
     except Exception as error:  # a corrupt file can raise anything
         reason = str(error).strip().splitlines()
         raise DataError(
-            f"the SavedModel {path} cannot be loaded: "
-            f"{reason[0] if reason else type(error).__name__}"
+            f"the SavedModel {path} cannot be loaded "
+            f"({reason[0] if reason else type(error).__name__}); copy the whole folder again, or "
+            "export it with this version of TensorFlow."
         ) from error
     name = _choose(path, loaded, signature)
     if name == CALL:
@@ -74,7 +75,9 @@ def _choose(path, loaded, asked) -> str:
         raise ConfigError(
             f"{path} has several signatures; choose with --signature, of {listed(fit)}."
         )
-    raise ConfigError(f"no signature takes images alone: {_described(path, loaded)}")
+    raise ConfigError(
+        f"no signature takes images alone: {_described(path, loaded)} Export one that does."
+    )
 
 
 def _described(path, loaded) -> str:

@@ -4,7 +4,7 @@
     plan.scratch_bytes, plan.stages[0].steps_per_epoch
     print(as_text(plan))    # of report.py
 
-Bytes follow from counts. Seconds need measured rates: `training.rates.rates_of(run)` reads those
+Bytes follow from counts. Seconds need measured rates: `monitoring.rates.rates_of(run)` reads those
 of a run, `training.measure.measure` takes some steps, `dc_tf doctor` measures the network.
 """
 
@@ -30,7 +30,7 @@ class StagePlan:
         stage: experiment.Stage.
         batch: BatchPlan.
         size: StageSize of the training.
-        clustering: clustering.cost.Estimate of one clustering; None without.
+        clustering: cost.model.Estimate of one clustering; None without.
         steps_per_epoch: optimisation steps.
         bank: BankSize.
     """

@@ -259,7 +259,7 @@ class Messages:
             model: experiment.Model.
             stage: experiment.Stage.
             topology: Topology of the stage.
-            without: exchange.DenseLayers that travel in another way.
+            without: sequence of exchange.DenseLayer whose gradients travel in another way.
         """
         sharers = topology.workers_per_super_class
         world = own = 0

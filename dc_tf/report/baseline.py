@@ -30,8 +30,8 @@ def untrained(run, shown) -> Clustering | None:
     """The Clustering of an untrained network of the run's shape; None for many images.
 
     Args:
-        run: curation.clusters.Run.
-        shown: curation.clusters.Clustering of it, whose number of clusters is made.
+        run: clusters.open.Run.
+        shown: clusters.open.Clustering of it, whose number of clusters is made.
     """
     if run.dataset.rows > MOST_ROWS:
         return None

@@ -14,7 +14,7 @@ def centroids_of(clustering, numbers) -> np.ndarray | None:
     """(n, d) float32 centroids of clusters; None where they are not kept.
 
     Args:
-        clustering: curation.clusters.Clustering.
+        clustering: clusters.open.Clustering.
         numbers: (n,) numbers of clusters, in any order.
     """
     if clustering.centroids is not None:

@@ -144,7 +144,7 @@ def bar_chart(title, names, values, x_label, unit="") -> Chart | None:
             round(axis.place(value), 1),
             round(max(step - 2 * min(2, step / 8), 1), 1),
             round(BOTTOM - axis.place(value), 1),
-            f"{name}: {figure(value)} {unit}".strip(),
+            f"{name}: {short_number(value)} {unit}".strip(),
         )
         for place, (name, value) in enumerate(zip(names, values, strict=True))
     ]
@@ -153,7 +153,8 @@ def bar_chart(title, names, values, x_label, unit="") -> Chart | None:
     top = int(np.argmax(values))
     return Chart(
         title=title,
-        summary=f"{title}: {len(values)} bars; the largest is {names[top]}, {figure(values[top])}.",
+        summary=f"{title}: {len(values)} bars; the largest is {names[top]}, "
+        f"{short_number(values[top])}.",
         lines=[],
         bars=bars,
         x_ticks=ticks,
@@ -164,7 +165,7 @@ def bar_chart(title, names, values, x_label, unit="") -> Chart | None:
     )
 
 
-def figure(value) -> str:
+def short_number(value) -> str:
     """A number in a few digits: "1,234", "0.037", "2.1M"."""
     value = float(value)
     size = abs(value)
@@ -217,7 +218,7 @@ class _Axis:
         last = math.floor(self._high / self._step + 1e-9)
         values = [number * self._step for number in range(first, last + 1)]
         values = [10**value for value in values] if self._log else values
-        return [(round(self.place(value), 1), figure(value)) for value in values]
+        return [(round(self.place(value), 1), short_number(value)) for value in values]
 
 
 def _round_step(step):
@@ -239,7 +240,7 @@ def _cleaned(series, log):
 
 def _line(number, series, x_axis, y_axis, names, marked):
     points = [
-        [round(x_axis.place(x), 1), round(y_axis.place(y), 1), _x_text(x, names), figure(y)]
+        [round(x_axis.place(x), 1), round(y_axis.place(y), 1), _x_text(x, names), short_number(y)]
         for x, y in zip(series.x.tolist(), series.y.tolist(), strict=True)
     ]
     path = "M" + "L".join(f"{x},{y}" for x, y, _, _ in points)
@@ -249,7 +250,7 @@ def _line(number, series, x_axis, y_axis, names, marked):
 def _x_text(x, names):
     if names is not None:
         return names[int(x)]
-    return figure(round(x)) if x >= 100 else figure(x)
+    return short_number(round(x)) if x >= 100 else short_number(x)
 
 
 def _named_ticks(axis, names):
@@ -259,8 +260,8 @@ def _named_ticks(axis, names):
 
 def _summary(title, series, x_label, unit, names):
     parts = [
-        f"{one.name} from {figure(one.y[0])} at {x_label} {_x_text(one.x[0], names)} to "
-        f"{figure(one.y[-1])} at {_x_text(one.x[-1], names)}"
+        f"{one.name} from {short_number(one.y[0])} at {x_label} {_x_text(one.x[0], names)} to "
+        f"{short_number(one.y[-1])} at {_x_text(one.x[-1], names)}"
         for one in series
     ]
     return f"{title}{f' in {unit}' if unit else ''}: {'; '.join(parts)}."

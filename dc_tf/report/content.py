@@ -36,7 +36,7 @@ _CELLS = 1 << 31  # rows x rounds that are read for it
 
 
 def of_training(run) -> dict:
-    """Curves and facts of a curation.clusters.Run."""
+    """Curves and facts of a clusters.open.Run."""
     log = curves.Log.read(run.folder.metrics)
     stages = run.experiment.stages
     steps, clustering = curves.seconds(log, [stage.batch_size for stage in stages])
@@ -54,7 +54,7 @@ def of_training(run) -> dict:
 
 
 def of_kmeans(shown) -> dict:
-    """Objective and facts of a curation.clusters.Clustering of embeddings."""
+    """Objective and facts of a clusters.open.Clustering of embeddings."""
     made = read_json(os.path.join(shown.path, "clustering.json"))
     return {
         "log": None,
@@ -90,9 +90,9 @@ def of_clusters(dataset, shown, run, others, sheets: int, max_rows: int) -> tupl
 
     Args:
         dataset: Dataset.
-        shown: curation.clusters.Clustering, or None for a run without one.
-        run: curation.clusters.Run, or None.
-        others: list of curation.clusters.Clustering to compare with.
+        shown: clusters.open.Clustering, or None for a run without one.
+        run: clusters.open.Run, or None.
+        others: list of clusters.open.Clustering to compare with.
         sheets: number of clusters whose images are shown.
         max_rows: images whose metadata is read.
 
@@ -135,7 +135,7 @@ def of_copies(dataset, copies) -> list:
 
 
 def of_network(run, stage: str) -> dict:
-    """Two images as the network of a curation.clusters.Run sees them, and the filters of conv1."""
+    """Two images as the network of a clusters.open.Run sees them, and the filters of conv1."""
     sobel, images = run.experiment.model.sobel, []
     reader = RowReader(run.dataset)
     for row in (run.dataset.rows // 3, 2 * run.dataset.rows // 3) if sobel else ():
@@ -162,7 +162,7 @@ def _beside(shown, run, others):
 
 
 def _coloured(clusterings, sample):
-    """For each Clustering, the rows whose mean colours tell its own.
+    """For each Clustering, the rows whose mean colours give its own.
 
     All of few; else some of each of many clusters, and nothing for those whose rows are not read.
     """

@@ -110,7 +110,11 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"clean": clean, "duration": about.duration, "figure": charts.figure}
+    made.filters |= {
+        "clean": clean,
+        "duration": about.duration,
+        "short_number": charts.short_number,
+    }
     return made
 
 

@@ -39,7 +39,7 @@ def choose(clustering, sizes, max_rows: int, seed=0) -> Sample:
     """The rows to read of a Clustering.
 
     Args:
-        clustering: curation.clusters.Clustering.
+        clustering: clusters.open.Clustering.
         sizes: (count,) rows of each cluster.
         max_rows: largest number of rows.
     """
@@ -79,7 +79,7 @@ def least_of_each(clustering, clusters, count: int, keys) -> dict[int, np.ndarra
     """The members of each cluster with the least keys, in one pass over all rows.
 
     Args:
-        clustering: curation.clusters.Clustering.
+        clustering: clusters.open.Clustering.
         clusters: (c,) int64.
         count: at most so many of each.
         keys: function of a block (first row, (n,) clusters, (n,) distances) to (n,) numbers.

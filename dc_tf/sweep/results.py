@@ -30,7 +30,7 @@ def metrics_of(result: dict, untrained: bool) -> dict[str, float]:
     """
     if "layers" in result:
         layers = result["random_init"] if untrained else result["layers"]
-        return {layer: _percent(values[result["figure"]]) for layer, values in layers.items()}
+        return {layer: _percent(values[result["metric"]]) for layer, values in layers.items()}
     if "clusterings" in result and not untrained:
         return _last_nmi(result["clusterings"])
     for name in _SCALARS:

@@ -8,7 +8,7 @@
 Folder `step-0000001234`:
     shared.*         trunk, projection, rotation maps of prototypes, their optimizer, super-class
                      head and loss scale; by the chief
-    head-0003.*      the sub-class head of super-class 3; by the first worker that serves it
+    head-0003.*      the sub-class head of super-class 3; by the lowest rank that serves it
     position.json    the position in training and the size of each file; written last
 
 It is written under another name and renamed when every worker has finished its part. A checkpoint

@@ -97,7 +97,7 @@ def read_report(folder: str) -> dict:
 
     Returns:
         dict: `level1` and `level2` as in `hierarchy.Hierarchy`; `sizes` of both levels as in
-        `assignments.size_histogram`; `warnings`, sentences; `features`, where they came from,
+        `statistics.size_histogram`; `warnings`, sentences; `features`, where they came from,
         "extract" or "bank"; `extract_seconds`, to get them, and `cluster_seconds`, counted from the
         last restart.
     """

@@ -224,9 +224,9 @@ np.savez(
         steps = []
         step = FineTuner.step
 
-        def counted(tuner, images, labels, number):
+        def counted(fine_tuner, images, labels, number):
             steps.append(int(number))
-            return step.__get__(tuner, FineTuner)(images, labels, number)
+            return step.__get__(fine_tuner, FineTuner)(images, labels, number)
 
         with mock.patch.object(FineTuner, "step", counted):
             code, out, err = call(*command)

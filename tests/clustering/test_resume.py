@@ -23,7 +23,7 @@ def number_of(found):
     return found and found.about["number"]
 
 
-def go_on(comm, folder, held):
+def save_and_resume(comm, folder, held):
     """Each worker saves what it holds, for itself; the number all resume from, and what is left."""
     own = os.path.join(folder, str(comm.rank))
     for number in held[comm.rank]:
@@ -101,14 +101,14 @@ class SnapshotsTest(tf.test.TestCase):
 
     def test_workers_resume_from_the_newest_that_all_have_and_drop_what_is_newer(self):
         # A kill came when worker 0 had written 7 and worker 1 had not.
-        results = workers.on_workers(2, go_on, self.folder, [[6, 7], [5, 6]])
+        results = workers.on_workers(2, save_and_resume, self.folder, [[6, 7], [5, 6]])
         self.assertEqual(results[0], (6, ["0000000006.npz"]))
         self.assertEqual(results[1], (6, ["0000000005.npz", "0000000006.npz"]))
 
     def test_without_one_that_all_have_every_worker_begins_anew(self):
         # Old numbers must not be mistaken for those of the work that begins now.
         for held in ([[6, 7], []], [[6, 7], [4, 5]]):
-            results = workers.on_workers(2, go_on, self.folder, held)
+            results = workers.on_workers(2, save_and_resume, self.folder, held)
             self.assertEqual(results, [(None, []), (None, [])])
 
     def test_the_first_workers_clock_decides_for_all(self):

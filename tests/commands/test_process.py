@@ -75,7 +75,7 @@ class ProcessTest(tf.test.TestCase):
             env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{support}"},
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # a scheduler tells all processes of a job
+            start_new_session=True,  # a scheduler signals all processes of a job
         ) as process:
             until = time.monotonic() + LIMIT_S
             while not list((folder / "stopped").glob("*/0.json")):

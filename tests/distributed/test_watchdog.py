@@ -124,14 +124,14 @@ class HeartbeatFilesTest(tf.test.TestCase):
     def test_the_rendezvous_ends_in_any_order_and_with_files_of_an_earlier_incarnation(self):
         for order in ([0, 1, 2], [2, 1, 0], [1, 0, 2]):
             for _ in range(2):  # the second time the files of the first are there
-                there, met = {}, set()
+                there, joined = {}, set()
                 for rank in order:
                     there[rank] = self.files(rank)
                     there[rank].write({})
                     for _ in range(3):
-                        met |= {r for r, one in there.items() if one.try_rendezvous()}
-                        self.assertTrue(not met or len(there) == 3, (order, met))
-                self.assertEqual(met, {0, 1, 2})
+                        joined |= {r for r, one in there.items() if one.try_rendezvous()}
+                        self.assertTrue(not joined or len(there) == 3, (order, joined))
+                self.assertEqual(joined, {0, 1, 2})
 
     def test_another_incarnation_after_the_rendezvous_is_seen_as_such(self):
         for again in (0, 1):
@@ -147,7 +147,7 @@ class HeartbeatFilesTest(tf.test.TestCase):
             other.write({"phase": "start"})
             self.assertTrue(looker.look(again).restarted)
             self.assertFalse(there[0].look(2).restarted)
-            # It leaves those alone that have met its predecessor, whatever they write.
+            # It ignores those whose rendezvous was with its predecessor, whatever they write.
             other.try_rendezvous()
             looker.write({"end": "failed", "diagnosis": {"rank": again}})
             self.assertEqual(other.look(1 - again), Seen(None, 0.0))

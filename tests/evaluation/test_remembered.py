@@ -22,7 +22,7 @@ from dc_tf.exporting.weights import weights_digest
 def result(layers, task="knn", weights="w", test="t", **protocol):
     return {
         "task": task,
-        "figure": "top1",
+        "metric": "top1",
         "opened": {"weights": weights, "test": test},
         "train": "data",
         "test_rows": 100,

@@ -255,7 +255,7 @@ class TasksTest(tf.test.TestCase):
         self.assertEqual(result["opened"]["test"], Dataset.open(self.test).fingerprint())
         self.assertEqual(result["versions"]["tensorflow"], tf.__version__)
         self.assertEqual(result["top1"], result["layers"][result["best_layer"]]["top1"])
-        self.assertEqual(result["figure"], "top1")
+        self.assertEqual(result["metric"], "top1")
         self.assertEqual(result["below_random_init"], [])  # it is one itself
         self.assertRegex(out, r"\nconv2 +\d+\.\d\d")
         self.assertRegex(out, r"\nbest layer by top1: conv2, \d+\.\d\d; of random init conv2, ")

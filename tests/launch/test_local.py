@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -259,6 +260,14 @@ class LocalTest(tf.test.TestCase):
         )
         self.assertEqual(done.returncode, 2)
         self.assertIn("--workers=2 -- train", done.stderr)
+
+    def test_the_usage_line_names_every_option(self):
+        for launcher in (LOCAL, LOCAL.parent / "ray_job.py"):
+            command = [sys.executable, launcher, "--help"]
+            text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            usage, options = text.partition("\n\n")[0], re.findall(r"(?m)^  (--\w+)", text)
+            self.assertIn("--program", options)
+            self.assertEmpty([option for option in options if option not in usage], usage)
 
     def test_numbers_that_cannot_work_are_wrong_usage(self):
         for flag, message in [

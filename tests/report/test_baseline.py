@@ -15,7 +15,7 @@ ROWS, FEATURES = 60, 12
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """What is set of a `curation.clusters.Clustering`."""
+    """What is set of a `clusters.open.Clustering`."""
 
     count: int = 5
     stage: int = 0

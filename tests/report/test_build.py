@@ -169,7 +169,7 @@ class RunTest(ReportCase):
     def test_evaluations_of_the_folder_and_others_are_shown(self):
         result = {
             "task": "knn",
-            "figure": "top1",
+            "metric": "top1",
             "layers": {"conv1": {"top1": 0.5}, "conv2": {"top1": 0.25}},
             "random_init": {"conv1": {"top1": 0.25}, "conv2": {"top1": 0.375}},
             "below_random_init": ["conv2"],
@@ -254,7 +254,7 @@ class HostileTest(ReportCase):
         )
         with open(os.path.join(run, "knn.json"), "w") as file:
             layers = {HOSTILE: {HOSTILE: 0.5}, "b": {HOSTILE: 0.25}}
-            json.dump({"task": HOSTILE, "figure": HOSTILE, "layers": layers}, file)
+            json.dump({"task": HOSTILE, "metric": HOSTILE, "layers": layers}, file)
         document = self.document(run=run)
         self.check(document, scripts=1)
         self.assertIn("3 files did not become rows", document.text())

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.report import charts
-from dc_tf.report.charts import Series, bar_chart, figure, line_chart
+from dc_tf.report.charts import Series, bar_chart, line_chart, short_number
 from dc_tf.report.sections import curves
 
 
@@ -53,7 +53,7 @@ class ChartsTest(tf.test.TestCase):
         self.assertIsNone(bar_chart("t", ["a"], [0], "x"))
 
     def test_numbers_in_few_digits(self):
-        found = [figure(x) for x in (0, 1234, 0.0371, 2.1e6, 3e9, 1e-5, -5)]
+        found = [short_number(x) for x in (0, 1234, 0.0371, 2.1e6, 3e9, 1e-5, -5)]
         self.assertEqual(found, ["0", "1,234", "0.0371", "2.1M", "3G", "1.0e-5", "-5"])
 
 

@@ -148,7 +148,7 @@ def die_with_parent():
 
 
 def _serve(requests):
-    """Forks at each request and tells of each end. Returns in a child: its request and files."""
+    """Forks at each request and reports each end. Returns in a child: its request and files."""
     children = selectors.DefaultSelector()
     children.register(requests, selectors.EVENT_READ)
     while True:

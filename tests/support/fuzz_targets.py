@@ -137,7 +137,7 @@ def json_values():
 
 
 def replaced(manifest, path, value):
-    """JSON of a manifest with another value in one place, told by numbers."""
+    """JSON of a manifest with another value in one place, chosen by numbers."""
     root = [json.loads(manifest)]
     at, key = root, 0
     for number in path:

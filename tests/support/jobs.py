@@ -30,7 +30,7 @@ class Job:
         size: number of workers.
         command: of dc_tf, with flags.
         folder: for logs.
-        slow: (phase, seconds): where the workers take longer, and tell; see `slowed.py`.
+        slow: (phase, seconds): where the workers take longer, and mark it; see `slowed.py`.
         hosts: namespaces.Hosts, one for each worker; by default all are on this host.
     """
 

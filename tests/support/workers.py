@@ -66,7 +66,7 @@ def hear_interrupts(test):
 
 
 def worker_of(launcher, index):
-    """Process id of a worker that `launch/local.py` started, told by its TF_CONFIG."""
+    """Process id of a worker that `launch/local.py` started, found by its TF_CONFIG."""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             stat = pathlib.Path("/proc", pid, "stat").read_text()

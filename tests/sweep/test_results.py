@@ -25,7 +25,7 @@ def result(*rows, shown=None, failed=None):
 class MetricsTest(tf.test.TestCase):
     def test_layers_have_the_metric_that_they_are_compared_by(self):
         found = {
-            "figure": "map",
+            "metric": "map",
             "layers": {"conv1": {"map": 0.25, "top1": 1}},
             "random_init": {"conv1": {"map": 0.125}},
         }

@@ -379,14 +379,14 @@ class Events:
 
 
 def _after(event, owner, name):
-    """The function of that name, which tells `event` first."""
+    """The function of that name, which calls `event` first."""
     function = getattr(owner, name)
 
-    def told(*args, **settings):
+    def after_event(*args, **settings):
         event(*args, **settings)
         return function(*args, **settings)
 
-    return told
+    return after_event
 
 
 def broadcast_whitening(comm, path):

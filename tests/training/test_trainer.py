@@ -1,4 +1,4 @@
-"""What the inner loop tells about its steps."""
+"""What the inner loop reports of its steps."""
 
 import itertools
 from unittest import mock

@@ -222,7 +222,10 @@ class KMeansDir:
                 precision=about["result"]["precision"],
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self.path} has no complete clustering: {error}.") from error
+            raise DataError(
+                f"{self.path} has no complete clustering ({error}); run `dc_tf kmeans` to its end, "
+                "in a new --output if this one is damaged."
+            ) from error
 
     def _settings_before(self):
         """Settings of the clustering in the folder, finished or not; None if there is none."""

@@ -88,7 +88,10 @@ class FeatureStore:
         except BaseException as error:
             shutil.rmtree(path, ignore_errors=True)
             if isinstance(error, OSError):
-                raise DataError(f"no feature store at {path}: {error.strerror}.") from error
+                raise DataError(
+                    f"no feature store can be made at {path}: {error.strerror}; use a folder that "
+                    "this user may write, with space left."
+                ) from error
             raise
         return store
 
@@ -155,7 +158,9 @@ class FeatureStore:
         try:
             write_file(path, lambda file: file.write(json.dumps(metadata).encode()))
         except OSError as error:
-            raise DataError(f"{path} cannot be written: {error.strerror}.") from error
+            raise DataError(
+                f"{path} cannot be written: {error.strerror}; free space, or use another disk."
+            ) from error
 
     def forget(self) -> None:
         """Marks all rows as not written, before they are written again."""
@@ -259,7 +264,9 @@ def _read_metadata(path):
             raise ValueError(f"it describes more than {rows} rows")
         return metadata
     except OSError as error:
-        raise DataError(f"{path} has no feature store: {error.strerror}.") from error
+        raise DataError(
+            f"{path} has no feature store: {error.strerror}; extract the features again."
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: {_METADATA} is corrupt, extract the features again ({error})."

@@ -91,7 +91,10 @@ def _header(path, start):
             shape, is_fortran, dtype = _READERS[version](file)
             return shape, is_fortran, _stored(dtype), file.tell(), about.st_size
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}; give a file that exists and that this user "
+            "may read."
+        ) from error
     except (ValueError, KeyError) as error:
         raise DataError(f"{path} is {describe(path)}.") from error
 

@@ -132,7 +132,9 @@ def as_points(source) -> Points:
     try:
         array = np.asarray(source)
     except (ValueError, TypeError) as error:  # lists of rows that differ in length
-        raise DataError(f"points are no array of numbers: {error}.") from error
+        raise DataError(
+            f"points are no array of numbers ({error}); give rows of one length."
+        ) from error
     if array is not source and array.dtype.kind in "OSU":
         raise DataError(
             f"points are a {type(source).__name__}, which is no array of numbers; give a (rows, "

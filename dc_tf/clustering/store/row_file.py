@@ -52,7 +52,10 @@ class RowFile:
         try:
             self._descriptor = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
         except OSError as error:
-            raise DataError(f"{path} cannot be opened: {error.strerror}.") from error
+            raise DataError(
+                f"{path} cannot be opened: {error.strerror}; give a file that exists and that this "
+                "user may read."
+            ) from error
         weakref.finalize(self, os.close, self._descriptor)
 
     @classmethod
@@ -142,7 +145,10 @@ class RowFile:
             try:
                 count = os.preadv(self._descriptor, [left], offset)
             except OSError as error:
-                raise DataError(f"{self.path} cannot be read: {error.strerror}.") from error
+                raise DataError(
+                    f"{self.path} cannot be read: {error.strerror}; check the disk, or copy the "
+                    "file to another one."
+                ) from error
             if not count:
                 raise DataError(
                     f"{self.path} ends at byte {offset} before its last row; it was "
@@ -151,7 +157,9 @@ class RowFile:
             left, offset = left[count:], offset + count
 
     def _unwritable(self, error):
-        return DataError(f"{self.path} cannot be written: {error.strerror}.")
+        return DataError(
+            f"{self.path} cannot be written: {error.strerror}; free space, or use another disk."
+        )
 
 
 def _check_space(path, needed):

@@ -26,7 +26,7 @@ class ClusterFlags:
         self._data = flags.path("data", None, data)
 
     def values(self) -> dict:
-        """{argument: value} of `curation.clusters.open_clustering`.
+        """{argument: value} of `clusters.open.open_clustering`.
 
         Raises:
             ConfigError: a wrong TF_CONFIG, or --run is not the folder of a run.

@@ -2,7 +2,7 @@
 
 FLAGS = CommandFlags()
 SOURCE = FeatureFlags(FLAGS)          # --run, --features, --column, --data, --layer
-features = SOURCE.open()              # curation.features.Features
+features = SOURCE.open()              # features.open.Features
 """
 
 import typing
@@ -80,7 +80,7 @@ class FeatureFlags:
         """The features that they mean.
 
         Raises:
-            ConfigError, DataError: as `curation.features.open_features`.
+            ConfigError, DataError: as `features.open.open_features`.
         """
         from dc_tf.curation.features.open import open_features
 

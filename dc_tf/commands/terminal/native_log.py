@@ -82,10 +82,10 @@ def send_to(path) -> None:
     """
     named = os.environ.get(VARIABLE) or path
     if _State.control is not None:
-        _tell_reader(os.fsencode(os.path.abspath(os.path.expanduser(named))))
+        _send_to_reader(os.fsencode(os.path.abspath(os.path.expanduser(named))))
 
 
-def _tell_reader(line) -> bool:
+def _send_to_reader(line) -> bool:
     try:
         _State.control.sendall(line + b"\n")
         return True
@@ -100,7 +100,7 @@ def end() -> None:
         return
     os.dup2(_State.screen, 2)
     # Do not wait for the end of the pipe: a child process may still hold it.
-    if _tell_reader(b""):
+    if _send_to_reader(b""):
         select.select([_State.control], [], [], _END_S)
     _State.control.close()
     _State.control = _State.reader = None

@@ -36,7 +36,7 @@ def measure(clustering, comm=None) -> np.ndarray:
     """Distance and ratio of every row, by row id.
 
     Args:
-        clustering: clusters.Clustering of `dc_tf kmeans`.
+        clustering: clusters.open.Clustering of `dc_tf kmeans`.
         comm: Communicator of the workers that share the rows, which all make the call.
 
     Returns:

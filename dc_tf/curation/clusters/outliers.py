@@ -33,7 +33,7 @@ def distance_statistics(clustering) -> np.ndarray | None:
     None where distances are not known; NaN for empty clusters.
 
     Args:
-        clustering: curation.clusters.Clustering.
+        clustering: clusters.open.Clustering.
     """
     if clustering.distance is None:
         return None
@@ -75,7 +75,7 @@ def farthest(clustering, statistics, sizes, count: int) -> tuple[list, int]:
     """The rows that are farthest for their cluster, in one pass over all rows.
 
     Args:
-        clustering: curation.clusters.Clustering with distances.
+        clustering: clusters.open.Clustering with distances.
         statistics: of `distance_statistics`.
         sizes: (count,) rows of each cluster.
         count: at most so many rows.

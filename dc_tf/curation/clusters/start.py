@@ -24,10 +24,10 @@ def write_clusters(output, format=None, workers=None, **which) -> dict | None:
         output: file.
         format: "parquet", "csv" or "json"; None goes by the ending of `output`.
         workers: processes that read images; None: one per core.
-        which: run, stage, round_index, clusters and data, as of `clusters.open_clustering`.
+        which: run, stage, round_index, clusters and data, as of `open.open_clustering`.
 
     Returns:
-        dict, as `cluster_table.write_cluster_table`.
+        dict, as `table.write_cluster_table`.
 
     Raises:
         ConfigError, DataError, Preempted: as of these.

@@ -31,15 +31,15 @@ def write_cluster_table(
     """Writes the table of a clustering; the same call resumes an interrupted one.
 
     Args:
-        clustering: clusters.Clustering.
+        clustering: clusters.open.Clustering.
         output: path of the file, replaced if it exists; its ending is one of `tables.ENDINGS`.
         workers: processes that read images; None: one per core.
-        comm: Communicator of the workers that share the images, which all make the call; the first
-            one writes the table.
+        comm: Communicator of the workers that share the images, which all make the call; the chief
+            writes the table.
 
     Returns:
         dict of output, rows, clusters, columns (names) and corrupt_rows; None on workers other than
-        the first.
+        the chief.
 
     Raises:
         ConfigError: an output that cannot be written.

@@ -109,7 +109,9 @@ def _dataset(run, data):
         recorded = atomic.read_json(run.data)
         found = Dataset.open(paths.expand(data or recorded["path"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{run.data} cannot be read: {error!r}.") from error
+        raise DataError(
+            f"{run.data} cannot be read ({error!r}); restore it from a copy of the run."
+        ) from error
     except DataError as error:
         raise ConfigError(f"{error} The run's data set may be named with --data.") from error
     if found.fingerprint() != recorded.get("fingerprint"):

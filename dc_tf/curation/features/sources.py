@@ -47,4 +47,6 @@ def _lines(path):
         with open(path, "rb") as file:
             yield from file
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}; restore it, or run `dc_tf embed` again."
+        ) from error

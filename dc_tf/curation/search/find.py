@@ -70,7 +70,7 @@ def search(features, queries, k=10, exact=False, model=None, whiten=DIM, comm=No
         model: run or SavedModel that made the features, where its recorded path leads nowhere.
         whiten: directions that the features are whitened to; 0 compares them as they are.
         comm: Communicator of the workers that build an inverted file together, which all make the
-            call; the first one searches.
+            call; the chief searches.
 
     Returns:
         dict of rows, layer, whitened (directions), search (how it was searched, with the recall of
@@ -121,7 +121,7 @@ def search_and_write(
 ) -> dict | None:
     """Opens features, searches them, and writes what is asked for.
 
-    The workers that TF_CONFIG names share the making of features and index; the first one searches.
+    The workers that TF_CONFIG names share the making of features and index; the chief searches.
 
     Args:
         queries, k, exact, model, whiten: as of `search`.
@@ -160,7 +160,7 @@ def search_and_write(
 
 
 def _shared_folder(run, features) -> tuple[str, str]:
-    """(flag with value, folder) where workers meet."""
+    """(flag with value, folder) where workers hold their rendezvous."""
     if run is not None:
         return f"--run={run}", RunDir(os.fspath(run)).embeddings("search")
     first = features if isinstance(features, str | os.PathLike) else (features or [""])[0]

@@ -67,7 +67,7 @@ def curate(**asked) -> dict | None:
 
 
 def _shared_folder(request) -> tuple[str, str]:
-    """(flag with value, folder) where workers meet.
+    """(flag with value, folder) where workers hold their rendezvous.
 
     Raises:
         ConfigError: several workers, and no folder that they could share.

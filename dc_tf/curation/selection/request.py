@@ -29,7 +29,7 @@ class CurateRequest:
         where: conditions, see `where.Condition`.
         rows, drop_rows: `.npy` or text file of row ids, or an array of them.
         choice: which rows of a cluster are taken, "random" or "nearest" to its centroid.
-        run, features, layer, column: as of `features.open_features`.
+        run, features, layer, column: as of `features.open.open_features`.
         clusters: output folder of `dc_tf kmeans`, or a run: its last round.
         levels: clusters of each level of the tree; None: by the number of rows.
         rounds, sample, iterations, seed, precision: as of `HierarchyOptions`.

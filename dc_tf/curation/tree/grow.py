@@ -22,7 +22,7 @@ def grow(features, options, folder, normalize=False, comm=None) -> Tree | None:
     """The tree of all rows.
 
     Args:
-        features: curation.features.Features.
+        features: features.open.Features.
         options: HierarchyOptions.
         folder: of the tree, shared by all workers; made if missing.
         normalize: scale every row to length 1.

@@ -254,7 +254,8 @@ def _preparing(reader, columns, prepare):
         except tf.errors.OpError as error:
             raise DataError(
                 f"the image of {reader.dataset.describe(row)}, or of its fallback row, can be "
-                f"decoded but not prepared: {error.message.splitlines()[0]}"
+                f"decoded but not prepared ({error.message.splitlines()[0]}); leave the row "
+                "out with `dc_tf curate --drop_rows`."
             ) from error
 
     return prepare_place

@@ -37,7 +37,11 @@ class TfdsSource:
         try:
             self._builder = self._tfds.builder(name, data_dir=data_dir)
         except (self._tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
-            raise ConfigError(f"there is no TensorFlow data set {name!r}: {error}") from error
+            reason = str(error).strip().partition("\n")[0].rstrip(".")
+            raise ConfigError(
+                f"there is no TensorFlow data set {name!r} ({reason}); use a name of "
+                "https://www.tensorflow.org/datasets/catalog, as NAME/CONFIG where it has several."
+            ) from error
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
             self._builder.download_and_prepare()
         info = self._builder.info

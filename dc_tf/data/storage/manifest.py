@@ -283,7 +283,10 @@ def _corrupt_manifest(path):
     try:
         yield
     except (KeyError, TypeError, AttributeError, OverflowError, ValueError) as error:
-        raise DataError(f"{os.path.join(path, MANIFEST)} is corrupt: {error!r}.") from error
+        raise DataError(
+            f"{os.path.join(path, MANIFEST)} is corrupt ({error!r}); restore it from a copy, or "
+            "make the data set again."
+        ) from error
 
 
 def read_manifest(path) -> dict:
@@ -303,7 +306,10 @@ def read_manifest(path) -> dict:
     try:
         manifest = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{place} is corrupt: {_reason(text, error)}.") from error
+        raise DataError(
+            f"{place} is corrupt: {_reason(text, error)}; restore it from a copy, or make the data "
+            "set again."
+        ) from error
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(

@@ -154,7 +154,10 @@ class RowReader:
         try:
             return self._files.read(shard, offset + start, count)
         except OSError as error:
-            raise DataError(f"{self._place(shard, offset)} cannot be read: {error}") from error
+            raise DataError(
+                f"{self._place(shard, offset)} cannot be read ({error}); list such shards with "
+                f"`dc_tf inspect {self.dataset.path} --verify` and restore them."
+            ) from error
 
     def _read_or(self, corrupt, *place):
         try:

@@ -109,9 +109,9 @@ def draw_picture(site, index, size, seed, split, classes) -> Picture:
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     frequency = 1 / np.arange(1, classes + 1)
     label = int(rng.choice(classes, p=frequency / frequency.sum()))
-    subject = CLASS_NAMES[label]
-    photo = site.take(subject, rng)
-    pixels = scene(subject, photo.place, photo.hour, size, rng)
+    object_name = CLASS_NAMES[label]
+    photo = site.take(object_name, rng)
+    pixels = scene(object_name, photo.place, photo.hour, size, rng)
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "JPEG", quality=92, subsampling=0)
     return Picture(encoded.getvalue(), label, photo.meta())

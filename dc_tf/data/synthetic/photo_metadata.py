@@ -4,7 +4,7 @@
     photo = site.take("boat", rng)      # .place and .hour for the scene, .meta() for the record
 
 As on a photo-sharing site, metadata correlates with content but does not determine it: boats are
-mostly on water, users stay near home and keep their camera, and hashtags name the subject, the
+mostly on water, users stay near home and keep their camera, and hashtags name the object, the
 place, the light or something unrelated. A few users take most of the pictures. Does not import
 TensorFlow, so that drawing processes start fast.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 from dc_tf.data.synthetic.scenes import HOURS, PLACES
 
-# Usual places of each subject; one picture in ten is taken at any place.
+# Usual places of each object; one picture in ten is taken at any place.
 HAUNTS = {
     "tree": ("meadow", "forest", "village"),
     "house": ("village", "city", "mountains"),
@@ -31,7 +31,7 @@ HAUNTS = {
     "mushroom": ("forest", "meadow"),
 }
 
-# Hashtags of each subject besides its name.
+# Hashtags of each object besides its name.
 WORDS = {
     "tree": ("trees", "nature", "green"),
     "house": ("home", "architecture", "cottage"),
@@ -120,33 +120,33 @@ class PhotoSite:
         near = rng.random((users, len(self._spots))) < 0.15
         self._presence = _zipf(users)[:, None] * np.where(near, 1.0, 0.01)
 
-    def take(self, subject, rng) -> Photo:
-        """Draws the Photo of a subject from `rng`, an np.random.Generator."""
-        spot_id = self._spot_id(subject, rng)
+    def take(self, object_name, rng) -> Photo:
+        """Draws the Photo of an object from `rng`, an np.random.Generator."""
+        spot_id = self._spot_id(object_name, rng)
         presence = self._presence[:, spot_id]
         user = rng.choice(len(self._users), p=presence / presence.sum())
         spot, hour = self._spots[spot_id], str(rng.choice(list(HOURS)))
         return Photo(
             place=spot.place,
             hour=hour,
-            hashtags=_hashtags(subject, spot, hour, rng),
+            hashtags=_hashtags(object_name, spot, hour, rng),
             user=self._users[user],
             camera=str(self._cameras[user, int(rng.random() < 0.15)]),
             latitude=spot.latitude + rng.normal(0, 0.02),
             longitude=spot.longitude + rng.normal(0, 0.02),
         )
 
-    def _spot_id(self, subject, rng):
+    def _spot_id(self, object_name, rng):
         anywhere = rng.random() < 0.1
-        place = str(rng.choice(list(PLACES) if anywhere else HAUNTS[subject]))
+        place = str(rng.choice(list(PLACES) if anywhere else HAUNTS[object_name]))
         ids = [i for i, spot in enumerate(self._spots) if spot.place == place]
         return int(rng.choice(ids, p=_zipf(len(ids))))
 
 
-def _hashtags(subject, spot, hour, rng):
+def _hashtags(object_name, spot, hour, rng):
     candidates = [
-        (0.6, subject),
-        (0.35, rng.choice(WORDS[subject])),
+        (0.6, object_name),
+        (0.35, rng.choice(WORDS[object_name])),
         (0.4, spot.place),
         (0.3, spot.name),
         (0.3, hour),

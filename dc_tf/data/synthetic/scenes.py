@@ -67,11 +67,11 @@ class Setting:
     sun: float
 
 
-def scene(subject, place, hour, size, rng) -> np.ndarray:
+def scene(object_name, place, hour, size, rng) -> np.ndarray:
     """Draws one picture.
 
     Args:
-        subject: one of objects.OBJECTS, what the picture shows.
+        object_name: one of objects.OBJECTS, what the picture shows.
         place: one of PLACES, where it stands.
         hour: one of HOURS, the light.
         size: int, pixels of a side.
@@ -86,10 +86,10 @@ def scene(subject, place, hour, size, rng) -> np.ndarray:
     _hills(canvas, setting, rng)
     canvas = _ground(canvas, setting, rng)
     _strokes(canvas, setting, rng)
-    _distant_thing(canvas, setting, subject, rng)
+    _distant_thing(canvas, setting, object_name, rng)
     if rng.random() < 0.3:
-        _place_subject(canvas, setting, subject, rng.uniform(0.2, 0.32), rng)
-    _place_subject(canvas, setting, subject, rng.uniform(0.42, 0.78), rng)
+        _place_object(canvas, setting, object_name, rng.uniform(0.2, 0.32), rng)
+    _place_object(canvas, setting, object_name, rng.uniform(0.42, 0.78), rng)
     _foreground(canvas, setting, rng)
     return _develop(canvas, size, rng)
 
@@ -216,17 +216,17 @@ def _street(pen, setting, rng):
         pen.line([(x[0], y[0]), (x[1], y[1])], fill=shade(setting.ground, 1.5), width=width)
 
 
-def _distant_thing(canvas, setting, subject, rng):
+def _distant_thing(canvas, setting, object_name, rng):
     """Draws, in half of the pictures, another object, small and pale at the horizon."""
     if rng.random() < 0.5:
         other = rng.choice(
-            [name for name in ("tree", "house", "tower", "windmill") if name != subject]
+            [name for name in ("tree", "house", "tower", "windmill") if name != object_name]
         )
-        _place_subject(canvas, setting, str(other), rng.uniform(0.09, 0.16), rng, haze=0.45)
+        _place_object(canvas, setting, str(other), rng.uniform(0.09, 0.16), rng, haze=0.45)
 
 
-def _place_subject(canvas, setting, name, height, rng, haze=0.0):
-    """Draws a subject with its shadow; larger things stand closer, that is lower in the picture."""
+def _place_object(canvas, setting, name, height, rng, haze=0.0):
+    """Draws an object with its shadow; larger things stand closer, that is lower in the picture."""
     flat = {"car": 0.62, "dog": 0.75, "mushroom": 0.8}.get(name, 1.0)
     layer = draw(name, max(8, round(height * flat * setting.side)), rng)
     lean = layer.rotate(rng.normal(0, 2), Image.Resampling.BILINEAR, expand=False)
@@ -254,7 +254,7 @@ def _lit(layer, setting, haze):
 
 
 def _shadow(canvas, layer, corner, setting, haze):
-    """The subject's outline laid on the ground away from the sun; on water, its mirror image."""
+    """The object's outline laid on the ground away from the sun; on water, its mirror image."""
     alpha = layer.getchannel("A").transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     flat = alpha.resize((layer.width, max(2, layer.height // 3)))
     slant = 0.0 if setting.look == "water" else 1.6 * setting.sun

@@ -188,7 +188,9 @@ def _read_image(folder, name):
         with open_binary(annotation_path) as file:
             annotation = annotations.parse(file.read(annotations.MAX_BYTES + 1))
     except ValueError as error:
-        raise DataError(f"the annotation {annotation_path} {error}.") from error
+        raise DataError(
+            f"the annotation {annotation_path} {error}; unpack the development kit again."
+        ) from error
     if all(annotation.size) and annotation.size != size:
         stated, real = (f"{width}x{height}" for height, width in (annotation.size, size))
         raise DataError(f"{annotation_path} is of an image of {stated} pixels; {path} has {real}.")
@@ -202,7 +204,9 @@ def _image_size(path):
             with Image.open(file) as image:
                 width, height = image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"the image {path} cannot be read: {error}") from error
+        raise DataError(
+            f"the image {path} cannot be read ({error}); unpack the development kit again."
+        ) from error
     if width * height > MAX_PIXELS:
         raise DataError(f"the image {path} has {width}x{height} pixels, more than {MAX_PIXELS}.")
     return height, width

@@ -103,7 +103,10 @@ class KMeansClustering:
         try:
             return read()
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self.path} holds no clustering that can be read: {error}") from error
+            raise DataError(
+                f"{self.path} holds no clustering that can be read ({error}); run `dc_tf kmeans` "
+                "to its end, in a new --output if this one is damaged."
+            ) from error
 
     def _recorded_ids(self, files, dataset):
         """The row ids of all rows of the files; None if a file does not record them."""

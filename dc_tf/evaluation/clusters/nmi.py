@@ -117,7 +117,7 @@ class Columns:
 
 
 def read_columns(dataset, protocol: Protocol, world=ALONE) -> Columns:
-    """Reads labels and metadata of a data.manifest.Dataset.
+    """Reads labels and metadata of a storage.manifest.Dataset.
 
     Args:
         world: Communicator of the workers that share the reading; all get the same result.
@@ -144,7 +144,7 @@ def evaluate(found, dataset, columns: Columns, world=ALONE) -> list[dict]:
 
     Args:
         found: list of `clusterings.find`.
-        dataset: data.manifest.Dataset.
+        dataset: storage.manifest.Dataset.
         columns: Columns of the data set.
         world: Communicator of the workers that share the clusterings; all get the same result.
 

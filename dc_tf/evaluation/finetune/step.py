@@ -39,7 +39,7 @@ class FineTuner(tf.Module):
         Args:
             trunk: built trunk owned by this process; training starts from its convolutions.
             classes: number of classes.
-            protocol: finetune.Protocol.
+            protocol: task.Protocol.
             world: Communicator of the workers that train together.
             seed: seed of the new weights and of dropout.
         """

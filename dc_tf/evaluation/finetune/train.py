@@ -1,8 +1,8 @@
 """Fine-tunes a copy of a network on labelled images, on one or more workers, and evaluates it.
 
-    metrics = fine_tune(frozen, train, test, finetune.Protocol(), Solo(), seed=0)
+    metrics = fine_tune(frozen, train, test, task.Protocol(), Solo(), seed=0)
     metrics["top1"]
-    fine_tuner, position = trained(frozen, train, finetune.Protocol(), Solo(), seed=0)
+    fine_tuner, position = trained(frozen, train, task.Protocol(), Solo(), seed=0)
 
 The images of a batch, their crops and dropout depend only on the seed, the epoch and the step, so
 neither interruptions nor the number of workers change the result, up to rounding.

@@ -70,7 +70,7 @@ def measure(
 
     Returns:
         JSON-serialisable dict: `layers`, the task's metrics by layer; `random_init`, the same for
-        the untrained network, or None; `figure`, the name of the metric that layers are compared
+        the untrained network, or None; `metric`, the name of the one that layers are compared
         by; the keys of `comparison.compare`; that metric of `best_layer` under its own name, such
         as `top1`, and of `random_init_best_layer` as `random_init_top1`; sizes of both sets.
     """
@@ -90,7 +90,7 @@ def measure(
     return {
         "layers": own,
         "random_init": untrained,
-        "figure": name,
+        "metric": name,
         **found,
         name: own[found["best_layer"]][name],
         f"random_init_{name}": shares[found["random_init_best_layer"]] if untrained else None,
@@ -104,9 +104,9 @@ def measure(
 
 def table(task_name: str, result: dict) -> str:
     """Percentages by layer, with the paper's on its data, followed by the best layer and advice."""
-    own, untrained, name = result["layers"], result["random_init"], result["figure"]
-    metrics = [f for f in next(iter(own.values())) if f.startswith(("top", "mean", "map"))]
-    columns = {f: {layer: own[layer][f] for layer in own} for f in metrics}
+    own, untrained, name = result["layers"], result["random_init"], result["metric"]
+    metrics = [m for m in next(iter(own.values())) if m.startswith(("top", "mean", "map"))]
+    columns = {m: {layer: own[layer][m] for layer in own} for m in metrics}
     if untrained:
         columns["random init"] = _shares(untrained, name)
     notes = [f"{task_name}, percent of {result['test_rows']} test images"]
@@ -129,7 +129,7 @@ def _shares(metrics, name):
 
 def _lines(result):
     """Sentences below the table."""
-    name = result["figure"]
+    name = result["metric"]
     line = f"best layer by {name}: {result['best_layer']}, {_percent(result[name])}"
     if result["random_init"]:
         layer, share = result["random_init_best_layer"], result[f"random_init_{name}"]

@@ -57,7 +57,7 @@ def embed(
 
     Args:
         frozen: models.FrozenModel.
-        dataset: data.manifest.Dataset.
+        dataset: storage.manifest.Dataset.
         output: folder; created if missing.
         layers: names of layers; None for the one that is clustered. Maps are averaged over `cells`
             x `cells` cells; fc7 of VGG-16 is before ReLU, as in clustering.
@@ -319,7 +319,10 @@ def origin(path) -> Origin | None:
     try:
         return Origin(atomic.read_json(about)["data"], np.load(rows, allow_pickle=False))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{rows} or {about} cannot be read: {error}") from error
+        raise DataError(
+            f"{rows} or {about} cannot be read ({error}); restore them, or run `dc_tf embed` again "
+            "in another folder."
+        ) from error
 
 
 def _features(extractor, batches, rows, dtype, progress) -> dict:

@@ -19,7 +19,7 @@ def plot(result: dict, path: str) -> None:
         result: the dict of `by_layer.run`.
         path: file to write; its extension selects the format (png, pdf, svg).
     """
-    name, paper = result["figure"], result["paper_dataset"]
+    name, paper = result["metric"], result["paper_dataset"]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(

@@ -54,7 +54,8 @@ def scaled_image(path: str, box, longest_side: int) -> np.ndarray:
     """
     encoded, reason, _ = clean(path, Rules())
     if reason:
-        raise DataError(f"the image {path} cannot be used: {reason}")
+        # The reason says what would help.
+        raise DataError(f"the image {path} cannot be used: {reason}.")
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     height, width = image.shape[:2]
     scale = longest_side / max(height, width)
@@ -75,4 +76,6 @@ def _image_or_error(path, box, longest_side):
     except DataError as error:
         return error
     except tf.errors.OpError as error:
-        return DataError(f"the image {path} cannot be decoded: {error.message}")
+        return DataError(
+            f"the image {path} cannot be decoded ({error.message}); save it again as PNG."
+        )

@@ -72,5 +72,5 @@ def _lines(path):
     except (tf.errors.OpError, UnicodeDecodeError) as error:
         raise DataError(
             f"the ground truth {os.path.basename(path)!r} cannot be read in "
-            f"{os.path.dirname(path)!r}: {error}"
+            f"{os.path.dirname(path)!r} ({error}); unpack all its files there again."
         ) from error

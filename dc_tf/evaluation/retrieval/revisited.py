@@ -61,7 +61,8 @@ def read_revisited(folder: str) -> GroundTruth:
         queries = [_query(names, *entry, len(database), paths[0]) for entry in entries]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{paths[0]} is not a ground truth with imlist, qimlist and gnd: {error!r}."
+            f"{paths[0]} is not a ground truth with imlist, qimlist and gnd ({error!r}); use the "
+            "file of ROxford5k or RParis6k, or write these three names."
         ) from error
     if not any(query.answers for query in queries):
         raise DataError(f"{paths[0]} has no query with a positive; use another ground truth.")
@@ -95,4 +96,6 @@ def _read(path):
     try:
         return json.loads(data)
     except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}.") from error
+        raise DataError(
+            f"{path} is not JSON ({error}); write it with json.dump, or use a .pkl file."
+        ) from error

@@ -33,7 +33,7 @@ class RMACExtractor:
 
         Args:
             trunk: built Trunk.
-            protocol: retrieval.Protocol.
+            protocol: retrieval.task.Protocol.
             world: Communicator of the workers that share the images.
             name: name in progress and messages.
 

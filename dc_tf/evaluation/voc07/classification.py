@@ -64,7 +64,7 @@ class Protocol:
         tune: "fc68" or "all".
         train_split, test_split: lists in ImageSets/Main.
         learning_rates, weight_decays: if there are several, all pairs are tried.
-        tuning_train_split, tuning_test_split: the lists on which pairs are tried.
+        selection_train_split, selection_test_split: the lists on which pairs are tried.
         drop_every: the learning rate is multiplied by drop_factor after every so many iterations.
         iterations: steps of `batch_size` images.
         batch_size: images of a step.
@@ -83,8 +83,8 @@ class Protocol:
     tune: str = "fc68"
     train_split: str = "trainval"
     test_split: str = "test"
-    tuning_train_split: str = "train"
-    tuning_test_split: str = "val"
+    selection_train_split: str = "train"
+    selection_test_split: str = "val"
     learning_rates: tuple[float, ...] = (0.002,)
     weight_decays: tuple[float, ...] = (1e-5,)
     iterations: int = 150_000
@@ -130,7 +130,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     """Runs the task; see `tasks`."""
     names = [protocol.train_split, protocol.test_split]
     if len(protocol.pairs) > 1:
-        names += [protocol.tuning_train_split, protocol.tuning_test_split]
+        names += [protocol.selection_train_split, protocol.selection_test_split]
     splits = open_voc(request, names)
     if protocol.batch_size < request.world.size:
         raise ConfigError(

@@ -85,7 +85,10 @@ def image_errors(split) -> Iterator[None]:
             try:
                 tf.io.decode_image(tf.io.read_file(path), 3, expand_animations=False)
             except tf.errors.OpError as cause:
-                raise DataError(f"the image {path} cannot be read: {cause.message}") from error
+                raise DataError(
+                    f"the image {path} cannot be read ({cause.message}); unpack the development "
+                    "kit again."
+                ) from error
         raise
 
 

@@ -60,8 +60,8 @@ def make_app(site: Site, access: Access) -> Guard:
     ]
     handlers = {
         HTTPException: pages.on_http_error,
-        ConfigError: pages.on_refusal,
-        DataError: pages.on_refusal,
+        ConfigError: pages.on_error,
+        DataError: pages.on_error,
     }
     return Guard(Starlette(routes=routes, exception_handlers=handlers), access)
 
@@ -238,7 +238,7 @@ class Pages:
         detail = "There is no such page, image or cluster." if error.status_code == 404 else ""
         return self._message(detail or error.detail, error.status_code)
 
-    def on_refusal(self, request, error) -> Response:
+    def on_error(self, request, error) -> Response:
         """A page for what cannot be done."""
         return self._message(str(error), 400 if isinstance(error, ConfigError) else 500)
 

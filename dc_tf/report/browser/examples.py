@@ -148,7 +148,7 @@ def kept_features(clustering, layer: str | None = None) -> Features | None:
     """Features of all rows that a run, or what `dc_tf kmeans` has clustered, has; None without.
 
     Args:
-        clustering: curation.clusters.Clustering.
+        clustering: clusters.open.Clustering.
         layer: of a run with features of several; None takes the newest.
     """
     if clustering.stage is None:

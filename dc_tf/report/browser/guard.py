@@ -84,10 +84,10 @@ class Guard:
             return
         if scope["type"] != "http":
             return
-        answer = self._refusal(scope, Headers(scope=scope)) or self._app
+        answer = self._own_response(scope, Headers(scope=scope)) or self._app
         await answer(scope, receive, _with_headers(send))
 
-    def _refusal(self, scope, headers):
+    def _own_response(self, scope, headers):
         """A response in place of the application's, or None."""
         if not self._access.is_ours(headers.get("host", "")):
             return PlainTextResponse("This is not the address of this server.", 421)

@@ -48,7 +48,7 @@ class ClusterIndex:
         label: (count,) int64 most frequent label; -1 without one.
         purity: (count,) float32 share of that label among rows with one; NaN without one.
         farthest: (n,) int64 row ids, those that are farthest for their cluster first.
-        outliers: number of outliers, by the rule of curation.outliers.
+        outliers: number of outliers, by the rule of clusters.outliers.
     """
 
     def __init__(self, folder):
@@ -71,7 +71,7 @@ class ClusterIndex:
 
     @classmethod
     def of(cls, clustering, folder: str) -> "ClusterIndex":
-        """Opens the index of a curation.clusters.Clustering; makes it if it is missing.
+        """Opens the index of a clusters.open.Clustering; makes it if it is missing.
 
         Raises:
             Preempted: after Ctrl-C.

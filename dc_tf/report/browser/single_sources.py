@@ -15,7 +15,7 @@ _SINGLE = "single_source"
 
 
 def single_sources(table, index, sub_clusters: int, folder: str) -> np.ndarray | None:
-    """Reads the table once; its rows tell only what is the same for all of their cluster.
+    """Reads the table once; its rows report only what is the same for all of their cluster.
 
     Args:
         table: TextTable, or None.

@@ -28,7 +28,7 @@ class Source:
     """What to browse: the flags --run, --stage, --round, --clusters, --data, and of features.
 
     Attributes:
-        run, clusters, data, stage, round_index: as of `curation.clusters.open_clustering`.
+        run, clusters, data, stage, round_index: as of `clusters.open.open_clustering`.
         features, column: as of `open_features`; None takes what is kept.
         layer: of `features` or of the run's.
         model: run or SavedModel that made `features`, where it was moved.

@@ -57,9 +57,9 @@ def gallery(found, dataset, statistics, groups=100) -> bytes:
     """The page, UTF-8.
 
     Args:
-        found: curation.duplicates.Duplicates.
+        found: duplicates.find.Duplicates.
         dataset: Dataset.
-        statistics: dict of `curation.duplicate_files.summary`.
+        statistics: dict of `duplicates.files.summary`.
         groups: number of groups that are shown: those with the least similar copies, where a
             look is worth most.
     """

@@ -74,7 +74,7 @@ def find_and_write(
 
     Returns:
         dict of `duplicate_files.summary`, with `output` and `dry_run`; None on workers other than
-        the first.
+        the chief.
 
     Raises:
         ConfigError: what cannot work; nothing was started.

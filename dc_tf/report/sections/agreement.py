@@ -16,18 +16,18 @@ from dc_tf.clustering.statistics import nmi
 from dc_tf.report.charts import Series, line_chart
 
 _COLUMNS = 8  # of the table and the chart: as many as there are colours
-_LEAST = 20  # images with a value, for a figure
+_LEAST = 20  # images with a value, for an NMI
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Figures of one clustering.
+    """Metrics of one clustering.
 
     Attributes:
         name: of the clustering.
         tick: its round, in short; None for what is there to compare with.
         clusters: number of clusters.
-        nmi: {column: figure}.
+        nmi: {column: float}.
         previous: NMI with the round before, or None.
     """
 

@@ -71,7 +71,7 @@ def describe(clustering, sizes, sample, read, distances, colours) -> list[Cluste
     """A Cluster for each cluster of the sample, in the order of their numbers.
 
     Args:
-        clustering: curation.clusters.Clustering.
+        clustering: clusters.open.Clustering.
         sizes: (count,) rows of each cluster.
         sample: sample.Sample.
         read: columns.Found of its rows.

@@ -117,7 +117,7 @@ def _columns(path):
     except (OSError, KeyError, ValueError, TypeError, pyarrow.ArrowException) as error:
         raise ConfigError(
             f"--duplicates={path} is no table in Parquet or CSV with the integer columns row and "
-            f"group: {str(error).partition(chr(10))[0]}"
+            f"group ({str(error).partition(chr(10))[0]}); give the output of `dc_tf duplicates`."
         ) from error
     empty = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, bool)
     return [np.concatenate([none, *part]) for none, part in zip(empty, parts, strict=True)]

@@ -103,7 +103,7 @@ def find(folder: str | None, named=()) -> Found:
 
 
 def _by_layer(result):
-    metric = result["figure"]
+    metric = result["metric"]
     own = {layer: _metric(values, metric) for layer, values in result["layers"].items()}
     twin = _mapping(result.get("random_init"))
     twin = {layer: _metric(values, metric) for layer, values in twin.items() if layer in own}
@@ -180,7 +180,7 @@ def _named(path):
 def _is_result(found):
     if not isinstance(found, dict) or not isinstance(found.get("task"), str):
         return False
-    return not isinstance(found.get("layers"), dict) or isinstance(found.get("figure"), str)
+    return not isinstance(found.get("layers"), dict) or isinstance(found.get("metric"), str)
 
 
 def _json(path):

@@ -62,11 +62,11 @@ class Gallery:
         map_pictures: {cluster number: Picture}, of clusters on the map that have no card.
         farthest: list of (Picture, Cluster title, deviations), or None where distances are not
             known.
-        outliers: how many images are outliers, by the rule of curation.outliers; None as well.
+        outliers: how many images are outliers, by the rule of clusters.outliers; None as well.
         looked_at: number of clusters that were looked at.
 
     Args:
-        clustering: curation.clusters.Clustering.
+        clustering: clusters.open.Clustering.
         described: list of Cluster.
         groups: of `clusters.select`.
         statistics: of `outliers.distance_statistics`, or None.

@@ -4,7 +4,7 @@
 
 A new batch norm has the running mean 0 and variance 1, whatever comes in. Features of a first
 clustering are extracted with these: through the residual sums of a ResNet, or through the length 1
-of a projection, all images then have nearly the same features (`docs/parts.md` has figures). So
+of a projection, all images then have nearly the same features (`docs/parts.md` has numbers). So
 before the first clustering of a stage a few batches pass in training mode, without labels and
 gradients, and their mean statistics are kept. DeepCluster-v2 gets the same by filling its bank in
 training mode.

@@ -138,7 +138,7 @@ class Learner:
         self.trunk_optimizer.take_averages()
 
     def align_weights(self) -> None:
-        """Gives all holders of a weight the first one's value, where rounding may differ.
+        """Gives all holders of a weight the value of the lowest rank, where rounding may differ.
 
         That is where they multiply factors themselves. The optimizer's variables follow.
         """

@@ -273,11 +273,11 @@ class SettingsTest(tf.test.TestCase):
         spec = importlib.util.spec_from_file_location("tables", BENCHMARKS / "scaling_tables.py")
         tables = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(tables)
-        figures = json.loads((BENCHMARKS / "results" / "scaling.json").read_text())
+        results = json.loads((BENCHMARKS / "results" / "scaling.json").read_text())
         document = BENCHMARKS.parent / "docs" / "scaling.md"
         copy = pathlib.Path(self.get_temp_dir()) / "scaling.md"
         copy.write_text(document.read_text())
-        tables.write(copy, figures)
+        tables.write(copy, results)
         self.assertEqual(
             copy.read_text(), document.read_text(), "run benchmarks/scaling.py --parts=tables"
         )

@@ -47,7 +47,7 @@ class RewriteTest(tf.test.TestCase):
         shutil.rmtree(self.path, ignore_errors=True)
         shutil.copytree(self.raw, self.path)
 
-    def go_on(self, function=moved, name="moved"):
+    def resume(self, function=moved, name="moved"):
         store = FeatureStore.open(self.path)
         map_in_place(store, function, name, CHUNK)
         return store
@@ -60,7 +60,7 @@ class RewriteTest(tf.test.TestCase):
         self.assertAllEqual(store.read(0, ROWS), 3 * self.x + CHUNK, message)
 
     def test_every_row_is_what_the_map_makes_of_it(self):
-        store = self.go_on()
+        store = self.resume()
         self.assert_moved()
         self.assertAllEqual(store.read(0, ROWS), 3 * self.x + CHUNK)
 
@@ -68,42 +68,42 @@ class RewriteTest(tf.test.TestCase):
     def test_killed_at_any_touch_of_the_disk_it_resumes_to_the_same_bytes(self):
         for n in itertools.count():
             self.begin()
-            if killed_at(n, self.go_on):
+            if killed_at(n, self.resume):
                 break
-            self.go_on()
+            self.resume()
             self.assert_moved(n)
         self.assert_moved()
         self.assertGreater(n, 40)
 
     def test_killed_again_and_again_it_still_ends(self):
         kills = 0
-        while not killed_at(14, self.go_on):  # a block takes 22, and 12 of them to be kept
+        while not killed_at(14, self.resume):  # a block takes 22, and 12 of them to be kept
             kills += 1
         self.assert_moved()
         self.assertGreater(kills, 1)
 
     def test_what_is_finished_is_not_done_again(self):
-        self.go_on()
-        self.go_on(never)
+        self.resume()
+        self.resume(never)
         self.assert_moved()
 
     def test_rows_of_one_map_do_not_go_through_another(self):
         for n in (10**6, 25):
-            killed_at(n, self.go_on)
+            killed_at(n, self.resume)
             with self.assertRaisesRegex(DataError, "are already mapped by moved"):
-                self.go_on(never, "other")
+                self.resume(never, "other")
 
     def test_new_rows_of_another_map_that_were_not_used_yet_are_not_used(self):
         # Killed when the first block is ready and the store does not know of it.
         n = next(n for n in itertools.count() if self.is_ready_after(n))
         self.begin()
-        killed_at(n, self.go_on)
-        self.go_on(lambda rows: 5 * rows, "other")
+        killed_at(n, self.resume)
+        self.resume(lambda rows: 5 * rows, "other")
         self.assertAllEqual(FeatureStore.open(self.path).read(0, ROWS), 5 * self.x)
 
     def is_ready_after(self, n):
         self.begin()
-        killed_at(n, self.go_on)
+        killed_at(n, self.resume)
         try:
             block = FeatureStore.open(os.path.join(self.path, "mapping"))
         except DataError:
@@ -112,18 +112,18 @@ class RewriteTest(tf.test.TestCase):
 
     def test_a_map_that_fails_at_once_leaves_the_rows_as_they_are(self):
         with self.assertRaisesRegex(DataError, "row 70 are not finite"):
-            self.go_on(lambda rows: rows + np.nan, "broken")
+            self.resume(lambda rows: rows + np.nan, "broken")
         self.assertAllEqual(FeatureStore.open(self.path).read(0, ROWS), self.x)
-        self.go_on()
+        self.resume()
         self.assert_moved()
 
     def test_a_map_that_fails_later_leaves_a_store_that_says_so(self):
         first = iter([True, True])
         with self.assertRaisesRegex(DataError, "row 86 are not finite"):
-            self.go_on(lambda rows: moved(rows) if next(first, False) else rows + np.nan)
+            self.resume(lambda rows: moved(rows) if next(first, False) else rows + np.nan)
         with self.assertRaisesRegex(DataError, "16 of 24 rows are mapped by moved"):
             FeatureStore.open(self.path).check_complete()
-        self.go_on()
+        self.resume()
         self.assert_moved()
 
     def test_a_store_that_is_not_complete_or_empty(self):

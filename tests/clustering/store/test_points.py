@@ -15,7 +15,7 @@ def numbers(rows, dim, dtype=np.float32):
 
 
 class Watched:
-    """Points that tell what is read of them, and fail at a row."""
+    """Points that record what is read of them, and fail at a row."""
 
     dim, dtype = 1, np.dtype(np.float32)
 

@@ -124,9 +124,9 @@ class DrawingTest(tf.test.TestCase):
 
     def test_every_object_place_and_hour_goes_together_at_any_size(self):
         rng, sizes = np.random.default_rng(0), itertools.cycle([32, 33, 64, 96])
-        for subject in objects.OBJECTS:
+        for object_name in objects.OBJECTS:
             for place, hour, size in zip(PLACES, itertools.cycle(HOURS), sizes):
-                image = scene(subject, place, hour, size, rng)
+                image = scene(object_name, place, hour, size, rng)
                 self.assertEqual((image.shape, image.dtype), ((size, size, 3), np.uint8))
                 self.assertGreater(image.std(), 3)
 

@@ -12,7 +12,7 @@ from dc_tf.report.sections.evaluations import find
 
 RESULT = {
     "task": "knn",
-    "figure": "top1",
+    "metric": "top1",
     "layers": {"conv1": {"top1": 0.25}, "conv2": {"top1": 0.5}},
     "random_init": {"conv1": {"top1": 0.125}},
     "below_random_init": [],
@@ -43,7 +43,7 @@ class EvaluationsTest(tf.test.TestCase):
 
     def test_one_result_is_shown_once(self):
         named = self.write("knn.json", RESULT)
-        entry = {"task": "knn", "figure": "top1", "layers": {"conv1": 0.25, "conv2": 0.5}}
+        entry = {"task": "knn", "metric": "top1", "layers": {"conv1": 0.25, "conv2": 0.5}}
         self.write("evaluations.json", [entry, "no entry"])
         found = find(self.folder, [named]).by_layer
         self.assertLen(found, 1)
