@@ -198,6 +198,7 @@ class RunTest(ReportCase):
                 "task": "knn",
                 "figure": "top1",
                 "opened": {"weights": str(own), "test": "t"},
+                "train": "data",
                 "test_rows": 1000,
                 "protocol": {},
                 "layers": {"conv13": {"top1": own}, "fc7": {"top1": 0.5}},

@@ -92,7 +92,9 @@ class TablesTest(tf.test.TestCase):
     def test_what_ends_below_an_untrained_network_is_marked_and_the_mark_explained(self):
         found = [row("a", 1.0, below=1), row("b", 2.0)]
         text = tables(result(*found))
-        self.assertIn("| a       | 1.0 ± 0.5 ↓ |\n| b       | 2.0 ± 0.5   |\n\n↓ below the unt", text)
+        self.assertIn(
+            "| a       | 1.0 ± 0.5 ↓ |\n| b       | 2.0 ± 0.5   |\n\n↓ below the unt", text
+        )
         self.assertNotIn("↓", tables(result(found[1])))
 
     def test_many_layers_go_down(self):
