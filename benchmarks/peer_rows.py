@@ -16,6 +16,7 @@ import sys
 from peer_budget import Budget, cost_of, fitted
 
 from dc_tf import experiment as experiment_lib
+from dc_tf import settings as settings_lib
 from dc_tf.atomic import make_folder, read_json, write_json, write_text
 from dc_tf.errors import ConfigError
 from dc_tf.sweep import precisions as precisions_lib
@@ -26,7 +27,9 @@ from dc_tf.sweep.run import prepare, run_sweep
 
 EVALUATIONS = {"knn": {"task": "knn"}, "linear": {"config_file": "linear_probe_small"}}
 _TRAINER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peer_training.py")
-_TRUNK = ("width", "resolution", "fc", "sobel")
+_TRUNK = ("width", "resolution", "stem", "fc", "sobel", "dropout")
+# Whose augmentation all peers have.
+_AUGMENTED = "deepercluster2_small"
 # Of a variant of a sweep; the others would train on other data, or beyond the budget.
 _FIELDS = ("base", "settings", "stages")
 _UNTRAINED = {"images": 0, "forward_only": 0, "seconds": 0.0}
@@ -38,36 +41,58 @@ def measured(rows, budget: Budget, options) -> list[dict]:
     Args:
         rows: {name: row} of peers.yaml.
         budget: of each row.
-        options: has `config`, `train`, `test`, `workdir`, `seeds` and `peers_python`.
+        options: has `config`, `train`, `test`, `workdir`, `seeds`, `peers_python` and
+            `peers_device`.
 
     Raises:
         ConfigError: a setting that cannot work, or results of other settings in the folder.
         DataError: runs of dc_tf failed.
     """
-    ours = {name: row or {} for name, row in rows.items() if "peer" not in (row or {})}
-    for name, row in ours.items():
-        if unknown := sorted(row.keys() - _FIELDS):
-            raise ConfigError(
-                f"row {name} has {', '.join(unknown)}; use peer, or {', '.join(sorted(_FIELDS))}."
-            )
-    sweep = _sweep(options, ours or {"base": {}})
-    prepared = prepare(sweep, f"{options.workdir}/plan", options.train, None, options.test, 1)
+    prepared = planned(rows, options)
     make_folder(options.workdir)
     precisions = _precisions(prepared.runs, f"{options.workdir}/precisions.json")
-    cells = []
-    for name, row in rows.items():
-        if name not in ours:
-            cells += Peers(options, prepared, precisions, budget).cells(name, row)
-    if ours:
-        cells += _runs(sweep, prepared, precisions, budget, options)
+    peers = Peers(options, prepared, precisions, budget)
+    cells = [
+        peers.cell(rows[cell.variant], cell) for cell in prepared.cells if _is_peer(rows, cell)
+    ]
+    if len(cells) < len(prepared.cells):
+        cells += _runs(rows, prepared, precisions, budget, options)
     return cells
 
 
-def _check_fields(rows):
+def planned(rows, options):
+    """All rows and seeds as cells of a sweep; those of peers have what they share with runs.
+
+    Args:
+        rows, options: as of `measured`.
+
+    Returns:
+        sweep.run.Prepared.
+
+    Raises:
+        ConfigError: a setting that cannot work.
+    """
+    variants = {}
     for name, row in rows.items():
-        if unknown := sorted(row.keys() - set(_FIELDS)):
-            known = ", ".join(_FIELDS)
+        row = row or {}
+        if "peer" in row:
+            variants[name] = {"base": row.get("base", "")}
+        elif unknown := sorted(row.keys() - _FIELDS):
+            known = ", ".join(sorted(_FIELDS))
             raise ConfigError(f"row {name} has {', '.join(unknown)}; use peer, or {known}.")
+        else:
+            variants[name] = row
+    sweep = _sweep(options, variants)
+    return prepare(sweep, f"{options.workdir}/plan", options.train, None, options.test, 1)
+
+
+def augmentation() -> dict:
+    """{flag of peer_training.py: value} of the colours of all peers, those of a preset."""
+    return settings_lib.read([_AUGMENTED])["stages"][0]["augmentation"]
+
+
+def _is_peer(rows, cell):
+    return "peer" in (rows[cell.variant] or {})
 
 
 def _sweep(options, variants) -> dict:
@@ -88,11 +113,11 @@ def _precisions(runs, path) -> precisions_lib.Precisions:
     return precisions_lib.Precisions(**read_json(path))
 
 
-def _runs(sweep, prepared, precisions, budget, options) -> list[dict]:
+def _runs(rows, prepared, precisions, budget, options) -> list[dict]:
     """Runs of dc_tf with the epochs that fit the budget, as a sweep."""
     variants = {}
     for cell in prepared.cells:
-        if cell.variant not in variants:
+        if cell.variant not in variants and not _is_peer(rows, cell):
             experiment = precisions.applied(cell.run.experiment)
             path = os.path.join(options.workdir, "epochs", f"{cell.run.name}.json")
             made_with = {
@@ -102,7 +127,7 @@ def _runs(sweep, prepared, precisions, budget, options) -> list[dict]:
             }
             variants[cell.variant] = {"settings": _fitted(experiment, budget, made_with, path)}
     folder = os.path.join(options.workdir, "dc_tf")
-    sweep = sweep | {"base": "", "variants": variants}
+    sweep = _sweep(options, variants) | {"base": ""}
     found = run_sweep(sweep, folder, options.train, test=options.test)
     return [cell | {"cost": cost_of(cell["run"])} for cell in found["cells"]]
 
@@ -122,7 +147,7 @@ def _check_same(path, made_with):
 
 
 class Peers:
-    """Peers with the data and the trunk of a prepared sweep.
+    """Peers, each with the data, the trunk and the crops of its cell in a prepared sweep.
 
     Args:
         options: as of `measured`.
@@ -136,13 +161,9 @@ class Peers:
         self._precisions, self._budget = precisions, budget
         self._folder = os.path.join(options.workdir, "peers")
 
-    def cells(self, name, row) -> list[dict]:
-        """Trains and measures a row with each seed."""
-        runs = {run.experiment.seed: run for run in self._prepared.runs}
-        return [self._cell(name, row, run) for run in runs.values()]
-
-    def _cell(self, name, row, run) -> dict:
-        folder = os.path.join(self._folder, f"{name.replace(' ', '_')}-seed_{run.experiment.seed}")
+    def cell(self, row, cell) -> dict:
+        """Trains and measures a row with a seed."""
+        run, folder = cell.run, os.path.join(self._folder, cell.name)
         make_folder(folder)
         model = os.path.join(folder, "model")
         cost = self._train(row, run.experiment, f"{folder}/trunk.pth")
@@ -152,22 +173,26 @@ class Peers:
                 "import_torch", f"--checkpoint={folder}/trunk.pth", f"--output={model}", resolution
             )
         return {
-            "variant": name,
+            "variant": cell.variant,
             "axes": {},
-            "seed": run.experiment.seed,
+            "seed": cell.seed,
             "images": run.rows,
             "metrics": self._metrics(run, model, folder),
+            "below_random_init": {},
             "cost": cost,
         }
 
     def _train(self, row, experiment, weights) -> dict:
         """What the training of a peer has used; trains unless it is done."""
-        arguments = [*self._arguments(row), f"--trunk={experiment.model.trunk}"]
         settings = {name: getattr(experiment.model, name) for name in _TRUNK}
-        arguments += [
+        arguments = [
+            f"--trunk={experiment.model.trunk}",
             f"--settings={json.dumps(settings)}",
             f"--min_crop_area={experiment.data.min_crop_area}",
+            *(f"--{name}={value}" for name, value in augmentation().items()),
             f"--seed={experiment.seed}",
+            f"--device={self._options.peers_device}",
+            *self._arguments(row),
         ]
         made_with = {"arguments": arguments, "data": self._prepared.fingerprint}
         done = f"{weights}.done.json"
@@ -185,19 +210,20 @@ class Peers:
             return ["--method=simclr", "--untrained"]
         budget = self._budget
         used = f"--images={budget.images}" if budget.images else f"--seconds={budget.seconds}"
-        own = [f"--{key}={value}" for key, value in row.items() if key != "peer"]
+        own = [f"--{key}={value}" for key, value in row.items() if key not in ("peer", "base")]
         return [f"--method={row['peer']}", used, *own]
 
     def _metrics(self, run, model, folder) -> dict:
-        """{evaluation: {layer: percent}}, measured unless it is done."""
-        found = {}
+        """{evaluation: {layer: percent}} on images as a run sees them, unless it is done."""
+        found, resize = {}, run.experiment.data.resize
+        flags = [f"--resize={resize}"] if resize else []
         for evaluation in self._prepared.sweep.evaluations:
             path = os.path.join(folder, f"{evaluation.name}.json")
             asked = Asked(self._prepared.sweep, evaluation, run, False,
                           self._precisions.evaluation, self._prepared.prints)  # fmt: skip
-            made_with = asked.made_with()
+            made_with = asked.made_with() | {"resize": resize}
             if kept_result(path, made_with) is None:
-                _dc_tf(*asked.arguments(model, f"{path}.new"))
+                _dc_tf(*asked.arguments(model, f"{path}.new"), *flags)
                 kept = {"made_with": made_with, "result": read_json(f"{path}.new")}
                 write_text(path, json.dumps(kept, indent=1) + "\n")
             found[evaluation.name] = metrics_of(kept_result(path), untrained=False)

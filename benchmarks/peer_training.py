@@ -1,6 +1,6 @@
 """Trains a trunk with SimCLR, SwAV or DINO of `lightly`; `peers.py` starts it as a process.
 
-    python benchmarks/peer_training.py --method=simclr --data=DATA \\
+    python benchmarks/peer_training.py --method=simclr --data=DATA --jitter=0.5 \\
         --settings='{"resolution": 32}' --seconds=1800 --output=simclr.pth
 
 Heads, losses and augmentation are lightly's, the loop is this file's; every method sees two views
@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 
 import torch
+import torchvision_operators  # noqa: F401
 from lightly.loss import DINOLoss, NTXentLoss, SwaVLoss
 from lightly.models.modules import heads
 from lightly.models.utils import deactivate_requires_grad, update_momentum
@@ -47,7 +48,7 @@ class SimCLR(nn.Module):
 
     def forward(self, views) -> torch.Tensor:
         outputs = self.head(torch.relu(self.trunk(torch.cat(views)))).float()
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(outputs.device.type, enabled=False):
             return self.loss(*outputs.chunk(VIEWS))
 
     def after_step(self) -> None:
@@ -69,7 +70,7 @@ class SwAV(nn.Module):
         self.prototypes.normalize()
         outputs = self.head(torch.relu(self.trunk(torch.cat(views)))).float()
         logits = self.prototypes(nn.functional.normalize(outputs, dim=1)).float()
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(outputs.device.type, enabled=False):
             return self.loss(list(logits.chunk(VIEWS)), [])
 
     def after_step(self) -> None:
@@ -96,7 +97,7 @@ class DINO(nn.Module):
         student = self.head(torch.relu(self.trunk(images))).float()
         with torch.no_grad():
             teacher = self.teacher[1](torch.relu(self.teacher[0](images))).float()
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(student.device.type, enabled=False):
             return self.loss(list(teacher.chunk(VIEWS)), list(student.chunk(VIEWS)), epoch=1)
 
     def after_step(self) -> None:
@@ -111,13 +112,14 @@ METHODS = {"simclr": SimCLR, "swav": SwAV, "dino": DINO}
 class Images(torch.utils.data.Dataset):
     """Two augmented views of each row of a dc_tf data set, (3, r, r) in [0, 1]."""
 
-    def __init__(self, path, resolution, min_crop_area, jitter):
-        self.reader = RowReader(Dataset.open(path))
+    def __init__(self, options, resolution):
+        self.reader = RowReader(Dataset.open(options.data))
         self.transform = SimCLRTransform(
             input_size=resolution,
-            cj_strength=jitter,
-            min_scale=min_crop_area,
-            gaussian_blur=0.0,
+            cj_strength=options.jitter,
+            random_gray_scale=options.greyscale,
+            gaussian_blur=options.blur,
+            min_scale=options.min_crop_area,
             normalize=None,
         )
 
@@ -143,13 +145,15 @@ def learning_rate(base, done) -> float:
 
 
 def faster_format(method, views) -> torch.dtype:
-    """bfloat16 or float32, whichever takes less time for a step on this processor."""
+    """bfloat16 or float32, whichever takes less time for a step on the method's device."""
     seconds, before = {}, copy.deepcopy(method.state_dict())
     for dtype in (torch.float32, torch.bfloat16):
         for step in range(_TIMED_STEPS):
             if step == 1:  # the first one prepares kernels
                 started = time.monotonic()
-            loss_of(method, views, dtype).backward()
+            loss = loss_of(method, views, dtype)
+            loss.backward()
+            loss.item()  # waits for the device
         seconds[dtype] = time.monotonic() - started
     method.load_state_dict(before)
     return min(seconds, key=seconds.get)
@@ -157,8 +161,9 @@ def faster_format(method, views) -> torch.dtype:
 
 def loss_of(method, views, dtype) -> torch.Tensor:
     """The loss with products in `dtype`."""
-    views = [view.contiguous(memory_format=torch.channels_last) for view in views]
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+    device = next(method.parameters()).device
+    views = [view.to(device, memory_format=torch.channels_last) for view in views]
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         return method(views)
 
 
@@ -189,11 +194,12 @@ def train(method, loader, options) -> dict:
         loss.backward()
         optimizer.step()
         method.after_step()
+        last = loss.item()  # waits for the device
         images += VIEWS * len(views[0])
         seconds = time.monotonic() - started
         done = images / most if most else seconds / options.seconds
-    if not math.isfinite(loss.item()):
-        raise SystemExit(f"{options.method} diverged: the loss is {loss.item()}.")
+    if not math.isfinite(last):
+        raise SystemExit(f"{options.method} diverged: the loss is {last}.")
     return {
         "seconds": seconds,
         "images": images,
@@ -201,26 +207,29 @@ def train(method, loader, options) -> dict:
         "images_per_second": images / seconds,
         "waiting": waited / seconds,
         "compute_dtype": str(dtype).removeprefix("torch."),
-        "loss": loss.item(),
+        "loss": last,
     }
 
 
 def main() -> None:
     options = parsed()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device=cuda: this PyTorch sees no GPU; use --device=cpu.")
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
     settings = json.loads(options.settings)
     trunk = TRUNKS[options.trunk](**settings)
-    method = METHODS[options.method](trunk).to(memory_format=torch.channels_last).train()
+    method = METHODS[options.method](trunk).to(options.device, memory_format=torch.channels_last)
+    method.train()
     found = {} if options.untrained else train(method, batches_of(options, settings), options)
-    torch.save({"state_dict": trunk.state_dict()}, options.output)
+    torch.save({"state_dict": trunk.cpu().state_dict()}, options.output)
     with open(f"{options.output}.json", "w", encoding="utf-8") as file:
         json.dump(found, file)
 
 
 def batches_of(options, settings) -> torch.utils.data.DataLoader:
     """The loader of the data set's views."""
-    images = Images(options.data, settings["resolution"], options.min_crop_area, options.jitter)
+    images = Images(options, settings["resolution"])
     return torch.utils.data.DataLoader(
         images,
         min(options.batch_size, len(images)),
@@ -228,6 +237,7 @@ def batches_of(options, settings) -> torch.utils.data.DataLoader:
         drop_last=True,
         num_workers=options.loaders,
         persistent_workers=options.loaders > 0,
+        pin_memory=options.device == "cuda",
     )
 
 
@@ -249,7 +259,10 @@ def parsed() -> argparse.Namespace:
     add("--learning_rate", type=float, default=0.05)
     add("--weight_decay", type=float, default=1e-4)
     add("--min_crop_area", type=float, default=0.3)
-    add("--jitter", type=float, default=0.5, help="strength of SimCLR's colour jitter")
+    add("--jitter", type=float, default=0.0, help="strength of SimCLR's colour jitter")
+    add("--greyscale", type=float, default=0.0, help="probability, as the next one")
+    add("--blur", type=float, default=0.0)
+    add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--threads", type=int, default=2, help="of torch")
     add("--loaders", type=int, default=2, help="processes that decode and augment")
     return parser.parse_args()

@@ -3,12 +3,12 @@
     python benchmarks/peers.py --train=DATA/cifar10_train --test=DATA/cifar10_test \\
         --workdir=PEERS --images=1000000 --output=PEERS/peers
 
-Rows are those of `--rows`. Every row has the data set, the trunk and the smallest crop of
-`--config`, and one budget: `--images` views through the network, or `--seconds` of training.
-Peers stop when it is used; runs of dc_tf, a sweep, have as many whole epochs as fit, for seconds
-by a speed measured before. Weights of peers are imported with `dc_tf import_torch`, and all rows
-are measured with the same calls of `dc_tf evaluate`. An interrupted call resumes. Writes
-OUTPUT.json and OUTPUT.md.
+Rows are those of `--rows`. A peer has the trunk and the smallest crop of `--config`, or of its own
+`base`; every row has the data set and one budget: `--images` views through the network, or
+`--seconds` of training. Peers stop when it is used; runs of dc_tf, a sweep, have as many whole
+epochs as fit, for seconds by a speed measured before. Weights of peers are imported with
+`dc_tf import_torch`, and all rows are measured with the same calls of `dc_tf evaluate`. An
+interrupted call resumes. Writes OUTPUT.json and OUTPUT.md.
 
 Peers need the extra `peers`; `--peers_python` names an environment that has it.
 """
@@ -30,7 +30,7 @@ from dc_tf.sweep.tables import markdown, tables
 FLAGS = flags.FLAGS
 flags.DEFINE_string("train", None, "Data set that is learned from, with labels.", required=True)
 flags.DEFINE_string("test", None, "Data set that is measured on.", required=True)
-flags.DEFINE_string("config", "cifar10_small", "Runs of dc_tf; the trunk and crops of peers.")
+flags.DEFINE_string("config", "cifar10_small", "Base of the rows that name none.")
 flags.DEFINE_string("rows", "benchmarks/peers.yaml", "{name: row}; the file explains them.")
 flags.DEFINE_list("only", [], "Names of rows; all by default.")
 flags.DEFINE_string("workdir", None, "Folder for the runs and their results.", required=True)
@@ -39,6 +39,7 @@ flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the experiments.")
 flags.DEFINE_float("seconds", 0.0, "Budget: seconds of training.", lower_bound=0)
 flags.DEFINE_integer("images", 0, "Budget: views through the network.", lower_bound=0)
 flags.DEFINE_string("peers_python", sys.executable, "Python that has the extra `peers`.")
+flags.DEFINE_enum("peers_device", "cpu", ["cpu", "cuda"], "Where peers are trained.")
 
 COSTS = ("images", "forward_only", "seconds")
 

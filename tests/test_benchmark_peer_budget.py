@@ -59,3 +59,24 @@ def test_the_cost_of_a_run_is_that_of_its_plan(data):
     assert cost["images"] == sum(epochs_of(settings)) * 128
     assert cost["forward_only"] == 128
     assert cost["seconds"] > 0
+
+
+@pytest.mark.slow
+def test_seconds_are_filled_by_a_speed_that_is_measured(data, monkeypatch):
+    experiment = experiment_on(data)
+    plan = peer_budget._measured_plan(experiment)
+    monkeypatch.setattr(peer_budget, "_measured_plan", lambda _: plan)
+    first, second = (128 / stage["images_per_second"] for stage in plan["stages"])
+    clustering = plan["stages"][1]["clustering_seconds"] / 2  # of two
+    assert min(first, second, clustering) > 0
+    # With what launch/budget.py adds, 0.5 s for an epoch and 4 s for each of three rounds.
+    seconds = 2 * first + 3 * second + 2 * clustering + 5 * 0.5 + 3 * 4
+
+    def fitted_in(share):
+        budget = peer_budget.Budget(seconds=share * seconds)
+        return epochs_of(peer_budget.fitted(experiment, budget))
+
+    assert fitted_in(1.001) == [2, 3]
+    assert fitted_in(0.999) == [1, 2]
+    with pytest.raises(ConfigError, match="one epoch of each stage costs .* 0.* seconds of train"):
+        fitted_in(0.001)

@@ -16,9 +16,8 @@ import tensorflow as tf
 from dc_tf.exporting.torch_checkpoint import read_checkpoint
 from dc_tf.exporting.torch_weights import from_torch
 from dc_tf.exporting.weights import assign_weights
-from dc_tf.nn.vgg16 import VGG16
+from dc_tf.nn.trunks import make_trunk
 
-pytestmark = pytest.mark.slow
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 PYTHON = os.environ.get("DC_TF_PEERS_PYTHON", sys.executable)
 ROWS = {
@@ -28,9 +27,9 @@ ROWS = {
 }
 # In PyTorch's process, since its threads and TensorFlow's would wait for one another.
 FEATURES = """
-import sys, numpy, torch
-from torch_trunks import VGG16
-trunk = VGG16(width=0.125, resolution=32, fc=16, sobel=bool(int(sys.argv[3])))
+import json, sys, numpy, torch
+from torch_trunks import TRUNKS
+trunk = TRUNKS[sys.argv[3]](**json.loads(sys.argv[4]))
 trunk.load_state_dict(torch.load(sys.argv[1])["state_dict"])
 with torch.no_grad():
     images = torch.from_numpy(numpy.load(sys.argv[2])).permute(0, 3, 1, 2)
@@ -49,30 +48,60 @@ def run(*arguments, python=PYTHON, timeout=200):
                    env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)})  # fmt: skip
 
 
-@pytest.mark.parametrize(("method", "sobel"), [("simclr", 1), ("swav", 0), ("dino", 1)])
-def test_a_trained_peer_has_the_same_features_in_dc_tf(method, sobel):
+SMALL = {"width": 0.125, "resolution": 32}
+SLOW, EXTENDED = pytest.mark.slow, pytest.mark.extended
+CASES = [
+    pytest.param("swav", "vgg16", {"fc": 16, "sobel": False}, "--seconds=0.5", marks=SLOW),
+    pytest.param("simclr", "resnet18", {"sobel": False}, "--images=64", marks=SLOW),
+    pytest.param("simclr", "vgg16", {"fc": 16, "dropout": False}, "--images=64", marks=EXTENDED),
+    pytest.param("dino", "resnet18", {"stem": "small"}, "--images=64", marks=EXTENDED),
+]
+
+
+@pytest.mark.parametrize(("method", "kind", "settings", "budget"), CASES)
+def test_a_trained_peer_has_the_same_features_in_dc_tf(method, kind, settings, budget):
     skip_without_lightly()
     folder = tempfile.mkdtemp()
     data = runs.make_data(folder, images=40)
-    settings = {"width": 0.125, "resolution": 32, "fc": 16, "sobel": bool(sobel)}
+    settings = json.dumps(SMALL | settings)
     weights, images = os.path.join(folder, "trunk.pth"), os.path.join(folder, "images.npy")
-    run("peer_training.py", f"--method={method}", f"--data={data}", "--images=64",
-        "--batch_size=16", "--threads=1", "--loaders=0", f"--settings={json.dumps(settings)}",
-        f"--output={weights}")  # fmt: skip
+    run("peer_training.py", f"--method={method}", f"--data={data}", budget, "--batch_size=16",
+        "--threads=1", "--loaders=0", "--jitter=0.5", "--greyscale=0.2", f"--trunk={kind}",
+        f"--settings={settings}", f"--output={weights}")  # fmt: skip
     with open(f"{weights}.json", encoding="utf-8") as file:
         found = json.load(file)
-    assert found["images"] == 64
     assert np.isfinite(found["loss"])
+    if budget == "--images=64":
+        assert found["images"] == 64
+    else:
+        assert found["seconds"] >= 0.5
+        assert found["images"] % 32 == 0
     pixels = np.random.default_rng(0).random((4, 32, 32, 3), np.float32)
     np.save(images, pixels)
-    run("-c", FEATURES, weights, images, sobel)
+    run("-c", FEATURES, weights, images, kind, settings)
     network = from_torch(read_checkpoint(weights), 32)
-    trunk = VGG16(**network.settings).built_at_resolution()
+    assert network.kind == kind
+    trunk = make_trunk(kind, **network.settings).built_at_resolution()
     assign_weights(network.weights, trunk)
     theirs = np.load(images + ".features.npy")
-    np.testing.assert_allclose(trunk(tf.constant(pixels))["fc7"], theirs, atol=1e-4)
+    found = trunk(tf.constant(pixels))[trunk.feature_layer]
+    np.testing.assert_allclose(found, theirs, atol=1e-4)
+    assert np.std(theirs) > 0.01
 
 
+@pytest.mark.slow
+def test_a_gpu_that_is_not_there_is_refused():
+    skip_without_lightly()
+    command = [PYTHON, "peer_training.py", "--device=cuda", "--method=dino", "--data=none",
+               "--settings={}", "--images=1", "--output=none"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=BENCHMARKS, env=environment, timeout=200, text=True,
+                          stderr=subprocess.PIPE)  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.endswith("--device=cuda: this PyTorch sees no GPU; use --device=cpu.\n")
+
+
+@pytest.mark.slow
 def test_a_comparison_has_equal_budgets_and_resumes():
     skip_without_lightly()
     folder = tempfile.mkdtemp()

@@ -24,7 +24,7 @@ def compare(own: dict, untrained: dict | None, images: int) -> dict:
         of the untrained network; `advice`, a sentence on those layers, or None if there are none.
     """
     top = best(own)
-    below = [layer for layer in own if untrained and is_below(own[layer], untrained[layer], images)]
+    below = layers_below(own, untrained or {}, images)
     return {
         "best_layer": top,
         "random_init_best_layer": best(untrained) if untrained else None,
@@ -36,6 +36,12 @@ def compare(own: dict, untrained: dict | None, images: int) -> dict:
 def best(metrics: dict) -> str:
     """The layer with the highest metric; the first one on a tie."""
     return max(metrics, key=metrics.get)
+
+
+def layers_below(own: dict, untrained: dict, images: int) -> list[str]:
+    """The layers, in the order of `own`, that `is_below` finds among those that both have."""
+    both = [layer for layer in own if layer in untrained]
+    return [layer for layer in both if is_below(own[layer], untrained[layer], images)]
 
 
 def is_below(own: float, untrained: float, images: int) -> bool:

@@ -17,7 +17,7 @@ import tensorflow as tf
 from absl import logging
 
 from dc_tf.data.storage import files
-from dc_tf.evaluation.comparison import best
+from dc_tf.evaluation.comparison import best, layers_below
 
 EVALUATIONS = "evaluations.json"
 # In order of preference: k-NN first, since embeddings are mostly used for comparison.
@@ -44,7 +44,9 @@ class Recommended:
 
 
 def remember(model: str, result: dict) -> str | None:
-    """Saves a task's metrics by layer; results of other weights or settings are kept.
+    """Saves a task's metrics by layer, with those of the untrained network where it was measured.
+
+    Results of other weights or settings are kept.
 
     Args:
         model: path of a SavedModel or of a run.
@@ -57,8 +59,11 @@ def remember(model: str, result: dict) -> str | None:
     path = _path(model)
     kept = [one for one in _read(path) if _key(one) != _key(entry)]
     for one in _read(path):
-        if _key(one) == _key(entry):  # keep layers that only the earlier call measured
-            entry["layers"] = one["layers"] | entry["layers"]
+        if _key(one) == _key(entry):  # keep what only the earlier call measured
+            for name in ("layers", "random_init"):
+                entry[name] = one.get(name, {}) | entry[name]
+    own, untrained = entry["layers"], entry["random_init"]
+    entry["below_random_init"] = layers_below(own, untrained, entry["test_rows"])
     try:
         _write(path, [*kept, entry][-_KEPT:])
     except _NOT_WRITABLE as error:
@@ -93,6 +98,10 @@ def _recommended(entry, name):
 
 def _entry(result):
     metric = result["metric"]
+
+    def shares(layers):
+        return {layer: values[metric] for layer, values in layers.items()}
+
     return {
         "task": result["task"],
         "metric": metric,
@@ -100,7 +109,8 @@ def _entry(result):
         "test": result["opened"].get("test", result["train"]),
         "test_rows": result["test_rows"],
         "protocol": {k: v for k, v in result["protocol"].items() if k != "scratch"},
-        "layers": {layer: values[metric] for layer, values in result["layers"].items()},
+        "layers": shares(result["layers"]),
+        "random_init": shares(result["random_init"] or {}),
     }
 
 
@@ -119,7 +129,7 @@ def _read(path) -> list:
         with tf.io.gfile.GFile(path) as file:
             entries = json.load(file)
         for entry in entries:
-            _key(entry), entry["metric"], {**entry["layers"]}
+            _key(entry), entry["metric"], {**entry["layers"]}, {**entry.get("random_init", {})}
         return entries
     except tf.errors.NotFoundError:
         return []

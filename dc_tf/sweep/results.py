@@ -8,6 +8,7 @@ average precision, the accuracy of rotations, or the normalised mutual informati
 clustering with each column.
 """
 
+import collections
 import dataclasses
 import statistics
 
@@ -40,6 +41,20 @@ def metrics_of(result: dict, untrained: bool) -> dict[str, float]:
         if untrained and name in (result.get("random_init") or {}):
             return {"": _percent(result["random_init"][name])}
     raise DataError(f"the task {result['task']} has no result for an untrained network.")
+
+
+def below_untrained(result: dict) -> list[str]:
+    """The layers that end below those of the untrained network, if that was measured.
+
+    Args:
+        result: JSON of `dc_tf evaluate`.
+
+    Returns:
+        Names of layers; [""] if the whole network does.
+    """
+    if "layers" in result:
+        return result["below_random_init"]
+    return [""] if result.get("advice") else []
 
 
 def _percent(share):
@@ -83,13 +98,14 @@ def collect(sweep, cells, folder, failures: dict) -> dict:
 
 
 def _cell(sweep, cell, folder, failures) -> dict:
-    metrics = {}
+    metrics, below = {}, {}
     for evaluation in sweep.evaluations:
         if job_name(cell.run.name, evaluation.name) in failures:
             continue  # what is there was made with other settings
         result = kept_result(folder.evaluation(cell.run.name, evaluation.name))
         if result is not None and (result.get("random_init") or not cell.untrained):
             metrics[evaluation.name] = metrics_of(result, cell.untrained)
+            below[evaluation.name] = [] if cell.untrained else below_untrained(result)
     return {
         "name": cell.name,
         "variant": cell.variant,
@@ -98,6 +114,7 @@ def _cell(sweep, cell, folder, failures) -> dict:
         "images": cell.run.rows,
         "run": folder.run(cell.run.name),
         "metrics": metrics,
+        "below_random_init": below,
     }
 
 
@@ -111,21 +128,27 @@ def rows_of(found: list[dict]) -> list[dict]:
             "variant": cells[0]["variant"],
             "axes": cells[0]["axes"],
             "images": cells[0]["images"],
-            "metrics": _over_seeds([cell["metrics"] for cell in cells]),
+            "metrics": _over_seeds(cells),
         }
         for cells in groups.values()
     ]
 
 
-def _over_seeds(metrics) -> dict:
-    """{evaluation: {layer: mean, deviation and number}} from those of each seed."""
+def _over_seeds(cells) -> dict:
+    """{evaluation: {layer: mean, deviation and numbers of seeds}} from the cells of each seed."""
     values: dict[str, dict[str, list]] = {}
-    for own in metrics:
-        for name, layers in own.items():
+    below = collections.Counter()
+    for cell in cells:
+        for name, layers in cell["metrics"].items():
             for layer, percent in layers.items():
                 values.setdefault(name, {}).setdefault(layer, []).append(percent)
+        for name, layers in cell["below_random_init"].items():
+            below.update((name, layer) for layer in layers)
     return {
-        name: {layer: spread(percents) for layer, percents in layers.items()}
+        name: {
+            layer: spread(percents) | {"below_random_init": below[name, layer]}
+            for layer, percents in layers.items()
+        }
         for name, layers in values.items()
     }
 

@@ -8,6 +8,11 @@ other way round. Below are the paper's results of the same variants, points or l
 
 _FEW_LAYERS = 4
 UNNAMED = "base"  # the row of a sweep without variants and axes
+_BELOW = "↓"
+_EXPLAINED = (
+    f"{_BELOW} below the untrained network of the same shape and seed, where that was measured, in "
+    "one seed at least"
+)
 
 
 def tables(found: dict) -> str:
@@ -48,15 +53,18 @@ def _evaluation(name, rows) -> str:
             ]
             for row in rows
         ]
-    return f"{head}:\n\n{markdown(columns, lines)}"
+    text = f"{head}:\n\n{markdown(columns, lines)}"
+    return f"{text}\n\n{_EXPLAINED}" if _BELOW in text else text
 
 
 def _value(row, name, layer):
     value = row["metrics"][name].get(layer)
     if value is None:
         return ""
-    mean = f"{value['mean']:.1f}"
-    return mean if value["deviation"] is None else f"{mean} ± {value['deviation']:.1f}"
+    text = f"{value['mean']:.1f}"
+    if value["deviation"] is not None:
+        text += f" ± {value['deviation']:.1f}"
+    return f"{text} {_BELOW}" if value["below_random_init"] else text
 
 
 def _paper(paper) -> str:

@@ -19,7 +19,10 @@ from dc_tf.evaluation.remembered import EVALUATIONS, recommend, remember
 from dc_tf.exporting.weights import weights_digest
 
 
-def result(layers, task="knn", weights="w", test="t", **protocol):
+def result(layers, task="knn", weights="w", test="t", untrained=None, **protocol):
+    def metrics(shares):
+        return {layer: {"top1": share, "mean_class": 0} for layer, share in shares.items()}
+
     return {
         "task": task,
         "metric": "top1",
@@ -27,7 +30,8 @@ def result(layers, task="knn", weights="w", test="t", **protocol):
         "train": "data",
         "test_rows": 100,
         "protocol": protocol,
-        "layers": {layer: {"top1": share, "mean_class": 0} for layer, share in layers.items()},
+        "layers": metrics(layers),
+        "random_init": untrained and metrics(untrained),
     }
 
 
@@ -65,6 +69,21 @@ class RememberedTest(tf.test.TestCase):
         self.assertEqual(self.best(), "conv7")
         remember(self.model, result({"conv7": 0.3}))
         self.assertEqual(self.best(), "fc7")
+
+    def test_layers_below_those_of_an_untrained_network_are_kept_as_such(self):
+        def kept():
+            with open(os.path.join(self.model, EVALUATIONS)) as file:
+                (entry,) = json.load(file)
+            return entry["random_init"], entry["below_random_init"]
+
+        remember(self.model, result({"conv7": 0.6, "fc7": 0.2}))
+        self.assertEqual(kept(), ({}, []))
+        remember(self.model, result({"fc7": 0.2}, untrained={"fc7": 0.5}))
+        self.assertEqual(kept(), ({"fc7": 0.5}, ["fc7"]))
+        remember(self.model, result({"conv7": 0.6}, untrained={"conv7": 0.5}))
+        self.assertEqual(kept(), ({"fc7": 0.5, "conv7": 0.5}, ["fc7"]))
+        remember(self.model, result({"fc7": 0.2}))
+        self.assertEqual(kept()[1], ["fc7"], "the untrained network was measured before")
 
     def test_old_results_go(self):
         for number in range(30):

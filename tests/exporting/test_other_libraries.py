@@ -19,7 +19,10 @@ from dc_tf.exporting.file_formats import ENDINGS, write_file
 from dc_tf.exporting.fold_sobel import fold
 from dc_tf.exporting.safetensors_file import write_safetensors
 from dc_tf.exporting.saved_model import export_saved_model
+from dc_tf.exporting.torch_checkpoint import read_checkpoint
 from dc_tf.exporting.torch_models import check_shape, timm_state, torchvision_state
+from dc_tf.exporting.torch_weights import from_torch
+from dc_tf.exporting.weights import assign_weights
 from dc_tf.nn.trunks import make_trunk
 
 
@@ -257,6 +260,49 @@ model.load_state_dict(load_file(PATH), strict=True)"""
     @unittest.skipUnless(LIBRARIES, INSTALL)
     def test_timm_loads_vgg_16(self):
         self.compare("vgg16", self.timm("vgg16_bn"), PADDED, 224, tf.nn.relu)
+
+    @pytest.mark.slow
+    @unittest.skipUnless(LIBRARIES, INSTALL)
+    def test_weights_of_torchvision_have_its_features_here_in_every_layer(self):
+        path = self.path("theirs.pth")
+        program = f"""{PREPARED}
+import torchvision
+torch.manual_seed(0)
+model = torchvision.models.resnet50(weights=None)
+norms = [part for part in model.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+for norm in norms:
+    torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+    torch.nn.init.normal_(norm.bias, std=0.2)
+    norm.momentum = 1.0
+with torch.no_grad():
+    model(torch.randn(8, 3, 64, 64))
+    for norm in norms:  # near the statistics of noise, so that the maps keep their scale
+        norm.running_mean += 0.1 * torch.randn_like(norm.running_mean)
+        norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.8, 1.25)
+def keep(name):
+    def hook(part, inputs, output):
+        found[name] = output.numpy().copy()
+    return hook
+model.relu.register_forward_hook(keep("conv1"))
+for stage in range(1, 5):
+    for number, block in enumerate(getattr(model, f"layer{{stage}}"), 1):
+        block.register_forward_hook(keep(f"block{{stage}}_{{number}}"))
+model.avgpool.register_forward_hook(keep("pool"))
+with torch.no_grad():
+    model.eval()(x)
+torch.save(model.state_dict(), {path!r})
+"""
+        found = other_process.run(program, OURS, images=images(side=64))
+        theirs = from_torch(read_checkpoint(path), 64)
+        trunk = make_trunk(theirs.kind, **theirs.settings).built_at_resolution()
+        assign_weights(theirs.weights, trunk)
+        self.assertEqual(trunk.kind, "resnet50")
+        self.assertCountEqual(found, trunk.layer_names)
+        for layer, values in trunk(images(side=64)).items():
+            expected = found[layer].transpose(0, 2, 3, 1).reshape(values.shape)
+            self.assertGreater(np.std(expected), 0.05, layer)
+            apart = np.abs(values - expected).max()
+            self.assertLess(apart, 1e-4 * max(1.0, np.abs(expected).max()), layer)
 
     def test_every_key_is_there_and_the_classifier_is_zero(self):
         trunk = of("resnet18", self.RGB, 64)

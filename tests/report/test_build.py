@@ -18,6 +18,7 @@ from dc_tf.atomic import write_json
 from dc_tf.commands.main import main
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError, DataError
+from dc_tf.evaluation.remembered import remember
 from dc_tf.report import content, page
 from dc_tf.report.build import make
 
@@ -190,6 +191,26 @@ class RunTest(ReportCase):
         self.assertIn("Retrieval: R-MAC ends below an untrained one.", text)
         with self.assertRaisesRegex(ConfigError, "no JSON result|not a JSON result"):
             make(output=self.output, run=self.run_folder, evaluation_files=[self.run_folder])
+
+    def test_a_run_that_remembers_a_layer_below_an_untrained_one_is_warned_of(self):
+        def measured(own):
+            return {
+                "task": "knn",
+                "figure": "top1",
+                "opened": {"weights": str(own), "test": "t"},
+                "train": "data",
+                "test_rows": 1000,
+                "protocol": {},
+                "layers": {"conv13": {"top1": own}, "fc7": {"top1": 0.5}},
+                "random_init": {"conv13": {"top1": 0.46}, "fc7": {"top1": 0.4}},
+            }
+
+        for own, warned in ((0.31, True), (0.5, False)):  # the newer one is shown
+            remember(self.run_folder, measured(own))
+            text = self.document(run=self.run_folder).text()
+            warning = "k-NN, top-1: conv13 ends below the same layer of an untrained network."
+            self.assertEqual(warning in text, warned)
+            self.assertEqual("conv13 below untrained 31.0 46.0" in text, warned)
 
     def test_what_cannot_work_is_refused_before_anything_is_written(self):
         taken = self.path("taken.html")

@@ -7,13 +7,14 @@ from dc_tf.errors import DataError
 from dc_tf.evaluation import paper
 from dc_tf.sweep.plot import curves, draw, horizontal
 from dc_tf.sweep.published import NAMES, published
-from dc_tf.sweep.results import metrics_of, spread
+from dc_tf.sweep.results import below_untrained, metrics_of, rows_of, spread
 from dc_tf.sweep.sweep_file import read_sweep
 from dc_tf.sweep.tables import tables
 
 
-def row(variant, value, axes=None, images=60, layers=("conv13",), deviation=0.5):
+def row(variant, value, axes=None, images=60, layers=("conv13",), deviation=0.5, below=0):
     metric = {"mean": value, "deviation": deviation, "seeds": 1 if deviation is None else 2}
+    metric["below_random_init"] = below
     metrics = {"knn": dict.fromkeys(layers, metric)}
     return {"variant": variant, "axes": axes or {}, "images": images, "metrics": metrics}
 
@@ -55,6 +56,25 @@ class MetricsTest(tf.test.TestCase):
         with self.assertRaisesRegex(DataError, "nmi has no result for an untrained network"):
             metrics_of(found, untrained=True)
 
+    def test_what_ends_below_the_untrained_network(self):
+        layers = {"layers": {"conv1": {}}, "below_random_init": ["conv1"], "advice": "conv1 ends"}
+        self.assertEqual(below_untrained(layers), ["conv1"])
+        self.assertEqual(below_untrained({"top1": 0.5, "advice": "the model ends below"}), [""])
+        self.assertEmpty(below_untrained({"top1": 0.5, "advice": None}))
+        self.assertEmpty(below_untrained({"task": "rotation", "rotation_accuracy": 0.5}))
+
+    def test_a_row_counts_the_seeds_that_end_below_by_layer(self):
+        def cell(seed, below):
+            metrics = {"knn": {"conv1": 1.0 + seed, "fc7": 3.0}}
+            below = {"knn": below}
+            own = {"metrics": metrics, "below_random_init": below, "seed": seed}
+            return own | {"variant": "a", "axes": {}, "images": 60}
+
+        (found,) = rows_of([cell(0, ["fc7"]), cell(1, ["fc7", "conv1"]), cell(2, [])])
+        counts = {k: v["below_random_init"] for k, v in found["metrics"]["knn"].items()}
+        self.assertEqual(counts, {"conv1": 1, "fc7": 2})
+        self.assertEqual(found["metrics"]["knn"]["conv1"]["mean"], 2.0)
+
     def test_mean_and_deviation_of_a_sample(self):
         self.assertEqual(spread([1.0, 2.0, 3.0]), {"mean": 2.0, "deviation": 1.0, "seeds": 3})
         self.assertIsNone(spread([4.0])["deviation"])
@@ -68,6 +88,14 @@ class TablesTest(tf.test.TestCase):
         self.assertEqual(lines[4], "| variant | images | conv13    |")
         self.assertEqual(lines[6], "| a       | 0.5    | 1.0 ± 0.5 |")
         self.assertEqual(lines[8], "| b       |        | 3.0 ± 0.5 |")
+
+    def test_what_ends_below_an_untrained_network_is_marked_and_the_mark_explained(self):
+        found = [row("a", 1.0, below=1), row("b", 2.0)]
+        text = tables(result(*found))
+        self.assertIn(
+            "| a       | 1.0 ± 0.5 ↓ |\n| b       | 2.0 ± 0.5   |\n\n↓ below the unt", text
+        )
+        self.assertNotIn("↓", tables(result(found[1])))
 
     def test_many_layers_go_down(self):
         layers = [f"conv{n}" for n in range(1, 8)]

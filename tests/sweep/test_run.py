@@ -142,6 +142,29 @@ class SweepTest(tf.test.TestCase):
         self.assertEqual(found["rows"], self.found["rows"])
 
 
+@pytest.mark.slow
+class WorkersTest(tf.test.TestCase):
+    def test_a_cell_of_two_workers_is_trained_and_measured_beside_its_untrained_network(self):
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        variants = {"random": {"untrained": "first"}, "first": {}}
+        fields = sweeps.changed(variants=variants, axes={}, seeds=[0])
+        workdir = os.path.join(folder, "S")
+        found = run_sweep(fields, workdir, **sweeps.make_data(folder), workers=2, threads=1)
+        self.assertEqual(found["done"], "2 of 2 cells")
+        with open(f"{workdir}/runs/first-seed_0/result.json") as file:
+            self.assertEqual(json.load(file)["workers"], 2)
+        with open(f"{workdir}/logs/first-seed_0.knn.log") as file:
+            self.assertIn("[w0] random init", file.read())
+        with open(f"{workdir}/evaluations/first-seed_0/knn.json") as file:
+            result = json.load(file)["result"]
+        random, first = (cell["below_random_init"]["knn"] for cell in found["cells"])
+        self.assertEqual((random, first), ([], result["below_random_init"]))
+        for cell, network in zip(found["cells"], ("random_init", "layers"), strict=True):
+            shares = {k: 100 * v["top1"] for k, v in result[network].items()}
+            self.assertAllClose(cell["metrics"]["knn"], shares)
+
+
 @pytest.mark.extended
 class EightCellsTest(tf.test.TestCase):
     """Eight cells, two at a time, and what is done with them in processes of their own."""

@@ -157,10 +157,10 @@ def _advice(result):
 
 
 def _remembered(folder):
-    """Entries of `evaluations.json`, which have the trained network only."""
+    """Entries of `evaluations.json`, the newest first."""
     path = folder and os.path.join(folder, EVALUATIONS)
     entries = _json(path) if path and os.path.isfile(path) else None
-    return [one for one in entries if _is_result(one)] if isinstance(entries, list) else []
+    return list(filter(_is_result, reversed(entries))) if isinstance(entries, list) else []
 
 
 def _result(path):
