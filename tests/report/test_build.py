@@ -196,7 +196,7 @@ class RunTest(ReportCase):
         def measured(own):
             return {
                 "task": "knn",
-                "figure": "top1",
+                "metric": "top1",
                 "opened": {"weights": str(own), "test": "t"},
                 "train": "data",
                 "test_rows": 1000,
@@ -347,7 +347,7 @@ class PartsTest(ReportCase):
         data = clustered.write_data(self.path("data"))
         line = {"event": "data", "step": 12, "corrupt_rows": 3, "corrupt_share": 0.1}
         run = clustered.write_run(self.path("run"), data, lines=[line])
-        self.assertIn("3 corrupt rows were met in training", self.document(run=run).text())
+        self.assertIn("3 corrupt rows were found in training", self.document(run=run).text())
 
     def test_colours_of_many_images_are_those_of_some_members_of_each_clustering(self):
         data = clustered.write_data(self.path("data"))

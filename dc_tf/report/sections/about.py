@@ -64,7 +64,7 @@ def _of_log(log):
     """Corrupt rows, and what the last clustering of each stage has warned of."""
     found = []
     if isinstance(log.data.get("corrupt_rows"), int):
-        found.append(f"{log.data['corrupt_rows']:,} corrupt rows were met in training.")
+        found.append(f"{log.data['corrupt_rows']:,} corrupt rows were found in training.")
     last = {line.get("stage"): line for line in log.clusterings}
     for line in last.values():
         found += [f"Round {line.get('round')}: {text}" for text in sentences(line)]
