@@ -23,7 +23,7 @@ from dc_tf.sweep import precisions as precisions_lib
 from dc_tf.sweep.jobs import Asked, kept_result
 from dc_tf.sweep.processes import make_slots
 from dc_tf.sweep.results import metrics_of
-from dc_tf.sweep.run import prepare, run_sweep
+from dc_tf.sweep.run import Prepared, prepare, run_sweep
 
 EVALUATIONS = {"knn": {"task": "knn"}, "linear": {"config_file": "linear_probe_small"}}
 _TRAINER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peer_training.py")
@@ -60,14 +60,11 @@ def measured(rows, budget: Budget, options) -> list[dict]:
     return cells
 
 
-def planned(rows, options):
+def planned(rows, options) -> Prepared:
     """All rows and seeds as cells of a sweep; those of peers have what they share with runs.
 
     Args:
         rows, options: as of `measured`.
-
-    Returns:
-        sweep.run.Prepared.
 
     Raises:
         ConfigError: a setting that cannot work.

@@ -85,8 +85,9 @@ def test_a_trained_peer_has_the_same_features_in_dc_tf(method, kind, settings, b
     assign_weights(network.weights, trunk)
     theirs = np.load(images + ".features.npy")
     found = trunk(tf.constant(pixels))[trunk.feature_layer]
-    np.testing.assert_allclose(found, theirs, atol=1e-4)
-    assert np.std(theirs) > 0.01
+    scale = np.abs(theirs).max()  # hundreds where few steps have moved batch norm's statistics
+    assert scale > 0.01
+    np.testing.assert_allclose(found, theirs, atol=1e-4 * max(1.0, scale))
 
 
 @pytest.mark.slow
@@ -108,7 +109,7 @@ def test_a_comparison_has_equal_budgets_and_resumes():
     data = runs.make_data(folder, images=64)
     config = os.path.join(folder, "config.yaml")
     with open(config, "w", encoding="utf-8") as file:
-        settings = {**runs.SETTINGS, "data": {"min_crop_area": 0.5}}
+        settings = {**runs.SETTINGS, "data": {"min_crop_area": 0.5, "resize": 32}}
         json.dump(settings, file)  # which is YAML
     rows = os.path.join(folder, "rows.yaml")
     with open(rows, "w", encoding="utf-8") as file:
@@ -125,6 +126,9 @@ def test_a_comparison_has_equal_budgets_and_resumes():
     for cell in first["cells"]:
         assert set(cell["metrics"]) == {"knn", "linear"}
         assert "conv13" in cell["metrics"]["knn"]
+    for place in ("peers/simclr-seed_3", "dc_tf/evaluations/deepercluster-seed_3"):
+        with open(os.path.join(folder, "W", place, "knn.json"), encoding="utf-8") as file:
+            assert json.load(file)["result"]["short_side"] == 32
     weights = os.path.join(folder, "W/peers/simclr-seed_3/trunk.pth")
     written = os.path.getmtime(weights)
     run(*arguments, python=sys.executable, timeout=200)
