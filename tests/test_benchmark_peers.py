@@ -102,7 +102,7 @@ def test_a_gpu_that_is_not_there_is_refused():
     assert done.stderr.endswith("--device=cuda: this PyTorch sees no GPU; use --device=cpu.\n")
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_comparison_has_equal_budgets_and_resumes():
     skip_without_lightly()
     folder = tempfile.mkdtemp()
