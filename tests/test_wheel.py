@@ -143,7 +143,7 @@ class Borrowed(Installed):
     @classmethod
     def install(cls, own):
         target = ["--python", cls.python, "install", "--no-deps", "--no-index", cls.wheel]
-        subprocess.run([*PIP, *target], check=True, timeout=LIMIT_S)
+        subprocess.run([*PIP, *target], check=True, timeout=LIMIT_S, env=cls.environment())
         # The packages of this environment come after the wheel's. Its own .pth files, one of which
         # may lead to the repository, are not read.
         dependencies = {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
@@ -215,12 +215,14 @@ class ReadmeCommandsTest(Borrowed, tf.test.TestCase):
             lines.append(line)
             if "http://127.0.0.1:" in line:
                 address = re.search(r"http://\S+", line)[0]
-                with urllib.request.urlopen(address, timeout=LIMIT_S) as page:
+                # It redirects to a page that asks for the cookie that it sets.
+                client = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+                with client.open(address, timeout=LIMIT_S) as page:
                     self.assertEqual(page.status, 200)
                 process.send_signal(signal.SIGINT)
                 break
-        process.stderr.close()
-        self.assertEqual(process.wait(LIMIT_S), 0, "".join(lines))
+        lines.append(process.communicate(timeout=LIMIT_S)[1])
+        self.assertEqual(process.returncode, 0, "".join(lines))
 
 
 @pytest.mark.extended
