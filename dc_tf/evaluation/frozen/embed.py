@@ -18,6 +18,7 @@ import re
 import numpy as np
 
 from dc_tf import atomic
+from dc_tf import experiment as experiment_lib
 from dc_tf.data.input.pipeline import evaluation_batches
 from dc_tf.data.storage.fallback_rows import FallbackRows
 from dc_tf.data.storage.reader import RowReader, data_errors
@@ -33,6 +34,7 @@ from dc_tf.evaluation.frozen.features import cell_extractor, parse_layers, stora
 from dc_tf.evaluation.frozen.sources import NamingReader, write_used_sources
 from dc_tf.precision import AUTO, Choice, choose
 from dc_tf.progress import Progress
+from dc_tf.run_dir import RunDir
 
 DTYPES = ("float16", "float32")
 ABOUT = "embed.json"
@@ -278,17 +280,40 @@ def layers_in(output) -> tuple[str, ...]:
     return tuple(atomic.read_json(path).get("dims", ())) if path and os.path.isfile(path) else ()
 
 
-def compute_dtype(output, asked, comm=ALONE) -> Choice:
-    """The type of the network's products: what `asked` means, or what `output` was begun with.
+def compute_dtype(output, asked, comm=ALONE, model=None) -> Choice:
+    """The type of the network's products, the same on all workers of `comm`.
 
-    The same on all workers of `comm`.
+    Args:
+        output: output folder, or None; what it was begun with is kept.
+        asked: "auto", "float32" or "bfloat16".
+        comm: of the workers.
+        model: path of the network, or None. "auto" means a run's own type, so that features do not
+            depend on a measurement, unless that is bfloat16 and slower here.
     """
+    if asked != AUTO:
+        return choose(asked, "convolution", comm=comm)
+    with raise_on_all(comm):
+        begun, own = _begun_dtype(output), _run_dtype(model)
+    if begun:
+        return Choice(asked, begun, reason="auto: the type of the features in --output")
+    of_run = Choice(asked, own, reason="auto: the type of the run")
+    if own == "float32":
+        return of_run
+    choice = choose(asked, "convolution", comm=comm)
+    is_fast = choice.speed is not None and choice.speed >= 1
+    return of_run if own == "bfloat16" and is_fast else choice
+
+
+def _begun_dtype(output) -> str | None:
     about = output and os.path.join(output, ABOUT)
-    if asked == AUTO and about and os.path.isfile(about):
-        begun = atomic.read_json(about).get("compute_dtype")
-        if begun:
-            return Choice(asked, begun, reason="auto: the type of the features in --output")
-    return choose(asked, "convolution", comm=comm)
+    return atomic.read_json(about).get("compute_dtype") if about and os.path.isfile(about) else None
+
+
+def _run_dtype(model) -> str | None:
+    path = model and RunDir(model).config
+    return (
+        experiment_lib.load([path]).model.compute_dtype if path and os.path.isfile(path) else None
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -182,12 +182,13 @@ class _Asked:
             network = network_class(os.fspath(model)) if _is_path(model) else model
             layers = self._layers and parse_layers(self._layers, network.layer_names)
         if _is_path(model):
-            choice = compute_dtype(self._output, self._compute_dtype, comm)
+            path = os.fspath(model)
+            choice = compute_dtype(self._output, self._compute_dtype, comm, path)
             if comm.rank == 0:
                 print_choice(choice, "embed")
         with raise_on_all(comm):
             if _is_path(model):
-                self.frozen = open_model(os.fspath(model), choice.dtype, self._stage)
+                self.frozen = open_model(path, choice.dtype, self._stage)
             else:
                 self.frozen = of_trunk(model)
             self.layers = layers or self._chosen_layers(comm)

@@ -16,6 +16,7 @@ import pytest
 import runs
 import tensorflow as tf
 
+from dc_tf.atomic import write_json
 from dc_tf.commands.main import main
 from dc_tf.data.convert import convert
 from dc_tf.data.input.pipeline import evaluation_batches
@@ -23,12 +24,15 @@ from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader
 from dc_tf.distributed import stop_request
 from dc_tf.errors import ConfigError, Preempted
+from dc_tf.evaluation.frozen import embed as embed_lib
 from dc_tf.evaluation.frozen.embed import embed
 from dc_tf.evaluation.frozen.features import Extractor
 from dc_tf.evaluation.models import open_model, random_init
 from dc_tf.exporting.saved_model import export_saved_model
 from dc_tf.exporting.weights import weights_digest
 from dc_tf.nn.vgg16 import VGG16
+from dc_tf.precision import Choice
+from dc_tf.run_dir import RunDir
 
 RESOLUTION, ROWS, PER_FILE = 32, 50, 16
 
@@ -196,6 +200,41 @@ def call(*arguments):
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(list(arguments))
     return code, out.getvalue(), err.getvalue()
+
+
+class ComputeDtypeTest(tf.test.TestCase):
+    def run_of(self, dtype):
+        path = os.path.join(self.get_temp_dir(), dtype)
+        os.makedirs(path, exist_ok=True)
+        with open(RunDir(path).config, "w", encoding="utf-8") as file:
+            file.write(f"data: {{path: D}}\nmodel: {{compute_dtype: {dtype}}}\n")
+        return path
+
+    def chosen(self, speed, asked="auto", **how):
+        dtype = "bfloat16" if speed >= 1.1 else "float32"
+        with mock.patch.object(embed_lib, "choose") as choose:
+            choose.side_effect = lambda asked, *_, **__: Choice(asked, dtype, speed, "measured")
+            choice = embed_lib.compute_dtype(how.pop("output", None), asked, **how)
+        return choice.dtype, choose.called
+
+    def test_a_run_s_features_have_its_type_unless_that_is_slower_here(self):
+        for dtype, speed, expected in (
+            ("float32", 2.0, ("float32", False)),
+            ("bfloat16", 2.0, ("bfloat16", True)),
+            ("bfloat16", 1.05, ("bfloat16", True)),
+            ("bfloat16", 0.12, ("float32", True)),
+            ("float16", 2.0, ("bfloat16", True)),
+        ):
+            self.assertEqual(self.chosen(speed, model=self.run_of(dtype)), expected)
+        self.assertEqual(self.chosen(1.05, model="/no/run"), ("float32", True))
+
+    def test_what_was_asked_for_or_begun_comes_first(self):
+        run = self.run_of("float32")
+        self.assertEqual(self.chosen(2.0, "bfloat16", model=run), ("bfloat16", True))
+        output = os.path.join(self.get_temp_dir(), "features")
+        os.makedirs(output)
+        write_json(os.path.join(output, embed_lib.ABOUT), {"compute_dtype": "bfloat16"})
+        self.assertEqual(self.chosen(0.5, output=output, model=run), ("bfloat16", False))
 
 
 if __name__ == "__main__":
