@@ -73,7 +73,7 @@ DTYPE = FLAGS.string("dtype", "float32", "Type of the files: float32 or float16.
 COMPUTE_DTYPE = FLAGS.string(
     "compute_dtype",
     "auto",
-    "Type of the products: float32, bfloat16, or auto: of a run its own, but not a bfloat16 that is "
+    "Type of the products: float32, bfloat16, or auto: of a run its own, but no bfloat16 that is "
     "slower here; else the faster one, measured. A resumed call keeps the type that it began with.",
 )
 BATCH_SIZE = FLAGS.integer("batch_size", 256, "Images per batch.", lower_bound=1)

@@ -311,9 +311,9 @@ def _begun_dtype(output) -> str | None:
 
 def _run_dtype(model) -> str | None:
     path = model and RunDir(model).config
-    return (
-        experiment_lib.load([path]).model.compute_dtype if path and os.path.isfile(path) else None
-    )
+    if not path or not os.path.isfile(path):
+        return None
+    return experiment_lib.load([path]).model.compute_dtype
 
 
 @dataclasses.dataclass(frozen=True)

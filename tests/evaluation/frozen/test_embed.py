@@ -207,7 +207,7 @@ class ComputeDtypeTest(tf.test.TestCase):
         path = os.path.join(self.get_temp_dir(), dtype)
         os.makedirs(path, exist_ok=True)
         with open(RunDir(path).config, "w", encoding="utf-8") as file:
-            file.write(f"data: {{path: D}}\nmodel: {{compute_dtype: {dtype}}}\n")
+            file.write(f"data: {{path: D}}\nmodel: {{compute_dtype: {dtype}}}\nstages: [{{}}]\n")
         return path
 
     def chosen(self, speed, asked="auto", **how):
