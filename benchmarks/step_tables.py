@@ -69,7 +69,7 @@ def predicted(constants, line) -> StepCost:
     topology = Topology(workers, 1)
     names = frozenset()
     if kind.model["exchange"] == "factors":
-        names = frozenset(layer.name for layer in dense_layers(model, stage, topology))
+        names = frozenset(layer.name for layer in dense_layers(model, stage, topology, CORE))
     compute_s = constants["computing"][str(workers)][str(task["sub_classes"])]
     machine = CORE
     if workers > 1:

@@ -27,10 +27,12 @@ class Communicator(Protocol):
     Attributes:
         rank: place of this worker in the group, in [0, size).
         size: number of members.
+        has_all_to_all: whether it can; not over NCCL.
     """
 
     rank: int
     size: int
+    has_all_to_all: bool
 
     def all_sum(self, tensor) -> tf.Tensor:
         """Elementwise sum over the group; same shape and dtype; differentiable."""
@@ -53,6 +55,7 @@ class Solo:
 
     rank = 0
     size = 1
+    has_all_to_all = True
 
     def all_sum(self, tensor) -> tf.Tensor:
         return tf.convert_to_tensor(tensor)
@@ -110,6 +113,12 @@ class Collective:
         self._link = link
         self._instance_keys = itertools.count(1)
 
+    @property
+    def has_all_to_all(self) -> bool:
+        # TensorFlow's kernel for NCCL divides a tensor by the number of the process's own devices,
+        # not of the members (nccl_manager.cc), so with one a process it would exchange nothing.
+        return self._link.hint != "nccl"
+
     def all_sum(self, tensor) -> tf.Tensor:
         tensor = tf.convert_to_tensor(tensor)
 
@@ -130,6 +139,8 @@ class Collective:
         return tf.reshape(self._exchange(tf.raw_ops.CollectiveGatherV2, tensor[tf.newaxis]), shape)
 
     def all_to_all(self, tensor) -> tf.Tensor:
+        if not self.has_all_to_all:
+            raise RuntimeError("there is no all-to-all over NCCL; use all_sum or gather.")
         tensor = tf.convert_to_tensor(tensor)
         parts = self._exchange(tf.raw_ops.CollectiveAllToAllV2, tensor)
         return tf.reshape(parts, tensor.shape)
@@ -169,7 +180,7 @@ def direct_sum(tensor, comm: Communicator) -> tf.Tensor:
 
     Every member sends its own to every other at once and adds up what comes by rank: one latency
     and size - 1 messages instead of the 2 (size - 1) of a ring, one after the other. It has no
-    gradient.
+    gradient, and needs a group that `has_all_to_all`.
     """
     if comm.size == 1:
         return tf.convert_to_tensor(tensor)

@@ -8,11 +8,18 @@ A ring that adds up in bfloat16 would round at every worker. Here each member ge
 share of the elements, adds them up in float32, and sends the rounded sum to all. So a sum s of
 terms g_i has an error of at most u (1 + u) |g_1| + ... + u (1 + u) |g_W| + u |s|, u = 2^-8, beside
 the rounding of float32, whatever W is, and all members have the same bits.
+
+Over NCCL, where members cannot exchange shares, two or three get all terms whole and add them up,
+without the second rounding. Of more members that would be more bytes than a ring in float32, which
+sums then, unrounded; what is gathered is still halved.
 """
 
 import tensorflow as tf
 
 from dc_tf.distributed.collectives import Communicator
+
+# Members up to which gathering all terms in bfloat16 sends less than a ring in float32.
+_MOST_WHOLE = 3
 
 
 def wire(comm: Communicator, dtype: str) -> Communicator:
@@ -34,9 +41,13 @@ class Bfloat16Wire:
         self._comm = comm
 
     def all_sum(self, tensor) -> tf.Tensor:
-        """Elementwise sum over the group, rounded to bfloat16; same shape and dtype."""
+        """Elementwise sum over the group, rounded as the module says; same shape and dtype."""
         if tensor.dtype != tf.float32:
             return self._comm.all_sum(tensor)
+        if not self._comm.has_all_to_all:
+            if self.size > _MOST_WHOLE:
+                return self._comm.all_sum(tensor)
+            return tf.reduce_sum(self.gather(tensor), 0)
         terms = self._comm.all_to_all(tf.cast(self._shares(tensor), tf.bfloat16))
         own = tf.reduce_sum(tf.cast(terms, tf.float32), 0)
         sums = tf.reshape(self._comm.gather(tf.cast(own, tf.bfloat16)), [-1])

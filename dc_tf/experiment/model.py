@@ -39,6 +39,7 @@ class Model(Config):
             by rounding only.
         exchange_dtype: "float32", or gradients and factors sent in "bfloat16", half the bytes:
             results then differ by that rounding, 2^-8 of a number, also from those of one worker.
+            Between more than three GPUs only factors are: TensorFlow has no all-to-all over NCCL.
     """
 
     trunk: str = "vgg16"

@@ -5,7 +5,7 @@ Its factors, inputs and output gradients of the rows of all workers, have n + m 
 sent once; then each worker multiplies the rows of all instead of its own. As factors travel those
 layers for which this takes less time on the hardware that `machine` describes.
 
-    layers = dense_layers(model, stage, Topology(64, 16))
+    layers = dense_layers(model, stage, Topology(64, 16), machine)
     names = factored(model, stage, Topology(64, 16), machine)       # {"fc6", "sub head"}
 
 Reference: Zhang et al. 2017 (Poseidon), section 3.2, which chooses by bytes.
@@ -96,13 +96,30 @@ class DenseLayer:
         return gradient_s - self.gather_s(machine) - self.product_s(machine)
 
 
-def dense_layers(model, stage, topology) -> list[DenseLayer]:
+def gradient_bytes(model, members: int, machine: Machine) -> int:
+    """Bytes of a gradient's number in each of the two ways of a ring, as `distributed.wire` sums.
+
+    Args:
+        model: experiment.Model.
+        members: that sum it.
+        machine: with or without a GPU.
+    """
+    if model.exchange_dtype == "float32":
+        return FLOAT
+    if machine.device_bytes is None:
+        return HALF
+    # Over NCCL up to three members gather all terms, (members - 1) halves; more sum in float32.
+    return min(FLOAT, members)
+
+
+def dense_layers(model, stage, topology, machine: Machine) -> list[DenseLayer]:
     """The dense layers that more than one worker holds.
 
     Args:
         model: experiment.Model.
         stage: experiment.Stage.
         topology: Topology of the stage.
+        machine: of a worker.
     """
     number = FLOAT if model.exchange_dtype == "float32" else HALF
     halved = model.compute_dtype in ("bfloat16", "float16")
@@ -111,20 +128,22 @@ def dense_layers(model, stage, topology) -> list[DenseLayer]:
         members=topology.workers_per_super_class,
         rows=world["rows"] // topology.super_classes,
     )
-    kinds = dict(factor_bytes=number, gradient_bytes=number)
-    of_trunk = kinds | dict(factor_bytes=HALF if halved else number, halved=halved)
-    found = [DenseLayer(*one, **world, **of_trunk) for one in _trunk_shapes(model)]
+    for holders in (world, group):
+        holders["factor_bytes"] = number
+        holders["gradient_bytes"] = gradient_bytes(model, holders["members"], machine)
+    of_trunk = world | dict(factor_bytes=HALF if halved else number, halved=halved)
+    found = [DenseLayer(*one, **of_trunk) for one in _trunk_shapes(model)]
     for name, *shape in _projection_shapes(model, stage):
-        found.append(DenseLayer(name, *shape, **world, **kinds, bias=name != "projection hidden"))
+        found.append(DenseLayer(name, *shape, **world, bias=name != "projection hidden"))
     for name, (inputs, outputs) in head_shapes(model, stage).items():
         holders = world if name == "super head" else group
-        found.append(DenseLayer(name, inputs, outputs, **holders, **kinds))
+        found.append(DenseLayer(name, inputs, outputs, **holders))
     return [layer for layer in found if layer.members > 1]
 
 
 def factored(model, stage, topology, machine: Machine) -> frozenset[str]:
     """Names of the dense layers whose gradients travel as factors, as `model.exchange` has it."""
-    layers = dense_layers(model, stage, topology)
+    layers = dense_layers(model, stage, topology, machine)
     if model.exchange == "gradients":
         return frozenset()
     if model.exchange == "factors":

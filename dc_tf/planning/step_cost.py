@@ -17,8 +17,15 @@ import math
 
 from dc_tf.clustering.cost.hardware import Machine
 from dc_tf.clustering.cost.model import all_sum_s
-from dc_tf.planning.exchange import dense_layers, factored, head_shapes, leaves_early, ring
-from dc_tf.planning.training_cost import Messages, counts_of, sums_directly, wire_bytes
+from dc_tf.planning.exchange import (
+    dense_layers,
+    factored,
+    gradient_bytes,
+    head_shapes,
+    leaves_early,
+    ring,
+)
+from dc_tf.planning.training_cost import Messages, counts_of, sums_directly
 
 # Of a step's products the backward pass has two of three.
 BACKWARD = 2 / 3
@@ -112,16 +119,18 @@ def step_cost(
         names: of the dense layers that travel as factors; None: as chosen for `machine`.
     """
     names = factored(model, stage, topology, machine) if names is None else names
-    layers = dense_layers(model, stage, topology)
+    layers = dense_layers(model, stage, topology, machine)
     gathered = [layer for layer in layers if layer.name in names]
     summed = [
         layer
         for layer in layers
         if layer.name not in names and leaves_early(layer.inputs * layer.outputs)
     ]
-    rest = Messages.of(model, stage, topology, [*gathered, *summed])
+    rest = Messages.of(model, stage, topology, machine, [*gathered, *summed])
     one_pass = stage.accumulate == 1 and not model.xla
-    convs = _early_convs(model) if one_pass and topology.workers > 1 else 0
+    several = topology.workers > 1
+    number = gradient_bytes(model, topology.workers, machine)
+    convs = number * _early_conv_values(model) if one_pass and several else 0
     apart_s = sum(layer.gather_s(machine) for layer in gathered)
     apart_s += sum(layer.all_sum_s(machine) for layer in summed)
     apart_s += _sum_s(convs, topology.workers, machine)
@@ -192,10 +201,10 @@ def _network_macs(counts):
     return convs + sum(inputs * outputs for inputs, outputs in counts.dense)
 
 
-def _early_convs(model):
-    """Bytes of the kernels' gradients that leave during the backward pass."""
+def _early_conv_values(model):
+    """Values of the kernels whose gradients leave during the backward pass."""
     sizes = (conv.kernel**2 * conv.inputs * conv.outputs for conv in counts_of(model).convs)
-    return wire_bytes(model) * sum(size for size in sizes if leaves_early(size))
+    return sum(size for size in sizes if leaves_early(size))
 
 
 def _sum_s(size, members, machine):

@@ -15,7 +15,14 @@ from dc_tf.clustering.cost.model import TEMPORARIES, Problem
 from dc_tf.distributed.topology import Topology
 from dc_tf.nn.trunk import Counts
 from dc_tf.nn.trunks import feature_dim, settings_of, trunk_class
-from dc_tf.planning.exchange import dense_layers, factored, head_shapes, ring, updated_in_blocks
+from dc_tf.planning.exchange import (
+    dense_layers,
+    factored,
+    gradient_bytes,
+    head_shapes,
+    ring,
+    updated_in_blocks,
+)
 
 # Variables that an optimizer keeps per weight; those not listed keep two.
 _SLOTS = {"SGD": 1, "LARS": 1, "Adagrad": 1, "RMSprop": 1, "Lion": 1, "NovoGrad": 1}
@@ -84,11 +91,11 @@ class StageSize:
         topology = Topology(workers, stage.super_classes)
         super_head, sub_head = _heads(model, stage)
         projection, maps = _projection(model, stage), _rotation_maps(stage)
-        layers = dense_layers(model, stage, topology)
         machine = P4D if on_gpu else CORE
+        layers = dense_layers(model, stage, topology, machine)
         names = factored(model, stage, topology, machine)
         as_factors = [layer for layer in layers if layer.name in names]
-        sums = Messages.of(model, stage, topology, as_factors).sent(topology, machine)
+        sums = Messages.of(model, stage, topology, machine, as_factors).sent(topology, machine)
         plain = model.replace(exchange_dtype="float32")
         return cls(
             trunk_weights=trunk_weights(model),
@@ -102,7 +109,7 @@ class StageSize:
             slots=slots(stage.optimizer),
             head_slots=slots(stage.optimizer.of_heads),
             sent_bytes=sums + sum(layer.sent_as_factors for layer in as_factors),
-            sent_as_gradients=Messages.of(plain, stage, topology).sent(topology, machine),
+            sent_as_gradients=Messages.of(plain, stage, topology, machine).sent(topology, machine),
             factored=tuple(layer.name for layer in as_factors),
             unformed_gradients=sum(
                 layer.inputs * layer.outputs
@@ -252,13 +259,14 @@ class Messages:
     statistics_members: int
 
     @classmethod
-    def of(cls, model, stage, topology, without=()) -> "Messages":
+    def of(cls, model, stage, topology, machine, without=()) -> "Messages":
         """Those of a step.
 
         Args:
             model: experiment.Model.
             stage: experiment.Stage.
             topology: Topology of the stage.
+            machine: hardware.Machine of a worker.
             without: sequence of exchange.DenseLayer whose gradients travel in another way.
         """
         sharers = topology.workers_per_super_class
@@ -273,12 +281,11 @@ class Messages:
             own = sub_head * topology.super_classes_per_worker
         world -= sum(layer.weights for layer in without if layer.name != "sub head")
         own -= sum(layer.weights for layer in without if layer.name == "sub head")
-        number = wire_bytes(model)
         members = {"world": topology.workers, "group": sharers, "off": 1}[model.sync_batch_norm]
         statistics = _normalization(model, stage) if members > 1 else []
         return cls(
-            number * world,
-            number * own,
+            world * gradient_bytes(model, topology.workers, machine),
+            own * gradient_bytes(model, sharers, machine),
             2 * _FLOAT * sum(statistics),
             2 * len(statistics),
             members,
@@ -291,11 +298,6 @@ class Messages:
         if sums_directly(machine):
             return sums + (self.statistics_members - 1) * self.statistics
         return sums + ring(self.statistics, self.statistics_members)
-
-
-def wire_bytes(model) -> int:
-    """Bytes of a number on the wire."""
-    return _FLOAT if model.exchange_dtype == "float32" else _HALF
 
 
 def sums_directly(machine) -> bool:

@@ -251,7 +251,9 @@ class _Measurement:
 
     def _statistics(self, stage, topology):
         """Of one process for many: a group, since batch norm computes otherwise in one."""
-        members = Messages.of(self._experiment.model, stage, topology).statistics_members
+        machine = P4D if self._on_gpu else CORE
+        messages = Messages.of(self._experiment.model, stage, topology, machine)
+        members = messages.statistics_members
         return Twins() if members > 1 and not self._together else None
 
     def _batches(self, batch, stage, images):
@@ -307,6 +309,7 @@ class Twins:
     """
 
     rank, size = 0, 2
+    has_all_to_all = True
 
     def all_sum(self, tensor) -> tf.Tensor:
         return 2 * tensor

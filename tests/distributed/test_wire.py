@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 import workers
 
-from dc_tf.distributed.collectives import PackedGather, Solo
+from dc_tf.distributed.collectives import Collective, Link, PackedGather, Solo
 from dc_tf.distributed.wire import wire
 
 # Largest relative error of a number that is rounded to bfloat16, which has 8 significant bits.
@@ -76,6 +76,40 @@ class Bfloat16Test(tf.test.TestCase):
         alone = Solo()
         self.assertIs(wire(alone, "bfloat16"), alone)
         self.assertIs(wire(alone, "float32"), alone)
+
+
+class Nccl:
+    """A group without an all-to-all, all members of which are here."""
+
+    rank, has_all_to_all = 0, False
+
+    def __init__(self, terms):
+        self.size, self.terms = len(terms), terms
+
+    def all_sum(self, tensor):
+        del tensor
+        return tf.add_n([tf.constant(term) for term in self.terms])
+
+    def gather(self, tensor):
+        return tf.stack([tf.cast(term, tensor.dtype) for term in self.terms])
+
+
+class NcclTest(tf.test.TestCase):
+    def test_few_members_round_each_term_once_and_many_round_none(self):
+        for size in (2, 3, 4):
+            terms = [_terms(rank, 64) for rank in range(size)]
+            found = wire(Nccl(terms), "bfloat16").all_sum(tf.constant(terms[0]))
+            if size < 4:
+                terms = [term.astype(ml_dtypes.bfloat16).astype(np.float32) for term in terms]
+            self.assertAllClose(found, np.sum(terms, 0), rtol=1e-6, atol=0.5)
+
+    def test_a_group_over_nccl_refuses_an_all_to_all(self):
+        order = tf.Variable(0)
+        for hint, able in (("nccl", False), ("ring", True)):
+            group = Collective(0, 2, 7, Link("/device:CPU:0", hint, order))
+            self.assertEqual(group.has_all_to_all, able)
+        with self.assertRaisesRegex(RuntimeError, "no all-to-all over NCCL; use all_sum or"):
+            Collective(0, 2, 7, Link("/device:GPU:0", "nccl", order)).all_to_all([[1.0], [2.0]])
 
 
 class GatherTest(tf.test.TestCase):

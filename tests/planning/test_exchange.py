@@ -26,10 +26,11 @@ def paper(**model):
     return load(["deepercluster_yfcc100m"], ["data.path=x", *overrides])
 
 
-def layers(workers, **model):
+def layers(workers, machine=P4D, **model):
     experiment = paper(**model)
     stage = experiment.stages[0]
-    found = dense_layers(experiment.model, stage, Topology(workers, stage.super_classes))
+    topology = Topology(workers, stage.super_classes)
+    found = dense_layers(experiment.model, stage, topology, machine)
     return {layer.name: layer for layer in found}
 
 
@@ -67,13 +68,20 @@ class DenseLayerTest(tf.test.TestCase):
 
     def test_types_of_two_bytes_halve_what_travels_in_them(self):
         exact, half = layers(64)["fc6"], layers(64, compute_dtype="bfloat16")["fc6"]
-        rounded = layers(64, exchange_dtype="bfloat16")["fc6"]
+        rounded = layers(64, CORE, exchange_dtype="bfloat16")["fc6"]
         self.assertEqual(half.own_factors, exact.own_factors / 2)
         self.assertEqual(half.sent_as_gradients, exact.sent_as_gradients)
         self.assertEqual(rounded.own_factors, exact.own_factors / 2)
         self.assertEqual(rounded.sent_as_gradients, exact.sent_as_gradients / 2)
         head = layers(64, compute_dtype="bfloat16")["sub head"]
         self.assertEqual(head, HEAD)  # heads compute in float32
+
+    def test_over_nccl_gradients_of_many_workers_stay_whole(self):
+        for workers, share in ((2, 1 / 2), (4, 1), (64, 1)):
+            exact = layers(workers)["fc6"]
+            rounded = layers(workers, exchange_dtype="bfloat16")["fc6"]
+            self.assertEqual(rounded.own_factors, exact.own_factors / 2)
+            self.assertEqual(rounded.sent_as_gradients, exact.sent_as_gradients * share)
 
 
 class FactoredTest(tf.test.TestCase):
@@ -94,7 +102,7 @@ class FactoredTest(tf.test.TestCase):
     def test_projections_count_with_a_bias_behind_batch_norm_only(self):
         experiment = paper()
         stage = experiment.stages[0].replace(projection={"hidden": 12, "dim": 8})
-        found = dense_layers(experiment.model, stage, Topology(16, 16))
+        found = dense_layers(experiment.model, stage, Topology(16, 16), P4D)
         weights = {layer.name: layer.weights for layer in found}
         self.assertEqual(weights["projection hidden"], 4096 * 12)
         self.assertEqual(weights["projection output"], 13 * 8)

@@ -1,6 +1,11 @@
 """The cost of a step is the sum of its parts, less what the backward pass hides."""
 
 import dataclasses
+import importlib
+import json
+import pathlib
+import sys
+from unittest import mock
 
 import tensorflow as tf
 
@@ -9,6 +14,7 @@ from dc_tf.distributed.topology import Topology
 from dc_tf.experiment import load
 from dc_tf.planning.step_cost import BACKWARD, H100, StepCost, step_cost
 
+BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 NO_LATENCY = dataclasses.replace(P4D, wire_latency_s=0.0)
 
 
@@ -97,6 +103,36 @@ class GpuTest(tf.test.TestCase):
             self.assertAllClose(1e3 * H100.compute_s(experiment.model, stage, 1), ms, rtol=0.05)
             several = H100.compute_s(experiment.model, stage.replace(batch_size=192), 4)
             self.assertAllClose(1e3 * several, ms, rtol=0.05)
+
+
+class MeasuredTest(tf.test.TestCase):
+    """What `benchmarks/step_scaling.py` has measured, beside the model as it is now."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.results = json.loads((BENCHMARKS / "results" / "step_scaling.json").read_text())
+        with mock.patch.object(sys, "path", [str(BENCHMARKS), *sys.path]):
+            cls.of_steps = importlib.import_module("step_tables")
+            cls.tables = importlib.import_module("scaling_tables")
+
+    def test_predictions_are_within_a_quarter(self):
+        points = self.results["points"]
+        self.assertGreater(len({line["rate"] for line in points}), 3)
+        for line in points:
+            predicted = self.of_steps.predicted(self.results["constants"], line)
+            self.assertBetween(line["measured_s"] / predicted.step_s, 0.8, 1.25)
+
+    def test_the_document_has_the_tables_that_the_model_gives(self):
+        document = BENCHMARKS.parent / "docs" / "scaling.md"
+        copy = pathlib.Path(self.get_temp_dir()) / "scaling.md"
+        copy.write_text(document.read_text(encoding="utf-8"), encoding="utf-8")
+        self.tables.write(copy, self.results, self.of_steps.TABLES)
+        self.assertEqual(
+            copy.read_text(encoding="utf-8"),
+            document.read_text(encoding="utf-8"),
+            "run benchmarks/step_scaling.py --parts=tables",
+        )
 
 
 if __name__ == "__main__":

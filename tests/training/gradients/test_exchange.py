@@ -149,7 +149,7 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
             self.assert_same_step(plain, other, rtol=2e-4)
 
     @pytest.mark.extended
-    def test_four_workers_in_two_groups_take_the_step_of_one_and_agree_on_it(self):
+    def test_four_workers_in_two_groups_take_the_step_of_gradients_and_agree_on_it(self):
         case = Case(rotations=2, accumulate=2)
         self.check(case, 4)
         case = dataclasses.replace(case, steps=2, model=FACTORS)
@@ -208,6 +208,15 @@ class Bfloat16Test(tf.test.TestCase):
             self.check(exact, rounded)
         for one, other in zip(*(named(rounded[1]) for _, _, rounded in shared(2)), strict=True):
             self.assertAllEqual(one, other)
+
+    @pytest.mark.extended
+    def test_four_workers_differ_by_rounding_and_agree_too(self):
+        found = run(4, SHARED, PLAIN, BFLOAT16)
+        for exact, rounded in found:
+            self.check(exact, rounded)
+        for one in found[1:]:
+            for value, other in zip(named(one[1][1]), named(found[0][1][1]), strict=True):
+                self.assertAllEqual(value, other)
 
     @pytest.mark.extended
     def test_gradients_are_rounded_as_factors_are(self):

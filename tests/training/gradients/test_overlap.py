@@ -28,6 +28,8 @@ class Twins:
 
     rank, size = 0, 2
 
+    has_all_to_all = True
+
     def __init__(self):
         self.calls, self.sizes = [], []
 

@@ -82,6 +82,13 @@ class StepTest(Compared):
         self.check(Case(clusters=2, steps=10), sizes=(2, 4))
 
     @pytest.mark.extended
+    def test_factors_forced_on_and_off_take_the_step_of_one_worker_on_4(self):
+        for exchange in ("factors", "gradients"):
+            model = Model(dropout=False, exchange=exchange)
+            for rotations in (1, 2):
+                self.check(Case(rotations=rotations, steps=3, model=model), sizes=(4,))
+
+    @pytest.mark.extended
     def test_dropout_does_not_depend_on_the_number_of_workers(self):
         case = Case(model=Model())
         (alone,) = workers.on_cluster(1, train, case)
