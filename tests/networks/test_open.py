@@ -48,7 +48,6 @@ WRONG = (
 )
 
 
-
 class NetworkTest(tf.test.TestCase):
     def path(self, name):
         return os.path.join(self.get_temp_dir(), name)
