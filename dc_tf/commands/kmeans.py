@@ -21,8 +21,8 @@ FLAGS = CommandFlags()
 INPUT = FLAGS.paths(
     "input",
     None,
-    "A .npy, .npz, Parquet or Arrow file, a pattern in quotes ('shards/*.npy', in sorted order), an "
-    "output folder of dc_tf embed with one layer, or several of these with commas between them.",
+    "A .npy, .npz, Parquet or Arrow file, a pattern in quotes ('shards/*.npy', in sorted order), "
+    "an output folder of dc_tf embed with one layer, or several of these with commas between them.",
     required=True,
 )
 COLUMN = column_flag(FLAGS)

@@ -25,7 +25,7 @@ STOP, STEPS = 9, 20  # the checkpoint in the first round of the second stage
 
 
 def make(cluster, folder, settings) -> None:
-    """Leaves in `folder` a finished run, its exports, a classifier, and the run as it was at STOP."""
+    """Leaves in `folder` a run, its exports, a classifier, and the run as it was at STOP."""
     whole, part = _path(folder, "whole"), _path(folder, "part")
     runs.train(cluster, settings, whole)
     shutil.copytree(whole, part)
