@@ -365,10 +365,11 @@ class WrongTest(NetworkTest, parameterized.TestCase):
         right = self.open(self.write(kind, [IMAGE], PIXELS))
         self.assertAllClose(right(IMAGES)["output"], IMAGES.reshape(5, -1), rtol=1e-5)
 
-    @parameterized.parameters(files.KERAS_2, files.ONNX)
+    @parameterized.parameters(*KERAS, files.ONNX)
     def test_a_side_on_which_the_network_fails_is_refused(self, kind):
         path = self.write(kind, [(None, None, 3)], PIXELS)
-        message = r"fails on images of 20 x 20 pixels \(.+\); give the side that it takes"
+        reason = r"[Tt]otal size .* must be unchanged[^\x1b]*|.*cannot be reshaped.*"
+        message = rf"fails on images of 20 x 20 pixels \((The )?({reason})\); give the side"
         self.refused(message, path, preprocessing=read("size=20"), error=DataError)
         right = self.open(path, preprocessing=read(f"size={SIDE}"))
         self.assertAllClose(right(IMAGES)["output"], IMAGES.reshape(5, -1), rtol=1e-5)

@@ -19,8 +19,9 @@ class FeaturesTest(CommandTest):
         model = saved_model(self.path("theirs"), signatures=outputs)
         data = runs.make_data(self.folder, images=12)
         self.one, self.both = self.path("one"), self.path("both")
+        settings = {"preprocessing": "0-1", "batch_size": 5, "rows_per_file": 5}
         for layer, output in (("mean", self.one), ("all", self.both)):
-            dc_tf.embed(model, data, layer, output, preprocessing="0-1", rows_per_file=5)
+            dc_tf.embed(model, data, layer, output, **settings)
 
     def test_a_folder_of_one_layer_is_its_files(self):
         printed = self.result(input=f"{self.one}/mean-*.npy", k=3)
