@@ -43,7 +43,9 @@ class TwoStacksTest(tf.test.TestCase):
                 self.assertEqual(str(found["digest"]), str(expected["digest"]))
                 for name in ("fc7", "saved_model", "keras", "keras_weights"):
                     self.assertAllClose(found[name], expected["fc7"], 1e-4, 1e-4, msg=name)
-                self.assertGreater(np.std(expected["fc7"]), 1e-3)
+                self.assertAllClose(found["classifier"], expected["classifier"], 1e-4, 1e-4)
+                for name in ("fc7", "classifier"):
+                    self.assertGreater(np.std(expected[name]), 1e-3, name)
 
     def test_a_run_that_one_began_the_other_continues(self):
         for folder, found in ((self.ours, self.found_there), (self.theirs, self.found_here)):

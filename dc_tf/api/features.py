@@ -154,7 +154,8 @@ def kmeans(
 
     Args:
         x: (rows, dim) floating array; or a `.npy`, `.npz`, Parquet or Arrow file, a pattern
-            ("shards/*.npy"), or a list of files, whose rows follow one another.
+            ("shards/*.npy"), an output folder of `embed` with one layer, or a list of these, whose
+            rows follow one another.
         k: number of clusters; None with centroids as `init`, which have it.
         output: with files: folder for the result, shared by all workers that TF_CONFIG names; a
             call that was stopped resumes there. None: in memory, by this process alone.

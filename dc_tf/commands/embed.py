@@ -1,7 +1,7 @@
 """Writes the features of every image of a data set as `.npy` matrices.
 
     dc_tf embed --model=MODEL --data=DATA --layer=fc7 --output=DIR
-    dc_tf kmeans --input='DIR/fc7-*.npy' --k=1000 --output=CLUSTERS
+    dc_tf kmeans --input=DIR --k=1000 --output=CLUSTERS
     dc_tf embed --model=theirs.onnx --preprocessing=imagenet --images=photos --output=DIR
 
 The default layer is the model's best one as measured by `dc_tf evaluate`, by k-NN before linear

@@ -1,6 +1,7 @@
 """Clusters the rows of .npy, .npz, Parquet or Arrow files, on the workers that TF_CONFIG names.
 
     dc_tf kmeans --input='embeddings/*.npy' --k=1000 --output=CLUSTERS
+    dc_tf kmeans --input=FEATURES --k=1000 --output=CLUSTERS             # of dc_tf embed
     dc_tf kmeans --input=vectors.parquet --column=embedding --id_column=name --k=1000 --output=OUT
     dc_tf kmeans --input=new.npy --init=CLUSTERS/centroids.npy --iterations=0 --output=ASSIGNED
 
@@ -21,7 +22,7 @@ INPUT = FLAGS.paths(
     "input",
     None,
     "A .npy, .npz, Parquet or Arrow file, a pattern in quotes ('shards/*.npy', in sorted order), "
-    "or several with commas between them.",
+    "an output folder of dc_tf embed with one layer, or several of these with commas between them.",
     required=True,
 )
 COLUMN = column_flag(FLAGS)

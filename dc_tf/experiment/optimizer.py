@@ -17,7 +17,7 @@ class Optimizer(Config):
 
     Attributes:
         name: of its class in Keras, such as "SGD", "Adam", "AdamW" or "Adagrad"; or "LARS" (You et
-            al. 2017), for large batches.
+            al. 2017), for large batches, this package's own on both stacks.
             Of tensorflow-addons, where that is installed: "LAMB", "LazyAdam", "NovoGrad", "Yogi".
         options: its further arguments by name, such as beta_1 or global_clipnorm, or
             trust_coefficient of LARS. Keras' own weight_decay is one of these; it is decoupled

@@ -180,11 +180,9 @@ class Network:
         except (ConfigError, DataError):
             raise
         except Exception as error:  # what a network raises on a wrong shape is its own affair
-            reason = str(error).strip().splitlines()
             raise DataError(
-                f"{self.path} fails on images of {side} x {side} pixels "
-                f"({reason[-1] if reason else type(error).__name__}); give the side that it takes "
-                "with --preprocessing=size=SIDE."
+                f"{self.path} fails on images of {side} x {side} pixels ({_reason(error)}); give "
+                "the side that it takes with --preprocessing=size=SIDE."
             ) from error
         return traced
 
@@ -243,6 +241,12 @@ def in_batches(function, images, size) -> dict:
     specs = {n: tf.TensorSpec(t.shape, t.dtype) for n, t in traced.structured_outputs.items()}
     found = tf.map_fn(function, stacked, fn_output_signature=specs, parallel_iterations=1)
     return {n: tf.reshape(t, [-1, *t.shape[2:]])[:count] for n, t in found.items()}
+
+
+def _reason(error) -> str:
+    """The last line of an error, without the arguments and escapes that Keras adds."""
+    own, *_ = re.split("(?:Call a|A)rguments received", re.sub(r"\x1b\[\d*m", "", str(error)))
+    return (own.strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _stated(path, source, wanted) -> tuple[Preprocessing, str]:

@@ -8,14 +8,19 @@ import sys
 import tempfile
 from unittest import mock
 
+import pytest
+import runs
 import tensorflow as tf
 import workers
 from absl.testing import parameterized
 
 from dc_tf.distributed.task import parse_tf_config
 from dc_tf.errors import ConfigError
+from dc_tf.run_dir import RunDir
+from dc_tf.training.monitoring.metrics import read
 
 NODE = pathlib.Path(__file__).parents[2] / "launch" / "node.py"
+LIMIT_S = 240
 sys.path.insert(0, str(NODE.parent))
 
 import local  # noqa: E402
@@ -160,6 +165,41 @@ class NodeTest(tf.test.TestCase):
 
     def visible(self, devices):
         return mock.patch.dict(os.environ, {"CUDA_VISIBLE_DEVICES": devices})
+
+
+@pytest.mark.slow
+class TrainTest(tf.test.TestCase):
+    def test_chief_and_worker_with_a_launcher_each_train_to_the_end(self):
+        folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+        run = RunDir(os.path.join(folder, "run"))
+        stages = [runs.SETTINGS["stages"][0] | {"epochs": 1}]
+        settings = runs.settings(runs.make_data(folder), stages=stages)
+        chief, worker = (f"localhost:{port}" for port in workers.free_ports(2))
+        cluster = {"chief": [chief], "worker": [worker]}
+        flags = f"--params_override={settings!r}", f"--workdir={run.path}"
+        launchers = [start(tf_config(cluster, kind), "train", *flags) for kind in cluster]
+        try:
+            ended = [launcher.communicate(timeout=LIMIT_S) for launcher in launchers]
+        finally:
+            for launcher in launchers:
+                launcher.kill()
+        self.assertEqual([launcher.returncode for launcher in launchers], [0, 0], ended)
+        result = json.loads(ended[0][0].splitlines()[-1])
+        self.assertEqual((result["workers"], result["steps"]), (2, 4))
+        self.assertEqual(ended[1][0], "")  # the result is the chief's
+        steps = [line["step"] for line in read(run.metrics) if line["event"] == "train"]
+        self.assertEqual(steps, [1, 2, 3, 4])
+
+
+def start(config, *command):
+    """Starts the launcher of one worker on the CPU."""
+    return subprocess.Popen(
+        [sys.executable, str(NODE), "--workers=1", "--threads=1", "--", *command],
+        env=os.environ | {"TF_CONFIG": config, "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,15 @@ import numpy as np
 import pictures
 import pytest
 import tensorflow as tf
-from other_networks import SIDE, keras_model, saved_model, write_onnx, write_onnx_graph
+from absl.testing import parameterized
+from other_networks import (
+    SIDE,
+    keras_model,
+    saved_model,
+    write_onnx,
+    write_onnx_graph,
+    write_reshaping,
+)
 from PIL import Image, ImageDraw, ImageFont
 
 from dc_tf import keras
@@ -24,6 +32,20 @@ from dc_tf.nn.vgg16 import VGG16
 UNIT = read("0-1")
 IMAGES = np.random.default_rng(0).random((5, SIDE, SIDE, 3)).astype(np.float32)
 ALL = ("mean", "most", "map", "tokens")
+IMAGE, PIXELS = (SIDE, SIDE, 3), (SIDE * SIDE * 3,)
+KERAS = (files.KERAS_2, files.KERAS_3)
+KINDS = (files.SAVED_MODEL, *KERAS, files.ONNX)
+# Shapes of the inputs, shape of the output, kinds of files, message.
+WRONG = (
+    ([IMAGE], (4, 4, 48, 1), KINDS, r"output output of \S+ has the shape \(\?, 4, 4, 48, 1\)"),
+    ([(10,)], (10,), (*KERAS, files.ONNX), r"of shape \(\?, 10\); expected a batch of RGB images"),
+    ([(10,)], (10,), (files.SAVED_MODEL,), r"alone: .* serve \(input_0: float32 \(None, 10\)\)"),
+    ([(SIDE, SIDE, 1)], (256,), KINDS, r"of shape \(\?, 16, 16, 1\), which is no batch of RGB"),
+    ([(SIDE, 20, 3)], (960,), KINDS, "takes input_0 of 16 x 20 pixels; only square images are"),
+    ([(3, SIDE, 20)], (960,), (files.ONNX,), "takes input_0 of 16 x 20 pixels; only square"),
+    ([IMAGE, IMAGE], PIXELS, KERAS, "has 2 inputs; a network of one image is needed"),
+    ([IMAGE, IMAGE], PIXELS, (files.ONNX,), r"takes input_0: .*, input_1: .*; a network of one"),
+)
 
 
 class NetworkTest(tf.test.TestCase):
@@ -319,6 +341,38 @@ class OnnxTest(NetworkTest):
         os.remove(self.path("preprocessor_config.json"))
         self.assertEqual(network.preprocessing_from, "preprocessor_config.json")
         self.assertEqual(network.preprocessing.mean, (0.1, 0.2, 0.3))
+
+
+class WrongTest(NetworkTest, parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.number = 0
+
+    def write(self, kind, shapes, target):
+        if kind == files.KERAS_3:
+            pytest.importorskip("keras", "3")
+        if kind == files.ONNX:
+            pytest.importorskip("onnx")
+            pytest.importorskip("onnxruntime")
+        self.number += 1
+        return write_reshaping(self.path(str(self.number)), kind, shapes, target)
+
+    @parameterized.parameters(*KINDS)
+    def test_a_network_of_something_else_is_refused_with_what_it_takes_and_gives(self, kind):
+        for shapes, target, kinds, message in WRONG:
+            if kind in kinds:
+                self.refused(message, self.write(kind, shapes, target))
+        right = self.open(self.write(kind, [IMAGE], PIXELS))
+        self.assertAllClose(right(IMAGES)["output"], IMAGES.reshape(5, -1), rtol=1e-5)
+
+    @parameterized.parameters(*KERAS, files.ONNX)
+    def test_a_side_on_which_the_network_fails_is_refused(self, kind):
+        path = self.write(kind, [(None, None, 3)], PIXELS)
+        reason = r"[Tt]otal size .* must be unchanged[^\x1b]*|.*cannot be reshaped.*"
+        message = rf"fails on images of 20 x 20 pixels \((The )?({reason})\); give the side"
+        self.refused(message, path, preprocessing=read("size=20"), error=DataError)
+        right = self.open(path, preprocessing=read(f"size={SIDE}"))
+        self.assertAllClose(right(IMAGES)["output"], IMAGES.reshape(5, -1), rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -49,6 +49,14 @@ class ReadTest(tf.test.TestCase):
         with self.assertRaisesRegex(ConfigError, "short_side is 100; a crop of 224 pixels"):
             read("short_side=100").framed(224)
 
+    def test_clip_is_that_of_openai_and_inception_is_minus_one_to_one(self):
+        clip = read("clip")
+        self.assertEqual(clip.mean, (0.48145466, 0.4578275, 0.40821073))
+        self.assertEqual(clip.deviation, (0.26862954, 0.26130258, 0.27577711))
+        self.assertEqual((clip.scale, clip.order), (1.0, "rgb"))
+        self.assertEqual((clip.interpolation, clip.crop), ("bicubic", 1.0))
+        self.assertEqual(read("inception"), read("-1-1"))
+
     def test_sizes_in_pixels_follow_from_the_share_of_the_crop(self):
         self.assertEqual(read("imagenet").framed(224).short_side, 256)
         self.assertEqual(read("clip").framed(224).short_side, 224)

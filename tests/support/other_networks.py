@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf import keras
+from dc_tf.networks import files
 
 SIDE = 16
 
@@ -108,5 +109,64 @@ def write_onnx_graph(path, axes, kind, channels_first):
         [helper.make_tensor_value_info("maps", onnx.TensorProto.FLOAT, [None] * rank)],
         constants,
     )
+    _save_onnx(graph, path)
+
+
+def _save_onnx(graph, path):
+    import onnx
+    from onnx import helper
+
     opset = helper.make_opsetid("", 17)
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
+
+
+def write_reshaping(path, kind, shapes, target):
+    """A network that gives the sum of its inputs, which are called input_0, ..., in another shape.
+
+    Args:
+        path: of its file or folder, without the ending.
+        kind: of `networks.files`.
+        shapes: of the inputs, without the batch; of a SavedModel only one. None: any length.
+        target: shape of `output`, without the batch.
+
+    Returns:
+        the path, with the ending of its kind.
+    """
+    names = [f"input_{number}" for number in range(len(shapes))]
+    if kind == files.SAVED_MODEL:
+        spec = tf.TensorSpec([None, *shapes[0]], tf.float32, names[0])
+        function = tf.function(
+            lambda input_0: {"output": tf.reshape(input_0, [-1, *target])}, input_signature=[spec]
+        )
+        tf.saved_model.save(tf.Module(), path, signatures={"serve": function})
+        return path
+    if kind == files.ONNX:
+        _save_onnx_reshaping(f"{path}.onnx", dict(zip(names, shapes, strict=True)), target)
+        return f"{path}.onnx"
+    module = keras.keras_3() if kind == files.KERAS_3 else keras
+    layers = module.layers
+    inputs = [layers.Input(shape, name=name) for name, shape in zip(names, shapes, strict=True)]
+    total = layers.Add()(inputs) if len(inputs) > 1 else inputs[0]
+    module.Model(inputs, layers.Reshape(target, name="output")(total)).save(f"{path}.keras")
+    return f"{path}.keras"
+
+
+def _save_onnx_reshaping(path, shapes, target):
+    import onnx
+    from onnx import helper
+
+    def info(name, sides):
+        named = [side or f"side_{axis}" for axis, side in enumerate(sides)]
+        return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", *named])
+
+    graph = helper.make_graph(
+        [
+            helper.make_node("Sum", list(shapes), ["total"]),
+            helper.make_node("Reshape", ["total", "target"], ["output"]),
+        ],
+        "graph",
+        [info(name, shape) for name, shape in shapes.items()],
+        [info("output", target)],
+        [onnx.numpy_helper.from_array(np.array([-1, *target]), "target")],
+    )
+    _save_onnx(graph, path)

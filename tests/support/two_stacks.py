@@ -1,4 +1,4 @@
-"""What one stack leaves for the other: a run, the same run half way, and exported networks.
+"""What one stack leaves for the other: a run, the same run half way, exports and a classifier.
 
 As a program it does both for a folder of the other stack, in one process:
 
@@ -14,6 +14,7 @@ import numpy as np
 import runs
 
 from dc_tf import keras
+from dc_tf.classification.finetune import finetune
 from dc_tf.exporting.weights import weights_digest
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import complete_checkpoints, load_trunk, read_position
@@ -24,7 +25,7 @@ STOP, STEPS = 9, 20  # the checkpoint in the first round of the second stage
 
 
 def make(cluster, folder, settings) -> None:
-    """Leaves in `folder` a finished run, its exports, features, and the run as it was at STOP."""
+    """Leaves in `folder` a run, its exports, a classifier, and the run as it was at STOP."""
     whole, part = _path(folder, "whole"), _path(folder, "part")
     runs.train(cluster, settings, whole)
     shutil.copytree(whole, part)
@@ -32,13 +33,21 @@ def make(cluster, folder, settings) -> None:
     export_run(whole, _path(folder, "saved_model"))
     export_run(whole, _path(folder, "network.keras"), "keras")
     export_run(whole, _path(folder, "network.weights.h5"), "keras_weights")
+    data = settings["data"]["path"]
+    finetune(
+        _path(folder, "saved_model"),
+        *(data, data, _path(folder, "classifier")),
+        params_override=["epochs=1,batch_size=32,learning_rate=0.02,drops=[],init_deviation=0.3"],
+        compute_dtype="float32",
+    )
     with open(_path(folder, "settings.json"), "w") as file:
         json.dump(settings, file)
-    np.savez(_path(folder, "expected.npz"), **_of_trunk(load_trunk(whole)[0]))
+    expected = _of_trunk(load_trunk(whole)[0]) | {"classifier": _probabilities(folder)}
+    np.savez(_path(folder, "expected.npz"), **expected)
 
 
 def visit(cluster, folder) -> dict[str, np.ndarray]:
-    """Features of the networks in `folder`, and losses of the half run, which is continued."""
+    """What the networks in `folder` compute, and losses of the half run, which is continued."""
     import tensorflow as tf
 
     with open(_path(folder, "settings.json")) as file:
@@ -49,6 +58,7 @@ def visit(cluster, folder) -> dict[str, np.ndarray]:
     found["keras"] = keras.models.load_model(_path(folder, "network.keras"))(images())
     trunk.load_weights(_path(folder, "network.weights.h5"))
     found["keras_weights"] = trunk(images())["fc7"]
+    found["classifier"] = _probabilities(folder)
     result = runs.train(cluster, settings, _path(folder, "part"))
     found["steps"] = result["steps"]
     found["losses"] = losses(_path(folder, "part"))
@@ -76,6 +86,14 @@ def _go_back(run):
 
 def _of_trunk(trunk):
     return {"digest": np.array(weights_digest(trunk)), "fc7": np.asarray(trunk(images())["fc7"])}
+
+
+def _probabilities(folder):
+    """Of the classifier, by its SavedModel."""
+    import tensorflow as tf
+
+    model = tf.saved_model.load(os.path.join(_path(folder, "classifier"), "model"))
+    return np.asarray(model(images())["probabilities"])
 
 
 def _path(folder, name):

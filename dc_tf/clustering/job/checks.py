@@ -36,8 +36,8 @@ class Asked:
     """Settings of a clustering.
 
     Attributes:
-        input: a `.npy`, `.npz`, Parquet or Arrow file, a pattern, or several with commas between
-            them; or a list of files.
+        input: a `.npy`, `.npz`, Parquet or Arrow file, a pattern, an output folder of `dc_tf embed`
+            with one layer, or several of these with commas between them; or a list of them.
         output: folder, shared by all workers.
         k: number of clusters; None is that of the centroids that `init` gives.
         options: KMeansOptions but for `init`. With iterations=0 and centroids, rows are assigned to

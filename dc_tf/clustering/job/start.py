@@ -17,6 +17,7 @@ from dc_tf.clustering.job.checks import Asked, checked_start
 from dc_tf.clustering.job.output import KMeansDir
 from dc_tf.clustering.job.table import ClusterTable, check_id_column
 from dc_tf.clustering.store.embeddings import Embeddings, find_files
+from dc_tf.clustering.store.feature_files import files_of_only_layer
 from dc_tf.distributed.ports import check_own_port
 from dc_tf.distributed.task import TaskSpec, task_from_environment
 from dc_tf.errors import ConfigError, DataError
@@ -148,9 +149,16 @@ def names_files(x) -> bool:
 
 
 def _files(given) -> list[str]:
+    """In row order; of a folder of `dc_tf embed` those of its layer."""
     if isinstance(given, list | tuple):
-        return [os.path.expanduser(path) for path in given]
-    return find_files(os.fspath(given))
+        paths = [os.path.expanduser(path) for path in given]
+    else:
+        paths = find_files(os.fspath(given))
+    return [
+        file
+        for path in paths
+        for file in (files_of_only_layer(path, "--input") if os.path.isdir(path) else [path])
+    ]
 
 
 def _settings(asked, start, embeddings, output) -> dict:

@@ -143,15 +143,28 @@ def open_folder(folder, dataset=None, layer=None) -> Features:
     """
     about = read_about(folder)
     layer = _choose_layer(folder, about, layer)
-    files = layer_files(folder, about, layer)
-    missing = [path for path in files if not os.path.isfile(path)]
-    if missing:
-        raise ConfigError(
-            f"--features={folder} is not complete: {len(missing)} of {len(files)} files of {layer} "
-            f"are missing, the first is {os.path.basename(missing[0])}; repeat the call of "
-            "`dc_tf embed`, which resumes."
-        )
+    files = _complete(folder, about, layer, "--features")
     return Features(folder, files, dataset, layer, about)
+
+
+def files_of_only_layer(folder, setting) -> list[str]:
+    """Paths of the files of the only layer in an output folder of `dc_tf embed`, in row order.
+
+    Args:
+        folder: its path.
+        setting: the flag that names it, for messages.
+
+    Raises:
+        ConfigError: not such a folder, not complete, or of several layers; says what to give.
+    """
+    about = read_about(folder, setting)
+    layers = list(about["dims"])
+    if len(layers) != 1:
+        patterns = [f"{setting}='{os.path.join(folder, layer)}-*.npy'" for layer in layers]
+        raise ConfigError(
+            f"{setting}={folder} has {len(layers)} layers; give one of them: {', '.join(patterns)}."
+        )
+    return _complete(folder, about, layers[0], setting)
 
 
 def layer_files(folder, about, layer) -> list[str]:
@@ -171,8 +184,8 @@ def sources_file(path: str) -> str | None:
     return beside if beside and os.path.isfile(beside) else None
 
 
-def read_about(folder) -> dict:
-    """What `dc_tf embed` recorded in its output folder.
+def read_about(folder, setting="--features") -> dict:
+    """What `dc_tf embed` recorded in its output folder, which the flag `setting` names.
 
     Raises:
         ConfigError: the folder is not one of `dc_tf embed`, or the record is corrupt.
@@ -180,7 +193,7 @@ def read_about(folder) -> dict:
     path = os.path.join(folder, _ABOUT)
     if not os.path.isfile(path):
         raise ConfigError(
-            f"--features={folder} has no {_ABOUT}, so it is no output of `dc_tf embed`; give such "
+            f"{setting}={folder} has no {_ABOUT}, so it is no output of `dc_tf embed`; give such "
             f"a folder, or files as '{folder}/*.npy'."
         )
     try:
@@ -231,6 +244,19 @@ def _found(given) -> tuple[list[str], str]:
         return find_files(os.fspath(given)), os.fspath(given)
     except DataError as error:
         raise ConfigError(f"--features: {error}") from error
+
+
+def _complete(folder, about, layer, setting) -> list[str]:
+    """The files of a layer; raises ConfigError if some are missing."""
+    files = layer_files(folder, about, layer)
+    missing = [path for path in files if not os.path.isfile(path)]
+    if missing:
+        raise ConfigError(
+            f"{setting}={folder} is not complete: {len(missing)} of {len(files)} files of {layer} "
+            f"are missing, the first is {os.path.basename(missing[0])}; repeat the call of "
+            "`dc_tf embed`, which resumes."
+        )
+    return files
 
 
 def _choose_layer(folder, about, layer):

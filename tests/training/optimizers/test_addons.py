@@ -29,6 +29,12 @@ from dc_tf.training.preflight import check_start
 from dc_tf.training.step.classifier import Classifier
 
 SHAPES = (3, 3, 2, 4), (5, 7), (7,)
+# Settings with which a checkpoint after four steps has more than the weights.
+WRAPPERS = {
+    "MovingAverage": {"average_decay": 0.5},
+    "SWA": {"start_averaging": 1, "average_period": 2},
+    "Lookahead": {"sync_period": 3},
+}
 
 
 def settings(name="SGD", options=None, wrapper="", wrapper_options=None, **changes):
@@ -248,7 +254,7 @@ class AddonsTest(tf.test.TestCase, parameterized.TestCase):
 
 
 @stacks.needs_addons
-class WorkersTest(tf.test.TestCase):
+class WorkersTest(tf.test.TestCase, parameterized.TestCase):
     def check(self, name, wrapper):
         options = {"initial_accumulator_value": 1e-3} if name == "Yogi" else {"epsilon": 1e-3}
         optimizer = settings(
@@ -279,9 +285,14 @@ class WorkersTest(tf.test.TestCase):
         self.check("Yogi", "SWA")
         self.check("LazyAdam", "")
 
-    def test_a_step_that_overflows_float16_changes_nothing_but_the_scale(self):
+    @parameterized.parameters(
+        ("MovingAverage", {}),
+        ("SWA", {"average_period": 1}),
+        ("Lookahead", {"sync_period": 1}),
+    )
+    def test_a_step_that_overflows_float16_changes_nothing_but_the_scale(self, wrapper, options):
         model = Model(dropout=False, compute_dtype="float16")
-        optimizer = settings("LAMB", wrapper="MovingAverage", learning_rate=0.01)
+        optimizer = settings("LAMB", {}, wrapper, options, learning_rate=0.01)
         case = Case(optimizer=optimizer, model=model, overflow=True)
         (one,) = workers.on_cluster(1, _with_slots, case)
         (taken,) = workers.on_cluster(1, _with_slots, dataclasses.replace(case, overflow=False))
@@ -291,34 +302,35 @@ class WorkersTest(tf.test.TestCase):
         for name, value in one["before"].items():
             self.assertAllEqual(one["after"][name], value, name)
         self.assertEqual(taken["after"]["steps"], 1)
-        self.assertNotAllEqual(taken["after"]["slots"], taken["before"]["slots"])
+        for name in ("weights", "slots", "wrapper"):
+            self.assertNotAllEqual(taken["after"][name], taken["before"][name], name)
 
 
 @stacks.needs_addons
-class ResumedTest(tf.test.TestCase):
-    """A run of two stages, LAMB inside MovingAverage, on 128 images: 8 and 12 steps."""
+class ResumedTest(tf.test.TestCase, parameterized.TestCase):
+    """A run of two stages, LAMB inside a wrapper, on 128 images: 8 and 12 steps."""
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
         cls.folder = tempfile.mkdtemp()
         cls.addClassCleanup(shutil.rmtree, cls.folder)
+        cls.data = runs.make_data(cls.folder)
+
+    def run_of(self, wrapper, size, *stops):
         optimizer = {
             "name": "LAMB",
             "learning_rate": 0.01,
             "options": {"epsilon": 1e-3},
-            "wrapper": "MovingAverage",
-            "wrapper_options": {"average_decay": 0.5},
+            "wrapper": wrapper,
+            "wrapper_options": WRAPPERS[wrapper],
             "schedule": "cosine",
         }
         stages = [{**stage, "optimizer": optimizer} for stage in runs.SETTINGS["stages"]]
-        data = runs.make_data(cls.folder)
-        cls.settings = runs.settings(data, stages=stages, checkpoint_every=4)
-
-    def run_of(self, size, *stops):
+        ours = runs.settings(self.data, stages=stages, checkpoint_every=4)
         workdir = tempfile.mkdtemp(dir=self.folder)
         for stop in (*stops, None):
-            workers.on_cluster(size, _train_to, self.settings, workdir, stop)
+            workers.on_cluster(size, _train_to, ours, workdir, stop)
         return workdir
 
     def assert_same_end(self, workdir, other):
@@ -327,17 +339,24 @@ class ResumedTest(tf.test.TestCase):
         for name, value in expected.items():
             self.assertAllEqual(ours[name], value, name)
 
-    def test_a_resumed_run_equals_one_that_was_not_stopped(self):
+    @parameterized.parameters("MovingAverage", "SWA")
+    def test_a_resumed_run_equals_one_that_was_not_stopped(self, wrapper):
         # Inside RotNet, before its averages but after its last checkpoint, in a round, at the end.
-        alone = self.run_of(1)
-        self.assert_same_end(self.run_of(1, 6, "averages", 11, "averages"), alone)
-        self.check_averages(alone)
+        alone = self.run_of(wrapper, 1)
+        self.assert_same_end(self.run_of(wrapper, 1, 6, "averages", 11, "averages"), alone)
+        self.check_slots(alone, "average", equal=("08", "20"))
+
+    def test_a_resumed_run_continues_from_its_slow_weights(self):
+        # Inside RotNet and inside a round, from checkpoints between two steps back.
+        alone = self.run_of("Lookahead", 1)
+        self.assert_same_end(self.run_of("Lookahead", 1, 6, 14), alone)
+        self.check_slots(alone, "slow", equal=("20",))  # the twelfth step of its stage
 
     @pytest.mark.slow
     def test_a_resumed_run_of_two_workers_too_and_it_is_nearly_that_of_one(self):
-        alone, both = self.run_of(1), self.run_of(2)
-        self.assert_same_end(self.run_of(2, "averages", 11), both)
-        self.check_averages(both)
+        alone, both = (self.run_of("MovingAverage", size) for size in (1, 2))
+        self.assert_same_end(self.run_of("MovingAverage", 2, "averages", 11), both)
+        self.check_slots(both, "average", equal=("08", "20"))
         one, two = (
             [m["loss"] for m in read(RunDir(path).metrics) if m["event"] == "train"]
             for path in (alone, both)
@@ -346,20 +365,21 @@ class ResumedTest(tf.test.TestCase):
         # Features differ by rounding, so rows on a border of clusters may change sides.
         self.assertAllClose(one, two, rtol=0.05)
 
-    def check_averages(self, workdir):
-        """Between two checkpoints of a stage averages follow; at its end they are the weights."""
+    def check_slots(self, workdir, slot, equal):
+        """A slot has the weights of the trunk at the steps `equal`, but not at the first one."""
         found = complete_checkpoints(RunDir(workdir).checkpoints)
-        ends = {path[-2:]: _trunk(path) for path in found}
-        for step in ("08", "20"):
-            for weight, average in ends[step]:
-                self.assertAllEqual(weight, average, step)
-        self.assertNotAllEqual(*ends["04"][0])
+        steps = {path[-2:]: _trunk(path, slot) for path in found}
+        for step in equal:
+            for weight, kept in steps[step]:
+                self.assertAllEqual(weight, kept, step)
+        self.assertTrue(any((weight != kept).any() for weight, kept in steps["04"]))
 
 
-def _trunk(path):
-    """[(weight, average)] of the trunk in a checkpoint."""
+def _trunk(path, slot):
+    """[(weight, its slot)] of the trunk in a checkpoint."""
     reader = tf.train.load_checkpoint(os.path.join(path, "shared"))
-    keys = [key for key in reader.get_variable_to_shape_map() if "/average/" in key]
+    saved = reader.get_variable_to_shape_map()
+    keys = [key for key in saved if key.startswith("trunk/") and f"/{slot}/" in key]
     assert keys
     ending = "/.ATTRIBUTES/VARIABLE_VALUE"
     own = [key.partition("/.OPTIMIZER_SLOT")[0] + ending for key in keys]
@@ -418,6 +438,10 @@ def _state(learner):
         name: np.concatenate([v.numpy().ravel() for v in part]) for name, part in parts.items()
     }
     found["slots"] = np.concatenate([np.ravel(v) for v in sum(values, [])])
+    wrapper = learner.trunk_optimizer._optimizer
+    (name,) = wrapper.get_slot_names()
+    of_wrapper = [wrapper.get_slot(weight, name) for weight in learner.shared_weights]
+    found["wrapper"] = np.concatenate([v.numpy().ravel() for v in of_wrapper])
     return found | {"steps": int(values[0][0])}
 
 
