@@ -67,6 +67,8 @@ def make(settings) -> "AddonsOptimizer":
         options = {**settings.wrapper_options.as_dict(), **clipping}
         kind = getattr(found, settings.wrapper)
         optimizer = _new(kind, "wrapper_options", options, optimizer=optimizer)
+        if settings.wrapper == "SWA":
+            optimizer.average_op = _traced_for_each(kind.average_op.python_function, optimizer)
     return AddonsOptimizer(optimizer)
 
 
@@ -139,6 +141,23 @@ class AddonsOptimizer(tf.Module):
         with self._strategy.scope():
             for variable in self._trained():
                 variable.assign(self._optimizer.get_slot(variable, "average").read_value())
+
+
+def _traced_for_each(average_op, optimizer):
+    """The method of SWA that averages a variable, traced for each variable by itself.
+
+    tensorflow-addons traces it once for all variables of a shape, with the average of the first one
+    in the trace where a strategy mirrors it: that would get the weights of all, the others none.
+    """
+
+    def average(*arguments):
+        @tf.function
+        def traced():
+            return average_op(optimizer, *arguments)
+
+        return traced()
+
+    return average
 
 
 def _addons(settings) -> types.ModuleType:

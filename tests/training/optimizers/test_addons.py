@@ -28,12 +28,12 @@ from dc_tf.training.optimizers.by_name import check_optimizer, make_optimizer
 from dc_tf.training.preflight import check_start
 from dc_tf.training.step.classifier import Classifier
 
-SHAPES = (3, 3, 2, 4), (5, 7), (7,)
-# Settings with which a checkpoint after four steps has more than the weights.
+SHAPES = (3, 3, 2, 4), (5, 7), (7,), (7,)
+# (slot, settings with which it is not that of the weights after four steps, but after eight)
 WRAPPERS = {
-    "MovingAverage": {"average_decay": 0.5},
-    "SWA": {"start_averaging": 1, "average_period": 2},
-    "Lookahead": {"sync_period": 3},
+    "MovingAverage": ("average", {"average_decay": 0.5}),
+    "SWA": ("average", {"start_averaging": 1, "average_period": 2}),
+    "Lookahead": ("slow", {"sync_period": 8}),
 }
 
 
@@ -49,10 +49,11 @@ def weights(seed=0):
     return [random.normal(size=shape).astype(np.float32) for shape in SHAPES]
 
 
-def trained(optimizer, rates=(0.1, 0.1, 0.02)):
+def trained(optimizer, rates=(0.1, 0.1, 0.02), strategy=None):
     """(variables, their values after each step) with seeded gradients."""
-    variables = [tf.Variable(weight) for weight in weights()]
-    optimizer.build(variables)
+    with (strategy or tf.distribute.get_strategy()).scope():
+        variables = [tf.Variable(weight) for weight in weights()]
+        optimizer.build(variables)
 
     @tf.function
     def step(gradients):
@@ -166,12 +167,13 @@ class AddonsTest(tf.test.TestCase, parameterized.TestCase):
 
     def test_swa_is_the_mean_of_its_snapshots(self):
         options = {"start_averaging": 1, "average_period": 2}
-        optimizer = make_optimizer(settings("LAMB", wrapper="SWA", wrapper_options=options))
-        variables, history = trained(optimizer, rates=[0.1] * 6)
-        optimizer.take_averages()
-        for i, variable in enumerate(variables):
-            mean = np.mean([history[step][i] for step in (1, 3, 5)], 0)
-            self.assertAllClose(variable, mean, rtol=1e-5, atol=1e-6)
+        for strategy in (None, tf.distribute.MirroredStrategy(["/cpu:0"])):
+            optimizer = make_optimizer(settings("LAMB", wrapper="SWA", wrapper_options=options))
+            variables, history = trained(optimizer, [0.1] * 6, strategy)
+            optimizer.take_averages()
+            for i, variable in enumerate(variables):
+                mean = np.mean([history[step][i] for step in (1, 3, 5)], 0)
+                self.assertAllClose(variable.numpy(), mean, rtol=1e-5, atol=1e-6)
 
     def test_an_average_that_never_began_leaves_the_weights(self):
         options = {"start_averaging": 3}
@@ -317,17 +319,17 @@ class ResumedTest(tf.test.TestCase, parameterized.TestCase):
         cls.addClassCleanup(shutil.rmtree, cls.folder)
         cls.data = runs.make_data(cls.folder)
 
-    def run_of(self, wrapper, size, *stops):
+    def run_of(self, wrapper, size, *stops, stages=2):
         optimizer = {
             "name": "LAMB",
             "learning_rate": 0.01,
             "options": {"epsilon": 1e-3},
             "wrapper": wrapper,
-            "wrapper_options": WRAPPERS[wrapper],
+            "wrapper_options": WRAPPERS[wrapper][1],
             "schedule": "cosine",
         }
-        stages = [{**stage, "optimizer": optimizer} for stage in runs.SETTINGS["stages"]]
-        ours = runs.settings(self.data, stages=stages, checkpoint_every=4)
+        of_run = [{**stage, "optimizer": optimizer} for stage in runs.SETTINGS["stages"][:stages]]
+        ours = runs.settings(self.data, stages=of_run, checkpoint_every=4)
         workdir = tempfile.mkdtemp(dir=self.folder)
         for stop in (*stops, None):
             workers.on_cluster(size, _train_to, ours, workdir, stop)
@@ -339,24 +341,23 @@ class ResumedTest(tf.test.TestCase, parameterized.TestCase):
         for name, value in expected.items():
             self.assertAllEqual(ours[name], value, name)
 
-    @parameterized.parameters("MovingAverage", "SWA")
-    def test_a_resumed_run_equals_one_that_was_not_stopped(self, wrapper):
+    def test_a_resumed_run_equals_one_that_was_not_stopped(self):
         # Inside RotNet, before its averages but after its last checkpoint, in a round, at the end.
-        alone = self.run_of(wrapper, 1)
-        self.assert_same_end(self.run_of(wrapper, 1, 6, "averages", 11, "averages"), alone)
-        self.check_slots(alone, "average", equal=("08", "20"))
+        alone = self.run_of("MovingAverage", 1)
+        self.assert_same_end(self.run_of("MovingAverage", 1, 6, "averages", 11, "averages"), alone)
+        self.check_slots("MovingAverage", alone, "08", "20")
 
-    def test_a_resumed_run_continues_from_its_slow_weights(self):
-        # Inside RotNet and inside a round, from checkpoints between two steps back.
-        alone = self.run_of("Lookahead", 1)
-        self.assert_same_end(self.run_of("Lookahead", 1, 6, 14), alone)
-        self.check_slots(alone, "slow", equal=("20",))  # the twelfth step of its stage
+    @parameterized.parameters("SWA", "Lookahead")
+    def test_so_does_a_resumed_stage_in_other_wrappers(self, wrapper):
+        alone = self.run_of(wrapper, 1, stages=1)
+        self.assert_same_end(self.run_of(wrapper, 1, 6, "averages", stages=1), alone)
+        self.check_slots(wrapper, alone, "08")
 
     @pytest.mark.slow
     def test_a_resumed_run_of_two_workers_too_and_it_is_nearly_that_of_one(self):
         alone, both = (self.run_of("MovingAverage", size) for size in (1, 2))
         self.assert_same_end(self.run_of("MovingAverage", 2, "averages", 11), both)
-        self.check_slots(both, "average", equal=("08", "20"))
+        self.check_slots("MovingAverage", both, "08", "20")
         one, two = (
             [m["loss"] for m in read(RunDir(path).metrics) if m["event"] == "train"]
             for path in (alone, both)
@@ -365,11 +366,11 @@ class ResumedTest(tf.test.TestCase, parameterized.TestCase):
         # Features differ by rounding, so rows on a border of clusters may change sides.
         self.assertAllClose(one, two, rtol=0.05)
 
-    def check_slots(self, workdir, slot, equal):
-        """A slot has the weights of the trunk at the steps `equal`, but not at the first one."""
+    def check_slots(self, wrapper, workdir, *ends):
+        """Slots of the trunk differ from its weights inside a stage, and are these at its end."""
         found = complete_checkpoints(RunDir(workdir).checkpoints)
-        steps = {path[-2:]: _trunk(path, slot) for path in found}
-        for step in equal:
+        steps = {path[-2:]: _trunk(path, WRAPPERS[wrapper][0]) for path in found}
+        for step in ends:
             for weight, kept in steps[step]:
                 self.assertAllEqual(weight, kept, step)
         self.assertTrue(any((weight != kept).any() for weight, kept in steps["04"]))
