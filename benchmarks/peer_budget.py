@@ -105,19 +105,8 @@ def _measured_plan(experiment) -> dict:
 
 def _stage(planned, workers):
     """A stage of the plan as launch/budget.py has it; one image a second if not measured."""
-    speed = planned["images_per_second"] or 1.0
-    images = planned["steps_per_epoch"] * planned["batch_per_worker"] * workers
-    return _COUNTED_IN_EPOCHS.Stage(
-        name=planned["name"],
-        epochs=planned["epochs"],
-        least=1,
-        reassign_every=planned["reassign_every"],
-        drops=tuple(planned["drops"]),
-        warmup_epochs=planned["warmup_epochs"],
-        epoch_s=images / speed,
-        clustering_s=(planned["clustering_seconds"] or 0.0) / max(1, planned["clusterings"]),
-        images_per_s=speed,
-    )
+    stage = _COUNTED_IN_EPOCHS.Stage.of(planned, workers, speed=1.0, most=1.0)
+    return dataclasses.replace(stage, least=1)
 
 
 def cost_of(folder: str) -> dict:

@@ -296,12 +296,10 @@ def compute_dtype(output, asked, comm=ALONE, model=None) -> Choice:
         begun, own = _begun_dtype(output), _run_dtype(model)
     if begun:
         return Choice(asked, begun, reason="auto: the type of the features in --output")
-    of_run = Choice(asked, own, reason="auto: the type of the run")
-    if own == "float32":
-        return of_run
-    choice = choose(asked, "convolution", comm=comm)
-    is_fast = choice.speed is not None and choice.speed >= 1
-    return of_run if own == "bfloat16" and is_fast else choice
+    choice = None if own == "float32" else choose(asked, "convolution", comm=comm)
+    if own == "float32" or own == "bfloat16" and choice.speed is not None and choice.speed >= 1:
+        return Choice(asked, own, reason="auto: the type of the run")
+    return choice
 
 
 def _begun_dtype(output) -> str | None:
