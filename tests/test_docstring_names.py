@@ -15,9 +15,8 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 class DocstringNamesTest(unittest.TestCase):
     def test_names_in_docstrings_exist(self):
         modules, folders = known()
-        heads = {part for module in modules for part in module} - {
-            "keras"
-        }  # which has Keras' names
+        # `keras` has the names of Keras.
+        heads = {part for module in modules for part in module} - {"keras"}
         lost = []
         for path in sorted((ROOT / "dc_tf").rglob("*.py")):
             for text in docstrings(ast.parse(path.read_text())):
