@@ -64,6 +64,11 @@ class BatchNorm(keras.layers.Layer):
         self._track(self.moving_variance, variance)
         return y
 
+    def scale_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """(c,) float32 each: in inference the output is x * scale + shift."""
+        scale = self.gamma * tf.math.rsqrt(self.moving_variance + EPSILON)
+        return scale, self.beta - self.moving_mean * scale
+
     def _normalize_by_running(self, x):
         y, *_ = tf.compat.v1.nn.fused_batch_norm(
             x,

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from dc_tf import keras
 from dc_tf.nn.batch_norm import BatchNorm
-from dc_tf.nn.conv import Conv2D
+from dc_tf.nn.conv import Conv2D, normalized_conv
 from dc_tf.nn.sobel import Normalize, Padding, Sobel
 from dc_tf.nn.trunk import Conv, Counts, Trunk, scaled, seeds_of
 
@@ -174,7 +174,7 @@ class ConvNorm(keras.layers.Layer):
     """
 
     def __init__(self, filters, kernel, stride, policy, seed, padding=None):
-        super().__init__(dtype=policy)
+        super().__init__(dtype="float32", autocast=False)  # as `normalized_conv` needs it
         self.every = stride if stride > kernel else 1
         stride //= self.every
         # "same" pads asymmetrically where a stride is 2.
@@ -195,7 +195,7 @@ class ConvNorm(keras.layers.Layer):
 
     def call(self, x, training=False) -> tf.Tensor:
         x = every(_pad(x, self.pad), self.every)
-        return self.norm(self.conv(x), training=training)
+        return normalized_conv(self.conv, self.norm, x, training)
 
 
 class _Block(keras.layers.Layer):

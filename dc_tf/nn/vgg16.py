@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from dc_tf import keras
 from dc_tf.nn.batch_norm import BatchNorm
-from dc_tf.nn.conv import Conv2D
+from dc_tf.nn.conv import Conv2D, normalized_conv
 from dc_tf.nn.dense import Dense
 from dc_tf.nn.sobel import Normalize, Padding, Sobel
 from dc_tf.nn.trunk import Conv, Counts, Trunk, float32, scaled, seeds_of
@@ -177,7 +177,7 @@ class ConvBlock(keras.layers.Layer):
     """3x3 convolution with bias, batch norm, ReLU."""
 
     def __init__(self, filters, policy, seed):
-        super().__init__(dtype=policy)
+        super().__init__(dtype="float32", autocast=False)  # as `normalized_conv` needs it
         self.conv = Conv2D(
             filters,
             3,
@@ -191,7 +191,7 @@ class ConvBlock(keras.layers.Layer):
         self.norm = BatchNorm(dtype=policy)
 
     def call(self, x, training=False) -> tf.Tensor:
-        return tf.nn.relu(self.norm(self.conv(x), training=training))
+        return tf.nn.relu(normalized_conv(self.conv, self.norm, x, training))
 
 
 def _linear(units, fan_in, policy, seed, name):
