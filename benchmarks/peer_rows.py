@@ -1,6 +1,7 @@
 """Trains and measures the rows of `peers.py`: peers one by one, runs of dc_tf as a sweep.
 
-    cells = measured(rows, Budget(images=30_000), options)
+    precisions = chosen_precisions(planned(rows, options), "PEERS")
+    cells = measured(rows, Budget(images=30_000), precisions, options)
     cells[0]["variant"], cells[0]["metrics"]["knn"]["conv13"], cells[0]["cost"]["seconds"]
 
 Everything is kept in WORKDIR with the settings and the fingerprint of the data that made it:
@@ -35,12 +36,13 @@ _FIELDS = ("base", "settings", "stages")
 _UNTRAINED = {"images": 0, "forward_only": 0, "seconds": 0.0}
 
 
-def measured(rows, budget: Budget, options) -> list[dict]:
+def measured(rows, budget: Budget, precisions: precisions_lib.Precisions, options) -> list[dict]:
     """The cells of all rows and seeds, as those of `dc_tf sweep` with `cost`.
 
     Args:
         rows: {name: row} of peers.yaml.
         budget: of each row.
+        precisions: what "auto" is.
         options: has `config`, `train`, `test`, `workdir`, `seeds`, `peers_python` and
             `peers_device`.
 
@@ -49,8 +51,6 @@ def measured(rows, budget: Budget, options) -> list[dict]:
         DataError: runs of dc_tf failed.
     """
     prepared = planned(rows, options)
-    make_folder(options.workdir)
-    precisions = _precisions(prepared.runs, f"{options.workdir}/precisions.json")
     peers = Peers(options, prepared, precisions, budget)
     cells = [
         peers.cell(rows[cell.variant], cell) for cell in prepared.cells if _is_peer(rows, cell)
@@ -83,6 +83,16 @@ def planned(rows, options) -> Prepared:
     return prepare(sweep, f"{options.workdir}/plan", options.train, None, options.test, 1)
 
 
+def chosen_precisions(prepared: Prepared, workdir) -> precisions_lib.Precisions:
+    """What "auto" is, measured with the first of all calls and kept in `workdir`."""
+    path = f"{workdir}/precisions.json"
+    if not os.path.exists(path):
+        make_folder(workdir)
+        chosen = precisions_lib.choose(prepared.runs, {}, make_slots(1, 1)[0])
+        write_json(path, dataclasses.asdict(chosen))
+    return precisions_lib.Precisions(**read_json(path))
+
+
 def augmentation() -> dict:
     """{flag of peer_training.py: value} of the colours of all peers, those of a preset."""
     return settings_lib.read([_AUGMENTED])["stages"][0]["augmentation"]
@@ -100,14 +110,6 @@ def _sweep(options, variants) -> dict:
         "variants": variants,
         "evaluations": EVALUATIONS,
     }
-
-
-def _precisions(runs, path) -> precisions_lib.Precisions:
-    """What "auto" is, in all rows."""
-    if not os.path.exists(path):
-        chosen = precisions_lib.choose(runs, {}, make_slots(1, 1)[0])
-        write_json(path, dataclasses.asdict(chosen))
-    return precisions_lib.Precisions(**read_json(path))
 
 
 def _runs(rows, prepared, precisions, budget, options) -> list[dict]:

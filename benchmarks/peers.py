@@ -8,7 +8,8 @@ Rows are those of `--rows`. A peer has the trunk and the smallest crop of `--con
 `--seconds` of training. Peers stop when it is used; runs of dc_tf, a sweep, have as many whole
 epochs as fit, for seconds by a speed measured before. Weights of peers are imported with
 `dc_tf import_torch`, and all rows are measured with the same calls of `dc_tf evaluate`. An
-interrupted call resumes. Writes OUTPUT.json and OUTPUT.md.
+interrupted call resumes. Writes OUTPUT.json and OUTPUT.md, after each row; rows and seeds that
+OUTPUT.json already has, of the same budget and data, stay in the tables.
 
 Peers need the extra `peers`; `--peers_python` names an environment that has it.
 """
@@ -22,7 +23,8 @@ from absl import app, flags
 from peer_budget import Budget
 
 from dc_tf import strict_yaml, text_files
-from dc_tf.atomic import make_folder, write_text
+from dc_tf.atomic import make_folder, read_json, write_text
+from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.sweep.results import rows_of, spread
 from dc_tf.sweep.tables import markdown, tables
@@ -49,32 +51,75 @@ def main(_) -> None:
         sys.exit("peers.py needs --seconds or --images, and not both.")
     budget = Budget(FLAGS.images, FLAGS.seconds)
     try:
-        rows = chosen_rows()
-        cells = peer_rows.measured(rows, budget, FLAGS)
+        known = strict_yaml.load(text_files.read(FLAGS.rows), FLAGS.rows)
+        rows = chosen_rows(known)
+        measured = Measured(f"{FLAGS.output}.json", known, budget)
+        precisions = peer_rows.chosen_precisions(peer_rows.planned(known, FLAGS), FLAGS.workdir)
+        for name in rows:
+            measured.add(peer_rows.measured({name: rows[name]}, budget, precisions, FLAGS))
+            write(measured, budget)
     except (ConfigError, DataError) as error:
         sys.exit(f"peers.py: {error}")
-    order = list(rows)
-    cells.sort(key=lambda cell: order.index(cell["variant"]))
-    write(cells, rows, budget)
-    print(text_of(cells, budget))
-    print(json.dumps({"cells": len(cells), "output": FLAGS.output}))
+    print(text_of(measured.cells, budget))
+    print(json.dumps({"cells": len(measured.cells), "output": FLAGS.output}))
 
 
-def chosen_rows() -> dict:
-    """{name: row} of --rows, or those of --only."""
-    rows = strict_yaml.load(text_files.read(FLAGS.rows), FLAGS.rows)
+class Measured:
+    """The cells of all calls with one output.
+
+    Args:
+        path: JSON file of the earlier calls; need not exist.
+        known: {name: row} of all rows; their order is that of the cells.
+        budget: of all cells.
+
+    Attributes:
+        cells: list of the cells of `peer_rows.measured`.
+
+    Raises:
+        ConfigError: the file is of another budget or other data.
+    """
+
+    def __init__(self, path, known, budget):
+        self.cells, self._known = [], known
+        data = {name: Dataset.open(FLAGS[name].value) for name in ("train", "test")}
+        prints = {name: dataset.fingerprint() for name, dataset in data.items()}
+        self._about = {"budget": str(budget), "data": prints}
+        if os.path.exists(path):
+            found = read_json(path)
+            if {name: found.get(name) for name in self._about} != self._about:
+                raise ConfigError(f"{path} is of another budget or data; give another --output.")
+            self.add([c for c in found["cells"] if found["rows"][c["variant"]] == self._row(c)])
+
+    def add(self, cells) -> None:
+        """Adds cells, in place of those of the same row and seed."""
+        merged = {(cell["variant"], cell["seed"]): cell for cell in [*self.cells, *cells]}
+        order = list(self._known)
+        self.cells = sorted(
+            merged.values(), key=lambda cell: (order.index(cell["variant"]), cell["seed"])
+        )
+
+    def as_dict(self) -> dict:
+        """JSON-ready."""
+        rows = {cell["variant"]: self._row(cell) for cell in self.cells}
+        return {"rows": rows, **self._about, "cells": self.cells}
+
+    def _row(self, cell):
+        return self._known.get(cell["variant"], "not a row any more")
+
+
+def chosen_rows(rows) -> dict:
+    """Those of --only, or all."""
     unknown = set(FLAGS.only) - set(rows)
     if unknown:
         sys.exit(f"--only names {', '.join(sorted(unknown))}; {FLAGS.rows} has {', '.join(rows)}.")
     return {name: rows[name] for name in FLAGS.only or rows}
 
 
-def write(cells, rows, budget) -> None:
+def write(measured, budget) -> None:
     """Writes OUTPUT.json and OUTPUT.md."""
     make_folder(os.path.dirname(os.path.abspath(FLAGS.output)))
-    result = {"rows": rows, "budget": str(budget), "cells": cells}
-    write_text(f"{FLAGS.output}.json", json.dumps(result, indent=1) + "\n")
-    write_text(f"{FLAGS.output}.md", text_of(cells, budget))
+    write_text(f"{FLAGS.output}.json", json.dumps(measured.as_dict(), indent=1) + "\n")
+    write_text(f"{FLAGS.output}.md", text_of(measured.cells, budget))
 
 
 def text_of(cells, budget) -> str:

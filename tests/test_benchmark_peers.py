@@ -135,3 +135,12 @@ def test_a_comparison_has_equal_budgets_and_resumes():
     assert os.path.getmtime(weights) == written
     with open(f"{output}.json", encoding="utf-8") as file:
         assert json.load(file) == first
+    # A call for one row keeps the others; one of another budget is refused before anything runs.
+    run(*arguments, "--only=random", "--seeds=4", python=sys.executable, timeout=200)
+    with open(f"{output}.json", encoding="utf-8") as file:
+        more = json.load(file)["cells"]
+    found = [(cell["variant"], cell["seed"]) for cell in more]
+    assert found == [("random", 3), ("random", 4), ("deepercluster", 3), ("simclr", 3)]
+    assert more[0] == first["cells"][0]
+    with pytest.raises(subprocess.CalledProcessError):
+        run(*arguments, "--images=300", python=sys.executable, timeout=60)

@@ -16,6 +16,7 @@ SIGTERM and Ctrl-C save and end with exit code 42.
 
 from dc_tf.commands.flags.define import CommandFlags
 from dc_tf.commands.flags.features import FeatureFlags
+from dc_tf.curation.selection.request import CurateRequest
 from dc_tf.errors import ConfigError
 from dc_tf.kmeans_options import CHOICES, COMMAND_OPTIONS
 
@@ -117,11 +118,9 @@ TIMEOUT_S = FLAGS.float(
 
 def run() -> dict | None:
     """Chooses the rows; returns the result on the chief."""
-    source = SOURCE.values()  # refuses a wrong --run before TensorFlow is imported
-    from dc_tf.curation.selection.curate import curate
-
-    return curate(
-        **source,
+    # What is wrong is refused before TensorFlow is imported.
+    asked = dict(
+        **SOURCE.values(),
         output=OUTPUT.value,
         target=TARGET.value,
         max_per_cluster=MAX_PER_CLUSTER.value,
@@ -147,6 +146,10 @@ def run() -> dict | None:
         overwrite=OVERWRITE.value,
         timeout_s=TIMEOUT_S.value,
     )
+    CurateRequest(**asked).check()
+    from dc_tf.curation.selection.curate import curate
+
+    return curate(**asked)
 
 
 def _levels():

@@ -20,7 +20,7 @@ from dc_tf.data.voc.devkit import list_length
 from dc_tf.evaluation import cost, protocols
 from dc_tf.evaluation.models import network_settings
 from dc_tf.evaluation.remembered import remember
-from dc_tf.evaluation.tasks import BY_LAYER, DEVKIT
+from dc_tf.evaluation.task_names import BY_LAYER, DEVKIT
 
 _LONG_S = 900.0  # after which the small protocol is pointed out
 

@@ -22,6 +22,7 @@ from dc_tf.distributed.ports import check_own_port
 from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.frozen.start import check_other, other_network
+from dc_tf.evaluation.task_names import BY_LAYER, NEIGHBOURS, OF_FEATURES, check_task
 from dc_tf.exporting.no_model import check_exists
 from dc_tf.limits import AUTO, COMPUTE_DTYPES
 
@@ -126,6 +127,8 @@ def evaluate(
     """
     place = task_from_environment()
     check_own_port(place)
+    if task:
+        check_task(task)
     _check(compute_dtype, plot, neighbours, train, test)
     _check_source(model, features, test_features, column)
     other = _checked_network(model, stage, resize, compute_dtype, preprocessing, signature)
@@ -218,24 +221,21 @@ def _check_paths(written, watch_dir, scratch):
 
 def _check_task(asked, of_features, of_other, plot, neighbours):
     """Refuses what the task cannot use: features, networks of other programs, files, folders."""
-    from dc_tf.evaluation import tasks
 
     task = asked.task
     if workdir := asked.given.get("workdir"):
         paths.check_folder(paths.expand(workdir), "workdir")
-    if of_features and task not in tasks.OF_FEATURES:
+    if of_features and task not in OF_FEATURES:
+        raise ConfigError(f"--features are for {', '.join(OF_FEATURES)}; {task} needs --model.")
+    if of_other and task not in BY_LAYER:
         raise ConfigError(
-            f"--features are for {', '.join(tasks.OF_FEATURES)}; {task} needs --model."
-        )
-    if of_other and task not in tasks.BY_LAYER:
-        raise ConfigError(
-            f"a network of another program is measured by {', '.join(tasks.BY_LAYER)}; for "
+            f"a network of another program is measured by {', '.join(BY_LAYER)}; for "
             f"retrieval embed images with it and give --features. {task} needs a network of dc_tf."
         )
-    if plot and task not in tasks.BY_LAYER:
-        raise ConfigError(f"--plot is of layers, which only {', '.join(tasks.BY_LAYER)} measure.")
-    if neighbours and task not in tasks.NEIGHBOURS:
-        names = " and ".join(tasks.NEIGHBOURS)
+    if plot and task not in BY_LAYER:
+        raise ConfigError(f"--plot is of layers, which only {', '.join(BY_LAYER)} measure.")
+    if neighbours and task not in NEIGHBOURS:
+        names = " and ".join(NEIGHBOURS)
         raise ConfigError(f"--neighbours is for the tasks {names}; leave it out.")
 
 

@@ -22,28 +22,9 @@ from dc_tf.errors import ConfigError
 from dc_tf.evaluation import protocols
 from dc_tf.evaluation.models import FrozenModel, open_model, open_other
 from dc_tf.evaluation.splits import Split, open_splits
+from dc_tf.evaluation.task_names import TASKS, check_task
 from dc_tf.networks.network import OUTPUTS, Wanted
 from dc_tf.precision import choose, print_choice
-
-TASKS = {
-    "finetune": "dc_tf.evaluation.finetune.task",
-    "knn": "dc_tf.evaluation.frozen.knn",
-    "linear_probe": "dc_tf.evaluation.frozen.linear_probe",
-    "low_shot": "dc_tf.evaluation.frozen.low_shot",
-    "nmi": "dc_tf.evaluation.clusters.nmi",
-    "rotation": "dc_tf.evaluation.rotation",
-    "retrieval": "dc_tf.evaluation.retrieval.task",
-    "voc07_classification": "dc_tf.evaluation.voc07.classification",
-    "voc07_detection": "dc_tf.evaluation.voc07.detection",
-}
-# Tasks that measure every layer.
-BY_LAYER = ("knn", "linear_probe", "low_shot")
-# Tasks that take features of files in place of a network.
-OF_FEATURES = (*BY_LAYER, "retrieval", "nmi")
-# Tasks that find the images nearest to others.
-NEIGHBOURS = ("knn", "retrieval")
-# Tasks that read a VOC development kit.
-DEVKIT = ("voc07_classification", "voc07_detection")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +166,6 @@ def read(
     if task and named and task != named:
         raise ConfigError(f"--task is {task}, but {', '.join(config_files)} is for {named}.")
     name = task or named
-    if name not in TASKS:
-        raise ConfigError(f"--task is {name!r}; use one of {', '.join(TASKS)}.")
+    check_task(name)
     module = importlib.import_module(TASKS[name])
     return protocols.read(module, name, given, config_files, wanted, **under)

@@ -1,6 +1,6 @@
 """Predicts the steps of a planned run on a network of a given rate and latency.
 
-    network = Network(gbps=10.0, latency_us=20.0)
+    network = Network(gbps=10.0)
     for prediction in predictions(experiment.model, plan.stages[0], network, plan.on_gpu): ...
 
 What a worker computes is what was measured on one worker without exchanges; on GPUs, without a
@@ -19,19 +19,24 @@ class Network:
 
     Attributes:
         gbps: 1e9 bits a second that a worker sends while it receives as many.
-        latency_us: microseconds from a worker to another one, all software included.
+        latency_us: microseconds from a worker to another one, all software included; None: 20
+            between GPUs, and between CPUs what gRPC took where the constants were measured.
     """
 
     gbps: float
-    latency_us: float
+    latency_us: float | None = None
 
     def machine(self, on_gpu: bool) -> Machine:
         """`hardware.Machine` of a worker in it."""
-        return dataclasses.replace(
-            P4D if on_gpu else CORE,
-            wire_bytes_per_s=self.gbps * 1e9 / 8,
-            wire_latency_s=self.latency_us * 1e-6,
-        )
+        machine = P4D if on_gpu else CORE
+        changes = {"wire_bytes_per_s": self.gbps * 1e9 / 8}
+        if self.latency_us is not None:
+            changes["wire_latency_s"] = self.latency_us * 1e-6
+        return dataclasses.replace(machine, **changes)
+
+    def text(self, on_gpu: bool) -> str:
+        """Rate and latency, to read."""
+        return f"{self.gbps:g} Gb/s and {self.machine(on_gpu).wire_latency_s * 1e6:g} us"
 
 
 @dataclasses.dataclass(frozen=True)

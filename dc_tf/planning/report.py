@@ -160,7 +160,7 @@ def _predictions(index, plan, rates, network):
 
 def _network_lines(index, plan, rates, network):
     found = _predictions(index, plan, rates, network)
-    title = f"at {network.gbps:g} Gb/s and {network.latency_us:g} us"
+    title = f"at {network.text(plan.on_gpu)}"
     if not found:
         why = "the measured steps have exchanges of their own"
         if not rates.images_per_s:

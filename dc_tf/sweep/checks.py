@@ -26,11 +26,12 @@ def check_evaluations(sweep, cells) -> None:
 def _check_evaluation(sweep, evaluation, trunks):
     from dc_tf.evaluation import tasks
     from dc_tf.evaluation.frozen.features import parse_layers
+    from dc_tf.evaluation.task_names import BY_LAYER, DEVKIT
     from dc_tf.nn.trunks import trunk_class
 
     task, settings = evaluation.task or None, [evaluation.settings]
     asked = tasks.read(task, evaluation.config_files, settings, evaluation.protocol)
-    if asked.task in tasks.BY_LAYER:
+    if asked.task in BY_LAYER:
         for trunk in sorted(trunks):
             parse_layers(evaluation.layers, trunk_class(trunk).layer_names)
     if any(variant.untrained for variant in sweep.variants) and asked.task in ("nmi", "rotation"):
@@ -38,7 +39,7 @@ def _check_evaluation(sweep, evaluation, trunks):
             f"{asked.task} cannot measure an untrained network; leave out the untrained variant, "
             "or this evaluation."
         )
-    on_kit = asked.task in tasks.DEVKIT or "test_split" in asked.given
+    on_kit = asked.task in DEVKIT or "test_split" in asked.given
     train = evaluation.train or sweep.train
     if on_kit and not train:
         raise ConfigError("train is missing; name the VOC development kit here or by --train=KIT.")

@@ -67,7 +67,7 @@ def evaluation() -> str:
 
 def tasks() -> dict[str, str]:
     """{task of `dc_tf evaluate`: its module}."""
-    return module_value(parsed("dc_tf.evaluation.tasks"), "TASKS")
+    return module_value(parsed("dc_tf.evaluation.task_names"), "TASKS")
 
 
 def protocol(module: str) -> tuple[dict, dict]:

@@ -93,11 +93,13 @@ class StartupTest(tf.test.TestCase):
             (2, "browse", run),
             (2, "clusters", run, table),
             (2, "curate", run, "--target=3", f"--output={folder}/view"),
+            (2, "curate", f"--data={folder}", "--target=3", f"--output={folder}/view"),
             (2, "duplicates", run, f"--output={folder}/copies"),
             (2, "search", run, "--query=1"),
             (2, "report", run, f"--output={folder}/report.html"),
             (2, "export", f"--workdir={folder}", f"--output={folder}/model"),
             (2, "evaluate", "--task=knn", model, *data),
+            (2, "evaluate", "--task=none", f"--model={folder}", *data),
             (2, "finetune", model, *data, f"--output={folder}/classifier"),
             (2, "predict", model, f"--images={folder}", table),
         )

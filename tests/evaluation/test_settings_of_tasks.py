@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation import tasks
+from dc_tf.evaluation.task_names import TASKS
 
 NEVER = ("-1", "true", ".nan", ".inf", "1e39", "x", "[-1]", f"{10**400}")
 NEVER_INTEGERS = (*NEVER, "1.5", "2147483648", "9223372036854775808")
@@ -18,7 +19,7 @@ NEVER_INTEGERS = (*NEVER, "1.5", "2147483648", "9223372036854775808")
 class SettingsOfTasksTest(tf.test.TestCase):
     def test_numbers_that_a_setting_cannot_hold_are_refused(self):
         tried = 0
-        for task, module in tasks.TASKS.items():
+        for task, module in TASKS.items():
             for field in dataclasses.fields(importlib.import_module(module).Protocol):
                 if field.type in (int, float):
                     for value in NEVER_INTEGERS if field.type is int else NEVER:

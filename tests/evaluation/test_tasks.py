@@ -22,7 +22,8 @@ from dc_tf.evaluation.frozen.features import Extractor, FeatureCache, extract, p
 from dc_tf.evaluation.frozen.pooling import cell_average
 from dc_tf.evaluation.models import open_model, random_init
 from dc_tf.evaluation.splits import open_splits
-from dc_tf.evaluation.tasks import TASKS, Request
+from dc_tf.evaluation.task_names import TASKS
+from dc_tf.evaluation.tasks import Request
 from dc_tf.exporting.weights import weights_digest
 from dc_tf.nn.vgg16 import LAYERS
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
+from dc_tf.clustering.cost.hardware import CORE, P4D
 from dc_tf.experiment import load
 from dc_tf.planning.network import Network, predictions
 from dc_tf.planning.plan import Rates, make_plan
@@ -41,6 +42,14 @@ class NetworkTest(tf.test.TestCase):
         self.assertGreater(steps[0].step_s, 2 * steps[1].step_s)
         self.assertGreater(steps[1].step_s, steps[2].step_s)
         self.assertEqual((steps[0].limit, steps[2].limit), ("the wire", "computing"))
+
+    def test_without_a_latency_it_is_that_of_gpus_or_of_the_measured_cpus(self):
+        network = Network(gbps=10.0)
+        for on_gpu, machine in ((True, P4D), (False, CORE)):
+            latency_s = network.machine(on_gpu).wire_latency_s
+            self.assertEqual(latency_s, machine.wire_latency_s)
+            self.assertEqual(network.text(on_gpu), f"10 Gb/s and {latency_s * 1e6:g} us")
+            self.assertEqual(network.machine(on_gpu).wire_bytes_per_s, 1.25e9)
 
     def test_the_report_has_a_line_for_each_prediction(self):
         text = as_text(plan(), network=NETWORK)

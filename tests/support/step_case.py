@@ -36,6 +36,7 @@ class Case:
     images: str = "random"  # or see `global_batch`
     noise: float = 0.0  # relative, on the images
     kind: str = "vgg16"
+    seed: int = 0
     overflow: bool = False  # of float16 gradients, on the last worker alone
 
     @property
@@ -58,21 +59,13 @@ def train(cluster, case):
     Returns:
         {step count: all weights that this worker holds}, for none, one and all steps, and "sums".
     """
-    topology = Topology(cluster.size, case.stage.super_classes)
-    plan = BatchPlan(case.clusters, case.rotations, case.batch, topology)
+    learner, plan = new_learner(cluster, case)
     world = cluster.world
-    with cluster.strategy.scope():
-        trunk = new_trunk(case.model.compute_dtype, case.kind, case.model.sobel)
-    learner = Learner(cluster, plan, trunk, case.stage, case.model, seed=7)
-    learner.start_round(0)
     if case.overflow and cluster.rank == cluster.size - 1:
         learner.loss_scale.value.assign(2.0**100)
     found = {0: _weights(learner), "sums": []}
     for step in range(case.steps):
-        batch = {k: v[mine(plan, cluster.rank)] for k, v in global_batch(plan, step, case).items()}
-        for name in batch.keys() & {"image", "local_image"}:
-            batch[name] = batch[name] * np.float32(1 + case.noise)
-        sums = learner.step({k: tf.constant(v) for k, v in batch.items()}, tf.constant(step))
+        sums = learner.step(own_batch(plan, cluster.rank, step, case), tf.constant(step))
         found["sums"].append(world.all_sum(sums).numpy())
         if step + 1 in (1, case.steps):
             learner.average_statistics()
@@ -82,10 +75,29 @@ def train(cluster, case):
     return found
 
 
-def new_trunk(compute_dtype="float32", kind="vgg16", sobel=True):
+def new_learner(cluster, case):
+    """(Learner, BatchPlan) of a stage that begins."""
+    topology = Topology(cluster.size, case.stage.super_classes)
+    plan = BatchPlan(case.clusters, case.rotations, case.batch, topology)
+    with cluster.strategy.scope():
+        trunk = new_trunk(case.model.compute_dtype, case.kind, case.model.sobel, 3 + case.seed)
+    learner = Learner(cluster, plan, trunk, case.stage, case.model, seed=7 + case.seed)
+    learner.start_round(0)
+    return learner, plan
+
+
+def own_batch(plan, rank, step, case):
+    """A worker's part of `global_batch`, as tensors."""
+    batch = {k: v[mine(plan, rank)] for k, v in global_batch(plan, step, case).items()}
+    for name in batch.keys() & {"image", "local_image"}:
+        batch[name] = batch[name] * np.float32(1 + case.noise)
+    return {name: tf.constant(value) for name, value in batch.items()}
+
+
+def new_trunk(compute_dtype="float32", kind="vgg16", sobel=True, seed=3):
     settings = {"fc": FC} if kind == "vgg16" else {"stem": "small"}
     settings["sobel"] = sobel
-    settings |= dict(width=1 / 16, resolution=RESOLUTION, compute_dtype=compute_dtype, seed=3)
+    settings |= dict(width=1 / 16, resolution=RESOLUTION, compute_dtype=compute_dtype, seed=seed)
     return make_trunk(kind, **settings).built_at_resolution()
 
 
@@ -103,7 +115,7 @@ def global_batch(plan, step, case=Case()):  # noqa: B008
     The views of `case` are all random, or "identical"; as "examples" two views of an image are two
     images with its labels.
     """
-    random = np.random.default_rng((11, step))
+    random = np.random.default_rng((11 + case.seed, step))
     supers, shape = plan.topology.super_classes, (BATCH, RESOLUTION, RESOLUTION, 3)
     batch = {
         "image": random.random(shape, np.float32),

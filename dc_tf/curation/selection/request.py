@@ -6,7 +6,7 @@ request.check()
 
 import dataclasses
 
-from dc_tf.curation.selection.where import Condition
+from dc_tf.curation.selection.conditions import Condition
 from dc_tf.curation.tree.options import HierarchyOptions, default_clusters
 from dc_tf.data.storage.materialize import FORMATS
 from dc_tf.errors import ConfigError
@@ -26,7 +26,7 @@ class CurateRequest:
         target: rows of the balanced subset.
         max_per_cluster: the most rows of a cluster.
         drop_outliers, drop_sparsest, drop_rarest: shares of the rows, in [0, 1).
-        where: conditions, see `where.Condition`.
+        where: conditions, see `conditions.Condition`.
         rows, drop_rows: `.npy` or text file of row ids, or an array of them.
         choice: which rows of a cluster are taken, "random" or "nearest" to its centroid.
         run, features, layer, column: as of `features.open.open_features`.

@@ -1,19 +1,12 @@
 """Keeps the rows of a data set whose label, class, source or metadata fulfil conditions.
 
-    conditions = [Condition.parse("meta/hashtag=sea"), Condition.parse("meta/latitude>=48.5")]
-    found = matching_rows(dataset, row_ids, conditions)
-    found.kept, found.corrupt
-
-A condition is a name, one of = != < <= > >=, and a value. Names are `label`, `class`, `source` and
-`meta/NAME`. Numbers compare as numbers, everything else as text. Of several values, such as
-hashtags, one is enough; `!=` holds where none is equal. A row without a value fulfils only `!=`.
+conditions = [Condition.parse("meta/hashtag=sea"), Condition.parse("meta/latitude>=48.5")]
+found = matching_rows(dataset, row_ids, conditions)
+found.kept, found.corrupt
 """
 
 import dataclasses
-import math
-import operator
 import os
-import re
 import typing
 
 import numpy as np
@@ -25,65 +18,11 @@ from dc_tf.distributed import stop_request
 from dc_tf.distributed.collective_errors import raise_on_all
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.distributed.parts import own_missing, part_rows
-from dc_tf.errors import ConfigError
 from dc_tf.progress import Progress
 
 _BLOCK = 1024  # rows
 _PART_ROWS, _LEAST_ROWS = 1 << 18, 1 << 12  # of a file that a repeated call does not read again
 _MATCHES, _CORRUPT = 1, 2
-_FORM = re.compile(r"(label|class|source|meta/[^=!<>]+?)\s*(!=|<=|>=|=|<|>)\s*(.*)", re.DOTALL)
-_OPERATORS = {
-    "=": operator.eq,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Condition:
-    """A condition on one name.
-
-    Attributes:
-        name: "label", "class", "source" or "meta/NAME".
-        comparison: one of = != < <= > >=.
-        value: str.
-    """
-
-    name: str
-    comparison: str
-    value: str
-
-    @classmethod
-    def parse(cls, text) -> "Condition":
-        """The condition that a text such as "meta/year>1984" means.
-
-        Raises:
-            ConfigError: it means none.
-        """
-        match = _FORM.fullmatch(text.strip())
-        if match is None:
-            raise ConfigError(
-                f"--where={text} is not a condition; use NAME=VALUE, or one of != < <= > >= for =, "
-                "with label, class, source or meta/NAME as NAME."
-            )
-        return cls(*match.groups())
-
-    def holds(self, value) -> bool:
-        """Whether a value fulfils it: str, number, a list of them, or None."""
-        values = value if isinstance(value, list) else [] if value is None else [value]
-        if self.comparison == "!=":
-            return not any(self._compare(operator.eq, one) for one in values)
-        return any(self._compare(_OPERATORS[self.comparison], one) for one in values)
-
-    def _compare(self, compare, value):
-        wanted, given = _number(self.value), _number(value)
-        if wanted is not None and given is not None:
-            return compare(given, wanted)
-        if wanted is not None and compare is not operator.eq:
-            return False  # text has no place among numbers
-        return compare(str(value), self.value)
 
 
 class Matching(typing.NamedTuple):
@@ -204,12 +143,3 @@ def _label_values(dataset, label):
         "label": label if label >= 0 else None,
         "class": names[label] if known else None,
     }
-
-
-def _number(value):
-    """A finite float, or None."""
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None

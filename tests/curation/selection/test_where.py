@@ -10,7 +10,8 @@ import numpy as np
 import pictures
 
 from dc_tf.curation.selection import where
-from dc_tf.curation.selection.where import Condition, matching_rows
+from dc_tf.curation.selection.conditions import Condition
+from dc_tf.curation.selection.where import matching_rows
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.writer import DatasetWriter
 from dc_tf.errors import ConfigError

@@ -15,6 +15,7 @@ from step_case import BATCH, DECAY, RATE, RESOLUTION, Case, new_trunk, train
 from dc_tf.data.input.batch_plan import BatchPlan
 from dc_tf.distributed.topology import Topology
 from dc_tf.experiment import Model, Optimizer, Views
+from dc_tf.training.step.step_metrics import mean_metrics
 
 pytestmark = pytest.mark.numeric
 
@@ -195,6 +196,18 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
 
 
 class Bfloat16Test(tf.test.TestCase):
+    @pytest.mark.extended
+    def test_after_ten_steps_losses_are_nearer_to_float32_than_those_of_seeds_to_one_another(self):
+        for rate in (0.002, 0.02):
+            case = dataclasses.replace(SHARED, steps=10, optimizer=Optimizer(learning_rate=rate))
+            ends = []
+            for seed in range(3):
+                found = run(2, dataclasses.replace(case, seed=seed), PLAIN, BFLOAT16)[0]
+                ends.append([mean_metrics(one["sums"][-1])["loss"] for one in found])
+            exact, rounded = np.transpose(ends)
+            print(f"rate {rate}: losses {exact}, bfloat16 less float32 {rounded - exact}")
+            self.assertLess(np.abs(rounded - exact).max(), 0.5 * np.ptp(exact))
+
     def check(self, exact, rounded):
         # The bias before a batch norm has a gradient of rounding alone.
         steps = zip(*map(kernels, (exact[0], exact[1], rounded[1])), strict=True)
@@ -226,14 +239,6 @@ class Bfloat16Test(tf.test.TestCase):
             self.check(exact, other)
         for one, other in zip(*(named(each[1][1]) for each in found), strict=True):
             self.assertAllEqual(one, other)
-
-    @pytest.mark.extended
-    def test_after_ten_steps_the_loss_is_that_of_float32(self):
-        case = dataclasses.replace(SHARED, steps=10)
-        for exact, rounded in run(2, case, PLAIN, BFLOAT16):
-            losses = np.array([[sums[1] for sums in each["sums"]] for each in (exact, rounded)])
-            self.assertAllClose(losses[1], losses[0], rtol=1e-3)
-            self.assertLess(losses[0][-1], losses[0][0])
 
 
 def named(weights):

@@ -17,7 +17,9 @@ from step_case import (
     Case,
     global_batch,
     mine,
+    new_learner,
     new_trunk,
+    own_batch,
     train,
 )
 
@@ -139,6 +141,25 @@ class StepTest(Compared):
             for one, other in zip(xla, plain, strict=True):
                 self.assert_same([one], other, step=1, share=1e-3)
                 self.assertAllClose(one["sums"], other["sums"], rtol=1e-3)
+
+
+def collectives_of_a_step(cluster, case):
+    """Names of the collective operations in the graph of this worker's step."""
+    learner, plan = new_learner(cluster, case)
+    batch = own_batch(plan, cluster.rank, 0, case)
+    graph = learner.step.get_concrete_function(batch, tf.constant(0)).graph.as_graph_def()
+    nodes = itertools.chain(graph.node, *(f.node_def for f in graph.library.function))
+    return {node.op for node in nodes if node.op.startswith("Collective")}
+
+
+class AloneTest(tf.test.TestCase):
+    def test_one_worker_exchanges_nothing_whatever_is_chosen(self):
+        for exchange in ("auto", "gradients", "factors"):
+            case = Case(model=Model(exchange=exchange, exchange_dtype="bfloat16"))
+            (alone,) = workers.on_cluster(1, collectives_of_a_step, case)
+            self.assertEmpty(alone)
+        for found in workers.on_cluster(2, collectives_of_a_step, case):
+            self.assertNotEmpty(found)
 
 
 class ViewsTest(Compared):
