@@ -11,7 +11,7 @@ train    images/s of `launch/local.py -- train` with the quickstart's network on
 workers  1, 2 and 4 workers of one thread with equally many images each: batch norm over the world,
          groups or each worker, and each exchange separately.
 messages 2 and 4 workers of one thread: a large tensor exchanged in one message or several.
-heads    one super-class of 1,000 and of 80,000 sub-classes.
+heads    one super-class of 1,000 and of 80,000 sub-classes, from its gradient and from factors.
 updates  CPU seconds in which SGD changes a large head: from a gradient, and from its factors.
 losses   memory and time of the product loss (Eq. 4) beside the hierarchy (Eq. 5) on 4 workers, for
          growing k.
@@ -152,7 +152,13 @@ def our_step(
 
     width, loss = changes.pop("width", 1.0), changes.pop("loss", "hierarchical")
     model = Model(width=width, resolution=resolution, fc=fc, **changes)
-    stage = Stage(clusters=1, rotations=rotations, sub_clusters=sub_classes, loss=loss)
+    stage = Stage(
+        clusters=1,
+        rotations=rotations,
+        sub_clusters=sub_classes,
+        loss=loss,
+        batch_size=batch * cluster.size,
+    )
     plan = BatchPlan(1, rotations, batch * cluster.size, Topology(cluster.size, rotations))
     with cluster.strategy.scope():
         trunk = VGG16(
@@ -461,16 +467,18 @@ def messages(steps) -> dict:
 def measure_heads() -> dict:
     result = []
     for k in map(int, FLAGS.sub_classes):
-        task = dict(
-            resolution=FLAGS.resolution,
-            batch=FLAGS.batch,
-            steps=FLAGS.steps,
-            sub_classes=k,
-            rotations=1,
-        )
-        (found,) = children("one", task, environments=[with_threads(FLAGS.threads)])
-        result.append({"sub_classes": k, **found})
-        show(result[-1])
+        for exchange in ("gradients", "factors"):
+            task = dict(
+                resolution=FLAGS.resolution,
+                batch=FLAGS.batch,
+                steps=FLAGS.steps,
+                sub_classes=k,
+                rotations=1,
+                exchange=exchange,
+            )
+            (found,) = children("one", task, environments=[with_threads(FLAGS.threads)])
+            result.append({"sub_classes": k, "exchange": exchange, **found})
+            show(result[-1])
     return result
 
 

@@ -54,12 +54,13 @@ def points_table(results) -> str:
     return join(lines)
 
 
-def predicted(constants, line) -> StepCost:
+def predicted(constants, line, machine=None) -> StepCost:
     """The cost of a point of `step_scaling.py`.
 
     Args:
         constants: as measured there.
         line: of its points.
+        machine: `hardware.Machine` of a worker; None: with the constants of messages.
     """
     workers, task, kind = line["workers"], line["task"], wire.KINDS[line["kind"]]
     shape = {name: task[name] for name in ("width", "resolution", "fc")}
@@ -71,15 +72,19 @@ def predicted(constants, line) -> StepCost:
     if kind.model["exchange"] == "factors":
         names = frozenset(layer.name for layer in dense_layers(model, stage, topology, CORE))
     compute_s = constants["computing"][str(workers)][str(task["sub_classes"])]
-    machine = CORE
-    if workers > 1:
+    if machine is None and workers > 1:
         machine = machine_of(constants["messages"][str(workers)], line["rate"], line["latency_s"])
-    cost = step_cost(model, stage, topology, machine, compute_s, names)
+    cost = step_cost(model, stage, topology, machine or CORE, compute_s, names)
     if workers > 1 and not kind.direct:
         ring_s = constants["messages"][str(workers)]["ring_s"]
         ring_s += 2 * (workers - 1) * line["latency_s"]
         cost = dataclasses.replace(cost, statistics_s=wire.SHORT_TIMES * ring_s)
     return cost if kind.overlaps else cost.without_overlap()
+
+
+def gbps(rate) -> float:
+    """1e9 bits a second of what a message has at one of `wire.RATES`."""
+    return PAYLOAD * wire.RATES[rate] / 1e9
 
 
 def machine_of(messages, rate, latency_s) -> Machine:

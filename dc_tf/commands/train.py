@@ -60,8 +60,8 @@ NETWORK_GBPS = FLAGS.float(
 NETWORK_LATENCY_US = FLAGS.float(
     "network_latency_us",
     None,
-    "With --network_gbps: microseconds from a worker to another one, all software included; None: "
-    "20 between GPUs, 530 between CPUs.",
+    "With --network_gbps: microseconds of a short message, all software included; None: 20 between "
+    "GPUs, 2,100 between CPUs.",
     lower_bound=0.0,
 )
 
@@ -74,6 +74,8 @@ def run() -> dict | None:
     from dc_tf.training import run as training
 
     experiment = experiment_lib.load(CONFIG_FILE.value, PARAMS_OVERRIDE.value)
+    if NETWORK_LATENCY_US.value is not None and NETWORK_GBPS.value is None:
+        raise ConfigError("--network_latency_us is for --network_gbps; give both, or none.")
     if DRY_RUN.value:
         planned = training.dry_run(
             experiment, WORKDIR.value, WORKERS.value, MEASURE.value, GPUS.value, _network()

@@ -35,8 +35,9 @@ class Model(Config):
         xla: compile forward and backward pass; needs batch norm over a single worker.
         exchange: what workers send for the gradient of a dense layer: the "gradients", the
             "factors", inputs and output gradients of all rows, which every worker multiplies, or
-            with "auto" for each layer what takes less time, as `--dry_run` prints. Results differ
-            by rounding only.
+            with "auto" for each layer what takes less time, as `--dry_run` prints. With
+            "factors" a head of 2^24 weights or more that one worker holds is updated from its
+            factors, which saves the memory of its gradient. Results differ by rounding only.
         exchange_dtype: "float32", or gradients and factors sent in "bfloat16", half the bytes:
             results then differ by that rounding, 2^-8 of a number, also from those of one worker.
             Between more than three GPUs only factors are: TensorFlow has no all-to-all over NCCL.

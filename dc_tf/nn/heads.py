@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 INITIALIZERS = ("uniform", "normal")
+_BLOCK_VALUES = 1 << 24  # 64 MiB
 
 
 class LinearHead(tf.Module):
@@ -44,11 +45,22 @@ class LinearHead(tf.Module):
         return outputs if self.tap is None else self.tap(features, outputs)
 
     def reset(self, random: np.random.Generator) -> None:
-        """Draws new weights from `random`."""
+        """Draws new weights from `random`, some rows at a time: a head may take gigabytes."""
         if self._initializer == "normal":
-            self.kernel.assign(0.01 * random.standard_normal(self.kernel.shape, np.float32))
+            _fill(self.kernel, lambda shape: 0.01 * random.standard_normal(shape, np.float32))
             self.bias.assign(tf.zeros_like(self.bias))
             return
         bound = 1 / math.sqrt(self.kernel.shape[0])
         for variable in (self.kernel, self.bias):
-            variable.assign(bound * (2 * random.random(variable.shape, np.float32) - 1))
+            _fill(variable, lambda shape: bound * (2 * random.random(shape, np.float32) - 1))
+
+
+def _fill(variable, draw):
+    """Assigns what `draw` gives for the shape of a block of rows, from the first to the last."""
+    count, *rest = variable.shape
+    rows = max(1, _BLOCK_VALUES // math.prod(rest))
+    for start in range(0, count, rows):
+        block = slice(start, min(start + rows, count))
+        variable[block].assign(draw((block.stop - start, *rest)))
+    # After an assignment of rows TensorFlow would copy the variable whenever it is read.
+    tf.raw_ops.DisableCopyOnRead(resource=variable.handle)

@@ -8,6 +8,8 @@ layers for which this takes less time on the hardware that `machine` describes.
     layers = dense_layers(model, stage, Topology(64, 16), machine)
     names = factored(model, stage, Topology(64, 16), machine)       # {"fc6", "sub head"}
 
+Where factors are forced, a large head of one worker is updated from them too, to save memory.
+
 Reference: Zhang et al. 2017 (Poseidon), section 3.2, which chooses by bytes.
 """
 
@@ -20,6 +22,8 @@ from dc_tf.nn.trunks import feature_dim, settings_of, trunk_class
 FLOAT, HALF = 4, 2
 # Values of a head's kernel from which on its gradient is not formed as a whole: 64 MiB.
 _LEAST_IN_BLOCKS = 1 << 24
+# Factors are small if they have at most one value for so many of the gradient.
+_SMALL_FACTORS = 8
 # Values of a kernel from which on its gradient has a message of its own: 4 MiB.
 _LEAST_EARLY = 1 << 20
 
@@ -149,6 +153,29 @@ def factored(model, stage, topology, machine: Machine) -> frozenset[str]:
     if model.exchange == "factors":
         return frozenset(layer.name for layer in layers)
     return frozenset(layer.name for layer in layers if layer.saved_s(machine) > 0)
+
+
+def own_in_blocks(model, stage, topology) -> frozenset[str]:
+    """Names of the heads that one worker holds alone and updates from their factors.
+
+    Where `exchange` is "factors", since it takes longer on CPUs; and only where the factors of its
+    rows are small beside the gradient. Its norm, too, is formed from them then, by products of the
+    square of `rows`, which are as small beside those of the layer.
+    """
+    if model.exchange != "factors":
+        return frozenset()
+    rows = stage.batch_size * stage.views.count
+    holders = {
+        "super head": (topology.workers, rows),
+        "sub head": (topology.workers_per_super_class, rows // topology.super_classes),
+    }
+    return frozenset(
+        name
+        for name, (inputs, outputs) in head_shapes(model, stage).items()
+        if holders[name][0] == 1
+        and updated_in_blocks(inputs * outputs, stage.optimizer)
+        and holders[name][1] * (inputs + outputs) <= inputs * outputs / _SMALL_FACTORS
+    )
 
 
 def leaves_early(kernel_values: int) -> bool:

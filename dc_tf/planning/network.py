@@ -12,6 +12,10 @@ import dataclasses
 from dc_tf.clustering.cost.hardware import CORE, P4D, Machine
 from dc_tf.planning.step_cost import A100, H100, StepCost, step_cost
 
+# Seconds of a short sum of batch norm between two CPU processes that compute in between, which
+# wait for the slower one, too; docs/scaling.md, "Constants of messages".
+_CPU_SUM_S = 2.1e-3
+
 
 @dataclasses.dataclass(frozen=True)
 class Network:
@@ -19,8 +23,8 @@ class Network:
 
     Attributes:
         gbps: 1e9 bits a second that a worker sends while it receives as many.
-        latency_us: microseconds from a worker to another one, all software included; None: 20
-            between GPUs, and between CPUs what gRPC took where the constants were measured.
+        latency_us: microseconds of a short message, all software included; None: 20 between GPUs,
+            and 2,100 between CPUs, as measured where workers compute in between.
     """
 
     gbps: float
@@ -28,15 +32,16 @@ class Network:
 
     def machine(self, on_gpu: bool) -> Machine:
         """`hardware.Machine` of a worker in it."""
-        machine = P4D if on_gpu else CORE
-        changes = {"wire_bytes_per_s": self.gbps * 1e9 / 8}
+        machine, latency_s = (P4D, P4D.wire_latency_s) if on_gpu else (CORE, _CPU_SUM_S)
         if self.latency_us is not None:
-            changes["wire_latency_s"] = self.latency_us * 1e-6
-        return dataclasses.replace(machine, **changes)
+            latency_s = self.latency_us * 1e-6
+        return dataclasses.replace(
+            machine, wire_bytes_per_s=self.gbps * 1e9 / 8, wire_latency_s=latency_s
+        )
 
     def text(self, on_gpu: bool) -> str:
         """Rate and latency, to read."""
-        return f"{self.gbps:g} Gb/s and {self.machine(on_gpu).wire_latency_s * 1e6:g} us"
+        return f"{self.gbps:g} Gb/s and {self.machine(on_gpu).wire_latency_s * 1e6:,.0f} us"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from dc_tf.planning.exchange import (
     factored,
     gradient_bytes,
     head_shapes,
+    own_in_blocks,
     ring,
     updated_in_blocks,
 )
@@ -111,12 +112,7 @@ class StageSize:
             sent_bytes=sums + sum(layer.sent_as_factors for layer in as_factors),
             sent_as_gradients=Messages.of(plain, stage, topology, machine).sent(topology, machine),
             factored=tuple(layer.name for layer in as_factors),
-            unformed_gradients=sum(
-                layer.inputs * layer.outputs
-                for layer in as_factors
-                if layer.name in head_shapes(model, stage)
-                and updated_in_blocks(layer.inputs * layer.outputs, stage.optimizer)
-            ),
+            unformed_gradients=_unformed_gradients(model, stage, topology, names),
             activation_bytes=_activation_bytes(model, stage, workers),
             input_bytes=_BATCHES_AHEAD
             * (stage.batch_size // workers)
@@ -213,6 +209,20 @@ def _heads(model, stage):
     shapes = head_shapes(model, stage)
     sizes = {name: (inputs + 1) * outputs for name, (inputs, outputs) in shapes.items()}
     return sizes["super head"], sizes.get("sub head", 0)
+
+
+def _unformed_gradients(model, stage, topology, names):
+    """Values of the gradients of heads that a worker updates from factors, some rows at a time."""
+    own, total = own_in_blocks(model, stage, topology), 0
+    for name, (inputs, outputs) in head_shapes(model, stage).items():
+        of_sum = name in names and updated_in_blocks(inputs * outputs, stage.optimizer)
+        if name in own or of_sum:
+            of_sub = name == "sub head"
+            held = topology.super_classes_per_worker if of_sub else 1
+            rows = stage.batch_size * stage.views.count // (topology.super_classes if of_sub else 1)
+            # The factors take the gradient's place.
+            total += held * max(0, inputs * outputs - rows * (inputs + outputs))
+    return total
 
 
 def _projection(model, stage):

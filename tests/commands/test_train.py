@@ -134,17 +134,21 @@ class TrainTest(tf.test.TestCase):
     def test_a_network_is_predicted_on_from_what_one_worker_computes(self):
         code, out, _ = self.dry_run("--measure", "--workers=4", "--network_gbps=1")
         self.assertEqual(code, 0)
-        self.assertIn("at 1 Gb/s and 20 us, computing as measured: a step of", out)
+        self.assertIn("at 1 Gb/s and 2,100 us, computing as measured: a step of", out)
         (found,) = json.loads(out.splitlines()[-1])["stages"][0]["network"]
         self.assertGreater(found["step_seconds"], found["compute_seconds"])
 
-    def test_workers_are_not_made_by_a_flag(self):
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            override = f"--params_override={runs.settings(self.data)!r}"
-            code = main(["train", "--workers=2", override, "--workdir=/nowhere/run"])
-        self.assertEqual(code, 2)
-        self.assertIn("for --dry_run", err.getvalue())
+    def test_flags_that_would_do_nothing_are_refused(self):
+        for flag, why in (
+            ("--workers=2", "for --dry_run"),
+            ("--network_latency_us=5", "for --network_gbps"),
+        ):
+            out, err = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                override = f"--params_override={runs.settings(self.data)!r}"
+                code = main(["train", flag, override, "--workdir=/nowhere/run"])
+            self.assertEqual(code, 2)
+            self.assertIn(why, err.getvalue())
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ from dc_tf.planning.exchange import (
     dense_layers,
     factored,
     head_shapes,
+    own_in_blocks,
     updated_in_blocks,
 )
 from dc_tf.planning.plan import make_plan
 from dc_tf.planning.report import as_dict, as_text
+from dc_tf.planning.training_cost import StageSize
 
 # The paper's head on the 4 workers of a super-class, 48 images each.
 HEAD = DenseLayer("sub head", 4096, 80_000, members=4, rows=192)
@@ -118,6 +120,27 @@ class FactoredTest(tf.test.TestCase):
         clipped.options.override({"clipnorm": 1.0}, is_strict=False)
         self.assertFalse(updated_in_blocks(large, clipped))
 
+    def test_a_large_head_of_one_worker_is_updated_in_blocks_where_factors_are_asked_for(self):
+        experiment = paper(exchange="factors")
+        stage = experiment.stages[0]
+        for workers, own in ((1, {"sub head"}), (16, {"sub head"}), (64, set())):
+            topology = Topology(workers, stage.super_classes)
+            self.assertEqual(own_in_blocks(experiment.model, stage, topology), own)
+        for exchange in ("gradients", "auto"):
+            other = experiment.model.replace(exchange=exchange)
+            self.assertEmpty(own_in_blocks(other, stage, Topology(16, 16)))
+        # The factors of so many rows are no small matter.
+        many = stage.replace(batch_size=16 * 500)
+        self.assertEmpty(own_in_blocks(experiment.model, many, Topology(16, 16)))
+
+    def test_its_factors_are_in_the_memory_of_the_plan_instead_of_its_gradient(self):
+        experiment = paper(exchange="factors")
+        (stage,) = experiment.stages
+        for workers, heads in ((4, 4), (16, 1), (64, 1)):
+            size = StageSize.of(experiment, stage, workers)
+            rest = 4096 * 80_000 - 192 * 84_096
+            self.assertEqual(size.unformed_gradients, heads * rest)
+
 
 class PlanTest(tf.test.TestCase):
     def test_dense_layers_of_the_paper_send_a_fifth_of_their_gradients(self):
@@ -140,7 +163,8 @@ class PlanTest(tf.test.TestCase):
         self.assertLess(stage["step_bytes"], stage["step_bytes_as_gradients"] / 4)
         gradients = make_plan(paper(exchange="gradients"), 96_000_000, 64, on_gpu=True)
         saved = gradients.device_bytes - plan.device_bytes
-        self.assertEqual(saved, 4 * 4096 * 80_000)  # the head's gradient, never formed as a whole
+        # The head's gradient is never formed as a whole; the factors of 192 rows are.
+        self.assertEqual(saved, 4 * (4096 * 80_000 - 192 * 84_096))
         self.assertNotIn("factors", as_text(gradients))
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from dc_tf.clustering.cost.hardware import CORE, P4D
 from dc_tf.distributed.topology import Topology
 from dc_tf.experiment import load
+from dc_tf.planning.network import Network
 from dc_tf.planning.step_cost import BACKWARD, H100, StepCost, step_cost
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
@@ -121,6 +122,19 @@ class MeasuredTest(tf.test.TestCase):
         self.assertGreater(len({line["rate"] for line in points}), 3)
         for line in points:
             predicted = self.of_steps.predicted(self.results["constants"], line)
+            self.assertBetween(line["measured_s"] / predicted.step_s, 0.8, 1.25)
+
+    def test_so_are_those_that_a_dry_run_prints(self):
+        """Of two workers on two cores; four on them have less than a core each."""
+        measured = [line for line in self.results["points"] if line["workers"] == 2]
+        measured = [line for line in measured if line["kind"] == "factors"]
+        self.assertGreater(len(measured), 4)
+        for line in measured:
+            network = Network(self.of_steps.gbps(line["rate"]))
+            if line["latency_s"]:
+                network = Network(network.gbps, 2100 + 1e6 * line["latency_s"])
+            machine = network.machine(on_gpu=False)
+            predicted = self.of_steps.predicted(self.results["constants"], line, machine)
             self.assertBetween(line["measured_s"] / predicted.step_s, 0.8, 1.25)
 
     def test_the_document_has_the_tables_that_the_model_gives(self):

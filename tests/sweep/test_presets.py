@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from dc_tf import shipped
 from dc_tf.errors import ConfigError
+from dc_tf.experiment import load
 from dc_tf.sweep.cells import expand, runs_of
 from dc_tf.sweep.checks import check_runs
 from dc_tf.sweep.folder import SweepFolder
@@ -25,7 +26,7 @@ class PresetsTest(tf.test.TestCase):
         from dc_tf.evaluation import tasks
 
         presets = shipped.presets("sweeps")
-        self.assertLen(presets, 12)
+        self.assertLen(presets, 13)
         for name in presets:
             sweep, cells = made(name)
             check_runs(runs_of(cells), sweep)
@@ -76,6 +77,22 @@ class PresetsTest(tf.test.TestCase):
             self.assertEqual((deep.super_classes, deep.sub_clusters), (1, clusters))
             self.assertEqual(deeper.clusters * deeper.sub_clusters, clusters)
             self.assertEqual(deep.epochs, deeper.epochs)
+
+    def test_methods_have_the_parts_of_the_preset_alike(self):
+        preset = load(["deepercluster2_small"], ["data.path=/D"])
+        (stage,) = preset.stages
+        _, cells = made("methods_parts_small")
+        for cell in cells:
+            (own,) = cell.run.experiment.stages
+            self.assertEqual((own.views, own.augmentation), (stage.views, stage.augmentation))
+            self.assertEqual((own.optimizer, own.batch_size), (stage.optimizer, stage.batch_size))
+            self.assertEqual(cell.run.experiment.model.trunk, preset.model.trunk)
+            if own.sub_clusters:
+                for name in ("projection", "head", "temperature", "clusterings"):
+                    self.assertEqual(getattr(own, name), getattr(stage, name), name)
+        self.assertCountEqual(
+            {cell.run.experiment.stages[0].super_classes for cell in cells}, [4, 1, 16]
+        )
 
     def test_a_preset_that_is_not_there_is_refused(self):
         with self.assertRaisesRegex(ConfigError, "of sweep: clusters_paper, clusters_small"):

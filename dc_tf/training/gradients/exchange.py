@@ -9,8 +9,8 @@
 
 The kernel's gradient of one of the dense `layers` is the product of the layer's inputs with its
 output gradients over all rows. Workers gather these two and multiply, which gives the sum of their
-gradients to rounding; `planning.exchange` says where that is cheaper. Alone nothing is exchanged,
-and no layer is tapped.
+gradients to rounding; `planning.exchange` says where that is cheaper. Alone nothing is exchanged;
+what is tapped then has its factors formed for an update without the whole gradient.
 """
 
 import contextlib
@@ -46,7 +46,8 @@ class Exchange:
 
     Args:
         weights: list of trainable weights.
-        layers: dense layers, with weights among these, whose gradients travel as factors.
+        layers: dense layers, with weights among these, whose gradients travel as factors, or of one
+            holder are taken as factors.
         comm: `Communicator` of the workers that hold the weights.
         dtype: that float32 numbers have on the wire, "float32" or "bfloat16".
         early: further dense layers, whose gradients may leave while the backward pass runs.
@@ -54,8 +55,8 @@ class Exchange:
 
     Attributes:
         sources: the weights whose gradients a tape computes: all but those of the layers given.
-        taps: list of Tap, of `layers`, then of `early`, and of KernelTap; none where there is no
-            other holder.
+        taps: list of Tap, of `layers`, then of `early`, and of KernelTap; of `layers` alone where
+            there is no other holder.
         size: number of workers that hold the weights.
     """
 
@@ -72,8 +73,9 @@ class Exchange:
         self._comm = comm
         self._wire = wire(comm, dtype)
         self._weights = list(weights)
-        taps = [*map(Tap, (*layers, *early)), *map(KernelTap, early_convs)]
-        self.taps = taps if comm.size > 1 else []
+        self.taps = [*map(Tap, layers)]
+        if comm.size > 1:
+            self.taps += [*map(Tap, early), *map(KernelTap, early_convs)]
         self._as_factors = [tap in self.taps[: len(layers)] for tap in self.taps]
         self._places = [[_place(weights, w) for w in tap.weights] for tap in self.taps]
         tapped = set(sum(self._places, []))
@@ -150,7 +152,7 @@ class Exchange:
         Args:
             variables: list of tf.Variable of the tapped layers, with their optimizer's.
         """
-        for variable in variables:
+        for variable in variables if self.size > 1 else ():
             _broadcast(variable, self._comm)
 
     @property
@@ -181,7 +183,7 @@ def local_gradients(tape, loss, exchanges) -> list[Local]:
 
 
 def accumulated(
-    compute, count: int, exchanges, rows: int, zeros
+    compute, count: int, exchanges, rows: list[int], zeros
 ) -> tuple[tf.Tensor, list[Local], tf.Tensor]:
     """Sums over the parts of a batch, one after the other, to save memory.
 
@@ -189,7 +191,7 @@ def accumulated(
         compute: function from the index of a part to (tensor, `local_gradients`, float32 features).
         count: number of parts.
         exchanges: list of Exchange.
-        rows: that enter a dense layer in a part.
+        rows: of each exchange, that enter a dense layer of it in a part.
         zeros: of the shape of the tensor.
 
     Returns:
@@ -197,7 +199,10 @@ def accumulated(
         (count, ...) features of each part).
     """
     dense = [[tf.zeros(weight.shape) for weight in exchange.sources] for exchange in exchanges]
-    arrays = [[tap.arrays(count, rows) for tap in exchange.taps] for exchange in exchanges]
+    arrays = [
+        [tap.arrays(count, own) for tap in exchange.taps]
+        for exchange, own in zip(exchanges, rows, strict=True)
+    ]
 
     def add(i, total, dense, arrays, features):
         more, local, own = compute(i)
@@ -210,7 +215,10 @@ def accumulated(
     _, total, dense, arrays, features = tf.while_loop(
         lambda i, *_: i < count, add, begin, parallel_iterations=1
     )
-    factors = tf.nest.map_structure(lambda array: _joined(array.stack(), count * rows), arrays)
+    factors = [
+        tf.nest.map_structure(lambda array, own=own: _joined(array.stack(), count * own), part)
+        for part, own in zip(arrays, rows, strict=True)
+    ]
     return total, [Local(*part) for part in zip(dense, factors, strict=True)], features.stack()
 
 

@@ -19,7 +19,8 @@ class Classifier(tf.Module):
         classes: number of logits.
         comm: `Communicator` of the workers that hold this head.
         gradient_scale: multiplies the gradient of the loss over the global batch.
-        as_factors: whether the holders exchange the factors of the kernel's gradient.
+        as_factors: whether the holders exchange the factors of the kernel's gradient, or the only
+            holder takes them.
         dtype: of numbers on the wire, as of `Exchange`.
 
     Attributes:

@@ -43,7 +43,8 @@ class Heads:
             plan: BatchPlan of the stage.
             stage: experiment.Stage.
             features: input dimension.
-            factored: names of `planning.exchange.DenseLayer` that travel as factors.
+            factored: names of `planning.exchange.DenseLayer` that travel as factors, and of
+                `own_in_blocks`.
             dtype: of numbers on the wire, as of `Exchange`.
         """
         self._plan = plan
@@ -78,6 +79,10 @@ class Heads:
     def __iter__(self):
         """Yields each Classifier, which learns; V first."""
         yield from (self.super_head, *self.sub_heads.values())
+
+    def rows(self, entering: int) -> list[int]:
+        """Rows of each head, of `entering` vectors."""
+        return [entering, *(entering // len(self.sub_heads) for _ in self.sub_heads)]
 
     @property
     def shared_weights(self) -> list[tf.Variable]:

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from dc_tf.clustering.cost.hardware import CORE, P4D
 from dc_tf.distributed.collectives import all_sum_packed
-from dc_tf.planning.exchange import factored
+from dc_tf.planning.exchange import factored, own_in_blocks
 from dc_tf.training.gradients.exchange import accumulated, local_gradients, recording
 from dc_tf.training.gradients.overlap import Overlap
 from dc_tf.training.optimizers.by_name import decayed, make_optimizer
@@ -68,6 +68,7 @@ class Learner:
         on_gpu = bool(tf.config.list_physical_devices("GPU"))
         machine = P4D if on_gpu else CORE
         names = factored(model, stage, plan.topology, machine)
+        names |= own_in_blocks(model, stage, plan.topology)
         dim = stage.feature_dim(trunk.feature_dim)
         self.heads = Heads(cluster, plan, stage, dim, names, model.exchange_dtype)
         self._forward = Forward(trunk, self.projection, stage.views)
@@ -236,7 +237,8 @@ class Learner:
         def compute(i):
             return self._compute({name: tensor[i] for name, tensor in parts.items()}, scale)
 
-        rows = self.plan.per_worker * self._stage.views.count // count
+        entering = self.plan.per_worker * self._stage.views.count // count
+        rows = [entering, *self.heads.rows(entering)]
         *found, features = accumulated(
             compute, count, self._exchanges, rows, tf.zeros([len(IMAGE_NAMES)])
         )

@@ -48,12 +48,20 @@ def run_in_blocks(cluster, case):
     """`train` with every head that can be updated from its factors updated row by row."""
     import dc_tf.planning.exchange
     import dc_tf.training.optimizers.sgd
+    from dc_tf.training.optimizers.sgd import FusedSGD
 
+    whole = FusedSGD.apply_product
     with (
         unittest.mock.patch.object(dc_tf.planning.exchange, "_LEAST_IN_BLOCKS", 1),
+        unittest.mock.patch.object(dc_tf.planning.exchange, "_SMALL_FACTORS", 1e-6),
         unittest.mock.patch.object(dc_tf.training.optimizers.sgd, "_block_bytes", lambda: 200),
+        unittest.mock.patch.object(
+            FusedSGD, "apply_product", autospec=True, side_effect=whole
+        ) as used,
     ):
-        return train(cluster, case)
+        found = train(cluster, case)
+    assert used.called
+    return found
 
 
 def run_early(cluster, case):
@@ -126,6 +134,18 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
             self.assertAllClose(one["sums"][0], alone["sums"][0], rtol=1e-4)
         for one, two in zip(*(named(each[10]) for each in spread), strict=True):
             self.assertAllEqual(one, two)
+
+    def test_one_worker_takes_the_same_steps_in_blocks_of_rows(self):
+        """Several heads on a worker, in parts of a batch: each head has its own rows."""
+        case = Case(rotations=2, accumulate=2, steps=3, model=PLAIN)
+        (whole,) = workers.on_cluster(1, train, case)
+        case = dataclasses.replace(case, model=FACTORS)
+        (blocks,) = workers.on_cluster(1, run_in_blocks, case)
+        for step in (1, 3):
+            for part in ("super", "sub"):
+                start, end, found = (heads(w, part) for w in (whole[0], whole[step], blocks[step]))
+                self.assertLess(distance(found, end) / distance(start, end), 1e-3)
+        self.assertAllClose(blocks["sums"][-1], whole["sums"][-1], rtol=1e-4)
 
     @pytest.mark.extended
     def test_two_workers_take_the_step_of_gradients_with_parts(self):
@@ -225,8 +245,10 @@ class Bfloat16Test(tf.test.TestCase):
     @pytest.mark.extended
     def test_four_workers_differ_by_rounding_and_agree_too(self):
         found = run(4, SHARED, PLAIN, BFLOAT16)
+        ((alone, *_),) = shared(1)
         for exact, rounded in found:
             self.check(exact, rounded)
+            self.check(alone, rounded)
         for one in found[1:]:
             for value, other in zip(named(one[1][1]), named(found[0][1][1]), strict=True):
                 self.assertAllEqual(value, other)
