@@ -4,7 +4,8 @@
     python benchmarks/gpu_workers.py --cpu --workers=2
 
 groups    sums over all groups of neighbours, traced together with sums over all workers.
-equality  ten steps of one worker and of all: gradients, factors, and bfloat16 on the wire.
+equality  ten steps of one worker and of all: gradients, factors, and bfloat16 on the wire; with
+          four workers or more also where each half shares a head. Two have no such groups.
 kill      a worker is killed in a run; the launcher restarts all, and the run ends.
 stop      a run is stopped by SIGTERM, resumes, and ends.
 messages  GB/s of sums of 64 MiB, microseconds of short sums.
@@ -158,7 +159,10 @@ def groups_role(task) -> dict:
 
 
 def steps_role(task) -> dict:
-    """{kind: weights after ten steps, as one list of numbers}, also those before the first."""
+    """{kind: {part: its weights after ten steps}}, also "start", those before the first.
+
+    Parts are what all workers hold, and the head of each super-class that this one serves.
+    """
     import numpy as np
     import wire
     from step_case import Case, train
@@ -170,10 +174,14 @@ def steps_role(task) -> dict:
     found = {}
     for kind in ROUNDING:
         model = Model(dropout=False, **wire.KINDS[kind].model)
-        weights = train(cluster, Case(rotations=1, steps=10, model=model))
+        weights = train(cluster, Case(rotations=task["rotations"], steps=10, model=model))
         for count, name in ((0, "start"), (10, kind)):
-            parts = weights[count]["trunk"] + weights[count]["super"] + weights[count]["sub"][0]
-            found[name] = np.concatenate([part.ravel() for part in parts]).tolist()
+            parts = {"shared": weights[count]["trunk"] + weights[count]["super"]}
+            parts |= {f"head {s}": head for s, head in weights[count]["sub"].items()}
+            found[name] = {
+                part: np.concatenate([array.ravel() for array in arrays]).tolist()
+                for part, arrays in parts.items()
+            }
     cluster.leave()
     return found
 
@@ -245,19 +253,33 @@ def check_groups(options, folder) -> dict:
 
 
 def check_equality(options, folder) -> dict:
-    """{kind: distance of the weights from those of one worker, over what the steps changed}."""
+    """{kind: distance of the weights from those of one worker, over what the steps changed}.
+
+    With four workers or more also "KIND, groups": of two super-classes, so each half of the workers
+    shares a head that the other half does not have.
+    """
+    cases = {"": 1} | ({", groups": 2} if options.workers >= 4 else {})
+    found = {}
+    for name, rotations in cases.items():
+        task = {"rotations": rotations}
+        (alone,) = role(1, "steps", task)
+        spread = role(options.workers, "steps", task)
+        for kind, most in ROUNDING.items():
+            distance = max(largest_distance(alone, one, kind) for one in spread)
+            found[kind + name] = distance
+            assert distance < most, f"{kind}{name}: {distance:.2g} of what ten steps change"
+    return found
+
+
+def largest_distance(alone, other, kind) -> float:
+    """Of a worker's parts from those of one worker, over what the steps changed there."""
     import numpy as np
 
-    alone, spread = (role(workers, "steps", {}) for workers in (1, options.workers))
-    found = {}
-    for kind, most in ROUNDING.items():
-        start, one = (np.array(alone[0][name]) for name in ("start", "gradients"))
-        changed = np.linalg.norm(one - start)
-        for weights in spread:
-            distance = np.linalg.norm(np.array(weights[kind]) - one) / changed
-            found[kind] = max(found.get(kind, 0.0), float(distance))
-        assert found[kind] < most, f"{kind}: {found[kind]:.2g} of what ten steps change"
-    return found
+    distances = []
+    for part, weights in other[kind].items():
+        start, one = (np.array(alone[name][part]) for name in ("start", "gradients"))
+        distances.append(np.linalg.norm(np.array(weights) - one) / np.linalg.norm(one - start))
+    return float(max(distances))
 
 
 def check_kill(options, folder) -> dict:

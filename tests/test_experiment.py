@@ -146,6 +146,7 @@ class ExperimentTest(tf.test.TestCase):
             ("model.trunk=resnet50,model.stem=small,model.resolution=7", "use at least 8 pixels"),
             ("model.compute_dtype=float64", "use float32, bfloat16, float16 or auto"),
             ("model.exchange=all", "exchange is 'all'; use auto, gradients or factors"),
+            ("model.exchange_gbps=-1", "exchange_gbps is -1.0; use the Gb/s"),
             ("model.exchange_dtype=float16", "'float16'; use float32 or bfloat16"),
         )
 
@@ -280,7 +281,9 @@ class ExperimentTest(tf.test.TestCase):
         for harmless in ("save_every_s=600", "cache_gb=3"):
             other = load([path], [f"stages[1].clustering.{harmless}"])
             self.assertEmpty(differences(one, other))
-        self.assertEmpty(differences(one, load([path], ["model.exchange=factors"])))
+        self.assertEmpty(
+            differences(one, load([path], ["model.exchange=factors,model.exchange_gbps=100"]))
+        )
         changed = differences(one, load([path], ["model.exchange_dtype=bfloat16"]))
         self.assertEqual(changed, ["model.exchange_dtype: float32, bfloat16"])
         changed = differences(one, load([path], ["stages[1].sub_clusters=7"]))

@@ -45,6 +45,15 @@ class GpuWorkersTest(tf.test.TestCase):
         self.assertGreater(min(found["messages"].values()), 0)
         self.assertContainsSubset(["alone", "before", "factors"], found["step"])
 
+    @pytest.mark.extended
+    def test_groups_of_four_cpu_workers_share_heads(self):
+        output = os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), "found.json")
+        done = run("--cpu", "--workers=4", "--checks=groups,equality", f"--output={output}")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        found = json.loads(pathlib.Path(output).read_text())
+        self.assertEqual(sorted(found["groups"]), ["2", "4"])
+        self.assertContainsSubset(["factors, groups", "gradients, groups"], found["equality"])
+
 
 if __name__ == "__main__":
     tf.test.main()

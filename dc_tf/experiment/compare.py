@@ -29,7 +29,8 @@ def result_settings(experiment: Experiment) -> dict:
     settings = experiment.as_dict()
     for name in _FREE:
         del settings[name]
-    del settings["data"]["path"], settings["data"]["max_bad_share"], settings["model"]["exchange"]
+    del settings["data"]["path"], settings["data"]["max_bad_share"]
+    del settings["model"]["exchange"], settings["model"]["exchange_gbps"]
     for values, stage in zip(settings["stages"], experiment.stages, strict=True):
         values["clustering"] = stage.clustering.result_settings()
     return _flat(settings)

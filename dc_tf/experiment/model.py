@@ -38,6 +38,8 @@ class Model(Config):
             with "auto" for each layer what takes less time, as `--dry_run` prints. With
             "factors" a head of 2^24 weights or more that one worker holds is updated from its
             factors, which saves the memory of its gradient. Results differ by rounding only.
+        exchange_gbps: Gb/s that a worker sends, by which "auto" chooses; 0 for 50 with GPUs, and
+            between CPUs 1.6, as gRPC does.
         exchange_dtype: "float32", or gradients and factors sent in "bfloat16", half the bytes:
             results then differ by that rounding, 2^-8 of a number, also from those of one worker.
             Between more than three GPUs only factors are: TensorFlow has no all-to-all over NCCL.
@@ -54,6 +56,7 @@ class Model(Config):
     sync_batch_norm: str = "world"
     xla: bool = False
     exchange: str = "auto"
+    exchange_gbps: float = 0.0
     exchange_dtype: str = "float32"
 
     @property
@@ -76,4 +79,6 @@ def check_model(model: Model) -> None:
     need_choice("model.compute_dtype", model.compute_dtype, COMPUTE_DTYPES)
     need_choice("model.sync_batch_norm", model.sync_batch_norm, SYNC_BATCH_NORM)
     need_choice("model.exchange", model.exchange, EXCHANGES)
+    works = "use the Gb/s that a worker sends, or 0 for those of the device"
+    need(0 <= model.exchange_gbps <= 1e6, "model.exchange_gbps", model.exchange_gbps, works)
     need_choice("model.exchange_dtype", model.exchange_dtype, EXCHANGE_DTYPES)

@@ -5,6 +5,7 @@ Its factors, inputs and output gradients of the rows of all workers, have n + m 
 sent once; then each worker multiplies the rows of all instead of its own. As factors travel those
 layers for which this takes less time on the hardware that `machine` describes.
 
+    machine = machine_of(model, on_gpu=True)
     layers = dense_layers(model, stage, Topology(64, 16), machine)
     names = factored(model, stage, Topology(64, 16), machine)       # {"fc6", "sub head"}
 
@@ -15,7 +16,7 @@ Reference: Zhang et al. 2017 (Poseidon), section 3.2, which chooses by bytes.
 
 import dataclasses
 
-from dc_tf.clustering.cost.hardware import Machine
+from dc_tf.clustering.cost.hardware import CORE, P4D, Machine
 from dc_tf.clustering.cost.model import all_sum_s
 from dc_tf.nn.trunks import feature_dim, settings_of, trunk_class
 
@@ -98,6 +99,19 @@ class DenseLayer:
         """
         gradient_s = self.sent_as_gradients / machine.wire_bytes_per_s
         return gradient_s - self.gather_s(machine) - self.product_s(machine)
+
+
+def machine_of(model, on_gpu: bool) -> Machine:
+    """`hardware.Machine` by which a run chooses what travels as factors.
+
+    Args:
+        model: experiment.Model.
+        on_gpu: whether the workers have GPUs.
+    """
+    machine = P4D if on_gpu else CORE
+    if not model.exchange_gbps:
+        return machine
+    return dataclasses.replace(machine, wire_bytes_per_s=model.exchange_gbps * 1e9 / 8)
 
 
 def gradient_bytes(model, members: int, machine: Machine) -> int:

@@ -10,7 +10,6 @@ Weights and messages are exact; the memory of activations is a lower bound.
 import dataclasses
 import math
 
-from dc_tf.clustering.cost.hardware import CORE, P4D
 from dc_tf.clustering.cost.model import TEMPORARIES, Problem
 from dc_tf.distributed.topology import Topology
 from dc_tf.nn.trunk import Counts
@@ -20,6 +19,7 @@ from dc_tf.planning.exchange import (
     factored,
     gradient_bytes,
     head_shapes,
+    machine_of,
     own_in_blocks,
     ring,
     updated_in_blocks,
@@ -92,7 +92,7 @@ class StageSize:
         topology = Topology(workers, stage.super_classes)
         super_head, sub_head = _heads(model, stage)
         projection, maps = _projection(model, stage), _rotation_maps(stage)
-        machine = P4D if on_gpu else CORE
+        machine = machine_of(model, on_gpu)
         layers = dense_layers(model, stage, topology, machine)
         names = factored(model, stage, topology, machine)
         as_factors = [layer for layer in layers if layer.name in names]

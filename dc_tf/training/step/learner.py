@@ -12,9 +12,8 @@ weights.
 
 import tensorflow as tf
 
-from dc_tf.clustering.cost.hardware import CORE, P4D
 from dc_tf.distributed.collectives import all_sum_packed
-from dc_tf.planning.exchange import factored, own_in_blocks
+from dc_tf.planning.exchange import factored, machine_of, own_in_blocks
 from dc_tf.training.gradients.exchange import accumulated, local_gradients, recording
 from dc_tf.training.gradients.overlap import Overlap
 from dc_tf.training.optimizers.by_name import decayed, make_optimizer
@@ -66,8 +65,7 @@ class Learner:
         with cluster.strategy.scope():
             self.projection = new_projection(stage, trunk, seed, stage_index)
         on_gpu = bool(tf.config.list_physical_devices("GPU"))
-        machine = P4D if on_gpu else CORE
-        names = factored(model, stage, plan.topology, machine)
+        names = factored(model, stage, plan.topology, machine_of(model, on_gpu))
         names |= own_in_blocks(model, stage, plan.topology)
         dim = stage.feature_dim(trunk.feature_dim)
         self.heads = Heads(cluster, plan, stage, dim, names, model.exchange_dtype)

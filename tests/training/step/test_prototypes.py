@@ -56,12 +56,12 @@ class Centroids:
         return self.centroids[cluster], self.counts[cluster]
 
 
-def learner_of(cluster, stage):
+def learner_of(cluster, stage, exchange="auto"):
     topology = Topology(cluster.size, stage.super_classes)
     plan = BatchPlan(stage.clusters, stage.rotations, BATCH, topology)
     with cluster.strategy.scope():
         trunk = VGG16(width=1 / 16, resolution=RESOLUTION, fc=FC, seed=3).built_at_resolution()
-    learner = Learner(cluster, plan, trunk, stage, Model(dropout=False), seed=7)
+    learner = Learner(cluster, plan, trunk, stage, Model(dropout=False, exchange=exchange), seed=7)
     learner.start_round(0)
     learner.heads.prototypes.load(Centroids(stage.clusters, stage.clusterings))
     return learner
@@ -85,9 +85,9 @@ def batch_of(plan, rank, step, clusterings=1):
     return {name: tf.constant(array[own]) for name, array in batch.items()}
 
 
-def train(cluster, stage):
+def train(cluster, stage, exchange="auto"):
     """(weights before, weights after, sums of the last step over all workers) of some steps."""
-    learner = learner_of(cluster, stage)
+    learner = learner_of(cluster, stage, exchange)
     weights = [*learner.shared_weights, *learner.heads.super_head.weights]
     begun = [w.numpy() for w in weights]
     for step in range(STEPS):
@@ -101,8 +101,10 @@ def train(cluster, stage):
 
 class WorkersTest(tf.test.TestCase):
     def check(self, stage, size):
+        """With layers of the projection as factors, which `auto` would not choose so small."""
         ((begun, ended, statistics, sums),) = workers.on_cluster(1, train, stage)
-        for _, others_end, others_statistics, others_sums in workers.on_cluster(size, train, stage):
+        spread = workers.on_cluster(size, train, stage, "factors")
+        for _, others_end, others_statistics, others_sums in spread:
             # All weights together, then each part above the trunk by itself.
             parts = [slice(None), *(slice(-n, None if n == 1 else 1 - n) for n in range(1, 7))]
             for part in parts:
