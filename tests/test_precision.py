@@ -1,5 +1,7 @@
 """What bfloat16 gives on a device is measured, and all workers take the same type."""
 
+import os
+import unittest
 from unittest import mock
 
 import numpy as np
@@ -46,6 +48,11 @@ def in_two_halves(x, y):
     )
 
 
+def convolution(x, y):
+    """The product as a 1x1 convolution on images of a pixel."""
+    return tf.nn.conv2d(x[:, None, None], y[None, None], 1, "VALID")[:, 0, 0]
+
+
 class ExcessErrorTest(tf.test.TestCase, parameterized.TestCase):
     @parameterized.parameters(1, 2, 14, 70, 262, 1030, 4102)
     def test_float32_sums_rounded_once_are_within_the_bound(self, dim):
@@ -56,6 +63,12 @@ class ExcessErrorTest(tf.test.TestCase, parameterized.TestCase):
     )
     def test_kernels_that_round_otherwise_are_found_out(self, kernel, dim):
         self.assertGreater(precision.excess_error(kernel, dim), 1)
+
+    @pytest.mark.bfloat16
+    @parameterized.parameters(14, 288, 1152)
+    def test_convolutions_of_this_device_sum_in_float32_and_round_once(self, dim):
+        """So a network in bfloat16 needs no probe of them; products of matrices have theirs."""
+        self.assertLessEqual(precision.excess_error(convolution, dim), 1)
 
     @parameterized.parameters(1, 2, 14, 262, 4102)
     def test_float32_products_of_this_device_are_float32(self, dim):
@@ -131,6 +144,14 @@ class ChooseTest(tf.test.TestCase, parameterized.TestCase):
             self.assertEqual(self.choose("auto", work, fault=fault), choice)
             with self.assertRaisesRegex(ConfigError, f"{fault}; unset .*=0, or take float32"):
                 self.choose("bfloat16", work, fault=fault)
+
+    @unittest.skipUnless(
+        os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0", "launch/test.sh --processor=eigen"
+    )
+    def test_auto_is_float32_by_measurement_where_kernels_have_no_units(self):
+        choice = precision.choose("auto", "convolution")
+        self.assertEqual(choice.dtype, "float32")
+        self.assertLess(choice.speed, 1)
 
     def test_other_work_is_refused(self):
         with self.assertRaisesRegex(ConfigError, "'pooling'; use 'convolution' or 'product'"):

@@ -45,14 +45,14 @@ class Image(NamedTuple):
 
     Attributes:
         row: row id of the data set; of files, their number from 0.
-        source: name of the file.
+        source: name of the file; None of a record that cannot be read, which has it.
         label: name of its class, where that is known, or None.
         encoded: bytes of a JPEG or PNG; None if it cannot be used.
         reason: why it cannot be used, or None.
     """
 
     row: int
-    source: str
+    source: str | None
     label: str | None = None
     encoded: bytes | None = None
     reason: str | None = None
@@ -261,7 +261,7 @@ def _of_data(path) -> tuple[int, Iterator[Image]]:
         try:
             example = reader.examples([row])[0]
         except CorruptRow as error:
-            return Image(row, "", reason=str(error))
+            return Image(row, None, reason=str(error))
         label = example["label"]
         return Image(row, example["source"], _name(names, label), example["encoded"])
 

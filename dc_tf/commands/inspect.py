@@ -26,7 +26,7 @@ OUTPUT = FLAGS.path(
     "output",
     None,
     "PNG to write: a contact sheet of 64 evenly spaced images, each with its row id, class "
-    "and file name.",
+    "and file name; PNG.jsonl has the whole names.",
 )
 VERIFY = FLAGS.bool("verify", False, "Read all records and compare them with their checksums.")
 WORKERS = FLAGS.integer("workers", None, "Processes; None: one per core.", lower_bound=1)
@@ -49,8 +49,9 @@ def run() -> dict:
     print(inspection.as_text(report))
     dataset = Dataset.open(DATA.value)
     if OUTPUT.value:
-        sample = inspection.examples(dataset, _SHEET)
+        sample = list(inspection.examples(dataset, _SHEET))
         inspection.contact_sheet(sample, dataset.class_names, OUTPUT.value)
+        inspection.write_sources(sample, OUTPUT.value + ".jsonl")
         report["sheet"] = OUTPUT.value
     if VERIFY.value:
         report["corrupt_shards"] = []

@@ -7,11 +7,13 @@ contact_sheet(examples(Dataset.open("/data/mine"), 64), "sheet.png")
 
 import collections
 import io
+import json
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dc_tf import atomic
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.metadata import text
 from dc_tf.data.storage.reader import CorruptRow, RowReader
@@ -109,6 +111,20 @@ def contact_sheet(examples, names, path) -> None:
     """
     tiles = [tile(f"row {row}", example, names) for row, example in examples]
     paste_tiles(tiles, _COLUMNS, path)
+
+
+def write_sources(examples, path) -> None:
+    """Writes the whole name of each image's file, which a sheet has no room for, as JSON lines.
+
+    Args:
+        examples: iterable of (row, example or None, if it cannot be read).
+        path: str.
+    """
+    lines = [
+        json.dumps({"row": int(row), "source": example["source"] if example else None})
+        for row, example in examples
+    ]
+    atomic.write_text(path, "".join(line + "\n" for line in lines))
 
 
 def paste_tiles(tiles, columns, path) -> None:

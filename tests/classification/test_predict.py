@@ -115,6 +115,7 @@ class PredictTest(tf.test.TestCase):
         found = predict(self.model, data=data)
         self.assertEqual((found["images"], found["unusable"]), (20, 1))
         self.assertIsNone(found["predictions"][2]["prediction"])
+        self.assertIsNone(found["predictions"][2]["source"])
         self.assertIn("offset", found["predictions"][2]["reason"])
 
     def test_several_classes_of_an_image(self):

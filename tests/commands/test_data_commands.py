@@ -77,6 +77,10 @@ class DataCommandsTest(tf.test.TestCase):
         self.assertEqual(code, 0, err)
         self.assertEqual((report["rows"], report["corrupt_shards"]), (9, []))
         self.assertTrue(os.path.exists(sheet))
+        with open(f"{sheet}.jsonl") as file:
+            lines = [json.loads(line) for line in file]
+        self.assertEqual([line["row"] for line in lines], list(range(9)))
+        self.assertLen({line["source"] for line in lines}, 9)
         self.assertEqual(self.call("inspect", f"--data={self.path('data')}")[1]["rows"], 9)
         code, report, err = self.call("inspect")
         self.assertEqual((code, report), (2, None))

@@ -17,8 +17,14 @@ FAULTS = 4
 @pytest.mark.alone
 class ChaosTest(tf.test.TestCase):
     def test_runs_under_random_faults_end_as_the_one_that_nobody_disturbed(self):
+        self.check("--seed=1")
+
+    def test_so_do_runs_that_exchange_factors(self):
+        self.check("--seed=2", "--exchange=factors")
+
+    def check(self, *flags):
         done = subprocess.run(
-            [sys.executable, "benchmarks/chaos.py", f"--faults={FAULTS}", "--seed=1"],
+            [sys.executable, "benchmarks/chaos.py", f"--faults={FAULTS}", *flags],
             cwd=workers.REPOSITORY,
             env=os.environ | {"PYTHONPATH": workers.REPOSITORY},
             capture_output=True,

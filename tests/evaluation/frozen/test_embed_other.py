@@ -1,5 +1,6 @@
 """Features of networks of other programs, and of folders of images, by the commands."""
 
+import collections
 import contextlib
 import csv
 import glob
@@ -208,6 +209,17 @@ class FurtherTest(OtherTest):
         write_view(Dataset.open(self.data), rows, path)
         return path
 
+    def check_report(self, page):
+        """The page has every cluster with its number of images, and names of files."""
+        with open(page, encoding="utf-8") as file:
+            text = file.read()
+        with open(os.path.join(self.root, "table.csv"), newline="") as file:
+            lines = list(csv.DictReader(file))
+        for cluster, count in collections.Counter(line["cluster"] for line in lines).items():
+            self.assertIn(f'Cluster {cluster}</span> <span class="unit">{count} image', text)
+        shown = [line["source"] for line in lines if line["source"] in text]
+        self.assertGreater(len(shown), 3)
+
     def test_clusters_copies_and_subsets(self):
         source = f"--features={self.features}", f"--data={self.data}"
         clusters = os.path.join(self.root, "clusters")
@@ -217,7 +229,7 @@ class FurtherTest(OtherTest):
         self.assertEqual(table["rows"], ROWS)
         page = os.path.join(self.root, "report.html")
         call("report", *pair, f"--output={page}")
-        self.assertGreater(os.path.getsize(page), 10_000)
+        self.check_report(page)
         copies = call("duplicates", *source, "--dry_run")
         self.assertEqual(copies["rows"], ROWS)
         few = os.path.join(self.root, "few")

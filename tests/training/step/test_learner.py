@@ -161,6 +161,12 @@ class AloneTest(tf.test.TestCase):
         for found in workers.on_cluster(2, collectives_of_a_step, case):
             self.assertNotEmpty(found)
 
+    def test_repeated_steps_are_the_same_to_the_bit(self):
+        first, second = (workers.on_cluster(1, train, Case(steps=2))[0] for _ in range(2))
+        for part in ("trunk", "super"):
+            for one, other in zip(first[2][part], second[2][part], strict=True):
+                self.assertAllEqual(one, other)
+
 
 class ViewsTest(Compared):
     """Views make the batch larger, and with it the chance that rounding moves a value across the
