@@ -7,6 +7,7 @@ random       ours, as training uses it: rows in random order through a RowReader
 sequential   the same shards from start to end with `tf.data.TFRecordDataset`, the same functions.
 full_decode  as random, but the whole image is decoded and then cropped.
 torch        PyTorch's DataLoader with Pillow and a process for each core, from the files.
+keras        `image_dataset_from_directory` of Keras: whole images decoded, resized and flipped.
 jitter, greyscale, blur, solarise
              as random, and this change of every image (the jitter of 4 in 5), at SimCLR's strength.
 photometric  as random, with all of them in SimCLR's probabilities.
@@ -50,17 +51,18 @@ PHOTOMETRIC = {
     "photometric": dict(jitter=1.0, greyscale=0.2, blur=0.5),
 }
 METHODS = (
-    *("random", "sequential", "full_decode", "torch", "remote"),
+    *("random", "sequential", "full_decode", "torch", "remote", "keras"),
     *PHOTOMETRIC,
     *("views", "views_by_window"),
 )
-SIZE, BATCH = 224, 32
+BATCH = 32
 MIN_AREA, MAX_RATIO = 0.08, 4 / 3
 CORES = len(os.sched_getaffinity(0))
 # More than any method reads.
 DRAWS = 500_000
 flags.DEFINE_string("images", None, "Folder of photographs.", required=True)
 flags.DEFINE_list("methods", list(METHODS[:5]), f"What to measure, of {', '.join(METHODS)}.")
+flags.DEFINE_integer("size", 224, "Side of the crops, in pixels.")
 flags.DEFINE_integer("rounds", 5, "How often all methods take turns.")
 flags.DEFINE_float("seconds", 8.0, "Of one turn, after the warm-up.")
 flags.DEFINE_float("warm_up", 3.0, "Seconds.")
@@ -110,7 +112,7 @@ def converted(data) -> dict:
         "images": rows,
         "mean_kb": round(float(entries[:, 1].mean()) / 1e3, 1),
         "cores": CORES,
-        "size": SIZE,
+        "size": FLAGS.size,
         "batch": BATCH,
     }
 
@@ -121,6 +123,7 @@ def command(method, data) -> list[str]:
         os.path.abspath(__file__),
         f"--images={FLAGS.images}",
         f"--methods={method}",
+        f"--size={FLAGS.size}",
         f"--seconds={FLAGS.seconds}",
         f"--warm_up={FLAGS.warm_up}",
         f"--delay_ms={FLAGS.delay_ms}",
@@ -208,7 +211,7 @@ def random_batches(photometric=None, **views) -> Iterable:
         RowReader(dataset),
         draws,
         BATCH,
-        SIZE,
+        FLAGS.size,
         MIN_AREA,
         MAX_RATIO,
         photometric=Photometric(**photometric or {}),
@@ -245,7 +248,7 @@ def sequential_batches() -> Iterable:
     def prepare(place, record):
         example = tf.io.parse_single_example(record, {name: tf.io.FixedLenFeature([], tf.string)})
         seed = tf.stack([place, place + 1])
-        image = augment.random_resized_crop(example[name], SIZE, seed, MIN_AREA, MAX_RATIO)
+        image = augment.random_resized_crop(example[name], FLAGS.size, seed, MIN_AREA, MAX_RATIO)
         return augment.rotate(image, tf.cast(place, tf.int32))
 
     shards = [dataset.shard_path(number) for number in range(len(dataset.shards))]
@@ -287,7 +290,7 @@ def torch_batches() -> Iterable:
             with Image.open(self._paths[index]) as file:
                 image = file.convert("RGB")
             box = random_box(*image.size, draw)
-            image = image.resize((SIZE, SIZE), Image.BILINEAR, box=box)
+            image = image.resize((FLAGS.size, FLAGS.size), Image.BILINEAR, box=box)
             if torch.rand(()) < 0.5:
                 image = image.transpose(Image.FLIP_LEFT_RIGHT)
             pixels = np.rot90(np.asarray(image), int(torch.randint(4, ()))).transpose(2, 0, 1)
@@ -299,6 +302,19 @@ def torch_batches() -> Iterable:
     return torch.utils.data.DataLoader(
         photographs, BATCH, sampler=order, num_workers=CORES, drop_last=True
     )
+
+
+def keras_batches() -> Iterable:
+    import tensorflow as tf
+
+    from dc_tf import keras
+
+    size = (FLAGS.size, FLAGS.size)
+    images = keras.utils.image_dataset_from_directory(
+        FLAGS.images, labels=None, batch_size=None, image_size=size
+    )
+    images = images.map(tf.image.random_flip_left_right, num_parallel_calls=CORES)
+    return images.repeat().batch(BATCH, drop_remainder=True).prefetch(2)
 
 
 def remote_batches() -> Iterable:

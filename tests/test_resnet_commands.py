@@ -30,6 +30,7 @@ MODEL = {"trunk": "resnet18", "stem": "small", "width": 1 / 16, "resolution": 32
 DIM = 32  # of pool: 512 / 16
 
 
+@pytest.mark.extended
 class ResNetCommandsTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -74,7 +75,6 @@ class ResNetCommandsTest(tf.test.TestCase):
     def images(self, count=3):
         return np.random.default_rng(0).random((count, 32, 32, 3), np.float32)
 
-    @pytest.mark.extended
     def test_the_saved_model_has_the_features_of_the_run(self):
         self.assertEqual(self.exported["trunk"], "resnet18")
         self.assertEqual(tuple(self.exported["outputs"]), LAYERS)
@@ -90,7 +90,6 @@ class ResNetCommandsTest(tf.test.TestCase):
         for text in ("ResNet", '["block4_2"]', 'output_key="pool"', "| stem | small |"):
             self.assertIn(text, card)
 
-    @pytest.mark.extended
     def test_it_was_trained_and_clustered_in_pool(self):
         untrained = make_trunk(**{**self.trunk.settings, "kind": "resnet18"}).built_at_resolution()
         for name, weights in zip(("first", "last"), (0, -1), strict=True):
@@ -100,7 +99,6 @@ class ResNetCommandsTest(tf.test.TestCase):
             lines = [json.loads(line) for line in file]
         self.assertTrue(all(np.isfinite(line.get("loss", 0)) for line in lines))
 
-    @pytest.mark.extended
     def test_single_files_have_the_features_too(self):
         expected = self.trunk(self.images())
         flags = ("export", f"--workdir={self.run_folder}")
@@ -117,7 +115,6 @@ class ResNetCommandsTest(tf.test.TestCase):
             other.load_weights(files["keras_weights"])
             self.assertAllClose(other(self.images())["pool"], expected["pool"], atol=1e-4)
 
-    @pytest.mark.extended
     @unittest.skipUnless(HAS_ONNX, "pip install -c constraints.txt tf2onnx onnxruntime")
     def test_onnxruntime_finds_the_features(self):
         import onnxruntime
@@ -135,7 +132,6 @@ class ResNetCommandsTest(tf.test.TestCase):
             ):
                 self.assertAllClose(found, expected[name], atol=1e-4, msg=name)
 
-    @pytest.mark.extended
     @unittest.skipUnless(importlib.util.find_spec("torch"), "pip install -c constraints.txt torch")
     def test_weights_go_to_pytorch_and_back(self):
         file, model = self.path("r.pth"), self.path("back")
@@ -146,7 +142,6 @@ class ResNetCommandsTest(tf.test.TestCase):
         again = open_model(model).trunk
         self.assertAllClose(again(self.images())["pool"], self.trunk(self.images())["pool"])
 
-    @pytest.mark.slow
     def test_embed_takes_its_layers_and_refuses_those_of_others(self):
         flags = ("embed", f"--model={self.model}", f"--data={self.data}")
         found = self.call(*flags, f"--output={self.path('default')}")
@@ -160,7 +155,6 @@ class ResNetCommandsTest(tf.test.TestCase):
             message, "the layer is conv13; use 'all' or some of conv1, block1_1,.*pool"
         )
 
-    @pytest.mark.extended
     def test_knn_and_the_linear_probe_measure_every_layer(self):
         found = self.evaluate("knn", *self.split())
         self.assertEqual(tuple(found["layers"]), LAYERS)
@@ -172,7 +166,6 @@ class ResNetCommandsTest(tf.test.TestCase):
         self.assertEqual(found["layers"]["pool"]["dimensions"], DIM)
         self.assertEqual(found["paper_dataset"], "")
 
-    @pytest.mark.slow
     def test_few_labels_the_clusters_and_the_doctor(self):
         few = "--params_override=shots=[1],draws=2"
         found = self.evaluate("low_shot", *self.split(), few, "--layer=block2_2,pool")
@@ -185,7 +178,6 @@ class ResNetCommandsTest(tf.test.TestCase):
         self.assertTrue(found["ok"])
         self.assertLen(found["estimate"]["stages"], 2)
 
-    @pytest.mark.extended
     def test_a_classifier_of_it_predicts(self):
         folder, table = self.path("classifier"), self.path("found.csv")
         few = "--params_override=epochs=1,batch_size=32,drops=[]"
@@ -200,7 +192,6 @@ class ResNetCommandsTest(tf.test.TestCase):
         hits = np.mean([line["label"] == line["prediction"] for line in lines])
         self.assertAllClose(hits, made["top1"], atol=0.02)
 
-    @pytest.mark.extended
     def test_rotation_and_fine_tuning(self):
         found = self.evaluate(
             "rotation", f"--test={self.data}", "--stage=rotnet", model=self.run_folder
@@ -213,7 +204,6 @@ class ResNetCommandsTest(tf.test.TestCase):
         self.assertEqual(found["network"]["stem"], "small")
         self.assertTrue(0 <= found["top1"] <= 1)
 
-    @pytest.mark.extended
     def test_voc_classification_trains_one_layer_and_detection_says_why_not(self):
         kit = devkit.draw(self.path("kit"), dict.fromkeys(("trainval", "train", "val", "test"), 6))
         data = (f"--train={kit}", "--norandom_init")
@@ -225,7 +215,6 @@ class ResNetCommandsTest(tf.test.TestCase):
         message = self.evaluate("voc07_detection", *data, code=2)
         self.assertRegex(message, "is a ResNet-18, but voc07_detection .* VGG-16 only")
 
-    @pytest.mark.extended
     def test_retrieval_takes_the_last_map(self):
         folders = [self.path(name) for name in ("others", "database")]
         random = np.random.default_rng(0)
@@ -248,7 +237,6 @@ class ResNetCommandsTest(tf.test.TestCase):
         )
         self.assertRegex(message, "layer is 'conv13'; use one of conv1, block1_1, .*block4_2")
 
-    @pytest.mark.extended
     def test_the_report_the_clusters_and_the_searches_of_a_run(self):
         page = self.path("report.html")
         self.call("report", f"--run={self.run_folder}", f"--output={page}")
@@ -265,7 +253,6 @@ class ResNetCommandsTest(tf.test.TestCase):
         self.call("duplicates", run, "--dry_run")
         self.assertTrue(os.path.isdir(f"{self.run_folder}/embeddings/block2_2-2x2-mirror"))
 
-    @pytest.mark.extended
     def test_a_dry_run_counts_it_and_another_network_cannot_start_from_it(self):
         settings = {**self.settings, "init_from": self.run_folder}
         flags = ("train", f"--workdir={self.path('new')}", "--dry_run")

@@ -93,6 +93,7 @@ class FaultsTest(tf.test.TestCase):
         text = r"worker 1 \(localhost:\d+\) has not started within 6\d s"
         self.assertRegex(self.absent.log(0), text)
 
+    @pytest.mark.extended
     def test_a_worker_that_stands_still_is_named_by_all_once_it_can(self):
         workdir = self.workdir()
         watchdog = {"watchdog": {"timeout_s": 6.0}}
@@ -134,6 +135,7 @@ class FaultsTest(tf.test.TestCase):
                 self.assertIn("asked to stop", job.log(rank))
         self.finish(workdir)
 
+    @pytest.mark.extended
     def test_a_folder_in_use_is_refused_and_the_run_in_it_continues(self):
         workdir = self.workdir()
         with self.job(workdir, "first", size=1, slow=("extract", 3.0)) as job:

@@ -142,7 +142,7 @@ class SweepTest(tf.test.TestCase):
         self.assertEqual(found["rows"], self.found["rows"])
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 class WorkersTest(tf.test.TestCase):
     def test_a_cell_of_two_workers_is_trained_and_measured_beside_its_untrained_network(self):
         folder = tempfile.mkdtemp()

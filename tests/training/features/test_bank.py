@@ -116,6 +116,7 @@ class BankTest(tf.test.TestCase):
     def undisturbed(self):
         return self.trained("undisturbed", None)
 
+    @pytest.mark.extended
     def test_only_the_first_clustering_extracts(self):
         self.assertEqual(sources_of(self.undisturbed), ["extract", *["bank"] * 3])
 

@@ -112,7 +112,7 @@ class CalibrateTest(tf.test.TestCase):
             self.assertAllEqual(value, untouched)
         self.assertNotAllClose(after["projection"][0], before["projection"][0])
 
-    @pytest.mark.slow
+    @pytest.mark.extended
     def test_two_workers_find_the_statistics_of_one(self):
         (one,) = workers.on_cluster(1, calibrated, self.data)
         for model in ({}, {"sync_batch_norm": "off"}):

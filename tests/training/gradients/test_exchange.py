@@ -214,8 +214,6 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
             # Workers round the product of their own rows, or that of all rows.
             self.check(SHARED, 2, 2e-2, first, second)
 
-
-class Bfloat16Test(tf.test.TestCase):
     @pytest.mark.extended
     def test_after_ten_steps_losses_are_nearer_to_float32_than_those_of_seeds_to_one_another(self):
         for rate in (0.002, 0.02):
@@ -228,7 +226,7 @@ class Bfloat16Test(tf.test.TestCase):
             print(f"rate {rate}: losses {exact}, bfloat16 less float32 {rounded - exact}")
             self.assertLess(np.abs(rounded - exact).max(), 0.5 * np.ptp(exact))
 
-    def check(self, exact, rounded):
+    def check_rounding(self, exact, rounded):
         # The bias before a batch norm has a gradient of rounding alone.
         steps = zip(*map(kernels, (exact[0], exact[1], rounded[1])), strict=True)
         apart = [distance([b], [a]) / distance([start], [a]) for start, a, b in steps]
@@ -236,19 +234,19 @@ class Bfloat16Test(tf.test.TestCase):
         self.assertGreater(max(apart), 2**-13)
 
     @pytest.mark.slow
-    def test_a_step_differs_from_float32_by_rounding_and_workers_agree(self):
+    def test_a_step_in_bfloat16_differs_from_float32_by_rounding_and_workers_agree(self):
         for exact, _, rounded in shared(2):
-            self.check(exact, rounded)
+            self.check_rounding(exact, rounded)
         for one, other in zip(*(named(rounded[1]) for _, _, rounded in shared(2)), strict=True):
             self.assertAllEqual(one, other)
 
     @pytest.mark.extended
-    def test_four_workers_differ_by_rounding_and_agree_too(self):
+    def test_four_workers_in_bfloat16_differ_by_rounding_and_agree_too(self):
         found = run(4, SHARED, PLAIN, BFLOAT16)
         ((alone, *_),) = shared(1)
         for exact, rounded in found:
-            self.check(exact, rounded)
-            self.check(alone, rounded)
+            self.check_rounding(exact, rounded)
+            self.check_rounding(alone, rounded)
         for one in found[1:]:
             for value, other in zip(named(one[1][1]), named(found[0][1][1]), strict=True):
                 self.assertAllEqual(value, other)
@@ -258,7 +256,7 @@ class Bfloat16Test(tf.test.TestCase):
         rounded = dataclasses.replace(BFLOAT16, exchange="gradients")
         found = run(2, SHARED, PLAIN, rounded)
         for exact, other in found:
-            self.check(exact, other)
+            self.check_rounding(exact, other)
         for one, other in zip(*(named(each[1][1]) for each in found), strict=True):
             self.assertAllEqual(one, other)
 
