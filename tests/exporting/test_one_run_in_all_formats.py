@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import io
-import json
 import os
 import tempfile
 import unittest
@@ -14,7 +13,7 @@ import pytest
 import runs
 import tensorflow as tf
 import workers
-from test_other_libraries import INSTALL, KERAS_3, LIBRARIES, OURS, PREPARED
+from libraries import INSTALL, KERAS_3, LIBRARIES, OURS, PREPARED
 
 from dc_tf.commands.main import DONE, main
 from dc_tf.evaluation.models import open_model
@@ -112,7 +111,6 @@ class FormatsTest(tf.test.TestCase):
         with contextlib.redirect_stdout(out):
             code = main(["export", f"--workdir={run}", f"--output={path}", f"--format={form}"])
         self.assertEqual(code, DONE)
-        self.assertEqual(json.loads(out.getvalue().splitlines()[-1])["output"], path)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Each format is loaded by its own library, in a process without this package, and compared."""
 
 import functools
-import importlib.util
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ import numpy as np
 import other_process
 import pytest
 import tensorflow as tf
+from libraries import INSTALL, KERAS_3, LIBRARIES, OURS, PREPARED, has
 
 from dc_tf import keras
 from dc_tf.errors import ConfigError
@@ -25,16 +25,7 @@ from dc_tf.exporting.torch_weights import from_torch
 from dc_tf.exporting.weights import assign_weights
 from dc_tf.nn.trunks import make_trunk
 
-
-def has(*names):
-    return all(importlib.util.find_spec(name) for name in names)
-
-
 SIDE = 32
-OURS = ("dc_tf", "tensorflow", "tf_keras")
-KERAS_3 = {"KERAS_BACKEND": "tensorflow", "TF_USE_LEGACY_KERAS": "0"}
-LIBRARIES = has("torch", "torchvision", "timm", "safetensors")
-INSTALL = "pip install -c constraints.txt --no-deps torchvision timm safetensors (beside torch)"
 # (kind, settings, form of Sobel)
 SMALL = (
     ("vgg16", {"width": 1 / 16, "fc": 12}, "layer"),
@@ -42,22 +33,6 @@ SMALL = (
     ("resnet50", {"width": 1 / 16}, "layer"),
     ("resnet18", {"width": 1 / 16, "sobel": False, "stem": "small"}, "layer"),
 )
-# Images normalised as torchvision and timm take them. The compiled operations of torchvision, which
-# timm imports, fit one build of torch (CPU, or CUDA of one version). Its networks use none, so with
-# another build they are declared only, without which the import fails.
-PREPARED = """
-import glob, importlib.util
-import torch
-torch.set_num_threads(2)
-(folder,) = importlib.util.find_spec("torchvision").submodule_search_locations
-try:
-    torch.ops.load_library(*glob.glob(f"{folder}/_C*.so"))
-except OSError:
-    for name in ("nms", "qnms"):
-        torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
-mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-x = torch.from_numpy((given["images"] - np.float32(mean)) / np.float32(std)).permute(0, 3, 1, 2)
-"""
 PADDED = "x = torch.nn.functional.pad(x, (1, 1, 1, 1))"
 
 

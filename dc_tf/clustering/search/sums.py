@@ -126,7 +126,8 @@ class ClusterSums:
         if not hasattr(self._scratch, "multiples"):
             self._scratch.multiples = aligned_empty((self._step, rows.shape[1]), np.float64)
         multiples = self._scratch.multiples[: len(rows)]
-        np.add(rows, self._rounding_constant, out=multiples)
+        # By its type: NumPy 1 would add in that of the rows, the constant being a scalar.
+        np.add(rows, self._rounding_constant, out=multiples, dtype=np.float64)
         multiples -= self._rounding_constant
         return as_tensor(multiples)
 
