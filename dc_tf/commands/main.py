@@ -251,6 +251,7 @@ def _print_error(error, code):
 
 def _show_trace():
     with _ignoring_disk_errors():
+        native_log.show_last()
         traceback.print_exc()
     return FAILED
 
