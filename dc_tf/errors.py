@@ -9,6 +9,10 @@ class ConfigError(ValueError):
     """A setting, flag or TF_CONFIG that cannot work; raised before anything is started."""
 
 
+class ConfigErrorOfAll(ConfigError):
+    """A ConfigError that every worker finds by itself, raised on those whose chief prints it."""
+
+
 class DataError(RuntimeError):
     """Data that cannot be used: missing, incomplete, corrupt or not finite.
 

@@ -42,6 +42,8 @@ WRONG_USAGE, PREEMPTED = 2, 42
 POLL_S = 0.05
 # Ctrl-C, `timeout` or a job scheduler may signal a process twice: alone and with its group.
 BURST_S = 0.3
+# After wrong usage, whose reason only the chief may print; workers start at different times.
+REFUSED_S = 5.0
 # A worker that TensorFlow keeps busy joining the others can miss a signal.
 REPEAT_S = 3.0
 # Smallest and largest values of flags.
@@ -303,6 +305,8 @@ class WorkerSet:
         note(f"{who}; ending the other workers")
         if code == PREEMPTED:  # the others are saving too
             self._wait_for_all(self._grace_s, stop)
+        if code == WRONG_USAGE:
+            self._wait_for_all(REFUSED_S, stop)
         self._end(stop)
         return code
 

@@ -49,7 +49,7 @@ def metrics(trained, knn, linear) -> dict:
 
 
 def text(result, knn, linear) -> str:
-    """A table of `metrics`, and advice for layers that are worse than before training."""
+    """A table of `metrics`, and sentences on layers that are worse than before training."""
     epochs = ", ".join(f"{name} {count}" for name, count in result["epochs"].items())
     rows = [("", "trained", "random init")]
     rows.append(("rotation accuracy", _percent(result["rotation_accuracy"]), _CHANCE))
@@ -58,7 +58,9 @@ def text(result, knn, linear) -> str:
             rows += _rows(name, result)
     width = 2 + max(len(name) for name, _, _ in rows)
     lines = [f"{name:{width}}{own:<18}{twin}".rstrip() for name, own, twin in rows]
-    return "\n".join([*lines, f"epochs: {epochs}", *_advice(result)])
+    return "\n".join(
+        [*lines, f"epochs: {epochs}", *_advice(result), *_within(result, knn or linear)]
+    )
 
 
 def _rows(name, result):
@@ -73,12 +75,7 @@ def _rows(name, result):
 
 
 def _advice(result):
-    below = [
-        f"{layer} in {_NAMES[name]} ({_percent(own)} against {_percent(twin)})"
-        for name in _NAMES
-        for layer, (own, twin) in result[f"{name}_layers"].items()
-        if layer in result["below_random_init"][name]
-    ]
+    below = _lower(result, beyond_error=True)
     if not below:
         return
     best = result["linear_layer"] if result["linear_top1"] is not None else result["knn_layer"]
@@ -90,6 +87,23 @@ def _advice(result):
     else:
         text += f"Use layer {best}, the best here, or train longer"
     yield f"{text}: {longer}, with another --workdir."
+
+
+def _within(result, measured):
+    lower = _lower(result, beyond_error=False)
+    if lower:
+        error = f"within the error of {measured['test_rows']:,} test images"
+        yield f"Lower than before training, but {error}: {', '.join(lower)}."
+
+
+def _lower(result, beyond_error):
+    """Names and shares of the layers below their untrained twins, by measure."""
+    return [
+        f"{layer} in {_NAMES[name]} ({_percent(own)} against {_percent(twin)})"
+        for name in _NAMES
+        for layer, (own, twin) in result[f"{name}_layers"].items()
+        if own < twin and (layer in result["below_random_init"][name]) == beyond_error
+    ]
 
 
 def _best_is_below(result):

@@ -3,7 +3,8 @@
 #
 #   launch/test.sh                      the default suite
 #   launch/test.sh tests/clustering -x  a part of it
-#   launch/test.sh -m slow              what .ci/run runs beside it; BUILD.md lists it
+#   launch/test.sh -m "slow and not extended"
+#                                       what .ci/run runs beside it; BUILD.md lists it
 #   launch/test.sh -m extended          what .ci/run leaves out; BUILD.md lists it
 #   launch/test.sh -m "slow or not slow"  everything
 #   launch/test.sh --processor=avx2 -m numeric

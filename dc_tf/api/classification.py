@@ -29,6 +29,7 @@ def finetune(
     resize: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
+    estimate: bool = True,
     timeout_s: float = 600.0,
 ) -> dict | None:
     """Trains all layers of a network on labels, and keeps the classifier and its metrics.
@@ -58,6 +59,7 @@ def finetune(
         resize: pixels of the short side before the centre crop; None: the model's own.
         seed: of the new layers, the order of images, crops and dropout.
         overwrite: replace a classifier in the output that is finished or another.
+        estimate: measure for some seconds first what the training will cost, and print that.
         timeout_s: with several workers, seconds that one may be silent or do nothing; 0: for ever.
 
     Returns:
@@ -87,6 +89,7 @@ def finetune(
         input_range=input_range,
         format=format,
         overwrite=overwrite,
+        estimate=estimate,
         timeout_s=timeout_s,
     )
 

@@ -18,7 +18,6 @@ Folder:
 
 import dataclasses
 import os
-import sys
 
 import numpy as np
 
@@ -58,6 +57,7 @@ def finetune(
     input_range="auto",
     format="parquet",
     overwrite=False,
+    estimate=True,
     timeout_s=TIMEOUT_S,
 ) -> dict | None:
     """Trains, measures and writes; `help(dc_tf.finetune)` describes it."""
@@ -92,22 +92,22 @@ def finetune(
             seed=seed,
             cluster=_Workers(comm),
         )
-        return _Job(asked, request, output, made, overwrite).run()
+        return _Job(asked, request, output, made, overwrite, estimate).run()
 
 
 class _Job:
     """One call on one worker, after the workers have joined."""
 
-    def __init__(self, asked, request, output, made, overwrite):
+    def __init__(self, asked, request, output, made, overwrite, estimates):
         self._asked, self._request, self._output = asked, request, output
-        self._made, self._overwrite = made, overwrite
+        self._made, self._overwrite, self._estimates = made, overwrite, estimates
         self._comm = request.world
 
     def run(self) -> dict | None:
         """The result, on the chief."""
         from dc_tf.distributed.collective_errors import raise_on_all
-        from dc_tf.evaluation.finetune.task import about_of, check
-        from dc_tf.evaluation.run import choose
+        from dc_tf.evaluation.finetune.task import about_of, check, work
+        from dc_tf.evaluation.run import choose, estimate, say_protocol
 
         comm, request = self._comm, self._request
         with raise_on_all(comm):
@@ -122,9 +122,9 @@ class _Job:
                 _claim(self._output, about, self._overwrite)
         if int(comm.broadcast(np.int64(os.path.isfile(self._path(RESULT))))):
             return self._finished()
-        if comm.rank == 0 and chosen.name:
-            text = f"finetune: protocol {chosen.name}: {chosen.reason}{chosen.alternative}"
-            print(text, file=sys.stderr, flush=True)
+        say_protocol("finetune", chosen, comm)
+        if self._estimates:
+            estimate(work(frozen, train, test, chosen.protocol), 1, "finetune", chosen, comm)
         return self._made_new(frozen, train, test, chosen)
 
     def _made_new(self, frozen, train, test, chosen):

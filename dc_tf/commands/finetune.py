@@ -54,6 +54,9 @@ SEED = FLAGS.integer(
     "seed", 0, "Seed of the new layers, the order of images, crops and dropout.", lower_bound=0
 )
 OVERWRITE = FLAGS.bool("overwrite", False, "Replace a classifier that is finished or another.")
+ESTIMATE = FLAGS.bool(
+    "estimate", True, "First measure for some seconds what the training will cost, and print it."
+)
 TIMEOUT_S = FLAGS.float(
     "timeout_s",
     600.0,
@@ -82,6 +85,7 @@ def run() -> dict | None:
         input_range=INPUT_RANGE.value,
         format=FORMAT.value,
         overwrite=OVERWRITE.value,
+        estimate=ESTIMATE.value,
         timeout_s=TIMEOUT_S.value,
     )
     if found is None:

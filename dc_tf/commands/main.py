@@ -30,7 +30,7 @@ from absl import flags, logging
 from dc_tf import __version__
 from dc_tf.commands.terminal import native_log, results
 from dc_tf.commands.terminal.logs import ScreenFormatter
-from dc_tf.errors import PREEMPTED, ConfigError, DataError, Preempted
+from dc_tf.errors import PREEMPTED, ConfigError, ConfigErrorOfAll, DataError, Preempted
 
 COMMANDS = {
     "generate": "dc_tf.commands.generate",
@@ -83,6 +83,9 @@ def main(argv=None) -> int:
             print(f"dc_tf {__version__}")
             return DONE
         return _dispatch(argv[0], argv[1:])
+    except ConfigErrorOfAll as error:
+        logging.info("%s", error)
+        return WRONG_USAGE
     except (ConfigError, flags.Error) as error:
         return _print_error(error, WRONG_USAGE)
     except DataError as error:
@@ -248,6 +251,7 @@ def _print_error(error, code):
 
 def _show_trace():
     with _ignoring_disk_errors():
+        native_log.show_last()
         traceback.print_exc()
     return FAILED
 

@@ -97,8 +97,8 @@ def run() -> dict | None:
 
 
 def _network():
-    from dc_tf.planning.network import Network
-
     if NETWORK_GBPS.value is None:
         return None
+    from dc_tf.planning.network import Network  # imports TensorFlow
+
     return Network(NETWORK_GBPS.value, NETWORK_LATENCY_US.value)

@@ -21,15 +21,19 @@ def compare(own: dict, untrained: dict | None, images: int) -> dict:
     Returns:
         JSON-serialisable dict: `best_layer`; `random_init_best_layer` (None without an untrained
         network); `below_random_init`, the layers, in the order of `own`, with a share below that
-        of the untrained network; `advice`, a sentence on those layers, or None if there are none.
+        of the untrained network by more than the standard error; `advice`, a sentence on those
+        layers and one on the others with a lower share, or None if no share is lower.
     """
-    top = best(own)
-    below = layers_below(own, untrained or {}, images)
+    top, untrained = best(own), untrained or {}
+    below = layers_below(own, untrained, images)
+    lower = [n for n in own if n not in below and n in untrained and own[n] < untrained[n]]
+    sentences = [_advice(own, untrained, below, top)] if below else []
+    sentences += [_within(own, untrained, lower, images)] if lower else []
     return {
         "best_layer": top,
         "random_init_best_layer": best(untrained) if untrained else None,
         "below_random_init": below,
-        "advice": _advice(own, untrained, below, top) if below else None,
+        "advice": " ".join(sentences) or None,
     }
 
 
@@ -61,12 +65,20 @@ def advice(what: str, own: float, untrained: float | None, images: int) -> str |
     )
 
 
-def _advice(own, untrained, below, top):
+def _ends_below(own, untrained, layers):
     shares = ", ".join(
         f"{layer} ({100 * own[layer]:.1f} % against {100 * untrained[layer]:.1f} %)"
-        for layer in below
+        for layer in layers
     )
-    text = f"{shares} {'ends' if len(below) == 1 else 'end'} below an untrained network: "
+    return f"{shares} {'ends' if len(layers) == 1 else 'end'} below an untrained network"
+
+
+def _within(own, untrained, lower, images):
+    return f"{_ends_below(own, untrained, lower)}, but within the error of {images:,} images."
+
+
+def _advice(own, untrained, below, top):
+    text = f"{_ends_below(own, untrained, below)}: "
     if top in below:
         return text + "train at a lower learning rate, longer, or on more images."
     text += "train at a lower learning rate or longer, or take "

@@ -40,14 +40,11 @@ def run(asked, request, estimates=True) -> tuple[dict, str]:
         ConfigError, DataError: those of the task.
     """
     chosen = choose(asked, request)
-    say = _say if request.world.rank == 0 else lambda text: None
-    if chosen.name:
-        say(f"{asked.task}: protocol {chosen.name}: {chosen.reason}{chosen.alternative}")
+    say_protocol(asked.task, chosen, request.world)
     timing, spent = {}, {"estimating": 0.0}
 
     def before(work, networks):
-        timing["estimated_s"] = _estimate(work(), networks, asked.task, chosen, request, say)
-        gc.collect()  # frees what was measured before the work itself allocates the same
+        timing["estimated_s"] = estimate(work(), networks, asked.task, chosen, request.world)
         spent["estimating"] = time.monotonic() - begin
 
     request = dataclasses.replace(request, before=before if estimates else None)
@@ -87,15 +84,37 @@ def _images(asked, train):
     return Dataset.open(train).rows
 
 
-def _estimate(work, networks, task, chosen, request, say):
-    seconds = cost.estimate(work, networks, request.world)
+def say_protocol(task, chosen, world) -> None:
+    """Prints on the chief which protocol is taken and why, where a task has several."""
+    if chosen.name:
+        _say(f"{task}: protocol {chosen.name}: {chosen.reason}{chosen.alternative}", world)
+
+
+def estimate(work, networks, task, chosen, world) -> float:
+    """Measures some seconds of the work, and prints on the chief what the whole will cost.
+
+    Args:
+        work: cost.Work.
+        networks: number of networks.
+        task: name, for the line.
+        chosen: protocols.Chosen.
+        world: Communicator of the workers that share the work; all must call this.
+
+    Returns:
+        seconds.
+
+    Raises:
+        ConfigError, DataError: the errors of the work itself.
+    """
+    seconds = cost.estimate(work, networks, world)
     protocol = f", protocol {chosen.name}" if chosen.name else ""
     twice = ", trained and random init" if networks == 2 else ""
-    machines = f"{request.world.size} workers" if request.world.size > 1 else "this machine"
+    machines = f"{world.size} workers" if world.size > 1 else "this machine"
     line = f"{task}{protocol}: {work.text}{twice}: {cost.about(seconds)} on {machines}"
     if chosen.name == protocols.PAPER and seconds > _LONG_S:
         line += "; --protocol=small is far shorter"
-    say(line)
+    _say(line, world)
+    gc.collect()  # frees what was measured before the work itself allocates the same
     return seconds
 
 
@@ -120,5 +139,6 @@ def _described(request, chosen, timing) -> dict:
     }
 
 
-def _say(text):
-    print(text, file=sys.stderr, flush=True)
+def _say(text, world):
+    if world.rank == 0:
+        print(text, file=sys.stderr, flush=True)

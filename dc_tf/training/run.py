@@ -20,7 +20,7 @@ from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed import stop_request
 from dc_tf.distributed.ports import check_own_port
 from dc_tf.distributed.task import task_from_environment
-from dc_tf.errors import ConfigError, DataError
+from dc_tf.errors import ConfigError, ConfigErrorOfAll, DataError
 from dc_tf.planning.stages import plan_stages
 from dc_tf.run_dir import RunDir
 from dc_tf.run_log import logged_to
@@ -51,8 +51,12 @@ def train(experiment, workdir, on_log=None) -> dict | None:
     paths.check_folder(folder.path, "--workdir")
     if os.environ.get("DC_TF_SCRATCH"):
         paths.check_folder(folder.features(task.rank), "DC_TF_SCRATCH")
-    if task.size == 1:
-        _check_sizes(experiment, task.size)
+    try:
+        _check_sizes(experiment, task.size, task.rank)
+    except DataError as error:
+        if task.size == 1:
+            raise ConfigError(str(error)) from error
+        # Hosts may differ in what they can read: raised below on all workers, once joined.
     # Imported after the checks that do not need TensorFlow, which takes seconds to import.
     from dc_tf.distributed.session import watched, writable
 
@@ -110,7 +114,10 @@ def dry_run(
     workers = workers or task.size
     if measures:
         check_own_port(task)
-    _check_sizes(experiment, workers)
+    try:
+        _check_sizes(experiment, workers, task.rank)
+    except DataError as error:
+        raise ConfigError(str(error)) from error
     # From here on with TensorFlow.
     from dc_tf.planning.plan import make_plan
     from dc_tf.planning.report import as_dict, as_text
@@ -207,16 +214,20 @@ def _on_gpu(gpus):
     return bool(tf.config.list_physical_devices("GPU"))
 
 
-def _check_sizes(experiment, workers):
+def _check_sizes(experiment, workers, rank):
     """Checks that the data set exists and fits the stages; needs no TensorFlow.
 
     Raises:
-        ConfigError: it is missing or does not fit.
+        ConfigError: it does not fit; ConfigErrorOfAll on workers other than the chief.
+        DataError: it is missing.
     """
+    rows = Dataset.open(experiment.data.path).rows
     try:
-        plan_stages(experiment, Dataset.open(experiment.data.path).rows, workers)
-    except DataError as error:
-        raise ConfigError(str(error)) from error
+        plan_stages(experiment, rows, workers)
+    except ConfigError as error:
+        if rank:
+            raise ConfigErrorOfAll(str(error)) from error
+        raise
 
 
 def _start_error(experiment, run_dir, workers) -> ConfigError | None:

@@ -21,6 +21,7 @@ from striped import NAMES, RESOLUTION, call, write_model, write_stripes
 from dc_tf import precision
 from dc_tf.classification.metrics import confusion_matrix, overall
 from dc_tf.distributed.collectives import ALONE
+from dc_tf.errors import ConfigError
 from dc_tf.evaluation.finetune import task as finetune
 from dc_tf.evaluation.finetune import train as finetune_train
 from dc_tf.evaluation.finetune.step import FineTuner
@@ -57,6 +58,7 @@ class FinetuneCommandTest(tf.test.TestCase):
         code, out, err = call("finetune", *cls.flags(cls.output))
         assert code == 0, err
         cls.result = json.loads(out.splitlines()[-1])
+        cls.said = err
 
     @classmethod
     def flags(cls, output, override=OVERRIDE):
@@ -99,6 +101,15 @@ class FinetuneCommandTest(tf.test.TestCase):
             classes = list(csv.DictReader(file))
         self.assertEqual([line["class"] for line in classes], list(NAMES))
         self.assertEqual([int(line["images"]) for line in classes], [21, 20])
+
+    def test_it_says_first_what_it_will_cost_and_not_where_that_is_not_asked(self):
+        text = r"finetune, protocol small: 60 and 41 images at 32 pixels, 2 epochs: about \d+ s on"
+        self.assertRegex(self.said, text)
+        output = self.path("silent", self.root)
+        with mock.patch.object(FineTuner, "__init__", side_effect=ConfigError("the end")):
+            code, _, err = call("finetune", *self.flags(output), "--noestimate")
+        self.assertIn("the end", err)
+        self.assertNotIn("about", err)
 
     def test_figures_are_those_of_the_evaluation(self):
         frozen, (train, test) = open_model(self.start), open_splits(self.train, self.test)

@@ -5,7 +5,9 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
+import runs
 import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -15,11 +17,11 @@ WORKER += "print('is', task['index']); print(json.dumps({'got': sys.argv[1:]}))"
 
 
 class LaunchTest(tf.test.TestCase):
-    def call(self, *argv):
+    def call(self, *argv, path=ROOT):
         """(exit code, stdout, stderr) of a process, since a launcher takes all signals."""
         done = subprocess.run(
             [sys.executable, "-m", "dc_tf", "launch", *argv],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"},
+            env=os.environ | {"PYTHONPATH": str(path), "CUDA_VISIBLE_DEVICES": "-1"},
             capture_output=True,
             text=True,
             timeout=60,
@@ -42,6 +44,22 @@ class LaunchTest(tf.test.TestCase):
         code, _, err = self.call("--workers=1", program, "--", "train")
         self.assertEqual(code, 7)
         self.assertIn("dc_tf launch: w0 ended with exit code 7", err)
+
+    def test_too_few_images_for_a_run_are_refused_in_one_message_before_tensorflow_starts(self):
+        folder = pathlib.Path(tempfile.mkdtemp(dir=self.get_temp_dir()))
+        (folder / "tensorflow.py").write_text("raise SystemExit('TensorFlow was imported')")
+        data = runs.make_data(folder, images=8)
+        flags = f"--params_override=data.path={data}", f"--workdir={folder}/run"
+        for more in ((), ("--dry_run", "--measure")):
+            code, out, err = self.call(
+                *("--workers=2", "--", "train", "--config_file=quickstart", *flags, *more),
+                path=f"{ROOT}{os.pathsep}{folder}",
+            )
+            self.assertEqual((code, out), (2, ""), err)
+            said, launcher = sorted(err.splitlines())  # either worker may end first
+            self.assertRegex(said, r"^\[w0\] dc_tf: .* at least 80 images .* the data set has 8;")
+            self.assertStartsWith(launcher, "dc_tf launch: w")
+            self.assertFalse((folder / "run").exists())
 
 
 if __name__ == "__main__":

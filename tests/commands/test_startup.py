@@ -73,12 +73,12 @@ class StartupTest(tf.test.TestCase):
     def test_train_refuses_settings_and_few_images_without_tensorflow(self):
         folder = tempfile.mkdtemp(dir=self.get_temp_dir())
         data, run = f"{folder}/data", f"--workdir={folder}/run"
-        few = f"--params_override=data.path={data}"
+        quick, few = "--config_file=quickstart", f"--params_override=data.path={data}"
         found = self.imported(
             (0, "generate", f"--output={data}", "--images=8"),
-            (2, "train", run, f"{few},model.nothing=1"),
-            (2, "train", run, few),
-            (2, "train", run, few, "--dry_run", "--measure"),
+            (2, "train", run, quick, f"{few},model.nothing=1"),
+            (2, "train", run, quick, few),
+            (2, "train", run, quick, few, "--dry_run", "--measure"),
             slow=SLOW - {"official"},  # of which only the settings are imported
         )
         self.assertEqual(found, {"generate": [], "train": []})

@@ -32,6 +32,21 @@ class ComparisonTest(tf.test.TestCase):
         self.assertEqual(compare(own, untrained, images=10_000)["below_random_init"], ["fc7"])
         self.assertIsNone(compare({"fc7": 0.5}, {"fc7": 0.5}, images=100)["advice"])
 
+    def test_a_difference_within_the_standard_error_is_named_as_such(self):
+        own = {"conv7": 0.65, "conv13": 0.457, "fc7": 0.41}
+        untrained = {"conv7": 0.5, "conv13": 0.473, "fc7": 0.41}
+        found = compare(own, untrained, images=1000)
+        self.assertEqual(found["below_random_init"], [])
+        within = (
+            "conv13 (45.7 % against 47.3 %) ends below an untrained network, but within the error "
+            "of 1,000 images."
+        )
+        self.assertEqual(found["advice"], within)
+        found = compare(own, untrained | {"fc7": 0.5}, images=1000)
+        self.assertEqual(found["below_random_init"], ["fc7"])
+        self.assertStartsWith(found["advice"], "fc7 (41.0 % against 50.0 %) ends below an")
+        self.assertEndsWith(found["advice"], f"best layer here (65.0 %). {within}")
+
     def test_without_an_untrained_network_there_is_only_a_best_layer(self):
         found = compare({"conv1": 0.3, "fc7": 0.3}, None, images=10)
         self.assertEqual(found["best_layer"], "conv1")

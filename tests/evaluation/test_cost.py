@@ -11,8 +11,9 @@ import devkit
 import numpy as np
 import pictures
 import pytest
+import runs
 import tensorflow as tf
-from striped import stripes, write_model, write_stripes
+from striped import call, stripes, write_model, write_stripes
 
 from dc_tf.data.voc.devkit import read_splits
 from dc_tf.distributed.collectives import Solo
@@ -31,6 +32,7 @@ from dc_tf.evaluation.retrieval.ground_truth import images_in
 from dc_tf.evaluation.retrieval.rmac_features import RMACExtractor
 from dc_tf.evaluation.retrieval.task import read_ground_truth
 from dc_tf.evaluation.splits import open_splits
+from dc_tf.evaluation.task_names import OF_FEATURES, TASKS
 from dc_tf.evaluation.voc07 import classification as voc07_classification
 from dc_tf.evaluation.voc07 import detection as voc07_detection
 from dc_tf.evaluation.voc07.network import MultiLabelNetwork
@@ -308,6 +310,85 @@ class CountsTest(tf.test.TestCase):
         work = knn.work(self.frozen, lost, test, ["conv2"], knn.Protocol())
         with self.assertRaisesRegex(DataError, "is not in"):
             cost.estimate(work, 1, Solo())
+
+
+@pytest.mark.slow
+class AnnouncedTest(tf.test.TestCase):
+    """Every evaluation says what it will cost before its long part."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        root = tempfile.mkdtemp()
+        cls.addClassCleanup(shutil.rmtree, root)
+        cls.root = root
+        cls.data = write_stripes(os.path.join(root, "data"), 26, seed=0)
+        cls.model = f"--model={write_model(os.path.join(root, 'model'))}"
+        cls.labelled = f"--train={cls.data}", f"--test={cls.data}"
+
+    def check_announced(self, *command):
+        """The work is handed to `cost` with something to do; nothing else is done."""
+
+        def refuse(work, networks, world):
+            self.assertGreater(sum(part.count for part in work.parts) * networks, 0)
+            raise DataError(f"announced: {work.text}")
+
+        with mock.patch.object(cost, "estimate", refuse):
+            code, out, err = call(*command)
+        self.assertEqual((code, out), (1, ""), err)
+        self.assertIn("dc_tf: announced: ", err)
+
+    def test_of_every_task(self):
+        settings, run = runs.undisturbed(1)
+        splits = {"train": 5, "val": 4, "trainval": 9, "test": 5}
+        kit = devkit.draw(os.path.join(self.root, "kit of every split"), splits)
+        images = [
+            f"--{name}={write_groups(os.path.join(self.root, name), kinds, 2, seed=1)}"
+            for name, kinds in (("train", range(4, 6)), ("test", range(2)))
+        ]
+        flags = {
+            **dict.fromkeys(("knn", "linear_probe", "low_shot"), (self.model, *self.labelled)),
+            "finetune": (self.model, *self.labelled, "--params_override=batch_size=4"),
+            "nmi": (f"--model={run}",),
+            "rotation": (f"--model={run}", "--stage=rotnet", f"--test={settings['data']['path']}"),
+            "retrieval": (self.model, *images),
+            "voc07_classification": (self.model, f"--train={kit}"),
+            "voc07_detection": (self.model, f"--train={kit}"),
+        }
+        for task in TASKS:
+            with self.subTest(task):
+                self.check_announced("evaluate", f"--task={task}", *flags[task])
+
+    def test_of_every_task_of_given_features(self):
+        features = os.path.join(self.root, "x.npy")
+        np.save(features, np.random.default_rng(0).random((26, 5), np.float32))
+        for task in OF_FEATURES:
+            with self.subTest(task):
+                flags = f"--task={task}", f"--features={features}", *self.labelled
+                self.check_announced("evaluate", *flags)
+
+    def test_of_a_classifier(self):
+        output = f"--output={os.path.join(self.root, 'classifier')}"
+        settings = "--params_override=batch_size=4"
+        self.check_announced("finetune", self.model, *self.labelled, output, settings)
+
+    def test_of_k_means_of_features_and_their_retrieval(self):
+        features = np.random.default_rng(0).random((26, 5), np.float32)
+        path = os.path.join(self.root, "given.npy")
+        np.save(path, features)
+        asked = mock.Mock()
+        for task, name in (("nmi", "rows of k-means"), ("retrieval", "queries")):
+            with mock.patch.object(cost, "estimate", asked):
+                asked.return_value = 90.0
+                flags = f"--task={task}", f"--features={path}", *self.labelled
+                code, _, err = call("evaluate", *flags)
+            self.assertEqual(code, 0, err)
+            self.assertRegex(err, rf"(^|\n){task}.*: about 90 s on this machine\n")
+            parts = {part.name: part for part in asked.call_args[0][0].parts}
+            self.assertEqual(parts[name].count, {"nmi": 11 * 26, "retrieval": 26}[task])
+            for part in parts.values():
+                for units in (1, 20):
+                    self.assertGreaterEqual(part.sample(units), units, part.name)
 
 
 if __name__ == "__main__":

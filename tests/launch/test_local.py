@@ -163,6 +163,12 @@ class LocalTest(tf.test.TestCase):
         self.assertEqual(code, 2)
         self.assertEmpty(self.environments(start=1))
 
+    def test_the_chief_has_time_to_say_what_is_wrong_after_another_worker_has_ended(self):
+        body = "wait_for(2)\nindex or (time.sleep(1), print('why', file=sys.stderr))\nsys.exit(2)"
+        code, _, err = self.finish(self.launch(body))
+        self.assertEqual(code, 2)
+        self.assertIn("[w0] why\n", err)
+
     def test_a_preempted_set_is_restarted(self):
         body = "sys.exit(42 if starts == 0 else 0)"
         code, _, _ = self.finish(self.launch(body, "--max_restarts=1"))

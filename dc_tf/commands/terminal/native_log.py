@@ -10,6 +10,7 @@ bars and tracebacks go to the terminal directly. A child process reads the pipe.
 appends TensorFlow's and gRPC's lines to the file, and passes all others on to the terminal: of C
 libraries, of processes that this one starts. It outlives this process, so nothing is lost when C++
 code aborts: the fatal line, the last lines before it and all later ones are shown.
+`show_last` shows them before the traceback of an unexpected error.
 
 DC_TF_TENSORFLOW_LOG=FILE names a file for any command; with - the lines stay on the terminal.
 """
@@ -28,6 +29,8 @@ VARIABLE = "DC_TF_TENSORFLOW_LOG"
 _SHOWN_AT_A_CRASH = 10
 _KEPT_LINES = 2000  # until the file is known
 _END_S = 2.0
+# What the process asks of the reader beside paths, which have neither.
+_CATCH_UP, _SHOW = b"", b"\0"
 
 _NATIVE = re.compile(
     rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ([IWEF]) \S+:\d+\] "  # TensorFlow
@@ -38,7 +41,7 @@ _NATIVE = re.compile(
 
 
 class _State:
-    control = None  # socket to the reader, which takes paths and answers empty lines
+    control = None  # socket to the reader, which takes paths, and answers the other orders
     screen = None  # duplicate of the original descriptor 2
     reader = None  # process id
 
@@ -100,10 +103,21 @@ def end() -> None:
         return
     os.dup2(_State.screen, 2)
     # Do not wait for the end of the pipe: a child process may still hold it.
-    if _send_to_reader(b""):
-        select.select([_State.control], [], [], _END_S)
+    _ask_reader(_CATCH_UP)
     _State.control.close()
     _State.control = _State.reader = None
+
+
+def show_last() -> None:
+    """Shows the last lines that were kept off the terminal, and names the file of all, if any."""
+    if _State.reader is not None:
+        _ask_reader(_SHOW)
+
+
+def _ask_reader(order):
+    """Sends an order and waits for its answer."""
+    if _send_to_reader(order) and select.select([_State.control], [], [], _END_S)[0]:
+        _State.control.recv(1)
 
 
 def _packets():
@@ -139,11 +153,13 @@ def _read_until_all_writers_end(lines, orders, screen):
                     sorter.add(data)
                 else:
                     for order in data.splitlines():
-                        if order:
+                        if order not in (_CATCH_UP, _SHOW):
                             sorter.log_to(order)
-                        else:
-                            _catch_up(lines, sorter)
-                            os.write(orders, b"\n")
+                            continue
+                        _catch_up(lines, sorter)
+                        if order == _SHOW:
+                            sorter.show_last()
+                        os.write(orders, b"\n")
         sorter.finish()
     finally:
         os._exit(0)
@@ -214,14 +230,23 @@ class Sorter:
         else:
             _write(self._log, line)
 
+    def show_last(self) -> None:
+        """Shows the last lines that were kept off the screen, if there are any."""
+        if self._last and not self._crashed:
+            _write(self._screen, b"dc_tf: the last lines of TensorFlow itself:\n")
+            self._show("")
+
     def _crash(self):
         """Shows the last lines; later ones are shown as they come."""
         if not self._crashed:
             self._crashed = True
-            _write(self._screen, b"".join(self._last))
-            if self._path:
-                place = f"dc_tf: crashed; TensorFlow's log is in {os.fsdecode(self._path)}.\n"
-                _write(self._screen, place.encode())
+            self._show("crashed; ")
+
+    def _show(self, why):
+        _write(self._screen, b"".join(self._last))
+        if self._path:
+            place = f"dc_tf: {why}TensorFlow's log is in {os.fsdecode(self._path)}.\n"
+            _write(self._screen, place.encode())
 
 
 def _write(descriptor, data):

@@ -29,6 +29,7 @@ from dc_tf.distributed.collective_errors import raise_on_all
 from dc_tf.distributed.collectives import ALONE, all_gather, broadcast_json
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.clusters import clusterings
+from dc_tf.evaluation.cost import Part, Work, spread
 from dc_tf.progress import Progress
 from dc_tf.run_dir import RunDir
 
@@ -80,6 +81,7 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
     # The run may still be training, so workers may find different numbers of rounds.
     found = found[: all_gather(len(found), request.world).min()]
     dataset = Dataset.open(request.train or _data_path(request.model))
+    request.announce(lambda: work(dataset, protocol, len(found)), networks=1)
     columns = read_columns(dataset, protocol, request.world)
     metrics = evaluate(found, dataset, columns, request.world)
     if not metrics:
@@ -92,15 +94,46 @@ def run(request, protocol: Protocol) -> tuple[dict, str]:
 
 
 def _run_on_features(request, protocol) -> tuple[dict, str]:
-    from dc_tf.evaluation.clusters.of_features import cluster_features  # imports TensorFlow
+    from dc_tf.evaluation.clusters.of_features import FeatureClusters  # imports TensorFlow
 
     if not request.train:
         raise ConfigError("--train is missing; give the data set that was embedded.")
     dataset = Dataset.open(request.train)
+    clusters = FeatureClusters(request, protocol.k, dataset)
+    request.announce(lambda: work(dataset, protocol, 1, clusters.part()), networks=1)
     columns = read_columns(dataset, protocol, request.world)
-    found = [cluster_features(request, protocol.k, dataset)]
+    found = [clusters.find()]
     metrics = evaluate(found, dataset, columns, request.world)
     return {"rows": len(columns.rows), "clusterings": metrics}, table(metrics)
+
+
+def work(dataset, protocol: Protocol, count: int, *parts) -> Work:
+    """The work: metadata is read, and each clustering compared with each column.
+
+    Args:
+        dataset: storage.manifest.Dataset.
+        count: number of clusterings.
+        *parts: further work.
+    """
+    rows = spread_rows(dataset, protocol.max_rows)
+
+    def read(images):
+        places = rows[spread(len(rows), images)]
+        return sum(1 for _ in examples_of(dataset, places))
+
+    def compared(pairs):
+        compare(*np.random.default_rng(0).integers(0, 100, (2, pairs)))
+        return pairs
+
+    names = protocol.columns
+    if _wants_meta(names):
+        (first,) = examples_of(dataset, rows[:1])
+        names = names or (LABEL, *(first["meta"] if first else ()))
+        parts = (Part("metadata", len(rows), read, len(rows)), *parts)
+    pairs = count * len(names) * len(rows)
+    parts = (*parts, Part("pairs of cluster and value", pairs, compared, len(rows)))
+    text = f"{count:,} {'clustering' if count == 1 else 'clusterings'} of {len(rows):,} images"
+    return Work(text, parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +159,9 @@ def read_columns(dataset, protocol: Protocol, world=ALONE) -> Columns:
         ConfigError: the data set does not have a column; the message lists those that it has.
     """
     names = protocol.columns
-    wants_meta = not names or set(names) - {LABEL}
     rows = spread_rows(dataset, protocol.max_rows)
     raw = {LABEL: _label_values(dataset, rows)}
-    if wants_meta:
+    if _wants_meta(names):
         raw |= _meta_values(_metas(dataset, rows, world), len(rows), protocol.cell_degrees)
     known = [name for name, column in raw.items() if any(value is not None for value in column)]
     unknown = sorted(set(names) - set(known))
@@ -227,6 +259,10 @@ def _data_path(model) -> str:
             "the data set; give the data set that was embedded."
         )
     return experiment.load([RunDir(model).config]).data.path
+
+
+def _wants_meta(names):
+    return not names or set(names) - {LABEL}
 
 
 def _label_values(dataset, rows):

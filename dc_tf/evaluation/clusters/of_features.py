@@ -1,7 +1,7 @@
 """Clusters of features of any origin, to be compared with labels and metadata.
 
-clustering = cluster_features(request, k=100, dataset=Dataset.open("DATA"))
-clustering.levels(dataset)                      # {"clusters": (N,) labels of the data set's rows}
+clusters = FeatureClusters(request, k=100, dataset=Dataset.open("DATA"))
+clusters.find().levels(dataset)                 # {"clusters": (N,) labels of the data set's rows}
 """
 
 import dataclasses
@@ -12,7 +12,9 @@ from dc_tf.clustering.kmeans import kmeans
 from dc_tf.clustering.store.points import Block
 from dc_tf.distributed.blocks import gather_rows, row_block
 from dc_tf.errors import ConfigError
+from dc_tf.evaluation.cost import Part
 from dc_tf.evaluation.frozen.given_features import open_matrix, places_of
+from dc_tf.kmeans_options import KMeansOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,7 @@ class FeatureClustering:
         return {"clusters": self.labels}
 
 
-def cluster_features(request, k: int, dataset) -> FeatureClustering:
+class FeatureClusters:
     """k-means of the features of --features, whose rows all workers share.
 
     Args:
@@ -43,16 +45,37 @@ def cluster_features(request, k: int, dataset) -> FeatureClustering:
 
     Raises:
         ConfigError: the features are not of the data set, or k is 0 and there are no labels.
-        DataError: features that cannot be read, or are not finite.
     """
-    features, world = open_matrix(request, "features"), request.world
-    places = places_of(features, dataset, np.arange(dataset.rows))
-    k = k or _classes(dataset)
-    own = row_block(features.rows, world.rank, world.size)
-    block = Block(features, own.start, own.stop)
-    found = kmeans(block, k, comm=world, seed=request.seed).assignments
-    labels = gather_rows(found.astype(np.int64), own, features.rows, world)
-    return FeatureClustering(labels[places])
+
+    def __init__(self, request, k: int, dataset):
+        self._features = open_matrix(request, "features")
+        self._places = places_of(self._features, dataset, np.arange(dataset.rows))
+        self._k = k or _classes(dataset)
+        self._seed, self._world = request.seed, request.world
+
+    def part(self) -> Part:
+        """The work, in rows that are compared with the centroids."""
+        features, passes = self._features, KMeansOptions().iterations + 1
+
+        def sample(wanted):
+            # One iteration and the final assignment, of at least as many rows as clusters.
+            rows = min(features.rows, max(self._k, -(-wanted // 2)))
+            kmeans(Block(features, 0, rows), self._k, seed=self._seed, iterations=1)
+            return 2 * rows
+
+        return Part("rows of k-means", passes * features.rows, sample, 2 * features.rows)
+
+    def find(self) -> FeatureClustering:
+        """The clusters, on all workers.
+
+        Raises:
+            DataError: features that cannot be read, or are not finite.
+        """
+        own = row_block(self._features.rows, self._world.rank, self._world.size)
+        block = Block(self._features, own.start, own.stop)
+        found = kmeans(block, self._k, comm=self._world, seed=self._seed).assignments
+        labels = gather_rows(found.astype(np.int64), own, self._features.rows, self._world)
+        return FeatureClustering(labels[self._places])
 
 
 def _classes(dataset) -> int:

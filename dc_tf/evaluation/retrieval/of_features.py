@@ -14,7 +14,7 @@ from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed.blocks import gather_rows
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.average_precision import average_precision
-from dc_tf.evaluation.cost import spread
+from dc_tf.evaluation.cost import Part, Work, spread
 from dc_tf.evaluation.frozen.given_features import given_model, of_test, open_matrix, places_of
 from dc_tf.evaluation.neighbours import FIRST, of_rows
 from dc_tf.evaluation.retrieval.rankings import rankings
@@ -47,6 +47,7 @@ def run(request, protocol) -> tuple[dict, str]:
     if not len(asked):
         raise DataError(f"no class of {dataset.path} has two images; nothing can be retrieved.")
     frozen = given_model(request, features)
+    request.announce(lambda: _work(vectors, labels, asked), networks=1)
     first, mean = _ranked(vectors, labels, asked, request.world)
     if request.neighbours is not None:
         similarities = np.einsum("qd,qnd->qn", vectors[asked], vectors[first])
@@ -102,6 +103,18 @@ def _vectors(features, places, whitening) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def _work(vectors, labels, asked) -> Work:
+    """The work that is left once the vectors are read: every query ranks all images."""
+
+    def sample(queries):
+        for _ in _answers(vectors, labels, asked[:queries]):
+            pass
+        return queries
+
+    text = f"{len(asked):,} queries in {len(vectors):,} images"
+    return Work(text, (Part("queries", len(asked), sample, len(asked)),))
+
+
 def _ranked(vectors, labels, asked, world) -> tuple[np.ndarray, float]:
     """The (q, n) first places of each query of `asked`, and mean average precision over them.
 
@@ -111,14 +124,20 @@ def _ranked(vectors, labels, asked, world) -> tuple[np.ndarray, float]:
     own, total = asked[mine], 0.0
     first = np.zeros((len(own), min(FIRST, len(vectors) - 1)), np.int64)
     with Progress(len(own), "retrieval", "queries", enabled=world.rank == 0) as progress:
-        ranks = rankings(vectors, vectors[own])
-        for place, (query, ranked) in enumerate(zip(own, ranks, strict=True)):
-            first[place] = ranked[ranked != query][: first.shape[1]]
-            positives = np.flatnonzero(labels == labels[query])
-            total += average_precision(ranked, np.setdiff1d(positives, [query]), [query])
+        for place, (others, precision) in enumerate(_answers(vectors, labels, own)):
+            first[place] = others[: first.shape[1]]
+            total += precision
             progress.update(1)
     first = gather_rows(first, mine, len(asked), world)
     return first, float(world.all_sum(np.float64(total))) / len(asked)
+
+
+def _answers(vectors, labels, queries):
+    """Yields for each query the other places by similarity, and the average precision."""
+    for query, ranked in zip(queries, rankings(vectors, vectors[queries]), strict=True):
+        positives = np.flatnonzero(labels == labels[query])
+        precision = average_precision(ranked, np.setdiff1d(positives, [query]), [query])
+        yield ranked[ranked != query], precision
 
 
 def _table(layer, result) -> str:

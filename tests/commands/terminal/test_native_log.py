@@ -9,6 +9,8 @@ import sys
 import tempfile
 
 import numpy as np
+import pytest
+import runs
 import tensorflow as tf
 import terminals
 
@@ -94,6 +96,31 @@ class NativeLogTest(tf.test.TestCase):
     def test_without_a_file_native_lines_are_dropped(self):
         self.assertEqual(self.run_piped(self.writes([*NATIVE, OTHERS[0]])), (0, OTHERS[0]))
 
+    def test_an_unexpected_error_shows_the_last_lines_before_its_traceback(self):
+        body = """
+from dc_tf.commands import main
+def fail(name, arguments):
+    for number in range(30): os.write(2, b"%s" % number)
+    1 / 0
+main._dispatch = fail
+code = main.main(["kmeans"])
+""".replace('b"%s" % number', f"{STRAGGLERS!r}.replace(b'509', b'%d' % (100 + number))")
+        for send in ("", "native_log.send_to(LOG)\n"):
+            code, err = self.run_piped(send + body)
+            self.assertEqual(code, 0)
+            first, *last = err[: err.index(b"Traceback")].decode().splitlines()
+            self.assertEqual(first, "dc_tf: the last lines of TensorFlow itself:")
+            if send:
+                self.assertEqual(last.pop(), f"dc_tf: TensorFlow's log is in {self.log}.")
+            self.assertLen(last, 10)
+            self.assertIn("service.cc:129]", last[-2])
+            self.assertEndsWith(err, b"ZeroDivisionError: division by zero\n")
+
+    def test_an_expected_error_shows_none_of_them(self):
+        body = self.writes(NATIVE) + "from dc_tf.commands.main import main\nmain(['nothing'])"
+        _, err = self.run_piped(body)
+        self.assertRegex(err, rb"^dc_tf: there is no command 'nothing'; .*\n$")
+
     def test_the_variable_names_a_file_or_leaves_all_on_the_screen(self):
         body = "native_log.send_to(LOG)\n" + self.writes([CUINIT])
         other = self.folder / "other"
@@ -171,6 +198,27 @@ class NativeLogTest(tf.test.TestCase):
         for line in done.stderr.splitlines():
             self.assertRegex(line, "^(check|kmeans): ")
         self.assertIn("cpu_feature_guard.cc", self.log.read_text())
+
+    @pytest.mark.slow
+    def test_train_shows_none_of_tensorflows_lines_and_keeps_them_in_the_run(self):
+        data = runs.make_data(self.folder, images=40)
+        settings = runs.settings(data, stages=runs.SETTINGS["stages"][:1])
+        run = self.folder / "run"
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "dc_tf", "train", f"--workdir={run}"),
+                f"--params_override={settings!r}",
+            ],
+            env=self.environment(TF_CPP_MIN_LOG_LEVEL="0", TF_CONFIG=""),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        native = r"\.cc:\d+\] "
+        self.assertNotRegex(done.stdout + done.stderr, native)
+        log = (run / "logs" / "worker-00000.log").read_text()
+        self.assertRegex(log, r"cpu_feature_guard" + native)
 
 
 if __name__ == "__main__":

@@ -216,6 +216,10 @@ class FeaturesTest(tf.test.TestCase):
         self.assertEqual(shared, [found, found])
         found, _ = run(request, Protocol(columns=("label",), k=2))
         self.assertLess(found["clusterings"][0]["nmi"], 1.0)
+        flags = f"--train={data}", f"--features={request.features}"
+        code, _, err = call("evaluate", "--task=nmi", *flags)
+        self.assertEqual(code, 0, err)
+        self.assertRegex(err, r"nmi: 1 clustering of 30 images: about \d+ s on this machine\n")
         with self.assertRaisesRegex(ConfigError, "--train is missing"):
             run(dataclasses.replace(request, train=None), Protocol())
         with self.assertRaisesRegex(ConfigError, "k is 3, but --model=RUN has clusters already"):
