@@ -94,6 +94,7 @@ class Repeated:
         return self._block[positions % len(self._block)]
 
 
+@pytest.mark.tf215
 class LloydTest(tf.test.TestCase, parameterized.TestCase):
     def check_against_plain(self, x, k, **arguments):
         result = kmeans(x, k, Solo(), iterations=6, init=x[:k], **arguments)

@@ -42,7 +42,8 @@ class EnvironmentTest(unittest.TestCase):
         python = self.folder / "python"
         python.write_text(PYTHON)
         python.chmod(python.stat().st_mode | stat.S_IXUSR)
-        self.environment = os.environ | {
+        own = {name: value for name, value in os.environ.items() if name != "DC_TF_STACK"}
+        self.environment = own | {
             "DC_TF_VENV": str(self.venv),
             "DC_TF_PYTHON": str(python),
             "DC_TF_ACCELERATOR": "cpu",

@@ -9,7 +9,7 @@ from absl.testing import parameterized
 
 from dc_tf.clustering.search.sums import ClusterSums, quantum_of
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.tf215]
 
 NOWHERE = np.full(500, -1, np.int32)
 
