@@ -307,10 +307,8 @@ def torch_batches() -> Iterable:
 def keras_batches() -> Iterable:
     import tensorflow as tf
 
-    from dc_tf import keras
-
     size = (FLAGS.size, FLAGS.size)
-    images = keras.utils.image_dataset_from_directory(
+    images = tf.keras.utils.image_dataset_from_directory(
         FLAGS.images, labels=None, batch_size=None, image_size=size
     )
     images = images.map(tf.image.random_flip_left_right, num_parallel_calls=CORES)
