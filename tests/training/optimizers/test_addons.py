@@ -293,19 +293,27 @@ class WorkersTest(tf.test.TestCase, parameterized.TestCase):
         ("Lookahead", {"sync_period": 1}),
     )
     def test_a_step_that_overflows_float16_changes_nothing_but_the_scale(self, wrapper, options):
+        self.check_overflow("LAMB", wrapper, options)
+
+    @parameterized.parameters("NovoGrad", "Yogi", "LazyAdam")
+    @pytest.mark.extended
+    def test_nor_does_one_of_another_optimizer(self, name):
+        self.check_overflow(name, "MovingAverage", {})
+
+    def check_overflow(self, name, wrapper, options):
         model = Model(dropout=False, compute_dtype="float16")
-        optimizer = settings("LAMB", {}, wrapper, options, learning_rate=0.01)
+        optimizer = settings(name, {}, wrapper, options, learning_rate=0.01)
         case = Case(optimizer=optimizer, model=model, overflow=True)
         (one,) = workers.on_cluster(1, _with_slots, case)
         (taken,) = workers.on_cluster(1, _with_slots, dataclasses.replace(case, overflow=False))
         self.assertEqual((one["scale"], taken["scale"]), (2.0**99, 2.0**15))
-        for name in ("before", "after"):
-            self.assertEqual(one[name]["steps"], 0, name)
-        for name, value in one["before"].items():
-            self.assertAllEqual(one["after"][name], value, name)
+        for when in ("before", "after"):
+            self.assertEqual(one[when]["steps"], 0, when)
+        for part, value in one["before"].items():
+            self.assertAllEqual(one["after"][part], value, part)
         self.assertEqual(taken["after"]["steps"], 1)
-        for name in ("weights", "slots", "wrapper"):
-            self.assertNotAllEqual(taken["after"][name], taken["before"][name], name)
+        for part in ("weights", "slots", "wrapper"):
+            self.assertNotAllEqual(taken["after"][part], taken["before"][part], part)
 
 
 @stacks.needs_addons
@@ -319,11 +327,12 @@ class ResumedTest(tf.test.TestCase, parameterized.TestCase):
         cls.addClassCleanup(shutil.rmtree, cls.folder)
         cls.data = runs.make_data(cls.folder)
 
-    def run_of(self, wrapper, size, *stops, stages=2):
+    def run_of(self, wrapper, size, *stops, stages=2, name="LAMB"):
+        options = {"initial_accumulator_value": 1e-3} if name == "Yogi" else {"epsilon": 1e-3}
         optimizer = {
-            "name": "LAMB",
+            "name": name,
             "learning_rate": 0.01,
-            "options": {"epsilon": 1e-3},
+            "options": options,
             "wrapper": wrapper,
             "wrapper_options": WRAPPERS[wrapper][1],
             "schedule": "cosine",
@@ -352,6 +361,13 @@ class ResumedTest(tf.test.TestCase, parameterized.TestCase):
         alone = self.run_of(wrapper, 1, stages=1)
         self.assert_same_end(self.run_of(wrapper, 1, 6, "averages", stages=1), alone)
         self.check_slots(wrapper, alone, "08")
+
+    @parameterized.parameters("NovoGrad", "Yogi", "LazyAdam")
+    @pytest.mark.extended
+    def test_so_does_a_resumed_stage_of_another_optimizer(self, name):
+        alone = self.run_of("MovingAverage", 1, stages=1, name=name)
+        stopped = self.run_of("MovingAverage", 1, 6, "averages", stages=1, name=name)
+        self.assert_same_end(stopped, alone)
 
     @pytest.mark.slow
     def test_a_resumed_run_of_two_workers_too_and_it_is_nearly_that_of_one(self):
