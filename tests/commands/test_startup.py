@@ -41,7 +41,7 @@ class StartupTest(tf.test.TestCase):
             env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CONFIG": ""},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         self.assertEqual(done.returncode, 0, done.stderr)
         lines = [line for line in done.stderr.splitlines() if line.startswith("IMPORTED")]
@@ -156,7 +156,7 @@ class StartupTest(tf.test.TestCase):
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         self.assertEqual(done.returncode, 0, done.stderr)
 
