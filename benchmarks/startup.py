@@ -5,7 +5,9 @@
 
 Prints a line for each command: CPU and wall seconds, the minimum of several runs, and the slow
 packages that it imported. Each run is a process of its own, on a few hundred kilobytes of data; the
-very first run is not counted, since it reads the disk.
+very first run is not counted, since it reads the disk. --working measures commands that do their
+work on 128 images, features, clusters and a run of a small network, all made first; once each,
+since some resume what they have done.
 """
 
 import argparse
@@ -83,11 +85,74 @@ def commands(folder) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
+# What `working` reads, in the order of making.
+SETTINGS = (
+    "{model: {width: 0.0625, resolution: 32, fc: 16}, data: {path: DATA, min_crop_area: 0.5}, "
+    "stages: [{name: only, epochs: 2, clusters: 1, sub_clusters: 8, batch_size: 32, optimizer: "
+    "{learning_rate: 0.01}, clustering: {iterations: 3, whitening_dim: 8}}]}"
+)
+
+
+def inputs(folder) -> list[list[str]]:
+    """The commands that make them."""
+    data = f"{folder}/few"
+    settings = SETTINGS.replace("DATA", data)
+    learned, split = f"--model={folder}/run", [f"--train={data}", f"--test={data}"]
+    return [
+        ["generate", f"--output={data}", "--images=128", "--size=64"],
+        ["kmeans", f"--input={folder}/few.npy", "--k=5", f"--output={folder}/clusters"],
+        ["train", f"--params_override={settings}", f"--workdir={folder}/run"],
+        [
+            "finetune", learned, *split, "--params_override=epochs=1",
+            f"--output={folder}/classifier",
+        ],
+    ]  # fmt: skip
+
+
+def working(folder) -> dict[str, list[str]]:
+    """{name: arguments} of commands that do their work, on the smallest inputs."""
+    data, features = f"--data={folder}/few", f"--features={folder}/few.npy"
+    clusters, run, learned = f"--clusters={folder}/clusters", f"--run={folder}/run", f"{folder}/run"
+    split = [f"--train={folder}/few", f"--test={folder}/few"]
+    of_test, out = f"--test_features={folder}/few.npy", f"--output={folder}/out"
+    return {
+        "curate --where": ["curate", data, "--where=label!=3", out, "--overwrite"],
+        "curate --clusters": [
+            "curate", clusters, data, "--max_per_cluster=5", out, "--overwrite"
+        ],
+        "curate --features --target, with a tree": [
+            "curate", features, data, "--target=30", out, f"--tree={folder}/tree", "--overwrite"
+        ],
+        "clusters --run": ["clusters", run, f"{out}.parquet"],
+        "clusters --clusters": ["clusters", clusters, data, f"{out}.csv"],
+        "search --features": ["search", features, data, "--query=7"],
+        "duplicates --features": ["duplicates", features, data, "--dry_run"],
+        "report --clusters": ["report", clusters, data, f"{out}.html", "--overwrite"],
+        "assign --clusters --features": ["assign", clusters, features, data, f"{out}.csv"],
+        "evaluate --task=nmi --model=RUN": ["evaluate", "--task=nmi", f"--model={learned}"],
+        "evaluate --task=knn --features": ["evaluate", "--task=knn", features, of_test, *split],
+        "evaluate --task=retrieval --features": [
+            "evaluate", "--task=retrieval", features, split[1]
+        ],
+        "kmeans": [
+            "kmeans", f"--input={folder}/few.npy", "--k=5", f"--output={folder}/k", "--overwrite"
+        ],
+        "report --run": ["report", run, f"{out}.html", "--overwrite"],
+        "assign --run": ["assign", run, data, f"{out}.csv"],
+        "embed --layer=fc7": [
+            "embed", f"--model={learned}", data, "--layer=fc7", f"--output={folder}/embedded"
+        ],
+        "predict": ["predict", f"--model={folder}/classifier", data, f"{out}.csv"],
+        "export": ["export", f"--workdir={learned}", f"--output={folder}/export", "--overwrite"],
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", default=ROOT, help="the copy of dc_tf to measure")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", default="", help="commands whose name begins so")
+    parser.add_argument("--working", action="store_true", help="commands that do their work")
     options = parser.parse_args()
     root = os.path.abspath(options.root)
     with tempfile.TemporaryDirectory() as folder:
@@ -95,24 +160,28 @@ def main() -> None:
         os.chdir(folder)  # Python looks for packages where it is started.
         print("| command | processor, s | clock, s | imported |\n|---|---|---|---|")
         started(["--help"], root)
-        for name, arguments in commands(folder).items():
+        for arguments in inputs(folder) if options.working else []:
+            started(arguments, root, codes=(0,))
+        runs, codes = (1, (0,)) if options.working else (options.runs, (0, 1, 2))
+        for name, arguments in (working if options.working else commands)(folder).items():
             if name.startswith(options.only):
-                runs = [started(arguments, root) for _ in range(options.runs)]
-                processor, clock = (min(run[place] for run in runs) for place in (0, 1))
-                packages = ", ".join(package for package in SLOW if package in runs[-1][2])
+                found = [started(arguments, root, codes) for _ in range(runs)]
+                processor, clock = (min(run[place] for run in found) for place in (0, 1))
+                packages = ", ".join(package for package in SLOW if package in found[-1][2])
                 print(f"| {name} | {processor:.2f} | {clock:.2f} | {packages} |", flush=True)
 
 
 def write_inputs(folder) -> None:
     random = np.random.default_rng(0)
     np.save(f"{folder}/x.npy", random.random((1000, 64), np.float32))
+    np.save(f"{folder}/few.npy", random.random((128, 64), np.float32))
     os.mkdir(f"{folder}/images")
     for number in range(100):
         pixels = random.integers(0, 255, (64, 64, 3), np.uint8)
         Image.fromarray(pixels).save(f"{folder}/images/{number}.jpg")
 
 
-def started(arguments, root) -> tuple[float, float, set[str]]:
+def started(arguments, root, codes=(0, 1, 2)) -> tuple[float, float, set[str]]:
     """(CPU seconds, wall seconds, imported modules) of a run of dc_tf."""
     reads, writes = os.pipe()
     environment = os.environ | {"PYTHONPATH": root, "PROBE": str(writes)}
@@ -131,7 +200,7 @@ def started(arguments, root) -> tuple[float, float, set[str]]:
         _, status, used = os.wait4(process.pid, 0)
         clock = time.monotonic() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode not in (0, 1, 2):
+        if process.returncode not in codes:
             output.seek(0)
             sys.exit(f"dc_tf {' '.join(arguments)} failed:\n{output.read().decode()}")
     return used.ru_utime + used.ru_stime, clock, imported

@@ -123,9 +123,5 @@ def run() -> dict | None:
         id_column=ID_COLUMN.value,
         format=FORMAT.value,
     )
-    # after the checks of flags and files, since TensorFlow takes seconds to import
-    from dc_tf.commands.quick_tensorflow import import_tensorflow
-
-    import_tensorflow()
     result = start.run()
     return result and Result(result, path=start.output.about)

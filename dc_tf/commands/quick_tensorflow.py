@@ -1,7 +1,7 @@
-"""Imports TensorFlow for commands that need neither Keras nor its dependencies.
+"""Lets commands import TensorFlow without its optional dependencies.
 
-    import_tensorflow()
-    import tensorflow as tf    # anywhere, at no cost
+    with quick_tensorflow():
+        import tensorflow as tf    # here, or in any module that is imported here
 
 TensorFlow imports Keras, which imports pandas, SciPy, h5py and Pillow, and the client library of
 Google's services. All are optional; without them the import takes two thirds of the time. They can
@@ -10,15 +10,41 @@ be imported later as usual.
 
 import contextlib
 import gc
+import importlib.abc
+import importlib.machinery
 import sys
+from collections.abc import Iterator
 
 _LEFT_OUT = ("keras", "tf_keras", "pandas", "scipy", "h5py", "PIL", "googleapiclient")
 
 
-def import_tensorflow() -> None:
-    """Imports TensorFlow without its optional dependencies."""
-    with _as_if_not_installed(_LEFT_OUT), _without_collections():
-        import tensorflow  # noqa: F401
+@contextlib.contextmanager
+def quick_tensorflow() -> Iterator[None]:
+    """Inside, the first import of TensorFlow leaves out its optional dependencies."""
+    finder = _Finder()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds TensorFlow alone, with a loader that leaves out its optional dependencies."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "tensorflow":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name)
+        if spec is not None:
+            load = spec.loader.exec_module
+
+            def load_quickly(module):
+                with _as_if_not_installed(_LEFT_OUT), _without_collections():
+                    load(module)
+
+            spec.loader.exec_module = load_quickly
+        return spec
 
 
 @contextlib.contextmanager

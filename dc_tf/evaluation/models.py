@@ -7,18 +7,20 @@ frozen = open_other("theirs.onnx", Wanted(preprocessing=read("imagenet")))   # o
 
 import dataclasses
 import os
+import typing
 
 from dc_tf import experiment
-from dc_tf.exporting.metadata import default_short_side, read_metadata
+from dc_tf.exporting.metadata import default_short_side, is_saved_model, read_metadata
 from dc_tf.exporting.no_model import no_model
-from dc_tf.exporting.saved_model import is_saved_model, restore_trunk
 from dc_tf.exporting.weights import copy_weights, named_weights, weights_digest
 from dc_tf.networks.network import Network, Wanted
 from dc_tf.networks.open import open_network
 from dc_tf.networks.preprocessing import from_dict
-from dc_tf.nn.trunk import Trunk
-from dc_tf.nn.trunks import settings_of, trunk_class
+from dc_tf.nn.trunks import TRUNKS, settings_of, trunk_class
 from dc_tf.run_dir import RunDir
+
+if typing.TYPE_CHECKING:  # brings Keras, which features and clusters do without
+    from dc_tf.nn.trunk import Trunk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,7 @@ class FrozenModel:
     """
 
     name: str
-    trunk: Trunk | Network
+    trunk: "Trunk | Network"
     short_side: int
     compute_dtype: str = "float32"
 
@@ -53,7 +55,7 @@ class FrozenModel:
     @property
     def is_ours(self) -> bool:
         """Whether it is a network of this package, which can be made anew and trained."""
-        return isinstance(self.trunk, Trunk)
+        return self.trunk.kind in TRUNKS
 
     @property
     def weights(self) -> str:
@@ -76,6 +78,8 @@ def open_model(path: str, compute_dtype="float32", stage="") -> FrozenModel:
     """
     path = os.path.expanduser(path)
     if is_saved_model(path):
+        from dc_tf.exporting.saved_model import restore_trunk
+
         trunk = restore_trunk(path, compute_dtype)
         return FrozenModel(path, trunk, read_metadata(path).short_side, compute_dtype)
     if os.path.isfile(RunDir(path).config):
@@ -123,7 +127,7 @@ def network_settings(path: str) -> dict:
     return _kind_and_settings(path)[1]
 
 
-def network_class(path: str) -> type[Trunk]:
+def network_class(path: str) -> type["Trunk"]:
     """The class of the network of a model or a run; raises as `open_model`."""
     return trunk_class(_kind_and_settings(path)[0])
 

@@ -17,7 +17,6 @@ Sources: docs/reference.md, section 5, for the results; the data sets' publicati
 import dataclasses
 
 from dc_tf.errors import ConfigError
-from dc_tf.nn.vgg16 import CONV_LAYERS
 
 AUTO = "auto"
 _MISSING_SHARE = 0.01  # of the images that a copy may lack
@@ -218,8 +217,7 @@ def linear_results(data: str) -> dict:
         return {method: {"conv13": round(p / 100, 4)} for method, p in LINEAR_VOC07.items()}
     return {
         method: {
-            layer: round(percent / 100, 4)
-            for layer, percent in zip(CONV_LAYERS, percents, strict=True)
+            f"conv{number}": round(percent / 100, 4) for number, percent in enumerate(percents, 1)
         }
         for method, percents in LINEAR_TOP1[data].items()
     }

@@ -50,6 +50,11 @@ class Metadata:
     classes: list[str] | None = None
 
 
+def is_saved_model(path: str) -> bool:
+    """Whether a folder contains a SavedModel."""
+    return tf.io.gfile.exists(os.path.join(path, "saved_model.pb"))
+
+
 def read_metadata(path: str) -> Metadata:
     """Reads `dc_tf.json` of an exported model.
 

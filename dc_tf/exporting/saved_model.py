@@ -34,7 +34,13 @@ from dc_tf.data.storage.files import is_local
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.exporting.fold_sobel import fold
 from dc_tf.exporting.input_range import AUTO, checked_range
-from dc_tf.exporting.metadata import Metadata, default_short_side, read_metadata, write_metadata
+from dc_tf.exporting.metadata import (
+    Metadata,
+    default_short_side,
+    is_saved_model,
+    read_metadata,
+    write_metadata,
+)
 from dc_tf.exporting.model_card import write_model_card
 from dc_tf.exporting.saved_object import SavedObject
 from dc_tf.exporting.weights import (
@@ -133,11 +139,6 @@ def check_output(output: str, overwrite: bool) -> None:
             f"the output {output!r} exists and is no SavedModel, so it is not overwritten; "
             "choose another folder."
         )
-
-
-def is_saved_model(path: str) -> bool:
-    """Whether a folder contains a SavedModel."""
-    return tf.io.gfile.exists(os.path.join(path, "saved_model.pb"))
 
 
 def restore_trunk(path: str, compute_dtype="float32") -> Trunk:

@@ -221,11 +221,11 @@ def _some_rounds(run, rows):
 
 
 def _filters(run, stage):
-    from dc_tf.evaluation.models import open_model  # builds the network, which takes seconds
     from dc_tf.exporting.weights import named_weights
+    from dc_tf.training.checkpoint import load_trunk  # builds the network, which takes seconds
 
     try:
-        trunk = open_model(run.folder.path, stage=stage).trunk
+        trunk, _ = load_trunk(run.folder.path, stage)
     except DataError as error:
         logging.info("the filters are not shown: %s", error)
         return []

@@ -8,8 +8,8 @@ import os
 
 from dc_tf import experiment as experiment_lib
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.exporting.metadata import read_metadata
-from dc_tf.exporting.saved_model import is_saved_model, restore_trunk
+from dc_tf.exporting.metadata import is_saved_model, read_metadata
+from dc_tf.exporting.saved_model import restore_trunk
 from dc_tf.nn.trunks import settings_of
 from dc_tf.run_dir import RunDir
 from dc_tf.training.checkpoint import find_checkpoint, load_trunk

@@ -41,7 +41,7 @@ class StartupTest(tf.test.TestCase):
             env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CONFIG": ""},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         self.assertEqual(done.returncode, 0, done.stderr)
         lines = [line for line in done.stderr.splitlines() if line.startswith("IMPORTED")]
@@ -107,13 +107,44 @@ class StartupTest(tf.test.TestCase):
             self.assertEmpty(packages, name)
 
     @pytest.mark.slow
-    def test_kmeans_imports_tensorflow_alone_and_the_rest_can_be_imported_later(self):
+    def test_commands_on_features_and_clusters_import_tensorflow_and_what_they_compute_with(self):
         folder = tempfile.mkdtemp(dir=self.get_temp_dir())
-        np.save(f"{folder}/x.npy", np.random.default_rng(0).random((50, 64), np.float32))
-        flags = f"--input={folder}/x.npy", "--k=3", f"--output={folder}/k", "--backend=tensorflow"
-        self.assertEqual(self.imported((0, "kmeans", *flags)), {"kmeans": ["tensorflow"]})
+        np.save(f"{folder}/x.npy", np.random.default_rng(0).random((24, 64), np.float32))
+        data, features = f"--data={folder}/data", f"--features={folder}/x.npy"
+        clusters, sets = (
+            f"--clusters={folder}/k",
+            (f"--train={folder}/data", f"--test={folder}/data"),
+        )
+        kmeans = f"--input={folder}/x.npy", f"--output={folder}/k", "--k=3", "--backend=tensorflow"
+        # What one has imported stays for the next, so each adds its own.
+        found = self.imported(
+            (0, "generate", f"--output={folder}/data", "--images=24", "--size=64"),
+            (0, "kmeans", *kmeans),
+            (0, "evaluate", "--task=nmi", f"--model={folder}/k", sets[0]),
+            (0, "curate", clusters, data, "--max_per_cluster=2", f"--output={folder}/view"),
+            (0, "report", clusters, data, f"--output={folder}/report.html"),
+            (0, "search", features, data, "--query=7"),
+            (0, "evaluate", "--task=knn", features, f"--test_features={folder}/x.npy", *sets),
+            (0, "clusters", clusters, data, f"--output={folder}/clusters.csv"),
+            (0, "assign", clusters, features, data, f"--output={folder}/assigned.csv"),
+            (0, "duplicates", features, data, "--dry_run"),
+            slow=SLOW - {"official"},  # of which only the settings are imported
+        )
+        tables = ["faiss", "pandas", "tensorflow"]  # pandas by pyarrow, for tables that it makes
+        expected = {
+            "generate": [],
+            **dict.fromkeys(("kmeans", "curate", "report"), ["tensorflow"]),
+            **dict.fromkeys(("search", "evaluate"), ["faiss", "tensorflow"]),
+            **dict.fromkeys(("clusters", "assign"), tables),
+            "duplicates": ["faiss", "pandas", "scipy", "tensorflow"],
+        }
+        self.assertEqual(found, expected)
+
+    @pytest.mark.slow
+    def test_what_tensorflow_was_imported_without_can_be_imported_later(self):
         program = (
-            "from dc_tf.commands.quick_tensorflow import import_tensorflow as quick; quick()\n"
+            "from dc_tf.commands.quick_tensorflow import quick_tensorflow\n"
+            "with quick_tensorflow(): import tensorflow\n"
             "import sys; assert 'pandas' not in sys.modules and 'tf_keras' not in sys.modules\n"
             "import scipy.linalg, pandas, PIL.Image, tensorflow as tf\n"
             "from dc_tf import keras\n"
@@ -125,7 +156,7 @@ class StartupTest(tf.test.TestCase):
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         self.assertEqual(done.returncode, 0, done.stderr)
 

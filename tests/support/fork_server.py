@@ -199,7 +199,7 @@ def _import():
     """What workers would import one by one."""
     import cloudpickle  # noqa: F401
     import orbit  # noqa: F401
-    import sklearn.metrics  # noqa: F401
+    import sklearn.svm  # noqa: F401
 
     from dc_tf import keras  # noqa: F401
     from dc_tf.clustering.job import run as kmeans_job  # noqa: F401

@@ -15,7 +15,6 @@ import hashlib
 import os
 
 import numpy as np
-import scipy.linalg
 import tensorflow as tf
 
 from dc_tf.atomic import write_file
@@ -253,6 +252,8 @@ def _basis(covariance, dim, floor):
     Overwrites the covariance. LAPACK's divide and conquer takes two more matrices of that
     size, and 5 s for 4096 x 4096 on 2 idle cores; "evr" takes one, and 165 s.
     """
+    import scipy.linalg  # takes a fifth of a second to import; what applies it does without
+
     # Transposed, since LAPACK works in place on columns; the matrix is symmetric.
     values, vectors = scipy.linalg.eigh(
         covariance.T, overwrite_a=True, check_finite=False, driver="evd"

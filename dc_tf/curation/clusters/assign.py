@@ -23,7 +23,6 @@ from dc_tf.clustering.store.embeddings import UnitRows
 from dc_tf.clustering.store.feature_files import open_folder
 from dc_tf.clustering.store.points import Block, chunks
 from dc_tf.curation.clusters.open import Clustering
-from dc_tf.curation.features.network import network_of
 from dc_tf.curation.features.open import open_features
 from dc_tf.curation.shared_columns import joined_columns
 from dc_tf.data.storage.manifest import Dataset
@@ -34,12 +33,8 @@ from dc_tf.distributed.collective_errors import raise_on_all
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.clusters.clusterings import KMeansClustering, is_kmeans
-from dc_tf.evaluation.frozen.embed import embed
 from dc_tf.progress import Progress
 from dc_tf.run_dir import RunDir, check_run
-from dc_tf.training.checkpoint import load_trunk_of_clustering
-from dc_tf.training.features.extract import extract
-from dc_tf.training.step.projection import projection_of_clustering
 
 _EMBEDDED = re.compile(r"(.+)-\d+-of-\d+\.npy$")  # a file of `dc_tf embed`
 
@@ -109,6 +104,8 @@ class _View:
 def _to_run(dataset, scratch, path, stage, round_index, comm):
     """(ClusterModel, Experiment, what its `assign` finds for this worker's rows)."""
     check_run(path)
+    from dc_tf.training.checkpoint import load_trunk_of_clustering  # brings Keras
+
     folder = RunDir(path)
     settings = experiment_lib.load([folder.config])
     model = load_clustering(folder, round_index, _stage_index(settings, stage))
@@ -129,6 +126,9 @@ def _stage_index(settings, stage):
 
 def _extracted(trunk, dataset, settings, model: ClusterModel, scratch, view):
     """The features of this worker's images, as the run extracts them; resumes from `scratch`."""
+    from dc_tf.training.features.extract import extract
+    from dc_tf.training.step.projection import projection_of_clustering
+
     stage = settings.stages[model.stage]
     clustering = stage.clustering.replace(whitening_dim=0)  # no room for whitened rows
     stage_without = stage.replace(clustering=clustering)
@@ -176,8 +176,12 @@ def _embedded(dataset, scratch, made, given, comm):
         features, column = given
         if features is not None:
             return open_features(features=features, data=dataset, column=column)
+        from dc_tf.curation.features.network import network_of  # brings Keras
+
         clustered = _clustered_features(made)
         about, network = clustered.about, network_of(clustered)
+    from dc_tf.evaluation.frozen.embed import embed
+
     embed(
         network,
         dataset,

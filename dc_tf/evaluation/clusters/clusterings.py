@@ -17,7 +17,7 @@ from absl import logging
 from dc_tf.atomic import read_json
 from dc_tf.clustering.assignments import Assignments, is_complete
 from dc_tf.errors import ConfigError, DataError
-from dc_tf.evaluation.frozen import embed
+from dc_tf.evaluation.frozen.origin import origin
 from dc_tf.run_dir import RunDir
 
 _FOLDER = re.compile(r"stage-(\d+)-round-(\d+)$")
@@ -112,26 +112,26 @@ class KMeansClustering:
         """The row ids of all rows of the files; None if a file does not record them."""
         ids = [np.zeros(0, np.int64)]
         for path, rows in files:
-            origin = embed.origin(path)
-            if origin is None:
+            recorded = origin(path)
+            if recorded is None:
                 logging.warning(
                     "no row ids of `dc_tf embed` lie beside %s; assuming that the rows of %s are "
                     "in the order of %s.",
                     *(path, self.path, dataset.path),
                 )
                 return None
-            if origin.data != dataset.fingerprint():
+            if recorded.data != dataset.fingerprint():
                 raise DataError(
                     f"{self.path} has clustered {path}, features of a data set of "
-                    f"{origin.data}, but --train={dataset.path} has {dataset.fingerprint()}; give "
-                    "the data set that was embedded."
+                    f"{recorded.data}, but --train={dataset.path} has {dataset.fingerprint()}; "
+                    "give the data set that was embedded."
                 )
-            if len(origin.row_ids) != rows:
+            if len(recorded.row_ids) != rows:
                 raise DataError(
                     f"{path} had {rows} rows when {self.path} was computed, but now has "
-                    f"{len(origin.row_ids)} row ids; cluster it again."
+                    f"{len(recorded.row_ids)} row ids; cluster it again."
                 )
-            ids.append(origin.row_ids)
+            ids.append(recorded.row_ids)
         return np.concatenate(ids)
 
     def _file(self, name):

@@ -13,7 +13,6 @@ from dc_tf.evaluation.frozen.features import parse_layers
 from dc_tf.evaluation.frozen.given_features import open_given
 from dc_tf.evaluation.models import network_class, random_init
 from dc_tf.evaluation.paper import linear_results
-from dc_tf.nn.vgg16 import VGG16
 
 
 def run(
@@ -48,7 +47,7 @@ def run(
     request.announce(lambda: work(frozen, train, test, layers, protocol), 1 + baseline)
     result = measure(evaluate, frozen, train, test, layers, protocol, baseline, seed, world)
     # The paper's results are by layer, of its own network.
-    of_paper = isinstance(frozen.trunk, VGG16)
+    of_paper = frozen.trunk.kind == "vgg16"
     result["paper_dataset"] = paper_data(protocol, train, test) if of_paper else ""
     return result, table(request.task, result)
 

@@ -9,11 +9,9 @@ Several workers share the rows, and write what one would. An interrupted call re
 files that are there are complete and are not computed again (`feature_parts`).
 """
 
-import dataclasses
 import functools
 import itertools
 import os
-import re
 
 import numpy as np
 
@@ -31,15 +29,14 @@ from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation import remembered
 from dc_tf.evaluation.frozen.feature_parts import SOURCES, FeatureFiles
 from dc_tf.evaluation.frozen.features import cell_extractor, parse_layers, storable
+from dc_tf.evaluation.frozen.origin import ABOUT
 from dc_tf.evaluation.frozen.sources import NamingReader, write_used_sources
 from dc_tf.precision import AUTO, Choice, choose
 from dc_tf.progress import Progress
 from dc_tf.run_dir import RunDir
 
 DTYPES = ("float16", "float32")
-ABOUT = "embed.json"
 _PLANNED = 1 << 20  # rows of one pipeline, which holds some numbers of each
-_FILE = re.compile(r".+(-\d+-of-\d+\.npy)$")
 
 
 def embed(
@@ -312,40 +309,6 @@ def _run_dtype(model) -> str | None:
     if not path or not os.path.isfile(path):
         return None
     return experiment_lib.load([path]).model.compute_dtype
-
-
-@dataclasses.dataclass(frozen=True)
-class Origin:
-    """The data set and the rows that a file of features belongs to.
-
-    Attributes:
-        data: fingerprint of the data set.
-        row_ids: (n,) int64, the row id of each row of the file.
-    """
-
-    data: str
-    row_ids: np.ndarray
-
-
-def origin(path) -> Origin | None:
-    """The Origin that `embed` recorded beside a file of features; None if there is no record.
-
-    Raises:
-        DataError: the record is corrupt.
-    """
-    folder, name = os.path.split(path)
-    match = _FILE.match(name)
-    about = os.path.join(folder, ABOUT)
-    rows = match and os.path.join(folder, f"rows{match[1]}")
-    if not match or not os.path.isfile(about) or not os.path.isfile(rows):
-        return None
-    try:
-        return Origin(atomic.read_json(about)["data"], np.load(rows, allow_pickle=False))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{rows} or {about} cannot be read ({error}); restore them, or run `dc_tf embed` again "
-            "in another folder."
-        ) from error
 
 
 def _features(extractor, batches, rows, dtype, progress) -> dict:

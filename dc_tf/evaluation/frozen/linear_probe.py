@@ -38,19 +38,12 @@ from dc_tf.evaluation.metrics import accuracy, classes_above, mean_class_accurac
 from dc_tf.evaluation.paper import AUTO, LINEAR_DATA, check_setting, data_of, labelled_data
 from dc_tf.evaluation.voc07.images import MultiLabelSplit, open_voc, voc_facts
 from dc_tf.evaluation.work import forward_part, text_of, wait
-from dc_tf.nn.trunk import Trunk
-from dc_tf.nn.trunks import all_layer_names
-from dc_tf.nn.vgg16 import CONV_LAYERS, VGG16
+from dc_tf.nn.trunks import TRUNKS, all_layer_names
 from dc_tf.progress import Progress
 
 # Initial learning rates of the paper's classifiers on ImageNet, conv1..conv13.
-IMAGENET_RATES = dict(
-    zip(
-        CONV_LAYERS,
-        (0.005, 0.01, 0.03, 0.03, 0.03, 0.03, 0.02, 0.03, 0.03, 0.03, 0.02, 0.02, 0.02),
-        strict=True,
-    )
-)
+_RATES = (0.005, 0.01, 0.03, 0.03, 0.03, 0.03, 0.02, 0.03, 0.03, 0.03, 0.02, 0.02, 0.02)
+IMAGENET_RATES = {f"conv{number}": rate for number, rate in enumerate(_RATES, 1)}
 OTHER_RATE = 0.02  # conv13's; the paper has no classifiers on fc6 and fc7, and no ResNets
 _FIRST_SEED = 1 << 20  # of augmentation; keeps it distinct from the seed of the order
 
@@ -258,12 +251,12 @@ def evaluate(frozen, train, test, layers, protocol: Protocol, world=ALONE) -> di
 def _pools(trunk, layers, max_features):
     resolution = trunk.settings["resolution"]
     shapes = trunk(tf.zeros([1, *item_shape(trunk)]))
-    kernels = PAPER_KERNELS if isinstance(trunk, VGG16) else {}
+    kernels = PAPER_KERNELS if trunk.kind == "vgg16" else {}
     found = {}
     for layer in layers:
         shape = shapes[layer].shape[1:]
         # Vectors of other networks are features as they are, not before a ReLU.
-        as_it_is = len(shape) == 1 and not isinstance(trunk, Trunk)
+        as_it_is = len(shape) == 1 and trunk.kind not in TRUNKS
         pool = grid_average(layer, shape, resolution, max_features, kernels)
         found[layer] = tf.identity if as_it_is else pool
     return found

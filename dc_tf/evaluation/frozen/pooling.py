@@ -10,11 +10,11 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from dc_tf.errors import ConfigError
-from dc_tf.nn.vgg16 import CONV_LAYERS
 
 MAX_FEATURES = 10_000
 # Kernel and stride of the paper's linear classifiers at 224 pixels, conv1..conv13.
-PAPER_KERNELS = dict(zip(CONV_LAYERS, (18, 18, 14, 14, 9, 9, 9, 6, 6, 6, 3, 3, 3), strict=True))
+_KERNELS = (18, 18, 14, 14, 9, 9, 9, 6, 6, 6, 3, 3, 3)
+PAPER_KERNELS = {f"conv{number}": kernel for number, kernel in enumerate(_KERNELS, 1)}
 PAPER_RESOLUTION = 224
 
 

@@ -9,7 +9,6 @@ import dataclasses
 import numpy as np
 from PIL import Image, ImageOps
 
-from dc_tf.nn.sobel import sobel_kernel
 from dc_tf.report.thumbnails import encode, open_image
 
 _SIDE = 160  # pixels of an image that is shown
@@ -40,6 +39,8 @@ class Sheet:
 
 def sobel_sheets(encoded) -> list[Sheet]:
     """An image and its two Sobel channels; [] if it cannot be read."""
+    from dc_tf.nn.sobel import sobel_kernel  # brings Keras, which reports of k-means do without
+
     image = open_image(encoded, _SIDE)
     if image is None:
         return []
