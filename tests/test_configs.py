@@ -10,6 +10,7 @@ import runs
 import tensorflow as tf
 import workers
 
+from dc_tf.commands import curate, embed, evaluate, finetune, kmeans
 from dc_tf.experiment import load
 from dc_tf.run_dir import RunDir
 from dc_tf.training.monitoring.metrics import read
@@ -63,6 +64,20 @@ class ConfigsTest(tf.test.TestCase):
             self.assertEqual(result["steps"], 4 * len(settings["stages"]), path.name)
             clusterings = [m for m in read(RunDir(workdir).metrics) if m["event"] == "clustering"]
             self.assertLen(clusterings, result["rounds"])
+
+    def test_small_presets_and_commands_measure_which_precision_is_faster(self):
+        for name in ("quickstart", "cifar10_small", "deepercluster2_small"):
+            experiment = load([name], ["{data: {path: unused}}"])
+            clustered = [s.clustering.precision for s in experiment.stages if s.clustered]
+            self.assertEqual({experiment.model.compute_dtype, *clustered}, {"auto"}, name)
+        for module, flag in (
+            (kmeans, "precision"),
+            (curate, "precision"),
+            (evaluate, "compute_dtype"),
+            (embed, "compute_dtype"),
+            (finetune, "compute_dtype"),
+        ):
+            self.assertEqual(module.FLAGS[flag].default, "auto", module.__name__)
 
     def test_the_paper_is_in_the_configurations(self):
         data = ["{data: {path: unused}}"]

@@ -15,6 +15,7 @@ import tensorflow as tf
 import terminals
 
 from dc_tf.commands.terminal.native_log import Sorter
+from dc_tf.experiment import load
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 # As TensorFlow 2.20 writes them.
@@ -202,7 +203,8 @@ code = main.main(["kmeans"])
     @pytest.mark.slow
     def test_train_shows_none_of_tensorflows_lines_and_keeps_them_in_the_run(self):
         data = runs.make_data(self.folder, images=40)
-        settings = runs.settings(data, stages=runs.SETTINGS["stages"][:1])
+        model = {**runs.SETTINGS["model"], "compute_dtype": "auto"}
+        settings = runs.settings(data, model=model, stages=runs.SETTINGS["stages"][:1])
         run = self.folder / "run"
         done = subprocess.run(
             [
@@ -217,6 +219,11 @@ code = main.main(["kmeans"])
         self.assertEqual(done.returncode, 0, done.stderr)
         native = r"\.cc:\d+\] "
         self.assertNotRegex(done.stdout + done.stderr, native)
+        # The first line says what `auto` has become, and the run keeps it.
+        chosen = re.match(r"train: compute_dtype: (\w+) \(auto: ", done.stderr)
+        self.assertIsNotNone(chosen, done.stderr)
+        kept = load([str(run / "experiment.yaml")])
+        self.assertEqual(kept.model.compute_dtype, chosen.group(1))
         log = (run / "logs" / "worker-00000.log").read_text()
         self.assertRegex(log, r"cpu_feature_guard" + native)
 
