@@ -14,12 +14,13 @@ import tensorflow as tf
 from striped import call, write_model, write_stripes
 
 from dc_tf.errors import ConfigError
-from dc_tf.evaluation import models, protocols, tasks
+from dc_tf.evaluation import protocols, tasks
 from dc_tf.evaluation.finetune import task as finetune
 from dc_tf.evaluation.frozen import knn
 from dc_tf.evaluation.models import network_settings, open_model
 from dc_tf.evaluation.run import choose
 from dc_tf.evaluation.tasks import Request
+from dc_tf.exporting import saved_model
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs" / "evaluation"
 PAPERS = {"width": 1.0, "resolution": 224}
@@ -204,7 +205,7 @@ class CommandTest(tf.test.TestCase):
             self.assertIn(named, err)
 
     def test_sizes_of_networks_are_read_without_their_weights(self):
-        with mock.patch.object(models, "restore_trunk", side_effect=AssertionError):
+        with mock.patch.object(saved_model, "restore_trunk", side_effect=AssertionError):
             found = network_settings(self.model)
         self.assertEqual(found, open_model(self.model).trunk.settings)
         with self.assertRaisesRegex(ConfigError, "is a data set; use a SavedModel"):

@@ -18,6 +18,7 @@ from dc_tf.curation.clusters import assign as assign_lib
 from dc_tf.curation.clusters import start
 from dc_tf.curation.clusters.open import open_clustering
 from dc_tf.errors import ConfigError, Preempted
+from dc_tf.training import checkpoint
 
 
 class AssignTest(tf.test.TestCase):
@@ -95,10 +96,8 @@ class AssignTest(tf.test.TestCase):
             self.assertRaises(Preempted),
         ):
             start.assign(self.data, output, run=self.run_folder)
-        with mock.patch.object(assign_lib, "load_trunk_of_clustering") as trunk:
-            from dc_tf.training.checkpoint import load_trunk_of_clustering as load
-
-            network, settings = load(self.run_folder)
+        network, settings = checkpoint.load_trunk_of_clustering(self.run_folder)
+        with mock.patch.object(checkpoint, "load_trunk_of_clustering") as trunk:
             trunk.return_value = (
                 mock.Mock(side_effect=AssertionError("extracts again"), settings=network.settings),
                 settings,
