@@ -11,7 +11,6 @@ be imported later as usual.
 import contextlib
 import gc
 import importlib.abc
-import importlib.machinery
 import sys
 from collections.abc import Iterator
 
@@ -35,7 +34,9 @@ class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name != "tensorflow":
             return None
-        spec = importlib.machinery.PathFinder.find_spec(name)
+        others = (finder for finder in sys.meta_path if finder is not self)
+        found = (finder.find_spec(name, path, target) for finder in others)
+        spec = next((one for one in found if one is not None), None)
         if spec is not None:
             load = spec.loader.exec_module
 

@@ -34,6 +34,7 @@ from dc_tf.curation.features.open import open_features
 from dc_tf.curation.search import inverted_file
 from dc_tf.curation.search.inverted_file import InvertedFile
 from dc_tf.curation.selection import where
+from dc_tf.curation.selection.conditions import Condition
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed.collectives import ALONE
 from dc_tf.evaluation.frozen import feature_parts
@@ -68,7 +69,7 @@ def copies(comm, path, data, work):
 def matching(comm, data, folder):
     where._LEAST_ROWS = 8
     dataset = Dataset.open(data)
-    conditions = [where.Condition.parse("meta/user!=user1"), where.Condition.parse("source>b")]
+    conditions = [Condition.parse("meta/user!=user1"), Condition.parse("source>b")]
     return where.matching_rows(dataset, np.arange(dataset.rows), conditions, folder, comm)
 
 
