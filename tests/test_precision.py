@@ -64,8 +64,8 @@ class ExcessErrorTest(tf.test.TestCase, parameterized.TestCase):
     def test_kernels_that_round_otherwise_are_found_out(self, kernel, dim):
         self.assertGreater(precision.excess_error(kernel, dim), 1)
 
-    @pytest.mark.bfloat16
     @parameterized.parameters(14, 288, 1152)
+    @pytest.mark.bfloat16
     def test_convolutions_of_this_device_sum_in_float32_and_round_once(self, dim):
         """So a network in bfloat16 needs no probe of them; products of matrices have theirs."""
         self.assertLessEqual(precision.excess_error(convolution, dim), 1)
