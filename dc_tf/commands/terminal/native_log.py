@@ -16,6 +16,7 @@ DC_TF_TENSORFLOW_LOG=FILE names a file for any command; with - the lines stay on
 """
 
 import collections
+import contextlib
 import os
 import re
 import select
@@ -117,7 +118,9 @@ def show_last() -> None:
 def _ask_reader(order):
     """Sends an order and waits for its answer."""
     if _send_to_reader(order) and select.select([_State.control], [], [], _END_S)[0]:
-        _State.control.recv(1)
+        # Without a writer left, it has read all and ended before it read the order.
+        with contextlib.suppress(ConnectionResetError):
+            _State.control.recv(1)
 
 
 def _packets():
