@@ -128,7 +128,8 @@ def _runs(rows, prepared, precisions, budget, options) -> list[dict]:
     folder = os.path.join(options.workdir, "dc_tf")
     sweep = _sweep(options, variants) | {"base": ""}
     found = run_sweep(sweep, folder, options.train, test=options.test)
-    return [cell | {"cost": cost_of(cell["run"])} for cell in found["cells"]]
+    costs = [cost_of(cell.pop("run")) for cell in found["cells"]]
+    return [cell | {"cost": cost} for cell, cost in zip(found["cells"], costs, strict=True)]
 
 
 def _fitted(experiment, budget, made_with, path) -> dict:

@@ -3,8 +3,9 @@
     python benchmarks/startup.py                      # this copy
     python benchmarks/startup.py --root=OTHER_COPY    # another one, to compare with
 
-Prints a line for each command: CPU and wall seconds, the minimum of several runs, and the slow
-packages that it imported. Each run is a process of its own, on a few hundred kilobytes of data; the
+Prints a line for each command: CPU and wall seconds, the minimum of several runs; how much of the
+wall time was its start, which is that of the interpreter and of all imports; and the slow packages
+that it imported. Each run is a process of its own, on a few hundred kilobytes of data; the
 very first run is not counted, since it reads the disk. --working measures commands that do their
 work on 128 images, features, clusters and a run of a small network, all made first; once each,
 since some resume what they have done.
@@ -33,13 +34,30 @@ OF_NETWORKS = (
     "search", "duplicates", "browse",
 )  # fmt: skip
 
-# Writes `sys.modules` at exit to the descriptor named in the environment.
+# Writes at exit to the descriptor named in the environment: seconds until it was reached and in
+# imports of the main thread, then `sys.modules`.
 PROBE = """
-import os, sys
+import builtins, importlib, os, sys, threading, time
+descriptor, begun = os.environ["PROBE"].split()
+start, importing = time.monotonic() - float(begun), False
+def timed(importer):
+    def timed_import(*args, **kwargs):
+        global start, importing
+        if importing or threading.current_thread() is not threading.main_thread():
+            return importer(*args, **kwargs)
+        importing, begun = True, time.monotonic()
+        try:
+            return importer(*args, **kwargs)
+        finally:
+            importing = False
+            start += time.monotonic() - begun
+    return timed_import
+builtins.__import__ = timed(builtins.__import__)
+importlib.import_module = timed(importlib.import_module)
 from dc_tf.commands import main
 end = os._exit
 def list_and_end(code):
-    os.write(int(os.environ["PROBE"]), "\\n".join(sys.modules).encode())
+    os.write(int(descriptor), "\\n".join([str(start), *sys.modules]).encode())
     end(code)
 os._exit = list_and_end
 sys.argv[0] = "dc_tf"
@@ -158,7 +176,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_inputs(folder)
         os.chdir(folder)  # Python looks for packages where it is started.
-        print("| command | processor, s | clock, s | imported |\n|---|---|---|---|")
+        print(
+            "| command | processor, s | clock, s | its start, s | imported |",
+            "|---" * 5 + "|",
+            sep="\n",
+        )
         started(["--help"], root)
         for arguments in inputs(folder) if options.working else []:
             started(arguments, root, codes=(0,))
@@ -166,9 +188,10 @@ def main() -> None:
         for name, arguments in (working if options.working else commands)(folder).items():
             if name.startswith(options.only):
                 found = [started(arguments, root, codes) for _ in range(runs)]
-                processor, clock = (min(run[place] for run in found) for place in (0, 1))
-                packages = ", ".join(package for package in SLOW if package in found[-1][2])
-                print(f"| {name} | {processor:.2f} | {clock:.2f} | {packages} |", flush=True)
+                least = (min(run[place] for run in found) for place in range(3))
+                seconds = " | ".join(f"{value:.2f}" for value in least)
+                packages = ", ".join(package for package in SLOW if package in found[-1][3])
+                print(f"| {name} | {seconds} | {packages} |", flush=True)
 
 
 def write_inputs(folder) -> None:
@@ -181,12 +204,12 @@ def write_inputs(folder) -> None:
         Image.fromarray(pixels).save(f"{folder}/images/{number}.jpg")
 
 
-def started(arguments, root, codes=(0, 1, 2)) -> tuple[float, float, set[str]]:
-    """(CPU seconds, wall seconds, imported modules) of a run of dc_tf."""
+def started(arguments, root, codes=(0, 1, 2)) -> tuple[float, float, float, set[str]]:
+    """(CPU seconds, wall seconds, those of its start, imported modules) of a run of dc_tf."""
     reads, writes = os.pipe()
-    environment = os.environ | {"PYTHONPATH": root, "PROBE": str(writes)}
     with tempfile.TemporaryFile() as output:
         begun = time.monotonic()
+        environment = os.environ | {"PYTHONPATH": root, "PROBE": f"{writes} {begun}"}
         process = subprocess.Popen(
             [sys.executable, "-c", PROBE, *arguments],
             env=environment,
@@ -196,14 +219,14 @@ def started(arguments, root, codes=(0, 1, 2)) -> tuple[float, float, set[str]]:
         )
         os.close(writes)
         with os.fdopen(reads) as modules:
-            imported = set(modules.read().splitlines())
+            start, *imported = modules.read().splitlines() or ["nan"]
         _, status, used = os.wait4(process.pid, 0)
         clock = time.monotonic() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode not in codes:
             output.seek(0)
             sys.exit(f"dc_tf {' '.join(arguments)} failed:\n{output.read().decode()}")
-    return used.ru_utime + used.ru_stime, clock, imported
+    return used.ru_utime + used.ru_stime, clock, float(start), set(imported)
 
 
 if __name__ == "__main__":

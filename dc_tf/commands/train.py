@@ -4,9 +4,10 @@
 
 On a run folder with a checkpoint it resumes at the exact step. At the end it writes
 RUN/clusters.parquet, as `dc_tf clusters` does. --dry_run prints the plan and what a
-worker needs for it, and starts nothing. --dry_run --measure also runs some steps of each stage on
-random weights, and predicts the time of the whole run. With --network_gbps it predicts the steps
-of many workers on such a network, from what one of them computes.
+worker needs for it, and starts nothing. If the plan is of this machine, it also runs some steps of
+each stage on random weights, to predict the time of the whole run; see --measure. With
+--network_gbps it predicts the steps of many workers on such a network, from what one of them
+computes.
 """
 
 from dc_tf.commands.flags.define import CommandFlags
@@ -41,8 +42,9 @@ WORKERS = FLAGS.integer(
 )
 MEASURE = FLAGS.bool(
     "measure",
-    False,
-    "With --dry_run: measure the speed of training and extraction here. Under `dc_tf launch` or "
+    None,
+    "With --dry_run: measure the speed of training and extraction here; None: if the plan is of "
+    "one worker on this machine, and its run has measured none yet. Under `dc_tf launch` or "
     "TF_CONFIG all workers measure together; a process alone measures the part of one worker.",
 )
 GPUS = FLAGS.bool(
@@ -84,7 +86,7 @@ def run() -> dict | None:
             return None
         print(planned.text)
         return Result(planned.result, shown=True)
-    if WORKERS.value or GPUS.value is not None or MEASURE.value or NETWORK_GBPS.value:
+    if WORKERS.value or GPUS.value is not None or MEASURE.value is not None or NETWORK_GBPS.value:
         raise ConfigError(
             "--workers, --gpus, --measure and --network_gbps are for --dry_run; workers come from "
             "TF_CONFIG."

@@ -216,8 +216,11 @@ def linear_results(data: str) -> dict:
     if data == "voc07":
         return {method: {"conv13": round(p / 100, 4)} for method, p in LINEAR_VOC07.items()}
     return {
-        method: {
-            f"conv{number}": round(percent / 100, 4) for number, percent in enumerate(percents, 1)
-        }
+        method: by_convolution(round(percent / 100, 4) for percent in percents)
         for method, percents in LINEAR_TOP1[data].items()
     }
+
+
+def by_convolution(values) -> dict:
+    """{"conv1": ..., "conv13": ...} of values in the order of VGG-16's convolutions."""
+    return {f"conv{number}": value for number, value in enumerate(values, 1)}

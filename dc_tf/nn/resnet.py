@@ -40,6 +40,9 @@ class ResNet(Trunk):
         folded: whether conv1 includes Sobel.
         compute_dtype: "float32", or "bfloat16" or "float16" for products, with float32 weights.
         seed: of the initial weights.
+        dilated: whether the last stage keeps the size of the maps, with convolutions on every other
+            pixel. The last map then has an even number of rows and columns, of which every other
+            one is that of the network without. The weights are the same.
     """
 
     setting_names = ("width", "resolution", "stem", "sobel")
@@ -56,9 +59,11 @@ class ResNet(Trunk):
         folded=False,
         compute_dtype="float32",
         seed=0,
+        dilated=False,
     ):
         settings = dict(width=width, resolution=resolution, stem=stem, sobel=sobel)
         super().__init__(settings, folded, compute_dtype)
+        self.dilated = dilated
         seeds = seeds_of(seed)
         self.normalize = Normalize(dtype="float32")
         self.sobel = Sobel(dtype="float32") if sobel and not folded else None
@@ -74,8 +79,11 @@ class ResNet(Trunk):
         )
         self.blocks = [
             [
-                self.block(channels, width, stride, shortcut, self.policy, seeds)
-                for stride, shortcut in self._strides(stage)
+                self.block(
+                    *(channels, width, stride, shortcut, self.policy, seeds),
+                    dilated=self._dilated_from(stage, number),
+                )
+                for number, (stride, shortcut) in enumerate(self._strides(stage, dilated))
             ]
             for stage, channels in enumerate(STAGES)
         ]
@@ -93,15 +101,31 @@ class ResNet(Trunk):
             return half + 1
         return half - 1 if self.settings["sobel"] else half
 
+    @property
+    def stride(self) -> int:
+        first = _STEMS[self.settings["stem"]][1] * (2 if self.settings["stem"] == "imagenet" else 1)
+        return first * 2 ** (len(STAGES) - 1 - self.dilated)
+
     @classmethod
-    def _strides(cls, stage):
+    def _strides(cls, stage, dilated=False):
         """(stride, whether the shortcut is a convolution) of each block of a stage."""
-        begins = (1 if stage == 0 else 2, stage > 0 or cls.block.expansion > 1)
+        keeps_size = stage == 0 or (dilated and stage == len(STAGES) - 1)
+        begins = (1 if keeps_size else 2, stage > 0 or cls.block.expansion > 1)
         return [begins, *[(1, False)] * (cls.depths[stage] - 1)]
+
+    def _dilated_from(self, stage, number):
+        """Index of the first convolution of a block that is behind the stride left out, or None."""
+        if not self.dilated or stage < len(STAGES) - 1:
+            return None
+        return 0 if number else self.block.strided + 1
 
     def convolve(self, images, training=False) -> tuple[dict, tf.Tensor]:
         """The maps, and the mean of the last one, (b, d) float32."""
-        x = self.normalize(images)
+        endpoints = self.maps(images, training)
+        last = tf.cast(endpoints[self.map_names[-1]], tf.float32)
+        return endpoints, tf.reduce_mean(last, [1, 2])
+
+    def normalized_maps(self, x, training) -> dict:
         x = self.padding(x if self.sobel is None else self.sobel(x))
         x = tf.nn.relu(self.conv1(x, training=training))
         endpoints = {"conv1": x}
@@ -111,7 +135,7 @@ class ResNet(Trunk):
         names = iter(self.map_names[1:])
         for block in sum(self.blocks, []):
             x = endpoints[next(names)] = block(x, training=training)
-        return endpoints, tf.reduce_mean(tf.cast(x, tf.float32), [1, 2])
+        return endpoints
 
     def parts(self) -> dict:
         parts = {"conv1": self.conv1}
@@ -120,7 +144,7 @@ class ResNet(Trunk):
         return parts
 
     @classmethod
-    def counts(cls, width, resolution, stem, sobel) -> Counts:
+    def counts(cls, width, resolution, stem, sobel, dilated=False) -> Counts:
         kernel, stride = _STEMS[stem]
         side = -(-resolution // stride)
         inputs = scaled(STAGES[0], width)
@@ -131,7 +155,7 @@ class ResNet(Trunk):
             side = -(-side // 2)
             kept += side**2 * inputs
         for stage, channels in enumerate(STAGES):
-            for stride, shortcut in cls._strides(stage):
+            for stride, shortcut in cls._strides(stage, dilated):
                 block = cls.block.counts(inputs, channels, width, side, stride)
                 kept += sum(2 * conv.side**2 * conv.outputs for conv in block)
                 inputs, side = block[-1].outputs, block[-1].side
@@ -171,14 +195,18 @@ class ConvNorm(keras.layers.Layer):
 
     A 1x1 convolution with a stride takes every other pixel first: the gradient of oneDNN (in
     TensorFlow 2.20) writes past its memory where the stride is larger than the kernel.
+
+    If `dilated`, the pixels of even and odd rows and columns are images of their own, since Eigen's
+    kernels have no gradient of dilated convolutions. Rows and columns have to be even in number.
     """
 
-    def __init__(self, filters, kernel, stride, policy, seed, padding=None):
+    def __init__(self, filters, kernel, stride, policy, seed, padding=None, dilated=False):
         super().__init__(dtype="float32", autocast=False)  # as `normalized_conv` needs it
         self.every = stride if stride > kernel else 1
         stride //= self.every
         # "same" pads asymmetrically where a stride is 2.
         self.pad = 0 if padding or stride == 1 else kernel // 2
+        self.dilated = dilated and kernel > 1
         self.conv = Conv2D(
             filters,
             kernel,
@@ -195,7 +223,11 @@ class ConvNorm(keras.layers.Layer):
 
     def call(self, x, training=False) -> tf.Tensor:
         x = every(_pad(x, self.pad), self.every)
-        return normalized_conv(self.conv, self.norm, x, training)
+        if not self.dilated:
+            return normalized_conv(self.conv, self.norm, x, training)
+        x = tf.space_to_batch(x, [2, 2], [[0, 0], [0, 0]])
+        x = normalized_conv(self.conv, self.norm, x, training)
+        return tf.batch_to_space(x, [2, 2], [[0, 0], [0, 0]])
 
 
 class _Block(keras.layers.Layer):
@@ -211,10 +243,13 @@ class _Block(keras.layers.Layer):
     convolutions: int
     strided: int
 
-    def __init__(self, channels, width, stride, shortcut, policy, seeds):
+    def __init__(self, channels, width, stride, shortcut, policy, seeds, dilated=None):
         super().__init__(dtype=policy)
         self.convs = [
-            ConvNorm(outputs, kernel, stride if i == self.strided else 1, policy, next(seeds))
+            ConvNorm(
+                *(outputs, kernel, stride if i == self.strided else 1, policy, next(seeds)),
+                dilated=dilated is not None and i >= dilated,
+            )
             for i, (kernel, outputs) in enumerate(self.shapes(channels, width))
         ]
         outputs = self.convs[-1].conv.filters

@@ -55,8 +55,8 @@ class Counts(NamedTuple):
 class Trunk(keras.Model):
     """Maps (b, r, r, 3) float32 RGB in [0, 1] to a dict of all layers' features, float32.
 
-    A subclass implements `convolve`, `call` where it has layers behind the last map, `parts`,
-    `counts`, `plain` and `torch_parts`.
+    A subclass implements `normalized_maps`, `convolve`, `call` where it has layers behind the last
+    map, `stride`, `parts`, `counts`, `plain` and `torch_parts`. It has a layer `normalize`.
 
     Attributes:
         kind: name in `trunks.TRUNKS`.
@@ -70,6 +70,7 @@ class Trunk(keras.Model):
         dropout_dim: length of the vectors that training drops values of; 0 without dropout.
         dense_layers: names of the fully connected layers.
         copies_layer: endpoint in which copies of an image are nearest to each other.
+        dilated: whether the last maps are kept at twice the size, for detection.
         stem_conv, stem_channels: name in `parts` of the first convolution, and its channels at
             width 1.
         folded: whether the first convolution includes Sobel (`dc_tf.exporting.fold_sobel`).
@@ -85,6 +86,7 @@ class Trunk(keras.Model):
     dense_layers: tuple[str, ...] = ()
     dropout_dim = 0
     copies_layer: str
+    dilated = False
     stem_conv = "conv1"
     stem_channels = 64
 
@@ -98,6 +100,15 @@ class Trunk(keras.Model):
         self.policy = "float32" if compute_dtype == "float32" else f"mixed_{compute_dtype}"
 
     # What a subclass implements.
+
+    def normalized_maps(self, x, training) -> dict:
+        """{name: map after ReLU} of images behind `normalize`, in the type of the products."""
+        raise NotImplementedError
+
+    @property
+    def stride(self) -> int:
+        """Distance of neighbours in the last map, in pixels of the input."""
+        raise NotImplementedError
 
     def convolve(self, images, training=False) -> tuple[dict, tf.Tensor]:
         """Runs the convolutions alone.
@@ -160,7 +171,7 @@ class Trunk(keras.Model):
 
     def maps(self, images, training) -> dict:
         """{name: map after ReLU}, in the type of the products."""
-        return self.convolve(images, training)[0]
+        return self.normalized_maps(self.normalize(images), training)
 
     def norms(self) -> Iterator[BatchNorm]:
         """All batch norms."""

@@ -119,10 +119,14 @@ class VGG16(Trunk):
         x = tf.nn.max_pool2d(endpoints[CONV_LAYERS[-1]], 2, 2, "VALID")
         return endpoints, tf.reshape(x, [-1, math.prod(x.shape[1:])])
 
-    def maps(self, images, training) -> dict:
+    @property
+    def stride(self) -> int:
+        return 2 ** (len(BLOCKS) - 1)
+
+    def normalized_maps(self, x, training) -> dict:
         """Those of conv13 have (h + 2) // 16 x (w + 2) // 16 pixels."""
         endpoints = {}
-        x = self.stem(self.normalize(images))
+        x = self.stem(x)
         names = iter(CONV_LAYERS)
         for block in self.blocks:
             if endpoints:

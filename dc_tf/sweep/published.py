@@ -46,7 +46,7 @@ def _table4():
     return Published(
         "Table 4 and Figure 2, linear classifiers on frozen layers, top-1",
         {
-            f"{method}, {title}": {f"conv{n}": percent for n, percent in enumerate(percents, 1)}
+            f"{method}, {title}": paper.by_convolution(percents)
             for data, title in (("imagenet", "ImageNet"), ("places205", "Places205"))
             for method, percents in paper.LINEAR_TOP1[data].items()
         },

@@ -92,14 +92,15 @@ class DryRun:
 
 
 def dry_run(
-    experiment, workdir, workers=None, measures=False, gpus=None, network=None
+    experiment, workdir, workers=None, measures=None, gpus=None, network=None
 ) -> DryRun | None:
     """Plans what `train` would do and its cost; starts and writes nothing.
 
     Args:
         experiment, workdir: as of `train`.
         workers: number of workers to plan for; None for those of TF_CONFIG.
-        measures: whether to run a few steps of each stage and estimate the time of the run.
+        measures: whether to run a few steps of each stage and estimate the time of the run; None:
+            where the plan is of this process alone, and its run has measured no speed.
         gpus: whether the workers have GPUs; None for those of this machine.
         network: planning.network.Network to predict steps on, or None.
 
@@ -111,8 +112,9 @@ def dry_run(
     """
     folder = RunDir(workdir)
     task = task_from_environment()
+    alone = task.size == 1 and workers in (None, 1) and gpus is None
     workers = workers or task.size
-    if measures:
+    if measures or (measures is None and alone):
         check_own_port(task)
     try:
         _check_sizes(experiment, workers, task.rank)
@@ -128,6 +130,10 @@ def dry_run(
     if error:
         raise error
     rows = Dataset.open(experiment.data.path).rows
+    if measures is None and alone and not rates_of(folder).images_per_s:
+        measures = True
+        text = "train: measuring the speed here for some seconds; --nomeasure leaves it out"
+        print(text, file=sys.stderr, flush=True)
     if measures:
         chosen, plan, rates = _measured(experiment, folder, rows, workers, task, gpus)
     if task.rank:

@@ -116,9 +116,17 @@ class TrainTest(tf.test.TestCase):
         self.assertEqual((code, out), (2, ""))
         self.assertRegex(err, r"stages\[0\] \(rotnet\): 3 workers cannot share 4")
 
-    def test_a_dry_run_that_measures_says_how_long_each_stage_takes_and_how_it_knows(self):
-        code, out, _ = self.dry_run("--measure")
+    def test_only_one_worker_on_this_machine_is_measured_unasked(self):
+        for flag in ("--workers=4", "--gpus", "--nomeasure"):
+            code, out, err = self.dry_run(flag)
+            self.assertEqual(code, 0)
+            self.assertIn("time: unknown, since no speed was measured; --measure does so", out)
+            self.assertNotIn("measuring", err)
+
+    def test_a_dry_run_says_how_long_each_stage_takes_and_how_it_knows(self):
+        code, out, err = self.dry_run()
         self.assertEqual(code, 0)
+        self.assertIn("measuring the speed here for some seconds; --nomeasure leaves it out", err)
         self.assertNotIn("unknown", out)
         self.assertIn("measured here, one worker on CPU", out)
         result = json.loads(out.splitlines()[-1])

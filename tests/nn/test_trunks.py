@@ -88,6 +88,29 @@ class TrunksTest(tf.test.TestCase):
             last = trunk.convolutions(np.zeros((1, 64, 96, 3), np.float32))[trunk.map_names[-1]]
             self.assertGreater(last.shape[2], last.shape[1])
 
+    def test_the_last_map_has_the_stride_that_is_promised(self):
+        for kind, stem, _ in FORMS:
+            trunk = trunk_of(model(kind, stem, 64)).built_at_resolution()
+            last = trunk.convolutions(images(1, 64))[trunk.map_names[-1]]
+            self.assertEqual(last.shape[1], 64 // trunk.stride)
+
+    def test_a_dilated_resnet_keeps_the_size_of_its_maps_and_has_those_of_the_plain_one(self):
+        for kind, stem, sobel in (("resnet18", "small", True), ("resnet50", "imagenet", False)):
+            settings = dict(width=1 / 16, resolution=64, stem=stem, sobel=sobel)
+            plain = make_trunk(kind, **settings).built_at_resolution()
+            dilated = make_trunk(kind, **settings, dilated=True).built_at_resolution()
+            dilated.set_weights(plain.get_weights())
+            self.assertEqual(dilated.stride, plain.stride // 2)
+            pictures = np.random.default_rng(0).random((2, 64, 128, 3), np.float32)
+            found, expected = dilated.convolutions(pictures), plain.convolutions(pictures)
+            for name, maps in expected.items():
+                step = 2 if name.startswith("block4") else 1
+                self.assertAllClose(found[name][:, ::step, ::step], maps, atol=1e-5)
+            last = found[plain.map_names[-1]]
+            self.assertEqual(last.shape[1:3], [64 // dilated.stride, 128 // dilated.stride])
+            counted = dilated.counts(**settings, dilated=True).convs[-1]
+            self.assertEqual((counted.side, counted.outputs), (last.shape[1], last.shape[3]))
+
     def test_weights_depend_on_the_seed_alone(self):
         for kind in TRUNKS:
             one, same, other = (

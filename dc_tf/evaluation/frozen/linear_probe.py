@@ -35,15 +35,23 @@ from dc_tf.evaluation.frozen.features import (
 from dc_tf.evaluation.frozen.pooling import MAX_FEATURES, PAPER_KERNELS, grid_average
 from dc_tf.evaluation.frozen.probes import Probes
 from dc_tf.evaluation.metrics import accuracy, classes_above, mean_class_accuracy
-from dc_tf.evaluation.paper import AUTO, LINEAR_DATA, check_setting, data_of, labelled_data
+from dc_tf.evaluation.paper import (
+    AUTO,
+    LINEAR_DATA,
+    by_convolution,
+    check_setting,
+    data_of,
+    labelled_data,
+)
 from dc_tf.evaluation.voc07.images import MultiLabelSplit, open_voc, voc_facts
 from dc_tf.evaluation.work import forward_part, text_of, wait
 from dc_tf.nn.trunks import TRUNKS, all_layer_names
 from dc_tf.progress import Progress
 
-# Initial learning rates of the paper's classifiers on ImageNet, conv1..conv13.
-_RATES = (0.005, 0.01, 0.03, 0.03, 0.03, 0.03, 0.02, 0.03, 0.03, 0.03, 0.02, 0.02, 0.02)
-IMAGENET_RATES = {f"conv{number}": rate for number, rate in enumerate(_RATES, 1)}
+# Initial learning rates of the paper's classifiers on ImageNet.
+IMAGENET_RATES = by_convolution(
+    (0.005, 0.01, 0.03, 0.03, 0.03, 0.03, 0.02, 0.03, 0.03, 0.03, 0.02, 0.02, 0.02)
+)
 OTHER_RATE = 0.02  # conv13's; the paper has no classifiers on fc6 and fc7, and no ResNets
 _FIRST_SEED = 1 << 20  # of augmentation; keeps it distinct from the seed of the order
 

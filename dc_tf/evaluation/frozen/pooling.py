@@ -10,11 +10,11 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from dc_tf.errors import ConfigError
+from dc_tf.evaluation.paper import by_convolution
 
 MAX_FEATURES = 10_000
-# Kernel and stride of the paper's linear classifiers at 224 pixels, conv1..conv13.
-_KERNELS = (18, 18, 14, 14, 9, 9, 9, 6, 6, 6, 3, 3, 3)
-PAPER_KERNELS = {f"conv{number}": kernel for number, kernel in enumerate(_KERNELS, 1)}
+# Kernel and stride of the paper's linear classifiers at 224 pixels.
+PAPER_KERNELS = by_convolution((18, 18, 14, 14, 9, 9, 9, 6, 6, 6, 3, 3, 3))
 PAPER_RESOLUTION = 224
 
 

@@ -25,12 +25,11 @@ from dc_tf.errors import ConfigError
 from dc_tf.evaluation import paper
 from dc_tf.evaluation.comparison import advice
 from dc_tf.evaluation.cost import Part, Work
-from dc_tf.evaluation.models import network_class, random_init
+from dc_tf.evaluation.models import random_init
 from dc_tf.evaluation.voc07.detection_metrics import OVERLAP, coco_metrics, voc_metrics
 from dc_tf.evaluation.voc07.images import image_errors, open_voc, voc_facts
 from dc_tf.evaluation.voc07.network import TUNES
 from dc_tf.evaluation.work import wait
-from dc_tf.nn.vgg16 import VGG16, channels
 
 _COLUMNS = {
     "map_11_points": "11 points",
@@ -61,9 +60,9 @@ _PAPER_ALL = {"learning_rate": 0.002}
 
 
 _SAMPLED = 64  # largest number of images of a cost sample
-# Input channels of conv1 after Sobel; channels of the region proposal layer; total number of cells
-# of conv13 and its two max-pooled copies, relative to conv13 (see `backbone`).
-_INPUT_CHANNELS, _RPN_CHANNELS, _LEVELS_CELLS = 2, 512, 1 + 1 / 4 + 1 / 16
+# Channels of the region proposal layer; total number of cells of the last map and its two
+# max-pooled copies, relative to it (see `backbone`).
+_RPN_CHANNELS, _LEVELS_CELLS = 512, 1 + 1 / 4 + 1 / 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +91,11 @@ class Protocol:
         workdir: folder for records and checkpoints; "" for a temporary one.
         scratch: parent of the temporary folder; None for the system's temporary folder.
         paper: the paper's data set whose results are shown beside: "auto" to recognise it, see
+            `paper`; "voc07"; "" for none.
         learning_rate: after `warmup`.
         momentum, weight_decay: of SGD; decay is of kernels only.
         test_batch_size: test images at a time.
         seed: of everything that is drawn.
-            `paper`; "voc07"; "" for none.
     """
 
     tune: str = "fc68"
@@ -153,12 +152,6 @@ def paper_variant(given: dict) -> tuple[dict, int]:
 
 def run(request, protocol: Protocol) -> tuple[dict, str]:
     """Runs the task; see `tasks`."""
-    network = network_class(request.model)
-    if network is not VGG16:
-        raise ConfigError(
-            f"--model={request.model} is a {network.title}, but voc07_detection has a backbone for "
-            "VGG-16 only; measure it with voc07_classification or another task."
-        )
     splits = open_voc(request, (protocol.train_split, protocol.test_split))
     workers = request.world.size
     if protocol.batch_size % workers:
@@ -196,16 +189,19 @@ def work(frozen, train, test, protocol: Protocol) -> Work:
     the other layers are added in proportion to their multiplications. A backward pass counts as two
     forward passes; with FC68 only the new layers have one.
     """
-    from dc_tf.evaluation.voc07.detector import padded_side  # tf-models' vision is slow to import
+    # tf-models' vision is slow to import
+    from dc_tf.evaluation.voc07.backbone import detection_trunk
+    from dc_tf.evaluation.voc07.detector import padded_side, settings_of
 
-    side = padded_side(protocol.train_scales[1])
-    whole = _products(frozen, train, protocol, side, protocol.sampled_regions)
+    side = padded_side(frozen, protocol.train_scales[1])
+    trunk = detection_trunk(settings_of(frozen))
+    whole = _products(trunk, train, protocol, side, protocol.sampled_regions)
     trained = 3 * sum(whole) if protocol.tune == "all" else whole[0] + 3 * whole[1]
     passes = protocol.iterations * protocol.batch_size * trained / whole[0]
     for scale in protocol.test_scales:
-        tested = _products(frozen, train, protocol, padded_side(scale), protocol.proposals)
+        tested = _products(trunk, train, protocol, padded_side(frozen, scale), protocol.proposals)
         passes += len(test) * sum(tested) / whole[0]
-    convolve = tf.function(lambda images: frozen.trunk.convolutions(images)["conv13"])
+    convolve = tf.function(lambda images: trunk.convolutions(images)[trunk.map_names[-1]])
 
     def sample(images):
         for start in range(0, images, protocol.batch_size):
@@ -221,19 +217,15 @@ def work(frozen, train, test, protocol: Protocol) -> Work:
     return Work(text, (Part("images through the convolutions", passes, sample, _SAMPLED),))
 
 
-def _products(frozen, split, protocol, side, regions):
+def _products(trunk, split, protocol, side, regions):
     """Multiplications for an image of `side` pixels: (in the convolutions, in the new layers)."""
-    widths = channels(frozen.trunk.settings["width"])
-    convolutions, before, pixels = 0, _INPUT_CHANNELS, side * side
-    for block in widths:
-        for after in block:
-            convolutions += 9 * before * after * pixels
-            before = after
-        pixels //= 4
-    cells = 4 * pixels * _LEVELS_CELLS
-    proposing = 9 * before * _RPN_CHANNELS * cells
+    settings = trunk.settings | ({"dilated": True} if trunk.dilated else {})
+    convs = trunk.counts(**settings | {"resolution": side}).convs
+    convolutions = sum(conv.kernel**2 * conv.inputs * conv.outputs * conv.side**2 for conv in convs)
+    last = convs[-1]
+    proposing = 9 * last.outputs * _RPN_CHANNELS * last.side**2 * _LEVELS_CELLS
     units = protocol.head_units
-    region = 49 * before * units + units * units + 5 * units * (len(split.classes) + 1)
+    region = 49 * last.outputs * units + units**2 + 5 * units * (len(split.classes) + 1)
     return convolutions, proposing + regions * region
 
 

@@ -5,6 +5,7 @@ found = detect(model, frozen, split, protocol, folder, world)     # one (k, 6) a
 """
 
 import contextlib
+import dataclasses
 import io
 import os
 
@@ -19,11 +20,12 @@ from dc_tf.distributed.blocks import gather_rows, row_block
 from dc_tf.distributed.collectives import Solo, all_gather
 from dc_tf.errors import DataError
 from dc_tf.evaluation.voc07.backbone import (
-    STRIDE,
-    Backbone,
-    Vgg16,
-    VggBackbone,
+    LARGEST_STRIDE,
+    TrunkBackbone,
+    TrunkSettings,
+    detection_trunk,
     model_config,
+    smallest_side,
     trainer_config,
 )
 from dc_tf.evaluation.voc07.records import write_records
@@ -50,7 +52,7 @@ def train(frozen, split, protocol, folder, cluster=None) -> keras.Model:
     tf.random.set_seed(protocol.seed)
     rank = cluster.rank if cluster else 0
     params = config_definitions.ExperimentConfig(
-        task=task_config(frozen, len(split.classes), protocol, train_side(protocol)),
+        task=task_config(frozen, len(split.classes), protocol, train_side(frozen, protocol)),
         trainer=trainer_config(
             protocol.iterations,
             protocol.learning_rate,
@@ -62,10 +64,10 @@ def train(frozen, split, protocol, folder, cluster=None) -> keras.Model:
         ),
     )
     own = os.path.join(folder, f"worker-{rank}")
-    backbone = tf.train.Checkpoint(backbone=VggBackbone(frozen.trunk))
+    backbone = tf.train.Checkpoint(backbone=TrunkBackbone(frozen.trunk))
     params.task.init_checkpoint = backbone.write(os.path.join(own, "backbone"))
     paths = write_records(split, os.path.join(own, split.name), _TRAIN_SHARDS)
-    params.task.train_data = _train_data(paths, protocol)
+    params.task.train_data = _train_data(paths, frozen, protocol)
     strategy = cluster.strategy if cluster else tf.distribute.get_strategy()
     with strategy.scope():
         task = task_factory.get_task(params.task)
@@ -122,15 +124,9 @@ def _check_same_step(step, cluster):
 
 def task_config(frozen, classes, protocol, side) -> maskrcnn.MaskRCNNTask:
     """The task of tf-models-official without data, for square inputs of `side` pixels."""
-    settings = frozen.trunk.settings
-    network = Vgg16(
-        width=settings["width"],
-        sobel=settings["sobel"],
-        folded=frozen.trunk.folded,
-        compute_dtype=frozen.compute_dtype,
-    )
-    model = model_config(classes, side, Backbone(dc_tf_vgg16=network), protocol.head_units)
-    model.anchor.anchor_size = protocol.anchor_size
+    model = model_config(classes, side, settings_of(frozen), protocol.head_units)
+    # In units of the stride of each level.
+    model.anchor.anchor_size = protocol.anchor_size * LARGEST_STRIDE / 2**model.min_level
     model.norm_activation.norm_momentum = protocol.norm_momentum
     model.roi_sampler.num_sampled_rois = protocol.sampled_regions
     regions = model.roi_generator
@@ -147,14 +143,27 @@ def task_config(frozen, classes, protocol, side) -> maskrcnn.MaskRCNNTask:
     )
 
 
-def train_side(protocol) -> int:
+def settings_of(frozen) -> TrunkSettings:
+    """Those of its trunk."""
+    names = {field.name for field in dataclasses.fields(TrunkSettings)}
+    own = {name: value for name, value in frozen.trunk.settings.items() if name in names}
+    return TrunkSettings(
+        kind=frozen.trunk.kind,
+        folded=frozen.trunk.folded,
+        compute_dtype=frozen.compute_dtype,
+        **own,
+    )
+
+
+def train_side(frozen, protocol) -> int:
     """Side of the square input that fits an image at the largest training scale."""
-    return padded_side(protocol.train_scales[1])
+    return padded_side(frozen, protocol.train_scales[1])
 
 
-def padded_side(scale: int) -> int:
+def padded_side(frozen, scale: int) -> int:
     """Side of the square input that fits a 4:3 image with a short side of `scale` pixels."""
-    return _padded(_long_side(scale))
+    multiple = smallest_side(detection_trunk(settings_of(frozen)))
+    return -(-_long_side(scale) // multiple) * multiple
 
 
 def detect(model, frozen, split, protocol, folder, world=None) -> list:
@@ -199,7 +208,7 @@ def merge(rows, overlap, most) -> np.ndarray:
 def _at_scale(weights, frozen, split, protocol, records, scale):
     """Yields (place, (k, 6) rows) of the images in some records."""
     long_side = _long_side(scale)
-    config = task_config(frozen, len(split.classes), protocol, padded_side(scale))
+    config = task_config(frozen, len(split.classes), protocol, padded_side(frozen, scale))
     model = task_factory.get_task(config).build_model()
     model.set_weights(weights)
     # The reader scales to exactly this side and pads to the model's input size.
@@ -229,8 +238,8 @@ def _at_scale(weights, frozen, split, protocol, records, scale):
             yield int(place), rows[scores > 0]
 
 
-def _train_data(paths, protocol):
-    side = train_side(protocol)
+def _train_data(paths, frozen, protocol):
+    side = train_side(frozen, protocol)
     low, high = (_long_side(scale) / side for scale in protocol.train_scales)
     parser = maskrcnn.Parser(aug_rand_hflip=True, aug_scale_min=low, aug_scale_max=high)
     return maskrcnn.DataConfig(
@@ -261,7 +270,3 @@ def _shows(progress, global_step):
 
 def _long_side(scale):
     return round(scale * _ASPECT)
-
-
-def _padded(side):
-    return -(-side // STRIDE) * STRIDE

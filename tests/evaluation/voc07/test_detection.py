@@ -52,10 +52,10 @@ def small_trunk(seed=7):
 
 
 def weights_of(convs):
-    """{layer: {name: array}} of the blocks of a trunk or a backbone, in a trunk's names."""
+    """{layer: {name: array}} of the convolutions of a backbone of VGG-16."""
     names = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
     found = {}
-    for layer, conv in zip(CONV_LAYERS, (c for block in convs for c in block), strict=True):
+    for layer, conv in zip(CONV_LAYERS, convs, strict=True):
         norm = conv.norm
         values = (conv.conv.kernel, conv.conv.bias, norm.gamma, norm.beta)
         values += (norm.moving_mean, norm.moving_variance)
@@ -87,22 +87,41 @@ class BackboneTest(tf.test.TestCase):
     def test_level_four_is_conv13_and_the_others_are_pooled_from_it(self):
         trunk = VGG16(width=1 / 16, resolution=64, fc=8).built_at_resolution()
         images = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
-        backbone = voc07_backbone.VggBackbone(trunk, (64, 64))
+        backbone = voc07_backbone.TrunkBackbone(trunk, (64, 64))
         maps = backbone(trunk.normalize(images))
         self.assertAllClose(maps["4"], trunk(images)["conv13"], atol=1e-5)
         self.assertAllClose(maps["6"], np.max(maps["4"], (1, 2), keepdims=True))
         shapes = {level: tuple(shape[1:]) for level, shape in backbone.output_specs.items()}
         self.assertEqual(shapes, {level: tuple(m.shape[1:]) for level, m in maps.items()})
 
+    def test_the_last_map_of_any_trunk_has_at_most_sixteen_pixels_of_stride(self):
+        images = np.random.default_rng(0).random((2, 64, 128, 3), np.float32)
+        for kind, stem, levels in (
+            ("vgg16", "imagenet", "456"),
+            ("resnet18", "imagenet", "456"),
+            ("resnet50", "small", "345"),
+        ):
+            settings = voc07_backbone.TrunkSettings(kind=kind, width=1 / 16, stem=stem)
+            trunk = voc07_backbone.detection_trunk(settings)
+            backbone = voc07_backbone.TrunkBackbone(trunk, (64, 128))
+            maps = backbone(trunk.normalize(images))
+            self.assertEqual("".join(maps), levels)
+            shapes = {level: tuple(shape[1:]) for level, shape in backbone.output_specs.items()}
+            self.assertEqual(shapes, {level: tuple(m.shape[1:]) for level, m in maps.items()})
+            self.assertEqual(maps[levels[0]].shape[1], 64 // trunk.stride)
+            config = voc07_backbone.model_config(20, settings=settings)
+            self.assertEqual(
+                (config.min_level, config.max_level), (int(levels[0]), int(levels[-1]))
+            )
+
     def test_batch_norm_is_frozen_in_training_too(self):
         trunk = small_trunk()
-        backbone = voc07_backbone.VggBackbone(trunk)
-        before = weights_of(trunk.blocks)
+        backbone = voc07_backbone.TrunkBackbone(trunk)
+        before = weights_of(backbone.convolutions)
         images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
         self.assertAllEqual(backbone(images, training=True)["4"], backbone(images)["4"])
-        self.assertAllEqual(
-            weights_of(trunk.blocks)["conv1"]["moving_mean"], before["conv1"]["moving_mean"]
-        )
+        after = weights_of(backbone.convolutions)
+        self.assertAllEqual(after["conv1"]["moving_mean"], before["conv1"]["moving_mean"])
 
     def test_the_registered_experiment_has_the_papers_settings(self):
         params = exp_factory.get_exp_config(voc07_backbone.EXPERIMENT)
@@ -163,10 +182,10 @@ class Voc07DetectionTest(tf.test.TestCase):
             # From a model and from random weights, what is trained starts from what was given.
             frozen = open_model(self.model)
             frozen = random_init(frozen, seed=3) if tune == "all" else frozen
-            before = weights_of(frozen.trunk.blocks)
+            before = weights_of(voc07_backbone.convolutions_of(frozen.trunk))
             protocol = dataclasses.replace(TINY, tune=tune, iterations=1, learning_rate=1e-3)
             model = detector.train(frozen, self.splits[0], protocol, self.folder())
-            after = weights_of(model.backbone.blocks)
+            after = weights_of(model.backbone.convolutions)
             for layer in CONV_LAYERS:
                 for name, value in before[layer].items():
                     if tune == "fc68" or name in STATISTICS:
