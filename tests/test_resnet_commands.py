@@ -22,6 +22,7 @@ from dc_tf import keras
 from dc_tf.commands.main import DONE, main
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.evaluation.models import open_model
+from dc_tf.exporting.saved_model import export_saved_model
 from dc_tf.nn.trunks import make_trunk
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("tf2onnx", "onnxruntime"))
@@ -217,15 +218,20 @@ class ResNetCommandsTest(tf.test.TestCase):
         kit = devkit.draw(self.path("kit"), dict.fromkeys(("trainval", "test"), 4))
         few = "iterations=2,drops=[1],train_scales=[40,48],test_scales=[48],head_units=8"
         few += ",proposals=20,sampled_regions=8,min_score=0.01"
-        for tune in ("fc68", "all"):
-            found = self.evaluate(
-                "voc07_detection",
-                f"--train={kit}",
-                f"--params_override={few},tune={tune}",
-                "--norandom_init",
-            )
-            self.assertEqual(found["network"]["trunk"], "resnet18")
-            self.assertTrue(0 <= found["map"] <= 1)
+        dilated = self.path("dilated")
+        trunk = make_trunk("resnet50", width=1 / 16, resolution=32, stem="imagenet")
+        export_saved_model(trunk.built_at_resolution(), dilated)
+        for model, kind in ((self.model, "resnet18"), (dilated, "resnet50")):
+            for tune in ("fc68", "all"):
+                found = self.evaluate(
+                    "voc07_detection",
+                    f"--train={kit}",
+                    f"--params_override={few},tune={tune}",
+                    "--norandom_init",
+                    model=model,
+                )
+                self.assertEqual(found["network"]["trunk"], kind)
+                self.assertTrue(0 <= found["map"] <= 1)
 
     def test_retrieval_takes_the_last_map(self):
         folders = [self.path(name) for name in ("others", "database")]

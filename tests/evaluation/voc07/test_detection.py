@@ -27,6 +27,7 @@ from dc_tf.evaluation.voc07 import detector
 from dc_tf.evaluation.voc07.records import write_records
 from dc_tf.exporting.saved_model import export_saved_model
 from dc_tf.exporting.weights import STATISTICS, named_weights
+from dc_tf.nn.trunks import make_trunk
 from dc_tf.nn.vgg16 import CONV_LAYERS, VGG16
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[3] / "configs" / "evaluation"
@@ -113,6 +114,25 @@ class BackboneTest(tf.test.TestCase):
             self.assertEqual(
                 (config.min_level, config.max_level), (int(levels[0]), int(levels[-1]))
             )
+
+    def test_a_dilated_backbone_takes_the_weights_of_a_trunk_and_trains_all_convolutions(self):
+        trunk = make_trunk("resnet18", width=1 / 16, resolution=64).built_at_resolution()
+        path = os.path.join(self.get_temp_dir(), "backbone")
+        saved = tf.train.Checkpoint(backbone=voc07_backbone.TrunkBackbone(trunk)).write(path)
+        settings = voc07_backbone.TrunkSettings(kind="resnet18", width=1 / 16)
+        dilated = voc07_backbone.detection_trunk(settings)
+        self.assertTrue(dilated.dilated)
+        backbone = voc07_backbone.TrunkBackbone(dilated, (64, 64))
+        images = trunk.normalize(np.random.default_rng(0).random((2, 64, 64, 3), np.float32))
+        backbone(images)
+        tf.train.Checkpoint(backbone=backbone).read(saved).assert_consumed()
+        expected = trunk.normalized_maps(images, training=False)["block4_2"]
+        with tf.GradientTape() as tape:
+            found = backbone(images, training=True)["4"]
+            loss = tf.reduce_sum(found**2)
+        self.assertAllClose(found[:, ::2, ::2], expected, atol=1e-5)
+        for gradient in tape.gradient(loss, backbone.trainable_variables):
+            self.assertGreater(tf.norm(gradient), 0.0)
 
     def test_batch_norm_is_frozen_in_training_too(self):
         trunk = small_trunk()
