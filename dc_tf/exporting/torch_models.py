@@ -18,13 +18,12 @@ from dc_tf.nn.sobel import RGB_MEAN, RGB_STD
 from dc_tf.nn.vgg16 import final_map_size
 
 CLASSES = 1000  # of torchvision's classifiers
-NAMES = {"vgg16": "vgg16_bn", "resnet18": "resnet18", "resnet50": "resnet50"}
 _VGG_FC, _VGG_SIDE = 4096, 7
 _TIMM = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2"}
 
 
 def torchvision_state(trunk) -> dict:
-    """{key: array} of torchvision's `vgg16_bn`, `resnet18` or `resnet50`, all of its keys.
+    """{key: array} of torchvision's model `Trunk.torch_model`, all of its keys.
 
     Args:
         trunk: built Trunk.
@@ -41,7 +40,7 @@ def torchvision_state(trunk) -> dict:
 
 
 def timm_state(trunk) -> dict:
-    """{key: array} of timm's `vgg16_bn`, `resnet18` or `resnet50` with `num_classes=0`.
+    """{key: array} of timm's model of that name with `num_classes=0`.
 
     Args, Raises: as of `torchvision_state`.
     """
@@ -61,7 +60,7 @@ def about(trunk) -> dict[str, str]:
     """What a file of weights says of its network: {name: text}."""
     return {
         "format": "pt",
-        "architecture": NAMES[trunk.kind],
+        "architecture": trunk.torch_model,
         "resolution": str(trunk.settings["resolution"]),
         "mean": ", ".join(map(str, RGB_MEAN)),
         "std": ", ".join(map(str, RGB_STD)),
@@ -75,11 +74,13 @@ def check_shape(trunk, program: str) -> None:
     Raises:
         ConfigError: it has not; says what differs, and which format takes the network.
     """
+    others = "--format=torch, onnx, keras3 and saved_model take this network"
+    if not trunk.torch_model:
+        raise ConfigError(f"{program} has no {trunk.title}; {others}.")
     differs = _difference(trunk)
     if differs:
         raise ConfigError(
-            f"{program}'s {NAMES[trunk.kind]} has another shape: {differs}. --format=torch, onnx, "
-            "keras3 and saved_model take this network."
+            f"{program}'s {trunk.torch_model} has another shape: {differs}. {others}."
         )
 
 

@@ -17,6 +17,7 @@ from dc_tf.errors import ConfigError, DataError
 from dc_tf.networks.files import KERAS_3, digest_of
 from dc_tf.networks.network import Source
 from dc_tf.networks.preprocessing import PRESETS, from_dict
+from dc_tf.nn.trunks import TRUNKS
 
 # keras.applications, by the name that its functions give their networks, and by a part of it.
 _EXACT = {
@@ -154,7 +155,7 @@ def _function(model, kind, tensors):
 def _preset(model) -> tuple[str | None, str]:
     """The preset of `preprocessing` that the network implies, and why."""
     name, first = model.name, model.inputs[0].name
-    if name in ("vgg16", "resnet18", "resnet50") and first.partition(":")[0] == "images":
+    if name in TRUNKS and first.partition(":")[0] == "images":
         return "0-1", "a file of dc_tf export"  # which has the names of keras.applications
     for layer in model.layers[:_FIRST_LAYERS]:
         scale = getattr(layer, "scale", None)

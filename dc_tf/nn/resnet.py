@@ -335,7 +335,7 @@ def _named(depths):
 class ResNet18(ResNet):
     """`ResNet` of 18 layers; `pool` has 512 values at width 1."""
 
-    kind = "resnet18"
+    kind = torch_model = "resnet18"
     title = "ResNet-18"
     block = Basic
     depths = (2, 2, 2, 2)
@@ -347,7 +347,7 @@ class ResNet18(ResNet):
 class ResNet50(ResNet):
     """`ResNet` of 50 layers; `pool` has 2048 values at width 1."""
 
-    kind = "resnet50"
+    kind = torch_model = "resnet50"
     title = "ResNet-50"
     block = Bottleneck
     depths = (3, 4, 6, 3)

@@ -70,6 +70,7 @@ class Trunk(keras.Model):
         dropout_dim: length of the vectors that training drops values of; 0 without dropout.
         dense_layers: names of the fully connected layers.
         copies_layer: endpoint in which copies of an image are nearest to each other.
+        torch_model: name of the model of its shape in torchvision and timm; "" without.
         dilated: whether the last maps are kept at twice the size, for detection.
         stem_conv, stem_channels: name in `parts` of the first convolution, and its channels at
             width 1.
@@ -84,6 +85,7 @@ class Trunk(keras.Model):
     map_names: tuple[str, ...]
     feature_layer: str
     dense_layers: tuple[str, ...] = ()
+    torch_model = ""
     dropout_dim = 0
     copies_layer: str
     dilated = False

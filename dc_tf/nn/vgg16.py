@@ -61,6 +61,7 @@ class VGG16(Trunk):
     map_names = CONV_LAYERS
     feature_layer = "fc7"
     dense_layers = ("fc6", "fc7")
+    torch_model = "vgg16_bn"
     copies_layer = "conv9"  # benchmarks/results/duplicates.md
 
     def __init__(
