@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import tempfile
@@ -170,14 +171,22 @@ class NodeTest(tf.test.TestCase):
 @pytest.mark.slow
 class TrainTest(tf.test.TestCase):
     def test_chief_and_worker_with_a_launcher_each_train_to_the_end(self):
+        self.check_trained([f"localhost:{port}" for port in workers.free_ports(2)], each=1)
+
+    @pytest.mark.extended
+    def test_two_processes_of_each_of_two_hosts_train_on_the_ports_behind_the_named_ones(self):
+        port = next(p for p in workers.free_ports(20) if is_free(p + 1))
+        self.check_trained([f"127.0.0.{host}:{port}" for host in (1, 2)], each=2)
+
+    def check_trained(self, addresses, each):
+        """Starts the launcher of `each` workers on two hosts."""
         folder = tempfile.mkdtemp(dir=self.get_temp_dir())
         run = RunDir(os.path.join(folder, "run"))
         stages = [runs.SETTINGS["stages"][0] | {"epochs": 1}]
         settings = runs.settings(runs.make_data(folder), stages=stages)
-        chief, worker = (f"localhost:{port}" for port in workers.free_ports(2))
-        cluster = {"chief": [chief], "worker": [worker]}
+        cluster = {"chief": addresses[:1], "worker": addresses[1:]}
         flags = f"--params_override={settings!r}", f"--workdir={run.path}"
-        launchers = [start(tf_config(cluster, kind), "train", *flags) for kind in cluster]
+        launchers = [start(tf_config(cluster, kind), each, "train", *flags) for kind in cluster]
         try:
             ended = [launcher.communicate(timeout=LIMIT_S) for launcher in launchers]
         finally:
@@ -185,16 +194,26 @@ class TrainTest(tf.test.TestCase):
                 launcher.kill()
         self.assertEqual([launcher.returncode for launcher in launchers], [0, 0], ended)
         result = json.loads(ended[0][0].splitlines()[-1])
-        self.assertEqual((result["workers"], result["steps"]), (2, 4))
+        self.assertEqual((result["workers"], result["steps"]), (2 * each, 4))
         self.assertEqual(ended[1][0], "")  # the result is the chief's
         steps = [line["step"] for line in read(run.metrics) if line["event"] == "train"]
         self.assertEqual(steps, [1, 2, 3, 4])
 
 
-def start(config, *command):
-    """Starts the launcher of one worker on the CPU."""
+def is_free(port):
+    """Whether nothing listens on a port of any address of this machine."""
+    with socket.socket() as one:
+        try:
+            one.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def start(config, workers, *command):
+    """Starts the launcher of a host's workers on the CPU."""
     return subprocess.Popen(
-        [sys.executable, str(NODE), "--workers=1", "--threads=1", "--", *command],
+        [sys.executable, str(NODE), f"--workers={workers}", "--threads=1", "--", *command],
         env=os.environ | {"TF_CONFIG": config, "CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

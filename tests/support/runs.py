@@ -132,6 +132,24 @@ def train(cluster, settings, workdir, stop_at=None):
         metrics.MetricsLog.write = write
 
 
+def train_until(cluster, settings, workdir, step):
+    """`train`, but every worker gives up after `step`, before it is saved."""
+    from dc_tf.training import trainer
+
+    log = trainer.StageTrainer._log
+
+    def give_up(self, output):
+        if self.position.global_step == step:
+            raise Stopped
+        log(self, output)
+
+    trainer.StageTrainer._log = give_up
+    try:
+        return train(cluster, settings, workdir)
+    finally:
+        trainer.StageTrainer._log = log
+
+
 def end_state(workdir):
     """{name: array} of everything in the newest checkpoint of a run."""
     newest = complete_checkpoints(RunDir(workdir).checkpoints)[-1]

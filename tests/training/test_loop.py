@@ -59,7 +59,7 @@ class LoopTest(tf.test.TestCase):
         """A run that was given up after step 11, the last checkpoint being that of step 9."""
         workdir = os.path.join(cls.folder, "stopped-on-two")
         # All stop where only the chief would speak, so stop on a step that every worker logs.
-        workers.on_cluster(2, _stop_all, cls.settings, workdir, 11)
+        workers.on_cluster(2, runs.train_until, cls.settings, workdir, 11)
         return workdir
 
     def assert_same_end(self, workdir, other):
@@ -158,7 +158,7 @@ class LoopTest(tf.test.TestCase):
         }
         whole, parts = (os.path.join(self.folder, name) for name in ("whole-off", "parts-off"))
         workers.on_cluster(2, runs.train, settings, whole)
-        workers.on_cluster(2, _stop_all, settings, parts, 7)  # two steps after a checkpoint
+        workers.on_cluster(2, runs.train_until, settings, parts, 7)  # two steps after a checkpoint
         workers.on_cluster(2, runs.train, settings, parts)
         self.assert_same_end(parts, whole)
         last = read(RunDir(whole).metrics)[-1]
@@ -206,7 +206,7 @@ class LoopTest(tf.test.TestCase):
         workdir = os.path.join(self.folder, f"elastic-{len(between)}")
         shutil.copytree(self.stopped_on_two_workers(), workdir)
         for size, step in between:
-            workers.on_cluster(size, _stop_all, self.settings, workdir, step)
+            workers.on_cluster(size, runs.train_until, self.settings, workdir, step)
         (result,) = workers.on_cluster(1, runs.train, self.settings, workdir)
         self.assertEqual(result["steps"], STEPS)
         losses, whole = (
@@ -404,24 +404,6 @@ class PlanTest(tf.test.TestCase):
         for workers_, sync in ((2, "world"), (8, "group")):
             with self.assertRaisesRegex(ConfigError, "over 2 workers, .*sync_batch_norm to off"):
                 plan(workers_, sync)
-
-
-def _stop_all(cluster, settings, workdir, step):
-    """Every worker gives up after `step`, before it is saved."""
-    from dc_tf.training import trainer
-
-    log = trainer.StageTrainer._log
-
-    def give_up(self, output):
-        if self.position.global_step == step:
-            raise runs.Stopped
-        log(self, output)
-
-    trainer.StageTrainer._log = give_up
-    try:
-        return runs.train(cluster, settings, workdir)
-    finally:
-        trainer.StageTrainer._log = log
 
 
 def _stop_in_clustering(cluster, settings, workdir, stop):
