@@ -3,6 +3,7 @@
 import collections
 import importlib.util
 import os
+import types
 import unittest
 import unittest.mock
 
@@ -26,10 +27,10 @@ from PIL import Image, ImageDraw, ImageFont
 from dc_tf import keras
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.exporting.file_formats import write_file
-from dc_tf.networks import files
-from dc_tf.networks.network import OUTPUTS, Wanted
+from dc_tf.networks import files, keras_file
+from dc_tf.networks.network import OUTPUTS, Wanted, prepare
 from dc_tf.networks.open import open_network
-from dc_tf.networks.preprocessing import read
+from dc_tf.networks.preprocessing import PRESETS, from_dict, read
 from dc_tf.nn.vgg16 import VGG16
 
 UNIT = read("0-1")
@@ -530,6 +531,71 @@ class WrongTest(NetworkTest, parameterized.TestCase):
         self.refused(message, path, preprocessing=read("size=20"), error=DataError)
         right = self.open(path, preprocessing=read(f"size={SIDE}"))
         self.assertAllClose(right(IMAGES)["output"], IMAGES.reshape(5, -1), rtol=1e-5)
+
+
+# Modules of keras.applications, with the names that their functions give to networks.
+NAMES = {
+    "vgg16": ("vgg16",),
+    "vgg19": ("vgg19",),
+    "resnet": ("resnet50", "resnet101", "resnet152"),
+    "resnet_v2": ("resnet50v2", "resnet101v2", "resnet152v2"),
+    "inception_v3": ("inception_v3",),
+    "inception_resnet_v2": ("inception_resnet_v2",),
+    "xception": ("xception",),
+    "mobilenet": ("mobilenet_1.00_224", "mobilenet_0.25_128"),
+    "mobilenet_v2": ("mobilenetv2_1.00_224", "mobilenetv2_0.35_96"),
+    "densenet": ("densenet121", "densenet169", "densenet201"),
+    "nasnet": ("NASNet", "nasnet_mobile", "nasnet_large"),
+}
+# Their networks have layers that scale the images, so their `preprocess_input` changes nothing.
+SCALES = ("efficientnet", "efficientnet_v2", "mobilenet_v3", "convnext", "regnet", "resnet_rs")
+ALIASES = ("imagenet_utils", "resnet50")  # modules of keras.applications that are no further family
+
+
+class PresetsTest(tf.test.TestCase):
+    """The presets of keras.applications, known by the network's name, without the networks."""
+
+    def applications(self):
+        yield keras.applications
+        if _has_keras_3():
+            yield keras.keras_3().applications
+
+    def preset(self, name):
+        images = types.SimpleNamespace(name="input_1")
+        found, why = keras_file._preset(
+            types.SimpleNamespace(name=name, inputs=[images], layers=[])
+        )
+        self.assertEqual(why, f"{found}, of {name} in keras.applications" if found else "")
+        return found
+
+    def test_the_values_of_every_name_are_those_of_its_preprocess_input(self):
+        for package in self.applications():
+            for module, names in NAMES.items():
+                expected = getattr(package, module).preprocess_input(255 * IMAGES)
+                for name in names:
+                    stated = from_dict(PRESETS[self.preset(name)])
+                    found = prepare(tf.constant(IMAGES), stated, tf.float32, channels_first=False)
+                    self.assertAllClose(found, expected, rtol=1e-4, atol=1e-4, msg=name)
+
+    def test_every_name_of_the_table_and_every_module_is_compared(self):
+        listed = [name for names in NAMES.values() for name in names]
+        beginnings = tuple(keras_file._BEGINNINGS)
+        self.assertEqual({n for n in listed if not n.startswith(beginnings)}, {*keras_file._EXACT})
+        self.assertEqual(
+            {n.partition("_")[0] + "_" for n in listed if n.startswith(beginnings)}, {*beginnings}
+        )
+        for package in self.applications():
+            modules = {n for n in dir(package) if hasattr(getattr(package, n), "preprocess_input")}
+            self.assertEqual(modules - {*ALIASES}, {*NAMES, *SCALES} & modules | {*NAMES})
+
+    def test_networks_that_scale_their_images_have_no_preset(self):
+        for package in self.applications():
+            for module in SCALES:
+                if hasattr(package, module):
+                    found = getattr(package, module).preprocess_input(255 * IMAGES)
+                    self.assertAllEqual(found, 255 * IMAGES, module)
+        for name in ("efficientnetb0", "efficientnetv2-s", "MobilenetV3small", "convnext_tiny"):
+            self.assertIsNone(self.preset(name), name)
 
 
 @pytest.mark.slow
