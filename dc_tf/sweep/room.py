@@ -74,17 +74,22 @@ def most(machine: Machine, workers: int, threads: int | None, planned: list[int]
     """
     job_bytes, each = workers * max(planned), workers * (threads or 1)
     if machine.gpus:
-        devices = machine.gpus // workers, f"{machine.gpus} GPUs, {workers} for each"
+        devices = machine.gpus // workers, f"{_count(machine.gpus, 'GPU')}, {workers} for each"
     else:
-        devices = machine.cores // each, f"{machine.cores} cores, {each} for each at least"
+        cores = _count(machine.cores, "core")
+        devices = machine.cores // each, f"{cores}, at least {each} for each"
     memory = f"{size(machine.free_bytes)} of free memory, {size(job_bytes)} planned for each"
     limits = [
         devices,
         (machine.free_bytes // job_bytes, memory),
-        (len(planned), f"{len(planned)} runs"),
+        (len(planned), _count(len(planned), "run")),
     ]
     count, why = min(limits, key=lambda limit: limit[0])
     return Room(max(1, count), why)
+
+
+def _count(number, what):
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _planned_bytes(run, workers, on_gpu) -> int:

@@ -21,10 +21,10 @@ GB = 10**9
 class MostTest(parameterized.TestCase):
     @parameterized.parameters(
         # cores, gpus, free GB; workers, threads; planned GB of each run; number, what limits it
-        (8, 0, 99, 1, None, [1] * 20, 8, "8 cores, 1 for each"),
-        (8, 0, 99, 2, None, [1] * 20, 4, "8 cores, 2 for each"),
-        (8, 0, 99, 2, 2, [1] * 20, 2, "8 cores, 4 for each"),
-        (2, 0, 99, 4, None, [1] * 20, 1, "2 cores, 4 for each"),
+        (8, 0, 99, 1, None, [1] * 20, 8, "8 cores, at least 1 for each"),
+        (8, 0, 99, 2, None, [1] * 20, 4, "8 cores, at least 2 for each"),
+        (8, 0, 99, 2, 2, [1] * 20, 2, "8 cores, at least 4 for each"),
+        (2, 0, 99, 4, None, [1] * 20, 1, "2 cores, at least 4 for each"),
         (8, 0, 7, 1, None, [1] * 20, 7, "7 GB of free memory, 1 GB planned for each"),
         (8, 0, 7, 1, None, [1, 3, 2], 2, "7 GB of free memory, 3 GB planned for each"),
         (8, 0, 7, 2, None, [1, 2], 1, "7 GB of free memory, 4 GB planned for each"),
@@ -33,7 +33,7 @@ class MostTest(parameterized.TestCase):
         (2, 4, 99, 1, None, [1] * 20, 4, "4 GPUs, 1 for each"),
         (64, 4, 99, 2, 9, [1] * 20, 2, "4 GPUs, 2 for each"),
         (64, 8, 5, 1, None, [2] * 20, 2, "5 GB of free memory, 2 GB planned for each"),
-        (64, 1, 99, 2, None, [1] * 20, 1, "1 GPUs, 2 for each"),
+        (64, 1, 99, 2, None, [1] * 20, 1, "1 GPU, 2 for each"),
     )
     def test_as_many_as_there_is_room_for(
         self, cores, gpus, free, workers, threads, planned, number, why
