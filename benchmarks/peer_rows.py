@@ -20,6 +20,8 @@ from dc_tf import experiment as experiment_lib
 from dc_tf import settings as settings_lib
 from dc_tf.atomic import make_folder, read_json, write_json, write_text
 from dc_tf.errors import ConfigError
+from dc_tf.evaluation.comparison import layers_below
+from dc_tf.nn.trunks import trunk_class
 from dc_tf.sweep import precisions as precisions_lib
 from dc_tf.sweep.jobs import Asked, kept_result
 from dc_tf.sweep.processes import make_slots
@@ -33,7 +35,8 @@ _TRUNK = ("width", "resolution", "stem", "fc", "sobel", "dropout")
 _AUGMENTED = "deepercluster2_small"
 # Of a variant of a sweep; the others would train on other data, or beyond the budget.
 _FIELDS = ("base", "settings", "stages")
-_UNTRAINED = {"images": 0, "forward_only": 0, "seconds": 0.0}
+# What training has used, of a row without it.
+UNTRAINED = {"images": 0, "forward_only": 0, "seconds": 0.0}
 
 
 def measured(rows, budget: Budget, precisions: precisions_lib.Precisions, options) -> list[dict]:
@@ -43,8 +46,8 @@ def measured(rows, budget: Budget, precisions: precisions_lib.Precisions, option
         rows: {name: row} of peers.yaml.
         budget: of each row.
         precisions: what "auto" is.
-        options: has `config`, `train`, `test`, `workdir`, `seeds`, `peers_python` and
-            `peers_device`.
+        options: has `config`, `params_override`, `train`, `test`, `workdir`, `seeds`,
+            `peers_python` and `peers_device`.
 
     Raises:
         ConfigError: a setting that cannot work, or results of other settings in the folder.
@@ -83,6 +86,74 @@ def planned(rows, options) -> Prepared:
     return prepare(sweep, f"{options.workdir}/plan", options.train, None, options.test, 1)
 
 
+def twins(rows, prepared: Prepared) -> dict[str, str]:
+    """{row: the row of its untrained twin}, where there is one; such a row is its own twin.
+
+    A twin has the same network and measures images of the same size.
+    """
+    networks = {cell.variant: _network(cell.run.experiment) for cell in prepared.cells}
+    untrained = [name for name in networks if _is_untrained(rows[name])]
+    return {
+        name: next(twin for twin in untrained if networks[twin] == network)
+        for name, network in networks.items()
+        if network in [networks[twin] for twin in untrained]
+    }
+
+
+def last_maps(prepared: Prepared) -> dict[str, str]:
+    """{row: the last convolution of its trunk}."""
+    return {
+        cell.variant: trunk_class(cell.run.experiment.model.trunk).map_names[-1]
+        for cell in prepared.cells
+    }
+
+
+def compared(cells, twins, images) -> list[dict]:
+    """Cells with the layers that end below those of their untrained twin of the same seed.
+
+    Args:
+        cells: of `measured`.
+        twins: of the function `twins`.
+        images: that were measured on.
+
+    Returns:
+        The cells with `below_random_init` as of `dc_tf.sweep.results.collect`: None for what has no
+        twin that was measured.
+    """
+    by_name = {(cell["variant"], cell["seed"]): cell for cell in cells}
+    return [
+        cell | {"below_random_init": _below(cell, by_name.get(_twin(cell, twins)), images)}
+        for cell in cells
+    ]
+
+
+def _twin(cell, twins):
+    return twins.get(cell["variant"]), cell["seed"]
+
+
+def _below(cell, twin, images):
+    theirs = twin["metrics"] if twin else {}
+    return {
+        name: layers_below(_shares(own), _shares(theirs.get(name, {})), images)
+        for name, own in cell["metrics"].items()
+    }
+
+
+def _shares(layers):
+    return {layer: percent / 100 for layer, percent in layers.items()}
+
+
+def _network(experiment):
+    """What the features of an untrained network depend on."""
+    model = experiment.model
+    names = [name for name in trunk_class(model.trunk).setting_names if name != "dropout"]
+    return model.trunk, *(getattr(model, name) for name in names), experiment.data.resize
+
+
+def _is_untrained(row):
+    return (row or {}).get("peer") == "untrained"
+
+
 def chosen_precisions(prepared: Prepared, workdir) -> precisions_lib.Precisions:
     """What "auto" is, measured with the first of all calls and kept in `workdir`."""
     path = f"{workdir}/precisions.json"
@@ -106,6 +177,7 @@ def _sweep(options, variants) -> dict:
     return {
         "title": "Peers",
         "base": options.config,
+        "settings": settings_lib.read([], options.params_override),
         "seeds": [int(seed) for seed in options.seeds],
         "variants": variants,
         "evaluations": EVALUATIONS,
@@ -126,7 +198,7 @@ def _runs(rows, prepared, precisions, budget, options) -> list[dict]:
             }
             variants[cell.variant] = {"settings": _fitted(experiment, budget, made_with, path)}
     folder = os.path.join(options.workdir, "dc_tf")
-    sweep = _sweep(options, variants) | {"base": ""}
+    sweep = _sweep(options, variants) | {"base": "", "settings": {}}
     found = run_sweep(sweep, folder, options.train, test=options.test)
     costs = [cost_of(cell.pop("run")) for cell in found["cells"]]
     return [cell | {"cost": cost} for cell, cost in zip(found["cells"], costs, strict=True)]
@@ -178,7 +250,7 @@ class Peers:
             "seed": cell.seed,
             "images": run.rows,
             "metrics": self._metrics(run, model, folder),
-            "below_random_init": {},
+            "below_random_init": dict.fromkeys(EVALUATIONS),  # `compared` fills it
             "cost": cost,
         }
 
@@ -199,7 +271,7 @@ class Peers:
         if not os.path.exists(done):
             command = [self._options.peers_python, _TRAINER, f"--data={self._prepared.sweep.data}"]
             _run([*command, *arguments, f"--output={weights}"], "peer_training.py")
-            cost = _UNTRAINED | read_json(f"{weights}.json")
+            cost = UNTRAINED | read_json(f"{weights}.json")
             write_json(done, {"made_with": made_with, "cost": cost})
         _check_same(done, made_with)
         return read_json(done)["cost"]

@@ -29,7 +29,7 @@ def metrics(trained, knn, linear) -> dict:
         dict: `rotation_accuracy`; for both measures of the best layer `X_top1`, `X_layer`, the
         untrained network's `random_init_X_top1` and `random_init_X_layer`, and `X_layers`: top-1
         by layer as [trained, random init]; `below_random_init`: {measure: layers}, as
-        `dc_tf evaluate` found them.
+        `dc_tf evaluate` found them; None where no untrained network was measured.
     """
     found = {"rotation_accuracy": trained.get("rotation_accuracy")}
     for name, result in (("knn", knn), ("linear", linear)):
@@ -42,7 +42,7 @@ def metrics(trained, knn, linear) -> dict:
             f"{name}_layers": _by_layer(result),
         }
     found["below_random_init"] = {
-        name: (result or {}).get("below_random_init", [])
+        name: (result or {}).get("below_random_init")
         for name, result in (("knn", knn), ("linear", linear))
     }
     return found
@@ -65,13 +65,16 @@ def text(result, knn, linear) -> str:
 
 def _rows(name, result):
     title = f"{_NAMES[name]} top-1"
-    best = [
-        f"{_percent(result[f'{prefix}{name}_top1'])} ({result[f'{prefix}{name}_layer']})"
-        for prefix in ("", "random_init_")
-    ]
-    yield f"{title}, best layer", *best
+    yield f"{title}, best layer", *(_best(name, result, of) for of in ("", "random_init_"))
     for layer, shares in list(result[f"{name}_layers"].items())[-_ALWAYS:]:
         yield f"  {layer}", *map(_percent, shares)
+
+
+def _best(name, result, prefix):
+    share = result[f"{prefix}{name}_top1"]
+    if share is None:
+        return "not measured"
+    return f"{_percent(share)} ({result[f'{prefix}{name}_layer']})"
 
 
 def _advice(result):
@@ -98,11 +101,12 @@ def _within(result, measured):
 
 def _lower(result, beyond_error):
     """Names and shares of the layers below their untrained twins, by measure."""
+    below = {name: result["below_random_init"][name] or () for name in _NAMES}
     return [
         f"{layer} in {_NAMES[name]} ({_percent(own)} against {_percent(twin)})"
         for name in _NAMES
         for layer, (own, twin) in result[f"{name}_layers"].items()
-        if own < twin and (layer in result["below_random_init"][name]) == beyond_error
+        if own < twin and (layer in below[name]) == beyond_error
     ]
 
 

@@ -4,8 +4,8 @@
 #   launch/test.sh                      the default suite
 #   launch/test.sh tests/clustering -x  a part of it
 #   launch/test.sh -m "slow and not extended"
-#                                       what .ci/run runs beside it; BUILD.md lists it
-#   launch/test.sh -m extended          what .ci/run leaves out; BUILD.md lists it
+#                                       the slow tests; BUILD.md lists them
+#   launch/test.sh -m extended          longer forms of them; BUILD.md lists them too
 #   launch/test.sh -m "slow or not slow"  everything
 #   launch/test.sh --processor=avx2 -m numeric
 #                                       the arithmetic as on another processor, of

@@ -126,6 +126,10 @@ def test_a_comparison_has_equal_budgets_and_resumes():
     for cell in first["cells"]:
         assert set(cell["metrics"]) == {"knn", "linear"}
         assert "conv13" in cell["metrics"]["knn"]
+        # All have an untrained twin, which is its own.
+        assert set(cell["below_random_init"]) == {"knn", "linear"}
+        assert None not in cell["below_random_init"].values()
+    assert first["cells"][0]["below_random_init"] == {"knn": [], "linear": []}
     for place in ("peers/simclr-seed_3", "dc_tf/evaluations/deepercluster-seed_3"):
         with open(os.path.join(folder, "W", place, "knn.json"), encoding="utf-8") as file:
             assert json.load(file)["result"]["short_side"] == 32

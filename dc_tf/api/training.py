@@ -200,7 +200,8 @@ def run_sweep(
         train: labelled data set, or VOC development kit, that evaluations learn from; None: that of
             the file, else `data`.
         test: labelled data set to measure on; None: that of the file.
-        at_once: trainings and evaluations at a time, which share the cores or the GPUs.
+        at_once: trainings and evaluations at a time, which share the cores or the GPUs; 0 for as
+            many as cores, GPUs and the planned memory allow.
         workers: processes of each of them.
         threads: of each process on CPUs; rounding depends on them, so with equal ones results do
             not depend on `at_once`. None: those of an earlier start, else its share of the cores.

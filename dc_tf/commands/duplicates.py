@@ -12,8 +12,8 @@ one group. Of a group the largest picture stays; of several, the one nearest the
 cluster, then the one with the lowest row id.
 
 COPIES/duplicates.parquet has group, row, source, kind, similarity, width, height and keeper;
-COPIES/keep.npy the rows that stay, COPIES/kept a view of them with the names of their files in
-sources.jsonl, COPIES/gallery.html pictures. With
+COPIES/keep.npy the rows that stay, COPIES/keep.jsonl the same with the names of their files, as in
+{"row": 0, "source": "dogs/rex.jpg"}, COPIES/kept a view of them, COPIES/gallery.html pictures. With
 TF_CONFIG, many workers share the work in COPIES, a folder that all see, and the chief writes.
 Call it again to resume; SIGTERM and Ctrl-C end it with exit code 42.
 """

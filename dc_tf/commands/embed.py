@@ -62,8 +62,8 @@ LAYER = FLAGS.list(
     "layer",
     None,
     "conv1..conv13, fc6, fc7 of VGG-16; conv1, block1_1..block4_2 (ResNet-50: block4_3), pool of a "
-    "ResNet; of other networks, outputs; comma-separated, or 'all'; default: the best one "
-    "measured, or the only output.",
+    "ResNet; of other networks, outputs, which 'list' shows; comma-separated, or 'all'; default: "
+    "the best one measured, or the only output.",
 )
 CELLS = FLAGS.integer(
     "cells", 1, "Feature maps are averaged over a grid of cells x cells.", lower_bound=1

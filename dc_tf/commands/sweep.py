@@ -1,7 +1,7 @@
 """Trains and evaluates the networks of an ablation, and shows them in one table and one plot.
 
     dc_tf sweep --config_file=methods_small --data=DATA --test=TEST --workdir=SWEEP
-    dc_tf sweep --config_file=mine.yaml --workdir=SWEEP --at_once=2 --dry_run
+    dc_tf sweep --config_file=mine.yaml --workdir=SWEEP --at_once=0 --dry_run
 
 The file has a base experiment, axes and variants that change its settings or its share of the
 images, seeds, and evaluations; docs/sweep.md describes it. Started again on the same folder, it
@@ -30,8 +30,9 @@ TEST = FLAGS.path("test", None, "Labelled data set to measure on; None: that of 
 AT_ONCE = FLAGS.integer(
     "at_once",
     1,
-    "Trainings and evaluations at a time, which share the cores or the GPUs.",
-    lower_bound=1,
+    "Trainings and evaluations at a time, which share the cores or the GPUs; 0: as many as cores, "
+    "GPUs and the planned memory allow.",
+    lower_bound=0,
     upper_bound=1024,
 )
 WORKERS = FLAGS.integer(

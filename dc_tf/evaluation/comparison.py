@@ -21,18 +21,20 @@ def compare(own: dict, untrained: dict | None, images: int) -> dict:
     Returns:
         JSON-serialisable dict: `best_layer`; `random_init_best_layer` (None without an untrained
         network); `below_random_init`, the layers, in the order of `own`, with a share below that
-        of the untrained network by more than the standard error; `advice`, a sentence on those
-        layers and one on the others with a lower share, or None if no share is lower.
+        of the untrained network by more than the standard error, or None if nothing was compared;
+        `advice`, a sentence on those layers and one on the others with a lower share, or None if
+        no share is lower.
     """
     top, untrained = best(own), untrained or {}
-    below = layers_below(own, untrained, images)
+    found = layers_below(own, untrained, images)
+    below = found or []
     lower = [n for n in own if n not in below and n in untrained and own[n] < untrained[n]]
     sentences = [_advice(own, untrained, below, top)] if below else []
     sentences += [_within(own, untrained, lower, images)] if lower else []
     return {
         "best_layer": top,
         "random_init_best_layer": best(untrained) if untrained else None,
-        "below_random_init": below,
+        "below_random_init": found,
         "advice": " ".join(sentences) or None,
     }
 
@@ -42,9 +44,14 @@ def best(metrics: dict) -> str:
     return max(metrics, key=metrics.get)
 
 
-def layers_below(own: dict, untrained: dict, images: int) -> list[str]:
-    """The layers, in the order of `own`, that `is_below` finds among those that both have."""
+def layers_below(own: dict, untrained: dict, images: int) -> list[str] | None:
+    """The layers, in the order of `own`, that `is_below` finds among those that both have.
+
+    None if they have no layer in common, so that nothing was compared.
+    """
     both = [layer for layer in own if layer in untrained]
+    if not both:
+        return None
     return [layer for layer in both if is_below(own[layer], untrained[layer], images)]
 
 

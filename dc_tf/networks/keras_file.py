@@ -51,9 +51,11 @@ def open_keras(path: str, kind: str) -> Source:
     model = _load(path, kind)
     inputs = getattr(model, "inputs", None)
     if not inputs or len(inputs) != 1:
+        texts = [f"{one.name}: {tf.as_dtype(one.dtype).name} {one.shape}" for one in inputs or ()]
         raise ConfigError(
-            f"{path} has {len(inputs or ())} inputs; a network of one image is needed, built as a "
-            "functional or sequential model. Give another one as a SavedModel."
+            f"{path} takes {', '.join(texts) or 'inputs that its file does not name'}; a network "
+            "of one batch of images is needed, built as a functional or sequential model. Give "
+            "another one as a SavedModel."
         )
     tensors = _tensors(model)
     preset, by = _preset(model)

@@ -9,6 +9,7 @@ of its tokens, and under the name `NAME.first` the first one, which is the class
 """
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Callable
 
@@ -21,7 +22,10 @@ from dc_tf.networks.preprocessing import Preprocessing
 FIRST = ".first"
 OUTPUTS = "outputs"
 _TAKEN = ("rows", "sources")  # names of files that `embed` writes beside those of layers
-_SHOWN = 24  # names of a long list in messages
+LIST = "list"  # in place of the name of a layer
+_SHOWN = 200  # names of a long list in messages; ResNet-50 of Keras has 176 layers
+_ENDS = 12  # names that are shown of each end of a longer one
+_NEAREST = 5
 _CHANNELS = 3
 
 
@@ -31,7 +35,7 @@ class Wanted:
 
     Attributes:
         layers: names of outputs, "all" of them, or `OUTPUTS`, those that the network itself
-            returns; None for the only one of these.
+            returns; None for the only one of these. `LIST` is refused with all names.
         preprocessing: Preprocessing, or None for what the network states.
         signature: of a SavedModel: name of a signature, or "call" for calling it; "" chooses.
     """
@@ -335,10 +339,16 @@ def _chosen(path, source, asked) -> tuple[str, ...]:
         return source.main_outputs
     safe = _safe_names(known)
     names = {**{safe[name]: name for name in known}, **{name: name for name in known}}
-    bare = [name.strip().removesuffix(FIRST) for name in asked]
+    if LIST in asked and LIST not in names:
+        raise ConfigError(f"{path} has {len(known)} outputs for --layer: {', '.join(known)}.")
+    bare = [name if name in names else name.removesuffix(FIRST) for name in map(str.strip, asked)]
     unknown = [name for name in bare if name not in names]
     if unknown:
-        raise ConfigError(f"{path} has no output {', '.join(unknown)}; it has {listed(known)}.")
+        more = f"; --layer={LIST} names them all" if len(known) > _SHOWN else ""
+        raise ConfigError(
+            f"{path} has no output {', '.join(unknown)}{_nearest(unknown, known)}; it has "
+            f"{listed(known)}{more}."
+        )
     return tuple(name for name in known if name in {names[one] for one in bare})
 
 
@@ -362,13 +372,21 @@ def _safe_names(names) -> dict[str, str]:
     return found
 
 
+def _nearest(unknown, known) -> str:
+    """The names most like those that were asked for, for a message; "" without any."""
+    plain, found = {name.lower(): name for name in known}, {}
+    for name in unknown:
+        near = difflib.get_close_matches(name.lower(), list(plain), _NEAREST)
+        found |= {plain[one]: None for one in near}
+    return f" (nearest: {', '.join(found)})" if found else ""
+
+
 def listed(names) -> str:
-    """Names for a message; the first and the last ones of many."""
+    """Names for a message; the first and the last ones of many, and how many there are."""
     names = list(names)
     if len(names) <= _SHOWN:
         return ", ".join(names)
-    half = _SHOWN // 2
-    first, last = ", ".join(names[:half]), ", ".join(names[-half:])
+    first, last = ", ".join(names[:_ENDS]), ", ".join(names[-_ENDS:])
     return f"{first}, ... {last} ({len(names)} names)"
 
 

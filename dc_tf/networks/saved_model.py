@@ -4,10 +4,14 @@
 
 Of several signatures the one is called that takes nothing but images, `serving_default` before
 others; "call" calls the loaded object itself, which a reusable SavedModel, such as those of
-TensorFlow Hub, allows. A SavedModel is a graph: loading it runs no Python of its author.
+TensorFlow Hub, allows, and is chosen where no signature fits. Outputs in lists and dicts are named
+by the keys and places on the way to them: "blocks.0.maps". A SavedModel is a graph: loading it runs
+no Python of its author.
 """
 
+import dataclasses
 import os
+from collections.abc import Callable, Iterator, Mapping
 
 import tensorflow as tf
 
@@ -18,6 +22,22 @@ from dc_tf.networks.network import Source, listed
 CALL = "call"
 _DEFAULT = "serving_default"
 _PARTS = ("saved_model.pb", "variables", "assets")  # of the folder that are the network
+_TRAINING = "training"  # what Keras and TensorFlow Hub call the argument
+
+
+@dataclasses.dataclass(frozen=True)
+class _Callee:
+    """What of a SavedModel is called.
+
+    Attributes:
+        spec: tf.TensorSpec of the images.
+        outputs: names, sorted by the keys on the way to them: a file keeps no order of a dict.
+        function: of images; {name: tensor}.
+    """
+
+    spec: tf.TensorSpec
+    outputs: tuple[str, ...]
+    function: Callable
 
 
 def open_saved_model(path: str, signature="") -> Source:
@@ -41,19 +61,16 @@ def open_saved_model(path: str, signature="") -> Source:
             "export it with this version of TensorFlow."
         ) from error
     name = _choose(path, loaded, signature)
-    if name == CALL:
-        spec, outputs, function = _of_call(path, loaded)
-    else:
-        spec, outputs, function = _of_signature(loaded.signatures[name])
+    callee = _of_call(loaded) if name == CALL else _of_signature(loaded.signatures[name])
     return Source(
         kind="SavedModel",
         digest=digest_of([os.path.join(path, part) for part in _PARTS]),
-        input_name=spec.name or "images",
-        input_shape=_lengths(spec.shape),
-        input_dtype=spec.dtype,
-        output_names=outputs,
-        main_outputs=outputs,
-        function=_keeping(loaded, function),
+        input_name=callee.spec.name or "images",
+        input_shape=_lengths(callee.spec.shape),
+        input_dtype=callee.spec.dtype,
+        output_names=callee.outputs,
+        main_outputs=callee.outputs,
+        function=_keeping(loaded, callee.function),
         signature=name,
     )
 
@@ -61,95 +78,155 @@ def open_saved_model(path: str, signature="") -> Source:
 def _choose(path, loaded, asked) -> str:
     """The signature that is called."""
     fit = [name for name in loaded.signatures if _image_spec(loaded.signatures[name]) is not None]
-    known = [*loaded.signatures, *([CALL] if callable(loaded) else [])]
+    can_call = _of_call(loaded) is not None
     if asked:
-        if asked in fit or (asked == CALL and asked in known):
+        if asked in fit or (asked == CALL and can_call):
             return asked
-        what = "takes more than images" if asked in known else "does not exist"
+        known = asked in loaded.signatures or (asked == CALL and callable(loaded))
+        what = "does not take images alone" if known else "does not exist"
         raise ConfigError(f"--signature={asked} {what}: {_described(path, loaded)}")
     if _DEFAULT in fit or len(fit) == 1:
         return _DEFAULT if _DEFAULT in fit else fit[0]
-    if callable(loaded) and not fit:
-        return CALL
     if fit:
+        fit += [CALL] if can_call else []
         raise ConfigError(
             f"{path} has several signatures; choose with --signature, of {listed(fit)}."
         )
+    if can_call:
+        return CALL
     raise ConfigError(
         f"no signature takes images alone: {_described(path, loaded)} Export one that does."
     )
 
 
 def _described(path, loaded) -> str:
+    """All signatures and ways to call the object, with what they take."""
     lines = []
     for name, signature in loaded.signatures.items():
-        inputs = signature.structured_input_signature[1].items()
-        texts = [f"{key}: {spec.dtype.name} {spec.shape}" for key, spec in inputs]
-        lines.append(f"{name} ({', '.join(texts)})")
-    lines += [CALL] if callable(loaded) else []
-    return f"{path} has {listed(lines) or 'none'}."
+        lines.append(f"{name} ({_arguments(signature.structured_input_signature[1])})")
+    lines += [f"{CALL} ({_arguments(arguments)})" for arguments in map(_by_name, _traces(loaded))]
+    return f"{path} has {listed(dict.fromkeys(lines)) or 'none'}."
+
+
+def _arguments(given) -> str:
+    """Arguments for a message, by their own names."""
+    found = []
+    for key, value in given.items():
+        for path, leaf in _leaves(value, (key,)):
+            text = leaf
+            if isinstance(leaf, tf.TensorSpec):
+                text = f"{leaf.dtype.name} {leaf.shape}"
+            found.append(f"{'.'.join(path)}: {text}")
+    return ", ".join(found)
+
+
+def _is_image(spec) -> bool:
+    return spec.dtype not in (tf.string, tf.bool) and spec.shape.rank in (None, 4)
 
 
 def _image_spec(signature):
     """The spec of the only input of a signature, of four axes and numbers; None of another one."""
     positional, named = signature.structured_input_signature
     specs = [*positional, *named.values()]
-    if len(specs) != 1 or specs[0].dtype == tf.string or specs[0].shape.rank not in (None, 4):
-        return None
-    return specs[0]
+    return specs[0] if len(specs) == 1 and _is_image(specs[0]) else None
 
 
-def _of_signature(signature):
-    """The spec of the images, the names of the outputs, and a function of images."""
+def _of_signature(signature) -> _Callee:
     spec = _image_spec(signature)
     (key,) = signature.structured_input_signature[1]
+    return _Callee(
+        tf.TensorSpec(spec.shape, spec.dtype, key),
+        tuple(_named(signature.structured_outputs)),
+        lambda images: _named(signature(**{key: images})),
+    )
+
+
+def _traces(loaded) -> list:
+    """The concrete functions with which the object can be called."""
+    if not callable(loaded):
+        return []
+    return list(getattr(loaded.__call__, "concrete_functions", ()))
+
+
+def _by_name(traced) -> dict:
+    """{name: spec or constant} of the arguments of a concrete function."""
+    positional, named = traced.structured_input_signature
+    names = list(getattr(getattr(traced, "function_type", None), "parameters", ()))
+    names += map(str, range(len(names), len(positional)))
+    return {**dict(zip(names, positional, strict=False)), **named}
+
+
+def _of_call(loaded) -> _Callee | None:
+    """Calls the object itself in inference mode; None if it does not take images alone.
+
+    Of several traces, float32 comes before other floats, and these before integers, whose values
+    are rounded.
+    """
+    fit = [traced for traced in _traces(loaded) if _spec_of_call(traced) is not None]
+    if not fit:
+        return None
+    traced = min(fit, key=lambda one: _less_wanted(_spec_of_call(one).dtype))
 
     def function(images):
-        return _named(signature(**{key: images}))
+        positional, named = tf.nest.map_structure(
+            lambda one: _filled(one, images), traced.structured_input_signature
+        )
+        return _named(loaded(*positional, **named))
 
-    outputs = tuple(sorted(_named(signature.structured_outputs)))  # a file has no order
-    return tf.TensorSpec(spec.shape, spec.dtype, key), outputs, function
+    return _Callee(_spec_of_call(traced), tuple(_named(traced.structured_outputs)), function)
 
 
-def _of_call(path, loaded):
-    """The same of the object itself, called in inference mode."""
-    found = []
-    for traced in getattr(loaded.__call__, "concrete_functions", ()):
-        for spec in tf.nest.flatten(traced.structured_input_signature):
-            if isinstance(spec, tf.TensorSpec) and spec.shape.rank == 4:
-                found.append((spec, tuple(_named(traced.structured_outputs))))
-    if not found:
-        raise ConfigError(f"{path} can be called, but takes no images; name a --signature.")
-    # Of several, floats before integers: their values are stated.
-    spec, outputs = min(found, key=lambda one: (not one[0].dtype.is_floating, one[0].dtype.name))
+def _filled(argument, images):
+    """An argument of a trace that fits: images, False for the switch `training`, or a constant."""
+    if not isinstance(argument, tf.TensorSpec):
+        return argument
+    return False if argument.dtype == tf.bool else images
 
-    def function(images):
-        try:
-            return _named(loaded(images, training=False))
-        except (TypeError, ValueError):  # it has no such argument
-            return _named(loaded(images))
 
-    return spec, outputs, function
+def _less_wanted(dtype):
+    return dtype != tf.float32, not dtype.is_floating, dtype.name
+
+
+def _spec_of_call(traced):
+    """The spec of the images of a trace; None if it is of training or takes other tensors too.
+
+    Whether it is training can be a constant of the trace or a tensor.
+    """
+    arguments = _by_name(traced)
+    switch = arguments.pop(_TRAINING, False)
+    is_tensor = isinstance(switch, tf.TensorSpec) and switch.dtype == tf.bool
+    if not is_tensor and switch not in (False, None):
+        return None
+    specs = [leaf for _, leaf in _leaves(arguments) if isinstance(leaf, tf.TypeSpec)]
+    fits = len(specs) == 1 and isinstance(specs[0], tf.TensorSpec) and _is_image(specs[0])
+    return specs[0] if fits else None
 
 
 def _named(outputs) -> dict:
-    """{name: tensor} of whatever a function returns."""
-    if isinstance(outputs, dict):
-        return {
-            f"{key}.{inner}" if inner else str(key): tensor
-            for key, value in outputs.items()
-            for inner, tensor in _inner(value)
-        }
-    return {inner or "output": tensor for inner, tensor in _inner(outputs)}
+    """{name: tensor} of whatever a function returns, all different, in the order of `_leaves`."""
+    found = {}
+    for path, tensor in _leaves(outputs):
+        name = ".".join(path) or "output"
+        while name in found:  # {"a.b": x, "a": {"b": y}}
+            name += "_"
+        found[name] = tensor
+    return found
 
 
-def _inner(value):
-    """(name, tensor) of a value of an output: itself, or the elements of a list or dict."""
-    if isinstance(value, dict):
-        return [(str(key), tensor) for key, one in value.items() for _, tensor in _inner(one)]
-    if isinstance(value, list | tuple):
-        return [(str(place), tensor) for place, tensor in enumerate(value)]
-    return [("", value)]
+def _leaves(value, path=()) -> Iterator[tuple[tuple[str, ...], object]]:
+    """(keys and places on the way, leaf) of nested dicts, tuples and lists, without None."""
+    if isinstance(value, Mapping):
+        parts = sorted(value.items(), key=lambda part: str(part[0]))
+    elif hasattr(value, "_asdict"):  # a named tuple
+        parts = value._asdict().items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    else:
+        if value is not None:
+            yield path, value
+        return
+    for key, one in parts:
+        yield from _leaves(one, (*path, str(key)))
 
 
 def _keeping(loaded, function):

@@ -13,6 +13,7 @@ import json
 
 from dc_tf.memory import size
 from dc_tf.run_dir import RunDir
+from dc_tf.sweep import room as room_lib
 from dc_tf.sweep.jobs import job_name, kept_result, make_jobs
 from dc_tf.sweep.precisions import Precisions
 from dc_tf.sweep.processes import make_slots
@@ -46,8 +47,11 @@ def dry_run(
         ConfigError: as of `run.run_sweep`.
     """
     prepared = prepare(config_file, workdir, data, train, test, workers)
+    before = prepared.folder.known()
+    room = room_lib.chosen(at_once, prepared, workers, before.get("threads"))
+    at_once = room.at_once
     make_slots(at_once, workers)
-    known = prepared.folder.known().get("precisions")
+    known = before.get("precisions")
     # The sizes on disk do not depend on them.
     precisions = Precisions(**known) if known else Precisions("float32", "float32")
     jobs = make_jobs(prepared.sweep, prepared.cells, prepared.folder, precisions, prepared.prints)
@@ -58,6 +62,7 @@ def dry_run(
         line["seconds"] = _seconds(line.pop("plan"), speeds.get(_kind(run)))
     result = {
         "dry_run": True,
+        "at_once": at_once,
         "cells": len([cell for cell in prepared.cells if cell.evaluated]),
         "runs": runs,
         "evaluations": len(jobs) - len(runs),
@@ -66,7 +71,7 @@ def dry_run(
         "seconds": _total(runs, at_once),
         "evaluation_seconds": _evaluation_seconds(prepared, jobs, done, at_once),
     }
-    return DryRun(_text(prepared.sweep, result, at_once), result)
+    return DryRun(_text(prepared.sweep, result, room), result)
 
 
 def _planned(run, precisions, workers, done) -> dict:
@@ -168,7 +173,7 @@ def _evaluation_seconds(prepared, jobs, done, at_once) -> float | None:
     return total / at_once
 
 
-def _text(sweep, result, at_once) -> str:
+def _text(sweep, result, room) -> str:
     lines = [
         [
             line["name"],
@@ -181,7 +186,7 @@ def _text(sweep, result, at_once) -> str:
         for line in result["runs"]
     ]
     head = ["run", "after", "images", "steps", "disk", "time"]
-    side = f", {at_once} at a time" if at_once > 1 else ""
+    side = f", {room.at_once} at a time" if room.at_once > 1 else ""
     evaluations = _duration(result["evaluation_seconds"])
     return "\n".join(
         [
@@ -191,6 +196,7 @@ def _text(sweep, result, at_once) -> str:
             markdown(head, lines),
             "",
             f"disk: up to {size(result['disk_bytes'])}",
+            *filter(None, [room.text]),
             f"time of what is left{side}: training {_duration(result['seconds'])}, "
             f"evaluations {evaluations}",
         ]

@@ -43,15 +43,17 @@ def metrics_of(result: dict, untrained: bool) -> dict[str, float]:
     raise DataError(f"the task {result['task']} has no result for an untrained network.")
 
 
-def below_untrained(result: dict) -> list[str]:
-    """The layers that end below those of the untrained network, if that was measured.
+def below_untrained(result: dict) -> list[str] | None:
+    """The layers that end below those of the untrained network.
 
     Args:
         result: JSON of `dc_tf evaluate`.
 
     Returns:
-        Names of layers; [""] if the whole network does.
+        Names of layers; [""] if the whole network does; None if no untrained one was measured.
     """
+    if not result.get("random_init"):
+        return None
     if "layers" in result:
         return result["below_random_init"]
     return [""] if result.get("advice") else []
@@ -80,8 +82,11 @@ def collect(sweep, cells, folder, failures: dict) -> dict:
 
     Returns:
         dict of `title`, `cells` (each with `metrics`, {evaluation: {layer: percent}}, of those that
-        are there), `rows` (variants and points, over seeds; `deviation` is that of a sample, None
-        for one seed), `paper` (with `source` and `curves`, or None), `failed` and `done`.
+        are there, and `below_random_init`, {evaluation: layers, [] of an untrained network itself,
+        or None if that was not measured}), `rows` (variants and points, over seeds; `deviation` is
+        that of a sample, None for one seed; `below_random_init` is the number of seeds below, None
+        if there is none but not all were compared), `paper` (with `source` and `curves`, or None),
+        `failed` and `done`.
     """
     evaluated = [cell for cell in cells if cell.evaluated]
     found = [_cell(sweep, cell, folder, failures) for cell in evaluated]
@@ -137,16 +142,18 @@ def rows_of(found: list[dict]) -> list[dict]:
 def _over_seeds(cells) -> dict:
     """{evaluation: {layer: mean, deviation and numbers of seeds}} from the cells of each seed."""
     values: dict[str, dict[str, list]] = {}
-    below = collections.Counter()
+    below, unknown = collections.Counter(), set()
     for cell in cells:
         for name, layers in cell["metrics"].items():
             for layer, percent in layers.items():
                 values.setdefault(name, {}).setdefault(layer, []).append(percent)
         for name, layers in cell["below_random_init"].items():
-            below.update((name, layer) for layer in layers)
+            below.update((name, layer) for layer in layers or ())
+            unknown |= {name} if layers is None else set()
     return {
         name: {
-            layer: spread(percents) | {"below_random_init": below[name, layer]}
+            layer: spread(percents)
+            | {"below_random_init": below[name, layer] or (None if name in unknown else 0)}
             for layer, percents in layers.items()
         }
         for name, layers in values.items()

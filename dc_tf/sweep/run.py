@@ -18,11 +18,12 @@ from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.sweep import cells as cells_lib
 from dc_tf.sweep import precisions as precisions_lib
+from dc_tf.sweep import room as room_lib
 from dc_tf.sweep.folder import SweepFolder
 from dc_tf.sweep.jobs import make_jobs
 from dc_tf.sweep.processes import make_slots
 from dc_tf.sweep.results import collect
-from dc_tf.sweep.schedule import run_jobs
+from dc_tf.sweep.schedule import run_jobs, say
 from dc_tf.sweep.sweep_file import read_sweep
 from dc_tf.sweep.tables import tables
 
@@ -47,7 +48,7 @@ def run_sweep(
     Args:
         config_file, data, train, test: as of `sweep_file.read_sweep`.
         workdir: folder of the sweep, created if missing.
-        at_once: trainings and evaluations at a time.
+        at_once: trainings and evaluations at a time; 0 for as many as there is room for.
         workers: processes of each.
         threads: of each worker; None for those of an earlier start, else its share of the cores.
 
@@ -59,7 +60,11 @@ def run_sweep(
     prepared = prepare(config_file, workdir, data, train, test, workers)
     sweep, folder = prepared.sweep, prepared.folder
     known = folder.known()
-    slots = make_slots(at_once, workers, threads or known.get("threads"))
+    threads = threads or known.get("threads")
+    room = room_lib.chosen(at_once, prepared, workers, threads)
+    slots = make_slots(room.at_once, workers, threads)
+    if room.text:
+        say(room.text)
     with contextlib.ExitStack() as stack:
         make_folder(folder.path)
         stack.enter_context(locked(folder.lock, folder.path))

@@ -54,7 +54,7 @@ class _Schedule:
         self._count = len(self._waiting)
         self._ended = 0
         if self._done:
-            _say(f"{len(self._done)} of {len(jobs)} trainings and evaluations are done already")
+            say(f"{len(self._done)} of {len(jobs)} trainings and evaluations are done already")
 
     def run(self):
         while self._waiting or self._running:
@@ -85,7 +85,7 @@ class _Schedule:
         slot = self._free.pop(0)
         process = processes.start(job.arguments, slot, log)
         self._running[job.name] = job, process, slot, time.monotonic()
-        _say(f"{job.name}: started")
+        say(f"{job.name}: started")
 
     def _collect(self):
         for job, process, slot, began in list(self._running.values()):
@@ -102,12 +102,12 @@ class _Schedule:
                 self._done.add(job.name)
                 self._ended += 1
                 seconds = time.monotonic() - began
-                _say(f"{job.name}: done in {seconds:.0f} s ({self._ended} of {self._count})")
+                say(f"{job.name}: done in {seconds:.0f} s ({self._ended} of {self._count})")
 
     def _fail(self, job, reason):
         self.failures[job.name] = reason
         self._ended += 1
-        _say(f"{job.name}: {reason}")
+        say(f"{job.name}: {reason}")
 
     def _stop(self):
         """Asks running jobs to save and end; raises Preempted."""
@@ -140,5 +140,6 @@ def last_message(log: str) -> str:
     return (errors or lines or ["no output"])[-1].rstrip(".")
 
 
-def _say(text):
+def say(text: str) -> None:
+    """Prints a line on the progress of the sweep."""
     print(f"sweep: {text}", file=sys.stderr, flush=True)

@@ -10,8 +10,7 @@ _FEW_LAYERS = 4
 UNNAMED = "base"  # the row of a sweep without variants and axes
 _BELOW = "↓"
 _EXPLAINED = (
-    f"{_BELOW} below the untrained network of the same shape and seed, where that was measured, in "
-    "one seed at least"
+    f"{_BELOW} below the untrained network of the same shape and seed, in one seed at least"
 )
 
 
@@ -54,7 +53,21 @@ def _evaluation(name, rows) -> str:
             for row in rows
         ]
     text = f"{head}:\n\n{markdown(columns, lines)}"
-    return f"{text}\n\n{_EXPLAINED}" if _BELOW in text else text
+    explained = [_EXPLAINED] if _BELOW in text else []
+    return "\n\n".join([text, *explained, *_not_compared(name, rows)])
+
+
+def _not_compared(name, rows) -> list[str]:
+    """A sentence on the rows whose untrained networks were not measured, if there are any."""
+    found = [label_of(row) for row in rows if _is_not_compared(row["metrics"][name])]
+    if not found:
+        return []
+    which = "all rows" if len(found) == len(rows) else ", ".join(found)
+    return [f"untrained network not measured, so not compared with it: {which}"]
+
+
+def _is_not_compared(layers):
+    return any(value["below_random_init"] is None for value in layers.values())
 
 
 def _value(row, name, layer):

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from dc_tf.evaluation.comparison import advice, compare
+from dc_tf.evaluation.comparison import advice, compare, layers_below
 
 
 class ComparisonTest(tf.test.TestCase):
@@ -50,9 +50,13 @@ class ComparisonTest(tf.test.TestCase):
     def test_without_an_untrained_network_there_is_only_a_best_layer(self):
         found = compare({"conv1": 0.3, "fc7": 0.3}, None, images=10)
         self.assertEqual(found["best_layer"], "conv1")
-        self.assertEqual(found["below_random_init"], [])
+        self.assertIsNone(found["below_random_init"])  # [] would read as compared
         self.assertIsNone(found["random_init_best_layer"])
         self.assertIsNone(found["advice"])
+
+    def test_networks_without_a_common_layer_are_not_compared(self):
+        self.assertIsNone(layers_below({"conv1": 0.3}, {"fc7": 0.9}, images=10))
+        self.assertEqual(layers_below({"conv1": 0.3}, {"conv1": 0.3}, images=10), [])
 
     def test_a_network_with_one_metric_gets_advice_too(self):
         self.assertIsNone(advice("the model", 0.5, 0.4, images=100))

@@ -77,7 +77,7 @@ class RememberedTest(tf.test.TestCase):
             return entry["random_init"], entry["below_random_init"]
 
         remember(self.model, result({"conv7": 0.6, "fc7": 0.2}))
-        self.assertEqual(kept(), ({}, []))
+        self.assertEqual(kept(), ({}, None))
         remember(self.model, result({"fc7": 0.2}, untrained={"fc7": 0.5}))
         self.assertEqual(kept(), ({"fc7": 0.5}, ["fc7"]))
         remember(self.model, result({"conv7": 0.6}, untrained={"conv7": 0.5}))

@@ -292,6 +292,8 @@ class TasksTest(tf.test.TestCase):
         self.assertRegex(out, r"paper:DeeperCluster\nconv13 .* 45\.60\n")
         result = json.loads(out.splitlines()[-1])
         self.assertIsNone(result["random_init_top1"])
+        self.assertIsNone(result["below_random_init"])
+        self.assertIn("; random init: not measured\n", out)
         self.assertEqual(result["protocol"]["batch_size"], 16)
         with Image.open(picture) as image:
             self.assertEqual(image.size, (960, 540))

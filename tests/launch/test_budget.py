@@ -150,6 +150,17 @@ class SummaryTest(tf.test.TestCase):
         self.assertNotIn("Worse", text)
         self.assertNotIn("longer", text)
 
+    def test_what_was_not_compared_does_not_read_as_safe(self):
+        untrained = {"random_init": None, "random_init_top1": None, "random_init_best_layer": None}
+        alone = {"layers": {"fc7": {"top1": 0.3}}, "top1": 0.3, "best_layer": "fc7"} | untrained
+        measured = alone | {"below_random_init": None, "test_rows": 1000}
+        found = summary.metrics({"rotation_accuracy": None}, measured, None)
+        self.assertEqual(found["below_random_init"], {"knn": None, "linear": None})
+        epochs = {"epochs": {"rotnet": 3}, "configured_epochs": {"rotnet": 10}}
+        text = summary.text(epochs | found, measured, None)
+        self.assertRegex(text, r"k-NN top-1, best layer +30.0 % \(fc7\) +not measured\n")
+        self.assertNotIn("Worse", text)
+
     def test_all_epochs_done_are_not_made_longer_by_minutes(self):
         own, twin = {"conv4": 0.5, "fc7": 0.3}, {"conv4": 0.4, "fc7": 0.4}
         _, text = self.result(own, twin, epochs={"rotnet": 10})

@@ -51,6 +51,7 @@ class FaultsTest(tf.test.TestCase):
         for name, value in expected.items():
             self.assertAllEqual(state[name], value, name)
 
+    @pytest.mark.fault
     def test_a_killed_worker_is_named_by_the_others_and_nothing_is_lost(self):
         self.check_killed(
             (0, "joining the others", 3.0),  # time for the other one to hear it
@@ -121,6 +122,7 @@ class FaultsTest(tf.test.TestCase):
             job.signal(1, signal.SIGCONT)
             self.assertEqual(job.wait(180), [0, 0], job.log(0)[-3000:])
 
+    @pytest.mark.fault
     def test_workers_of_which_one_is_asked_to_stop_save_at_one_step_and_resume(self):
         workdir = self.workdir()
         for rank, number, phase in (

@@ -1,7 +1,9 @@
 """Networks of other programs: what they compute, and what is refused with what there is."""
 
+import collections
 import importlib.util
 import os
+import types
 import unittest
 import unittest.mock
 
@@ -12,7 +14,9 @@ import tensorflow as tf
 from absl.testing import parameterized
 from other_networks import (
     SIDE,
+    callable_network,
     keras_model,
+    layers_by_hundreds,
     saved_model,
     write_onnx,
     write_onnx_graph,
@@ -23,10 +27,10 @@ from PIL import Image, ImageDraw, ImageFont
 from dc_tf import keras
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.exporting.file_formats import write_file
-from dc_tf.networks import files
-from dc_tf.networks.network import OUTPUTS, Wanted
+from dc_tf.networks import files, keras_file
+from dc_tf.networks.network import OUTPUTS, Wanted, prepare
 from dc_tf.networks.open import open_network
-from dc_tf.networks.preprocessing import read
+from dc_tf.networks.preprocessing import PRESETS, from_dict, read
 from dc_tf.nn.vgg16 import VGG16
 
 UNIT = read("0-1")
@@ -43,9 +47,15 @@ WRONG = (
     ([(SIDE, SIDE, 1)], (256,), KINDS, r"of shape \(\?, 16, 16, 1\), which is no batch of RGB"),
     ([(SIDE, 20, 3)], (960,), KINDS, "takes input_0 of 16 x 20 pixels; only square images are"),
     ([(3, SIDE, 20)], (960,), (files.ONNX,), "takes input_0 of 16 x 20 pixels; only square"),
-    ([IMAGE, IMAGE], PIXELS, KERAS, "has 2 inputs; a network of one image is needed"),
+    (
+        [IMAGE, IMAGE],
+        PIXELS,
+        KERAS,
+        r"takes input_0: float32 \(None, 16, 16, 3\), input_1: float32 \(None, 16, 16, 3\); a net",
+    ),
     ([IMAGE, IMAGE], PIXELS, (files.ONNX,), r"takes input_0: .*, input_1: .*; a network of one"),
 )
+Pair = collections.namedtuple("Pair", "mean most")
 
 
 class NetworkTest(tf.test.TestCase):
@@ -192,6 +202,154 @@ class SavedModelTest(NetworkTest):
         failing = unittest.mock.patch("tensorflow_hub.resolve", side_effect=OSError("no route"))
         with failing:
             self.refused("cannot be fetched: no route; give a folder", address, error=DataError)
+
+
+def spec(dtype=tf.float32, sides=(None, SIDE, SIDE, 3), name="images"):
+    return tf.TensorSpec(sides, dtype, name)
+
+
+class CallableTest(NetworkTest, parameterized.TestCase):
+    """SavedModels without signatures: outputs are those of the function that was saved."""
+
+    def opened(self, function, *calls, **kwargs):
+        path = callable_network(self.path("callable"), function, *calls)
+        network = self.open(path, **{"layers": (OUTPUTS,), **kwargs})
+        self.assertEqual(network.settings["signature"], "call")
+        return network
+
+    def check(self, network, expected):
+        found = network(IMAGES)
+        self.assertEqual(list(found), sorted(expected))
+        for name, values in expected.items():
+            self.assertAllClose(found[name], values, rtol=1e-5, msg=name)
+
+    def test_a_bare_tensor(self):
+        function = lambda images: tf.reduce_mean(images, [1, 2])  # noqa: E731
+        network = self.opened(function, ([spec()], {}), layers=None)
+        self.check(network, {"output": function(IMAGES)})
+
+    def test_a_list(self):
+        function = lambda images: [images[:, 0, 0], images[:, 1, 2]]  # noqa: E731
+        network = self.opened(function, ([spec()], {}))
+        self.check(network, dict(zip("01", function(IMAGES), strict=True)))
+
+    def test_everything_nested_has_a_name_of_its_own(self):
+        def function(images):
+            at = lambda *place: images[:, place[0], place[1]]  # noqa: E731
+            return {
+                "f": {
+                    "blocks": [at(0, 1), at(0, 2), (at(0, 3),)],
+                    "pair": Pair(at(1, 1), at(1, 2)),
+                },
+                "dicts": [{"x": at(2, 1)}, {"x": at(2, 2), "y": at(2, 3)}],
+                "f.blocks": {"0": at(3, 1)},
+                "nothing": None,
+            }
+
+        network = self.opened(function, ([spec()], {}))
+        tree = function(IMAGES)
+        blocks, pair, dicts = tree["f"]["blocks"], tree["f"]["pair"], tree["dicts"]
+        expected = {"f.blocks.0": blocks[0], "f.blocks.1": blocks[1], "f.blocks.2.0": blocks[2][0]}
+        expected |= {"f.pair.mean": pair.mean, "f.pair.most": pair.most}
+        expected |= {"dicts.0.x": dicts[0]["x"], "dicts.1.x": dicts[1]["x"]}
+        expected |= {"dicts.1.y": dicts[1]["y"], "f.blocks.0_": tree["f.blocks"]["0"]}
+        found = network(IMAGES)
+        self.assertEqual(set(found), set(expected))
+        for name, values in expected.items():
+            self.assertAllClose(found[name], values, rtol=1e-5, msg=name)
+        path = self.path("callable")
+        self.assertEqual(self.open(path, ("f.blocks.1",)).layer_names, ("f.blocks.1",))
+        self.refused(r"no output f.blok.1 \(nearest: f.blocks.1", path, ("f.blok.1",))
+
+    @parameterized.parameters(
+        ([[spec(), True], {}], [[spec(), False], {}]),  # True is the default
+        ([[spec()], {"training": spec(tf.bool, (), "training")}],),
+        ([[spec(), None], {}], [[spec()], {}]),
+    )
+    def test_it_is_called_in_inference_mode(self, *calls):
+        def function(images, training=True):
+            mean = tf.reduce_mean(images, [1, 2])
+            if training is None:
+                return mean
+            return mean + 100 * tf.cast(training, tf.float32)
+
+        self.check(self.opened(function, *calls), {"output": function(IMAGES, False)})
+
+    def test_one_of_training_alone_is_refused(self):
+        def function(images, training):
+            return images + (1.0 if training else 0.0)
+
+        path = callable_network(self.path("training"), function, ([spec(), True], {}))
+        message = r"alone: .* has call \(images: float32 .*, training: True\)"
+        self.refused(message, path)
+        self.refused("--signature=call does not take images alone: ", path, signature="call")
+
+    @parameterized.parameters(
+        ([tf.uint8, tf.float64, tf.float16, tf.float32], tf.float32),
+        ([tf.uint8, tf.float16], tf.float16),
+        ([tf.int32, tf.uint8], tf.int32),
+    )
+    def test_floats_come_before_integers(self, dtypes, chosen):
+        def function(images):
+            places = tf.constant([1000.0 * dtypes.index(images.dtype)])
+            return tf.reduce_mean(tf.cast(images, tf.float32), [1, 2]) + places
+
+        calls = [([spec(dtype)], {}) for dtype in dtypes]
+        network = self.opened(function, *calls, preprocessing=read("0-255"))
+        images = 255 * IMAGES
+        if chosen.is_integer:
+            images = np.rint(images)
+        self.check(network, {"output": function(tf.cast(images, chosen))})
+
+    @parameterized.parameters(
+        ([[], {"images": spec(), "factor": 3.0}],),
+        ([[{"images": spec()}], {"factor": 3.0}],),
+        ([[spec(sides=None)], {"factor": 3.0}],),
+    )
+    def test_arguments_are_those_of_the_trace(self, call):
+        def function(images, factor=2.0):
+            images = images["images"] if isinstance(images, dict) else images
+            return factor * tf.ensure_shape(images, [None, SIDE, SIDE, 3])
+
+        preprocessing = read(f"size={SIDE},layout=channels_last")
+        network = self.opened(function, call, preprocessing=preprocessing)
+        self.check(network, {"output": 3 * IMAGES})
+
+    def test_what_takes_no_images_is_refused_with_all_there_is(self):
+        def function(images, rate):
+            return images if images.dtype == tf.string else rate * images
+
+        rate, vectors = spec(tf.float32, (), "rate"), spec(tf.float32, (None, 7), "vectors")
+        calls = ([spec(), rate], {}), ([vectors, 2.0], {}), ([spec(tf.string), 2.0], {})
+        path = callable_network(self.path("rate"), function, *calls)
+        starts = {"": "no signature takes images alone", "call": "--signature=call does not take"}
+        for signature, start in starts.items():
+            with self.assertRaisesRegex(ConfigError, start) as raised:
+                self.open(path, signature=signature)
+            for arguments in (
+                "images: float32 (None, 16, 16, 3), rate: float32 ()",
+                "images: float32 (None, 7), rate: 2.0",
+                "images: string (None, 16, 16, 3), rate: 2.0",
+            ):
+                self.assertIn(f"call ({arguments})", str(raised.exception))
+        self.refused("--signature=serve does not exist: .* has call", path, signature="serve")
+
+
+class LongListTest(NetworkTest):
+    def test_all_names_of_a_network_of_many_layers_or_the_nearest_and_their_number(self):
+        path = layers_by_hundreds(self.path("long.keras"), 40)
+        names = ["conv", *(f"layer_{number}" for number in range(40)), "avg_pool"]
+        nearest = r"no output avgpool \(nearest: avg_pool\); it has "
+        self.refused(nearest + ", ".join(names) + r"\.$", path, ("avgpool",))
+        with unittest.mock.patch("dc_tf.networks.network._SHOWN", 41):
+            ends = ", ".join(names[:12]) + r", \.\.\. " + ", ".join(names[-12:])
+            message = rf"{nearest}{ends} \(42 names\); --layer=list names them all\.$"
+            self.refused(message, path, ("avgpool",))
+            self.refused(
+                "has 42 outputs for --layer: " + ", ".join(names) + r"\.$", path, ("list",)
+            )
+        message = r"output xyz, Conv1, average_pool \(nearest: conv, avg_pool\); it has conv, "
+        self.refused(message, path, ("xyz", "Conv1", "average_pool"))
 
 
 class KerasTest(NetworkTest):
@@ -373,6 +531,71 @@ class WrongTest(NetworkTest, parameterized.TestCase):
         self.refused(message, path, preprocessing=read("size=20"), error=DataError)
         right = self.open(path, preprocessing=read(f"size={SIDE}"))
         self.assertAllClose(right(IMAGES)["output"], IMAGES.reshape(5, -1), rtol=1e-5)
+
+
+# Modules of keras.applications, with the names that their functions give to networks.
+NAMES = {
+    "vgg16": ("vgg16",),
+    "vgg19": ("vgg19",),
+    "resnet": ("resnet50", "resnet101", "resnet152"),
+    "resnet_v2": ("resnet50v2", "resnet101v2", "resnet152v2"),
+    "inception_v3": ("inception_v3",),
+    "inception_resnet_v2": ("inception_resnet_v2",),
+    "xception": ("xception",),
+    "mobilenet": ("mobilenet_1.00_224", "mobilenet_0.25_128"),
+    "mobilenet_v2": ("mobilenetv2_1.00_224", "mobilenetv2_0.35_96"),
+    "densenet": ("densenet121", "densenet169", "densenet201"),
+    "nasnet": ("NASNet", "nasnet_mobile", "nasnet_large"),
+}
+# Their networks have layers that scale the images, so their `preprocess_input` changes nothing.
+SCALES = ("efficientnet", "efficientnet_v2", "mobilenet_v3", "convnext", "regnet", "resnet_rs")
+ALIASES = ("imagenet_utils", "resnet50")  # modules of keras.applications that are no further family
+
+
+class PresetsTest(tf.test.TestCase):
+    """The presets of keras.applications, known by the network's name, without the networks."""
+
+    def applications(self):
+        yield keras.applications
+        if _has_keras_3():
+            yield keras.keras_3().applications
+
+    def preset(self, name):
+        images = types.SimpleNamespace(name="input_1")
+        found, why = keras_file._preset(
+            types.SimpleNamespace(name=name, inputs=[images], layers=[])
+        )
+        self.assertEqual(why, f"{found}, of {name} in keras.applications" if found else "")
+        return found
+
+    def test_the_values_of_every_name_are_those_of_its_preprocess_input(self):
+        for package in self.applications():
+            for module, names in NAMES.items():
+                expected = getattr(package, module).preprocess_input(255 * IMAGES)
+                for name in names:
+                    stated = from_dict(PRESETS[self.preset(name)])
+                    found = prepare(tf.constant(IMAGES), stated, tf.float32, channels_first=False)
+                    self.assertAllClose(found, expected, rtol=1e-4, atol=1e-4, msg=name)
+
+    def test_every_name_of_the_table_and_every_module_is_compared(self):
+        listed = [name for names in NAMES.values() for name in names]
+        beginnings = tuple(keras_file._BEGINNINGS)
+        self.assertEqual({n for n in listed if not n.startswith(beginnings)}, {*keras_file._EXACT})
+        self.assertEqual(
+            {n.partition("_")[0] + "_" for n in listed if n.startswith(beginnings)}, {*beginnings}
+        )
+        for package in self.applications():
+            modules = {n for n in dir(package) if hasattr(getattr(package, n), "preprocess_input")}
+            self.assertEqual(modules - {*ALIASES}, {*NAMES, *SCALES} & modules | {*NAMES})
+
+    def test_networks_that_scale_their_images_have_no_preset(self):
+        for package in self.applications():
+            for module in SCALES:
+                if hasattr(package, module):
+                    found = getattr(package, module).preprocess_input(255 * IMAGES)
+                    self.assertAllEqual(found, 255 * IMAGES, module)
+        for name in ("efficientnetb0", "efficientnetv2-s", "MobilenetV3small", "convnext_tiny"):
+            self.assertIsNone(self.preset(name), name)
 
 
 @pytest.mark.slow

@@ -179,14 +179,18 @@ class RunTest(ReportCase):
         for path in (os.path.join(self.run_folder, "knn.json"), self.path("mine.json")):
             with open(path, "w", encoding="utf-8") as file:
                 json.dump(result | {"task": "low_shot"} if "mine" in path else result, file)
+        alone = result | {"task": "linear_probe", "random_init": None, "below_random_init": None}
+        with open(self.path("alone.json"), "w", encoding="utf-8") as file:
+            json.dump(alone, file)
         worse = {"task": "retrieval", "map": 0.25, "advice": "R-MAC ends below an untrained one."}
         with open(self.path("worse.json"), "w", encoding="utf-8") as file:
             json.dump(worse, file)
-        named = [self.path("mine.json"), self.path("worse.json")]
+        named = [self.path(f"{name}.json") for name in ("mine", "worse", "alone")]
         text = self.document(run=self.run_folder, evaluation_files=named).text()
         self.assertIn("conv1 best 50.0 25.0", text)
         self.assertIn("conv2 below untrained 25.0 37.5", text)
         self.assertIn("Few labels, top-1", text)
+        self.assertEqual(text.count("not compared with an untrained network"), 1)
         self.assertIn("k-NN, top-1: conv2 ends below the same layer of an untrained", text)
         self.assertIn("Retrieval: R-MAC ends below an untrained one.", text)
         with self.assertRaisesRegex(ConfigError, "no JSON result|not a JSON result"):

@@ -41,6 +41,34 @@ def saved_model(path, inputs=None, signatures=None, batch=None):
     return path
 
 
+def callable_network(path, function, *calls):
+    """A SavedModel without signatures, of a function that can be called; returns the path.
+
+    Args:
+        path: folder.
+        function: of Python, whatever its arguments and outputs.
+        calls: (positional, named) arguments of each call that is traced, specs and constants.
+    """
+    module = tf.Module()
+    module.__call__ = tf.function(function, autograph=False)
+    for positional, named in calls:
+        module.__call__.get_concrete_function(*positional, **named)
+    tf.saved_model.save(module, path)
+    return path
+
+
+def layers_by_hundreds(path, count):
+    """A Keras file of a chain of so many layers "layer_0", ... between "conv" and "avg_pool"."""
+    layers = keras.layers
+    x = images = layers.Input([SIDE, SIDE, 3], name="images")
+    x = layers.Conv2D(2, 3, name="conv")(x)
+    for number in range(count):
+        x = layers.ReLU(name=f"layer_{number}")(x)
+    x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    keras.Model(images, x).save(path)
+    return path
+
+
 def keras_model(modern=False, lambdas=False, name="theirs"):
     """A model of a convolution, its mean over pixels, and classes, of Keras 2 or, if modern, 3."""
     module = keras.keras_3() if modern else keras

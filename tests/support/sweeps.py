@@ -9,6 +9,7 @@ import fork_server
 
 from dc_tf.data.synthetic.generate import generate
 from dc_tf.sweep import processes
+from dc_tf.sweep.run import prepare
 
 # Eight cells: two variants of one stage, at two shares of the images, with two seeds.
 SWEEP = {
@@ -47,6 +48,11 @@ def make_data(folder):
     generate(found["data"], images=60, size=40, processes=1)
     generate(found["test"], images=40, size=40, split="test", processes=1)
     return found
+
+
+def prepared(data, workdir):
+    """SWEEP on the data sets of `make_data`, checked."""
+    return prepare(SWEEP, workdir, data["data"], None, data["test"], 1)
 
 
 class Forked:

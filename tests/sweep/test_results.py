@@ -57,11 +57,19 @@ class MetricsTest(tf.test.TestCase):
             metrics_of(found, untrained=True)
 
     def test_what_ends_below_the_untrained_network(self):
+        twin = {"random_init": {"conv1": {}}}
         layers = {"layers": {"conv1": {}}, "below_random_init": ["conv1"], "advice": "conv1 ends"}
-        self.assertEqual(below_untrained(layers), ["conv1"])
-        self.assertEqual(below_untrained({"top1": 0.5, "advice": "the model ends below"}), [""])
-        self.assertEmpty(below_untrained({"top1": 0.5, "advice": None}))
-        self.assertEmpty(below_untrained({"task": "rotation", "rotation_accuracy": 0.5}))
+        self.assertEqual(below_untrained(layers | twin), ["conv1"])
+        whole = {"random_init": {"top1": 0.5}}
+        self.assertEqual(below_untrained(whole | {"advice": "the model ends below"}), [""])
+        self.assertEqual(below_untrained(whole | {"advice": None}), [])
+
+    def test_what_was_not_compared_does_not_read_as_safe(self):
+        layers = {"layers": {"conv1": {}}, "random_init": None, "advice": None}
+        for below in ([], None):  # a result of any release
+            self.assertIsNone(below_untrained(layers | {"below_random_init": below}))
+        self.assertIsNone(below_untrained({"top1": 0.5, "random_init": None, "advice": None}))
+        self.assertIsNone(below_untrained({"task": "rotation", "rotation_accuracy": 0.5}))
 
     def test_a_row_counts_the_seeds_that_end_below_by_layer(self):
         def cell(seed, below):
@@ -70,10 +78,16 @@ class MetricsTest(tf.test.TestCase):
             own = {"metrics": metrics, "below_random_init": below, "seed": seed}
             return own | {"variant": "a", "axes": {}, "images": 60}
 
-        (found,) = rows_of([cell(0, ["fc7"]), cell(1, ["fc7", "conv1"]), cell(2, [])])
-        counts = {k: v["below_random_init"] for k, v in found["metrics"]["knn"].items()}
-        self.assertEqual(counts, {"conv1": 1, "fc7": 2})
-        self.assertEqual(found["metrics"]["knn"]["conv1"]["mean"], 2.0)
+        def counts(*cells):
+            (found,) = rows_of(cells)
+            return {k: v["below_random_init"] for k, v in found["metrics"]["knn"].items()}
+
+        cells = cell(0, ["fc7"]), cell(1, ["fc7", "conv1"]), cell(2, [])
+        self.assertEqual(counts(*cells), {"conv1": 1, "fc7": 2})
+        self.assertEqual(counts(cells[2], cells[2]), {"conv1": 0, "fc7": 0})
+        self.assertEqual(counts(cells[0], cell(1, None)), {"conv1": None, "fc7": 1})
+        self.assertEqual(counts(cell(0, None)), {"conv1": None, "fc7": None})
+        self.assertEqual(rows_of(cells)[0]["metrics"]["knn"]["conv1"]["mean"], 2.0)
 
     def test_mean_and_deviation_of_a_sample(self):
         self.assertEqual(spread([1.0, 2.0, 3.0]), {"mean": 2.0, "deviation": 1.0, "seeds": 3})
@@ -96,6 +110,14 @@ class TablesTest(tf.test.TestCase):
             "| a       | 1.0 ± 0.5 ↓ |\n| b       | 2.0 ± 0.5   |\n\n↓ below the unt", text
         )
         self.assertNotIn("↓", tables(result(found[1])))
+
+    def test_rows_that_were_not_compared_are_named(self):
+        text = tables(result(row("a", 1.0, below=None), row("b", 2.0)))
+        note = "untrained network not measured, so not compared with it: "
+        self.assertIn(f"| b       | 2.0 ± 0.5 |\n\n{note}a\n", text)
+        text = tables(result(row("a", 1.0, below=None), row("b", 2.0, below=None)))
+        self.assertIn(f"{note}all rows\n", text)
+        self.assertNotIn(note, tables(result(row("a", 1.0), row("b", 2.0))))
 
     def test_many_layers_go_down(self):
         layers = [f"conv{n}" for n in range(1, 8)]

@@ -17,15 +17,17 @@ import pytest
 import sweeps
 import tensorflow as tf
 
+from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.sweep.run import run_sweep
+from dc_tf.sweep.views import random_rows
 
 
 @pytest.mark.slow
 class SweepTest(tf.test.TestCase):
-    """Two cells, two at a time."""
+    """Two cells on half of the images, two at a time."""
 
-    fields = {"variants": {"first": {}}, "axes": {}}
+    fields = {"variants": {"first": {}}, "axes": {"images": {"fractions": [0.5]}}}
 
     @classmethod
     def setUpClass(cls):
@@ -59,11 +61,32 @@ class SweepTest(tf.test.TestCase):
         self.assertCountEqual([job[0] for job in self.started], ["train", "evaluate"] * 2)
         self.assertEqual(check_rows(self.workdir), 1)
 
+    def test_a_share_of_the_images_is_another_view_for_each_seed(self):
+        rows = []
+        for seed in (0, 1):
+            with open(f"{self.workdir}/runs/first-images_0.5-seed_{seed}/result.json") as file:
+                self.assertEqual(json.load(file)["rows"], 30)
+            view = Dataset.open(f"{self.workdir}/data/fraction_0.5-seed_{seed}")
+            rows.append(random_rows(60, 30, seed))
+            self.assertAllEqual(view.labels(), Dataset.open(self.data["data"]).labels()[rows[-1]])
+        self.assertNotAllEqual(*rows)
+        self.assertEqual([cell["images"] for cell in self.found["cells"]], [30, 30])
+
+    def test_without_untrained_networks_nothing_reads_as_compared(self):
+        with open(f"{self.workdir}/result.json") as file:
+            found = json.load(file)
+        self.assertEqual(
+            [cell["below_random_init"] for cell in found["cells"]], [{"knn": None}] * 2
+        )
+        self.assertIn(
+            "untrained network not measured, so not compared with it: all rows", self.found.table
+        )
+
     def test_table_and_plot_are_written(self):
         with open(f"{self.workdir}/table.md") as file:
             table = file.read()
         self.assertEqual(table, self.found.table)
-        self.assertRegex(table, r"\| first +\| [\d.]+ ± [\d.]+ +\| [\d.]+ ± [\d.]+ +\|")
+        self.assertRegex(table, r"\| first +\| 0\.5 +\| [\d.]+ ± [\d.]+ +\| [\d.]+ ± [\d.]+ +\|")
         with open(f"{self.workdir}/plot.svg") as file:
             self.assertIn("conv13", file.read())
 
@@ -113,22 +136,25 @@ class SweepTest(tf.test.TestCase):
         bad = {"settings": {"stages[0].optimizer.learning_rate": 1e30}}
         variants = {"bad": bad, "next": {"after": "bad"}, "first": {}}
         workdir = self.copy()
-        with self.assertRaisesRegex(DataError, "^bad-seed_0 ended with exit code 1: .*log: ") as e:
+        failed = "^bad-images_0.5-seed_0 ended with exit code 1: .*log: "
+        with self.assertRaisesRegex(DataError, failed) as e:
             self.sweep(workdir, variants=variants, seeds=[0])
         result = e.exception.result
         self.assertEqual(result["done"], "1 of 3 cells")
         self.assertEqual([row["variant"] for row in result["rows"] if row["metrics"]], ["first"])
-        self.assertIn("needs bad-seed_0, which failed", result["failed"]["next-seed_0"])
-        self.assertTrue(os.path.exists(f"{workdir}/logs/bad-seed_0.log"))
+        reason = result["failed"]["next-images_0.5-seed_0"]
+        self.assertIn("needs bad-images_0.5-seed_0, which failed", reason)
+        self.assertTrue(os.path.exists(f"{workdir}/logs/bad-images_0.5-seed_0.log"))
         self.assertIn("Failed:", result.table)
 
     @pytest.mark.extended
     def test_a_sweep_that_is_killed_in_a_cell_ends_as_an_undisturbed_one(self):
-        workdir = self.copy(without=["first-seed_1"])
+        killed = "first-images_0.5-seed_1"
+        workdir = self.copy(without=[killed])
         os.remove(f"{workdir}/result.json")
 
         def kill(arguments, process):
-            wait_until(lambda: checkpoints_of(workdir, "first-seed_1"))
+            wait_until(lambda: checkpoints_of(workdir, killed))
             process.kill()
             raise Killed
 
@@ -136,7 +162,7 @@ class SweepTest(tf.test.TestCase):
             run_sweep(sweeps.SWEEP | self.fields, workdir, **self.data, threads=1)
         self.assertLen(started, 1)
         self.assertFalse(os.path.exists(f"{workdir}/result.json"))
-        self.assertFalse(os.path.exists(f"{workdir}/runs/first-seed_1/result.json"))
+        self.assertFalse(os.path.exists(f"{workdir}/runs/{killed}/result.json"))
         found, started = self.sweep(workdir)
         self.assertEqual([job[0] for job in started], ["train", "evaluate"])
         self.assertEqual(found["rows"], self.found["rows"])

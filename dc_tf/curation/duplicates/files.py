@@ -1,16 +1,23 @@
-"""Writes what `duplicates` has found: a table, the rows to keep, and a view of them.
+"""Writes what `duplicates` has found: a table, the rows to keep with their files, a view of them.
 
 write_table(found, features, "OUT/duplicates.parquet")
 write_keep(found, rows, "OUT/keep.npy")
+write_names(features, "OUT/keep.npy", "OUT/keep.jsonl")
 """
+
+import json
+import os
 
 import numpy as np
 
 from dc_tf import atomic
 from dc_tf.curation.duplicates.find import BYTES, NEAR, PIXELS
-from dc_tf.curation.features.sources import sources_of
+from dc_tf.curation.features.sources import beside, sources_of
 from dc_tf.curation.tables import TableWriter
+from dc_tf.data.storage import row_sources
+from dc_tf.data.storage.row_list import SOURCES
 from dc_tf.data.storage.view import write_view
+from dc_tf.distributed import stop_request
 
 COLUMNS = {
     "group": "int64",
@@ -86,6 +93,38 @@ def write_kept_view(found, dataset, keep, output, settings) -> None:
     origin = {"made_by": "dc_tf duplicates", "dropped": len(found.dropped), **settings}
     rows = np.load(keep, mmap_mode="r")
     write_view(dataset, rows, output, origin, overwrite=True, with_sources=True)
+
+
+def write_names(features, keep, path, kept=None) -> None:
+    """Writes the id and the file of each row that stays, a JSON object a line, of `row_sources`.
+
+    Args:
+        features: Features.
+        keep: path of the file of `write_keep`.
+        path: of the file.
+        kept: view of `write_kept_view`, which has read the names already; None takes those beside
+            the features, null where there are none.
+
+    Raises:
+        DataError: the names cannot be read.
+        Preempted: the process was asked to stop; no file was written.
+    """
+    rows = np.load(keep, mmap_mode="r")
+
+    def write(file):
+        sources = _sources_of_view(kept) if kept else beside(features, rows)
+        for number, (row, source) in enumerate(zip(rows, sources, strict=True)):
+            if number % _BLOCK_ROWS == 0:
+                stop_request.raise_if_requested("the names of the rows that stay were not written")
+            file.write(row_sources.line(int(row), source))
+
+    atomic.write_file(path, write)
+
+
+def _sources_of_view(view):
+    with open(os.path.join(view, SOURCES), "rb") as file:
+        for line in file:
+            yield json.loads(line)["source"]
 
 
 def summary(found, rows, threshold) -> dict:

@@ -1,10 +1,12 @@
 """The file that each row of features was made of: from the data set, or from beside the features.
 
 sources_of(features, [7, 0])          # ["dogs/rex.jpg", "cats/tom.jpg"]
+beside(features, [0, 7])              # yields ["cats/tom.jpg", "dogs/rex.jpg"]
 """
 
 import itertools
 import json
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -26,20 +28,28 @@ def sources_of(features: Features, rows) -> list[str | None]:
     rows = np.asarray(rows, np.int64)
     if features.dataset is not None:
         return row_sources.sources_of(features.dataset, rows)
+    ascending = np.unique(rows)
+    known = dict(zip(ascending.tolist(), beside(features, ascending), strict=True))
+    return [known[row] for row in rows.tolist()]
+
+
+def beside(features: Features, rows) -> Iterator[str | None]:
+    """Yields the source of each row as the files beside the features name it, None without them.
+
+    Args:
+        features: Features.
+        rows: iterable of ascending row ids, each once; row i has line i of all files together.
+
+    Raises:
+        DataError: a file of sources cannot be read.
+    """
     paths = list(map(sources_file, features.files))
-    if not all(paths):
-        return [None] * len(rows)
-    known = _found(paths, np.unique(rows).tolist())
-    return [known.get(row) for row in rows.tolist()]
-
-
-def _found(paths, wanted) -> dict[int, str | None]:
-    """{row: source} of some rows, ascending; row i has line i of all files together."""
-    known, lines, following = {}, itertools.chain.from_iterable(map(_lines, paths)), 0
-    for row in wanted:
-        line = next(itertools.islice(lines, row - following, None), None)
-        known[row], following = line and json.loads(line)["source"], row + 1
-    return known
+    lines = itertools.chain.from_iterable(map(_lines, paths)) if all(paths) else iter(())
+    following = 0
+    for row in rows:
+        line = next(itertools.islice(lines, int(row) - following, None), None)
+        following = int(row) + 1
+        yield line and json.loads(line)["source"]
 
 
 def _lines(path):

@@ -133,6 +133,8 @@ def _lines(result):
     if result["random_init"]:
         layer, share = result["random_init_best_layer"], result[f"random_init_{name}"]
         line += f"; of random init {layer}, {_percent(share)}"
+    else:
+        line += "; random init: not measured"
     return [line, *([result["advice"]] if result["advice"] else [])]
 
 

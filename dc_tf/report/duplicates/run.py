@@ -6,6 +6,7 @@
 Output folder:
     duplicates.parquet    a row for each image that has a copy (or duplicates.csv)
     keep.npy              ids of the rows that stay
+    keep.jsonl            the same with their files, {"row": 7, "source": "dogs/rex.jpg"} a line
     kept/                 a view of them, a data set for every command
     gallery.html          pictures of groups
     duplicates.json       the result; written last
@@ -232,11 +233,12 @@ def _claimed(output, owner, overwrite):
 
 def _write(found, features, statistics, settings, output, format, groups):
     dataset, keep = features.dataset, os.path.join(output, "keep.npy")
+    kept = os.path.join(output, "kept") if dataset is not None else None
     duplicate_files.write_table(found, features, os.path.join(output, f"duplicates.{format}"))
     duplicate_files.write_keep(found, features.rows, keep)
     if dataset is not None:
-        kept = os.path.join(output, "kept")
         duplicate_files.write_kept_view(found, dataset, keep, kept, dataclasses.asdict(settings))
         page = gallery(found, dataset, statistics, groups)
         write_file(os.path.join(output, "gallery.html"), lambda file: file.write(page))
+    duplicate_files.write_names(features, keep, os.path.join(output, "keep.jsonl"), kept)
     write_json(os.path.join(output, _RESULT), {**statistics, **dataclasses.asdict(settings)})

@@ -39,14 +39,14 @@ class ByLayer:
     Attributes:
         title: for people.
         rows: list of (layer, percent, percent of an untrained network or None, is the best).
-        below: layers that are worse than those of an untrained network.
+        below: layers that are worse than those of an untrained network; None if none was compared.
         chart: of both, or None.
         about: what it was measured on.
     """
 
     title: str
     rows: list
-    below: list
+    below: list | None
     chart: object
     about: str
 
@@ -124,7 +124,8 @@ def _by_layer(result):
     images = result.get("test_rows")
     about = f"{images:,} test images" if isinstance(images, int) else ""
     below = result.get("below_random_init")
-    below = [layer for layer in below if layer in own] if isinstance(below, list) else []
+    compared = bool(twin) and isinstance(below, list)
+    below = [layer for layer in below if layer in own] if compared else None
     return ByLayer(title, rows, below, chart, about)
 
 

@@ -230,11 +230,11 @@ class FurtherTest(OtherTest):
         page = os.path.join(self.root, "report.html")
         call("report", *pair, f"--output={page}")
         self.check_report(page)
-        copies = call("duplicates", *source, "--dry_run")
-        self.assertEqual(copies["rows"], ROWS)
-        few = os.path.join(self.root, "few")
-        call("curate", *source, "--target=10", "--levels=4", f"--output={few}")
-        self.assertEqual(Dataset.open(few).rows, 10)
+        few = self.curated(self.features)
+        x = np.concatenate([np.load(path) for path in files(self.features, "mean")])
+        self.assertLen(few, 10)
+        self.assertAllEqual(self.curated(x), few)
+        self.assertNotEqual(self.curated(x[::-1]).tolist(), few.tolist())
         nmi = call("evaluate", "--task=nmi", f"--model={clusters}", f"--train={self.data}")
         self.assertEqual(nmi["rows"], ROWS)
         flags = source[0], f"--train={self.data}", "--params_override=k=4"
@@ -249,6 +249,44 @@ class FurtherTest(OtherTest):
             found = [int(line["cluster"]) for line in csv.DictReader(file)]
         self.assertAllEqual(found, np.load(os.path.join(clusters, "assignments.npy")))
         self.browsed(clusters)
+
+    def curated(self, features):
+        """The rows that are chosen by features, a folder of `embed` or a matrix."""
+        if not isinstance(features, str):
+            path = os.path.join(tempfile.mkdtemp(dir=self.root), "given.npy")
+            np.save(path, features)
+            features = path
+        few = self.folder()
+        flags = f"--features={features}", f"--data={self.data}", "--target=10", "--levels=4"
+        call("curate", *flags, f"--output={few}")
+        return Dataset.open(few).row_list.row_ids
+
+    def test_a_near_copy_is_found_by_the_features(self):
+        images, folder = tempfile.mkdtemp(dir=self.root), self.folder()
+        for number in range(12):
+            pixels = np.random.default_rng(number).integers(0, 256, (4, 4, 3), np.uint8)
+            picture = Image.fromarray(pixels).resize((40, 40), Image.BICUBIC)
+            picture.save(os.path.join(images, f"{number:02}.png"))
+            if number == 5:
+                picture.resize((32, 32)).save(os.path.join(images, "copy.jpg"), quality=90)
+        flags = self.flags[0], self.flags[2], "--layer=map", "--cells=16", f"--images={images}"
+        call("embed", *flags, f"--output={folder}")
+        copies, data = self.folder(), f"{folder}.data"
+        flags = f"--features={folder}", f"--data={data}", "--whiten=0", "--threshold=0.99"
+        found = call("duplicates", *flags, "--format=csv", f"--output={copies}")
+        self.assertEqual((found["rows"], found["groups"], found["would_go"]), (13, 1, 1))
+        with open(os.path.join(copies, "duplicates.csv"), newline="") as file:
+            group = [(line["source"], line["kind"]) for line in csv.DictReader(file)]
+        self.assertEqual(group, [("05.png", ""), ("copy.jpg", "near")])
+        names = pictures.sources(data)
+        stays = [{"row": row, "source": n} for row, n in enumerate(names) if n != "copy.jpg"]
+        self.assertEqual(lines_of(os.path.join(copies, "keep.jsonl")), stays)
+        alone = self.folder()  # without the data set: no sizes, and names from beside the features
+        call("duplicates", flags[0], *flags[2:], f"--output={alone}")
+        rows = np.load(os.path.join(alone, "keep.npy")).tolist()
+        self.assertLen(rows, 12)
+        stays = [{"row": row, "source": names[row]} for row in rows]
+        self.assertEqual(lines_of(os.path.join(alone, "keep.jsonl")), stays)
 
     def browsed(self, clusters):
         """An image of the collection and one from outside find the row by these features."""
@@ -369,6 +407,11 @@ class FurtherTest(OtherTest):
 
 def files(folder, layer):
     return sorted(glob.glob(os.path.join(folder, f"{layer}-*.npy")))
+
+
+def lines_of(path):
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 def run(*arguments):

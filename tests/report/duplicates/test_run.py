@@ -19,6 +19,7 @@ from PIL import Image
 from dc_tf.commands.main import main
 from dc_tf.curation.duplicates import row_facts
 from dc_tf.curation.duplicates.row_facts import RowFacts
+from dc_tf.curation.selection.row_files import read_rows
 from dc_tf.data.convert import convert
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.errors import ConfigError, Preempted
@@ -37,6 +38,14 @@ def encoded(image, form="PNG", **options):
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getvalue()
+
+
+def lines_of(output):
+    """[(row, source)] of the list of what stays."""
+    with open(os.path.join(output, "keep.jsonl"), encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file]
+    assert all(list(line) == ["row", "source"] for line in lines), lines
+    return [(line["row"], line["source"]) for line in lines]
 
 
 class FoundTest(tf.test.TestCase):
@@ -103,6 +112,8 @@ class FoundTest(tf.test.TestCase):
         with open(os.path.join(kept, "sources.jsonl")) as file:
             named = [json.loads(line)["source"] for line in file]
         self.assertEqual(named, ["a.png", "e.png", "f.png"])
+        self.assertEqual(lines_of(output), [(row, self.sources[row]) for row in keep])
+        self.assertAllEqual(read_rows(os.path.join(output, "keep.jsonl"), "--rows", 6), keep)
         self.assertEqual(pictures.files(self.data), before)
 
     def test_a_dry_run_counts_the_same_and_writes_nothing(self):
@@ -127,7 +138,9 @@ class FoundTest(tf.test.TestCase):
         self.assertEqual(found["by_kind"], {"bytes": 0, "pixels": 0, "near": 3})
         with open(os.path.join(output, "duplicates.csv"), newline="") as file:
             self.assertEqual([one["source"] for one in csv.DictReader(file)], [""] * 4)
-        self.assertLen(np.load(os.path.join(output, "keep.npy")), 3)
+        keep = np.load(os.path.join(output, "keep.npy"))
+        self.assertLen(keep, 3)
+        self.assertEqual(lines_of(output), [(row, None) for row in keep])
         self.assertNotIn("gallery.html", os.listdir(output))
 
     def test_hostile_names_are_text_in_the_gallery(self):

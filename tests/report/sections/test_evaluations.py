@@ -41,6 +41,12 @@ class EvaluationsTest(tf.test.TestCase):
         self.assertLen(found.chart.lines[1].points, 1)
         self.assertEqual(found.about, "100 test images")
 
+    def test_layers_that_were_not_compared_do_not_read_as_safe(self):
+        self.write("knn.json", RESULT)
+        self.write("low.json", RESULT | {"task": "low_shot", "random_init": None})
+        compared, alone = find(self.folder).by_layer
+        self.assertEqual((compared.below, alone.below), ([], None))
+
     def test_one_result_is_shown_once(self):
         named = self.write("knn.json", RESULT)
         entry = {"task": "knn", "metric": "top1", "layers": {"conv1": 0.25, "conv2": 0.5}}

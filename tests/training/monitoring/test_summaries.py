@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 import types
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -42,6 +43,30 @@ def documented(heading):
 
 def files(folder):
     return sorted(glob.glob(os.path.join(folder, "*tfevents*")))
+
+
+def pictures_of(reader, side=None):
+    """(n, side, side, 3) float32 of all rows; without `side` as large as they are."""
+    found = []
+    for example in reader.examples(np.arange(reader.dataset.rows)):
+        with Image.open(io.BytesIO(example["encoded"])) as image:
+            image = image.convert("RGB")
+            found.append(np.asarray(image.resize((side, side)) if side else image, np.float32))
+    return np.stack(found)
+
+
+def closest(picture, known):
+    """The row whose picture is most like one that was compressed; it has to be much more so."""
+    distance = np.abs(known - picture).mean((1, 2, 3))
+    first, second = np.argsort(distance)[:2]
+    assert 2 * distance[first] < distance[second], (distance[first], distance[second])
+    return first
+
+
+def in_tile(sheet, line, column, side):
+    """The picture, `side` pixels, in the middle of a tile of a contact sheet, of 128 x 170."""
+    top, left = 170 * line + 64 - side // 2, 128 * column + 64 - side // 2
+    return sheet[top : top + side, left : left + side]
 
 
 class SummariesTest(tf.test.TestCase):
@@ -137,6 +162,65 @@ class PicturesTest(tf.test.TestCase):
         self.assertAllEqual(first, [np.flatnonzero(flat == label)[0] for label in labels])
         self.assertLen(cluster_pictures.largest(np.array([0, 3, 0, 1]), 9), 2)
 
+    def small(self):
+        """A reader of 20 images and their assignments: sizes of the clusters 5, 0, 9, 2, 4, 0."""
+        reader = RowReader(Dataset.open(runs.make_data(tempfile.mkdtemp(), images=20)))
+        flat = np.repeat([0, 2, 3, 4], [5, 9, 2, 4])
+        flat = np.random.default_rng(1).permutation(flat).astype(np.int32)
+        return reader, Assignments(flat // 3, flat % 3, clusters=2, sub_clusters=3)
+
+    def test_a_sheet_has_the_images_of_its_clusters_in_their_tiles(self):
+        reader, assignments = self.small()
+        flat, known = assignments.flat(), pictures_of(reader)
+        with mock.patch.object(cluster_pictures, "SHEET_CLUSTERS", 3):
+            sheet = np.asarray(cluster_pictures.contact_sheet(assignments, reader), np.float32)
+        self.assertEqual(sheet.shape, (3 * 170, 8 * 128, 3))
+        members = {label: np.flatnonzero(flat == label) for label in (2, 0, 3)}
+        shown = [members[2][[0, 1, 2, 3, 4, 5, 6, 8]], members[0], members[3]]  # not cluster 4
+        for line, rows in enumerate(shown):
+            for column, row in enumerate(rows):
+                tile = in_tile(sheet, line, column, known.shape[1])
+                self.assertAllEqual(tile, known[row], f"line {line}, column {column}")
+            empty = sheet[170 * line : 170 * (line + 1), 128 * len(rows) :]
+            self.assertTrue((empty == 255).all(), f"line {line}")
+
+    def test_of_many_centroids_the_projector_keeps_the_largest(self):
+        reader, assignments = self.small()
+        flat, random = assignments.flat(), np.random.default_rng(2)
+        centroids = random.standard_normal((2, 3, 7)).astype(np.float32)
+        nearness = random.random((20, 2)).astype(np.float32)
+        model = types.SimpleNamespace(
+            counts=np.bincount(flat, minlength=6).reshape(2, 3),
+            sub_centroids=tuple(centroids),
+            nearness=lambda: nearness,
+        )
+        folder = tempfile.mkdtemp(dir=self.get_temp_dir())
+        with mock.patch.object(cluster_pictures, "MOST_CENTROIDS", 3):
+            count = cluster_pictures.write_projector(folder, "round", model, assignments, reader)
+        self.assertEqual(count, 3)
+        self.check_projector(folder, centroids.reshape(6, 7), flat, nearness, reader)
+
+    def check_projector(self, folder, centroids, flat, nearness, reader):
+        """Of the clusters 0, 2 and 4: centroids, lines and sprites, in this order."""
+        folder = os.path.join(folder, cluster_pictures.FOLDER, "round")
+        found = np.fromfile(os.path.join(folder, "centroids.bytes"), np.float32)
+        self.assertAllEqual(found.reshape(3, 7), centroids[[0, 2, 4]])
+        rows = []
+        for label in (0, 2, 4):
+            members = np.flatnonzero(flat == label)
+            rows.append(members[nearness[members, 0].argmin()])
+        sources = [example["source"] for example in reader.examples(rows)]
+        with open(os.path.join(folder, "centroids.tsv")) as file:
+            lines = [line.rstrip("\n").split("\t") for line in file][1:]
+        expected = zip(("0/0", "0/2", "1/1"), "594", map(str, rows), sources, strict=True)
+        self.assertEqual(lines, [list(line) for line in expected])
+        side, known = cluster_pictures.SPRITE, pictures_of(reader, cluster_pictures.SPRITE)
+        with Image.open(os.path.join(folder, "sprites.jpg")) as image:
+            sprites = np.asarray(image, np.float32).reshape(2, side, 2, side, 3)
+        for number, row in enumerate(rows):
+            self.assertEqual(closest(sprites[number // 2, :, number % 2], known), row)
+        self.assertGreater(sprites[1, :, 1].min(), 240)  # no fourth one
+
     def test_corrupt_records_have_an_empty_place(self):
         pictures = [None, {"encoded": b"no image", "source": "x", "label": None}]
         sheet = cluster_pictures._sprites(pictures)
@@ -193,12 +277,21 @@ class RunTest(tf.test.TestCase):
     def test_the_sheet_is_a_line_of_images_for_each_of_some_clusters(self):
         events = self.events.Tensors("clustering/images")
         self.assertEqual([event.step for event in events], [8, 16])
-        for event in events:
+        known = pictures_of(RowReader(Dataset.open(self.settings["data"]["path"])))
+        for number, event in enumerate(events):
             width, height, encoded = tf.make_ndarray(event.tensor_proto)
             with Image.open(io.BytesIO(encoded)) as image:
                 self.assertEqual(image.size, (int(width), int(height)))
-                pixels = np.asarray(image.convert("L"), np.float32)
-            self.assertGreater(pixels.std(), 20)
+                pixels = np.asarray(image.convert("RGB"), np.float32)
+            flat = Assignments.open(self.run_dir.clustering(1, number)).flat()
+            counts = np.bincount(flat)
+            labels = [one for one in np.argsort(-counts, kind="stable") if counts[one]]
+            self.assertLen(labels, len(pixels) // 170)  # eight at most, so that all are shown
+            for line, label in enumerate(labels):
+                members = np.flatnonzero(flat == label)
+                for column, row in ((0, members[0]), (min(len(members), 8) - 1, members[-1])):
+                    tile = in_tile(pixels, line, column, known.shape[1])
+                    self.assertEqual(closest(tile, known), row, f"line {line}, column {column}")
         self.assertEqual(
             self.events.SummaryMetadata("clustering/images").plugin_data.plugin_name, "images"
         )
@@ -220,7 +313,8 @@ class RunTest(tf.test.TestCase):
             head, *lines = [line.rstrip("\n").split("\t") for line in file]
         self.assertEqual(head, ["cluster", "images", "row", "source"])
         assignments = Assignments.open(self.run_dir.clustering(1, 1))
-        examples = RowReader(Dataset.open(self.settings["data"]["path"])).examples(range(128))
+        reader = RowReader(Dataset.open(self.settings["data"]["path"]))
+        examples = reader.examples(range(128))
         distance = model.nearness()[:, 0]
         for label, (cluster, images, row, source) in zip(used, lines, strict=True):
             self.assertEqual(cluster, f"{label // 4}/{label % 4}")
@@ -233,10 +327,11 @@ class RunTest(tf.test.TestCase):
             columns = int(np.ceil(np.sqrt(len(used))))
             self.assertEqual(image.size[0], columns * side)
             pixels = np.asarray(image.convert("RGB"), np.float32)
-        for number in range(len(used)):
+        known = pictures_of(reader, side)
+        for number, (_, _, shown, _) in enumerate(lines):
             row, column = divmod(number, columns)
             sprite = pixels[row * side : (row + 1) * side, column * side : (column + 1) * side]
-            self.assertLess(sprite.mean(), 250)  # no empty place
+            self.assertEqual(closest(sprite, known), int(shown))
         self.assertLen(os.listdir(os.path.join(folder, cluster_pictures.FOLDER)), 1)
 
     @pytest.mark.extended
