@@ -259,7 +259,7 @@ class CallableTest(NetworkTest, parameterized.TestCase):
             self.assertAllClose(found[name], values, rtol=1e-5, msg=name)
         path = self.path("callable")
         self.assertEqual(self.open(path, ("f.blocks.1",)).layer_names, ("f.blocks.1",))
-        self.refused(r"no output f.blok.1 \(nearest: f.blocks.1", path, ("f.blok.1",))
+        self.refused(r"no output f.blck.1 \(nearest: f.blocks.1", path, ("f.blck.1",))
 
     @parameterized.parameters(
         ([[spec(), True], {}], [[spec(), False], {}]),  # True is the default
