@@ -10,6 +10,7 @@ its map, on the test images. All products are in float32.
 """
 
 import json
+import sys
 
 import numpy as np
 from absl import app, flags
@@ -17,12 +18,13 @@ from absl import app, flags
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader
 from dc_tf.distributed.cluster import connect
+from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.frozen import knn
 from dc_tf.evaluation.frozen.features import Extractor, parse_layers
 from dc_tf.evaluation.frozen.pooling import cell_average
 from dc_tf.evaluation.models import FrozenModel
 from dc_tf.evaluation.splits import open_splits
-from dc_tf.experiment import load
+from dc_tf.experiment import Experiment, load
 from dc_tf.exporting.metadata import default_short_side
 from dc_tf.exporting.weights import copy_weights
 from dc_tf.nn.trunks import trunk_of
@@ -46,10 +48,20 @@ def define_flags() -> None:
 
 
 def main(_) -> None:
-    trained, experiment = load_trunk(FLAGS.run, FLAGS.stage) if FLAGS.run else (None, None)
-    experiment = experiment or load([FLAGS.config], [f"seed={FLAGS.seed}"])
-    for found in measured(experiment, trained, FLAGS.train, FLAGS.test, FLAGS.layers):
-        print(json.dumps(found), flush=True)
+    try:
+        if FLAGS.run:
+            trained, experiment = load_trunk(FLAGS.run, FLAGS.stage)
+        else:
+            trained, experiment = None, untrained(FLAGS.config, FLAGS.seed, FLAGS.train)
+        for found in measured(experiment, trained, FLAGS.train, FLAGS.test, FLAGS.layers):
+            print(json.dumps(found), flush=True)
+    except (ConfigError, DataError) as error:
+        sys.exit(f"feature_rank.py: {error}")
+
+
+def untrained(config: str, seed: int, train: str) -> Experiment:
+    """The experiment of a file or preset, with a seed, on some images."""
+    return load([config], [{"seed": seed, "data.path": train}])
 
 
 def measured(experiment, trained, train: str, test: str, layers=()):

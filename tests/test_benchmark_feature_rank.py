@@ -1,5 +1,6 @@
 """`benchmarks/feature_rank.py`: the rank in closed form, and what changes with the statistics."""
 
+import json
 import os
 import pathlib
 import sys
@@ -10,6 +11,7 @@ import pytest
 import runs
 from striped import write_stripes
 
+from dc_tf.atomic import write_text
 from dc_tf.evaluation.frozen import knn
 from dc_tf.evaluation.models import FrozenModel
 from dc_tf.evaluation.splits import open_splits
@@ -31,6 +33,7 @@ def test_the_rank_is_the_exponential_of_the_entropy_of_the_variances(shares):
     assert feature_rank.effective_rank(vectors) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_network_is_measured_with_both_statistics():
     folder = tempfile.mkdtemp()
     train = write_stripes(os.path.join(folder, "train"), 40, seed=0)
@@ -45,6 +48,15 @@ def test_a_network_is_measured_with_both_statistics():
     splits = open_splits(train, test)
     found = knn.evaluate(FrozenModel("", other, 32), *splits, ["conv2"], knn.Protocol())
     assert running["knn"] == {"conv2": round(100 * found["conv2"]["top1"], 2)}
-    untrained = next(feature_rank.measured(experiment, None, train, test))
-    assert list(untrained["knn"]) == ["conv13", "fc7"]
-    assert untrained["rank"] != running["rank"]
+    asked = feature_rank.untrained(experiment_file(folder, experiment), seed=4, train=train)
+    found = next(feature_rank.measured(asked, None, train, test))
+    assert list(found["knn"]) == ["conv13", "fc7"]
+    assert found["rank"] != running["rank"]
+
+
+def experiment_file(folder, experiment):
+    """A configuration without images, as presets are."""
+    path = os.path.join(folder, "mine.yaml")
+    settings = experiment.as_dict()
+    write_text(path, json.dumps({**settings, "data": {**settings["data"], "path": ""}}))
+    return path
