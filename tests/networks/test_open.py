@@ -15,8 +15,8 @@ from absl.testing import parameterized
 from other_networks import (
     SIDE,
     callable_network,
+    chain_of_layers,
     keras_model,
-    layers_by_hundreds,
     saved_model,
     write_onnx,
     write_onnx_graph,
@@ -337,7 +337,7 @@ class CallableTest(NetworkTest, parameterized.TestCase):
 
 class LongListTest(NetworkTest):
     def test_all_names_of_a_network_of_many_layers_or_the_nearest_and_their_number(self):
-        path = layers_by_hundreds(self.path("long.keras"), 40)
+        path = chain_of_layers(self.path("long.keras"), 40)
         names = ["conv", *(f"layer_{number}" for number in range(40)), "avg_pool"]
         nearest = r"no output avgpool \(nearest: avg_pool\); it has "
         self.refused(nearest + ", ".join(names) + r"\.$", path, ("avgpool",))

@@ -57,7 +57,7 @@ def callable_network(path, function, *calls):
     return path
 
 
-def layers_by_hundreds(path, count):
+def chain_of_layers(path, count):
     """A Keras file of a chain of so many layers "layer_0", ... between "conv" and "avg_pool"."""
     layers = keras.layers
     x = images = layers.Input([SIDE, SIDE, 3], name="images")
