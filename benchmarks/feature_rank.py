@@ -11,6 +11,7 @@ its map, on the test images. All products are in float32.
 
 import json
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 from absl import app, flags
@@ -64,7 +65,7 @@ def untrained(config: str, seed: int, train: str) -> Experiment:
     return load([config], [{"seed": seed, "data.path": train}])
 
 
-def measured(experiment, trained, train: str, test: str, layers=()):
+def measured(experiment, trained, train: str, test: str, layers=()) -> Iterator[dict]:
     """Yields the result with the network's statistics, and with those of training images.
 
     Args:
