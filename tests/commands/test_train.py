@@ -7,6 +7,7 @@ import os
 import tempfile
 from unittest import mock
 
+import pytest
 import runs
 import tensorflow as tf
 
@@ -134,11 +135,13 @@ class TrainTest(tf.test.TestCase):
         images = 2 * stage["batch_per_worker"]  # of two epochs of one step
         self.assertAlmostEqual(stage["train_seconds"] * stage["images_per_second"], images)
 
+    @pytest.mark.slow
     def test_measured_alone_for_several_workers_it_says_what_is_left_out(self):
         code, out, _ = self.dry_run("--measure", "--workers=4")
         self.assertEqual(code, 0)
         self.assertIn("on one worker with its CPU, for 4 that are as fast, without exch", out)
 
+    @pytest.mark.slow
     def test_a_network_is_predicted_on_from_what_one_worker_computes(self):
         code, out, _ = self.dry_run("--measure", "--workers=4", "--network_gbps=1")
         self.assertEqual(code, 0)

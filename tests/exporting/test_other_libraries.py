@@ -215,6 +215,7 @@ model.load_state_dict(load_file(PATH), strict=True)"""
         }
 
     @unittest.skipUnless(LIBRARIES, INSTALL)
+    @pytest.mark.slow
     def test_torchvision_and_timm_load_a_resnet(self):
         loaders = self.torchvision("resnet18") | self.timm("resnet18")
         self.compare("resnet18", loaders, "", 64)

@@ -114,6 +114,7 @@ class ColumnsTest(tf.test.TestCase):
             read_columns(self.dataset, Protocol(("mood", "label")))
 
 
+@pytest.mark.slow
 class RunTest(tf.test.TestCase):
     @classmethod
     def setUpClass(cls):

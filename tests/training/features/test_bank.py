@@ -353,6 +353,7 @@ class StepTest(tf.test.TestCase):
             _, features = learner.step_and_features(batch, tf.constant(5))
             self.assertAllClose(features, expected, rtol=1e-3, atol=1e-4)
 
+    @pytest.mark.slow
     def test_a_step_is_the_same_with_and_without_its_features(self):
         inputs = self.batch(), tf.constant(5)
         learner, other = self.learner(), self.learner()

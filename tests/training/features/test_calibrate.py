@@ -105,6 +105,7 @@ class CalibrateTest(tf.test.TestCase):
         expected = np.average(seen, axis=0, weights=weights)
         self.assertAllClose(norm.moving_mean, expected, rtol=1e-4, atol=1e-6)
 
+    @pytest.mark.slow
     def test_a_trained_trunk_keeps_its_statistics(self):
         new, *_ = learner_of(self.cluster, self.data)
         before, after = statistics_of(new), calibrated(self.cluster, self.data, trunk=False)

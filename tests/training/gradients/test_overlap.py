@@ -98,6 +98,7 @@ class OverlapTest(tf.test.TestCase, parameterized.TestCase):
         self.assertEqual(calls[len(head) :], ["sum"])  # of all other weights
 
     @parameterized.parameters({"message_bytes": 1 << 7}, {"least": 1})
+    @pytest.mark.slow
     def test_many_messages_are_spread_over_all_norms(self, **limits):
         _, calls, norms = self.trace(True, **limits)
         backward = calls[norms : calls.index("end")]

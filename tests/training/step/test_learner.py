@@ -153,6 +153,7 @@ def collectives_of_a_step(cluster, case):
 
 
 class AloneTest(tf.test.TestCase):
+    @pytest.mark.slow
     def test_one_worker_exchanges_nothing_whatever_is_chosen(self):
         for exchange in ("auto", "gradients", "factors"):
             case = Case(model=Model(exchange=exchange, exchange_dtype="bfloat16"))
@@ -188,12 +189,14 @@ class ViewsTest(Compared):
             is_gradient = name.endswith("_gradient")
             self.assertAllClose(value, others[name], rtol=1e-2 if is_gradient else rtol, msg=name)
 
+    @pytest.mark.slow
     def test_two_global_and_two_local_views_are_the_same_on_1_and_2_workers(self):
         case = Case(
             views=Views(global_views=2, local_views=2, local_size=RESOLUTION), model=Model()
         )  # with dropout
         self.check(case, size=2)
 
+    @pytest.mark.slow
     def test_identical_views_are_as_one(self):
         model = Model(dropout=False, sync_batch_norm="off")
         case = Case(views=Views(global_views=3), images="identical", model=model)
@@ -274,6 +277,7 @@ class ByHandTest(Compared):
     def check_parts(self, size):
         self.check(Case(accumulate=2), size, [np.arange(i, BATCH, 2) for i in (0, 1)])
 
+    @pytest.mark.slow
     def test_each_worker_normalises_its_own_images(self):
         case = Case(model=Model(dropout=False, sync_batch_norm="off"))
         self.check(case, 2, [mine(_plan(case, 2), rank) for rank in (0, 1)])
@@ -290,6 +294,7 @@ class HalfTest(Compared):
     MODEL = Model(dropout=False, compute_dtype="float16")
 
     @pytest.mark.bfloat16  # oneDNN that may use AVX2 only has no float16 either
+    @pytest.mark.slow
     def test_a_step_in_float16_is_nearly_that_in_float32(self):
         (exact,) = workers.on_cluster(1, train, Case())
         (half,) = workers.on_cluster(1, train, Case(model=self.MODEL))
