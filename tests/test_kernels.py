@@ -107,6 +107,7 @@ class Bfloat16FaultTest(tf.test.TestCase, parameterized.TestCase):
         self.enterContext(mock.patch.object(kernels, "enabled", lambda: on))
         self.assertEqual(kernels.bfloat16_fault(), fault)
 
+    @pytest.mark.slow
     def test_auto_is_float32_in_a_process_that_bfloat16_would_end(self):
         limited = os.environ | {kernels.LIMIT: "AVX2", kernels.VARIABLE: "1"}
         lines = "from dc_tf.precision import choose; print(choose('auto', 'product'))"

@@ -96,6 +96,7 @@ class CompilersTest(LoadersTest):
         # XLA has no errors of its own.
         self.assertTrue(np.isnan(compiled(tf.constant(units() * 255))["fc7"]).all())
 
+    @pytest.mark.slow
     def test_xla_compiles_the_native_signatures(self):
         model = tf.saved_model.load(self.path)
         for name, images in (("serving_native", pixels()), ("serving_native_float", units())):

@@ -111,6 +111,7 @@ class TrunksTest(tf.test.TestCase):
             counted = dilated.counts(**settings, dilated=True).convs[-1]
             self.assertEqual((counted.side, counted.outputs), (last.shape[1], last.shape[3]))
 
+    @pytest.mark.slow
     def test_weights_depend_on_the_seed_alone(self):
         for kind in TRUNKS:
             one, same, other = (
@@ -140,6 +141,7 @@ class TrunksTest(tf.test.TestCase):
                 apart = np.linalg.norm(features - expected[name])
                 self.assertLess(apart, 0.1 * np.linalg.norm(expected[name]), name)
 
+    @pytest.mark.slow
     def test_every_batch_norm_shares_its_statistics(self):
         class Pair:
             size = 2

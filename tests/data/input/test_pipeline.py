@@ -172,6 +172,7 @@ class PipelineTest(tf.test.TestCase):
             self.assertLen(reader, 4)
             self.assertAllEqual(reader.rows(), [0, 7, 8, 22])
 
+    @pytest.mark.slow
     def test_fallback_rows_are_the_same_for_any_threads_and_after_a_resume(self):
         dataset = self.make(broken=[2, 3, 13]).dataset
         wanted = draws(96)

@@ -1,6 +1,7 @@
 """SVMs in processes: the order of their problems, and that they find what one process finds."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from dc_tf.evaluation.frozen.svm import classify, classify_all, end_processes
@@ -34,6 +35,7 @@ class SvmTest(tf.test.TestCase):
         next(classify_all(problems(), np.zeros([1, 30]), 1.0, processes=1))
         self.assertEqual(taken, [0])
 
+    @pytest.mark.slow
     def test_the_processes_are_gone_afterwards(self):
         from joblib.externals import loky
 

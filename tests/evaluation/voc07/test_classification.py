@@ -56,6 +56,7 @@ def measured(cluster, model, folder, protocol):
 
 
 class MultiLabelNetworkTest(tf.test.TestCase):
+    @pytest.mark.slow
     def test_steps_are_those_of_clipped_sgd_with_coupled_decay(self):
         trunk, (images, labels) = small_trunk(), batch()
         for tune in ("fc68", "all"):

@@ -12,6 +12,7 @@ from unittest import mock
 import browsing
 import clustered
 import numpy as np
+import pytest
 import tensorflow as tf
 from PIL import Image
 
@@ -73,6 +74,7 @@ class SiteCase(tf.test.TestCase):
         ]
 
 
+@pytest.mark.slow
 class SingleSourceTest(tf.test.TestCase):
     def test_clusters_of_one_user_can_be_listed(self):
         folder = tempfile.mkdtemp(dir=self.get_temp_dir())

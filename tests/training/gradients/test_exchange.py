@@ -135,6 +135,7 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
         for one, two in zip(*(named(each[10]) for each in spread), strict=True):
             self.assertAllEqual(one, two)
 
+    @pytest.mark.slow
     def test_one_worker_takes_the_same_steps_in_blocks_of_rows(self):
         """Several heads on a worker, in parts of a batch: each head has its own rows."""
         case = Case(rotations=2, accumulate=2, steps=3, model=PLAIN)

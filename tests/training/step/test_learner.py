@@ -162,6 +162,7 @@ class AloneTest(tf.test.TestCase):
         for found in workers.on_cluster(2, collectives_of_a_step, case):
             self.assertNotEmpty(found)
 
+    @pytest.mark.slow
     def test_repeated_steps_are_the_same_to_the_bit(self):
         first, second = (workers.on_cluster(1, train, Case(steps=2))[0] for _ in range(2))
         for part in ("trunk", "super"):
@@ -267,6 +268,7 @@ class ByHandTest(Compared):
     def test_the_product_loss_is_gradient_descent_on_equation_4(self):
         self.check(Case(clusters=2, loss="product"))
 
+    @pytest.mark.slow
     def test_parts_of_a_batch_add_up_and_are_normalised_apart(self):
         self.check_parts(1)
 
