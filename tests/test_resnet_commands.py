@@ -221,17 +221,16 @@ class ResNetCommandsTest(tf.test.TestCase):
         dilated = self.path("dilated")
         trunk = make_trunk("resnet50", width=1 / 16, resolution=32, stem="imagenet")
         export_saved_model(trunk.built_at_resolution(), dilated)
-        for model, kind in ((self.model, "resnet18"), (dilated, "resnet50")):
-            for tune in ("fc68", "all"):
-                found = self.evaluate(
-                    "voc07_detection",
-                    f"--train={kit}",
-                    f"--params_override={few},tune={tune}",
-                    "--norandom_init",
-                    model=model,
-                )
-                self.assertEqual(found["network"]["trunk"], kind)
-                self.assertTrue(0 <= found["map"] <= 1)
+        for model, kind, tune in ((self.model, "resnet18", "fc68"), (dilated, "resnet50", "all")):
+            found = self.evaluate(
+                "voc07_detection",
+                f"--train={kit}",
+                f"--params_override={few},tune={tune}",
+                "--norandom_init",
+                model=model,
+            )
+            self.assertEqual(found["network"]["trunk"], kind)
+            self.assertTrue(0 <= found["map"] <= 1)
 
     def test_retrieval_takes_the_last_map(self):
         folders = [self.path(name) for name in ("others", "database")]
