@@ -24,7 +24,15 @@ os.environ.pop("TF_CONFIG", None)
 TESTS = pathlib.Path(__file__).parent
 # Folders and files of tests by how long their classes take; what is in none comes last.
 LONG = (
-    *("training", "launch", "sweep", "test_resnet_commands.py", "evaluation", "test_api.py"),
+    *(
+        "test_two_stacks.py",
+        "training",
+        "launch",
+        "sweep",
+        "test_resnet_commands.py",
+        "evaluation",
+        "test_api.py",
+    ),
     *("test_wheel.py", "exporting", "curation", "commands", "planning", "clustering", "data", ""),
 )
 _TURNS, _STAYS = pytest.StashKey(), pytest.StashKey()
