@@ -175,8 +175,10 @@ class TrainTest(tf.test.TestCase):
 
     @pytest.mark.extended
     def test_two_processes_of_each_of_two_hosts_train_on_the_ports_behind_the_named_ones(self):
-        port = next(p for p in workers.free_ports(20) if is_free(p + 1))
-        self.check_trained([f"127.0.0.{host}:{port}" for host in (1, 2)], each=2)
+        # TensorFlow listens on all addresses of a machine, so two hosts on it need other ports.
+        ports = (p for p in workers.free_ports(20) if all(is_free(p + n) for n in range(4)))
+        port = next(ports)
+        self.check_trained([f"127.0.0.1:{port}", f"127.0.0.2:{port + 2}"], each=2)
 
     def check_trained(self, addresses, each):
         """Starts the launcher of `each` workers on two hosts."""
