@@ -64,8 +64,8 @@ def detection_trunk(settings: TrunkSettings) -> Trunk:
 
 
 def levels_of(trunk: Trunk) -> range:
-    """Levels of the maps; those of level l have a stride of 2^l pixels."""
-    first = int(math.log2(trunk.stride))
+    """Levels of the maps of its `detection_trunk`; those of level l have a stride of 2^l pixels."""
+    first = int(math.log2(min(trunk.stride, LARGEST_STRIDE)))
     return range(first, first + _LEVELS)
 
 

@@ -23,7 +23,6 @@ from dc_tf.evaluation.voc07.backbone import (
     LARGEST_STRIDE,
     TrunkBackbone,
     TrunkSettings,
-    detection_trunk,
     model_config,
     smallest_side,
     trainer_config,
@@ -162,7 +161,7 @@ def train_side(frozen, protocol) -> int:
 
 def padded_side(frozen, scale: int) -> int:
     """Side of the square input that fits a 4:3 image with a short side of `scale` pixels."""
-    multiple = smallest_side(detection_trunk(settings_of(frozen)))
+    multiple = smallest_side(frozen.trunk)
     return -(-_long_side(scale) // multiple) * multiple
 
 
