@@ -19,6 +19,8 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh" || exit 1
 cd "$DC_TF_ROOT"
+# Without byte code on disk, each of many processes would compile dc_tf anew.
+unset PYTHONDONTWRITEBYTECODE
 free_gib="$(awk '/^MemAvailable/ {print int($2 / 1048576)}' /proc/meminfo)"
 at_once="$(printf '%s\n' "$(($(nproc) + 1))" "$((free_gib / 6))" 4 | sort -n | head -n 1)"
 exec python -m pytest -n "$((at_once > 2 ? at_once : 2))" --dist loadscope --no-loadscope-reorder "$@"

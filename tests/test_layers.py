@@ -165,9 +165,7 @@ class WalkTest(tf.test.TestCase):
         self.assertEmpty(keras_uses(self.module("from dc_tf import keras")))
 
     def module(self, source):
-        path = pathlib.Path(self.get_temp_dir()) / "module.py"
-        path.write_text(source)
-        return path
+        return pathlib.Path(self.create_tempfile(content=source).full_path)
 
 
 IMPORTS = (ast.Import, ast.ImportFrom)
@@ -211,14 +209,17 @@ def reached(module):
     return frozenset(found)
 
 
+@functools.cache
 def imported_names(path):
     """Full dotted names of all that a module imports, wherever in it."""
+    names = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative imports hide where they lead"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += (f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(names)
 
 
 def imports(path):

@@ -75,6 +75,8 @@ class InitialTest(tf.test.TestCase, parameterized.TestCase):
         shares = [np.mean(from_zero == value) for value in (1, 2, 3)]
         self.assertAllClose(shares, np.array([1, 4, 9]) / 14, atol=0.1)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_kmeans_ends_lower_from_rows_far_apart(self):
         x, _ = clouds(2000, 30)
         random, plus, scalable = (

@@ -122,6 +122,7 @@ class ImportTorchTest(tf.test.TestCase):
         self.assertIn("no checkpoint", self.refused(1))
 
     @NEEDS_TORCH
+    @pytest.mark.slow
     def test_a_network_on_rgb_has_no_sobel_stage_to_fold(self):
         self.save(sobel=False)
         self.assertIn("sobel='layer'", self.refused(2, "--resolution=32", "--sobel=folded"))

@@ -124,6 +124,8 @@ class TrainTest(tf.test.TestCase):
             self.assertIn("time: unknown, since no speed was measured; --measure does so", out)
             self.assertNotIn("measuring", err)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_a_dry_run_says_how_long_each_stage_takes_and_how_it_knows(self):
         code, out, err = self.dry_run()
         self.assertEqual(code, 0)

@@ -14,6 +14,7 @@ from unittest import mock
 
 import numpy as np
 import pictures
+import pytest
 import real_data
 import tensorflow as tf
 from PIL import Image
@@ -369,6 +370,8 @@ class ResumeTest(Folder):
 
 
 class SigkillTest(Folder):
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_a_real_kill_leaves_no_process_and_the_next_call_finishes(self):
         for number in range(100):
             self.write(f"{number:02d}.png")

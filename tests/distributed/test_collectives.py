@@ -1,6 +1,7 @@
 """Groups of real workers sum what they should, and groups do not disturb one another."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import workers
 
@@ -148,6 +149,7 @@ class CollectivesTest(tf.test.TestCase):
             for got, shape in zip(sums, SHAPES, strict=True):
                 self.assertAllEqual(got, np.full(shape, 10.0))
 
+    @pytest.mark.slow
     def test_tensors_cut_into_messages_have_the_bits_of_one_exchange(self):
         # Two workers: of more, a ring adds up in an order that depends on the place in a message.
         for dtype in (tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.int32, tf.int64):

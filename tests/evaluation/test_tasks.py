@@ -196,6 +196,7 @@ class TasksTest(tf.test.TestCase):
         self.assertEqual(workers.on_cluster(2, measure_on, *arguments), [alone] * 2)
         self.assertGreater(alone["layers"]["conv4"]["map"], 0)
 
+    @pytest.mark.slow
     def test_a_loss_that_explodes_is_reported(self):
         protocol = linear_probe.Protocol(epochs=2, augment=False, learning_rate=1e38)
         with self.assertRaisesRegex(DataError, "lower learning_rate"):
@@ -262,6 +263,7 @@ class TasksTest(tf.test.TestCase):
         self.assertRegex(out, r"\nbest layer by top1: conv2, \d+\.\d\d; of random init conv2, ")
         self.assertIn("random init", out)
 
+    @pytest.mark.slow
     def test_a_result_that_cannot_be_written_is_printed_before_the_error(self):
         output = os.path.join(self.get_temp_dir(), "full.json")
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -272,6 +274,8 @@ class TasksTest(tf.test.TestCase):
         self.assertIn("No space left", err)
         self.assertIn("fc7", json.loads(out.splitlines()[-1])["layers"])
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_the_command_says_if_it_measures_on_what_it_learns_from(self):
         with self.assertLogs("absl", "WARNING") as logs:
             code, _, err = self.call("--task=knn", "--layer=fc7", f"--test={self.train}/")

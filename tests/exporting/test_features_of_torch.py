@@ -54,6 +54,8 @@ class FeaturesOfTorchTest(tf.test.TestCase):
         assign_weights(network.weights, trunk)
         return trunk
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_narrow_networks_with_every_prefix(self):
         pixels = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
         for sobel in (True, False):
@@ -73,6 +75,7 @@ class FeaturesOfTorchTest(tf.test.TestCase):
         self.assertEqual(main(["import_torch", f"--checkpoint={file}", f"--output={output}"]), DONE)
         self.assert_same_features(tf.saved_model.load(output)(pixels), network, pixels)
 
+    @pytest.mark.slow
     def test_the_whole_network_on_raw_rgb_photographs(self):
         pixels = photos()
         network = trained_like(for_torch(pixels), sobel=False)

@@ -131,6 +131,7 @@ assert "dc_tf" not in sys.modules
 
     @pytest.mark.numeric
     @unittest.skipUnless(HAS_ONNX, "pip install -c constraints.txt tf2onnx onnxruntime")
+    @pytest.mark.slow
     def test_onnxruntime_finds_the_features_of_the_network(self):
         import onnxruntime
 

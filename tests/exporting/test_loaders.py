@@ -84,6 +84,7 @@ class Keras3Test(LoadersTest):
 
 
 class CompilersTest(LoadersTest):
+    @pytest.mark.slow
     def test_xla_compiles_the_model_at_any_size(self):
         model = tf.saved_model.load(self.path)
         compiled = tf.function(model, jit_compile=True, autograph=False)

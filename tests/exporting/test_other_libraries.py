@@ -289,6 +289,7 @@ torch.save(model.state_dict(), {path!r})
         self.assertEqual(state.keys() - timm_state(trunk).keys(), {"fc.weight", "fc.bias"})
 
     @unittest.skipUnless(has("torch"), "pip install torch")
+    @pytest.mark.slow
     def test_networks_of_another_shape_are_refused_with_what_differs(self):
         for kind, settings, side, message in (
             ("resnet18", {"width": 1 / 16}, 32, "7x7 on RGB, and 9x9 with Sobel folded in here"),

@@ -79,6 +79,8 @@ class ResNetOfTorchTest(tf.test.TestCase):
         self.assertEqual(found.shape, expected.shape)
         self.assertLess(np.abs(found - expected).max(), 1e-4 * np.abs(expected).max(), layer)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_features_of_every_layer_are_those_of_pytorch(self):
         for kind, depths, settings in CASES:
             for sobel in (None, torch_sobel()):
@@ -97,6 +99,8 @@ class ResNetOfTorchTest(tf.test.TestCase):
                     self.assert_near(found[layer], theirs, layer)
                     self.assertGreater(np.std(theirs), 0.05, layer)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_the_features_at_an_odd_resolution_too(self):
         pixels = PIXELS[:, :45, :45]
         for _, depths, settings in CASES[:2]:
@@ -107,6 +111,7 @@ class ResNetOfTorchTest(tf.test.TestCase):
             for layer, theirs in expected.items():
                 self.assert_near(found[layer], ours(theirs), layer)
 
+    @pytest.mark.slow
     def test_a_training_pass_has_pytorchs_statistics_and_gradients(self):
         for _, depths, settings in CASES[1:3]:
             network = trained_like(0.8 * for_torch(), depths, offset=2.0, **settings)
@@ -134,6 +139,8 @@ class ResNetOfTorchTest(tf.test.TestCase):
                     bound = 1e-2 * np.linalg.norm(slopes[layer][name]) + 1e-4 * largest
                     self.assertLess(apart, bound, f"{layer}/{name}")
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_weights_go_back_to_the_same_state_dict(self):
         for _, depths, settings in CASES:
             network = trained_like(for_torch(), depths, **settings)
@@ -145,6 +152,8 @@ class ResNetOfTorchTest(tf.test.TestCase):
                     self.assertAllEqual(state[key], array, key)
             network.load_state_dict({k: torch.from_numpy(a) for k, a in state.items()})
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_a_head_is_left_out_and_other_depths_are_refused(self):
         network = trained_like(for_torch(), RESNET18, width=1 / 16)
         state = {k: t.numpy() for k, t in network.state_dict().items()}
@@ -158,6 +167,8 @@ class ResNetOfTorchTest(tf.test.TestCase):
         with self.assertRaisesRegex(DataError, "layer2.0.bn2.bias"):
             from_torch(state, 48)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_images_smaller_than_the_network_can_see_are_refused(self):
         network = trained_like(for_torch(), RESNET18, width=1 / 16)
         with self.assertRaisesRegex(ConfigError, "31; ResNet-18 needs at least 32 pixels"):

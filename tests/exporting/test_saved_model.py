@@ -95,6 +95,8 @@ assert "dc_tf" not in sys.modules
             self.assertNotAllClose(variable, old, msg=variable.name, rtol=0, atol=0)
 
     @pytest.mark.tf215
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_a_frozen_hub_layer_stays_as_it_is(self):
         layer = hub.KerasLayer(self.paths["layer"], output_key="conv13")
         before = [v.numpy() for v in layer.weights]
@@ -102,6 +104,8 @@ assert "dc_tf" not in sys.modules
         self.assertAllEqual(before[4], layer.weights[4])
         self.assertEmpty(layer.trainable_weights)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_regularization_is_the_weight_decay_of_training(self):
         model = tf.saved_model.load(self.paths["layer"])
         self.assertLen(model.regularization_losses, len(model.trainable_variables))
@@ -112,7 +116,8 @@ assert "dc_tf" not in sys.modules
                 value = loss()
             self.assertAllClose(tape.gradient(value, variable), 0.5 * variable)
 
-    @pytest.mark.numeric
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_any_batch_and_size_is_taken_and_other_sizes_are_resized(self):
         model = tf.saved_model.load(self.paths["layer"])
         large = pixels(2, size=48)
@@ -122,6 +127,8 @@ assert "dc_tf" not in sys.modules
         self.assertEqual(model(pixels(1))["fc7"].shape, [1, 12])
 
     @pytest.mark.tf215
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_signatures_serve_uint8_and_float(self):
         model = tf.saved_model.load(self.paths["folded"])
         a = model.signatures["serving_default"](images=tf.constant(pixels()))
@@ -146,6 +153,8 @@ assert "dc_tf" not in sys.modules
         model(pixels(), training=True)
         self.assertNotAllClose(model.weights["conv1"]["moving_mean"], before)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_the_metadata_says_what_was_exported(self):
         metadata = read_metadata(self.paths["folded"])
         self.assertTrue(metadata.folded)
@@ -155,6 +164,8 @@ assert "dc_tf" not in sys.modules
         self.assertEqual(metadata.versions["tensorflow"], tf.__version__)
 
     @pytest.mark.tf215
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_the_network_comes_back_with_every_weight(self):
         for form, original in [("layer", self.trunk), ("folded", fold(self.trunk))]:
             restored = restore_trunk(self.paths[form])
@@ -177,6 +188,8 @@ assert "dc_tf" not in sys.modules
         self.assertNotAllClose(restore_trunk(path).fc7.kernel, self.trunk.fc7.kernel)
         self.assertEqual(os.listdir(self.get_temp_dir()), ["model"])
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_what_is_not_a_model_is_never_overwritten(self):
         folder = self.get_temp_dir()
         with open(os.path.join(folder, "thesis.txt"), "w") as f:
@@ -185,6 +198,8 @@ assert "dc_tf" not in sys.modules
             export_saved_model(self.trunk, folder, overwrite=True)
         self.assertEqual(os.listdir(folder), ["thesis.txt"])
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_a_failed_export_leaves_nothing_and_keeps_what_was_there(self):
         path = self.exported()
         with self.assertRaises(TypeError):
@@ -192,7 +207,7 @@ assert "dc_tf" not in sys.modules
         self.assertEqual(os.listdir(self.get_temp_dir()), ["model"])
         restore_trunk(path)
 
-    @pytest.mark.fault
+    @pytest.mark.merge
     @pytest.mark.slow
     def test_a_real_kill_leaves_what_was_there_and_the_next_call_finishes(self):
         path = self.exported()
@@ -221,6 +236,8 @@ export_saved_model(network(seed=1), {path!r}, overwrite=True)
         export_saved_model(self.trunk, path)
         self.assertCountEqual(os.listdir(self.get_temp_dir()), ["model", "model.b.writing"])
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_what_an_export_was_replacing_when_it_was_killed_is_put_back(self):
         path = self.exported()
         os.rename(path, f"{path}.a.writing.old")  # between the two renames
@@ -228,6 +245,8 @@ export_saved_model(network(seed=1), {path!r}, overwrite=True)
             export_saved_model(network(seed=1), path)
         self.assertAllEqual(restore_trunk(path).fc7.kernel, self.trunk.fc7.kernel)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_wrong_settings_and_damage_have_clear_errors(self):
         path = os.path.join(self.get_temp_dir(), "model")
         with self.assertRaisesRegex(ConfigError, "layer, folded"):

@@ -51,11 +51,13 @@ class FaultsTest(tf.test.TestCase):
         for name, value in expected.items():
             self.assertAllEqual(state[name], value, name)
 
-    @pytest.mark.fault
+    @pytest.mark.merge
     def test_a_killed_worker_is_named_by_the_others_and_nothing_is_lost(self):
+        self.check_killed((1, "checkpoint", 0.3))
+
+    def test_a_killed_chief_is_named_too(self):
         self.check_killed(
             (0, "joining the others", 3.0),  # time for the other one to hear it
-            (1, "checkpoint", 0.3),
             (0, "cluster, level 2", 0.3),
         )
 
@@ -122,14 +124,19 @@ class FaultsTest(tf.test.TestCase):
             job.signal(1, signal.SIGCONT)
             self.assertEqual(job.wait(180), [0, 0], job.log(0)[-3000:])
 
-    @pytest.mark.fault
+    @pytest.mark.merge
     def test_workers_of_which_one_is_asked_to_stop_save_at_one_step_and_resume(self):
-        workdir = self.workdir()
-        for rank, number, phase in (
-            (1, signal.SIGTERM, "a training step"),
+        self.check_stopped((1, signal.SIGTERM, "a training step"))
+
+    def test_workers_are_asked_to_stop_in_other_phases(self):
+        self.check_stopped(
             (0, signal.SIGTERM, "extract"),
             (1, signal.SIGUSR1, "cluster, level 1"),
-        ):
+        )
+
+    def check_stopped(self, *stops):
+        workdir = self.workdir()
+        for rank, number, phase in stops:
             with self.job(workdir, phase, slow=(phase, 0.5)) as job:
                 job.wait_until_slow()
                 job.signal(rank, number)

@@ -390,6 +390,8 @@ class KerasTest(NetworkTest):
         self.assertAllClose(found, 2 * IMAGES.mean((1, 2)), rtol=1e-5)
         self.assertNotEqual(network.layer_names, ("pool",))
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_a_file_of_dc_tf_states_its_preprocessing(self):
         trunk = VGG16(width=1 / 16, resolution=32, fc=12).built_at_resolution()
         images = tf.random.stateless_uniform([2, 32, 32, 3], [0, 1])
@@ -478,6 +480,8 @@ class OnnxTest(NetworkTest):
         found = self.open(path, preprocessing=stated)(IMAGES)["maps"]
         self.assertAllClose(found, IMAGES.mean((1, 2)), rtol=1e-5)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_a_file_of_dc_tf_states_its_preprocessing(self):
         trunk = VGG16(width=1 / 16, resolution=32, fc=12).built_at_resolution()
         images = tf.random.stateless_uniform([2, 32, 32, 3], [0, 1])

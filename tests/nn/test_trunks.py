@@ -40,6 +40,8 @@ def count(variables):
 
 
 class TrunksTest(tf.test.TestCase):
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_endpoints_have_the_names_and_kinds_that_are_promised_at_the_smallest_resolution(self):
         for kind, stem, resolution in FORMS:
             settings = model(kind, stem, resolution)
@@ -88,12 +90,16 @@ class TrunksTest(tf.test.TestCase):
             last = trunk.convolutions(np.zeros((1, 64, 96, 3), np.float32))[trunk.map_names[-1]]
             self.assertGreater(last.shape[2], last.shape[1])
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_the_last_map_has_the_stride_that_is_promised(self):
         for kind, stem, _ in FORMS:
             trunk = trunk_of(model(kind, stem, 64)).built_at_resolution()
             last = trunk.convolutions(images(1, 64))[trunk.map_names[-1]]
             self.assertEqual(last.shape[1], 64 // trunk.stride)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_a_dilated_resnet_keeps_the_size_of_its_maps_and_has_those_of_the_plain_one(self):
         for kind, stem, sobel in (("resnet18", "small", True), ("resnet50", "imagenet", False)):
             settings = dict(width=1 / 16, resolution=64, stem=stem, sobel=sobel)

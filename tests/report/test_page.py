@@ -147,6 +147,8 @@ class PageTest(tf.test.TestCase):
             with self.opened(viewport={"width": 390, "height": 844}, color_scheme=scheme) as page:
                 self.assertEqual(page.evaluate("document.documentElement.scrollWidth"), 390)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_keys_reach_sections_filter_sheets_and_map(self):
         with self.opened() as page:
             reached = set()

@@ -1,6 +1,8 @@
 """Small experiments for the tests of training, and what they leave behind."""
 
 import atexit
+import contextlib
+import fcntl
 import functools
 import json
 import os
@@ -42,7 +44,7 @@ SETTINGS = {
             "reassign_every": 2,
             "batch_size": 32,
             "optimizer": {"learning_rate": 0.01},
-            "clustering": {"iterations": 3, "whitening_dim": 8},
+            "clustering": {"iterations": 3, "whitening_dim": 8, "init": "previous"},
         },
     ],
 }
@@ -57,8 +59,10 @@ def make_data(folder, images=128):
 
 @functools.cache
 def _generated(images):
-    path = os.path.join(_folder(), "data")
-    generate(path, images=images, size=64, processes=1)
+    with _shared(f"images-{images}") as folder:
+        path = os.path.join(folder, "data")
+        if not os.path.exists(path):
+            generate(path, images=images, size=64, processes=1)
     return path
 
 
@@ -71,12 +75,27 @@ def settings(data, **changes):
 def undisturbed(size):
     """(settings, run folder) of SETTINGS on 128 images, trained by so many workers.
 
-    For all tests that ask for it, to read.
+    For all tests that ask for it, to read. One process of tests trains it for all; each has a copy.
     """
-    folder = _folder()
-    ours, workdir = settings(make_data(folder)), os.path.join(folder, "run")
-    workers.on_cluster(size, train, ours, workdir)
-    return ours, workdir
+    with _shared(f"undisturbed-{size}") as shared:
+        workdir = os.path.join(shared, "run")
+        ours = settings(os.path.join(shared, "data"))
+        if not os.path.exists(RunDir(workdir).result):
+            make_data(shared)
+            workers.on_cluster(size, train, ours, workdir)
+    own = os.path.join(_folder(), "run")
+    shutil.copytree(workdir, own)
+    return ours, own
+
+
+@contextlib.contextmanager
+def _shared(name):
+    """A folder of all processes of tests; inside, it is this one's alone."""
+    folder = os.path.join(os.environ["DC_TF_TEST_TURNS"], name)
+    os.makedirs(folder, exist_ok=True)
+    with open(folder + ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
 
 
 def _folder():

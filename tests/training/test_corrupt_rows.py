@@ -99,6 +99,7 @@ class CorruptRowsTest(tf.test.TestCase):
             expected = [(line["step"], np.float32(line[name])) for line in lines]
             self.assertEqual(shown[f"data/{name}"], expected)
 
+    @pytest.mark.slow
     def test_without_a_share_the_first_corrupt_row_ends_the_run(self):
         settings = runs.settings(self.data_with_corrupt_rows())
         settings["data"]["max_bad_share"] = 0

@@ -46,12 +46,8 @@ class LoopTest(tf.test.TestCase):
         super().setUpClass()
         cls.folder = tempfile.mkdtemp()
         cls.addClassCleanup(shutil.rmtree, cls.folder)
-        cls.data = runs.make_data(cls.folder)
-        rotnet, deeper = runs.SETTINGS["stages"]
-        warm = {**deeper, "clustering": {**deeper["clustering"], "init": "previous"}}
-        cls.settings = runs.settings(cls.data, stages=[rotnet, warm])
-        cls.undisturbed = os.path.join(cls.folder, "undisturbed")
-        (cls.result,) = workers.on_cluster(1, runs.train, cls.settings, cls.undisturbed)
+        cls.settings, cls.undisturbed = runs.undisturbed(1)
+        cls.result = read_json(RunDir(cls.undisturbed).result)
 
     @classmethod
     @functools.cache
@@ -68,7 +64,7 @@ class LoopTest(tf.test.TestCase):
         for name, value in expected.items():
             self.assertAllEqual(ours[name], value, name)
 
-    @pytest.mark.fault
+    @pytest.mark.merge
     @pytest.mark.slow
     def test_a_run_stopped_in_each_phase_and_resumed_equals_the_one_that_was_not_stopped(self):
         self.check_resumed(
@@ -272,9 +268,11 @@ class LoopTest(tf.test.TestCase):
         Assignments.open(RunDir(run).clustering(1, 0))
 
     def test_features_do_not_stay_on_disk_and_a_finished_run_has_nothing_to_do(self):
-        (again,) = workers.on_cluster(1, runs.train, self.settings, self.undisturbed)
-        self.assertEqual(again, self.result)
-        left = [files for _, _, files in os.walk(os.path.join(self.undisturbed, "features"))]
+        workdir = os.path.join(self.folder, "again")
+        shutil.copytree(self.undisturbed, workdir)
+        (again,) = workers.on_cluster(1, runs.train, self.settings, workdir)
+        self.assertEqual(again, {**self.result, "workdir": workdir})
+        left = [files for _, _, files in os.walk(os.path.join(workdir, "features"))]
         self.assertEqual(sum(left, []), [])
 
     @pytest.mark.extended
@@ -312,6 +310,8 @@ class LoopTest(tf.test.TestCase):
     def load(self, settings):
         return experiment_lib.load(params_override=[repr(settings)])
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_a_start_that_cannot_be_is_refused(self):
         trunk, _ = load_trunk(self.undisturbed)
         folded = self.exported(trunk, "folded")
@@ -329,6 +329,8 @@ class LoopTest(tf.test.TestCase):
             with self.assertRaisesRegex(ConfigError, message):
                 check_initial(self.load({**self.settings, **changes}))
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_a_checkpoint_that_was_cut_short_gives_way_to_the_one_before(self):
         workdir = os.path.join(self.folder, "cut")
         shutil.copytree(self.undisturbed, workdir)
@@ -346,6 +348,8 @@ class LoopTest(tf.test.TestCase):
             workers.on_cluster(1, _train_on_a_bucket, self.settings, workdir, files)
         self.assert_same_end(workdir, self.undisturbed)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(self):
         workdir = os.path.join(self.folder, "nan")
         stages = [{**runs.SETTINGS["stages"][0], "optimizer": {"learning_rate": 1e30}}]

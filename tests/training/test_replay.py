@@ -84,6 +84,7 @@ class ReplayTest(tf.test.TestCase):
 
 
 class CorruptTest(tf.test.TestCase):
+    @pytest.mark.slow
     def test_a_corrupt_row_has_the_source_of_the_image_that_replaces_it(self):
         folder = self.get_temp_dir()
         data = runs.make_data(folder)

@@ -105,7 +105,7 @@ class WorkersTest(CommandTest):
         alone = self.found(self.path("alone"))
         self.assertAllClose(self.found().centroids, alone.centroids, rtol=1e-5, atol=1e-6)
 
-    @pytest.mark.fault
+    @pytest.mark.merge
     @pytest.mark.slow
     def test_a_killed_chief_costs_a_restart_and_nothing_else(self):
         self.input = self.save("large.npy", blobs(rows=20_000, dim=32))

@@ -60,6 +60,8 @@ class BalanceTest(tf.test.TestCase):
 
 
 class TreeTest(tf.test.TestCase):
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_every_row_has_its_nearest_centroid_and_every_cluster_a_parent(self):
         x, _ = long_tail(900)
         tree = hierarchical_kmeans(x, OPTIONS)

@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pytest
 import stacks
 import tensorflow as tf
 from PIL import Image
@@ -49,6 +50,8 @@ def reference_window(height, width, uniform, min_area=0.08, max_ratio=4 / 3):
 
 
 class RandomWindowTest(tf.test.TestCase):
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_it_equals_a_loop_over_ten_tries(self):
         for height, width in [(300, 400), (32, 32), (90, 500), (40, 7), (1, 1), (1, 600)]:
             uniform, found = windows(height, width, 300, seed=height)
@@ -117,6 +120,8 @@ class RandomResizedCropTest(tf.test.TestCase):
             expected = tf.image.resize(pixels, [size, size], antialias=True) / 255.0
             self.assertAllClose(image, expected, atol=1e-6)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_half_of_the_images_are_mirrored(self):
         image = encode(ramp(16, 16), "PNG")
         crop = tf.function(

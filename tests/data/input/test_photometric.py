@@ -1,6 +1,7 @@
 """Photometric augmentation: how often, in which order, and from which seeds."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from dc_tf.data.input.photometric import Photometric, photometric
@@ -23,6 +24,8 @@ class PhotometricTest(tf.test.TestCase):
     def test_without_settings_it_is_the_image_itself(self):
         self.assertIs(photometric(IMAGE, [1, 2], Photometric()), IMAGE)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_each_change_is_applied_with_its_probability(self):
         for settings, share in (
             (Photometric(jitter=0.5), 0.8),

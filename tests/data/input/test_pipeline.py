@@ -104,6 +104,8 @@ class PipelineTest(tf.test.TestCase):
         for batches in (training, evaluation_batches(reader, [0], 2, size=16, short_side=18)):
             self.assertIs(batches.options().autotune.enabled, False)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_a_resumed_epoch_begins_where_it_stopped(self):
         reader, wanted = self.make(), draws(50)
         whole = list(training_batches(reader, wanted, 8, 16))
@@ -131,6 +133,8 @@ class PipelineTest(tf.test.TestCase):
         self.assertAllClose(batches[1]["image"][0], augment.center_crop(picture(22), 16, 18))
         self.assertEmpty(list(evaluation_batches(reader, [], 2, 16, 16)))
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_an_image_that_cannot_be_decoded_is_named_wherever_it_is(self):
         for row, threads in ((0, None), (7, 1), (13, None), (22, 1)):
             reader = self.make(broken=[row])

@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from PIL import Image
 
@@ -60,6 +61,8 @@ class ViewsTest(tf.test.TestCase):
         changes = [float(change) for change in tf.reduce_mean(views["image"] - plain, [1, 2, 3])]
         self.assertGreater(len(set(changes)), 2)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_local_views_show_a_small_part_and_global_views_a_large_one(self):
         views = Views(1, 1, 32, local_min_area=0.05, local_max_area=0.14)
         shares = {"image": [], "local_image": []}

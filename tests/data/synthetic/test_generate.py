@@ -5,6 +5,7 @@ import pathlib
 import tempfile
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from PIL import Image
 from sklearn import linear_model
@@ -57,6 +58,7 @@ class GenerateTest(tf.test.TestCase):
             other = draw_chunk(range(50), size=32, seed=seed, split=split, classes=12)
             self.assertEmpty({p.encoded for p in one} & {p.encoded for p in other})
 
+    @pytest.mark.slow
     def test_classes_are_long_tailed(self):
         pictures = draw_chunk(range(600), size=32, seed=0, split="train", classes=6)
         counts = np.bincount([picture.label for picture in pictures])
@@ -84,6 +86,7 @@ class GenerateTest(tf.test.TestCase):
             self.assertContainsSubset({"user", "camera", "latitude", "longitude"}, meta)
             self.assertBetween(meta["latitude"], -90, 90)
 
+    @pytest.mark.slow
     def test_a_corner_does_not_tell_up_from_down(self):
         light = self.upright(300).mean(axis=-1)
         upright, turned = light[:, :3, :3].mean((1, 2)), light[:, -3:, -3:].mean((1, 2))
@@ -91,6 +94,7 @@ class GenerateTest(tf.test.TestCase):
             right = (np.mean(upright > threshold) + np.mean(turned <= threshold)) / 2
             self.assertBetween(right, 0.3, 0.7)
 
+    @pytest.mark.slow
     def test_the_whole_picture_tells_up_from_down(self):
         upright = self.upright(400)
         light = np.concatenate([upright, upright[:, ::-1, ::-1]]).mean(axis=-1) / 255

@@ -105,6 +105,7 @@ class EmbedTest(OtherTest):
         again = embed_images(network_of(features), features, [encoded])
         self.assertAllClose(again[0], expected, rtol=1e-5)
 
+    @pytest.mark.slow
     def test_an_interrupted_call_resumes_without_its_layer(self):
         folder = self.folder()
         flags = *self.flags, "--batch_size=8", "--rows_per_file=16", f"--output={folder}"

@@ -13,6 +13,7 @@ class SvmTest(tf.test.TestCase):
         labels = np.arange(rows) % 4
         return number, random.normal(labels[:, None], 3.0, (rows, 30)), labels
 
+    @pytest.mark.slow
     def test_processes_give_the_classes_of_one_in_the_order_of_the_problems(self):
         unknown = np.random.default_rng(0).normal(1.5, 3.0, (200, 30))
         problems = [self.problem(number, rows=40 + 10 * number) for number in range(6)]

@@ -89,6 +89,7 @@ class MultiLabelNetworkTest(tf.test.TestCase):
                     self.assertAllClose(network.tuned[i], expected[i], rtol=1e-4, atol=1e-5)
             network.restore()
 
+    @pytest.mark.slow
     def test_fc68_trains_nothing_but_fresh_layers_and_all_everything_but_statistics(self):
         trunk, (images, labels) = small_trunk(), batch()
         weights = named_weights(trunk)
@@ -109,6 +110,8 @@ class MultiLabelNetworkTest(tf.test.TestCase):
                 for name, variable in names.items():
                     self.assertAllEqual(variable, before[layer][name])
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_the_backward_pass_of_fc68_ends_at_fc6(self):
         images, labels = batch()
         operations = {}

@@ -95,6 +95,8 @@ class BackboneTest(tf.test.TestCase):
         shapes = {level: tuple(shape[1:]) for level, shape in backbone.output_specs.items()}
         self.assertEqual(shapes, {level: tuple(m.shape[1:]) for level, m in maps.items()})
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_the_last_map_of_any_trunk_has_at_most_sixteen_pixels_of_stride(self):
         images = np.random.default_rng(0).random((2, 64, 128, 3), np.float32)
         for kind, stem, levels in (

@@ -87,6 +87,7 @@ class CalibrateTest(tf.test.TestCase):
             for before, weight in zip(weights, learner.shared_weights, strict=True):
                 self.assertAllEqual(weight, before)
 
+    @pytest.mark.slow
     def test_the_statistics_are_the_mean_of_those_of_the_batches(self):
         learner, reader, experiment = learner_of(self.cluster, self.data)
         seen = []

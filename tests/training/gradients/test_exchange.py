@@ -40,8 +40,14 @@ def _run(cluster, case, models):
 
 @functools.cache
 def shared(size):
-    """[[of gradients, of factors, of factors in bfloat16] on each of `size` workers]."""
-    return run(size, SHARED, PLAIN, FACTORS, BFLOAT16)
+    """[[of gradients, of factors] on each of `size` workers]."""
+    return run(size, SHARED, PLAIN, FACTORS)
+
+
+@functools.cache
+def rounded(size):
+    """[of factors in bfloat16 on each of `size` workers]."""
+    return [found for (found,) in run(size, SHARED, BFLOAT16)]
 
 
 def run_in_blocks(cluster, case):
@@ -106,14 +112,16 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
             self.assertLessEqual(np.linalg.norm(two - one), rtol * moved + 1e-9)
         self.assertAllClose(plain["sums"], other["sums"], rtol=1e-4)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_two_workers_take_the_step_of_gradients(self):
-        for plain, factors, _ in shared(2):
+        for plain, factors in shared(2):
             self.assert_same_step(plain, factors, rtol=2e-4)
 
     @pytest.mark.slow
     def test_alone_the_step_is_that_of_gradients_to_the_bit(self):
-        ((plain, factors, rounded),) = shared(1)
-        for other in (factors, rounded):
+        ((plain, factors),) = shared(1)
+        for other in (factors, *rounded(1)):
             for one, two in zip(named(plain[1]), named(other[1]), strict=True):
                 self.assertAllEqual(one, two)
 
@@ -167,7 +175,7 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
     @pytest.mark.extended
     def test_gradients_that_leave_early_give_the_same_step(self):
         early = workers.on_cluster(2, run_early, dataclasses.replace(SHARED, model=PLAIN))
-        for (plain, _, _), other in zip(shared(2), early, strict=True):
+        for (plain, _), other in zip(shared(2), early, strict=True):
             self.assert_same_step(plain, other, rtol=2e-4)
 
     @pytest.mark.extended
@@ -236,26 +244,26 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
 
     @pytest.mark.slow
     def test_a_step_in_bfloat16_differs_from_float32_by_rounding_and_workers_agree(self):
-        for exact, _, rounded in shared(2):
-            self.check_rounding(exact, rounded)
-        for one, other in zip(*(named(rounded[1]) for _, _, rounded in shared(2)), strict=True):
+        for (exact, _), other in zip(shared(2), rounded(2), strict=True):
+            self.check_rounding(exact, other)
+        for one, other in zip(*(named(found[1]) for found in rounded(2)), strict=True):
             self.assertAllEqual(one, other)
 
     @pytest.mark.extended
     def test_four_workers_in_bfloat16_differ_by_rounding_and_agree_too(self):
         found = run(4, SHARED, PLAIN, BFLOAT16)
         ((alone, *_),) = shared(1)
-        for exact, rounded in found:
-            self.check_rounding(exact, rounded)
-            self.check_rounding(alone, rounded)
+        for exact, other in found:
+            self.check_rounding(exact, other)
+            self.check_rounding(alone, other)
         for one in found[1:]:
             for value, other in zip(named(one[1][1]), named(found[0][1][1]), strict=True):
                 self.assertAllEqual(value, other)
 
     @pytest.mark.extended
     def test_gradients_are_rounded_as_factors_are(self):
-        rounded = dataclasses.replace(BFLOAT16, exchange="gradients")
-        found = run(2, SHARED, PLAIN, rounded)
+        of_gradients = dataclasses.replace(BFLOAT16, exchange="gradients")
+        found = run(2, SHARED, PLAIN, of_gradients)
         for exact, other in found:
             self.check_rounding(exact, other)
         for one, other in zip(*(named(each[1][1]) for each in found), strict=True):

@@ -13,8 +13,6 @@ from dc_tf.training.gradients import exchange as exchange_lib
 from dc_tf.training.gradients.exchange import Exchange, local_gradients, recording
 from dc_tf.training.gradients.overlap import Overlap
 
-pytestmark = pytest.mark.numeric
-
 BATCH = 4
 
 
@@ -89,6 +87,7 @@ class OverlapTest(tf.test.TestCase, parameterized.TestCase):
         return gradients, comm.calls, len(list(trunk.norms()))
 
     @parameterized.parameters(True, False)
+    @pytest.mark.slow
     def test_messages_leave_after_the_first_norms_of_the_backward_pass(self, as_factors):
         _, calls, norms = self.trace(as_factors)
         name = "gather" if as_factors else "sum"
@@ -128,6 +127,7 @@ class OverlapTest(tf.test.TestCase, parameterized.TestCase):
         for one, other in zip(gradients, rings, strict=True):
             self.assertAllClose(one, other, rtol=1e-6, atol=1e-7)
 
+    @pytest.mark.slow
     def test_messages_at_the_end_begin_with_the_last_layers(self):
         self.trace(False, enabled=False, convs=("conv3", "conv13"))
         parts = self.trunk.parts()
@@ -136,11 +136,12 @@ class OverlapTest(tf.test.TestCase, parameterized.TestCase):
         sizes = [sum(w.shape.num_elements() for w in weights) for weights in layers]
         self.assertEqual(self.comm.sizes[-5:-1], sizes)  # then all other weights
 
-    @parameterized.parameters((True, 1 << 9), (False, 1 << 20))
-    def test_gradients_are_those_of_messages_at_the_end(self, as_factors, message_bytes):
-        self.check_gradients(as_factors, message_bytes)
+    @pytest.mark.merge
+    @pytest.mark.slow
+    def test_gradients_are_those_of_messages_at_the_end(self):
+        self.check_gradients(as_factors=True, message_bytes=1 << 9)
 
-    @parameterized.parameters((True, 1 << 20), (False, 1 << 9))
+    @parameterized.parameters((True, 1 << 20), (False, 1 << 9), (False, 1 << 20))
     @pytest.mark.slow
     def test_so_they_are_in_messages_of_another_size(self, as_factors, message_bytes):
         self.check_gradients(as_factors, message_bytes)

@@ -178,6 +178,8 @@ class PrototypesTest(tf.test.TestCase):
 
         self.assertAllClose(prototypes.logits(x)[16:], self.expected(x, rotate)[16:], atol=1e-4)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_prototypes_get_no_update_and_no_state_of_the_optimizer(self):
         learner = learner_of(connect(), stage_of())
         x = self.features()

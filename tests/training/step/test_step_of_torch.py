@@ -190,15 +190,21 @@ class StepOfTorchTest(tf.test.TestCase):
                 apart, way = (np.linalg.norm(expected - w[name]) for w in (found, before))
                 self.assertLess(apart, case.share * way, name)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_deepercluster(self):
         self.check(Case(clusters=2))
 
+    @pytest.mark.slow
     def test_deepercluster_with_the_literal_scale_of_equation_5(self):
         self.check(Case(literal_head_scale=True))
 
+    @pytest.mark.slow
     def test_rotnet_with_nesterov_momentum_on_rgb(self):
         self.check(Case(sub_clusters=0, nesterov=True, sobel=False))
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_one_step_with_half_of_the_units_off(self):
         self.check(Case(clusters=2, steps=1, rate=2e-4, offset=0.0, share=5e-2))
 
