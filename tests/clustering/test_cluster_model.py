@@ -97,6 +97,8 @@ class ClusterModelTest(tf.test.TestCase):
         labels = (np.concatenate([part[level] for part in parts]) for level in (0, 1))
         self.assert_same(load_clustering(self.run).assign(x), *labels)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_distances_of_the_clustered_rows_are_kept_by_any_number_of_workers(self):
         x = features(2000)
         for count, (clusters, sub_clusters) in ((1, (4, 0)), (1, (3, 8)), (2, (3, 8))):

@@ -186,6 +186,8 @@ class HierarchyTest(tf.test.TestCase):
             objective = level["objective"]
             self.assertLessEqual(objective[-1], objective[0])
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_counts_are_those_of_the_labels_of_all_workers(self):
         x = np.random.default_rng(1).normal(size=(200, 4)).astype(np.float32)
         for m, k in ((3, 4), (1, 4), (3, 0)):

@@ -278,6 +278,8 @@ class WorkersTest(tf.test.TestCase):
     def test_any_number_of_workers_finds_the_same_clusters(self):
         self.check(blobs(1200, 8, 6), 12, seed=5)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_any_number_of_workers_refills_empty_clusters_alike(self):
         x = blobs(400, 8, 6)
         init = np.concatenate([x[:4], np.full((8, 8), 50) + np.arange(8)[:, None]])

@@ -59,6 +59,8 @@ class FileFormatsTest(tf.test.TestCase):
         self.assertCountEqual(os.listdir(self.get_temp_dir()), ["a.weights.h5", "b.weights.h5"])
 
     @pytest.mark.numeric
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_the_keras_model_has_the_features_and_names_that_are_promised(self):
         rgb = network(sobel=False)
         for trunk, sobel in ((self.trunk, "layer"), (self.trunk, "folded"), (rgb, "layer")):

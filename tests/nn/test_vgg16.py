@@ -14,6 +14,8 @@ def small(**kwargs):
 
 
 class VGG16Test(tf.test.TestCase):
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_the_full_network_has_the_papers_sizes(self):
         self.assertEqual(final_map_size(224), 7)
         trunk = VGG16()

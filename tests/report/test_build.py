@@ -373,6 +373,8 @@ class PartsTest(ReportCase):
 
 
 class CapTest(ReportCase):
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_contact_sheets_are_left_out_where_they_do_not_fit(self):
         data = clustered.write_data(self.path("data"), meta=clustered.photo)
         run = clustered.write_run(self.path("run"), data)

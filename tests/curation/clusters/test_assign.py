@@ -62,6 +62,8 @@ class AssignTest(tf.test.TestCase):
         self.assertAllInRange(table["ratio"].to_numpy(), 0, 1 + 1e-6)
         self.assertEqual(table["user"][6], "user1")
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_images_of_clustered_embeddings_get_the_clusters_they_have(self):
         features, clusters = self.path("features"), self.path("clusters")
         dc_tf.embed(self.run_folder, self.data, "conv4", features, rows_per_file=50)

@@ -7,6 +7,7 @@ import tempfile
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import tensorflow as tf
 
 import dc_tf
@@ -61,6 +62,8 @@ class ColumnsTest(tf.test.TestCase):
         again = open_features(features=archive, column="text")
         self.assertAllEqual(again.read(0, ROWS), self.vectors["text"])
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_commands_find_in_a_column_what_they_find_in_a_file_of_it(self):
         table = {"features": self.table, "column": "text", "data": self.data}
         plain = {"features": self.plain, "data": self.data}

@@ -10,6 +10,7 @@ from unittest import mock
 import numpy as np
 import pictures
 import pyarrow.parquet
+import pytest
 import runs
 import tensorflow as tf
 from PIL import Image, ImageOps
@@ -205,6 +206,8 @@ class CommandTest(tf.test.TestCase):
         self.assertNotIn(11, rows[5:])
         self.assertEqual([one["rank"] for one in found["neighbours"]], [1, 2, 3, 4, 5] * 2)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_with_features_of_mirror_images_a_mirrored_file_finds_its_row(self):
         with Image.open(self.image(23)) as image:
             mirrored = ImageOps.mirror(image.convert("RGB"))
@@ -234,6 +237,8 @@ class CommandTest(tf.test.TestCase):
             self.assertEqual((image.format, image.width), ("JPEG", 4 * 128))
             self.assertGreater(image.height, 2 * 128)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_features_of_another_network_are_refused_and_a_stage_is_recognised(self):
         features = open_features(run=self.run_folder, layer="conv4").path
         about = os.path.join(features, "embed.json")

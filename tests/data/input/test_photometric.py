@@ -35,12 +35,16 @@ class PhotometricTest(tf.test.TestCase):
         ):
             self.assertAllClose(changed(of_all_seeds(settings)).mean(), share, atol=0.06)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_the_draws_of_one_do_not_depend_on_the_others(self):
         grey = of_all_seeds(Photometric(greyscale=0.5))
         both = of_all_seeds(Photometric(jitter=1.0, greyscale=0.5))
         is_grey = np.ptp(both, axis=-1).max((1, 2)) < 1e-6
         self.assertAllEqual(is_grey, changed(grey))
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_equal_seeds_give_equal_pixels_and_others_others(self):
         settings = Photometric(1.0, 0.2, 0.5, 0.2)
         images = of_all_seeds(settings)

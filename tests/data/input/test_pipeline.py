@@ -89,6 +89,8 @@ class PipelineTest(tf.test.TestCase):
                 for name, tensor in one.items():
                     self.assertAllEqual(tensor, other[name])
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_a_corrupt_row_is_replaced_in_all_views(self):
         reader = FallbackRows(RowReader(self.make(broken=[3]).dataset), 0.2)
         wanted = draws(2)._replace(row=np.array([3, 4]))

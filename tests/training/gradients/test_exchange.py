@@ -125,6 +125,8 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
             for one, two in zip(named(plain[1]), named(other[1]), strict=True):
                 self.assertAllEqual(one, two)
 
+    @pytest.mark.merge
+    @pytest.mark.slow
     def test_weights_that_differ_become_those_of_the_first_worker(self):
         for found in workers.on_cluster(2, aligned, dataclasses.replace(SHARED, model=FACTORS)):
             self.assertEqual(found, [[1], [11], [21], [31]])
