@@ -58,9 +58,7 @@ class ExcessErrorTest(tf.test.TestCase, parameterized.TestCase):
     def test_float32_sums_rounded_once_are_within_the_bound(self, dim):
         self.assertLessEqual(precision.excess_error(summed_in_float32, dim), 1)
 
-    @parameterized.product(
-        kernel=(truncated, summed_in_bfloat16, in_two_halves), dim=(14, 70, 262, 1030)
-    )
+    @parameterized.product(kernel=(truncated, summed_in_bfloat16, in_two_halves), dim=(14, 70, 262))
     def test_kernels_that_round_otherwise_are_found_out(self, kernel, dim):
         self.assertGreater(precision.excess_error(kernel, dim), 1)
 

@@ -207,7 +207,6 @@ assert "dc_tf" not in sys.modules
         self.assertEqual(os.listdir(self.get_temp_dir()), ["model"])
         restore_trunk(path)
 
-    @pytest.mark.merge
     @pytest.mark.slow
     def test_a_real_kill_leaves_what_was_there_and_the_next_call_finishes(self):
         path = self.exported()

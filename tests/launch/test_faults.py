@@ -124,7 +124,6 @@ class FaultsTest(tf.test.TestCase):
             job.signal(1, signal.SIGCONT)
             self.assertEqual(job.wait(180), [0, 0], job.log(0)[-3000:])
 
-    @pytest.mark.merge
     def test_workers_of_which_one_is_asked_to_stop_save_at_one_step_and_resume(self):
         self.check_stopped((1, signal.SIGTERM, "a training step"))
 

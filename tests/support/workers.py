@@ -1,7 +1,7 @@
 """Runs a function on several real workers: processes joined by TF_CONFIG on localhost.
 
 The processes of the last calls are kept warm and reused, since starting TensorFlow costs more than
-many tests; at most four, since each holds hundreds of MiB, and several processes run tests at a
+many tests; at most seven, since each holds hundreds of MiB, and several processes run tests at a
 time. A worker that raises or exceeds the time limit ends its whole pool, by process id.
 
     def share(comm, x):                        # at module level of the test
@@ -107,7 +107,7 @@ class _Pools:
             self.end(pool)
 
 
-_pools = _Pools(most=4)
+_pools = _Pools(most=7)  # one, two and four
 
 
 class _Pool:

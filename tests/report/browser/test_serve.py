@@ -18,7 +18,6 @@ LIMIT_S = 120
 
 
 class CommandTest(tf.test.TestCase):
-    @pytest.mark.merge
     @pytest.mark.slow
     def test_it_serves_until_it_is_interrupted_and_writes_only_in_its_folder(self):
         folder = tempfile.mkdtemp(dir=self.get_temp_dir())

@@ -17,8 +17,6 @@ from dc_tf.distributed.topology import Topology
 from dc_tf.experiment import Model, Optimizer, Views
 from dc_tf.training.step.step_metrics import mean_metrics
 
-pytestmark = pytest.mark.numeric
-
 SHARED = Case(rotations=1)  # one super-class, so all workers hold its head
 PLAIN = Model(dropout=False, exchange="gradients")
 FACTORS = dataclasses.replace(PLAIN, exchange="factors")

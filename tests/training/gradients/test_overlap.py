@@ -136,7 +136,6 @@ class OverlapTest(tf.test.TestCase, parameterized.TestCase):
         sizes = [sum(w.shape.num_elements() for w in weights) for weights in layers]
         self.assertEqual(self.comm.sizes[-5:-1], sizes)  # then all other weights
 
-    @pytest.mark.merge
     @pytest.mark.slow
     def test_gradients_are_those_of_messages_at_the_end(self):
         self.check_gradients(as_factors=True, message_bytes=1 << 9)
