@@ -108,7 +108,9 @@ dc_tf_compile() {
   local packages
   packages="$("$DC_TF_VENV/bin/python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")"
   if [ -t 2 ]; then printf 'compiling the packages' >&2; else echo "compiling the packages" >&2; fi
-  "$DC_TF_VENV/bin/python" -m compileall -q -j 0 "$packages" "$DC_TF_ROOT/dc_tf" >>"$DC_TF_VENV/install.log" 2>&1 ||
+  # Not compileall's own processes, which are sent one file after another.
+  find "$packages" "$DC_TF_ROOT/dc_tf" -mindepth 1 -maxdepth 1 -print0 |
+    xargs -0 -n 4 -P "$(nproc)" "$DC_TF_VENV/bin/python" -m compileall -q >>"$DC_TF_VENV/install.log" 2>&1 ||
     echo "some files were not compiled, see above" >>"$DC_TF_VENV/install.log"
   [ ! -t 2 ] || printf '\r\033[K' >&2
 }

@@ -1,6 +1,7 @@
 import ast
 import functools
 import pathlib
+import tempfile
 
 import tensorflow as tf
 
@@ -165,7 +166,9 @@ class WalkTest(tf.test.TestCase):
         self.assertEmpty(keras_uses(self.module("from dc_tf import keras")))
 
     def module(self, source):
-        return pathlib.Path(self.create_tempfile(content=source).full_path)
+        path = pathlib.Path(tempfile.mkdtemp(dir=self.get_temp_dir()), "module.py")
+        path.write_text(source)
+        return path
 
 
 IMPORTS = (ast.Import, ast.ImportFrom)

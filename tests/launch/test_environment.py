@@ -29,6 +29,7 @@ case "$*" in
     echo "Installing collected packages: absl-py, numpy, tensorflow"
     echo "Successfully installed absl-py-1.0 numpy-1.0 tensorflow-1.0" ;;
   *"-m pip"*) echo "Requirement already satisfied: pip" ;;
+  *purelib*) dirname "$0" ;;
   --version) echo "Python 3.11.0" ;;
 esac
 """

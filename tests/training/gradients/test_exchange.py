@@ -110,7 +110,6 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
             self.assertLessEqual(np.linalg.norm(two - one), rtol * moved + 1e-9)
         self.assertAllClose(plain["sums"], other["sums"], rtol=1e-4)
 
-    @pytest.mark.merge
     @pytest.mark.slow
     def test_two_workers_take_the_step_of_gradients(self):
         for plain, factors in shared(2):
@@ -123,7 +122,6 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
             for one, two in zip(named(plain[1]), named(other[1]), strict=True):
                 self.assertAllEqual(one, two)
 
-    @pytest.mark.merge
     @pytest.mark.slow
     def test_weights_that_differ_become_those_of_the_first_worker(self):
         for found in workers.on_cluster(2, aligned, dataclasses.replace(SHARED, model=FACTORS)):

@@ -270,7 +270,6 @@ class ByHandTest(Compared):
         optimizer = Optimizer(learning_rate=RATE, weight_decay=DECAY, literal_head_scale=True)
         self.check(Case(optimizer=optimizer))
 
-    @pytest.mark.merge
     @pytest.mark.slow
     def test_the_product_loss_is_gradient_descent_on_equation_4(self):
         self.check(Case(clusters=2, loss="product"))
