@@ -49,9 +49,9 @@ def pytest_configure(config):
     import dc_tf  # noqa: F401  chooses kernels, before any test imports TensorFlow
 
     if not hasattr(config, "workerinput"):  # not a process of pytest-xdist, which inherits these
-        os.environ["DC_TF_TEST_TURNS"] = folder = tempfile.mkdtemp()
+        os.environ["DC_TF_TEST_FOLDER"] = folder = tempfile.mkdtemp()
         config.add_cleanup(lambda: shutil.rmtree(folder))
-    config.stash[_TURNS] = turns.Turns(os.environ["DC_TF_TEST_TURNS"])
+    config.stash[_TURNS] = turns.Turns(os.environ["DC_TF_TEST_FOLDER"])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -62,6 +62,11 @@ class ExcessErrorTest(tf.test.TestCase, parameterized.TestCase):
     def test_kernels_that_round_otherwise_are_found_out(self, kernel, dim):
         self.assertGreater(precision.excess_error(kernel, dim), 1)
 
+    @parameterized.parameters(truncated, summed_in_bfloat16, in_two_halves)
+    @pytest.mark.slow
+    def test_so_they_are_in_long_sums(self, kernel):
+        self.assertGreater(precision.excess_error(kernel, 1030), 1)
+
     @parameterized.parameters(14, 288, 1152)
     @pytest.mark.bfloat16
     def test_convolutions_of_this_device_sum_in_float32_and_round_once(self, dim):

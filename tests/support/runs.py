@@ -79,9 +79,8 @@ def undisturbed(size):
     """
     with _shared(f"undisturbed-{size}") as shared:
         workdir = os.path.join(shared, "run")
-        ours = settings(os.path.join(shared, "data"))
+        ours = settings(_generated(128))
         if not os.path.exists(RunDir(workdir).result):
-            make_data(shared)
             workers.on_cluster(size, train, ours, workdir)
     own = os.path.join(_folder(), "run")
     shutil.copytree(workdir, own)
@@ -91,7 +90,7 @@ def undisturbed(size):
 @contextlib.contextmanager
 def _shared(name):
     """A folder of all processes of tests; inside, it is this one's alone."""
-    folder = os.path.join(os.environ["DC_TF_TEST_TURNS"], name)
+    folder = os.path.join(os.environ["DC_TF_TEST_FOLDER"], name)
     os.makedirs(folder, exist_ok=True)
     with open(folder + ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

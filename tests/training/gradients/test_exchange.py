@@ -43,7 +43,7 @@ def shared(size):
 
 
 @functools.cache
-def rounded(size):
+def in_bfloat16(size):
     """[of factors in bfloat16 on each of `size` workers]."""
     return [found for (found,) in run(size, SHARED, BFLOAT16)]
 
@@ -118,7 +118,7 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
     @pytest.mark.slow
     def test_alone_the_step_is_that_of_gradients_to_the_bit(self):
         ((plain, factors),) = shared(1)
-        for other in (factors, *rounded(1)):
+        for other in (factors, *in_bfloat16(1)):
             for one, two in zip(named(plain[1]), named(other[1]), strict=True):
                 self.assertAllEqual(one, two)
 
@@ -242,9 +242,9 @@ class ExchangeTest(tf.test.TestCase, parameterized.TestCase):
 
     @pytest.mark.slow
     def test_a_step_in_bfloat16_differs_from_float32_by_rounding_and_workers_agree(self):
-        for (exact, _), other in zip(shared(2), rounded(2), strict=True):
+        for (exact, _), other in zip(shared(2), in_bfloat16(2), strict=True):
             self.check_rounding(exact, other)
-        for one, other in zip(*(named(found[1]) for found in rounded(2)), strict=True):
+        for one, other in zip(*(named(found[1]) for found in in_bfloat16(2)), strict=True):
             self.assertAllEqual(one, other)
 
     @pytest.mark.extended
