@@ -32,6 +32,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import NoReturn
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # A wheel has this file inside the package, which is then on the interpreter's path.
@@ -447,6 +448,19 @@ def note(text) -> None:
     write(sys.stderr, f"{NAME}: {text}")
 
 
+def end(code) -> NoReturn:
+    """Ends the process with `code`, also when the terminal or reader of its output is gone.
+
+    What is left in a buffer would fail again at the interpreter's end and make the exit code 120.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
+
+
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -460,4 +474,4 @@ def die_with(launcher) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

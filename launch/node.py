@@ -105,4 +105,4 @@ def _check_ports(nodes, workers):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    local.end(main())

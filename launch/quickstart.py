@@ -380,4 +380,4 @@ def _counts(epochs):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    local.end(main())

@@ -11,6 +11,7 @@ from unittest import mock
 
 import tensorflow as tf
 import workers
+from terminals import Terminal
 
 LOCAL = pathlib.Path(__file__).parents[2] / "launch" / "local.py"
 sys.path.insert(0, str(LOCAL.parent))
@@ -246,6 +247,19 @@ class LocalTest(tf.test.TestCase):
         launcher.send_signal(signal.SIGHUP)
         (self.folder / "go").touch()
         self.assertEqual(self.finish(launcher)[0], 0)
+
+    def test_when_the_window_is_closed_all_workers_save(self):
+        script = self.folder / "worker.py"
+        body = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))\n"
+        body += "(folder / f'ready-{index}').touch(); time.sleep(600)"
+        script.write_text(WORKER + body)
+        program = f"--program={sys.executable} {script}"
+        command = [sys.executable, str(LOCAL), "--workers=2", program, "--", str(self.folder)]
+        with Terminal(command, limit_s=40) as terminal:
+            self.wait_for("ready-*", 2)
+            terminal.hang_up()
+            self.assertEqual(terminal.wait(), 42)
+            self.assertEqual(terminal.left_over(), [])
 
     def wait_for(self, pattern, count):
         until = time.monotonic() + 20

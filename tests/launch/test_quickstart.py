@@ -78,7 +78,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import quickstart
 sys.executable = sys.argv[2]
-sys.exit(quickstart.main(sys.argv[3:]))
+quickstart.local.end(quickstart.main(sys.argv[3:]))
 """
 PHASES = ("generate", "measure", "train", "export", "evaluate", "report")
 

@@ -49,7 +49,8 @@ class Terminal:
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
-            env={**os.environ, **(environment or {}), _MARK: self._mark},
+            # Users have buffers, which the shell that started the tests may not.
+            env={**os.environ, "PYTHONUNBUFFERED": "", **(environment or {}), _MARK: self._mark},
             start_new_session=True,
             preexec_fn=_take_terminal,
         )
