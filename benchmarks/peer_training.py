@@ -7,14 +7,18 @@ Heads, losses and augmentation are lightly's, the loop is this file's; every met
 of each image. Writes the trunk's weights for `dc_tf import_torch`, and beside them OUTPUT.json
 with seconds, views trained on, those through a teacher, views per second and the share of time
 spent waiting for images. Views are counted in whole batches, at most `--images` of them.
-Needs the extra `peers`.
+Training is saved to OUTPUT.state every minute, and the same call goes on from there, with the
+images in another order. Needs the extra `peers`.
 """
 
 import argparse
 import copy
+import dataclasses
 import io
 import json
 import math
+import os
+import sys
 import time
 from collections.abc import Iterator
 
@@ -28,6 +32,7 @@ from PIL import Image
 from torch import nn
 from torch_trunks import TRUNKS
 
+from dc_tf import atomic
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader
 
@@ -172,42 +177,99 @@ def whole_batches(images, batch) -> int:
     return max(1, images // batch) * batch if images else 0
 
 
+@dataclasses.dataclass
+class Progress:
+    """What training has used, its last loss, and the type of its products once it is chosen."""
+
+    seconds: float = 0.0
+    waited: float = 0.0
+    images: int = 0
+    loss: float = math.nan
+    compute_dtype: str = ""
+
+    def share(self, most, seconds) -> float:
+        """Of a budget of `most` views, or of seconds if that is 0."""
+        return self.images / most if most else self.seconds / seconds
+
+
+class State:
+    """A training's file: what a call that was interrupted leaves for the next one.
+
+    Args:
+        path: the file.
+        method, optimizer: whose state it has.
+        options: the command line; another one is refused.
+    """
+
+    def __init__(self, path, method, optimizer, options):
+        self.path = path
+        self._parts = {"method": method, "optimizer": optimizer}
+        self._options = vars(options)
+
+    def restored(self) -> Progress:
+        """Restores the file, if there is one."""
+        if not os.path.exists(self.path):
+            return Progress()
+        found = torch.load(self.path, weights_only=True)
+        if found["options"] != self._options:
+            raise SystemExit(f"{self.path} is of other flags: {found['options']}; delete it.")
+        for name, part in self._parts.items():
+            part.load_state_dict(found[name])
+        progress = Progress(**found["progress"])
+        print(f"{self.path}: goes on after {progress.images:,} views", file=sys.stderr)
+        return progress
+
+    def save(self, progress) -> None:
+        """Replaces the file."""
+        state = {name: part.state_dict() for name, part in self._parts.items()}
+        state |= {"progress": dataclasses.asdict(progress), "options": self._options}
+        atomic.write_file(self.path, lambda file: torch.save(state, file))
+
+
 def train(method, loader, options) -> dict:
     """Trains until the budget is used; returns what it took."""
-    batches = endless(loader)
-    dtype = faster_format(method, next(batches))
     optimizer = torch.optim.SGD(
         [weight for weight in method.parameters() if weight.requires_grad],
         lr=0.0,
         momentum=0.9,
         weight_decay=options.weight_decay,
     )
-    started, waited, images, done = time.monotonic(), 0.0, 0, 0.0
+    state = State(f"{options.output}.state", method, optimizer, options)
+    progress = state.restored()
+    torch.manual_seed(options.seed + progress.images)  # not the images and crops of the beginning
+    batches = endless(loader)
+    if not progress.compute_dtype:
+        chosen = faster_format(method, next(batches))
+        progress.compute_dtype = str(chosen).removeprefix("torch.")
+    dtype = getattr(torch, progress.compute_dtype)
     most = whole_batches(options.images, VIEWS * loader.batch_size)
-    while done < 1:
+    started, saved = time.monotonic() - progress.seconds, progress.seconds
+    while (done := progress.share(most, options.seconds)) < 1:
         asked = time.monotonic()
         views = next(batches)
-        waited += time.monotonic() - asked
+        progress.waited += time.monotonic() - asked
         optimizer.param_groups[0]["lr"] = learning_rate(options.learning_rate, done)
         optimizer.zero_grad()
         loss = loss_of(method, views, dtype)
         loss.backward()
         optimizer.step()
         method.after_step()
-        last = loss.item()  # waits for the device
-        images += VIEWS * len(views[0])
-        seconds = time.monotonic() - started
-        done = images / most if most else seconds / options.seconds
-    if not math.isfinite(last):
-        raise SystemExit(f"{options.method} diverged: the loss is {last}.")
+        progress.loss = loss.item()  # waits for the device
+        progress.images += VIEWS * len(views[0])
+        progress.seconds = time.monotonic() - started
+        if progress.seconds - saved >= options.save_every:
+            state.save(progress)
+            saved = progress.seconds
+    if not math.isfinite(progress.loss):
+        raise SystemExit(f"{options.method} diverged: the loss is {progress.loss}.")
     return {
-        "seconds": seconds,
-        "images": images,
-        "forward_only": images if options.method == "dino" else 0,  # those of the teacher
-        "images_per_second": images / seconds,
-        "waiting": waited / seconds,
-        "compute_dtype": str(dtype).removeprefix("torch."),
-        "loss": last,
+        "seconds": progress.seconds,
+        "images": progress.images,
+        "forward_only": progress.images if options.method == "dino" else 0,  # the teacher's
+        "images_per_second": progress.images / progress.seconds,
+        "waiting": progress.waited / progress.seconds,
+        "compute_dtype": progress.compute_dtype,
+        "loss": progress.loss,
     }
 
 
@@ -225,6 +287,8 @@ def main() -> None:
     torch.save({"state_dict": trunk.cpu().state_dict()}, options.output)
     with open(f"{options.output}.json", "w", encoding="utf-8") as file:
         json.dump(found, file)
+    if os.path.exists(f"{options.output}.state"):
+        os.remove(f"{options.output}.state")
 
 
 def batches_of(options, settings) -> torch.utils.data.DataLoader:
@@ -262,9 +326,10 @@ def parsed() -> argparse.Namespace:
     add("--jitter", type=float, default=0.0, help="strength of SimCLR's colour jitter")
     add("--greyscale", type=float, default=0.0, help="probability, as the next one")
     add("--blur", type=float, default=0.0)
+    add("--save_every", type=float, default=60.0, help="seconds between savings of the state")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--threads", type=int, default=2, help="of torch")
-    add("--loaders", type=int, default=2, help="processes that decode and augment")
+    add("--loaders", type=int, default=1, help="processes that decode and augment")
     return parser.parse_args()
 
 

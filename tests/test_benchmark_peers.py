@@ -4,9 +4,11 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
+import time
 
 import numpy as np
 import pytest
@@ -88,6 +90,33 @@ def test_a_trained_peer_has_the_same_features_in_dc_tf(method, kind, settings, b
     scale = np.abs(theirs).max()  # hundreds where few steps have moved batch norm's statistics
     assert scale > 0.01
     np.testing.assert_allclose(found, theirs, atol=1e-4 * max(1.0, scale))
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on():
+    skip_without_lightly()
+    folder = tempfile.mkdtemp()
+    data = runs.make_data(folder, images=40)
+    state = os.path.join(folder, "trunk.pth.state")
+    settings = json.dumps(SMALL | {"stem": "small"})
+    command = [PYTHON, "peer_training.py", "--method=swav", f"--data={data}", "--images=3200",
+               "--batch_size=16", "--threads=1", "--loaders=0", "--trunk=resnet18",
+               f"--settings={settings}", "--save_every=0",
+               f"--output={folder}/trunk.pth"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)}
+    with subprocess.Popen(command, cwd=BENCHMARKS, env=environment) as training:
+        until = time.monotonic() + 150
+        while not os.path.exists(state) and time.monotonic() < until:
+            time.sleep(0.01)
+        training.kill()
+    assert not os.path.exists(f"{folder}/trunk.pth")
+    done = subprocess.run(command, cwd=BENCHMARKS, env=environment, timeout=200, text=True,
+                          check=True, stderr=subprocess.PIPE)  # fmt: skip
+    before = int(re.search(r"goes on after ([\d,]+) views", done.stderr)[1].replace(",", ""))
+    assert 32 <= before < 3200
+    with open(f"{folder}/trunk.pth.json", encoding="utf-8") as file:
+        assert json.load(file)["images"] == 3200
+    assert not os.path.exists(state)
 
 
 @pytest.mark.slow
