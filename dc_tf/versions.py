@@ -1,6 +1,7 @@
 """Versions of the packages that results depend on.
 
 installed()          # {"dc_tf": "0.1.0", "tensorflow": "2.20.0", ...}
+of_tensorflow()      # "2.20.0"
 """
 
 import importlib.metadata
@@ -21,3 +22,13 @@ def installed() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def of_tensorflow() -> str:
+    """Version of TensorFlow, which is imported only if it is installed under another name."""
+    version = installed().get("tensorflow")
+    if version is None:
+        import tensorflow as tf
+
+        version = tf.__version__
+    return version

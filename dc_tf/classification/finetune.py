@@ -19,8 +19,6 @@ Folder:
 import dataclasses
 import os
 
-import numpy as np
-
 from dc_tf import atomic, paths
 from dc_tf.distributed import heartbeat
 from dc_tf.distributed.joined import TIMEOUT_S, joined
@@ -106,6 +104,7 @@ class _Job:
     def run(self) -> dict | None:
         """The result, on the chief."""
         from dc_tf.distributed.collective_errors import raise_on_all
+        from dc_tf.distributed.collectives import broadcast_number
         from dc_tf.evaluation.finetune.task import about_of, check, work
         from dc_tf.evaluation.run import choose, estimate, say_protocol
 
@@ -120,7 +119,7 @@ class _Job:
         with raise_on_all(comm):
             if comm.rank == 0:
                 _claim(self._output, about, self._overwrite)
-        if int(comm.broadcast(np.int64(os.path.isfile(self._path(RESULT))))):
+        if broadcast_number(os.path.isfile(self._path(RESULT)), comm):
             return self._finished()
         say_protocol("finetune", chosen, comm)
         if self._estimates:

@@ -15,14 +15,13 @@ import os
 import zipfile
 
 import numpy as np
-import tensorflow as tf
 
 from dc_tf import atomic
 from dc_tf.clustering.statistics import count_statistics
 from dc_tf.errors import DataError
 
 _LIST = "assignments.json"
-_UNREADABLE = (tf.errors.OpError, OSError, ValueError, KeyError, zipfile.BadZipFile)
+_UNREADABLE = (OSError, ValueError, KeyError, zipfile.BadZipFile)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +94,14 @@ class Assignments:
 
 def is_complete(folder) -> bool:
     """Whether `Assignments.open` would find assignments in the folder."""
-    return tf.io.gfile.exists(os.path.join(folder, _LIST))
+    return os.path.exists(os.path.join(folder, _LIST))
 
 
 def write(folder, comm, first_row, cluster, sub, clusters, sub_clusters, further=None) -> None:
     """Writes the assignments of all workers; afterwards every worker can open them."""
-    tf.io.gfile.makedirs(folder)
-    if comm.rank == 0 and tf.io.gfile.exists(os.path.join(folder, _LIST)):
-        tf.io.gfile.remove(os.path.join(folder, _LIST))
+    atomic.make_folder(folder)
+    if comm.rank == 0 and is_complete(folder):
+        os.remove(os.path.join(folder, _LIST))
     comm.barrier()
     write_block(folder, comm.rank, comm.size, first_row, cluster, sub, further)
     comm.barrier()
@@ -179,5 +178,5 @@ def _read_block(path):
 
 
 def _read(path):
-    with tf.io.gfile.GFile(path, "rb") as file:
+    with open(path, "rb") as file:
         return file.read()

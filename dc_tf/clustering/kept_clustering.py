@@ -39,8 +39,6 @@ DESCRIPTION = "centroids.json"
 SUPER, COUNTS, WHITENING, NETWORK = "super.npy", "counts.npy", "whitening.npz", "network"
 _NEARNESS = "nearness-"
 _ROUND = re.compile(r"stage-(\d+)-round-(\d+)$")
-# Errors that TensorFlow and the system raise when a file cannot be written.
-_DISK_ERRORS = (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)
 
 
 class KeptClustering:
@@ -76,7 +74,7 @@ class KeptClustering:
                 atomic.make_folder(self._staging)
                 _remove(path)  # of another clustering, if this one cannot be written
                 atomic.write_file(path, lambda file: np.save(file, centroids))
-        except _DISK_ERRORS as error:
+        except _disk_errors() as error:
             logging.warning("%s not written; continuing without it: %s", path, error)
 
     def write_nearness(self, points, first_row: int, result) -> None:
@@ -98,7 +96,7 @@ class KeptClustering:
             arrays = {"first_row": np.int64(first_row), "nearness": of_points(points, problems)}
             try:
                 atomic.write_file(path, lambda file: np.savez(file, **arrays))
-            except _DISK_ERRORS as error:
+            except _disk_errors() as error:
                 logging.warning("%s not written; continuing without it: %s", path, error)
 
     def _problems(self, result):
@@ -138,7 +136,7 @@ class KeptClustering:
             try:
                 with heartbeat.slow_operation("centroids"):
                     self._commit(description, whitening, counts, write_network)
-            except _DISK_ERRORS as error:
+            except _disk_errors() as error:
                 logging.warning("%s not written; continuing without it: %s", self._path, error)
                 atomic.remove_tree(self._staging)
         self._comm.barrier()
@@ -280,3 +278,8 @@ def _array_info(path):
 def _remove(path):
     if os.path.exists(path):
         os.remove(path)
+
+
+def _disk_errors():
+    """Errors that TensorFlow and the system raise when a file cannot be written."""
+    return (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)

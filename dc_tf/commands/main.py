@@ -28,7 +28,7 @@ from typing import NoReturn
 from absl import flags, logging
 
 from dc_tf import __version__
-from dc_tf.commands.quick_tensorflow import quick_tensorflow
+from dc_tf.commands import lazy_tensorflow
 from dc_tf.commands.terminal import native_log, results
 from dc_tf.commands.terminal.logs import ScreenFormatter
 from dc_tf.errors import PREEMPTED, ConfigError, ConfigErrorOfAll, DataError, Preempted
@@ -83,8 +83,8 @@ def main(argv=None) -> int:
         if argv[0] in _VERSION:
             print(f"dc_tf {__version__}")
             return DONE
-        with quick_tensorflow():
-            return _dispatch(argv[0], argv[1:])
+        lazy_tensorflow.install()
+        return _dispatch(argv[0], argv[1:])
     except ConfigErrorOfAll as error:
         logging.info("%s", error)
         return WRONG_USAGE

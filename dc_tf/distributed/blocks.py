@@ -65,6 +65,10 @@ def summed_blocks(rows, row_bytes, block_of, comm) -> Iterator[tuple[slice, np.n
     def exchanged(part):
         return comm.all_sum(part).numpy()  # a copy, which the caller may change
 
+    if comm.size == 1:
+        for block in blocks(rows, row_bytes):
+            yield block, np.array(block_of(block))
+        return
     # One thread, so that all workers exchange the blocks in the same order.
     with concurrent.futures.ThreadPoolExecutor(1, "exchange") as exchange:
         in_flight = None

@@ -6,6 +6,8 @@ cluster.world.all_sum(tensor)
 cluster.group((0, 1)).all_sum(tensor)
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import os
@@ -13,7 +15,6 @@ import os
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from tensorflow.python.eager import context as tf_context
 
 from dc_tf import kernels
 from dc_tf.distributed.collectives import Collective, Communicator, Link, Solo, all_gather
@@ -141,7 +142,14 @@ def _let_idle_threads_sleep():
     options = tf.compat.v1.ConfigProto()
     options.experimental.disable_thread_spinning = True
     # There is no public API; the context merges its own settings over these.
-    tf_context.context()._config = options
+    _context()._config = options
+
+
+def _context():
+    # Imported here, since commands that connect no workers import this module, too.
+    from tensorflow.python.eager import context
+
+    return context.context()
 
 
 @contextlib.contextmanager
@@ -154,7 +162,7 @@ def _joining(within_s):
     timeouts = {"heartbeat_timeout_in_ms": 1000 * SILENT_S}
     if within_s is not None:
         timeouts["cluster_register_timeout_in_ms"] = int(1000 * within_s)
-    context = tf_context.context()
+    context = _context()
     configure = context.configure_coordination_service
     context.configure_coordination_service = functools.partial(configure, **timeouts)
     try:

@@ -7,7 +7,13 @@ must make the same calls in the same order, eagerly or while tracing a `tf.funct
     gradients = all_sum_packed(gradients, comm)   # many tensors in few messages
     rows = PackedGather(rows, comm).results()     # the rows of all members
     total = direct_sum(few, comm)                 # a short vector, in one latency
+    counts = all_sum_array(counts, comm)          # of NumPy arrays, in `blocks`
+    number = broadcast_number(number, comm)       # what the chief has
+
+One worker exchanges NumPy arrays and numbers without TensorFlow, whose import takes seconds.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import itertools
@@ -285,7 +291,7 @@ def _packs(pieces, pack_bytes):
 
 def all_agree(condition: bool, comm: Communicator) -> bool:
     """Whether `condition` is true on every member."""
-    return int(comm.all_sum(np.int64(bool(condition)))) == comm.size
+    return bool(all_gather(bool(condition), comm).all())
 
 
 def all_gather(values, comm: Communicator) -> np.ndarray:
@@ -299,7 +305,7 @@ def all_gather(values, comm: Communicator) -> np.ndarray:
     kind = np.float64 if np.issubdtype(values.dtype, np.floating) else np.int64
     gathered = np.zeros((comm.size, *values.shape), kind)
     gathered[comm.rank] = values  # with the others' zeros, a sum is exact
-    return comm.all_sum(gathered).numpy()
+    return gathered if comm.size == 1 else comm.all_sum(gathered).numpy()
 
 
 def all_gather_json(value, comm: Communicator) -> list:
@@ -313,6 +319,13 @@ def all_gather_json(value, comm: Communicator) -> list:
 def broadcast_json(value, comm: Communicator, root=0) -> Any:
     """The root's JSON-ready value, on every member; values of other members are ignored."""
     text = json.dumps(value).encode()
-    length = int(comm.broadcast(np.int64(len(text)), root))
+    if comm.size == 1:
+        return json.loads(text)
+    length = broadcast_number(len(text), comm, root)
     padded = np.frombuffer(text[:length].ljust(length), np.uint8).astype(np.int64)
     return json.loads(comm.broadcast(padded, root).numpy().astype(np.uint8).tobytes())
+
+
+def broadcast_number(value: int, comm: Communicator, root=0) -> int:
+    """The root's whole number, on every member; those of other members are ignored."""
+    return int(value) if comm.size == 1 else int(comm.broadcast(np.int64(value), root))

@@ -22,6 +22,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from dc_tf.distributed.blocks import all_sum_array
 from dc_tf.distributed.collective_errors import raise_on_all
 
 SECONDS = 2.0  # of sampling per part
@@ -72,7 +73,7 @@ def estimate(work: Work, networks: int, world, clock=time.monotonic) -> float:
     """
     with raise_on_all(world):
         rates = [rate(part, clock=clock) for part in work.parts]
-    rates = world.all_sum(np.array(rates, np.float64)).numpy()
+    rates = all_sum_array(np.array(rates, np.float64), world)
     return networks * sum(part.count / per_s for part, per_s in zip(work.parts, rates, strict=True))
 
 

@@ -1,5 +1,7 @@
 """Losses of the evaluation tasks."""
 
+from __future__ import annotations
+
 import tensorflow as tf
 
 

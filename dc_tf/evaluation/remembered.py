@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 
-import tensorflow as tf
 from absl import logging
 
 from dc_tf.data.storage import files
@@ -23,7 +22,6 @@ EVALUATIONS = "evaluations.json"
 # In order of preference: k-NN first, since embeddings are mostly used for comparison.
 _TASKS = {"knn": "k-NN", "linear_probe": "linear probe", "low_shot": "few labels"}
 _KEPT = 20  # newest results per model
-_NOT_WRITABLE = (OSError, tf.errors.OpError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +64,7 @@ def remember(model: str, result: dict) -> str | None:
     entry["below_random_init"] = layers_below(own, untrained, entry["test_rows"])
     try:
         _write(path, [*kept, entry][-_KEPT:])
-    except _NOT_WRITABLE as error:
+    except OSError as error:
         logging.info("%s cannot be written; `embed` will not find the best layer: %s", path, error)
         return None
     return path
@@ -126,14 +124,14 @@ def _path(model):
 def _read(path) -> list:
     """The entries of a file; [] if it is missing or not in the format of `remember`."""
     try:
-        with tf.io.gfile.GFile(path) as file:
+        with files.opened(path) as file:
             entries = json.load(file)
         for entry in entries:
             _key(entry), entry["metric"], {**entry["layers"]}, {**entry.get("random_init", {})}
         return entries
-    except tf.errors.NotFoundError:
+    except FileNotFoundError:
         return []
-    except (*_NOT_WRITABLE, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         logging.warning("%s is corrupt and is ignored: %r", path, error)
         return []
 

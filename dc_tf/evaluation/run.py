@@ -12,9 +12,8 @@ import gc
 import sys
 import time
 
-import tensorflow as tf
-
 import dc_tf
+from dc_tf import versions
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.voc.devkit import list_length
 from dc_tf.evaluation import cost, protocols
@@ -131,7 +130,7 @@ def _described(request, chosen, timing) -> dict:
         "seed": request.seed,
         "compute_dtype": request.opened.pop("compute_dtype", None),
         "resize": request.resize,
-        "versions": {"dc_tf": dc_tf.__version__, "tensorflow": tf.__version__},
+        "versions": {"dc_tf": dc_tf.__version__, "tensorflow": versions.of_tensorflow()},
         "protocol": dataclasses.asdict(chosen.protocol),
         "protocol_name": chosen.name,
         "protocol_reason": chosen.reason,

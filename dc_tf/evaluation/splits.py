@@ -4,6 +4,8 @@ train, test = open_splits("/data/train", "/data/test")
 train.labels, train.classes
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 
@@ -11,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from dc_tf.data.input.draws import ImageDraws
-from dc_tf.data.input.pipeline import evaluation_batches, training_batches
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.data.storage.reader import RowReader, data_errors
 from dc_tf.errors import ConfigError
@@ -44,6 +45,8 @@ class Split:
             places: selects from `rows`; all by default.
             interpolation: of scaling, as of `augment.center_crop`.
         """
+        from dc_tf.data.input.pipeline import evaluation_batches  # brings TensorFlow
+
         rows, how = self.rows[places], {"interpolation": interpolation}
         batches = evaluation_batches(self.reader, rows, batch_size, resolution, short_side, **how)
         return batches.map(lambda batch: batch["image"])
@@ -55,6 +58,8 @@ class Split:
             places: (n,) integers, indices into `rows`.
             seeds: (n, 2) int32.
         """
+        from dc_tf.data.input.pipeline import training_batches
+
         zeros = np.zeros(len(places), np.int32)
         draws = ImageDraws(self.rows[places], zeros, seeds)
         batches = training_batches(self.reader, draws, batch_size, resolution)

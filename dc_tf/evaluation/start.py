@@ -242,21 +242,22 @@ def _check_task(asked, of_features, of_other, plot, neighbours):
 @contextlib.contextmanager
 def _joined(watch_dir, timeout_s):
     """The cluster of the workers that TF_CONFIG names; None for a process on its own."""
+    task = task_from_environment()
+    if task.size == 1:
+        yield None
+        return
     from dc_tf.distributed.cluster import connect
     from dc_tf.distributed.session import join, leaving, watched
 
-    task = task_from_environment()
     with contextlib.ExitStack() as stack:
-        cluster = None
-        if task.size > 1 and watch_dir:
+        if watch_dir:
             setting = f"--watch_dir={watch_dir}"
             folders = (os.path.join(watch_dir, name) for name in ("heartbeats", "stacks"))
             watching = watched(setting, *folders, task, timeout_s)
             cluster = join(stack.enter_context(watching))
-        elif task.size > 1:
+        else:
             cluster = connect(within_s=_JOIN_S)
-        if cluster:
-            # TensorFlow has installed its own. Nothing is saved before the end.
-            stop_request.restore_default_handlers()
-            stack.enter_context(leaving(cluster))
+        # TensorFlow has installed its own. Nothing is saved before the end.
+        stop_request.restore_default_handlers()
+        stack.enter_context(leaving(cluster))
         yield cluster

@@ -10,6 +10,8 @@ A refused image becomes NaN, which TensorFlow reports as InvalidArgumentError wi
 Runtimes without that check (ONNX, TFLite, XLA) return NaN as its features.
 """
 
+from __future__ import annotations
+
 import tensorflow as tf
 
 from dc_tf.errors import ConfigError

@@ -8,6 +8,8 @@ outputs come as float32 vectors (b, d) or maps (b, h, w, c). An output (b, token
 of its tokens, and under the name `NAME.first` the first one, which is the class token of a ViT.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import difflib
 import re

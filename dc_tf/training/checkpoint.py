@@ -19,7 +19,6 @@ import dataclasses
 import os
 import re
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -28,6 +27,7 @@ from dc_tf import experiment as experiment_lib
 from dc_tf.clustering.cluster_model import load_clustering
 from dc_tf.clustering.kept_clustering import NETWORK
 from dc_tf.distributed import heartbeat
+from dc_tf.distributed.collectives import broadcast_number
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.experiment import Experiment
 from dc_tf.nn.trunk import Trunk
@@ -132,7 +132,7 @@ class Checkpoints:
         """Path of the newest complete checkpoint, as the chief sees it; None without."""
         found = complete_checkpoints(self._folder) if self._cluster.is_chief else []
         newest = int(_NAME.search(found[-1]).group(1)) if found else -1
-        newest = int(self._cluster.world.broadcast(np.int64(newest)))
+        newest = broadcast_number(newest, self._cluster.world)
         return os.path.join(self._folder, f"step-{newest:010d}") if newest >= 0 else None
 
     def restore(self, path: str, learner) -> None:
@@ -157,7 +157,7 @@ class Checkpoints:
     def _has(self, path: str) -> bool:
         """Whether the chief sees a complete checkpoint at `path`; the same on every worker."""
         seen = self._cluster.is_chief and path in complete_checkpoints(self._folder)
-        return bool(int(self._cluster.world.broadcast(np.int64(seen))))
+        return bool(broadcast_number(seen, self._cluster.world))
 
 
 def read_position(path: str) -> Position:

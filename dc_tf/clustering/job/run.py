@@ -32,7 +32,7 @@ from dc_tf.clustering.store.embeddings import Embeddings, UnitRows
 from dc_tf.clustering.validate import validate
 from dc_tf.distributed.blocks import row_block
 from dc_tf.distributed.collective_errors import raise_on_all
-from dc_tf.distributed.collectives import all_gather
+from dc_tf.distributed.collectives import all_gather, broadcast_number
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.kmeans_options import KMeansOptions
 from dc_tf.memory import free_memory, gpu_memory, size
@@ -236,7 +236,7 @@ def _begin(job, settings, cluster) -> dict | None:
     with raise_on_all(cluster.world):
         if cluster.is_chief:
             finished = job.output.begin(settings, job.overwrite)
-    if int(cluster.world.broadcast(np.int64(finished is not None))):
+    if broadcast_number(finished is not None, cluster.world):
         return _again(finished, job.output.path) if cluster.is_chief else {}
     with raise_on_all(cluster.world):
         job.output.write_mark(cluster.rank)

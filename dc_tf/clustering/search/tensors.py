@@ -7,6 +7,8 @@ Through DLPack, TensorFlow reads an array in place if its memory is aligned as T
     y = as_array(tf.matmul(x, x, transpose_b=True))
 """
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterator
 

@@ -10,7 +10,10 @@ the covariance; the chief decomposes it and broadcasts the map. No row leaves it
 Reference: Caron et al. 2019; eigenvalues floored at 1e-5 of the largest, rows L2-normalised.
 """
 
+from __future__ import annotations
+
 import dataclasses
+import functools
 import hashlib
 import os
 
@@ -57,7 +60,7 @@ class Moments:
         self._second = tf.Variable(tf.zeros((dim, dim), tf.float64), trainable=False)
 
     @classmethod
-    def of(cls, points: Points, rows=None) -> "Moments":
+    def of(cls, points: Points, rows=None) -> Moments:
         """The moments of the first rows of `points`, by default of all."""
         moments = cls(points.dim)
         for _, block in chunks(points, moments._block, stop=rows):
@@ -115,7 +118,7 @@ class Moments:
         rows, self._waiting = np.concatenate(self._waiting), []
         if self._shift is None:
             self._shift = np.mean(rows, axis=0, dtype=np.float64)
-        self._first += _add_moments(rows, self._shift, self._second).numpy()
+        self._first += _compiled(_add_moments)(rows, self._shift, self._second).numpy()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +137,7 @@ class Whitening:
     basis: np.ndarray
 
     @classmethod
-    def fit(cls, moments: Moments, comm, dim: int, floor: float = 1e-5) -> "Whitening":
+    def fit(cls, moments: Moments, comm, dim: int, floor: float = 1e-5) -> Whitening:
         """The map for the rows of all workers.
 
         At d_in = d_out = 4096, moments, this and the map in place together add 0.76 GB to the peak
@@ -178,14 +181,14 @@ class Whitening:
 
         A row equal to the mean becomes zero.
         """
-        return _whiten(x, self.mean, self.basis).numpy()
+        return _compiled(_whiten)(x, self.mean, self.basis).numpy()
 
     def save(self, path) -> None:
         """Writes an `.npz` file, which is whole or absent, on a local disk."""
         write_file(path, lambda file: np.savez(file, mean=self.mean, basis=self.basis))
 
     @classmethod
-    def load(cls, path) -> "Whitening":
+    def load(cls, path) -> Whitening:
         """Reads what `save` wrote."""
         with np.load(path, allow_pickle=False) as data:
             return cls(data["mean"], data["basis"])
@@ -264,7 +267,12 @@ def _basis(covariance, dim, floor):
     return np.ascontiguousarray(vectors, np.float32)
 
 
-@tf.function(reduce_retracing=True)
+@functools.cache
+def _compiled(function):
+    """Made at the first call: commands that only read files import this module, too."""
+    return tf.function(function, reduce_retracing=True)
+
+
 def _add_moments(rows, shift, second):
     """Adds the products of rows about `shift` to `second`; (dim,) float64 sum about it."""
     x = tf.cast(rows, tf.float64) - shift
@@ -272,7 +280,6 @@ def _add_moments(rows, shift, second):
     return tf.reduce_sum(x, 0)
 
 
-@tf.function(reduce_retracing=True)
 def _whiten(x, mean, basis):
     y = tf.matmul(tf.cast(x, tf.float32) - mean, basis)
     # The basis can be large; float32 squares are safe, and a zero row stays zero.

@@ -24,12 +24,14 @@ from dc_tf.clustering.store.whitening import Moments, Whitening
 from dc_tf.curation.features.neighbours import checked_finite, unit
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed.collective_errors import raise_on_all
-from dc_tf.distributed.collectives import ALONE
+from dc_tf.distributed.collectives import ALONE, broadcast_number
 from dc_tf.errors import ConfigError
 from dc_tf.progress import Progress
 
 DIM = 256  # directions that are kept, the strongest
 _SAMPLED = 65_536
+# So few are mapped by NumPy: TensorFlow's import takes longer.
+_FEW = 1024
 # So few rows do not tell strong directions from weak ones, and are compared as they are.
 _ROWS_PER_DIRECTION, _LEAST_DIM = 4, 16
 
@@ -70,7 +72,7 @@ class Directions:
         path = os.path.join(folder_of(features), f"whitening-{dim}.npz")
         with raise_on_all(comm):
             kept = comm.rank == 0 and _keep(features, dim, path)
-        kept = bool(comm.broadcast(np.int64(kept)))
+        kept = bool(broadcast_number(kept, comm))
         return cls(features, Whitening.load(path) if kept else _fit(features, dim))
 
     @property
@@ -115,6 +117,9 @@ class Directions:
         """(n, dim) float32 of length 1, from (n, features.dim)."""
         if self.whitening is None:
             return unit(vectors)
+        if len(vectors) <= _FEW:
+            rows = np.asarray(vectors, np.float32)
+            return unit((rows - self.whitening.mean) @ self.whitening.basis)
         with exact_float32():
             return self.whitening.apply(np.ascontiguousarray(vectors))
 

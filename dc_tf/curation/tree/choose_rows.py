@@ -10,6 +10,7 @@ number of clusters only: the workers find the largest chosen key of every cluste
 import numpy as np
 
 from dc_tf.clustering.store.points import chunks
+from dc_tf.distributed.blocks import all_sum_array
 from dc_tf.distributed.collectives import Solo, all_gather
 
 _CHUNK_BYTES = 64 << 20
@@ -36,10 +37,10 @@ def smallest_in_clusters(labels, keys, quotas, comm=None) -> np.ndarray:
     bound = np.zeros(len(quotas), np.uint64)
     for bit in reversed(range(_BITS + 1)):
         trial = bound + np.uint64(1 << bit)
-        counts = comm.all_sum(ordered.count_below(trial))
-        bound = np.where(np.asarray(counts) <= quotas, trial, bound)
+        counts = all_sum_array(ordered.count_below(trial), comm)
+        bound = np.where(counts <= quotas, trial, bound)
     below = ordered.count_below(bound)
-    missing = quotas - np.asarray(comm.all_sum(below))
+    missing = quotas - all_sum_array(below, comm)
     ties = all_gather(ordered.count_below(bound + np.uint64(1)) - below, comm)
     earlier = ties[: comm.rank].sum(0)
     return ordered.first(below + np.clip(missing - earlier, 0, ties[comm.rank]))

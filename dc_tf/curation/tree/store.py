@@ -22,6 +22,7 @@ from dc_tf.clustering.shared_state import SharedState
 from dc_tf.clustering.store.joined_file import write_joined
 from dc_tf.curation.tree.tree import Tree
 from dc_tf.distributed.blocks import all_sum_array
+from dc_tf.distributed.collectives import broadcast_number
 from dc_tf.errors import DataError
 from dc_tf.limits import AUTO
 
@@ -115,7 +116,7 @@ class TreeStore:
         The same on every worker.
         """
         number = self._newest(level) if comm.rank == 0 else 0
-        number = int(comm.broadcast(np.int64(number)))
+        number = broadcast_number(number, comm)
         if number < 0:
             return 0, None
         centroids = np.zeros(shape, np.float32)

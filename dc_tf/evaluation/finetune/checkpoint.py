@@ -12,12 +12,11 @@ import dataclasses
 import os
 import re
 
-import numpy as np
 import tensorflow as tf
 
 from dc_tf import atomic
 from dc_tf.distributed.collective_errors import raise_on_all
-from dc_tf.distributed.collectives import Communicator
+from dc_tf.distributed.collectives import Communicator, broadcast_number
 from dc_tf.errors import DataError
 
 _NAME = re.compile(r"step-(\d{10})$")
@@ -71,7 +70,7 @@ class FineTuneCheckpoints:
             DataError: the checkpoint cannot be read.
         """
         newest = _steps(self._folder)[-1:] if self._folder and self._world.rank == 0 else []
-        step = int(self._world.broadcast(np.int64(newest[0] if newest else -1)))
+        step = broadcast_number(newest[0] if newest else -1, self._world)
         if step < 0:
             return None
         path = os.path.join(self._folder, f"step-{step:010d}")

@@ -8,6 +8,8 @@ with them what it does with the features of a network. Features belong to a data
 that a view lists rows of; files without a record belong to the one with as many rows.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 

@@ -12,6 +12,7 @@ import numpy as np
 from dc_tf.clustering.store.whitening import Moments, Whitening
 from dc_tf.data.storage.manifest import Dataset
 from dc_tf.distributed.blocks import gather_rows
+from dc_tf.distributed.collectives import all_gather
 from dc_tf.errors import ConfigError, DataError
 from dc_tf.evaluation.average_precision import average_precision
 from dc_tf.evaluation.cost import Part, Work, spread
@@ -129,7 +130,7 @@ def _ranked(vectors, labels, asked, world) -> tuple[np.ndarray, float]:
             total += precision
             progress.update(1)
     first = gather_rows(first, mine, len(asked), world)
-    return first, float(world.all_sum(np.float64(total))) / len(asked)
+    return first, float(all_gather(total, world).sum()) / len(asked)
 
 
 def _answers(vectors, labels, queries):

@@ -1,0 +1,91 @@
+"""TensorFlow at its first use, each case in a process of its own."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+INSTALLED = """
+import sys
+from dc_tf.commands import lazy_tensorflow
+lazy_tensorflow.install()
+import tensorflow as tf
+import tensorflow
+assert not lazy_tensorflow.is_loaded() and "tensorflow.python" not in sys.modules
+"""
+
+
+@pytest.mark.tf215
+class LazyTensorFlowTest(tf.test.TestCase):
+    def run_python(self, program):
+        done = subprocess.run(
+            [sys.executable, "-c", INSTALLED + program],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_the_first_use_loads_it_without_what_is_optional(self):
+        self.run_python("""
+assert tf.constant(3).numpy() == 3
+assert lazy_tensorflow.is_loaded() and sys.modules["tensorflow"] is tf is tensorflow
+assert tf.__spec__.loader is tf.__loader__ and type(tf) is type(sys)
+assert "pandas" not in sys.modules and "tf_keras" not in sys.modules
+try:
+    tf.no_such_name
+except AttributeError as error:
+    assert "no_such_name" in str(error)
+else:
+    sys.exit("no error")
+import scipy.linalg, pandas, PIL.Image
+from dc_tf import keras
+assert keras.layers.Dense(2)(tf.ones((3, 1))).shape == (3, 2)
+assert tf.keras.layers.Dense is keras.layers.Dense
+""")
+
+    def test_an_import_from_inside_loads_it_once(self):
+        self.run_python("""
+import importlib.machinery
+loads = []
+load = importlib.machinery.SourceFileLoader.exec_module
+def counted(self, module):
+    loads.append(module.__name__)
+    load(self, module)
+importlib.machinery.SourceFileLoader.exec_module = counted
+from tensorflow.python.eager import context
+import tensorflow.python
+assert lazy_tensorflow.is_loaded() and context.context().executing_eagerly()
+for name in ("tensorflow", "tensorflow.python", "tensorflow.python.eager.context"):
+    assert loads.count(name) == 1, (name, loads.count(name))
+    assert sys.modules[name].__spec__.name == name
+""")
+
+    def test_threads_wait_for_the_first_of_them(self):
+        self.run_python("""
+import concurrent.futures
+with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    found = list(pool.map(lambda n: int(tf.constant(n)), range(8)))
+assert found == list(range(8))
+""")
+
+    def test_an_interrupted_load_can_be_repeated(self):
+        self.run_python("""
+from unittest import mock
+with mock.patch.object(tf.__spec__.loader.loader, "exec_module", side_effect=KeyboardInterrupt):
+    try:
+        tf.constant(3)
+    except KeyboardInterrupt:
+        pass
+assert not lazy_tensorflow.is_loaded()
+assert tf.constant(3).numpy() == 3
+""")
+
+
+if __name__ == "__main__":
+    tf.test.main()
