@@ -116,6 +116,8 @@ class EstimateTest(tf.test.TestCase):
 
     def test_rates_of_workers_are_added(self):
         class Three(Solo):
+            size = 3
+
             def all_sum(self, tensor):
                 return tf.convert_to_tensor(3 * np.asarray(tensor))
 
