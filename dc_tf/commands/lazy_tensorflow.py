@@ -32,11 +32,6 @@ def install() -> None:
         sys.meta_path.insert(0, _Finder())
 
 
-def is_loaded() -> bool:
-    """Whether something has used TensorFlow."""
-    return _NAME in sys.modules and not isinstance(sys.modules[_NAME], _Unloaded)
-
-
 class _Unloaded(types.ModuleType):
     """TensorFlow until its first use; then the same object is an ordinary module."""
 
