@@ -74,7 +74,7 @@ class KeptClustering:
                 atomic.make_folder(self._staging)
                 _remove(path)  # of another clustering, if this one cannot be written
                 atomic.write_file(path, lambda file: np.save(file, centroids))
-        except _disk_errors() as error:
+        except OSError as error:
             logging.warning("%s not written; continuing without it: %s", path, error)
 
     def write_nearness(self, points, first_row: int, result) -> None:
@@ -96,7 +96,7 @@ class KeptClustering:
             arrays = {"first_row": np.int64(first_row), "nearness": of_points(points, problems)}
             try:
                 atomic.write_file(path, lambda file: np.savez(file, **arrays))
-            except _disk_errors() as error:
+            except OSError as error:
                 logging.warning("%s not written; continuing without it: %s", path, error)
 
     def _problems(self, result):
@@ -136,7 +136,12 @@ class KeptClustering:
             try:
                 with heartbeat.slow_operation("centroids"):
                     self._commit(description, whitening, counts, write_network)
-            except _disk_errors() as error:
+            # The network of `write_network` is TensorFlow's to write.
+            except (
+                OSError,
+                tf.errors.ResourceExhaustedError,
+                tf.errors.PermissionDeniedError,
+            ) as error:
                 logging.warning("%s not written; continuing without it: %s", self._path, error)
                 atomic.remove_tree(self._staging)
         self._comm.barrier()
@@ -278,8 +283,3 @@ def _array_info(path):
 def _remove(path):
     if os.path.exists(path):
         os.remove(path)
-
-
-def _disk_errors():
-    """Errors that TensorFlow and the system raise when a file cannot be written."""
-    return (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)

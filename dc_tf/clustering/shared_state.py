@@ -15,7 +15,7 @@ import numpy as np
 from dc_tf.clustering.kmeans import KMeansState
 from dc_tf.clustering.resume import Snapshot, Snapshots, pack_state, unpack_state
 from dc_tf.distributed import blocks
-from dc_tf.distributed.collectives import Solo, broadcast_json
+from dc_tf.distributed.collectives import Solo, broadcast_json, broadcast_number
 
 
 class SharedState:
@@ -53,7 +53,7 @@ class SharedState:
             "centroids": self._broadcast(snapshot, "centroids", (k, dim), np.float32),
             "used": self._broadcast(snapshot, "used", (k,), np.int32).astype(bool),
         }
-        of_this_world = self._comm.broadcast(np.int64(snapshot is own))
+        of_this_world = broadcast_number(snapshot is own, self._comm)
         labels = {"labels": own.arrays["labels"] if of_this_world else None}
         return unpack_state(Snapshot(about | labels, arrays))
 

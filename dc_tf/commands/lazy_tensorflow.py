@@ -86,17 +86,11 @@ class _Loader(importlib.abc.Loader):
         module.__class__ = _Unloaded
 
 
-class _Quick(importlib.abc.Loader):
+class _Quick(_Loader):
     """Loads Keras without what it takes longest for."""
 
-    def __init__(self, loader):
-        self._loader = loader
-
-    def create_module(self, spec):
-        return self._loader.create_module(spec)
-
     def exec_module(self, module):
-        module.__spec__.loader = module.__loader__ = self._loader
+        module.__spec__.loader = module.__loader__ = self.loader
         _execute(module, _KERAS_LEFT_OUT)
 
 

@@ -1,7 +1,5 @@
 """Losses of the evaluation tasks."""
 
-from __future__ import annotations
-
 import tensorflow as tf
 
 

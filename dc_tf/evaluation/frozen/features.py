@@ -12,8 +12,6 @@ Workers process the batches in turn and broadcast the vectors, so every worker g
 a single process would. Each keeps the vectors of its own layers.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import shutil

@@ -8,8 +8,6 @@ Workers share the images. Region vectors are not kept, only the moments for whit
 per image, so memory does not grow with the number of regions.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import tensorflow as tf
 
