@@ -1,4 +1,4 @@
-"""Commands load TensorFlow at its first use, and without its optional dependencies.
+"""Commands load TensorFlow at its first use, and without optional dependencies, as PyArrow.
 
     lazy_tensorflow.install()
     import tensorflow as tf    # here, or in any module; takes no time
@@ -7,8 +7,9 @@
 Many commands only read files and compute with NumPy, although modules that they share with others
 name TensorFlow; loading it takes seconds. TensorFlow imports Keras, which imports pandas, SciPy,
 h5py and Pillow, and the client library of Google's services. All are optional; without them it
-loads in two thirds of the time, and Keras without pandas and SciPy in a quarter. They can be
-imported later as usual.
+loads in two thirds of the time, and Keras without pandas and SciPy in a quarter. PyArrow imports
+pandas with the first array that it makes, to know its types; it does without. All can be imported
+later as usual.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ import threading
 import types
 from collections.abc import Iterator
 
-_NAME, _KERAS = "tensorflow", "tf_keras"
+_NAME, _KERAS, _ARROW = "tensorflow", "tf_keras", "pyarrow"
 _LEFT_OUT = ("keras", "tf_keras", "pandas", "scipy", "h5py", "PIL", "googleapiclient")
 _KERAS_LEFT_OUT = ("pandas", "scipy")  # for data frames and rotations of NumPy images
 _LOCK = threading.RLock()
@@ -45,7 +46,7 @@ class _Unloaded(types.ModuleType):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds TensorFlow, not loaded, and Keras. An import from inside TensorFlow loads it."""
+    """Finds TensorFlow, not loaded, Keras and PyArrow; imports inside TensorFlow load it."""
 
     def find_spec(self, name, path=None, target=None):
         if name == _NAME:
@@ -53,10 +54,10 @@ class _Finder(importlib.abc.MetaPathFinder):
             if spec is not None:
                 spec.loader = _Loader(spec.loader)
             return spec
-        if name == _KERAS:
+        if name in _QUICK:
             spec = self._found_by_others(name, path, target)
             if spec is not None:
-                spec.loader = _Quick(spec.loader)
+                spec.loader = _QUICK[name](spec.loader)
             return spec
         if name.startswith(f"{_NAME}."):
             with _LOCK:
@@ -86,12 +87,43 @@ class _Loader(importlib.abc.Loader):
         module.__class__ = _Unloaded
 
 
-class _Quick(_Loader):
+class _QuickKeras(_Loader):
     """Loads Keras without what it takes longest for."""
 
     def exec_module(self, module):
         module.__spec__.loader = module.__loader__ = self.loader
         _execute(module, _KERAS_LEFT_OUT)
+
+
+class _QuickArrow(_Loader):
+    """Loads PyArrow, which then has looked for pandas and not found it.
+
+    It looks again when something needs pandas, as `Table.to_pandas`.
+    """
+
+    def exec_module(self, module):
+        module.__spec__.loader = module.__loader__ = self.loader
+        self.loader.exec_module(module)
+        if "pandas" in sys.modules:  # which may have imported PyArrow, and is not complete then
+            return
+        finder = _NoPandas()
+        sys.meta_path.insert(0, finder)
+        try:
+            module.array([0])
+        finally:
+            sys.meta_path.remove(finder)
+
+
+class _NoPandas(importlib.abc.MetaPathFinder):
+    """Refuses to import pandas. (PyArrow, being compiled, takes None in `sys.modules` for it.)"""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "pandas":
+            raise ModuleNotFoundError("No module named 'pandas'", name=name)
+        return None
+
+
+_QUICK = {_KERAS: _QuickKeras, _ARROW: _QuickArrow}
 
 
 class _Present(importlib.abc.Loader):

@@ -53,6 +53,20 @@ assert keras.layers.Dense(2)(tf.ones((3, 1))).shape == (3, 2)
 assert tf.keras.layers.Dense is keras.layers.Dense
 """)
 
+    def test_pyarrow_imports_pandas_only_for_what_needs_it(self):
+        self.run_python("""
+import numpy as np, pyarrow as pa, pyarrow.parquet
+table = pa.table({"a": pa.array(np.arange(3)), "b": pa.array(["x", None, "z"])})
+assert table.to_pylist()[1] == {"a": 1, "b": None}
+assert pa.int64().to_pandas_dtype() is np.int64
+assert "pandas" not in sys.modules and type(pa.__loader__) is type(np.__loader__)
+frame = table.to_pandas()
+import pandas
+assert type(frame) is pandas.DataFrame and frame.a.tolist() == [0, 1, 2]
+assert pa.Table.from_pandas(frame)["a"].to_pylist() == [0, 1, 2]
+assert pa.array(pandas.Series([1.5, None])).null_count == 1
+""")
+
     def test_an_import_from_inside_loads_it_once(self):
         self.run_python("""
 import importlib.machinery

@@ -22,8 +22,6 @@ import os
 import numpy as np
 
 from dc_tf import atomic
-from dc_tf.clustering.kmeans import kmeans
-from dc_tf.clustering.shared_state import SharedState
 from dc_tf.clustering.store.points import Block
 from dc_tf.curation.duplicates.cluster_rows import ClusterRows
 from dc_tf.curation.duplicates.groups import choose_keepers, connecting, grouped
@@ -172,16 +170,19 @@ def _made_clusters(features, settings, work, comm):
     if len(all_missing([[path]], comm)):
         own = row_block(features.rows, comm.rank, comm.size)
         block = Block(features, own.start, own.stop)
-        shared = SharedState(os.path.join(folder, "state"), comm)
-        found = _clustered(block, k, settings.seed, shared, comm)
+        found = _clustered(block, k, settings.seed, os.path.join(folder, "state"), comm)
         joined_columns(folder, {"labels": found}, comm)
         if comm.size == 1:
             atomic.write_file(path, lambda file: np.save(file, found))
     return np.load(path, mmap_mode="r"), k
 
 
-def _clustered(points, k, seed, shared, comm):
+def _clustered(points, k, seed, folder, comm):
     """(rows,) int32 labels; k-means of directions resumes after the iteration it was saved at."""
+    from dc_tf.clustering.kmeans import kmeans  # and TensorFlow, which few rows do not need
+    from dc_tf.clustering.shared_state import SharedState
+
+    shared = SharedState(folder, comm)
     state = shared.newest(k, points.dim)
     total = (_ITERATIONS + 1) * points.rows
     done = state.iteration * points.rows if state else 0

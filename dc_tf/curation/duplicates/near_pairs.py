@@ -3,9 +3,9 @@
     for first, second in near_pairs(features, clusters, threshold=0.95): ...
 
 Rows are compared with those of their own cluster and of the clusters next to it, a tile of rows
-with a block of others at a time, on the device of TensorFlow. Memory depends on the sizes of tile
-and block only, also where very many rows are alike: a tile's pairs are reduced to as many as
-connect the same rows.
+with a block of others at a time, on the device of TensorFlow, or by NumPy where there are few.
+Memory depends on the sizes of tile and block only, also where very many rows are alike: a tile's
+pairs are reduced to as many as connect the same rows.
 """
 
 import collections
@@ -21,6 +21,7 @@ from dc_tf.curation.features.neighbours import unit
 _TILE, _BLOCK = 2048, 8192  # rows
 _CACHE_BYTES = 256 << 20  # of rows of clusters that are compared several times
 _MANY = 10_000  # pairs that are worth reducing
+_FEW = 1024  # rows that are compared sooner than TensorFlow is imported
 
 
 def near_pairs(
@@ -38,21 +39,23 @@ def near_pairs(
     """
     others = others or [np.empty(0, np.int64)] * clusters.k
     cache = _Rows(features, clusters)
+    above = _above_by_numpy if clusters.starts[-1] <= _FEW else _above
     for cluster in range(first, clusters.k if stop is None else stop):
         count = int(clusters.starts[cluster + 1] - clusters.starts[cluster])
         for start in range(0, count, _TILE):
-            yield from _pairs_of(_against(cache, clusters, cluster, start, others), threshold)
+            blocks = _against(cache, clusters, cluster, start, others)
+            yield from _pairs_of(blocks, threshold, above)
             if progress is not None:
                 progress.update(min(_TILE, count - start))
 
 
-def _pairs_of(blocks, threshold):
+def _pairs_of(blocks, threshold, above):
     """Near pairs of the first rows of the first block, a tile, with those after them."""
     tile, vectors, seen = None, None, 0
     for ids, rows in blocks:
         if tile is None:
-            tile, vectors = ids[:_TILE], as_tensor(np.ascontiguousarray(rows[:_TILE]))
-        left, right = _above(vectors, as_tensor(rows), threshold)
+            tile, vectors = ids[:_TILE], np.ascontiguousarray(rows[:_TILE])
+        left, right = above(vectors, rows, threshold)
         later = right + seen > left  # each pair once, and no row with itself
         pairs = tile[left[later]], ids[right[later]]
         seen += len(ids)
@@ -63,11 +66,18 @@ def _pairs_of(blocks, threshold):
 def _above(a, b, threshold):
     """Positions (left, right) of products of rows that reach the threshold."""
     with exact_float32():
-        products = tf.matmul(a, b, transpose_b=True)
+        products = tf.matmul(as_tensor(a), as_tensor(b), transpose_b=True)
     if has_gpu():  # only the few positions leave the device
         return tf.transpose(tf.where(products >= threshold)).numpy()
-    places = np.flatnonzero(as_array(products).ravel() >= np.float32(threshold))
-    return np.divmod(places, len(b))
+    return _places(as_array(products), threshold)
+
+
+def _above_by_numpy(a, b, threshold):
+    return _places(a @ b.T, threshold)
+
+
+def _places(products, threshold):
+    return np.divmod(np.flatnonzero(products.ravel() >= np.float32(threshold)), products.shape[1])
 
 
 def _against(cache, clusters, cluster, start, others):

@@ -32,7 +32,6 @@ from dc_tf.distributed.task import task_from_environment
 from dc_tf.errors import ConfigError
 from dc_tf.evaluation.clusters.clusterings import is_kmeans
 from dc_tf.paths import check_folder, expand
-from dc_tf.report.duplicates.page import gallery
 from dc_tf.run_dir import RunDir
 
 # With `Trunk.copies_layer`, what finds copies best in benchmarks/results/duplicates.md.
@@ -238,6 +237,8 @@ def _write(found, features, statistics, settings, output, format, groups):
     duplicate_files.write_keep(found, features.rows, keep)
     if dataset is not None:
         duplicate_files.write_kept_view(found, dataset, keep, kept, dataclasses.asdict(settings))
+        from dc_tf.report.duplicates.page import gallery  # which a dry run does not need
+
         page = gallery(found, dataset, statistics, groups)
         write_file(os.path.join(output, "gallery.html"), lambda file: file.write(page))
     duplicate_files.write_names(features, keep, os.path.join(output, "keep.jsonl"), kept)

@@ -6,6 +6,7 @@ from unittest import mock
 
 import numpy as np
 import tensorflow as tf
+from absl.testing import parameterized
 
 from dc_tf.curation.duplicates import cluster_rows, near_pairs
 from dc_tf.curation.duplicates import find as duplicates
@@ -37,7 +38,7 @@ def with_copies(n, copies, dim=16, noise=0.05, seed=0):
     return rng.permutation(x).astype(np.float32)
 
 
-class FindTest(tf.test.TestCase):
+class FindTest(parameterized.TestCase, tf.test.TestCase):
     def features(self, x):
         path = os.path.join(tempfile.mkdtemp(dir=self.get_temp_dir()), "x.npy")
         np.save(path, x)
@@ -59,9 +60,10 @@ class FindTest(tf.test.TestCase):
         self.assertGreater(len(expected), 30)
         self.assertEqual(self.groups(self.find(x)), expected)
 
-    def test_small_tiles_and_blocks_find_the_same(self):
+    @parameterized.parameters(0, near_pairs._FEW)
+    def test_small_tiles_and_blocks_find_the_same(self, few):
         x = with_copies(150, 60)
-        small = {"_TILE": 8, "_BLOCK": 32, "_CACHE_BYTES": 4000, "_MANY": 2}
+        small = {"_TILE": 8, "_BLOCK": 32, "_CACHE_BYTES": 4000, "_MANY": 2, "_FEW": few}
         with mock.patch.multiple(near_pairs, **small):
             for settings in ({}, {"k": 5, "neighbours": 4}):
                 found = self.find(x, **settings)
@@ -91,9 +93,10 @@ class FindTest(tf.test.TestCase):
         self.assertAllClose(found.similarity, x[found.rows] @ x[keeper])
         self.assertAllEqual(found.kind, ["", "near", "near"])
 
-    def test_many_equal_rows_are_one_group(self):
+    @parameterized.parameters(0, near_pairs._FEW)
+    def test_many_equal_rows_are_one_group(self, few):
         x = np.ones((600, 3), np.float32)
-        with mock.patch.multiple(near_pairs, _TILE=64, _BLOCK=128, _MANY=100):
+        with mock.patch.multiple(near_pairs, _TILE=64, _BLOCK=128, _MANY=100, _FEW=few):
             found = self.find(x)
         self.assertAllEqual(np.sort(found.rows), np.arange(600))
         self.assertAllEqual(found.dropped, np.arange(1, 600))
@@ -130,7 +133,7 @@ class FindTest(tf.test.TestCase):
         with mock.patch.object(duplicates, "near_pairs", side_effect=KeyboardInterrupt):
             with self.assertRaises(KeyboardInterrupt):
                 find_duplicates(features, settings, work)
-        again = mock.patch.object(duplicates, "kmeans", side_effect=AssertionError("again"))
+        again = mock.patch("dc_tf.clustering.kmeans.kmeans", side_effect=AssertionError("again"))
         with again, mock.patch.object(cluster_rows, "_make", side_effect=AssertionError("again")):
             found = find_duplicates(features, settings, work)
         self.assertEqual(self.groups(found), brute_force(x, 0.95))
