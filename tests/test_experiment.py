@@ -166,6 +166,14 @@ class ExperimentTest(tf.test.TestCase):
 
     def test_heads_that_cannot_be_are_refused(self):
         self.refuses(
+            ("stages[1].contrast.weight=1", r"weight is 1.0; use \[0, 1\)"),
+            ("stages[1].contrast.temperature=0", r"temperature is 0.0; use \(0, 100\]"),
+            ("stages[1].contrast.weight=0.5", "set projection.dim as well, as to 128, or use 0"),
+            (
+                "stages[1].contrast.weight=0.5,stages[1].projection.dim=8",
+                "set views.global_views to at least 2, or use 0",
+            ),
+            ("stages[1].sampling=rows", "sampling is 'rows'; use clusters or images"),
             ("stages[1].projection.hidden=-1", "projection.hidden is -1; use at least 0"),
             ("stages[1].projection.hidden=8", r"hidden is 8; set stages\[1\].projection.dim"),
             ("stages[1].projection.dim=1", "projection.dim is 1; use 0, or at least 2"),

@@ -9,6 +9,7 @@ file.
 from dc_tf.experiment.augmentation import Augmentation, Views
 from dc_tf.experiment.clustering import Clustering
 from dc_tf.experiment.compare import differences, result_settings
+from dc_tf.experiment.contrast import Contrast
 from dc_tf.experiment.data import Data
 from dc_tf.experiment.experiment import Experiment, Watchdog, check, with_types
 from dc_tf.experiment.files import load, to_yaml
@@ -20,6 +21,7 @@ from dc_tf.experiment.stage import Stage
 __all__ = [
     "Augmentation",
     "Clustering",
+    "Contrast",
     "Data",
     "Experiment",
     "Model",

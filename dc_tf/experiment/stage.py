@@ -10,6 +10,7 @@ from dc_tf.experiment.augmentation import (
     check_views,
 )
 from dc_tf.experiment.clustering import Clustering, check_clustering
+from dc_tf.experiment.contrast import Contrast, check_contrast
 from dc_tf.experiment.data import Data
 from dc_tf.experiment.model import Model
 from dc_tf.experiment.need import need, need_at_least, need_choice
@@ -23,6 +24,7 @@ PROTOTYPE_ROTATIONS = ("shared", "mapped")
 LOSSES = ("hierarchical", "product")
 HEAD_INITIALIZERS = ("uniform", "normal")
 FEATURES = ("extract", "bank")
+SAMPLINGS = ("clusters", "images")
 
 
 @dataclasses.dataclass
@@ -42,6 +44,8 @@ class Stage(Config):
         features: that a clustering takes: "extract", a pass over all images in inference mode, as
             in the paper; or "bank", those of the training steps since the last clustering, of
             augmented views in training mode. Only the first clustering of a stage extracts then.
+        sampling: of an epoch, uniform over the "clusters" of each super-class, so that small ones
+            are repeated, as in the paper; or over its "images", each of which is seen once.
         rotations_together: the R rotations of an image are in one batch; needs clusters = 1. An
             epoch still has about N images, so N / R distinct ones.
         head_initializer: "uniform" or "normal"; see `dc_tf.nn.heads.LinearHead`.
@@ -58,6 +62,7 @@ class Stage(Config):
         temperature: of the logits of prototypes.
         prototype_rotation: the rotations of a cluster have "shared" prototypes; with "mapped", a
             learned linear map for each rotation comes before the cosines.
+        contrast: a second loss, in which the views of an image find each other in the batch.
     """
 
     name: str = "deepercluster"
@@ -67,6 +72,7 @@ class Stage(Config):
     sub_clusters: int = 80_000
     reassign_every: int = 3
     features: str = FEATURES[0]
+    sampling: str = SAMPLINGS[0]
     rotations_together: bool = False
     head_initializer: str = "uniform"
     batch_size: int = 3072
@@ -77,6 +83,7 @@ class Stage(Config):
     temperature: float = 0.1
     prototype_rotation: str = PROTOTYPE_ROTATIONS[0]
     projection: Projection = dataclasses.field(default_factory=Projection)
+    contrast: Contrast = dataclasses.field(default_factory=Contrast)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     clustering: Clustering = dataclasses.field(default_factory=Clustering)
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
@@ -173,9 +180,11 @@ def check_stage(stage: Stage, place: str, data: Data, model: Model) -> None:
     single = several == 1 or (stage.sub_clusters and stage.loss == "hierarchical")
     need(single, name("clusterings"), several, "use 1, or sub_clusters and the hierarchical loss")
     need_choice(name("features"), stage.features, FEATURES)
+    need_choice(name("sampling"), stage.sampling, SAMPLINGS)
     used = stage.clustered or not stage.has_bank
     need(used, name("features"), stage.features, "use extract in a stage without clusters")
     check_projection(stage.projection, name("projection"))
+    check_contrast(stage.contrast, name("contrast"), stage)
     source = "projection.dim" if stage.projection.dim else _source_of_features(model)
     dim = stage.feature_dim(feature_dim(model))
     check_clustering(stage.clustering, name("clustering"), dim, source)

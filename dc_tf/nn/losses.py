@@ -73,3 +73,14 @@ def product(logits, num_super, super_ids, sub_ids) -> Objective:
         tf.reduce_logsumexp(pairs, 2),
         tf.gather(pairs, super_ids, batch_dims=1),
     )
+
+
+def mixed(of_heads, contrast, weight: float) -> tf.Tensor:
+    """(batch,) float32, the loss of a stage.
+
+    Args:
+        of_heads: (batch,) float32, that of an Objective.
+        contrast: (batch,) float32, or None without this loss.
+        weight: of the second.
+    """
+    return of_heads if contrast is None else (1 - weight) * of_heads + weight * contrast

@@ -38,7 +38,8 @@ class StepCost:
     Attributes:
         compute_s: of what it computes for its own images.
         product_s: of products with the rows of other workers.
-        statistics_s: of batch norm's exchanges, for which both passes wait.
+        statistics_s: of the exchanges of batch norm and `Stage.contrast`, for which both passes
+            wait.
         early_s: of messages that leave during the backward pass, on the wire.
         late_s: of messages behind it, on the wire.
         early_cpu_s, late_cpu_s: of handling them, in which the worker does not compute.
@@ -143,7 +144,8 @@ def step_cost(
     cost = StepCost(
         compute_s=compute_s,
         product_s=sum(layer.product_s(machine) for layer in gathered),
-        statistics_s=_statistics_s(rest, machine),
+        statistics_s=_statistics_s(rest, machine)
+        + _sum_s(rest.views, topology.workers_per_super_class, machine),
         early_s=apart_s,
         late_s=rest_s,
         early_cpu_s=apart * machine.message_cpu_s,

@@ -260,6 +260,8 @@ class Messages:
         statistics: of batch norm.
         statistics_count: number of sums of batch norm.
         statistics_members: workers that share statistics.
+        views: of the vectors that `Stage.contrast` compares, over the workers that share its
+            super-class, in both passes.
     """
 
     world: int
@@ -267,6 +269,7 @@ class Messages:
     statistics: int
     statistics_count: int
     statistics_members: int
+    views: int
 
     @classmethod
     def of(cls, model, stage, topology, machine, without=()) -> "Messages":
@@ -299,12 +302,13 @@ class Messages:
             2 * _FLOAT * sum(statistics),
             2 * len(statistics),
             members,
+            2 * _FLOAT * _compared(stage) * stage.projection.dim if sharers > 1 else 0,
         )
 
     def sent(self, topology, machine) -> float:
         """Bytes that a worker sends."""
         sums = ring(self.world, topology.workers)
-        sums += ring(self.own, topology.workers_per_super_class)
+        sums += ring(self.own + self.views, topology.workers_per_super_class)
         if sums_directly(machine):
             return sums + (self.statistics_members - 1) * self.statistics
         return sums + ring(self.statistics, self.statistics_members)
@@ -324,6 +328,12 @@ def _normalization(model, stage) -> list[int]:
     return found
 
 
+def _compared(stage):
+    """Views of a super-class in a global batch that `Stage.contrast` compares."""
+    views = stage.views.global_views if stage.contrast.weight else 0
+    return views * stage.batch_size // stage.super_classes
+
+
 def _activation_bytes(model, stage, workers):
     """Outputs of convolutions and batch norm of all views, kept for the backward pass."""
     sizes = stage.views.sizes(model.resolution)
@@ -331,4 +341,6 @@ def _activation_bytes(model, stage, workers):
     images = math.ceil(stage.batch_size / workers / stage.accumulate)
     size = _FLOAT if model.compute_dtype in ("float32", "auto") else _HALF
     projected = 3 * stage.projection.hidden + 2 * stage.projection.dim
-    return images * (numbers * size + stage.views.count * projected * _FLOAT)
+    # Cosines of each view of an image with those of its super-class, and their softmax.
+    cosines = 2 * stage.views.global_views * _compared(stage) // stage.accumulate
+    return images * (numbers * size + (stage.views.count * projected + cosines) * _FLOAT)

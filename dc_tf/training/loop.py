@@ -338,6 +338,7 @@ def make_sampler(experiment, index: int, plan, rows: int, assignments) -> Sample
         sub=assignments.subs if assignments and stage.sub_clusters else None,
         seed=experiment.seed,
         stage=index,
+        of_images=stage.sampling == "images",
     )
 
 

@@ -25,14 +25,16 @@ class Sampler:
             with C clusterings (N, C), of which the first determines what is drawn.
         seed: of the experiment.
         stage: index of the stage; stages draw differently.
+        of_images: draw uniformly over the images of each cluster instead.
     """
 
-    def __init__(self, rows, plan, cluster=None, sub=None, seed=0, stage=0):
+    def __init__(self, rows, plan, cluster=None, sub=None, seed=0, stage=0, of_images=False):
         self._rows = rows
         self._plan = plan
         self._cluster = cluster
         self._sub = sub
         self._seed = (seed, stage)
+        self._of_images = of_images
 
     @property
     def steps(self) -> int:
@@ -83,7 +85,7 @@ class Sampler:
         zeros = np.zeros(len(members), np.int32)
         sub = zeros if self._sub is None else np.asarray(self._sub)[members]
         random = np.random.default_rng(derive("draws", *self._seed, *stream))
-        first = sub if sub.ndim == 1 else sub[:, 0]
+        first = zeros if self._of_images else sub if sub.ndim == 1 else sub[:, 0]
         picks = draw_uniformly(first, self.steps * self._plan.per_super_class, random)
         return members[picks], sub[picks]
 

@@ -21,6 +21,7 @@ _TRAIN = (
     "loss",
     "super_loss",
     "sub_loss",
+    "contrast_loss",
     "super_accuracy",
     "rotation_accuracy",
     "sub_accuracy",
@@ -85,7 +86,7 @@ def charts_of(log: Log, stages) -> list:
         log_axis = not zero and _spans(series)
         return line_chart(title, series, "step", unit, marks, log_axis, zero and not log_axis)
 
-    both = {"super_loss": "super-class", "sub_loss": "sub-class"}
+    parts = {"super_loss": "super-class", "sub_loss": "sub-class", "contrast_loss": "between views"}
     accuracies = {
         "super_accuracy": "super-class",
         "sub_accuracy": "sub-class",
@@ -93,7 +94,7 @@ def charts_of(log: Log, stages) -> list:
     }
     gradients = {"gradient_norm": "trunk", "head_gradient_norm": "heads"}
     charts = [
-        chart("Loss", {"loss": "all", **both}, unit="nats"),
+        chart("Loss", {"loss": "all", **parts}, unit="nats"),
         chart("Accuracy", accuracies, percent, "%"),
         chart("Learning rate", {"learning_rate": "learning rate"}),
         chart("Gradient norm", gradients, zero=False),

@@ -13,11 +13,13 @@ weights.
 import tensorflow as tf
 
 from dc_tf.distributed.collectives import all_sum_packed
+from dc_tf.nn.losses import mixed
 from dc_tf.planning.exchange import factored, machine_of, own_in_blocks
 from dc_tf.training.gradients.exchange import accumulated, local_gradients, recording
 from dc_tf.training.gradients.overlap import Overlap
 from dc_tf.training.optimizers.by_name import decayed, make_optimizer
 from dc_tf.training.optimizers.loss_scale import LossScale, all_finite
+from dc_tf.training.step.contrast import BatchContrast
 from dc_tf.training.step.dropout import dropout_masks
 from dc_tf.training.step.forward import Forward
 from dc_tf.training.step.heads import Heads, squared_norm
@@ -70,6 +72,7 @@ class Learner:
         dim = stage.feature_dim(trunk.feature_dim)
         self.heads = Heads(cluster, plan, stage, dim, names, model.exchange_dtype)
         self._forward = Forward(trunk, self.projection, stage.views)
+        self._contrast = BatchContrast(cluster, plan, stage) if stage.contrast.weight else None
         self._mirrored = [part for part in (trunk, self.projection) if part]
         self.shared_weights = [w for part in self._mirrored for w in part.trainable_variables]
         self.shared_weights += self.heads.shared_weights
@@ -252,12 +255,14 @@ class Learner:
                 vectors, classified = self._forward(batch)
                 labels = self._forward.labels(batch)
                 objective = self.heads.objective(classified, *labels)
+                contrast = self._contrast and self._contrast(vectors)
+                losses = mixed(objective.loss, contrast, self._stage.contrast.weight)
                 # The mean over views and global batch, as workers and micro-batches are summed.
                 images = self._stage.views.count * self.plan.batch_size
-                loss = scale * tf.reduce_sum(objective.loss) / images
+                loss = scale * tf.reduce_sum(losses) / images
             self._overlap.begin_backward()
             local = local_gradients(tape, loss, self._exchanges)
-        sums = image_sums(objective, *labels, self.plan.rotations, self._stage)
+        sums = image_sums(objective, *labels, self.plan.rotations, self._stage, contrast)
         return sums, local, self._forward.of_images(vectors)
 
     def _apply(self, gradients):

@@ -22,6 +22,7 @@ IMAGE_NAMES = (
     "loss",
     "super_loss",
     "sub_loss",
+    "contrast_loss",
     "super_hits",
     "rotation_hits",
     "sub_hits",
@@ -39,7 +40,7 @@ def pack(names, **values) -> tf.Tensor:
     return tf.stack([tf.cast(values[name], tf.float32) for name in names])
 
 
-def image_sums(objective, super_ids, sub_ids, rotations: int, stage) -> tf.Tensor:
+def image_sums(objective, super_ids, sub_ids, rotations: int, stage, contrast=None) -> tf.Tensor:
     """What a batch adds to the sums over images.
 
     Args:
@@ -48,11 +49,13 @@ def image_sums(objective, super_ids, sub_ids, rotations: int, stage) -> tf.Tenso
         sub_ids: (rows,) int32, or with C clusterings (rows, C).
         rotations: 4, or 1 without rotations; a super-class is `cluster * rotations + rotation`.
         stage: experiment.Stage.
+        contrast: (rows,) float32 loss of `BatchContrast`, or None.
 
     Returns:
         (len(IMAGE_NAMES),) float32; an image counts once, with the mean over its views.
     """
-    loss, super_logits, sub_logits = objective
+    of_heads, super_logits, sub_logits = objective
+    loss = losses.mixed(of_heads, contrast, stage.contrast.weight)
     guess = tf.argmax(super_logits, -1, tf.int32)
     super_loss = losses.cross_entropy(super_logits, super_ids)
     sub_hits = 0.0
@@ -64,7 +67,8 @@ def image_sums(objective, super_ids, sub_ids, rotations: int, stage) -> tf.Tenso
         images=tf.size(loss),
         loss=tf.reduce_sum(loss),
         super_loss=tf.reduce_sum(super_loss),
-        sub_loss=tf.reduce_sum(loss - super_loss),
+        sub_loss=tf.reduce_sum(of_heads - super_loss),
+        contrast_loss=0.0 if contrast is None else tf.reduce_sum(contrast),
         super_hits=_count_equal(guess, super_ids),
         rotation_hits=_count_equal(guess % rotations, super_ids % rotations),
         sub_hits=sub_hits,
@@ -98,6 +102,7 @@ def mean_metrics(sums) -> dict[str, float]:
         "loss": total["loss"] / images,
         "super_loss": total["super_loss"] / images,
         "sub_loss": total["sub_loss"] / images,
+        "contrast_loss": total["contrast_loss"] / images,
         "super_accuracy": total["super_hits"] / images,
         "rotation_accuracy": total["rotation_hits"] / images,
         "sub_accuracy": total["sub_hits"] / images,

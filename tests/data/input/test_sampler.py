@@ -55,6 +55,14 @@ class SamplerTest(tf.test.TestCase):
         self.assertAllEqual(both.sub_id, np.stack([sub, other], 1)[both.row])
         self.assertEqual(both.sub_id.dtype, np.int32)
 
+    def test_over_images_an_epoch_has_each_once_where_all_are_in_one_cluster(self):
+        sub = np.random.default_rng(5).choice(3, ROWS, p=[0.9, 0.09, 0.01]).astype(np.int32)
+        sampler = Sampler(ROWS, BatchPlan(1, 1, 32, Topology(1, 1)), sub=sub, of_images=True)
+        first, second = sampler.epoch(0, 0), sampler.epoch(1, 0)
+        self.assertAllEqual(np.sort(first.row), np.arange(ROWS))
+        self.assertAllEqual(first.sub_id, sub[first.row])
+        self.assertNotAllEqual(first.row, second.row)
+
     def test_a_worker_gets_its_own_super_classes_in_order(self):
         sampler, plan, *_ = clustered(4)
         supers = sampler.epoch(0, 2).super_id.reshape(sampler.steps, plan.per_worker)

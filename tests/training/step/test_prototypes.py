@@ -12,7 +12,7 @@ from dc_tf.data.input.batch_plan import BatchPlan
 from dc_tf.distributed.cluster import connect
 from dc_tf.distributed.collectives import Solo
 from dc_tf.distributed.topology import Topology
-from dc_tf.experiment import Clustering, Model, Optimizer, Projection, Stage
+from dc_tf.experiment import Clustering, Contrast, Model, Optimizer, Projection, Stage, Views
 from dc_tf.kmeans_options import KMeansOptions
 from dc_tf.nn import losses
 from dc_tf.nn.vgg16 import VGG16
@@ -67,7 +67,7 @@ def learner_of(cluster, stage, exchange="auto"):
     return learner
 
 
-def batch_of(plan, rank, step, clusterings=1):
+def batch_of(plan, rank, step, clusterings=1, views=1):
     """This worker's part of the batch of a step, which is sorted by super-class."""
     random = np.random.default_rng((11, step))
     start = plan.topology.position(rank) * plan.per_served
@@ -77,7 +77,8 @@ def batch_of(plan, rank, step, clusterings=1):
             for s in plan.topology.served(rank)
         ]
     )
-    images = random.random((BATCH, RESOLUTION, RESOLUTION, 3), np.float32)
+    shape = (views, RESOLUTION, RESOLUTION, 3)[views == 1 :]
+    images = random.random((BATCH, *shape), np.float32)
     supers = np.repeat(np.arange(plan.topology.super_classes), plan.per_super_class)
     shape = BATCH if clusterings == 1 else (BATCH, clusterings)
     subs = random.integers(0, SUBS - 1, shape, np.int32)
@@ -85,13 +86,13 @@ def batch_of(plan, rank, step, clusterings=1):
     return {name: tf.constant(array[own]) for name, array in batch.items()}
 
 
-def train(cluster, stage, exchange="auto"):
+def train(cluster, stage, exchange="auto", steps=STEPS):
     """(weights before, weights after, sums of the last step over all workers) of some steps."""
     learner = learner_of(cluster, stage, exchange)
     weights = [*learner.shared_weights, *learner.heads.super_head.weights]
     begun = [w.numpy() for w in weights]
-    for step in range(STEPS):
-        batch = batch_of(learner.plan, cluster.rank, step, stage.clusterings)
+    for step in range(steps):
+        batch = batch_of(learner.plan, cluster.rank, step, stage.clusterings, stage.views.count)
         sums = learner.step(batch, tf.constant(step))
     learner.average_statistics()
     statistics = [w.numpy() for w in learner.projection.non_trainable_variables]
@@ -123,6 +124,19 @@ class WorkersTest(tf.test.TestCase):
     @pytest.mark.slow
     def test_two_workers_take_the_steps_of_one_with_parts(self):
         self.check(stage_of(accumulate=2), 2)
+
+    @pytest.mark.merge
+    @pytest.mark.slow
+    def test_two_workers_take_the_steps_of_one_with_a_loss_between_views(self):
+        contrast, views = Contrast(weight=0.5), Views(global_views=2)
+        stage = stage_of(clusters=1, rotations=1, contrast=contrast, views=views)
+        ((begun, ended, _, sums),) = workers.on_cluster(1, train, stage, "auto", 1)
+        for _, others_end, _, others_sums in workers.on_cluster(2, train, stage, "auto", 1):
+            # In the trunk a rounding may decide at a ReLU; above it nothing does so.
+            for part, most in ((slice(None), 0.05), (slice(-6, None), 1e-3)):
+                apart = distance(ended[part], others_end[part])
+                self.assertLess(apart / distance(begun[part], ended[part]), most)
+            self.assertAllClose(sums, others_sums, rtol=1e-2)
 
     @pytest.mark.extended
     def test_two_workers_take_the_steps_of_one(self):

@@ -34,22 +34,30 @@ class ImageSumsTest(tf.test.TestCase):
         sub_id = random.integers(0, SUB, (ROWS, CLUSTERINGS), np.int32)
         objective = losses.hierarchical(super_logits, sub_logits, super_id, sub_id)
         stage = types.SimpleNamespace(
-            clusterings=CLUSTERINGS, views=types.SimpleNamespace(count=VIEWS)
+            clusterings=CLUSTERINGS,
+            views=types.SimpleNamespace(count=VIEWS),
+            contrast=types.SimpleNamespace(weight=0.25),
         )
-        sums = image_sums(objective, super_id, sub_id, ROTATIONS, stage)
+        contrast = random.random(ROWS, np.float32)
+        sums = image_sums(objective, super_id, sub_id, ROTATIONS, stage, contrast)
+        without = image_sums(objective, super_id, sub_id, ROTATIONS, stage)
         guess = super_logits.argmax(-1)
         of_super = cross_entropy(super_logits, super_id).sum()
         of_sub = cross_entropy(sub_logits, sub_id).mean(-1).sum()
         expected = {
             "images": ROWS,
-            "loss": of_super + of_sub,
+            "loss": 0.75 * (of_super + of_sub) + 0.25 * contrast.sum(),
             "super_loss": of_super,
             "sub_loss": of_sub,
+            "contrast_loss": contrast.sum(),
             "super_hits": (guess == super_id).sum(),
             "rotation_hits": (guess % ROTATIONS == super_id % ROTATIONS).sum(),
             "sub_hits": (sub_logits.argmax(-1) == sub_id).sum() / CLUSTERINGS,
         }
         found = dict(zip(IMAGE_NAMES, sums.numpy(), strict=True))
+        self.assertAllClose(found, {n: value / VIEWS for n, value in expected.items()}, rtol=1e-5)
+        found = dict(zip(IMAGE_NAMES, without.numpy(), strict=True))
+        expected |= {"loss": of_super + of_sub, "contrast_loss": 0}
         self.assertAllClose(found, {n: value / VIEWS for n, value in expected.items()}, rtol=1e-5)
 
 
