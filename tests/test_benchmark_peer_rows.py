@@ -5,10 +5,11 @@ import pathlib
 import sys
 import types
 
+import clustered
 import pytest
-import runs
 
 from dc_tf import strict_yaml
+from dc_tf.data.storage.writer import DatasetWriter
 from dc_tf.errors import ConfigError
 
 BENCHMARKS = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
@@ -17,13 +18,19 @@ import peer_budget  # noqa: E402
 import peer_rows  # noqa: E402
 import peer_table  # noqa: E402
 
+IMAGES = 3000
 ROWS = strict_yaml.load((BENCHMARKS / "peers.yaml").read_text(), "peers.yaml")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """As many images as the clusters of all rows need."""
-    return runs.make_data(str(tmp_path_factory.mktemp("data")), images=320)
+    path = str(tmp_path_factory.mktemp("data") / "data")
+    image = clustered.image((200, 40, 40), side=8)
+    with DatasetWriter(path, class_names=["cat", "dog"]) as writer:
+        for row in range(IMAGES):
+            writer.write(image, label=row % 2, source=f"{row}.png")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +57,7 @@ def options(folder, data, config="cifar10_small", params_override=()):
 def test_every_row_is_an_experiment_whose_epochs_fit_a_budget(cells):
     assert list(cells) == list(ROWS)
     for name, cell in cells.items():
-        budget = peer_budget.Budget(images=8 * 320 * 6)
+        budget = peer_budget.Budget(images=8 * IMAGES * 6)
         stages = peer_budget.fitted(cell.run.experiment, budget)["stages"]
         assert all(stage["epochs"] >= 1 for stage in stages), name
 
@@ -69,6 +76,8 @@ def test_a_row_of_a_part_has_the_part_and_deepercluster_has_none(cells):
         "prototypes mapped": {"projection", "head", "clustering", "prototype_rotation"},
         "three clusterings": {"clusterings"},
         "bank": {"rotations", "features"},
+        "every image once": {"sampling"},
+        "loss between views": {"projection", "views", "contrast"},
         "augmentation": {"augmentation"},
         "two views": {"views"},
         "augmentation and two views": {"augmentation", "views"},
@@ -105,7 +114,7 @@ def test_rows_of_larger_photographs_are_planned(tmp_path, data):
         experiment = cell.run.experiment
         assert (experiment.model.resolution, experiment.data.resize) == (64, 73), name
         least = sum(stage.views.count for stage in experiment.stages)
-        epochs = peer_budget.fitted(experiment, peer_budget.Budget(images=2 * least * 320))
+        epochs = peer_budget.fitted(experiment, peer_budget.Budget(images=2 * least * IMAGES))
         assert all(stage["epochs"] >= 1 for stage in epochs["stages"]), name
     assert cells["deepercluster"].run.experiment.stages[1].sub_clusters == 40  # the quickstart's
     assert cells["resnet18"].run.experiment.model.trunk == "resnet18"
