@@ -15,7 +15,7 @@ PAGES = sorted(DOCS.rglob("*.md"))
 # Settings that are groups of settings.
 SECTIONS = (
     *("data", "model", "stages", "watchdog", "projection"),
-    *("optimizer", "clustering", "augmentation", "views"),
+    *("contrast", "optimizer", "clustering", "augmentation", "views"),
 )
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 BAR = re.compile(r"(?<!\\)\|")  # that parts cells of a table
@@ -159,6 +159,7 @@ class ReferenceTest(unittest.TestCase):
             "watchdog.": experiment.Watchdog(),
             "stages[i].": stage,
             "stages[i].projection.": stage.projection,
+            "stages[i].contrast.": stage.contrast,
             "stages[i].optimizer.": stage.optimizer,
             "stages[i].clustering.": stage.clustering,
             "stages[i].augmentation.": stage.augmentation,

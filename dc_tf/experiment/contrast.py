@@ -8,10 +8,11 @@ from dc_tf.hyperparams import Config
 
 @dataclasses.dataclass
 class Contrast(Config):
-    """A second loss of a stage, beside that of its heads; `dc_tf.training.step.contrast`.
+    """The views of an image find each other in the batch; see `dc_tf.training.step.contrast`.
 
     Attributes:
-        weight: w of the loss (1 - w) * heads + w * contrast, in [0, 1); 0 trains without it.
+        weight: share w of this loss in that of the stage, (1 - w) * heads + w * views; in [0, 1).
+            0 trains without it.
         temperature: of the cosines between views.
     """
 

@@ -20,6 +20,7 @@ def settings() -> str:
         (experiment.Model, "model."),
         (experiment.Stage, "stages[i]."),
         (experiment.Projection, "stages[i].projection."),
+        (experiment.Contrast, "stages[i].contrast."),
         (experiment.Optimizer, "stages[i].optimizer."),
         (experiment.Clustering, "stages[i].clustering."),
         (experiment.Augmentation, "stages[i].augmentation."),
