@@ -150,7 +150,7 @@ def _array(values, rows):
     lists = {at: v if isinstance(v, list) else [v] for at, v in values.items()}
     kinds = {type(value) for each in lists.values() for value in each}
     kind = _KINDS[2 if kinds - {int, float} else 1 if float in kinds else 0]
-    convert = utf8_text if kind == pa.string() else kind.to_pandas_dtype()
+    convert = _CONVERTERS[kind]
     lists = {at: [convert(value) for value in each] for at, each in lists.items()}
     if any(isinstance(value, list) for value in values.values()):
         return pa.array([lists.get(at) for at in range(rows)], pa.list_(kind))
@@ -160,6 +160,9 @@ def _array(values, rows):
 def utf8_text(value) -> str:
     """A value as text that UTF-8 can hold; bytes of odd file names become escapes."""
     return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+_CONVERTERS = {pa.int64(): np.int64, pa.float64(): np.float64, pa.string(): utf8_text}
 
 
 def _wider(a, b):
