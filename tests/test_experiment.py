@@ -166,7 +166,7 @@ class ExperimentTest(tf.test.TestCase):
 
     def test_heads_that_cannot_be_are_refused(self):
         self.refuses(
-            ("stages[1].contrast.weight=1", r"weight is 1.0; use \[0, 1\)"),
+            ("stages[1].contrast.weight=2", r"weight is 2.0; use \[0, 1\]"),
             ("stages[1].contrast.temperature=0", r"temperature is 0.0; use \(0, 100\]"),
             ("stages[1].contrast.weight=0.5", "set projection.dim as well, as to 128, or use 0"),
             (

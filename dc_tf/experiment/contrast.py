@@ -11,8 +11,8 @@ class Contrast(Config):
     """The views of an image find each other in the batch; see `dc_tf.training.step.contrast`.
 
     Attributes:
-        weight: share w of this loss in that of the stage, (1 - w) * heads + w * views; in [0, 1).
-            0 trains without it.
+        weight: share w of this loss in that of the stage, (1 - w) * heads + w * views; in [0, 1].
+            0 trains without it, 1 without the heads.
         temperature: of the cosines between views.
     """
 
@@ -29,7 +29,7 @@ def check_contrast(contrast: Contrast, place: str, stage) -> None:
         stage: experiment.Stage that has them.
     """
     weight, temperature = contrast.weight, contrast.temperature
-    need(0 <= weight < 1, f"{place}.weight", weight, "use [0, 1)")
+    need(0 <= weight <= 1, f"{place}.weight", weight, "use [0, 1]")
     need(0 < temperature <= 100, f"{place}.temperature", temperature, "use (0, 100]")
     if not weight:
         return
