@@ -114,7 +114,7 @@ def cost_of(folder: str) -> dict:
 
     Returns:
         dict of `images`, views through the network forward and backward; `forward_only`, images of
-        clusterings; `seconds` of training steps and clusterings.
+        passes that extract features; `seconds` of training steps and clusterings.
     """
     run = RunDir(folder)
     stages = experiment_lib.load([run.config]).stages
@@ -130,6 +130,6 @@ def cost_of(folder: str) -> dict:
     )
     return {
         "images": int(views),
-        "forward_only": rows * len(clustered),
+        "forward_only": rows * sum(stage.extractions for stage in stages),
         "seconds": float(seconds),
     }

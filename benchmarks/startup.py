@@ -7,13 +7,18 @@ Prints a line for each command: CPU and wall seconds, the minimum of several run
 wall time was its start, which is that of the interpreter and of all imports; and the slow packages
 that it imported. Each run is a process of its own, on a few hundred kilobytes of data; the
 very first run is not counted, since it reads the disk. --working measures commands that do their
-work on 128 images, features, clusters and a run of a small network, all made first; once each,
-since some resume what they have done.
+work on 128 images, features, clusters and a run of a small network, all made first: one after
+another and then all again, on new copies, since some resume what they have done. Beside each
+the import of TensorFlow without its optional parts is measured, since cores change their speed.
 """
 
 import argparse
+import collections
+import itertools
 import os
 import pathlib
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -170,7 +175,7 @@ def working(folder) -> dict[str, list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", default=ROOT, help="the copy of dc_tf to measure")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=3, help="the least of as many counts")
     parser.add_argument("--only", default="", help="commands whose name begins so")
     parser.add_argument("--working", action="store_true", help="commands that do their work")
     options = parser.parse_args()
@@ -178,22 +183,70 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_inputs(folder)
         os.chdir(folder)  # Python looks for packages where it is started.
-        print(
-            "| command | processor, s | clock, s | its start, s | imported |",
-            "|---" * 5 + "|",
-            sep="\n",
-        )
-        started(["--help"], root)
-        for arguments in inputs(folder) if options.working else []:
-            started(arguments, root, codes=(0,))
-        runs, codes = (1, (0,)) if options.working else (options.runs, (0, 1, 2))
-        for name, arguments in (working if options.working else commands)(folder).items():
-            if name.startswith(options.only):
-                found = [started(arguments, root, codes) for _ in range(runs)]
-                least = (min(run[place] for run in found) for place in range(3))
-                seconds = " | ".join(f"{value:.2f}" for value in least)
-                packages = ", ".join(package for package in SLOW if package in found[-1][3])
-                print(f"| {name} | {seconds} | {packages} |", flush=True)
+        measure = measure_working if options.working else measure_short
+        measure(folder, root, options)
+
+
+def measure_short(folder, root, options) -> None:
+    print(
+        "| command | processor, s | clock, s | its start, s | imported |",
+        "|---" * 5 + "|",
+        sep="\n",
+    )
+    started(["--help"], root)
+    for name, arguments in commands(folder).items():
+        if name.startswith(options.only):
+            found = [started(arguments, root) for _ in range(options.runs)]
+            print(f"| {name} | {least(found)} | {packages(found)} |", flush=True)
+
+
+def measure_working(folder, root, options) -> None:
+    """Prints the table once all runs are done, with the start beside TensorFlow's own import."""
+    for arguments in inputs(folder):
+        started(arguments, root, codes=(0,))
+    found, alone = collections.defaultdict(list), collections.defaultdict(list)
+    for _ in range(options.runs):
+        with tempfile.TemporaryDirectory() as copy:
+            for name in ("few", "few.npy", "clusters", "run", "classifier"):
+                (shutil.copytree if os.path.isdir(name) else shutil.copyfile)(
+                    name, f"{copy}/{name}"
+                )
+            for name, arguments in working(copy).items():
+                if name.startswith(options.only):
+                    found[name].append(started(arguments, root, codes=(0,)))
+                    alone[name].append(tensorflow_alone(root))
+    print("| command | processor, s | clock, s | its start, s | TensorFlow alone, s | imported |")
+    print("|---" * 6 + "|")
+    for name, runs in found.items():
+        print(f"| {name} | {least(runs)} | {min(alone[name]):.2f} | {packages(runs)} |")
+    seconds = sorted(itertools.chain(*alone.values()))
+    print(
+        f"TensorFlow alone: {seconds[0]:.2f} to {seconds[-1]:.2f} s, median "
+        f"{statistics.median(seconds):.2f}"
+    )
+
+
+def least(runs) -> str:
+    return " | ".join(f"{min(run[place] for run in runs):.2f}" for place in range(3))
+
+
+def packages(runs) -> str:
+    return ", ".join(package for package in SLOW if package in runs[-1][3])
+
+
+def tensorflow_alone(root) -> float:
+    """Wall seconds of a Python that imports TensorFlow without its optional parts, and ends."""
+    code = (
+        "from dc_tf.commands import lazy_tensorflow; lazy_tensorflow.install(); import tensorflow; "
+    )
+    begun = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-c", f"{code}tensorflow.constant; import os; os._exit(0)"],
+        env=os.environ | {"PYTHONPATH": root},
+        stderr=subprocess.DEVNULL,
+        check=True,
+    )
+    return time.monotonic() - begun
 
 
 def write_inputs(folder) -> None:

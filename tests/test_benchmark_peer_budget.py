@@ -49,15 +49,19 @@ def test_every_view_of_an_image_counts(data):
 
 
 @pytest.mark.slow
-def test_the_cost_of_a_run_is_that_of_its_plan(data):
-    budget = peer_budget.Budget(images=3 * 128)
-    settings = peer_budget.fitted(experiment_on(data), budget)
+@pytest.mark.parametrize("features, passes", [("extract", 2), ("bank", 1)])
+def test_the_cost_of_a_run_is_that_of_its_plan(data, features, passes):
+    """Two rounds, of which only the first extracts features where a bank keeps them."""
+    changes = {"stages[1].features": features, "stages[1].rotations": 1}
+    budget = peer_budget.Budget(images=5 * 128)
+    settings = peer_budget.fitted(experiment_on(data, **changes), budget)
     with tempfile.TemporaryDirectory() as folder:
         workdir = os.path.join(folder, "run")
         train(load(params_override=[settings]), workdir)
         cost = peer_budget.cost_of(workdir)
-    assert cost["images"] == sum(epochs_of(settings)) * 128
-    assert cost["forward_only"] == 128
+    assert epochs_of(settings) == [2, 3]
+    assert cost["images"] == 5 * 128
+    assert cost["forward_only"] == passes * 128
     assert cost["seconds"] > 0
 
 
