@@ -30,6 +30,11 @@ def beat(phase: str | None = None) -> None:
         _State.phase = phase
 
 
+def not_idle(seconds: float) -> None:
+    """Takes off the idle time `seconds` in which the whole process was suspended, as by Ctrl-Z."""
+    _State.beat_at = min(time.monotonic(), _State.beat_at + seconds)
+
+
 @contextlib.contextmanager
 def slow_operation(phase: str) -> Iterator[None]:
     """Inside, a long time without a beat is expected: a compilation, a large file."""

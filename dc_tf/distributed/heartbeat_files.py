@@ -24,6 +24,7 @@ import threading
 import time
 import uuid
 
+LONGEST_LOOK = 2  # periods between two looks that count; beyond, the process was suspended
 _KEEP_S = 7 * 24 * 3600
 
 
@@ -59,7 +60,7 @@ class HeartbeatFiles:
         self._rank, self._size = task.rank, task.size
         self._incarnation = uuid.uuid4().hex[:12]
         self._count = 0
-        self._longest_s = 2 * period_s
+        self._longest_s = LONGEST_LOOK * period_s
         self._rendezvous_done = False
         self._status, self._acknowledged = {}, {}
         self._lock = threading.Lock()  # both the watchdog and the rendezvous write

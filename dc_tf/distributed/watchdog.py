@@ -8,7 +8,8 @@
 
 Every worker writes its heartbeat to a small file (`heartbeat_files`). The chief reads all of them
 and diagnoses (`diagnosis`); the others read the file of the chief, for its diagnosis and to see
-that it is alive. A worker that cannot continue writes the stacks of its threads and exits at once:
+that it is alive. Time in which all of a process was suspended counts neither as its silence nor as
+its idleness. A worker that cannot continue writes the stacks of its threads and exits at once:
 it is blocked in a call that no exception can interrupt.
 
 SIGTERM, SIGUSR1 as SLURM sends it, and Ctrl-C request a stop of this worker (`stop_request`), and
@@ -30,7 +31,7 @@ from absl import logging
 
 from dc_tf.distributed import heartbeat, stop_request
 from dc_tf.distributed.diagnosis import GONE_S, answers, diagnose, diagnose_chief, name
-from dc_tf.distributed.heartbeat_files import HeartbeatFiles
+from dc_tf.distributed.heartbeat_files import LONGEST_LOOK, HeartbeatFiles
 from dc_tf.errors import HELD_UP, PREEMPTED, Preempted
 
 # What TensorFlow raises on a worker when a peer is lost.
@@ -143,12 +144,17 @@ class Watchdog:
 
     def _watch(self):
         self._listening.settimeout(self._period_s)
+        looked = time.monotonic()
         while not self._ended.is_set():
             try:
                 if set(self._listening.recv(16)) & set(map(int, stop_request.SIGNALS)):
                     stop_request.request()
             except TimeoutError:
                 pass  # the period passed without a signal
+            now = time.monotonic()
+            # As this thread, the others were kept from running.
+            heartbeat.not_idle(max(0.0, now - looked - LONGEST_LOOK * self._period_s))
+            looked = now
             self._look()
 
     def _look(self):

@@ -6,10 +6,13 @@ import pathlib
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from unittest import mock
 
+import pytest
 import tensorflow as tf
 import workers
 
@@ -18,7 +21,7 @@ from dc_tf.distributed.diagnosis import answers, diagnose, diagnose_chief
 from dc_tf.distributed.heartbeat_files import HeartbeatFiles, Seen
 from dc_tf.distributed.task import TaskSpec
 from dc_tf.distributed.watchdog import Watchdog
-from dc_tf.errors import Preempted
+from dc_tf.errors import HELD_UP, Preempted
 
 ADDRESSES = ("a:1", "b:2", "c:3")
 
@@ -240,6 +243,49 @@ class WatchdogTest(tf.test.TestCase):
                 watching.rendezvous()
         said = [json.loads(path.read_text()) for path in pathlib.Path(folder).rglob("*.json")]
         self.assertEqual([status["end"] for status in said], ["preempted"])
+
+
+# Says when it is watched, and ends 1 s after its input has.
+_WATCHED = """
+import sys, time
+from dc_tf.distributed import heartbeat, watchdog
+from dc_tf.distributed.task import TaskSpec
+folder = sys.argv[1]
+with watchdog.Watchdog(folder, TaskSpec(), 3.0, folder, period_s=0.1):
+    with heartbeat.waiting("a step"):
+        print("watched", flush=True)
+        sys.stdin.read()
+        time.sleep(1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.merge
+class SuspendedTest(tf.test.TestCase):
+    """One process, suspended as by Ctrl-Z, and as a comparison one that stands still."""
+
+    def exit_code(self, folder, suspended):
+        code = [sys.executable, "-c", _WATCHED, folder]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(code, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+            try:
+                self.assertEqual(process.stdout.readline(), "watched\n")
+                if suspended:
+                    process.send_signal(signal.SIGSTOP)
+                time.sleep(6)
+                process.send_signal(signal.SIGCONT)
+                _, said = process.communicate(timeout=60)
+            finally:
+                process.kill()
+        return process.returncode, said
+
+    def test_time_in_which_a_process_was_suspended_is_not_idleness(self):
+        self.assertEqual(self.exit_code(self.get_temp_dir(), suspended=True)[0], 0)
+
+    def test_one_that_stands_still_so_long_is_ended(self):
+        code, said = self.exit_code(self.get_temp_dir(), suspended=False)
+        self.assertEqual(code, HELD_UP)
+        self.assertIn("was in the phase 'a step'", said)
 
 
 class HeartbeatTest(tf.test.TestCase):
