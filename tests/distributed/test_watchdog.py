@@ -272,8 +272,10 @@ class SuspendedTest(tf.test.TestCase):
                 self.assertEqual(process.stdout.readline(), "watched\n")
                 if suspended:
                     process.send_signal(signal.SIGSTOP)
-                time.sleep(6)
-                process.send_signal(signal.SIGCONT)
+                    time.sleep(6)
+                    process.send_signal(signal.SIGCONT)
+                else:
+                    process.wait(timeout=60)
                 _, said = process.communicate(timeout=60)
             finally:
                 process.kill()
